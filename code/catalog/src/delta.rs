@@ -1,0 +1,256 @@
+//! Delta Lake: the log, read by delta-rs, becomes a [`Table`].
+//!
+//! Only the list of files is taken from delta-rs; reading them is Buzz's own path. Its checks of what a reader must
+//! understand sit in the scan that is bypassed here, so [`check_protocol`] makes them: an unknown feature is refused.
+
+use std::collections::{BTreeMap, HashMap};
+
+use arrow::datatypes::{DataType, Field, Fields, Schema};
+use buzz_protocol::{ColumnMapping, DeletionVector, QueryError, Result};
+use buzz_storage::{Location, Storage};
+use bytes::{BufMut, Bytes, BytesMut};
+use datafusion::scalar::ScalarValue;
+use deltalake::kernel::{DeletionVectorDescriptor, StorageType};
+use deltalake::{DeltaTableBuilder, DeltaTableError};
+use futures::TryStreamExt;
+use uuid::Uuid;
+
+use crate::table::{DataFile, Table};
+use crate::values::partition_value;
+
+/// Reader features that Buzz honours, by their name in the protocol.
+const READER_FEATURES: &[&str] = &[
+    "columnMapping",
+    "deletionVectors",
+    "timestampNtz",
+    "typeWidening",
+    "typeWidening-preview",
+    "v2Checkpoint",
+    "vacuumProtocolCheck",
+];
+
+const PHYSICAL_NAME: &str = "delta.columnMapping.physicalName";
+
+pub(crate) async fn open(place: Location, storage: &Storage) -> Result<Table> {
+    let url = place.directory_url();
+    let failed = |error: DeltaTableError| delta_error(&place, error);
+
+    let log = DeltaTableBuilder::from_url(url.clone())
+        .map_err(failed)?
+        .with_storage_backend(storage.store(&place.store)?, url);
+    let table = log.load().await.map_err(failed)?;
+    let snapshot = table.snapshot().map_err(failed)?.snapshot();
+    let protocol = serde_json::to_value(snapshot.protocol())
+        .map_err(|error| QueryError::internal(format!("the protocol of {place} has no JSON form: {error}")))?;
+    check_protocol(&place, &protocol)?;
+
+    let logged = snapshot.arrow_schema();
+    let partition_columns: Vec<String> = snapshot.metadata().partition_columns().to_vec();
+    let mapping = column_mapping(&place, &logged)?;
+    let mut partitions = Vec::new();
+    for column in &partition_columns {
+        let field = logged.field_with_name(column).map_err(|_| {
+            QueryError::data(format!("Delta table {place}: partition column `{column}` is not in its schema"))
+        })?;
+        let physical = mapping.physical_names.get(column).unwrap_or(column);
+        partitions.push((column.as_str(), physical.clone(), field.data_type().clone()));
+    }
+
+    let log_store = table.log_store();
+    let mut views = snapshot.file_views(log_store.as_ref(), None);
+    let mut files = Vec::new();
+    while let Some(view) = views.try_next().await.map_err(failed)? {
+        let path = view.path();
+        let values = view.partition_values_map();
+        files.push(DataFile {
+            path: data_path(&place, &path)?,
+            size: u64::try_from(view.size()).unwrap_or_default(),
+            partition_values: typed_values(&partitions, &values)
+                .map_err(|error| error.at(format!("Delta table {place}, file `{path}`")))?,
+            deletion_vector: view
+                .deletion_vector_descriptor()
+                .map(|descriptor| deletion_vector(&place, &descriptor))
+                .transpose()?,
+        });
+    }
+    drop(views);
+    // The log has no order of its own; a stable one makes tasks and messages repeatable.
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+
+    let mut opened = Table::new(place.to_string(), place.store.clone(), &logged, partition_columns, files)?;
+    opened.version = Some(snapshot.version());
+    opened.mapping = mapping;
+    Ok(opened)
+}
+
+fn delta_error(place: &Location, error: DeltaTableError) -> QueryError {
+    match error {
+        DeltaTableError::NotATable(_) | DeltaTableError::InvalidTableLocation(_) => {
+            QueryError::data(format!("there is no Delta table at {place}"))
+        }
+        DeltaTableError::ObjectStore { source } => {
+            let error = QueryError::from(source);
+            QueryError::new(error.kind, format!("Delta table {place}: {}", error.message))
+        }
+        error => {
+            let text = error.to_string();
+            if text.contains("No files in log segment") || text.contains("not a Delta table") {
+                QueryError::data(format!("there is no Delta table at {place}"))
+            } else {
+                QueryError::data(format!("the log of Delta table {place} is not readable: {text}"))
+            }
+        }
+    }
+}
+
+/// Refuses what a reader must understand and Buzz does not.
+fn check_protocol(place: &Location, protocol: &serde_json::Value) -> Result<()> {
+    let version = protocol.get("minReaderVersion").and_then(serde_json::Value::as_i64).unwrap_or(1);
+    if version > 3 {
+        return Err(QueryError::data(format!(
+            "Delta table {place} wants a reader of version {version}; Buzz reads up to version 3"
+        )));
+    }
+    let features = protocol.get("readerFeatures").and_then(serde_json::Value::as_array);
+    let unknown = features.into_iter().flatten().filter_map(serde_json::Value::as_str).find(|feature| {
+        !READER_FEATURES.contains(feature)
+    });
+    match unknown {
+        Some(feature) => Err(QueryError::data(format!(
+            "Delta table {place} uses the reader feature `{feature}`, which Buzz does not support"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn column_mapping(place: &Location, schema: &Schema) -> Result<ColumnMapping> {
+    let mut physical_names = BTreeMap::new();
+    for field in schema.fields() {
+        if let Some(physical) = field.metadata().get(PHYSICAL_NAME).filter(|name| *name != field.name()) {
+            physical_names.insert(field.name().clone(), physical.clone());
+        }
+        if let Some(inner) = renamed_inside(field) {
+            return Err(QueryError::data(format!(
+                "Delta table {place}: column `{}` has a renamed field `{inner}` inside, which Buzz does not support yet",
+                field.name()
+            )));
+        }
+    }
+    Ok(ColumnMapping { physical_names })
+}
+
+fn renamed_inside(field: &Field) -> Option<&str> {
+    let inner: &Fields = match field.data_type() {
+        DataType::Struct(fields) => fields,
+        DataType::List(item) | DataType::LargeList(item) | DataType::Map(item, _) => return renamed_inside(item),
+        _ => return None,
+    };
+    inner.iter().find_map(|field| {
+        let renamed = field.metadata().get(PHYSICAL_NAME).is_some_and(|name| name != field.name());
+        if renamed { Some(field.name().as_str()) } else { renamed_inside(field) }
+    })
+}
+
+fn typed_values(
+    partitions: &[(&str, String, DataType)],
+    values: &HashMap<String, Option<String>>,
+) -> Result<Vec<ScalarValue>> {
+    let typed = |(column, physical, data_type): &(&str, String, DataType)| {
+        let text = values.get(physical).or_else(|| values.get(*column)).and_then(Option::as_deref);
+        partition_value(column, data_type, text)
+    };
+    partitions.iter().map(typed).collect()
+}
+
+/// The path within the store of a file that the log names: relative to the table, or absolute in the same store.
+fn data_path(place: &Location, path: &str) -> Result<String> {
+    if !path.contains("://") && !path.starts_with('/') {
+        return Ok(place.join(path)?.path.to_string());
+    }
+    let absolute = Location::parse(path, std::path::Path::new("/"))?;
+    if absolute.store != place.store {
+        return Err(QueryError::data(format!(
+            "Delta table {place}: its file {absolute} is in another store, which Buzz does not support"
+        )));
+    }
+    Ok(absolute.path.to_string())
+}
+
+/// Length of the encoded UUID at the end of a relative deletion vector's name.
+const UUID_LENGTH: usize = 20;
+
+/// Magic number of a `RoaringBitmapArray`.
+const DELETION_VECTOR_MAGIC: u32 = 1_681_511_377;
+
+fn deletion_vector(place: &Location, descriptor: &DeletionVectorDescriptor) -> Result<DeletionVector> {
+    let bad = |why: &str| QueryError::data(format!("Delta table {place}: a deletion vector {why}"));
+    let text = descriptor.path_or_inline_dv.as_str();
+    let cardinality = u64::try_from(descriptor.cardinality).map_err(|_| bad("has a negative cardinality"))?;
+    let path = match descriptor.storage_type {
+        StorageType::Inline => {
+            let bytes = inline_bytes(text, descriptor.size_in_bytes).ok_or_else(|| bad("is not Base85"))?;
+            return Ok(DeletionVector::Inline { bytes, cardinality });
+        }
+        StorageType::UuidRelativePath => {
+            let split = text.len().checked_sub(UUID_LENGTH).filter(|at| text.is_char_boundary(*at));
+            let (prefix, encoded) = text.split_at(split.ok_or_else(|| bad("has a name that is too short"))?);
+            let uuid = z85::decode(encoded).ok().and_then(|bytes| Uuid::from_slice(&bytes).ok());
+            let uuid = uuid.ok_or_else(|| bad("has a name that is not Base85"))?;
+            let slash = if prefix.is_empty() { "" } else { "/" };
+            place.join(&format!("{prefix}{slash}deletion_vector_{uuid}.bin"))?.path.to_string()
+        }
+        StorageType::AbsolutePath => data_path(place, text)?,
+    };
+    Ok(DeletionVector::File {
+        path,
+        offset: u64::try_from(descriptor.offset.unwrap_or_default()).map_err(|_| bad("has a negative offset"))?,
+        size: u64::try_from(descriptor.size_in_bytes).map_err(|_| bad("has a negative size"))?,
+        cardinality,
+    })
+}
+
+/// Inline bytes, cut to their length (Base85 pads to four) and with the magic number in front, as files have them.
+fn inline_bytes(text: &str, size_in_bytes: i32) -> Option<Bytes> {
+    let mut decoded = z85::decode(text).ok()?;
+    decoded.truncate(usize::try_from(size_in_bytes).ok()?);
+    if decoded.starts_with(&DELETION_VECTOR_MAGIC.to_le_bytes()) {
+        return Some(Bytes::from(decoded));
+    }
+    let mut with_magic = BytesMut::with_capacity(decoded.len() + 4);
+    with_magic.put_u32_le(DELETION_VECTOR_MAGIC);
+    with_magic.extend_from_slice(&decoded);
+    Some(with_magic.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn an_unknown_reader_feature_is_refused_by_name() {
+        let place = Location::parse("/t", Path::new("/")).unwrap();
+        let protocol = serde_json::json!({"minReaderVersion": 3, "readerFeatures": ["deletionVectors", "telepathy"]});
+        let error = check_protocol(&place, &protocol).unwrap_err();
+        assert_eq!(error.message, "Delta table /t uses the reader feature `telepathy`, which Buzz does not support");
+        let newer = check_protocol(&place, &serde_json::json!({"minReaderVersion": 4})).unwrap_err();
+        assert_eq!(newer.message, "Delta table /t wants a reader of version 4; Buzz reads up to version 3");
+    }
+
+    #[test]
+    fn a_relative_deletion_vector_is_found_as_the_protocol_says() {
+        // The example of PROTOCOL.md, "Derived Fields".
+        let place = Location::parse("/t", Path::new("/")).unwrap();
+        let descriptor = DeletionVectorDescriptor {
+            storage_type: StorageType::UuidRelativePath,
+            path_or_inline_dv: "ab^-aqEH.-t@S}K{vb[*k^".to_string(),
+            offset: Some(4),
+            size_in_bytes: 40,
+            cardinality: 6,
+        };
+        let path = "t/ab/deletion_vector_d2c639aa-8816-431a-aaf6-d3fe2512ff61.bin".to_string();
+        let expected = DeletionVector::File { path, offset: 4, size: 40, cardinality: 6 };
+        assert_eq!(deletion_vector(&place, &descriptor).unwrap(), expected);
+    }
+}

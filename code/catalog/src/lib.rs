@@ -1,0 +1,44 @@
+//! Catalogs: from a name and a place to a [`Table`], which is a schema and a list of files.
+//!
+//! Delta Lake tables, folders of Parquet and Static lists differ only in how they find that list. Everything after it
+//! (pruning, splitting, reading) is one code path for all.
+
+use std::path::Path;
+
+use buzz_protocol::{CatalogEntry, CatalogType, Result};
+use buzz_storage::{Location, Storage};
+
+mod table;
+
+mod delta;
+
+mod parquet_files;
+
+mod static_list;
+
+mod values;
+
+pub use table::{DataFile, Table};
+
+/// Opens the table that `entry` names. A relative uri is below `base`.
+///
+/// # Errors
+/// `Invalid` when the uri cannot be one, `Data` when the table is not there or not as it should be, `Unavailable` when
+/// the store does not answer. The error says which catalog it is of.
+pub async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Result<Table> {
+    let opened = match entry.kind {
+        CatalogType::DeltaLake => match Location::parse(&entry.uri, base) {
+            Ok(place) => delta::open(place, storage).await,
+            Err(error) => Err(error),
+        },
+        CatalogType::Parquet => parquet_files::open(&entry.uri, base, storage).await,
+        CatalogType::Static => static_list::open(&entry.uri, base, storage).await,
+    };
+    match opened {
+        Ok(mut table) => {
+            table.name = entry.name.clone();
+            Ok(table)
+        }
+        Err(error) => Err(error.at(format!("catalog `{}`", entry.name))),
+    }
+}

@@ -1,0 +1,151 @@
+//! Static lists: a JSON manifest names the schema and the files. The three lists of the original Buzz are manifests
+//! that are built in.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::str::FromStr;
+
+use arrow::datatypes::{DataType, Field, Schema};
+use buzz_protocol::{QueryError, Result};
+use buzz_storage::{Location, Storage};
+use serde::Deserialize;
+
+use crate::table::{DataFile, Table};
+use crate::values::partition_value;
+
+/// The built-in lists, by the name that stands in the query's `uri`.
+const BUILT_IN: &[(&str, &str)] = &[
+    ("nyc_taxi_cloudfuse_sample", include_str!("../lists/nyc_taxi_cloudfuse_sample.json")),
+    ("nyc_taxi_cloudfuse", include_str!("../lists/nyc_taxi_cloudfuse.json")),
+    ("nyc_taxi_ursa", include_str!("../lists/nyc_taxi_ursa.json")),
+];
+
+#[derive(Deserialize)]
+struct Manifest {
+    /// Where the bucket is; None when the environment knows.
+    region: Option<String>,
+    schema: Vec<Column>,
+    #[serde(default)]
+    partition_columns: Vec<String>,
+    files: Vec<ListedFile>,
+}
+
+#[derive(Deserialize)]
+struct Column {
+    name: String,
+    /// A type as Arrow prints it: `Utf8`, `Int64`, `Timestamp(µs)`, `Decimal128(10, 2)`.
+    #[serde(rename = "type")]
+    data_type: String,
+}
+
+#[derive(Deserialize)]
+struct ListedFile {
+    uri: String,
+    size: u64,
+    #[serde(default)]
+    partitions: BTreeMap<String, Option<String>>,
+}
+
+pub(crate) async fn open(uri: &str, base: &Path, storage: &Storage) -> Result<Table> {
+    if let Some((_, json)) = BUILT_IN.iter().find(|(name, _)| *name == uri) {
+        return listed(uri, json, &Location::parse(".", base)?, storage);
+    }
+    let names = BUILT_IN.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let place = Location::parse(uri, base)?;
+    let bytes = storage.read(&place).await.map_err(|error| {
+        QueryError::new(
+            error.kind,
+            format!("manifest {place}: {} (a Static uri is the path of a JSON manifest, or one of {names})", error.message),
+        )
+    })?;
+    let json = String::from_utf8(bytes).map_err(|_| QueryError::data(format!("manifest {place} is not UTF-8 text")))?;
+    listed(&place.to_string(), &json, &place.parent(), storage)
+}
+
+fn listed(name: &str, json: &str, folder: &Location, storage: &Storage) -> Result<Table> {
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let manifest: Manifest = serde_path_to_error::deserialize(&mut deserializer)
+        .map_err(|error| QueryError::data(format!("manifest {name}: `{}`: {}", error.path(), error.inner())))?;
+
+    let mut fields = Vec::new();
+    for column in &manifest.schema {
+        let data_type = DataType::from_str(&column.data_type).map_err(|_| {
+            QueryError::data(format!("manifest {name}: column `{}` has the unknown type `{}`", column.name, column.data_type))
+        })?;
+        fields.push(Field::new(&column.name, data_type, true));
+    }
+    let schema = Schema::new(fields);
+
+    let mut store = None;
+    let mut files = Vec::new();
+    for file in &manifest.files {
+        let place = if file.uri.contains("://") || file.uri.starts_with('/') {
+            Location::parse(&file.uri, Path::new("/"))?
+        } else {
+            folder.join(&file.uri)?
+        };
+        if store.as_ref().is_some_and(|store| *store != place.store) {
+            return Err(QueryError::data(format!("manifest {name}: its files are in several stores; write one list for each")));
+        }
+        let mut values = Vec::new();
+        for column in &manifest.partition_columns {
+            let data_type = schema.field_with_name(column).map_or(&DataType::Utf8, |field| field.data_type());
+            let text = file.partitions.get(column).ok_or_else(|| {
+                QueryError::data(format!("manifest {name}: file `{}` has no value for partition `{column}`", file.uri))
+            })?;
+            let value = partition_value(column, data_type, text.as_deref());
+            values.push(value.map_err(|error| error.at(format!("manifest {name}, file `{}`", file.uri)))?);
+        }
+        files.push(DataFile {
+            path: place.path.to_string(),
+            size: file.size,
+            partition_values: values,
+            deletion_vector: None,
+        });
+        if let (Some(region), Some(bucket)) = (&manifest.region, place.store.host_str()) {
+            storage.know_region(bucket, region);
+        }
+        store = Some(place.store);
+    }
+    let store = store.unwrap_or_else(|| folder.store.clone());
+    Table::new(name.to_string(), store, &schema, manifest.partition_columns, files)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::TimeUnit;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_lists_of_the_original_are_as_they_were() {
+        let storage = Storage::default();
+        let list = async |name| open(name, Path::new("/"), &storage).await.unwrap();
+        let sample = list("nyc_taxi_cloudfuse_sample").await;
+        assert_eq!((sample.files.len(), sample.bytes()), (1, 27_301_328));
+        assert_eq!(sample.files[0].path, "raw_small/2009/01/data.parquet");
+        let cloudfuse = list("nyc_taxi_cloudfuse").await;
+        assert_eq!((cloudfuse.files.len(), cloudfuse.bytes()), (5, 1_961_375_339));
+        let ursa = list("nyc_taxi_ursa").await;
+        assert_eq!((ursa.files.len(), ursa.files[11].size), (12, 479_899_902));
+        assert_eq!(ursa.files[11].partition_values[0].to_string(), "2009/12");
+        assert_eq!(ursa.schema.fields().len(), 19);
+        let pickup = |table: &Table| table.schema.field_with_name("pickup_at").unwrap().data_type().clone();
+        assert_eq!(pickup(&ursa), DataType::Timestamp(TimeUnit::Nanosecond, None));
+        assert_eq!(pickup(&sample), DataType::Timestamp(TimeUnit::Microsecond, None));
+    }
+
+    #[tokio::test]
+    async fn a_manifest_that_is_wrong_says_where() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = async |json: &str| {
+            std::fs::write(dir.path().join("list.json"), json).unwrap();
+            open("list.json", dir.path(), &Storage::default()).await.unwrap_err().to_string()
+        };
+        assert!(error(r#"{"schema": [{"name": "a"}], "files": []}"#).await.contains("`schema[0]`: missing field `type`"));
+        let odd = error(r#"{"schema": [{"name": "a", "type": "Text"}], "files": []}"#).await;
+        assert!(odd.contains("column `a` has the unknown type `Text`"), "{odd}");
+        let missing = open("nyc_taxi", dir.path(), &Storage::default()).await.unwrap_err().to_string();
+        assert!(missing.contains("or one of `nyc_taxi_cloudfuse_sample`"), "{missing}");
+    }
+}

@@ -1,0 +1,128 @@
+//! What every catalog gives.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use buzz_protocol::{ColumnMapping, DeletionVector, QueryError, Result};
+use datafusion::scalar::ScalarValue;
+use url::Url;
+
+/// A table as of now: its schema and its files.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// The name that steps use.
+    pub name: String,
+    /// Where it is, for messages.
+    pub uri: String,
+    /// Root of the store that holds the files.
+    pub store: Url,
+    /// The version that was read, where the format has versions.
+    pub version: Option<u64>,
+    /// All columns in the table's order, partition columns among them. All are nullable, strings and binaries are views
+    /// (as DataFusion's Parquet reader makes them), and fields carry no metadata.
+    pub schema: SchemaRef,
+    /// The partition columns, in the order of [`DataFile::partition_values`].
+    pub partition_columns: Vec<String>,
+    /// How columns are called in the files.
+    pub mapping: ColumnMapping,
+    /// The files, in the catalog's order.
+    pub files: Vec<DataFile>,
+}
+
+/// One Parquet file of a table.
+#[derive(Debug, Clone)]
+pub struct DataFile {
+    /// Path within the table's store.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Values of the partition columns for all rows of the file.
+    pub partition_values: Vec<ScalarValue>,
+    /// Rows that were deleted without rewriting the file.
+    pub deletion_vector: Option<DeletionVector>,
+}
+
+impl Table {
+    /// A table whose fields are as [`Table::schema`] promises.
+    ///
+    /// # Errors
+    /// `Data` when a column name stands twice or a partition column is not in the schema.
+    pub(crate) fn new(
+        uri: String,
+        store: Url,
+        schema: &Schema,
+        partition_columns: Vec<String>,
+        files: Vec<DataFile>,
+    ) -> Result<Table> {
+        let mut names = BTreeSet::new();
+        if let Some(twice) = schema.fields().iter().find(|field| !names.insert(field.name())) {
+            return Err(QueryError::data(format!("column `{}` stands twice in the schema of `{uri}`", twice.name())));
+        }
+        if let Some(missing) = partition_columns.iter().find(|name| !names.contains(name)) {
+            return Err(QueryError::data(format!("partition column `{missing}` is not in the schema of `{uri}`")));
+        }
+        Ok(Table {
+            name: String::new(),
+            uri,
+            store,
+            version: None,
+            schema: reader_schema(schema),
+            partition_columns,
+            mapping: ColumnMapping::default(),
+            files,
+        })
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
+
+    /// The columns that stand in the files, in the table's order.
+    pub fn file_schema(&self) -> SchemaRef {
+        let fields: Vec<FieldRef> =
+            self.schema.fields().iter().filter(|field| !self.is_partition_column(field.name())).cloned().collect();
+        Arc::new(Schema::new(fields))
+    }
+
+    /// The partition columns' fields, in the order of [`Table::partition_columns`].
+    pub fn partition_fields(&self) -> Vec<FieldRef> {
+        let field = |name: &String| self.schema.fields().iter().find(|field| field.name() == name).cloned();
+        self.partition_columns.iter().filter_map(field).collect()
+    }
+
+    fn is_partition_column(&self, name: &str) -> bool {
+        self.partition_columns.iter().any(|column| column == name)
+    }
+}
+
+fn reader_schema(schema: &Schema) -> SchemaRef {
+    let fields: Vec<Field> =
+        schema.fields().iter().map(|field| Field::new(field.name(), reader_type(field.data_type()), true)).collect();
+    Arc::new(Schema::new(fields))
+}
+
+/// Top-level strings and binaries become views, which DataFusion reads and groups fastest. Metadata of nested fields
+/// (Delta's column ids, for one) goes, or every batch would be cast.
+fn reader_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
+        DataType::Binary | DataType::LargeBinary => DataType::BinaryView,
+        other => without_metadata(other),
+    }
+}
+
+fn without_metadata(data_type: &DataType) -> DataType {
+    let plain = |field: &FieldRef| {
+        Arc::new(Field::new(field.name(), without_metadata(field.data_type()), field.is_nullable()))
+    };
+    match data_type {
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain).collect::<Fields>()),
+        DataType::List(item) => DataType::List(plain(item)),
+        DataType::LargeList(item) => DataType::LargeList(plain(item)),
+        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(plain(item), *size),
+        DataType::Map(entries, sorted) => DataType::Map(plain(entries), *sorted),
+        other => other.clone(),
+    }
+}

@@ -1,0 +1,172 @@
+//! The sending side: one task's rows, divided among the partitions of all combs.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::BatchCoalescer;
+use arrow::datatypes::SchemaRef;
+use buzz_protocol::{BUILD_ID, CombAddress, DeliveryId, HBeeTask, Partitioning, QueryError, QueryId, Result, StageId, TaskIndex};
+use datafusion::common::utils::memory::get_record_batch_memory_size;
+
+use crate::network::Network;
+use crate::service::{DeliveryHeader, DeliverySink};
+
+/// Where a delivery goes and under which name.
+#[derive(Debug, Clone)]
+pub struct Destination {
+    /// The query.
+    pub query: QueryId,
+    /// The stage.
+    pub stage: StageId,
+    /// The task.
+    pub task: TaskIndex,
+    /// How rows are divided among the partitions of all combs.
+    pub partitioning: Partitioning,
+    /// The combs; each owns an equal run of partitions.
+    pub combs: Vec<CombAddress>,
+    /// Rows per batch that is sent.
+    pub batch_size: usize,
+}
+
+impl From<&HBeeTask> for Destination {
+    fn from(task: &HBeeTask) -> Self {
+        let batch_size = task.session.get("datafusion.execution.batch_size").and_then(|size| size.parse().ok());
+        Self {
+            query: task.query,
+            stage: task.stage,
+            task: task.task,
+            partitioning: task.partitioning.clone(),
+            combs: task.combs.clone(),
+            batch_size: batch_size.unwrap_or(8192),
+        }
+    }
+}
+
+/// Divides batches among partitions, gathers them to full size, and sends them to the combs that own them.
+#[derive(Debug)]
+pub struct DeliveryWriter {
+    network: Arc<dyn Network>,
+    destination: Destination,
+    delivery: DeliveryId,
+    schema: SchemaRef,
+    coalescers: Vec<Option<BatchCoalescer>>,
+    /// By comb; opened with the first batch for it.
+    sinks: Vec<Option<Box<dyn DeliverySink>>>,
+    next_partition: usize,
+    rows: Vec<u64>,
+    bytes: u64,
+}
+
+/// What was delivered.
+#[derive(Debug)]
+pub struct Delivered {
+    /// The name of the delivery.
+    pub delivery: DeliveryId,
+    /// Rows by partition of all combs.
+    pub rows: Vec<u64>,
+    /// Bytes of the batches in memory.
+    pub bytes: u64,
+}
+
+impl DeliveryWriter {
+    /// A delivery under a fresh name, of batches with `schema`. No comb is called before there is a batch for it.
+    pub fn new(network: Arc<dyn Network>, destination: Destination, schema: SchemaRef) -> Self {
+        let count = destination.partitioning.count();
+        let combs = destination.combs.len();
+        Self {
+            next_partition: destination.task.0 as usize % count.max(1),
+            network,
+            destination,
+            delivery: DeliveryId::fresh(),
+            schema,
+            coalescers: (0..count).map(|_| None).collect(),
+            sinks: (0..combs).map(|_| None).collect(),
+            rows: vec![0; count],
+            bytes: 0,
+        }
+    }
+
+    /// Delivers a batch.
+    ///
+    /// # Errors
+    /// As [`DeliverySink::send`].
+    pub async fn write(&mut self, batch: RecordBatch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        match self.destination.partitioning {
+            Partitioning::RoundRobin { count } => {
+                let partition = self.next_partition;
+                self.next_partition = (partition + 1) % count;
+                self.gather(partition, batch).await
+            }
+        }
+    }
+
+    /// Sends what is gathered and waits until every comb holds it.
+    ///
+    /// # Errors
+    /// As [`DeliverySink::finish`].
+    pub async fn finish(mut self) -> Result<Delivered> {
+        for partition in 0..self.coalescers.len() {
+            if let Some(coalescer) = self.coalescers[partition].as_mut() {
+                coalescer.finish_buffered_batch()?;
+            }
+            self.send_gathered(partition).await?;
+        }
+        for sink in std::mem::take(&mut self.sinks).into_iter().flatten() {
+            sink.finish().await?;
+        }
+        Ok(Delivered { delivery: self.delivery, rows: self.rows, bytes: self.bytes })
+    }
+
+    /// Gathering copies, which also frees a few rows from the buffers of the many that they were chosen from.
+    async fn gather(&mut self, partition: usize, batch: RecordBatch) -> Result<()> {
+        if self.schema.fields().is_empty() {
+            return self.send(partition, batch).await;
+        }
+        let coalescer = self.coalescers[partition].get_or_insert_with(|| {
+            BatchCoalescer::new(Arc::clone(&self.schema), self.destination.batch_size)
+        });
+        coalescer.push_batch(batch)?;
+        self.send_gathered(partition).await
+    }
+
+    async fn send_gathered(&mut self, partition: usize) -> Result<()> {
+        while let Some(batch) = self.coalescers[partition].as_mut().and_then(BatchCoalescer::next_completed_batch) {
+            self.send(partition, batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, partition: usize, batch: RecordBatch) -> Result<()> {
+        self.rows[partition] += batch.num_rows() as u64;
+        self.bytes += get_record_batch_memory_size(&batch) as u64;
+
+        let comb = partition * self.sinks.len() / self.rows.len();
+        let mut sink = match self.sinks[comb].take() {
+            Some(sink) => sink,
+            None => self.begin(comb).await?,
+        };
+        sink.send(partition, batch).await?;
+        self.sinks[comb] = Some(sink);
+        Ok(())
+    }
+
+    async fn begin(&self, comb: usize) -> Result<Box<dyn DeliverySink>> {
+        let address = self
+            .destination
+            .combs
+            .get(comb)
+            .ok_or_else(|| QueryError::internal("a delivery has no comb to go to"))?;
+        let header = DeliveryHeader {
+            build: BUILD_ID.to_string(),
+            query: self.destination.query,
+            stage: self.destination.stage,
+            task: self.destination.task,
+            delivery: self.delivery,
+        };
+        let inbox = self.network.inbox(address).await?;
+        inbox.deliver(header, Arc::clone(&self.schema)).await
+    }
+}

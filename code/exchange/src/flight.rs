@@ -1,0 +1,350 @@
+//! A comb's inboxes over Arrow Flight.
+//!
+//! A delivery is one `DoPut`: the descriptor's command is a [`DeliveryHeader`] as JSON, the first message the schema,
+//! and each batch carries its partition (of those of all combs) in `app_metadata`, as four bytes, little endian. It is
+//! answered once, when all of it is held. `DoAction` serves the other calls, with JSON bodies: `open`
+//! ([`OpenQuery`]), `commit`, `abort`, `close`. A failure is a status whose details are a [`QueryError`] as JSON.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::CompressionType;
+use arrow::ipc::writer::{IpcWriteContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
+use arrow_flight::decode::{DecodedPayload, FlightDataDecoder};
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
+use arrow_flight::{
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest,
+    HandshakeResponse, PollInfo, PutResult, SchemaAsIpc, SchemaResult, Ticket,
+};
+use async_trait::async_trait;
+use buzz_protocol::{CombAddress, QueryError, QueryId, Result};
+use bytes::Bytes;
+use datafusion::common::utils::memory::get_record_batch_memory_size;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use crate::service::{Commit, DeliveryHeader, DeliverySink, InboxService, OpenQuery};
+
+/// Batches in flight on one delivery before its sender waits for the network.
+const MESSAGES_IN_FLIGHT: usize = 4;
+
+/// Bytes that one message aims to stay under; larger batches are sent in slices.
+const MESSAGE_BYTES: usize = 4 << 20;
+
+#[derive(Serialize, Deserialize)]
+struct CommitBody {
+    query: QueryId,
+    commits: Vec<Commit>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AbortBody {
+    query: QueryId,
+    reason: QueryError,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CloseBody {
+    query: QueryId,
+}
+
+/// Serves `inboxes` over Flight.
+pub fn flight_server(inboxes: Arc<dyn InboxService>) -> FlightServiceServer<impl FlightService> {
+    FlightServiceServer::new(InboxFlight { inboxes }).max_decoding_message_size(usize::MAX)
+}
+
+struct InboxFlight {
+    inboxes: Arc<dyn InboxService>,
+}
+
+type Answer<T> = std::result::Result<Response<T>, Status>;
+type Answers<T> = BoxStream<'static, std::result::Result<T, Status>>;
+
+fn not_served<T>() -> Answer<T> {
+    Err(Status::unimplemented("a comb takes deliveries (DoPut) and actions (DoAction)"))
+}
+
+#[async_trait]
+impl FlightService for InboxFlight {
+    type HandshakeStream = Answers<HandshakeResponse>;
+    type ListFlightsStream = Answers<FlightInfo>;
+    type DoGetStream = Answers<FlightData>;
+    type DoPutStream = Answers<PutResult>;
+    type DoExchangeStream = Answers<FlightData>;
+    type DoActionStream = Answers<arrow_flight::Result>;
+    type ListActionsStream = Answers<ActionType>;
+
+    async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Answer<Self::DoPutStream> {
+        self.take_delivery(request.into_inner()).await.map_err(|error| to_status(&error))?;
+        let answer = futures::stream::once(async { Ok(PutResult { app_metadata: Bytes::new() }) });
+        Ok(Response::new(answer.boxed()))
+    }
+
+    async fn do_action(&self, request: Request<Action>) -> Answer<Self::DoActionStream> {
+        let Action { r#type, body } = request.into_inner();
+        self.act(&r#type, &body).await.map_err(|error| to_status(&error))?;
+        Ok(Response::new(futures::stream::empty().boxed()))
+    }
+
+    async fn handshake(&self, _: Request<Streaming<HandshakeRequest>>) -> Answer<Self::HandshakeStream> {
+        not_served()
+    }
+
+    async fn list_flights(&self, _: Request<Criteria>) -> Answer<Self::ListFlightsStream> {
+        not_served()
+    }
+
+    async fn get_flight_info(&self, _: Request<FlightDescriptor>) -> Answer<FlightInfo> {
+        not_served()
+    }
+
+    async fn poll_flight_info(&self, _: Request<FlightDescriptor>) -> Answer<PollInfo> {
+        not_served()
+    }
+
+    async fn get_schema(&self, _: Request<FlightDescriptor>) -> Answer<SchemaResult> {
+        not_served()
+    }
+
+    async fn do_get(&self, _: Request<Ticket>) -> Answer<Self::DoGetStream> {
+        not_served()
+    }
+
+    async fn do_exchange(&self, _: Request<Streaming<FlightData>>) -> Answer<Self::DoExchangeStream> {
+        not_served()
+    }
+
+    async fn list_actions(&self, _: Request<Empty>) -> Answer<Self::ListActionsStream> {
+        not_served()
+    }
+}
+
+impl InboxFlight {
+    async fn take_delivery(&self, mut messages: Streaming<FlightData>) -> Result<()> {
+        let broken = |what: &str| QueryError::internal(format!("a delivery on the wire has a broken {what}"));
+        let first = messages.message().await.map_err(|status| from_status(&status))?;
+        let first = first.ok_or_else(|| broken("beginning"))?;
+        let command = first.flight_descriptor.as_ref().map(|descriptor| descriptor.cmd.clone());
+        let header: DeliveryHeader = from_json(&command.ok_or_else(|| broken("descriptor"))?)?;
+
+        let all = futures::stream::once(async { Ok(first) }).chain(messages.map_err(FlightError::from));
+        let mut decoded = FlightDataDecoder::new(all);
+        let mut sink: Option<Box<dyn DeliverySink>> = None;
+        while let Some(message) = decoded.try_next().await.map_err(from_flight)? {
+            match message.payload {
+                DecodedPayload::None => {}
+                DecodedPayload::Schema(schema) => sink = Some(self.inboxes.deliver(header.clone(), schema).await?),
+                DecodedPayload::RecordBatch(batch) => {
+                    let partition = message.inner.app_metadata.as_ref().try_into().map(u32::from_le_bytes);
+                    let partition = partition.map_err(|_| broken("partition"))?;
+                    let sink = sink.as_mut().ok_or_else(|| broken("schema"))?;
+                    sink.send(partition as usize, batch).await?;
+                }
+            }
+        }
+        sink.ok_or_else(|| broken("schema"))?.finish().await
+    }
+
+    async fn act(&self, name: &str, body: &[u8]) -> Result<()> {
+        match name {
+            "open" => self.inboxes.open(from_json(body)?).await,
+            "commit" => {
+                let CommitBody { query, commits } = from_json(body)?;
+                self.inboxes.commit(query, commits).await
+            }
+            "abort" => {
+                let AbortBody { query, reason } = from_json(body)?;
+                self.inboxes.abort(query, reason).await
+            }
+            "close" => self.inboxes.close(from_json::<CloseBody>(body)?.query).await,
+            _ => Err(QueryError::internal(format!("a comb has no action `{name}`"))),
+        }
+    }
+}
+
+fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| QueryError::internal(format!("a message to a comb is not readable: {error}")))
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<Bytes> {
+    let bytes = serde_json::to_vec(value);
+    bytes.map(Bytes::from).map_err(|error| QueryError::internal(format!("a message to a comb has no JSON: {error}")))
+}
+
+fn to_status(error: &QueryError) -> Status {
+    let details = to_json(error).unwrap_or_default();
+    Status::with_details(Code::FailedPrecondition, error.to_string(), details)
+}
+
+fn from_status(status: &Status) -> QueryError {
+    match serde_json::from_slice(status.details()) {
+        Ok(error) => error,
+        Err(_) => QueryError::unavailable(format!("a comb does not answer: {}", status.message())),
+    }
+}
+
+fn from_flight(error: FlightError) -> QueryError {
+    match error {
+        FlightError::Tonic(status) => from_status(&status),
+        FlightError::Arrow(error) => error.into(),
+        other => QueryError::unavailable(format!("a delivery broke off: {other}")),
+    }
+}
+
+/// The inboxes of a comb behind a connection.
+#[derive(Debug)]
+pub struct FlightInbox {
+    address: CombAddress,
+    client: FlightServiceClient<Channel>,
+}
+
+impl FlightInbox {
+    /// The comb at `address`, which `channel` leads to.
+    pub fn new(address: CombAddress, channel: Channel) -> Self {
+        Self { address, client: FlightServiceClient::new(channel) }
+    }
+
+    async fn act<T: Serialize + Sync>(&self, name: &str, body: &T) -> Result<()> {
+        let action = Action { r#type: name.to_string(), body: to_json(body)? };
+        let failed = |status: Status| from_status(&status).at(format!("comb {}", self.address));
+        let answers = self.client.clone().do_action(action).await.map_err(failed)?;
+        answers.into_inner().try_for_each(|_| async { Ok(()) }).await.map_err(failed)
+    }
+}
+
+#[async_trait]
+impl InboxService for FlightInbox {
+    async fn open(&self, open: OpenQuery) -> Result<()> {
+        self.act("open", &open).await
+    }
+
+    async fn deliver(&self, header: DeliveryHeader, schema: SchemaRef) -> Result<Box<dyn DeliverySink>> {
+        let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
+        let mut first = FlightData::from(SchemaAsIpc::new(&schema, &options));
+        first.flight_descriptor = Some(FlightDescriptor::new_cmd(to_json(&header)?));
+
+        let (sender, receiver) = mpsc::channel(MESSAGES_IN_FLIGHT);
+        let mut client = self.client.clone();
+        let messages = futures::stream::once(async { first }).chain(ReceiverStream::new(receiver));
+        let put = tokio::spawn(async move {
+            let answers = client.do_put(messages).await?.into_inner();
+            answers.try_collect::<Vec<PutResult>>().await.map(|answers| answers.len())
+        });
+        Ok(Box::new(FlightDelivery {
+            address: self.address.clone(),
+            sender: Some(sender),
+            put: Some(put),
+            options,
+            dictionaries: DictionaryTracker::new(false),
+            write_context: IpcWriteContext::default(),
+        }))
+    }
+
+    async fn commit(&self, query: QueryId, commits: Vec<Commit>) -> Result<()> {
+        self.act("commit", &CommitBody { query, commits }).await
+    }
+
+    async fn abort(&self, query: QueryId, reason: QueryError) -> Result<()> {
+        self.act("abort", &AbortBody { query, reason }).await
+    }
+
+    async fn close(&self, query: QueryId) -> Result<()> {
+        self.act("close", &CloseBody { query }).await
+    }
+}
+
+struct FlightDelivery {
+    address: CombAddress,
+    sender: Option<mpsc::Sender<FlightData>>,
+    put: Option<JoinHandle<Result<usize, Status>>>,
+    options: IpcWriteOptions,
+    dictionaries: DictionaryTracker,
+    write_context: IpcWriteContext,
+}
+
+impl std::fmt::Debug for FlightDelivery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FlightDelivery").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Drop for FlightDelivery {
+    fn drop(&mut self) {
+        // A delivery that is given up must not look like one that ended: the call is broken off first.
+        if let Some(put) = self.put.take() {
+            put.abort();
+        }
+    }
+}
+
+impl FlightDelivery {
+    async fn post(&mut self, data: FlightData) -> Result<()> {
+        let sent = match &self.sender {
+            Some(sender) => sender.send(data).await.is_ok(),
+            None => false,
+        };
+        // The comb closed the stream before its end: its answer says why.
+        if sent { Ok(()) } else { Err(self.answer().await.err().unwrap_or_else(|| self.lost("it closed the delivery"))) }
+    }
+
+    async fn answer(&mut self) -> Result<usize> {
+        let Some(put) = self.put.take() else {
+            return Err(self.lost("the delivery is over"));
+        };
+        match put.await {
+            Ok(Ok(answers)) => Ok(answers),
+            Ok(Err(status)) => Err(from_status(&status).at(format!("comb {}", self.address))),
+            Err(_) => Err(self.lost("the delivery was broken off")),
+        }
+    }
+
+    fn lost(&self, why: &str) -> QueryError {
+        QueryError::unavailable(format!("comb {}: {why}", self.address))
+    }
+}
+
+#[async_trait]
+impl DeliverySink for FlightDelivery {
+    async fn send(&mut self, partition: usize, batch: RecordBatch) -> Result<()> {
+        let partition = u32::try_from(partition).map_err(|_| QueryError::internal("a partition beyond 32 bits"))?;
+        let messages = get_record_batch_memory_size(&batch).div_ceil(MESSAGE_BYTES).clamp(1, batch.num_rows().max(1));
+        let rows_each = batch.num_rows().div_ceil(messages).max(1);
+        let mut start = 0;
+        while start < batch.num_rows() {
+            let slice = batch.slice(start, rows_each.min(batch.num_rows() - start));
+            start += rows_each;
+            let (dictionaries, encoded) = IpcDataGenerator::default().encode(
+                &slice,
+                &mut self.dictionaries,
+                &self.options,
+                &mut self.write_context,
+            )?;
+            for dictionary in dictionaries {
+                self.post(dictionary.into()).await?;
+            }
+            let mut data = FlightData::from(encoded);
+            data.app_metadata = Bytes::copy_from_slice(&partition.to_le_bytes());
+            self.post(data).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<()> {
+        self.sender = None;
+        match self.answer().await? {
+            0 => Err(self.lost("it did not confirm the delivery")),
+            _ => Ok(()),
+        }
+    }
+}

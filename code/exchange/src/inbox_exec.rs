@@ -1,0 +1,168 @@
+//! The leaf of every reduce plan: it reads what was accepted in an inbox.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use buzz_protocol::{QueryId, StageId};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{internal_datafusion_err, internal_err};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
+use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
+use datafusion_proto::protobuf;
+use futures::TryStreamExt;
+use prost::Message;
+
+use crate::inbox::Inboxes;
+
+/// Reads partitions of a stage from the [`Inboxes`] that the session holds as an extension. Its output partition `i` is
+/// the stage's partition `partitions.start + i`, of those of all combs.
+#[derive(Debug, Clone)]
+pub struct InboxExec {
+    query: QueryId,
+    stage: StageId,
+    /// The step's name, for display.
+    step: String,
+    partitions: Range<usize>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl InboxExec {
+    /// A leaf over `partitions` of a stage whose batches have `schema`.
+    pub fn new(query: QueryId, stage: StageId, step: String, partitions: Range<usize>, schema: SchemaRef) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(schema),
+            Partitioning::UnknownPartitioning(partitions.len()),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Self { query, stage, step, partitions, properties: Arc::new(properties), metrics: Default::default() }
+    }
+
+    /// The same leaf over other partitions of the stage.
+    #[must_use]
+    pub fn over(&self, partitions: Range<usize>) -> Self {
+        Self::new(self.query, self.stage, self.step.clone(), partitions, self.schema())
+    }
+
+    /// The stage that is read.
+    pub fn stage(&self) -> StageId {
+        self.stage
+    }
+}
+
+impl DisplayAs for InboxExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InboxExec: step={}, partitions={}..{}", self.step, self.partitions.start, self.partitions.end)
+    }
+}
+
+impl ExecutionPlan for InboxExec {
+    fn name(&self) -> &str {
+        "InboxExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        if children.is_empty() { Ok(self) } else { internal_err!("an InboxExec has no children") }
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let inboxes = context
+            .session_config()
+            .get_extension::<Inboxes>()
+            .ok_or_else(|| internal_datafusion_err!("the session of a reduce plan holds no inboxes"))?;
+        let batches = inboxes
+            .read(self.query, self.stage, self.partitions.start + partition)
+            .map_err(buzz_protocol::QueryError::into_datafusion)?;
+        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let batches = batches.map_err(buzz_protocol::QueryError::into_datafusion).inspect_ok(move |batch| {
+            metrics.record_output(batch.num_rows());
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}
+
+/// Writes and reads [`InboxExec`] within a plan.
+#[derive(Debug)]
+pub struct InboxCodec;
+
+#[derive(Clone, PartialEq, Message)]
+struct InboxProto {
+    #[prost(string, tag = "1")]
+    query: String,
+    #[prost(uint32, tag = "2")]
+    stage: u32,
+    #[prost(string, tag = "3")]
+    step: String,
+    #[prost(uint64, tag = "4")]
+    start: u64,
+    #[prost(uint64, tag = "5")]
+    end: u64,
+    #[prost(message, optional, tag = "6")]
+    schema: Option<protobuf::Schema>,
+}
+
+impl PhysicalExtensionCodec for InboxCodec {
+    fn try_decode(
+        &self,
+        buf: &[u8],
+        _inputs: &[Arc<dyn ExecutionPlan>],
+        _ctx: &TaskContext,
+        _converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let broken = |what: &str| internal_datafusion_err!("an InboxExec on the wire has a broken {what}");
+        let proto = InboxProto::decode(buf).map_err(|_| broken("message"))?;
+        let query = QueryId(proto.query.parse().map_err(|_| broken("query id"))?);
+        let schema: Schema = proto.schema.as_ref().ok_or_else(|| broken("schema"))?.try_into()?;
+        let index = |value: u64| usize::try_from(value).map_err(|_| broken("partition"));
+        let partitions = index(proto.start)?..index(proto.end)?;
+        Ok(Arc::new(InboxExec::new(query, StageId(proto.stage), proto.step, partitions, Arc::new(schema))))
+    }
+
+    fn try_encode(
+        &self,
+        node: Arc<dyn ExecutionPlan>,
+        buf: &mut Vec<u8>,
+        _converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<()> {
+        let Some(inbox) = node.downcast_ref::<InboxExec>() else {
+            return internal_err!("{} has no encoding", node.name());
+        };
+        let proto = InboxProto {
+            query: inbox.query.to_string(),
+            stage: inbox.stage.0,
+            step: inbox.step.clone(),
+            start: inbox.partitions.start as u64,
+            end: inbox.partitions.end as u64,
+            schema: Some(inbox.schema().try_into()?),
+        };
+        proto.encode(buf).map_err(|error| DataFusionError::External(Box::new(error)))
+    }
+}

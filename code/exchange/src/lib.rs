@@ -1,0 +1,29 @@
+//! Where map ends and reduce begins: deliveries, the inboxes that hold them, and the plan leaf that reads an inbox.
+//!
+//! An HBee opens a [`DeliveryWriter`], which divides its rows among the partitions of all combs and sends them through
+//! a [`Network`]: handed over within the process, or by Arrow Flight. Each comb's [`Inboxes`] hold deliveries aside
+//! until Fuse has accepted one for each task; [`InboxExec`] reads what was accepted. Fuse (when it reduces itself) and
+//! the combs use the very same code.
+//!
+//! Read in this order: [`service`] (the words), [`delivery`] (the sending side), [`inbox`] (the holding side),
+//! [`inbox_exec`] (the reading side), then [`network`] and [`flight`] (the way in between).
+
+pub mod service;
+
+pub mod delivery;
+
+pub mod inbox;
+
+mod spill;
+
+pub mod inbox_exec;
+
+pub mod network;
+
+pub mod flight;
+
+pub use delivery::DeliveryWriter;
+pub use inbox::Inboxes;
+pub use inbox_exec::{InboxCodec, InboxExec};
+pub use network::{MemoryNetwork, Network, NetworkChannelResolver, TcpNetwork};
+pub use service::{Commit, DeliveryHeader, DeliverySink, InboxService, OpenQuery, StageSpec};

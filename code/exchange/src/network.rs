@@ -1,0 +1,193 @@
+//! How the roles reach a comb: in the same process, or by gRPC.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use buzz_protocol::{CombAddress, QueryError, Result};
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion_distributed::{
+    ChannelResolver, CoordinatorToWorkerMsg, ExecuteTaskRequest, GetWorkerInfoRequest, GetWorkerInfoResponse,
+    MaybeEncoded, SetPlanRequest, Worker, WorkerChannel, WorkerToCoordinatorMsg, grpc,
+};
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use http::HeaderMap;
+use tonic::transport::{Channel, Endpoint};
+use url::Url;
+
+use crate::flight::FlightInbox;
+use crate::inbox::Inboxes;
+use crate::service::InboxService;
+
+/// A way to combs.
+#[async_trait]
+pub trait Network: fmt::Debug + Send + Sync {
+    /// The inboxes of the comb at `address`.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is no comb.
+    async fn inbox(&self, address: &CombAddress) -> Result<Arc<dyn InboxService>>;
+
+    /// The reduce worker of the comb at `address`.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is no comb.
+    async fn worker(&self, address: &CombAddress) -> Result<Box<dyn WorkerChannel>>;
+}
+
+/// Makes a [`Network`] the way in which `datafusion-distributed` reaches its workers.
+#[derive(Debug, Clone)]
+pub struct NetworkChannelResolver(pub Arc<dyn Network>);
+
+#[async_trait]
+impl ChannelResolver for NetworkChannelResolver {
+    async fn get_worker_client_for_url(&self, url: &Url) -> DataFusionResult<Box<dyn WorkerChannel>> {
+        self.0.worker(&CombAddress(url.clone())).await.map_err(QueryError::into_datafusion)
+    }
+}
+
+/// Combs in this process. Batches are handed over; plans are encoded all the same, because the tasks of a plan object
+/// would otherwise share the state of its operators.
+#[derive(Default)]
+pub struct MemoryNetwork {
+    combs: RwLock<HashMap<CombAddress, (Arc<Inboxes>, Worker)>>,
+}
+
+impl fmt::Debug for MemoryNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryNetwork").finish_non_exhaustive()
+    }
+}
+
+impl MemoryNetwork {
+    /// Makes a comb reachable.
+    pub fn add(&self, address: CombAddress, inboxes: Arc<Inboxes>, worker: Worker) {
+        self.combs.write().unwrap_or_else(PoisonError::into_inner).insert(address, (inboxes, worker));
+    }
+
+    /// Makes a comb unreachable, as if its host had gone.
+    pub fn remove(&self, address: &CombAddress) {
+        self.combs.write().unwrap_or_else(PoisonError::into_inner).remove(address);
+    }
+
+    fn comb(&self, address: &CombAddress) -> Result<(Arc<Inboxes>, Worker)> {
+        let combs = self.combs.read().unwrap_or_else(PoisonError::into_inner);
+        combs.get(address).cloned().ok_or_else(|| QueryError::unavailable(format!("there is no comb at {address}")))
+    }
+}
+
+#[async_trait]
+impl Network for MemoryNetwork {
+    async fn inbox(&self, address: &CombAddress) -> Result<Arc<dyn InboxService>> {
+        Ok(Arc::new(self.comb(address)?.0))
+    }
+
+    async fn worker(&self, address: &CombAddress) -> Result<Box<dyn WorkerChannel>> {
+        Ok(Box::new(InProcessWorker(self.comb(address)?.1)))
+    }
+}
+
+struct InProcessWorker(Worker);
+
+#[async_trait]
+impl WorkerChannel for InProcessWorker {
+    async fn coordinator_channel(
+        &mut self,
+        headers: HeaderMap,
+        mut request: SetPlanRequest,
+        messages: BoxStream<'static, CoordinatorToWorkerMsg>,
+        _metrics: ExecutionPlanMetricsSet,
+        task_ctx: &Arc<TaskContext>,
+    ) -> DataFusionResult<BoxStream<'static, DataFusionResult<WorkerToCoordinatorMsg>>> {
+        request.plan = MaybeEncoded::Encoded(request.plan.encode(task_ctx)?);
+        self.0.coordinator_channel(headers, request, messages.map(Ok).boxed()).await
+    }
+
+    async fn execute_task(
+        &mut self,
+        _headers: HeaderMap,
+        request: ExecuteTaskRequest,
+        _metrics: ExecutionPlanMetricsSet,
+        _task_ctx: &Arc<TaskContext>,
+    ) -> DataFusionResult<Vec<BoxStream<'static, DataFusionResult<RecordBatch>>>> {
+        let (streams, _) = self.0.execute_task(request).await?;
+        Ok(streams.into_iter().map(StreamExt::boxed).collect())
+    }
+
+    async fn get_worker_info(&mut self, _request: GetWorkerInfoRequest) -> DataFusionResult<GetWorkerInfoResponse> {
+        Ok(GetWorkerInfoResponse { version: self.0.version().to_string() })
+    }
+}
+
+/// How often an idle or busy connection is asked for a sign of life, and how long it may take. Without these, a host
+/// that vanishes without a word is waited for without end.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Combs behind sockets. One connection per comb, made when it is first needed, shared by everything.
+#[derive(Debug, Default)]
+pub struct TcpNetwork {
+    channels: Mutex<HashMap<CombAddress, Channel>>,
+}
+
+impl TcpNetwork {
+    fn channel(&self, address: &CombAddress) -> Result<Channel> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = channels.get(address) {
+            return Ok(channel.clone());
+        }
+        let endpoint = Endpoint::from_shared(address.to_string())
+            .map_err(|error| QueryError::internal(format!("`{address}` is not the address of a comb: {error}")))?;
+        let channel = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(8 << 20)
+            .initial_connection_window_size(32 << 20)
+            .tcp_nodelay(true)
+            .connect_lazy();
+        channels.insert(address.clone(), channel.clone());
+        Ok(channel)
+    }
+}
+
+#[async_trait]
+impl Network for TcpNetwork {
+    async fn inbox(&self, address: &CombAddress) -> Result<Arc<dyn InboxService>> {
+        Ok(Arc::new(FlightInbox::new(address.clone(), self.channel(address)?)))
+    }
+
+    async fn worker(&self, address: &CombAddress) -> Result<Box<dyn WorkerChannel>> {
+        let channel = self.channel(address)?;
+        Ok(grpc::create_worker_client(grpc::BoxCloneSyncChannel::new(channel)))
+    }
+}
+
+/// Runs `attempt` on every comb at once and gives the first error.
+///
+/// # Errors
+/// The first error of any comb.
+pub async fn on_all<F, Fut>(network: &Arc<dyn Network>, combs: &[CombAddress], attempt: F) -> Result<()>
+where
+    F: Fn(usize, Arc<dyn InboxService>) -> Fut,
+    Fut: Future<Output = Result<()>>,
+{
+    let calls = combs.iter().enumerate().map(|(index, address)| {
+        let attempt = &attempt;
+        async move { attempt(index, network.inbox(address).await?).await }.boxed_local()
+    });
+    futures::future::try_join_all(calls).await.map(|_| ())
+}
+
+/// What a stream that ended with `error` means for the query.
+pub fn stream_error(error: DataFusionError) -> QueryError {
+    QueryError::from(error)
+}

@@ -1,0 +1,122 @@
+//! What a comb's inboxes are asked to do, wherever the comb is.
+
+use std::fmt;
+use std::ops::Range;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use buzz_protocol::plan::base64_bytes;
+use buzz_protocol::{DeliveryId, QueryError, QueryId, Result, StageId, TaskIndex};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Opens a query's inbox on one comb, which reserves the comb for the query.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OpenQuery {
+    /// The build that asks ([`buzz_protocol::BUILD_ID`]); a comb of another build refuses.
+    pub build: String,
+    /// The query.
+    pub query: QueryId,
+    /// What will be delivered.
+    pub stages: Vec<StageSpec>,
+    /// Bytes held in memory before deliveries are spilled.
+    pub memory_bytes: u64,
+    /// Bytes spilled before deliveries are refused with `Limit`.
+    pub disk_bytes: u64,
+}
+
+/// One stage's share of an inbox.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StageSpec {
+    /// The stage.
+    pub stage: StageId,
+    /// The step's name, for messages.
+    pub step: String,
+    /// Schema of every delivered batch, as [`buzz_protocol::plan::encode_schema`] writes it.
+    #[serde(with = "base64_bytes")]
+    pub schema: Bytes,
+    /// The partitions that this comb owns, of those of all combs.
+    pub partitions: Range<usize>,
+    /// Number of tasks; the stage is whole once a delivery is accepted for each.
+    pub tasks: u32,
+    /// Number of plan leaves that read the stage; each reads all of it.
+    pub readers: u32,
+}
+
+/// Announces a delivery.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeliveryHeader {
+    /// The build that delivers.
+    pub build: String,
+    /// The query.
+    pub query: QueryId,
+    /// The stage.
+    pub stage: StageId,
+    /// The task.
+    pub task: TaskIndex,
+    /// The name of the delivery; every run of a task has its own.
+    pub delivery: DeliveryId,
+}
+
+/// Accepts a delivery.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Commit {
+    /// The stage.
+    pub stage: StageId,
+    /// The task.
+    pub task: TaskIndex,
+    /// The accepted delivery; all others of the task are dropped.
+    pub delivery: DeliveryId,
+    /// Rows by partition that the comb owns, as the task reported them.
+    pub rows: Vec<u64>,
+}
+
+/// A comb's inboxes, near or far.
+///
+/// Nothing here waits for a reader. All calls may be repeated: opening an open query, accepting the accepted delivery
+/// and closing or aborting an unknown query do nothing.
+#[async_trait]
+pub trait InboxService: fmt::Debug + Send + Sync {
+    /// Opens a query's inbox.
+    ///
+    /// # Errors
+    /// `Unavailable` when the comb is of another build or is stopping.
+    async fn open(&self, open: OpenQuery) -> Result<()>;
+
+    /// Begins a delivery. Its batches are held aside; none counts before [`InboxService::commit`].
+    ///
+    /// # Errors
+    /// `Unavailable` for a query that the comb does not know (it was restarted, or the query is over), `Cancelled` when
+    /// another delivery of the task was accepted, `Internal` for a wrong stage, task or schema.
+    async fn deliver(&self, header: DeliveryHeader, schema: arrow::datatypes::SchemaRef)
+    -> Result<Box<dyn DeliverySink>>;
+
+    /// Accepts one delivery each of some tasks.
+    ///
+    /// # Errors
+    /// `Unavailable` for an unknown query or a delivery that did not arrive whole, `Internal` when another delivery of
+    /// the task was accepted before.
+    async fn commit(&self, query: QueryId, commits: Vec<Commit>) -> Result<()>;
+
+    /// Ends the query's streams with `reason` and drops what it holds.
+    async fn abort(&self, query: QueryId, reason: QueryError) -> Result<()>;
+
+    /// Forgets the query and drops what it holds.
+    async fn close(&self, query: QueryId) -> Result<()>;
+}
+
+/// The batches of one delivery, on their way to one comb. Dropped before [`DeliverySink::finish`], it never was.
+#[async_trait]
+pub trait DeliverySink: fmt::Debug + Send {
+    /// Sends a batch for `partition` (of those of all combs).
+    ///
+    /// # Errors
+    /// As [`InboxService::deliver`], and `Limit` when the inbox is full.
+    async fn send(&mut self, partition: usize, batch: RecordBatch) -> Result<()>;
+
+    /// Waits until the comb holds all batches.
+    ///
+    /// # Errors
+    /// As [`DeliverySink::send`].
+    async fn finish(self: Box<Self>) -> Result<()>;
+}

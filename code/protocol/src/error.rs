@@ -1,0 +1,282 @@
+//! The one error that crosses role boundaries.
+
+use std::fmt;
+
+use datafusion::arrow::error::ArrowError;
+use datafusion::common::SchemaError;
+use datafusion::error::DataFusionError;
+use serde::{Deserialize, Serialize};
+
+use crate::nearest;
+
+/// Shorthand for results that fail with a [`QueryError`].
+pub type Result<T, E = QueryError> = std::result::Result<T, E>;
+
+/// What the reader of an error can do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ErrorKind {
+    /// Change the query.
+    Invalid,
+    /// The table is not as it should be.
+    Data,
+    /// Try again: a worker, a comb or a store did not answer.
+    Unavailable,
+    /// Raise the bound that the message names, or ask for less.
+    Limit,
+    /// Somebody stopped it.
+    Cancelled,
+    /// A bug here.
+    Internal,
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// A failure on its way to the user: its kind, a message that names the thing, and where it happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub struct QueryError {
+    /// What the reader can do.
+    pub kind: ErrorKind,
+    /// Lower case, without a final stop, naming the thing.
+    pub message: String,
+    /// The place, as `step nyc_taxi_map` or `task 3 of step nyc_taxi_map`; empty when the message says it all.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub origin: String,
+}
+
+impl fmt::Display for QueryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.origin.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.origin, self.message)
+        }
+    }
+}
+
+impl QueryError {
+    /// An error of `kind`, with no place yet.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), origin: String::new() }
+    }
+
+    /// The query is wrong: its writer can mend it.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, message)
+    }
+
+    /// The table is not as it should be.
+    pub fn data(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Data, message)
+    }
+
+    /// Something did not answer; trying again may help.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unavailable, message)
+    }
+
+    /// A bound was hit; the message names it and the option that raises it.
+    pub fn limit(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Limit, message)
+    }
+
+    /// Somebody stopped it.
+    pub fn cancelled(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Cancelled, message)
+    }
+
+    /// A bug in Buzz.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
+
+    /// The same error, said to have happened at `place`, unless it already has one.
+    #[must_use]
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        if self.origin.is_empty() {
+            self.origin = place.to_string();
+        }
+        self
+    }
+
+    /// This error as one of DataFusion's, to travel through its streams. [`QueryError::from`] gets it back whole
+    /// within a process; over a socket the kind `Limit` survives and the others are told by their text.
+    pub fn into_datafusion(self) -> DataFusionError {
+        match self.kind {
+            ErrorKind::Limit => DataFusionError::ResourcesExhausted(self.to_string()),
+            _ => DataFusionError::External(Box::new(self)),
+        }
+    }
+}
+
+impl From<DataFusionError> for QueryError {
+    fn from(error: DataFusionError) -> Self {
+        from_datafusion(&error)
+    }
+}
+
+impl From<ArrowError> for QueryError {
+    fn from(error: ArrowError) -> Self {
+        from_arrow(&error)
+    }
+}
+
+impl From<object_store::Error> for QueryError {
+    fn from(error: object_store::Error) -> Self {
+        from_object_store(&error)
+    }
+}
+
+fn from_datafusion(error: &DataFusionError) -> QueryError {
+    match error {
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => from_datafusion(inner),
+        DataFusionError::Shared(inner) => from_datafusion(inner),
+        DataFusionError::Collection(errors) => {
+            errors.first().map_or_else(|| QueryError::internal("an empty list of errors"), from_datafusion)
+        }
+        DataFusionError::External(source) => from_external(source.as_ref()),
+        DataFusionError::SchemaError(schema, _) => from_schema_error(schema),
+        DataFusionError::SQL(parser, _) => QueryError::invalid(format!(
+            "SQL syntax: {}",
+            plain(&parser.to_string()).trim_start_matches("sql parser error: ")
+        )),
+        DataFusionError::Plan(message) | DataFusionError::Configuration(message) => QueryError::invalid(plain(message)),
+        DataFusionError::NotImplemented(message) => {
+            QueryError::invalid(format!("not supported by the SQL engine: {}", plain(message)))
+        }
+        DataFusionError::ResourcesExhausted(message) => QueryError::limit(plain(message)),
+        DataFusionError::ParquetError(source) => QueryError::data(format!("not readable Parquet: {source}")),
+        DataFusionError::ObjectStore(source) => from_object_store(source),
+        DataFusionError::IoError(source) => QueryError::data(source.to_string()),
+        DataFusionError::ArrowError(source, _) => from_arrow(source),
+        DataFusionError::Execution(message) => from_execution(&plain(message)),
+        DataFusionError::ExecutionJoin(source) if source.is_cancelled() => QueryError::cancelled("a task was cancelled"),
+        other => QueryError::internal(plain(&other.strip_backtrace())),
+    }
+}
+
+/// The first line and no backtrace: what follows is for developers of the engine.
+fn plain(message: &str) -> String {
+    let message = message.split("\n\nbacktrace:").next().unwrap_or_default();
+    message.trim().trim_end_matches('.').to_string()
+}
+
+/// `Execution` is DataFusion's word for what a value made impossible (a cast, an overflow), and also for a few things
+/// that come from files.
+fn from_execution(message: &str) -> QueryError {
+    if message.contains("Parquet") || message.contains("Cannot cast column") {
+        QueryError::data(message)
+    } else if ["transport error", "h2 protocol error", "connection", "broken pipe"].iter().any(|w| message.contains(w)) {
+        QueryError::unavailable(message)
+    } else {
+        QueryError::invalid(message)
+    }
+}
+
+fn from_external(source: &(dyn std::error::Error + Send + Sync + 'static)) -> QueryError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source);
+    while let Some(error) = cause {
+        if let Some(known) = error.downcast_ref::<QueryError>() {
+            return known.clone();
+        }
+        if let Some(inner) = error.downcast_ref::<DataFusionError>() {
+            return from_datafusion(inner);
+        }
+        if let Some(inner) = error.downcast_ref::<ArrowError>() {
+            return from_arrow(inner);
+        }
+        if let Some(inner) = error.downcast_ref::<object_store::Error>() {
+            return from_object_store(inner);
+        }
+        cause = error.source();
+    }
+    let message = source.to_string();
+    // datafusion-distributed has no typed "worker lost": what is left here comes from tonic and hyper.
+    if ["status:", "transport", "h2", "connect", "broken pipe"].iter().any(|word| message.contains(word)) {
+        QueryError::unavailable(message)
+    } else {
+        QueryError::internal(message)
+    }
+}
+
+fn from_arrow(error: &ArrowError) -> QueryError {
+    match error {
+        ArrowError::ExternalError(source) => from_external(source.as_ref()),
+        ArrowError::ParquetError(message) => QueryError::data(format!("not readable Parquet: {message}")),
+        ArrowError::IoError(message, _) => QueryError::data(message.clone()),
+        ArrowError::IpcError(_) | ArrowError::CDataInterface(_) | ArrowError::SchemaError(_) => {
+            QueryError::internal(error.to_string())
+        }
+        ArrowError::DivideByZero => QueryError::invalid("division by zero"),
+        other => QueryError::invalid(other.to_string()),
+    }
+}
+
+fn from_object_store(error: &object_store::Error) -> QueryError {
+    use object_store::Error;
+    match error {
+        Error::NotFound { path, .. } => QueryError::data(format!("there is no object `{path}`")),
+        Error::PermissionDenied { path, .. } | Error::Unauthenticated { path, .. } => {
+            QueryError::data(format!("no permission to read `{path}`"))
+        }
+        Error::Generic { source, store } if *store == "LocalFileSystem" => {
+            let cause = source.source().map(|inner| format!(": {inner}")).unwrap_or_default();
+            QueryError::data(format!("{source}{cause}"))
+        }
+        Error::Generic { source, store } => QueryError::unavailable(format!("{store}: {source}")),
+        other => QueryError::data(other.to_string()),
+    }
+}
+
+fn from_schema_error(error: &SchemaError) -> QueryError {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let names: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).collect();
+            let relation = field.relation.as_ref().or_else(|| {
+                let first = valid_fields.first()?.relation.as_ref()?;
+                valid_fields.iter().all(|column| column.relation.as_ref() == Some(first)).then_some(first)
+            });
+            let place = relation.map(|table| format!(" in table `{table}`")).unwrap_or_default();
+            QueryError::invalid(column_not_found(&field.name, &place, &names))
+        }
+        other => QueryError::invalid(other.to_string()),
+    }
+}
+
+/// "column `x` is not{place}", with the nearest of `names`, or all of them when few.
+pub fn column_not_found(name: &str, place: &str, names: &[&str]) -> String {
+    let help = match nearest(name, names.iter().copied()) {
+        Some(near) => format!("; the nearest is `{near}`"),
+        None if names.is_empty() => String::new(),
+        None => {
+            let mut shown: Vec<String> = names.iter().take(20).map(|name| format!("`{name}`")).collect();
+            if names.len() > shown.len() {
+                shown.push("…".to_string());
+            }
+            format!("; there are {}", shown.join(", "))
+        }
+    };
+    format!("column `{name}` is not{}{help}", if place.is_empty() { " there" } else { place })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_error_survives_a_trip_through_datafusion() {
+        let born = QueryError::data("file `a.parquet` is truncated").at("task 3");
+        let arrow = ArrowError::ExternalError(Box::new(born.clone().into_datafusion()));
+        let wrapped = DataFusionError::ArrowError(Box::new(arrow), None).context("while scanning");
+        assert_eq!(QueryError::from(wrapped), born);
+    }
+
+    #[test]
+    fn limits_stay_limits() {
+        let error = QueryError::limit("inbox is full").into_datafusion();
+        assert_eq!(QueryError::from(error).kind, ErrorKind::Limit);
+    }
+}

@@ -1,0 +1,34 @@
+//! The words that the roles exchange.
+//!
+//! A [`Query`] is what a user asks. Fuse turns it into [`HBeeTask`]s; each is answered with a [`TaskOutcome`]. Every
+//! failure, wherever it happens, is a [`QueryError`] with the [`ErrorKind`] it was born with. [`Options`] are the
+//! bounds and choices of one query. Plans travel as bytes ([`plan`]), schemas and batches as Arrow IPC.
+//!
+//! Read in this order: [`query`], [`options`], [`task`], [`ids`], [`plan`], [`error`].
+
+pub mod query;
+
+pub mod options;
+
+pub mod task;
+
+pub mod ids;
+
+pub mod plan;
+
+pub mod error;
+
+mod nearest;
+
+pub use error::{ErrorKind, QueryError, Result};
+pub use ids::{CombAddress, DeliveryId, QueryId, StageId, TaskIndex};
+pub use nearest::nearest;
+pub use options::{Options, Transport};
+pub use query::{CatalogEntry, CatalogType, Query, Split, Step, StepType};
+pub use task::{
+    ColumnMapping, DeletionVector, Evaluation, FileSlice, HBeeTask, Partitioning, ScanSpec, TaskFile, TaskOutcome,
+};
+
+/// Identifies the build that a message comes from: hashes and plan bytes agree only between equal builds, so Fuse,
+/// HBees and HCombs refuse to work with another one.
+pub const BUILD_ID: &str = concat!(env!("CARGO_PKG_VERSION"), "+df55");

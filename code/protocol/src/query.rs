@@ -1,0 +1,283 @@
+//! What a user asks: the query JSON, parsed once at the door.
+//!
+//! The format is the one of the original Buzz (`steps`, `capacity.zones`, `catalogs`) and what was added since. Fields
+//! that Buzz does not know are ignored with a warning.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::Deserialize;
+
+use crate::{QueryError, Result, nearest};
+
+/// The most combs that one query may ask for.
+pub const ZONES_MAX: usize = 16;
+
+/// A parsed query whose names are unique and whose steps are in an order that can run. That each step's SQL is right
+/// is found out when it is planned.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Query {
+    /// One or several `HBee` steps, then one or several `HComb` steps.
+    pub steps: Vec<Step>,
+    /// Number of combs, 1 to [`ZONES_MAX`].
+    pub zones: usize,
+    /// The tables that the steps read.
+    pub catalogs: Vec<CatalogEntry>,
+}
+
+/// One step: SQL, run verbatim, whose result later steps read by name.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Step {
+    /// The SQL text.
+    pub sql: String,
+    /// The table name that later steps use.
+    pub name: String,
+    /// Who runs it.
+    pub step_type: StepType,
+    /// On an `HBee` step: a boolean SQL expression over partition columns, `key` and `length` that chooses files.
+    #[serde(default)]
+    pub partition_filter: Option<String>,
+    /// On an `HBee` step: what the SQL is evaluated for.
+    #[serde(default)]
+    pub split: Split,
+}
+
+/// Who runs a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum StepType {
+    /// Functions, once per file of one catalog.
+    HBee,
+    /// Combs, once over the results of earlier steps.
+    HComb,
+}
+
+impl fmt::Display for StepType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What the SQL of an `HBee` step is evaluated for, once each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Split {
+    /// A whole file, so the rows do not depend on the number of tasks.
+    #[default]
+    File,
+    /// A run of row groups of a file: finer tasks. The SQL's author vouches that its rows may be computed so.
+    RowGroups,
+}
+
+/// A table by name, as the query gives it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct CatalogEntry {
+    /// The table name that steps use.
+    pub name: String,
+    /// How its files are found.
+    #[serde(rename = "type")]
+    pub kind: CatalogType,
+    /// Where it is.
+    pub uri: String,
+}
+
+/// How a catalog finds its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum CatalogType {
+    /// A Delta Lake table.
+    DeltaLake,
+    /// A Parquet file, a folder of them, or a glob.
+    Parquet,
+    /// A list of files: one of three built-in names, or the path of a JSON manifest.
+    Static,
+}
+
+impl fmt::Display for CatalogType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+#[derive(Deserialize)]
+struct RawQuery {
+    steps: Vec<Step>,
+    #[serde(default)]
+    capacity: RawCapacity,
+    catalogs: Vec<CatalogEntry>,
+}
+
+#[derive(Deserialize)]
+struct RawCapacity {
+    zones: i64,
+}
+
+impl Default for RawCapacity {
+    fn default() -> Self {
+        Self { zones: 1 }
+    }
+}
+
+impl Query {
+    /// Parses `json`, which came from `source` (a file name, for messages). Returns the query and warnings.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the place, when the JSON is not one, a field is missing or of another type, or the steps
+    /// cannot be run in their order.
+    pub fn parse(json: &str, source: &str) -> Result<(Query, Vec<String>)> {
+        let mut ignored = Vec::new();
+        let mut track = serde_path_to_error::Track::new();
+        let mut deserializer = serde_json::Deserializer::from_str(json);
+        let raw: Result<RawQuery, serde_json::Error> = serde_ignored::deserialize(
+            serde_path_to_error::Deserializer::new(&mut deserializer, &mut track),
+            |path| ignored.push(path.to_string()),
+        );
+        let raw = raw.and_then(|raw| deserializer.end().map(|()| raw)).map_err(|error| {
+            let path = track.path().to_string();
+            let place = if path == "." { String::new() } else { format!(" in `{path}`") };
+            QueryError::invalid(format!("{source}{place}: {error}"))
+        })?;
+
+        let mut warnings: Vec<String> =
+            ignored.into_iter().map(|path| format!("{source}: unknown field `{path}` is ignored")).collect();
+        let query = Query::checked(raw, &mut warnings).map_err(|error| error.at(source))?;
+        Ok((query, warnings))
+    }
+
+    fn checked(raw: RawQuery, warnings: &mut Vec<String>) -> Result<Query> {
+        let zones = usize::try_from(raw.capacity.zones).ok().filter(|zones| (1..=ZONES_MAX).contains(zones));
+        let zones = zones.ok_or_else(|| {
+            QueryError::invalid(format!("`capacity.zones` is {}; it can be 1 to {ZONES_MAX}", raw.capacity.zones))
+        })?;
+
+        let mut names = HashSet::new();
+        let all_names = raw.catalogs.iter().map(|c| &c.name).chain(raw.steps.iter().map(|s| &s.name));
+        for name in all_names {
+            if name.is_empty() {
+                return Err(QueryError::invalid("a catalog or step has an empty name"));
+            }
+            if !names.insert(name.to_lowercase()) {
+                return Err(QueryError::invalid(format!("the name `{name}` is used twice; names are one namespace")));
+            }
+        }
+
+        check_order(&raw.steps)?;
+        for step in &raw.steps {
+            if step.step_type == StepType::HComb && step.partition_filter.is_some() {
+                warnings.push(format!("step `{}`: `partition_filter` has no effect on an HComb step", step.name));
+            }
+            if step.step_type == StepType::HComb && step.split != Split::File {
+                warnings.push(format!("step `{}`: `split` has no effect on an HComb step", step.name));
+            }
+        }
+        Ok(Query { steps: raw.steps, zones, catalogs: raw.catalogs })
+    }
+
+    /// Replaces the uri of catalog `name`, as `--table name=uri` does.
+    ///
+    /// # Errors
+    /// `Invalid` when the query has no such catalog.
+    pub fn replace_uri(&mut self, name: &str, uri: &str) -> Result<()> {
+        match self.catalogs.iter_mut().find(|catalog| catalog.name == name) {
+            Some(catalog) => {
+                catalog.uri = uri.to_string();
+                Ok(())
+            }
+            None => Err(QueryError::invalid(format!(
+                "--table {name}: the query has no such catalog{}",
+                name_help(name, self.catalogs.iter().map(|catalog| catalog.name.as_str()))
+            ))),
+        }
+    }
+}
+
+/// "; the nearest is `x`", or "; there are `a`, `b`", or nothing.
+pub fn name_help<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    match nearest(name, names.iter().copied()) {
+        Some(near) => format!("; the nearest is `{near}`"),
+        None if names.is_empty() => String::new(),
+        None => {
+            format!("; there are {}", names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+fn check_order(steps: &[Step]) -> Result<()> {
+    if steps.is_empty() {
+        return Err(QueryError::invalid("`steps` is empty; write an HBee step and an HComb step that reads it"));
+    }
+    let Some(first_comb) = steps.iter().position(|step| step.step_type == StepType::HComb) else {
+        let last = &steps[steps.len() - 1].name;
+        return Err(QueryError::invalid(format!(
+            "no HComb step; add one that reads an HBee step, as {{\"name\": \"result\", \"step_type\": \"HComb\", \
+             \"sql\": \"SELECT * FROM {last}\"}}"
+        )));
+    };
+    if first_comb == 0 {
+        return Err(QueryError::invalid(format!(
+            "the first step, `{}`, is an HComb step; put an HBee step that reads a catalog before it",
+            steps[0].name
+        )));
+    }
+    if let Some(late) = steps[first_comb..].iter().find(|step| step.step_type == StepType::HBee) {
+        return Err(QueryError::invalid(format!(
+            "HBee step `{}` stands after an HComb step; put all HBee steps first",
+            late.name
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{
+        "steps": [
+            {"sql": "SELECT a FROM t", "name": "map", "step_type": "HBee", "partition_filter": "d='x'"},
+            {"sql": "SELECT * FROM map", "name": "reduce", "step_type": "HComb"}
+        ],
+        "capacity": {"zones": 2},
+        "catalogs": [{"name": "t", "type": "DeltaLake", "uri": "s3://b/t"}]
+    }"#;
+
+    fn error(json: &str) -> String {
+        Query::parse(json, "q.json").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_original_form_parses() {
+        let (query, warnings) = Query::parse(GOOD, "q.json").unwrap();
+        assert_eq!(query.zones, 2);
+        assert_eq!(query.steps[0].partition_filter.as_deref(), Some("d='x'"));
+        assert_eq!(query.catalogs[0].kind, CatalogType::DeltaLake);
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn unknown_fields_are_warnings() {
+        let json = GOOD.replace("\"zones\": 2", "\"zones\": 2, \"regions\": 3");
+        let (_, warnings) = Query::parse(&json, "q.json").unwrap();
+        assert_eq!(warnings, ["q.json: unknown field `capacity.regions` is ignored"]);
+    }
+
+    #[test]
+    fn each_mistake_names_its_place() {
+        let cases = [
+            ("{\"steps\": [", "q.json in `steps[0]`: EOF while parsing a list at line 1 column 11"),
+            ("{}", "q.json: missing field `steps` at line 1 column 2"),
+        ];
+        for (json, message) in cases {
+            assert_eq!(error(json), message);
+        }
+        let replaced = |from: &str, to: &str| error(&GOOD.replace(from, to));
+        assert_eq!(
+            replaced("\"HBee\"", "\"HBeee\""),
+            "q.json in `steps[0].step_type`: unknown variant `HBeee`, expected `HBee` or `HComb` at line 3 column 74"
+        );
+        assert_eq!(replaced("\"sql\": \"SELECT a FROM t\", ", ""), "q.json in `steps[0]`: missing field `sql` at line 3 column 76");
+        assert_eq!(replaced("zones\": 2", "zones\": 17"), "q.json: `capacity.zones` is 17; it can be 1 to 16");
+        assert_eq!(replaced("\"map\", \"step", "\"T\", \"step"), "q.json: the name `T` is used twice; names are one namespace");
+        assert!(replaced("\"HComb\"", "\"HBee\"").contains("no HComb step; add one"));
+        assert!(replaced("\"HBee\"", "\"HComb\"").contains("the first step, `map`, is an HComb step"));
+    }
+}

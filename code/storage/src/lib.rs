@@ -1,0 +1,224 @@
+//! The one place where object stores are made.
+//!
+//! A [`Location`] is a store and a path within it. [`Storage`] makes each store once, keeps it, and serves it to
+//! DataFusion as an [`ObjectStoreRegistry`]: nothing else in Buzz names a kind of storage.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Component, Path as FilePath, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use buzz_protocol::{QueryError, Result};
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::execution::object_store::ObjectStoreRegistry;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use url::Url;
+
+/// A place in a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// Root of the store, as `file:///` or `s3://bucket/`.
+    pub store: Url,
+    /// Path within the store; empty for its root.
+    pub path: Path,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.store.scheme() {
+            "file" => write!(f, "/{}", self.path),
+            _ => write!(f, "{}{}", self.store, self.path),
+        }
+    }
+}
+
+impl Location {
+    /// Finds the place that `uri` names: an `s3://` or `file://` URI, or a path, relative to `base` if it is not
+    /// absolute. Nothing is opened.
+    ///
+    /// # Errors
+    /// `Invalid` for a scheme without a store, or a path that cannot be one.
+    pub fn parse(uri: &str, base: &FilePath) -> Result<Location> {
+        let bad = |why: String| QueryError::invalid(format!("`{uri}` is not a place to read from: {why}"));
+        match uri.split_once("://") {
+            Some(("file", path)) => Self::local(FilePath::new(path)).map_err(bad),
+            Some(("s3" | "s3a", rest)) => {
+                let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+                if bucket.is_empty() {
+                    return Err(bad("the bucket is missing".to_string()));
+                }
+                let store = Url::parse(&format!("s3://{bucket}/")).map_err(|error| bad(error.to_string()))?;
+                let path = Path::parse(key.trim_end_matches('/')).map_err(|error| bad(error.to_string()))?;
+                Ok(Location { store, path })
+            }
+            Some((scheme, _)) => Err(bad(format!("there is no storage for `{scheme}://`; use a path or s3://"))),
+            None if uri.is_empty() => Err(bad("it is empty".to_string())),
+            None => Self::local(&base.join(uri)).map_err(bad),
+        }
+    }
+
+    fn local(path: &FilePath) -> Result<Location, String> {
+        let absolute = std::path::absolute(path).map_err(|error| error.to_string())?;
+        let mut clean = PathBuf::new();
+        for part in absolute.components() {
+            match part {
+                Component::ParentDir => {
+                    clean.pop();
+                }
+                Component::CurDir => {}
+                part => clean.push(part),
+            }
+        }
+        let text = clean.to_str().ok_or("it is not valid UTF-8")?;
+        let path = Path::parse(text.trim_matches('/')).map_err(|error| error.to_string())?;
+        Ok(Location { store: Url::parse("file:///").expect("a constant URL parses"), path })
+    }
+
+    /// The place `relative` below this one.
+    ///
+    /// # Errors
+    /// `Data` when it is not a path.
+    pub fn join(&self, relative: &str) -> Result<Location> {
+        let relative = Path::parse(relative.trim_matches('/'))
+            .map_err(|error| QueryError::data(format!("`{relative}` is not a path: {error}")))?;
+        let path = self.path.parts().chain(relative.parts()).collect();
+        Ok(Location { store: self.store.clone(), path })
+    }
+
+    /// The folder that holds this place.
+    #[must_use]
+    pub fn parent(&self) -> Location {
+        let parts: Vec<_> = self.path.parts().collect();
+        let path = parts[..parts.len().saturating_sub(1)].iter().cloned().collect();
+        Location { store: self.store.clone(), path }
+    }
+
+    /// The URL of this place, as Delta's reader wants it: with a slash at the end.
+    pub fn directory_url(&self) -> Url {
+        let mut url = self.store.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.clear().extend(self.path.parts().map(|part| part.as_ref().to_string())).push("");
+        }
+        url
+    }
+}
+
+type Wrap = dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync;
+
+/// Makes object stores and keeps them.
+pub struct Storage {
+    stores: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+    regions: Mutex<HashMap<String, String>>,
+    wrap: Box<Wrap>,
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Storage").finish_non_exhaustive()
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self::with_wrapper(|store| store)
+    }
+}
+
+impl Storage {
+    /// Storage whose every store goes through `wrap`: a limit, a delay, a fault.
+    pub fn with_wrapper(wrap: impl Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync + 'static) -> Self {
+        Self { stores: Mutex::default(), regions: Mutex::default(), wrap: Box::new(wrap) }
+    }
+
+    /// Says that `bucket` is in `region`, for the stores that are made from now on.
+    pub fn know_region(&self, bucket: &str, region: &str) {
+        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        regions.insert(bucket.to_string(), region.to_string());
+    }
+
+    /// The store at the root of `url`. S3 takes its credentials, region and endpoint from the usual `AWS_` variables.
+    ///
+    /// # Errors
+    /// `Invalid` when there is no store for the scheme, or its settings are incomplete.
+    pub fn store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
+        let key = format!("{}://{}", url.scheme(), url.authority());
+        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = stores.get(&key) {
+            return Ok(Arc::clone(store));
+        }
+        let store = (self.wrap)(self.make(url)?);
+        stores.insert(key, Arc::clone(&store));
+        Ok(store)
+    }
+
+    fn make(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
+        match url.scheme() {
+            "file" => Ok(Arc::new(LocalFileSystem::new())),
+            "s3" => {
+                let bucket = url.host_str().unwrap_or_default();
+                let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+                let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(region) = regions.get(bucket) {
+                    builder = builder.with_region(region);
+                }
+                let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint).unwrap_or_default();
+                if endpoint.starts_with("http://") {
+                    builder = builder.with_allow_http(true);
+                }
+                let store = builder
+                    .build()
+                    .map_err(|error| QueryError::invalid(format!("bucket `{bucket}` cannot be read: {error}")))?;
+                Ok(Arc::new(store))
+            }
+            scheme => Err(QueryError::invalid(format!("there is no storage for `{scheme}://`"))),
+        }
+    }
+
+    /// Size in bytes of the object at `place`.
+    ///
+    /// # Errors
+    /// `Data` when it is not there or not readable, `Unavailable` when the store does not answer.
+    pub async fn size(&self, place: &Location) -> Result<u64> {
+        Ok(self.store(&place.store)?.head(&place.path).await?.size)
+    }
+
+    /// The bytes of the object at `place`.
+    ///
+    /// # Errors
+    /// As [`Storage::size`].
+    pub async fn read(&self, place: &Location) -> Result<Vec<u8>> {
+        Ok(self.store(&place.store)?.get(&place.path).await?.bytes().await?.to_vec())
+    }
+}
+
+impl ObjectStoreRegistry for Storage {
+    fn register_store(&self, url: &Url, store: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+        let key = format!("{}://{}", url.scheme(), url.authority());
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner).insert(key, store)
+    }
+
+    fn get_store(&self, url: &Url) -> DataFusionResult<Arc<dyn ObjectStore>> {
+        self.store(url).map_err(|error| DataFusionError::External(Box::new(error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uri_names_a_store_and_a_path() {
+        let base = FilePath::new("/lake/queries");
+        let place = |uri: &str| Location::parse(uri, base).map(|place| place.to_string()).map_err(|e| e.to_string());
+        assert_eq!(place("taxi.parquet").unwrap(), "/lake/queries/taxi.parquet");
+        assert_eq!(place("../taxi/").unwrap(), "/lake/taxi");
+        assert_eq!(place("/data/a=b%2Fc/x").unwrap(), "/data/a=b%2Fc/x");
+        assert_eq!(place("file:///data/t").unwrap(), "/data/t");
+        assert_eq!(place("s3://bucket/a/b/").unwrap(), "s3://bucket/a/b");
+        assert!(place("ftp://host/x").unwrap_err().contains("no storage for `ftp://`"));
+        assert!(place("").unwrap_err().contains("it is empty"));
+    }
+}
