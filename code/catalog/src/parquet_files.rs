@@ -30,8 +30,8 @@ pub(crate) async fn open(uri: &str, base: &Path, storage: &Storage) -> Result<Ta
     };
     found.sort_by(|a, b| a.location.cmp(&b.location));
 
-    let schemas: Vec<(String, Arc<Schema>)> = futures::stream::iter(found.iter().cloned())
-        .map(|object| footer_schema(Arc::clone(&store), object))
+    let footers: Vec<_> = found.iter().map(|object| footer_schema(Arc::clone(&store), object.clone())).collect();
+    let schemas: Vec<(String, Arc<Schema>)> = futures::stream::iter(footers)
         .buffered(FOOTERS_AT_ONCE)
         .try_collect()
         .await?;

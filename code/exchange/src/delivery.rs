@@ -153,7 +153,7 @@ impl DeliveryWriter {
         Ok(())
     }
 
-    async fn begin(&self, comb: usize) -> Result<Box<dyn DeliverySink>> {
+    async fn begin(&mut self, comb: usize) -> Result<Box<dyn DeliverySink>> {
         let address = self
             .destination
             .combs

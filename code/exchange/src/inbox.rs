@@ -114,6 +114,14 @@ impl Inboxes {
         locked(&self.queries).len()
     }
 
+    /// Ends every query with `reason` and forgets it, as when the comb stops.
+    pub fn stop(&self, reason: &QueryError) {
+        let queries: Vec<Arc<QueryInbox>> = locked(&self.queries).drain().map(|(_, inbox)| inbox).collect();
+        for stage in queries.iter().flat_map(|inbox| inbox.stages.values()) {
+            stage.end(reason.clone());
+        }
+    }
+
     /// Bytes that a query has spilled so far, on this comb.
     pub fn spilled_bytes(&self, query: QueryId) -> u64 {
         let inbox = locked(&self.queries).get(&query).cloned();

@@ -25,5 +25,5 @@ pub mod flight;
 pub use delivery::DeliveryWriter;
 pub use inbox::Inboxes;
 pub use inbox_exec::{InboxCodec, InboxExec};
-pub use network::{MemoryNetwork, Network, NetworkChannelResolver, TcpNetwork};
+pub use network::{MemoryNetwork, Network, NetworkChannelResolver, SESSION_HEADER, TcpNetwork};
 pub use service::{Commit, DeliveryHeader, DeliverySink, InboxService, OpenQuery, StageSpec};

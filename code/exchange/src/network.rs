@@ -8,7 +8,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use buzz_protocol::{CombAddress, QueryError, Result};
-use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion_distributed::{
@@ -16,7 +16,7 @@ use datafusion_distributed::{
     MaybeEncoded, SetPlanRequest, Worker, WorkerChannel, WorkerToCoordinatorMsg, grpc,
 };
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use http::HeaderMap;
 use tonic::transport::{Channel, Endpoint};
 use url::Url;
@@ -24,6 +24,10 @@ use url::Url;
 use crate::flight::FlightInbox;
 use crate::inbox::Inboxes;
 use crate::service::InboxService;
+
+/// The header of every reduce call that carries the session's DataFusion configuration, as a JSON object of strings.
+/// Workers get no option of the session otherwise, and a time zone that is lost changes rows.
+pub const SESSION_HEADER: &str = "x-buzz-session";
 
 /// A way to combs.
 #[async_trait]
@@ -169,25 +173,4 @@ impl Network for TcpNetwork {
         let channel = self.channel(address)?;
         Ok(grpc::create_worker_client(grpc::BoxCloneSyncChannel::new(channel)))
     }
-}
-
-/// Runs `attempt` on every comb at once and gives the first error.
-///
-/// # Errors
-/// The first error of any comb.
-pub async fn on_all<F, Fut>(network: &Arc<dyn Network>, combs: &[CombAddress], attempt: F) -> Result<()>
-where
-    F: Fn(usize, Arc<dyn InboxService>) -> Fut,
-    Fut: Future<Output = Result<()>>,
-{
-    let calls = combs.iter().enumerate().map(|(index, address)| {
-        let attempt = &attempt;
-        async move { attempt(index, network.inbox(address).await?).await }.boxed_local()
-    });
-    futures::future::try_join_all(calls).await.map(|_| ())
-}
-
-/// What a stream that ended with `error` means for the query.
-pub fn stream_error(error: DataFusionError) -> QueryError {
-    QueryError::from(error)
 }

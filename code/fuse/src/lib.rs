@@ -1,1 +1,121 @@
-//! stub
+//! Fuse: from a query to its rows.
+//!
+//! [`Fuse::plan`] opens the catalogs, plans each step ([`steps`]), drops files ([`prune`]) and makes tasks of the rest
+//! ([`split`]). [`Fuse::answer`] opens inboxes on the combs, dispatches tasks ([`dispatch`]), accepts one delivery for
+//! each, runs the reduce plans ([`reduce`]) and gives their rows to a [`ResultSink`] ([`run`]). What differs between
+//! the cloud and one machine is behind [`Compute`] and [`Combs`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use buzz_exchange::Network;
+use buzz_protocol::{Options, Query, QueryError, Result};
+use buzz_storage::Storage;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+pub mod seams;
+
+pub mod steps;
+
+pub mod table;
+
+pub mod prune;
+
+pub mod split;
+
+mod session;
+
+pub mod reduce;
+
+pub mod dispatch;
+
+pub mod run;
+
+pub mod explain;
+
+pub mod summary;
+
+pub use seams::{Combs, Compute};
+pub use steps::{MapStage, QueryPlan, ReduceStep};
+pub use run::ResultSink;
+pub use summary::{Progress, Summary};
+
+/// What is asked of Fuse.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The query.
+    pub query: Query,
+    /// The folder that relative uris are below.
+    pub base: PathBuf,
+    /// Bounds and choices.
+    pub options: Options,
+}
+
+/// The scheduler. It has no state of its own: one can answer any number of queries.
+#[derive(Debug)]
+pub struct Fuse {
+    storage: Arc<Storage>,
+    compute: Arc<dyn Compute>,
+    combs: Arc<dyn Combs>,
+    network: Arc<dyn Network>,
+}
+
+impl Fuse {
+    /// A Fuse that reads tables from `storage`, runs tasks on `compute` and reduces on `combs`, which `network` reaches.
+    pub fn new(
+        storage: Arc<Storage>,
+        compute: Arc<dyn Compute>,
+        combs: Arc<dyn Combs>,
+        network: Arc<dyn Network>,
+    ) -> Self {
+        Self { storage, compute, combs, network }
+    }
+
+    /// Opens the catalogs and plans the query; nothing is invoked.
+    ///
+    /// # Errors
+    /// `Invalid` when a step's SQL or filter is wrong, `Data` when a table is not as it should be, `Unavailable` when a
+    /// store does not answer.
+    pub fn plan<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<QueryPlan>> {
+        self.plan_steps(request).boxed()
+    }
+
+    async fn plan_steps(&self, request: &Request) -> Result<QueryPlan> {
+        let started = Instant::now();
+        let mut opening = Vec::new();
+        for entry in &request.query.catalogs {
+            opening.push(buzz_catalog::open(entry, &request.base, &self.storage).boxed());
+        }
+        let tables = futures::future::try_join_all(opening).await?;
+        let opened_in = started.elapsed();
+        let mut plan = steps::plan(request, tables, &self.storage, self.compute.as_ref(), self.combs.as_ref()).await?;
+        plan.opened_in = opened_in;
+        plan.planned_in = started.elapsed() - opened_in;
+        Ok(plan)
+    }
+
+    /// Runs a planned query and gives its rows to `sink`. When a comb is lost on the way, the query is run once more
+    /// from the start and `sink` is started anew.
+    ///
+    /// # Errors
+    /// The first failure of any role, with the kind it was born with; `Limit` when the query takes too long.
+    pub fn answer<'a>(
+        &'a self,
+        plan: &'a QueryPlan,
+        progress: &'a Progress,
+        sink: &'a mut dyn ResultSink,
+    ) -> BoxFuture<'a, Result<Summary>> {
+        let timeout = plan.options.timeout();
+        let running = tokio::time::timeout(timeout, run::run(self, plan, progress, sink));
+        let answered = running.map(move |answered| {
+            answered.unwrap_or_else(|_| {
+                let seconds = timeout.as_secs();
+                let hint = "raise the option `timeout_seconds`";
+                Err(QueryError::limit(format!("the query took more than {seconds} seconds; {hint}")))
+            })
+        });
+        answered.boxed()
+    }
+}

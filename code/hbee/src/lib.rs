@@ -1,1 +1,154 @@
-//! stub
+//! HBee: runs one map task.
+//!
+//! [`HBee::run`] decodes the task's fragment, puts the task's files back into its scans ([`scan`]), skips deleted rows
+//! ([`deletion`]), runs it once for each evaluation and delivers the rows. It never parses SQL and never opens a catalog.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use buzz_exchange::{DeliveryWriter, Network};
+use buzz_protocol::plan::decode_fragment;
+use buzz_protocol::{BUILD_ID, ErrorKind, Evaluation, HBeeTask, QueryError, Result, TaskOutcome};
+use buzz_storage::Storage;
+use datafusion::execution::TaskContext;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::physical_plan::ExecutionPlan;
+use futures::stream::SelectAll;
+use futures::TryStreamExt;
+
+pub mod deletion;
+
+pub mod scan;
+
+use scan::ScanFiles;
+
+/// Runs tasks, several at once if asked to. Made once per process: it keeps connections and footers.
+#[derive(Debug)]
+pub struct HBee {
+    state: SessionState,
+    network: Arc<dyn Network>,
+}
+
+impl HBee {
+    /// An HBee that reads from `storage`, delivers through `network`, and whose operators have `memory_bytes`.
+    ///
+    /// # Errors
+    /// `Internal` when the runtime cannot be made, as without a directory for temporary files.
+    pub fn new(storage: Arc<Storage>, network: Arc<dyn Network>, memory_bytes: u64) -> Result<HBee> {
+        let memory = usize::try_from(memory_bytes).unwrap_or(usize::MAX);
+        let runtime = RuntimeEnvBuilder::new()
+            .with_object_store_registry(storage)
+            .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
+            .build_arc()?;
+        let state = SessionStateBuilder::new().with_default_features().with_runtime_env(runtime).build();
+        Ok(HBee { state, network })
+    }
+
+    /// Runs `task` once: delivers its rows under a fresh name and says what was delivered. Nothing counts until Fuse
+    /// accepts that delivery. Dropping the future stops the task and takes back what it had delivered.
+    ///
+    /// # Errors
+    /// `Data` naming the file that is not as it should be, `Unavailable` when a store or comb does not answer,
+    /// `Invalid` when the SQL fails on a value, `Cancelled` when another run of the task was accepted.
+    pub async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
+        if task.build != BUILD_ID {
+            return Err(QueryError::internal(format!("a task of build {} reached build {BUILD_ID}", task.build)));
+        }
+        let place = || format!("step `{}`, task {}", task.step, task.task);
+        self.run_here(task).await.map_err(|error| error.at(place()))
+    }
+
+    async fn run_here(&self, task: &HBeeTask) -> Result<TaskOutcome> {
+        let started = Instant::now();
+        let ctx = self.task_context(task)?;
+        let scans = ScanFiles::of(task, &ctx)?;
+
+        let schema = decode_fragment(&task.fragment, &ctx)?.schema();
+        let mut writer = DeliveryWriter::new(Arc::clone(&self.network), task.into(), schema);
+        let mut read = Read::default();
+        for evaluation in &task.evaluations {
+            let evaluated = evaluate(task, evaluation, &scans, &ctx, &mut writer, &mut read).await;
+            evaluated.map_err(|error| name_file(error, task, evaluation))?;
+        }
+        let delivered = writer.finish().await?;
+        Ok(TaskOutcome {
+            delivery: delivered.delivery,
+            rows: delivered.rows,
+            bytes_delivered: delivered.bytes,
+            rows_scanned: read.rows,
+            bytes_scanned: read.bytes,
+            milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
+    fn task_context(&self, task: &HBeeTask) -> Result<Arc<TaskContext>> {
+        let mut config = self.state.config().clone();
+        for (key, value) in &task.session {
+            config.options_mut().set(key, value)?;
+        }
+        let ctx = TaskContext::from(&self.state);
+        Ok(Arc::new(ctx.with_session_config(config)))
+    }
+}
+
+/// What the scans of a task gave.
+#[derive(Debug, Default)]
+struct Read {
+    rows: u64,
+    bytes: u64,
+}
+
+async fn evaluate(
+    task: &HBeeTask,
+    evaluation: &Evaluation,
+    scans: &ScanFiles,
+    ctx: &Arc<TaskContext>,
+    writer: &mut DeliveryWriter,
+    read: &mut Read,
+) -> Result<()> {
+    // A plan object is good for one execution only, so every evaluation starts from the bytes.
+    let fragment = decode_fragment(&task.fragment, ctx)?;
+    let plan = scans.put_into(fragment, evaluation, ctx).await?;
+
+    let mut batches = SelectAll::new();
+    for partition in 0..plan.properties().partitioning.partition_count() {
+        batches.push(plan.execute(partition, Arc::clone(ctx))?);
+    }
+    while let Some(batch) = batches.try_next().await? {
+        writer.write(batch).await?;
+    }
+    count_scans(plan.as_ref(), read);
+    Ok(())
+}
+
+fn count_scans(plan: &dyn ExecutionPlan, read: &mut Read) {
+    if plan.children().is_empty()
+        && let Some(metrics) = plan.metrics()
+    {
+        read.rows += metrics.output_rows().unwrap_or_default() as u64;
+        read.bytes += metrics.sum_by_name("bytes_scanned").map_or(0, |bytes| bytes.as_usize() as u64);
+    }
+    for child in plan.children() {
+        count_scans(child.as_ref(), read);
+    }
+}
+
+/// Readers of files do not say which file: an evaluation that reads a single one can.
+fn name_file(error: QueryError, task: &HBeeTask, evaluation: &Evaluation) -> QueryError {
+    if error.kind != ErrorKind::Data {
+        return error;
+    }
+    let mut files = evaluation.inputs.iter().enumerate().flat_map(|(scan, slices)| {
+        let scan = task.scans.get(scan);
+        slices.iter().filter_map(move |slice| Some((scan?, scan?.files.get(slice.file as usize)?)))
+    });
+    let Some((scan, file)) = files.next() else {
+        return error;
+    };
+    if files.any(|(_, other)| other.path != file.path) || error.message.contains(&file.path) {
+        return error;
+    }
+    QueryError { message: format!("file `{}` of table `{}`: {}", file.path, scan.table, error.message), ..error }
+}

@@ -1,1 +1,121 @@
-//! stub
+//! HComb: reduces.
+//!
+//! A comb is its [`Inboxes`], which take deliveries, and a worker of `datafusion-distributed`, which runs (its part of)
+//! the reduce plan over them. Both are served on one port by [`serve`]; in one process they are handed to a
+//! [`MemoryNetwork`](buzz_exchange::MemoryNetwork) instead.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buzz_exchange::flight::flight_server;
+use buzz_exchange::{InboxCodec, Inboxes, Network, NetworkChannelResolver, SESSION_HEADER};
+use buzz_protocol::{BUILD_ID, QueryError, Result};
+use datafusion::common::exec_datafusion_err;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::SessionState;
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion_distributed::{DistributedExt, Worker, WorkerQueryContext};
+use http::HeaderMap;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+/// How many of the largest consumers an out-of-memory message names.
+const CONSUMERS_NAMED: usize = 3;
+
+/// One comb.
+#[derive(Clone)]
+pub struct Comb {
+    inboxes: Arc<Inboxes>,
+    worker: Worker,
+}
+
+impl std::fmt::Debug for Comb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Comb").field("open_queries", &self.inboxes.open_queries()).finish_non_exhaustive()
+    }
+}
+
+impl Comb {
+    /// A comb whose operators have `memory_bytes`, and which reaches the other combs through `network`.
+    ///
+    /// # Errors
+    /// `Internal` when the runtime cannot be made, as without a directory for temporary files.
+    pub fn new(network: Arc<dyn Network>, memory_bytes: u64) -> Result<Comb> {
+        let inboxes = Arc::new(Inboxes::default());
+        let runtime = bounded_runtime(memory_bytes)?;
+        let held = Arc::clone(&inboxes);
+        let session = move |ctx: WorkerQueryContext| {
+            let (held, network) = (Arc::clone(&held), Arc::clone(&network));
+            async move { reduce_session(ctx, held, network) }
+        };
+        let worker = Worker::from_session_builder(session).with_runtime_env(runtime).with_version(BUILD_ID);
+        Ok(Comb { inboxes, worker })
+    }
+
+    /// Where deliveries arrive.
+    pub fn inboxes(&self) -> &Arc<Inboxes> {
+        &self.inboxes
+    }
+
+    /// What runs reduce plans.
+    pub fn worker(&self) -> &Worker {
+        &self.worker
+    }
+}
+
+fn bounded_runtime(memory_bytes: u64) -> Result<Arc<RuntimeEnv>> {
+    let bytes = usize::try_from(memory_bytes).unwrap_or(usize::MAX);
+    let named = std::num::NonZeroUsize::new(CONSUMERS_NAMED).expect("a constant above 0");
+    let pool = TrackConsumersPool::new(FairSpillPool::new(bytes), named);
+    Ok(RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).build_arc()?)
+}
+
+fn reduce_session(
+    mut ctx: WorkerQueryContext,
+    inboxes: Arc<Inboxes>,
+    network: Arc<dyn Network>,
+) -> DataFusionResult<SessionState> {
+    let config = ctx.builder.config().get_or_insert_default();
+    for (key, value) in session_options(&ctx.headers)? {
+        config.options_mut().set(&key, &value)?;
+    }
+    config.set_extension(inboxes);
+    let builder = ctx
+        .builder
+        .with_distributed_user_codec(InboxCodec)
+        .with_distributed_channel_resolver(NetworkChannelResolver(network));
+    Ok(builder.build())
+}
+
+fn session_options(headers: &HeaderMap) -> DataFusionResult<BTreeMap<String, String>> {
+    let Some(header) = headers.get(SESSION_HEADER) else {
+        return Ok(BTreeMap::new());
+    };
+    serde_json::from_slice(header.as_bytes())
+        .map_err(|error| exec_datafusion_err!("the header {SESSION_HEADER} is not readable: {error}"))
+}
+
+/// Signs of life that a comb asks of its callers, so that those of a vanished host end.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Serves a comb on `listener` until `shutdown` resolves.
+///
+/// # Errors
+/// `Unavailable` when the socket fails.
+pub async fn serve(comb: Comb, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
+    let served = Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(32 << 20)
+        .tcp_nodelay(true)
+        .add_service(flight_server(Arc::new(Arc::clone(&comb.inboxes))))
+        .add_service(comb.worker.into_worker_server())
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown)
+        .await;
+    served.map_err(|error| QueryError::unavailable(format!("a comb cannot serve: {error}")))
+}

@@ -42,8 +42,6 @@ pub struct HBeeTask {
     pub partitioning: Partitioning,
     /// The combs. With `n` partitions in all, comb `t` of `T` owns `t·n/T .. (t+1)·n/T`.
     pub combs: Vec<CombAddress>,
-    /// Bytes of memory for the operators of this task.
-    pub memory_bytes: u64,
 }
 
 /// What one scan leaf of the fragment reads.

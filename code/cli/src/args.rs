@@ -1,0 +1,138 @@
+//! What can be asked on the command line.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use buzz_protocol::Options;
+use buzz_protocol::options::OPTION_HELP;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  buzz sample data/nyc-taxi-daily
+      Generates the sample table: a month of taxi rides, 3 million rows, as Delta Lake.
+  buzz query code/examples/query-delta-taxi.json --table nyc_taxi=data/nyc-taxi-daily
+      Runs the example on it and prints a table.
+  buzz query query.json --format parquet --output result.parquet
+      Writes the rows to a file; it appears whole or not at all.
+  buzz query query.json --explain
+      Shows steps, files after pruning, tasks and plans; runs nothing.
+  buzz tables query.json
+      Shows what the query's catalogs hold.
+  echo '{…}' | buzz query - --format ndjson | head
+      Reads the query from standard input.
+
+Rows go to standard output; progress, warnings and the summary go to standard error.
+Exit code: 0 answered, 1 the query failed, 2 wrong usage, 130 interrupted.";
+
+/// SQL over data lakes: functions map, combs reduce, here all in one process.
+#[derive(Debug, Parser)]
+#[command(name = "buzz", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
+pub struct Arguments {
+    /// Threads to use; by default one for each core.
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a query given as JSON.
+    #[command(after_help = option_help())]
+    Query(QueryArguments),
+
+    /// Show what a query's catalogs hold: files, bytes, schema and partition columns.
+    Tables {
+        /// The query's JSON, or - for standard input.
+        file: PathBuf,
+        /// Read a catalog from another place.
+        #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
+        tables: Vec<(String, String)>,
+    },
+
+    /// Generate the sample table, a month of taxi rides, as Delta Lake.
+    Sample {
+        /// The folder to make; nothing is done if the table is there.
+        folder: PathBuf,
+        /// Rows of the table.
+        #[arg(long, default_value_t = 3_000_000, value_name = "N")]
+        rows: u64,
+    },
+}
+
+/// How to run a query.
+#[derive(Debug, Args)]
+pub struct QueryArguments {
+    /// The query's JSON, or - for standard input.
+    pub file: PathBuf,
+
+    /// Form of the rows.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+
+    /// Write the rows to this file instead of standard output; it appears whole or not at all.
+    #[arg(long, value_name = "PATH")]
+    pub output: Option<PathBuf>,
+
+    /// Set an option; see the list below.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
+    pub sets: Vec<String>,
+
+    /// Read a catalog from another place. A relative path is looked for in the working directory, then in the query's
+    /// folder.
+    #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
+    pub tables: Vec<(String, String)>,
+
+    /// Show steps, files after pruning, tasks and plans; run nothing.
+    #[arg(long)]
+    pub explain: bool,
+}
+
+/// Forms of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A table for people.
+    Table,
+    /// An array of objects.
+    Json,
+    /// One object per line.
+    Ndjson,
+    /// Comma-separated values with a header.
+    Csv,
+    /// An Arrow IPC file.
+    Arrow,
+    /// A Parquet file.
+    Parquet,
+}
+
+fn option_help() -> String {
+    let width = OPTION_HELP.iter().map(|(key, _)| key.len()).max().unwrap_or_default();
+    let lines: Vec<String> = OPTION_HELP.iter().map(|(key, help)| format!("  {key:width$}  {help}")).collect();
+    format!("Options for --set:\n{}", lines.join("\n"))
+}
+
+fn assignment(text: &str) -> Result<String, String> {
+    Options::default().set(text).map(|()| text.to_string()).map_err(|error| error.to_string())
+}
+
+fn table_uri(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, uri)) if !name.is_empty() && !uri.is_empty() => Ok((name.to_string(), uri.to_string())),
+        _ => Err(format!("`{text}` is not of the form NAME=URI")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,175 @@
+//! Carries out what the command line asks.
+
+use std::io::{self, ErrorKind as IoErrorKind, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use buzz_fuse::explain::bytes;
+use buzz_fuse::{Progress, Request, Summary};
+use buzz_protocol::{Options, Query, QueryError, Result};
+use buzz_storage::Storage;
+use futures::FutureExt;
+
+use crate::args::{Arguments, Command, QueryArguments};
+use crate::format::{Output, write_rows};
+use crate::local::LocalHost;
+use crate::rows::Rows;
+use crate::{sample, watch};
+
+/// Exit code of a process that was interrupted: 128 and the signal's number.
+const INTERRUPTED: u8 = 130;
+
+/// Carries out `arguments`; what fails is said on standard error.
+pub async fn carry_out(arguments: Arguments) -> ExitCode {
+    let threads = match arguments.threads {
+        Some(threads) => threads.get(),
+        None => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+    };
+    // In a task of its own, so that an interruption is noticed while it computes.
+    let mut work = tokio::spawn(match arguments.command {
+        Command::Query(query) => ask(query, threads).boxed(),
+        Command::Tables { file, tables } => show_tables(file, tables).boxed(),
+        Command::Sample { folder, rows } => sample::generate(folder, rows, threads).boxed(),
+    });
+    let done = tokio::select! {
+        done = &mut work => done,
+        _ = tokio::signal::ctrl_c() => {
+            work.abort();
+            // Waits for nothing but the removal of a half-written output.
+            _ = tokio::time::timeout(std::time::Duration::from_millis(500), work).await;
+            eprintln!("interrupted");
+            return ExitCode::from(INTERRUPTED);
+        }
+    };
+    match done {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+        Err(_) => {
+            eprintln!("error: a bug in Buzz stopped the query; please report it with the message above");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn ask(arguments: QueryArguments, threads: usize) -> Result<()> {
+    let mut options = Options::default();
+    for assignment in &arguments.sets {
+        options.set(assignment)?;
+    }
+    let (query, base) = read_query(&arguments.file, &arguments.tables)?;
+
+    let host = LocalHost::new(Arc::new(Storage::default()), &options, threads)?;
+    let fuse = host.fuse();
+    let plan = fuse.plan(&Request { query, base, options }).await?;
+    for warning in &plan.warnings {
+        eprintln!("warning: {warning}");
+    }
+    if arguments.explain {
+        return print(&fuse.explain(&plan).await?);
+    }
+
+    let output = Output::open(arguments.output.as_deref())?;
+    let progress = Arc::new(Progress::default());
+    let mut rows = Rows::new();
+    let answered = watch::while_running(&progress, fuse.answer(&plan, &progress, &mut rows)).await;
+    let summary = answered?;
+    write_rows(rows, arguments.format, output)?;
+    eprintln!("{}", one_line(&summary));
+    Ok(())
+}
+
+fn one_line(summary: &Summary) -> String {
+    let time = summary.opened_in + summary.planned_in + summary.ran_in;
+    format!(
+        "rows: {}, files: {} of {}, bytes: {}, tasks: {}, retries: {}, time: {:.2} s, cost: n/a",
+        summary.rows,
+        summary.files_read,
+        summary.files_found,
+        bytes(summary.bytes_read),
+        summary.tasks,
+        summary.retries,
+        time.as_secs_f64()
+    )
+}
+
+/// The query in `file`, with the uris of `tables`, and the folder that its relative uris are below.
+fn read_query(file: &Path, tables: &[(String, String)]) -> Result<(Query, PathBuf)> {
+    let (json, source, base) = if file == Path::new("-") {
+        let mut json = String::new();
+        let read = io::stdin().read_to_string(&mut json);
+        read.map_err(|error| QueryError::invalid(format!("standard input is not readable: {error}")))?;
+        (json, "standard input".to_string(), PathBuf::from("."))
+    } else {
+        let json = std::fs::read_to_string(file)
+            .map_err(|error| QueryError::invalid(format!("query file `{}`: {error}", file.display())))?;
+        let base = file.parent().unwrap_or(Path::new(".")).to_path_buf();
+        (json, file.display().to_string(), base)
+    };
+    let (mut query, warnings) = Query::parse(&json, &source)?;
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+    for (name, uri) in tables {
+        query.replace_uri(name, &from_working_directory(uri))?;
+    }
+    let base = std::path::absolute(&base)
+        .map_err(|error| QueryError::invalid(format!("folder `{}`: {error}", base.display())))?;
+    Ok((query, base))
+}
+
+/// A path on the command line means the working directory, if there is such a path.
+fn from_working_directory(uri: &str) -> String {
+    if uri.contains("://") {
+        return uri.to_string();
+    }
+    // Of a glob, the part before the first special character decides.
+    let plain = uri.find(['*', '?', '[']).map_or(uri, |at| uri[..at].rsplit_once('/').map_or(".", |(folder, _)| folder));
+    match std::path::absolute(uri) {
+        Ok(absolute) if Path::new(plain).exists() => absolute.display().to_string(),
+        _ => uri.to_string(),
+    }
+}
+
+async fn show_tables(file: PathBuf, tables: Vec<(String, String)>) -> Result<()> {
+    let (query, base) = read_query(&file, &tables)?;
+    let storage = Storage::default();
+    let mut text = String::new();
+    for entry in &query.catalogs {
+        let table = buzz_catalog::open(entry, &base, &storage).await?;
+        let version = table.version.map(|version| format!(", version {version}")).unwrap_or_default();
+        text.push_str(&format!("{} ({}{version}): {}\n", table.name, entry.kind, table.uri));
+        text.push_str(&format!("  files: {}, bytes: {}\n", table.files.len(), table.bytes()));
+        let partitions = if table.partition_columns.is_empty() { "none".to_string() } else { table.partition_columns.join(", ") };
+        text.push_str(&format!("  partition columns: {partitions}\n  columns:\n"));
+        for field in table.schema.fields() {
+            // Views are how strings are read, not what they are.
+            let shown = field.data_type().to_string().replace("Utf8View", "Utf8").replace("BinaryView", "Binary");
+            text.push_str(&format!("    {}: {shown}\n", field.name()));
+        }
+    }
+    print(&text)
+}
+
+/// Prints to standard output; a reader that has gone away is not an error.
+fn print(text: &str) -> Result<()> {
+    use io::Write;
+    quiet_when_closed(io::stdout().lock().write_all(text.as_bytes()))
+}
+
+/// The outcome of writing to standard output, where a closed pipe only means that the reader has seen enough.
+pub(crate) fn quiet_when_closed(written: io::Result<()>) -> Result<()> {
+    match written {
+        Err(error) if error.kind() == IoErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(QueryError::invalid(format!("standard output is not writable: {error}"))),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Whether somebody watches standard error.
+pub(crate) fn watched() -> bool {
+    io::stderr().is_terminal()
+}

@@ -1,0 +1,375 @@
+//! Writes an answer in the form that was asked for.
+
+use std::collections::HashSet;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BinaryViewArray, FixedSizeBinaryArray, LargeBinaryArray, RecordBatch,
+    RecordBatchOptions, StringArray,
+};
+use arrow::compute::cast;
+use arrow::csv::WriterBuilder as CsvWriterBuilder;
+use arrow::datatypes::{DataType, Field, FieldRef, Float16Type, Float32Type, Float64Type, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::ipc::writer::FileWriter;
+use arrow::json::writer::{JsonArray, LineDelimited};
+use arrow::json::writer::NullableEncoder;
+use arrow::json::{Encoder, EncoderFactory, EncoderOptions, WriterBuilder as JsonWriterBuilder};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use arrow::util::pretty::pretty_format_batches_with_schema;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use buzz_protocol::{QueryError, Result};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use tempfile::NamedTempFile;
+
+use crate::args::Format;
+use crate::ask::quiet_when_closed;
+use crate::rows::Rows;
+
+/// Where rows go: standard output, or a file that appears whole or not at all.
+#[derive(Debug)]
+pub struct Output {
+    file: Option<(NamedTempFile, PathBuf)>,
+}
+
+impl Output {
+    /// The file at `path`, or standard output. A place that cannot be written to is found out here, before anything
+    /// runs.
+    ///
+    /// # Errors
+    /// `Invalid` when the file cannot be made.
+    pub fn open(path: Option<&Path>) -> Result<Output> {
+        let Some(path) = path else {
+            return Ok(Output { file: None });
+        };
+        let bad = |why: &dyn std::fmt::Display| {
+            QueryError::invalid(format!("output `{}` is not writable: {why}", path.display()))
+        };
+        if path.is_dir() {
+            return Err(bad(&"it is a folder"));
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".buzz-output-");
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file = builder.tempfile_in(folder).map_err(|error| bad(&error.error_or_self()))?;
+        Ok(Output { file: Some((file, path.to_path_buf())) })
+    }
+
+    fn write(self, write: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>) -> Result<()> {
+        let Some((file, path)) = self.file else {
+            let mut out = BufWriter::new(io::stdout().lock());
+            return match write(&mut out) {
+                Ok(()) => quiet_when_closed(out.flush()),
+                Err(WriteError::Io(error)) => quiet_when_closed(Err(error)),
+                Err(WriteError::Rows(error)) => Err(error),
+            };
+        };
+        let bad = |why: io::Error| QueryError::invalid(format!("output `{}` is not writable: {why}", path.display()));
+        let mut out = BufWriter::new(file);
+        match write(&mut out) {
+            Ok(()) => {}
+            Err(WriteError::Io(error)) => return Err(bad(error)),
+            Err(WriteError::Rows(error)) => return Err(error),
+        }
+        let file = out.into_inner().map_err(|error| bad(error.into_error()))?;
+        file.as_file().sync_all().map_err(bad)?;
+        file.persist(&path).map(|_| ()).map_err(|error| bad(error.error))
+    }
+}
+
+trait OrSelf {
+    fn error_or_self(self) -> io::Error;
+}
+
+impl OrSelf for io::Error {
+    /// The cause without the path of the temporary file, which means nothing to the user.
+    fn error_or_self(self) -> io::Error {
+        self.raw_os_error().map_or_else(|| io::Error::from(self.kind()), io::Error::from_raw_os_error)
+    }
+}
+
+/// What stops writing: the place, or the rows.
+enum WriteError {
+    Io(io::Error),
+    Rows(QueryError),
+}
+
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<QueryError> for WriteError {
+    fn from(error: QueryError) -> Self {
+        Self::Rows(error)
+    }
+}
+
+impl From<ArrowError> for WriteError {
+    fn from(error: ArrowError) -> Self {
+        match error {
+            ArrowError::IoError(_, source) => Self::Io(source),
+            // The CSV writer wraps what its output says in text.
+            ArrowError::CsvError(message) if message.contains("Broken pipe") => {
+                Self::Io(io::Error::from(io::ErrorKind::BrokenPipe))
+            }
+            other => Self::Rows(other.into()),
+        }
+    }
+}
+
+impl From<parquet::errors::ParquetError> for WriteError {
+    fn from(error: parquet::errors::ParquetError) -> Self {
+        use parquet::errors::ParquetError;
+        match error {
+            ParquetError::External(source) => match source.downcast::<io::Error>() {
+                Ok(source) => Self::Io(*source),
+                Err(source) => Self::Rows(QueryError::invalid(source.to_string())),
+            },
+            other => Self::Rows(QueryError::invalid(format!("the rows do not fit Parquet: {other}"))),
+        }
+    }
+}
+
+/// Writes `rows` to `output`.
+///
+/// # Errors
+/// `Invalid` when the output is not writable or the rows do not fit the format.
+pub fn write_rows(rows: Rows, format: Format, output: Output) -> Result<()> {
+    let schema = rows.schema();
+    if matches!(format, Format::Json | Format::Ndjson) {
+        check_unique(&schema)?;
+    }
+    let batches = rows.into_batches()?;
+    output.write(|out| match format {
+        Format::Table => table(schema, batches, out),
+        Format::Json => json::<JsonArray>(batches, out, b"[]\n", b"\n"),
+        Format::Ndjson => json::<LineDelimited>(batches, out, b"", b""),
+        Format::Csv => csv(&schema, batches, out),
+        Format::Arrow => arrow_file(&schema, batches, out),
+        Format::Parquet => parquet_file(&schema, batches, out),
+    })
+}
+
+type Batches = Box<dyn Iterator<Item = Result<RecordBatch>>>;
+
+fn check_unique(schema: &Schema) -> Result<()> {
+    let mut names = HashSet::new();
+    match schema.fields().iter().find(|field| !names.insert(field.name())) {
+        Some(twice) => Err(QueryError::invalid(format!(
+            "two columns are called `{}`, which a JSON object cannot hold; rename one, as \"SELECT … AS other_name\"",
+            twice.name()
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn table(schema: SchemaRef, batches: Batches, out: &mut dyn Write) -> Result<(), WriteError> {
+    let batches = batches.collect::<Result<Vec<_>>>()?;
+    let text = pretty_format_batches_with_schema(schema, &batches)?;
+    Ok(writeln!(out, "{text}")?)
+}
+
+fn json<F: arrow::json::writer::JsonFormat>(
+    batches: Batches,
+    out: &mut dyn Write,
+    when_empty: &[u8],
+    end: &[u8],
+) -> Result<(), WriteError> {
+    let mut batches = batches.filter(|batch| batch.as_ref().map_or(true, |batch| batch.num_rows() > 0)).peekable();
+    if batches.peek().is_none() {
+        return Ok(out.write_all(when_empty)?);
+    }
+    let builder = JsonWriterBuilder::new().with_explicit_nulls(true).with_encoder_factory(Arc::new(ExactValues));
+    let mut writer = builder.build::<_, F>(&mut *out);
+    for batch in batches {
+        writer.write(&batch?)?;
+    }
+    writer.finish()?;
+    drop(writer);
+    Ok(out.write_all(end)?)
+}
+
+/// Values that JSON has no form for, or that arrow's writer would lose: NaN and the infinities become strings, binary
+/// becomes base64. Integers and decimals keep every digit as they are.
+#[derive(Debug)]
+struct ExactValues;
+
+impl EncoderFactory for ExactValues {
+    fn make_default_encoder<'a>(
+        &self,
+        _field: &'a FieldRef,
+        array: &'a dyn Array,
+        _options: &'a EncoderOptions,
+    ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
+        let nulls = array.nulls().cloned();
+        let encoder: Box<dyn Encoder + 'a> = match array.data_type() {
+            DataType::Float16 => {
+                let values = array.as_primitive::<Float16Type>();
+                Box::new(Floats(Box::new(move |index| f64::from(values.value(index)).to_text())))
+            }
+            DataType::Float32 => {
+                let values = array.as_primitive::<Float32Type>();
+                Box::new(Floats(Box::new(move |index| values.value(index).to_text())))
+            }
+            DataType::Float64 => {
+                let values = array.as_primitive::<Float64Type>();
+                Box::new(Floats(Box::new(move |index| values.value(index).to_text())))
+            }
+            DataType::Binary => bytes_of(array.as_any().downcast_ref::<BinaryArray>().map(|a| a as _))?,
+            DataType::LargeBinary => bytes_of(array.as_any().downcast_ref::<LargeBinaryArray>().map(|a| a as _))?,
+            DataType::BinaryView => bytes_of(array.as_any().downcast_ref::<BinaryViewArray>().map(|a| a as _))?,
+            DataType::FixedSizeBinary(_) => {
+                bytes_of(array.as_any().downcast_ref::<FixedSizeBinaryArray>().map(|a| a as _))?
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(NullableEncoder::new(encoder, nulls)))
+    }
+}
+
+/// A float as JSON: the shortest text that reads back as the same value.
+trait ToText {
+    fn to_text(self) -> String;
+}
+
+macro_rules! float_to_text {
+    ($float:ty) => {
+        impl ToText for $float {
+            fn to_text(self) -> String {
+                match self {
+                    value if value.is_nan() => "\"NaN\"".to_string(),
+                    <$float>::INFINITY => "\"Infinity\"".to_string(),
+                    <$float>::NEG_INFINITY => "\"-Infinity\"".to_string(),
+                    value => format!("{value:?}"),
+                }
+            }
+        }
+    };
+}
+
+float_to_text!(f32);
+float_to_text!(f64);
+
+struct Floats<'a>(Box<dyn Fn(usize) -> String + 'a>);
+
+impl Encoder for Floats<'_> {
+    fn encode(&mut self, index: usize, out: &mut Vec<u8>) {
+        out.extend_from_slice((self.0)(index).as_bytes());
+    }
+}
+
+trait Bytes {
+    fn bytes(&self, index: usize) -> &[u8];
+}
+
+macro_rules! bytes_by_value {
+    ($($array:ty),*) => {
+        $(impl Bytes for $array {
+            fn bytes(&self, index: usize) -> &[u8] {
+                self.value(index)
+            }
+        })*
+    };
+}
+
+bytes_by_value!(BinaryArray, LargeBinaryArray, BinaryViewArray, FixedSizeBinaryArray);
+
+struct Base64<'a>(&'a dyn Bytes);
+
+impl Encoder for Base64<'_> {
+    fn encode(&mut self, index: usize, out: &mut Vec<u8>) {
+        out.push(b'"');
+        out.extend_from_slice(STANDARD.encode(self.0.bytes(index)).as_bytes());
+        out.push(b'"');
+    }
+}
+
+fn bytes_of<'a>(array: Option<&'a dyn Bytes>) -> Result<Box<dyn Encoder + 'a>, ArrowError> {
+    let array = array.ok_or_else(|| ArrowError::CastError("an array is not of its own type".to_string()))?;
+    Ok(Box::new(Base64(array)))
+}
+
+fn csv(schema: &SchemaRef, batches: Batches, out: &mut dyn Write) -> Result<(), WriteError> {
+    let mut writer = CsvWriterBuilder::new().with_header(true).build(&mut *out);
+    writer.write(&csv_batch(&RecordBatch::new_empty(Arc::clone(schema)))?)?;
+    for batch in batches {
+        writer.write(&csv_batch(&batch?)?)?;
+    }
+    Ok(())
+}
+
+/// Nested values and binaries become text, for which CSV has room.
+fn csv_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    replace_columns(batch, |array| match array.data_type() {
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => as_text(array),
+        other if other.is_nested() => as_text(array),
+        _ => Ok(Arc::clone(array)),
+    })
+}
+
+fn as_text(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let formatter = ArrayFormatter::try_new(array, &FormatOptions::default())?;
+    let texts: Vec<Option<String>> = (0..array.len())
+        .map(|index| array.is_valid(index).then(|| formatter.value(index).to_string()))
+        .collect();
+    Ok(Arc::new(StringArray::from(texts)))
+}
+
+fn arrow_file(schema: &SchemaRef, batches: Batches, out: &mut dyn Write) -> Result<(), WriteError> {
+    let schema = plain_batch(&RecordBatch::new_empty(Arc::clone(schema)))?.schema();
+    let mut writer = FileWriter::try_new(&mut *out, &schema)?;
+    for batch in batches {
+        writer.write(&plain_batch(&batch?)?)?;
+    }
+    Ok(writer.finish()?)
+}
+
+fn parquet_file(schema: &SchemaRef, batches: Batches, out: &mut dyn Write) -> Result<(), WriteError> {
+    let schema = plain_batch(&RecordBatch::new_empty(Arc::clone(schema)))?.schema();
+    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+    // `ArrowWriter` wants an output that can be sent between threads; standard output's lock cannot.
+    let mut buffer = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut buffer, schema, Some(properties))?;
+    for batch in batches {
+        writer.write(&plain_batch(&batch?)?)?;
+        let written = writer.inner_mut();
+        out.write_all(written)?;
+        written.clear();
+    }
+    writer.close()?;
+    Ok(out.write_all(&buffer)?)
+}
+
+/// Views become the plain types that every reader of Arrow and Parquet files knows.
+fn plain_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    replace_columns(batch, |array| match array.data_type() {
+        DataType::Utf8View => cast(array, &DataType::Utf8),
+        DataType::BinaryView => cast(array, &DataType::Binary),
+        _ => Ok(Arc::clone(array)),
+    })
+}
+
+fn replace_columns(
+    batch: &RecordBatch,
+    replace: impl Fn(&ArrayRef) -> Result<ArrayRef, ArrowError>,
+) -> Result<RecordBatch, ArrowError> {
+    let columns = batch.columns().iter().map(replace).collect::<Result<Vec<_>, _>>()?;
+    let schema = batch.schema();
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .zip(&columns)
+        .map(|(field, column)| field.as_ref().clone().with_data_type(column.data_type().clone()))
+        .collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+}

@@ -1,0 +1,143 @@
+//! Runs the tasks of all map stages and accepts one delivery for each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use buzz_exchange::{Commit, InboxService};
+use buzz_protocol::{BUILD_ID, CombAddress, ErrorKind, HBeeTask, Partitioning, QueryId, Result, TaskIndex, TaskOutcome};
+use futures::TryStreamExt;
+use futures::stream::FuturesUnordered;
+
+use crate::summary::Progress;
+use crate::{Compute, MapStage, QueryPlan};
+
+/// The first wait before a task is tried again; it doubles each time, with jitter.
+const RETRY_WAIT: Duration = Duration::from_millis(200);
+
+/// The longest wait before a task is tried again.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// The inboxes of a query's combs, in the order in which they own partitions.
+#[derive(Debug, Clone)]
+pub struct Inboxes {
+    /// Where each comb is, for deliveries.
+    pub addresses: Vec<CombAddress>,
+    /// The same combs, to talk to.
+    pub services: Vec<Arc<dyn InboxService>>,
+    /// Partitions of each.
+    pub partitions_per_comb: usize,
+}
+
+impl Inboxes {
+    /// How tasks divide their rows.
+    pub fn partitioning(&self) -> Partitioning {
+        Partitioning::RoundRobin { count: self.services.len() * self.partitions_per_comb }
+    }
+
+    /// Tells every comb which delivery counts. `rows` are by partition of all combs.
+    ///
+    /// # Errors
+    /// As [`InboxService::commit`].
+    pub async fn commit(&self, query: QueryId, commit: Commit) -> Result<()> {
+        let calls = self.services.iter().zip(commit.rows.chunks(self.partitions_per_comb)).map(|(service, rows)| {
+            let own = Commit { rows: rows.to_vec(), ..commit.clone() };
+            async move { service.commit(query, vec![own]).await }
+        });
+        futures::future::try_join_all(calls).await.map(|_| ())
+    }
+}
+
+/// Runs every task of every stage, at most `concurrency` at once, until all are accepted. A task that is `Unavailable`
+/// is tried again; any other failure is the query's. Dropping the future gives up the tasks that run.
+///
+/// # Errors
+/// The first task's failure that is not mended by trying again.
+pub async fn dispatch(
+    plan: &QueryPlan,
+    query: QueryId,
+    inboxes: &Inboxes,
+    compute: &dyn Compute,
+    progress: &Progress,
+) -> Result<()> {
+    let concurrency = match plan.options.concurrency {
+        0 => compute.concurrency(),
+        chosen => chosen,
+    };
+    let of_stage = |stage| (0..MapStage::task_count(stage)).map(move |task| (stage, task));
+    let mut waiting = plan.stages.iter().flat_map(of_stage).collect::<Vec<_>>().into_iter();
+    let mut running = FuturesUnordered::new();
+    loop {
+        while running.len() < concurrency.max(1)
+            && let Some((stage, task)) = waiting.next()
+        {
+            running.push(run_task(plan, stage, task, query, inboxes, compute, progress));
+        }
+        if running.try_next().await?.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+async fn run_task(
+    plan: &QueryPlan,
+    stage: &MapStage,
+    task: usize,
+    query: QueryId,
+    inboxes: &Inboxes,
+    compute: &dyn Compute,
+    progress: &Progress,
+) -> Result<()> {
+    let task = make_task(plan, stage, task, query, inboxes)?;
+    let retry = ExponentialBuilder::default()
+        .with_min_delay(RETRY_WAIT)
+        .with_max_delay(RETRY_WAIT_MAX)
+        .with_max_times(plan.options.attempts.saturating_sub(1) as usize)
+        .with_jitter();
+    let mut attempts = 0;
+    let attempt = || {
+        attempts += 1;
+        let task = HBeeTask { attempt: attempts, ..task.clone() };
+        async move { compute.run(&task).await }
+    };
+    let outcome = attempt
+        .retry(retry)
+        .when(|error| error.kind == ErrorKind::Unavailable)
+        .notify(|error, wait| {
+            tracing::warn!(%query, task = %task.task, step = task.step, %error, ?wait, "task is tried again");
+            Progress::add(&progress.retries, 1);
+        })
+        .await?;
+    accept(query, &task, &outcome, inboxes).await?;
+
+    Progress::add(&progress.tasks_done, 1);
+    Progress::add(&progress.rows_scanned, outcome.rows_scanned);
+    Progress::add(&progress.bytes_scanned, outcome.bytes_scanned);
+    Progress::add(&progress.rows_delivered, outcome.rows.iter().sum());
+    Progress::add(&progress.bytes_delivered, outcome.bytes_delivered);
+    Ok(())
+}
+
+async fn accept(query: QueryId, task: &HBeeTask, outcome: &TaskOutcome, inboxes: &Inboxes) -> Result<()> {
+    let commit =
+        Commit { stage: task.stage, task: task.task, delivery: outcome.delivery, rows: outcome.rows.clone() };
+    inboxes.commit(query, commit).await
+}
+
+fn make_task(plan: &QueryPlan, stage: &MapStage, task: usize, query: QueryId, inboxes: &Inboxes) -> Result<HBeeTask> {
+    let (scans, evaluations) = stage.task_inputs(task)?;
+    Ok(HBeeTask {
+        build: BUILD_ID.to_string(),
+        query,
+        stage: stage.id,
+        step: stage.step.clone(),
+        task: TaskIndex(u32::try_from(task).expect("a stage has fewer than 2^32 tasks")),
+        attempt: 1,
+        fragment: stage.fragment.clone(),
+        scans,
+        evaluations,
+        session: plan.session.clone(),
+        partitioning: inboxes.partitioning(),
+        combs: inboxes.addresses.clone(),
+    })
+}

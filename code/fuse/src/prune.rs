@@ -1,0 +1,252 @@
+//! Which files a step reads: those whose partition values pass the step's `partition_filter` and its WHERE.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema};
+use buzz_catalog::{DataFile, Table};
+use buzz_protocol::error::column_not_found;
+use buzz_protocol::{QueryError, Result};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, SchemaError};
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::expr::{Between, BinaryExpr, InList, Like};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Operator, cast};
+use datafusion::scalar::ScalarValue;
+
+/// The files whose partition values, path (`key`) or size in bytes (`length`) pass `filter`, a boolean SQL expression.
+/// A number or date that is compared with a text means what the text means; an operator that only texts have applies to
+/// the value's text.
+///
+/// # Errors
+/// `Invalid` when the filter is not such an expression.
+pub fn by_partition_filter(
+    state: &SessionState,
+    table: &Table,
+    files: Vec<DataFile>,
+    filter: &str,
+) -> Result<Vec<DataFile>> {
+    let batch = describe(table, &files)?;
+    let schema = DFSchema::try_from(batch.schema())?;
+    let place = |error: QueryError| error.at(format!("partition_filter \"{filter}\""));
+
+    let expr = state.create_logical_expr(filter, &schema).map_err(|error| place(not_a_partition(error, table)))?;
+    check_plain(&expr).map_err(place)?;
+    let typed = expr.transform_up(|expr| text_means_value(expr, &schema)).data().map_err(|error| place(error.into()))?;
+    match typed.get_type(&schema).map_err(|error| place(not_a_partition(error, table)))? {
+        DataType::Boolean | DataType::Null => {}
+        other => return Err(place(QueryError::invalid(format!("it is {other}, not a condition")))),
+    }
+    let keep = evaluate(state, typed, &schema, &batch).map_err(place)?;
+    Ok(kept(files, &keep))
+}
+
+/// The files that can have rows for `plan`, judged by the conditions on partition columns that its scans of `table`
+/// have. All of them, if the plan could give rows without any input: then an evaluation counts even if it reads nothing.
+///
+/// # Errors
+/// `Invalid` when a condition cannot be evaluated.
+pub fn by_where(state: &SessionState, table: &Table, files: Vec<DataFile>, plan: &LogicalPlan) -> Result<Vec<DataFile>> {
+    let Some(filters) = scan_filters(plan) else {
+        return Ok(files);
+    };
+    let of_partitions = |expr: &&Expr| {
+        let columns = expr.column_refs();
+        !columns.is_empty()
+            && columns.iter().all(|column| table.partition_columns.contains(&column.name))
+            && check_plain(expr).is_ok()
+            && !expr.is_volatile()
+    };
+    let filters: Vec<Expr> = filters.iter().filter(of_partitions).cloned().collect();
+    if filters.is_empty() {
+        return Ok(files);
+    }
+    let batch = describe(table, &files)?;
+    let schema = DFSchema::try_from(batch.schema())?;
+    let mut keep = vec![true; files.len()];
+    for filter in filters {
+        let unqualified = filter
+            .transform(|expr| match expr {
+                Expr::Column(column) => Ok(Transformed::yes(Expr::Column(Column::from_name(column.name)))),
+                other => Ok(Transformed::no(other)),
+            })
+            .data()?;
+        for (keep, passes) in keep.iter_mut().zip(evaluate(state, unqualified, &schema, &batch)?) {
+            *keep &= passes;
+        }
+    }
+    Ok(kept(files, &keep))
+}
+
+fn kept(files: Vec<DataFile>, keep: &[bool]) -> Vec<DataFile> {
+    files.into_iter().zip(keep).filter(|(_, keep)| **keep).map(|(file, _)| file).collect()
+}
+
+/// One row per file: its partition values, and `key` and `length` unless the table has columns of these names.
+fn describe(table: &Table, files: &[DataFile]) -> Result<RecordBatch> {
+    let mut fields = Vec::new();
+    let mut columns: Vec<ArrayRef> = Vec::new();
+    for (index, field) in table.partition_fields().iter().enumerate() {
+        let values = files.iter().map(|file| file.partition_values[index].clone());
+        let empty = || arrow::array::new_empty_array(field.data_type());
+        columns.push(if files.is_empty() { empty() } else { ScalarValue::iter_to_array(values)? });
+        fields.push(Field::new(field.name(), columns[index].data_type().clone(), true));
+    }
+    if table.schema.field_with_name("key").is_err() {
+        fields.push(Field::new("key", DataType::Utf8, false));
+        columns.push(Arc::new(StringArray::from_iter_values(files.iter().map(|file| &file.path))));
+    }
+    if table.schema.field_with_name("length").is_err() {
+        fields.push(Field::new("length", DataType::UInt64, false));
+        columns.push(Arc::new(UInt64Array::from_iter_values(files.iter().map(|file| file.size))));
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(files.len()));
+    Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?)
+}
+
+fn not_a_partition(error: DataFusionError, table: &Table) -> QueryError {
+    let root = error.find_root();
+    let DataFusionError::SchemaError(schema, _) = root else {
+        return error.into();
+    };
+    let SchemaError::FieldNotFound { field, valid_fields } = schema.as_ref() else {
+        return error.into();
+    };
+    let names: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).collect();
+    if table.schema.field_with_name(&field.name).is_ok() {
+        let there = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        return QueryError::invalid(format!(
+            "`{}` is not a partition column of `{}`, it is in the files; filter it in the step's SQL (here there are {there})",
+            field.name, table.name
+        ));
+    }
+    QueryError::invalid(column_not_found(&field.name, &format!(" a partition column of `{}`", table.name), &names))
+}
+
+/// Subqueries, aggregates and window functions have no meaning for a single file.
+fn check_plain(expr: &Expr) -> Result<()> {
+    let mut odd = None;
+    expr.apply(|expr| {
+        odd = match expr {
+            Expr::AggregateFunction(_) => Some("an aggregate"),
+            Expr::WindowFunction(_) => Some("a window function"),
+            Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) => Some("a subquery"),
+            Expr::OuterReferenceColumn(_, _) => Some("a column of an outer query"),
+            _ => None,
+        };
+        Ok(if odd.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    match odd {
+        Some(what) => Err(QueryError::invalid(format!("it cannot hold {what}"))),
+        None => Ok(()),
+    }
+}
+
+fn text_means_value(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>, DataFusionError> {
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if op.supports_propagation() => {
+            let (left, right) = same_type(*left, *right, schema)?;
+            Ok(Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)))))
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_text_operator(op) => {
+            let left = as_text(*left, schema)?;
+            Ok(Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, right))))
+        }
+        Expr::Like(like) => Ok(Transformed::yes(Expr::Like(text_like(like, schema)?))),
+        Expr::SimilarTo(like) => Ok(Transformed::yes(Expr::SimilarTo(text_like(like, schema)?))),
+        Expr::Between(Between { expr, negated, low, high }) => {
+            let (_, low) = same_type((*expr).clone(), *low, schema)?;
+            let (expr, high) = same_type(*expr, *high, schema)?;
+            let between = Between::new(Box::new(expr), negated, Box::new(low), Box::new(high));
+            Ok(Transformed::yes(Expr::Between(between)))
+        }
+        Expr::InList(InList { expr, list, negated }) => {
+            let typed = |item| Ok::<_, DataFusionError>(same_type((*expr).clone(), item, schema)?.1);
+            let list = list.into_iter().map(typed).collect::<Result<Vec<_>, _>>()?;
+            Ok(Transformed::yes(Expr::InList(InList::new(expr, list, negated))))
+        }
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+fn is_text_operator(op: Operator) -> bool {
+    use Operator::{
+        ILikeMatch, LikeMatch, NotILikeMatch, NotLikeMatch, RegexIMatch, RegexMatch, RegexNotIMatch, RegexNotMatch,
+    };
+    matches!(
+        op,
+        RegexMatch
+            | RegexIMatch
+            | RegexNotMatch
+            | RegexNotIMatch
+            | LikeMatch
+            | ILikeMatch
+            | NotLikeMatch
+            | NotILikeMatch
+    )
+}
+
+fn text_like(like: Like, schema: &DFSchema) -> Result<Like, DataFusionError> {
+    let expr = Box::new(as_text(*like.expr, schema)?);
+    Ok(Like { expr, ..like })
+}
+
+fn as_text(expr: Expr, schema: &DFSchema) -> Result<Expr, DataFusionError> {
+    if is_text(&expr.get_type(schema)?) { Ok(expr) } else { Ok(cast(expr, DataType::Utf8)) }
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null)
+}
+
+/// Both sides, where a text literal beside a value of another type has become a value of that type.
+fn same_type(left: Expr, right: Expr, schema: &DFSchema) -> Result<(Expr, Expr), DataFusionError> {
+    let (left_type, right_type) = (left.get_type(schema)?, right.get_type(schema)?);
+    match (is_text(&left_type), is_text(&right_type)) {
+        (false, true) => Ok((left, literal_as(right, &left_type)?)),
+        (true, false) => Ok((literal_as(left, &right_type)?, right)),
+        _ => Ok((left, right)),
+    }
+}
+
+fn literal_as(expr: Expr, data_type: &DataType) -> Result<Expr, DataFusionError> {
+    match expr {
+        Expr::Literal(value, metadata) if !value.is_null() => {
+            let text = value.to_string();
+            let typed = value.cast_to(data_type).map_err(|_| {
+                let message = format!("'{text}' is not a value of type {data_type}");
+                QueryError::invalid(message).into_datafusion()
+            })?;
+            Ok(Expr::Literal(typed, metadata))
+        }
+        other => Ok(other),
+    }
+}
+
+fn evaluate(state: &SessionState, expr: Expr, schema: &DFSchema, batch: &RecordBatch) -> Result<Vec<bool>> {
+    let physical = state.create_physical_expr(expr, schema)?;
+    let array = physical.evaluate(batch)?.into_array(batch.num_rows())?;
+    let array = arrow::compute::cast(&array, &DataType::Boolean)?;
+    let passes = array.as_any().downcast_ref::<BooleanArray>();
+    let passes = passes.ok_or_else(|| QueryError::internal("a cast to Boolean is not Boolean"))?;
+    Ok(passes.iter().map(|passes| passes == Some(true)).collect())
+}
+
+/// The conditions on the scan of a plan that gives no row without input rows; None for any other plan.
+fn scan_filters(plan: &LogicalPlan) -> Option<&[Expr]> {
+    match plan {
+        LogicalPlan::TableScan(scan) => Some(&scan.filters),
+        LogicalPlan::Projection(node) => scan_filters(&node.input),
+        LogicalPlan::Filter(node) => scan_filters(&node.input),
+        LogicalPlan::Window(node) => scan_filters(&node.input),
+        LogicalPlan::Sort(node) => scan_filters(&node.input),
+        LogicalPlan::Limit(node) => scan_filters(&node.input),
+        LogicalPlan::SubqueryAlias(node) => scan_filters(&node.input),
+        LogicalPlan::Aggregate(node) => {
+            let grouped = !node.group_expr.is_empty() && !matches!(node.group_expr[0], Expr::GroupingSet(_));
+            if grouped { scan_filters(&node.input) } else { None }
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,314 @@
+//! The reduce side: reduce plans over inboxes, run by `datafusion-distributed` on one comb or on several.
+//!
+//! With T combs and P partitions on each, HBees divide their rows among P·T partitions and comb *t* owns
+//! `t·P .. (t+1)·P`. T is fixed before anything is dispatched. One comb is sent the whole plan: the distributed planner
+//! would hand a plan of one task back, to be run by Fuse, where the inboxes are empty.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use buzz_exchange::{InboxCodec, InboxExec, Network, NetworkChannelResolver, SESSION_HEADER};
+use buzz_protocol::{CombAddress, Options, QueryError, QueryId, Result, StageId};
+use chrono::{DateTime, Utc};
+use datafusion::catalog::Session;
+use datafusion::common::DFSchema;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::context::QueryPlanner;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::{EmptyRelation, LogicalPlan};
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion::physical_plan::{ExecutionPlan, displayable};
+use datafusion_distributed::{
+    DesiredTaskCountEvent, DesiredTaskCountEventResponse, DistributedExt, DistributedLeafExec, ExecuteTaskRequest,
+    MaybeEncoded, NetworkCoalesceExec, ProducerHead, RouteTasksEvent, RouteTasksEventResponse, ScaleUpLeafNodeEvent,
+    ScaleUpLeafNodeEventResponse, SessionStateBuilderExt, SetPlanRequest, TaskKey, WorkerResolver,
+    display_plan_ascii,
+};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use http::{HeaderMap, HeaderValue};
+use tokio::sync::oneshot;
+use url::Url;
+
+use crate::session::{planning_config, session};
+use crate::table::InboxTarget;
+use crate::{QueryPlan, ReduceStep};
+
+/// A reduce plan that is ready for one run.
+#[derive(Debug)]
+pub struct Reduction {
+    plan: Arc<dyn ExecutionPlan>,
+    state: SessionState,
+    combs: Vec<CombAddress>,
+}
+
+/// How many combs can reduce: `wanted`, or 1 where a plan has a part that cannot be divided among several.
+pub(crate) async fn comb_count(
+    reduces: &[ReduceStep],
+    options: &Options,
+    start: DateTime<Utc>,
+    wanted: usize,
+    partitions: usize,
+) -> Result<usize> {
+    if wanted == 1 {
+        return Ok(1);
+    }
+    let combs: Vec<CombAddress> = (0..wanted).map(CombAddress::in_memory).collect();
+    for reduce in reduces {
+        let target = InboxTarget { query: QueryId::fresh(), partitions };
+        let whole = physical(&reduce.logical, options, start, target).await?;
+        let undivided = Arc::new(AtomicBool::new(false));
+        let state = distributing(options, start, whole, &combs, partitions, HeaderMap::new(), None, &undivided)?;
+        let planned = state.query_planner().create_physical_plan(&nothing(), &state).await;
+        let leaves_fuse = planned.as_ref().is_ok_and(|plan| plan.name() == "DistributedExec");
+        if undivided.load(Ordering::Relaxed) || !leaves_fuse {
+            return Ok(1);
+        }
+    }
+    Ok(wanted)
+}
+
+/// Plans a reduce step for one run on `combs`.
+///
+/// # Errors
+/// `Invalid` when the step cannot be planned, `Internal` when it cannot be divided as [`comb_count`] found it could.
+pub async fn prepare(
+    reduce: &ReduceStep,
+    plan: &QueryPlan,
+    query: QueryId,
+    combs: &[CombAddress],
+    network: &Arc<dyn Network>,
+) -> Result<Reduction> {
+    let target = InboxTarget { query, partitions: plan.partitions_per_comb };
+    let whole = physical(&reduce.logical, &plan.options, plan.start, target).await?;
+    let headers = session_headers(plan)?;
+    let undivided = Arc::new(AtomicBool::new(false));
+    let state = distributing(
+        &plan.options,
+        plan.start,
+        Arc::clone(&whole),
+        combs,
+        plan.partitions_per_comb,
+        headers,
+        Some(Arc::clone(network)),
+        &undivided,
+    )?;
+    let planned = match combs {
+        [_] => whole,
+        _ => state.query_planner().create_physical_plan(&nothing(), &state).await?,
+    };
+    Ok(Reduction { plan: planned, state, combs: combs.to_vec() })
+}
+
+/// The plan of a reduce step, for people.
+///
+/// # Errors
+/// As [`prepare`].
+pub async fn display(reduce: &ReduceStep, plan: &QueryPlan, network: &Arc<dyn Network>) -> Result<String> {
+    let combs: Vec<CombAddress> = (0..plan.comb_count).map(CombAddress::in_memory).collect();
+    let prepared = prepare(reduce, plan, QueryId::fresh(), &combs, network).await?;
+    Ok(match combs.as_slice() {
+        [_] => displayable(prepared.plan.as_ref()).indent(false).to_string(),
+        _ => display_plan_ascii(prepared.plan.as_ref(), false),
+    })
+}
+
+impl Reduction {
+    /// How often the plan reads each stage.
+    pub fn readers(&self) -> Vec<StageId> {
+        let mut stages = Vec::new();
+        let visited = self.plan.apply(|node| {
+            let leaf = node.downcast_ref::<DistributedLeafExec>().map_or(node, DistributedLeafExec::original);
+            stages.extend(leaf.downcast_ref::<InboxExec>().map(InboxExec::stage));
+            Ok(TreeNodeRecursion::Continue)
+        });
+        visited.expect("a visitor that never fails");
+        stages
+    }
+
+    /// Runs the plan; it can be run once. The rows come in the order of the plan.
+    ///
+    /// # Errors
+    /// `Unavailable` when a comb does not answer. The stream fails as the plan does.
+    pub async fn run(self, network: &Arc<dyn Network>) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        match self.combs.as_slice() {
+            [comb] => run_on_one(&self.plan, &self.state, comb, network).await,
+            _ => {
+                let batches = self.plan.execute(0, self.state.task_ctx())?;
+                // The plan holds what keeps its tasks on the combs alive.
+                let plan = self.plan;
+                let held = batches.map_err(QueryError::from).inspect(move |_| {
+                    let _held = &plan;
+                });
+                Ok(held.boxed())
+            }
+        }
+    }
+}
+
+/// Sends the whole plan to one comb, over the protocol by which the engine's own tasks are run.
+async fn run_on_one(
+    plan: &Arc<dyn ExecutionPlan>,
+    state: &SessionState,
+    comb: &CombAddress,
+    network: &Arc<dyn Network>,
+) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    let ctx = state.task_ctx();
+    let mut worker = network.worker(comb).await?;
+    let task_key = TaskKey { query_id: QueryId::fresh().0, stage_id: 1, task_number: 0 };
+    let headers = state.config().get_extension::<SessionHeaders>().map(|headers| headers.0.clone()).unwrap_or_default();
+    let request = SetPlanRequest {
+        task_key,
+        task_count: 1,
+        plan: MaybeEncoded::Decoded(Arc::clone(plan)),
+        work_unit_feed_declarations: Vec::new(),
+        target_worker_url: comb.0.clone(),
+        query_start_time_ns: usize::try_from(Utc::now().timestamp_nanos_opt().unwrap_or_default()).unwrap_or_default(),
+    };
+    // The worker keeps the plan for as long as this channel is open; it says nothing and ends with the rows.
+    let (open, closed) = oneshot::channel::<()>();
+    let silence = futures::stream::once(closed).filter_map(|_| async { None }).boxed();
+    let metrics = ExecutionPlanMetricsSet::new();
+    let answers = worker.coordinator_channel(headers.clone(), request, silence, metrics.clone(), &ctx).await?;
+    let request = ExecuteTaskRequest {
+        task_key,
+        target_partition_start: 0,
+        target_partition_end: 1,
+        producer_head: ProducerHead::None,
+    };
+    let mut streams = worker.execute_task(headers, request, metrics, &ctx).await?;
+    let rows = streams.pop().ok_or_else(|| QueryError::internal("a comb gave no stream for its plan"))?;
+    let held = (open, answers, worker);
+    Ok(rows
+        .map_err(QueryError::from)
+        .inspect(move |_| {
+            let _held = &held;
+        })
+        .boxed())
+}
+
+/// The undistributed plan, with one output partition.
+async fn physical(
+    logical: &LogicalPlan,
+    options: &Options,
+    start: DateTime<Utc>,
+    target: InboxTarget,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let config = planning_config(options, target.partitions)?.with_extension(Arc::new(target));
+    let state = session(config, start, [])?;
+    let plan = state.create_physical_plan(logical).await?;
+    if plan.properties().partitioning.partition_count() == 1 {
+        return Ok(plan);
+    }
+    Ok(Arc::new(CoalescePartitionsExec::new(plan)))
+}
+
+fn nothing() -> LogicalPlan {
+    LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema: Arc::new(DFSchema::empty()) })
+}
+
+#[derive(Debug)]
+struct SessionHeaders(HeaderMap);
+
+fn session_headers(plan: &QueryPlan) -> Result<HeaderMap> {
+    let json = serde_json::to_string(&plan.session);
+    let json = json.map_err(|error| QueryError::internal(format!("the session has no JSON: {error}")))?;
+    let value = HeaderValue::from_str(&json)
+        .map_err(|_| QueryError::invalid("the option `time_zone` holds characters that cannot be sent"))?;
+    Ok(HeaderMap::from_iter([(http::HeaderName::from_static(SESSION_HEADER), value)]))
+}
+
+/// A session whose planner divides `whole` among `combs`.
+#[expect(clippy::too_many_arguments, reason = "two calls; a struct would only name the same things again")]
+fn distributing(
+    options: &Options,
+    start: DateTime<Utc>,
+    whole: Arc<dyn ExecutionPlan>,
+    combs: &[CombAddress],
+    partitions: usize,
+    headers: HeaderMap,
+    network: Option<Arc<dyn Network>>,
+    undivided: &Arc<AtomicBool>,
+) -> Result<SessionState> {
+    let count = combs.len();
+    let urls: Vec<Url> = combs.iter().map(|comb| comb.0.clone()).collect();
+    let routed = urls.clone();
+    let demoted = Arc::clone(undivided);
+
+    let config = planning_config(options, partitions)?.with_extension(Arc::new(SessionHeaders(headers.clone())));
+    let state = session(config, start, [])?;
+    let builder = SessionStateBuilder::new_from_existing(state)
+        .with_query_planner(Arc::new(Fixed(whole)))
+        .with_distributed_worker_resolver(Urls(urls))
+        .with_distributed_planner()
+        .with_distributed_user_codec(InboxCodec)
+        .with_distributed_max_tasks_per_stage(count)?
+        .with_distributed_children_isolator_unions(false)?
+        .with_distributed_passthrough_headers(headers)?
+        .with_distributed_desired_task_count_handler(move |event: DesiredTaskCountEvent<'_>| {
+            event.plan.downcast_ref::<InboxExec>()?;
+            Some(Ok(DesiredTaskCountEventResponse::desired(count)))
+        })
+        .with_distributed_scale_up_leaf_node_handler(move |event: ScaleUpLeafNodeEvent<'_>| {
+            let inbox = event.plan.downcast_ref::<InboxExec>()?;
+            if event.task_count != count {
+                demoted.store(true, Ordering::Relaxed);
+            }
+            Some(divided(event, inbox, count, partitions))
+        })
+        .with_distributed_route_tasks_handler(move |event: RouteTasksEvent<'_>| {
+            let urls = routed.get(..event.task_count)?;
+            Some(Ok(RouteTasksEventResponse::new(urls.to_vec())))
+        });
+    let builder = match network {
+        Some(network) => builder.with_distributed_channel_resolver(NetworkChannelResolver(network)),
+        None => builder,
+    };
+    Ok(builder.build())
+}
+
+/// One variant of the leaf for each comb. A stage that was given fewer tasks than there are combs reads them all.
+fn divided(
+    event: ScaleUpLeafNodeEvent<'_>,
+    inbox: &InboxExec,
+    count: usize,
+    partitions: usize,
+) -> DataFusionResult<ScaleUpLeafNodeEventResponse> {
+    let variants = (0..count).map(|comb| {
+        Arc::new(inbox.over(comb * partitions..(comb + 1) * partitions)) as Arc<dyn ExecutionPlan>
+    });
+    let leaf = Arc::new(DistributedLeafExec::try_new(Arc::clone(event.plan), variants)?);
+    if event.task_count == count {
+        return Ok(ScaleUpLeafNodeEventResponse::new(leaf));
+    }
+    let gathered = NetworkCoalesceExec::try_new(leaf, count, event.task_count)?;
+    Ok(ScaleUpLeafNodeEventResponse::new(Arc::new(gathered)))
+}
+
+/// There is no public way to divide a physical plan, but the distributed planner divides whatever its inner planner
+/// gives.
+#[derive(Debug)]
+struct Fixed(Arc<dyn ExecutionPlan>);
+
+#[async_trait]
+impl QueryPlanner for Fixed {
+    async fn create_physical_plan(
+        &self,
+        _logical: &LogicalPlan,
+        _session: &dyn Session,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::clone(&self.0))
+    }
+}
+
+struct Urls(Vec<Url>);
+
+impl WorkerResolver for Urls {
+    fn get_urls(&self) -> DataFusionResult<Vec<Url>> {
+        Ok(self.0.clone())
+    }
+}

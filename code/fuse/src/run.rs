@@ -1,0 +1,279 @@
+//! One run of a planned query: reserve combs, dispatch, reduce, collect.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use buzz_exchange::delivery::Destination;
+use buzz_exchange::{Commit, DeliveryWriter, OpenQuery, StageSpec};
+use buzz_protocol::plan::encode_schema;
+use buzz_protocol::{BUILD_ID, ErrorKind, QueryError, QueryId, Result, StageId, TaskIndex};
+use futures::TryStreamExt;
+
+use crate::dispatch::{Inboxes, dispatch};
+use crate::reduce::{self, Reduction};
+use crate::summary::{Progress, Summary};
+use crate::{Fuse, QueryPlan};
+
+/// Takes the rows of an answer.
+pub trait ResultSink: Send {
+    /// Begins an answer with `schema`. Called again, it forgets what it was given before: the query is run once more.
+    ///
+    /// # Errors
+    /// When the rows cannot be kept.
+    fn start(&mut self, schema: SchemaRef) -> Result<()>;
+
+    /// Takes the next rows.
+    ///
+    /// # Errors
+    /// When the rows cannot be kept.
+    fn write(&mut self, batch: RecordBatch) -> Result<()>;
+}
+
+/// A failure, and whether a comb was lost: then another run may succeed.
+struct RunError {
+    error: QueryError,
+    comb_lost: bool,
+}
+
+impl From<QueryError> for RunError {
+    fn from(error: QueryError) -> Self {
+        Self { error, comb_lost: false }
+    }
+}
+
+/// A failure of something that only combs do: when it is `Unavailable`, a comb is lost.
+fn of_comb(error: QueryError) -> RunError {
+    RunError { comb_lost: error.kind == ErrorKind::Unavailable, error }
+}
+
+/// Runs a plan, twice if a comb is lost the first time.
+pub(crate) async fn run(
+    fuse: &Fuse,
+    plan: &QueryPlan,
+    progress: &Progress,
+    sink: &mut dyn ResultSink,
+) -> Result<Summary> {
+    let tasks: usize = plan.stages.iter().map(|stage| stage.tasks.len()).sum();
+    progress.tasks.store(tasks as u64, std::sync::atomic::Ordering::Relaxed);
+    match run_once(fuse, plan, progress, sink).await {
+        Err(RunError { error, comb_lost: true }) => {
+            tracing::warn!(%error, "a comb was lost; the query is run once more");
+            Progress::add(&progress.reruns, 1);
+            progress.restart();
+            run_once(fuse, plan, progress, sink).await.map_err(|failed| failed.error)
+        }
+        outcome => outcome.map_err(|failed| failed.error),
+    }
+}
+
+async fn run_once(
+    fuse: &Fuse,
+    plan: &QueryPlan,
+    progress: &Progress,
+    sink: &mut dyn ResultSink,
+) -> Result<Summary, RunError> {
+    let started = Instant::now();
+    let query = QueryId::fresh();
+    let addresses = fuse.combs.ready(plan.comb_count).await?;
+    let mut services = Vec::new();
+    for address in &addresses {
+        services.push(fuse.network.inbox(address).await.map_err(of_comb)?);
+    }
+    let inboxes = Inboxes { addresses, services, partitions_per_comb: plan.partitions_per_comb };
+
+    let mut reductions = Vec::new();
+    for step in &plan.reduces {
+        let prepared = reduce::prepare(step, plan, query, &inboxes.addresses, &fuse.network).await;
+        reductions.push(prepared.map_err(|error| error.at(format!("step `{}`", step.step)))?);
+    }
+    let mut opened = OpenInboxes { query, inboxes: inboxes.clone(), closed: false };
+    open(plan, query, &inboxes, &reductions).await.map_err(of_comb)?;
+
+    let outcome = work(fuse, plan, query, &inboxes, reductions, progress, sink).await;
+    match &outcome {
+        Ok(_) => opened.close().await,
+        Err(failed) => opened.abort(failed.error.clone()).await,
+    }
+    let rows = outcome?;
+    Ok(Summary {
+        rows,
+        files_found: plan.stages.iter().map(|stage| stage.table.files.len() as u64).sum(),
+        files_read: plan.stages.iter().map(|stage| stage.files.len() as u64).sum(),
+        bytes_read: Progress::get(&progress.bytes_scanned),
+        tasks: Progress::get(&progress.tasks),
+        retries: Progress::get(&progress.retries),
+        rows_delivered: Progress::get(&progress.rows_delivered),
+        bytes_delivered: Progress::get(&progress.bytes_delivered),
+        combs: plan.comb_count,
+        opened_in: plan.opened_in,
+        planned_in: plan.planned_in,
+        ran_in: started.elapsed(),
+    })
+}
+
+async fn open(plan: &QueryPlan, query: QueryId, inboxes: &Inboxes, reductions: &[Reduction]) -> Result<()> {
+    let mut readers: HashMap<StageId, u32> = HashMap::new();
+    for stage in reductions.iter().flat_map(Reduction::readers) {
+        *readers.entry(stage).or_default() += 1;
+    }
+    let maps = plan.stages.iter().map(|stage| (stage.id, &stage.step, &stage.schema, stage.tasks.len()));
+    let steps = plan.reduces.iter().filter_map(|step| Some((step.target?, &step.step, &step.schema, 1)));
+    let stages: Vec<StageSpec> = maps
+        .chain(steps)
+        .map(|(stage, step, schema, tasks)| StageSpec {
+            stage,
+            step: step.clone(),
+            schema: encode_schema(schema).into(),
+            partitions: 0..0,
+            tasks: u32::try_from(tasks).expect("a stage has fewer than 2^32 tasks"),
+            readers: readers.get(&stage).copied().unwrap_or_default(),
+        })
+        .collect();
+
+    let share = inboxes.partitions_per_comb;
+    let calls = inboxes.services.iter().enumerate().map(|(comb, service)| {
+        let owned = comb * share..(comb + 1) * share;
+        let stages = stages.iter().map(|stage| StageSpec { partitions: owned.clone(), ..stage.clone() }).collect();
+        let open = OpenQuery {
+            build: BUILD_ID.to_string(),
+            query,
+            stages,
+            memory_bytes: plan.options.inbox_memory_bytes,
+            disk_bytes: plan.options.inbox_disk_bytes,
+        };
+        async move { service.open(open).await }
+    });
+    futures::future::try_join_all(calls).await.map(|_| ())
+}
+
+/// Maps and reduces at the same time; the rows end when the last reduce step does, whether or not all tasks have.
+async fn work(
+    fuse: &Fuse,
+    plan: &QueryPlan,
+    query: QueryId,
+    inboxes: &Inboxes,
+    reductions: Vec<Reduction>,
+    progress: &Progress,
+    sink: &mut dyn ResultSink,
+) -> Result<u64, RunError> {
+    let map = dispatch(plan, query, inboxes, fuse.compute.as_ref(), progress);
+    let reduce = reduce_all(fuse, plan, query, inboxes, reductions, sink);
+    tokio::pin!(map, reduce);
+    let mut mapping = true;
+    loop {
+        tokio::select! {
+            // A task's failure comes before the failure that it causes downstream.
+            biased;
+            mapped = &mut map, if mapping => {
+                if let Err(error) = mapped {
+                    return Err(task_failed(error, query, inboxes).await);
+                }
+                mapping = false;
+            }
+            reduced = &mut reduce => return reduced.map_err(of_comb),
+        }
+    }
+}
+
+/// A task that cannot deliver may be the first to notice that a comb is gone.
+async fn task_failed(error: QueryError, query: QueryId, inboxes: &Inboxes) -> RunError {
+    if error.kind != ErrorKind::Unavailable {
+        return error.into();
+    }
+    let calls = inboxes.services.iter().map(|service| service.commit(query, Vec::new()));
+    let comb_lost = futures::future::try_join_all(calls).await.is_err();
+    RunError { error, comb_lost }
+}
+
+async fn reduce_all(
+    fuse: &Fuse,
+    plan: &QueryPlan,
+    query: QueryId,
+    inboxes: &Inboxes,
+    reductions: Vec<Reduction>,
+    sink: &mut dyn ResultSink,
+) -> Result<u64> {
+    let mut row_count = 0;
+    for (step, reduction) in plan.reduces.iter().zip(reductions) {
+        let place = |error: QueryError| error.at(format!("step `{}`", step.step));
+        let mut rows = reduction.run(&fuse.network).await.map_err(place)?;
+        let Some(stage) = step.target else {
+            sink.start(Arc::clone(&step.schema))?;
+            while let Some(batch) = rows.try_next().await.map_err(place)? {
+                row_count += batch.num_rows() as u64;
+                sink.write(batch)?;
+            }
+            continue;
+        };
+        // Several later steps read this one: its rows become a stage of a single task, delivered by Fuse.
+        let destination = Destination {
+            query,
+            stage,
+            task: TaskIndex(0),
+            partitioning: inboxes.partitioning(),
+            combs: inboxes.addresses.clone(),
+            batch_size: plan.options.batch_size,
+        };
+        let mut writer = DeliveryWriter::new(Arc::clone(&fuse.network), destination, Arc::clone(&step.schema));
+        while let Some(batch) = rows.try_next().await.map_err(place)? {
+            writer.write(batch).await.map_err(place)?;
+        }
+        let delivered = writer.finish().await.map_err(place)?;
+        let commit = Commit { stage, task: TaskIndex(0), delivery: delivered.delivery, rows: delivered.rows };
+        inboxes.commit(query, commit).await.map_err(place)?;
+    }
+    Ok(row_count)
+}
+
+/// The query's reservation of its combs. Dropped before its end, as by Ctrl-C, it is given back in the background.
+struct OpenInboxes {
+    query: QueryId,
+    inboxes: Inboxes,
+    closed: bool,
+}
+
+impl OpenInboxes {
+    async fn close(&mut self) {
+        self.closed = true;
+        close_all(&self.inboxes, self.query, None).await;
+    }
+
+    async fn abort(&mut self, reason: QueryError) {
+        self.closed = true;
+        close_all(&self.inboxes, self.query, Some(reason)).await;
+    }
+}
+
+impl Drop for OpenInboxes {
+    fn drop(&mut self) {
+        if self.closed {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (inboxes, query) = (self.inboxes.clone(), self.query);
+            let reason = QueryError::cancelled("the query was cancelled");
+            runtime.spawn(async move { close_all(&inboxes, query, Some(reason)).await });
+        }
+    }
+}
+
+async fn close_all(inboxes: &Inboxes, query: QueryId, reason: Option<QueryError>) {
+    let calls = inboxes.services.iter().map(|service| {
+        let reason = reason.clone();
+        async move {
+            if let Some(reason) = reason {
+                service.abort(query, reason).await?;
+            }
+            service.close(query).await
+        }
+    });
+    for outcome in futures::future::join_all(calls).await {
+        // The answer stands, or has failed for another reason; the comb drops the query when it stops.
+        if let Err(error) = outcome {
+            tracing::warn!(%query, %error, "a comb could not be told that the query is over");
+        }
+    }
+}

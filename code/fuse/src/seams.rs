@@ -1,0 +1,37 @@
+//! What differs between the cloud and one machine.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use buzz_protocol::{CombAddress, HBeeTask, Result, TaskOutcome};
+
+/// Runs HBee tasks somewhere.
+#[async_trait]
+pub trait Compute: fmt::Debug + Send + Sync {
+    /// Runs `task` once and waits for its end. Does not retry: the caller knows the query's deadline. Dropping the
+    /// future may stop the task or let it run on; either way nothing of it counts.
+    ///
+    /// # Errors
+    /// `Unavailable` when no worker took the task; otherwise the error that the worker itself reported. There is one
+    /// outcome per call, also when the worker dies.
+    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome>;
+
+    /// Tasks that may run at the same time, unless an option says otherwise.
+    fn concurrency(&self) -> usize;
+
+    /// Tasks that a stage should at least have, if it has as many splits, so that no worker idles.
+    fn tasks_min(&self) -> usize;
+}
+
+/// Has combs ready.
+#[async_trait]
+pub trait Combs: fmt::Debug + Send + Sync {
+    /// `count` combs of this build that answered a health check. The caller reserves them by opening an inbox.
+    ///
+    /// # Errors
+    /// `Unavailable` when there are not so many.
+    async fn ready(&self, count: usize) -> Result<Vec<CombAddress>>;
+
+    /// Partitions that each of `count` combs should work on at the same time.
+    fn partitions_per_comb(&self, count: usize) -> usize;
+}

@@ -1,0 +1,52 @@
+//! The DataFusion sessions that plan and run one query.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use buzz_protocol::{Options, Result};
+use chrono::{DateTime, Utc};
+use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
+use datafusion::execution::context::ExecutionProps;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::prelude::SessionConfig;
+
+/// DataFusion configuration, by key, that every role of the query has alike.
+pub(crate) fn session_options(options: &Options) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("datafusion.execution.time_zone".to_string(), options.time_zone.clone()),
+        ("datafusion.execution.batch_size".to_string(), options.batch_size.to_string()),
+    ])
+}
+
+/// Configuration for plans of `partitions` partitions. Dynamic filters are off while planning: a filter that is filled
+/// while running must be made where it runs.
+pub(crate) fn planning_config(options: &Options, partitions: usize) -> Result<SessionConfig> {
+    let mut config = SessionConfig::new().with_target_partitions(partitions).with_information_schema(false);
+    for (key, value) in session_options(options) {
+        config.options_mut().set(&key, &value)?;
+    }
+    config.options_mut().set("datafusion.optimizer.enable_dynamic_filter_pushdown", "false")?;
+    // Otherwise scalar subqueries are nodes that datafusion-distributed cannot cut.
+    config.options_mut().optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+    Ok(config)
+}
+
+/// A session in which only `tables` exist, and in which `now()` is `start`.
+pub(crate) fn session<'a>(
+    config: SessionConfig,
+    start: DateTime<Utc>,
+    tables: impl IntoIterator<Item = (&'a str, Arc<dyn TableProvider>)>,
+) -> Result<SessionState> {
+    let props = ExecutionProps::new().with_query_execution_start_time(start);
+    let state = SessionStateBuilder::new()
+        .with_default_features()
+        .with_config(config)
+        .with_execution_props(props)
+        .build();
+    for (name, table) in tables {
+        let reference = TableReference::bare(name);
+        state.schema_for_ref(reference)?.register_table(name.to_string(), table)?;
+    }
+    Ok(state)
+}

@@ -1,0 +1,581 @@
+//! From the steps of a query to what will run: one map stage for each `HBee` step that is read, and one reduce step for
+//! each `HComb` step, or for several where each is read once and by the next.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::ipc::writer::StreamWriter;
+use buzz_catalog::{DataFile, Table};
+use buzz_protocol::plan::encode_fragment;
+use buzz_protocol::query::name_help;
+use buzz_protocol::{
+    Evaluation, FileSlice, Options, QueryError, Result, ScanSpec, Split, StageId, Step, StepType, TaskFile,
+};
+use buzz_storage::Storage;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use datafusion::catalog::TableProvider;
+use datafusion::catalog::view::ViewTable;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
+use datafusion::datasource::source_as_provider;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::{ExecutionPlan, displayable};
+use datafusion::scalar::ScalarValue;
+use datafusion::sql::parser::{DFParser, Statement};
+use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use futures::{StreamExt, TryStreamExt};
+use object_store::{ObjectMeta, ObjectStore};
+use object_store::path::Path;
+
+use crate::session::{planning_config, session, session_options};
+use crate::split::{FileSplit, pack, row_group_splits, task_count, whole_files};
+use crate::table::{FileTable, InboxTable};
+use crate::{Combs, Compute, Request, prune, reduce};
+
+/// A planned query, good for any number of runs.
+#[derive(Debug)]
+pub struct QueryPlan {
+    /// Bounds and choices.
+    pub options: Options,
+    /// What HBees do, in the order of the steps.
+    pub stages: Vec<MapStage>,
+    /// What combs do, in the order of the steps; the last gives the answer.
+    pub reduces: Vec<ReduceStep>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// Number of combs that reduce: the zones asked for, or 1 where the plan cannot be distributed.
+    pub comb_count: usize,
+    /// Partitions that each comb works on at the same time.
+    pub partitions_per_comb: usize,
+    /// What `now()` is.
+    pub start: DateTime<Utc>,
+    /// DataFusion configuration that every role has alike.
+    pub session: BTreeMap<String, String>,
+    /// Time to open the catalogs.
+    pub opened_in: Duration,
+    /// Time to plan.
+    pub planned_in: Duration,
+}
+
+/// What HBees do for one step.
+#[derive(Debug)]
+pub struct MapStage {
+    /// Its name on the wire.
+    pub id: StageId,
+    /// The step's name.
+    pub step: String,
+    /// The table that it reads.
+    pub table: Arc<Table>,
+    /// Schema of the rows that it delivers.
+    pub schema: SchemaRef,
+    /// The plan of one evaluation.
+    pub fragment: Bytes,
+    /// The plan, for people.
+    pub display: String,
+    /// Files that the step reads.
+    pub files: Vec<DataFile>,
+    /// Files that `partition_filter` left.
+    pub files_by_filter: usize,
+    /// Number of scans in the fragment; all read the same file.
+    pub scan_count: usize,
+    /// What each task evaluates.
+    pub tasks: Vec<Vec<FileSplit>>,
+}
+
+/// What combs do for one step.
+#[derive(Debug)]
+pub struct ReduceStep {
+    /// The step's name.
+    pub step: String,
+    /// The plan; its leaves are inboxes.
+    pub logical: LogicalPlan,
+    /// The stage that takes its rows for later steps; None for the answer.
+    pub target: Option<StageId>,
+    /// Schema of its rows.
+    pub schema: SchemaRef,
+}
+
+/// Plans the steps of `request` over its opened `tables`.
+pub(crate) async fn plan(
+    request: &Request,
+    tables: Vec<Table>,
+    storage: &Storage,
+    compute: &dyn Compute,
+    combs: &dyn Combs,
+) -> Result<QueryPlan> {
+    let options = &request.options;
+    let start = Utc::now();
+    let tables: Vec<Arc<Table>> = tables.into_iter().map(Arc::new).collect();
+    let steps = parse_steps(&request.query.steps, &tables)?;
+    let mut warnings = Vec::new();
+
+    // Every step is planned as if all earlier ones were tables; that tells who reads what, and how often.
+    let mut planned: Vec<PlannedStep> = Vec::new();
+    for step in &steps {
+        let place = |error: QueryError| error.at(format!("step `{}`", step.step.name));
+        planned.push(plan_step(step, &planned, &tables, options, start).await.map_err(place)?);
+    }
+    let reads = count_reads(&planned);
+    let answer = planned.len() - 1;
+    for (index, step) in planned.iter().enumerate() {
+        if index != answer && reads[index] == 0 {
+            warnings.push(format!("step `{}` is not read by any later step and is not run", step.name));
+        }
+    }
+
+    let mut stages = Vec::new();
+    for (index, parsed) in steps.iter().enumerate().filter(|(_, step)| step.step.step_type == StepType::HBee) {
+        if reads[index] == 0 {
+            continue;
+        }
+        let place = |error: QueryError| error.at(format!("step `{}`", parsed.step.name));
+        let stage = map_stage(index, parsed, &planned[index], options, start, storage, compute, &mut warnings).await;
+        stages.push(stage.map_err(place)?);
+    }
+    let reduces = reduce_steps(&steps, planned, &reads, options, start).await?;
+
+    let wanted = request.query.zones;
+    let comb_count = reduce::comb_count(&reduces, options, start, wanted, combs.partitions_per_comb(wanted)).await?;
+    if comb_count < wanted {
+        warnings.push(format!("a step of this query cannot be divided among {wanted} combs; one reduces it"));
+    }
+    Ok(QueryPlan {
+        options: options.clone(),
+        stages,
+        reduces,
+        warnings,
+        comb_count,
+        partitions_per_comb: combs.partitions_per_comb(comb_count),
+        start,
+        session: session_options(options),
+        opened_in: Duration::ZERO,
+        planned_in: Duration::ZERO,
+    })
+}
+
+/// A step whose SQL is a query and whose tables are there.
+struct ParsedStep<'a> {
+    step: &'a Step,
+    statement: Statement,
+    /// The tables as the SQL names them, and what they are.
+    reads: Vec<(String, Source)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Catalog(usize),
+    Step(usize),
+}
+
+struct PlannedStep {
+    name: String,
+    logical: LogicalPlan,
+    schema: SchemaRef,
+}
+
+fn parse_steps<'a>(steps: &'a [Step], tables: &[Arc<Table>]) -> Result<Vec<ParsedStep<'a>>> {
+    let parse = |(index, step): (usize, &'a Step)| {
+        parse_step(index, step, steps, tables).map_err(|error| error.at(format!("step `{}`", step.name)))
+    };
+    steps.iter().enumerate().map(parse).collect()
+}
+
+fn parse_step<'a>(index: usize, step: &'a Step, steps: &[Step], tables: &[Arc<Table>]) -> Result<ParsedStep<'a>> {
+    let statement = parse_query(&step.sql)?;
+    let (references, _) = datafusion::sql::resolve::resolve_table_references(&statement, true)?;
+    let mut reads = Vec::new();
+    for reference in references {
+        let name = reference.table().to_string();
+        let source = find_source(&name, index, steps, tables)?;
+        reads.push((name, source));
+    }
+    match step.step_type {
+        StepType::HBee => check_map_reads(&reads, steps, tables)?,
+        StepType::HComb => check_reduce_reads(&reads, tables)?,
+    }
+    Ok(ParsedStep { step, statement, reads })
+}
+
+/// Parses one query; anything else is refused.
+fn parse_query(sql: &str) -> Result<Statement> {
+    let mut statements = DFParser::parse_sql_with_dialect(sql, &GenericDialect {})?;
+    let statement = statements.pop_front().ok_or_else(|| QueryError::invalid("its SQL is empty"))?;
+    if !statements.is_empty() {
+        return Err(QueryError::invalid("its SQL holds several statements; write one query"));
+    }
+    match &statement {
+        Statement::Statement(sql) if matches!(sql.as_ref(), SqlStatement::Query(_)) => Ok(statement),
+        other => {
+            let text = other.to_string();
+            let verb = text.split_whitespace().next().unwrap_or_default().to_uppercase();
+            Err(QueryError::invalid(format!("{verb} is not a query; Buzz only reads, write a SELECT")))
+        }
+    }
+}
+
+fn find_source(name: &str, index: usize, steps: &[Step], tables: &[Arc<Table>]) -> Result<Source> {
+    let same = |other: &str| other == name || other.eq_ignore_ascii_case(name);
+    if let Some(catalog) = tables.iter().position(|table| same(&table.name)) {
+        return Ok(Source::Catalog(catalog));
+    }
+    match steps.iter().position(|step| same(&step.name)) {
+        Some(earlier) if earlier < index => Ok(Source::Step(earlier)),
+        Some(same) if same == index => Err(QueryError::invalid("it reads itself")),
+        Some(_) => {
+            Err(QueryError::invalid(format!("it reads `{name}`, a later step; put `{name}` before it")))
+        }
+        None => {
+            let names = tables.iter().map(|table| table.name.as_str()).chain(steps.iter().map(|s| s.name.as_str()));
+            Err(QueryError::invalid(format!("there is no table `{name}`{}", name_help(name, names))))
+        }
+    }
+}
+
+fn check_map_reads(reads: &[(String, Source)], steps: &[Step], tables: &[Arc<Table>]) -> Result<()> {
+    if let Some((name, _)) = reads.iter().find(|(_, source)| matches!(source, Source::Step(_))) {
+        return Err(QueryError::invalid(format!(
+            "an HBee step reads the files of one catalog, but it reads the step `{name}`; make it an HComb step"
+        )));
+    }
+    match reads {
+        [_] => Ok(()),
+        [] => {
+            let table = tables.first().map_or("a catalog", |table| table.name.as_str());
+            Err(QueryError::invalid(format!("an HBee step reads the files of one catalog; write FROM {table}")))
+        }
+        [(first, _), (second, _), ..] => {
+            let reducer = steps.iter().find(|step| step.step_type == StepType::HComb);
+            let reducer = reducer.map_or("an HComb step", |step| step.name.as_str());
+            Err(QueryError::invalid(format!(
+                "an HBee step reads the files of one catalog, but it reads `{first}` and `{second}`; write one HBee \
+                 step for each and join them in `{reducer}`"
+            )))
+        }
+    }
+}
+
+fn check_reduce_reads(reads: &[(String, Source)], tables: &[Arc<Table>]) -> Result<()> {
+    let catalog = reads.iter().find_map(|(_, source)| match source {
+        Source::Catalog(index) => Some(&tables[*index].name),
+        Source::Step(_) => None,
+    });
+    match catalog {
+        Some(name) => Err(QueryError::invalid(format!(
+            "an HComb step reads earlier steps, but it reads the catalog `{name}`; write an HBee step \
+             \"SELECT … FROM {name}\" and read that"
+        ))),
+        None => Ok(()),
+    }
+}
+
+async fn plan_step(
+    parsed: &ParsedStep<'_>,
+    earlier: &[PlannedStep],
+    tables: &[Arc<Table>],
+    options: &Options,
+    start: DateTime<Utc>,
+) -> Result<PlannedStep> {
+    let provider = |source: &Source| -> Arc<dyn TableProvider> {
+        match source {
+            Source::Catalog(index) => Arc::new(FileTable::new(Arc::clone(&tables[*index]))),
+            Source::Step(index) => Arc::new(inbox_table(*index, &earlier[*index])),
+        }
+    };
+    let providers = parsed.reads.iter().map(|(name, source)| (name.as_str(), provider(source)));
+    let state = session(planning_config(options, 1)?, start, providers)?;
+    let logical = to_logical(&state, parsed).await?;
+    let schema = delivered_schema(logical.schema().as_arrow());
+    Ok(PlannedStep { name: parsed.step.name.clone(), logical, schema })
+}
+
+async fn to_logical(state: &SessionState, parsed: &ParsedStep<'_>) -> Result<LogicalPlan> {
+    let logical = state.statement_to_plan(parsed.statement.clone()).await?;
+    // Analysing finds the mistakes that only types show, and optimizing those that only values show.
+    state.optimize(&logical).map_err(|error| match error {
+        DataFusionError::Context(_, inner) => QueryError::from(*inner),
+        other => QueryError::from(other),
+    })?;
+    Ok(logical)
+}
+
+fn inbox_table(index: usize, step: &PlannedStep) -> InboxTable {
+    InboxTable { stage: stage_id(index), step: step.name.clone(), schema: Arc::clone(&step.schema) }
+}
+
+fn stage_id(step_index: usize) -> StageId {
+    StageId(u32::try_from(step_index).expect("a query's text does not hold 2^32 steps"))
+}
+
+/// The schema of a step as later steps read it: all columns nullable, no metadata.
+fn delivered_schema(schema: &Schema) -> SchemaRef {
+    let field = |field: &Arc<Field>| Field::new(field.name(), field.data_type().clone(), true);
+    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
+}
+
+/// How often each step is read by the later ones, as their SQL says.
+fn count_reads(planned: &[PlannedStep]) -> Vec<usize> {
+    let mut reads = vec![0; planned.len()];
+    // A step that nobody reads does not run, so what it reads does not count.
+    for index in (0..planned.len()).rev() {
+        if index + 1 != planned.len() && reads[index] == 0 {
+            continue;
+        }
+        for stage in scanned_stages(&planned[index].logical) {
+            reads[stage.0 as usize] += 1;
+        }
+    }
+    reads
+}
+
+fn scanned_stages(plan: &LogicalPlan) -> Vec<StageId> {
+    let mut stages = Vec::new();
+    let visited = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Ok(provider) = source_as_provider(&scan.source)
+            && let Some(inbox) = provider.downcast_ref::<InboxTable>()
+        {
+            stages.push(inbox.stage);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    visited.expect("a visitor that never fails");
+    stages
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call; a struct would only name the same things again")]
+async fn map_stage(
+    index: usize,
+    parsed: &ParsedStep<'_>,
+    planned: &PlannedStep,
+    options: &Options,
+    start: DateTime<Utc>,
+    storage: &Storage,
+    compute: &dyn Compute,
+    warnings: &mut Vec<String>,
+) -> Result<MapStage> {
+    let table = scanned_table(&planned.logical)?;
+    if has_outer_order(&planned.logical) {
+        warnings.push(format!(
+            "step `{}`: ORDER BY without LIMIT has no effect in an HBee step; order in the last HComb step",
+            parsed.step.name
+        ));
+    }
+    let state = session(planning_config(options, 1)?, start, [])?;
+    let optimized = state.optimize(&planned.logical)?;
+
+    let mut files = table.files.clone();
+    if let Some(filter) = &parsed.step.partition_filter {
+        files = prune::by_partition_filter(&state, &table, files, filter)?;
+    }
+    let files_by_filter = files.len();
+    let files = prune::by_where(&state, &table, files, &optimized)?;
+
+    let physical = state.query_planner().create_physical_plan(&optimized, &state).await?;
+    let splits = match parsed.step.split {
+        Split::File => whole_files(&files),
+        Split::RowGroups => row_groups(storage, &table, &files, options.split_bytes).await?,
+    };
+    let count = task_count(&splits, options.tasks, options.task_bytes, compute.tasks_min());
+    let display = displayable(physical.as_ref()).indent(false).to_string();
+    Ok(MapStage {
+        id: stage_id(index),
+        step: parsed.step.name.clone(),
+        schema: Arc::clone(&planned.schema),
+        display,
+        scan_count: count_scans(&physical),
+        fragment: encode_fragment(with_schema(physical, &planned.schema)?)?,
+        tasks: pack(splits, count),
+        table,
+        files,
+        files_by_filter,
+    })
+}
+
+/// `plan`, if its rows have the names and types of `schema`.
+fn with_schema(plan: Arc<dyn ExecutionPlan>, schema: &Schema) -> Result<Arc<dyn ExecutionPlan>> {
+    let planned = plan.schema();
+    let same = planned.fields().len() == schema.fields().len()
+        && planned.fields().iter().zip(schema.fields()).all(|(a, b)| a.data_type() == b.data_type());
+    if same { Ok(plan) } else { Err(QueryError::internal(format!("the plan gives {planned} instead of {schema}"))) }
+}
+
+fn scanned_table(plan: &LogicalPlan) -> Result<Arc<Table>> {
+    let mut table = None;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Ok(provider) = source_as_provider(&scan.source)
+            && let Some(files) = provider.downcast_ref::<FileTable>()
+        {
+            table = Some(files.table());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    table.ok_or_else(|| QueryError::internal("an HBee step without a scan"))
+}
+
+fn has_outer_order(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Sort(sort) => sort.fetch.is_none(),
+        LogicalPlan::Projection(node) => has_outer_order(&node.input),
+        LogicalPlan::SubqueryAlias(node) => has_outer_order(&node.input),
+        _ => false,
+    }
+}
+
+fn count_scans(plan: &Arc<dyn ExecutionPlan>) -> usize {
+    let here = usize::from(plan.downcast_ref::<datafusion::datasource::source::DataSourceExec>().is_some_and(|source| {
+        source.data_source().downcast_ref::<datafusion::datasource::physical_plan::FileScanConfig>().is_some()
+    }));
+    here + plan.children().into_iter().map(count_scans).sum::<usize>()
+}
+
+/// Footers that are read at the same time.
+const FOOTERS_AT_ONCE: usize = 32;
+
+async fn row_groups(storage: &Storage, table: &Table, files: &[DataFile], split_bytes: u64) -> Result<Vec<FileSplit>> {
+    let store = storage.store(&table.store)?;
+    let mut reading = Vec::new();
+    for (index, file) in files.iter().enumerate() {
+        reading.push(splits_of(Arc::clone(&store), table, index, file, split_bytes));
+    }
+    let splits: Vec<_> = futures::stream::iter(reading).buffered(FOOTERS_AT_ONCE).try_collect().await?;
+    Ok(splits.into_iter().flatten().collect())
+}
+
+async fn splits_of(
+    store: Arc<dyn ObjectStore>,
+    table: &Table,
+    index: usize,
+    file: &DataFile,
+    split_bytes: u64,
+) -> Result<Vec<FileSplit>> {
+    if file.size <= split_bytes {
+        return Ok(vec![FileSplit { file: index, range: None, bytes: file.size }]);
+    }
+    let place = |error: QueryError| error.at(format!("file `{}` of table `{}`", file.path, table.name));
+    let object = object_meta(file).map_err(place)?;
+    let footer = DFParquetMetadata::new(store.as_ref(), &object).fetch_metadata().await;
+    let footer = footer.map_err(|error| place(error.into()))?;
+    Ok(row_group_splits(index, file.size, &footer, split_bytes))
+}
+
+fn object_meta(file: &DataFile) -> Result<ObjectMeta> {
+    let location = Path::parse(&file.path)
+        .map_err(|error| QueryError::data(format!("`{}` is not a path: {error}", file.path)))?;
+    Ok(ObjectMeta { location, last_modified: DateTime::UNIX_EPOCH, size: file.size, e_tag: None, version: None })
+}
+
+/// The reduce steps: an `HComb` step that is read exactly once becomes part of its reader's plan; one that is read more
+/// often is run once and its rows become a stage, so that all readers see the same ones.
+async fn reduce_steps(
+    steps: &[ParsedStep<'_>],
+    planned: Vec<PlannedStep>,
+    reads: &[usize],
+    options: &Options,
+    start: DateTime<Utc>,
+) -> Result<Vec<ReduceStep>> {
+    let answer = planned.len() - 1;
+    let mut inlined: HashMap<usize, LogicalPlan> = HashMap::new();
+    let mut reduces = Vec::new();
+    for (index, parsed) in steps.iter().enumerate().filter(|(_, step)| step.step.step_type == StepType::HComb) {
+        if index != answer && reads[index] == 0 {
+            continue;
+        }
+        let provider = |source: &Source| -> Arc<dyn TableProvider> {
+            match source {
+                Source::Catalog(_) => unreachable!("an HComb step that reads a catalog was refused when it was parsed"),
+                Source::Step(step) => match inlined.get(step) {
+                    Some(logical) => Arc::new(ViewTable::new(logical.clone(), None)),
+                    None => Arc::new(inbox_table(*step, &planned[*step])),
+                },
+            }
+        };
+        let providers: Vec<_> = parsed.reads.iter().map(|(name, source)| (name.as_str(), provider(source))).collect();
+        let state = session(planning_config(options, 1)?, start, providers)?;
+        let place = |error: QueryError| error.at(format!("step `{}`", parsed.step.name));
+        let logical = to_logical(&state, parsed).await.map_err(place)?;
+        if index != answer && reads[index] == 1 {
+            inlined.insert(index, logical);
+            continue;
+        }
+        reduces.push(ReduceStep {
+            step: parsed.step.name.clone(),
+            logical,
+            target: (index != answer).then(|| stage_id(index)),
+            schema: Arc::clone(&planned[index].schema),
+        });
+    }
+    Ok(reduces)
+}
+
+impl MapStage {
+    /// Number of tasks.
+    pub fn task_count(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// What the scans of task `task` read, and its evaluations.
+    ///
+    /// # Errors
+    /// `Internal` when partition values have no array.
+    pub fn task_inputs(&self, task: usize) -> Result<(Vec<ScanSpec>, Vec<Evaluation>)> {
+        let splits = &self.tasks[task];
+        let mut positions: BTreeMap<usize, u32> = BTreeMap::new();
+        let mut files = Vec::new();
+        for split in splits {
+            positions.entry(split.file).or_insert_with(|| {
+                files.push(&self.files[split.file]);
+                u32::try_from(files.len() - 1).expect("a task has fewer than 2^32 files")
+            });
+        }
+        let spec = ScanSpec {
+            store: self.table.store.clone(),
+            table: self.table.name.clone(),
+            files: files.iter().map(|file| task_file(file)).collect(),
+            constants: constants(&self.table, &files)?,
+            mapping: self.table.mapping.clone(),
+        };
+        let evaluation = |split: &FileSplit| {
+            let slice = FileSlice { file: positions[&split.file], range: split.range };
+            Evaluation { inputs: vec![vec![slice]; self.scan_count] }
+        };
+        Ok((vec![spec; self.scan_count], splits.iter().map(evaluation).collect()))
+    }
+
+    /// Bytes of the files that are read.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
+}
+
+fn task_file(file: &DataFile) -> TaskFile {
+    TaskFile { path: file.path.clone(), size: file.size, deletion_vector: file.deletion_vector.clone() }
+}
+
+/// Partition values of `files` as an Arrow IPC stream of one batch; empty without partition columns.
+fn constants(table: &Table, files: &[&DataFile]) -> Result<Bytes> {
+    let fields = table.partition_fields();
+    if fields.is_empty() || files.is_empty() {
+        return Ok(Bytes::new());
+    }
+    let mut columns: Vec<ArrayRef> = Vec::new();
+    for (index, field) in fields.iter().enumerate() {
+        let values = files.iter().map(|file| file.partition_values[index].clone());
+        columns.push(arrow::compute::cast(&ScalarValue::iter_to_array(values)?, field.data_type())?);
+    }
+    let schema = Arc::new(Schema::new(fields));
+    let batch = RecordBatch::try_new(Arc::clone(&schema), columns)?;
+    let mut bytes = Vec::new();
+    let mut writer = StreamWriter::try_new(&mut bytes, &schema)?;
+    writer.write(&batch)?;
+    writer.finish()?;
+    drop(writer);
+    Ok(Bytes::from(bytes))
+}

@@ -1,0 +1,140 @@
+//! Tables as the planner sees them: one over files, one over an inbox. Neither names a file or a comb, so a plan is the
+//! same whatever is read and wherever it runs.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use buzz_catalog::Table;
+use buzz_exchange::InboxExec;
+use buzz_protocol::{QueryId, StageId};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::internal_datafusion_err;
+use datafusion::datasource::TableType;
+use datafusion::datasource::object_store::ObjectStoreUrl;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::error::Result;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::projection::ProjectionExec;
+
+/// A table whose files the HBee will put into the scan. It has no statistics: DataFusion would fold `COUNT(*)` into a
+/// number that every evaluation then returned.
+#[derive(Debug)]
+pub struct FileTable {
+    table: Arc<Table>,
+}
+
+impl FileTable {
+    /// Over the files of `table`.
+    pub fn new(table: Arc<Table>) -> Self {
+        Self { table }
+    }
+
+    /// The table.
+    pub fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table)
+    }
+}
+
+#[async_trait]
+impl TableProvider for FileTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.table.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        // A scan has the files' columns first and the partition columns behind them; the table may order them otherwise.
+        let schema = TableSchema::builder(self.table.file_schema())
+            .with_table_partition_cols(self.table.partition_fields())
+            .build();
+        let positions = match projection {
+            Some(chosen) => chosen.clone(),
+            None => (0..self.table.schema.fields().len()).collect(),
+        };
+        let positions = positions
+            .into_iter()
+            .map(|column| schema.table_schema().index_of(self.table.schema.field(column).name()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let source = ParquetSource::new(schema)
+            .with_table_parquet_options(state.default_table_options().parquet.clone());
+        let store = ObjectStoreUrl::parse(self.table.store.as_str())?;
+        let config = FileScanConfigBuilder::new(store, Arc::new(source))
+            .with_file_groups(vec![FileGroup::new(Vec::new())])
+            .with_projection_indices(Some(positions))?
+            .with_limit(limit)
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+}
+
+/// For which query and over how many partitions an [`InboxTable`] is planned: an extension of the session.
+#[derive(Debug, Clone, Copy)]
+pub struct InboxTarget {
+    /// The query.
+    pub query: QueryId,
+    /// Partitions that one comb owns of each stage.
+    pub partitions: usize,
+}
+
+/// The result of a step, as later steps see it.
+#[derive(Debug)]
+pub struct InboxTable {
+    /// The stage that holds it.
+    pub stage: StageId,
+    /// The step's name.
+    pub step: String,
+    /// Its columns.
+    pub schema: SchemaRef,
+}
+
+#[async_trait]
+impl TableProvider for InboxTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let target = state
+            .config()
+            .get_extension::<InboxTarget>()
+            .ok_or_else(|| internal_datafusion_err!("an inbox is planned without a target"))?;
+        let schema = Arc::clone(&self.schema);
+        let inbox = InboxExec::new(target.query, self.stage, self.step.clone(), 0..target.partitions, schema);
+        let Some(columns) = projection else {
+            return Ok(Arc::new(inbox));
+        };
+        let expressions = columns.iter().map(|&column| {
+            let name = self.schema.field(column).name();
+            (Arc::new(Column::new(name, column)) as _, name.clone())
+        });
+        Ok(Arc::new(ProjectionExec::try_new(expressions.collect::<Vec<_>>(), Arc::new(inbox))?))
+    }
+}

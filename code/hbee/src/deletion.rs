@@ -1,0 +1,120 @@
+//! Deleted rows: from a deletion vector to the rows of a Parquet file that remain.
+
+use std::ops::Range;
+
+use buzz_protocol::{DeletionVector, QueryError, Result};
+use bytes::Bytes;
+use datafusion::datasource::object_store::ObjectStoreUrl;
+use datafusion::datasource::physical_plan::parquet::ParquetRowSelection;
+use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
+use datafusion::execution::TaskContext;
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStoreExt};
+use parquet::arrow::arrow_reader::RowSelection;
+use roaring::RoaringTreemap;
+use url::Url;
+
+/// Magic number of a `RoaringBitmapArray` in its portable form.
+const MAGIC: u32 = 1_681_511_377;
+
+/// The rows of `file` that `vector` leaves, as the Parquet reader takes them.
+///
+/// # Errors
+/// `Data` when the vector or the file's footer is not readable, or the vector names rows that the file does not have.
+pub async fn remaining_rows(
+    vector: &DeletionVector,
+    store: &Url,
+    file: &ObjectMeta,
+    ctx: &TaskContext,
+) -> Result<ParquetRowSelection> {
+    let runtime = ctx.runtime_env();
+    let store = runtime.object_store(ObjectStoreUrl::parse(store.as_str())?)?;
+    let (bytes, cardinality) = match vector {
+        DeletionVector::Inline { bytes, cardinality } => (bytes.clone(), *cardinality),
+        DeletionVector::File { path, offset, size, cardinality } => {
+            let path = Path::parse(path).map_err(|error| QueryError::data(format!("`{path}` is not a path: {error}")))?;
+            // A big-endian length, the bytes, a CRC-32 over them.
+            let stored = store.get_range(&path, *offset..offset + size + 8).await?;
+            (checked(&stored, *size).map_err(|why| bad(&format!("`{path}` {why}")))?, *cardinality)
+        }
+    };
+    let deleted = parse(&bytes).map_err(|why| bad(&format!("of `{}` {why}", file.location)))?;
+    if deleted.len() != cardinality {
+        return Err(bad(&format!(
+            "of `{}` deletes {} rows where the log says {cardinality}",
+            file.location,
+            deleted.len()
+        )));
+    }
+
+    let cache = runtime.cache_manager.get_file_metadata_cache();
+    let reader = DFParquetMetadata::new(store.as_ref(), file).with_file_metadata_cache(Some(cache));
+    let footer = reader.fetch_metadata().await?;
+    let row_count = usize::try_from(footer.file_metadata().num_rows()).unwrap_or_default();
+    if deleted.max().is_some_and(|last| last >= row_count as u64) {
+        return Err(bad(&format!("of `{}` deletes rows beyond its {row_count}", file.location)));
+    }
+    let kept = RowSelection::from_consecutive_ranges(gaps(&deleted, row_count).into_iter(), row_count);
+    Ok(ParquetRowSelection::new(kept))
+}
+
+fn bad(what: &str) -> QueryError {
+    QueryError::data(format!("deletion vector {what}"))
+}
+
+fn checked(stored: &Bytes, size: u64) -> Result<Bytes, String> {
+    let size = usize::try_from(size).map_err(|_| "is too large".to_string())?;
+    let length = stored.get(..4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
+    if length.map(|length| length as usize) != Some(size) || stored.len() != size + 8 {
+        return Err(format!("does not have the {size} bytes that the log says"));
+    }
+    Ok(stored.slice(4..4 + size))
+}
+
+fn parse(bytes: &[u8]) -> Result<RoaringTreemap, String> {
+    let magic = bytes.get(..4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+    if magic != Some(MAGIC) {
+        return Err("does not begin with its magic number".to_string());
+    }
+    RoaringTreemap::deserialize_from(&bytes[4..]).map_err(|error| format!("is not readable: {error}"))
+}
+
+/// The runs of rows that are not deleted.
+fn gaps(deleted: &RoaringTreemap, row_count: usize) -> Vec<Range<usize>> {
+    let mut kept = Vec::new();
+    let mut next = 0;
+    for row in deleted {
+        let row = usize::try_from(row).unwrap_or(usize::MAX);
+        if row > next {
+            kept.push(next..row);
+        }
+        next = row + 1;
+    }
+    if next < row_count {
+        kept.push(next..row_count);
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_deleted_remains() {
+        let deleted: RoaringTreemap = [0, 3, 4, 9].into_iter().collect();
+        assert_eq!(gaps(&deleted, 10), [1..3, 5..9]);
+        assert_eq!(gaps(&deleted, 12), [1..3, 5..9, 10..12]);
+        assert_eq!(gaps(&RoaringTreemap::new(), 2), [0..2]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_vector_are_refused() {
+        assert!(parse(b"").unwrap_err().contains("magic"));
+        assert!(parse(&[1, 2, 3, 4, 5]).unwrap_err().contains("magic"));
+        let mut truncated = MAGIC.to_le_bytes().to_vec();
+        truncated.extend_from_slice(&[1, 0, 0]);
+        assert!(parse(&truncated).unwrap_err().contains("not readable"));
+        assert!(checked(&Bytes::from_static(&[0, 0, 0, 9, 1, 2]), 9).is_err());
+    }
+}

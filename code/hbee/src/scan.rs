@@ -1,0 +1,200 @@
+//! Puts a task's files back into the scans of its fragment, with what the encoding of plans leaves out.
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::ipc::reader::StreamReader;
+use buzz_protocol::{ColumnMapping, Evaluation, FileSlice, HBeeTask, QueryError, Result, ScanSpec, TaskFile};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::TaskContext;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr_adapter::{
+    DefaultPhysicalExprAdapterFactory, PhysicalExprAdapter, PhysicalExprAdapterFactory,
+};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::scalar::ScalarValue;
+
+use crate::deletion::remaining_rows;
+
+/// The files of a task's scans, with their partition values decoded.
+#[derive(Debug)]
+pub struct ScanFiles {
+    scans: Vec<(ScanSpec, Option<RecordBatch>)>,
+}
+
+impl ScanFiles {
+    /// Decodes what `task` says of its files.
+    ///
+    /// # Errors
+    /// `Internal` when the task contradicts itself.
+    pub fn of(task: &HBeeTask, _ctx: &TaskContext) -> Result<ScanFiles> {
+        let mut scans = Vec::new();
+        for spec in &task.scans {
+            let constants = constants(spec)?;
+            scans.push((spec.clone(), constants));
+        }
+        Ok(ScanFiles { scans })
+    }
+
+    /// `fragment` with the files of `evaluation` in its scans. Each scan reads its files as one partition.
+    ///
+    /// # Errors
+    /// `Data` for a deletion vector that is not readable, `Internal` when the task names files or scans that are not
+    /// there.
+    pub async fn put_into(
+        &self,
+        fragment: Arc<dyn ExecutionPlan>,
+        evaluation: &Evaluation,
+        ctx: &TaskContext,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut groups = Vec::new();
+        for (index, (spec, constants)) in self.scans.iter().enumerate() {
+            let slices = evaluation.inputs.get(index).map(Vec::as_slice).unwrap_or_default();
+            groups.push(file_group(spec, constants.as_ref(), slices, ctx).await?);
+        }
+
+        let mut groups = groups.into_iter().zip(&self.scans);
+        let plan = fragment
+            .transform_down(|node| {
+                let Some(scan) = file_scan(&node) else {
+                    return Ok(Transformed::no(node));
+                };
+                let Some((group, (spec, _))) = groups.next() else {
+                    return Err(QueryError::internal("a fragment has more scans than its task").into_datafusion());
+                };
+                let mut builder = FileScanConfigBuilder::from(scan.clone()).with_file_groups(vec![group]);
+                if !spec.mapping.is_identity() {
+                    builder = builder.with_expr_adapter(Some(Arc::new(MappedColumns::from(&spec.mapping))));
+                }
+                Ok(Transformed::yes(DataSourceExec::from_data_source(builder.build()) as _))
+            })
+            .data()?;
+        match groups.next() {
+            None => Ok(plan),
+            Some(_) => Err(QueryError::internal("a fragment has fewer scans than its task")),
+        }
+    }
+}
+
+fn file_scan(node: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
+    let source = node.downcast_ref::<DataSourceExec>()?;
+    source.data_source().downcast_ref::<FileScanConfig>()
+}
+
+fn constants(spec: &ScanSpec) -> Result<Option<RecordBatch>> {
+    if spec.constants.is_empty() {
+        return Ok(None);
+    }
+    let mut reader = StreamReader::try_new(Cursor::new(&spec.constants), None)?;
+    let batch = reader.next().transpose()?;
+    match batch {
+        Some(batch) if batch.num_rows() == spec.files.len() => Ok(Some(batch)),
+        _ => Err(QueryError::internal(format!("the partition values of table `{}` are not one per file", spec.table))),
+    }
+}
+
+async fn file_group(
+    spec: &ScanSpec,
+    constants: Option<&RecordBatch>,
+    slices: &[FileSlice],
+    ctx: &TaskContext,
+) -> Result<FileGroup> {
+    let mut files = Vec::new();
+    for slice in slices {
+        let row = slice.file as usize;
+        let file = spec.files.get(row).ok_or_else(|| {
+            QueryError::internal(format!("a task names file {row} of table `{}`, which it does not bring", spec.table))
+        })?;
+        files.push(partitioned_file(spec, file, constants, slice, ctx).await?);
+    }
+    Ok(FileGroup::new(files))
+}
+
+async fn partitioned_file(
+    spec: &ScanSpec,
+    file: &TaskFile,
+    constants: Option<&RecordBatch>,
+    slice: &FileSlice,
+    ctx: &TaskContext,
+) -> Result<PartitionedFile> {
+    let mut partitioned = PartitionedFile::new(file.path.clone(), file.size);
+    // `new` would encode a path that is encoded already.
+    partitioned.object_meta.location = object_store::path::Path::parse(&file.path)
+        .map_err(|error| QueryError::data(format!("`{}` is not a path: {error}", file.path)))?;
+    if let Some(constants) = constants {
+        let value = |column: &ArrayRef| ScalarValue::try_from_array(column, slice.file as usize);
+        partitioned.partition_values = constants.columns().iter().map(value).collect::<DataFusionResult<_>>()?;
+    }
+    if let Some((start, end)) = slice.range {
+        let offset = |at: u64| i64::try_from(at).unwrap_or(i64::MAX);
+        partitioned = partitioned.with_range(offset(start), offset(end));
+    }
+    if let Some(vector) = &file.deletion_vector {
+        let rows = remaining_rows(vector, &spec.store, &partitioned.object_meta, ctx).await?;
+        partitioned = partitioned.with_extension(rows);
+    }
+    Ok(partitioned)
+}
+
+/// Reads columns under their physical names: the table says `fare`, its files say `col-5d9c`.
+#[derive(Debug, Clone)]
+struct MappedColumns {
+    logical_names: BTreeMap<String, String>,
+}
+
+impl From<&ColumnMapping> for MappedColumns {
+    fn from(mapping: &ColumnMapping) -> Self {
+        let turned = mapping.physical_names.iter().map(|(logical, physical)| (physical.clone(), logical.clone()));
+        Self { logical_names: turned.collect() }
+    }
+}
+
+impl PhysicalExprAdapterFactory for MappedColumns {
+    fn create(&self, logical: SchemaRef, physical: SchemaRef) -> DataFusionResult<Arc<dyn PhysicalExprAdapter>> {
+        // The default adapter maps by name, so it is shown the file's columns under the names of the table. A column of
+        // the file that has a logical name but is not mapped to it is another column: it is hidden.
+        let shown: Vec<Field> = physical
+            .fields()
+            .iter()
+            .map(|field| match self.logical_names.get(field.name()) {
+                Some(name) => field.as_ref().clone().with_name(name),
+                None if self.logical_names.values().any(|name| name == field.name()) => {
+                    field.as_ref().clone().with_name(format!("{}\u{0}hidden", field.name()))
+                }
+                None => field.as_ref().clone(),
+            })
+            .collect();
+        let shown = Arc::new(Schema::new(shown));
+        let by_name = DefaultPhysicalExprAdapterFactory.create(logical, shown)?;
+        Ok(Arc::new(MappedColumnsAdapter { by_name, physical }))
+    }
+}
+
+#[derive(Debug)]
+struct MappedColumnsAdapter {
+    by_name: Arc<dyn PhysicalExprAdapter>,
+    physical: SchemaRef,
+}
+
+impl PhysicalExprAdapter for MappedColumnsAdapter {
+    fn rewrite(&self, expr: Arc<dyn PhysicalExpr>) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
+        let expr = self.by_name.rewrite(expr)?;
+        // Positions are right by now; the names must be those of the file.
+        expr.transform_down(|node| {
+            let Some(column) = node.downcast_ref::<Column>() else {
+                return Ok(Transformed::no(node));
+            };
+            let name = self.physical.field(column.index()).name();
+            Ok(Transformed::yes(Arc::new(Column::new(name, column.index())) as _))
+        })
+        .data()
+    }
+}
