@@ -36,7 +36,7 @@ use url::Url;
 
 use crate::session::{planning_config, session};
 use crate::table::InboxTarget;
-use crate::{QueryPlan, ReduceStep};
+use crate::{Combs, QueryPlan, ReduceStep};
 
 /// A reduce plan that is ready for one run.
 #[derive(Debug)]
@@ -44,6 +44,12 @@ pub struct Reduction {
     plan: Arc<dyn ExecutionPlan>,
     state: SessionState,
     combs: Vec<CombAddress>,
+}
+
+/// Partitions of each of `count` combs. With one partition the planner leaves out the very exchanges along which a plan
+/// is divided, so several combs have at least two each.
+pub(crate) fn partitions_per_comb(combs: &dyn Combs, count: usize) -> usize {
+    combs.partitions_per_comb(count).max(count.min(2))
 }
 
 /// How many combs can reduce: `wanted`, or 1 where a plan has a part that cannot be divided among several.

@@ -142,7 +142,8 @@ pub(crate) async fn plan(
     let reduces = reduce_steps(&steps, planned, &reads, options, start).await?;
 
     let wanted = request.query.zones;
-    let comb_count = reduce::comb_count(&reduces, options, start, wanted, combs.partitions_per_comb(wanted)).await?;
+    let comb_count = 
+        reduce::comb_count(&reduces, options, start, wanted, reduce::partitions_per_comb(combs, wanted)).await?;
     if comb_count < wanted {
         warnings.push(format!("a step of this query cannot be divided among {wanted} combs; one reduces it"));
     }
@@ -152,7 +153,7 @@ pub(crate) async fn plan(
         reduces,
         warnings,
         comb_count,
-        partitions_per_comb: combs.partitions_per_comb(comb_count),
+        partitions_per_comb: reduce::partitions_per_comb(combs, comb_count),
         start,
         session: session_options(options),
         opened_in: Duration::ZERO,
