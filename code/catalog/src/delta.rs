@@ -112,9 +112,11 @@ fn check_protocol(place: &Location, protocol: &serde_json::Value) -> Result<()> 
         )));
     }
     let features = protocol.get("readerFeatures").and_then(serde_json::Value::as_array);
-    let unknown = features.into_iter().flatten().filter_map(serde_json::Value::as_str).find(|feature| {
-        !READER_FEATURES.contains(feature)
-    });
+    let unknown = features
+        .into_iter()
+        .flatten()
+        .filter_map(serde_json::Value::as_str)
+        .find(|feature| !READER_FEATURES.contains(feature));
     match unknown {
         Some(feature) => Err(QueryError::data(format!(
             "Delta table {place} uses the reader feature `{feature}`, which Buzz does not support"

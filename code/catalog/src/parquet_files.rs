@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arrow::datatypes::{FieldRef, Schema};
 use buzz_protocol::{QueryError, Result};
 use buzz_storage::{Location, Storage};
-use futures::{StreamExt, TryStreamExt};
 use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
+use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use crate::table::{DataFile, Table};
@@ -31,10 +31,8 @@ pub(crate) async fn open(uri: &str, base: &Path, storage: &Storage) -> Result<Ta
     found.sort_by(|a, b| a.location.cmp(&b.location));
 
     let footers: Vec<_> = found.iter().map(|object| footer_schema(Arc::clone(&store), object.clone())).collect();
-    let schemas: Vec<(String, Arc<Schema>)> = futures::stream::iter(footers)
-        .buffered(FOOTERS_AT_ONCE)
-        .try_collect()
-        .await?;
+    let schemas: Vec<(String, Arc<Schema>)> =
+        futures::stream::iter(footers).buffered(FOOTERS_AT_ONCE).try_collect().await?;
     let schema = merge(&schemas)?;
 
     let files = found
@@ -85,9 +83,8 @@ async fn in_folder(root: &Location, store: &dyn ObjectStore) -> Result<Vec<Objec
         return Err(QueryError::data(format!("there is no file or folder {root}, or nothing is in it")));
     }
     let depth = root.path.parts().count();
-    let hidden = |object: &ObjectMeta| {
-        object.location.parts().skip(depth).any(|part| part.as_ref().starts_with(['_', '.']))
-    };
+    let hidden =
+        |object: &ObjectMeta| object.location.parts().skip(depth).any(|part| part.as_ref().starts_with(['_', '.']));
     let parquet = |object: &ObjectMeta| {
         object.location.extension().is_some_and(|end| ["parquet", "parq", "pq"].contains(&&*end.to_lowercase()))
     };

@@ -114,9 +114,8 @@ fn reader_type(data_type: &DataType) -> DataType {
 }
 
 fn without_metadata(data_type: &DataType) -> DataType {
-    let plain = |field: &FieldRef| {
-        Arc::new(Field::new(field.name(), without_metadata(field.data_type()), field.is_nullable()))
-    };
+    let plain =
+        |field: &FieldRef| Arc::new(Field::new(field.name(), without_metadata(field.data_type()), field.is_nullable()));
     match data_type {
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain).collect::<Fields>()),
         DataType::List(item) => DataType::List(plain(item)),

@@ -32,7 +32,7 @@ mod tests {
         assert_eq!(value(DataType::Date32, "2009-01-05"), "2009-01-05");
         assert_eq!(value(DataType::Int32, "-7"), "-7");
         assert_eq!(value(DataType::Boolean, "true"), "true");
-        assert_eq!(value(DataType::Decimal128(10, 2), "12.5"), "Some(1250),10,2");
+        assert_eq!(value(DataType::Decimal128(10, 2), "12.5"), "12.50");
         let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
         assert_eq!(value(utc.clone(), "1970-01-01 00:00:01"), value(utc, "1970-01-01T00:00:01.000000Z"));
         assert!(partition_value("p", &DataType::Int32, Some("")).unwrap().is_null());

@@ -106,8 +106,8 @@ fn read_query(file: &Path, tables: &[(String, String)]) -> Result<(Query, PathBu
     } else {
         let json = std::fs::read_to_string(file)
             .map_err(|error| QueryError::invalid(format!("query file `{}`: {error}", file.display())))?;
-        let base = file.parent().unwrap_or(Path::new(".")).to_path_buf();
-        (json, file.display().to_string(), base)
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        (json, file.display().to_string(), folder.to_path_buf())
     };
     let (mut query, warnings) = Query::parse(&json, &source)?;
     for warning in warnings {
@@ -127,7 +127,8 @@ fn from_working_directory(uri: &str) -> String {
         return uri.to_string();
     }
     // Of a glob, the part before the first special character decides.
-    let plain = uri.find(['*', '?', '[']).map_or(uri, |at| uri[..at].rsplit_once('/').map_or(".", |(folder, _)| folder));
+    let plain =
+        uri.find(['*', '?', '[']).map_or(uri, |at| uri[..at].rsplit_once('/').map_or(".", |(folder, _)| folder));
     match std::path::absolute(uri) {
         Ok(absolute) if Path::new(plain).exists() => absolute.display().to_string(),
         _ => uri.to_string(),
@@ -143,7 +144,8 @@ async fn show_tables(file: PathBuf, tables: Vec<(String, String)>) -> Result<()>
         let version = table.version.map(|version| format!(", version {version}")).unwrap_or_default();
         text.push_str(&format!("{} ({}{version}): {}\n", table.name, entry.kind, table.uri));
         text.push_str(&format!("  files: {}, bytes: {}\n", table.files.len(), table.bytes()));
-        let partitions = if table.partition_columns.is_empty() { "none".to_string() } else { table.partition_columns.join(", ") };
+        let partitions =
+            if table.partition_columns.is_empty() { "none".to_string() } else { table.partition_columns.join(", ") };
         text.push_str(&format!("  partition columns: {partitions}\n  columns:\n"));
         for field in table.schema.fields() {
             // Views are how strings are read, not what they are.

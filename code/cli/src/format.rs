@@ -14,8 +14,8 @@ use arrow::csv::WriterBuilder as CsvWriterBuilder;
 use arrow::datatypes::{DataType, Field, FieldRef, Float16Type, Float32Type, Float64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::writer::FileWriter;
-use arrow::json::writer::{JsonArray, LineDelimited};
 use arrow::json::writer::NullableEncoder;
+use arrow::json::writer::{JsonArray, LineDelimited};
 use arrow::json::{Encoder, EncoderFactory, EncoderOptions, WriterBuilder as JsonWriterBuilder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow::util::pretty::pretty_format_batches_with_schema;
@@ -310,7 +310,9 @@ fn csv(schema: &SchemaRef, batches: Batches, out: &mut dyn Write) -> Result<(), 
 /// Nested values and binaries become text, for which CSV has room.
 fn csv_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     replace_columns(batch, |array| match array.data_type() {
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => as_text(array),
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
+            as_text(array)
+        }
         other if other.is_nested() => as_text(array),
         _ => Ok(Arc::clone(array)),
     })
@@ -318,9 +320,8 @@ fn csv_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
 
 fn as_text(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let formatter = ArrayFormatter::try_new(array, &FormatOptions::default())?;
-    let texts: Vec<Option<String>> = (0..array.len())
-        .map(|index| array.is_valid(index).then(|| formatter.value(index).to_string()))
-        .collect();
+    let texts: Vec<Option<String>> =
+        (0..array.len()).map(|index| array.is_valid(index).then(|| formatter.value(index).to_string())).collect();
     Ok(Arc::new(StringArray::from(texts)))
 }
 

@@ -8,9 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, Float32Builder, Int8Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
-};
+use arrow::array::{ArrayRef, Float32Builder, Int8Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use buzz_protocol::{QueryError, Result};
 use futures::{StreamExt, TryStreamExt};
@@ -60,10 +58,7 @@ pub async fn generate(folder: PathBuf, rows: u64, threads: usize) -> Result<()> 
             written.map_err(|_| QueryError::cancelled("the process is stopping"))?
         });
     }
-    let files: Vec<Value> = futures::stream::iter(writing)
-        .buffered(threads)
-        .try_collect()
-        .await?;
+    let files: Vec<Value> = futures::stream::iter(writing).buffered(threads).try_collect().await?;
     write_log(making.path(), &files)?;
     let made = making.keep();
     fs::set_permissions(&made, std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -168,10 +163,13 @@ fn rides(file: u64, day: u64, rows: u64) -> Result<RecordBatch> {
     let numbers = numbers.map(|mut column| Arc::new(column.finish()) as ArrayRef);
     let [distance, from_x, from_y, to_x, to_y, fare, extra, tax, tip, tolls, total] = numbers;
     let passengers = Arc::new(passengers.finish()) as ArrayRef;
-    Ok(RecordBatch::try_new(file_schema(), vec![
-        vendor, pickup, dropoff, passengers, distance, from_x, from_y, forwarded, to_x, to_y, payment, fare, extra, tax,
-        tip, tolls, total,
-    ])?)
+    Ok(RecordBatch::try_new(
+        file_schema(),
+        vec![
+            vendor, pickup, dropoff, passengers, distance, from_x, from_y, forwarded, to_x, to_y, payment, fare, extra,
+            tax, tip, tolls, total,
+        ],
+    )?)
 }
 
 fn payment_type(mut draw: u32) -> &'static str {

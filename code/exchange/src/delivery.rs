@@ -5,7 +5,9 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::compute::BatchCoalescer;
 use arrow::datatypes::SchemaRef;
-use buzz_protocol::{BUILD_ID, CombAddress, DeliveryId, HBeeTask, Partitioning, QueryError, QueryId, Result, StageId, TaskIndex};
+use buzz_protocol::{
+    BUILD_ID, CombAddress, DeliveryId, HBeeTask, Partitioning, QueryError, QueryId, Result, StageId, TaskIndex,
+};
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 
 use crate::network::Network;
@@ -125,9 +127,8 @@ impl DeliveryWriter {
         if self.schema.fields().is_empty() {
             return self.send(partition, batch).await;
         }
-        let coalescer = self.coalescers[partition].get_or_insert_with(|| {
-            BatchCoalescer::new(Arc::clone(&self.schema), self.destination.batch_size)
-        });
+        let coalescer = self.coalescers[partition]
+            .get_or_insert_with(|| BatchCoalescer::new(Arc::clone(&self.schema), self.destination.batch_size));
         coalescer.push_batch(batch)?;
         self.send_gathered(partition).await
     }
@@ -154,11 +155,8 @@ impl DeliveryWriter {
     }
 
     async fn begin(&mut self, comb: usize) -> Result<Box<dyn DeliverySink>> {
-        let address = self
-            .destination
-            .combs
-            .get(comb)
-            .ok_or_else(|| QueryError::internal("a delivery has no comb to go to"))?;
+        let address =
+            self.destination.combs.get(comb).ok_or_else(|| QueryError::internal("a delivery has no comb to go to"))?;
         let header = DeliveryHeader {
             build: BUILD_ID.to_string(),
             query: self.destination.query,

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::CompressionType;
-use arrow::ipc::writer::{IpcWriteContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
+use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions};
 use arrow_flight::decode::{DecodedPayload, FlightDataDecoder};
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::{
-    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest,
-    HandshakeResponse, PollInfo, PutResult, SchemaAsIpc, SchemaResult, Ticket,
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
+    PollInfo, PutResult, SchemaAsIpc, SchemaResult, Ticket,
 };
 use async_trait::async_trait;
 use buzz_protocol::{CombAddress, QueryError, QueryId, Result};
@@ -295,7 +295,11 @@ impl FlightDelivery {
             None => false,
         };
         // The comb closed the stream before its end: its answer says why.
-        if sent { Ok(()) } else { Err(self.answer().await.err().unwrap_or_else(|| self.lost("it closed the delivery"))) }
+        if sent {
+            Ok(())
+        } else {
+            Err(self.answer().await.err().unwrap_or_else(|| self.lost("it closed the delivery")))
+        }
     }
 
     async fn answer(&mut self) -> Result<usize> {

@@ -193,6 +193,7 @@ impl InboxService for Arc<Inboxes> {
     }
 
     async fn commit(&self, query: QueryId, commits: Vec<Commit>) -> Result<()> {
+        self.query(query)?;
         for commit in commits {
             self.stage(query, commit.stage)?.accept(commit)?;
         }
@@ -329,7 +330,12 @@ impl Stage {
     }
 
     /// The batch at `cursor` of a partition, once there is one; None at the end of the stage.
-    async fn next(&self, index: usize, cursor: usize, changed: &mut watch::Receiver<u64>) -> Result<Option<RecordBatch>> {
+    async fn next(
+        &self,
+        index: usize,
+        cursor: usize,
+        changed: &mut watch::Receiver<u64>,
+    ) -> Result<Option<RecordBatch>> {
         loop {
             changed.borrow_and_update();
             let found = {

@@ -15,8 +15,8 @@ use datafusion_distributed::{
     ChannelResolver, CoordinatorToWorkerMsg, ExecuteTaskRequest, GetWorkerInfoRequest, GetWorkerInfoResponse,
     MaybeEncoded, SetPlanRequest, Worker, WorkerChannel, WorkerToCoordinatorMsg, grpc,
 };
-use futures::stream::BoxStream;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use http::HeaderMap;
 use tonic::transport::{Channel, Endpoint};
 use url::Url;

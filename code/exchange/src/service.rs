@@ -88,10 +88,13 @@ pub trait InboxService: fmt::Debug + Send + Sync {
     /// # Errors
     /// `Unavailable` for a query that the comb does not know (it was restarted, or the query is over), `Cancelled` when
     /// another delivery of the task was accepted, `Internal` for a wrong stage, task or schema.
-    async fn deliver(&self, header: DeliveryHeader, schema: arrow::datatypes::SchemaRef)
-    -> Result<Box<dyn DeliverySink>>;
+    async fn deliver(
+        &self,
+        header: DeliveryHeader,
+        schema: arrow::datatypes::SchemaRef,
+    ) -> Result<Box<dyn DeliverySink>>;
 
-    /// Accepts one delivery each of some tasks.
+    /// Accepts one delivery each of some tasks. With none, it asks whether the comb still knows the query.
     ///
     /// # Errors
     /// `Unavailable` for an unknown query or a delivery that did not arrive whole, `Internal` when another delivery of

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use buzz_exchange::{Commit, InboxService};
-use buzz_protocol::{BUILD_ID, CombAddress, ErrorKind, HBeeTask, Partitioning, QueryId, Result, TaskIndex, TaskOutcome};
+use buzz_protocol::{
+    BUILD_ID, CombAddress, ErrorKind, HBeeTask, Partitioning, QueryId, Result, TaskIndex, TaskOutcome,
+};
 use futures::TryStreamExt;
 use futures::stream::FuturesUnordered;
 
@@ -119,8 +121,7 @@ async fn run_task(
 }
 
 async fn accept(query: QueryId, task: &HBeeTask, outcome: &TaskOutcome, inboxes: &Inboxes) -> Result<()> {
-    let commit =
-        Commit { stage: task.stage, task: task.task, delivery: outcome.delivery, rows: outcome.rows.clone() };
+    let commit = Commit { stage: task.stage, task: task.task, delivery: outcome.delivery, rows: outcome.rows.clone() };
     inboxes.commit(query, commit).await
 }
 

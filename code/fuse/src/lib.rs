@@ -37,9 +37,9 @@ pub mod explain;
 
 pub mod summary;
 
+pub use run::ResultSink;
 pub use seams::{Combs, Compute};
 pub use steps::{MapStage, QueryPlan, ReduceStep};
-pub use run::ResultSink;
 pub use summary::{Progress, Summary};
 
 /// What is asked of Fuse.

@@ -33,7 +33,8 @@ pub fn by_partition_filter(
 
     let expr = state.create_logical_expr(filter, &schema).map_err(|error| place(not_a_partition(error, table)))?;
     check_plain(&expr).map_err(place)?;
-    let typed = expr.transform_up(|expr| text_means_value(expr, &schema)).data().map_err(|error| place(error.into()))?;
+    let typed =
+        expr.transform_up(|expr| text_means_value(expr, &schema)).data().map_err(|error| place(error.into()))?;
     match typed.get_type(&schema).map_err(|error| place(not_a_partition(error, table)))? {
         DataType::Boolean | DataType::Null => {}
         other => return Err(place(QueryError::invalid(format!("it is {other}, not a condition")))),
@@ -47,7 +48,12 @@ pub fn by_partition_filter(
 ///
 /// # Errors
 /// `Invalid` when a condition cannot be evaluated.
-pub fn by_where(state: &SessionState, table: &Table, files: Vec<DataFile>, plan: &LogicalPlan) -> Result<Vec<DataFile>> {
+pub fn by_where(
+    state: &SessionState,
+    table: &Table,
+    files: Vec<DataFile>,
+    plan: &LogicalPlan,
+) -> Result<Vec<DataFile>> {
     let Some(filters) = scan_filters(plan) else {
         return Ok(files);
     };

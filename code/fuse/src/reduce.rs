@@ -25,8 +25,7 @@ use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion_distributed::{
     DesiredTaskCountEvent, DesiredTaskCountEventResponse, DistributedExt, DistributedLeafExec, ExecuteTaskRequest,
     MaybeEncoded, NetworkCoalesceExec, ProducerHead, RouteTasksEvent, RouteTasksEventResponse, ScaleUpLeafNodeEvent,
-    ScaleUpLeafNodeEventResponse, SessionStateBuilderExt, SetPlanRequest, TaskKey, WorkerResolver,
-    display_plan_ascii,
+    ScaleUpLeafNodeEventResponse, SessionStateBuilderExt, SetPlanRequest, TaskKey, WorkerResolver, display_plan_ascii,
 };
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -284,9 +283,8 @@ fn divided(
     count: usize,
     partitions: usize,
 ) -> DataFusionResult<ScaleUpLeafNodeEventResponse> {
-    let variants = (0..count).map(|comb| {
-        Arc::new(inbox.over(comb * partitions..(comb + 1) * partitions)) as Arc<dyn ExecutionPlan>
-    });
+    let variants = (0..count)
+        .map(|comb| Arc::new(inbox.over(comb * partitions..(comb + 1) * partitions)) as Arc<dyn ExecutionPlan>);
     let leaf = Arc::new(DistributedLeafExec::try_new(Arc::clone(event.plan), variants)?);
     if event.task_count == count {
         return Ok(ScaleUpLeafNodeEventResponse::new(leaf));

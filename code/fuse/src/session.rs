@@ -39,11 +39,8 @@ pub(crate) fn session<'a>(
     tables: impl IntoIterator<Item = (&'a str, Arc<dyn TableProvider>)>,
 ) -> Result<SessionState> {
     let props = ExecutionProps::new().with_query_execution_start_time(start);
-    let state = SessionStateBuilder::new()
-        .with_default_features()
-        .with_config(config)
-        .with_execution_props(props)
-        .build();
+    let state =
+        SessionStateBuilder::new().with_default_features().with_config(config).with_execution_props(props).build();
     for (name, table) in tables {
         let reference = TableReference::bare(name);
         state.schema_for_ref(reference)?.register_table(name.to_string(), table)?;

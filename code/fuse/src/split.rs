@@ -28,7 +28,8 @@ pub fn row_group_splits(file: usize, size: u64, footer: &ParquetMetaData, split_
     let mut starts: Vec<u64> = footer.row_groups().iter().filter_map(row_group_start).collect();
     starts.sort_unstable();
     let mut cuts = vec![0];
-    for start in starts {
+    // The first row group belongs to the first split, wherever it starts.
+    for start in starts.into_iter().skip(1) {
         if start.saturating_sub(cuts[cuts.len() - 1]) >= split_bytes {
             cuts.push(start);
         }

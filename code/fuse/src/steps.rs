@@ -31,8 +31,8 @@ use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use futures::{StreamExt, TryStreamExt};
-use object_store::{ObjectMeta, ObjectStore};
 use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore};
 
 use crate::session::{planning_config, session, session_options};
 use crate::split::{FileSplit, pack, row_group_splits, task_count, whole_files};
@@ -142,7 +142,7 @@ pub(crate) async fn plan(
     let reduces = reduce_steps(&steps, planned, &reads, options, start).await?;
 
     let wanted = request.query.zones;
-    let comb_count = 
+    let comb_count =
         reduce::comb_count(&reduces, options, start, wanted, reduce::partitions_per_comb(combs, wanted)).await?;
     if comb_count < wanted {
         warnings.push(format!("a step of this query cannot be divided among {wanted} combs; one reduces it"));
@@ -229,9 +229,7 @@ fn find_source(name: &str, index: usize, steps: &[Step], tables: &[Arc<Table>]) 
     match steps.iter().position(|step| same(&step.name)) {
         Some(earlier) if earlier < index => Ok(Source::Step(earlier)),
         Some(same) if same == index => Err(QueryError::invalid("it reads itself")),
-        Some(_) => {
-            Err(QueryError::invalid(format!("it reads `{name}`, a later step; put `{name}` before it")))
-        }
+        Some(_) => Err(QueryError::invalid(format!("it reads `{name}`, a later step; put `{name}` before it"))),
         None => {
             let names = tables.iter().map(|table| table.name.as_str()).chain(steps.iter().map(|s| s.name.as_str()));
             Err(QueryError::invalid(format!("there is no table `{name}`{}", name_help(name, names))))
@@ -431,9 +429,10 @@ fn has_outer_order(plan: &LogicalPlan) -> bool {
 }
 
 fn count_scans(plan: &Arc<dyn ExecutionPlan>) -> usize {
-    let here = usize::from(plan.downcast_ref::<datafusion::datasource::source::DataSourceExec>().is_some_and(|source| {
-        source.data_source().downcast_ref::<datafusion::datasource::physical_plan::FileScanConfig>().is_some()
-    }));
+    let here =
+        usize::from(plan.downcast_ref::<datafusion::datasource::source::DataSourceExec>().is_some_and(|source| {
+            source.data_source().downcast_ref::<datafusion::datasource::physical_plan::FileScanConfig>().is_some()
+        }));
     here + plan.children().into_iter().map(count_scans).sum::<usize>()
 }
 
@@ -468,8 +467,8 @@ async fn splits_of(
 }
 
 fn object_meta(file: &DataFile) -> Result<ObjectMeta> {
-    let location = Path::parse(&file.path)
-        .map_err(|error| QueryError::data(format!("`{}` is not a path: {error}", file.path)))?;
+    let location =
+        Path::parse(&file.path).map_err(|error| QueryError::data(format!("`{}` is not a path: {error}", file.path)))?;
     Ok(ObjectMeta { location, last_modified: DateTime::UNIX_EPOCH, size: file.size, e_tag: None, version: None })
 }
 

@@ -69,8 +69,8 @@ impl TableProvider for FileTable {
             .into_iter()
             .map(|column| schema.table_schema().index_of(self.table.schema.field(column).name()))
             .collect::<Result<Vec<_>, _>>()?;
-        let source = ParquetSource::new(schema)
-            .with_table_parquet_options(state.default_table_options().parquet.clone());
+        let source =
+            ParquetSource::new(schema).with_table_parquet_options(state.default_table_options().parquet.clone());
         let store = ObjectStoreUrl::parse(self.table.store.as_str())?;
         let config = FileScanConfigBuilder::new(store, Arc::new(source))
             .with_file_groups(vec![FileGroup::new(Vec::new())])

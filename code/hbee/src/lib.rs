@@ -15,8 +15,8 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::physical_plan::ExecutionPlan;
-use futures::stream::SelectAll;
 use futures::TryStreamExt;
+use futures::stream::SelectAll;
 
 pub mod deletion;
 

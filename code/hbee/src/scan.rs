@@ -10,6 +10,8 @@ use arrow::ipc::reader::StreamReader;
 use buzz_protocol::{ColumnMapping, Evaluation, FileSlice, HBeeTask, QueryError, Result, ScanSpec, TaskFile};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::object_store::ObjectStoreUrl;
+use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result as DataFusionResult;
@@ -21,6 +23,8 @@ use datafusion::physical_expr_adapter::{
 };
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::scalar::ScalarValue;
+use object_store::{ObjectMeta, ObjectStore};
+use parquet::file::metadata::ParquetMetaData;
 
 use crate::deletion::remaining_rows;
 
@@ -137,11 +141,21 @@ async fn partitioned_file(
         let offset = |at: u64| i64::try_from(at).unwrap_or(i64::MAX);
         partitioned = partitioned.with_range(offset(start), offset(end));
     }
+    let store = ctx.runtime_env().object_store(ObjectStoreUrl::parse(spec.store.as_str())?)?;
+    let footer = footer(store.as_ref(), &partitioned.object_meta, ctx).await?;
     if let Some(vector) = &file.deletion_vector {
-        let rows = remaining_rows(vector, &spec.store, &partitioned.object_meta, ctx).await?;
+        let row_count = usize::try_from(footer.file_metadata().num_rows()).unwrap_or_default();
+        let rows = remaining_rows(vector, store.as_ref(), &file.path, row_count).await?;
         partitioned = partitioned.with_extension(rows);
     }
     Ok(partitioned)
+}
+
+/// The footer of a file, which the scan then finds in the cache. Read here, its errors keep their kind; the scan would
+/// turn them into text.
+async fn footer(store: &dyn ObjectStore, file: &ObjectMeta, ctx: &TaskContext) -> Result<Arc<ParquetMetaData>> {
+    let cache = ctx.runtime_env().cache_manager.get_file_metadata_cache();
+    Ok(DFParquetMetadata::new(store, file).with_file_metadata_cache(Some(cache)).fetch_metadata().await?)
 }
 
 /// Reads columns under their physical names: the table says `fare`, its files say `col-5d9c`.

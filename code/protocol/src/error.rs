@@ -49,11 +49,7 @@ pub struct QueryError {
 
 impl fmt::Display for QueryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.origin.is_empty() {
-            f.write_str(&self.message)
-        } else {
-            write!(f, "{}: {}", self.origin, self.message)
-        }
+        if self.origin.is_empty() { f.write_str(&self.message) } else { write!(f, "{}: {}", self.origin, self.message) }
     }
 }
 
@@ -153,7 +149,9 @@ fn from_datafusion(error: &DataFusionError) -> QueryError {
         DataFusionError::IoError(source) => QueryError::data(source.to_string()),
         DataFusionError::ArrowError(source, _) => from_arrow(source),
         DataFusionError::Execution(message) => from_execution(&plain(message)),
-        DataFusionError::ExecutionJoin(source) if source.is_cancelled() => QueryError::cancelled("a task was cancelled"),
+        DataFusionError::ExecutionJoin(source) if source.is_cancelled() => {
+            QueryError::cancelled("a task was cancelled")
+        }
         other => QueryError::internal(plain(&other.strip_backtrace())),
     }
 }
@@ -169,7 +167,8 @@ fn plain(message: &str) -> String {
 fn from_execution(message: &str) -> QueryError {
     if message.contains("Parquet") || message.contains("Cannot cast column") {
         QueryError::data(message)
-    } else if ["transport error", "h2 protocol error", "connection", "broken pipe"].iter().any(|w| message.contains(w)) {
+    } else if ["transport error", "h2 protocol error", "connection", "broken pipe"].iter().any(|w| message.contains(w))
+    {
         QueryError::unavailable(message)
     } else {
         QueryError::invalid(message)

@@ -182,7 +182,10 @@ mod tests {
         let error = |text: &str| Options::default().set(text).unwrap_err().to_string();
         assert_eq!(error("task=3"), "there is no option `task`; the nearest is `tasks`");
         assert_eq!(error("tasks=x"), "option `tasks` cannot be `x`; it takes a whole number from 0");
-        assert_eq!(error("task_bytes=5 apples"), "option `task_bytes` cannot be `5 apples`; it takes bytes, as 1048576, 64MiB or 2GB");
+        assert_eq!(
+            error("task_bytes=5 apples"),
+            "option `task_bytes` cannot be `5 apples`; it takes bytes, as 1048576, 64MiB or 2GB"
+        );
         assert_eq!(error("tasks"), "`tasks` is not of the form key=value");
     }
 }

@@ -126,10 +126,10 @@ impl Query {
         let mut ignored = Vec::new();
         let mut track = serde_path_to_error::Track::new();
         let mut deserializer = serde_json::Deserializer::from_str(json);
-        let raw: Result<RawQuery, serde_json::Error> = serde_ignored::deserialize(
-            serde_path_to_error::Deserializer::new(&mut deserializer, &mut track),
-            |path| ignored.push(path.to_string()),
-        );
+        let raw: Result<RawQuery, serde_json::Error> =
+            serde_ignored::deserialize(serde_path_to_error::Deserializer::new(&mut deserializer, &mut track), |path| {
+                ignored.push(path.to_string())
+            });
         let raw = raw.and_then(|raw| deserializer.end().map(|()| raw)).map_err(|error| {
             let path = track.path().to_string();
             let place = if path == "." { String::new() } else { format!(" in `{path}`") };
@@ -274,9 +274,15 @@ mod tests {
             replaced("\"HBee\"", "\"HBeee\""),
             "q.json in `steps[0].step_type`: unknown variant `HBeee`, expected `HBee` or `HComb` at line 3 column 74"
         );
-        assert_eq!(replaced("\"sql\": \"SELECT a FROM t\", ", ""), "q.json in `steps[0]`: missing field `sql` at line 3 column 76");
+        assert_eq!(
+            replaced("\"sql\": \"SELECT a FROM t\", ", ""),
+            "q.json in `steps[0]`: missing field `sql` at line 3 column 76"
+        );
         assert_eq!(replaced("zones\": 2", "zones\": 17"), "q.json: `capacity.zones` is 17; it can be 1 to 16");
-        assert_eq!(replaced("\"map\", \"step", "\"T\", \"step"), "q.json: the name `T` is used twice; names are one namespace");
+        assert_eq!(
+            replaced("\"map\", \"step", "\"T\", \"step"),
+            "q.json: the name `T` is used twice; names are one namespace"
+        );
         assert!(replaced("\"HComb\"", "\"HBee\"").contains("no HComb step; add one"));
         assert!(replaced("\"HBee\"", "\"HComb\"").contains("the first step, `map`, is an HComb step"));
     }

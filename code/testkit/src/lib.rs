@@ -1,1 +1,11 @@
-//! stub
+//! What tests and benchmarks share: real tables, faults, and plain DataFusion to compare with. For development only.
+
+mod faulty;
+
+mod plain;
+
+mod shared;
+
+pub use faulty::FaultyStore;
+pub use plain::{plain_rows, same_rows, sorted_text};
+pub use shared::shared_data;

@@ -1,0 +1,48 @@
+# The verbs of Buzz. `make` alone lists them. None asks a question, and all work without default.env.
+-include default.env
+
+# Outside the clone, so that the dependencies (DataFusion above all) are compiled once for all clones.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/buzz-target
+
+SAMPLE ?= data/nyc-taxi-daily
+QUERY ?= code/examples/query-delta-taxi.json
+# The example names the bucket of the original; here it reads the sample.
+TABLE ?= $(if $(filter code/examples/query-delta-taxi.json,$(QUERY)),nyc_taxi=$(SAMPLE))
+FORMAT ?= table
+
+BUZZ := $(CARGO_TARGET_DIR)/debug/buzz
+
+.DEFAULT_GOAL := help
+.PHONY: help build sample run-query test check format bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+build: ## Build the buzz command
+	@[ -x $(BUZZ) ] || echo "building Buzz; the first time compiles DataFusion, 15 to 20 minutes on two cores …" >&2
+	@cargo build --workspace --bin buzz
+
+sample: build ## Make the sample table in data/, if it is not there
+	@$(BUZZ) sample $(SAMPLE)
+
+run-query: sample ## Run QUERY (default: the taxi example on the sample) in one process and print its rows
+	@$(BUZZ) query $(QUERY) $(if $(TABLE),--table $(TABLE)) --format $(FORMAT)
+
+test: ## Run all tests
+	@echo "building and running the tests; the first time compiles DataFusion, 15 to 20 minutes on two cores …" >&2
+	cargo test --workspace
+
+check: ## Check format and lints; warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- --deny warnings
+
+format: ## Format the code
+	cargo fmt --all
+
+bench: ## Compare with plain DataFusion, release build; BENCH_RUNS=5
+	@echo "building for release; the first time takes about 40 minutes on two cores …" >&2
+	cargo build --release --workspace --bin buzz --bin plain-datafusion
+	python3 code/testkit/bench/bench.py --bin $(CARGO_TARGET_DIR)/release --sample $(SAMPLE) --runs $(or $(BENCH_RUNS),5)
+
+clean: ## Remove the sample; compiled code stays in CARGO_TARGET_DIR
+	rm -rf data

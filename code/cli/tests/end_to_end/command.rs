@@ -1,0 +1,214 @@
+//! The command as a user calls it: what it prints where, and how it ends.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::tempdir;
+
+use crate::common::steps;
+use crate::tables::parquet_folder;
+
+fn buzz(dir: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_buzz")).current_dir(dir).args(arguments).output().unwrap()
+}
+
+fn query(dir: &Path, reduce: &str) {
+    let sql = "SELECT id, grp, amount FROM rides WHERE id < 4";
+    let query = steps(1, &[("m", sql)], &[("r", reduce)], &[("rides", "Parquet", "rides")]);
+    fs::write(dir.join("query.json"), query.to_string()).unwrap();
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn every_format_holds_the_same_rows() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 2, 10);
+    query(dir.path(), "SELECT id, grp, amount FROM m ORDER BY id");
+    let printed = |format: &str| {
+        let output = buzz(dir.path(), &["query", "query.json", "--format", format]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let summary = text(&output.stderr);
+        assert!(summary.starts_with("rows: 4, files: 2 of 2, bytes: "), "{summary}");
+        assert!(summary.contains("retries: 0, time: ") && summary.ends_with("cost: n/a\n"), "{summary}");
+        output.stdout
+    };
+    assert_eq!(
+        text(&printed("table")),
+        "+----+---------+--------+\n| id | grp     | amount |\n+----+---------+--------+\n| 0  | cash    |        |\n\
+         | 1  | credit  | 0.25   |\n| 2  | dispute | 0.5    |\n| 3  | cash    | 0.75   |\n+----+---------+--------+\n"
+    );
+    let expected = json!([
+        {"id": 0, "grp": "cash", "amount": null}, {"id": 1, "grp": "credit", "amount": 0.25},
+        {"id": 2, "grp": "dispute", "amount": 0.5}, {"id": 3, "grp": "cash", "amount": 0.75}
+    ]);
+    assert_eq!(serde_json::from_slice::<Value>(&printed("json")).unwrap(), expected);
+    let lines: Vec<Value> = text(&printed("ndjson")).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(Value::from(lines), expected);
+    assert_eq!(text(&printed("csv")), "id,grp,amount\n0,cash,\n1,credit,0.25\n2,dispute,0.5\n3,cash,0.75\n");
+
+    let arrow = arrow::ipc::reader::FileReader::try_new(std::io::Cursor::new(printed("arrow")), None).unwrap();
+    assert_eq!(arrow.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), 4);
+    fs::write(dir.path().join("out.parquet"), printed("parquet")).unwrap();
+    let again = fs::File::open(dir.path().join("out.parquet")).unwrap();
+    let again = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(again).unwrap();
+    assert_eq!(again.metadata().file_metadata().num_rows(), 4);
+}
+
+#[test]
+fn json_keeps_what_json_has_no_form_for() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 1, 10);
+    query(
+        dir.path(),
+        "SELECT 9007199254740993 AS big, CAST('12345678901234567890.10' AS DECIMAL(38, 2)) AS exact, \
+         CAST('NaN' AS DOUBLE) AS nan, CAST('-Infinity' AS REAL) AS low, CAST('ab' AS BYTEA) AS bytes, \
+         TIMESTAMP '2024-01-02T03:04:05.5' AS t, DATE '2024-01-02' AS d, [1, NULL] AS list, 0.1 AS f FROM m LIMIT 1",
+    );
+    let output = buzz(dir.path(), &["query", "query.json", "--format", "ndjson"]);
+    assert_eq!(
+        text(&output.stdout),
+        "{\"big\":9007199254740993,\"exact\":12345678901234567890.10,\"nan\":\"NaN\",\"low\":\"-Infinity\",\
+         \"bytes\":\"YWI=\",\"t\":\"2024-01-02T03:04:05.500\",\"d\":\"2024-01-02\",\"list\":[1,null],\"f\":0.1}\n",
+        "{}",
+        text(&output.stderr)
+    );
+    query(dir.path(), "SELECT a.id, b.id FROM m a JOIN m b ON a.id = b.id");
+    let output = buzz(dir.path(), &["query", "query.json", "--format", "json"]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    assert!(text(&output.stderr).contains("two columns are called `id`"), "{}", text(&output.stderr));
+
+    query(dir.path(), "SELECT id FROM m WHERE id > 100");
+    assert_eq!(text(&buzz(dir.path(), &["query", "query.json", "--format", "json"]).stdout), "[]\n");
+}
+
+#[test]
+fn exit_codes_and_streams_are_as_documented() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 2, 10);
+    query(dir.path(), "SELECT id FROM m");
+    let failed = |arguments: &[&str], code: i32, words: &str| {
+        let output = buzz(dir.path(), arguments);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(code), 0), "{arguments:?}");
+        assert!(text(&output.stderr).contains(words), "{arguments:?}: {}", text(&output.stderr));
+    };
+    failed(&["query", "missing.json"], 1, "error: query file `missing.json`: No such file");
+    failed(&["query", "query.json", "--table", "ride=x"], 1, "no such catalog; the nearest is `rides`");
+    failed(
+        &["query", "query.json", "--table", "rides=nowhere"],
+        1,
+        "error: catalog `rides`: there is no file or folder",
+    );
+    failed(
+        &["query", "query.json", "--output", "no/such/folder/x"],
+        1,
+        "error: output `no/such/folder/x` is not writable",
+    );
+    failed(&["query", "query.json", "--format", "xml"], 2, "possible values: table, json");
+    failed(&["query", "query.json", "--set", "task=1"], 2, "the nearest is `tasks`");
+    failed(&["query"], 2, "Usage");
+    failed(&["frobnicate"], 2, "Usage");
+    fs::write(dir.path().join("bad.json"), "{\"steps\": [\n  {,}\n]}").unwrap();
+    failed(&["query", "bad.json"], 1, "error: bad.json in `steps[0]`: key must be a string at line 2 column 4");
+
+    let help = buzz(dir.path(), &["--help"]);
+    assert!(help.status.success() && text(&help.stdout).contains("Examples:"));
+    let explain = buzz(dir.path(), &["query", "query.json", "--explain"]);
+    assert!(text(&explain.stdout).contains("files: 2 found"), "{}", text(&explain.stdout));
+    let tables = buzz(dir.path(), &["tables", "query.json"]);
+    assert!(text(&tables.stdout).contains("rides (Parquet): rides\n  files: 2, bytes: "), "{}", text(&tables.stdout));
+    assert!(text(&tables.stdout).contains("    grp: Utf8\n"));
+}
+
+#[test]
+fn the_query_may_come_from_standard_input_and_a_closed_pipe_is_quiet() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 2, 10);
+    query(
+        dir.path(),
+        "SELECT a.id FROM m a CROSS JOIN m b CROSS JOIN m c CROSS JOIN m d CROSS JOIN m e CROSS JOIN m f CROSS JOIN m g CROSS JOIN m h",
+    );
+    let mut child = Command::new("sh")
+        .current_dir(dir.path())
+        .args(["-c", "\"$0\" query - --format ndjson | head -n 1", env!("CARGO_BIN_EXE_buzz")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let json = fs::read(dir.path().join("query.json")).unwrap();
+    child.stdin.take().unwrap().write_all(&json).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(text(&output.stdout).lines().count(), 1);
+    assert!(
+        !text(&output.stderr).contains("error") && !text(&output.stderr).contains("panic"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn an_output_appears_whole_or_not_at_all() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 2, 10);
+    query(dir.path(), "SELECT id FROM m ORDER BY id");
+    let output = buzz(dir.path(), &["query", "query.json", "--format", "csv", "--output", "rows.csv"]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 0));
+    assert_eq!(fs::read_to_string(dir.path().join("rows.csv")).unwrap(), "id\n0\n1\n2\n3\n");
+
+    query(dir.path(), "SELECT 1 / (id - id) AS n FROM m");
+    let output = buzz(dir.path(), &["query", "query.json", "--format", "csv", "--output", "rows.csv"]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    assert_eq!(fs::read_to_string(dir.path().join("rows.csv")).unwrap(), "id\n0\n1\n2\n3\n");
+    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "{left:?}");
+}
+
+#[test]
+fn an_interruption_stops_everything() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 1, 3000);
+    let slow = "SELECT count(*) AS n FROM rides a, rides b, rides c, rides d WHERE a.id + b.id + c.id + d.id = -1";
+    let query = steps(1, &[("m", slow)], &[("r", "SELECT * FROM m")], &[("rides", "Parquet", "rides")]);
+    fs::write(dir.path().join("query.json"), query.to_string()).unwrap();
+    let arguments = ["query", "query.json", "--output", "rows.txt"];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_buzz"))
+        .current_dir(dir.path())
+        .args(arguments)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The temporary output shows that the query is under way.
+    let started = Instant::now();
+    while fs::read_dir(dir.path()).unwrap().count() < 3 {
+        assert!(started.elapsed() < Duration::from_secs(60), "the query never began");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "something was left behind");
+}
+
+#[test]
+fn the_sample_is_made_once_and_answers_the_example() {
+    let dir = tempdir().unwrap();
+    let made = buzz(dir.path(), &["sample", "data/taxi", "--rows", "3000"]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let again = buzz(dir.path(), &["sample", "data/taxi", "--rows", "3000"]);
+    assert!(text(&again.stderr).contains("already"), "{}", text(&again.stderr));
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/query-delta-taxi.json");
+    let arguments = ["query", example, "--table", "nyc_taxi=data/taxi", "--format", "json"];
+    let output = buzz(dir.path(), &arguments);
+    let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let sum: i64 = rows.iter().map(|row| row["sum(nyc_taxi_map.payment_type_count)"].as_i64().unwrap()).sum();
+    // Five days of 31, of three files each; 3000 rows over 93 files are 33 in the first 24 files and 32 in the others.
+    assert_eq!(sum, 15 * 33);
+    assert!(text(&output.stderr).contains("files: 15 of 93"), "{}", text(&output.stderr));
+}

@@ -1,0 +1,176 @@
+//! What users get wrong, and what they are told.
+
+use std::fs;
+use std::path::Path;
+
+use buzz_protocol::ErrorKind;
+use serde_json::{Value, json};
+use tempfile::tempdir;
+
+use crate::common::{ask, steps};
+use crate::tables::{parquet_folder, partitioned_delta};
+
+fn good() -> Value {
+    steps(
+        1,
+        &[("m", "SELECT grp, COUNT(*) AS n FROM rides GROUP BY grp")],
+        &[("r", "SELECT SUM(n) AS n FROM m")],
+        &[("rides", "Parquet", "rides")],
+    )
+}
+
+async fn told(query: &Value, base: &Path) -> (ErrorKind, String) {
+    let error = ask(query, base, &[]).await.expect_err(&query.to_string());
+    (error.kind, error.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_mistake_is_named_with_its_place() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 2, 10);
+    parquet_folder(dir.path(), "others", 1, 10);
+    partitioned_delta(dir.path());
+    fs::create_dir(dir.path().join("empty")).unwrap();
+
+    let map = |sql: &str| {
+        let mut query = good();
+        query["steps"][0]["sql"] = json!(sql);
+        query
+    };
+    let reduce = |sql: &str| {
+        let mut query = good();
+        query["steps"][1]["sql"] = json!(sql);
+        query
+    };
+    let table = |kind: &str, uri: &str| {
+        let mut query = good();
+        query["catalogs"][0]["type"] = json!(kind);
+        query["catalogs"][0]["uri"] = json!(uri);
+        query
+    };
+    let filter = |filter: &str| {
+        let mut query = good();
+        query["catalogs"][0]["type"] = json!("DeltaLake");
+        query["catalogs"][0]["uri"] = json!("partitioned");
+        query["steps"][0]["partition_filter"] = json!(filter);
+        query
+    };
+    let two_catalogs = steps(
+        1,
+        &[("m", "SELECT a.id FROM a JOIN b ON a.id = b.id")],
+        &[("r", "SELECT * FROM m")],
+        &[("a", "Parquet", "rides"), ("b", "Parquet", "others")],
+    );
+    let later = steps(
+        1,
+        &[("m", "SELECT id FROM rides")],
+        &[("x", "SELECT * FROM y"), ("y", "SELECT * FROM m")],
+        &[("rides", "Parquet", "rides")],
+    );
+    let map_reads_step = steps(
+        1,
+        &[("m", "SELECT id FROM rides"), ("o", "SELECT id FROM m")],
+        &[("r", "SELECT * FROM o")],
+        &[("rides", "Parquet", "rides")],
+    );
+
+    let invalid: &[(Value, &[&str])] = &[
+        (map("SELEC grp FROM rides"), &["step `m`: SQL syntax", "found: SELEC"]),
+        (map("SELECT grp FROM rides WHERE"), &["step `m`: SQL syntax", "EOF"]),
+        (map("SELECT group FROM rides)"), &["step `m`: SQL syntax"]),
+        (map("SELECT grp FROM rides; SELECT 1"), &["step `m`", "several statements"]),
+        (map(""), &["step `m`", "SQL is empty"]),
+        (map("SELECT gruop FROM rides"), &["step `m`: column `gruop`", "the nearest is `grp`"]),
+        (map("SELECT id FROM ridse"), &["step `m`: there is no table `ridse`", "the nearest is `rides`"]),
+        (map("SELECT 1 AS one"), &["step `m`", "write FROM rides"]),
+        (map("DROP TABLE rides"), &["step `m`: DROP is not a query", "write a SELECT"]),
+        (map("INSERT INTO rides VALUES (1)"), &["step `m`: INSERT is not a query"]),
+        (map("COPY rides TO 'x.parquet'"), &["step `m`: COPY is not a query"]),
+        (map("SELECT sum(grp, 3, 4) FROM rides"), &["step `m`", "sum"]),
+        (map("SELECT nosuchfunction(id) FROM rides"), &["step `m`", "nosuchfunction"]),
+        (map("SELECT CAST(grp AS INT) AS n FROM rides"), &["step `m`, task", "cash"]),
+        (reduce("SELECT 1 / (n - n) AS n FROM m"), &["division by zero"]),
+        (reduce("SELECT m FROM n"), &["step `r`: there is no table `n`", "`rides`, `m`, `r`"]),
+        (reduce("SELECT * FROM rides"), &["step `r`", "reads the catalog `rides`", "write an HBee step"]),
+        (reduce("SELECT * FROM r"), &["step `r`: it reads itself"]),
+        (two_catalogs, &["step `m`", "`a` and `b`", "one HBee step for each", "`r`"]),
+        (later, &["step `x`", "`y`, a later step"]),
+        (map_reads_step, &["step `o`", "reads the step `m`", "HComb"]),
+        (table("Parquet", "ftp://host/x"), &["catalog `rides`", "no storage for `ftp://`"]),
+        (
+            filter("amount > 3"),
+            &["step `m`", "`amount` is not a partition column of `rides`", "filter it in the step's SQL"],
+        ),
+        (filter("dya = '2024-01-01'"), &["column `dya`", "the nearest is `day`"]),
+        (filter("day < 'yesterday'"), &["'yesterday' is not a value of type Date32"]),
+        (filter("day <"), &["partition_filter \"day <\"", "SQL"]),
+        (filter("level + 1"), &["not a condition"]),
+        (filter("max(level) = 1"), &["it cannot hold an aggregate"]),
+    ];
+    for (query, words) in invalid {
+        let (kind, message) = told(query, dir.path()).await;
+        assert_eq!(kind, ErrorKind::Invalid, "{message}");
+        assert!(words.iter().all(|word| message.contains(word)), "{message:?} lacks some of {words:?}");
+        assert!(!message.contains('\n') && !message.contains("DataFusion"), "{message:?}");
+    }
+
+    let data: &[(Value, &[&str])] = &[
+        (table("Parquet", "nowhere"), &["catalog `rides`", "there is no file or folder", "nowhere"]),
+        (table("Parquet", "empty"), &["catalog `rides`", "empty"]),
+        (table("Parquet", "rides/*.csv"), &["catalog `rides`", "matches `*.csv`"]),
+        (table("DeltaLake", "rides"), &["catalog `rides`", "there is no Delta table at", "rides"]),
+        (table("DeltaLake", "nowhere"), &["catalog `rides`", "there is no Delta table at", "nowhere"]),
+        (table("Static", "nowhere.json"), &["catalog `rides`", "nowhere.json", "nyc_taxi_cloudfuse_sample"]),
+    ];
+    for (query, words) in data {
+        let (kind, message) = told(query, dir.path()).await;
+        assert_eq!(kind, ErrorKind::Data, "{message}");
+        assert!(words.iter().all(|word| message.contains(word)), "{message:?} lacks some of {words:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_file_is_named() {
+    let dir = tempdir().unwrap();
+    let table = partitioned_delta(dir.path());
+    let mut query = good();
+    query["catalogs"][0] = json!({"name": "rides", "type": "DeltaLake", "uri": "partitioned"});
+    let broken = table.join("day=2024-01-02/kind=a/level=1/part-0.parquet");
+    let whole = fs::read(&broken).unwrap();
+
+    let mut garbled = whole.clone();
+    garbled[4..whole.len() / 2].fill(0xff);
+    let cases = [whole[..whole.len() / 2].to_vec(), b"not parquet at all, whatever it is called".to_vec(), garbled];
+    for bytes in cases {
+        fs::write(&broken, &bytes).unwrap();
+        let (kind, message) = told(&query, dir.path()).await;
+        assert_eq!(kind, ErrorKind::Data, "{message}");
+        assert!(message.contains("day=2024-01-02/kind=a/level=1/part-0.parquet"), "{message}");
+        assert!(message.contains("step `m`, task"), "{message}");
+    }
+    fs::remove_file(&broken).unwrap();
+    let (kind, message) = told(&query, dir.path()).await;
+    assert_eq!(kind, ErrorKind::Data, "{message}");
+    assert!(message.contains("there is no object") && message.contains("part-0.parquet"), "{message}");
+
+    // As a folder of Parquet, the footer is read while planning.
+    let folder = parquet_folder(dir.path(), "cut", 2, 10);
+    let file = folder.join("part-1.parquet");
+    let bytes = fs::read(&file).unwrap();
+    fs::write(&file, &bytes[..20]).unwrap();
+    query["catalogs"][0] = json!({"name": "rides", "type": "Parquet", "uri": "cut"});
+    let (kind, message) = told(&query, dir.path()).await;
+    assert_eq!(kind, ErrorKind::Data, "{message}");
+    assert!(message.contains("part-1.parquet"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_takes_too_long_ends() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 1, 2000);
+    let mut query = good();
+    query["steps"][0]["sql"] =
+        json!("SELECT count(*) AS n FROM rides a, rides b, rides c, rides d WHERE a.id + b.id + c.id + d.id = -1");
+    let error = ask(&query, dir.path(), &["timeout_seconds=1"]).await.unwrap_err();
+    assert_eq!((error.kind, error.to_string().contains("`timeout_seconds`")), (ErrorKind::Limit, true));
+}

@@ -1,0 +1,252 @@
+//! Workers that die, are slow or deliver twice, stores that do not answer, combs that go away.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use buzz_cli::local::{LocalCombs, LocalCompute, LocalHost};
+use buzz_fuse::{Compute, Fuse};
+use buzz_protocol::{ErrorKind, HBeeTask, QueryError, Result, TaskOutcome};
+use buzz_storage::Storage;
+use buzz_testkit::{FaultyStore, sorted_text};
+use serde_json::Value;
+use tempfile::tempdir;
+
+use crate::common::{ask_fuse, ask_on, host, options, steps};
+use crate::tables::parquet_folder;
+
+const TRANSPORTS: [&str; 2] = ["transport=memory", "transport=tcp"];
+
+fn query(zones: usize) -> Value {
+    steps(
+        zones,
+        &[("m", "SELECT grp, COUNT(*) AS n FROM rides GROUP BY grp")],
+        &[("r", "SELECT grp, SUM(n) AS n FROM m GROUP BY grp")],
+        &[("rides", "Parquet", "rides")],
+    )
+}
+
+const EXPECTED: [&str; 3] = ["cash | 267", "credit | 267", "dispute | 266"];
+
+/// What a faulty worker does with a run of a task.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// The first run of every task is not answered, as if its worker had died before it began.
+    DiesBefore,
+    /// The first run of every task delivers everything, and then its answer is lost.
+    DiesAfter,
+    /// Every task is run twice at the same time; the answer of the second counts.
+    RunsTwice,
+    /// The worker reports a failure that trying again does not mend.
+    Fails,
+    /// No worker is ever there.
+    NeverThere,
+}
+
+#[derive(Debug)]
+struct FaultyCompute {
+    inner: Arc<LocalCompute>,
+    fault: Fault,
+    runs: Mutex<HashMap<u32, u32>>,
+}
+
+impl FaultyCompute {
+    fn on(host: &LocalHost, fault: Fault) -> (Fuse, Arc<Self>) {
+        let inner = Arc::clone(&host.compute);
+        let compute = Arc::new(Self { inner, fault, runs: Mutex::default() });
+        let storage = Arc::clone(&host.storage);
+        let fuse =
+            Fuse::new(storage, Arc::clone(&compute) as _, Arc::clone(&host.combs) as _, Arc::clone(&host.network));
+        (fuse, compute)
+    }
+
+    fn runs(&self) -> u32 {
+        self.runs.lock().unwrap().values().sum()
+    }
+}
+
+#[async_trait]
+impl Compute for FaultyCompute {
+    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
+        let first = {
+            let mut runs = self.runs.lock().unwrap();
+            let runs = runs.entry(task.task.0).or_default();
+            *runs += 1;
+            assert_eq!(*runs, task.attempt);
+            *runs == 1
+        };
+        let lost = || QueryError::unavailable("the worker died");
+        match self.fault {
+            Fault::DiesBefore if first => Err(lost()),
+            Fault::DiesAfter if first => self.inner.run(task).await.and(Err(lost())),
+            Fault::RunsTwice => {
+                let (_, second) = tokio::join!(self.inner.run(task), self.inner.run(task));
+                second
+            }
+            Fault::Fails => Err(QueryError::data("file `x` is not as it should be")),
+            Fault::NeverThere => Err(lost()),
+            _ => self.inner.run(task).await,
+        }
+    }
+
+    fn concurrency(&self) -> usize {
+        4
+    }
+
+    fn tasks_min(&self) -> usize {
+        4
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_counts_once_however_often_it_runs() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 8, 100);
+    for fault in [Fault::DiesBefore, Fault::DiesAfter, Fault::RunsTwice] {
+        for transport in TRANSPORTS {
+            for zones in [1, 3] {
+                let host = host(&[transport]);
+                let (fuse, _) = FaultyCompute::on(&host, fault);
+                let answer = ask_fuse(&fuse, &query(zones), dir.path(), &[transport]).await.unwrap();
+                assert_eq!(sorted_text(&answer.rows), EXPECTED, "{fault:?}, {transport}, {zones} zones");
+                let retried = if matches!(fault, Fault::RunsTwice) { 0 } else { answer.summary.tasks };
+                assert_eq!(answer.summary.retries, retried);
+                assert!(host.combs.combs().iter().all(|comb| comb.inboxes().open_queries() == 0));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_unavailable_is_tried_again_and_not_for_ever() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 4, 10);
+    let host = host(&[]);
+    let (fuse, compute) = FaultyCompute::on(&host, Fault::Fails);
+    let error = ask_fuse(&fuse, &query(1), dir.path(), &["tasks=1"]).await.unwrap_err();
+    assert_eq!((error.kind, compute.runs()), (ErrorKind::Data, 1));
+
+    let (fuse, compute) = FaultyCompute::on(&host, Fault::NeverThere);
+    let error = ask_fuse(&fuse, &query(1), dir.path(), &["tasks=1"]).await.unwrap_err();
+    assert_eq!((error.kind, compute.runs()), (ErrorKind::Unavailable, 3));
+    assert!(host.combs.combs().iter().all(|comb| comb.inboxes().open_queries() == 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_fails_for_a_while_costs_retries_and_no_row() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 8, 100);
+    let options = options(&[]);
+    let storage =
+        Storage::with_wrapper(|store| Arc::new(FaultyStore::new(store, "part-3", 1, Duration::from_millis(1))));
+    let host = LocalHost::new(Arc::new(storage), &options, 2).unwrap();
+    // Planning reads nothing of the files that a manifest lists, so the first read is a task's.
+    let mut manifest = serde_json::json!({
+        "schema": [{"name": "id", "type": "Int64"}, {"name": "grp", "type": "Utf8"}],
+        "files": []
+    });
+    for file in 0..8 {
+        let uri = format!("rides/part-{file}.parquet");
+        let size = std::fs::metadata(dir.path().join(&uri)).unwrap().len();
+        manifest["files"].as_array_mut().unwrap().push(serde_json::json!({"uri": uri, "size": size}));
+    }
+    std::fs::write(dir.path().join("list.json"), manifest.to_string()).unwrap();
+    let mut query = query(2);
+    query["catalogs"][0] = serde_json::json!({"name": "rides", "type": "Static", "uri": "list.json"});
+    let answer = ask_on(&host, &query, dir.path(), &[]).await.unwrap();
+    assert_eq!(sorted_text(&answer.rows), EXPECTED);
+    assert_eq!(answer.summary.retries, 1);
+}
+
+/// Kills all combs during the first runs of tasks, `deaths` times.
+#[derive(Debug)]
+struct CombKiller {
+    inner: Arc<LocalCompute>,
+    combs: Arc<LocalCombs>,
+    deaths_left: AtomicU32,
+    after_delivery: bool,
+}
+
+#[async_trait]
+impl Compute for CombKiller {
+    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
+        let kills =
+            || self.deaths_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        if self.after_delivery {
+            let outcome = self.inner.run(task).await;
+            if kills() {
+                self.combs.kill();
+            }
+            outcome
+        } else {
+            if kills() {
+                self.combs.kill();
+            }
+            self.inner.run(task).await
+        }
+    }
+
+    fn concurrency(&self) -> usize {
+        2
+    }
+
+    fn tasks_min(&self) -> usize {
+        4
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_comb_costs_a_second_run_and_no_row() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 8, 100);
+    for transport in TRANSPORTS {
+        for (zones, after_delivery) in [(1, false), (1, true), (3, false), (3, true)] {
+            for deaths in [1, 1000] {
+                let host = host(&[transport]);
+                let compute = CombKiller {
+                    inner: Arc::clone(&host.compute),
+                    combs: Arc::clone(&host.combs),
+                    deaths_left: AtomicU32::new(deaths),
+                    after_delivery,
+                };
+                let network = Arc::clone(&host.network);
+                let fuse =
+                    Fuse::new(Arc::clone(&host.storage), Arc::new(compute), Arc::clone(&host.combs) as _, network);
+                let case = format!("{transport}, {zones} zones, after delivery {after_delivery}, {deaths} deaths");
+                let (query, sets) = (query(zones), [transport, "attempts=1"]);
+                let asked = ask_fuse(&fuse, &query, dir.path(), &sets);
+                let asked = tokio::time::timeout(Duration::from_secs(60), asked).await.expect(&case);
+                if deaths == 1 {
+                    let answer = asked.expect(&case);
+                    assert_eq!(sorted_text(&answer.rows), EXPECTED, "{case}");
+                    assert_eq!(answer.reruns, 1, "{case}");
+                } else {
+                    assert_eq!(asked.expect_err(&case).kind, ErrorKind::Unavailable, "{case}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_is_dropped_leaves_no_inbox() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 1, 2000);
+    let slow = "SELECT count(*) AS n FROM rides a, rides b, rides c, rides d WHERE a.id + b.id + c.id + d.id = -1";
+    let query = steps(2, &[("m", slow)], &[("r", "SELECT SUM(n) AS n FROM m")], &[("rides", "Parquet", "rides")]);
+    for transport in TRANSPORTS {
+        let host = host(&[transport]);
+        let sets = [transport];
+        let asked = ask_on(&host, &query, dir.path(), &sets);
+        assert!(tokio::time::timeout(Duration::from_millis(500), asked).await.is_err());
+        for _ in 0..500 {
+            if host.combs.combs().iter().all(|comb| comb.inboxes().open_queries() == 0) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(host.combs.combs().iter().all(|comb| comb.inboxes().open_queries() == 0), "{transport}");
+    }
+}

@@ -1,0 +1,14 @@
+//! Whole queries on the whole engine, on tables that are made here, compared with plain DataFusion.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod command;
+
+mod errors;
+
+mod faults;
+
+mod queries;
+
+mod tables;

@@ -1,0 +1,337 @@
+//! Real tables, with the answers that others computed, on the whole engine.
+//!
+//! The tables are looked for where [`buzz_testkit::shared_data`] says; where there are none, every test counts as
+//! ignored and says so.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use buzz_protocol::QueryError;
+use buzz_testkit::{plain_rows, shared_data, sorted_text};
+use common::{Answer, ask, steps};
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::Value;
+
+/// Delta tables whose `expected.json` is compared, by folder.
+const DELTA_TABLES: &[(&str, &[&str])] = &[(
+    "delta/delta-rs",
+    &[
+        "COVID-19_NYT",
+        "cdc_ict_table",
+        "cdf-table",
+        "cdf-table-non-partitioned",
+        "checkpoint-cdf-table",
+        "checkpoint_with_partitions",
+        "concurrent_workers",
+        "delta-0.2.0",
+        "delta-0.8-empty",
+        "delta-0.8.0",
+        "delta-0.8.0-date",
+        "delta-0.8.0-numeric-partition",
+        "delta-0.8.0-partitioned",
+        "delta-2.2.0-partitioned-types",
+        "delta-live-table",
+        "issue-2152",
+        "simple_commit",
+        "simple_table",
+        "simple_table_with_checkpoint",
+        "table-with-domain-metadata",
+        "table-with-dv-small",
+        "table-without-dv-small",
+        "table_with_column_mapping",
+        "table_with_edge_timestamps",
+        "with_checkpoint_no_last_checkpoint",
+    ],
+)];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let data = shared_data();
+    if data.is_none() {
+        println!("no real tables: neither BUZZ_TEST_DATA nor ../shared/data is a folder; their tests are ignored");
+    }
+    let absent = data.is_none();
+    let data = data.unwrap_or_default();
+
+    let mut trials = Vec::new();
+    for (folder, tables) in DELTA_TABLES {
+        for table in *tables {
+            let (folder, table) = (data.join(folder), table.to_string());
+            trials.push(Trial::test(format!("delta::{table}"), move || run(delta_table(folder, table))));
+        }
+    }
+    for case in ANSWERED {
+        let data = data.clone();
+        trials.push(Trial::test(format!("answers::{}", case.name), move || run(answered(data, case))));
+    }
+    let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(absent)).collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn run(test: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(test)
+}
+
+async fn answer(query: &Value, base: &Path, sets: &[&str]) -> Result<Answer, Failed> {
+    ask(query, base, sets).await.map_err(|error: QueryError| Failed::from(format!("{:?}: {error}", error.kind)))
+}
+
+/// Compares row count and, for each column, the non-null and distinct counts, least, greatest and sum.
+async fn delta_table(folder: PathBuf, table: String) -> Result<(), Failed> {
+    let expected: Value = serde_json::from_slice(&std::fs::read(folder.join("expected.json"))?)?;
+    let expected = &expected["tables"][&table];
+    let counted = ["deltalake", "expected_dir"].iter().map(|by| &expected[*by]).find(|by| by["rows"].is_u64());
+    let counted = counted.ok_or("the table has no expected rows")?;
+    let columns: Vec<(&String, &Value)> = counted["columns"].as_object().into_iter().flatten().collect();
+    let measured: Vec<_> = columns.iter().filter(|(_, column)| column["distinct"].is_u64()).collect();
+
+    let mut wanted = vec!["COUNT(*)".to_string()];
+    for (name, column) in &measured {
+        let quoted = format!("\"{}\"", name.replace('"', "\"\""));
+        wanted.push(format!("COUNT({quoted})"));
+        wanted.push(format!("COUNT(DISTINCT {quoted})"));
+        for bound in ["min", "max"] {
+            if column[bound].is_string() {
+                wanted.push(format!("{bound}({quoted})"));
+            }
+        }
+        if column["sum"].is_string() {
+            wanted.push(format!("SUM(CAST({quoted} AS DECIMAL(38, 0)))"));
+        }
+    }
+    // Names that several expressions share are renamed by position.
+    let selected: Vec<String> = wanted.iter().enumerate().map(|(at, text)| format!("{text} AS c{at}")).collect();
+    let query = steps(
+        2,
+        &[("m", "SELECT * FROM t")],
+        &[("r", &format!("SELECT {} FROM m", selected.join(", ")))],
+        &[("t", "DeltaLake", &table)],
+    );
+    let rows = answer(&query, &folder, &["tasks=3"]).await?.rows;
+    let mut cells = single_row(&rows)?.into_iter().zip(&wanted);
+
+    let mut differences = Vec::new();
+    let mut compare = |expected: &Value| {
+        let Some((found, what)) = cells.next() else {
+            differences.push("too few values".to_string());
+            return;
+        };
+        if !same_value(&found, expected) {
+            differences.push(format!("{what} is {found} instead of {expected}"));
+        }
+    };
+    compare(&counted["rows"]);
+    for (_, column) in &measured {
+        compare(&column["non_null"]);
+        compare(&column["distinct"]);
+        ["min", "max", "sum"]
+            .iter()
+            .map(|bound| &column[*bound])
+            .filter(|bound| bound.is_string())
+            .for_each(&mut compare);
+    }
+    if differences.is_empty() { Ok(()) } else { Err(differences.join("; ").into()) }
+}
+
+fn single_row(rows: &[RecordBatch]) -> Result<Vec<String>, Failed> {
+    let batch = rows.iter().find(|batch| batch.num_rows() == 1).ok_or("the answer is not one row")?;
+    let options = FormatOptions::default().with_null("NULL");
+    let cell = |column: &ArrayRef| Ok(ArrayFormatter::try_new(column, &options)?.value(0).to_string());
+    batch.columns().iter().map(cell).collect()
+}
+
+/// Texts of the same value: dates, times and decimals are written in several ways.
+fn same_value(found: &str, expected: &Value) -> bool {
+    let plain = |text: &str| {
+        let text = text.replace('T', " ").trim_end_matches('Z').trim_end_matches("+00").to_string();
+        if text.contains(['.', ':']) {
+            text.trim_end_matches('0').trim_end_matches('.').trim_end_matches(":00").to_string()
+        } else {
+            text
+        }
+    };
+    let expected = expected.as_str().map_or_else(|| expected.to_string(), str::to_string);
+    if plain(found) == plain(&expected) || format!("{} 00:00:00", found) == expected {
+        return true;
+    }
+    match (found.parse::<f64>(), expected.parse::<f64>()) {
+        (Ok(found), Ok(expected)) => (found - expected).abs() <= expected.abs() * 1e-9,
+        _ => false,
+    }
+}
+
+/// A query that others answered, as a user of steps would write it.
+struct Answered {
+    name: &'static str,
+    /// The file with answers, and the position of the query in it.
+    file: &'static str,
+    query: usize,
+    /// The catalog: name, type, place below the folder of the file.
+    catalog: (&'static str, &'static str, &'static str),
+    map: &'static str,
+    reduce: &'static str,
+}
+
+const TRIPS: (&str, &str, &str) = ("trips", "Parquet", "green_tripdata_*.parquet");
+const FLIGHTS: (&str, &str, &str) = ("flights3m", "Parquet", "flights-3m.parquet");
+const COVID: (&str, &str, &str) = ("covid", "DeltaLake", "COVID-19_NYT");
+
+const ANSWERED: &[Answered] = &[
+    Answered {
+        name: "trips_by_payment_type",
+        file: "tables/nyc-tlc/queries.json",
+        query: 0,
+        catalog: TRIPS,
+        map: "SELECT payment_type, COUNT(payment_type) AS c FROM trips GROUP BY payment_type",
+        reduce: "SELECT payment_type, SUM(c) AS c FROM m GROUP BY payment_type ORDER BY payment_type",
+    },
+    Answered {
+        name: "trips_averages",
+        file: "tables/nyc-tlc/queries.json",
+        query: 1,
+        catalog: TRIPS,
+        map: "SELECT payment_type, COUNT(*) AS n, SUM(total_amount) AS s, COUNT(total_amount) AS k, SUM(tip_amount) AS tips, \
+              MIN(trip_distance) AS min_d, MAX(trip_distance) AS max_d FROM trips GROUP BY payment_type",
+        reduce: "SELECT payment_type, SUM(n) AS n, SUM(s) / SUM(k) AS avg_total, SUM(tips) AS tips, MIN(min_d) AS min_d, \
+                 MAX(max_d) AS max_d FROM m GROUP BY payment_type ORDER BY payment_type NULLS LAST",
+    },
+    Answered {
+        name: "trips_distinct",
+        file: "tables/nyc-tlc/queries.json",
+        query: 2,
+        catalog: TRIPS,
+        map: "SELECT DISTINCT \"PULocationID\" AS p, \"DOLocationID\" AS d FROM trips",
+        reduce: "SELECT COUNT(DISTINCT p) AS pu, COUNT(DISTINCT d) AS d FROM m",
+    },
+    Answered {
+        name: "trips_by_day",
+        file: "tables/nyc-tlc/queries.json",
+        query: 3,
+        catalog: TRIPS,
+        map: "SELECT date_trunc('day', lpep_pickup_datetime) AS day, COUNT(*) AS n FROM trips GROUP BY 1",
+        reduce: "SELECT day, SUM(n) AS n FROM m GROUP BY day ORDER BY day",
+    },
+    Answered {
+        name: "flights_totals",
+        file: "tables/flights-3m/queries.json",
+        query: 0,
+        catalog: FLIGHTS,
+        map: "SELECT COUNT(*) AS n, SUM(delay) AS delay, SUM(distance) AS dist, COUNT(distance) AS k, MIN(\"date\") AS lo, \
+              MAX(\"date\") AS hi FROM flights3m",
+        reduce: "SELECT SUM(n) AS n, SUM(delay) AS delay, SUM(dist) / CAST(SUM(k) AS DOUBLE) AS dist, MIN(lo) AS lo, \
+                 MAX(hi) AS hi FROM m",
+    },
+    Answered {
+        name: "flights_by_origin",
+        file: "tables/flights-3m/queries.json",
+        query: 1,
+        catalog: FLIGHTS,
+        map: "SELECT origin, COUNT(*) AS n, SUM(delay) AS d, COUNT(delay) AS k FROM flights3m GROUP BY origin",
+        reduce: "SELECT origin, SUM(n) AS n, SUM(d) / CAST(SUM(k) AS DOUBLE) AS avg_delay FROM m GROUP BY origin \
+                 ORDER BY n DESC, origin LIMIT 20",
+    },
+    Answered {
+        name: "flights_pairs",
+        file: "tables/flights-3m/queries.json",
+        query: 2,
+        catalog: FLIGHTS,
+        map: "SELECT origin, destination, COUNT(*) AS n FROM flights3m GROUP BY 1, 2",
+        reduce: "SELECT origin, destination, SUM(n) AS n FROM m GROUP BY 1, 2 ORDER BY n DESC, 1, 2 LIMIT 10",
+    },
+    Answered {
+        name: "flights_distinct",
+        file: "tables/flights-3m/queries.json",
+        query: 3,
+        catalog: FLIGHTS,
+        map: "SELECT DISTINCT origin, destination FROM flights3m",
+        reduce: "SELECT COUNT(DISTINCT origin) AS o, COUNT(DISTINCT destination) AS d FROM m",
+    },
+    Answered {
+        name: "flights_by_month",
+        file: "tables/flights-3m/queries.json",
+        query: 4,
+        catalog: FLIGHTS,
+        map: "SELECT extract(month FROM \"date\") AS m, COUNT(*) AS n, MAX(delay) AS worst FROM flights3m \
+              WHERE distance > 1000 GROUP BY 1",
+        reduce: "SELECT m.m AS m, SUM(n) AS n, MAX(worst) AS worst FROM m GROUP BY 1 ORDER BY 1",
+    },
+    Answered {
+        name: "flights_count_of_pairs",
+        file: "tables/flights-3m/queries.json",
+        query: 5,
+        catalog: FLIGHTS,
+        map: "SELECT origin, destination FROM flights3m GROUP BY 1, 2",
+        reduce: "SELECT COUNT(*) AS pairs FROM (SELECT origin, destination FROM m GROUP BY 1, 2) p",
+    },
+    Answered {
+        name: "covid_totals",
+        file: "delta/delta-rs/COVID-19_NYT.queries.json",
+        query: 0,
+        catalog: COVID,
+        map: "SELECT COUNT(*) AS n, SUM(cases) AS c, SUM(deaths) AS d FROM covid",
+        reduce: "SELECT SUM(n) AS n, SUM(c) AS c, SUM(d) AS d FROM m",
+    },
+    Answered {
+        name: "covid_by_state",
+        file: "delta/delta-rs/COVID-19_NYT.queries.json",
+        query: 1,
+        catalog: COVID,
+        map: "SELECT state, COUNT(*) AS n, MAX(cases) AS mx FROM covid GROUP BY state",
+        reduce: "SELECT state, SUM(n) AS n, MAX(mx) AS mx FROM m GROUP BY state ORDER BY state",
+    },
+];
+
+/// Compares with the stored answer, with one comb and with several; and Parquet also with plain DataFusion.
+async fn answered(data: PathBuf, case: &Answered) -> Result<(), Failed> {
+    let file = data.join(case.file);
+    let folder = file.parent().ok_or("a file has a folder")?;
+    let stored: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+    let stored = &stored["queries"][case.query];
+    let expected: Vec<Vec<&Value>> = stored["rows"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|row| row.as_array().into_iter().flatten().collect())
+        .collect();
+
+    for (zones, sets) in [(1, ["tasks=1", "transport=memory"]), (2, ["tasks=64", "transport=tcp"])] {
+        let query = steps(zones, &[("m", case.map)], &[("r", case.reduce)], &[case.catalog]);
+        let rows = answer(&query, folder, &sets).await?.rows;
+        let found = all_rows(&rows)?;
+        if found.len() != expected.len() {
+            return Err(format!("{} rows instead of {}", found.len(), expected.len()).into());
+        }
+        for (found, expected) in found.iter().zip(&expected) {
+            if !found.iter().zip(expected).all(|(found, expected)| same_value(found, expected)) {
+                return Err(format!("{found:?} instead of {expected:?}").into());
+            }
+        }
+        let (name, kind, place) = case.catalog;
+        if kind == "Parquet" && !place.contains('*') {
+            let path = folder.join(place);
+            let tables = [(name, &*path.to_string_lossy())];
+            let plain = plain_rows(stored["sql"].as_str().unwrap_or_default(), &tables, 2).await;
+            let plain = plain.map_err(|error| error.to_string())?;
+            if sorted_text(&plain) != sorted_text(&rows) {
+                return Err("plain DataFusion has other rows".into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn all_rows(rows: &[RecordBatch]) -> Result<Vec<Vec<String>>, Failed> {
+    let options = FormatOptions::default().with_null("null");
+    let mut texts = Vec::new();
+    for batch in rows {
+        let columns: Vec<ArrayFormatter<'_>> =
+            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options)).collect::<Result<_, _>>()?;
+        texts.extend(
+            (0..batch.num_rows()).map(|row| columns.iter().map(|column| column.value(row).to_string()).collect()),
+        );
+    }
+    Ok(texts)
+}
