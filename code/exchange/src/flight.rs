@@ -17,7 +17,7 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
-    PollInfo, PutResult, SchemaAsIpc, SchemaResult, Ticket,
+    PollInfo, PutResult, SchemaResult, Ticket,
 };
 use async_trait::async_trait;
 use buzz_protocol::{CombAddress, QueryError, QueryId, Result};
@@ -231,7 +231,11 @@ impl InboxService for FlightInbox {
 
     async fn deliver(&self, header: DeliveryHeader, schema: SchemaRef) -> Result<Box<dyn DeliverySink>> {
         let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
-        let mut first = FlightData::from(SchemaAsIpc::new(&schema, &options));
+        // Batches refer to dictionaries by the numbers that the schema gave them.
+        let mut dictionaries = DictionaryTracker::new(false);
+        let encoded =
+            IpcDataGenerator::default().schema_to_bytes_with_dictionary_tracker(&schema, &mut dictionaries, &options);
+        let mut first = FlightData::from(encoded);
         first.flight_descriptor = Some(FlightDescriptor::new_cmd(to_json(&header)?));
 
         let (sender, receiver) = mpsc::channel(MESSAGES_IN_FLIGHT);
@@ -246,7 +250,7 @@ impl InboxService for FlightInbox {
             sender: Some(sender),
             put: Some(put),
             options,
-            dictionaries: DictionaryTracker::new(false),
+            dictionaries,
             write_context: IpcWriteContext::default(),
         }))
     }

@@ -156,10 +156,15 @@ fn from_datafusion(error: &DataFusionError) -> QueryError {
     }
 }
 
-/// The first line and no backtrace: what follows is for developers of the engine.
+/// The part of DataFusion's message that a user can act on: no backtrace, no list of every signature that was tried, no
+/// request to report a bug.
 fn plain(message: &str) -> String {
-    let message = message.split("\n\nbacktrace:").next().unwrap_or_default();
-    message.trim().trim_end_matches('.').to_string()
+    let useful = message.find("No function matches").map_or(message, |at| &message[at..]);
+    let mut line = useful.lines().next().unwrap_or_default().trim();
+    for prefix in ["Internal error: ", "Error during planning: ", "Execution error: "] {
+        line = line.trim_start_matches(prefix);
+    }
+    line.trim_end_matches('.').to_string()
 }
 
 /// `Execution` is DataFusion's word for what a value made impossible (a cast, an overflow), and also for a few things

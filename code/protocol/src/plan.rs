@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::convert::IpcSchemaEncoder;
+use arrow::ipc::writer::DictionaryTracker;
 use bytes::Bytes;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
@@ -43,7 +44,8 @@ pub fn decode_fragment(bytes: &[u8], ctx: &TaskContext) -> Result<Arc<dyn Execut
 
 /// A schema as an Arrow IPC flatbuffer.
 pub fn encode_schema(schema: &Schema) -> Vec<u8> {
-    IpcSchemaEncoder::new().schema_to_fb(schema).finished_data().to_vec()
+    let mut dictionaries = DictionaryTracker::new(false);
+    IpcSchemaEncoder::new().with_dictionary_tracker(&mut dictionaries).schema_to_fb(schema).finished_data().to_vec()
 }
 
 /// The schema of [`encode_schema`].

@@ -131,7 +131,8 @@ impl Query {
                 ignored.push(path.to_string())
             });
         let raw = raw.and_then(|raw| deserializer.end().map(|()| raw)).map_err(|error| {
-            let path = track.path().to_string();
+            // What is not even a field name has no path of its own.
+            let path = track.path().to_string().trim_end_matches(".?").to_string();
             let place = if path == "." { String::new() } else { format!(" in `{path}`") };
             QueryError::invalid(format!("{source}{place}: {error}"))
         })?;
@@ -263,7 +264,7 @@ mod tests {
     #[test]
     fn each_mistake_names_its_place() {
         let cases = [
-            ("{\"steps\": [", "q.json in `steps[0]`: EOF while parsing a list at line 1 column 11"),
+            ("{\"steps\": [", "q.json in `steps`: EOF while parsing a list at line 1 column 11"),
             ("{}", "q.json: missing field `steps` at line 1 column 2"),
         ];
         for (json, message) in cases {
@@ -276,7 +277,7 @@ mod tests {
         );
         assert_eq!(
             replaced("\"sql\": \"SELECT a FROM t\", ", ""),
-            "q.json in `steps[0]`: missing field `sql` at line 3 column 76"
+            "q.json in `steps[0]`: missing field `sql` at line 3 column 77"
         );
         assert_eq!(replaced("zones\": 2", "zones\": 17"), "q.json: `capacity.zones` is 17; it can be 1 to 16");
         assert_eq!(

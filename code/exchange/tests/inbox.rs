@@ -1,0 +1,312 @@
+//! The contract of [`InboxService`], for inboxes in this process and behind a socket.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, DictionaryArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
+use buzz_exchange::delivery::Destination;
+use buzz_exchange::flight::flight_server;
+use buzz_exchange::{
+    Commit, DeliveryHeader, DeliverySink, DeliveryWriter, InboxService, Inboxes, MemoryNetwork, Network, OpenQuery,
+    StageSpec, TcpNetwork,
+};
+use buzz_protocol::plan::encode_schema;
+use buzz_protocol::{
+    BUILD_ID, CombAddress, DeliveryId, ErrorKind, Partitioning, QueryError, QueryId, Result, StageId, TaskIndex,
+};
+use datafusion_distributed::Worker;
+use futures::TryStreamExt;
+use tokio_stream::wrappers::TcpListenerStream;
+
+const STAGE: StageId = StageId(3);
+
+/// A comb's inboxes, how they are reached, and what lies behind.
+struct Comb {
+    name: &'static str,
+    behind: Arc<Inboxes>,
+    address: CombAddress,
+    network: Arc<dyn Network>,
+    service: Arc<dyn InboxService>,
+}
+
+async fn both() -> Vec<Comb> {
+    let behind = Arc::new(Inboxes::default());
+    let memory = Arc::new(MemoryNetwork::default());
+    let address = CombAddress::in_memory(0);
+    memory.add(address.clone(), Arc::clone(&behind), Worker::default());
+    let service = memory.inbox(&address).await.unwrap();
+    let near = Comb { name: "memory", behind, address, network: memory, service };
+
+    let behind = Arc::new(Inboxes::default());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = tonic::transport::Server::builder().add_service(flight_server(Arc::new(Arc::clone(&behind))));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let address = CombAddress(url.parse().unwrap());
+    let tcp: Arc<dyn Network> = Arc::new(TcpNetwork::default());
+    let service = tcp.inbox(&address).await.unwrap();
+    let far = Comb { name: "tcp", behind, address, network: tcp, service };
+    vec![near, far]
+}
+
+fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true), Field::new("name", DataType::Utf8, true)]))
+}
+
+fn batch(ids: Range<i64>) -> RecordBatch {
+    let names = StringArray::from_iter_values(ids.clone().map(|id| format!("row {id}")));
+    let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_iter_values(ids)), Arc::new(names)];
+    RecordBatch::try_new(schema(), columns).unwrap()
+}
+
+async fn open(comb: &Comb, partitions: Range<usize>, tasks: u32, readers: u32) -> QueryId {
+    open_with(comb, partitions, tasks, readers, &schema(), 1 << 20).await
+}
+
+async fn open_with(
+    comb: &Comb,
+    partitions: Range<usize>,
+    tasks: u32,
+    readers: u32,
+    schema: &Schema,
+    memory_bytes: u64,
+) -> QueryId {
+    let query = QueryId::fresh();
+    let stage = StageSpec {
+        stage: STAGE,
+        step: "m".to_string(),
+        schema: encode_schema(schema).into(),
+        partitions,
+        tasks,
+        readers,
+    };
+    let open = OpenQuery { build: BUILD_ID.to_string(), query, stages: vec![stage], memory_bytes, disk_bytes: 1 << 30 };
+    comb.service.open(open).await.unwrap();
+    query
+}
+
+fn header(query: QueryId, task: u32) -> DeliveryHeader {
+    let (build, delivery) = (BUILD_ID.to_string(), DeliveryId::fresh());
+    DeliveryHeader { build, query, stage: STAGE, task: TaskIndex(task), delivery }
+}
+
+async fn begin(comb: &Comb, header: &DeliveryHeader) -> Result<Box<dyn DeliverySink>> {
+    comb.service.deliver(header.clone(), schema()).await
+}
+
+/// Delivers `batches` to partitions 0, 1, … in turn.
+async fn deliver(comb: &Comb, header: &DeliveryHeader, batches: &[RecordBatch]) -> Result<()> {
+    let mut sink = begin(comb, header).await?;
+    for (partition, batch) in batches.iter().enumerate() {
+        sink.send(partition, batch.clone()).await?;
+    }
+    sink.finish().await
+}
+
+fn accepting(header: &DeliveryHeader, rows: &[u64]) -> Vec<Commit> {
+    vec![Commit { stage: STAGE, task: header.task, delivery: header.delivery, rows: rows.to_vec() }]
+}
+
+async fn read(comb: &Comb, query: QueryId, partition: usize) -> Result<Vec<RecordBatch>> {
+    let stream = comb.behind.read(query, STAGE, partition)?;
+    tokio::time::timeout(Duration::from_secs(20), stream.try_collect()).await.expect("the stream never ended")
+}
+
+fn ids(batches: &[RecordBatch]) -> Vec<i64> {
+    let column = |batch: &RecordBatch| batch.column(0).as_any().downcast_ref::<Int64Array>().unwrap().values().to_vec();
+    let mut ids: Vec<i64> = batches.iter().flat_map(column).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[tokio::test]
+async fn only_what_is_accepted_is_read_and_the_stage_ends_with_its_last_task() {
+    for comb in both().await {
+        let query = open(&comb, 0..2, 2, 1).await;
+        let (first, second) = (header(query, 0), header(query, 1));
+        let reading = {
+            let stream = comb.behind.read(query, STAGE, 0).unwrap();
+            tokio::spawn(stream.try_collect::<Vec<_>>())
+        };
+        deliver(&comb, &first, &[batch(0..3), batch(3..4)]).await.unwrap();
+        deliver(&comb, &second, &[batch(10..12)]).await.unwrap();
+        comb.service.commit(query, accepting(&second, &[2, 0])).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!reading.is_finished(), "{}", comb.name);
+        comb.service.commit(query, accepting(&first, &[3, 1])).await.unwrap();
+        assert_eq!(ids(&reading.await.unwrap().unwrap()), [0, 1, 2, 10, 11], "{}", comb.name);
+        assert_eq!(ids(&read(&comb, query, 1).await.unwrap()), [3], "{}", comb.name);
+    }
+}
+
+#[tokio::test]
+async fn two_deliveries_of_one_task_at_once_count_once() {
+    for comb in both().await {
+        let query = open(&comb, 0..1, 1, 1).await;
+        let (one, other) = (header(query, 0), header(query, 0));
+        let mut sinks = [begin(&comb, &one).await.unwrap(), begin(&comb, &other).await.unwrap()];
+        for id in 0..3 {
+            for sink in &mut sinks {
+                sink.send(0, batch(id..id + 1)).await.unwrap();
+            }
+        }
+        for sink in sinks {
+            sink.finish().await.unwrap();
+        }
+        comb.service.commit(query, accepting(&other, &[3])).await.unwrap();
+        // Said again it changes nothing; the other one is refused.
+        comb.service.commit(query, accepting(&other, &[3])).await.unwrap();
+        let refused = comb.service.commit(query, accepting(&one, &[3])).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Internal, "{}", comb.name);
+        assert_eq!(ids(&read(&comb, query, 0).await.unwrap()), [0, 1, 2], "{}", comb.name);
+    }
+}
+
+#[tokio::test]
+async fn a_late_delivery_is_told_so_and_dropped() {
+    for comb in both().await {
+        let query = open(&comb, 0..1, 1, 1).await;
+        let (early, slow, late) = (header(query, 0), header(query, 0), header(query, 0));
+        let mut slow_sink = begin(&comb, &slow).await.unwrap();
+        slow_sink.send(0, batch(50..51)).await.unwrap();
+        deliver(&comb, &early, &[batch(0..1)]).await.unwrap();
+        comb.service.commit(query, accepting(&early, &[1])).await.unwrap();
+
+        let slow_ends = match slow_sink.send(0, batch(51..52)).await {
+            Ok(()) => slow_sink.finish().await,
+            failed => failed,
+        };
+        assert_eq!(slow_ends.unwrap_err().kind, ErrorKind::Cancelled, "{}", comb.name);
+        let late_ends = deliver(&comb, &late, &[batch(99..100)]).await;
+        assert_eq!(late_ends.unwrap_err().kind, ErrorKind::Cancelled, "{}", comb.name);
+        assert_eq!(ids(&read(&comb, query, 0).await.unwrap()), [0], "{}", comb.name);
+    }
+}
+
+#[tokio::test]
+async fn part_of_a_delivery_is_nothing() {
+    for comb in both().await {
+        let query = open(&comb, 0..1, 1, 1).await;
+        let (broken, wrong, whole) = (header(query, 0), header(query, 0), header(query, 0));
+        let mut sink = begin(&comb, &broken).await.unwrap();
+        sink.send(0, batch(0..2)).await.unwrap();
+        drop(sink);
+        let refused = comb.service.commit(query, accepting(&broken, &[2])).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Unavailable, "{}: {refused}", comb.name);
+
+        // Whole, but not with the rows that the task reported.
+        deliver(&comb, &wrong, &[batch(0..2)]).await.unwrap();
+        let refused = comb.service.commit(query, accepting(&wrong, &[3])).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Unavailable, "{}", comb.name);
+
+        deliver(&comb, &whole, &[batch(7..9)]).await.unwrap();
+        comb.service.commit(query, accepting(&whole, &[2])).await.unwrap();
+        assert_eq!(ids(&read(&comb, query, 0).await.unwrap()), [7, 8], "{}", comb.name);
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_belong_is_refused() {
+    for comb in both().await {
+        let query = open(&comb, 4..6, 1, 1).await;
+        let refused = |outcome: Result<()>| outcome.unwrap_err();
+
+        let other = Arc::new(Schema::new(vec![Field::new("id", DataType::Utf8, true)]));
+        let values: ArrayRef = Arc::new(StringArray::from(vec!["x"]));
+        let odd = RecordBatch::try_new(Arc::clone(&other), vec![values]).unwrap();
+        let error = match comb.service.deliver(header(query, 0), other).await {
+            Ok(mut sink) => refused(match sink.send(4, odd).await {
+                Ok(()) => sink.finish().await,
+                failed => failed,
+            }),
+            Err(error) => error,
+        };
+        assert_eq!(error.kind, ErrorKind::Internal, "{}: {error}", comb.name);
+        assert!(error.message.contains("where"), "{}: {error}", comb.name);
+
+        // Partition 0 is another comb's; the query has one task; the query is not known; the build is another.
+        assert_eq!(refused(deliver(&comb, &header(query, 0), &[batch(0..1)]).await).kind, ErrorKind::Internal);
+        assert_eq!(refused(deliver(&comb, &header(query, 1), &[]).await).kind, ErrorKind::Internal);
+        let unknown = refused(deliver(&comb, &header(QueryId::fresh(), 0), &[]).await);
+        assert_eq!(unknown.kind, ErrorKind::Unavailable, "{}: {unknown}", comb.name);
+        let stranger = DeliveryHeader { build: "0.0.0+other".to_string(), ..header(query, 0) };
+        assert_eq!(refused(deliver(&comb, &stranger, &[]).await).kind, ErrorKind::Internal);
+        let build = "0.0.0+other".to_string();
+        let stranger = OpenQuery { build, query, stages: vec![], memory_bytes: 0, disk_bytes: 0 };
+        assert_eq!(refused(comb.service.open(stranger).await).kind, ErrorKind::Unavailable);
+        assert_eq!(refused(comb.service.commit(QueryId::fresh(), vec![]).await).kind, ErrorKind::Unavailable);
+    }
+}
+
+#[tokio::test]
+async fn abort_ends_readers_with_its_reason_and_close_forgets() {
+    for comb in both().await {
+        let query = open(&comb, 0..1, 2, 1).await;
+        let reading = tokio::spawn(comb.behind.read(query, STAGE, 0).unwrap().try_collect::<Vec<_>>());
+        let reason = QueryError::data("file `x` is truncated").at("task 7");
+        comb.service.abort(query, reason.clone()).await.unwrap();
+        assert_eq!(reading.await.unwrap().unwrap_err(), reason, "{}", comb.name);
+        let late = deliver(&comb, &header(query, 0), &[batch(0..1)]).await.unwrap_err();
+        assert_eq!(late.kind, ErrorKind::Data, "{}: {late}", comb.name);
+        comb.service.close(query).await.unwrap();
+        comb.service.close(query).await.unwrap();
+        comb.service.abort(query, reason).await.unwrap();
+        assert_eq!(comb.behind.open_queries(), 0, "{}", comb.name);
+    }
+}
+
+#[tokio::test]
+async fn deliveries_never_wait_for_a_reader_and_every_reader_reads_all() {
+    for comb in both().await {
+        let query = open_with(&comb, 0..1, 20, 2, &schema(), 5_000).await;
+        for task in 0..20 {
+            let header = header(query, task);
+            let start = i64::from(task) * 100;
+            deliver(&comb, &header, &[batch(start..start + 100)]).await.unwrap();
+            comb.service.commit(query, accepting(&header, &[100])).await.unwrap();
+        }
+        assert!(comb.behind.spilled_bytes(query) > 10_000, "{}", comb.name);
+        for _ in 0..2 {
+            assert_eq!(ids(&read(&comb, query, 0).await.unwrap()), (0..2000).collect::<Vec<_>>(), "{}", comb.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_writer_divides_rows_among_all_partitions_and_dictionaries_survive() {
+    for comb in both().await {
+        let names: ArrayRef = Arc::new(DictionaryArray::<Int32Type>::from_iter(["a", "b", "a"]));
+        let plain = RecordBatch::try_from_iter_with_nullable([("name", names, true)]).unwrap();
+        let query = open_with(&comb, 0..3, 1, 1, &plain.schema(), 1 << 20).await;
+        let destination = Destination {
+            query,
+            stage: STAGE,
+            task: TaskIndex(0),
+            partitioning: Partitioning::RoundRobin { count: 3 },
+            combs: vec![comb.address.clone()],
+            batch_size: 4,
+        };
+        let mut writer = DeliveryWriter::new(Arc::clone(&comb.network), destination, plain.schema());
+        for _ in 0..10 {
+            writer.write(plain.clone()).await.unwrap();
+        }
+        let delivered = writer.finish().await.unwrap();
+        assert_eq!(delivered.rows.iter().sum::<u64>(), 30);
+        assert!(delivered.rows.iter().all(|rows| *rows >= 9), "{:?}", delivered.rows);
+        let rows = delivered.rows.clone();
+        let commit = Commit { stage: STAGE, task: TaskIndex(0), delivery: delivered.delivery, rows };
+        comb.service.commit(query, vec![commit]).await.unwrap();
+        let mut values = Vec::new();
+        for partition in 0..3 {
+            for batch in read(&comb, query, partition).await.unwrap() {
+                let texts = arrow::compute::cast(batch.column(0), &DataType::Utf8).unwrap();
+                let texts = texts.as_any().downcast_ref::<StringArray>().unwrap();
+                values.extend(texts.iter().map(|text| text.unwrap().to_string()));
+            }
+        }
+        values.sort();
+        assert_eq!(values, [vec!["a"; 20], vec!["b"; 10]].concat(), "{}", comb.name);
+    }
+}
