@@ -94,7 +94,8 @@ fn delta_error(place: &Location, error: DeltaTableError) -> QueryError {
         }
         error => {
             let text = error.to_string();
-            if text.contains("No files in log segment") || text.contains("not a Delta table") {
+            let absent = ["No files in log segment", "not a Delta table", "Invalid table location"];
+            if absent.iter().any(|words| text.contains(words)) {
                 QueryError::data(format!("there is no Delta table at {place}"))
             } else {
                 QueryError::data(format!("the log of Delta table {place} is not readable: {text}"))

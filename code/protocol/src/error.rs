@@ -89,12 +89,10 @@ impl QueryError {
         Self::new(ErrorKind::Internal, message)
     }
 
-    /// The same error, said to have happened at `place`, unless it already has one.
+    /// The same error, said to have happened at `place`, before the places within it that are known.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
-        if self.origin.is_empty() {
-            self.origin = place.to_string();
-        }
+        self.origin = if self.origin.is_empty() { place.to_string() } else { format!("{place}, {}", self.origin) };
         self
     }
 
