@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -10,7 +10,7 @@ use buzz_exchange::delivery::Destination;
 use buzz_exchange::{Commit, DeliveryWriter, OpenQuery, StageSpec};
 use buzz_protocol::plan::encode_schema;
 use buzz_protocol::{BUILD_ID, ErrorKind, QueryError, QueryId, Result, StageId, TaskIndex};
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 
 use crate::dispatch::{Inboxes, dispatch};
 use crate::reduce::{self, Reduction};
@@ -260,15 +260,20 @@ impl Drop for OpenInboxes {
     }
 }
 
+/// How long combs may take to hear that a query is over. Whoever asked should not wait for a comb that is gone.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 async fn close_all(inboxes: &Inboxes, query: QueryId, reason: Option<QueryError>) {
     let calls = inboxes.services.iter().map(|service| {
         let reason = reason.clone();
-        async move {
+        let closed = async move {
             if let Some(reason) = reason {
                 service.abort(query, reason).await?;
             }
             service.close(query).await
-        }
+        };
+        tokio::time::timeout(CLOSE_TIMEOUT, closed)
+            .map(|closed| closed.unwrap_or_else(|_| Err(QueryError::unavailable("it does not answer"))))
     });
     for outcome in futures::future::join_all(calls).await {
         // The answer stands, or has failed for another reason; the comb drops the query when it stops.

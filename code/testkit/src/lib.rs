@@ -4,8 +4,11 @@ mod faulty;
 
 mod plain;
 
+mod proxy;
+
 mod shared;
 
 pub use faulty::FaultyStore;
 pub use plain::{plain_rows, same_rows, sorted_text};
+pub use proxy::SilentProxy;
 pub use shared::shared_data;

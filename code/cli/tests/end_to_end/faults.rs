@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use buzz_cli::local::{LocalCombs, LocalCompute, LocalHost};
-use buzz_fuse::{Compute, Fuse};
-use buzz_protocol::{ErrorKind, HBeeTask, QueryError, Result, TaskOutcome};
+use buzz_fuse::{Combs, Compute, Fuse};
+use buzz_protocol::{CombAddress, ErrorKind, HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_storage::Storage;
-use buzz_testkit::{FaultyStore, sorted_text};
+use buzz_testkit::{FaultyStore, SilentProxy, sorted_text};
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -249,4 +249,67 @@ async fn a_query_that_is_dropped_leaves_no_inbox() {
         }
         assert!(host.combs.combs().iter().all(|comb| comb.inboxes().open_queries() == 0), "{transport}");
     }
+}
+
+/// Combs behind proxies that fall silent once the first task has run.
+#[derive(Debug)]
+struct SilentCombs {
+    inner: Arc<LocalCombs>,
+    proxies: Mutex<Vec<SilentProxy>>,
+}
+
+#[async_trait]
+impl Combs for SilentCombs {
+    async fn ready(&self, count: usize) -> Result<Vec<CombAddress>> {
+        let mut addresses = Vec::new();
+        for comb in self.inner.ready(count).await? {
+            let port = comb.0.port().expect("a comb behind a socket has a port");
+            let proxy = SilentProxy::to(([127, 0, 0, 1], port).into()).await.unwrap();
+            addresses.push(CombAddress(format!("http://{}", proxy.address).parse().unwrap()));
+            self.proxies.lock().unwrap().push(proxy);
+        }
+        Ok(addresses)
+    }
+
+    fn partitions_per_comb(&self, count: usize) -> usize {
+        self.inner.partitions_per_comb(count)
+    }
+}
+
+#[derive(Debug)]
+struct Silencer {
+    inner: Arc<LocalCompute>,
+    combs: Arc<SilentCombs>,
+}
+
+#[async_trait]
+impl Compute for Silencer {
+    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
+        let outcome = self.inner.run(task).await;
+        self.combs.proxies.lock().unwrap().iter().for_each(SilentProxy::fall_silent);
+        outcome
+    }
+
+    fn concurrency(&self) -> usize {
+        1
+    }
+
+    fn tasks_min(&self) -> usize {
+        1
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comb_that_falls_silent_is_noticed() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 8, 100);
+    let sets = ["transport=tcp", "attempts=1"];
+    let host = host(&sets);
+    let combs = Arc::new(SilentCombs { inner: Arc::clone(&host.combs), proxies: Mutex::default() });
+    let compute = Silencer { inner: Arc::clone(&host.compute), combs: Arc::clone(&combs) };
+    let fuse = Fuse::new(Arc::clone(&host.storage), Arc::new(compute), combs, Arc::clone(&host.network));
+    let query = query(2);
+    // Both runs of the query meet silence; each is noticed by its keep-alive, long before this bound.
+    let asked = tokio::time::timeout(Duration::from_secs(60), ask_fuse(&fuse, &query, dir.path(), &sets)).await;
+    assert_eq!(asked.expect("it hangs").unwrap_err().kind, ErrorKind::Unavailable);
 }
