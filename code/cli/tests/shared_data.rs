@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use buzz_protocol::QueryError;
-use buzz_testkit::{plain_rows, shared_data, sorted_text};
+use buzz_testkit::{plain_rows, same_rows, shared_data, sorted_text};
 use common::{Answer, ask, steps};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
@@ -64,6 +64,10 @@ fn main() {
     for case in ANSWERED {
         let data = data.clone();
         trials.push(Trial::test(format!("answers::{}", case.name), move || run(answered(data, case))));
+    }
+    for query in 1..=22 {
+        let data = data.clone();
+        trials.push(Trial::test(format!("tpch::q{query}"), move || run(tpch(data, query))));
     }
     let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(absent)).collect();
     libtest_mimic::run(&arguments, trials).exit();
@@ -332,4 +336,41 @@ fn all_rows(rows: &[RecordBatch]) -> Result<Vec<Vec<String>>, Failed> {
         );
     }
     Ok(texts)
+}
+
+const TPCH_TABLES: [&str; 8] = ["customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier"];
+
+/// A TPC-H query as an HComb step over whole tables: its joins run on one comb and on four. Compared with plain
+/// DataFusion on the same files.
+async fn tpch(data: PathBuf, number: u64) -> Result<(), Failed> {
+    let folder = data.join("tables/tpch-sf0.01");
+    let queries: Value = serde_json::from_slice(&std::fs::read(folder.join("queries.json"))?)?;
+    let query = queries["queries"].as_array().into_iter().flatten().find(|query| query["q"] == number);
+    let sql = query.and_then(|query| query["sql"].as_str()).ok_or("the query is not there")?;
+    let words: Vec<&str> = sql.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let tables: Vec<&str> = TPCH_TABLES.into_iter().filter(|table| words.contains(table)).collect();
+
+    let paths: Vec<String> =
+        tables.iter().map(|table| folder.join(format!("{table}.parquet")).to_string_lossy().into_owned()).collect();
+    let named: Vec<(&str, &str)> = tables.iter().copied().zip(paths.iter().map(String::as_str)).collect();
+    let expected = plain_rows(sql, &named, 2).await.map_err(|error| error.to_string())?;
+
+    let files: Vec<String> = tables.iter().map(|table| format!("{table}_files")).collect();
+    let selects: Vec<String> = files.iter().map(|files| format!("SELECT * FROM {files}")).collect();
+    let maps: Vec<(&str, &str)> = tables.iter().copied().zip(selects.iter().map(String::as_str)).collect();
+    let catalogs: Vec<(&str, &str, &str)> =
+        files.iter().zip(&paths).map(|(files, path)| (files.as_str(), "Parquet", path.as_str())).collect();
+    for (zones, sets) in [(1, ["transport=memory"]), (4, ["transport=memory"]), (4, ["transport=tcp"])] {
+        let query = steps(zones, &maps, &[("answer", sql)], &catalogs);
+        let rows = answer(&query, &folder, &sets).await?.rows;
+        if !same_rows(&rows, &expected, true) {
+            return Err(format!(
+                "{zones} zones, {sets:?}: {:#?} instead of {:#?}",
+                sorted_text(&rows),
+                sorted_text(&expected)
+            )
+            .into());
+        }
+    }
+    Ok(())
 }
