@@ -7,6 +7,7 @@ use std::path::Path;
 
 use buzz_protocol::{CatalogEntry, CatalogType, Result};
 use buzz_storage::{Location, Storage};
+use futures::StreamExt;
 
 mod table;
 
@@ -19,6 +20,23 @@ mod static_list;
 mod values;
 
 pub use table::{DataFile, Table};
+
+/// The kind of table that `uri` names, by what is there: a manifest (`.json`), a Delta Lake table (it has a
+/// `_delta_log`), or else Parquet.
+///
+/// # Errors
+/// `Invalid` when the uri cannot be one.
+pub async fn kind_of(uri: &str, base: &Path, storage: &Storage) -> Result<CatalogType> {
+    if uri.ends_with(".json") {
+        return Ok(CatalogType::Static);
+    }
+    if uri.contains(['*', '?', '[']) {
+        return Ok(CatalogType::Parquet);
+    }
+    let log = Location::parse(uri, base)?.join("_delta_log")?;
+    let found = storage.store(&log.store)?.list(Some(&log.path)).next().await;
+    Ok(if matches!(found, Some(Ok(_))) { CatalogType::DeltaLake } else { CatalogType::Parquet })
+}
 
 /// Opens the table that `entry` names. A relative uri is below `base`.
 ///

@@ -17,6 +17,8 @@ Examples:
       Writes the rows to a file; it appears whole or not at all.
   buzz query query.json --explain
       Shows steps, files after pruning, tasks and plans; runs nothing.
+  buzz sql 'SELECT payment_type, COUNT(*) FROM trips GROUP BY payment_type' --table trips=data/nyc-taxi-daily
+      Runs one statement; Buzz divides it between HBees and HCombs by itself.
   buzz tables query.json
       Shows what the query's catalogs hold.
   echo '{…}' | buzz query - --format ndjson | head
@@ -45,6 +47,10 @@ pub enum Command {
     #[command(after_help = option_help())]
     Query(QueryArguments),
 
+    /// Run one SQL statement over tables that --table names.
+    #[command(after_help = option_help())]
+    Sql(SqlArguments),
+
     /// Show what a query's catalogs hold: files, bytes, schema and partition columns.
     Tables {
         /// The query's JSON, or - for standard input.
@@ -64,12 +70,35 @@ pub enum Command {
     },
 }
 
-/// How to run a query.
+/// A query in a file.
 #[derive(Debug, Args)]
 pub struct QueryArguments {
     /// The query's JSON, or - for standard input.
     pub file: PathBuf,
 
+    /// How to run it.
+    #[command(flatten)]
+    pub how: HowArguments,
+}
+
+/// A statement on the command line.
+#[derive(Debug, Args)]
+pub struct SqlArguments {
+    /// The statement.
+    pub sql: String,
+
+    /// Combs that reduce, 1 to 16.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub zones: usize,
+
+    /// How to run it.
+    #[command(flatten)]
+    pub how: HowArguments,
+}
+
+/// How to run a query.
+#[derive(Debug, Args)]
+pub struct HowArguments {
     /// Form of the rows.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
@@ -82,8 +111,8 @@ pub struct QueryArguments {
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
     pub sets: Vec<String>,
 
-    /// Read a catalog from another place. A relative path is looked for in the working directory, then in the query's
-    /// folder.
+    /// The place of a table: a Delta Lake folder, Parquet (file, folder or glob) or a manifest. For a query in a file, it
+    /// replaces the catalog's uri. A relative path is looked for in the working directory, then in the query's folder.
     #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
     pub tables: Vec<(String, String)>,
 

@@ -11,7 +11,7 @@ use buzz_protocol::{Options, Query, QueryError, Result};
 use buzz_storage::Storage;
 use futures::FutureExt;
 
-use crate::args::{Arguments, Command, QueryArguments};
+use crate::args::{Arguments, Command, HowArguments, QueryArguments, SqlArguments};
 use crate::format::{Output, write_rows};
 use crate::local::LocalHost;
 use crate::rows::Rows;
@@ -28,7 +28,8 @@ pub async fn carry_out(arguments: Arguments) -> ExitCode {
     };
     // In a task of its own, so that an interruption is noticed while it computes.
     let mut work = tokio::spawn(match arguments.command {
-        Command::Query(query) => ask(query, threads).boxed(),
+        Command::Query(query) => ask_file(query, threads).boxed(),
+        Command::Sql(statement) => ask_sql(statement, threads).boxed(),
         Command::Tables { file, tables } => show_tables(file, tables).boxed(),
         Command::Sample { folder, rows } => sample::generate(folder, rows, threads).boxed(),
     });
@@ -55,13 +56,32 @@ pub async fn carry_out(arguments: Arguments) -> ExitCode {
     }
 }
 
-async fn ask(arguments: QueryArguments, threads: usize) -> Result<()> {
+async fn ask_file(arguments: QueryArguments, threads: usize) -> Result<()> {
+    let (query, base) = read_query(&arguments.file, &arguments.how.tables)?;
+    ask(query, base, arguments.how, threads).await
+}
+
+async fn ask_sql(arguments: SqlArguments, threads: usize) -> Result<()> {
+    let base = std::env::current_dir()
+        .map_err(|error| QueryError::invalid(format!("the working directory is not there: {error}")))?;
+    let storage = Storage::default();
+    let mut catalogs = Vec::new();
+    for (name, uri) in &arguments.how.tables {
+        let kind = buzz_catalog::kind_of(uri, &base, &storage).await?;
+        catalogs.push(serde_json::json!({"name": name, "type": kind.to_string(), "uri": uri}));
+    }
+    let query = serde_json::json!({
+        "sql": arguments.sql, "capacity": {"zones": arguments.zones}, "catalogs": catalogs
+    });
+    let (query, _) = Query::parse(&query.to_string(), "command line")?;
+    ask(query, base, arguments.how, threads).await
+}
+
+async fn ask(query: Query, base: PathBuf, arguments: HowArguments, threads: usize) -> Result<()> {
     let mut options = Options::default();
     for assignment in &arguments.sets {
         options.set(assignment)?;
     }
-    let (query, base) = read_query(&arguments.file, &arguments.tables)?;
-
     let host = LocalHost::new(Arc::new(Storage::default()), &options, threads)?;
     let fuse = host.fuse();
     let plan = fuse.plan(&Request { query, base, options }).await?;

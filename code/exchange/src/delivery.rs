@@ -1,5 +1,6 @@
 //! The sending side: one task's rows, divided among the partitions of all combs.
 
+use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -9,6 +10,10 @@ use buzz_protocol::{
     BUILD_ID, CombAddress, DeliveryId, HBeeTask, Partitioning, QueryError, QueryId, Result, StageId, TaskIndex,
 };
 use datafusion::common::utils::memory::get_record_batch_memory_size;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::metrics::Time;
+use datafusion::physical_plan::repartition::BatchPartitioner;
 
 use crate::network::Network;
 use crate::service::{DeliveryHeader, DeliverySink};
@@ -45,7 +50,6 @@ impl From<&HBeeTask> for Destination {
 }
 
 /// Divides batches among partitions, gathers them to full size, and sends them to the combs that own them.
-#[derive(Debug)]
 pub struct DeliveryWriter {
     network: Arc<dyn Network>,
     destination: Destination,
@@ -54,9 +58,31 @@ pub struct DeliveryWriter {
     coalescers: Vec<Option<BatchCoalescer>>,
     /// By comb; opened with the first batch for it.
     sinks: Vec<Option<Box<dyn DeliverySink>>>,
+    /// What divides rows by hash; None to divide them in turn.
+    by_hash: Option<BatchPartitioner>,
     next_partition: usize,
     rows: Vec<u64>,
     bytes: u64,
+}
+
+impl fmt::Debug for DeliveryWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeliveryWriter").field("delivery", &self.delivery).finish_non_exhaustive()
+    }
+}
+
+/// The very code by which DataFusion's exchanges divide rows, so that deliveries and exchanges agree.
+fn by_hash(partitioning: &Partitioning, schema: &SchemaRef) -> Result<Option<BatchPartitioner>> {
+    let Partitioning::Hash { columns, count } = partitioning else {
+        return Ok(None);
+    };
+    let column = |&index: &usize| match schema.fields().get(index) {
+        Some(field) => Ok(Arc::new(Column::new(field.name(), index)) as Arc<dyn PhysicalExpr>),
+        None => Err(QueryError::internal(format!("rows are divided by column {index}, which they do not have"))),
+    };
+    let keys = columns.iter().map(column).collect::<Result<Vec<_>>>()?;
+    let hash = datafusion::physical_plan::Partitioning::Hash(keys, *count);
+    Ok(Some(BatchPartitioner::try_new(hash, Time::new(), 0, 1)?))
 }
 
 /// What was delivered.
@@ -72,10 +98,15 @@ pub struct Delivered {
 
 impl DeliveryWriter {
     /// A delivery under a fresh name, of batches with `schema`. No comb is called before there is a batch for it.
-    pub fn new(network: Arc<dyn Network>, destination: Destination, schema: SchemaRef) -> Self {
+    ///
+    /// # Errors
+    /// `Internal` when the rows are to be divided by columns that they do not have.
+    pub fn new(network: Arc<dyn Network>, destination: Destination, schema: SchemaRef) -> Result<Self> {
+        let by_hash = by_hash(&destination.partitioning, &schema)?;
         let count = destination.partitioning.count();
         let combs = destination.combs.len();
-        Self {
+        Ok(Self {
+            by_hash,
             next_partition: destination.task.0 as usize % count.max(1),
             network,
             destination,
@@ -85,7 +116,7 @@ impl DeliveryWriter {
             sinks: (0..combs).map(|_| None).collect(),
             rows: vec![0; count],
             bytes: 0,
-        }
+        })
     }
 
     /// Delivers a batch.
@@ -96,13 +127,16 @@ impl DeliveryWriter {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        match self.destination.partitioning {
-            Partitioning::RoundRobin { count } => {
-                let partition = self.next_partition;
-                self.next_partition = (partition + 1) % count;
-                self.gather(partition, batch).await
-            }
+        let Some(partitioner) = &mut self.by_hash else {
+            let partition = self.next_partition;
+            self.next_partition = (partition + 1) % self.rows.len();
+            return self.gather(partition, batch).await;
+        };
+        let divided = partitioner.partition_iter(batch)?.collect::<Result<Vec<_>, _>>()?;
+        for (partition, batch) in divided {
+            self.gather(partition, batch).await?;
         }
+        Ok(())
     }
 
     /// Sends what is gathered and waits until every comb holds it.

@@ -10,6 +10,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{internal_datafusion_err, internal_err};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
@@ -31,26 +32,47 @@ pub struct InboxExec {
     /// The step's name, for display.
     step: String,
     partitions: Range<usize>,
+    /// The columns by which the stage is divided; empty if it is divided in turn.
+    keys: Vec<usize>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
 
 impl InboxExec {
-    /// A leaf over `partitions` of a stage whose batches have `schema`.
+    /// A leaf over `partitions` of a stage whose batches have `schema` and are divided in turn.
     pub fn new(query: QueryId, stage: StageId, step: String, partitions: Range<usize>, schema: SchemaRef) -> Self {
+        Self::divided_by(Vec::new(), query, stage, step, partitions, schema)
+    }
+
+    /// A leaf over `partitions` of a stage whose batches have `schema` and are divided by the hash of the columns `keys`.
+    pub fn divided_by(
+        keys: Vec<usize>,
+        query: QueryId,
+        stage: StageId,
+        step: String,
+        partitions: Range<usize>,
+        schema: SchemaRef,
+    ) -> Self {
+        let key = |&index: &usize| Arc::new(Column::new(schema.field(index).name(), index)) as Arc<dyn PhysicalExpr>;
+        let partitioning = match keys.as_slice() {
+            [] => Partitioning::UnknownPartitioning(partitions.len()),
+            keys => Partitioning::Hash(keys.iter().map(key).collect(), partitions.len()),
+        };
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),
-            Partitioning::UnknownPartitioning(partitions.len()),
+            partitioning,
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
-        Self { query, stage, step, partitions, properties: Arc::new(properties), metrics: Default::default() }
+        let properties = Arc::new(properties);
+        Self { query, stage, step, partitions, keys, properties, metrics: Default::default() }
     }
 
     /// The same leaf over other partitions of the stage.
     #[must_use]
     pub fn over(&self, partitions: Range<usize>) -> Self {
-        Self::new(self.query, self.stage, self.step.clone(), partitions, self.schema())
+        let keys = self.keys.clone();
+        Self::divided_by(keys, self.query, self.stage, self.step.clone(), partitions, self.schema())
     }
 
     /// The stage that is read.
@@ -61,7 +83,11 @@ impl InboxExec {
 
 impl DisplayAs for InboxExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "InboxExec: step={}, partitions={}..{}", self.step, self.partitions.start, self.partitions.end)
+        write!(f, "InboxExec: step={}, partitions={}..{}", self.step, self.partitions.start, self.partitions.end)?;
+        match self.properties.partitioning {
+            Partitioning::Hash(_, _) => write!(f, ", {}", self.properties.partitioning),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -127,6 +153,8 @@ struct InboxProto {
     end: u64,
     #[prost(message, optional, tag = "6")]
     schema: Option<protobuf::Schema>,
+    #[prost(uint64, repeated, tag = "7")]
+    keys: Vec<u64>,
 }
 
 impl PhysicalExtensionCodec for InboxCodec {
@@ -143,7 +171,12 @@ impl PhysicalExtensionCodec for InboxCodec {
         let schema: Schema = proto.schema.as_ref().ok_or_else(|| broken("schema"))?.try_into()?;
         let index = |value: u64| usize::try_from(value).map_err(|_| broken("partition"));
         let partitions = index(proto.start)?..index(proto.end)?;
-        Ok(Arc::new(InboxExec::new(query, StageId(proto.stage), proto.step, partitions, Arc::new(schema))))
+        let keys = proto.keys.iter().map(|&key| index(key)).collect::<Result<Vec<_>>>()?;
+        if keys.iter().any(|&key| key >= schema.fields().len()) {
+            return Err(broken("key"));
+        }
+        let (stage, schema) = (StageId(proto.stage), Arc::new(schema));
+        Ok(Arc::new(InboxExec::divided_by(keys, query, stage, proto.step, partitions, schema)))
     }
 
     fn try_encode(
@@ -162,6 +195,7 @@ impl PhysicalExtensionCodec for InboxCodec {
             start: inbox.partitions.start as u64,
             end: inbox.partitions.end as u64,
             schema: Some(inbox.schema().try_into()?),
+            keys: inbox.keys.iter().map(|&key| key as u64).collect(),
         };
         proto.encode(buf).map_err(|error| DataFusionError::External(Box::new(error)))
     }

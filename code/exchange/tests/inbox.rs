@@ -288,7 +288,7 @@ async fn a_writer_divides_rows_among_all_partitions_and_dictionaries_survive() {
             combs: vec![comb.address.clone()],
             batch_size: 4,
         };
-        let mut writer = DeliveryWriter::new(Arc::clone(&comb.network), destination, plain.schema());
+        let mut writer = DeliveryWriter::new(Arc::clone(&comb.network), destination, plain.schema()).unwrap();
         for _ in 0..10 {
             writer.write(plain.clone()).await.unwrap();
         }

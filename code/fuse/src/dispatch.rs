@@ -32,9 +32,13 @@ pub struct Inboxes {
 }
 
 impl Inboxes {
-    /// How tasks divide their rows.
-    pub fn partitioning(&self) -> Partitioning {
-        Partitioning::RoundRobin { count: self.services.len() * self.partitions_per_comb }
+    /// How tasks divide their rows: by the hash of the columns `keys`, or in turn if there are none.
+    pub fn partitioning(&self, keys: &[usize]) -> Partitioning {
+        let count = self.services.len() * self.partitions_per_comb;
+        match keys {
+            [] => Partitioning::RoundRobin { count },
+            keys => Partitioning::Hash { columns: keys.to_vec(), count },
+        }
     }
 
     /// Tells every comb which delivery counts. `rows` are by partition of all combs.
@@ -138,7 +142,7 @@ fn make_task(plan: &QueryPlan, stage: &MapStage, task: usize, query: QueryId, in
         scans,
         evaluations,
         session: plan.session.clone(),
-        partitioning: inboxes.partitioning(),
+        partitioning: inboxes.partitioning(&stage.keys),
         combs: inboxes.addresses.clone(),
     })
 }

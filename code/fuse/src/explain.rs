@@ -6,6 +6,7 @@ use buzz_protocol::Result;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use crate::steps::Evaluate;
 use crate::{Fuse, MapStage, QueryPlan, reduce};
 
 impl Fuse {
@@ -53,9 +54,18 @@ fn explain_stage(stage: &MapStage, plan: &QueryPlan) -> String {
         bytes(table.bytes()),
     );
     let splits: usize = stage.tasks.iter().map(Vec::len).sum();
-    _ = writeln!(text, "  tasks: {}, which evaluate the SQL {splits} times", stage.tasks.len());
+    let evaluations = match stage.evaluate {
+        Evaluate::EachSplit => format!("which evaluate the SQL {splits} times"),
+        Evaluate::Together => format!("for {splits} splits"),
+    };
+    _ = writeln!(text, "  tasks: {}, {evaluations}", stage.tasks.len());
     let partitions = plan.comb_count * plan.partitions_per_comb;
-    _ = writeln!(text, "  delivers to: {partitions} partitions, in turn");
+    let key = |&key: &usize| stage.schema.field(key).name().as_str();
+    let how = match stage.keys.as_slice() {
+        [] => "in turn".to_string(),
+        keys => format!("by hash of {}", keys.iter().map(key).collect::<Vec<_>>().join(", ")),
+    };
+    _ = writeln!(text, "  delivers to: {partitions} partitions, {how}");
     text.push_str(&indented(&stage.display));
     text
 }

@@ -1,7 +1,7 @@
 //! Fuse: from a query to its rows.
 //!
-//! [`Fuse::plan`] opens the catalogs, plans each step ([`steps`]), drops files ([`prune`]) and makes tasks of the rest
-//! ([`split`]). [`Fuse::answer`] opens inboxes on the combs, dispatches tasks ([`dispatch`]), accepts one delivery for
+//! [`Fuse::plan`] opens the catalogs, plans each step ([`steps`]) or cuts the plan of one statement ([`sql`], [`cut`]),
+//! drops files ([`prune`]) and makes tasks of the rest ([`split`]). [`Fuse::answer`] opens inboxes on the combs, dispatches tasks ([`dispatch`]), accepts one delivery for
 //! each, runs the reduce plans ([`reduce`]) and gives their rows to a [`ResultSink`] ([`run`]). What differs between
 //! the cloud and one machine is behind [`Compute`] and [`Combs`].
 
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use buzz_exchange::Network;
-use buzz_protocol::{Options, Query, QueryError, Result};
+use buzz_protocol::{Options, Query, QueryBody, QueryError, Result};
 use buzz_storage::Storage;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -18,6 +18,10 @@ use futures::future::BoxFuture;
 pub mod seams;
 
 pub mod steps;
+
+pub mod sql;
+
+pub mod cut;
 
 pub mod table;
 
@@ -90,7 +94,11 @@ impl Fuse {
         }
         let tables = futures::future::try_join_all(opening).await?;
         let opened_in = started.elapsed();
-        let mut plan = steps::plan(request, tables, &self.storage, self.compute.as_ref(), self.combs.as_ref()).await?;
+        let (storage, compute, combs) = (self.storage.as_ref(), self.compute.as_ref(), self.combs.as_ref());
+        let mut plan = match &request.query.body {
+            QueryBody::Steps(steps) => steps::plan(request, steps, tables, storage, compute, combs).await?,
+            QueryBody::Sql(sql) => sql::plan(request, sql, tables, storage, compute, combs).await?,
+        };
         plan.opened_in = opened_in;
         plan.planned_in = started.elapsed() - opened_in;
         Ok(plan)

@@ -13,6 +13,9 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::{Between, BinaryExpr, InList, Like};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Operator, cast};
+use datafusion::physical_expr::expressions::Column as PhysicalColumn;
+use datafusion::physical_expr::utils::collect_columns;
+use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
 use datafusion::scalar::ScalarValue;
 
 /// The files whose partition values, path (`key`) or size in bytes (`length`) pass `filter`, a boolean SQL expression.
@@ -79,6 +82,32 @@ pub fn by_where(
             })
             .data()?;
         for (keep, passes) in keep.iter_mut().zip(evaluate(state, unqualified, &schema, &batch)?) {
+            *keep &= passes;
+        }
+    }
+    Ok(kept(files, &keep))
+}
+
+/// The files whose partition values pass what `predicate`, the predicate of a scan, asks of partition columns alone.
+///
+/// # Errors
+/// `Invalid` when the predicate cannot be evaluated.
+pub fn by_predicate(table: &Table, files: Vec<DataFile>, predicate: &Arc<dyn PhysicalExpr>) -> Result<Vec<DataFile>> {
+    let of_partitions = |part: &&Arc<dyn PhysicalExpr>| {
+        let columns = collect_columns(part);
+        !columns.is_empty() && columns.iter().all(|column| table.partition_columns.iter().any(|p| p == column.name()))
+    };
+    let batch = describe(table, &files)?;
+    let schema = batch.schema();
+    let mut keep = vec![true; files.len()];
+    for part in split_conjunction(predicate).into_iter().filter(of_partitions) {
+        let moved = Arc::clone(part).transform(|node| match node.downcast_ref::<PhysicalColumn>() {
+            Some(column) => {
+                Ok(Transformed::yes(Arc::new(PhysicalColumn::new_with_schema(column.name(), &schema)?) as _))
+            }
+            None => Ok(Transformed::no(node)),
+        });
+        for (keep, passes) in keep.iter_mut().zip(passes(&moved.data()?, &batch)?) {
             *keep &= passes;
         }
     }
@@ -231,8 +260,12 @@ fn literal_as(expr: Expr, data_type: &DataType) -> Result<Expr, DataFusionError>
 }
 
 fn evaluate(state: &SessionState, expr: Expr, schema: &DFSchema, batch: &RecordBatch) -> Result<Vec<bool>> {
-    let physical = state.create_physical_expr(expr, schema)?;
-    let array = physical.evaluate(batch)?.into_array(batch.num_rows())?;
+    passes(&state.create_physical_expr(expr, schema)?, batch)
+}
+
+/// For each row of `batch`, whether `condition` is true.
+fn passes(condition: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<Vec<bool>> {
+    let array = condition.evaluate(batch)?.into_array(batch.num_rows())?;
     let array = arrow::compute::cast(&array, &DataType::Boolean)?;
     let passes = array.as_any().downcast_ref::<BooleanArray>();
     let passes = passes.ok_or_else(|| QueryError::internal("a cast to Boolean is not Boolean"))?;

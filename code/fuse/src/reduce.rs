@@ -33,6 +33,7 @@ use http::{HeaderMap, HeaderValue};
 use tokio::sync::oneshot;
 use url::Url;
 
+use crate::cut::cut;
 use crate::session::{planning_config, session};
 use crate::table::InboxTarget;
 use crate::{Combs, QueryPlan, ReduceStep};
@@ -65,7 +66,7 @@ pub(crate) async fn comb_count(
     let combs: Vec<CombAddress> = (0..wanted).map(CombAddress::in_memory).collect();
     for reduce in reduces {
         let target = InboxTarget { query: QueryId::fresh(), partitions };
-        let whole = physical(&reduce.logical, options, start, target).await?;
+        let whole = physical(reduce, options, start, target).await?;
         let undivided = Arc::new(AtomicBool::new(false));
         let state = distributing(options, start, whole, &combs, partitions, HeaderMap::new(), None, &undivided)?;
         let planned = state.query_planner().create_physical_plan(&nothing(), &state).await;
@@ -89,7 +90,7 @@ pub async fn prepare(
     network: &Arc<dyn Network>,
 ) -> Result<Reduction> {
     let target = InboxTarget { query, partitions: plan.partitions_per_comb };
-    let whole = physical(&reduce.logical, &plan.options, plan.start, target).await?;
+    let whole = physical(reduce, &plan.options, plan.start, target).await?;
     let headers = session_headers(plan)?;
     let undivided = Arc::new(AtomicBool::new(false));
     let state = distributing(
@@ -196,8 +197,19 @@ async fn run_on_one(
         .boxed())
 }
 
-/// The undistributed plan, with one output partition.
+/// The undistributed plan over inboxes, with one output partition.
 async fn physical(
+    step: &ReduceStep,
+    options: &Options,
+    start: DateTime<Utc>,
+    target: InboxTarget,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let plan = planned(&step.logical, options, start, target).await?;
+    if step.cut { Ok(cut(plan, target)?.reduce) } else { Ok(plan) }
+}
+
+/// The physical plan of `logical` for one comb's share, with one output partition.
+pub(crate) async fn planned(
     logical: &LogicalPlan,
     options: &Options,
     start: DateTime<Utc>,

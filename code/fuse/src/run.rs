@@ -213,11 +213,11 @@ async fn reduce_all(
             query,
             stage,
             task: TaskIndex(0),
-            partitioning: inboxes.partitioning(),
+            partitioning: inboxes.partitioning(&[]),
             combs: inboxes.addresses.clone(),
             batch_size: plan.options.batch_size,
         };
-        let mut writer = DeliveryWriter::new(Arc::clone(&fuse.network), destination, Arc::clone(&step.schema));
+        let mut writer = DeliveryWriter::new(Arc::clone(&fuse.network), destination, Arc::clone(&step.schema))?;
         while let Some(batch) = rows.try_next().await.map_err(place)? {
             writer.write(batch).await.map_err(place)?;
         }

@@ -29,6 +29,8 @@ pub(crate) fn planning_config(options: &Options, partitions: usize) -> Result<Se
     config.options_mut().set("datafusion.optimizer.enable_dynamic_filter_pushdown", "false")?;
     // Otherwise scalar subqueries are nodes that datafusion-distributed cannot cut.
     config.options_mut().optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+    // Files are divided by Fuse; the planner sees none.
+    config.options_mut().optimizer.repartition_file_scans = false;
     Ok(config)
 }
 

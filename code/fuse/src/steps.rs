@@ -85,8 +85,21 @@ pub struct MapStage {
     pub files_by_filter: usize,
     /// Number of scans in the fragment; all read the same file.
     pub scan_count: usize,
-    /// What each task evaluates.
+    /// Columns by whose hash its rows are delivered; none to deliver them in turn.
+    pub keys: Vec<usize>,
+    /// How often a task runs the fragment.
+    pub evaluate: Evaluate,
+    /// What each task reads.
     pub tasks: Vec<Vec<FileSplit>>,
+}
+
+/// How often a task runs its fragment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evaluate {
+    /// Once for each split: what the SQL of an `HBee` step means.
+    EachSplit,
+    /// Once for all its splits: Fuse cut the plan so that it may.
+    Together,
 }
 
 /// What combs do for one step.
@@ -94,17 +107,20 @@ pub struct MapStage {
 pub struct ReduceStep {
     /// The step's name.
     pub step: String,
-    /// The plan; its leaves are inboxes.
+    /// The plan. Its leaves are inboxes, or, if it is to be cut, tables.
     pub logical: LogicalPlan,
+    /// Whether the plan is of one statement and is to be cut.
+    pub cut: bool,
     /// The stage that takes its rows for later steps; None for the answer.
     pub target: Option<StageId>,
     /// Schema of its rows.
     pub schema: SchemaRef,
 }
 
-/// Plans the steps of `request` over its opened `tables`.
+/// Plans `steps` of `request` over its opened `tables`.
 pub(crate) async fn plan(
     request: &Request,
+    steps: &[Step],
     tables: Vec<Table>,
     storage: &Storage,
     compute: &dyn Compute,
@@ -113,7 +129,7 @@ pub(crate) async fn plan(
     let options = &request.options;
     let start = Utc::now();
     let tables: Vec<Arc<Table>> = tables.into_iter().map(Arc::new).collect();
-    let steps = parse_steps(&request.query.steps, &tables)?;
+    let steps = parse_steps(steps, &tables)?;
     let mut warnings = Vec::new();
 
     // Every step is planned as if all earlier ones were tables; that tells who reads what, and how often.
@@ -205,7 +221,7 @@ fn parse_step<'a>(index: usize, step: &'a Step, steps: &[Step], tables: &[Arc<Ta
 }
 
 /// Parses one query; anything else is refused.
-fn parse_query(sql: &str) -> Result<Statement> {
+pub(crate) fn parse_query(sql: &str) -> Result<Statement> {
     let mut statements = DFParser::parse_sql_with_dialect(sql, &GenericDialect {})?;
     let statement = statements.pop_front().ok_or_else(|| QueryError::invalid("its SQL is empty"))?;
     if !statements.is_empty() {
@@ -289,13 +305,13 @@ async fn plan_step(
     };
     let providers = parsed.reads.iter().map(|(name, source)| (name.as_str(), provider(source)));
     let state = session(planning_config(options, 1)?, start, providers)?;
-    let logical = to_logical(&state, parsed).await?;
+    let logical = to_logical(&state, parsed.statement.clone()).await?;
     let schema = delivered_schema(logical.schema().as_arrow());
     Ok(PlannedStep { name: parsed.step.name.clone(), logical, schema })
 }
 
-async fn to_logical(state: &SessionState, parsed: &ParsedStep<'_>) -> Result<LogicalPlan> {
-    let logical = state.statement_to_plan(parsed.statement.clone()).await?;
+pub(crate) async fn to_logical(state: &SessionState, statement: Statement) -> Result<LogicalPlan> {
+    let logical = state.statement_to_plan(statement).await?;
     // Analysing finds the mistakes that only types show, and optimizing those that only values show.
     state.optimize(&logical).map_err(|error| match error {
         DataFusionError::Context(_, inner) => QueryError::from(*inner),
@@ -313,7 +329,7 @@ fn stage_id(step_index: usize) -> StageId {
 }
 
 /// The schema of a step as later steps read it: all columns nullable, no metadata.
-fn delivered_schema(schema: &Schema) -> SchemaRef {
+pub(crate) fn delivered_schema(schema: &Schema) -> SchemaRef {
     let field = |field: &Arc<Field>| Field::new(field.name(), field.data_type().clone(), true);
     Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
 }
@@ -390,6 +406,8 @@ async fn map_stage(
         display,
         scan_count: count_scans(&physical),
         fragment: encode_fragment(with_schema(physical, &planned.schema)?)?,
+        keys: Vec::new(),
+        evaluate: Evaluate::EachSplit,
         tasks: pack(splits, count),
         table,
         files,
@@ -439,7 +457,12 @@ fn count_scans(plan: &Arc<dyn ExecutionPlan>) -> usize {
 /// Footers that are read at the same time.
 const FOOTERS_AT_ONCE: usize = 32;
 
-async fn row_groups(storage: &Storage, table: &Table, files: &[DataFile], split_bytes: u64) -> Result<Vec<FileSplit>> {
+pub(crate) async fn row_groups(
+    storage: &Storage,
+    table: &Table,
+    files: &[DataFile],
+    split_bytes: u64,
+) -> Result<Vec<FileSplit>> {
     let store = storage.store(&table.store)?;
     let mut reading = Vec::new();
     for (index, file) in files.iter().enumerate() {
@@ -500,7 +523,7 @@ async fn reduce_steps(
         let providers: Vec<_> = parsed.reads.iter().map(|(name, source)| (name.as_str(), provider(source))).collect();
         let state = session(planning_config(options, 1)?, start, providers)?;
         let place = |error: QueryError| error.at(format!("step `{}`", parsed.step.name));
-        let logical = to_logical(&state, parsed).await.map_err(place)?;
+        let logical = to_logical(&state, parsed.statement.clone()).await.map_err(place)?;
         if index != answer && reads[index] == 1 {
             inlined.insert(index, logical);
             continue;
@@ -508,6 +531,7 @@ async fn reduce_steps(
         reduces.push(ReduceStep {
             step: parsed.step.name.clone(),
             logical,
+            cut: false,
             target: (index != answer).then(|| stage_id(index)),
             schema: Arc::clone(&planned[index].schema),
         });
@@ -542,11 +566,13 @@ impl MapStage {
             constants: constants(&self.table, &files)?,
             mapping: self.table.mapping.clone(),
         };
-        let evaluation = |split: &FileSplit| {
-            let slice = FileSlice { file: positions[&split.file], range: split.range };
-            Evaluation { inputs: vec![vec![slice]; self.scan_count] }
+        let slice = |split: &FileSplit| FileSlice { file: positions[&split.file], range: split.range };
+        let evaluation = |slices: Vec<FileSlice>| Evaluation { inputs: vec![slices; self.scan_count] };
+        let evaluations = match self.evaluate {
+            Evaluate::EachSplit => splits.iter().map(|split| evaluation(vec![slice(split)])).collect(),
+            Evaluate::Together => vec![evaluation(splits.iter().map(slice).collect())],
         };
-        Ok((vec![spec; self.scan_count], splits.iter().map(evaluation).collect()))
+        Ok((vec![spec; self.scan_count], evaluations))
     }
 
     /// Bytes of the files that are read.

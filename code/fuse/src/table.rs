@@ -9,10 +9,14 @@ use buzz_catalog::Table;
 use buzz_exchange::InboxExec;
 use buzz_protocol::{QueryId, StageId};
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::internal_datafusion_err;
+use datafusion::common::stats::Precision;
+use datafusion::common::{Statistics, internal_datafusion_err};
 use datafusion::datasource::TableType;
+use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::object_store::ObjectStoreUrl;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::physical_plan::{
+    FileGroup, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
+};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::Result;
@@ -21,17 +25,24 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::projection::ProjectionExec;
 
-/// A table whose files the HBee will put into the scan. It has no statistics: DataFusion would fold `COUNT(*)` into a
-/// number that every evaluation then returned.
+/// A table whose files the HBee will put into the scan. It has no exact statistics: DataFusion would fold `COUNT(*)` into
+/// a number that every evaluation then returned.
 #[derive(Debug)]
 pub struct FileTable {
     table: Arc<Table>,
+    /// For a plan that is cut: the table's number, by which its scans are known.
+    number: Option<usize>,
 }
 
 impl FileTable {
-    /// Over the files of `table`.
+    /// Over the files of `table`, for a step that is run verbatim.
     pub fn new(table: Arc<Table>) -> Self {
-        Self { table }
+        Self { table, number: None }
+    }
+
+    /// Over the files of `table`, for a plan that is cut; its scans are known by `number` ([`scan_number`]).
+    pub fn for_cut(table: Arc<Table>, number: usize) -> Self {
+        Self { table, number: Some(number) }
     }
 
     /// The table.
@@ -72,8 +83,21 @@ impl TableProvider for FileTable {
         let source =
             ParquetSource::new(schema).with_table_parquet_options(state.default_table_options().parquet.clone());
         let store = ObjectStoreUrl::parse(self.table.store.as_str())?;
+        let mut statistics = Statistics::new_unknown(source.table_schema().table_schema());
+        let groups = match self.number {
+            None => vec![FileGroup::new(Vec::new())],
+            Some(number) => {
+                // With several partitions, the planner divides aggregates and sorts in the phases along which it is cut.
+                let partitions = inbox_target(state)?.partitions.max(2);
+                // What joins are ordered by. The figure is of compressed bytes, and never exact.
+                statistics.total_byte_size =
+                    Precision::Inexact(usize::try_from(self.table.bytes()).unwrap_or(usize::MAX));
+                vec![FileGroup::new(vec![PartitionedFile::new(number.to_string(), 0)]); partitions]
+            }
+        };
         let config = FileScanConfigBuilder::new(store, Arc::new(source))
-            .with_file_groups(vec![FileGroup::new(Vec::new())])
+            .with_file_groups(groups)
+            .with_statistics(statistics)
             .with_projection_indices(Some(positions))?
             .with_limit(limit)
             .build();
@@ -85,6 +109,12 @@ impl TableProvider for FileTable {
     }
 }
 
+/// The number of the table that a scan of a plan to be cut reads.
+pub fn scan_number(scan: &FileScanConfig) -> Option<usize> {
+    let stand_in = scan.file_groups.first()?.files().first()?;
+    stand_in.path().as_ref().parse().ok()
+}
+
 /// For which query and over how many partitions an [`InboxTable`] is planned: an extension of the session.
 #[derive(Debug, Clone, Copy)]
 pub struct InboxTarget {
@@ -92,6 +122,11 @@ pub struct InboxTarget {
     pub query: QueryId,
     /// Partitions that one comb owns of each stage.
     pub partitions: usize,
+}
+
+fn inbox_target(state: &dyn Session) -> Result<InboxTarget> {
+    let target = state.config().get_extension::<InboxTarget>();
+    target.map(|target| *target).ok_or_else(|| internal_datafusion_err!("a reduce plan has no target"))
 }
 
 /// The result of a step, as later steps see it.
@@ -122,10 +157,7 @@ impl TableProvider for InboxTable {
         _filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let target = state
-            .config()
-            .get_extension::<InboxTarget>()
-            .ok_or_else(|| internal_datafusion_err!("an inbox is planned without a target"))?;
+        let target = inbox_target(state)?;
         let schema = Arc::clone(&self.schema);
         let inbox = InboxExec::new(target.query, self.stage, self.step.clone(), 0..target.partitions, schema);
         let Some(columns) = projection else {

@@ -66,7 +66,7 @@ impl HBee {
         let scans = ScanFiles::of(task, &ctx)?;
 
         let schema = decode_fragment(&task.fragment, &ctx)?.schema();
-        let mut writer = DeliveryWriter::new(Arc::clone(&self.network), task.into(), schema);
+        let mut writer = DeliveryWriter::new(Arc::clone(&self.network), task.into(), schema)?;
         let mut read = Read::default();
         for evaluation in &task.evaluations {
             let evaluated = evaluate(task, evaluation, &scans, &ctx, &mut writer, &mut read).await;

@@ -13,16 +13,25 @@ use crate::{QueryError, Result, nearest};
 /// The most combs that one query may ask for.
 pub const ZONES_MAX: usize = 16;
 
-/// A parsed query whose names are unique and whose steps are in an order that can run. That each step's SQL is right
-/// is found out when it is planned.
+/// A parsed query whose names are unique and whose steps are in an order that can run. That the SQL is right is found
+/// out when it is planned.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Query {
-    /// One or several `HBee` steps, then one or several `HComb` steps.
-    pub steps: Vec<Step>,
+    /// What is asked.
+    pub body: QueryBody,
     /// Number of combs, 1 to [`ZONES_MAX`].
     pub zones: usize,
     /// The tables that the steps read.
     pub catalogs: Vec<CatalogEntry>,
+}
+
+/// What is asked, in one of two forms.
+#[derive(Debug, Clone, PartialEq)]
+pub enum QueryBody {
+    /// One or several `HBee` steps, then one or several `HComb` steps, each run verbatim.
+    Steps(Vec<Step>),
+    /// One statement over catalogs, which Fuse cuts itself.
+    Sql(String),
 }
 
 /// One step: SQL, run verbatim, whose result later steps read by name.
@@ -99,7 +108,8 @@ impl fmt::Display for CatalogType {
 
 #[derive(Deserialize)]
 struct RawQuery {
-    steps: Vec<Step>,
+    steps: Option<Vec<Step>>,
+    sql: Option<String>,
     #[serde(default)]
     capacity: RawCapacity,
     catalogs: Vec<CatalogEntry>,
@@ -150,7 +160,8 @@ impl Query {
         })?;
 
         let mut names = HashSet::new();
-        let all_names = raw.catalogs.iter().map(|c| &c.name).chain(raw.steps.iter().map(|s| &s.name));
+        let steps = raw.steps.as_deref().unwrap_or_default();
+        let all_names = raw.catalogs.iter().map(|c| &c.name).chain(steps.iter().map(|s| &s.name));
         for name in all_names {
             if name.is_empty() {
                 return Err(QueryError::invalid("a catalog or step has an empty name"));
@@ -160,8 +171,7 @@ impl Query {
             }
         }
 
-        check_order(&raw.steps)?;
-        for step in &raw.steps {
+        for step in steps {
             if step.step_type == StepType::HComb && step.partition_filter.is_some() {
                 warnings.push(format!("step `{}`: `partition_filter` has no effect on an HComb step", step.name));
             }
@@ -169,7 +179,19 @@ impl Query {
                 warnings.push(format!("step `{}`: `split` has no effect on an HComb step", step.name));
             }
         }
-        Ok(Query { steps: raw.steps, zones, catalogs: raw.catalogs })
+        let body = match (raw.steps, raw.sql) {
+            (None, Some(sql)) => QueryBody::Sql(sql),
+            (Some(mut steps), None) => match steps.as_mut_slice() {
+                [only] if only.step_type == StepType::HComb => QueryBody::Sql(std::mem::take(&mut only.sql)),
+                _ => {
+                    check_order(&steps)?;
+                    QueryBody::Steps(steps)
+                }
+            },
+            (Some(_), Some(_)) => return Err(QueryError::invalid("it has both `steps` and `sql`; write one of them")),
+            (None, None) => return Err(QueryError::invalid("it has neither `steps` nor `sql`; write one of them")),
+        };
+        Ok(Query { body, zones, catalogs: raw.catalogs })
     }
 
     /// Replaces the uri of catalog `name`, as `--table name=uri` does.
@@ -249,7 +271,8 @@ mod tests {
     fn the_original_form_parses() {
         let (query, warnings) = Query::parse(GOOD, "q.json").unwrap();
         assert_eq!(query.zones, 2);
-        assert_eq!(query.steps[0].partition_filter.as_deref(), Some("d='x'"));
+        let QueryBody::Steps(steps) = &query.body else { panic!("it has steps") };
+        assert_eq!(steps[0].partition_filter.as_deref(), Some("d='x'"));
         assert_eq!(query.catalogs[0].kind, CatalogType::DeltaLake);
         assert!(warnings.is_empty());
     }
@@ -265,7 +288,8 @@ mod tests {
     fn each_mistake_names_its_place() {
         let cases = [
             ("{\"steps\": [", "q.json in `steps`: EOF while parsing a list at line 1 column 11"),
-            ("{}", "q.json: missing field `steps` at line 1 column 2"),
+            ("{}", "q.json: missing field `catalogs` at line 1 column 2"),
+            ("{\"catalogs\": []}", "q.json: it has neither `steps` nor `sql`; write one of them"),
         ];
         for (json, message) in cases {
             assert_eq!(error(json), message);

@@ -137,13 +137,20 @@ pub enum Partitioning {
         /// Partitions of all combs together.
         count: usize,
     },
+    /// By DataFusion's hash of some columns, the one by which its own exchanges divide rows.
+    Hash {
+        /// Positions of the columns in the delivered schema.
+        columns: Vec<usize>,
+        /// Partitions of all combs together.
+        count: usize,
+    },
 }
 
 impl Partitioning {
     /// Partitions of all combs together.
     pub fn count(&self) -> usize {
         match self {
-            Partitioning::RoundRobin { count } => *count,
+            Partitioning::RoundRobin { count } | Partitioning::Hash { count, .. } => *count,
         }
     }
 }
