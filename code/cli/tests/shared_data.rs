@@ -11,7 +11,7 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use buzz_protocol::QueryError;
 use buzz_testkit::{plain_rows, same_rows, shared_data, sorted_text};
-use common::{Answer, ask, steps};
+use common::{Answer, ask, statement, steps};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
 
@@ -340,7 +340,8 @@ fn all_rows(rows: &[RecordBatch]) -> Result<Vec<Vec<String>>, Failed> {
 
 const TPCH_TABLES: [&str; 8] = ["customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier"];
 
-/// A TPC-H query as an HComb step over whole tables: its joins run on one comb and on four. Compared with plain
+/// A TPC-H query, as an HComb step over whole tables and as one statement that Buzz cuts: its joins run on one comb and on
+/// four. Compared with plain
 /// DataFusion on the same files.
 async fn tpch(data: PathBuf, number: u64) -> Result<(), Failed> {
     let folder = data.join("tables/tpch-sf0.01");
@@ -356,14 +357,19 @@ async fn tpch(data: PathBuf, number: u64) -> Result<(), Failed> {
     let expected = plain_rows(sql, &named, 2).await.map_err(|error| error.to_string())?;
 
     let files: Vec<String> = tables.iter().map(|table| format!("{table}_files")).collect();
+    let whole: Vec<(&str, &str, &str)> = named.iter().map(|(name, path)| (*name, "Parquet", *path)).collect();
     let selects: Vec<String> = files.iter().map(|files| format!("SELECT * FROM {files}")).collect();
     let maps: Vec<(&str, &str)> = tables.iter().copied().zip(selects.iter().map(String::as_str)).collect();
     let catalogs: Vec<(&str, &str, &str)> =
         files.iter().zip(&paths).map(|(files, path)| (files.as_str(), "Parquet", path.as_str())).collect();
-    for (zones, sets) in [(1, ["transport=memory"]), (4, ["transport=memory"]), (4, ["transport=tcp"])] {
-        let query = steps(zones, &maps, &[("answer", sql)], &catalogs);
-        let rows = answer(&query, &folder, &sets).await?.rows;
-        if !same_rows(&rows, &expected, true) {
+    for (zones, transport) in [(1, "transport=memory"), (4, "transport=memory"), (4, "transport=tcp")] {
+        let by_steps = steps(zones, &maps, &[("answer", sql)], &catalogs);
+        let cut = statement(zones, sql, &whole);
+        for (query, sets) in [(by_steps, vec![transport]), (cut, vec![transport, "tasks=16", "split_bytes=64KB"])] {
+            let rows = answer(&query, &folder, &sets).await?.rows;
+            if same_rows(&rows, &expected, true) {
+                continue;
+            }
             return Err(format!(
                 "{zones} zones, {sets:?}: {:#?} instead of {:#?}",
                 sorted_text(&rows),

@@ -20,7 +20,6 @@ use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::limit::LocalLimitExec;
 use datafusion::physical_plan::projection::ProjectionExec;
-use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::unnest::UnnestExec;
@@ -53,13 +52,10 @@ pub struct Fragment {
 /// Cuts `plan`. The same plan is always cut in the same way.
 ///
 /// # Errors
-/// `Invalid` for a recursive query over tables.
+/// `Internal` when a fragment contradicts itself.
 pub fn cut(plan: Arc<dyn ExecutionPlan>, target: InboxTarget) -> Result<Cut> {
     let mut fragments = Vec::new();
     let reduce = cut_node(plan, target, &mut fragments)?;
-    if !fragments.is_empty() && reduce.exists(|node| Ok(node.downcast_ref::<RecursiveQueryExec>().is_some()))? {
-        return Err(QueryError::invalid("a recursive query over tables is not supported yet"));
-    }
     Ok(Cut { reduce, fragments })
 }
 

@@ -124,9 +124,11 @@ fn describe(table: &Table, files: &[DataFile]) -> Result<RecordBatch> {
     let mut columns: Vec<ArrayRef> = Vec::new();
     for (index, field) in table.partition_fields().iter().enumerate() {
         let values = files.iter().map(|file| file.partition_values[index].clone());
-        let empty = || arrow::array::new_empty_array(field.data_type());
-        columns.push(if files.is_empty() { empty() } else { ScalarValue::iter_to_array(values)? });
-        fields.push(Field::new(field.name(), columns[index].data_type().clone(), true));
+        columns.push(match files {
+            [] => arrow::array::new_empty_array(field.data_type()),
+            _ => arrow::compute::cast(&ScalarValue::iter_to_array(values)?, field.data_type())?,
+        });
+        fields.push(Field::new(field.name(), field.data_type().clone(), true));
     }
     if table.schema.field_with_name("key").is_err() {
         fields.push(Field::new("key", DataType::Utf8, false));

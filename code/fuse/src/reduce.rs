@@ -21,6 +21,7 @@ use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{EmptyRelation, LogicalPlan};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion_distributed::{
     DesiredTaskCountEvent, DesiredTaskCountEventResponse, DistributedExt, DistributedLeafExec, ExecuteTaskRequest,
@@ -209,6 +210,9 @@ async fn physical(
 }
 
 /// The physical plan of `logical` for one comb's share, with one output partition.
+///
+/// # Errors
+/// `Invalid` when it cannot be planned, or not be sent.
 pub(crate) async fn planned(
     logical: &LogicalPlan,
     options: &Options,
@@ -218,6 +222,10 @@ pub(crate) async fn planned(
     let config = planning_config(options, target.partitions)?.with_extension(Arc::new(target));
     let state = session(config, start, [])?;
     let plan = state.create_physical_plan(logical).await?;
+    if plan.exists(|node| Ok(node.downcast_ref::<RecursiveQueryExec>().is_some()))? {
+        // Its operator has no encoding, so no comb can be sent it.
+        return Err(QueryError::invalid("a recursive query (WITH RECURSIVE) is not supported yet"));
+    }
     if plan.properties().partitioning.partition_count() == 1 {
         return Ok(plan);
     }

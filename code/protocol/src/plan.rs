@@ -18,14 +18,14 @@ use crate::{QueryError, Result};
 /// Encodes a plan fragment. The deduplicating converter keeps a dynamic filter linked to the operator that fills it.
 ///
 /// # Errors
-/// `Internal` when an operator has no encoding.
+/// `Invalid` when an operator has no encoding.
 pub fn encode_fragment(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
     physical_plan_to_bytes_with_proto_converter(
         plan,
         &DefaultPhysicalExtensionCodec {},
         &DeduplicatingProtoConverter {},
     )
-    .map_err(|error| QueryError::internal(format!("the plan of this step cannot be sent: {error}")))
+    .map_err(|error| QueryError::invalid(format!("a part of this SQL cannot be sent to workers: {error}")))
 }
 
 /// Decodes a plan fragment. The result is good for one execution; decode again for the next.

@@ -71,3 +71,13 @@ pub fn steps(zones: usize, maps: &[(&str, &str)], reduces: &[(&str, &str)], cata
         "catalogs": catalogs.iter().map(catalog).collect::<Vec<_>>(),
     })
 }
+
+/// One statement over `(name, type, uri)` catalogs.
+pub fn statement(zones: usize, sql: &str, catalogs: &[(&str, &str, &str)]) -> Value {
+    let catalog = |(name, kind, uri): &(&str, &str, &str)| json!({"name": name, "type": kind, "uri": uri});
+    json!({
+        "sql": sql,
+        "capacity": {"zones": zones},
+        "catalogs": catalogs.iter().map(catalog).collect::<Vec<_>>(),
+    })
+}

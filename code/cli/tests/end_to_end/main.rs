@@ -11,4 +11,6 @@ mod faults;
 
 mod queries;
 
+mod sql;
+
 mod tables;

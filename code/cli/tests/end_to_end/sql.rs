@@ -1,0 +1,154 @@
+//! One statement, cut by Buzz, against plain DataFusion on the same files.
+
+use buzz_protocol::ErrorKind;
+use buzz_testkit::{plain_rows, same_rows, sorted_text};
+use serde_json::json;
+use tempfile::tempdir;
+
+use crate::common::{ask, statement};
+use crate::tables::{parquet_folder, partitioned_delta};
+
+/// Statements whose rows do not depend on how the work is divided. An ORDER BY at the end is total.
+const STATEMENTS: &[&str] = &[
+    // Aggregates, in two phases.
+    "SELECT COUNT(*), COUNT(amount), SUM(amount), AVG(amount), MIN(id), MAX(grp) FROM rides",
+    "SELECT grp, COUNT(DISTINCT id % 10), SUM(DISTINCT id % 7) FROM rides GROUP BY grp",
+    "SELECT grp, STDDEV(amount), VAR_POP(amount), CORR(id, amount), MEDIAN(id) FROM rides GROUP BY grp",
+    "SELECT grp, ARRAY_AGG(id ORDER BY id) FROM rides WHERE id < 40 GROUP BY grp",
+    "SELECT grp, FIRST_VALUE(id ORDER BY amount DESC, id), STRING_AGG(grp, ',' ORDER BY id) FROM rides WHERE id < 60 GROUP BY grp",
+    "SELECT grp, COUNT(*) FILTER (WHERE amount > 100), BOOL_AND(id > 3), BIT_XOR(id) FROM rides GROUP BY grp",
+    "SELECT grp, id % 3 AS k, COUNT(*) FROM rides GROUP BY GROUPING SETS ((grp), (k), (grp, k), ())",
+    "SELECT grp, id % 2 AS k, SUM(amount) FROM rides GROUP BY CUBE (grp, k) HAVING SUM(amount) > 10",
+    "SELECT DISTINCT grp, id % 4 FROM rides",
+    "SELECT COUNT(*) FROM rides WHERE amount IS NULL AND grp LIKE 'c%'",
+    "SELECT approx_distinct(grp) FROM rides",
+    // Order and limits.
+    "SELECT * FROM rides ORDER BY amount DESC NULLS LAST, id LIMIT 17 OFFSET 5",
+    "SELECT id, grp FROM rides ORDER BY grp, id DESC",
+    "SELECT DISTINCT ON (grp) grp, id, amount FROM rides ORDER BY grp, id DESC",
+    "SELECT COUNT(*) FROM (SELECT id FROM rides LIMIT 333)",
+    "SELECT id FROM rides WHERE id > 100000 ORDER BY id",
+    // Joins.
+    "SELECT a.grp, COUNT(*), SUM(b.amount) FROM rides a JOIN rides b ON a.id = b.id + 1 GROUP BY a.grp",
+    "SELECT a.id, b.id AS other FROM rides a FULL JOIN (SELECT id FROM rides WHERE id % 3 = 0) b ON a.id = b.id * 2 ORDER BY a.id, other",
+    "SELECT a.id, b.n FROM rides a LEFT JOIN (SELECT grp, COUNT(*) AS n FROM rides WHERE id < 5 GROUP BY grp) b ON a.grp = b.grp WHERE a.id < 20 ORDER BY a.id",
+    "SELECT COUNT(*) FROM (SELECT id FROM rides WHERE id < 30) a CROSS JOIN (SELECT id FROM rides WHERE id > 980) b",
+    "SELECT COUNT(*) FROM (SELECT id FROM rides WHERE id < 50) a JOIN (SELECT id FROM rides WHERE id < 60) b ON a.id < b.id",
+    "SELECT id FROM rides a WHERE EXISTS (SELECT 1 FROM rides b WHERE b.id = a.id * 3 AND b.grp = 'cash') ORDER BY id",
+    "SELECT COUNT(*) FROM rides WHERE id NOT IN (SELECT CAST(amount AS BIGINT) FROM rides)",
+    "SELECT COUNT(*) FROM rides WHERE id NOT IN (SELECT CAST(amount AS BIGINT) FROM rides WHERE amount IS NOT NULL)",
+    "SELECT a.grp, t.top FROM (SELECT DISTINCT grp FROM rides) a, LATERAL (SELECT MAX(id) AS top FROM rides b WHERE b.grp = a.grp) t",
+    // Subqueries, sets, common table expressions.
+    "SELECT id FROM rides WHERE amount > (SELECT AVG(amount) FROM rides) AND id < 600 ORDER BY id",
+    "SELECT id, (SELECT MAX(b.id) FROM rides b WHERE b.grp = a.grp) AS top FROM rides a WHERE id < 10 ORDER BY id",
+    "SELECT grp, COUNT(*) FROM (SELECT * FROM rides WHERE id < 300 UNION ALL SELECT * FROM rides WHERE id > 700) GROUP BY grp",
+    "SELECT id % 50 AS k FROM rides UNION SELECT id % 70 FROM rides ORDER BY k",
+    "SELECT id FROM rides WHERE id < 100 INTERSECT SELECT id * 2 FROM rides",
+    "SELECT id FROM rides WHERE id < 100 EXCEPT SELECT id * 2 FROM rides",
+    "WITH a AS (SELECT grp, SUM(amount) AS s FROM rides GROUP BY grp), b AS (SELECT MAX(s) AS m FROM a) SELECT a.grp FROM a JOIN b ON a.s = b.m",
+    "SELECT grp, x FROM rides, UNNEST([1, 2]) AS u(x) WHERE id < 6",
+    "SELECT id, UNNEST([id, id * 10]) AS u FROM rides WHERE id < 5",
+    // Windows.
+    "SELECT id, SUM(amount) OVER (PARTITION BY grp ORDER BY id ROWS BETWEEN 2 PRECEDING AND CURRENT ROW) AS s FROM rides ORDER BY id",
+    "SELECT id, ROW_NUMBER() OVER (ORDER BY id DESC) AS r FROM rides ORDER BY id LIMIT 9",
+    "SELECT id, grp FROM rides QUALIFY ROW_NUMBER() OVER (PARTITION BY grp ORDER BY id DESC) <= 2",
+    // No table at all.
+    "SELECT 1 AS one, 'x' AS x",
+    "SELECT SUM(column1), MAX(column2) FROM (VALUES (1, 'a'), (2, 'b'), (3, NULL)) v",
+    "SELECT r.id, v.column2 FROM rides r JOIN (VALUES (3, 'three'), (900, 'many')) v ON r.id = v.column1",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_statement_has_the_rows_of_plain_datafusion() {
+    let dir = tempdir().unwrap();
+    let folder = parquet_folder(dir.path(), "rides", 4, 250);
+    let mut wrong = Vec::new();
+    for sql in STATEMENTS {
+        let expected = plain_rows(sql, &[("rides", folder.to_str().unwrap())], 2).await.expect(sql);
+        let ordered = sql.rsplit(')').next().unwrap().contains("ORDER BY");
+        for (zones, sets) in [
+            (1, ["transport=memory", "tasks=0", "split_bytes=100MB"]),
+            (3, ["transport=memory", "tasks=64", "split_bytes=1"]),
+            (2, ["transport=tcp", "tasks=3", "split_bytes=1"]),
+        ] {
+            match ask(&statement(zones, sql, &[("rides", "Parquet", "rides")]), dir.path(), &sets).await {
+                Ok(answer) if same_rows(&answer.rows, &expected, ordered) => {}
+                Ok(answer) => wrong.push(format!(
+                    "{zones} zones: {sql}\n  {:?}\n  instead of\n  {:?}",
+                    sorted_text(&answer.rows).iter().take(5).collect::<Vec<_>>(),
+                    sorted_text(&expected).iter().take(5).collect::<Vec<_>>()
+                )),
+                Err(error) => wrong.push(format!("{zones} zones: {sql}\n  {:?}: {error}", error.kind)),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_on_partition_columns_choose_files() {
+    let dir = tempdir().unwrap();
+    partitioned_delta(dir.path());
+    let asked = async |sql: &str| {
+        let query = statement(2, sql, &[("t", "DeltaLake", "partitioned")]);
+        let answer = ask(&query, dir.path(), &[]).await.unwrap();
+        (sorted_text(&answer.rows), answer.summary.files_read)
+    };
+    let (rows, files) = asked("SELECT COUNT(*) FROM t WHERE day < DATE '2024-02-01' AND id >= 0 AND kind = 'a'").await;
+    assert_eq!((rows, files), (vec!["100".to_string()], 2));
+    let (rows, files) = asked("SELECT level, COUNT(*) FROM t WHERE level IS NULL GROUP BY level").await;
+    assert_eq!((rows, files), (vec!["NULL | 150".to_string()], 3));
+    let (rows, files) = asked("SELECT COUNT(*) FROM t WHERE day > DATE '2030-01-01'").await;
+    assert_eq!((rows, files), (vec!["0".to_string()], 0));
+    let (rows, files) = asked("SELECT MAX(day) FROM t WHERE kind LIKE 'b%' OR level = 7").await;
+    assert_eq!((rows, files), (vec!["2024-02-01".to_string()], 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_partial_rows_need_is_done_by_hbees() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 4, 250);
+    let delivered = async |sql: &str| {
+        let query = statement(1, sql, &[("rides", "Parquet", "rides")]);
+        ask(&query, dir.path(), &["tasks=4"]).await.unwrap().summary.rows_delivered
+    };
+    assert_eq!(delivered("SELECT COUNT(*), AVG(amount) FROM rides").await, 4);
+    assert_eq!(delivered("SELECT grp, SUM(amount) FROM rides GROUP BY grp").await, 12);
+    assert_eq!(delivered("SELECT * FROM rides ORDER BY amount DESC LIMIT 5").await, 20);
+    assert_eq!(delivered("SELECT id FROM rides WHERE id < 10").await, 10);
+    assert_eq!(delivered("SELECT grp, ARRAY_AGG(id ORDER BY id) FROM rides GROUP BY grp").await, 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_hcomb_step_over_a_catalog_is_the_same_as_sql() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 2, 10);
+    let query = json!({
+        "steps": [{"name": "all", "step_type": "HComb", "sql": "SELECT COUNT(*) AS n FROM rides"}],
+        "catalogs": [{"name": "rides", "type": "Parquet", "uri": "rides"}]
+    });
+    assert_eq!(sorted_text(&ask(&query, dir.path(), &[]).await.unwrap().rows), ["20"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_cannot_run_says_why() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 1, 10);
+    let cases = [
+        ("SELECT gruop FROM rides", "column `gruop` is not in table `rides`; the nearest is `grp`"),
+        ("SELECT 1 FROM ridse", "there is no table `ridse`; the nearest is `rides`"),
+        ("SELECT 1 / 0 AS n, id FROM rides", "division by zero"),
+        ("CREATE TABLE x AS SELECT 1", "CREATE is not a query"),
+        ("SET datafusion.execution.batch_size = 1", "SET is not a query"),
+        ("SELECT id FROM", "SQL syntax"),
+        (
+            "WITH RECURSIVE n AS (SELECT MIN(id) AS i FROM rides UNION ALL SELECT i + 1 FROM n WHERE i < 3) SELECT * FROM n",
+            "a recursive query (WITH RECURSIVE) is not supported yet",
+        ),
+    ];
+    for (sql, words) in cases {
+        let error = ask(&statement(1, sql, &[("rides", "Parquet", "rides")]), dir.path(), &[]).await.expect_err(sql);
+        assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
+        assert!(error.to_string().contains(words), "{sql}: {error}");
+    }
+}
