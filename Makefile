@@ -30,7 +30,7 @@ run-query: sample ## Run QUERY (default: the taxi example on the sample) in one 
 
 test: ## Run all tests
 	@echo "building and running the tests; the first time compiles DataFusion, 15 to 20 minutes on two cores …" >&2
-	cargo test --workspace
+	cargo test --workspace --lib --bins --tests
 
 check: ## Check format and lints; warnings are errors
 	cargo fmt --all --check
