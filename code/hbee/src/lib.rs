@@ -3,6 +3,7 @@
 //! [`HBee::run`] decodes the task's fragment, puts the task's files back into its scans ([`scan`]), skips deleted rows
 //! ([`deletion`]), runs it once for each evaluation and delivers the rows. It never parses SQL and never opens a catalog.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,13 +11,16 @@ use buzz_exchange::{DeliveryWriter, Network};
 use buzz_protocol::plan::decode_fragment;
 use buzz_protocol::{BUILD_ID, ErrorKind, Evaluation, HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_storage::Storage;
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::projection::ProjectionExec;
 use futures::TryStreamExt;
-use futures::stream::SelectAll;
 
 pub mod deletion;
 
@@ -65,12 +69,25 @@ impl HBee {
         let ctx = self.task_context(task)?;
         let scans = ScanFiles::of(task, &ctx)?;
 
-        let schema = decode_fragment(&task.fragment, &ctx)?.schema();
-        let mut writer = DeliveryWriter::new(Arc::clone(&self.network), task.into(), schema)?;
+        let fragment = decode_fragment(&task.fragment, &ctx)?;
+        let at_once = if is_partition_wise(fragment.as_ref()) { EVALUATIONS_AT_ONCE } else { 1 };
+        let mut writer = DeliveryWriter::new(Arc::clone(&self.network), task.into(), fragment.schema())?;
         let mut read = Read::default();
-        for evaluation in &task.evaluations {
-            let evaluated = evaluate(task, evaluation, &scans, &ctx, &mut writer, &mut read).await;
-            evaluated.map_err(|error| name_file(error, task, evaluation))?;
+        for evaluations in task.evaluations.chunks(at_once) {
+            // A plan object is good for one execution only, so every run of it starts from the bytes.
+            let fragment = decode_fragment(&task.fragment, &ctx)?;
+            let plan = scans
+                .put_into(fragment, evaluations, &ctx)
+                .await
+                .map_err(|(error, evaluation)| name_file(error, task, evaluation))?;
+            // A lone evaluation may have several output partitions, as those of a UNION.
+            let partitions_each = plan.properties().partitioning.partition_count() / evaluations.len();
+            for (index, evaluation) in evaluations.iter().enumerate() {
+                let partitions = index * partitions_each..(index + 1) * partitions_each;
+                let evaluated = evaluate(plan.as_ref(), partitions, &ctx, &mut writer).await;
+                evaluated.map_err(|error| name_file(error, task, evaluation))?;
+            }
+            count_scans(plan.as_ref(), &mut read);
         }
         let delivered = writer.finish().await?;
         Ok(TaskOutcome {
@@ -88,6 +105,8 @@ impl HBee {
         for (key, value) in &task.session {
             config.options_mut().set(key, value)?;
         }
+        // An evaluation is of its own files: no partition may take over those of another.
+        config.options_mut().execution.enable_file_stream_work_stealing = false;
         let ctx = TaskContext::from(&self.state);
         Ok(Arc::new(ctx.with_session_config(config)))
     }
@@ -100,26 +119,35 @@ struct Read {
     bytes: u64,
 }
 
+/// Evaluations that share a plan object, each as one of its partitions.
+const EVALUATIONS_AT_ONCE: usize = 32;
+
+/// Whether every operator of `plan` computes each partition from the same partition of its input, so that several
+/// evaluations can be partitions of one plan. A decoded plan costs more than a small file.
+fn is_partition_wise(plan: &dyn ExecutionPlan) -> bool {
+    let own = if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
+        // Other modes combine, or are combined with, other partitions.
+        *aggregate.mode() == AggregateMode::Single
+    } else {
+        plan.downcast_ref::<DataSourceExec>().is_some()
+            || plan.downcast_ref::<FilterExec>().is_some()
+            || plan.downcast_ref::<ProjectionExec>().is_some()
+    };
+    own && plan.children().into_iter().all(|child| is_partition_wise(child.as_ref()))
+}
+
 async fn evaluate(
-    task: &HBeeTask,
-    evaluation: &Evaluation,
-    scans: &ScanFiles,
+    plan: &dyn ExecutionPlan,
+    partitions: Range<usize>,
     ctx: &Arc<TaskContext>,
     writer: &mut DeliveryWriter,
-    read: &mut Read,
 ) -> Result<()> {
-    // A plan object is good for one execution only, so every evaluation starts from the bytes.
-    let fragment = decode_fragment(&task.fragment, ctx)?;
-    let plan = scans.put_into(fragment, evaluation, ctx).await?;
-
-    let mut batches = SelectAll::new();
-    for partition in 0..plan.properties().partitioning.partition_count() {
-        batches.push(plan.execute(partition, Arc::clone(ctx))?);
-    }
+    // All at once: partitions of one plan may wait for each other.
+    let streams = partitions.map(|partition| plan.execute(partition, Arc::clone(ctx)));
+    let mut batches = futures::stream::select_all(streams.collect::<Result<Vec<_>, _>>()?);
     while let Some(batch) = batches.try_next().await? {
         writer.write(batch).await?;
     }
-    count_scans(plan.as_ref(), read);
     Ok(())
 }
 

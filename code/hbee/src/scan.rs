@@ -23,6 +23,7 @@ use datafusion::physical_expr_adapter::{
 };
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::scalar::ScalarValue;
+use futures::TryFutureExt;
 use object_store::{ObjectMeta, ObjectStore};
 use parquet::file::metadata::ParquetMetaData;
 
@@ -48,23 +49,34 @@ impl ScanFiles {
         Ok(ScanFiles { scans })
     }
 
-    /// `fragment` with the files of `evaluation` in its scans. Each scan reads its files as one partition.
+    /// `fragment` with the files of `evaluations` in its scans. Each evaluation is one partition of each scan.
     ///
     /// # Errors
-    /// `Data` for a deletion vector that is not readable, `Internal` when the task names files or scans that are not
-    /// there.
-    pub async fn put_into(
+    /// With the evaluation that it is of: `Data` for a footer or deletion vector that is not readable, `Unavailable` when
+    /// the store does not answer, `Internal` when the task names files or scans that are not there.
+    pub async fn put_into<'a>(
         &self,
         fragment: Arc<dyn ExecutionPlan>,
-        evaluation: &Evaluation,
+        evaluations: &'a [Evaluation],
         ctx: &TaskContext,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let mut groups = Vec::new();
+    ) -> Result<Arc<dyn ExecutionPlan>, (QueryError, &'a Evaluation)> {
+        let mut reading = Vec::new();
         for (index, (spec, constants)) in self.scans.iter().enumerate() {
-            let slices = evaluation.inputs.get(index).map(Vec::as_slice).unwrap_or_default();
-            groups.push(file_group(spec, constants.as_ref(), slices, ctx).await?);
+            for evaluation in evaluations {
+                let slices = evaluation.inputs.get(index).map(Vec::as_slice).unwrap_or_default();
+                let group = file_group(spec, constants.as_ref(), slices, ctx);
+                reading.push(group.map_err(move |error| (error, evaluation)));
+            }
         }
+        let mut groups = futures::future::try_join_all(reading).await?.into_iter();
+        let by_scan = self.scans.iter().map(|_| groups.by_ref().take(evaluations.len()).collect()).collect();
+        match evaluations.first() {
+            Some(first) => self.replace(fragment, by_scan).map_err(|error| (error, first)),
+            None => Ok(fragment),
+        }
+    }
 
+    fn replace(&self, fragment: Arc<dyn ExecutionPlan>, groups: Vec<Vec<FileGroup>>) -> Result<Arc<dyn ExecutionPlan>> {
         let mut groups = groups.into_iter().zip(&self.scans);
         let plan = fragment
             .transform_down(|node| {
@@ -74,7 +86,7 @@ impl ScanFiles {
                 let Some((group, (spec, _))) = groups.next() else {
                     return Err(QueryError::internal("a fragment has more scans than its task").into_datafusion());
                 };
-                let mut builder = FileScanConfigBuilder::from(scan.clone()).with_file_groups(vec![group]);
+                let mut builder = FileScanConfigBuilder::from(scan.clone()).with_file_groups(group);
                 if !spec.mapping.is_identity() {
                     builder = builder.with_expr_adapter(Some(Arc::new(MappedColumns::from(&spec.mapping))));
                 }

@@ -52,6 +52,30 @@ async fn rows_come_through_whole_and_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn any_sql_may_stand_in_an_hbee_step() {
+    check(
+        &[
+            ("u", "SELECT id FROM rides WHERE id % 5 = 0 UNION ALL SELECT id + 1000000 FROM rides WHERE id % 7 = 0"),
+            ("j", "SELECT a.id FROM rides a JOIN rides b ON a.id = b.id WHERE a.id IN (SELECT id FROM rides WHERE amount > 50)"),
+            ("w", "SELECT id FROM (SELECT id, ROW_NUMBER() OVER (PARTITION BY grp ORDER BY id) AS r FROM rides) t WHERE r >= 1"),
+            ("c", "WITH x AS (SELECT id, amount FROM rides) SELECT id FROM x WHERE amount IS NULL GROUP BY id HAVING COUNT(*) = 1"),
+        ],
+        &[(
+            "r",
+            "SELECT 'u' AS s, COUNT(*) AS n, SUM(id) AS i FROM u UNION ALL SELECT 'j', COUNT(*), SUM(id) FROM j \
+             UNION ALL SELECT 'w', COUNT(*), SUM(id) FROM w UNION ALL SELECT 'c', COUNT(*), SUM(id) FROM c",
+        )],
+        "SELECT 'u' AS s, COUNT(*) AS n, SUM(id) AS i FROM \
+             (SELECT id FROM rides WHERE id % 5 = 0 UNION ALL SELECT id + 1000000 FROM rides WHERE id % 7 = 0) \
+         UNION ALL SELECT 'j', COUNT(*), SUM(id) FROM rides WHERE amount > 50 \
+         UNION ALL SELECT 'w', COUNT(*), SUM(id) FROM rides \
+         UNION ALL SELECT 'c', COUNT(*), SUM(id) FROM rides WHERE amount IS NULL",
+        false,
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn steps_may_be_read_twice_and_joined() {
     check(
         &[
