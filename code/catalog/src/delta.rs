@@ -93,7 +93,8 @@ fn delta_error(place: &Location, error: DeltaTableError) -> QueryError {
             QueryError::new(error.kind, format!("Delta table {place}: {}", error.message))
         }
         error => {
-            let text = error.to_string();
+            // Further lines are a backtrace.
+            let text = error.to_string().lines().next().unwrap_or_default().to_string();
             let absent = ["No files in log segment", "not a Delta table", "Invalid table location"];
             if absent.iter().any(|words| text.contains(words)) {
                 QueryError::data(format!("there is no Delta table at {place}"))

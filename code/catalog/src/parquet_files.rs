@@ -6,7 +6,6 @@ use std::sync::Arc;
 use arrow::datatypes::{FieldRef, Schema};
 use buzz_protocol::{QueryError, Result};
 use buzz_storage::{Location, Storage};
-use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
@@ -97,9 +96,9 @@ async fn in_folder(root: &Location, store: &dyn ObjectStore) -> Result<Vec<Objec
 
 async fn footer_schema(store: Arc<dyn ObjectStore>, object: ObjectMeta) -> Result<(String, Arc<Schema>)> {
     let path = object.location.to_string();
-    match DFParquetMetadata::new(store.as_ref(), &object).fetch_schema().await {
+    match buzz_storage::footer_schema(store.as_ref(), &object).await {
         Ok(schema) => Ok((path, Arc::new(schema))),
-        Err(error) => Err(QueryError::from(error).at(format!("file `{path}`"))),
+        Err(error) => Err(error.at(format!("file `{path}`"))),
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use buzz_fuse::explain::bytes;
 use buzz_fuse::{Progress, Request, Summary};
 use buzz_protocol::{Options, Query, QueryError, Result};
-use buzz_storage::Storage;
+use buzz_storage::{Storage, panic_message};
 use futures::FutureExt;
 
 use crate::args::{Arguments, Command, HowArguments, QueryArguments, SqlArguments};
@@ -49,8 +49,10 @@ pub async fn carry_out(arguments: Arguments) -> ExitCode {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
-        Err(_) => {
-            eprintln!("error: a bug in Buzz stopped the query; please report it with the message above");
+        Err(ended) => {
+            let panic = ended.try_into_panic().ok();
+            let message = panic.as_ref().map_or("it was stopped", |panic| panic_message(panic.as_ref()));
+            eprintln!("error: a bug in Buzz stopped the query: {message}");
             ExitCode::FAILURE
         }
     }

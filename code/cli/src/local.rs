@@ -8,7 +8,7 @@ use buzz_fuse::{Combs, Compute, Fuse};
 use buzz_hbee::HBee;
 use buzz_hcomb::{Comb, serve};
 use buzz_protocol::{CombAddress, HBeeTask, Options, QueryError, Result, TaskOutcome, Transport};
-use buzz_storage::Storage;
+use buzz_storage::{Storage, panic_message};
 use tokio::runtime::Runtime;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -75,7 +75,12 @@ impl Compute for LocalCompute {
         let running = AbortOnDropHandle::new(tokio::spawn(async move { hbee.run(&task).await }));
         match running.await {
             Ok(outcome) => outcome,
-            Err(_) => Err(QueryError::internal("the task panicked; the message above says where").at(place)),
+            Err(ended) => Err(match ended.try_into_panic() {
+                Ok(panic) => {
+                    QueryError::internal(format!("a bug in Buzz: {}", panic_message(panic.as_ref()))).at(place)
+                }
+                Err(_) => QueryError::cancelled("the task was stopped").at(place),
+            }),
         }
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use buzz_protocol::QueryError;
+use buzz_protocol::{ErrorKind, QueryError};
 use buzz_testkit::{plain_rows, same_rows, shared_data, sorted_text};
 use common::{Answer, ask, statement, steps};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -64,6 +64,10 @@ fn main() {
     for case in ANSWERED {
         let data = data.clone();
         trials.push(Trial::test(format!("answers::{}", case.name), move || run(answered(data, case))));
+    }
+    for file in BROKEN {
+        let path = data.join("parquet").join(file);
+        trials.push(Trial::test(format!("broken::{file}"), move || run(broken(path))));
     }
     for query in 1..=22 {
         let data = data.clone();
@@ -336,6 +340,35 @@ fn all_rows(rows: &[RecordBatch]) -> Result<Vec<Vec<String>>, Failed> {
         );
     }
     Ok(texts)
+}
+
+/// Parquet files that are corrupt. Each has stopped a reader in its own way, some by a panic.
+const BROKEN: &[&str] = &[
+    "arrow-testing/parquet/ARROW-17100.parquet",
+    "duckdb/invalid_utf8_dba.parquet",
+    "duckdb/rle_malicious_bitwidth.parquet",
+    "impala/bad_codec.parquet",
+    "impala/bad_compressed_size.parquet",
+    "impala/corrupt_footer_len_incr.parquet",
+    "impala/dict-encoded-negative-len.parq",
+    "impala/plain-encoded-negative-len.parq",
+    "parquet-testing/bad_data/ARROW-GH-41317.parquet",
+    "parquet-testing/bad_data/ARROW-RS-GH-6229-DICTHEADER.parquet",
+    "parquet-testing/bad_data/PARQUET-1481.parquet",
+    "parquet-testing/data/nation.dict-malformed.parquet",
+];
+
+/// A corrupt file is an error of the data that names the file.
+async fn broken(path: PathBuf) -> Result<(), Failed> {
+    let path = path.to_string_lossy();
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let (map, reduce) = ([("m", "SELECT * FROM t")], [("r", "SELECT COUNT(*) FROM m")]);
+    let query = steps(1, &map, &reduce, &[("t", "Parquet", &path)]);
+    match ask(&query, Path::new("/"), &[]).await {
+        Err(error) if error.kind == ErrorKind::Data && error.to_string().contains(name) => Ok(()),
+        Err(error) => Err(format!("{:?}: {error}", error.kind).into()),
+        Ok(_) => Err("it was answered".into()),
+    }
 }
 
 const TPCH_TABLES: [&str; 8] = ["customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier"];

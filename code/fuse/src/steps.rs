@@ -20,7 +20,6 @@ use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::view::ViewTable;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
@@ -484,8 +483,7 @@ async fn splits_of(
     }
     let place = |error: QueryError| error.at(format!("file `{}` of table `{}`", file.path, table.name));
     let object = object_meta(file).map_err(place)?;
-    let footer = DFParquetMetadata::new(store.as_ref(), &object).fetch_metadata().await;
-    let footer = footer.map_err(|error| place(error.into()))?;
+    let footer = buzz_storage::footer(store.as_ref(), &object, None).await.map_err(place)?;
     Ok(row_group_splits(index, file.size, &footer, split_bytes))
 }
 

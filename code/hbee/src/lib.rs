@@ -10,7 +10,7 @@ use std::time::Instant;
 use buzz_exchange::{DeliveryWriter, Network};
 use buzz_protocol::plan::decode_fragment;
 use buzz_protocol::{BUILD_ID, ErrorKind, Evaluation, HBeeTask, QueryError, Result, TaskOutcome};
-use buzz_storage::Storage;
+use buzz_storage::{Storage, unpanicked};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -84,8 +84,8 @@ impl HBee {
             let partitions_each = plan.properties().partitioning.partition_count() / evaluations.len();
             for (index, evaluation) in evaluations.iter().enumerate() {
                 let partitions = index * partitions_each..(index + 1) * partitions_each;
-                let evaluated = evaluate(plan.as_ref(), partitions, &ctx, &mut writer).await;
-                evaluated.map_err(|error| name_file(error, task, evaluation))?;
+                let evaluated = unpanicked(evaluate(plan.as_ref(), partitions, &ctx, &mut writer)).await;
+                evaluated.flatten().map_err(|error| name_file(error, task, evaluation))?;
             }
             count_scans(plan.as_ref(), &mut read);
         }

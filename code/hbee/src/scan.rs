@@ -11,7 +11,6 @@ use buzz_protocol::{ColumnMapping, Evaluation, FileSlice, HBeeTask, QueryError, 
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::object_store::ObjectStoreUrl;
-use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result as DataFusionResult;
@@ -167,7 +166,7 @@ async fn partitioned_file(
 /// turn them into text.
 async fn footer(store: &dyn ObjectStore, file: &ObjectMeta, ctx: &TaskContext) -> Result<Arc<ParquetMetaData>> {
     let cache = ctx.runtime_env().cache_manager.get_file_metadata_cache();
-    Ok(DFParquetMetadata::new(store, file).with_file_metadata_cache(Some(cache)).fetch_metadata().await?)
+    buzz_storage::footer(store, file, Some(cache)).await
 }
 
 /// Reads columns under their physical names: the table says `fare`, its files say `col-5d9c`.

@@ -228,7 +228,17 @@ fn from_object_store(error: &object_store::Error) -> QueryError {
             let cause = source.source().map(|inner| format!(": {inner}")).unwrap_or_default();
             QueryError::data(format!("{source}{cause}"))
         }
-        Error::Generic { source, store } => QueryError::unavailable(format!("{store}: {source}")),
+        Error::Generic { source, store } => {
+            let text = source.to_string();
+            // The address of the instance metadata service, which is asked when nothing else gives credentials.
+            if text.contains("169.254.169.254") {
+                return QueryError::invalid(format!(
+                    "{store}: there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
+                     AWS_SKIP_SIGNATURE=true for a public bucket"
+                ));
+            }
+            QueryError::unavailable(format!("{store}: {text}"))
+        }
         other => QueryError::data(other.to_string()),
     }
 }

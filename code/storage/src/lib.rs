@@ -3,10 +3,13 @@
 //! A [`Location`] is a store and a path within it. [`Storage`] makes each store once, keeps it, and serves it to
 //! DataFusion as an [`ObjectStoreRegistry`]: nothing else in Buzz names a kind of storage.
 
+mod footer;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Component, Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use buzz_protocol::{QueryError, Result};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
@@ -14,8 +17,14 @@ use datafusion::execution::object_store::ObjectStoreRegistry;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectStore, ObjectStoreExt, RetryConfig};
 use url::Url;
+
+pub use footer::{footer, footer_schema, panic_message, unpanicked};
+
+/// How often and how long a store is asked again before it counts as unavailable.
+const RETRIES: usize = 4;
+const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A place in a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,7 +168,11 @@ impl Storage {
             "file" => Ok(Arc::new(LocalFileSystem::new())),
             "s3" => {
                 let bucket = url.host_str().unwrap_or_default();
-                let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+                let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(RetryConfig {
+                    max_retries: RETRIES,
+                    retry_timeout: RETRY_TIMEOUT,
+                    ..RetryConfig::default()
+                });
                 let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(region) = regions.get(bucket) {
                     builder = builder.with_region(region);
