@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, Schema};
 use buzz_protocol::{QueryError, Result};
-use buzz_storage::{Location, Storage};
+use buzz_storage::{Location, Storage, full_path};
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
@@ -29,7 +29,7 @@ pub(crate) async fn open(uri: &str, base: &Path, storage: &Storage) -> Result<Ta
     };
     found.sort_by(|a, b| a.location.cmp(&b.location));
 
-    let footers: Vec<_> = found.iter().map(|object| footer_schema(Arc::clone(&store), object.clone())).collect();
+    let footers: Vec<_> = found.iter().map(|object| footer_schema(Arc::clone(&store), &root, object.clone())).collect();
     let schemas: Vec<(String, Arc<Schema>)> =
         futures::stream::iter(footers).buffered(FOOTERS_AT_ONCE).try_collect().await?;
     let schema = merge(&schemas)?;
@@ -94,8 +94,12 @@ async fn in_folder(root: &Location, store: &dyn ObjectStore) -> Result<Vec<Objec
     Ok(kept)
 }
 
-async fn footer_schema(store: Arc<dyn ObjectStore>, object: ObjectMeta) -> Result<(String, Arc<Schema>)> {
-    let path = object.location.to_string();
+async fn footer_schema(
+    store: Arc<dyn ObjectStore>,
+    root: &Location,
+    object: ObjectMeta,
+) -> Result<(String, Arc<Schema>)> {
+    let path = full_path(&root.store, object.location.as_ref());
     match buzz_storage::footer_schema(store.as_ref(), &object).await {
         Ok(schema) => Ok((path, Arc::new(schema))),
         Err(error) => Err(error.at(format!("file `{path}`"))),

@@ -191,11 +191,27 @@ fn json<F: arrow::json::writer::JsonFormat>(
     let builder = JsonWriterBuilder::new().with_explicit_nulls(true).with_encoder_factory(Arc::new(ExactValues));
     let mut writer = builder.build::<_, F>(&mut *out);
     for batch in batches {
-        writer.write(&batch?)?;
+        writer.write(&json_batch(&batch?)?)?;
     }
     writer.finish()?;
     drop(writer);
     Ok(out.write_all(end)?)
+}
+
+/// Keys of maps become text, as keys of JSON objects are.
+fn json_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    replace_columns(batch, |array| match array.data_type() {
+        DataType::Map(entries, sorted) => match entries.data_type() {
+            DataType::Struct(fields) if fields.len() == 2 && fields[0].data_type() != &DataType::Utf8 => {
+                let key = fields[0].as_ref().clone().with_data_type(DataType::Utf8);
+                let pair = DataType::Struct(vec![Arc::new(key), Arc::clone(&fields[1])].into());
+                let entries = entries.as_ref().clone().with_data_type(pair);
+                cast(array, &DataType::Map(Arc::new(entries), *sorted))
+            }
+            _ => Ok(Arc::clone(array)),
+        },
+        _ => Ok(Arc::clone(array)),
+    })
 }
 
 /// Values that JSON has no form for, or that arrow's writer would lose: NaN and the infinities become strings, binary

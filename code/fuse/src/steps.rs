@@ -14,7 +14,7 @@ use buzz_protocol::query::name_help;
 use buzz_protocol::{
     Evaluation, FileSlice, Options, QueryError, Result, ScanSpec, Split, StageId, Step, StepType, TaskFile,
 };
-use buzz_storage::Storage;
+use buzz_storage::{Storage, full_path};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
@@ -481,7 +481,9 @@ async fn splits_of(
     if file.size <= split_bytes {
         return Ok(vec![FileSplit { file: index, range: None, bytes: file.size }]);
     }
-    let place = |error: QueryError| error.at(format!("file `{}` of table `{}`", file.path, table.name));
+    let place = |error: QueryError| {
+        error.at(format!("file `{}` of table `{}`", full_path(&table.store, &file.path), table.name))
+    };
     let object = object_meta(file).map_err(place)?;
     let footer = buzz_storage::footer(store.as_ref(), &object, None).await.map_err(place)?;
     Ok(row_group_splits(index, file.size, &footer, split_bytes))

@@ -10,7 +10,7 @@ use std::time::Instant;
 use buzz_exchange::{DeliveryWriter, Network};
 use buzz_protocol::plan::decode_fragment;
 use buzz_protocol::{BUILD_ID, ErrorKind, Evaluation, HBeeTask, QueryError, Result, TaskOutcome};
-use buzz_storage::{Storage, unpanicked};
+use buzz_storage::{Storage, full_path, unpanicked};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -178,5 +178,6 @@ fn name_file(error: QueryError, task: &HBeeTask, evaluation: &Evaluation) -> Que
     if files.any(|(_, other)| other.path != file.path) || error.message.contains(&file.path) {
         return error;
     }
-    QueryError { message: format!("file `{}` of table `{}`: {}", file.path, scan.table, error.message), ..error }
+    let path = full_path(&scan.store, &file.path);
+    QueryError { message: format!("file `{path}` of table `{}`: {}", scan.table, error.message), ..error }
 }

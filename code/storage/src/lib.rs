@@ -37,10 +37,15 @@ pub struct Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.store.scheme() {
-            "file" => write!(f, "/{}", self.path),
-            _ => write!(f, "{}{}", self.store, self.path),
-        }
+        f.write_str(&full_path(&self.store, self.path.as_ref()))
+    }
+}
+
+/// `path` within `store` as its user knows it: `/data/x.parquet` or `s3://bucket/x.parquet`.
+pub fn full_path(store: &Url, path: &str) -> String {
+    match store.scheme() {
+        "file" => format!("/{path}"),
+        _ => format!("{store}{path}"),
     }
 }
 

@@ -69,13 +69,13 @@ fn json_keeps_what_json_has_no_form_for() {
         dir.path(),
         "SELECT 9007199254740993 AS big, CAST('12345678901234567890.10' AS DECIMAL(38, 2)) AS exact, \
          CAST('NaN' AS DOUBLE) AS nan, CAST('-Infinity' AS REAL) AS low, CAST('ab' AS BYTEA) AS bytes, \
-         TIMESTAMP '2024-01-02T03:04:05.5' AS t, DATE '2024-01-02' AS d, [1, NULL] AS list, 0.1 AS f FROM m LIMIT 1",
+         TIMESTAMP '2024-01-02T03:04:05.5' AS t, DATE '2024-01-02' AS d, [1, NULL] AS list, 0.1 AS f, MAP {7: true} AS keyed FROM m LIMIT 1",
     );
     let output = buzz(dir.path(), &["query", "query.json", "--format", "ndjson"]);
     assert_eq!(
         text(&output.stdout),
         "{\"big\":9007199254740993,\"exact\":12345678901234567890.10,\"nan\":\"NaN\",\"low\":\"-Infinity\",\
-         \"bytes\":\"YWI=\",\"t\":\"2024-01-02T03:04:05.500\",\"d\":\"2024-01-02\",\"list\":[1,null],\"f\":0.1}\n",
+         \"bytes\":\"YWI=\",\"t\":\"2024-01-02T03:04:05.500\",\"d\":\"2024-01-02\",\"list\":[1,null],\"f\":0.1,\"keyed\":{\"7\":true}}\n",
         "{}",
         text(&output.stderr)
     );
