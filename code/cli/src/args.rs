@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use buzz_protocol::Options;
 use buzz_protocol::options::OPTION_HELP;
+use buzz_protocol::{Options, Param};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const EXAMPLES: &str = "\
@@ -111,6 +111,10 @@ pub struct HowArguments {
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
     pub sets: Vec<String>,
 
+    /// The value of `$NAME` in the SQL: a number, true, false, null, or a text.
+    #[arg(long = "param", value_name = "NAME=VALUE", value_parser = param)]
+    pub params: Vec<(String, Param)>,
+
     /// The place of a table: a Delta Lake folder, Parquet (file, folder or glob) or a manifest. For a query in a file, it
     /// replaces the catalog's uri. A relative path is looked for in the working directory, then in the query's folder.
     #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
@@ -146,6 +150,13 @@ fn option_help() -> String {
 
 fn assignment(text: &str) -> Result<String, String> {
     Options::default().set(text).map(|()| text.to_string()).map_err(|error| error.to_string())
+}
+
+fn param(text: &str) -> Result<(String, Param), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form NAME=VALUE"))?;
+    // What is not a JSON value is a text without quotes.
+    let param = serde_json::from_str(value).unwrap_or_else(|_| Param::Text(value.to_string()));
+    Ok((name.trim_start_matches('$').to_string(), param))
 }
 
 fn table_uri(text: &str) -> Result<(String, String), String> {

@@ -79,18 +79,20 @@ async fn ask_sql(arguments: SqlArguments, threads: usize) -> Result<()> {
     ask(query, base, arguments.how, threads).await
 }
 
-async fn ask(query: Query, base: PathBuf, arguments: HowArguments, threads: usize) -> Result<()> {
+async fn ask(mut query: Query, base: PathBuf, arguments: HowArguments, threads: usize) -> Result<()> {
     let mut options = Options::default();
     for assignment in &arguments.sets {
         options.set(assignment)?;
     }
+    query.params.extend(arguments.params.iter().cloned());
+
     let host = LocalHost::new(Arc::new(Storage::default()), &options, threads)?;
     let fuse = host.fuse();
     let plan = fuse.plan(&Request { query, base, options }).await?;
     for warning in &plan.warnings {
         eprintln!("warning: {warning}");
     }
-    if arguments.explain {
+    if arguments.explain || plan.explain_only {
         return print(&fuse.explain(&plan).await?);
     }
 

@@ -11,6 +11,7 @@ use buzz_storage::Storage;
 use chrono::Utc;
 use datafusion::catalog::TableProvider;
 use datafusion::physical_plan::displayable;
+use datafusion::sql::parser::Statement;
 
 use crate::cut::{Fragment, cut};
 use crate::reduce::{self, planned};
@@ -35,7 +36,14 @@ pub(crate) async fn plan(
     let options = &request.options;
     let start = Utc::now();
     let tables: Vec<Arc<Table>> = tables.into_iter().map(Arc::new).collect();
-    let statement = steps::parse_query(sql)?;
+    let (statement, explain_only) = match steps::parse_statement(sql)? {
+        Statement::Explain(explain) if explain.options.analyze => {
+            return Err(QueryError::invalid("EXPLAIN ANALYZE is not supported yet; write EXPLAIN"));
+        }
+        Statement::Explain(explain) => (*explain.statement, true),
+        statement => (statement, false),
+    };
+    let statement = steps::check_query(statement)?;
     let (references, _) = datafusion::sql::resolve::resolve_table_references(&statement, true)?;
     let mut providers: Vec<(String, Arc<dyn TableProvider>)> = Vec::new();
     for reference in references {
@@ -49,7 +57,7 @@ pub(crate) async fn plan(
     }
     let named = providers.iter().map(|(name, provider)| (name.as_str(), Arc::clone(provider)));
     let state = session(planning_config(options, 1)?, start, named)?;
-    let logical = steps::to_logical(&state, statement).await?;
+    let logical = steps::to_logical(&state, statement, &request.query.params).await?;
     let schema = delivered_schema(logical.schema().as_arrow());
     let reduces = vec![ReduceStep { step: STEP.to_string(), logical, cut: true, target: None, schema }];
 
@@ -72,6 +80,7 @@ pub(crate) async fn plan(
         options: options.clone(),
         stages,
         reduces,
+        explain_only,
         warnings,
         comb_count,
         partitions_per_comb: partitions,

@@ -12,7 +12,7 @@ use buzz_catalog::{DataFile, Table};
 use buzz_protocol::plan::encode_fragment;
 use buzz_protocol::query::name_help;
 use buzz_protocol::{
-    Evaluation, FileSlice, Options, QueryError, Result, ScanSpec, Split, StageId, Step, StepType, TaskFile,
+    Evaluation, FileSlice, Options, Param, QueryError, Result, ScanSpec, Split, StageId, Step, StepType, TaskFile,
 };
 use buzz_storage::{Storage, full_path};
 use bytes::Bytes;
@@ -47,6 +47,8 @@ pub struct QueryPlan {
     pub stages: Vec<MapStage>,
     /// What combs do, in the order of the steps; the last gives the answer.
     pub reduces: Vec<ReduceStep>,
+    /// Whether only the plan is asked for: the statement was `EXPLAIN …`.
+    pub explain_only: bool,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// Number of combs that reduce: the zones asked for, or 1 where the plan cannot be distributed.
@@ -135,7 +137,7 @@ pub(crate) async fn plan(
     let mut planned: Vec<PlannedStep> = Vec::new();
     for step in &steps {
         let place = |error: QueryError| error.at(format!("step `{}`", step.step.name));
-        planned.push(plan_step(step, &planned, &tables, options, start).await.map_err(place)?);
+        planned.push(plan_step(step, &planned, &tables, request, start).await.map_err(place)?);
     }
     let reads = count_reads(&planned);
     let answer = planned.len() - 1;
@@ -154,7 +156,7 @@ pub(crate) async fn plan(
         let stage = map_stage(index, parsed, &planned[index], options, start, storage, compute, &mut warnings).await;
         stages.push(stage.map_err(place)?);
     }
-    let reduces = reduce_steps(&steps, planned, &reads, options, start).await?;
+    let reduces = reduce_steps(&steps, planned, &reads, request, start).await?;
 
     let wanted = request.query.zones;
     let comb_count =
@@ -166,6 +168,7 @@ pub(crate) async fn plan(
         options: options.clone(),
         stages,
         reduces,
+        explain_only: false,
         warnings,
         comb_count,
         partitions_per_comb: reduce::partitions_per_comb(combs, comb_count),
@@ -221,11 +224,21 @@ fn parse_step<'a>(index: usize, step: &'a Step, steps: &[Step], tables: &[Arc<Ta
 
 /// Parses one query; anything else is refused.
 pub(crate) fn parse_query(sql: &str) -> Result<Statement> {
+    check_query(parse_statement(sql)?)
+}
+
+/// Parses one statement.
+pub(crate) fn parse_statement(sql: &str) -> Result<Statement> {
     let mut statements = DFParser::parse_sql_with_dialect(sql, &GenericDialect {})?;
     let statement = statements.pop_front().ok_or_else(|| QueryError::invalid("its SQL is empty"))?;
     if !statements.is_empty() {
         return Err(QueryError::invalid("its SQL holds several statements; write one query"));
     }
+    Ok(statement)
+}
+
+/// `statement`, if it is a query.
+pub(crate) fn check_query(statement: Statement) -> Result<Statement> {
     match &statement {
         Statement::Statement(sql) if matches!(sql.as_ref(), SqlStatement::Query(_)) => Ok(statement),
         other => {
@@ -293,7 +306,7 @@ async fn plan_step(
     parsed: &ParsedStep<'_>,
     earlier: &[PlannedStep],
     tables: &[Arc<Table>],
-    options: &Options,
+    request: &Request,
     start: DateTime<Utc>,
 ) -> Result<PlannedStep> {
     let provider = |source: &Source| -> Arc<dyn TableProvider> {
@@ -303,20 +316,36 @@ async fn plan_step(
         }
     };
     let providers = parsed.reads.iter().map(|(name, source)| (name.as_str(), provider(source)));
-    let state = session(planning_config(options, 1)?, start, providers)?;
-    let logical = to_logical(&state, parsed.statement.clone()).await?;
+    let state = session(planning_config(&request.options, 1)?, start, providers)?;
+    let logical = to_logical(&state, parsed.statement.clone(), &request.query.params).await?;
     let schema = delivered_schema(logical.schema().as_arrow());
     Ok(PlannedStep { name: parsed.step.name.clone(), logical, schema })
 }
 
-pub(crate) async fn to_logical(state: &SessionState, statement: Statement) -> Result<LogicalPlan> {
-    let logical = state.statement_to_plan(statement).await?;
+pub(crate) async fn to_logical(
+    state: &SessionState,
+    statement: Statement,
+    params: &BTreeMap<String, Param>,
+) -> Result<LogicalPlan> {
+    let values: HashMap<String, ScalarValue> =
+        params.iter().map(|(name, param)| (name.clone(), param_value(param))).collect();
+    let logical = state.statement_to_plan(statement).await?.with_param_values(values)?;
     // Analysing finds the mistakes that only types show, and optimizing those that only values show.
     state.optimize(&logical).map_err(|error| match error {
         DataFusionError::Context(_, inner) => QueryError::from(*inner),
         other => QueryError::from(other),
     })?;
     Ok(logical)
+}
+
+fn param_value(param: &Param) -> ScalarValue {
+    match param {
+        Param::Bool(value) => ScalarValue::from(*value),
+        Param::Int(value) => ScalarValue::from(*value),
+        Param::Float(value) => ScalarValue::from(*value),
+        Param::Text(value) => ScalarValue::from(value.as_str()),
+        Param::Null => ScalarValue::Null,
+    }
 }
 
 fn inbox_table(index: usize, step: &PlannedStep) -> InboxTable {
@@ -501,7 +530,7 @@ async fn reduce_steps(
     steps: &[ParsedStep<'_>],
     planned: Vec<PlannedStep>,
     reads: &[usize],
-    options: &Options,
+    request: &Request,
     start: DateTime<Utc>,
 ) -> Result<Vec<ReduceStep>> {
     let answer = planned.len() - 1;
@@ -521,9 +550,9 @@ async fn reduce_steps(
             }
         };
         let providers: Vec<_> = parsed.reads.iter().map(|(name, source)| (name.as_str(), provider(source))).collect();
-        let state = session(planning_config(options, 1)?, start, providers)?;
+        let state = session(planning_config(&request.options, 1)?, start, providers)?;
         let place = |error: QueryError| error.at(format!("step `{}`", parsed.step.name));
-        let logical = to_logical(&state, parsed.statement.clone()).await.map_err(place)?;
+        let logical = to_logical(&state, parsed.statement.clone(), &request.query.params).await.map_err(place)?;
         if index != answer && reads[index] == 1 {
             inlined.insert(index, logical);
             continue;

@@ -24,7 +24,7 @@ pub use error::{ErrorKind, QueryError, Result};
 pub use ids::{CombAddress, DeliveryId, QueryId, StageId, TaskIndex};
 pub use nearest::nearest;
 pub use options::{Options, Transport};
-pub use query::{CatalogEntry, CatalogType, Query, QueryBody, Split, Step, StepType};
+pub use query::{CatalogEntry, CatalogType, Param, Query, QueryBody, Split, Step, StepType};
 pub use task::{
     ColumnMapping, DeletionVector, Evaluation, FileSlice, HBeeTask, Partitioning, ScanSpec, TaskFile, TaskOutcome,
 };

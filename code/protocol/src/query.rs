@@ -3,7 +3,7 @@
 //! The format is the one of the original Buzz (`steps`, `capacity.zones`, `catalogs`) and what was added since. Fields
 //! that Buzz does not know are ignored with a warning.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use serde::Deserialize;
@@ -23,6 +23,24 @@ pub struct Query {
     pub zones: usize,
     /// The tables that the steps read.
     pub catalogs: Vec<CatalogEntry>,
+    /// Values of the `$name`s in the SQL, by name.
+    pub params: BTreeMap<String, Param>,
+}
+
+/// The value of a parameter. It is a typed value, never text that is pasted into SQL.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum Param {
+    /// `true` or `false`.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// Any other number.
+    Float(f64),
+    /// A text; where a date or time is wanted, what it means.
+    Text(String),
+    /// `null`.
+    Null,
 }
 
 /// What is asked, in one of two forms.
@@ -113,6 +131,8 @@ struct RawQuery {
     #[serde(default)]
     capacity: RawCapacity,
     catalogs: Vec<CatalogEntry>,
+    #[serde(default)]
+    params: BTreeMap<String, Param>,
 }
 
 #[derive(Deserialize)]
@@ -191,7 +211,7 @@ impl Query {
             (Some(_), Some(_)) => return Err(QueryError::invalid("it has both `steps` and `sql`; write one of them")),
             (None, None) => return Err(QueryError::invalid("it has neither `steps` nor `sql`; write one of them")),
         };
-        Ok(Query { body, zones, catalogs: raw.catalogs })
+        Ok(Query { body, zones, catalogs: raw.catalogs, params: raw.params })
     }
 
     /// Replaces the uri of catalog `name`, as `--table name=uri` does.

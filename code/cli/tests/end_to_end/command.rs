@@ -121,6 +121,11 @@ fn exit_codes_and_streams_are_as_documented() {
     assert!(help.status.success() && text(&help.stdout).contains("Examples:"));
     let explain = buzz(dir.path(), &["query", "query.json", "--explain"]);
     assert!(text(&explain.stdout).contains("files: 2 found"), "{}", text(&explain.stdout));
+    let sql = ["sql", "SELECT COUNT(*) AS n FROM t WHERE id > $low", "--table", "t=rides", "--param", "low=4"];
+    let counted = buzz(dir.path(), &[&sql[..], &["--format", "csv"]].concat());
+    assert_eq!(text(&counted.stdout), "n\n15\n", "{}", text(&counted.stderr));
+    let explain = buzz(dir.path(), &["sql", "EXPLAIN SELECT COUNT(*) AS n FROM t", "--table", "t=rides"]);
+    assert!(text(&explain.stdout).contains("AggregateExec: mode=Partial"), "{}", text(&explain.stdout));
     let tables = buzz(dir.path(), &["tables", "query.json"]);
     assert!(text(&tables.stdout).contains("rides (Parquet): rides\n  files: 2, bytes: "), "{}", text(&tables.stdout));
     assert!(text(&tables.stdout).contains("    grp: Utf8\n"));

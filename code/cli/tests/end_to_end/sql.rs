@@ -5,7 +5,7 @@ use buzz_testkit::{plain_rows, same_rows, sorted_text};
 use serde_json::json;
 use tempfile::tempdir;
 
-use crate::common::{ask, statement};
+use crate::common::{ask, statement, steps};
 use crate::tables::{parquet_folder, partitioned_delta};
 
 /// Statements whose rows do not depend on how the work is divided. An ORDER BY at the end is total.
@@ -117,6 +117,25 @@ async fn what_only_partial_rows_need_is_done_by_hbees() {
     assert_eq!(delivered("SELECT * FROM rides ORDER BY amount DESC LIMIT 5").await, 20);
     assert_eq!(delivered("SELECT id FROM rides WHERE id < 10").await, 10);
     assert_eq!(delivered("SELECT grp, ARRAY_AGG(id ORDER BY id) FROM rides GROUP BY grp").await, 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_are_values_and_not_text() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 2, 10);
+    let mut query =
+        statement(1, "SELECT COUNT(*) FROM rides WHERE grp = $g OR id > $n", &[("rides", "Parquet", "rides")]);
+    query["params"] = json!({"g": "cash' OR 'a' = 'a", "n": 17});
+    assert_eq!(sorted_text(&ask(&query, dir.path(), &[]).await.unwrap().rows), ["2"]);
+    query["params"] = json!({"g": "cash"});
+    let error = ask(&query, dir.path(), &[]).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Invalid && error.message.contains("$n"), "{error}");
+
+    let catalogs = [("rides", "Parquet", "rides")];
+    let maps = [("m", "SELECT id FROM rides WHERE id >= $n")];
+    let mut query = steps(1, &maps, &[("r", "SELECT COUNT(*) FROM m WHERE id < $n + 2")], &catalogs);
+    query["params"] = json!({"n": 5});
+    assert_eq!(sorted_text(&ask(&query, dir.path(), &[]).await.unwrap().rows), ["2"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
