@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use buzz_cli::local::LocalHost;
+use async_trait::async_trait;
+use buzz_cli::local::{LocalCompute, LocalHost};
 use buzz_cli::rows::Rows;
-use buzz_fuse::{Fuse, Progress, QueryPlan, Request, Summary};
-use buzz_protocol::{Options, Query, Result};
+use buzz_fuse::{Compute, Fuse, Progress, QueryPlan, Request, Summary};
+use buzz_protocol::{HBeeTask, Options, Query, Result, TaskOutcome};
 use buzz_storage::Storage;
 use serde_json::{Value, json};
 
@@ -41,9 +42,34 @@ pub fn host(sets: &[&str]) -> LocalHost {
     LocalHost::new(Arc::new(Storage::default()), &options(sets), 2).unwrap()
 }
 
-/// Answers `query` on `host`.
+/// Answers `query` on `host`. Tasks and outcomes go through their JSON, as between machines.
 pub async fn ask_on(host: &LocalHost, query: &Value, base: &Path, sets: &[&str]) -> Result<Answer> {
-    ask_fuse(&host.fuse(), query, base, sets).await
+    let compute = Arc::new(WiredCompute(Arc::clone(&host.compute)));
+    let fuse = Fuse::new(Arc::clone(&host.storage), compute, Arc::clone(&host.combs) as _, Arc::clone(&host.network));
+    ask_fuse(&fuse, query, base, sets).await
+}
+
+/// Runs what is left of a task once it was text.
+#[derive(Debug)]
+struct WiredCompute(Arc<LocalCompute>);
+
+#[async_trait]
+impl Compute for WiredCompute {
+    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
+        let sent = serde_json::to_string(task).expect("a task has a JSON form");
+        let received: HBeeTask = serde_json::from_str(&sent).expect("a task's JSON is a task");
+        let outcome = self.0.run(&received).await?;
+        let answered = serde_json::to_string(&outcome).expect("an outcome has a JSON form");
+        Ok(serde_json::from_str(&answered).expect("an outcome's JSON is an outcome"))
+    }
+
+    fn concurrency(&self) -> usize {
+        self.0.concurrency()
+    }
+
+    fn tasks_min(&self) -> usize {
+        self.0.tasks_min()
+    }
 }
 
 /// Answers `query` with `fuse`.
