@@ -6,8 +6,8 @@ use buzz_protocol::Result;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::steps::Evaluate;
-use crate::{Fuse, MapStage, QueryPlan, reduce};
+use crate::plan::{Evaluate, MapStage, QueryPlan};
+use crate::{Fuse, reduce};
 
 impl Fuse {
     /// What would run: each step with its files, tasks, partitions and plan.

@@ -17,6 +17,8 @@ use futures::future::BoxFuture;
 
 pub mod seams;
 
+pub mod plan;
+
 pub mod steps;
 
 pub mod sql;
@@ -41,9 +43,9 @@ pub mod explain;
 
 pub mod summary;
 
+pub use plan::{Evaluate, MapStage, QueryPlan, ReduceStep};
 pub use run::ResultSink;
 pub use seams::{Combs, Compute};
-pub use steps::{MapStage, QueryPlan, ReduceStep};
 pub use summary::{Progress, Summary};
 
 /// What is asked of Fuse.

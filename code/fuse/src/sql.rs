@@ -14,12 +14,13 @@ use datafusion::physical_plan::displayable;
 use datafusion::sql::parser::Statement;
 
 use crate::cut::{Fragment, cut};
+use crate::plan::{Evaluate, MapStage, QueryPlan, ReduceStep};
 use crate::reduce::{self, planned};
 use crate::session::{planning_config, session, session_options};
 use crate::split::{pack, task_count};
-use crate::steps::{self, Evaluate, MapStage, delivered_schema};
+use crate::steps::{self, delivered_schema};
 use crate::table::{FileTable, InboxTarget};
-use crate::{Combs, Compute, QueryPlan, ReduceStep, Request, prune};
+use crate::{Combs, Compute, Request, prune};
 
 /// What the only reduce step of a statement is called.
 const STEP: &str = "query";

@@ -5,17 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use arrow::ipc::writer::StreamWriter;
 use buzz_catalog::{DataFile, Table};
 use buzz_protocol::plan::encode_fragment;
 use buzz_protocol::query::name_help;
-use buzz_protocol::{
-    Evaluation, FileSlice, Options, Param, QueryError, Result, ScanSpec, Split, StageId, Step, StepType, TaskFile,
-};
+use buzz_protocol::{Options, Param, QueryError, Result, Split, StageId, Step, StepType};
 use buzz_storage::{Storage, full_path};
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::view::ViewTable;
@@ -33,90 +28,11 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 
+use crate::plan::{Evaluate, MapStage, QueryPlan, ReduceStep};
 use crate::session::{planning_config, session, session_options};
 use crate::split::{FileSplit, pack, row_group_splits, task_count, whole_files};
 use crate::table::{FileTable, InboxTable};
 use crate::{Combs, Compute, Request, prune, reduce};
-
-/// A planned query, good for any number of runs.
-#[derive(Debug)]
-pub struct QueryPlan {
-    /// Bounds and choices.
-    pub options: Options,
-    /// What HBees do, in the order of the steps.
-    pub stages: Vec<MapStage>,
-    /// What combs do, in the order of the steps; the last gives the answer.
-    pub reduces: Vec<ReduceStep>,
-    /// Whether only the plan is asked for: the statement was `EXPLAIN …`.
-    pub explain_only: bool,
-    /// What the user should know.
-    pub warnings: Vec<String>,
-    /// Number of combs that reduce: the zones asked for, or 1 where the plan cannot be distributed.
-    pub comb_count: usize,
-    /// Partitions that each comb works on at the same time.
-    pub partitions_per_comb: usize,
-    /// What `now()` is.
-    pub start: DateTime<Utc>,
-    /// DataFusion configuration that every role has alike.
-    pub session: BTreeMap<String, String>,
-    /// Time to open the catalogs.
-    pub opened_in: Duration,
-    /// Time to plan.
-    pub planned_in: Duration,
-}
-
-/// What HBees do for one step.
-#[derive(Debug)]
-pub struct MapStage {
-    /// Its name on the wire.
-    pub id: StageId,
-    /// The step's name.
-    pub step: String,
-    /// The table that it reads.
-    pub table: Arc<Table>,
-    /// Schema of the rows that it delivers.
-    pub schema: SchemaRef,
-    /// The plan of one evaluation.
-    pub fragment: Bytes,
-    /// The plan, for people.
-    pub display: String,
-    /// Files that the step reads.
-    pub files: Vec<DataFile>,
-    /// Files that `partition_filter` left.
-    pub files_by_filter: usize,
-    /// Number of scans in the fragment; all read the same file.
-    pub scan_count: usize,
-    /// Columns by whose hash its rows are delivered; none to deliver them in turn.
-    pub keys: Vec<usize>,
-    /// How often a task runs the fragment.
-    pub evaluate: Evaluate,
-    /// What each task reads.
-    pub tasks: Vec<Vec<FileSplit>>,
-}
-
-/// How often a task runs its fragment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Evaluate {
-    /// Once for each split: what the SQL of an `HBee` step means.
-    EachSplit,
-    /// Once for all its splits: Fuse cut the plan so that it may.
-    Together,
-}
-
-/// What combs do for one step.
-#[derive(Debug)]
-pub struct ReduceStep {
-    /// The step's name.
-    pub step: String,
-    /// The plan. Its leaves are inboxes, or, if it is to be cut, tables.
-    pub logical: LogicalPlan,
-    /// Whether the plan is of one statement and is to be cut.
-    pub cut: bool,
-    /// The stage that takes its rows for later steps; None for the answer.
-    pub target: Option<StageId>,
-    /// Schema of its rows.
-    pub schema: SchemaRef,
-}
 
 /// Plans `steps` of `request` over its opened `tables`.
 pub(crate) async fn plan(
@@ -566,71 +482,4 @@ async fn reduce_steps(
         });
     }
     Ok(reduces)
-}
-
-impl MapStage {
-    /// Number of tasks.
-    pub fn task_count(&self) -> usize {
-        self.tasks.len()
-    }
-
-    /// What the scans of task `task` read, and its evaluations.
-    ///
-    /// # Errors
-    /// `Internal` when partition values have no array.
-    pub fn task_inputs(&self, task: usize) -> Result<(Vec<ScanSpec>, Vec<Evaluation>)> {
-        let splits = &self.tasks[task];
-        let mut positions: BTreeMap<usize, u32> = BTreeMap::new();
-        let mut files = Vec::new();
-        for split in splits {
-            positions.entry(split.file).or_insert_with(|| {
-                files.push(&self.files[split.file]);
-                u32::try_from(files.len() - 1).expect("a task has fewer than 2^32 files")
-            });
-        }
-        let spec = ScanSpec {
-            store: self.table.store.clone(),
-            table: self.table.name.clone(),
-            files: files.iter().map(|file| task_file(file)).collect(),
-            constants: constants(&self.table, &files)?,
-            mapping: self.table.mapping.clone(),
-        };
-        let slice = |split: &FileSplit| FileSlice { file: positions[&split.file], range: split.range };
-        let evaluation = |slices: Vec<FileSlice>| Evaluation { inputs: vec![slices; self.scan_count] };
-        let evaluations = match self.evaluate {
-            Evaluate::EachSplit => splits.iter().map(|split| evaluation(vec![slice(split)])).collect(),
-            Evaluate::Together => vec![evaluation(splits.iter().map(slice).collect())],
-        };
-        Ok((vec![spec; self.scan_count], evaluations))
-    }
-
-    /// Bytes of the files that are read.
-    pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.size).sum()
-    }
-}
-
-fn task_file(file: &DataFile) -> TaskFile {
-    TaskFile { path: file.path.clone(), size: file.size, deletion_vector: file.deletion_vector.clone() }
-}
-
-/// Partition values of `files` as an Arrow IPC stream of one batch; empty without partition columns.
-fn constants(table: &Table, files: &[&DataFile]) -> Result<Bytes> {
-    let fields = table.partition_fields();
-    if fields.is_empty() || files.is_empty() {
-        return Ok(Bytes::new());
-    }
-    let mut columns: Vec<ArrayRef> = Vec::new();
-    for (index, field) in fields.iter().enumerate() {
-        let values = files.iter().map(|file| file.partition_values[index].clone());
-        columns.push(arrow::compute::cast(&ScalarValue::iter_to_array(values)?, field.data_type())?);
-    }
-    let schema = Arc::new(Schema::new(fields));
-    let batch = RecordBatch::try_new(Arc::clone(&schema), columns)?;
-    let mut bytes = Vec::new();
-    let mut writer = StreamWriter::try_new(&mut bytes, &schema)?;
-    writer.write(&batch)?;
-    writer.finish()?;
-    drop(writer);
-    Ok(Bytes::from(bytes))
 }
