@@ -238,12 +238,12 @@ struct OpenInboxes {
 impl OpenInboxes {
     async fn close(&mut self) {
         self.closed = true;
-        close_all(&self.inboxes, self.query, None).await;
+        close_all(&self.inboxes, self.query, None, CLOSE_TIMEOUT).await;
     }
 
     async fn abort(&mut self, reason: QueryError) {
         self.closed = true;
-        close_all(&self.inboxes, self.query, Some(reason)).await;
+        close_all(&self.inboxes, self.query, Some(reason), CLOSE_TIMEOUT).await;
     }
 }
 
@@ -255,15 +255,18 @@ impl Drop for OpenInboxes {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (inboxes, query) = (self.inboxes.clone(), self.query);
             let reason = QueryError::cancelled("the query was cancelled");
-            runtime.spawn(async move { close_all(&inboxes, query, Some(reason)).await });
+            runtime.spawn(async move { close_all(&inboxes, query, Some(reason), CLOSE_TIMEOUT_BACKGROUND).await });
         }
     }
 }
 
-/// How long combs may take to hear that a query is over. Whoever asked should not wait for a comb that is gone.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long combs may take to hear that a query is over while its user waits, who should not wait for a comb that is gone.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-async fn close_all(inboxes: &Inboxes, query: QueryId, reason: Option<QueryError>) {
+/// How long they may take when nobody waits.
+const CLOSE_TIMEOUT_BACKGROUND: Duration = Duration::from_secs(30);
+
+async fn close_all(inboxes: &Inboxes, query: QueryId, reason: Option<QueryError>, timeout: Duration) {
     let calls = inboxes.services.iter().map(|service| {
         let reason = reason.clone();
         let closed = async move {
@@ -272,7 +275,7 @@ async fn close_all(inboxes: &Inboxes, query: QueryId, reason: Option<QueryError>
             }
             service.close(query).await
         };
-        tokio::time::timeout(CLOSE_TIMEOUT, closed)
+        tokio::time::timeout(timeout, closed)
             .map(|closed| closed.unwrap_or_else(|_| Err(QueryError::unavailable("it does not answer"))))
     });
     for outcome in futures::future::join_all(calls).await {

@@ -16,6 +16,9 @@ use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
+use datafusion::physical_optimizer::pushdown_sort::PushdownSort;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::filter::FilterExec;
@@ -80,6 +83,7 @@ impl HBee {
                 .put_into(fragment, evaluations, &ctx)
                 .await
                 .map_err(|(error, evaluation)| name_file(error, task, evaluation))?;
+            let plan = if evaluations.len() == 1 { with_dynamic_filters(plan, &ctx)? } else { plan };
             // A lone evaluation may have several output partitions, as those of a UNION.
             let partitions_each = plan.properties().partitioning.partition_count() / evaluations.len();
             for (index, evaluation) in evaluations.iter().enumerate() {
@@ -117,6 +121,14 @@ impl HBee {
 struct Read {
     rows: u64,
     bytes: u64,
+}
+
+/// `plan` with the filters that a top-k fills while it runs, and the order in which its scan should read. Both are lost
+/// on the wire, and a filter must not be shared by evaluations.
+fn with_dynamic_filters(plan: Arc<dyn ExecutionPlan>, ctx: &TaskContext) -> Result<Arc<dyn ExecutionPlan>> {
+    let options = ctx.session_config().options();
+    let plan = PushdownSort::new().optimize(plan, options)?;
+    Ok(FilterPushdown::new_post_optimization().optimize(plan, options)?)
 }
 
 /// Evaluations that share a plan object, each as one of its partitions.

@@ -22,7 +22,7 @@ use datafusion::physical_expr_adapter::{
 };
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::scalar::ScalarValue;
-use futures::TryFutureExt;
+use futures::{StreamExt, TryFutureExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore};
 use parquet::file::metadata::ParquetMetaData;
 
@@ -116,20 +116,24 @@ fn constants(spec: &ScanSpec) -> Result<Option<RecordBatch>> {
     }
 }
 
+/// Footers that one scan reads at the same time.
+const FOOTERS_AT_ONCE: usize = 32;
+
 async fn file_group(
     spec: &ScanSpec,
     constants: Option<&RecordBatch>,
     slices: &[FileSlice],
     ctx: &TaskContext,
 ) -> Result<FileGroup> {
-    let mut files = Vec::new();
+    let mut reading = Vec::new();
     for slice in slices {
         let row = slice.file as usize;
         let file = spec.files.get(row).ok_or_else(|| {
             QueryError::internal(format!("a task names file {row} of table `{}`, which it does not bring", spec.table))
         })?;
-        files.push(partitioned_file(spec, file, constants, slice, ctx).await?);
+        reading.push(partitioned_file(spec, file, constants, slice, ctx));
     }
+    let files = futures::stream::iter(reading).buffered(FOOTERS_AT_ONCE).try_collect().await?;
     Ok(FileGroup::new(files))
 }
 
