@@ -4,7 +4,7 @@
 //! other deliveries of the same task are dropped. A stage ends for its readers once a delivery is accepted for each of
 //! its tasks. A delivery never waits for a reader: beyond the memory bound, batches go to disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,7 +24,12 @@ use crate::spill::{SpillFile, SpilledBatch};
 #[derive(Debug, Default)]
 pub struct Inboxes {
     queries: Mutex<HashMap<QueryId, Arc<QueryInbox>>>,
+    /// The last queries that were closed: a call to open one that arrives behind its close must not open it for ever.
+    closed: Mutex<VecDeque<QueryId>>,
 }
+
+/// Closed queries that are remembered.
+const CLOSED_REMEMBERED: usize = 1024;
 
 /// What a comb holds for one query.
 #[derive(Debug)]
@@ -181,7 +186,11 @@ impl InboxService for Arc<Inboxes> {
             };
             stages.insert(stage.spec.stage, Arc::new(stage));
         }
-        locked(&self.queries).entry(open.query).or_insert_with(|| Arc::new(QueryInbox { stages }));
+        let mut queries = locked(&self.queries);
+        if locked(&self.closed).contains(&open.query) {
+            return Err(QueryError::cancelled(format!("query {} is over", open.query)));
+        }
+        queries.entry(open.query).or_insert_with(|| Arc::new(QueryInbox { stages }));
         Ok(())
     }
 
@@ -209,7 +218,17 @@ impl InboxService for Arc<Inboxes> {
     }
 
     async fn close(&self, query: QueryId) -> Result<()> {
-        let inbox = locked(&self.queries).remove(&query);
+        let inbox = {
+            let mut queries = locked(&self.queries);
+            let mut closed = locked(&self.closed);
+            if !closed.contains(&query) {
+                closed.push_back(query);
+            }
+            if closed.len() > CLOSED_REMEMBERED {
+                closed.pop_front();
+            }
+            queries.remove(&query)
+        };
         for stage in inbox.iter().flat_map(|inbox| inbox.stages.values()) {
             stage.end(QueryError::cancelled(format!("query {query} was closed")));
         }

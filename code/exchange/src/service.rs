@@ -80,7 +80,7 @@ pub trait InboxService: fmt::Debug + Send + Sync {
     /// Opens a query's inbox.
     ///
     /// # Errors
-    /// `Unavailable` when the comb is of another build or is stopping.
+    /// `Unavailable` when the comb is of another build, `Cancelled` when the query was closed before this arrived.
     async fn open(&self, open: OpenQuery) -> Result<()>;
 
     /// Begins a delivery. Its batches are held aside; none counts before [`InboxService::commit`].
@@ -104,7 +104,7 @@ pub trait InboxService: fmt::Debug + Send + Sync {
     /// Ends the query's streams with `reason` and drops what it holds.
     async fn abort(&self, query: QueryId, reason: QueryError) -> Result<()>;
 
-    /// Forgets the query and drops what it holds.
+    /// Forgets the query and drops what it holds; it cannot be opened again.
     async fn close(&self, query: QueryId) -> Result<()>;
 }
 

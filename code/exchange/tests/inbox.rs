@@ -253,6 +253,9 @@ async fn abort_ends_readers_with_its_reason_and_close_forgets() {
         comb.service.close(query).await.unwrap();
         comb.service.close(query).await.unwrap();
         comb.service.abort(query, reason).await.unwrap();
+        // An open that was overtaken by the close leaves nothing behind.
+        let late = OpenQuery { build: BUILD_ID.to_string(), query, stages: vec![], memory_bytes: 0, disk_bytes: 0 };
+        assert_eq!(comb.service.open(late).await.unwrap_err().kind, ErrorKind::Cancelled, "{}", comb.name);
         assert_eq!(comb.behind.open_queries(), 0, "{}", comb.name);
     }
 }
