@@ -13,7 +13,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-/// Wraps a store: the first reads of objects whose path holds a word fail as if the store were not there, and every read
+/// Wraps a store: of objects whose path holds a word, the first reads fail as if the store were not there, and every read
 /// takes a while.
 #[derive(Debug)]
 pub struct FaultyStore {
@@ -24,7 +24,7 @@ pub struct FaultyStore {
 }
 
 impl FaultyStore {
-    /// A store whose first `failures` reads of paths with `word` fail, and whose reads take `delay` longer.
+    /// A store whose first `failures` reads of paths with `word` fail, and whose reads of them take `delay` longer.
     pub fn new(inner: Arc<dyn ObjectStore>, word: &str, failures: usize, delay: Duration) -> Self {
         Self { inner, word: word.to_string(), failures_left: AtomicUsize::new(failures), delay }
     }
@@ -39,12 +39,12 @@ impl fmt::Display for FaultyStore {
 #[async_trait]
 impl ObjectStore for FaultyStore {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if !location.as_ref().contains(&self.word) {
+            return self.inner.get_opts(location, options).await;
+        }
         tokio::time::sleep(self.delay).await;
-        let fails = location.as_ref().contains(&self.word)
-            && self
-                .failures_left
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
-                .is_ok();
+        let fails =
+            self.failures_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
         if fails {
             return Err(Error::Generic { store: "FaultyStore", source: "503 Slow Down".into() });
         }

@@ -167,14 +167,3 @@ async fn a_broken_file_is_named() {
     assert_eq!(kind, ErrorKind::Data, "{message}");
     assert!(message.contains("part-1.parquet"), "{message}");
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_query_that_takes_too_long_ends() {
-    let dir = tempdir().unwrap();
-    parquet_folder(dir.path(), "rides", 1, 2000);
-    let mut query = good();
-    query["steps"][0]["sql"] =
-        json!("SELECT count(*) AS n FROM rides a, rides b, rides c, rides d WHERE a.id + b.id + c.id + d.id = -1");
-    let error = ask(&query, dir.path(), &["timeout_seconds=1"]).await.unwrap_err();
-    assert_eq!((error.kind, error.to_string().contains("`timeout_seconds`")), (ErrorKind::Limit, true));
-}
