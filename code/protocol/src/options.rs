@@ -28,7 +28,7 @@ pub struct Options {
     pub tasks: usize,
     /// Bytes of files that a task takes, when `tasks` is 0.
     pub task_bytes: u64,
-    /// Bytes that a split takes where a file may be divided (`"split": "row_groups"`).
+    /// Bytes that a split takes where a file may be divided: in one statement, and with `"split": "row_groups"`.
     pub split_bytes: u64,
     /// Tasks that run at the same time.
     pub concurrency: usize,
@@ -72,7 +72,10 @@ pub const OPTION_HELP: &[(&str, &str)] = &[
     ("transport", "memory (default) or tcp: how batches travel when everything runs in one process"),
     ("tasks", "number of tasks of each map stage; 0 (default) chooses by task_bytes"),
     ("task_bytes", "bytes of files per task (default 64MiB)"),
-    ("split_bytes", "bytes per split where a step says \"split\": \"row_groups\" (default 128MiB)"),
+    (
+        "split_bytes",
+        "bytes per split of a large file, in one statement or with \"split\": \"row_groups\" (default 128MiB)",
+    ),
     ("concurrency", "tasks that run at once; 0 (default) means as many as there are threads"),
     ("attempts", "how often a task is tried when a worker is unavailable (default 3)"),
     ("inbox_memory_bytes", "bytes a comb holds in memory before it spills deliveries (default 1GiB)"),

@@ -176,6 +176,22 @@ fn an_output_appears_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_full_disk_is_said_so() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 2, 10);
+    query(dir.path(), "SELECT id FROM m ORDER BY id");
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_buzz"))
+        .current_dir(dir.path())
+        .args(["query", "query.json", "--format", "csv"])
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("error: standard output is not writable: No space left"), "{output:?}");
+}
+
+#[test]
 fn an_interruption_stops_everything() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 1, 3000);
