@@ -13,7 +13,7 @@ FORMAT ?= table
 BUZZ := $(CARGO_TARGET_DIR)/debug/buzz
 
 .DEFAULT_GOAL := help
-.PHONY: help build sample run-query test check format bench clean
+.PHONY: help build sample run-query test check check-infra format bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,10 @@ test: ## Run all tests
 check: ## Check format and lints; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
+	@infra/bin/check.sh
+
+check-infra: ## Check and test the infrastructure: format, validity, permissions, Terraform tests
+	@infra/bin/check.sh
 
 format: ## Format the code
 	cargo fmt --all

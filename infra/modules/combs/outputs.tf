@@ -1,0 +1,34 @@
+output "cluster_arn" {
+  description = "The cluster."
+  value       = aws_ecs_cluster.combs.arn
+}
+
+output "cluster_name" {
+  description = "The cluster's name."
+  value       = aws_ecs_cluster.combs.name
+}
+
+output "family" {
+  description = "Family of the task definition."
+  value       = aws_ecs_task_definition.comb.family
+}
+
+output "task_definition_arn" {
+  description = "The task definition with its revision."
+  value       = aws_ecs_task_definition.comb.arn
+}
+
+output "role_arns" {
+  description = "The roles that whoever starts a comb must pass: both."
+  value       = [aws_iam_role.comb.arn, aws_iam_role.execution.arn]
+}
+
+output "repository_url" {
+  description = "Where the image is pushed to."
+  value       = aws_ecr_repository.combs.repository_url
+}
+
+output "log_group" {
+  description = "Where combs log."
+  value       = aws_cloudwatch_log_group.combs.name
+}

@@ -1,0 +1,64 @@
+variable "stage" {
+  description = "Name of the stage."
+  type        = string
+}
+
+variable "region" {
+  description = "AWS region."
+  type        = string
+}
+
+variable "account_id" {
+  description = "The account of the stack."
+  type        = string
+}
+
+variable "partition" {
+  description = "First part of ARNs, `aws` nearly everywhere."
+  type        = string
+}
+
+variable "arch" {
+  description = "`x86_64` or `arm64`."
+  type        = string
+}
+
+variable "comb_network" {
+  description = "`public_ipv4` or `ipv6_only`: decides by which name the image is fetched."
+  type        = string
+}
+
+variable "image_tag" {
+  description = "Tag of the image in the stack's repository."
+  type        = string
+}
+
+variable "cpu" {
+  description = "Processor of one comb: 1024 are one."
+  type        = number
+}
+
+variable "memory_mb" {
+  description = "Memory of one comb."
+  type        = number
+}
+
+variable "port" {
+  description = "TCP port on which combs listen."
+  type        = number
+}
+
+variable "idle_s" {
+  description = "Seconds without a query after which a comb stops itself."
+  type        = number
+}
+
+variable "log_days" {
+  description = "Days that logs are kept."
+  type        = number
+}
+
+variable "environment" {
+  description = "Variables that functions and combs share."
+  type        = map(string)
+}

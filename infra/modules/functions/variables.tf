@@ -1,0 +1,105 @@
+variable "stage" {
+  description = "Name of the stage."
+  type        = string
+}
+
+variable "region" {
+  description = "AWS region."
+  type        = string
+}
+
+variable "account_id" {
+  description = "The account of the stack."
+  type        = string
+}
+
+variable "partition" {
+  description = "First part of ARNs, `aws` nearly everywhere."
+  type        = string
+}
+
+variable "arch" {
+  description = "`x86_64` or `arm64`."
+  type        = string
+}
+
+variable "build_version" {
+  description = "Version of what is deployed, for the functions' descriptions."
+  type        = string
+}
+
+variable "bucket" {
+  description = "The stack's bucket: packages are uploaded there."
+  type        = string
+}
+
+variable "environment" {
+  description = "Variables that functions and combs share."
+  type        = map(string)
+}
+
+variable "log_days" {
+  description = "Days that logs are kept."
+  type        = number
+}
+
+variable "subnet_ids" {
+  description = "Dual-stack subnets of the functions."
+  type        = list(string)
+}
+
+variable "security_group_id" {
+  description = "The functions' security group."
+  type        = string
+}
+
+variable "fuse" {
+  description = "Fuse's package and sizes."
+  type = object({
+    zip       = string
+    memory_mb = number
+    disk_mb   = number
+    timeout_s = number
+  })
+}
+
+variable "hbee" {
+  description = "The HBees' package and sizes."
+  type = object({
+    zip       = string
+    memory_mb = number
+    timeout_s = number
+  })
+}
+
+variable "combs" {
+  description = "What Fuse starts combs with."
+  type = object({
+    cluster_arn         = string
+    cluster_name        = string
+    family              = string
+    task_definition_arn = string
+    role_arns           = list(string)
+    subnet_ids          = list(string)
+    security_group_id   = string
+    network             = string
+    port                = number
+    cpu                 = number
+    memory_mb           = number
+  })
+}
+
+variable "read_data" {
+  description = "Policy statements: read the data locations."
+  type        = any
+}
+
+variable "read_results" {
+  description = "Policy statements: read below `results/`."
+  type        = any
+}
+
+variable "write_results" {
+  description = "Policy statements: write below `results/`."
+  type        = any
+}

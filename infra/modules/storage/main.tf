@@ -1,0 +1,77 @@
+# The stack's own bucket: private, encrypted, and emptied by itself. `destroy` deletes it with what is in it, since all
+# of that was computed or uploaded by Buzz.
+
+resource "aws_s3_bucket" "stack" {
+  bucket        = var.bucket
+  force_destroy = true
+}
+
+resource "aws_s3_bucket_public_access_block" "stack" {
+  bucket                  = aws_s3_bucket.stack.id
+  block_public_acls       = true
+  block_public_policy     = true
+  ignore_public_acls      = true
+  restrict_public_buckets = true
+}
+
+resource "aws_s3_bucket_ownership_controls" "stack" {
+  bucket = aws_s3_bucket.stack.id
+
+  rule {
+    object_ownership = "BucketOwnerEnforced"
+  }
+}
+
+# S3's own keys: a customer key would cost a dollar a month while idle.
+resource "aws_s3_bucket_server_side_encryption_configuration" "stack" {
+  bucket = aws_s3_bucket.stack.id
+
+  rule {
+    apply_server_side_encryption_by_default {
+      sse_algorithm = "AES256"
+    }
+  }
+}
+
+resource "aws_s3_bucket_lifecycle_configuration" "stack" {
+  bucket = aws_s3_bucket.stack.id
+
+  rule {
+    id     = "results"
+    status = "Enabled"
+
+    filter {
+      prefix = "results/"
+    }
+    expiration {
+      days = var.results_days
+    }
+  }
+
+  rule {
+    id     = "broken-uploads"
+    status = "Enabled"
+
+    filter {}
+    abort_incomplete_multipart_upload {
+      days_after_initiation = 1
+    }
+  }
+}
+
+resource "aws_s3_bucket_policy" "stack" {
+  bucket = aws_s3_bucket.stack.id
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "EncryptedConnectionsOnly"
+      Effect    = "Deny"
+      Principal = "*"
+      Action    = "s3:*"
+      Resource  = [aws_s3_bucket.stack.arn, "${aws_s3_bucket.stack.arn}/*"]
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
+    }]
+  })
+
+  depends_on = [aws_s3_bucket_public_access_block.stack]
+}

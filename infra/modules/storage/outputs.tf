@@ -1,0 +1,43 @@
+output "bucket" {
+  description = "Name of the stack's bucket."
+  value       = aws_s3_bucket.stack.bucket
+}
+
+output "results_uri" {
+  description = "Where results are written."
+  value       = "s3://${var.bucket}/results/"
+}
+
+output "read_data" {
+  description = "Policy statements: read the data locations."
+  value       = concat([local.read_objects], local.list_buckets, local.decrypt)
+}
+
+output "read_results" {
+  description = "Policy statements: read below `results/`, and learn of an object that it is not there."
+  value = [
+    {
+      Sid      = "ReadResults"
+      Effect   = "Allow"
+      Action   = ["s3:GetObject"]
+      Resource = ["arn:${var.partition}:s3:::${var.bucket}/results/*"]
+    },
+    {
+      Sid       = "ListResults"
+      Effect    = "Allow"
+      Action    = ["s3:ListBucket"]
+      Resource  = ["arn:${var.partition}:s3:::${var.bucket}"]
+      Condition = { StringLike = { "s3:prefix" = ["results/*"] } }
+    },
+  ]
+}
+
+output "write_results" {
+  description = "Policy statements: write below `results/`."
+  value = [{
+    Sid      = "WriteResults"
+    Effect   = "Allow"
+    Action   = ["s3:PutObject", "s3:AbortMultipartUpload"]
+    Resource = ["arn:${var.partition}:s3:::${var.bucket}/results/*"]
+  }]
+}

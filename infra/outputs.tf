@@ -1,0 +1,47 @@
+output "fuse_lambda_name" {
+  description = "The function to ask: its event is the query."
+  value       = module.functions.fuse_name
+}
+
+output "hbee_lambda_name" {
+  description = "The function that runs one task."
+  value       = module.functions.hbee_name
+}
+
+output "comb_cluster" {
+  description = "Cluster in which combs run."
+  value       = module.combs.cluster_name
+}
+
+output "comb_repository" {
+  description = "Where the combs' image is pushed to."
+  value       = module.combs.repository_url
+}
+
+output "bucket" {
+  description = "The stack's bucket: results below `results/`, the sample below `sample/`, packages below `packages/`."
+  value       = module.storage.bucket
+}
+
+output "log_groups" {
+  description = "Where each role logs."
+  value       = { fuse = module.functions.fuse_log_group, hbee = module.functions.hbee_log_group, comb = module.combs.log_group }
+}
+
+output "version" {
+  description = "Version of what is deployed."
+  value       = var.build_version
+}
+
+output "sizes" {
+  description = "What the costs are computed from."
+  value = {
+    region         = var.region
+    arch           = var.arch
+    comb_network   = var.comb_network
+    fuse_memory_mb = local.settings.fuse_memory_mb
+    hbee_memory_mb = local.settings.hbee_memory_mb
+    comb_cpu       = local.settings.comb_cpu
+    comb_memory_mb = local.settings.comb_memory_mb
+  }
+}

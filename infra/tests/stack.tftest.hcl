@@ -1,0 +1,103 @@
+# The whole stack of stage `dev`, planned and applied on made-up answers. TF_WORKSPACE=dev must be set: a stage is a
+# workspace.
+
+mock_provider "aws" {
+  mock_data "aws_availability_zones" {
+    defaults = { names = ["us-east-2a", "us-east-2b", "us-east-2c"] }
+  }
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "123456789012" }
+  }
+  mock_data "aws_partition" {
+    defaults = { partition = "aws" }
+  }
+  mock_resource "aws_iam_role" {
+    defaults = { arn = "arn:aws:iam::123456789012:role/role" }
+  }
+  mock_resource "aws_vpc" {
+    defaults = { ipv6_cidr_block = "2600:1f16:abc:d00::/56" }
+  }
+}
+
+variables {
+  region         = "us-east-2"
+  fuse_zip       = "packages/fuse-0123456789abcdef.zip"
+  hbee_zip       = "packages/hbee-0123456789abcdef.zip"
+  comb_image_tag = "0123456789abcdef"
+  build_version  = "0.1.0-test"
+}
+
+run "names" {
+  assert {
+    condition     = output.fuse_lambda_name == "buzz-rust-fuse-dev" && output.hbee_lambda_name == "buzz-rust-hbee-dev" && output.comb_cluster == "buzz-rust-cluster-dev"
+    error_message = "names are part of the contract with users"
+  }
+  assert {
+    condition     = output.bucket == "buzz-rust-dev-123456789012-us-east-2"
+    error_message = "the bucket's name must be of this account, got ${output.bucket}"
+  }
+  assert {
+    condition     = output.log_groups == { fuse = "/aws/lambda/buzz-rust-fuse-dev", hbee = "/aws/lambda/buzz-rust-hbee-dev", comb = "/buzz/buzz-rust-hcomb-dev" }
+    error_message = "got ${jsonencode(output.log_groups)}"
+  }
+  assert {
+    condition     = output.sizes.fuse_memory_mb == 3008 && output.sizes.hbee_memory_mb == 2048 && output.sizes.comb_cpu == 2048 && output.sizes.comb_memory_mb == 4096
+    error_message = "default sizes are part of the contract with users, got ${jsonencode(output.sizes)}"
+  }
+}
+
+run "ipv6_only" {
+  command = plan
+  variables {
+    comb_network = "ipv6_only"
+  }
+}
+
+run "ipv6_only_where_fargate_lacks_it" {
+  command = plan
+  variables {
+    comb_network = "ipv6_only"
+    region       = "eu-west-1"
+  }
+  expect_failures = [var.comb_network]
+}
+
+run "unknown_comb_network" {
+  command = plan
+  variables {
+    comb_network = "nat"
+  }
+  expect_failures = [var.comb_network]
+}
+
+run "unknown_processor" {
+  command = plan
+  variables {
+    arch = "aarch64"
+  }
+  expect_failures = [var.arch]
+}
+
+run "wildcard_in_a_location" {
+  command = plan
+  variables {
+    data_locations = ["s3://lake/trips/*.parquet"]
+  }
+  expect_failures = [var.data_locations]
+}
+
+run "location_without_scheme" {
+  command = plan
+  variables {
+    data_locations = ["lake/trips"]
+  }
+  expect_failures = [var.data_locations]
+}
+
+run "alias_of_a_key" {
+  command = plan
+  variables {
+    data_kms_keys = ["alias/lake"]
+  }
+  expect_failures = [var.data_kms_keys]
+}
