@@ -3,9 +3,11 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use buzz_answer::format::{FORMATS, Format};
 use buzz_protocol::options::OPTION_HELP;
 use buzz_protocol::{Options, Param};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -100,7 +102,7 @@ pub struct SqlArguments {
 #[derive(Debug, Args)]
 pub struct HowArguments {
     /// Form of the rows.
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    #[arg(long, value_parser = format(), default_value_t = Format::Table)]
     pub format: Format,
 
     /// Write the rows to this file instead of standard output; it appears whole or not at all.
@@ -125,21 +127,10 @@ pub struct HowArguments {
     pub explain: bool,
 }
 
-/// Forms of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// A table for people.
-    Table,
-    /// An array of objects.
-    Json,
-    /// One object per line.
-    Ndjson,
-    /// Comma-separated values with a header.
-    Csv,
-    /// An Arrow IPC file.
-    Arrow,
-    /// A Parquet file.
-    Parquet,
+/// The formats by name, with what each is.
+fn format() -> impl TypedValueParser<Value = Format> {
+    let named = FORMATS.map(|(format, help)| PossibleValue::new(format.name()).help(help));
+    PossibleValuesParser::new(named).map(|name| name.parse().expect("only formats are possible"))
 }
 
 fn option_help() -> String {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use buzz_answer::rows::Rows;
 use buzz_fuse::explain::bytes;
 use buzz_fuse::{Progress, Request, Summary};
 use buzz_protocol::{Options, Query, QueryError, Result};
@@ -12,9 +13,8 @@ use buzz_storage::{Storage, panic_message};
 use futures::FutureExt;
 
 use crate::args::{Arguments, Command, HowArguments, QueryArguments, SqlArguments};
-use crate::format::{Output, write_rows};
 use crate::local::LocalHost;
-use crate::rows::Rows;
+use crate::output::{Output, write_rows};
 use crate::{sample, watch};
 
 /// Exit code of a process that was interrupted: 128 and the signal's number.
@@ -101,7 +101,7 @@ async fn ask(mut query: Query, base: PathBuf, arguments: HowArguments, threads: 
     let mut rows = Rows::new();
     let answered = watch::while_running(&progress, fuse.answer(&plan, &progress, &mut rows)).await;
     let summary = answered?;
-    write_rows(rows, arguments.format, output)?;
+    write_rows(&rows, arguments.format, output)?;
     eprintln!("{}", one_line(&summary));
     Ok(())
 }

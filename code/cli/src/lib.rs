@@ -1,7 +1,7 @@
 //! The `buzz` command: everything put together on one machine.
 //!
 //! [`args`] says what can be asked, [`ask`] asks it, [`local`] is the host (functions and combs in this process),
-//! [`rows`] keeps the answer, [`format`](mod@format) writes it, [`sample`] generates the sample table.
+//! [`rows`] keeps the answer, [`output`] says where it goes, [`sample`] generates the sample table.
 
 pub mod args;
 
@@ -9,9 +9,9 @@ pub mod ask;
 
 pub mod local;
 
-pub mod rows;
+pub use buzz_answer::rows;
 
-pub mod format;
+pub mod output;
 
 pub mod sample;
 

@@ -80,7 +80,7 @@ pub async fn ask_fuse(fuse: &Fuse, query: &Value, base: &Path, sets: &[&str]) ->
     warnings.extend(plan.warnings.clone());
     let (progress, mut rows) = (Progress::default(), Rows::new());
     let summary = fuse.answer(&plan, &progress, &mut rows).await?;
-    let rows = rows.into_batches()?.collect::<Result<Vec<_>>>()?;
+    let rows = rows.batches()?.collect::<Result<Vec<_>>>()?;
     let reruns = Progress::get(&progress.reruns);
     Ok(Answer { rows, summary, warnings, plan, reruns })
 }

@@ -1,8 +1,9 @@
 //! Writes an answer in the form that was asked for.
 
 use std::collections::HashSet;
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::io::{self, Write};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -25,79 +26,74 @@ use buzz_protocol::{QueryError, Result};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
-use tempfile::NamedTempFile;
 
-use crate::args::Format;
-use crate::ask::quiet_when_closed;
-use crate::rows::Rows;
+use crate::rows::{Batches, Rows};
 
-/// Where rows go: standard output, or a file that appears whole or not at all.
-#[derive(Debug)]
-pub struct Output {
-    file: Option<(NamedTempFile, PathBuf)>,
+/// Forms of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A table for people.
+    Table,
+    /// An array of objects.
+    Json,
+    /// One object per line.
+    Ndjson,
+    /// Comma-separated values with a header.
+    Csv,
+    /// An Arrow IPC file.
+    Arrow,
+    /// A Parquet file.
+    Parquet,
 }
 
-impl Output {
-    /// The file at `path`, or standard output. A place that cannot be written to is found out here, before anything
-    /// runs.
-    ///
-    /// # Errors
-    /// `Invalid` when the file cannot be made.
-    pub fn open(path: Option<&Path>) -> Result<Output> {
-        let Some(path) = path else {
-            return Ok(Output { file: None });
-        };
-        let bad = |why: &dyn std::fmt::Display| {
-            QueryError::invalid(format!("output `{}` is not writable: {why}", path.display()))
-        };
-        if path.is_dir() {
-            return Err(bad(&"it is a folder"));
-        }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".buzz-output-");
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let file = builder.tempfile_in(folder).map_err(|error| bad(&error.error_or_self()))?;
-        Ok(Output { file: Some((file, path.to_path_buf())) })
-    }
+/// Every form and what it is, for `--help`.
+pub const FORMATS: [(Format, &str); 6] = [
+    (Format::Table, "A table for people"),
+    (Format::Json, "An array of objects"),
+    (Format::Ndjson, "One object per line"),
+    (Format::Csv, "Comma-separated values with a header"),
+    (Format::Arrow, "An Arrow IPC file"),
+    (Format::Parquet, "A Parquet file"),
+];
 
-    fn write(self, write: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>) -> Result<()> {
-        let Some((file, path)) = self.file else {
-            let mut out = BufWriter::new(io::stdout().lock());
-            return match write(&mut out) {
-                Ok(()) => quiet_when_closed(out.flush()),
-                Err(WriteError::Io(error)) => quiet_when_closed(Err(error)),
-                Err(WriteError::Rows(error)) => Err(error),
-            };
-        };
-        let bad = |why: io::Error| QueryError::invalid(format!("output `{}` is not writable: {why}", path.display()));
-        let mut out = BufWriter::new(file);
-        match write(&mut out) {
-            Ok(()) => {}
-            Err(WriteError::Io(error)) => return Err(bad(error)),
-            Err(WriteError::Rows(error)) => return Err(error),
+impl Format {
+    /// Its name on the command line and in events.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Table => "table",
+            Format::Json => "json",
+            Format::Ndjson => "ndjson",
+            Format::Csv => "csv",
+            Format::Arrow => "arrow",
+            Format::Parquet => "parquet",
         }
-        let file = out.into_inner().map_err(|error| bad(error.into_error()))?;
-        file.as_file().sync_all().map_err(bad)?;
-        file.persist(&path).map(|_| ()).map_err(|error| bad(error.error))
     }
 }
 
-trait OrSelf {
-    fn error_or_self(self) -> io::Error;
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
-impl OrSelf for io::Error {
-    /// The cause without the path of the temporary file, which means nothing to the user.
-    fn error_or_self(self) -> io::Error {
-        self.raw_os_error().map_or_else(|| io::Error::from(self.kind()), io::Error::from_raw_os_error)
+impl FromStr for Format {
+    type Err = QueryError;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = FORMATS.iter().find(|(format, _)| format.name() == text);
+        found.map(|(format, _)| *format).ok_or_else(|| {
+            let all = FORMATS.map(|(format, _)| format.name()).join(", ");
+            QueryError::invalid(format!("there is no format `{text}`; there are {all}"))
+        })
     }
 }
 
 /// What stops writing: the place, or the rows.
-enum WriteError {
+#[derive(Debug)]
+pub enum WriteError {
+    /// The place cannot be written to.
     Io(io::Error),
+    /// The rows cannot be read, or do not fit the form.
     Rows(QueryError),
 }
 
@@ -139,27 +135,34 @@ impl From<parquet::errors::ParquetError> for WriteError {
     }
 }
 
-/// Writes `rows` to `output`.
+/// Whether an answer with `schema` can be written as `format`: known before it is computed.
 ///
 /// # Errors
-/// `Invalid` when the output is not writable or the rows do not fit the format.
-pub fn write_rows(rows: Rows, format: Format, output: Output) -> Result<()> {
-    let schema = rows.schema();
-    if matches!(format, Format::Json | Format::Ndjson) {
-        check_unique(&schema)?;
+/// `Invalid` when two columns of a JSON object would have one name.
+pub fn check(schema: &Schema, format: Format) -> Result<()> {
+    match format {
+        Format::Json | Format::Ndjson => check_unique(schema),
+        _ => Ok(()),
     }
-    let batches = rows.into_batches()?;
-    output.write(|out| match format {
+}
+
+/// Writes `rows` to `out`.
+///
+/// # Errors
+/// `Io` when `out` is not writable, `Rows` when the rows cannot be read or do not fit the format.
+pub fn write(rows: &Rows, format: Format, out: &mut dyn Write) -> Result<(), WriteError> {
+    let schema = rows.schema();
+    check(&schema, format)?;
+    let batches = rows.batches()?;
+    match format {
         Format::Table => table(schema, batches, out),
         Format::Json => json::<JsonArray>(batches, out, b"[]\n", b"\n"),
         Format::Ndjson => json::<LineDelimited>(batches, out, b"", b""),
         Format::Csv => csv(&schema, batches, out),
         Format::Arrow => arrow_file(&schema, batches, out),
         Format::Parquet => parquet_file(&schema, batches, out),
-    })
+    }
 }
-
-type Batches = Box<dyn Iterator<Item = Result<RecordBatch>>>;
 
 fn check_unique(schema: &Schema) -> Result<()> {
     let mut names = HashSet::new();

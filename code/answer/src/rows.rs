@@ -1,7 +1,8 @@
 //! Keeps an answer until it is whole: in memory, then in a temporary file. Nothing is printed of a query that fails.
 
 use std::fs::File;
-use std::io::{BufReader, Seek};
+use std::io::{BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -51,20 +52,35 @@ impl Rows {
         Arc::clone(&self.schema)
     }
 
-    /// The rows, in their order.
+    /// The rows, in their order. They can be read any number of times.
     ///
     /// # Errors
     /// `Limit` when the temporary file cannot be read back.
-    pub fn into_batches(self) -> Result<Box<dyn Iterator<Item = Result<RecordBatch>>>> {
-        let memory = self.memory.into_iter().map(Ok);
-        let Some(mut writer) = self.spilled else {
+    pub fn batches(&self) -> Result<Batches> {
+        let memory = self.memory.clone().into_iter().map(Ok);
+        let Some(writer) = &self.spilled else {
             return Ok(Box::new(memory));
         };
-        writer.finish()?;
-        let mut file = writer.into_inner()?;
-        file.rewind().map_err(not_kept)?;
+        let file = ReadAt { file: writer.get_ref().try_clone().map_err(not_kept)?, offset: 0 };
         let spilled = StreamReader::try_new(BufReader::new(file), None)?;
         Ok(Box::new(memory.chain(spilled.map(|batch| batch.map_err(QueryError::from)))))
+    }
+}
+
+/// Batches in order.
+pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch>>>;
+
+/// Reads a file from its start without moving the place where it is written.
+struct ReadAt {
+    file: File,
+    offset: u64,
+}
+
+impl Read for ReadAt {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.file.read_at(buffer, self.offset)?;
+        self.offset += count as u64;
+        Ok(count)
     }
 }
 
@@ -116,7 +132,10 @@ mod tests {
             rows.write(batch(start..start + 100)).unwrap();
         }
         assert!(rows.spilled.is_some());
-        let batches: Vec<RecordBatch> = rows.into_batches().unwrap().collect::<Result<_>>().unwrap();
-        assert_eq!(batches, [0, 100, 200, 300].map(|start| batch(start..start + 100)));
+        let expected = [0, 100, 200, 300].map(|start| batch(start..start + 100));
+        for _ in 0..2 {
+            let batches: Vec<RecordBatch> = rows.batches().unwrap().collect::<Result<_>>().unwrap();
+            assert_eq!(batches, expected);
+        }
     }
 }
