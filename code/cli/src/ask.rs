@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use buzz_answer::rows::Rows;
 use buzz_fuse::explain::bytes;
-use buzz_fuse::{Progress, Request, Summary};
+use buzz_fuse::{Explain, NoRows, Progress, Request, Summary};
 use buzz_protocol::{Options, Query, QueryError, Result};
 use buzz_storage::{Storage, panic_message};
 use futures::FutureExt;
@@ -92,12 +92,19 @@ async fn ask(mut query: Query, base: PathBuf, arguments: HowArguments, threads: 
     for warning in &plan.warnings {
         eprintln!("warning: {warning}");
     }
-    if arguments.explain || plan.explain_only {
+    if arguments.explain || plan.explain == Explain::Plan {
         return print(&fuse.explain(&plan).await?);
+    }
+    let progress = Arc::new(Progress::default());
+    if plan.explain == Explain::Analyze {
+        let answered = watch::while_running(&progress, fuse.answer(&plan, &progress, &mut NoRows)).await;
+        let summary = answered?;
+        print(&fuse.explain_analyzed(&plan, &summary).await?)?;
+        eprintln!("{}", one_line(&summary));
+        return Ok(());
     }
 
     let output = Output::open(arguments.output.as_deref())?;
-    let progress = Arc::new(Progress::default());
     let mut rows = Rows::new();
     let answered = watch::while_running(&progress, fuse.answer(&plan, &progress, &mut rows)).await;
     let summary = answered?;

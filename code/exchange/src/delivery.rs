@@ -7,7 +7,8 @@ use arrow::array::RecordBatch;
 use arrow::compute::BatchCoalescer;
 use arrow::datatypes::SchemaRef;
 use buzz_protocol::{
-    BUILD_ID, CombAddress, DeliveryId, HBeeTask, Partitioning, QueryError, QueryId, Result, StageId, TaskIndex,
+    BUILD_ID, CombAddress, Delivered, DeliveryId, HBeeTask, InlineRows, Partitioning, QueryError, QueryId, Result,
+    StageId, TaskIndex,
 };
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use datafusion::physical_expr::PhysicalExpr;
@@ -29,8 +30,10 @@ pub struct Destination {
     pub task: TaskIndex,
     /// How rows are divided among the partitions of all combs.
     pub partitioning: Partitioning,
-    /// The combs; each owns an equal run of partitions.
+    /// The combs; each owns an equal run of partitions. Without any, the rows are kept for the outcome.
     pub combs: Vec<CombAddress>,
+    /// Bytes of rows, in memory, that are kept at most.
+    pub inline_bytes: u64,
     /// Rows per batch that is sent.
     pub batch_size: usize,
 }
@@ -44,6 +47,7 @@ impl From<&HBeeTask> for Destination {
             task: task.task,
             partitioning: task.partitioning.clone(),
             combs: task.combs.clone(),
+            inline_bytes: task.inline_bytes,
             batch_size: batch_size.unwrap_or(8192),
         }
     }
@@ -58,6 +62,8 @@ pub struct DeliveryWriter {
     coalescers: Vec<Option<BatchCoalescer>>,
     /// By comb; opened with the first batch for it.
     sinks: Vec<Option<Box<dyn DeliverySink>>>,
+    /// What is kept if there are no combs.
+    kept: InlineRows,
     /// What divides rows by hash; None to divide them in turn.
     by_hash: Option<BatchPartitioner>,
     next_partition: usize,
@@ -85,11 +91,13 @@ fn by_hash(partitioning: &Partitioning, schema: &SchemaRef) -> Result<Option<Bat
     Ok(Some(BatchPartitioner::try_new(hash, Time::new(), 0, 1)?))
 }
 
-/// What was delivered.
+/// A delivery that is complete.
 #[derive(Debug)]
-pub struct Delivered {
+pub struct Delivery {
     /// The name of the delivery.
     pub delivery: DeliveryId,
+    /// Where the rows are.
+    pub delivered: Delivered,
     /// Rows by partition of all combs.
     pub rows: Vec<u64>,
     /// Bytes of the batches in memory.
@@ -114,9 +122,15 @@ impl DeliveryWriter {
             schema,
             coalescers: (0..count).map(|_| None).collect(),
             sinks: (0..combs).map(|_| None).collect(),
+            kept: InlineRows::default(),
             rows: vec![0; count],
             bytes: 0,
         })
+    }
+
+    /// Whether there are more rows than the outcome can carry. Then there is no use in going on.
+    pub fn is_too_large(&self) -> bool {
+        self.destination.combs.is_empty() && self.bytes > self.destination.inline_bytes
     }
 
     /// Delivers a batch.
@@ -143,17 +157,24 @@ impl DeliveryWriter {
     ///
     /// # Errors
     /// As [`DeliverySink::finish`].
-    pub async fn finish(mut self) -> Result<Delivered> {
+    pub async fn finish(mut self) -> Result<Delivery> {
         for partition in 0..self.coalescers.len() {
             if let Some(coalescer) = self.coalescers[partition].as_mut() {
                 coalescer.finish_buffered_batch()?;
             }
             self.send_gathered(partition).await?;
         }
-        for sink in std::mem::take(&mut self.sinks).into_iter().flatten() {
+        for sink in self.sinks.iter_mut().filter_map(Option::take) {
             sink.finish().await?;
         }
-        Ok(Delivered { delivery: self.delivery, rows: self.rows, bytes: self.bytes })
+        let delivered = if !self.destination.combs.is_empty() {
+            Delivered::ToCombs
+        } else if self.is_too_large() {
+            Delivered::TooLarge
+        } else {
+            Delivered::Inline(self.kept)
+        };
+        Ok(Delivery { delivery: self.delivery, delivered, rows: self.rows, bytes: self.bytes })
     }
 
     /// Gathering copies, which also frees a few rows from the buffers of the many that they were chosen from.
@@ -178,6 +199,12 @@ impl DeliveryWriter {
         self.rows[partition] += batch.num_rows() as u64;
         self.bytes += get_record_batch_memory_size(&batch) as u64;
 
+        if self.destination.combs.is_empty() {
+            if !self.is_too_large() {
+                self.kept.batches.push((u32::try_from(partition).expect("fewer than 2^32 partitions"), batch));
+            }
+            return Ok(());
+        }
         let comb = partition * self.sinks.len() / self.rows.len();
         let mut sink = match self.sinks[comb].take() {
             Some(sink) => sink,

@@ -289,6 +289,7 @@ async fn a_writer_divides_rows_among_all_partitions_and_dictionaries_survive() {
             task: TaskIndex(0),
             partitioning: Partitioning::RoundRobin { count: 3 },
             combs: vec![comb.address.clone()],
+            inline_bytes: 0,
             batch_size: 4,
         };
         let mut writer = DeliveryWriter::new(Arc::clone(&comb.network), destination, plain.schema()).unwrap();

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
-use buzz_exchange::{Commit, InboxService};
+use buzz_exchange::{Commit, DeliveryHeader, InboxService};
 use buzz_protocol::{
-    BUILD_ID, CombAddress, ErrorKind, HBeeTask, Partitioning, QueryId, Result, TaskIndex, TaskOutcome,
+    BUILD_ID, CombAddress, Delivered, DeliveryId, ErrorKind, HBeeTask, InlineRows, Partitioning, QueryError, QueryId,
+    Result, StageId, TaskIndex, TaskOutcome,
 };
 use futures::TryStreamExt;
 use futures::stream::FuturesUnordered;
@@ -20,12 +21,12 @@ const RETRY_WAIT: Duration = Duration::from_millis(200);
 /// The longest wait before a task is tried again.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// The inboxes of a query's combs, in the order in which they own partitions.
+/// The inboxes of a query, in the order in which they own partitions: one on each comb, or a single one at Fuse.
 #[derive(Debug, Clone)]
 pub struct Inboxes {
-    /// Where each comb is, for deliveries.
+    /// Where each comb is, for deliveries; none if the inbox is Fuse's own.
     pub addresses: Vec<CombAddress>,
-    /// The same combs, to talk to.
+    /// The inboxes themselves.
     pub services: Vec<Arc<dyn InboxService>>,
     /// Partitions of each.
     pub partitions_per_comb: usize,
@@ -52,6 +53,44 @@ impl Inboxes {
         });
         futures::future::try_join_all(calls).await.map(|_| ())
     }
+
+    /// Puts rows that came in an outcome into Fuse's own inbox, as a delivery that is still to be accepted.
+    ///
+    /// # Errors
+    /// As [`InboxService::deliver`].
+    pub async fn deliver(
+        &self,
+        query: QueryId,
+        stage: StageId,
+        task: TaskIndex,
+        delivery: DeliveryId,
+        rows: InlineRows,
+    ) -> Result<()> {
+        let (Some((_, first)), [own]) = (rows.batches.first(), self.services.as_slice()) else {
+            return Ok(());
+        };
+        let header = DeliveryHeader { build: BUILD_ID.to_string(), query, stage, task, delivery };
+        let mut sink = own.deliver(header, first.schema()).await?;
+        for (partition, batch) in rows.batches {
+            sink.send(partition as usize, batch).await?;
+        }
+        sink.finish().await
+    }
+}
+
+/// Why tasks could not be done.
+#[derive(Debug)]
+pub struct TaskError {
+    /// The failure.
+    pub error: QueryError,
+    /// Whether the rows of a task were too many for its outcome: on combs the query may succeed.
+    pub too_large: bool,
+}
+
+impl From<QueryError> for TaskError {
+    fn from(error: QueryError) -> Self {
+        Self { error, too_large: false }
+    }
 }
 
 /// Runs every task of every stage, at most `concurrency` at once, until all are accepted. A task that is `Unavailable`
@@ -65,7 +104,7 @@ pub async fn dispatch(
     inboxes: &Inboxes,
     compute: &dyn Compute,
     progress: &Progress,
-) -> Result<()> {
+) -> Result<(), TaskError> {
     let concurrency = match plan.options.concurrency {
         0 => compute.concurrency(),
         chosen => chosen,
@@ -93,8 +132,9 @@ async fn run_task(
     inboxes: &Inboxes,
     compute: &dyn Compute,
     progress: &Progress,
-) -> Result<()> {
-    let task = make_task(plan, stage, task, query, inboxes)?;
+) -> Result<(), TaskError> {
+    let mut task = make_task(plan, stage, task, query, inboxes)?;
+    task.inline_bytes = compute.inline_bytes();
     let retry = ExponentialBuilder::default()
         .with_min_delay(RETRY_WAIT)
         .with_max_delay(RETRY_WAIT_MAX)
@@ -106,7 +146,7 @@ async fn run_task(
         let task = HBeeTask { attempt: attempts, ..task.clone() };
         async move { compute.run(&task).await }
     };
-    let outcome = attempt
+    let mut outcome = attempt
         .retry(retry)
         .when(|error| error.kind == ErrorKind::Unavailable)
         .notify(|error, wait| {
@@ -114,19 +154,38 @@ async fn run_task(
             Progress::add(&progress.retries, 1);
         })
         .await?;
-    accept(query, &task, &outcome, inboxes).await?;
+    accept(query, &task, &mut outcome, inboxes).await?;
 
     Progress::add(&progress.tasks_done, 1);
     Progress::add(&progress.rows_scanned, outcome.rows_scanned);
     Progress::add(&progress.bytes_scanned, outcome.bytes_scanned);
     Progress::add(&progress.rows_delivered, outcome.rows.iter().sum());
     Progress::add(&progress.bytes_delivered, outcome.bytes_delivered);
+    progress.task_done(stage, task.task, &outcome, attempts);
     Ok(())
 }
 
-async fn accept(query: QueryId, task: &HBeeTask, outcome: &TaskOutcome, inboxes: &Inboxes) -> Result<()> {
+async fn accept(
+    query: QueryId,
+    task: &HBeeTask,
+    outcome: &mut TaskOutcome,
+    inboxes: &Inboxes,
+) -> Result<(), TaskError> {
+    match std::mem::take(&mut outcome.delivered) {
+        Delivered::ToCombs => {}
+        Delivered::Inline(rows) => {
+            inboxes.deliver(query, task.stage, task.task, outcome.delivery, rows).await?;
+        }
+        Delivered::TooLarge => {
+            let error = QueryError::limit(format!(
+                "step `{}`, task {}: its rows are more than Fuse can be sent, and this query cannot be reduced on combs",
+                task.step, task.task
+            ));
+            return Err(TaskError { error, too_large: true });
+        }
+    }
     let commit = Commit { stage: task.stage, task: task.task, delivery: outcome.delivery, rows: outcome.rows.clone() };
-    inboxes.commit(query, commit).await
+    Ok(inboxes.commit(query, commit).await?)
 }
 
 fn make_task(plan: &QueryPlan, stage: &MapStage, task: usize, query: QueryId, inboxes: &Inboxes) -> Result<HBeeTask> {
@@ -144,5 +203,6 @@ fn make_task(plan: &QueryPlan, stage: &MapStage, task: usize, query: QueryId, in
         session: plan.session.clone(),
         partitioning: inboxes.partitioning(&stage.keys),
         combs: inboxes.addresses.clone(),
+        inline_bytes: 0,
     })
 }

@@ -1,13 +1,14 @@
 //! A plan, for people.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use buzz_protocol::Result;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::plan::{Evaluate, MapStage, QueryPlan};
-use crate::{Fuse, reduce};
+use crate::plan::{Evaluate, MapStage, QueryPlan, Reducer};
+use crate::{Fuse, Summary, reduce};
 
 impl Fuse {
     /// What would run: each step with its files, tasks, partitions and plan.
@@ -15,16 +16,32 @@ impl Fuse {
     /// # Errors
     /// `Invalid` when a reduce step cannot be planned.
     pub fn explain<'a>(&'a self, plan: &'a QueryPlan) -> BoxFuture<'a, Result<String>> {
-        self.explain_steps(plan).boxed()
+        self.explain_steps(plan, None).boxed()
     }
 
-    async fn explain_steps(&self, plan: &QueryPlan) -> Result<String> {
+    /// What did run: as [`Fuse::explain`], with each stage's rows, bytes and times and each comb's share of the rows.
+    ///
+    /// # Errors
+    /// As [`Fuse::explain`].
+    pub fn explain_analyzed<'a>(&'a self, plan: &'a QueryPlan, summary: &'a Summary) -> BoxFuture<'a, Result<String>> {
+        self.explain_steps(plan, Some(summary)).boxed()
+    }
+
+    async fn explain_steps(&self, plan: &QueryPlan, summary: Option<&Summary>) -> Result<String> {
         let mut text = String::new();
         for stage in &plan.stages {
             text.push_str(&explain_stage(stage, plan));
+            if let Some(summary) = summary {
+                text.push_str(&analyzed_stage(stage, plan, summary));
+            }
+            text.push_str(&indented(&stage.display));
         }
         for step in &plan.reduces {
-            let combs = if plan.comb_count == 1 { "1 comb".to_string() } else { format!("{} combs", plan.comb_count) };
+            let combs = match &plan.reducer {
+                Reducer::Fuse { because } => format!("at Fuse, since {because}"),
+                Reducer::Combs if plan.comb_count == 1 => "1 comb".to_string(),
+                Reducer::Combs => format!("{} combs", plan.comb_count),
+            };
             let target = match step.target {
                 Some(stage) => format!("its rows become stage {stage}, for the steps that read it"),
                 None => "its rows are the answer".to_string(),
@@ -32,6 +49,9 @@ impl Fuse {
             let shown = reduce::display(step, plan, &self.network).await?;
             _ = writeln!(text, "step {} (HComb): {combs}, {} partitions each", step.step, plan.partitions_per_comb);
             _ = writeln!(text, "  {target}");
+            if let (Some(summary), None) = (summary, step.target) {
+                _ = writeln!(text, "  answered: {} rows in {}", summary.rows, seconds(summary.ran_in));
+            }
             text.push_str(&indented(&shown));
         }
         Ok(text)
@@ -53,6 +73,10 @@ fn explain_stage(stage: &MapStage, plan: &QueryPlan) -> String {
         bytes(stage.bytes()),
         bytes(table.bytes()),
     );
+    for build in &stage.builds {
+        let (files, size) = (build.files.len(), bytes(build.bytes()));
+        _ = writeln!(text, "  every task also reads table {}: {files} files, {size}", build.table.name);
+    }
     let splits: usize = stage.tasks.iter().map(Vec::len).sum();
     let evaluations = match stage.evaluate {
         Evaluate::EachSplit => format!("which evaluate the SQL {splits} times"),
@@ -66,8 +90,42 @@ fn explain_stage(stage: &MapStage, plan: &QueryPlan) -> String {
         keys => format!("by hash of {}", keys.iter().map(key).collect::<Vec<_>>().join(", ")),
     };
     _ = writeln!(text, "  delivers to: {partitions} partitions, {how}");
-    text.push_str(&indented(&stage.display));
     text
+}
+
+fn analyzed_stage(stage: &MapStage, plan: &QueryPlan, summary: &Summary) -> String {
+    let mut text = String::new();
+    let Some(done) = summary.stages.iter().find(|done| done.stage == stage.id) else {
+        _ = writeln!(text, "  ran: none of its tasks, the answer was whole without them");
+        return text;
+    };
+    let delivered: u64 = done.rows_by_partition.iter().sum();
+    _ = writeln!(
+        text,
+        "  ran: {} of {} tasks in {} attempts; {} rows, {} read; {delivered} rows, {} delivered",
+        done.tasks.len(),
+        stage.task_count(),
+        done.attempts,
+        done.rows_scanned,
+        bytes(done.bytes_scanned),
+        bytes(done.bytes_delivered),
+    );
+    if let Some((median, slowest, task)) = done.median_and_slowest() {
+        _ = writeln!(text, "  time of a task: median {median} ms, slowest {slowest} ms (task {task})");
+    }
+    if plan.comb_count > 1 {
+        let share = |(comb, rows): (usize, u64)| {
+            let percent = 100.0 * rows as f64 / delivered.max(1) as f64;
+            format!("comb {comb} {rows} ({percent:.0} %)")
+        };
+        let shares: Vec<String> = done.rows_by_comb(plan.comb_count).into_iter().enumerate().map(share).collect();
+        _ = writeln!(text, "  rows delivered to: {}", shares.join(", "));
+    }
+    text
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.3} s", time.as_secs_f64())
 }
 
 fn indented(plan: &str) -> String {

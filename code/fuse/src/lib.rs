@@ -43,8 +43,8 @@ pub mod explain;
 
 pub mod summary;
 
-pub use plan::{Evaluate, MapStage, QueryPlan, ReduceStep};
-pub use run::ResultSink;
+pub use plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep, Reducer, ScanSource};
+pub use run::{NoRows, ResultSink};
 pub use seams::{Combs, Compute};
 pub use summary::{Progress, Summary};
 

@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::scalar::ScalarValue;
 
+use crate::cut::CutRules;
 use crate::split::FileSplit;
 
 /// A planned query, good for any number of runs.
@@ -25,11 +26,13 @@ pub struct QueryPlan {
     pub stages: Vec<MapStage>,
     /// What combs do, in the order of the steps; the last gives the answer.
     pub reduces: Vec<ReduceStep>,
-    /// Whether only the plan is asked for: the statement was `EXPLAIN …`.
-    pub explain_only: bool,
+    /// Whether the statement was `EXPLAIN …`.
+    pub explain: Explain,
     /// What the user should know.
     pub warnings: Vec<String>,
-    /// Number of combs that reduce: the zones asked for, or 1 where the plan cannot be distributed.
+    /// Who reduces.
+    pub reducer: Reducer,
+    /// Number of combs, if they reduce: the zones asked for, or 1 where the plan cannot be distributed.
     pub comb_count: usize,
     /// Partitions that each comb works on at the same time.
     pub partitions_per_comb: usize,
@@ -41,6 +44,30 @@ pub struct QueryPlan {
     pub opened_in: Duration,
     /// Time to plan.
     pub planned_in: Duration,
+}
+
+/// What is asked for beside the rows, or instead of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Explain {
+    /// The rows.
+    #[default]
+    No,
+    /// The plan; nothing is run.
+    Plan,
+    /// The plan, and what it did when it was run. The rows are dropped.
+    Analyze,
+}
+
+/// Who runs the reduce plans.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reducer {
+    /// Combs.
+    Combs,
+    /// Fuse, in its own process and memory.
+    Fuse {
+        /// Why not combs, for people.
+        because: String,
+    },
 }
 
 /// What HBees do for one step.
@@ -62,14 +89,41 @@ pub struct MapStage {
     pub files: Vec<DataFile>,
     /// Files that `partition_filter` left.
     pub files_by_filter: usize,
-    /// Number of scans in the fragment; all read the same file.
-    pub scan_count: usize,
+    /// What each scan of the fragment reads, in pre-order of the plan.
+    pub scans: Vec<ScanSource>,
+    /// Tables that every task reads whole: the build sides of the fragment's joins.
+    pub builds: Vec<BuildSide>,
     /// Columns by whose hash its rows are delivered; none to deliver them in turn.
     pub keys: Vec<usize>,
     /// How often a task runs the fragment.
     pub evaluate: Evaluate,
     /// What each task reads.
     pub tasks: Vec<Vec<FileSplit>>,
+}
+
+/// What a scan of a fragment reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScanSource {
+    /// The splits of the task, one after the other or all.
+    Splits,
+    /// All files of the build side at this position of [`MapStage::builds`].
+    Build(usize),
+}
+
+/// A table that every task of a stage reads whole.
+#[derive(Debug)]
+pub struct BuildSide {
+    /// The table.
+    pub table: Arc<Table>,
+    /// Its files that are read.
+    pub files: Vec<DataFile>,
+}
+
+impl BuildSide {
+    /// Bytes of the files that are read.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
 }
 
 /// How often a task runs its fragment.
@@ -88,8 +142,8 @@ pub struct ReduceStep {
     pub step: String,
     /// The plan. Its leaves are inboxes, or, if it is to be cut, tables.
     pub logical: LogicalPlan,
-    /// Whether the plan is of one statement and is to be cut.
-    pub cut: bool,
+    /// For the plan of one statement, which is to be cut: what decides where.
+    pub cut: Option<CutRules>,
     /// The stage that takes its rows for later steps; None for the answer.
     pub target: Option<StageId>,
     /// Schema of its rows.
@@ -116,26 +170,57 @@ impl MapStage {
                 u32::try_from(files.len() - 1).expect("a task has fewer than 2^32 files")
             });
         }
-        let spec = ScanSpec {
-            store: self.table.store.clone(),
-            table: self.table.name.clone(),
-            files: files.iter().map(|file| task_file(file)).collect(),
-            constants: constants(&self.table, &files)?,
-            mapping: self.table.mapping.clone(),
-        };
+        let shared_out = scan_spec(&self.table, &files)?;
+        let mut specs = Vec::new();
+        for scan in &self.scans {
+            specs.push(match scan {
+                ScanSource::Splits => shared_out.clone(),
+                ScanSource::Build(build) => {
+                    let BuildSide { table, files } = &self.builds[*build];
+                    scan_spec(table, &files.iter().collect::<Vec<_>>())?
+                }
+            });
+        }
         let slice = |split: &FileSplit| FileSlice { file: positions[&split.file], range: split.range };
-        let evaluation = |slices: Vec<FileSlice>| Evaluation { inputs: vec![slices; self.scan_count] };
+        let whole = |file: usize| FileSlice { file: u32::try_from(file).expect("fewer than 2^32 files"), range: None };
+        let input = |scan: &ScanSource, slices: &[FileSlice]| match scan {
+            ScanSource::Splits => slices.to_vec(),
+            ScanSource::Build(build) => (0..self.builds[*build].files.len()).map(whole).collect(),
+        };
+        let evaluation = |slices: Vec<FileSlice>| Evaluation {
+            inputs: self.scans.iter().map(|scan| input(scan, &slices)).collect(),
+        };
         let evaluations = match self.evaluate {
             Evaluate::EachSplit => splits.iter().map(|split| evaluation(vec![slice(split)])).collect(),
             Evaluate::Together => vec![evaluation(splits.iter().map(slice).collect())],
         };
-        Ok((vec![spec; self.scan_count], evaluations))
+        Ok((specs, evaluations))
     }
 
-    /// Bytes of the files that are read.
+    /// Files of the tables that it reads.
+    pub fn files_found(&self) -> usize {
+        self.table.files.len() + self.builds.iter().map(|build| build.table.files.len()).sum::<usize>()
+    }
+
+    /// Those of them that are read, however many tasks read them.
+    pub fn files_read(&self) -> usize {
+        self.files.len() + self.builds.iter().map(|build| build.files.len()).sum::<usize>()
+    }
+
+    /// Bytes of the files that tasks share out.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
     }
+}
+
+fn scan_spec(table: &Table, files: &[&DataFile]) -> Result<ScanSpec> {
+    Ok(ScanSpec {
+        store: table.store.clone(),
+        table: table.name.clone(),
+        files: files.iter().map(|file| task_file(file)).collect(),
+        constants: constants(table, files)?,
+        mapping: table.mapping.clone(),
+    })
 }
 
 fn task_file(file: &DataFile) -> TaskFile {

@@ -1,4 +1,5 @@
-//! The reduce side: reduce plans over inboxes, run by `datafusion-distributed` on one comb or on several.
+//! The reduce side: reduce plans over inboxes, run by `datafusion-distributed` on one comb or on several, or by Fuse
+//! itself.
 //!
 //! With T combs and P partitions on each, HBees divide their rows among P·T partitions and comb *t* owns
 //! `t·P .. (t+1)·P`. T is fixed before anything is dispatched. One comb is sent the whole plan: the distributed planner
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use buzz_exchange::{InboxCodec, InboxExec, Network, NetworkChannelResolver, SESSION_HEADER};
+use buzz_exchange::{InboxCodec, InboxExec, Inboxes, Network, NetworkChannelResolver, SESSION_HEADER};
 use buzz_protocol::{CombAddress, Options, QueryError, QueryId, Result, StageId};
 use chrono::{DateTime, Utc};
 use datafusion::catalog::Session;
@@ -17,6 +18,8 @@ use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::context::QueryPlanner;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{EmptyRelation, LogicalPlan};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -28,6 +31,8 @@ use datafusion_distributed::{
     MaybeEncoded, NetworkCoalesceExec, ProducerHead, RouteTasksEvent, RouteTasksEventResponse, ScaleUpLeafNodeEvent,
     ScaleUpLeafNodeEventResponse, SessionStateBuilderExt, SetPlanRequest, TaskKey, WorkerResolver, display_plan_ascii,
 };
+use datafusion_proto::bytes::physical_plan_to_bytes_with_proto_converter;
+use datafusion_proto::physical_plan::DeduplicatingProtoConverter;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use http::{HeaderMap, HeaderValue};
@@ -35,16 +40,26 @@ use tokio::sync::oneshot;
 use url::Url;
 
 use crate::cut::cut;
+use crate::plan::Reducer;
 use crate::session::{planning_config, session};
 use crate::table::InboxTarget;
-use crate::{Combs, QueryPlan, ReduceStep};
+use crate::{Combs, QueryPlan, ReduceStep, Request};
 
 /// A reduce plan that is ready for one run.
 #[derive(Debug)]
 pub struct Reduction {
     plan: Arc<dyn ExecutionPlan>,
     state: SessionState,
-    combs: Vec<CombAddress>,
+    place: Place,
+}
+
+/// Where a reduce plan runs.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// On these combs.
+    Combs(Vec<CombAddress>),
+    /// In Fuse's process, over an inbox of its own.
+    Fuse(Arc<Inboxes>),
 }
 
 /// Partitions of each of `count` combs. With one partition the planner leaves out the very exchanges along which a plan
@@ -53,8 +68,53 @@ pub(crate) fn partitions_per_comb(combs: &dyn Combs, count: usize) -> usize {
     combs.partitions_per_comb(count).max(count.min(2))
 }
 
+/// Who reduces, and with how many combs. `planned` is the plan over inboxes, if it is known by now; `warnings` gains what
+/// the user should know.
+pub(crate) async fn reducer(
+    reduces: &[ReduceStep],
+    planned: Option<&Arc<dyn ExecutionPlan>>,
+    request: &Request,
+    start: DateTime<Utc>,
+    combs: &dyn Combs,
+    warnings: &mut Vec<String>,
+) -> Result<(Reducer, usize)> {
+    let wanted = request.query.zones;
+    let unsendable = match planned {
+        _ if reduces.iter().any(|step| has_recursion(&step.logical)) => Some("a recursion cannot be sent to combs"),
+        Some(plan) if !can_be_sent(plan) => Some("a part of it cannot be sent to combs"),
+        _ => None,
+    };
+    if let Some(because) = unsendable {
+        if wanted > 1 {
+            warnings.push(format!("this query is not divided among {wanted} combs, Fuse reduces it: {because}"));
+        }
+        return Ok((Reducer::Fuse { because: because.to_string() }, 1));
+    }
+    let count = comb_count(reduces, &request.options, start, wanted, partitions_per_comb(combs, wanted)).await?;
+    if count < wanted {
+        warnings.push(format!("this query cannot be divided among {wanted} combs; one reduces it"));
+    }
+    Ok((Reducer::Combs, count))
+}
+
+/// Whether every operator of `plan` has an encoding.
+fn can_be_sent(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let converter = DeduplicatingProtoConverter {};
+    physical_plan_to_bytes_with_proto_converter(Arc::clone(plan), &InboxCodec, &converter).is_ok()
+}
+
+/// Whether `plan` has a recursion: its operator has no encoding.
+fn has_recursion(plan: &LogicalPlan) -> bool {
+    let mut found = false;
+    let visited = plan.apply_with_subqueries(|node| {
+        found |= matches!(node, LogicalPlan::RecursiveQuery(_));
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    visited.is_ok() && found
+}
+
 /// How many combs can reduce: `wanted`, or 1 where a plan has a part that cannot be divided among several.
-pub(crate) async fn comb_count(
+async fn comb_count(
     reduces: &[ReduceStep],
     options: &Options,
     start: DateTime<Utc>,
@@ -87,11 +147,18 @@ pub async fn prepare(
     reduce: &ReduceStep,
     plan: &QueryPlan,
     query: QueryId,
-    combs: &[CombAddress],
+    place: &Place,
     network: &Arc<dyn Network>,
 ) -> Result<Reduction> {
     let target = InboxTarget { query, partitions: plan.partitions_per_comb };
     let whole = physical(reduce, &plan.options, plan.start, target).await?;
+    let combs = match place {
+        Place::Combs(combs) => combs,
+        Place::Fuse(inboxes) => {
+            let state = own_state(plan, inboxes)?;
+            return Ok(Reduction { plan: whole, state, place: place.clone() });
+        }
+    };
     let headers = session_headers(plan)?;
     let undivided = Arc::new(AtomicBool::new(false));
     let state = distributing(
@@ -104,11 +171,20 @@ pub async fn prepare(
         Some(Arc::clone(network)),
         &undivided,
     )?;
-    let planned = match combs {
+    let planned = match combs.as_slice() {
         [_] => whole,
         _ => state.query_planner().create_physical_plan(&nothing(), &state).await?,
     };
-    Ok(Reduction { plan: planned, state, combs: combs.to_vec() })
+    Ok(Reduction { plan: planned, state, place: place.clone() })
+}
+
+/// A session in which Fuse runs a reduce plan itself, within the memory that operators may have.
+fn own_state(plan: &QueryPlan, inboxes: &Arc<Inboxes>) -> Result<SessionState> {
+    let bytes = usize::try_from(plan.options.memory_bytes).unwrap_or(usize::MAX);
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(bytes))).build_arc()?;
+    let config = planning_config(&plan.options, plan.partitions_per_comb)?.with_extension(Arc::clone(inboxes));
+    let state = session(config, plan.start, [])?;
+    Ok(SessionStateBuilder::new_from_existing(state).with_runtime_env(runtime).build())
 }
 
 /// The plan of a reduce step, for people.
@@ -116,21 +192,25 @@ pub async fn prepare(
 /// # Errors
 /// As [`prepare`].
 pub async fn display(reduce: &ReduceStep, plan: &QueryPlan, network: &Arc<dyn Network>) -> Result<String> {
-    let combs: Vec<CombAddress> = (0..plan.comb_count).map(CombAddress::in_memory).collect();
-    let prepared = prepare(reduce, plan, QueryId::fresh(), &combs, network).await?;
-    Ok(match combs.as_slice() {
-        [_] => displayable(prepared.plan.as_ref()).indent(false).to_string(),
-        _ => display_plan_ascii(prepared.plan.as_ref(), false),
+    let place = match plan.reducer {
+        Reducer::Fuse { .. } => Place::Fuse(Arc::default()),
+        Reducer::Combs => Place::Combs((0..plan.comb_count).map(CombAddress::in_memory).collect()),
+    };
+    let prepared = prepare(reduce, plan, QueryId::fresh(), &place, network).await?;
+    Ok(match place {
+        Place::Combs(combs) if combs.len() > 1 => display_plan_ascii(prepared.plan.as_ref(), false),
+        _ => displayable(prepared.plan.as_ref()).indent(false).to_string(),
     })
 }
 
 impl Reduction {
-    /// How often the plan reads each stage.
-    pub fn readers(&self) -> Vec<StageId> {
+    /// How often each leaf of the plan reads which stage. A recursion reads what is below it any number of times.
+    pub fn readers(&self) -> Vec<(StageId, u32)> {
         let mut stages = Vec::new();
+        let times = if is_recursive(&self.plan) { u32::MAX } else { 1 };
         let visited = self.plan.apply(|node| {
             let leaf = node.downcast_ref::<DistributedLeafExec>().map_or(node, DistributedLeafExec::original);
-            stages.extend(leaf.downcast_ref::<InboxExec>().map(InboxExec::stage));
+            stages.extend(leaf.downcast_ref::<InboxExec>().map(|inbox| (inbox.stage(), times)));
             Ok(TreeNodeRecursion::Continue)
         });
         visited.expect("a visitor that never fails");
@@ -142,8 +222,8 @@ impl Reduction {
     /// # Errors
     /// `Unavailable` when a comb does not answer. The stream fails as the plan does.
     pub async fn run(self, network: &Arc<dyn Network>) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        match self.combs.as_slice() {
-            [comb] => run_on_one(&self.plan, &self.state, comb, network).await,
+        match &self.place {
+            Place::Combs(combs) if combs.len() == 1 => run_on_one(&self.plan, &self.state, &combs[0], network).await,
             _ => {
                 let batches = self.plan.execute(0, self.state.task_ctx())?;
                 // The plan holds what keeps its tasks on the combs alive.
@@ -206,13 +286,16 @@ async fn physical(
     target: InboxTarget,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let plan = planned(&step.logical, options, start, target).await?;
-    if step.cut { Ok(cut(plan, target)?.reduce) } else { Ok(plan) }
+    match &step.cut {
+        Some(rules) => Ok(cut(plan, rules, target)?.reduce),
+        None => Ok(plan),
+    }
 }
 
 /// The physical plan of `logical` for one comb's share, with one output partition.
 ///
 /// # Errors
-/// `Invalid` when it cannot be planned, or not be sent.
+/// `Invalid` when it cannot be planned.
 pub(crate) async fn planned(
     logical: &LogicalPlan,
     options: &Options,
@@ -222,14 +305,14 @@ pub(crate) async fn planned(
     let config = planning_config(options, target.partitions)?.with_extension(Arc::new(target));
     let state = session(config, start, [])?;
     let plan = state.create_physical_plan(logical).await?;
-    if plan.exists(|node| Ok(node.downcast_ref::<RecursiveQueryExec>().is_some()))? {
-        // Its operator has no encoding, so no comb can be sent it.
-        return Err(QueryError::invalid("a recursive query (WITH RECURSIVE) is not supported yet"));
-    }
     if plan.properties().partitioning.partition_count() == 1 {
         return Ok(plan);
     }
     Ok(Arc::new(CoalescePartitionsExec::new(plan)))
+}
+
+fn is_recursive(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.exists(|node| Ok(node.downcast_ref::<RecursiveQueryExec>().is_some())).unwrap_or(false)
 }
 
 fn nothing() -> LogicalPlan {

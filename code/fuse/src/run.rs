@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use buzz_exchange::delivery::Destination;
-use buzz_exchange::{Commit, DeliveryWriter, OpenQuery, StageSpec};
+use buzz_exchange::{Commit, DeliveryWriter, InboxService, OpenQuery, StageSpec};
 use buzz_protocol::plan::encode_schema;
-use buzz_protocol::{BUILD_ID, ErrorKind, QueryError, QueryId, Result, StageId, TaskIndex};
+use buzz_protocol::{BUILD_ID, Delivered, ErrorKind, QueryError, QueryId, Result, StageId, TaskIndex};
 use futures::{FutureExt, TryStreamExt};
 
-use crate::dispatch::{Inboxes, dispatch};
-use crate::reduce::{self, Reduction};
+use crate::dispatch::{Inboxes, TaskError, dispatch};
+use crate::plan::Reducer;
+use crate::reduce::{self, Place, Reduction};
 use crate::summary::{Progress, Summary};
 use crate::{Fuse, QueryPlan};
 
@@ -32,21 +33,46 @@ pub trait ResultSink: Send {
     fn write(&mut self, batch: RecordBatch) -> Result<()>;
 }
 
-/// A failure, and whether a comb was lost: then another run may succeed.
+/// Drops the rows: only what the query did is asked for.
+#[derive(Debug)]
+pub struct NoRows;
+
+impl ResultSink for NoRows {
+    fn start(&mut self, _schema: SchemaRef) -> Result<()> {
+        Ok(())
+    }
+
+    fn write(&mut self, _batch: RecordBatch) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A failure, and whether another run may succeed.
 struct RunError {
     error: QueryError,
-    comb_lost: bool,
+    again: Again,
+}
+
+/// Whether and how a query is run once more.
+#[derive(PartialEq, Eq)]
+enum Again {
+    No,
+    /// A comb was lost.
+    OnOtherCombs,
+    /// Its rows are too many for Fuse.
+    OnCombs,
 }
 
 impl From<QueryError> for RunError {
     fn from(error: QueryError) -> Self {
-        Self { error, comb_lost: false }
+        Self { error, again: Again::No }
     }
 }
 
 /// A failure of something that only combs do: when it is `Unavailable`, a comb is lost.
 fn of_comb(error: QueryError) -> RunError {
-    RunError { comb_lost: error.kind == ErrorKind::Unavailable, error }
+    let again = if error.kind == ErrorKind::Unavailable { Again::OnOtherCombs } else { Again::No };
+    RunError { error, again }
 }
 
 /// Runs a plan, twice if a comb is lost the first time.
@@ -59,7 +85,7 @@ pub(crate) async fn run(
     let tasks: usize = plan.stages.iter().map(|stage| stage.tasks.len()).sum();
     progress.tasks.store(tasks as u64, std::sync::atomic::Ordering::Relaxed);
     match run_once(fuse, plan, progress, sink).await {
-        Err(RunError { error, comb_lost: true }) => {
+        Err(RunError { error, again: Again::OnOtherCombs }) => {
             tracing::warn!(%error, "a comb was lost; the query is run once more");
             Progress::add(&progress.reruns, 1);
             progress.restart();
@@ -77,16 +103,10 @@ async fn run_once(
 ) -> Result<Summary, RunError> {
     let started = Instant::now();
     let query = QueryId::fresh();
-    let addresses = fuse.combs.ready(plan.comb_count).await?;
-    let mut services = Vec::new();
-    for address in &addresses {
-        services.push(fuse.network.inbox(address).await.map_err(of_comb)?);
-    }
-    let inboxes = Inboxes { addresses, services, partitions_per_comb: plan.partitions_per_comb };
-
+    let (inboxes, place) = reserve(fuse, plan).await?;
     let mut reductions = Vec::new();
     for step in &plan.reduces {
-        let prepared = reduce::prepare(step, plan, query, &inboxes.addresses, &fuse.network).await;
+        let prepared = reduce::prepare(step, plan, query, &place, &fuse.network).await;
         reductions.push(prepared.map_err(|error| error.at(format!("step `{}`", step.step)))?);
     }
     let mut opened = OpenInboxes { query, inboxes: inboxes.clone(), closed: false };
@@ -100,24 +120,43 @@ async fn run_once(
     let rows = outcome?;
     Ok(Summary {
         rows,
-        files_found: plan.stages.iter().map(|stage| stage.table.files.len() as u64).sum(),
-        files_read: plan.stages.iter().map(|stage| stage.files.len() as u64).sum(),
+        files_found: plan.stages.iter().map(|stage| stage.files_found() as u64).sum(),
+        files_read: plan.stages.iter().map(|stage| stage.files_read() as u64).sum(),
         bytes_read: Progress::get(&progress.bytes_scanned),
         tasks: Progress::get(&progress.tasks),
         retries: Progress::get(&progress.retries),
         rows_delivered: Progress::get(&progress.rows_delivered),
         bytes_delivered: Progress::get(&progress.bytes_delivered),
-        combs: plan.comb_count,
+        combs: inboxes.addresses.len(),
+        stages: progress.stages(),
         opened_in: plan.opened_in,
         planned_in: plan.planned_in,
         ran_in: started.elapsed(),
     })
 }
 
+/// The inboxes that a run delivers to, and the place where its reduce plans run.
+async fn reserve(fuse: &Fuse, plan: &QueryPlan) -> Result<(Inboxes, Place), RunError> {
+    let partitions_per_comb = plan.partitions_per_comb;
+    if let Reducer::Fuse { .. } = plan.reducer {
+        let own = Arc::new(buzz_exchange::Inboxes::default());
+        let services = vec![Arc::new(Arc::clone(&own)) as Arc<dyn InboxService>];
+        return Ok((Inboxes { addresses: Vec::new(), services, partitions_per_comb }, Place::Fuse(own)));
+    }
+    let addresses = fuse.combs.ready(plan.comb_count).await?;
+    let mut services = Vec::new();
+    for address in &addresses {
+        services.push(fuse.network.inbox(address).await.map_err(of_comb)?);
+    }
+    let place = Place::Combs(addresses.clone());
+    Ok((Inboxes { addresses, services, partitions_per_comb }, place))
+}
+
 async fn open(plan: &QueryPlan, query: QueryId, inboxes: &Inboxes, reductions: &[Reduction]) -> Result<()> {
     let mut readers: HashMap<StageId, u32> = HashMap::new();
-    for stage in reductions.iter().flat_map(Reduction::readers) {
-        *readers.entry(stage).or_default() += 1;
+    for (stage, count) in reductions.iter().flat_map(Reduction::readers) {
+        let sum = readers.entry(stage).or_default();
+        *sum = u32::saturating_add(*sum, count);
     }
     let maps = plan.stages.iter().map(|stage| (stage.id, &stage.step, &stage.schema, stage.tasks.len()));
     let steps = plan.reduces.iter().filter_map(|step| Some((step.target?, &step.step, &step.schema, 1)));
@@ -168,8 +207,8 @@ async fn work(
             // A task's failure comes before the failure that it causes downstream.
             biased;
             mapped = &mut map, if mapping => {
-                if let Err(error) = mapped {
-                    return Err(task_failed(error, query, inboxes).await);
+                if let Err(failed) = mapped {
+                    return Err(task_failed(failed, query, inboxes).await);
                 }
                 mapping = false;
             }
@@ -179,13 +218,17 @@ async fn work(
 }
 
 /// A task that cannot deliver may be the first to notice that a comb is gone.
-async fn task_failed(error: QueryError, query: QueryId, inboxes: &Inboxes) -> RunError {
+async fn task_failed(failed: TaskError, query: QueryId, inboxes: &Inboxes) -> RunError {
+    let TaskError { error, too_large } = failed;
+    if too_large {
+        return RunError { error, again: Again::OnCombs };
+    }
     if error.kind != ErrorKind::Unavailable {
         return error.into();
     }
     let calls = inboxes.services.iter().map(|service| service.commit(query, Vec::new()));
     let comb_lost = futures::future::try_join_all(calls).await.is_err();
-    RunError { error, comb_lost }
+    RunError { error, again: if comb_lost { Again::OnOtherCombs } else { Again::No } }
 }
 
 async fn reduce_all(
@@ -215,6 +258,7 @@ async fn reduce_all(
             task: TaskIndex(0),
             partitioning: inboxes.partitioning(&[]),
             combs: inboxes.addresses.clone(),
+            inline_bytes: u64::MAX,
             batch_size: plan.options.batch_size,
         };
         let mut writer = DeliveryWriter::new(Arc::clone(&fuse.network), destination, Arc::clone(&step.schema))?;
@@ -222,6 +266,9 @@ async fn reduce_all(
             writer.write(batch).await.map_err(place)?;
         }
         let delivered = writer.finish().await.map_err(place)?;
+        if let Delivered::Inline(rows) = delivered.delivered {
+            inboxes.deliver(query, stage, TaskIndex(0), delivered.delivery, rows).await.map_err(place)?;
+        }
         let commit = Commit { stage, task: TaskIndex(0), delivery: delivered.delivery, rows: delivered.rows };
         inboxes.commit(query, commit).await.map_err(place)?;
     }

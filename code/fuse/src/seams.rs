@@ -21,6 +21,12 @@ pub trait Compute: fmt::Debug + Send + Sync {
 
     /// Tasks that a stage should at least have, if it has as many splits, so that no worker idles.
     fn tasks_min(&self) -> usize;
+
+    /// Bytes of rows, in memory, that one outcome can carry to Fuse; more of them must go to combs. Within a process
+    /// they are handed over as they are, and there is no bound.
+    fn inline_bytes(&self) -> u64 {
+        u64::MAX
+    }
 }
 
 /// Has combs ready.

@@ -13,10 +13,9 @@ use datafusion::prelude::SessionConfig;
 
 /// DataFusion configuration, by key, that every role of the query has alike.
 pub(crate) fn session_options(options: &Options) -> BTreeMap<String, String> {
-    BTreeMap::from([
-        ("datafusion.execution.time_zone".to_string(), options.time_zone.clone()),
-        ("datafusion.execution.batch_size".to_string(), options.batch_size.to_string()),
-    ])
+    let zone = options.time_zone.clone().map(|zone| ("datafusion.execution.time_zone".to_string(), zone));
+    let batch_size = ("datafusion.execution.batch_size".to_string(), options.batch_size.to_string());
+    zone.into_iter().chain([batch_size]).collect()
 }
 
 /// Configuration for plans of `partitions` partitions. Dynamic filters are off while planning: a filter that is filled

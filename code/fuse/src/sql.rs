@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use buzz_catalog::Table;
+use buzz_catalog::{DataFile, Table};
 use buzz_protocol::plan::encode_fragment;
 use buzz_protocol::query::name_help;
-use buzz_protocol::{QueryError, QueryId, Result, StageId};
+use buzz_protocol::{Options, QueryError, QueryId, Result, StageId};
 use buzz_storage::Storage;
 use chrono::Utc;
 use datafusion::catalog::TableProvider;
 use datafusion::physical_plan::displayable;
 use datafusion::sql::parser::Statement;
 
-use crate::cut::{Fragment, cut};
-use crate::plan::{Evaluate, MapStage, QueryPlan, ReduceStep};
+use crate::cut::{CutRules, Fragment, Scan, TableCost, cut};
+use crate::plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep, Reducer};
 use crate::reduce::{self, planned};
 use crate::session::{planning_config, session, session_options};
 use crate::split::{pack, task_count};
@@ -37,12 +37,10 @@ pub(crate) async fn plan(
     let options = &request.options;
     let start = Utc::now();
     let tables: Vec<Arc<Table>> = tables.into_iter().map(Arc::new).collect();
-    let (statement, explain_only) = match steps::parse_statement(sql)? {
-        Statement::Explain(explain) if explain.options.analyze => {
-            return Err(QueryError::invalid("EXPLAIN ANALYZE is not supported yet; write EXPLAIN"));
-        }
-        Statement::Explain(explain) => (*explain.statement, true),
-        statement => (statement, false),
+    let (statement, explain) = match steps::parse_statement(sql)? {
+        Statement::Explain(explain) if explain.options.analyze => (*explain.statement, Explain::Analyze),
+        Statement::Explain(explain) => (*explain.statement, Explain::Plan),
+        statement => (statement, Explain::No),
     };
     let statement = steps::check_query(statement)?;
     let (references, _) = datafusion::sql::resolve::resolve_table_references(&statement, true)?;
@@ -50,39 +48,50 @@ pub(crate) async fn plan(
     for reference in references {
         let name = reference.table();
         let same = |table: &Arc<Table>| table.name == name || table.name.eq_ignore_ascii_case(name);
-        let number = tables.iter().position(same).ok_or_else(|| {
+        let Some(number) = tables.iter().position(same) else {
+            if is_table_function(name) {
+                continue;
+            }
             let names = tables.iter().map(|table| table.name.as_str());
-            QueryError::invalid(format!("there is no table `{name}`{}", name_help(name, names)))
-        })?;
+            return Err(QueryError::invalid(format!("there is no table `{name}`{}", name_help(name, names))));
+        };
         providers.push((name.to_string(), Arc::new(FileTable::for_cut(Arc::clone(&tables[number]), number))));
     }
     let named = providers.iter().map(|(name, provider)| (name.as_str(), Arc::clone(provider)));
     let state = session(planning_config(options, 1)?, start, named)?;
     let logical = steps::to_logical(&state, statement, &request.query.params).await?;
     let schema = delivered_schema(logical.schema().as_arrow());
-    let reduces = vec![ReduceStep { step: STEP.to_string(), logical, cut: true, target: None, schema }];
+    let rules = cut_rules(&tables, options, compute);
+    let reduces = vec![ReduceStep { step: STEP.to_string(), logical, cut: Some(rules.clone()), target: None, schema }];
 
-    let wanted = request.query.zones;
+    let cut_for = async |combs_wanted: usize| {
+        let partitions = reduce::partitions_per_comb(combs, combs_wanted);
+        let target = InboxTarget { query: QueryId::fresh(), partitions };
+        cut(planned(&reduces[0].logical, options, start, target).await?, &rules, target)
+    };
     let mut warnings = Vec::new();
-    let partitions = reduce::partitions_per_comb(combs, wanted);
-    let comb_count = reduce::comb_count(&reduces, options, start, wanted, partitions).await?;
-    if comb_count < wanted {
-        warnings.push(format!("this query cannot be divided among {wanted} combs; one reduces it"));
+    let mut cut = cut_for(1).await?;
+    let (reducer, comb_count) = if cut.fragments.is_empty() {
+        (Reducer::Fuse { because: "it reads no file".to_string() }, 1)
+    } else {
+        reduce::reducer(&reduces, Some(&cut.reduce), request, start, combs, &mut warnings).await?
+    };
+    if comb_count > 1 {
+        cut = cut_for(comb_count).await?;
     }
     let partitions = reduce::partitions_per_comb(combs, comb_count);
-    let target = InboxTarget { query: QueryId::fresh(), partitions };
-    let fragments = cut(planned(&reduces[0].logical, options, start, target).await?, target)?.fragments;
 
     let mut stages = Vec::new();
-    for (index, fragment) in fragments.into_iter().enumerate() {
+    for (index, fragment) in cut.fragments.into_iter().enumerate() {
         stages.push(map_stage(index, fragment, &tables, request, storage, compute).await?);
     }
     Ok(QueryPlan {
         options: options.clone(),
         stages,
         reduces,
-        explain_only,
+        explain,
         warnings,
+        reducer,
         comb_count,
         partitions_per_comb: partitions,
         start,
@@ -90,6 +99,24 @@ pub(crate) async fn plan(
         opened_in: Duration::ZERO,
         planned_in: Duration::ZERO,
     })
+}
+
+/// Whether `name` is a function that gives a table, as `generate_series`: such a name may be no table at all.
+fn is_table_function(name: &str) -> bool {
+    ["generate_series", "range"].contains(&name)
+}
+
+/// What reading each table would cost, before any of its files are dropped: the same for every run of the query.
+fn cut_rules(tables: &[Arc<Table>], options: &Options, compute: &dyn Compute) -> CutRules {
+    let cost = |table: &Arc<Table>| {
+        let splits: u64 = table.files.iter().map(|file| file.size.div_ceil(options.split_bytes.max(1)).max(1)).sum();
+        let tasks = match options.tasks as u64 {
+            0 => table.bytes().div_ceil(options.task_bytes.max(1)).max(compute.tasks_min() as u64),
+            chosen => chosen,
+        };
+        TableCost { bytes: table.bytes(), tasks: tasks.min(splits) }
+    };
+    CutRules { tables: tables.iter().map(cost).collect(), build_bytes: options.build_bytes }
 }
 
 async fn map_stage(
@@ -101,11 +128,12 @@ async fn map_stage(
     compute: &dyn Compute,
 ) -> Result<MapStage> {
     let options = &request.options;
-    let table = Arc::clone(&tables[fragment.table]);
-    let files = match &fragment.predicate {
-        Some(predicate) => prune::by_predicate(&table, table.files.clone(), predicate)?,
-        None => table.files.clone(),
-    };
+    let (table, files) = scanned(&fragment.scan, tables)?;
+    let mut builds = Vec::new();
+    for build in &fragment.builds {
+        let (table, files) = scanned(build, tables)?;
+        builds.push(BuildSide { table, files });
+    }
     let splits = steps::row_groups(storage, &table, &files, options.split_bytes).await?;
     let count = task_count(&splits, options.tasks, options.task_bytes, compute.tasks_min());
     let display = displayable(fragment.plan.as_ref()).indent(false).to_string();
@@ -114,7 +142,8 @@ async fn map_stage(
         step: format!("map_{index}"),
         schema: delivered_schema(&fragment.plan.schema()),
         display,
-        scan_count: 1,
+        scans: fragment.sources,
+        builds,
         fragment: encode_fragment(fragment.plan)?,
         keys: fragment.keys,
         evaluate: Evaluate::Together,
@@ -123,4 +152,14 @@ async fn map_stage(
         table,
         files,
     })
+}
+
+/// The table of a scan, and those of its files that can have rows for it.
+fn scanned(scan: &Scan, tables: &[Arc<Table>]) -> Result<(Arc<Table>, Vec<DataFile>)> {
+    let table = Arc::clone(&tables[scan.table]);
+    let files = match &scan.predicate {
+        Some(predicate) => prune::by_predicate(&table, table.files.clone(), predicate)?,
+        None => table.files.clone(),
+    };
+    Ok((table, files))
 }

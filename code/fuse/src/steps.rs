@@ -28,7 +28,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 
-use crate::plan::{Evaluate, MapStage, QueryPlan, ReduceStep};
+use crate::plan::{Evaluate, Explain, MapStage, QueryPlan, ReduceStep, ScanSource};
 use crate::session::{planning_config, session, session_options};
 use crate::split::{FileSplit, pack, row_group_splits, task_count, whole_files};
 use crate::table::{FileTable, InboxTable};
@@ -74,18 +74,14 @@ pub(crate) async fn plan(
     }
     let reduces = reduce_steps(&steps, planned, &reads, request, start).await?;
 
-    let wanted = request.query.zones;
-    let comb_count =
-        reduce::comb_count(&reduces, options, start, wanted, reduce::partitions_per_comb(combs, wanted)).await?;
-    if comb_count < wanted {
-        warnings.push(format!("a step of this query cannot be divided among {wanted} combs; one reduces it"));
-    }
+    let (reducer, comb_count) = reduce::reducer(&reduces, None, request, start, combs, &mut warnings).await?;
     Ok(QueryPlan {
         options: options.clone(),
         stages,
         reduces,
-        explain_only: false,
+        explain: Explain::No,
         warnings,
+        reducer,
         comb_count,
         partitions_per_comb: reduce::partitions_per_comb(combs, comb_count),
         start,
@@ -348,7 +344,8 @@ async fn map_stage(
         step: parsed.step.name.clone(),
         schema: Arc::clone(&planned.schema),
         display,
-        scan_count: count_scans(&physical),
+        scans: vec![ScanSource::Splits; count_scans(&physical)],
+        builds: Vec::new(),
         fragment: encode_fragment(with_schema(physical, &planned.schema)?)?,
         keys: Vec::new(),
         evaluate: Evaluate::EachSplit,
@@ -476,7 +473,7 @@ async fn reduce_steps(
         reduces.push(ReduceStep {
             step: parsed.step.name.clone(),
             logical,
-            cut: false,
+            cut: None,
             target: (index != answer).then(|| stage_id(index)),
             schema: Arc::clone(&planned[index].schema),
         });

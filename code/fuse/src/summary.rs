@@ -1,7 +1,13 @@
 //! What a query did, while it runs and at its end.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use buzz_protocol::{StageId, TaskIndex, TaskOutcome};
+
+use crate::plan::MapStage;
 
 /// Counts that grow while a query runs, for whoever watches.
 #[derive(Debug, Default)]
@@ -22,6 +28,8 @@ pub struct Progress {
     pub bytes_delivered: AtomicU64,
     /// Runs of the whole query, beyond the first.
     pub reruns: AtomicU64,
+    /// What the accepted tasks of each stage did.
+    stages: Mutex<BTreeMap<StageId, StageSummary>>,
 }
 
 impl Progress {
@@ -41,6 +49,67 @@ impl Progress {
         for counter in counters {
             counter.store(0, Ordering::Relaxed);
         }
+        self.stages.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    pub(crate) fn task_done(&self, stage: &MapStage, task: TaskIndex, outcome: &TaskOutcome, attempts: u32) {
+        let mut stages = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        let summary = stages.entry(stage.id).or_insert_with(|| StageSummary {
+            stage: stage.id,
+            step: stage.step.clone(),
+            rows_by_partition: vec![0; outcome.rows.len()],
+            ..StageSummary::default()
+        });
+        summary.tasks.push((outcome.milliseconds, task));
+        summary.attempts += attempts;
+        summary.rows_scanned += outcome.rows_scanned;
+        summary.bytes_scanned += outcome.bytes_scanned;
+        summary.bytes_delivered += outcome.bytes_delivered;
+        for (sum, rows) in summary.rows_by_partition.iter_mut().zip(&outcome.rows) {
+            *sum += rows;
+        }
+    }
+
+    /// What the accepted tasks of each stage did so far, by stage.
+    pub fn stages(&self) -> Vec<StageSummary> {
+        self.stages.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+/// What the accepted tasks of one stage did.
+#[derive(Debug, Clone, Default)]
+pub struct StageSummary {
+    /// The stage.
+    pub stage: StageId,
+    /// The step's name.
+    pub step: String,
+    /// Milliseconds that each task took, and which it was.
+    pub tasks: Vec<(u64, TaskIndex)>,
+    /// Attempts of all of them.
+    pub attempts: u32,
+    /// Rows that the scans gave.
+    pub rows_scanned: u64,
+    /// Bytes that the scans read from storage.
+    pub bytes_scanned: u64,
+    /// Bytes of the delivered rows in memory.
+    pub bytes_delivered: u64,
+    /// Rows that were delivered, by partition of all combs.
+    pub rows_by_partition: Vec<u64>,
+}
+
+impl StageSummary {
+    /// Rows that were delivered to each of `combs` combs.
+    pub fn rows_by_comb(&self, combs: usize) -> Vec<u64> {
+        let share = (self.rows_by_partition.len() / combs.max(1)).max(1);
+        self.rows_by_partition.chunks(share).map(|rows| rows.iter().sum()).collect()
+    }
+
+    /// The median of the tasks' milliseconds, and the slowest task's with its place. None without tasks.
+    pub fn median_and_slowest(&self) -> Option<(u64, u64, TaskIndex)> {
+        let mut tasks = self.tasks.clone();
+        tasks.sort_unstable();
+        let (slowest, task) = *tasks.last()?;
+        Some((tasks[(tasks.len() - 1) / 2].0, slowest, task))
     }
 }
 
@@ -63,8 +132,10 @@ pub struct Summary {
     pub rows_delivered: u64,
     /// Bytes delivered to combs.
     pub bytes_delivered: u64,
-    /// Combs that reduced.
+    /// Combs that reduced; 0 if Fuse did.
     pub combs: usize,
+    /// What the tasks of each stage did. A query with a LIMIT may end before all its tasks have.
+    pub stages: Vec<StageSummary>,
     /// Time to open the catalogs.
     pub opened_in: Duration,
     /// Time to plan.

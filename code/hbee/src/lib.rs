@@ -16,6 +16,7 @@ use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::ScalarUDF;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
 use datafusion::physical_optimizer::pushdown_sort::PushdownSort;
@@ -87,17 +88,21 @@ impl HBee {
             // A lone evaluation may have several output partitions, as those of a UNION.
             let partitions_each = plan.properties().partitioning.partition_count() / evaluations.len();
             for (index, evaluation) in evaluations.iter().enumerate() {
+                if writer.is_too_large() {
+                    break;
+                }
                 let partitions = index * partitions_each..(index + 1) * partitions_each;
                 let evaluated = unpanicked(evaluate(plan.as_ref(), partitions, &ctx, &mut writer)).await;
                 evaluated.flatten().map_err(|error| name_file(error, task, evaluation))?;
             }
             count_scans(plan.as_ref(), &mut read);
         }
-        let delivered = writer.finish().await?;
+        let delivery = writer.finish().await?;
         Ok(TaskOutcome {
-            delivery: delivered.delivery,
-            rows: delivered.rows,
-            bytes_delivered: delivered.bytes,
+            delivery: delivery.delivery,
+            delivered: delivery.delivered,
+            rows: delivery.rows,
+            bytes_delivered: delivery.bytes,
             rows_scanned: read.rows,
             bytes_scanned: read.bytes,
             milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -112,7 +117,21 @@ impl HBee {
         // An evaluation is of its own files: no partition may take over those of another.
         config.options_mut().execution.enable_file_stream_work_stealing = false;
         let ctx = TaskContext::from(&self.state);
-        Ok(Arc::new(ctx.with_session_config(config)))
+        // Some functions keep options of the session, as `to_timestamp` its time zone.
+        let of_session = |(name, function): (&String, &Arc<ScalarUDF>)| {
+            let updated = function.inner().with_updated_config(config.options());
+            (name.clone(), updated.map_or_else(|| Arc::clone(function), Arc::new))
+        };
+        Ok(Arc::new(TaskContext::new(
+            None,
+            ctx.session_id(),
+            config.clone(),
+            ctx.scalar_functions().iter().map(of_session).collect(),
+            ctx.higher_order_functions().clone(),
+            ctx.aggregate_functions().clone(),
+            ctx.window_functions().clone(),
+            ctx.runtime_env(),
+        )))
     }
 }
 
@@ -159,6 +178,9 @@ async fn evaluate(
     let mut batches = futures::stream::select_all(streams.collect::<Result<Vec<_>, _>>()?);
     while let Some(batch) = batches.try_next().await? {
         writer.write(batch).await?;
+        if writer.is_too_large() {
+            break;
+        }
     }
     Ok(())
 }

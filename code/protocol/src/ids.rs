@@ -24,7 +24,7 @@ impl fmt::Display for QueryId {
 }
 
 /// Names a stage within a query: the output of one map stage or of one step that several later steps read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct StageId(pub u32);
 
 impl fmt::Display for StageId {
@@ -34,7 +34,7 @@ impl fmt::Display for StageId {
 }
 
 /// The place of a task within its stage, from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TaskIndex(pub u32);
 
 impl fmt::Display for TaskIndex {

@@ -4,13 +4,15 @@
 //! failure, wherever it happens, is a [`QueryError`] with the [`ErrorKind`] it was born with. [`Options`] are the
 //! bounds and choices of one query. Plans travel as bytes ([`plan`]), schemas and batches as Arrow IPC.
 //!
-//! Read in this order: [`query`], [`options`], [`task`], [`ids`], [`plan`], [`error`].
+//! Read in this order: [`query`], [`options`], [`task`], [`inline`], [`ids`], [`plan`], [`error`].
 
 pub mod query;
 
 pub mod options;
 
 pub mod task;
+
+pub mod inline;
 
 pub mod ids;
 
@@ -22,11 +24,13 @@ mod nearest;
 
 pub use error::{ErrorKind, QueryError, Result};
 pub use ids::{CombAddress, DeliveryId, QueryId, StageId, TaskIndex};
+pub use inline::InlineRows;
 pub use nearest::nearest;
 pub use options::{Options, Transport};
 pub use query::{CatalogEntry, CatalogType, Param, Query, QueryBody, Split, Step, StepType};
 pub use task::{
-    ColumnMapping, DeletionVector, Evaluation, FileSlice, HBeeTask, Partitioning, ScanSpec, TaskFile, TaskOutcome,
+    ColumnMapping, DeletionVector, Delivered, Evaluation, FileSlice, HBeeTask, Partitioning, ScanSpec, TaskFile,
+    TaskOutcome,
 };
 
 /// Identifies the build that a message comes from: hashes and plan bytes agree only between equal builds, so Fuse,

@@ -30,6 +30,9 @@ pub struct Options {
     pub task_bytes: u64,
     /// Bytes that a split takes where a file may be divided: in one statement, and with `"split": "row_groups"`.
     pub split_bytes: u64,
+    /// Bytes of a join's build side, times the tasks that would read it, up to which HBees do the join themselves;
+    /// 0 leaves every join to combs.
+    pub build_bytes: u64,
     /// Tasks that run at the same time.
     pub concurrency: usize,
     /// How often a task is tried when it fails with `Unavailable`.
@@ -42,8 +45,8 @@ pub struct Options {
     pub memory_bytes: u64,
     /// Seconds after which the query fails with `Limit`.
     pub timeout_seconds: u64,
-    /// Time zone of the session, as `Europe/Paris` or `+02:00`.
-    pub time_zone: String,
+    /// Time zone of the session, as `Europe/Paris` or `+02:00`; without one, functions give timestamps without a zone.
+    pub time_zone: Option<String>,
     /// Rows per batch.
     pub batch_size: usize,
 }
@@ -55,13 +58,14 @@ impl Default for Options {
             tasks: 0,
             task_bytes: 64 << 20,
             split_bytes: 128 << 20,
+            build_bytes: 256 << 20,
             concurrency: 0,
             attempts: 3,
             inbox_memory_bytes: 1 << 30,
             inbox_disk_bytes: 64 << 30,
             memory_bytes: 4 << 30,
             timeout_seconds: 3600,
-            time_zone: "+00:00".to_string(),
+            time_zone: None,
             batch_size: 8192,
         }
     }
@@ -76,13 +80,17 @@ pub const OPTION_HELP: &[(&str, &str)] = &[
         "split_bytes",
         "bytes per split of a large file, in one statement or with \"split\": \"row_groups\" (default 128MiB)",
     ),
+    (
+        "build_bytes",
+        "bytes of a join's smaller side times tasks, up to which every task reads it; 0 never (default 256MiB)",
+    ),
     ("concurrency", "tasks that run at once; 0 (default) means as many as there are threads"),
     ("attempts", "how often a task is tried when a worker is unavailable (default 3)"),
     ("inbox_memory_bytes", "bytes a comb holds in memory before it spills deliveries (default 1GiB)"),
     ("inbox_disk_bytes", "bytes a comb spills before the query fails (default 64GiB)"),
     ("memory_bytes", "bytes for sorts, joins and aggregates before they spill or fail (default 4GiB)"),
     ("timeout_seconds", "seconds after which the query fails (default 3600)"),
-    ("time_zone", "time zone of the session (default +00:00)"),
+    ("time_zone", "time zone of the session, as Europe/Paris or +02:00 (default none)"),
     ("batch_size", "rows per batch (default 8192)"),
 ];
 
@@ -107,6 +115,8 @@ impl Options {
             "tasks" => self.tasks = number(key, value, 0)?,
             "task_bytes" => self.task_bytes = bytes(key, value)?,
             "split_bytes" => self.split_bytes = bytes(key, value)?,
+            "build_bytes" if value == "0" => self.build_bytes = 0,
+            "build_bytes" => self.build_bytes = bytes(key, value)?,
             "concurrency" => self.concurrency = number(key, value, 0)?,
             "attempts" => self.attempts = number(key, value, 1)?,
             "inbox_memory_bytes" => self.inbox_memory_bytes = bytes(key, value)?,
@@ -117,7 +127,7 @@ impl Options {
                 value
                     .parse::<arrow::array::timezone::Tz>()
                     .map_err(|_| misfit(key, value, "a zone as Europe/Paris or +02:00"))?;
-                self.time_zone = value.to_string();
+                self.time_zone = Some(value.to_string());
             }
             "batch_size" => self.batch_size = number(key, value, 1)?,
             _ => {

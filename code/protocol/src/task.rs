@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::inline::InlineRows;
 use crate::plan::base64_bytes;
 use crate::{CombAddress, DeliveryId, QueryId, StageId, TaskIndex};
 
@@ -40,8 +41,12 @@ pub struct HBeeTask {
     pub session: BTreeMap<String, String>,
     /// How rows are divided among the partitions of all combs.
     pub partitioning: Partitioning,
-    /// The combs. With `n` partitions in all, comb `t` of `T` owns `t·n/T .. (t+1)·n/T`.
+    /// The combs. With `n` partitions in all, comb `t` of `T` owns `t·n/T .. (t+1)·n/T`. Without any, the rows go into
+    /// the outcome, to Fuse.
     pub combs: Vec<CombAddress>,
+    /// Bytes of rows, in memory, that the outcome can carry if there are no combs.
+    #[serde(default)]
+    pub inline_bytes: u64,
 }
 
 /// What one scan leaf of the fragment reads.
@@ -160,6 +165,9 @@ impl Partitioning {
 pub struct TaskOutcome {
     /// The name under which every comb holds the rows.
     pub delivery: DeliveryId,
+    /// Where the rows are.
+    #[serde(default)]
+    pub delivered: Delivered,
     /// Rows delivered, by partition of all combs.
     pub rows: Vec<u64>,
     /// Bytes of delivered batches in memory.
@@ -170,4 +178,17 @@ pub struct TaskOutcome {
     pub bytes_scanned: u64,
     /// Time from start to end.
     pub milliseconds: u64,
+}
+
+/// Where the rows of a task are.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivered {
+    /// On the combs, under the delivery's name.
+    #[default]
+    ToCombs,
+    /// Here.
+    Inline(InlineRows),
+    /// Nowhere: they are more than an outcome can carry, and the task must run again, towards combs.
+    TooLarge,
 }

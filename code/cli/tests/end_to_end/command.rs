@@ -126,6 +126,16 @@ fn exit_codes_and_streams_are_as_documented() {
     assert_eq!(text(&counted.stdout), "n\n15\n", "{}", text(&counted.stderr));
     let explain = buzz(dir.path(), &["sql", "EXPLAIN SELECT COUNT(*) AS n FROM t", "--table", "t=rides"]);
     assert!(text(&explain.stdout).contains("AggregateExec: mode=Partial"), "{}", text(&explain.stdout));
+
+    let sql = "EXPLAIN ANALYZE SELECT grp, COUNT(*) AS n FROM t GROUP BY grp";
+    let analyzed = buzz(dir.path(), &["sql", sql, "--table", "t=rides", "--zones", "2"]);
+    let shown = text(&analyzed.stdout);
+    for words in
+        ["ran: 2 of 2 tasks in 2 attempts; 20 rows,", "time of a task: median ", "comb 1 ", "answered: 3 rows in "]
+    {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    assert!(text(&analyzed.stderr).contains("rows: 3"), "{}", text(&analyzed.stderr));
     let tables = buzz(dir.path(), &["tables", "query.json"]);
     assert!(text(&tables.stdout).contains("rides (Parquet): rides\n  files: 2, bytes: "), "{}", text(&tables.stdout));
     assert!(text(&tables.stdout).contains("    grp: Utf8\n"));

@@ -89,10 +89,6 @@ async fn each_mistake_is_named_with_its_place() {
         (map("SELECT sum(grp, 3, 4) FROM rides"), &["step `m`", "sum"]),
         (map("SELECT nosuchfunction(id) FROM rides"), &["step `m`", "nosuchfunction"]),
         (map("SELECT CAST(grp AS INT) AS n FROM rides"), &["step `m`, task", "Cannot cast string"]),
-        (
-            reduce("WITH RECURSIVE x AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM x WHERE i < 3) SELECT i FROM x, m"),
-            &["(WITH RECURSIVE) is not supported yet"],
-        ),
         (reduce("SELECT 1 / (n - n) AS n FROM m"), &["division by zero"]),
         (reduce("SELECT m FROM elsewhere"), &["step `r`: there is no table `elsewhere`", "`rides`, `m`, `r`"]),
         (reduce("SELECT * FROM rides"), &["step `r`", "reads the catalog `rides`", "write an HBee step"]),

@@ -33,6 +33,18 @@ pub(crate) fn rides(start: usize, rows: usize) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap()
 }
 
+/// A folder with one Parquet file of two rows, `(grp: Utf8, label: Utf8)`; the third group has no label.
+pub(crate) fn kinds_folder(dir: &Path) -> PathBuf {
+    let folder = dir.join("kinds");
+    fs::create_dir_all(&folder).unwrap();
+    let columns: [(&str, ArrayRef); 2] = [
+        ("grp", Arc::new(StringArray::from(vec!["cash", "credit"]))),
+        ("label", Arc::new(StringArray::from(vec!["paid", "open"]))),
+    ];
+    write_file(&folder.join("part-0.parquet"), &RecordBatch::try_from_iter(columns).unwrap());
+    folder
+}
+
 pub(crate) fn write_file(path: &Path, batch: &RecordBatch) {
     let properties = WriterProperties::builder().set_max_row_group_row_count(Some(100)).build();
     let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
