@@ -11,6 +11,7 @@ TABLE ?= $(if $(filter code/examples/query-delta-taxi.json,$(QUERY)),nyc_taxi=$(
 FORMAT ?= table
 
 BUZZ := $(CARGO_TARGET_DIR)/debug/buzz
+AWS_CLI := $(CARGO_TARGET_DIR)/aws-cli
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample run-query test check check-infra format bench clean
@@ -28,9 +29,16 @@ sample: build ## Make the sample table in data/, if it is not there
 run-query: sample ## Run QUERY (default: the taxi example on the sample) in one process and print its rows
 	@$(BUZZ) query $(QUERY) $(if $(TABLE),--table $(TABLE)) --format $(FORMAT)
 
-test: ## Run all tests
+test: aws-cli ## Run all tests
 	@echo "building and running the tests; the first time compiles DataFusion, 15 to 20 minutes on two cores …" >&2
+	cargo build --workspace --bins
 	cargo test --workspace --lib --bins --tests
+
+.PHONY: aws-cli
+aws-cli: ## Install the aws command that tests use, if there is none
+	@[ -x $(AWS_CLI)/bin/aws ] || command -v aws > /dev/null || { \
+	  echo "installing the aws command in $(AWS_CLI) …" >&2; \
+	  python3 -m venv $(AWS_CLI) && $(AWS_CLI)/bin/pip install --quiet --disable-pip-version-check awscli >&2; }
 
 check: ## Check format and lints; warnings are errors
 	cargo fmt --all --check

@@ -1,0 +1,65 @@
+//! What all services share: the account, its region and keys, and where processes find them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The region that everything is in.
+pub const REGION: &str = "us-east-2";
+/// The account's number.
+pub const ACCOUNT: &str = "123456789012";
+/// The key pair that S3 accepts.
+pub const ACCESS_KEY: &str = "AKIALOCAL";
+/// The secret of the key pair.
+pub const SECRET_KEY: &str = "local-secret";
+
+/// The account of one local cloud.
+#[derive(Debug)]
+pub(crate) struct Account {
+    /// `http://host:port` of all services.
+    pub(crate) endpoint: String,
+    /// Folder of what processes print.
+    pub(crate) logs: PathBuf,
+    /// Folder of what processes write for themselves; gone with the local cloud.
+    pub(crate) scratch: PathBuf,
+}
+
+impl Account {
+    /// The variables that every process gets.
+    pub(crate) fn environment(&self) -> BTreeMap<String, String> {
+        let mut environment = client_environment(&self.endpoint);
+        let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_string());
+        environment.insert("PATH".to_string(), path);
+        environment.insert("LANG".to_string(), "en_US.UTF-8".to_string());
+        environment.insert("TZ".to_string(), ":UTC".to_string());
+        environment
+    }
+
+    pub(crate) fn function_arn(&self, name: &str) -> String {
+        format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}")
+    }
+
+    pub(crate) fn cluster_arn(&self, cluster: &str) -> String {
+        format!("arn:aws:ecs:{REGION}:{ACCOUNT}:cluster/{cluster}")
+    }
+
+    pub(crate) fn task_arn(&self, cluster: &str, id: &str) -> String {
+        format!("arn:aws:ecs:{REGION}:{ACCOUNT}:task/{cluster}/{id}")
+    }
+
+    pub(crate) fn task_definition_arn(&self, family: &str) -> String {
+        format!("arn:aws:ecs:{REGION}:{ACCOUNT}:task-definition/{family}:1")
+    }
+}
+
+/// The variables with which any AWS client finds the local cloud at `endpoint`.
+pub fn client_environment(endpoint: &str) -> BTreeMap<String, String> {
+    [
+        ("AWS_ENDPOINT_URL", endpoint),
+        ("AWS_REGION", REGION),
+        ("AWS_DEFAULT_REGION", REGION),
+        ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+    ]
+    .map(|(name, value)| (name.to_string(), value.to_string()))
+    .into()
+}

@@ -1,0 +1,144 @@
+//! The services together behind one endpoint.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, Request, State};
+use axum::http::{HeaderMap, Response};
+use axum::routing::post;
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
+
+use crate::ecs::{self, Ecs, TaskDefinition};
+use crate::lambda::{self, Function, Lambda};
+use crate::process::Spawner;
+use crate::s3::S3;
+use crate::{ACCESS_KEY, Account, REGION, SECRET_KEY};
+
+/// What a local cloud consists of.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Where the endpoint listens; port 0 is any free one.
+    pub listen: SocketAddr,
+    /// Folder of everything: buckets in `s3`, logs in `logs`, and for as long as it runs `scratch`.
+    pub folder: PathBuf,
+    /// Buckets that are there from the start.
+    pub buckets: Vec<String>,
+    /// Functions.
+    pub functions: Vec<Function>,
+    /// Invocations of all functions at once; a new account has 10 to 50, the usual quota is 1,000.
+    pub concurrency: usize,
+    /// What ECS runs.
+    pub task_definition: TaskDefinition,
+}
+
+/// A running local cloud. Dropping it ends every process that it started.
+#[derive(Debug)]
+pub struct LocalCloud {
+    /// `http://host:port` of all services.
+    pub endpoint: String,
+    /// The functions.
+    pub lambda: Lambda,
+    /// The tasks.
+    pub ecs: Ecs,
+    spawner: Spawner,
+    scratch: PathBuf,
+    server: AbortHandle,
+}
+
+#[derive(Clone)]
+struct Services {
+    s3: S3,
+    lambda: Lambda,
+    ecs: Ecs,
+}
+
+impl LocalCloud {
+    /// Starts all services.
+    ///
+    /// # Errors
+    /// When the address is taken, the folder cannot be written, or a program is not there.
+    pub async fn start(setup: Setup) -> io::Result<LocalCloud> {
+        let programs = setup.functions.iter().map(|function| &function.bootstrap);
+        for program in programs.chain([&setup.task_definition.program]) {
+            check_program(program)?;
+        }
+        let folder = std::path::absolute(&setup.folder)?;
+        let (logs, scratch) = (folder.join("logs"), folder.join("scratch"));
+        // Of one that was killed.
+        let _absent = fs::remove_dir_all(&scratch);
+        for part in [&logs, &scratch] {
+            fs::create_dir_all(part)?;
+        }
+        let taken =
+            |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {}: {error}", setup.listen));
+        let listener = TcpListener::bind(setup.listen).await.map_err(taken)?;
+        let endpoint = format!("http://{}", listener.local_addr()?);
+        let account = Arc::new(Account { endpoint: endpoint.clone(), logs, scratch: scratch.clone() });
+
+        let spawner = Spawner::new()?;
+        let s3 = S3::open(&folder.join("s3"), &setup.buckets, REGION, (ACCESS_KEY, SECRET_KEY))?;
+        let lambda = Lambda::new(Arc::clone(&account), spawner.clone(), setup.functions, setup.concurrency);
+        let ecs = Ecs::new(account, spawner.clone(), setup.task_definition);
+
+        let services = Services { s3, lambda: lambda.clone(), ecs: ecs.clone() };
+        let routes = Router::new()
+            .route("/2015-03-31/functions/{name}/invocations", post(invoke))
+            .fallback(other)
+            // Every service bounds its own bodies.
+            .layer(DefaultBodyLimit::disable())
+            .with_state(services);
+        let listener = listener.tap_io(|connection| {
+            // Without it small answers wait 40 ms.
+            let _still_works = connection.set_nodelay(true);
+        });
+        let server = tokio::spawn(async move { axum::serve(listener, routes).await }).abort_handle();
+        Ok(LocalCloud { endpoint, lambda, ecs, spawner, scratch, server })
+    }
+
+    /// Ends every process, waits for their ends, and removes what they left in `scratch`.
+    pub async fn stop(self) {
+        self.server.abort();
+        self.spawner.stop().await;
+    }
+}
+
+impl Drop for LocalCloud {
+    fn drop(&mut self) {
+        self.server.abort();
+        self.spawner.kill_all();
+        // Dying processes may still hold files there; what stays is of no use and removed with the folder.
+        let _partly = fs::remove_dir_all(&self.scratch);
+    }
+}
+
+fn check_program(program: &Path) -> io::Result<()> {
+    if program.is_file() {
+        return Ok(());
+    }
+    let message = format!("{} is not there; `cargo build --workspace --bins` builds it", program.display());
+    Err(io::Error::new(io::ErrorKind::NotFound, message))
+}
+
+async fn invoke(
+    State(services): State<Services>,
+    UrlPath(name): UrlPath<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response<Body> {
+    lambda::answer(&services.lambda, &name, &headers, body).await
+}
+
+async fn other(State(services): State<Services>, request: Request) -> Response<Body> {
+    if ecs::is_ecs(request.headers()) {
+        let (parts, body) = request.into_parts();
+        return ecs::answer(&services.ecs, &parts.headers, body).await;
+    }
+    services.s3.answer(request).await
+}

@@ -1,0 +1,235 @@
+//! One task: from `PROVISIONING` to `STOPPED`.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::{AddressKind, Shared};
+use crate::process::{Process, Program, describe};
+
+/// Descriptors of a task: Fargate's default limit.
+const DESCRIPTORS: u64 = 65_535;
+
+/// Where a task is in its life; the service has more states around these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Status {
+    Provisioning,
+    Pending,
+    Running,
+    Stopping,
+    Stopped,
+}
+
+impl Status {
+    fn name(self) -> &'static str {
+        match self {
+            Status::Provisioning => "PROVISIONING",
+            Status::Pending => "PENDING",
+            Status::Running => "RUNNING",
+            Status::Stopping => "STOPPING",
+            Status::Stopped => "STOPPED",
+        }
+    }
+}
+
+/// A task and what is known of it.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) id: String,
+    pub(super) address: Ipv4Addr,
+    pub(super) status: Status,
+    pub(super) started_by: Option<String>,
+    /// What the request said to run otherwise.
+    pub(super) overrides: Value,
+    pub(super) tags: Value,
+    /// Why it is to stop: a code and a reason.
+    pub(super) stop: Option<(&'static str, String)>,
+    pub(super) process: Option<Process>,
+    pub(super) created: SystemTime,
+    started: Option<SystemTime>,
+    stopped: Option<SystemTime>,
+    exit_code: Option<i32>,
+}
+
+impl Task {
+    pub(super) fn new(id: String, address: Ipv4Addr, request: &Value) -> Task {
+        Task {
+            id,
+            address,
+            status: Status::Provisioning,
+            started_by: request["startedBy"].as_str().map(str::to_string),
+            overrides: request["overrides"].clone(),
+            tags: request["tags"].clone(),
+            stop: None,
+            process: None,
+            created: SystemTime::now(),
+            started: None,
+            stopped: None,
+            exit_code: None,
+        }
+    }
+
+    pub(super) fn desired(&self) -> &'static str {
+        if self.stop.is_some() || self.status == Status::Stopped { "STOPPED" } else { "RUNNING" }
+    }
+
+    /// The task as `DescribeTasks` shows it.
+    pub(super) fn describe(&self, shared: &Shared) -> Value {
+        let (account, definition) = (&shared.account, &shared.definition);
+        let arn = account.task_arn(&definition.cluster, &self.id);
+        let attached = self.status != Status::Provisioning;
+        let address = match definition.address {
+            AddressKind::Ipv4 => ("privateIpv4Address", "privateIPv4Address", self.address.to_string()),
+            AddressKind::Ipv6 => ("ipv6Address", "ipv6Address", format!("::ffff:{}", self.address)),
+        };
+        let (in_container, in_attachment, address) = address;
+        let attachment = format!("attachment-{}", self.id);
+        let mut container = json!({
+            "containerArn": format!("{}/{}", arn.replace(":task/", ":container/"), definition.container),
+            "taskArn": arn,
+            "name": definition.container,
+            "lastStatus": if self.status == Status::Stopping { "RUNNING" } else { self.status.name() },
+            "healthStatus": "UNKNOWN",
+            "networkInterfaces": if attached { json!([{"attachmentId": attachment, in_container: address}]) } else { json!([]) },
+        });
+        let mut task = json!({
+            "taskArn": arn,
+            "clusterArn": account.cluster_arn(&definition.cluster),
+            "taskDefinitionArn": account.task_definition_arn(&definition.family),
+            "group": format!("family:{}", definition.family),
+            "lastStatus": self.status.name(),
+            "desiredStatus": self.desired(),
+            "connectivity": if attached { "CONNECTED" } else { "DISCONNECTED" },
+            "launchType": "FARGATE",
+            "platformVersion": "1.4.0",
+            "createdAt": seconds(self.created),
+            "overrides": if self.overrides.is_null() { json!({"containerOverrides": []}) } else { self.overrides.clone() },
+            "tags": if self.tags.is_null() { json!([]) } else { self.tags.clone() },
+            "attachments": [{
+                "id": attachment,
+                "type": "ElasticNetworkInterface",
+                "status": if attached { "ATTACHED" } else { "PRECREATED" },
+                "details": if attached { json!([{"name": in_attachment, "value": address}]) } else { json!([]) },
+            }],
+        });
+        if let Some(started_by) = &self.started_by {
+            task["startedBy"] = json!(started_by);
+        }
+        if let Some(started) = self.started {
+            task["startedAt"] = json!(seconds(started));
+        }
+        if let Some(stopped) = self.stopped {
+            task["stoppedAt"] = json!(seconds(stopped));
+        }
+        if let Some((code, reason)) = &self.stop {
+            task["stopCode"] = json!(code);
+            task["stoppedReason"] = json!(reason);
+        }
+        if let Some(code) = self.exit_code {
+            container["exitCode"] = json!(code);
+        }
+        task["containers"] = json!([container]);
+        task
+    }
+}
+
+/// Leads the task `id` through its life.
+pub(super) async fn live(shared: Arc<Shared>, id: String) {
+    let half = shared.definition.start_delay / 2;
+    tokio::time::sleep(half).await;
+    if !advance(&shared, &id, Status::Pending) {
+        return;
+    }
+    tokio::time::sleep(half).await;
+    let Some(program) = program(&shared, &id) else {
+        return;
+    };
+    let started = match program {
+        Ok(program) => shared.spawner.start(program).await,
+        Err(error) => Err(error),
+    };
+    let mut process = match started {
+        Ok(process) => process,
+        Err(error) => {
+            stopped(&shared, &id, None, &format!("CannotStartContainerError: {error}"));
+            return;
+        }
+    };
+    {
+        let mut state = shared.state();
+        let Some(task) = state.tasks.get_mut(&id) else { return };
+        (task.process, task.started) = (Some(process.clone()), Some(SystemTime::now()));
+        if task.stop.is_none() {
+            task.status = Status::Running;
+        } else {
+            process.signal(libc::SIGTERM);
+        }
+    }
+    let status = process.ended().await;
+    // As a container's exit code: 128 and the signal's number.
+    let code =
+        status.code().or_else(|| std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal));
+    tracing::info!(task = id, how = describe(status), "a task has ended");
+    stopped(&shared, &id, code, "Essential container in task exited");
+}
+
+/// Takes the next step unless the task is to stop; then it is stopped and has no further steps.
+fn advance(shared: &Shared, id: &str, status: Status) -> bool {
+    let mut state = shared.state();
+    let Some(task) = state.tasks.get_mut(id) else {
+        return false;
+    };
+    if task.stop.is_some() {
+        (task.status, task.stopped) = (Status::Stopped, Some(SystemTime::now()));
+        return false;
+    }
+    task.status = status;
+    true
+}
+
+/// What the task runs. None if it is to stop already.
+fn program(shared: &Shared, id: &str) -> Option<std::io::Result<Program>> {
+    if !advance(shared, id, Status::Pending) {
+        return None;
+    }
+    let state = shared.state();
+    let task = state.tasks.get(id)?;
+    let (account, definition) = (&shared.account, &shared.definition);
+    let make = || {
+        let folder = account.scratch.join(format!("task-{id}"));
+        let logs = account.logs.join(&definition.family);
+        fs::create_dir_all(&folder)?;
+        fs::create_dir_all(&logs)?;
+        let mut environment = account.environment();
+        environment.insert("TMPDIR".to_string(), folder.display().to_string());
+        environment.insert(definition.listen_variable.clone(), task.address.to_string());
+        environment.extend(definition.environment.clone());
+        let overridden = task.overrides["containerOverrides"].as_array().into_iter().flatten();
+        for variable in overridden.filter_map(|container| container["environment"].as_array()).flatten() {
+            if let (Some(name), Some(value)) = (variable["name"].as_str(), variable["value"].as_str()) {
+                environment.insert(name.to_string(), value.to_string());
+            }
+        }
+        let (path, log) = (definition.program.clone(), logs.join(format!("{id}.log")));
+        Ok(Program { path, environment, folder, log, descriptors: DESCRIPTORS })
+    };
+    Some(make())
+}
+
+fn stopped(shared: &Shared, id: &str, exit_code: Option<i32>, reason: &str) {
+    let mut state = shared.state();
+    if let Some(task) = state.tasks.get_mut(id) {
+        let code = if exit_code.is_some() { "EssentialContainerExited" } else { "TaskFailedToStart" };
+        task.stop.get_or_insert_with(|| (code, reason.to_string()));
+        (task.status, task.stopped, task.exit_code) = (Status::Stopped, Some(SystemTime::now()), exit_code);
+    }
+    // The folder holds what the task spilled; the log is elsewhere.
+    let _absent = fs::remove_dir_all(shared.account.scratch.join(format!("task-{id}")));
+}
+
+fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}

@@ -1,0 +1,194 @@
+//! The Invoke API.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, Response, StatusCode};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{Deployed, Fault, Lambda, Outcome};
+use crate::body::read_bounded;
+
+/// The largest request in bytes, and the largest one of an `Event`:
+/// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
+const REQUEST_BYTES_MAX: usize = 6 * 1024 * 1024;
+const EVENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// An error of the Invoke API itself.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    /// HTTP status.
+    pub status: u16,
+    /// The exception's name, as in `x-amzn-ErrorType`.
+    pub kind: String,
+    /// What it says.
+    pub message: String,
+    /// What throttling is due to.
+    pub reason: Option<String>,
+}
+
+impl ApiError {
+    /// An error with that status, name and message.
+    pub fn new(status: u16, kind: &str, message: impl Into<String>) -> ApiError {
+        ApiError { status, kind: kind.to_string(), message: message.into(), reason: None }
+    }
+
+    /// The account has no room for another invocation.
+    pub fn throttled() -> ApiError {
+        let reason = Some("ConcurrentInvocationLimitExceeded".to_string());
+        ApiError { reason, ..ApiError::new(429, "TooManyRequestsException", "Rate Exceeded.") }
+    }
+
+    fn response(&self) -> Response<Body> {
+        let mut body = json!({"Type": if self.status < 500 { "User" } else { "Service" }, "message": self.message});
+        if let Some(reason) = &self.reason {
+            body["Reason"] = Value::from(reason.as_str());
+        }
+        Response::builder()
+            .status(self.status)
+            .header("Content-Type", "application/json")
+            .header("x-amzn-ErrorType", &self.kind)
+            .header("x-amzn-RequestId", Uuid::new_v4().to_string())
+            .body(Body::from(body.to_string()))
+            .expect("an exception's name is a valid header")
+    }
+}
+
+/// Answers one Invoke request of the function that `name` (a name or an ARN) names.
+pub(crate) async fn answer(lambda: &Lambda, name: &str, headers: &HeaderMap, body: Body) -> Response<Body> {
+    invoke(lambda, name, headers, body).await.unwrap_or_else(|error| error.response())
+}
+
+async fn invoke(lambda: &Lambda, name: &str, headers: &HeaderMap, body: Body) -> Result<Response<Body>, ApiError> {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let short = short_name(name);
+    let Some(deployed) = lambda.functions.get(short).map(Arc::clone) else {
+        let arn = lambda.account.function_arn(short);
+        return Err(ApiError::new(404, "ResourceNotFoundException", format!("Function not found: {arn}")));
+    };
+    let kind = match header("X-Amz-Invocation-Type") {
+        "" => "RequestResponse",
+        kind => kind,
+    };
+    if !["RequestResponse", "Event", "DryRun"].contains(&kind) {
+        let message = format!("Value '{kind}' at 'invocationType' failed to satisfy constraint");
+        return Err(ApiError::new(400, "InvalidParameterValueException", message));
+    }
+    let payload = read_payload(body, if kind == "Event" { EVENT_BYTES_MAX } else { REQUEST_BYTES_MAX }).await?;
+    match kind {
+        "DryRun" => Ok(accepted(StatusCode::NO_CONTENT)),
+        "Event" => {
+            // Queued by the service, and not retried: stacks of Buzz set `maximum_retry_attempts = 0`.
+            let lambda = lambda.clone();
+            tokio::spawn(async move {
+                let Ok(permit) = Arc::clone(&lambda.capacity).acquire_owned().await else { return };
+                let fault = deployed.next_fault();
+                if let Err(error) = lambda.run(&deployed, payload, fault).await {
+                    tracing::error!(%error, "an event's instance does not start");
+                }
+                drop(permit);
+            });
+            Ok(accepted(StatusCode::ACCEPTED))
+        }
+        _ => {
+            // In a task of its own: an invocation goes on when its caller hangs up.
+            let (lambda, tail) = (lambda.clone(), header("X-Amz-Log-Type") == "Tail");
+            let outcome = tokio::spawn(async move { request(&lambda, &deployed, payload).await }).await;
+            let outcome = outcome.unwrap_or_else(|panic| Err(service_error(&panic.to_string())))?;
+            Ok(invoked(outcome, tail))
+        }
+    }
+}
+
+async fn request(lambda: &Lambda, deployed: &Arc<Deployed>, payload: Bytes) -> Result<Outcome, ApiError> {
+    let fault = deployed.next_fault();
+    let room = match &fault {
+        Some(Fault::Refuse(error)) => Err(error.clone()),
+        _ => lambda.room().ok_or_else(ApiError::throttled),
+    };
+    let _permit = room.inspect_err(|error| {
+        deployed.throttles.fetch_add(usize::from(error.status == 429), Ordering::Relaxed);
+    })?;
+    let outcome = match fault {
+        Some(Fault::Twice) => run_twice(lambda, deployed, payload).await,
+        fault => lambda.run(deployed, payload, fault).await,
+    };
+    outcome.map_err(|error| service_error(&error.to_string()))
+}
+
+/// Runs the same event on two instances at once and answers with the later one.
+async fn run_twice(lambda: &Lambda, deployed: &Arc<Deployed>, payload: Bytes) -> std::io::Result<Outcome> {
+    let run = async || {
+        let outcome = lambda.run(deployed, payload.clone(), None).await;
+        (outcome, Instant::now())
+    };
+    let ((left, left_at), (right, right_at)) = tokio::join!(run(), run());
+    if left_at > right_at { left } else { right }
+}
+
+async fn read_payload(body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
+    let unread = |error| ApiError::new(400, "InvalidRequestContentException", format!("Could not read: {error}"));
+    let Some(payload) = read_bounded(body, bytes_max).await.map_err(unread)? else {
+        let message = format!("Request must be smaller than {bytes_max} bytes for the InvokeFunction operation");
+        return Err(ApiError::new(413, "RequestTooLargeException", message));
+    };
+    if payload.is_empty() {
+        return Ok(Bytes::from_static(b"{}"));
+    }
+    let parsed: Result<serde::de::IgnoredAny, _> = serde_json::from_slice(&payload);
+    parsed.map_err(|error| {
+        let message = format!("Could not parse request body into json: {error}");
+        ApiError::new(400, "InvalidRequestContentException", message)
+    })?;
+    Ok(payload)
+}
+
+/// The bare name in a name, an ARN, or the end of an ARN.
+fn short_name(name: &str) -> &str {
+    match name.split_once("function:") {
+        Some((_, rest)) => rest.split(':').next().unwrap_or(rest),
+        None => name.split(':').next().unwrap_or(name),
+    }
+}
+
+fn invoked(outcome: Outcome, tail: bool) -> Response<Body> {
+    let mut response = Response::builder()
+        .header("Content-Type", "application/json")
+        .header("X-Amz-Executed-Version", "$LATEST")
+        .header("x-amzn-RequestId", Uuid::new_v4().to_string());
+    if outcome.failed {
+        response = response.header("X-Amz-Function-Error", "Unhandled");
+    }
+    if tail {
+        response = response.header("X-Amz-Log-Result", BASE64_STANDARD.encode(&outcome.log_tail));
+    }
+    response.body(Body::from(outcome.payload)).expect("constant and base64 headers are valid")
+}
+
+fn accepted(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+fn service_error(message: &str) -> ApiError {
+    ApiError::new(500, "ServiceException", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_is_found_by_name_and_by_arn() {
+        assert_eq!(short_name("fuse"), "fuse");
+        assert_eq!(short_name("fuse:live"), "fuse");
+        assert_eq!(short_name("123456789012:function:fuse"), "fuse");
+        assert_eq!(short_name("arn:aws:lambda:us-east-2:123456789012:function:fuse:7"), "fuse");
+    }
+}

@@ -1,0 +1,268 @@
+//! The local cloud as a command.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use buzz_localcloud::ecs::AddressKind;
+use buzz_localcloud::stack::{BUCKET, FUSE, STAGE, Stack};
+use buzz_localcloud::upload::upload;
+use buzz_localcloud::{LocalCloud, client_environment};
+use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+const EXAMPLES: &str = "\
+Examples:
+  localcloud serve --port 4566
+      Starts S3, Lambda and ECS on one endpoint, with Buzz deployed as the stack `local`.
+  localcloud run -- aws s3 ls
+      Runs a command whose AWS client finds the local cloud; starts one for it if none runs.
+  localcloud run --upload data/trips=s3://buzz-local/trips -- \\
+      buzz sql 'SELECT COUNT(*) FROM trips' --table trips=s3://buzz-local/trips --stack local";
+
+/// AWS for Buzz on one machine: an S3 server, Lambda functions and ECS tasks that are real processes.
+#[derive(Debug, Parser)]
+#[command(name = "localcloud", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start all services, print how to reach them, and stop all on Ctrl-C.
+    Serve {
+        #[command(flatten)]
+        cloud: CloudArguments,
+        /// Port of the endpoint on 127.0.0.1; 0 is any free one.
+        #[arg(long, default_value_t = 4566, value_name = "PORT")]
+        port: u16,
+    },
+    /// Run a command with the local cloud that runs over the folder, or else with one that ends with the command.
+    Run {
+        #[command(flatten)]
+        cloud: CloudArguments,
+        /// The command and its arguments.
+        #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct CloudArguments {
+    /// Folder of the buckets and logs.
+    #[arg(long, default_value = "data/local-cloud", value_name = "FOLDER")]
+    folder: PathBuf,
+    /// Folder of the programs fuse_lambda, hbee_lambda and hcomb; by default where this one is.
+    #[arg(long, value_name = "FOLDER")]
+    programs: Option<PathBuf>,
+    /// Copy a folder to a bucket first, unless it is there.
+    #[arg(long = "upload", value_name = "FOLDER=s3://BUCKET/PREFIX", value_parser = upload_pair)]
+    uploads: Vec<(PathBuf, String)>,
+    /// Seconds from RunTask until a comb's program starts; on Fargate 15 to 25.
+    #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
+    comb_start_delay: f64,
+    /// Seconds without a query after which a comb stops.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    comb_idle: u64,
+    /// Size of an HBee in MB.
+    #[arg(long, default_value_t = 2048, value_name = "MB")]
+    hbee_memory: u64,
+    /// Invocations at once; one more is refused with 429.
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    concurrency: usize,
+    /// Describe combs with IPv6 addresses only.
+    #[arg(long)]
+    ipv6: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BUZZ_LOG").unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let done = match Arguments::parse().command {
+        Command::Serve { cloud, port } => serve(&cloud, port).await,
+        Command::Run { cloud, command } => run(&cloud, &command).await,
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn serve(arguments: &CloudArguments, port: u16) -> Result<ExitCode, Error> {
+    let Some(claim) = Claim::try_on(&arguments.folder)? else {
+        let endpoint = endpoint_of(&arguments.folder).await?;
+        return Err(format!("a local cloud runs over {} already, at {endpoint}", arguments.folder.display()).into());
+    };
+    let cloud = start(arguments, port).await?;
+    claim.announce(&cloud.endpoint)?;
+    print_usage(&cloud.endpoint, &arguments.folder);
+    until_told_to_stop().await?;
+    eprintln!("stopping …");
+    cloud.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run(arguments: &CloudArguments, command: &[String]) -> Result<ExitCode, Error> {
+    let claim = Claim::try_on(&arguments.folder)?;
+    let (endpoint, cloud) = match &claim {
+        Some(claim) => {
+            let cloud = start(arguments, 0).await?;
+            claim.announce(&cloud.endpoint)?;
+            (cloud.endpoint.clone(), Some(cloud))
+        }
+        None => {
+            let endpoint = endpoint_of(&arguments.folder).await?;
+            upload_all(&endpoint, &arguments.uploads).await?;
+            (endpoint, None)
+        }
+    };
+    let code = run_command(command, &client_environment(&endpoint)).await;
+    if let Some(cloud) = cloud {
+        cloud.stop().await;
+    }
+    code
+}
+
+async fn start(arguments: &CloudArguments, port: u16) -> Result<LocalCloud, Error> {
+    let programs = match &arguments.programs {
+        Some(programs) => programs.clone(),
+        None => std::env::current_exe()?.parent().unwrap_or(Path::new(".")).to_path_buf(),
+    };
+    let stack = Stack {
+        port,
+        hbee_memory_mb: arguments.hbee_memory,
+        concurrency: arguments.concurrency,
+        comb_start_delay: Duration::try_from_secs_f64(arguments.comb_start_delay)?,
+        comb_idle: Duration::from_secs(arguments.comb_idle),
+        comb_address: if arguments.ipv6 { AddressKind::Ipv6 } else { AddressKind::Ipv4 },
+        ..Stack::new(&programs, &arguments.folder)
+    };
+    let cloud = LocalCloud::start(stack.setup()).await?;
+    upload_all(&cloud.endpoint, &arguments.uploads).await?;
+    Ok(cloud)
+}
+
+async fn upload_all(endpoint: &str, uploads: &[(PathBuf, String)]) -> Result<(), Error> {
+    for (folder, to) in uploads {
+        let uploaded = upload(endpoint, folder, to).await?;
+        if uploaded.sent > 0 {
+            eprintln!("uploaded {} files of {} to {to}", uploaded.sent, folder.display());
+        }
+    }
+    Ok(())
+}
+
+/// Runs the command in the foreground. A Ctrl-C reaches it by itself, and its end is waited for.
+async fn run_command(command: &[String], environment: &BTreeMap<String, String>) -> Result<ExitCode, Error> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut running = tokio::process::Command::new(&command[0])
+        .args(&command[1..])
+        .envs(environment)
+        .env_remove("AWS_SESSION_TOKEN")
+        .env_remove("AWS_PROFILE")
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("`{}` does not start: {error}", command[0]))?;
+    loop {
+        tokio::select! {
+            status = running.wait() => {
+                let code = status?.code().and_then(|code| u8::try_from(code).ok());
+                return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from));
+            }
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => running.start_kill()?,
+        }
+    }
+}
+
+async fn until_told_to_stop() -> Result<(), Error> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    Ok(())
+}
+
+fn print_usage(endpoint: &str, folder: &Path) {
+    println!(
+        "The local cloud is at {endpoint} (S3, Lambda, ECS), with Buzz as the stack `{STAGE}`. Ctrl-C stops all.\n"
+    );
+    for (name, value) in client_environment(endpoint) {
+        println!("export {name}={value}");
+    }
+    println!(
+        "
+aws s3 ls s3://{BUCKET}/
+aws lambda invoke --function-name {FUSE} --log-type Tail --payload fileb://code/examples/query-delta-taxi.json answer.json
+buzz query code/examples/query-delta-taxi.json --stack {STAGE}
+buzz sql 'SELECT COUNT(*) FROM trips' --table trips=s3://{BUCKET}/trips --stack {STAGE}
+
+Logs of functions and combs: {}",
+        folder.join("logs").display()
+    );
+}
+
+/// The right to run a local cloud over a folder; given up by the kernel when the process ends, however it ends.
+struct Claim {
+    _lock: File,
+    endpoint: PathBuf,
+}
+
+impl Claim {
+    /// None if another process has it.
+    fn try_on(folder: &Path) -> Result<Option<Claim>, Error> {
+        let unusable = |error| format!("{} cannot be used: {error}", folder.display());
+        fs::create_dir_all(folder).map_err(unusable)?;
+        let lock = File::create(folder.join("lock")).map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => {
+                let endpoint = folder.join("endpoint");
+                // Of one that was killed.
+                let _absent = fs::remove_file(&endpoint);
+                Ok(Some(Claim { _lock: lock, endpoint }))
+            }
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(unusable(error).into()),
+        }
+    }
+
+    /// Tells others where it is.
+    fn announce(&self, endpoint: &str) -> Result<(), Error> {
+        let draft = self.endpoint.with_extension("draft");
+        fs::write(&draft, endpoint)?;
+        Ok(fs::rename(draft, &self.endpoint)?)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let _absent = fs::remove_file(&self.endpoint);
+    }
+}
+
+/// Where the local cloud over `folder` is; it may be about to start.
+async fn endpoint_of(folder: &Path) -> Result<String, Error> {
+    for _ in 0..100 {
+        if let Ok(endpoint) = fs::read_to_string(folder.join("endpoint")) {
+            return Ok(endpoint);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err(format!("the local cloud over {} does not say where it is", folder.display()).into())
+}
+
+fn upload_pair(text: &str) -> Result<(PathBuf, String), String> {
+    match text.split_once('=') {
+        Some((folder, to)) if !folder.is_empty() && to.starts_with("s3://") => Ok((folder.into(), to.to_string())),
+        _ => Err(format!("`{text}` is not of the form FOLDER=s3://BUCKET/PREFIX")),
+    }
+}

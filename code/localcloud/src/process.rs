@@ -1,0 +1,200 @@
+//! Real programs as child processes that never outlive the local cloud.
+//!
+//! The kernel kills a child when the *thread* that started it ends, so one thread starts them all and lives as long as
+//! its [`Spawner`]. That holds also when the local cloud itself is killed. The only unsafe code of the crate is here.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    /// The executable.
+    pub(crate) path: PathBuf,
+    /// The whole environment; nothing is inherited.
+    pub(crate) environment: BTreeMap<String, String>,
+    /// Working directory.
+    pub(crate) folder: PathBuf,
+    /// File that standard output and error are appended to.
+    pub(crate) log: PathBuf,
+    /// Descriptors it may open, or fewer if the local cloud itself may not open so many.
+    pub(crate) descriptors: u64,
+}
+
+/// A running or ended process.
+#[derive(Debug, Clone)]
+pub(crate) struct Process {
+    pid: i32,
+    status: watch::Receiver<Option<ExitStatus>>,
+}
+
+type Order = (Program, oneshot::Sender<io::Result<Process>>);
+
+/// How long [`Spawner::stop`] waits for processes that were killed.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// Starts processes. When the last clone is dropped, every process that it started is killed.
+#[derive(Debug, Clone)]
+pub(crate) struct Spawner {
+    orders: mpsc::Sender<Order>,
+    started: Arc<Mutex<Started>>,
+}
+
+#[derive(Debug, Default)]
+struct Started {
+    processes: Vec<Process>,
+    closed: bool,
+}
+
+impl Spawner {
+    /// A spawner within the current Tokio runtime.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub(crate) fn new() -> io::Result<Spawner> {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        let runtime = tokio::runtime::Handle::current();
+        std::thread::Builder::new().name("spawner".to_string()).spawn(move || {
+            let _entered = runtime.enter();
+            while let Ok((program, answer)) = inbox.recv() {
+                // Nobody waits any more: the process goes with its handle.
+                let _unheard = answer.send(start(&program));
+            }
+        })?;
+        Ok(Spawner { orders, started: Arc::default() })
+    }
+
+    /// Starts `program` in a process group of its own.
+    ///
+    /// # Errors
+    /// When it cannot be started; the message names it.
+    pub(crate) async fn start(&self, program: Program) -> io::Result<Process> {
+        let path = program.path.display().to_string();
+        let (answer, started) = oneshot::channel();
+        self.orders.send((program, answer)).map_err(|_| io::Error::other("the spawner has ended"))?;
+        let process = started.await.map_err(|_| io::Error::other("the spawner has ended"))?;
+        let process =
+            process.map_err(|error| io::Error::new(error.kind(), format!("{path} does not start: {error}")))?;
+        let mut started = self.started();
+        if started.closed {
+            process.signal(libc::SIGKILL);
+        }
+        started.processes.retain(|process| process.exit_status().is_none());
+        started.processes.push(process.clone());
+        Ok(process)
+    }
+
+    /// Kills every process that it started; those that start from now on are killed at once.
+    pub(crate) fn kill_all(&self) {
+        let mut started = self.started();
+        started.closed = true;
+        for process in &started.processes {
+            process.signal(libc::SIGKILL);
+        }
+    }
+
+    /// Kills every process and waits until they have ended.
+    pub(crate) async fn stop(&self) {
+        self.kill_all();
+        let processes = std::mem::take(&mut self.started().processes);
+        let ends = processes.into_iter().map(|mut process| async move { process.ended().await });
+        let _too_long = tokio::time::timeout(STOP_MAX, futures::future::join_all(ends)).await;
+    }
+
+    fn started(&self) -> MutexGuard<'_, Started> {
+        self.started.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[allow(unsafe_code, reason = "limits and the death signal are set between fork and exec")]
+fn start(program: &Program) -> io::Result<Process> {
+    let log = OpenOptions::new().create(true).append(true).open(&program.log)?;
+    let mut command = std::process::Command::new(&program.path);
+    command
+        .env_clear()
+        .envs(&program.environment)
+        .current_dir(&program.folder)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0);
+    let mut own = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a value of this function.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut own) };
+    let descriptors = program.descriptors.min(own.rlim_max);
+    let limit = libc::rlimit { rlim_cur: descriptors, rlim_max: descriptors };
+    let parent = std::process::id();
+    // SAFETY: only async-signal-safe calls, on values that were copied before the fork.
+    unsafe {
+        command.pre_exec(move || {
+            let failed = libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) != 0
+                || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0;
+            if failed {
+                return Err(io::Error::last_os_error());
+            }
+            // The parent may have died before the signal was set.
+            if libc::getppid().cast_unsigned() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+        });
+    }
+    let mut child = tokio::process::Command::from(command).spawn()?;
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or_else(|| io::Error::other("it has no id"))?;
+    let (ended, status) = watch::channel(None);
+    tokio::spawn(async move {
+        let status = child.wait().await.unwrap_or_else(|_| ExitStatus::from_raw(libc::SIGKILL));
+        ended.send_replace(Some(status));
+    });
+    Ok(Process { pid, status })
+}
+
+impl Process {
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let status = self.status.wait_for(Option::is_some).await.ok().and_then(|status| *status);
+        status.unwrap_or_else(|| ExitStatus::from_raw(libc::SIGKILL))
+    }
+
+    /// How it ended, if it did.
+    pub(crate) fn exit_status(&self) -> Option<ExitStatus> {
+        *self.status.borrow()
+    }
+
+    /// Sends `signal` to it and its children. Nothing happens if it has ended.
+    #[allow(unsafe_code, reason = "the standard library only knows SIGKILL")]
+    pub(crate) fn signal(&self, signal: i32) {
+        if self.exit_status().is_none() {
+            // SAFETY: a system call on numbers. The group is the process's own, and it has not been waited for yet.
+            unsafe { libc::kill(-self.pid, signal) };
+        }
+    }
+
+    /// Bytes of memory that only it holds: what counts against a function's size. The code of a program is not in it,
+    /// since the kernel can drop and read it again.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let kilobytes = |name: &str| -> u64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|rest| rest.trim_start_matches(':').split_whitespace().next()?.parse().ok()).unwrap_or(0)
+        };
+        (kilobytes("RssAnon") + kilobytes("RssShmem")) << 10
+    }
+}
+
+/// How a process ended, in the words of Go's runtime, which are Lambda's: `exit status 1`, `signal: killed`.
+pub(crate) fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(libc::SIGKILL)) => "signal: killed".to_string(),
+        (None, Some(libc::SIGABRT)) => "signal: aborted".to_string(),
+        (None, Some(libc::SIGSEGV)) => "signal: segmentation fault".to_string(),
+        (None, Some(libc::SIGTERM)) => "signal: terminated".to_string(),
+        (None, signal) => format!("signal: {}", signal.unwrap_or_default()),
+    }
+}

@@ -1,0 +1,64 @@
+//! S3: a folder, with a bucket in each of its folders.
+//!
+//! `s3s` speaks the protocol and checks signatures, `s3s-fs` keeps objects as files. [`Store`](store::Store) wraps it and
+//! does what it leaves out of the service's semantics: atomic conditional writes, preconditions of reads, folders that
+//! are not objects.
+//!
+//! Differences from the service: a key cannot be both an object and a folder of others; names of files bound keys (about
+//! 160 bytes); there are no versions, no access rules besides the one key pair, no lifecycle.
+
+mod locks;
+mod preconditions;
+mod store;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use axum::body::Body;
+use axum::http::{Request, Response, StatusCode};
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+
+use store::Store;
+
+/// The S3 server over one folder.
+#[derive(Clone)]
+pub(crate) struct S3 {
+    service: S3Service,
+}
+
+impl std::fmt::Debug for S3 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("S3").finish_non_exhaustive()
+    }
+}
+
+impl S3 {
+    /// A server over `folder`, with `buckets` made if they are not there. Requests must be signed with the key pair.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or read.
+    pub(crate) fn open(folder: &Path, buckets: &[String], region: &str, keys: (&str, &str)) -> io::Result<S3> {
+        for bucket in buckets {
+            fs::create_dir_all(folder.join(bucket))?;
+        }
+        let store = Store::open(folder, region)?;
+        let mut builder = S3ServiceBuilder::new(store);
+        builder.set_auth(SimpleAuth::from_single(keys.0, keys.1));
+        Ok(S3 { service: builder.build() })
+    }
+
+    /// Answers one request.
+    pub(crate) async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        match self.service.call(request.map(s3s::Body::http_body_unsync)).await {
+            Ok(response) => response.map(Body::new),
+            Err(error) => {
+                tracing::warn!(?error, "S3 request failed");
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                response
+            }
+        }
+    }
+}

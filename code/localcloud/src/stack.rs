@@ -1,0 +1,147 @@
+//! What a deployed Buzz consists of, as the deployment on AWS names and sizes it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::Setup;
+use crate::ecs::{AddressKind, TaskDefinition};
+use crate::lambda::Function;
+
+/// The stage, which is also the name for `buzz --stack`.
+pub const STAGE: &str = "local";
+/// The function that plans and answers.
+pub const FUSE: &str = "buzz-rust-fuse-local";
+/// The function that maps.
+pub const HBEE: &str = "buzz-rust-hbee-local";
+/// The cluster of the combs.
+pub const CLUSTER: &str = "buzz-rust-cluster-local";
+/// The family of the combs' tasks.
+pub const COMB_FAMILY: &str = "buzz-rust-hcomb-local";
+/// The bucket of the stack.
+pub const BUCKET: &str = "buzz-local";
+/// The bucket that the example names; here it holds the sample.
+pub const EXAMPLE_BUCKET: &str = "cloudfuse-taxi-data";
+/// Where Fuse keeps results and progress.
+pub const RESULTS: &str = "s3://buzz-local/results/";
+
+/// A stack's sizes.
+#[derive(Debug, Clone)]
+pub struct Stack {
+    /// Folder of the programs `fuse_lambda`, `hbee_lambda` and `hcomb`.
+    pub programs: PathBuf,
+    /// Folder of the local cloud.
+    pub folder: PathBuf,
+    /// Port of the endpoint; 0 is any free one.
+    pub port: u16,
+    /// Size of Fuse in MB.
+    pub fuse_memory_mb: u64,
+    /// Time limit of Fuse.
+    pub fuse_timeout: Duration,
+    /// Size of an HBee in MB.
+    pub hbee_memory_mb: u64,
+    /// Time limit of an HBee.
+    pub hbee_timeout: Duration,
+    /// Invocations of both functions at once.
+    pub concurrency: usize,
+    /// From `RunTask` until a comb's program starts; on Fargate 15 to 25 seconds.
+    pub comb_start_delay: Duration,
+    /// After so long without a query a comb stops.
+    pub comb_idle: Duration,
+    /// Size of a comb in MB.
+    pub comb_memory_mb: u64,
+    /// The kind of address by which Fuse and HBees reach combs.
+    pub comb_address: AddressKind,
+    /// What the programs log, as `info` or `buzz_fuse=debug`.
+    pub log: String,
+    /// More variables of Fuse.
+    pub fuse_environment: BTreeMap<String, String>,
+}
+
+impl Stack {
+    /// The default sizes, with programs from `programs` and everything else in `folder`.
+    pub fn new(programs: &Path, folder: &Path) -> Stack {
+        Stack {
+            programs: programs.to_path_buf(),
+            folder: folder.to_path_buf(),
+            port: 0,
+            fuse_memory_mb: 3008,
+            fuse_timeout: Duration::from_secs(900),
+            hbee_memory_mb: 2048,
+            hbee_timeout: Duration::from_secs(300),
+            concurrency: 1000,
+            comb_start_delay: Duration::from_secs(2),
+            comb_idle: Duration::from_secs(300),
+            comb_memory_mb: 4096,
+            comb_address: AddressKind::Ipv4,
+            log: "info".to_string(),
+            fuse_environment: BTreeMap::new(),
+        }
+    }
+
+    /// The local cloud that holds the stack.
+    pub fn setup(&self) -> Setup {
+        let network = match self.comb_address {
+            AddressKind::Ipv4 => "public_ipv4",
+            AddressKind::Ipv6 => "ipv6_only",
+        };
+        let mut fuse = self.variables(&[
+            ("BUZZ_RESULTS", RESULTS.to_string()),
+            ("BUZZ_HBEE_FUNCTION", HBEE.to_string()),
+            ("BUZZ_HBEE_TIMEOUT_SECONDS", self.hbee_timeout.as_secs().to_string()),
+            ("BUZZ_HBEE_MEMORY_MB", self.hbee_memory_mb.to_string()),
+            ("BUZZ_COMB_CLUSTER", CLUSTER.to_string()),
+            ("BUZZ_COMB_TASK_DEFINITION", format!("{COMB_FAMILY}:1")),
+            ("BUZZ_COMB_SUBNETS", "subnet-local".to_string()),
+            ("BUZZ_COMB_SECURITY_GROUPS", "sg-local".to_string()),
+            ("BUZZ_COMB_NETWORK", network.to_string()),
+            ("BUZZ_COMB_PORT", COMB_PORT.to_string()),
+            ("BUZZ_COMB_MEMORY_MB", self.comb_memory_mb.to_string()),
+        ]);
+        fuse.extend(self.fuse_environment.clone());
+        let hbee = self.variables(&[("BUZZ_RESULTS", RESULTS.to_string())]);
+        let comb = self.variables(&[
+            ("BUZZ_RESULTS", RESULTS.to_string()),
+            ("BUZZ_COMB_PORT", COMB_PORT.to_string()),
+            ("BUZZ_COMB_MEMORY_MB", self.comb_memory_mb.to_string()),
+            ("BUZZ_COMB_IDLE_SECONDS", self.comb_idle.as_secs().to_string()),
+        ]);
+        let function = |name: &str, program: &str, memory_mb, timeout, environment| Function {
+            name: name.to_string(),
+            bootstrap: self.programs.join(program),
+            memory_mb,
+            timeout,
+            environment,
+        };
+        Setup {
+            listen: ([127, 0, 0, 1], self.port).into(),
+            folder: self.folder.clone(),
+            buckets: vec![BUCKET.to_string(), EXAMPLE_BUCKET.to_string()],
+            functions: vec![
+                function(FUSE, "fuse_lambda", self.fuse_memory_mb, self.fuse_timeout, fuse),
+                function(HBEE, "hbee_lambda", self.hbee_memory_mb, self.hbee_timeout, hbee),
+            ],
+            concurrency: self.concurrency,
+            task_definition: TaskDefinition {
+                cluster: CLUSTER.to_string(),
+                family: COMB_FAMILY.to_string(),
+                container: "hcomb".to_string(),
+                program: self.programs.join("hcomb"),
+                environment: comb,
+                listen_variable: "BUZZ_COMB_LISTEN".to_string(),
+                port: COMB_PORT,
+                address: self.comb_address,
+                start_delay: self.comb_start_delay,
+                stop_timeout: Duration::from_secs(30),
+            },
+        }
+    }
+
+    fn variables(&self, own: &[(&str, String)]) -> BTreeMap<String, String> {
+        let shared = [("BUZZ_STAGE", STAGE.to_string()), ("BUZZ_LOG", self.log.clone())];
+        shared.iter().chain(own).map(|(name, value)| (name.to_string(), value.clone())).collect()
+    }
+}
+
+/// The port that every comb listens on.
+const COMB_PORT: u16 = 3333;

@@ -1,0 +1,13 @@
+#!/usr/bin/env python3
+"""A container's program: says its process id to whoever connects, until it is told to stop."""
+import os
+import signal
+import socket
+import sys
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+server = socket.create_server((os.environ["LISTEN"], int(os.environ["PORT"])))
+while True:
+    connection, _ = server.accept()
+    connection.sendall(str(os.getpid()).encode())
+    connection.close()
