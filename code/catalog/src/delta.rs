@@ -4,17 +4,20 @@
 //! understand sit in the scan that is bypassed here, so [`check_protocol`] makes them: an unknown feature is refused.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema};
-use buzz_protocol::{ColumnMapping, DeletionVector, QueryError, Result};
+use buzz_protocol::{CatalogEntry, ColumnMapping, DeletionVector, ErrorKind, QueryError, Result};
 use buzz_storage::{Location, Storage};
 use bytes::{BufMut, Bytes, BytesMut};
 use datafusion::scalar::ScalarValue;
 use deltalake::kernel::{DeletionVectorDescriptor, StorageType};
-use deltalake::{DeltaTableBuilder, DeltaTableError};
+use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use futures::TryStreamExt;
+use object_store::ObjectStore;
 use uuid::Uuid;
 
+use crate::delta_version;
 use crate::table::{DataFile, Table};
 use crate::values::partition_value;
 
@@ -31,14 +34,11 @@ const READER_FEATURES: &[&str] = &[
 
 const PHYSICAL_NAME: &str = "delta.columnMapping.physicalName";
 
-pub(crate) async fn open(place: Location, storage: &Storage) -> Result<Table> {
-    let url = place.directory_url();
+pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storage) -> Result<Table> {
     let failed = |error: DeltaTableError| delta_error(&place, error);
-
-    let log = DeltaTableBuilder::from_url(url.clone())
-        .map_err(failed)?
-        .with_storage_backend(storage.store(&place.store)?, url);
-    let table = log.load().await.map_err(failed)?;
+    let store = storage.store(&place.store)?;
+    let wanted = delta_version::wanted(&place, entry, store.as_ref()).await?;
+    let table = load(&place, &store, wanted).await?;
     let snapshot = table.snapshot().map_err(failed)?.snapshot();
     let protocol = serde_json::to_value(snapshot.protocol())
         .map_err(|error| QueryError::internal(format!("the protocol of {place} has no JSON form: {error}")))?;
@@ -65,6 +65,7 @@ pub(crate) async fn open(place: Location, storage: &Storage) -> Result<Table> {
         files.push(DataFile {
             path: data_path(&place, &path)?,
             size: u64::try_from(view.size()).unwrap_or_default(),
+            e_tag: None,
             partition_values: typed_values(&partitions, &values)
                 .map_err(|error| error.at(format!("Delta table {place}, file `{path}`")))?,
             deletion_vector: view
@@ -81,6 +82,29 @@ pub(crate) async fn open(place: Location, storage: &Storage) -> Result<Table> {
     opened.version = Some(snapshot.version());
     opened.mapping = mapping;
     Ok(opened)
+}
+
+async fn load(place: &Location, store: &Arc<dyn ObjectStore>, version: Option<u64>) -> Result<DeltaTable> {
+    let failed = |error: DeltaTableError| delta_error(place, error);
+    let url = place.directory_url();
+    let log = DeltaTableBuilder::from_url(url.clone()).map_err(failed)?.with_storage_backend(Arc::clone(store), url);
+    let Some(version) = version else {
+        return log.load().await.map_err(failed);
+    };
+    let error = match log.with_version(version).load().await {
+        Ok(table) if table.version() == Some(version) => return Ok(table),
+        Ok(_) => QueryError::data(format!("Delta table {place} has no version {version}")),
+        Err(error) => delta_error(place, error).at(format!("version {version}")),
+    };
+    if error.kind != ErrorKind::Data {
+        return Err(error);
+    }
+    // Whether it is missing or not readable, the newest one tells.
+    let newest = Box::pin(load(place, store, None)).await?.version().unwrap_or_default();
+    if version <= newest {
+        return Err(error);
+    }
+    Err(QueryError::invalid(format!("Delta table {place} has no version {version}; the newest is {newest}")))
 }
 
 fn delta_error(place: &Location, error: DeltaTableError) -> QueryError {

@@ -1,7 +1,7 @@
 //! Catalogs: from a name and a place to a [`Table`], which is a schema and a list of files.
 //!
-//! Delta Lake tables, folders of Parquet and Static lists differ only in how they find that list. Everything after it
-//! (pruning, splitting, reading) is one code path for all.
+//! Delta Lake tables, folders of Parquet, CSV or JSON, and Static lists differ only in how they find that list.
+//! Everything after it (pruning, splitting, reading) is one code path for all.
 
 use std::path::Path;
 
@@ -13,7 +13,17 @@ mod table;
 
 mod delta;
 
+mod delta_version;
+
+mod files;
+
+mod hive;
+
 mod parquet_files;
+
+mod text_files;
+
+mod infer;
 
 mod static_list;
 
@@ -21,35 +31,62 @@ mod values;
 
 pub use table::{DataFile, Table};
 
-/// The kind of table that `uri` names, by what is there: a manifest (`.json`), a Delta Lake table (it has a
-/// `_delta_log`), or else Parquet.
+/// The kind of table that `uri` names: a Delta Lake table if it has a `_delta_log`, a manifest if it is a JSON object
+/// that lists `files`, or else as its files' names end (`.csv`, `.tsv`, `.jsonl`, `.json` and so on, also compressed);
+/// Parquet where they say nothing.
 ///
 /// # Errors
 /// `Invalid` when the uri cannot be one.
 pub async fn kind_of(uri: &str, base: &Path, storage: &Storage) -> Result<CatalogType> {
-    if uri.ends_with(".json") {
-        return Ok(CatalogType::Static);
-    }
     if uri.contains(['*', '?', '[']) {
-        return Ok(CatalogType::Parquet);
+        return Ok(kind_by_name(uri).unwrap_or(CatalogType::Parquet));
     }
-    let log = Location::parse(uri, base)?.join("_delta_log")?;
-    let found = storage.store(&log.store)?.list(Some(&log.path)).next().await;
-    Ok(if matches!(found, Some(Ok(_))) { CatalogType::DeltaLake } else { CatalogType::Parquet })
+    let place = Location::parse(uri, base)?;
+    let store = storage.store(&place.store)?;
+    let found = store.list(Some(&place.join("_delta_log")?.path)).next().await;
+    if matches!(found, Some(Ok(_))) {
+        return Ok(CatalogType::DeltaLake);
+    }
+    if let Some(kind) = kind_by_name(uri) {
+        let manifest = kind == CatalogType::Json && uri.ends_with(".json") && is_manifest(&place, storage).await;
+        return Ok(if manifest { CatalogType::Static } else { kind });
+    }
+    let files = files::visible(&place, store.as_ref()).await.unwrap_or_default();
+    Ok(files.iter().find_map(|file| kind_by_name(file.location.as_ref())).unwrap_or(CatalogType::Parquet))
+}
+
+fn kind_by_name(path: &str) -> Option<CatalogType> {
+    let ending = files::ending(path)?;
+    let kinds = [
+        (parquet_files::ENDS, CatalogType::Parquet),
+        (text_files::CSV_ENDS, CatalogType::Csv),
+        (text_files::JSON_ENDS, CatalogType::Json),
+    ];
+    kinds.into_iter().find_map(|(ends, kind)| ends.contains(&&*ending).then_some(kind))
+}
+
+/// Whether the file is one JSON object with a list of files. A file of JSON lines is not one value.
+async fn is_manifest(place: &Location, storage: &Storage) -> bool {
+    let Ok(bytes) = storage.read(place).await else {
+        return false;
+    };
+    let value: Result<serde_json::Value, _> = serde_json::from_slice(&bytes);
+    value.is_ok_and(|value| value.get("files").is_some_and(serde_json::Value::is_array))
 }
 
 /// Opens the table that `entry` names. A relative uri is below `base`.
 ///
 /// # Errors
-/// `Invalid` when the uri cannot be one, `Data` when the table is not there or not as it should be, `Unavailable` when
+/// `Invalid` when the entry cannot be one, `Data` when the table is not there or not as it should be, `Unavailable` when
 /// the store does not answer. The error says which catalog it is of.
 pub async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Result<Table> {
     let opened = match entry.kind {
         CatalogType::DeltaLake => match Location::parse(&entry.uri, base) {
-            Ok(place) => delta::open(place, storage).await,
+            Ok(place) => delta::open(place, entry, storage).await,
             Err(error) => Err(error),
         },
-        CatalogType::Parquet => parquet_files::open(&entry.uri, base, storage).await,
+        CatalogType::Parquet => parquet_files::open(entry, base, storage).await,
+        CatalogType::Csv | CatalogType::Json => text_files::open(entry, base, storage).await,
         CatalogType::Static => static_list::open(&entry.uri, base, storage).await,
     };
     match opened {

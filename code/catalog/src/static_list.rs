@@ -3,10 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::str::FromStr;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{ColumnSpec, QueryError, Result};
 use buzz_storage::{Location, Storage};
 use serde::Deserialize;
 
@@ -24,18 +23,10 @@ const BUILT_IN: &[(&str, &str)] = &[
 struct Manifest {
     /// Where the bucket is; None when the environment knows.
     region: Option<String>,
-    schema: Vec<Column>,
+    schema: Vec<ColumnSpec>,
     #[serde(default)]
     partition_columns: Vec<String>,
     files: Vec<ListedFile>,
-}
-
-#[derive(Deserialize)]
-struct Column {
-    name: String,
-    /// A type as Arrow prints it: `Utf8`, `Int64`, `Timestamp(µs)`, `Decimal128(10, 2)`.
-    #[serde(rename = "type")]
-    data_type: String,
 }
 
 #[derive(Deserialize)]
@@ -70,16 +61,12 @@ fn listed(name: &str, json: &str, folder: &Location, storage: &Storage) -> Resul
     let manifest: Manifest = serde_path_to_error::deserialize(&mut deserializer)
         .map_err(|error| QueryError::data(format!("manifest {name}: `{}`: {}", error.path(), error.inner())))?;
 
-    let mut fields = Vec::new();
-    for column in &manifest.schema {
-        let data_type = DataType::from_str(&column.data_type).map_err(|_| {
-            QueryError::data(format!(
-                "manifest {name}: column `{}` has the unknown type `{}`",
-                column.name, column.data_type
-            ))
-        })?;
-        fields.push(Field::new(&column.name, data_type, true));
-    }
+    let fields: Vec<Field> = manifest
+        .schema
+        .iter()
+        .map(ColumnSpec::field)
+        .collect::<Result<_>>()
+        .map_err(|error| QueryError::data(format!("manifest {name}: {}", error.message)))?;
     let schema = Schema::new(fields);
 
     let mut store = None;
@@ -107,6 +94,7 @@ fn listed(name: &str, json: &str, folder: &Location, storage: &Storage) -> Resul
         files.push(DataFile {
             path: place.path.to_string(),
             size: file.size,
+            e_tag: None,
             partition_values: values,
             deletion_vector: None,
         });

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
-use buzz_protocol::{ColumnMapping, DeletionVector, QueryError, Result};
+use buzz_protocol::{ColumnMapping, DeletionVector, FileFormat, QueryError, Result};
 use datafusion::scalar::ScalarValue;
+use object_store::ObjectMeta;
 use url::Url;
 
 /// A table as of now: its schema and its files.
@@ -24,23 +25,40 @@ pub struct Table {
     pub schema: SchemaRef,
     /// The partition columns, in the order of [`DataFile::partition_values`].
     pub partition_columns: Vec<String>,
+    /// What the files are like.
+    pub format: FileFormat,
     /// How columns are called in the files.
     pub mapping: ColumnMapping,
     /// The files, in the catalog's order.
     pub files: Vec<DataFile>,
 }
 
-/// One Parquet file of a table.
+/// One file of a table.
 #[derive(Debug, Clone)]
 pub struct DataFile {
     /// Path within the table's store.
     pub path: String,
     /// Bytes.
     pub size: u64,
+    /// The store's tag of this version of the file, where it was asked.
+    pub e_tag: Option<String>,
     /// Values of the partition columns for all rows of the file.
     pub partition_values: Vec<ScalarValue>,
     /// Rows that were deleted without rewriting the file.
     pub deletion_vector: Option<DeletionVector>,
+}
+
+impl DataFile {
+    /// The file that was found as `object`.
+    pub(crate) fn found(object: ObjectMeta, partition_values: Vec<ScalarValue>) -> DataFile {
+        DataFile {
+            path: object.location.to_string(),
+            size: object.size,
+            e_tag: object.e_tag,
+            partition_values,
+            deletion_vector: None,
+        }
+    }
 }
 
 impl Table {
@@ -69,6 +87,7 @@ impl Table {
             version: None,
             schema: reader_schema(schema),
             partition_columns,
+            format: FileFormat::default(),
             mapping: ColumnMapping::default(),
             files,
         })

@@ -21,6 +21,8 @@ Examples:
       Shows steps, files after pruning, tasks and plans; runs nothing.
   buzz sql 'SELECT payment_type, COUNT(*) FROM trips GROUP BY payment_type' --table trips=data/nyc-taxi-daily
       Runs one statement; Buzz divides it between HBees and HCombs by itself.
+  buzz sql 'SELECT COUNT(*) FROM t' --table t=rides/2024/*.csv.gz
+      Reads CSV; so it does JSON lines (.jsonl), Parquet, and Delta Lake, also as of a version: t=table@v12.
   buzz tables query.json
       Shows what the query's catalogs hold.
   echo '{…}' | buzz query - --format ndjson | head
@@ -117,7 +119,8 @@ pub struct HowArguments {
     #[arg(long = "param", value_name = "NAME=VALUE", value_parser = param)]
     pub params: Vec<(String, Param)>,
 
-    /// The place of a table: a Delta Lake folder, Parquet (file, folder or glob) or a manifest. For a query in a file, it
+    /// The place of a table: a Delta Lake folder, Parquet, CSV or JSON lines (file, folder or glob), or a manifest. Behind
+    /// a Delta Lake folder may stand a version, as `t=path@v12` or `t=path@2024-01-31T12:00:00Z`. For a query in a file, it
     /// replaces the catalog's uri. A relative path is looked for in the working directory, then in the query's folder.
     #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
     pub tables: Vec<(String, String)>,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use buzz_answer::rows::Rows;
 use buzz_fuse::explain::bytes;
 use buzz_fuse::{Explain, NoRows, Progress, Request, Summary};
-use buzz_protocol::{Options, Query, QueryError, Result};
+use buzz_protocol::{Options, Query, QueryError, Result, split_version};
 use buzz_storage::{Storage, panic_message};
 use futures::FutureExt;
 
@@ -68,14 +68,20 @@ async fn ask_sql(arguments: SqlArguments, threads: usize) -> Result<()> {
         .map_err(|error| QueryError::invalid(format!("the working directory is not there: {error}")))?;
     let storage = Storage::default();
     let mut catalogs = Vec::new();
-    for (name, uri) in &arguments.how.tables {
+    for (name, text) in &arguments.how.tables {
+        let (uri, version, timestamp) = split_version(text);
         let kind = buzz_catalog::kind_of(uri, &base, &storage).await?;
-        catalogs.push(serde_json::json!({"name": name, "type": kind.to_string(), "uri": uri}));
+        catalogs.push(serde_json::json!({
+            "name": name, "type": kind.to_string(), "uri": uri, "version": version, "timestamp": timestamp
+        }));
     }
     let query = serde_json::json!({
         "sql": arguments.sql, "capacity": {"zones": arguments.zones}, "catalogs": catalogs
     });
-    let (query, _) = Query::parse(&query.to_string(), "command line")?;
+    let (query, warnings) = Query::parse(&query.to_string(), "command line")?;
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
     ask(query, base, arguments.how, threads).await
 }
 
@@ -157,12 +163,16 @@ fn from_working_directory(uri: &str) -> String {
     if uri.contains("://") {
         return uri.to_string();
     }
+    let (uri, version) = match split_version(uri).0 {
+        plain if plain.len() < uri.len() => uri.split_at(plain.len()),
+        _ => (uri, ""),
+    };
     // Of a glob, the part before the first special character decides.
     let plain =
         uri.find(['*', '?', '[']).map_or(uri, |at| uri[..at].rsplit_once('/').map_or(".", |(folder, _)| folder));
     match std::path::absolute(uri) {
-        Ok(absolute) if Path::new(plain).exists() => absolute.display().to_string(),
-        _ => uri.to_string(),
+        Ok(absolute) if Path::new(plain).exists() => format!("{}{version}", absolute.display()),
+        _ => format!("{uri}{version}"),
     }
 }
 

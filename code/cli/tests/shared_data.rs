@@ -7,43 +7,13 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use buzz_protocol::{ErrorKind, QueryError};
 use buzz_testkit::{plain_rows, same_rows, shared_data, sorted_text};
 use common::{Answer, ask, statement, steps};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
-
-/// Delta tables whose `expected.json` is compared, by folder. Not here are those that are a log without data files, and
-/// those whose log is broken on purpose.
-const DELTA_TABLES: &[(&str, &[&str])] = &[(
-    "delta/delta-rs",
-    &[
-        "COVID-19_NYT",
-        "cdc_ict_table",
-        "cdf-table",
-        "cdf-table-non-partitioned",
-        "checkpoint-cdf-table",
-        "concurrent_workers",
-        "delta-0.2.0",
-        "delta-0.8-empty",
-        "delta-0.8.0",
-        "delta-0.8.0-date",
-        "delta-0.8.0-numeric-partition",
-        "delta-0.8.0-partitioned",
-        "delta-2.2.0-partitioned-types",
-        "delta-live-table",
-        "issue-2152",
-        "simple_commit",
-        "simple_table",
-        "simple_table_with_checkpoint",
-        "table-with-dv-small",
-        "table-without-dv-small",
-        "table_with_column_mapping",
-        "table_with_edge_timestamps",
-    ],
-)];
 
 fn main() {
     let arguments = Arguments::from_args();
@@ -55,12 +25,6 @@ fn main() {
     let data = data.unwrap_or_default();
 
     let mut trials = Vec::new();
-    for (folder, tables) in DELTA_TABLES {
-        for table in *tables {
-            let (folder, table) = (data.join(folder), table.to_string());
-            trials.push(Trial::test(format!("delta::{table}"), move || run(delta_table(folder, table))));
-        }
-    }
     for case in ANSWERED {
         let data = data.clone();
         trials.push(Trial::test(format!("answers::{}", case.name), move || run(answered(data, case))));
@@ -83,70 +47,6 @@ fn run(test: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
 
 async fn answer(query: &Value, base: &Path, sets: &[&str]) -> Result<Answer, Failed> {
     ask(query, base, sets).await.map_err(|error: QueryError| Failed::from(format!("{:?}: {error}", error.kind)))
-}
-
-/// Compares row count and, for each column, the non-null and distinct counts, least, greatest and sum.
-async fn delta_table(folder: PathBuf, table: String) -> Result<(), Failed> {
-    let expected: Value = serde_json::from_slice(&std::fs::read(folder.join("expected.json"))?)?;
-    let expected = &expected["tables"][&table];
-    let counted = ["deltalake", "expected_dir"].iter().map(|by| &expected[*by]).find(|by| by["rows"].is_u64());
-    let counted = counted.ok_or("the table has no expected rows")?;
-    let columns: Vec<(&String, &Value)> = counted["columns"].as_object().into_iter().flatten().collect();
-    let measured: Vec<_> = columns.iter().filter(|(_, column)| column["distinct"].is_u64()).collect();
-
-    let mut wanted = vec!["COUNT(*)".to_string()];
-    for (name, column) in &measured {
-        let quoted = format!("\"{}\"", name.replace('"', "\"\""));
-        wanted.push(format!("COUNT({quoted})"));
-        wanted.push(format!("COUNT(DISTINCT {quoted})"));
-        for bound in ["min", "max"] {
-            if column[bound].is_string() {
-                wanted.push(format!("{bound}({quoted})"));
-            }
-        }
-        if column["sum"].is_string() {
-            wanted.push(format!("SUM(CAST({quoted} AS DECIMAL(38, 0)))"));
-        }
-    }
-    // Names that several expressions share are renamed by position.
-    let selected: Vec<String> = wanted.iter().enumerate().map(|(at, text)| format!("{text} AS c{at}")).collect();
-    let query = steps(
-        2,
-        &[("m", "SELECT * FROM t")],
-        &[("r", &format!("SELECT {} FROM m", selected.join(", ")))],
-        &[("t", "DeltaLake", &table)],
-    );
-    let rows = answer(&query, &folder, &["tasks=3"]).await?.rows;
-    let mut cells = single_row(&rows)?.into_iter().zip(&wanted);
-
-    let mut differences = Vec::new();
-    let mut compare = |expected: &Value| {
-        let Some((found, what)) = cells.next() else {
-            differences.push("too few values".to_string());
-            return;
-        };
-        if !same_value(&found, expected) {
-            differences.push(format!("{what} is {found} instead of {expected}"));
-        }
-    };
-    compare(&counted["rows"]);
-    for (_, column) in &measured {
-        compare(&column["non_null"]);
-        compare(&column["distinct"]);
-        ["min", "max", "sum"]
-            .iter()
-            .map(|bound| &column[*bound])
-            .filter(|bound| bound.is_string())
-            .for_each(&mut compare);
-    }
-    if differences.is_empty() { Ok(()) } else { Err(differences.join("; ").into()) }
-}
-
-fn single_row(rows: &[RecordBatch]) -> Result<Vec<String>, Failed> {
-    let batch = rows.iter().find(|batch| batch.num_rows() == 1).ok_or("the answer is not one row")?;
-    let options = FormatOptions::default().with_null("NULL");
-    let cell = |column: &ArrayRef| Ok(ArrayFormatter::try_new(column, &options)?.value(0).to_string());
-    batch.columns().iter().map(cell).collect()
 }
 
 /// Texts of the same value: dates, times and decimals are written in several ways.

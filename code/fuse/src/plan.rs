@@ -217,6 +217,7 @@ fn scan_spec(table: &Table, files: &[&DataFile]) -> Result<ScanSpec> {
     Ok(ScanSpec {
         store: table.store.clone(),
         table: table.name.clone(),
+        format: table.format.clone(),
         files: files.iter().map(|file| task_file(file)).collect(),
         constants: constants(table, files)?,
         mapping: table.mapping.clone(),
@@ -224,7 +225,12 @@ fn scan_spec(table: &Table, files: &[&DataFile]) -> Result<ScanSpec> {
 }
 
 fn task_file(file: &DataFile) -> TaskFile {
-    TaskFile { path: file.path.clone(), size: file.size, deletion_vector: file.deletion_vector.clone() }
+    TaskFile {
+        path: file.path.clone(),
+        size: file.size,
+        e_tag: file.e_tag.clone(),
+        deletion_vector: file.deletion_vector.clone(),
+    }
 }
 
 /// Partition values of `files` as an Arrow IPC stream of one batch; empty without partition columns.

@@ -42,6 +42,17 @@ pub fn row_group_splits(file: usize, size: u64, footer: &ParquetMetaData, split_
     cuts.into_iter().zip(ends).map(split).collect()
 }
 
+/// Splits of `split_bytes` of `file`, whose rows are lines: one that begins inside a line leaves it to the split before.
+pub fn line_splits(file: usize, size: u64, split_bytes: u64) -> Vec<FileSplit> {
+    let count = (size / split_bytes.max(1)).max(1);
+    let cut = |part: u64| u64::try_from(u128::from(size) * u128::from(part) / u128::from(count)).unwrap_or(size);
+    let split = |part: u64| {
+        let (start, end) = (cut(part), cut(part + 1));
+        FileSplit { file, range: (count > 1).then_some((start, end)), bytes: end - start }
+    };
+    (0..count).map(split).collect()
+}
+
 /// Where DataFusion says that a row group starts: a scan of a range takes the row groups that start in it.
 fn row_group_start(row_group: &parquet::file::metadata::RowGroupMetaData) -> Option<u64> {
     let first = row_group.columns().first()?;
@@ -97,6 +108,14 @@ mod tests {
         assert_eq!(task_count(&five, 64, 1, 1), 5);
         assert_eq!(task_count(&five, 1, 1, 4), 1);
         assert_eq!(task_count(&[], 0, 64, 4), 0);
+    }
+
+    #[test]
+    fn lines_are_divided_evenly() {
+        let ranges: Vec<_> = line_splits(0, 10, 3).into_iter().map(|split| split.range.unwrap()).collect();
+        assert_eq!(ranges, [(0, 3), (3, 6), (6, 10)]);
+        assert_eq!(line_splits(0, 5, 3), [FileSplit { file: 0, range: None, bytes: 5 }]);
+        assert_eq!(line_splits(0, 0, 3).len(), 1);
     }
 
     #[test]

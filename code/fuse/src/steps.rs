@@ -9,7 +9,7 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use buzz_catalog::{DataFile, Table};
 use buzz_protocol::plan::encode_fragment;
 use buzz_protocol::query::name_help;
-use buzz_protocol::{Options, Param, QueryError, Result, Split, StageId, Step, StepType};
+use buzz_protocol::{FileFormat, Options, Param, QueryError, Result, Split, StageId, Step, StepType};
 use buzz_storage::{Storage, full_path};
 use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
@@ -30,7 +30,7 @@ use object_store::{ObjectMeta, ObjectStore};
 
 use crate::plan::{Evaluate, Explain, MapStage, QueryPlan, ReduceStep, ScanSource};
 use crate::session::{planning_config, session, session_options};
-use crate::split::{FileSplit, pack, row_group_splits, task_count, whole_files};
+use crate::split::{FileSplit, line_splits, pack, row_group_splits, task_count, whole_files};
 use crate::table::{FileTable, InboxTable};
 use crate::{Combs, Compute, Request, prune, reduce};
 
@@ -420,7 +420,10 @@ async fn splits_of(
     file: &DataFile,
     split_bytes: u64,
 ) -> Result<Vec<FileSplit>> {
-    if file.size <= split_bytes {
+    if table.format.is_divisible(&file.path) {
+        return Ok(line_splits(index, file.size, split_bytes));
+    }
+    if file.size <= split_bytes || table.format != FileFormat::Parquet {
         return Ok(vec![FileSplit { file: index, range: None, bytes: file.size }]);
     }
     let place = |error: QueryError| {

@@ -7,7 +7,9 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use buzz_catalog::Table;
 use buzz_exchange::InboxExec;
-use buzz_protocol::{QueryId, StageId};
+use buzz_protocol::{FileFormat, QueryId, StageId};
+use buzz_storage::INT96_UNIT;
+use buzz_storage::text::TextSource;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
 use datafusion::common::{Statistics, internal_datafusion_err};
@@ -80,8 +82,14 @@ impl TableProvider for FileTable {
             .into_iter()
             .map(|column| schema.table_schema().index_of(self.table.schema.field(column).name()))
             .collect::<Result<Vec<_>, _>>()?;
-        let source =
-            ParquetSource::new(schema).with_table_parquet_options(state.default_table_options().parquet.clone());
+        let source: Arc<dyn FileSource> = match &self.table.format {
+            FileFormat::Parquet => {
+                let mut options = state.default_table_options().parquet.clone();
+                options.global.coerce_int96 = Some(INT96_UNIT.to_string());
+                Arc::new(ParquetSource::new(schema).with_table_parquet_options(options))
+            }
+            text => Arc::new(TextSource::new(text.clone(), schema)),
+        };
         let store = ObjectStoreUrl::parse(self.table.store.as_str())?;
         let mut statistics = Statistics::new_unknown(source.table_schema().table_schema());
         let groups = match self.number {
@@ -95,7 +103,7 @@ impl TableProvider for FileTable {
                 vec![FileGroup::new(vec![PartitionedFile::new(number.to_string(), 0)]); partitions]
             }
         };
-        let config = FileScanConfigBuilder::new(store, Arc::new(source))
+        let config = FileScanConfigBuilder::new(store, source)
             .with_file_groups(groups)
             .with_statistics(statistics)
             .with_projection_indices(Some(positions))?

@@ -7,11 +7,15 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::ipc::reader::StreamReader;
-use buzz_protocol::{ColumnMapping, Evaluation, FileSlice, HBeeTask, QueryError, Result, ScanSpec, TaskFile};
+use buzz_protocol::{
+    ColumnMapping, Evaluation, FileFormat, FileSlice, HBeeTask, QueryError, Result, ScanSpec, TaskFile,
+};
+use buzz_storage::UnchangedStore;
+use buzz_storage::text::TextSource;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::object_store::ObjectStoreUrl;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder, FileSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::TaskContext;
@@ -86,6 +90,9 @@ impl ScanFiles {
                     return Err(QueryError::internal("a fragment has more scans than its task").into_datafusion());
                 };
                 let mut builder = FileScanConfigBuilder::from(scan.clone()).with_file_groups(group);
+                if spec.format != FileFormat::Parquet {
+                    builder = builder.with_source(text_source(scan, &spec.format)?);
+                }
                 if !spec.mapping.is_identity() {
                     builder = builder.with_expr_adapter(Some(Arc::new(MappedColumns::from(&spec.mapping))));
                 }
@@ -97,6 +104,15 @@ impl ScanFiles {
             Some(_) => Err(QueryError::internal("a fragment has fewer scans than its task")),
         }
     }
+}
+
+/// The source of a scan of text files: the one that was decoded knows only the columns.
+fn text_source(scan: &FileScanConfig, format: &FileFormat) -> DataFusionResult<Arc<dyn FileSource>> {
+    let source = TextSource::new(format.clone(), scan.file_source().table_schema().clone());
+    Ok(match scan.file_source().projection() {
+        Some(projection) => Arc::new(source.project(projection)?),
+        None => Arc::new(source),
+    })
 }
 
 fn file_scan(node: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
@@ -148,6 +164,7 @@ async fn partitioned_file(
     // `new` would encode a path that is encoded already.
     partitioned.object_meta.location = object_store::path::Path::parse(&file.path)
         .map_err(|error| QueryError::data(format!("`{}` is not a path: {error}", file.path)))?;
+    partitioned.object_meta.e_tag = file.e_tag.clone();
     if let Some(constants) = constants {
         let value = |column: &ArrayRef| ScalarValue::try_from_array(column, slice.file as usize);
         partitioned.partition_values = constants.columns().iter().map(value).collect::<DataFusionResult<_>>()?;
@@ -156,8 +173,11 @@ async fn partitioned_file(
         let offset = |at: u64| i64::try_from(at).unwrap_or(i64::MAX);
         partitioned = partitioned.with_range(offset(start), offset(end));
     }
+    if spec.format != FileFormat::Parquet {
+        return Ok(partitioned);
+    }
     let store = ctx.runtime_env().object_store(ObjectStoreUrl::parse(spec.store.as_str())?)?;
-    let footer = footer(store.as_ref(), &partitioned.object_meta, ctx).await?;
+    let footer = footer(Arc::clone(&store), &partitioned.object_meta, ctx).await?;
     if let Some(vector) = &file.deletion_vector {
         let row_count = usize::try_from(footer.file_metadata().num_rows()).unwrap_or_default();
         let rows = remaining_rows(vector, store.as_ref(), &file.path, row_count).await?;
@@ -168,9 +188,9 @@ async fn partitioned_file(
 
 /// The footer of a file, which the scan then finds in the cache. Read here, its errors keep their kind; the scan would
 /// turn them into text.
-async fn footer(store: &dyn ObjectStore, file: &ObjectMeta, ctx: &TaskContext) -> Result<Arc<ParquetMetaData>> {
+async fn footer(store: Arc<dyn ObjectStore>, file: &ObjectMeta, ctx: &TaskContext) -> Result<Arc<ParquetMetaData>> {
     let cache = ctx.runtime_env().cache_manager.get_file_metadata_cache();
-    buzz_storage::footer(store, file, Some(cache)).await
+    buzz_storage::footer(&UnchangedStore::new(store, file.clone()), file, Some(cache)).await
 }
 
 /// Reads columns under their physical names: the table says `fare`, its files say `col-5d9c`.

@@ -144,7 +144,7 @@ fn from_datafusion(error: &DataFusionError) -> QueryError {
         DataFusionError::ResourcesExhausted(message) => QueryError::limit(plain(message)),
         DataFusionError::ParquetError(source) => QueryError::data(format!("not readable Parquet: {source}")),
         DataFusionError::ObjectStore(source) => from_object_store(source),
-        DataFusionError::IoError(source) => QueryError::data(source.to_string()),
+        DataFusionError::IoError(source) => from_io(source),
         DataFusionError::ArrowError(source, _) => from_arrow(source),
         DataFusionError::Execution(message) => from_execution(&plain(message)),
         DataFusionError::ExecutionJoin(source) if source.is_cancelled() => {
@@ -178,22 +178,35 @@ fn from_execution(message: &str) -> QueryError {
     }
 }
 
-fn from_external(source: &(dyn std::error::Error + Send + Sync + 'static)) -> QueryError {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source);
+/// An error of reading; decompressors and streams carry those of the store within.
+fn from_io(source: &std::io::Error) -> QueryError {
+    source.get_ref().and_then(|inner| known_cause(inner)).unwrap_or_else(|| QueryError::data(source.to_string()))
+}
+
+/// The first error in the chain of `source` whose kind is known.
+fn known_cause(source: &(dyn std::error::Error + 'static)) -> Option<QueryError> {
+    let mut cause = Some(source);
     while let Some(error) = cause {
         if let Some(known) = error.downcast_ref::<QueryError>() {
-            return known.clone();
+            return Some(known.clone());
         }
         if let Some(inner) = error.downcast_ref::<DataFusionError>() {
-            return from_datafusion(inner);
+            return Some(from_datafusion(inner));
         }
         if let Some(inner) = error.downcast_ref::<ArrowError>() {
-            return from_arrow(inner);
+            return Some(from_arrow(inner));
         }
         if let Some(inner) = error.downcast_ref::<object_store::Error>() {
-            return from_object_store(inner);
+            return Some(from_object_store(inner));
         }
         cause = error.source();
+    }
+    None
+}
+
+fn from_external(source: &(dyn std::error::Error + Send + Sync + 'static)) -> QueryError {
+    if let Some(known) = known_cause(source) {
+        return known;
     }
     let message = source.to_string();
     // datafusion-distributed has no typed "worker lost": what is left here comes from tonic and hyper.
@@ -208,7 +221,7 @@ fn from_arrow(error: &ArrowError) -> QueryError {
     match error {
         ArrowError::ExternalError(source) => from_external(source.as_ref()),
         ArrowError::ParquetError(message) => QueryError::data(format!("not readable Parquet: {message}")),
-        ArrowError::IoError(message, _) => QueryError::data(message.clone()),
+        ArrowError::IoError(_, source) => from_io(source),
         ArrowError::IpcError(_) | ArrowError::CDataInterface(_) | ArrowError::SchemaError(_) => {
             QueryError::internal(error.to_string())
         }
@@ -219,6 +232,11 @@ fn from_arrow(error: &ArrowError) -> QueryError {
 
 fn from_object_store(error: &object_store::Error) -> QueryError {
     use object_store::Error;
+    if let Error::Generic { source, .. } = error
+        && let Some(known) = source.downcast_ref::<QueryError>()
+    {
+        return known.clone();
+    }
     match error {
         Error::NotFound { path, .. } => QueryError::data(format!("there is no object `{path}`")),
         Error::PermissionDenied { path, .. } | Error::Unauthenticated { path, .. } => {

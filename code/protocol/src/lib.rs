@@ -4,9 +4,11 @@
 //! failure, wherever it happens, is a [`QueryError`] with the [`ErrorKind`] it was born with. [`Options`] are the
 //! bounds and choices of one query. Plans travel as bytes ([`plan`]), schemas and batches as Arrow IPC.
 //!
-//! Read in this order: [`query`], [`options`], [`task`], [`inline`], [`ids`], [`plan`], [`error`].
+//! Read in this order: [`query`], [`catalog`], [`options`], [`task`], [`inline`], [`ids`], [`plan`], [`error`].
 
 pub mod query;
+
+pub mod catalog;
 
 pub mod options;
 
@@ -22,12 +24,13 @@ pub mod error;
 
 mod nearest;
 
+pub use catalog::{CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, split_version};
 pub use error::{ErrorKind, QueryError, Result};
 pub use ids::{CombAddress, DeliveryId, QueryId, StageId, TaskIndex};
 pub use inline::InlineRows;
 pub use nearest::nearest;
 pub use options::{Options, Transport};
-pub use query::{CatalogEntry, CatalogType, Param, Query, QueryBody, Split, Step, StepType};
+pub use query::{Param, Query, QueryBody, Split, Step, StepType};
 pub use task::{
     ColumnMapping, DeletionVector, Delivered, Evaluation, FileSlice, HBeeTask, Partitioning, ScanSpec, TaskFile,
     TaskOutcome,

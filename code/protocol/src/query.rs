@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::{QueryError, Result, nearest};
+use crate::{CatalogEntry, QueryError, Result, nearest, split_version};
 
 /// The most combs that one query may ask for.
 pub const ZONES_MAX: usize = 16;
@@ -95,35 +95,6 @@ pub enum Split {
     RowGroups,
 }
 
-/// A table by name, as the query gives it.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct CatalogEntry {
-    /// The table name that steps use.
-    pub name: String,
-    /// How its files are found.
-    #[serde(rename = "type")]
-    pub kind: CatalogType,
-    /// Where it is.
-    pub uri: String,
-}
-
-/// How a catalog finds its files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub enum CatalogType {
-    /// A Delta Lake table.
-    DeltaLake,
-    /// A Parquet file, a folder of them, or a glob.
-    Parquet,
-    /// A list of files: one of three built-in names, or the path of a JSON manifest.
-    Static,
-}
-
-impl fmt::Display for CatalogType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
-
 #[derive(Deserialize)]
 struct RawQuery {
     steps: Option<Vec<Step>>,
@@ -199,6 +170,11 @@ impl Query {
                 warnings.push(format!("step `{}`: `split` has no effect on an HComb step", step.name));
             }
         }
+        for catalog in &raw.catalogs {
+            for field in catalog.unused_fields() {
+                warnings.push(format!("catalog `{}`: `{field}` has no effect on type {}", catalog.name, catalog.kind));
+            }
+        }
         let body = match (raw.steps, raw.sql) {
             (None, Some(sql)) => QueryBody::Sql(sql),
             (Some(mut steps), None) => match steps.as_mut_slice() {
@@ -214,14 +190,18 @@ impl Query {
         Ok(Query { body, zones, catalogs: raw.catalogs, params: raw.params })
     }
 
-    /// Replaces the uri of catalog `name`, as `--table name=uri` does.
+    /// Replaces the uri of catalog `name`, as `--table name=uri` does, and with `uri@v12` or `uri@2024-01-31` its version.
     ///
     /// # Errors
     /// `Invalid` when the query has no such catalog.
     pub fn replace_uri(&mut self, name: &str, uri: &str) -> Result<()> {
         match self.catalogs.iter_mut().find(|catalog| catalog.name == name) {
             Some(catalog) => {
+                let (uri, version, timestamp) = split_version(uri);
                 catalog.uri = uri.to_string();
+                if version.is_some() || timestamp.is_some() {
+                    (catalog.version, catalog.timestamp) = (version, timestamp.map(str::to_string));
+                }
                 Ok(())
             }
             None => Err(QueryError::invalid(format!(
@@ -293,7 +273,7 @@ mod tests {
         assert_eq!(query.zones, 2);
         let QueryBody::Steps(steps) = &query.body else { panic!("it has steps") };
         assert_eq!(steps[0].partition_filter.as_deref(), Some("d='x'"));
-        assert_eq!(query.catalogs[0].kind, CatalogType::DeltaLake);
+        assert_eq!(query.catalogs[0].kind, crate::CatalogType::DeltaLake);
         assert!(warnings.is_empty());
     }
 

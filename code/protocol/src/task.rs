@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::inline::InlineRows;
 use crate::plan::base64_bytes;
-use crate::{CombAddress, DeliveryId, QueryId, StageId, TaskIndex};
+use crate::{CombAddress, DeliveryId, FileFormat, QueryId, StageId, TaskIndex};
 
 /// One task of a map stage. Running it twice is harmless: every run delivers under a fresh [`DeliveryId`], and Fuse
 /// accepts one.
@@ -56,6 +56,9 @@ pub struct ScanSpec {
     pub store: Url,
     /// The table's name, for messages.
     pub table: String,
+    /// What the files are like.
+    #[serde(default)]
+    pub format: FileFormat,
     /// The files that this task's evaluations name by position.
     pub files: Vec<TaskFile>,
     /// Partition values as an Arrow IPC stream of one batch: one column per partition column, one row per file.
@@ -73,6 +76,9 @@ pub struct TaskFile {
     pub path: String,
     /// Bytes.
     pub size: u64,
+    /// The store's tag of the version that was planned, where it was asked; another one now is an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub e_tag: Option<String>,
     /// Rows that the table deleted without rewriting the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_vector: Option<DeletionVector>,

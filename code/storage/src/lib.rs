@@ -5,6 +5,10 @@
 
 mod footer;
 
+mod unchanged;
+
+pub mod text;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Component, Path as FilePath, PathBuf};
@@ -20,7 +24,8 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, RetryConfig};
 use url::Url;
 
-pub use footer::{footer, footer_schema, panic_message, unpanicked};
+pub use footer::{INT96_UNIT, footer, footer_schema, panic_message, unpanicked};
+pub use unchanged::UnchangedStore;
 
 /// How often and how long a store is asked again before it counts as unavailable.
 const RETRIES: usize = 4;

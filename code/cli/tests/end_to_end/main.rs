@@ -9,6 +9,8 @@ mod errors;
 
 mod faults;
 
+mod files;
+
 mod queries;
 
 mod sql;

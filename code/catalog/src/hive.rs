@@ -1,0 +1,158 @@
+//! Partition values that stand in paths, as Hive writes them: `year=2024/month=01/part-0.parquet`.
+
+use arrow::datatypes::{DataType, Field};
+use buzz_protocol::{ColumnSpec, QueryError, Result};
+use buzz_storage::full_path;
+use datafusion::scalar::ScalarValue;
+use object_store::ObjectMeta;
+use percent_encoding::percent_decode_str;
+
+use crate::files::Found;
+use crate::values::partition_value;
+
+/// What Hive writes for null.
+const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
+
+/// The partition columns of some files, and each file's values.
+#[derive(Debug, Default)]
+pub(crate) struct Partitions {
+    pub(crate) fields: Vec<Field>,
+    /// For each file, one value for each field.
+    pub(crate) values: Vec<Vec<ScalarValue>>,
+}
+
+/// Reads partition values from the paths of the files that were found. Their columns are those of `given`, or else those that
+/// all paths have, with the narrowest of the types Int64, Date32 and Utf8 that all their values are of. A number with
+/// leading zeros is one (`month=01`).
+///
+/// # Errors
+/// `Invalid` when a given type is unknown; `Data` when paths differ in their columns, lack a given one, or hold a value
+/// that is not of its type.
+pub(crate) fn partitions(found: &Found, given: Option<&[ColumnSpec]>) -> Result<Partitions> {
+    let mut pairs = Vec::new();
+    for file in &found.files {
+        let path = full_path(&found.root.store, file.location.as_ref());
+        pairs.push((pairs_of(found.depth, file).map_err(|error| error.at(format!("file `{path}`")))?, path));
+    }
+    let fields = match given {
+        Some(given) => given.iter().map(ColumnSpec::field).collect::<Result<_>>()?,
+        None => inferred(&pairs)?,
+    };
+    let mut values = Vec::new();
+    for (pairs, path) in &pairs {
+        let value = |field: &Field| {
+            let pair = pairs.iter().find(|(name, _)| name == field.name());
+            let (_, text) = pair.ok_or_else(|| {
+                QueryError::data(format!("its path has no `{}=`, which is a partition column", field.name()))
+            })?;
+            partition_value(field.name(), field.data_type(), text.as_deref())
+        };
+        let row = fields.iter().map(value).collect::<Result<_>>();
+        values.push(row.map_err(|error: QueryError| error.at(format!("file `{path}`")))?);
+    }
+    Ok(Partitions { fields, values })
+}
+
+type Pair = (String, Option<String>);
+
+/// The `name=value` folders of `file` below the first `depth` parts of its path; None for null.
+fn pairs_of(depth: usize, file: &ObjectMeta) -> Result<Vec<Pair>> {
+    let parts: Vec<_> = file.location.parts().collect();
+    let folders = parts.len().saturating_sub(1);
+    let mut pairs = Vec::new();
+    for part in parts.get(depth..folders).unwrap_or_default() {
+        let Some((name, value)) = part.as_ref().split_once('=') else {
+            continue;
+        };
+        let decoded = |text: &str| {
+            let text = percent_decode_str(text).decode_utf8();
+            let text = text.map_err(|_| QueryError::data(format!("the folder `{}` is not UTF-8", part.as_ref())));
+            text.map(|text| text.into_owned())
+        };
+        let value = if value == NULL { None } else { Some(decoded(value)?) };
+        pairs.push((decoded(name)?, value));
+    }
+    Ok(pairs)
+}
+
+fn inferred(pairs: &[(Vec<Pair>, String)]) -> Result<Vec<Field>> {
+    let Some((first, first_path)) = pairs.first() else {
+        return Ok(Vec::new());
+    };
+    let names = |pairs: &[Pair]| pairs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    let wanted = names(first);
+    if let Some((_, path)) = pairs.iter().find(|(pairs, _)| names(pairs) != wanted) {
+        return Err(QueryError::data(format!(
+            "`{first_path}` and `{path}` have different partition folders; give the catalog its `partition_columns` \
+             ([] for none)"
+        )));
+    }
+    let column = |index: usize| pairs.iter().filter_map(move |(pairs, _)| pairs[index].1.as_deref());
+    let typed = |(index, name): (usize, &String)| {
+        let all = |data_type: &DataType| {
+            column(index).all(|text| {
+                let plain = *data_type != DataType::Int64 || text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+                plain && !text.is_empty() && partition_value(name, data_type, Some(text)).is_ok()
+            })
+        };
+        let known = column(index).next().is_some();
+        let data_type = [DataType::Int64, DataType::Date32].into_iter().find(|data_type| known && all(data_type));
+        Field::new(name, data_type.unwrap_or(DataType::Utf8), true)
+    };
+    Ok(wanted.iter().enumerate().map(typed).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use buzz_storage::Location;
+    use chrono::DateTime;
+    use object_store::path::Path as ObjectPath;
+
+    use super::*;
+
+    fn read(paths: &[&str], given: Option<&[ColumnSpec]>) -> Result<(Vec<String>, Vec<Vec<String>>)> {
+        let root = Location::parse("/lake/t", Path::new("/")).unwrap();
+        let file = |path: &&str| ObjectMeta {
+            location: ObjectPath::parse(format!("lake/t/{path}")).unwrap(),
+            last_modified: DateTime::UNIX_EPOCH,
+            size: 1,
+            e_tag: None,
+            version: None,
+        };
+        let files: Vec<ObjectMeta> = paths.iter().map(file).collect();
+        let depth = root.path.parts().count();
+        let found = partitions(&Found { root, depth, files }, given)?;
+        let fields = found.fields.iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
+        let texts = |row: &Vec<ScalarValue>| row.iter().map(ToString::to_string).collect();
+        Ok((fields, found.values.iter().map(texts).collect()))
+    }
+
+    #[test]
+    fn types_are_the_narrowest_that_all_values_have() {
+        let paths = ["y=2024/d=2024-01-31/k=a%2Fb/0.parquet", "y=-7/d=__HIVE_DEFAULT_PARTITION__/k=1/0.parquet"];
+        let (fields, values) = read(&paths, None).unwrap();
+        assert_eq!(fields, ["y Int64", "d Date32", "k Utf8"]);
+        assert_eq!(values, [["2024", "2024-01-31", "a/b"], ["-7", "NULL", "1"]]);
+        assert_eq!(read(&["m=01/a", "m=12/b"], None).unwrap().0, ["m Int64"]);
+    }
+
+    #[test]
+    fn given_columns_win() {
+        let column = |name: &str, kind: &str| ColumnSpec { name: name.to_string(), data_type: kind.to_string() };
+        let given = [column("m", "Utf8")];
+        assert_eq!(read(&["x=1/m=01/a", "m=12/b"], Some(&given)).unwrap().1, [["01"], ["12"]]);
+        assert!(read(&["m=1/a"], Some(&[])).unwrap().0.is_empty());
+        let error = read(&["m=1/a", "b"], Some(&given)).unwrap_err().to_string();
+        assert_eq!(error, "file `/lake/t/b`: its path has no `m=`, which is a partition column");
+        let error = read(&["m=x/a"], Some(&[column("m", "Int32")])).unwrap_err().to_string();
+        assert!(error.contains("`x` is not a value of type Int32"), "{error}");
+    }
+
+    #[test]
+    fn folders_that_differ_are_named() {
+        let error = read(&["a=1/x", "b=1/x"], None).unwrap_err().to_string();
+        assert!(error.contains("`/lake/t/a=1/x` and `/lake/t/b=1/x` have different partition folders"), "{error}");
+    }
+}

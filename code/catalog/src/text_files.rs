@@ -1,0 +1,126 @@
+//! CSV and JSON files: one, a folder of them, or a glob. Their schema is given, or inferred from what they begin with.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema};
+use buzz_protocol::{CatalogEntry, CatalogType, ColumnSpec, CsvFormat, FileFormat, QueryError, Result};
+use buzz_storage::text::sample;
+use buzz_storage::{Storage, full_path};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use object_store::{ObjectMeta, ObjectStore};
+
+use crate::files::find;
+use crate::hive;
+use crate::infer::{Inferred, csv_columns, json_columns, merged, sniff_delimiter, sniff_escape, sniff_header};
+use crate::parquet_files::with_partitions;
+use crate::table::{DataFile, Table};
+
+/// Endings of CSV files' names.
+pub(crate) const CSV_ENDS: &[&str] = &["csv", "tsv", "psv", "txt"];
+
+/// Endings of the names of files with one JSON object a line.
+pub(crate) const JSON_ENDS: &[&str] = &["jsonl", "ndjson", "json"];
+
+/// Files that are looked into for the schema: the first, the last, and some between.
+const SAMPLED_FILES: usize = 8;
+
+/// Bytes of text that are looked at in each of them. Smaller files are seen whole, so their types are certain.
+const SAMPLE_BYTES: usize = 4 << 20;
+
+pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Result<Table> {
+    let ends = if entry.kind == CatalogType::Csv { CSV_ENDS } else { JSON_ENDS };
+    let found = find(&entry.uri, ends, base, storage).await?;
+    let store = storage.store(&found.root.store)?;
+    let partitions = hive::partitions(&found, entry.partition_columns.as_deref())?;
+    let place = |object: &ObjectMeta| format!("file `{}`", full_path(&found.root.store, object.location.as_ref()));
+
+    let (format, schema) = if entry.kind == CatalogType::Csv {
+        let mut csv = entry.csv_format()?;
+        let heads =
+            if looks_into_files(entry) { heads(entry, &csv, &found.files, &store, place).await? } else { vec![] };
+        if let Some((head, _)) = heads.first() {
+            if entry.delimiter.is_none() {
+                csv.delimiter = sniff_delimiter(&csv, head);
+            }
+            if entry.escape.is_none() {
+                csv.escape = sniff_escape(&csv, head);
+            }
+            if entry.header.is_none() {
+                csv.header = sniff_header(&csv, head);
+            }
+        }
+        let schema = match &entry.schema {
+            Some(schema) => given(schema)?,
+            None => inferred(&heads, |head| csv_columns(&csv, head))?,
+        };
+        (FileFormat::Csv(csv), schema)
+    } else {
+        let format = FileFormat::Json { compression: entry.compression };
+        let schema = match &entry.schema {
+            Some(schema) => given(schema)?,
+            None => {
+                let heads = heads(entry, &CsvFormat::default(), &found.files, &store, place).await?;
+                inferred(&heads, |head| json_columns(head))?
+            }
+        };
+        (format, schema)
+    };
+
+    let schema = with_partitions(schema, &partitions);
+    let files = found.files.into_iter().zip(partitions.values);
+    let files = files.map(|(object, values)| DataFile::found(object, values)).collect();
+    let columns = partitions.fields.into_iter().map(|field| field.name().clone()).collect();
+    let mut table = Table::new(entry.uri.clone(), found.root.store, &schema, columns, files)?;
+    table.format = format;
+    Ok(table)
+}
+
+/// Whether the entry leaves something open that only the files can say.
+fn looks_into_files(entry: &CatalogEntry) -> bool {
+    entry.schema.is_none() || entry.delimiter.is_none() || entry.escape.is_none() || entry.header.is_none()
+}
+
+fn given(schema: &[ColumnSpec]) -> Result<Schema> {
+    Ok(Schema::new(schema.iter().map(ColumnSpec::field).collect::<Result<Vec<Field>>>()?))
+}
+
+/// What some of the files begin with, and their names for messages.
+async fn heads(
+    entry: &CatalogEntry,
+    csv: &CsvFormat,
+    files: &[ObjectMeta],
+    store: &Arc<dyn ObjectStore>,
+    place: impl Fn(&ObjectMeta) -> String,
+) -> Result<Vec<(Bytes, String)>> {
+    let format = match entry.kind {
+        CatalogType::Csv => FileFormat::Csv(csv.clone()),
+        _ => FileFormat::Json { compression: entry.compression },
+    };
+    let mut chosen: Vec<usize> = (0..SAMPLED_FILES).map(|n| n * (files.len() - 1) / (SAMPLED_FILES - 1)).collect();
+    chosen.dedup();
+    let mut reading = Vec::new();
+    for object in chosen.into_iter().map(|index| &files[index]) {
+        let (format, name) = (&format, place(object));
+        reading.push(async move {
+            match sample(store, object, format, SAMPLE_BYTES).await {
+                Ok(head) => Ok((head, name)),
+                Err(error) => Err(error.at(name)),
+            }
+        });
+    }
+    futures::stream::iter(reading).buffered(SAMPLED_FILES).try_collect().await
+}
+
+fn inferred(heads: &[(Bytes, String)], columns: impl Fn(&[u8]) -> Result<Vec<Inferred>>) -> Result<Schema> {
+    let mut all = Vec::new();
+    for (head, name) in heads {
+        all.push(columns(head).map_err(|error| error.at(name))?);
+    }
+    let schema = merged(all);
+    if schema.fields().is_empty() {
+        return Err(QueryError::data("no column is in its files; give the catalog a `schema`"));
+    }
+    Ok(schema)
+}

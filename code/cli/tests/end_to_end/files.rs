@@ -1,0 +1,163 @@
+//! Folders of CSV, JSON lines and Parquet, with partitions in their paths, compressed, divided, and as users get them
+//! wrong.
+
+use std::fs;
+use std::path::Path;
+
+use arrow::array::RecordBatch;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use buzz_protocol::{ErrorKind, QueryError};
+use serde_json::{Value, json};
+
+use crate::common::{ask, statement};
+use crate::tables::{rides, write_file};
+
+/// Answers `sql` over the catalog `entry`, called `t`; rows as lines of text.
+async fn rows(sql: &str, entry: Value, base: &Path, sets: &[&str]) -> Result<Vec<String>, QueryError> {
+    let mut query = statement(1, sql, &[]);
+    let mut entry = entry;
+    entry["name"] = json!("t");
+    query["catalogs"] = json!([entry]);
+    Ok(texts(&ask(&query, base, sets).await?.rows))
+}
+
+fn texts(batches: &[RecordBatch]) -> Vec<String> {
+    let options = FormatOptions::default().with_null("NULL");
+    let mut rows = Vec::new();
+    for batch in batches {
+        let columns: Vec<_> =
+            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
+        let row = |row| columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join(" | ");
+        rows.extend((0..batch.num_rows()).map(row));
+    }
+    rows
+}
+
+/// `price,id\n7,3\n`, compressed with gzip.
+const ZIPPED: &[u8] = &[
+    31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 43, 40, 202, 76, 78, 213, 201, 76, 225, 50, 215, 49, 230, 2, 0, 56, 46, 123, 91,
+    13, 0, 0, 0,
+];
+
+fn write(path: &Path, text: impl AsRef<[u8]>) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+#[tokio::test]
+async fn partitions_in_paths_are_columns_and_choose_files() {
+    let dir = tempfile::tempdir().unwrap();
+    for (index, folder) in
+        ["year=2024/kind=a%2Fb", "year=2024/kind=c d", "year=__HIVE_DEFAULT_PARTITION__/kind=x"].into_iter().enumerate()
+    {
+        let folder = dir.path().join("t").join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        write_file(&folder.join("part-0.parquet"), &rides(index * 10, 10));
+    }
+    let entry = || json!({"type": "Parquet", "uri": "t"});
+    let sql = "SELECT year, kind, COUNT(*), MIN(id) FROM t GROUP BY year, kind ORDER BY 4";
+    let found = rows(sql, entry(), dir.path(), &[]).await.unwrap();
+    assert_eq!(found, ["2024 | a/b | 10 | 0", "2024 | c d | 10 | 10", "NULL | x | 10 | 20"]);
+
+    let query = statement(1, "SELECT COUNT(id) FROM t WHERE year = 2024 AND kind > 'b'", &[("t", "Parquet", "t")]);
+    let answer = ask(&query, dir.path(), &[]).await.unwrap();
+    assert_eq!((answer.summary.files_found, answer.summary.files_read), (3, 1));
+
+    let typed = json!({"type": "Parquet", "uri": "t", "partition_columns": [{"name": "year", "type": "Utf8"}]});
+    let found = rows("SELECT DISTINCT year || '!' FROM t ORDER BY 1", typed, dir.path(), &[]).await.unwrap();
+    assert_eq!(found, ["2024!", "NULL"]);
+    let glob = json!({"type": "Parquet", "uri": "t/year=2024/*/*.parquet"});
+    assert_eq!(rows("SELECT SUM(year) FROM t", glob, dir.path(), &[]).await.unwrap(), ["40480"]);
+    let wrong = json!({"type": "Parquet", "uri": "t", "partition_columns": [{"name": "month", "type": "Int32"}]});
+    let error = rows("SELECT 1 FROM t", wrong, dir.path(), &[]).await.unwrap_err();
+    assert!(error.to_string().contains("its path has no `month=`"), "{error}");
+}
+
+#[tokio::test]
+async fn csv_files_of_a_folder_are_joined_by_their_headers() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("t/day=2024-01-01/a.csv"), "id,name,price\n1,one,1.5\n2,\"two, too\",\n");
+    write(&dir.path().join("t/day=2024-01-02/b.csv.gz"), ZIPPED);
+    let entry = json!({"type": "Csv", "uri": "t"});
+    let found = rows("SELECT id, name, price, day FROM t ORDER BY id", entry, dir.path(), &["tasks=2"]).await.unwrap();
+    assert_eq!(
+        found,
+        ["1 | one | 1.5 | 2024-01-01", "2 | two, too | NULL | 2024-01-01", "3 | NULL | 7.0 | 2024-01-02"]
+    );
+}
+
+#[tokio::test]
+async fn csv_is_read_as_its_entry_says() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("t.txt"), "# made by hand\n1;'a;''b''';-\n2;c;2024-01-31\n");
+    let entry = json!({
+        "type": "Csv", "uri": "t.txt", "header": false, "delimiter": ";", "quote": "'", "comment": "#", "null": "-",
+        "schema": [{"name": "n", "type": "Int16"}, {"name": "s", "type": "Utf8"}, {"name": "d", "type": "Date32"}]
+    });
+    let found = rows("SELECT n, s, d, arrow_typeof(n) FROM t ORDER BY n", entry, dir.path(), &[]).await.unwrap();
+    assert_eq!(found, ["1 | a;'b' | NULL | Int16", "2 | c | 2024-01-31 | Int16"]);
+}
+
+#[tokio::test]
+async fn lines_are_divided_among_tasks_without_losing_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = |line: &dyn Fn(usize) -> String| (0..5000).map(line).collect::<String>();
+    write(&dir.path().join("t.csv"), format!("id,text\n{}", lines(&|id| format!("{id},{}\n", "x".repeat(id % 50)))));
+    write(&dir.path().join("t.jsonl"), lines(&|id| format!("{{\"id\": {id}, \"in\": {{\"a\": [{id}]}}}}\n")));
+    let sets = ["split_bytes=7000", "tasks=5"];
+    let csv = json!({"type": "Csv", "uri": "t.csv", "newlines_in_values": false});
+    let sql = "SELECT COUNT(*), SUM(id), MAX(length(text)) FROM t";
+    assert_eq!(rows(sql, csv, dir.path(), &sets).await.unwrap(), ["5000 | 12497500 | 49"]);
+    let sql = "SELECT COUNT(*), SUM(id), SUM(t.\"in\".a[1]) FROM t";
+    let json = json!({"type": "Json", "uri": "t.jsonl"});
+    assert_eq!(rows(sql, json, dir.path(), &sets).await.unwrap(), ["5000 | 12497500 | 12497500"]);
+    let query = statement(1, "SELECT COUNT(id) FROM t", &[("t", "Json", "t.jsonl")]);
+    assert_eq!(ask(&query, dir.path(), &sets).await.unwrap().summary.tasks, 5);
+}
+
+#[tokio::test]
+async fn a_wrong_value_names_the_file_and_the_line() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("t.csv"), "id,x\n1,2\n2,oops\n");
+    let entry = json!({"type": "Csv", "uri": "t.csv", "schema": [
+        {"name": "id", "type": "Int64"}, {"name": "x", "type": "Int64"}
+    ]});
+    let error = rows("SELECT SUM(x) FROM t", entry, dir.path(), &[]).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Data);
+    let text = error.to_string();
+    assert!(text.contains("t.csv") && text.contains("oops"), "{text}");
+    write(&dir.path().join("t.jsonl"), "[{\"id\": 1}]\n");
+    let error = rows("SELECT 1 FROM t", json!({"type": "Json", "uri": "t.jsonl"}), dir.path(), &[]).await.unwrap_err();
+    assert!(error.to_string().contains("JSON array"), "{error}");
+}
+
+#[tokio::test]
+async fn a_delta_table_is_read_as_of_a_version_or_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = crate::tables::partitioned_delta(dir.path());
+    let log = table.join("_delta_log");
+    let first = fs::read_to_string(log.join("00000000000000000000.json")).unwrap();
+    let path = first.lines().find_map(|line| {
+        let action: Value = serde_json::from_str(line).unwrap();
+        action["add"]["path"].as_str().map(str::to_string)
+    });
+    let remove = json!({"remove": {"path": path.unwrap(), "deletionTimestamp": 1, "dataChange": true}});
+    write(&log.join("00000000000000000001.json"), remove.to_string());
+    for (version, seconds) in [(0, 1_000_000), (1, 2_000_000)] {
+        let file = fs::File::options().write(true).open(log.join(format!("{version:020}.json"))).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).unwrap();
+    }
+    let count = async |key: &str, value: Value| {
+        let mut entry = json!({"type": "DeltaLake", "uri": "partitioned"});
+        entry[key] = value;
+        rows("SELECT COUNT(id) FROM t", entry, dir.path(), &[]).await.map_err(|error| error.to_string())
+    };
+    assert_eq!(count("version", json!(null)).await.unwrap(), ["250"]);
+    assert_eq!(count("version", json!(1)).await.unwrap(), ["250"]);
+    assert_eq!(count("version", json!(0)).await.unwrap(), ["300"]);
+    assert_eq!(count("timestamp", json!("1970-01-13")).await.unwrap(), ["300"]);
+    let missing = count("version", json!(7)).await.unwrap_err();
+    assert!(missing.contains("has no version 7; the newest is 1"), "{missing}");
+    let early = count("timestamp", json!("1970-01-01")).await.unwrap_err();
+    assert!(early.contains("has no version as old as 1970-01-01T00:00:00.000Z"), "{early}");
+}

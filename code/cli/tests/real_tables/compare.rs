@@ -1,0 +1,98 @@
+//! What another reader counted in a table, and how to count it here.
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use serde_json::Value;
+
+/// Counts to compare: an SQL expression each and what it should be.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    wanted: Vec<(String, Value)>,
+}
+
+impl Counted {
+    /// The counts of `expected`, over columns named `names` here. Columns that another reader had to name itself are
+    /// found by their position.
+    pub(crate) fn new(expected: &Value, names: &[String]) -> Counted {
+        let mut wanted = vec![("COUNT(*)".to_string(), expected["rows"].clone())];
+        let columns = expected["columns"].as_object().into_iter().flatten();
+        for (position, (name, column)) in columns.enumerate() {
+            let unnamed =
+                name.strip_prefix("column").is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()));
+            let name = match names.get(position) {
+                Some(here) if unnamed && !names.contains(name) => here,
+                _ => name,
+            };
+            let kind = column["type"].as_str().unwrap_or_default();
+            let quoted = format!("\"{}\"", name.replace('"', "\"\""));
+            let mut add = |expression: String, value: &Value| {
+                if !value.is_null() {
+                    wanted.push((expression, value.clone()));
+                }
+            };
+            add(format!("COUNT({quoted})"), &column["non_null"]);
+            add(format!("COUNT(DISTINCT {quoted})"), &column["distinct"]);
+            // Bytes are written in another way by everyone.
+            if kind != "BLOB" {
+                add(format!("MIN({quoted})"), &column["min"]);
+                add(format!("MAX({quoted})"), &column["max"]);
+            }
+            let whole = !kind.starts_with("DECIMAL");
+            let exact = if whole { format!("CAST({quoted} AS DECIMAL(38, 0))") } else { quoted.clone() };
+            add(format!("SUM({exact})"), &column["sum"]);
+            add(format!("SUM(CAST({quoted} AS DOUBLE))"), &column["sum_approx"]);
+        }
+        Counted { wanted }
+    }
+
+    /// The query that counts in `table`.
+    pub(crate) fn sql(&self, table: &str) -> String {
+        // Names that several expressions share would collide.
+        let selected = self.wanted.iter().enumerate().map(|(at, (expression, _))| format!("{expression} AS c{at}"));
+        format!("SELECT {} FROM {table}", selected.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// What in `rows`, the answer of [`Counted::sql`], is not as expected.
+///
+/// # Errors
+/// When it is not one row.
+pub(crate) fn differences(counted: &Counted, rows: &[RecordBatch]) -> Result<Vec<String>, String> {
+    let batch = rows.iter().find(|batch| batch.num_rows() == 1).ok_or("the answer is not one row")?;
+    let options = FormatOptions::default().with_null("NULL");
+    let cell = |column: &ArrayRef| ArrayFormatter::try_new(column, &options).map(|column| column.value(0).to_string());
+    let cells = batch.columns().iter().map(cell).collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+    let unlike = cells.iter().zip(&counted.wanted).filter(|(found, (_, expected))| !same_value(found, expected));
+    Ok(unlike.map(|(found, (what, expected))| format!("{what} is {found} instead of {expected}")).collect())
+}
+
+/// Whether both are texts of the same value: dates, times, decimals and floats are written in several ways.
+fn same_value(found: &str, expected: &Value) -> bool {
+    let expected = expected.as_str().map_or_else(|| expected.to_string(), str::to_string);
+    if same_text(found, &expected) || format!("{found} 00:00:00") == expected {
+        return true;
+    }
+    match (found.parse::<f64>(), expected.parse::<f64>()) {
+        (Ok(found), Ok(expected)) => {
+            found == expected
+                || (found.is_nan() && expected.is_nan())
+                || (found - expected).abs() <= expected.abs() * 1e-6
+        }
+        _ => false,
+    }
+}
+
+/// Whether both texts are the same but for how times and decimals are written.
+pub(crate) fn same_text(found: &str, expected: &str) -> bool {
+    let plain = |cell: &str| {
+        let text =
+            cell.trim_start_matches('+').replace('T', " ").trim_end_matches('Z').trim_end_matches("+00").to_string();
+        if text.contains(['.', ':']) {
+            text.trim_end_matches('0').trim_end_matches('.').trim_end_matches(":00").to_string()
+        } else {
+            text
+        }
+    };
+    let cells = |row: &str| row.split(" | ").map(plain).collect::<Vec<_>>();
+    cells(found) == cells(expected)
+}

@@ -1,0 +1,200 @@
+//! Every real table that has an `expected.json`, through the whole engine: row count, and for each column the non-null and
+//! distinct counts, least, greatest and sum; and of Delta's golden tables the very rows that Spark stored.
+//!
+//! `not_yet.txt` lists the tables that may fail, each with its reason. A table on the list that passes fails the test, so
+//! that the list stays true. What passed of what was tried is printed by folder.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod compare;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use buzz_protocol::{ErrorKind, QueryError};
+use buzz_testkit::{plain_rows, shared_data, sorted_text};
+use common::ask;
+use compare::{Counted, differences};
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::{Value, json};
+
+/// Tables that may fail, with the reason: `folder/table: reason`.
+const NOT_YET: &str = include_str!("not_yet.txt");
+
+/// A table and what another reader answered to it.
+#[derive(Debug, Clone)]
+struct Table {
+    /// The folder of the `expected.json`, as `delta/golden`.
+    folder: String,
+    /// The table's path in it.
+    path: String,
+    kind: &'static str,
+    /// What is expected of it; None where the other readers failed: then any answer and any error but a bug will do.
+    expected: Option<Value>,
+    /// A folder of Parquet with the rows that Spark read.
+    rows: Option<PathBuf>,
+}
+
+/// Passed and tried, by folder.
+type Score = Mutex<BTreeMap<String, (usize, usize)>>;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let Some(data) = shared_data() else {
+        println!("no real tables: neither BUZZ_TEST_DATA nor ../shared/data is a folder; their tests are ignored");
+        let nothing = Trial::test("real_tables", || Ok(())).with_ignored_flag(true);
+        libtest_mimic::run(&arguments, vec![nothing]).exit();
+    };
+    let score: Arc<Score> = Arc::default();
+    let lines = NOT_YET.lines().filter(|line| !line.starts_with('#'));
+    let mut allowed: BTreeMap<&str, &str> = lines.filter_map(|line| line.split_once(": ")).collect();
+    let mut trials = Vec::new();
+    for table in tables(&data) {
+        let name = format!("{}/{}", table.folder, table.path);
+        let reason = allowed.remove(&*name).map(str::to_string);
+        let (data, score) = (data.clone(), Arc::clone(&score));
+        trials.push(Trial::test(name, move || judged(&data, &table, reason.as_deref(), &score)));
+    }
+    for (name, _) in allowed {
+        trials.push(Trial::test(format!("not_yet/{name}"), || Err("there is no such table in the data".into())));
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    for (folder, (passed, tried)) in score.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        println!("{folder}: {passed} of {tried} tables");
+    }
+    conclusion.exit();
+}
+
+/// Turns the outcome round for a table on the list. A bug is never allowed.
+fn judged(data: &Path, table: &Table, reason: Option<&str>, score: &Score) -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(tried(data, table));
+    let mut score = score.lock().unwrap_or_else(PoisonError::into_inner);
+    let (passed, tried) = score.entry(table.folder.clone()).or_default();
+    *tried += 1;
+    *passed += usize::from(outcome.is_ok());
+    match (outcome, reason) {
+        (Ok(()), Some(reason)) => {
+            Err(format!("it passes now; take it off not_yet.txt, where it stands because: {reason}").into())
+        }
+        (Err(error), Some(_)) if error.starts_with("Internal") => Err(error.into()),
+        (Err(_), Some(_)) => Ok(()),
+        (outcome, None) => outcome.map_err(Failed::from),
+    }
+}
+
+/// All tables with an expectation, in a stable order.
+fn tables(data: &Path) -> Vec<Table> {
+    let mut found = Vec::new();
+    for group in ["delta", "parquet", "tables", "csv-json"] {
+        let mut folders: Vec<String> = std::fs::read_dir(data.join(group))
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| Some(format!("{group}/{}", entry.ok()?.file_name().to_str()?)))
+            .chain([group.to_string()])
+            .collect();
+        folders.sort();
+        for folder in folders {
+            let Ok(json) = std::fs::read(data.join(&folder).join("expected.json")) else {
+                continue;
+            };
+            let json: Value = serde_json::from_slice(&json).expect("expected.json is JSON");
+            let entries = ["tables", "files"].iter().find_map(|key| json[*key].as_object());
+            let entries = entries.expect("expected.json has tables or files").iter();
+            // Of some files only the answers are there.
+            for (path, expected) in entries.filter(|(path, _)| data.join(&folder).join(path).exists()) {
+                found.push(table(data, &folder, path, expected));
+            }
+        }
+    }
+    found
+}
+
+fn table(data: &Path, folder: &str, path: &str, expected: &Value) -> Table {
+    let kind = match path {
+        _ if folder.starts_with("delta/") => "DeltaLake",
+        path if path.ends_with(".json") => "Json",
+        path if path.contains(".csv") || path.contains(".tsv") => "Csv",
+        _ => "Parquet",
+    };
+    let readers = ["expected_dir", "deltalake", "duckdb"].iter().map(|by| &expected[*by]);
+    let counted = readers.chain([expected]).find(|by| by["rows"].is_u64()).cloned();
+    // Where only pyarrow answered, the row count is known.
+    let pyarrow = expected["pyarrow"]["rows"].as_u64().map(|rows| json!({ "rows": rows }));
+    let spark = path.strip_suffix("/delta").map(|name| data.join(folder).join(name).join("expected"));
+    Table {
+        folder: folder.to_string(),
+        path: path.to_string(),
+        kind,
+        expected: counted.or(pyarrow),
+        rows: spark.filter(|folder| folder.is_dir()),
+    }
+}
+
+async fn tried(data: &Path, table: &Table) -> Result<(), String> {
+    let base = data.join(&table.folder);
+    let Some(expected) = &table.expected else {
+        return match whole(&base, table, "SELECT COUNT(*) FROM m").await {
+            Err(error) if matches!(error.kind, ErrorKind::Internal | ErrorKind::Unavailable) => Err(shown(&error)),
+            _ => Ok(()),
+        };
+    };
+    let names = column_names(&base, table).await.map_err(|error| shown(&error))?;
+    let counted = Counted::new(expected, &names);
+    let rows = whole(&base, table, &counted.sql("m")).await.map_err(|error| shown(&error))?;
+    let found = differences(&counted, &rows)?;
+    if !found.is_empty() {
+        return Err(found.join("; "));
+    }
+    match &table.rows {
+        Some(folder) => spark_rows(&base, table, folder, &names).await,
+        None => Ok(()),
+    }
+}
+
+/// The rows of `reduce` over `m`, which has all rows of the table, read by several tasks.
+async fn whole(base: &Path, table: &Table, reduce: &str) -> Result<Vec<arrow::array::RecordBatch>, QueryError> {
+    let query = json!({
+        "steps": [
+            {"name": "m", "step_type": "HBee", "sql": "SELECT * FROM t", "split": "row_groups"},
+            {"name": "r", "step_type": "HComb", "sql": reduce},
+        ],
+        "capacity": {"zones": 2},
+        "catalogs": [catalog(table)],
+    });
+    Ok(ask(&query, base, &["tasks=3", "split_bytes=64KB"]).await?.rows)
+}
+
+fn catalog(table: &Table) -> Value {
+    json!({"name": "t", "type": table.kind, "uri": table.path})
+}
+
+async fn column_names(base: &Path, table: &Table) -> Result<Vec<String>, QueryError> {
+    let entry = serde_json::from_value(catalog(table)).expect("an entry");
+    let opened = buzz_catalog::open(&entry, base, &buzz_storage::Storage::default()).await?;
+    Ok(opened.schema.fields().iter().map(|field| field.name().clone()).collect())
+}
+
+/// Compares with the rows that Spark stored, all of them.
+async fn spark_rows(base: &Path, table: &Table, folder: &Path, names: &[String]) -> Result<(), String> {
+    let columns: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    let columns = columns.join(", ");
+    let place = format!("{}/", folder.display());
+    let expected = plain_rows(&format!("SELECT {columns} FROM t"), &[("t", &place)], 2).await;
+    let expected = sorted_text(&expected.map_err(|error| error.to_string())?);
+    let rows = whole(base, table, &format!("SELECT {columns} FROM m")).await.map_err(|error| shown(&error))?;
+    let found = sorted_text(&rows);
+    match found.iter().zip(&expected).find(|(found, expected)| !compare::same_text(found, expected)) {
+        Some((found, expected)) => Err(format!("Spark has the row {expected}, here it is {found}")),
+        None if found.len() != expected.len() => {
+            Err(format!("Spark has {} rows, here are {}", expected.len(), found.len()))
+        }
+        None => Ok(()),
+    }
+}
+
+fn shown(error: &QueryError) -> String {
+    format!("{:?}: {error}", error.kind)
+}

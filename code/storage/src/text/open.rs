@@ -1,0 +1,269 @@
+//! Opens one file of lines: fetches, decompresses, decodes, and says what is wrong with the file.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::{csv, json};
+use buzz_protocol::{Compression, CsvFormat, FileFormat, QueryError, Result};
+use bytes::{Bytes, BytesMut};
+use datafusion::common::parsers::CompressionTypeVariant;
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener};
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::physical_plan::metrics::Count;
+use datafusion_datasource::boundary_stream::AlignedBoundaryStream;
+use datafusion_datasource::decoder::{Decoder, DecoderDeserializer, deserialize_stream};
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
+
+use super::csv::{FileColumns, arrow_format, column_names, first_record_end};
+use crate::UnchangedStore;
+
+/// Bytes that are fetched to find a file's header, when the part of the file that is read is not its first.
+const HEAD_BYTES: u64 = 64 << 10;
+
+/// Opens files for one partition of a scan.
+#[derive(Debug, Clone)]
+pub(super) struct TextOpener {
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) format: FileFormat,
+    /// All columns that the table has in its files.
+    pub(super) columns: SchemaRef,
+    /// Those that the scan gives.
+    pub(super) wanted: SchemaRef,
+    pub(super) batch_size: usize,
+    pub(super) bytes_scanned: Count,
+}
+
+impl FileOpener for TextOpener {
+    fn open(&self, file: PartitionedFile) -> DataFusionResult<FileOpenFuture> {
+        let opener = self.clone();
+        Ok(async move { opener.open_file(file).await.map_err(QueryError::into_datafusion) }.boxed())
+    }
+}
+
+type Batches = BoxStream<'static, DataFusionResult<RecordBatch>>;
+
+impl TextOpener {
+    async fn open_file(self, file: PartitionedFile) -> Result<Batches> {
+        let planned = file.object_meta.clone();
+        let store: Arc<dyn ObjectStore> = Arc::new(UnchangedStore::new(Arc::clone(&self.store), planned.clone()));
+        let range = file.range.as_ref().map(|range| (offset(range.start), offset(range.end)));
+        let bytes = match range {
+            None => store.get_opts(&planned.location, GetOptions::default()).await?.into_stream(),
+            Some((start, end)) => {
+                let location = planned.location.clone();
+                AlignedBoundaryStream::new(Arc::clone(&store), location, start, end, planned.size, b'\n').await?.boxed()
+            }
+        };
+        let counted = self.bytes_scanned.clone();
+        let bytes = bytes.inspect_ok(move |bytes| counted.add(bytes.len())).map_err(DataFusionError::from).boxed();
+        let mut bytes = decompressed(self.format.compression(planned.location.as_ref()), bytes)?;
+
+        match &self.format {
+            FileFormat::Csv(csv) => {
+                let at_start = range.is_none_or(|(start, _)| start == 0);
+                let names = match (csv.header, at_start) {
+                    (false, _) => self.columns.fields().iter().map(|field| field.name().clone()).collect(),
+                    (true, true) => {
+                        let head;
+                        (head, bytes) = with_first_record(csv, bytes).await?;
+                        column_names(csv, &head)?
+                    }
+                    (true, false) => column_names(csv, &head_of(store.as_ref(), &planned, csv).await?)?,
+                };
+                Ok(self.csv_batches(csv, names, csv.header && at_start, bytes))
+            }
+            _ => self.json_batches(bytes),
+        }
+    }
+
+    fn csv_batches(
+        &self,
+        csv: &CsvFormat,
+        names: Vec<String>,
+        skip_header: bool,
+        bytes: BoxStream<'static, DataFusionResult<Bytes>>,
+    ) -> Batches {
+        let FileColumns { schema, positions } = FileColumns::find(names, &self.wanted);
+        let decoder = csv::ReaderBuilder::new(schema)
+            .with_format(arrow_format(csv).with_header(skip_header))
+            .with_batch_size(self.batch_size)
+            .with_projection(positions.iter().flatten().copied().collect())
+            .build_decoder();
+        let wanted = Arc::clone(&self.wanted);
+        let batches = deserialize_stream(bytes.fuse(), DecoderDeserializer::new(CsvDecoder(decoder)));
+        batches
+            .map(move |batch| match batch {
+                Ok(batch) => with_absent_columns(&batch, &positions, &wanted).map_err(DataFusionError::from),
+                Err(error) => Err(not_readable("CSV", error).into_datafusion()),
+            })
+            .boxed()
+    }
+
+    fn json_batches(&self, bytes: BoxStream<'static, DataFusionResult<Bytes>>) -> Result<Batches> {
+        let decoder = json::ReaderBuilder::new(Arc::clone(&self.wanted))
+            .with_batch_size(self.batch_size)
+            .with_coerce_primitive(true)
+            .build_decoder()?;
+        let batches = deserialize_stream(bytes.fuse(), DecoderDeserializer::new(JsonDecoder(decoder)));
+        Ok(batches.map_err(|error| not_readable("JSON lines", error).into_datafusion()).boxed())
+    }
+}
+
+fn offset(at: i64) -> u64 {
+    u64::try_from(at).unwrap_or_default()
+}
+
+/// What an error of a decoder means. What comes from the store or the decompression keeps its kind.
+fn not_readable(what: &str, error: ArrowError) -> QueryError {
+    match error {
+        ArrowError::ExternalError(_) | ArrowError::IoError(_, _) => QueryError::from(error),
+        ArrowError::CsvError(text) | ArrowError::JsonError(text) | ArrowError::ParseError(text) => QueryError::data(
+            format!("not readable {what}: {text} (a `schema` in the catalog entry replaces the inferred types)"),
+        ),
+        error => QueryError::data(format!("not readable {what}: {error}")),
+    }
+}
+
+/// `batch`, which has the wanted columns that the file has, with those that it lacks as nulls.
+fn with_absent_columns(
+    batch: &RecordBatch,
+    positions: &[Option<usize>],
+    wanted: &SchemaRef,
+) -> Result<RecordBatch, ArrowError> {
+    let mut present = batch.columns().iter();
+    let column = |(position, field): (&Option<usize>, &arrow::datatypes::FieldRef)| -> ArrayRef {
+        match position.and_then(|_| present.next()) {
+            Some(column) => Arc::clone(column),
+            None => new_null_array(field.data_type(), batch.num_rows()),
+        }
+    };
+    let columns = positions.iter().zip(wanted.fields()).map(column).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(wanted), columns, &options)
+}
+
+/// The first record of `bytes`, and all of them again.
+async fn with_first_record(
+    csv: &CsvFormat,
+    mut bytes: BoxStream<'static, DataFusionResult<Bytes>>,
+) -> Result<(Bytes, BoxStream<'static, DataFusionResult<Bytes>>)> {
+    let mut head = BytesMut::new();
+    while first_record_end(csv, &head).is_none() {
+        match bytes.try_next().await? {
+            Some(more) => head.extend_from_slice(&more),
+            None => break,
+        }
+    }
+    let head = head.freeze();
+    let again = futures::stream::iter([Ok(head.clone())]).chain(bytes);
+    Ok((head, again.boxed()))
+}
+
+/// The beginning of an uncompressed file, as long as its first record at least.
+async fn head_of(store: &dyn ObjectStore, file: &ObjectMeta, csv: &CsvFormat) -> Result<Bytes> {
+    let mut length = HEAD_BYTES;
+    loop {
+        let head = first_bytes(store, file, length).await?;
+        if first_record_end(csv, &head).is_some() || length >= file.size {
+            return Ok(head);
+        }
+        length *= 8;
+    }
+}
+
+async fn first_bytes(store: &dyn ObjectStore, file: &ObjectMeta, length: u64) -> Result<Bytes> {
+    if file.size == 0 {
+        return Ok(Bytes::new());
+    }
+    let range = Some(GetRange::Bounded(0..length.min(file.size)));
+    let options = GetOptions { range, ..GetOptions::default() };
+    Ok(store.get_opts(&file.location, options).await?.bytes().await?)
+}
+
+fn decompressed(
+    compression: Compression,
+    bytes: BoxStream<'static, DataFusionResult<Bytes>>,
+) -> Result<BoxStream<'static, DataFusionResult<Bytes>>> {
+    let kind = match compression {
+        Compression::None => CompressionTypeVariant::UNCOMPRESSED,
+        Compression::Gzip => CompressionTypeVariant::GZIP,
+        Compression::Zstd => CompressionTypeVariant::ZSTD,
+        Compression::Bzip2 => CompressionTypeVariant::BZIP2,
+        Compression::Xz => CompressionTypeVariant::XZ,
+    };
+    Ok(FileCompressionType::from(kind).convert_stream(bytes)?)
+}
+
+/// The first `bytes_max` bytes of the text in `file`, cut at the end of a line unless that is all of it.
+///
+/// # Errors
+/// `Data` when the file is not there or not compressed as `format` says, `Unavailable` when the store does not answer.
+pub async fn sample(
+    store: &Arc<dyn ObjectStore>,
+    file: &ObjectMeta,
+    format: &FileFormat,
+    bytes_max: usize,
+) -> Result<Bytes> {
+    let compression = format.compression(file.location.as_ref());
+    if compression == Compression::None {
+        let head = first_bytes(store.as_ref(), file, bytes_max as u64).await?;
+        return Ok(if (head.len() as u64) < file.size { whole_lines(head) } else { head });
+    }
+    let bytes = store.get_opts(&file.location, GetOptions::default()).await?.into_stream();
+    let mut text = decompressed(compression, bytes.map_err(DataFusionError::from).boxed())?;
+    let mut head = BytesMut::new();
+    while let Some(more) = text.try_next().await? {
+        head.extend_from_slice(&more);
+        if head.len() > bytes_max {
+            return Ok(whole_lines(head.freeze()));
+        }
+    }
+    Ok(head.freeze())
+}
+
+fn whole_lines(text: Bytes) -> Bytes {
+    match text.iter().rposition(|&byte| byte == b'\n') {
+        Some(last) => text.slice(..=last),
+        None => text,
+    }
+}
+
+#[derive(Debug)]
+struct CsvDecoder(csv::reader::Decoder);
+
+impl Decoder for CsvDecoder {
+    fn decode(&mut self, buf: &[u8]) -> Result<usize, ArrowError> {
+        self.0.decode(buf)
+    }
+
+    fn flush(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
+        self.0.flush()
+    }
+
+    fn can_flush_early(&self) -> bool {
+        self.0.capacity() == 0
+    }
+}
+
+#[derive(Debug)]
+struct JsonDecoder(json::reader::Decoder);
+
+impl Decoder for JsonDecoder {
+    fn decode(&mut self, buf: &[u8]) -> Result<usize, ArrowError> {
+        self.0.decode(buf)
+    }
+
+    fn flush(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
+        self.0.flush()
+    }
+
+    fn can_flush_early(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,96 @@
+//! A store through which one object is read only as it was when the query was planned.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use buzz_protocol::QueryError;
+use futures::stream::BoxStream;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+/// Refuses to read the planned object when its size, or its tag where that is known, has changed: rows of two versions
+/// of a file would be mixed, or a footer looked for in the wrong place. Every answer of a store says both, so this costs
+/// no request.
+#[derive(Debug)]
+pub struct UnchangedStore {
+    inner: Arc<dyn ObjectStore>,
+    planned: ObjectMeta,
+}
+
+impl UnchangedStore {
+    /// Reads `planned` from `inner`.
+    pub fn new(inner: Arc<dyn ObjectStore>, planned: ObjectMeta) -> Self {
+        Self { inner, planned }
+    }
+
+    fn check(&self, found: &ObjectMeta) -> Result<()> {
+        let planned = &self.planned;
+        let why = if found.size != planned.size {
+            format!("it has {} bytes where its table says {}", found.size, planned.size)
+        } else if planned.e_tag.is_some() && found.e_tag.is_some() && planned.e_tag != found.e_tag {
+            "it was replaced while the query ran".to_string()
+        } else {
+            return Ok(());
+        };
+        let source = Box::new(QueryError::data(format!("the file is not the one that was planned: {why}")));
+        Err(Error::Generic { store: "planned", source })
+    }
+}
+
+impl fmt::Display for UnchangedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UnchangedStore({})", self.inner)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for UnchangedStore {
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let result = self.inner.get_opts(location, options).await;
+        match result {
+            Ok(result) if *location == self.planned.location => {
+                self.check(&result.meta)?;
+                Ok(result)
+            }
+            // A range beyond the end of an object that has shrunk.
+            Err(Error::Generic { .. }) if *location == self.planned.location => {
+                let head = GetOptions { head: true, ..GetOptions::default() };
+                self.check(&self.inner.get_opts(location, head).await?.meta)?;
+                result
+            }
+            result => result,
+        }
+    }
+
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.inner.put_opts(location, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, options).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
