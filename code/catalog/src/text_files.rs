@@ -62,7 +62,7 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -
             Some(schema) => given(schema)?,
             None => {
                 let heads = heads(entry, &CsvFormat::default(), &found.files, &store, place).await?;
-                inferred(&heads, |head| json_columns(head))?
+                inferred(&heads, json_columns)?
             }
         };
         (format, schema)

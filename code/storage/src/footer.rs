@@ -50,6 +50,12 @@ pub async fn footer(
 /// `Data` when a type has no counterpart, or a group has no fields: columns behind it cannot be found.
 pub fn footer_schema(footer: &ParquetMetaData) -> Result<Schema> {
     let parquet = footer.file_metadata().schema_descr();
+    let used: HashSet<usize> = (0..parquet.num_columns()).map(|column| parquet.get_column_root_idx(column)).collect();
+    let mut fields = parquet.root_schema().get_fields().iter().enumerate();
+    if let Some((_, hollow)) = fields.find(|(index, _)| !used.contains(index)) {
+        let name = hollow.name();
+        return Err(QueryError::data(format!("not readable Parquet: column `{name}` is a group without fields")));
+    }
     let plain = parquet_to_arrow_schema(parquet, footer.file_metadata().key_value_metadata());
     let plain = plain.map_err(|error| QueryError::data(format!("not readable Parquet: {error}")))?;
     let schema = Int96Coercer::new(parquet, &plain, &TimeUnit::Microsecond).coerce().unwrap_or(plain);
@@ -58,10 +64,6 @@ pub fn footer_schema(footer: &ParquetMetaData) -> Result<Schema> {
         let text = enums.contains(field.name().as_str()) && *field.data_type() == DataType::Binary;
         if text { Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8)) } else { Arc::clone(field) }
     };
-    if let Some(hollow) = schema.fields().iter().find(|field| is_hollow(field.data_type())) {
-        let name = hollow.name();
-        return Err(QueryError::data(format!("not readable Parquet: column `{name}` is a group without fields")));
-    }
     Ok(Schema::new(schema.fields().iter().map(read).collect::<Vec<_>>()))
 }
 
@@ -73,11 +75,6 @@ fn enum_column(column: &ColumnDescriptor) -> Option<&str> {
         [name] if is_enum => Some(name),
         _ => None,
     }
-}
-
-/// Whether a group has no value in it.
-fn is_hollow(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Struct(fields) if fields.iter().all(|field| is_hollow(field.data_type())))
 }
 
 /// What `read`, which reads a file, comes to. Readers of corrupt files have been seen to panic; that is an error of the
