@@ -88,6 +88,10 @@ impl Compute for LocalCompute {
         self.threads
     }
 
+    fn runs_once(&self) -> bool {
+        true
+    }
+
     fn tasks_min(&self) -> usize {
         // Twice the threads, so that one long task does not leave the others idle.
         2 * self.threads

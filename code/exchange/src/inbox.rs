@@ -3,6 +3,9 @@
 //! A delivery is held aside under its name until Fuse accepts it. Then, and only then, its batches can be read; all
 //! other deliveries of the same task are dropped. A stage ends for its readers once a delivery is accepted for each of
 //! its tasks. A delivery never waits for a reader: beyond the memory bound, batches go to disk.
+//!
+//! A *flowing* query is one whose tasks are run exactly once: there batches can be read as they come, and accepting a
+//! delivery only tells that it is complete.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +43,7 @@ struct QueryInbox {
 #[derive(Debug)]
 struct Stage {
     spec: StageSpec,
+    flowing: bool,
     schema: SchemaRef,
     budget: Arc<Budget>,
     spill: Arc<SpillFile>,
@@ -177,6 +181,7 @@ impl InboxService for Arc<Inboxes> {
         for spec in open.stages {
             let partitions = spec.partitions.clone().map(|_| Vec::new()).collect();
             let stage = Stage {
+                flowing: open.flowing,
                 schema: decode_schema(&spec.schema)?,
                 budget: Arc::clone(&budget),
                 spill: Arc::clone(&spill),
@@ -279,8 +284,14 @@ impl Stage {
         state.check_open(key.0, key.1)?;
         let held = state.held.get_mut(&key);
         let held = held.ok_or_else(|| QueryError::internal(format!("delivery {} was never begun", key.1)))?;
-        held.batches.push((index, chunk));
         held.rows[index] += row_count as u64;
+        if !self.flowing {
+            held.batches.push((index, chunk));
+            return Ok(());
+        }
+        state.partitions[index].push(Some(Readable { chunk, readers_left: self.spec.readers }));
+        drop(state);
+        self.changed.send_modify(|version| *version += 1);
         Ok(())
     }
 

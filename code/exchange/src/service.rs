@@ -19,6 +19,10 @@ pub struct OpenQuery {
     pub query: QueryId,
     /// What will be delivered.
     pub stages: Vec<StageSpec>,
+    /// Whether batches can be read as soon as they are delivered, before their delivery is accepted. Only where a task is
+    /// run once, and a failure of it ends the run: a batch that was read cannot be taken back.
+    #[serde(default)]
+    pub flowing: bool,
     /// Bytes held in memory before deliveries are spilled.
     pub memory_bytes: u64,
     /// Bytes spilled before deliveries are refused with `Limit`.
@@ -83,7 +87,8 @@ pub trait InboxService: fmt::Debug + Send + Sync {
     /// `Unavailable` when the comb is of another build, `Cancelled` when the query was closed before this arrived.
     async fn open(&self, open: OpenQuery) -> Result<()>;
 
-    /// Begins a delivery. Its batches are held aside; none counts before [`InboxService::commit`].
+    /// Begins a delivery. Its batches are held aside; none counts before [`InboxService::commit`], unless the query was
+    /// opened for [`OpenQuery::flowing`] deliveries.
     ///
     /// # Errors
     /// `Unavailable` for a query that the comb does not know (it was restarted, or the query is over), `Cancelled` when

@@ -82,7 +82,14 @@ async fn open_with(
         tasks,
         readers,
     };
-    let open = OpenQuery { build: BUILD_ID.to_string(), query, stages: vec![stage], memory_bytes, disk_bytes: 1 << 30 };
+    let open = OpenQuery {
+        build: BUILD_ID.to_string(),
+        query,
+        stages: vec![stage],
+        flowing: false,
+        memory_bytes,
+        disk_bytes: 1 << 30,
+    };
     comb.service.open(open).await.unwrap();
     query
 }
@@ -234,7 +241,7 @@ async fn what_does_not_belong_is_refused() {
         let stranger = DeliveryHeader { build: "0.0.0+other".to_string(), ..header(query, 0) };
         assert_eq!(refused(deliver(&comb, &stranger, &[]).await).kind, ErrorKind::Internal);
         let build = "0.0.0+other".to_string();
-        let stranger = OpenQuery { build, query, stages: vec![], memory_bytes: 0, disk_bytes: 0 };
+        let stranger = OpenQuery { build, query, stages: vec![], flowing: false, memory_bytes: 0, disk_bytes: 0 };
         assert_eq!(refused(comb.service.open(stranger).await).kind, ErrorKind::Unavailable);
         assert_eq!(refused(comb.service.commit(QueryId::fresh(), vec![]).await).kind, ErrorKind::Unavailable);
     }
@@ -254,7 +261,14 @@ async fn abort_ends_readers_with_its_reason_and_close_forgets() {
         comb.service.close(query).await.unwrap();
         comb.service.abort(query, reason).await.unwrap();
         // An open that was overtaken by the close leaves nothing behind.
-        let late = OpenQuery { build: BUILD_ID.to_string(), query, stages: vec![], memory_bytes: 0, disk_bytes: 0 };
+        let late = OpenQuery {
+            build: BUILD_ID.to_string(),
+            query,
+            stages: vec![],
+            flowing: false,
+            memory_bytes: 0,
+            disk_bytes: 0,
+        };
         assert_eq!(comb.service.open(late).await.unwrap_err().kind, ErrorKind::Cancelled, "{}", comb.name);
         assert_eq!(comb.behind.open_queries(), 0, "{}", comb.name);
     }

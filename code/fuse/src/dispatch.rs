@@ -94,13 +94,14 @@ impl From<QueryError> for TaskError {
 }
 
 /// Runs every task of every stage, at most `concurrency` at once, until all are accepted. A task that is `Unavailable`
-/// is tried again; any other failure is the query's. Dropping the future gives up the tasks that run.
+/// is tried again, `attempts` times in all; any other failure is the query's. Dropping the future gives up the tasks that run.
 ///
 /// # Errors
 /// The first task's failure that is not mended by trying again.
 pub async fn dispatch(
     plan: &QueryPlan,
     query: QueryId,
+    attempts: u32,
     inboxes: &Inboxes,
     compute: &dyn Compute,
     progress: &Progress,
@@ -116,7 +117,8 @@ pub async fn dispatch(
         while running.len() < concurrency.max(1)
             && let Some((stage, task)) = waiting.next()
         {
-            running.push(run_task(plan, stage, task, query, inboxes, compute, progress));
+            let task = make_task(plan, stage, task, query, inboxes, compute)?;
+            running.push(run_task(stage, task, attempts, inboxes, compute, progress));
         }
         if running.try_next().await?.is_none() {
             return Ok(());
@@ -125,20 +127,18 @@ pub async fn dispatch(
 }
 
 async fn run_task(
-    plan: &QueryPlan,
     stage: &MapStage,
-    task: usize,
-    query: QueryId,
+    task: HBeeTask,
+    attempts_max: u32,
     inboxes: &Inboxes,
     compute: &dyn Compute,
     progress: &Progress,
 ) -> Result<(), TaskError> {
-    let mut task = make_task(plan, stage, task, query, inboxes)?;
-    task.inline_bytes = compute.inline_bytes();
+    let query = task.query;
     let retry = ExponentialBuilder::default()
         .with_min_delay(RETRY_WAIT)
         .with_max_delay(RETRY_WAIT_MAX)
-        .with_max_times(plan.options.attempts.saturating_sub(1) as usize)
+        .with_max_times(attempts_max.saturating_sub(1) as usize)
         .with_jitter();
     let mut attempts = 0;
     let attempt = || {
@@ -154,7 +154,7 @@ async fn run_task(
             Progress::add(&progress.retries, 1);
         })
         .await?;
-    accept(query, &task, &mut outcome, inboxes).await?;
+    accept(&task, &mut outcome, inboxes).await?;
 
     Progress::add(&progress.tasks_done, 1);
     Progress::add(&progress.rows_scanned, outcome.rows_scanned);
@@ -165,12 +165,8 @@ async fn run_task(
     Ok(())
 }
 
-async fn accept(
-    query: QueryId,
-    task: &HBeeTask,
-    outcome: &mut TaskOutcome,
-    inboxes: &Inboxes,
-) -> Result<(), TaskError> {
+async fn accept(task: &HBeeTask, outcome: &mut TaskOutcome, inboxes: &Inboxes) -> Result<(), TaskError> {
+    let query = task.query;
     match std::mem::take(&mut outcome.delivered) {
         Delivered::ToCombs => {}
         Delivered::Inline(rows) => {
@@ -188,7 +184,14 @@ async fn accept(
     Ok(inboxes.commit(query, commit).await?)
 }
 
-fn make_task(plan: &QueryPlan, stage: &MapStage, task: usize, query: QueryId, inboxes: &Inboxes) -> Result<HBeeTask> {
+fn make_task(
+    plan: &QueryPlan,
+    stage: &MapStage,
+    task: usize,
+    query: QueryId,
+    inboxes: &Inboxes,
+    compute: &dyn Compute,
+) -> Result<HBeeTask> {
     let (scans, evaluations) = stage.task_inputs(task)?;
     Ok(HBeeTask {
         build: BUILD_ID.to_string(),
@@ -203,6 +206,6 @@ fn make_task(plan: &QueryPlan, stage: &MapStage, task: usize, query: QueryId, in
         session: plan.session.clone(),
         partitioning: inboxes.partitioning(&stage.keys),
         combs: inboxes.addresses.clone(),
-        inline_bytes: 0,
+        inline_bytes: compute.inline_bytes(),
     })
 }

@@ -9,7 +9,7 @@ use arrow::datatypes::SchemaRef;
 use buzz_exchange::delivery::Destination;
 use buzz_exchange::{Commit, DeliveryWriter, InboxService, OpenQuery, StageSpec};
 use buzz_protocol::plan::encode_schema;
-use buzz_protocol::{BUILD_ID, Delivered, ErrorKind, QueryError, QueryId, Result, StageId, TaskIndex};
+use buzz_protocol::{BUILD_ID, Delivered, ErrorKind, QueryError, QueryId, Result, StageId, TaskIndex, Transport};
 use futures::{FutureExt, TryStreamExt};
 
 use crate::dispatch::{Inboxes, TaskError, dispatch};
@@ -57,6 +57,8 @@ struct RunError {
 #[derive(PartialEq, Eq)]
 enum Again {
     No,
+    /// A task that may succeed at another time failed; deliveries are held back until they are accepted.
+    Held,
     /// A comb was lost.
     OnOtherCombs,
     /// Its rows are too many for Fuse.
@@ -75,7 +77,8 @@ fn of_comb(error: QueryError) -> RunError {
     RunError { error, again }
 }
 
-/// Runs a plan, twice if a comb is lost the first time.
+/// Runs a plan; once more if a comb is lost, and once more with deliveries held back if a task fails that might succeed
+/// at another time.
 pub(crate) async fn run(
     fuse: &Fuse,
     plan: &QueryPlan,
@@ -84,20 +87,32 @@ pub(crate) async fn run(
 ) -> Result<Summary> {
     let tasks: usize = plan.stages.iter().map(|stage| stage.tasks.len()).sum();
     progress.tasks.store(tasks as u64, std::sync::atomic::Ordering::Relaxed);
-    match run_once(fuse, plan, progress, sink).await {
-        Err(RunError { error, again: Again::OnOtherCombs }) => {
-            tracing::warn!(%error, "a comb was lost; the query is run once more");
-            Progress::add(&progress.reruns, 1);
-            progress.restart();
-            run_once(fuse, plan, progress, sink).await.map_err(|failed| failed.error)
+    let in_process = plan.options.transport == Transport::Memory && plan.reducer == Reducer::Combs;
+    let mut flowing = in_process && fuse.compute.runs_once();
+    let mut other_combs = false;
+    loop {
+        let failed = match run_once(fuse, plan, flowing, progress, sink).await {
+            Ok(summary) => return Ok(summary),
+            Err(failed) => failed,
+        };
+        match failed.again {
+            Again::Held if flowing => {
+                flowing = false;
+                Progress::add(&progress.retries, 1);
+            }
+            Again::OnOtherCombs if !other_combs => other_combs = true,
+            _ => return Err(failed.error),
         }
-        outcome => outcome.map_err(|failed| failed.error),
+        tracing::warn!(error = %failed.error, "the query is run once more");
+        Progress::add(&progress.reruns, 1);
+        progress.restart();
     }
 }
 
 async fn run_once(
     fuse: &Fuse,
     plan: &QueryPlan,
+    flowing: bool,
     progress: &Progress,
     sink: &mut dyn ResultSink,
 ) -> Result<Summary, RunError> {
@@ -110,9 +125,9 @@ async fn run_once(
         reductions.push(prepared.map_err(|error| error.at(format!("step `{}`", step.step)))?);
     }
     let mut opened = OpenInboxes { query, inboxes: inboxes.clone(), closed: false };
-    open(plan, query, &inboxes, &reductions).await.map_err(of_comb)?;
+    open(plan, query, flowing, &inboxes, &reductions).await.map_err(of_comb)?;
 
-    let outcome = work(fuse, plan, query, &inboxes, reductions, progress, sink).await;
+    let outcome = work(fuse, plan, query, flowing, &inboxes, reductions, progress, sink).await;
     match &outcome {
         Ok(_) => opened.close().await,
         Err(failed) => opened.abort(failed.error.clone()).await,
@@ -152,7 +167,13 @@ async fn reserve(fuse: &Fuse, plan: &QueryPlan) -> Result<(Inboxes, Place), RunE
     Ok((Inboxes { addresses, services, partitions_per_comb }, place))
 }
 
-async fn open(plan: &QueryPlan, query: QueryId, inboxes: &Inboxes, reductions: &[Reduction]) -> Result<()> {
+async fn open(
+    plan: &QueryPlan,
+    query: QueryId,
+    flowing: bool,
+    inboxes: &Inboxes,
+    reductions: &[Reduction],
+) -> Result<()> {
     let mut readers: HashMap<StageId, u32> = HashMap::new();
     for (stage, count) in reductions.iter().flat_map(Reduction::readers) {
         let sum = readers.entry(stage).or_default();
@@ -180,6 +201,7 @@ async fn open(plan: &QueryPlan, query: QueryId, inboxes: &Inboxes, reductions: &
             build: BUILD_ID.to_string(),
             query,
             stages,
+            flowing,
             memory_bytes: plan.options.inbox_memory_bytes,
             disk_bytes: plan.options.inbox_disk_bytes,
         };
@@ -189,16 +211,19 @@ async fn open(plan: &QueryPlan, query: QueryId, inboxes: &Inboxes, reductions: &
 }
 
 /// Maps and reduces at the same time; the rows end when the last reduce step does, whether or not all tasks have.
+#[expect(clippy::too_many_arguments, reason = "the one place where all of a run comes together")]
 async fn work(
     fuse: &Fuse,
     plan: &QueryPlan,
     query: QueryId,
+    flowing: bool,
     inboxes: &Inboxes,
     reductions: Vec<Reduction>,
     progress: &Progress,
     sink: &mut dyn ResultSink,
 ) -> Result<u64, RunError> {
-    let map = dispatch(plan, query, inboxes, fuse.compute.as_ref(), progress);
+    let attempts = if flowing { 1 } else { plan.options.attempts };
+    let map = dispatch(plan, query, attempts, inboxes, fuse.compute.as_ref(), progress);
     let reduce = reduce_all(fuse, plan, query, inboxes, reductions, sink);
     tokio::pin!(map, reduce);
     let mut mapping = true;
@@ -208,6 +233,10 @@ async fn work(
             biased;
             mapped = &mut map, if mapping => {
                 if let Err(failed) = mapped {
+                    if flowing && failed.error.kind == ErrorKind::Unavailable {
+                        // What it delivered may have been read.
+                        return Err(RunError { error: failed.error, again: Again::Held });
+                    }
                     return Err(task_failed(failed, query, inboxes).await);
                 }
                 mapping = false;

@@ -22,6 +22,12 @@ pub trait Compute: fmt::Debug + Send + Sync {
     /// Tasks that a stage should at least have, if it has as many splits, so that no worker idles.
     fn tasks_min(&self) -> usize;
 
+    /// Whether a call of [`Compute::run`] runs the task at most once, and nothing of it goes on when its future is dropped.
+    /// Then deliveries within this process need not be held back until they are accepted.
+    fn runs_once(&self) -> bool {
+        false
+    }
+
     /// Bytes of rows, in memory, that one outcome can carry to Fuse; more of them must go to combs. Within a process
     /// they are handed over as they are, and there is no bound.
     fn inline_bytes(&self) -> u64 {

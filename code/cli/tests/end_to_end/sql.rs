@@ -5,7 +5,7 @@ use buzz_testkit::{plain_rows, same_rows, sorted_text};
 use serde_json::json;
 use tempfile::tempdir;
 
-use crate::common::{ask, statement, steps};
+use crate::common::{ask, ask_fuse, host, statement, steps};
 use crate::tables::{kinds_folder, parquet_folder, partitioned_delta};
 
 /// Statements whose rows do not depend on how the work is divided. An ORDER BY at the end is total.
@@ -73,6 +73,9 @@ const STATEMENTS: &[&str] = &[
     "SELECT r.id, v.column2 FROM rides r JOIN (VALUES (3, 'three'), (900, 'many')) v ON r.id = v.column1",
 ];
 
+/// Asked as the command does, where deliveries are read as they come.
+const FLOWING: [&str; 3] = ["transport=memory", "tasks=5", "split_bytes=1"];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_statement_has_the_rows_of_plain_datafusion() {
     let dir = tempdir().unwrap();
@@ -85,11 +88,17 @@ async fn every_statement_has_the_rows_of_plain_datafusion() {
         let ordered = sql.rsplit(')').next().unwrap().contains("ORDER BY");
         for (zones, sets) in [
             (1, ["transport=memory", "tasks=0", "split_bytes=100MB"]),
+            (1, FLOWING),
             (3, ["transport=memory", "tasks=64", "split_bytes=1"]),
             (2, ["transport=tcp", "tasks=3", "split_bytes=1"]),
         ] {
             let catalogs = [("rides", "Parquet", "rides"), ("kinds", "Parquet", "kinds")];
-            match ask(&statement(zones, sql, &catalogs), dir.path(), &sets).await {
+            let query = statement(zones, sql, &catalogs);
+            let answered = match sets {
+                FLOWING => ask_fuse(&host(&sets).fuse(), &query, dir.path(), &sets).await,
+                _ => ask(&query, dir.path(), &sets).await,
+            };
+            match answered {
                 Ok(answer) if same_rows(&answer.rows, &expected, ordered) => {}
                 Ok(answer) => wrong.push(format!(
                     "{zones} zones: {sql}\n  {:?}\n  instead of\n  {:?}",
