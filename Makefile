@@ -1,4 +1,5 @@
-# The verbs of Buzz. `make` alone lists them. None asks a question, and all work without default.env.
+# The verbs of Buzz. `make` alone lists them. Those of one machine work without default.env; those of a stack name what
+# is missing. None asks a question but `deploy` and `destroy`, once, and not with AUTO_APPROVE=1.
 -include default.env
 
 # Outside the clone, so that the dependencies (DataFusion above all) are compiled once for all clones.
@@ -7,27 +8,44 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/buzz-target
 SAMPLE ?= data/nyc-taxi-daily
 QUERY ?= code/examples/query-delta-taxi.json
 # The example names the bucket of the original; here it reads the sample.
-TABLE ?= $(if $(filter code/examples/query-delta-taxi.json,$(QUERY)),nyc_taxi=$(SAMPLE))
+TABLE_LOCAL = $(or $(TABLE),$(if $(filter code/examples/query-delta-taxi.json,$(QUERY)),nyc_taxi=$(SAMPLE)))
 FORMAT ?= table
 
 BUZZ := $(CARGO_TARGET_DIR)/debug/buzz
 AWS_CLI := $(CARGO_TARGET_DIR)/aws-cli
 
+# Settings of a stack, for the scripts. default.env.example explains each.
+export STAGE REGION DEPLOY_PROFILE BACKEND_PROFILE BACKEND_BUCKET BACKEND_REGION ARCH COMB_NETWORK DATA_LOCATIONS \
+	BUCKET_REGIONS DATA_KMS_KEYS LOG_LEVEL AUTO_APPROVE ALLOW_DIRTY IMAGE_TOOL IMAGE_ARCHIVE BINARIES \
+	SAMPLE QUERY TABLE FORMAT BUZZ ROLE SINCE QUERY_ID DAYS
+
 .DEFAULT_GOAL := help
-.PHONY: help build sample run-query test check check-infra format bench clean
+.PHONY: help build sample local-sample run-query test check check-infra format bench clean init package package-lambdas \
+	package-hcomb plan deploy deploy-all destroy logs costs docker-login check-dirty scan-infra try-infra \
+	run-integ-local run-integ-docker run-integ-aws
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} /^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 build: ## Build the buzz command
 	@[ -x $(BUZZ) ] || echo "building Buzz; the first time compiles DataFusion, 15 to 20 minutes on two cores …" >&2
 	@cargo build --workspace --bin buzz
 
-sample: build ## Make the sample table in data/, if it is not there
-	@$(BUZZ) sample $(SAMPLE)
+ifeq ($(STAGE),)
+sample: local-sample ## Make the sample table in data/; with STAGE=dev upload it to that stack's bucket
 
-run-query: sample ## Run QUERY (default: the taxi example on the sample) in one process and print its rows
-	@$(BUZZ) query $(QUERY) $(if $(TABLE),--table $(TABLE)) --format $(FORMAT)
+run-query: local-sample ## Ask QUERY (default: the taxi example) in one process; with STAGE=dev ask that stack
+	@$(BUZZ) query $(QUERY) $(if $(TABLE_LOCAL),--table $(TABLE_LOCAL)) --format $(FORMAT)
+else
+sample: local-sample
+	@infra/bin/stack.sh sample
+
+run-query: build
+	@infra/bin/stack.sh query
+endif
+
+local-sample: build
+	@$(BUZZ) sample $(SAMPLE)
 
 test: aws-cli ## Run all tests
 	@echo "building and running the tests; the first time compiles DataFusion, 15 to 20 minutes on two cores …" >&2
@@ -55,6 +73,62 @@ bench: ## Compare with plain DataFusion, release build; BENCH_RUNS=5
 	@echo "building for release; the first time takes about 40 minutes on two cores …" >&2
 	cargo build --release --workspace --bin buzz --bin plain-datafusion
 	python3 code/testkit/bench/bench.py --bin $(CARGO_TARGET_DIR)/release --sample $(SAMPLE) --runs $(or $(BENCH_RUNS),5)
+
+##@ A stack on AWS: STAGE and REGION say which, here or in default.env
+
+deploy: ## Package what changed, show the plan, ask once, apply it, push the image
+	@infra/bin/stack.sh deploy
+
+deploy-all: deploy
+
+plan: ## Show what `deploy` would change
+	@infra/bin/stack.sh plan
+
+destroy: ## Delete the stack and all that is in it
+	@infra/bin/stack.sh destroy
+
+logs: ## Print what a role logged: ROLE=fuse, hbee or comb, SINCE=1h, QUERY_ID=…
+	@infra/bin/logs.py
+
+costs: ## Print what the stack cost, per day (DAYS=7) and per query, and what it costs idle
+	@infra/bin/costs.py
+
+init: ## Choose the stage's Terraform state; makes the bucket for it if there is none
+	@infra/bin/stack.sh init
+
+docker-login: ## Log in to the stack's image registry
+	@infra/bin/stack.sh login
+
+check-dirty: ## Fail if something is not committed
+	@infra/bin/stack.sh check-dirty
+
+##@ Packages, and trying the deployment without an account
+
+package: ## Build the two functions' zips and the combs' image; ARCH=arm64, BINARIES=folder
+	@infra/bin/package.sh
+
+package-lambdas: ## Build the two functions' zips
+	@infra/bin/package.sh lambdas
+
+package-hcomb: ## Build the combs' image
+	@infra/bin/package.sh hcomb
+
+try-infra: ## Deploy, plan again and destroy on a stand-in for AWS, both kinds of comb network
+	@infra/bin/try.sh
+
+scan-infra: ## Scan the configuration; exceptions and their reasons stand in infra/scan.yaml
+	@infra/bin/scan.sh
+
+run-integ-local: ## Run the taxi example with all roles in one process
+	@$(MAKE) --no-print-directory run-query STAGE=
+
+run-integ-docker: ## Run the taxi example with the roles in containers
+	@docker/try.sh
+
+run-integ-aws: ## Upload the sample to the stack and run the taxi example on it
+	@infra/bin/stack.sh need
+	@$(MAKE) --no-print-directory sample
+	@$(MAKE) --no-print-directory run-query
 
 clean: ## Remove the sample; compiled code stays in CARGO_TARGET_DIR
 	rm -rf data

@@ -1,20 +1,28 @@
 #!/usr/bin/env bash
 # Format, validity and tests of the infrastructure, without an account: the provider's answers are made up.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-. bin/lib.sh
+cd "$(dirname "$0")/../.."
+. infra/bin/lib.sh
 
-if command -v shellcheck >/dev/null; then shellcheck --external-sources bin/*.sh; else say "shell scripts: skipped: shellcheck is not installed"; fi
+if command -v shellcheck >/dev/null; then
+    shellcheck --external-sources infra/bin/*.sh
+else
+    say "shell scripts: skipped: shellcheck is not installed"
+fi
 if ! command -v terraform >/dev/null; then
     say "infrastructure: skipped: terraform is not installed"
     exit 0
 fi
+cd infra
 terraform fmt -check -recursive . || fail "the files above are not formatted: \`terraform fmt -recursive infra\`"
 
 # Apart from the folder that deployments use, which knows a backend.
 export TF_DATA_DIR=$PWD/.terraform/check TF_WORKSPACE=dev
 mkdir -p .terraform
 find_plugins
-terraform init -backend=false "${plugins[@]}" -no-color >"$TF_DATA_DIR.log" 2>&1 || { cat "$TF_DATA_DIR.log" >&2; fail "terraform init failed"; }
+terraform init -backend=false "${plugins[@]}" -no-color >"$TF_DATA_DIR.log" 2>&1 || {
+    cat "$TF_DATA_DIR.log" >&2
+    fail "terraform init failed"
+}
 terraform validate -no-color
 terraform test -no-color

@@ -36,3 +36,49 @@ find_plugins() {
 # A configuration file that is named but not there gives a warning on each call.
 if [ ! -e "${TF_CLI_CONFIG_FILE:-/dev/null}" ]; then unset TF_CLI_CONFIG_FILE; fi
 export CHECKPOINT_DISABLE=1 TF_IN_AUTOMATION=1 TF_INPUT=0
+
+# Prints the program that builds and pushes images: IMAGE_TOOL, or the first that works. A Docker command line without
+# an engine does not.
+image_tool() {
+    local tool
+    for tool in ${IMAGE_TOOL:-docker podman buildah}; do
+        case $tool in
+        docker) if docker version >/dev/null 2>&1; then echo docker && return; fi ;;
+        podman | buildah) if command -v "$tool" >/dev/null; then echo "$tool" && return; fi ;;
+        *) fail "IMAGE_TOOL is \`$tool\`; it can be docker, podman or buildah" ;;
+        esac
+    done
+    fail "no program to build images with works here: ${IMAGE_TOOL:-docker (with its engine), podman or buildah}"
+}
+
+# need_stage: the values that every verb of a stack needs, named all at once.
+need_stage() {
+    local missing=()
+    [ -n "${STAGE:-}" ] || missing+=("STAGE (a stage of infra/env/conf.tf, as dev)")
+    [ -n "${REGION:-}" ] || missing+=("REGION (an AWS region, as us-east-2)")
+    if [ ${#missing[@]} -gt 0 ]; then
+        printf 'error: not set: %s\n' "${missing[@]}" >&2
+        fail "give them as \`make … STAGE=dev REGION=us-east-2\` or in default.env; default.env.example explains each"
+    fi
+    [[ $STAGE =~ ^[a-z][a-z0-9-]{0,15}$ ]] || fail "STAGE is \`$STAGE\`; a stage is up to 16 small letters, digits and hyphens"
+    have aws "it is the AWS command line (Python: awscli)"
+    export AWS_REGION=$REGION AWS_DEFAULT_REGION=$REGION AWS_PAGER=
+    if [ -n "${DEPLOY_PROFILE:-}" ]; then export AWS_PROFILE=$DEPLOY_PROFILE; fi
+}
+
+# The account of the stack. The first request to AWS, so it tells when there are no credentials.
+account() {
+    local id
+    id=$(aws sts get-caller-identity --query Account --output text) ||
+        fail "AWS does not know who asks, with ${DEPLOY_PROFILE:+profile \`$DEPLOY_PROFILE\` of }the usual credentials: log in, or set DEPLOY_PROFILE"
+    echo "$id"
+}
+
+# confirm QUESTION: asks once, unless AUTO_APPROVE=1.
+confirm() {
+    [ "${AUTO_APPROVE:-}" != 1 ] || return 0
+    [ -t 0 ] || fail "nobody is there to be asked: AUTO_APPROVE=1 answers yes"
+    local answer
+    read -r -p "$1 [y/N] " answer
+    [[ $answer =~ ^[yY] ]] || fail "nothing was changed"
+}

@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""Prints what a stack cost: per day (DAYS=7), of the last queries, and while idle. Computed from its own records (the
+functions' metrics, the combs' logs, what is stored) and list prices; credits, free tiers and taxes are not in it."""
+
+import datetime
+import json
+import os
+
+from stack_aws import aws, fail, log_group, milliseconds, stage_and_region
+
+# List prices of us-east-2 in dollars, looked up in November 2025. Other regions are up to a third dearer.
+PRICES_OF = "us-east-2, November 2025"
+PRICES = {
+    "x86_64": {"gb_second": 0.0000166667, "vcpu_hour": 0.04048, "gb_hour": 0.004445},
+    "arm64": {"gb_second": 0.0000133334, "vcpu_hour": 0.03238, "gb_hour": 0.00356},
+}
+INVOCATION = 0.20 / 1e6
+ADDRESS_HOUR = 0.005
+STORED_GB_MONTH = {"images": 0.10, "logs": 0.03, "bucket": 0.023}
+COMB_SECONDS_MIN = 60  # Fargate bills a minute at least
+
+
+def function(name):
+    """Memory, processor and variables of a function."""
+    told = aws("lambda", "get-function-configuration", "--function-name", name, missing={})
+    if not told:
+        fail(f"function {name} is not there: is the stage deployed in {os.environ['REGION']}?")
+    return told
+
+
+def daily_sums(name, metric, start, end):
+    """A function's metric by day."""
+    told = aws(
+        "cloudwatch", "get-metric-statistics", "--namespace", "AWS/Lambda", "--metric-name", metric, "--statistics", "Sum",
+        "--dimensions", f"Name=FunctionName,Value={name}", "--period", "86400",
+        "--start-time", start.isoformat(), "--end-time", end.isoformat(),
+    )  # fmt: skip
+    return {point["Timestamp"][:10]: point["Sum"] for point in told["Datapoints"]}
+
+
+def comb_seconds(stage, start):
+    """Seconds that combs ran, by the day they started: each writes one log stream, from its start to its end."""
+    seconds = {}
+    told = aws("logs", "describe-log-streams", "--log-group-name", log_group("comb", stage), missing={"logStreams": []})
+    for stream in told["logStreams"]:
+        began = stream.get("firstEventTimestamp", stream["creationTime"]) / 1000
+        ended = stream.get("lastEventTimestamp", stream["creationTime"]) / 1000
+        if began >= start.timestamp():
+            day = datetime.datetime.fromtimestamp(began, datetime.timezone.utc).strftime("%Y-%m-%d")
+            seconds[day] = seconds.get(day, 0) + max(COMB_SECONDS_MIN, ended - began)
+    return seconds
+
+
+def per_day(stage, days):
+    """Rows (day, calls of Fuse, GB-seconds, hours of combs, dollars), newest last."""
+    today = datetime.datetime.now(datetime.timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
+    start, end = today - datetime.timedelta(days=days - 1), today + datetime.timedelta(days=1)
+    fuse, hbee = f"buzz-rust-fuse-{stage}", f"buzz-rust-hbee-{stage}"
+    told = {name: function(name) for name in (fuse, hbee)}
+    variables = told[fuse].get("Environment", {}).get("Variables", {})
+    prices = PRICES[told[fuse].get("Architectures", ["x86_64"])[0]]
+    sums = {(name, metric): daily_sums(name, metric, start, end) for name in told for metric in ("Duration", "Invocations")}
+    combs = comb_seconds(stage, start)
+    vcpus, memory_gb = float(variables.get("BUZZ_COMB_VCPUS", 2)), float(variables.get("BUZZ_COMB_MEMORY_MB", 4096)) / 1024
+    comb_hour = vcpus * prices["vcpu_hour"] + memory_gb * prices["gb_hour"]
+    if variables.get("BUZZ_COMB_NETWORK", "public_ipv4") == "public_ipv4":
+        comb_hour += ADDRESS_HOUR
+
+    for back in range(days - 1, -1, -1):
+        day = (today - datetime.timedelta(days=back)).strftime("%Y-%m-%d")
+        gb_seconds = sum(sums[name, "Duration"].get(day, 0) / 1000 * told[name]["MemorySize"] / 1024 for name in told)
+        invocations = sum(sums[name, "Invocations"].get(day, 0) for name in told)
+        hours = combs.get(day, 0) / 3600
+        dollars = gb_seconds * prices["gb_second"] + invocations * INVOCATION + hours * comb_hour
+        yield day, sums[fuse, "Invocations"].get(day, 0), gb_seconds, hours, dollars
+
+
+def queries(stage, start):
+    """What Fuse logged of each query, oldest first."""
+    for outcome in ("query answered", "query failed"):
+        told = aws(
+            "logs", "filter-log-events", "--log-group-name", log_group("fuse", stage), "--start-time", milliseconds(start),
+            "--filter-pattern", f'"{outcome}"', missing={"events": []},
+        )  # fmt: skip
+        for event in told["events"]:
+            begin = event["message"].find("{")
+            try:
+                line = json.loads(event["message"][begin:])
+            except ValueError:
+                continue  # a line of another kind that has the words
+            fields = {**line, **line.get("fields", {})}
+            if fields.get("message") == outcome:
+                yield event["timestamp"], outcome, fields
+
+
+def idle(stage):
+    """Rows (what is stored, bytes, dollars a month)."""
+    repository = f"buzz-rust-hcomb-{stage}"
+    images = aws("ecr", "describe-images", "--repository-name", repository, missing={"imageDetails": []})["imageDetails"]
+    logs = sum(
+        group.get("storedBytes", 0)
+        for role in ("fuse", "hbee", "comb")
+        for group in aws("logs", "describe-log-groups", "--log-group-name-prefix", log_group(role, stage), missing={"logGroups": []})["logGroups"]
+    )
+    account = aws("sts", "get-caller-identity")["Account"]
+    bucket = f"buzz-rust-{stage}-{account}-{os.environ['REGION']}"
+    objects = aws("s3api", "list-objects-v2", "--bucket", bucket, "--query", "sum(Contents[].Size || `[0]`)", missing=0) or 0
+    stored = {"images": sum(image.get("imageSizeInBytes", 0) for image in images), "logs": logs, "bucket": objects}
+    for what, size in stored.items():
+        yield what, size, size / 1e9 * STORED_GB_MONTH[what]
+
+
+def main():
+    stage, region = stage_and_region()
+    days = os.environ.get("DAYS") or "7"
+    if not days.isdigit() or not 1 <= int(days) <= 90:
+        fail(f"DAYS is `{days}`; it can be 1 to 90")
+    days = int(days)
+    print(f"stage {stage}, {region}; list prices of {PRICES_OF}, without free tiers\n")
+
+    print("day          calls   GB-seconds   comb hours      dollars")
+    total = 0.0
+    for day, calls, gb_seconds, hours, dollars in per_day(stage, days):
+        total += dollars
+        print(f"{day} {calls:7.0f} {gb_seconds:12.1f} {hours:12.2f} {dollars:12.4f}")
+    print(f"{'':44}{total:13.4f}\n")
+
+    asked = sorted(queries(stage, datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=days)), key=lambda row: row[0])
+    print(f"{len(asked)} queries; the last ones:")
+    for timestamp, outcome, fields in asked[-10:]:
+        time = datetime.datetime.fromtimestamp(timestamp / 1000, datetime.timezone.utc)
+        cost, tasks, read = (float(fields.get(name) or 0) for name in ("cost_usd", "tasks", "bytes_read"))
+        print(f"{time:%Y-%m-%d %H:%M}  {fields.get('query_id', '?')}  {outcome.split()[1]:8} {tasks:5.0f} tasks {read / 1e6:10.1f} MB  ${cost:.6f}")
+
+    print("\nidle, a month:")
+    monthly = 0.0
+    for what, size, dollars in idle(stage):
+        monthly += dollars
+        print(f"  {what:8} {size / 1e6:10.1f} MB  ${dollars:.4f}")
+    print(f"  {'all':8} {'':13}  ${monthly:.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# package.sh [lambdas] [hcomb]: builds the packages of a deployment, both kinds without an argument.
+#
+# Functions: one zip each with the static program as `bootstrap`. Combs: one image from nothing but the static program
+# and the certificate authorities. Names hold the hash of the content, so what did not change is not deployed again.
+# What was made is listed in $PACKAGES/packages.env.
+#
+#   ARCH        x86_64 (default) or arm64
+#   BINARIES    a folder with fuse_lambda, hbee_lambda and hcomb, instead of building them
+#   PACKAGES    where packages go; by default below CARGO_TARGET_DIR
+#   IMAGE_TOOL  docker, podman or buildah; by default the first that works
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. infra/bin/lib.sh
+
+ARCH=${ARCH:-x86_64}
+parts=" ${*:-lambdas hcomb} "
+: "${CARGO_TARGET_DIR:=$HOME/.cache/buzz-target}"
+PACKAGES=${PACKAGES:-$CARGO_TARGET_DIR/packages/$ARCH}
+case $ARCH in
+x86_64) machine=x86_64 format=x86-64 ;;
+arm64) machine=aarch64 format=aarch64 ;;
+*) fail "ARCH is \`$ARCH\`; it can be x86_64 or arm64" ;;
+esac
+mkdir -p "$PACKAGES"
+
+# Builds the three programs, static, and sets BINARIES. On Linux with the same processor the usual toolchain does;
+# elsewhere cargo-zigbuild brings its own linker and C library.
+build() {
+    local target tool=build flags="-C target-feature=+crt-static"
+    if [ "$(uname -s)-$(uname -m)" = "Linux-$machine" ]; then
+        target=$machine-unknown-linux-gnu
+    else
+        target=$machine-unknown-linux-musl tool=zigbuild
+        have cargo-zigbuild "programs for $ARCH Linux cannot be linked on $(uname -s) $(uname -m) without it: \`pip install cargo-zigbuild\`, then \`rustup target add $target\`"
+    fi
+    say "building for $ARCH; the first time takes about an hour on two cores …"
+    # Folders of this machine stay out of the programs, so that another one makes the same.
+    flags+=" --remap-path-prefix=$PWD=/buzz --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+    RUSTFLAGS=$flags cargo "$tool" --profile deploy --target "$target" --workspace \
+        --bin fuse_lambda --bin hbee_lambda --bin hcomb
+    BINARIES=$CARGO_TARGET_DIR/$target/deploy
+}
+
+# Refuses a program that does not run where it is sent to: Amazon Linux 2023 has glibc 2.34, an image from nothing has
+# none at all.
+check_program() { # FILE STATIC?
+    local needed
+    [ -f "$1" ] || fail "\`$1\` is not there: BINARIES must hold fuse_lambda, hbee_lambda and hcomb"
+    have objdump "it tells which C library a program needs (Debian: binutils)"
+    objdump -f "$1" 2>/dev/null | grep -q "file format elf64-.*$format" || fail "\`$1\` is not a program for $ARCH Linux"
+    needed=$(objdump -T "$1" 2>/dev/null | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -n 1 || true)
+    if [ -n "$needed" ] && [ "$(printf '%s\nGLIBC_2.34\n' "$needed" | sort -V | tail -n 1)" != GLIBC_2.34 ]; then
+        fail "\`$1\` needs $needed; Amazon Linux 2023 has GLIBC_2.34"
+    fi
+    if [ "$2" = static ] && objdump -p "$1" 2>/dev/null | grep -q NEEDED; then
+        fail "\`$1\` needs shared libraries, of which its image has none: build it static (-C target-feature=+crt-static)"
+    fi
+}
+
+hash_of() { # FILE…: the same for the same contents in the same order
+    cat "$@" | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c 1-16
+}
+
+zip_function() { # fuse|hbee: sets `made`
+    local binary=$BINARIES/${1}_lambda
+    check_program "$binary" any
+    made=$PACKAGES/$1-$(hash_of "$binary").zip
+    [ -f "$made" ] || python3 infra/bin/zip.py "$binary" "$made"
+    # More than this AWS does not take, packed or unpacked.
+    local unpacked
+    unpacked=$(wc -c <"$binary")
+    [ "$unpacked" -le 262144000 ] || fail "\`$binary\` has $((unpacked / 1048576)) MB; a function may have 250. Debug builds are too large: leave BINARIES out"
+    say "$made: $(($(wc -c <"$made") / 1048576)) MB, $((unpacked / 1048576)) MB unpacked"
+}
+
+certificates() {
+    local file
+    for file in "${SSL_CERT_FILE:-}" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
+        if [ -s "$file" ]; then
+            echo "$file"
+            return
+        fi
+    done
+    fail "no certificate authorities found for the image: install ca-certificates, or name a file in SSL_CERT_FILE"
+}
+
+build_image() { # sets `tag`
+    check_program "$BINARIES/hcomb" static
+    local tool folder authorities
+    authorities=$(certificates)
+    tool=$(image_tool)
+    folder=$(mktemp -d)
+    # shellcheck disable=SC2064 # the folder of now
+    trap "rm -rf '$folder'" EXIT
+    cp "$BINARIES/hcomb" "$folder/program"
+    cp "$authorities" "$folder/ca-certificates.crt"
+    chmod 755 "$folder/program"
+    chmod 644 "$folder/ca-certificates.crt"
+    tag=$(hash_of "$folder/program" "$folder/ca-certificates.crt" docker/Dockerfile)
+    if ! "$tool" inspect "localhost/buzz-rust-hcomb:$tag" >/dev/null 2>&1; then
+        case $tool in
+        buildah) buildah bud --isolation chroot --timestamp 0 --platform "linux/${machine/x86_64/amd64}" -t "localhost/buzz-rust-hcomb:$tag" -f docker/Dockerfile "$folder" >&2 ;;
+        podman) podman build --isolation chroot --timestamp 0 --platform "linux/${machine/x86_64/amd64}" -t "localhost/buzz-rust-hcomb:$tag" -f docker/Dockerfile "$folder" >&2 ;;
+        docker) docker build --platform "linux/${machine/x86_64/amd64}" -t "localhost/buzz-rust-hcomb:$tag" -f docker/Dockerfile "$folder" >&2 ;;
+        esac
+    fi
+    say "image localhost/buzz-rust-hcomb:$tag ($tool): $((($(wc -c <"$folder/program") + $(wc -c <"$folder/ca-certificates.crt")) / 1048576)) MB"
+}
+
+[ -n "${BINARIES:-}" ] || build
+made='' tag=''
+if [[ $parts == *" lambdas "* ]]; then
+    zip_function fuse && fuse=$made
+    zip_function hbee && hbee=$made
+fi
+if [[ $parts == *" hcomb "* ]]; then build_image; fi
+{
+    if [ -n "${fuse:-}" ]; then echo "FUSE_ZIP=$fuse"; else grep '^FUSE_ZIP=' "$PACKAGES/packages.env" 2>/dev/null || true; fi
+    if [ -n "${hbee:-}" ]; then echo "HBEE_ZIP=$hbee"; else grep '^HBEE_ZIP=' "$PACKAGES/packages.env" 2>/dev/null || true; fi
+    if [ -n "$tag" ]; then echo "COMB_IMAGE_TAG=$tag"; else grep '^COMB_IMAGE_TAG=' "$PACKAGES/packages.env" 2>/dev/null || true; fi
+} >"$PACKAGES/packages.env.new"
+mv "$PACKAGES/packages.env.new" "$PACKAGES/packages.env"

@@ -1,0 +1,261 @@
+#!/usr/bin/env bash
+# stack.sh VERB: init, plan, deploy, destroy, login, sample or query, on the stack of one stage.
+#
+#   STAGE, REGION   which stack; both are needed
+#   DEPLOY_PROFILE  AWS profile of the stack's account; by default the usual credentials
+#   BACKEND_PROFILE, BACKEND_BUCKET, BACKEND_REGION
+#                   where Terraform's state is; by default a bucket in the stack's account, made when it is not there
+#   AUTO_APPROVE=1  asks nothing
+#   ALLOW_DIRTY=1   deploys what is not committed; the version then ends in -dirty
+#   IMAGE_ARCHIVE   a folder that images are written to instead of being pushed, to try without a registry
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. infra/bin/lib.sh
+
+: "${CARGO_TARGET_DIR:=$HOME/.cache/buzz-target}"
+: "${ARCH:=x86_64}" "${INFRA:=infra}"
+PACKAGES=${PACKAGES:-$CARGO_TARGET_DIR/packages/$ARCH}
+
+tf() {
+    terraform -chdir="$INFRA" "$@"
+}
+
+# What is deployed, as 0.1.0-1a2b3c4 or 0.1.0-1a2b3c4-dirty.
+version() {
+    local number commit
+    number=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+    commit=$(git rev-parse --short HEAD 2>/dev/null || echo unversioned)
+    echo "$number-$commit$([ -z "$(git status --porcelain 2>/dev/null)" ] || echo -dirty)"
+}
+
+check_dirty() {
+    [ "${ALLOW_DIRTY:-}" != 1 ] || return 0
+    local changed
+    changed=$(git status --porcelain 2>/dev/null || true)
+    [ -z "$changed" ] || fail "the tree has changes that are not committed, as \`${changed%%$'\n'*}\`: commit them, or deploy them with ALLOW_DIRTY=1"
+}
+
+# `a b` as ["a","b"], and `a=b c=d` as {"a":"b","c":"d"}, for Terraform.
+json_list() {
+    local word all=''
+    for word in $1; do all+="${all:+,}\"$word\""; done
+    echo "[$all]"
+}
+json_map() {
+    local pair all=''
+    for pair in $1; do
+        [[ $pair == *=* ]] || fail "BUCKET_REGIONS has \`$pair\`; it takes bucket=region pairs"
+        all+="${all:+,}\"${pair%%=*}\":\"${pair#*=}\""
+    done
+    echo "{$all}"
+}
+
+# Chooses the stage's state: its workspace, in a data folder of its own, so that no verb touches another stage.
+init() {
+    have terraform "version 1.10 or later makes the stack"
+    local profile=${BACKEND_PROFILE:-${DEPLOY_PROFILE:-}} region=${BACKEND_REGION:-$REGION} bucket=${BACKEND_BUCKET:-} owner
+    export TF_DATA_DIR=$PWD/infra/.terraform/$STAGE
+    mkdir -p "$TF_DATA_DIR"
+    if [ -z "$bucket" ]; then
+        owner=$(profile_account "$profile")
+        bucket=buzz-rust-state-$owner-$region
+    fi
+    make_state_bucket "$bucket" "$region" "$profile"
+    find_plugins
+    # shellcheck disable=SC2086 # several arguments, if any
+    tf init -reconfigure -no-color "${plugins[@]}" -backend-config="bucket=$bucket" -backend-config="region=$region" \
+        ${profile:+-backend-config="profile=$profile"} ${BACKEND_CONFIG:-} >"$TF_DATA_DIR/init.log" 2>&1 || {
+        cat "$TF_DATA_DIR/init.log" >&2
+        fail "terraform init failed; the state was to be in bucket $bucket, region $region"
+    }
+    tf workspace select -or-create "$STAGE" >/dev/null
+    [ "$(tf workspace show)" = "$STAGE" ] || fail "Terraform did not choose workspace \`$STAGE\`: is TF_WORKSPACE set?"
+
+    export TF_VAR_region=$REGION TF_VAR_arch=$ARCH TF_VAR_comb_network=${COMB_NETWORK:-public_ipv4} TF_VAR_log_level=${LOG_LEVEL:-info}
+    TF_VAR_data_locations=$(json_list "${DATA_LOCATIONS:-}")
+    TF_VAR_data_kms_keys=$(json_list "${DATA_KMS_KEYS:-}")
+    TF_VAR_bucket_regions=$(json_map "${BUCKET_REGIONS:-}")
+    TF_VAR_build_version=$(version)
+    export TF_VAR_data_locations TF_VAR_data_kms_keys TF_VAR_bucket_regions TF_VAR_build_version
+}
+
+# shellcheck disable=SC2030,SC2031 # another profile and region only in here
+profile_account() ( # PROFILE, or `` for the usual credentials
+    if [ -n "$1" ]; then export AWS_PROFILE=$1 DEPLOY_PROFILE=$1; fi
+    account
+)
+
+# shellcheck disable=SC2030,SC2031
+make_state_bucket() ( # BUCKET REGION PROFILE
+    export AWS_REGION=$2
+    if [ -n "$3" ]; then export AWS_PROFILE=$3; fi
+    if aws s3api head-bucket --bucket "$1" >/dev/null 2>&1; then return; fi
+    say "making bucket $1 for Terraform's state …"
+    local place=()
+    [ "$2" = us-east-1 ] || place=(--create-bucket-configuration "LocationConstraint=$2")
+    aws s3api create-bucket --bucket "$1" "${place[@]}" >/dev/null ||
+        fail "bucket $1 for Terraform's state is not there and cannot be made: name one in BACKEND_BUCKET"
+    aws s3api put-bucket-versioning --bucket "$1" --versioning-configuration Status=Enabled
+    aws s3api put-public-access-block --bucket "$1" --public-access-block-configuration \
+        BlockPublicAcls=true,IgnorePublicAcls=true,BlockPublicPolicy=true,RestrictPublicBuckets=true
+)
+
+# Fargate starts nothing in an account that never had this role.
+make_service_role() {
+    if aws iam get-role --role-name AWSServiceRoleForECS >/dev/null 2>&1; then return; fi
+    say "making the account's service role for ECS …"
+    aws iam create-service-linked-role --aws-service-name ecs.amazonaws.com >/dev/null ||
+        say "warning: could not; combs will not start until someone may: aws iam create-service-linked-role --aws-service-name ecs.amazonaws.com"
+}
+
+package() {
+    infra/bin/package.sh
+    # shellcheck disable=SC1091 # made by package.sh
+    . "$PACKAGES/packages.env"
+    export TF_VAR_fuse_zip=$FUSE_ZIP TF_VAR_hbee_zip=$HBEE_ZIP TF_VAR_comb_image_tag=$COMB_IMAGE_TAG
+}
+
+login() {
+    local tool registry
+    tool=$(image_tool)
+    registry=$(account).dkr.ecr.$REGION.amazonaws.com
+    aws ecr get-login-password | "$tool" login --username AWS --password-stdin "$registry" >&2 ||
+        fail "\`$tool\` could not log in to $registry"
+}
+
+# Pushes the image unless the repository has it. Without a repository, as before the first deployment, nothing happens
+# and the answer is 1.
+push() {
+    local name=buzz-rust-hcomb-$STAGE tool target
+    local image=localhost/buzz-rust-hcomb:$COMB_IMAGE_TAG
+    tool=$(image_tool)
+    aws ecr describe-repositories --repository-names "$name" >/dev/null 2>&1 || return 1
+    if aws ecr describe-images --repository-name "$name" --image-ids "imageTag=$COMB_IMAGE_TAG" >/dev/null 2>&1; then return; fi
+    if [ -n "${IMAGE_ARCHIVE:-}" ]; then
+        mkdir -p "$IMAGE_ARCHIVE"
+        target=$IMAGE_ARCHIVE/$name-$COMB_IMAGE_TAG.tar
+        if [ -f "$target" ]; then return; fi
+        say "writing the image to $target instead of pushing it"
+        if [ "$tool" = buildah ]; then
+            buildah push --quiet "$image" "docker-archive:$target" >&2 || fail "the image could not be written"
+        else
+            "$tool" save --output "$target" "$image" >&2 || fail "the image could not be written"
+        fi
+        return
+    fi
+    login
+    target=$(account).dkr.ecr.$REGION.amazonaws.com/$name:$COMB_IMAGE_TAG
+    say "pushing $target …"
+    { "$tool" tag "$image" "$target" && "$tool" push "$target" >&2; } || fail "the image could not be pushed to $target"
+}
+
+# Shows what would change and keeps it in a file. The answer is 1 when nothing would.
+plan() { # further arguments of terraform plan
+    local status=0
+    planned=$TF_DATA_DIR/planned
+    tf plan -detailed-exitcode -out="$planned" "$@" || status=$?
+    case $status in
+    0) return 1 ;;
+    2) return 0 ;;
+    *) fail "terraform plan failed; nothing was changed" ;;
+    esac
+}
+
+deploy() {
+    check_dirty
+    account >/dev/null
+    package
+    init
+    make_service_role
+    local pushed=1
+    push || pushed=0
+    if plan; then
+        confirm "Apply this to stage $STAGE in $REGION?"
+        tf apply "$planned" || fail "not all was applied; what was is kept, and \`make deploy\` goes on from there"
+    fi
+    rm -f "$planned"
+    [ "$pushed" = 1 ] || push || fail "there is no repository to push the image to"
+    say "stage $STAGE in $REGION has $(version). Next: make sample STAGE=$STAGE, make run-query STAGE=$STAGE"
+}
+
+# Combs hold the network; those that still run are told to stop.
+stop_combs() {
+    local cluster=buzz-rust-cluster-$STAGE task
+    for task in $(aws ecs list-tasks --cluster "$cluster" --query 'taskArns[]' --output text 2>/dev/null || true); do
+        [ "$task" != None ] || continue
+        say "stopping $task"
+        aws ecs stop-task --cluster "$cluster" --task "$task" --reason "make destroy" >/dev/null
+    done
+}
+
+destroy() {
+    init
+    export TF_VAR_fuse_zip=none TF_VAR_hbee_zip=none TF_VAR_comb_image_tag=none
+    if plan -destroy; then
+        say "This deletes all of stage $STAGE in $REGION, its results and its logs."
+        say "AWS gives the functions' network interfaces back by itself; that may take 20 to 40 minutes, in which nothing seems to happen."
+        confirm "Delete it?"
+        stop_combs
+        tf apply "$planned" || fail "not all is deleted. Interfaces that AWS has not given back yet are the usual reason: wait, and run \`make destroy\` again"
+    fi
+    rm -f "$planned"
+    TF_WORKSPACE='' tf workspace select default >/dev/null
+    tf workspace delete "$STAGE" >/dev/null
+    say "stage $STAGE is gone. Terraform's state bucket stays: it serves all stages"
+}
+
+bucket() {
+    local id
+    id=$(account)
+    echo "buzz-rust-$STAGE-$id-$REGION"
+}
+
+sample() {
+    local target
+    target=s3://$(bucket)/sample/nyc-taxi-daily
+    aws s3 sync --only-show-errors --delete "$SAMPLE" "$target" ||
+        fail "the sample could not be uploaded to $target: is stage $STAGE deployed in $REGION?"
+    say "uploaded to $target. To ask it:"
+    say "  make run-query STAGE=$STAGE"
+    say "  buzz sql 'SELECT payment_type, COUNT(*) FROM nyc_taxi GROUP BY payment_type' --table nyc_taxi=$target --stack $STAGE"
+}
+
+# The example reads the uploaded sample, other queries what they name.
+query() {
+    local table=()
+    if [ -n "${TABLE:-}" ]; then
+        table=(--table "$TABLE")
+    elif [ "$QUERY" = code/examples/query-delta-taxi.json ]; then
+        table=(--table "nyc_taxi=s3://$(bucket)/sample/nyc-taxi-daily")
+    fi
+    exec "$BUZZ" query "$QUERY" --stack "$STAGE" "${table[@]}" --format "${FORMAT:-table}"
+}
+
+verb=${1:-}
+case $verb in
+check-dirty)
+    check_dirty
+    exit
+    ;;
+version)
+    version
+    exit
+    ;;
+esac
+need_stage
+case $verb in
+need) ;;
+init)
+    init
+    say "stage $STAGE is chosen"
+    ;;
+plan)
+    account >/dev/null
+    package
+    init
+    plan || say "nothing would change"
+    rm -f "$planned"
+    ;;
+deploy | destroy | login | sample | query) "$verb" ;;
+*) fail "stack.sh: \`$verb\` is not a verb" ;;
+esac

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Deploys, plans again and destroys a stack on moto, a stand-in for AWS on this machine: the very verbs that a user
+# gives, up to what moto cannot do (nothing runs there, and it has no image registry: the image goes to a file).
+#
+#   KINDS     comb networks to try, by default both
+#   BINARIES  the programs to package; by default empty ones
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. infra/bin/lib.sh
+have terraform "version 1.10 or later"
+
+work=$(mktemp -d)
+server=''
+trap '[ -z "$server" ] || kill "$server"; rm -rf "$work"' EXIT
+
+tools=$(infra/bin/tools.sh moto 'moto[server]==5.2.*' 'awscli==1.*')
+export PATH=$tools:$PATH
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+"$tools/python" infra/bin/stand_in.py "$port" >"$work/moto.log" 2>&1 &
+server=$!
+for _ in $(seq 100); do
+    if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then break; fi
+    sleep 0.2
+done
+
+# Nothing of the user's own settings or credentials.
+for name in $(compgen -e | grep -E '^(AWS_|TF_VAR_|DATA_|BACKEND_|DEPLOY_PROFILE|COMB_NETWORK|BUCKET_REGIONS)' || true); do unset "$name"; done
+export AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=secret AWS_ENDPOINT_URL=http://127.0.0.1:$port
+export AWS_EC2_METADATA_DISABLED=true AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null
+export STAGE=dev REGION=us-east-2 AWS_DEFAULT_REGION=us-east-2 AUTO_APPROVE=1 ALLOW_DIRTY=1 DATA_LOCATIONS='s3://lake/trips/ s3://rates'
+export PACKAGES=$work/packages IMAGE_ARCHIVE=$work/images INFRA=$work/infra
+export BACKEND_CONFIG='-backend-config=use_path_style=true -backend-config=skip_metadata_api_check=true -backend-config=skip_region_validation=true'
+
+mkdir "$INFRA"
+cp -r infra/*.tf infra/env infra/modules "$INFRA"
+# What moto does otherwise than AWS, and nothing else.
+cp infra/tests/stand_in/root.tf "$INFRA/stand_in_override.tf"
+for module in network storage functions; do
+    cp "infra/tests/stand_in/$module.tf" "$INFRA/modules/$module/stand_in_override.tf"
+done
+if [ -z "${BINARIES:-}" ]; then
+    export BINARIES=$work/binaries
+    mkdir "$BINARIES"
+    echo 'int main(void) { return 0; }' >"$work/empty.c"
+    for program in fuse_lambda hbee_lambda hcomb; do cc -static -s -o "$BINARIES/$program" "$work/empty.c"; done
+fi
+
+state() {
+    TF_DATA_DIR=$PWD/infra/.terraform/$STAGE terraform -chdir="$INFRA" state list
+}
+
+for COMB_NETWORK in ${KINDS:-public_ipv4 ipv6_only}; do
+    export COMB_NETWORK
+    say "== $COMB_NETWORK: deploy"
+    infra/bin/stack.sh deploy >"$work/deploy.log" 2>&1 || { cat "$work/deploy.log" >&2; fail "deploy failed"; }
+    tail -n 1 "$work/deploy.log" >&2
+    ls "$IMAGE_ARCHIVE"/buzz-rust-hcomb-dev-*.tar >/dev/null || fail "no image was written"
+    if state | grep -E 'aws_nat_gateway|aws_eip|aws_ecs_service'; then fail "the stack has what costs while idle"; fi
+    if [ "$COMB_NETWORK" = ipv6_only ] && state | grep aws_internet_gateway; then fail "there is an internet gateway"; fi
+    tags=$(aws ec2 describe-vpcs --filters Name=tag:stage,Values=dev --query 'length(Vpcs)' --output text)
+    [ "$tags" = 1 ] || fail "resources are not tagged with their stage"
+
+    say "== $COMB_NETWORK: plan again"
+    infra/bin/stack.sh plan >"$work/plan.log" 2>&1 || { cat "$work/plan.log" >&2; fail "plan failed"; }
+    grep -q 'nothing would change' "$work/plan.log" || { cat "$work/plan.log" >&2; fail "a second plan is not empty"; }
+
+    say "== $COMB_NETWORK: sample, logs, costs"
+    mkdir -p "$work/sample"
+    echo rows >"$work/sample/part.parquet"
+    SAMPLE=$work/sample infra/bin/stack.sh sample 2>"$work/sample.log" || { cat "$work/sample.log" >&2; fail "sample failed"; }
+    group=/aws/lambda/buzz-rust-fuse-dev
+    line='{"fields":{"message":"query answered","query_id":"0192-query","cost_usd":0.25,"tasks":4,"bytes_read":1000000}}'
+    aws logs create-log-stream --log-group-name $group --log-stream-name one
+    printf '[{"timestamp": %s000, "message": "%s"}]' "$(date +%s)" "${line//\"/\\\"}" >"$work/events.json"
+    aws logs put-log-events --log-group-name $group --log-stream-name one --log-events "file://$work/events.json" >/dev/null
+    infra/bin/logs.py >"$work/logs.txt"
+    grep -q '0192-query' "$work/logs.txt" || { cat "$work/logs.txt" >&2; fail "logs does not print what was logged"; }
+    infra/bin/costs.py >"$work/costs.txt"
+    grep -q '0192-query.*4 tasks *1.0 MB *[$]0.250000' "$work/costs.txt" || { cat "$work/costs.txt" >&2; fail "costs does not print the query"; }
+
+    say "== $COMB_NETWORK: destroy"
+    infra/bin/stack.sh destroy >"$work/destroy.log" 2>&1 || { cat "$work/destroy.log" >&2; fail "destroy failed"; }
+    left=$(aws lambda list-functions --query 'length(Functions)' --output text)
+    [ "$left" = 0 ] || fail "$left functions are left"
+    tail -n 1 "$work/destroy.log" >&2
+    rm -rf "$PWD/infra/.terraform/$STAGE" "$IMAGE_ARCHIVE"
+done
+say "tried: deployed, nothing to change, destroyed"

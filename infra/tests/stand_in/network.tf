@@ -1,0 +1,36 @@
+# moto forgets an endpoint's kind of addresses, and the descriptions of rules that name a group or a list.
+resource "aws_vpc_endpoint" "s3" {
+  lifecycle {
+    ignore_changes = [ip_address_type]
+  }
+}
+
+resource "aws_vpc_security_group_egress_rule" "combs_to_combs" {
+  lifecycle {
+    ignore_changes = [description]
+  }
+}
+
+resource "aws_vpc_security_group_egress_rule" "functions_to_combs" {
+  lifecycle {
+    ignore_changes = [description]
+  }
+}
+
+resource "aws_vpc_security_group_egress_rule" "functions_to_s3" {
+  lifecycle {
+    ignore_changes = [description]
+  }
+}
+
+resource "aws_vpc_security_group_ingress_rule" "combs_from_combs" {
+  lifecycle {
+    ignore_changes = [description]
+  }
+}
+
+resource "aws_vpc_security_group_ingress_rule" "combs_from_functions" {
+  lifecycle {
+    ignore_changes = [description]
+  }
+}
