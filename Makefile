@@ -21,7 +21,7 @@ export STAGE REGION DEPLOY_PROFILE BACKEND_PROFILE BACKEND_BUCKET BACKEND_REGION
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample local-sample run-query test check check-infra format bench clean init package package-lambdas \
-	package-hcomb plan deploy deploy-all destroy logs costs docker-login check-dirty scan-infra try-infra \
+	package-hcomb plan deploy deploy-all destroy logs costs docker-login check-dirty scan-infra try-infra try-packages \
 	run-integ-local run-integ-docker run-integ-aws
 
 help: ## List the targets
@@ -115,6 +115,9 @@ package-hcomb: ## Build the combs' image
 
 try-infra: ## Deploy, plan again and destroy on a stand-in for AWS, both kinds of comb network
 	@infra/bin/try.sh
+
+try-packages: ## Start the packages as AWS would: the zips under its Runtime Interface Emulator, the image
+	@infra/bin/try_packages.sh
 
 scan-infra: ## Scan the configuration; exceptions and their reasons stand in infra/scan.yaml
 	@infra/bin/scan.sh

@@ -20,8 +20,12 @@ tf() {
     terraform -chdir="$INFRA" "$@"
 }
 
-# What is deployed, as 0.1.0-1a2b3c4 or 0.1.0-1a2b3c4-dirty.
+# What is deployed, as 0.1.0-1a2b3c4 or 0.1.0-1a2b3c4-dirty. BUILD_VERSION says it where there is no git.
 version() {
+    if [ -n "${BUILD_VERSION:-}" ]; then
+        echo "$BUILD_VERSION"
+        return
+    fi
     local number commit
     number=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
     commit=$(git rev-parse --short HEAD 2>/dev/null || echo unversioned)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """stand_in.py PORT: serves moto, which answers AWS's calls from memory, on this machine.
 
-One answer is mended: moto tells the state of a subnet's IPv6 range as a structure where AWS tells a word, and Terraform
-would wait for the word.
+Two answers are mended. moto tells the state of a subnet's IPv6 range as a structure where AWS tells a word, and Terraform
+would wait for the word. Of an IPv6-only subnet it tells all 2^64 addresses as free where AWS tells none.
 """
 
 import sys
@@ -23,7 +23,9 @@ def associations(subnet):
     ]
 
 
+free = Subnet.available_ip_address_count
 Subnet.ipv6_cidr_block_association_set = property(associations)
+Subnet.available_ip_address_count = property(lambda subnet: 0 if subnet.ipv6_native else free.fget(subnet))
 
 if __name__ == "__main__":
     main(["-H", "127.0.0.1", "-p", sys.argv[1]])

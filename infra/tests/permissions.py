@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""Holds the roles' policies against the calls that the code makes: fails when a call has no permission, when a
+permission has no call, and when the configuration has something that costs while idle.
+
+Needs neither Terraform nor an account: both sides are read as text.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = ROOT / "infra" / "modules"
+
+# Which role runs which part of code/aws. A file with a call must be here.
+ROLE_OF = {
+    "lambda.rs": "fuse",
+    "combs.rs": "fuse",
+    "combs/tasks.rs": "fuse",
+    "fuse_function.rs": "fuse",
+    "hbee_function.rs": "hbee",
+    "comb_server.rs": "comb",
+    "stack.rs": "user",  # the command line, with the user's own rights
+}
+
+# The SDK's calls, and what each needs.
+SDK = {
+    "invoke": ["lambda:InvokeFunction"],
+    "list_tasks": ["ecs:ListTasks"],
+    "describe_tasks": ["ecs:DescribeTasks"],
+    "run_task": ["ecs:RunTask", "iam:PassRole"],
+    "stop_task": ["ecs:StopTask"],
+}
+
+# Methods of an object store, and what each needs. `put_multipart` also gives up what it cannot finish.
+STORE = {
+    "get": ["s3:GetObject"],
+    "get_opts": ["s3:GetObject"],
+    "get_range": ["s3:GetObject"],
+    "get_ranges": ["s3:GetObject"],
+    "head": ["s3:GetObject"],
+    "list": ["s3:ListBucket"],
+    "list_with_delimiter": ["s3:ListBucket"],
+    "put": ["s3:PutObject"],
+    "put_opts": ["s3:PutObject"],
+    "put_multipart": ["s3:PutObject", "s3:AbortMultipartUpload"],
+    "put_multipart_opts": ["s3:PutObject", "s3:AbortMultipartUpload"],
+    "delete": ["s3:DeleteObject"],
+    "delete_stream": ["s3:DeleteObject"],
+    "copy": ["s3:GetObject", "s3:PutObject"],
+    "rename": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"],
+}
+
+# Which sources reach an object store on behalf of which role.
+STORE_SOURCES = {
+    "fuse": ["code/catalog/src", "code/storage/src", "code/fuse/src", "code/aws/src/results.rs", "code/aws/src/fuse_function"],
+    "hbee": ["code/hbee/src", "code/storage/src"],
+    "comb": ["code/hcomb/src", "code/exchange/src", "code/aws/src/comb_server.rs"],
+}
+
+# A missing object is told from a forbidden one only to those who may list.
+FOR_MISSING = {"fuse": ["s3:ListBucket"], "hbee": ["s3:ListBucket"]}
+
+# Done by AWS with the role, not by the program.
+BY_SERVICE = {
+    "functions": {
+        "logs:CreateLogStream", "logs:PutLogEvents",
+        "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces",
+        "ec2:DescribeSubnets", "ec2:AssignPrivateIpAddresses", "ec2:UnassignPrivateIpAddresses",
+        "kms:Decrypt",  # by S3, for the reader of an object that is encrypted with a listed key
+    },
+    "execution": {
+        "ecr:GetAuthorizationToken", "ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer",
+        "ecr:BatchGetImage", "logs:CreateLogStream", "logs:PutLogEvents",
+    },
+}  # fmt: skip
+
+# What bills by the hour, whether or not anybody asks.
+COSTS_WHILE_IDLE = ["aws_nat_gateway", "aws_eip", "aws_ecs_service", "aws_instance", "aws_lb", "aws_kms_key", "aws_flow_log",
+                    "aws_lambda_provisioned_concurrency_config", "aws_networkfirewall_firewall", "aws_ec2_transit_gateway"]  # fmt: skip
+
+
+def program(path):
+    """A source's text without its tests and comments."""
+    text = path.read_text().split("#[cfg(test)]\nmod tests")[0]
+    return re.sub(r"^\s*//.*$", "", text, flags=re.M)
+
+
+def sources(places):
+    """The Rust files at or below `places`, without test files."""
+    for place in places:
+        path = ROOT / place
+        found = sorted(path.rglob("*.rs")) if path.is_dir() else [path] if path.exists() else []
+        yield from (file for file in found if file.name != "tests.rs" and "tests" not in file.parts)
+
+
+def sdk_calls(problems):
+    """Actions by role that the SDK's calls in code/aws need."""
+    needed = {}
+    folder = ROOT / "code" / "aws" / "src"
+    for path in sources(["code/aws/src"]):
+        text = program(path)
+        calls = re.findall(r"\b(?:client|lambda|ecs)\s*\.\s*([a-z_]+)\(\)", text)
+        name = path.relative_to(folder).as_posix()
+        if len(calls) != text.count(".send()"):
+            problems.append(f"code/aws/src/{name}: {text.count('.send()')} requests are sent, but {len(calls)} calls begin with `client.…()`, `lambda.…()` or `ecs.…()`: write each so")
+        for call in calls:
+            if call not in SDK:
+                problems.append(f"code/aws/src/{name} calls `{call}`: say in infra/tests/permissions.py what it needs")
+            elif name not in ROLE_OF:
+                problems.append(f"code/aws/src/{name} calls `{call}`: say in infra/tests/permissions.py which role runs it")
+            else:
+                for action in SDK[call]:
+                    needed.setdefault(ROLE_OF[name], {}).setdefault(action, f"code/aws/src/{name}: {call}")
+    return needed
+
+
+def store_calls():
+    """Actions by role that the object stores' calls need."""
+    needed = {}
+    methods = "|".join(STORE)
+    # On a store by its usual names, or on what `.store(…)` gives.
+    call = re.compile(rf"(?:\bstore|\bstore\([^()]*\)\??|\bobject_store)\s*\.\s*({methods})\(")
+    for role, places in STORE_SOURCES.items():
+        for path in sources(places):
+            for method in call.findall(program(path)):
+                for action in STORE[method]:
+                    needed.setdefault(role, {}).setdefault(action, f"{path.relative_to(ROOT)}: {method}")
+    return needed
+
+
+def allowed():
+    """Actions by role that the policies allow."""
+    functions = (MODULES / "functions" / "roles.tf").read_text()
+    combs = (MODULES / "combs" / "roles.tf").read_text()
+    storage = (MODULES / "storage" / "access.tf").read_text() + (MODULES / "storage" / "outputs.tf").read_text()
+
+    def actions(text):
+        return set(re.findall(r'"([a-z0-9]+:[A-Z][A-Za-z]+)"', text)) - {"aws:SecureTransport"}
+
+    def block(text, start):
+        begin = text.index(start)
+        end = re.compile(r"^}", re.M).search(text, begin).end()
+        return text[begin:end]
+
+    conditions = {"lambda:SourceFunctionArn", "iam:PassedToService"}
+    parts = {
+        "var.read_data": actions(block(storage, "locals {")),
+        "var.read_results": actions(block(storage, 'output "read_results"')),
+        "var.write_results": actions(block(storage, 'output "write_results"')),
+        "local.in_vpc": actions(re.search(r"interface_actions = \[.*?\]", functions, flags=re.S).group()),
+    }
+    roles = {}
+    for role, text in {"fuse": functions, "hbee": functions, "execution": combs, "comb": combs}.items():
+        start = f'resource "aws_iam_role_policy" "{role}"'
+        policy = block(text, start) if start in text else ""
+        found = actions(policy)
+        for part, part_actions in parts.items():
+            found |= part_actions if part in policy else set()
+        roles[role] = found - conditions
+    return roles
+
+
+def main():
+    problems = []
+    needed = sdk_calls(problems)
+    for calls in (store_calls(), {role: dict.fromkeys(actions, "a missing object") for role, actions in FOR_MISSING.items()}):
+        for role, actions in calls.items():
+            for action, place in actions.items():
+                needed.setdefault(role, {}).setdefault(action, place)
+
+    for role, actions in allowed().items():
+        by_service = BY_SERVICE["functions"] if role in ("fuse", "hbee") else BY_SERVICE["execution"] if role == "execution" else set()
+        calls = needed.get(role, {})
+        for action in sorted(set(calls) - actions):
+            problems.append(f"{role} may not {action}, which it needs ({calls[action]})")
+        for action in sorted(actions - set(calls) - by_service):
+            problems.append(f"{role} may {action}, and makes no call that needs it")
+        if role != "comb":
+            for action in sorted(by_service - actions):
+                problems.append(f"{role} may not {action}, which AWS does with the role")
+
+    configuration = "".join(path.read_text() for path in (ROOT / "infra").rglob("*.tf") if not {".terraform", "tests"} & set(path.relative_to(ROOT).parts))
+    for kind in COSTS_WHILE_IDLE:
+        if f'resource "{kind}"' in configuration:
+            problems.append(f"the configuration has a `{kind}`, which costs while idle")
+    for kind in re.findall(r'vpc_endpoint_type\s*=\s*"([^"]+)"', configuration):
+        if kind != "Gateway":
+            problems.append(f"the configuration has an endpoint of type {kind}, which costs while idle")
+    if "vpc_endpoint_type" not in configuration or configuration.count('resource "aws_vpc_endpoint"') != configuration.count("vpc_endpoint_type"):
+        problems.append("each endpoint must say its type")
+
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if problems:
+        sys.exit(1)
+    counts = ", ".join(f"{role} {len(actions)}" for role, actions in allowed().items())
+    print(f"permissions: each has its call, each call its permission ({counts})")
+
+
+if __name__ == "__main__":
+    main()
