@@ -11,6 +11,11 @@ QUERY ?= code/examples/query-delta-taxi.json
 TABLE_LOCAL = $(or $(TABLE),$(if $(filter code/examples/query-delta-taxi.json,$(QUERY)),nyc_taxi=$(SAMPLE)))
 FORMAT ?= table
 
+# The tests that compare many statements with plain DataFusion; a name chooses some.
+AGAINST := cargo test --workspace --test against_datafusion --
+
+BENCH := $(CARGO_TARGET_DIR)/bench
+
 BUZZ := $(CARGO_TARGET_DIR)/debug/buzz
 AWS_CLI := $(CARGO_TARGET_DIR)/aws-cli
 
@@ -23,6 +28,7 @@ export STAGE REGION DEPLOY_PROFILE BACKEND_PROFILE BACKEND_BUCKET BACKEND_REGION
 .PHONY: help build sample local-sample run-query test check check-infra format bench clean init package package-lambdas \
 	package-hcomb plan deploy deploy-all destroy logs costs docker-login check-dirty scan-infra try-infra try-packages \
 	run-integ-local run-integ-docker run-integ-aws
+.PHONY: slt slt-known differential bench-tools
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} /^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +64,15 @@ aws-cli: ## Install the aws command that tests use, if there is none
 	  echo "installing the aws command in $(AWS_CLI) …" >&2; \
 	  python3 -m venv $(AWS_CLI) && $(AWS_CLI)/bin/pip install --quiet --disable-pip-version-check awscli >&2; }
 
+slt: ## Every SELECT of the shared sqllogictest files, against plain DataFusion, with one comb and with four
+	$(AGAINST) slt::
+
+slt-known: ## The same, and write the list of those that do not agree anew; reasons stay
+	BUZZ_SLT_WRITE_KNOWN=1 $(AGAINST) slt::
+
+differential: ## Random queries against plain DataFusion; QUERIES=5000 SEED=1
+	BUZZ_DIFFERENTIAL_QUERIES=$(or $(QUERIES),5000) BUZZ_DIFFERENTIAL_SEED=$(or $(SEED),1) $(AGAINST) differential::
+
 check: ## Check format and lints; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
@@ -69,10 +84,16 @@ check-infra: ## Check and test the infrastructure: format, validity, permissions
 format: ## Format the code
 	cargo fmt --all
 
-bench: ## Compare with plain DataFusion, release build; BENCH_RUNS=5
+bench: bench-tools ## Compare with plain DataFusion and DuckDB, release build; BENCH_RUNS=5 TPCH_SCALE=1
 	@echo "building for release; the first time takes about 40 minutes on two cores …" >&2
 	cargo build --release --workspace --bin buzz --bin plain-datafusion
 	python3 code/testkit/bench/bench.py --bin $(CARGO_TARGET_DIR)/release --sample $(SAMPLE) --runs $(or $(BENCH_RUNS),5)
+	$(BENCH)/bin/python code/testkit/bench/tpch.py --bin $(CARGO_TARGET_DIR)/release --scale $(or $(TPCH_SCALE),1) \
+		--folder $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1) --runs $(or $(BENCH_RUNS),3)
+
+bench-tools:
+	@[ -x $(BENCH)/bin/tpchgen-cli ] || { python3 -m venv $(BENCH) && \
+		$(BENCH)/bin/pip install --quiet duckdb==2.0.0 tpchgen-cli==4.0.0; }
 
 ##@ A stack on AWS: STAGE and REGION say which, here or in default.env
 

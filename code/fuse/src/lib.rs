@@ -33,6 +33,8 @@ pub mod split;
 
 mod session;
 
+mod wire;
+
 pub mod reduce;
 
 pub mod dispatch;

@@ -32,7 +32,7 @@ use crate::plan::{Evaluate, Explain, MapStage, QueryPlan, ReduceStep, ScanSource
 use crate::session::{planning_config, session, session_options};
 use crate::split::{FileSplit, line_splits, pack, row_group_splits, task_count, whole_files};
 use crate::table::{FileTable, InboxTable};
-use crate::{Combs, Compute, Request, prune, reduce};
+use crate::{Combs, Compute, Request, prune, reduce, wire};
 
 /// Plans `steps` of `request` over its opened `tables`.
 pub(crate) async fn plan(
@@ -151,14 +151,22 @@ pub(crate) fn parse_statement(sql: &str) -> Result<Statement> {
 
 /// `statement`, if it is a query.
 pub(crate) fn check_query(statement: Statement) -> Result<Statement> {
-    match &statement {
-        Statement::Statement(sql) if matches!(sql.as_ref(), SqlStatement::Query(_)) => Ok(statement),
-        other => {
-            let text = other.to_string();
-            let verb = text.split_whitespace().next().unwrap_or_default().to_uppercase();
-            Err(QueryError::invalid(format!("{verb} is not a query; Buzz only reads, write a SELECT")))
-        }
-    }
+    let verb = match &statement {
+        Statement::Statement(sql) => match sql.as_ref() {
+            SqlStatement::Query(query) if query.body.as_select().is_some_and(|select| select.into.is_some()) => {
+                "SELECT INTO".to_string()
+            }
+            SqlStatement::Query(_) => return Ok(statement),
+            other => verb(other),
+        },
+        other => verb(other),
+    };
+    Err(QueryError::invalid(format!("{verb} is not a query; Buzz only reads, write a SELECT")))
+}
+
+/// The first word of a statement.
+fn verb(statement: &impl std::fmt::Display) -> String {
+    statement.to_string().split_whitespace().next().unwrap_or_default().to_uppercase()
 }
 
 fn find_source(name: &str, index: usize, steps: &[Step], tables: &[Arc<Table>]) -> Result<Source> {
@@ -241,7 +249,7 @@ pub(crate) async fn to_logical(
 ) -> Result<LogicalPlan> {
     let values: HashMap<String, ScalarValue> =
         params.iter().map(|(name, param)| (name.clone(), param_value(param))).collect();
-    let logical = state.statement_to_plan(statement).await?.with_param_values(values)?;
+    let logical = wire::sendable(state.statement_to_plan(statement).await?.with_param_values(values)?)?;
     // Analysing finds the mistakes that only types show, and optimizing those that only values show.
     state.optimize(&logical).map_err(|error| match error {
         DataFusionError::Context(_, inner) => QueryError::from(*inner),

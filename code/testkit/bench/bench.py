@@ -10,9 +10,9 @@ import os
 import re
 import statistics
 import subprocess
-import sys
 import tempfile
-import time
+
+from measure import measure
 
 FLIGHTS = [
     (
@@ -44,19 +44,6 @@ SAMPLE = [
 ]
 
 
-def measure(command):
-    """Seconds and peak megabytes of one process."""
-    with tempfile.TemporaryFile() as out:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=out, stderr=out)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        if status != 0:
-            out.seek(0)
-            sys.exit(f"{command} failed:\n{out.read().decode()}")
-    return seconds, usage.ru_maxrss / 1024
-
-
 def steps(table, kind, uri, map_sql, reduce_sql, partition_filter, split):
     step = {"name": "m", "step_type": "HBee", "sql": map_sql}
     if partition_filter:
@@ -75,10 +62,10 @@ def compare(name, runs, commands):
     memory = {key: [] for key in commands}
     for turn in range(runs + 1):
         for key, command in commands.items():
-            seconds, megabytes = measure(command)
+            measured = measure(command)
             if turn > 0:  # the first turn warms the page cache
-                times[key].append(seconds)
-                memory[key].append(megabytes)
+                times[key].append(measured.seconds)
+                memory[key].append(measured.megabytes)
     base = statistics.median(times["plain"]), statistics.median(memory["plain"])
     print(f"{name}")
     for key in commands:

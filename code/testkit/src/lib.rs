@@ -1,5 +1,7 @@
 //! What tests and benchmarks share: real tables, faults, and plain DataFusion to compare with. For development only.
 
+mod compare;
+
 mod faulty;
 
 mod plain;
@@ -8,6 +10,7 @@ mod proxy;
 
 mod shared;
 
+pub use compare::{Rows, disagreement, not_among};
 pub use faulty::FaultyStore;
 pub use plain::{plain_rows, same_rows, sorted_text};
 pub use proxy::SilentProxy;

@@ -67,6 +67,8 @@ const STATEMENTS: &[&str] = &[
     // Functions that keep the time zone of the session, and tables that are functions.
     "SELECT id, to_timestamp(CAST(id AS DECIMAL(10, 2))) AS t FROM rides WHERE id < 5 ORDER BY id",
     "SELECT t.i, COUNT(*) FROM generate_series(1, 6) AS t(i) LEFT JOIN rides ON rides.id % 6 = t.i GROUP BY t.i",
+    "SELECT id, COUNT(*) FILTER (WHERE amount > 100) OVER (PARTITION BY grp) AS n, SUM(id) FILTER (WHERE id % 2 = 0) OVER (ORDER BY id ROWS BETWEEN 3 PRECEDING AND CURRENT ROW) AS s FROM rides ORDER BY id",
+    "SELECT id, MAX(id) FILTER (WHERE grp = 'cash') OVER () FROM rides WHERE id > (SELECT MIN(n) + 980 FROM (SELECT COUNT(*) FILTER (WHERE id > 9) OVER () AS n FROM rides WHERE id < 20)) ORDER BY id",
     // No table at all.
     "SELECT 1 AS one, 'x' AS x",
     "SELECT SUM(column1), MAX(column2) FROM (VALUES (1, 'a'), (2, 'b'), (3, NULL)) v",
@@ -226,6 +228,9 @@ async fn a_statement_that_cannot_run_says_why() {
         ("SELECT 1 / 0 AS n, id FROM rides", "division by zero"),
         ("CREATE TABLE x AS SELECT 1", "CREATE is not a query"),
         ("SET datafusion.execution.batch_size = 1", "SET is not a query"),
+        ("SELECT id INTO x FROM rides", "SELECT INTO is not a query"),
+        ("SELECT LAG(id) IGNORE NULLS OVER (ORDER BY id) FROM rides", "IGNORE NULLS of `lag` over a window"),
+        ("SELECT ARRAY_AGG(id) FILTER (WHERE id > 3) OVER () FROM rides", "FILTER of `array_agg` over a window"),
         ("SELECT id FROM", "SQL syntax"),
     ];
     for (sql, words) in cases {

@@ -1,0 +1,179 @@
+//! Plain DataFusion as the measure: what it answers, and what of that the query settles.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use buzz_protocol::Options;
+use buzz_testkit::{Rows, disagreement, not_among};
+use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::datasource::provider_as_source;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
+use futures::FutureExt;
+
+use crate::parquet::Written;
+
+/// Which files plain DataFusion reads.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// Those that Buzz reads.
+    Files,
+    Turned,
+    Mixed,
+}
+
+/// Files, threads and rows of a batch: as many ways to divide the same work.
+const WAYS: [(Way, usize, usize); 4] =
+    [(Way::Files, 1, 8192), (Way::Turned, 3, 8192), (Way::Mixed, 1, 8192), (Way::Mixed, 2, 2)];
+
+/// A query and the tables that it reads, by name.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub sql: String,
+    pub tables: Vec<(String, Written)>,
+    pub options: Options,
+    /// Whether the rows have an order.
+    pub ordered: bool,
+    /// How long plain DataFusion may take.
+    pub patience: Duration,
+}
+
+impl Asked {
+    /// What plain DataFusion answers on the files that Buzz reads.
+    pub(crate) async fn plain(&self) -> Result<Rows> {
+        self.variant(Way::Files, 4, self.options.batch_size).await
+    }
+
+    /// In what `found` contradicts plain DataFusion, whose answer is `plain`; none if it does not.
+    pub(crate) async fn judge(&self, found: &Rows, plain: Rows) -> Result<Option<String>> {
+        let (found, plain) = match self.estimates() {
+            true => (found.clone().estimated(0.1), plain.estimated(0.1)),
+            false => (found.clone(), plain),
+        };
+        let at_once = disagreement(&found, std::slice::from_ref(&plain), self.ordered);
+        if at_once.is_none() {
+            return Ok(None);
+        }
+        let mut variants = vec![plain];
+        for (way, threads, batch_size) in WAYS {
+            variants.push(self.variant(way, threads, batch_size).await?);
+        }
+        let Some(told) = disagreement(&found, &variants, self.ordered) else {
+            // A limit may choose any rows, but none that are not there.
+            return Ok(match self.limited().await? {
+                Some(all) => not_among(&found, &all).map(|told| format!("rows that no LIMIT can choose: {told}")),
+                None => None,
+            });
+        };
+        // Plain DataFusion may have chosen the same rows each time, where others would do.
+        Ok(if self.chooses_within().await? { None } else { Some(told) })
+    }
+
+    fn estimates(&self) -> bool {
+        let sql = self.sql.to_lowercase();
+        ["approx_percentile", "approx_median", "percentile_cont(", "approx_distinct"]
+            .iter()
+            .any(|name| sql.contains(name))
+    }
+
+    async fn variant(&self, way: Way, threads: usize, batch_size: usize) -> Result<Rows> {
+        let frame = self.session(way, threads, batch_size).await?.sql(&self.sql).await?;
+        Ok(Rows::of(&frame.collect().await?)?)
+    }
+
+    /// All rows of a query that only its last step limits, if they are always the same.
+    async fn limited(&self) -> Result<Option<Rows>> {
+        let ctx = self.session(Way::Files, 1, 8192).await?;
+        let LogicalPlan::Limit(limit) = ctx.state().create_logical_plan(&self.sql).await? else {
+            return Ok(None);
+        };
+        self.settled(&limit.input).await
+    }
+
+    /// Whether a limit inside of the query may choose other rows, or an aggregate without an order other values.
+    async fn chooses_within(&self) -> Result<bool> {
+        let ctx = self.session(Way::Files, 1, 8192).await?;
+        let mut limits = Vec::new();
+        let whole = ctx.state().create_logical_plan(&self.sql).await?;
+        let mut chooses = false;
+        whole.apply_with_subqueries(|node| {
+            node.apply_expressions(|expression| {
+                chooses |= expression.exists(|inner| Ok(depends_on_order(inner)))?;
+                Ok(TreeNodeRecursion::Continue)
+            })?;
+            let inner = matches!(node, LogicalPlan::Limit(_)) && !std::ptr::eq(node, &whole);
+            limits.extend(inner.then(|| node.clone()));
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        if chooses {
+            return Ok(true);
+        }
+        for limit in limits {
+            // What depends on an outer row cannot be run by itself.
+            if self.settled(&limit).await.is_ok_and(|rows| rows.is_none()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The rows of a part of the query, if they are always the same.
+    async fn settled(&self, part: &LogicalPlan) -> Result<Option<Rows>> {
+        let mut first: Option<Rows> = None;
+        for (way, threads, batch_size) in WAYS {
+            let ctx = self.session(way, threads, batch_size).await?;
+            // The plan holds the tables of another session.
+            let part = part.clone().transform_up_with_subqueries(|node| match node {
+                LogicalPlan::TableScan(mut scan) if !scan.table_name.table().is_empty() => {
+                    if let Some(table) = self.provider(&ctx, scan.table_name.table()) {
+                        scan.source = provider_as_source(table);
+                    }
+                    Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
+                }
+                node => Ok(Transformed::no(node)),
+            })?;
+            let rows = Rows::of(&ctx.execute_logical_plan(part.data).await?.collect().await?)?;
+            match &first {
+                None => first = Some(rows),
+                Some(first) if disagreement(&rows, std::slice::from_ref(first), false).is_some() => return Ok(None),
+                Some(_) => {}
+            }
+        }
+        Ok(first)
+    }
+
+    fn provider(&self, ctx: &SessionContext, name: &str) -> Option<Arc<dyn TableProvider>> {
+        ctx.table_provider(TableReference::bare(name)).now_or_never()?.ok()
+    }
+
+    async fn session(&self, way: Way, threads: usize, batch_size: usize) -> Result<SessionContext> {
+        let mut config = SessionConfig::new().with_target_partitions(threads).with_batch_size(batch_size);
+        if let Some(zone) = &self.options.time_zone {
+            config.options_mut().set("datafusion.execution.time_zone", zone)?;
+        }
+        let ctx = SessionContext::new_with_config(config);
+        for (name, written) in &self.tables {
+            let folder = match way {
+                Way::Files => &written.files,
+                Way::Turned => &written.turned,
+                Way::Mixed => &written.mixed,
+            };
+            let path = folder.to_str().ok_or_else(|| DataFusionError::Plan("a path that is no text".to_string()))?;
+            let name = TableReference::bare(name.as_str());
+            ctx.register_parquet(name, format!("{path}/"), ParquetReadOptions::default()).await?;
+        }
+        Ok(ctx)
+    }
+}
+
+/// Whether `expression` is an aggregate whose value is any one of several.
+fn depends_on_order(expression: &Expr) -> bool {
+    let Expr::AggregateFunction(aggregate) = expression else {
+        return false;
+    };
+    let of_order = ["any_value", "array_agg", "first_value", "last_value", "nth_value", "string_agg"];
+    aggregate.params.order_by.is_empty() && of_order.contains(&aggregate.func.name())
+}

@@ -1,0 +1,86 @@
+//! What a plan loses on its way to a comb, written so that nothing is lost.
+//!
+//! The encoding of physical plans has no place for the `FILTER` of a window's aggregate, nor for `IGNORE NULLS` of a window
+//! function: both would vanish without a word, and other rows would come back.
+
+use buzz_protocol::{QueryError, Result};
+use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::logical_expr::expr::{NullTreatment, WindowFunction};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{Case, Expr, LogicalPlan, WindowFunctionDefinition};
+
+/// Aggregates for which a row that is filtered out is the same as a null.
+const SKIP_NULLS: &[&str] = &[
+    "approx_distinct",
+    "approx_median",
+    "avg",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "bool_and",
+    "bool_or",
+    "corr",
+    "count",
+    "covar_pop",
+    "covar_samp",
+    "max",
+    "median",
+    "min",
+    "stddev",
+    "stddev_pop",
+    "string_agg",
+    "sum",
+    "var",
+    "var_pop",
+];
+
+/// The same plan, in which `sum(x) FILTER (WHERE p) OVER w` is `sum(CASE WHEN p THEN x END) OVER w`.
+///
+/// # Errors
+/// `Invalid` when a window function has a `FILTER` or an `IGNORE NULLS` that cannot be written otherwise.
+pub(crate) fn sendable(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let sendable = plan.transform_up_with_subqueries(|node| {
+        let names = NamePreserver::new(&node);
+        let rewritten = node.map_expressions(|expression| {
+            let name = names.save(&expression);
+            Ok(expression.transform_up(window)?.update_data(|expression| name.restore(expression)))
+        })?;
+        if rewritten.transformed { rewritten.map_data(LogicalPlan::recompute_schema) } else { Ok(rewritten) }
+    })?;
+    Ok(sendable.data)
+}
+
+fn window(expression: Expr) -> DataFusionResult<Transformed<Expr>> {
+    let Expr::WindowFunction(mut window) = expression else {
+        return Ok(Transformed::no(expression));
+    };
+    let of_nulls = matches!(window.fun, WindowFunctionDefinition::WindowUDF(_))
+        && window.params.null_treatment == Some(NullTreatment::IgnoreNulls);
+    if of_nulls {
+        return Err(unsendable("IGNORE NULLS", &window));
+    }
+    let Some(filter) = window.params.filter.take() else {
+        return Ok(Transformed::no(Expr::WindowFunction(window)));
+    };
+    if !SKIP_NULLS.contains(&window.fun.name()) {
+        return Err(unsendable("FILTER", &window));
+    }
+    #[expect(deprecated, reason = "how `count(*)` is written before it is analysed")]
+    let value = match window.params.args.first_mut() {
+        Some(Expr::Wildcard { .. }) | None => Expr::Literal(ScalarValue::Int64(Some(1)), None),
+        Some(value) => std::mem::take(value),
+    };
+    let kept = Expr::Case(Case::new(None, vec![(filter, Box::new(value))], None));
+    match window.params.args.first_mut() {
+        Some(first) => *first = kept,
+        None => window.params.args.push(kept),
+    }
+    Ok(Transformed::yes(Expr::WindowFunction(window)))
+}
+
+fn unsendable(what: &str, window: &WindowFunction) -> DataFusionError {
+    let name = window.fun.name();
+    QueryError::invalid(format!("{what} of `{name}` over a window is not supported yet")).into_datafusion()
+}

@@ -1,0 +1,31 @@
+"""Runs one process and measures it."""
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+
+class Measured(NamedTuple):
+    """What one process took and printed."""
+
+    seconds: float
+    megabytes: float
+    stdout: str
+    stderr: str
+
+
+def measure(command):
+    """Seconds from start to end, and peak resident megabytes. A process that fails ends the benchmark."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=out, stderr=err)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        out.seek(0)
+        err.seek(0)
+        printed, said = out.read().decode(), err.read().decode()
+    if status != 0:
+        sys.exit(f"{command} failed:\n{printed}{said}")
+    return Measured(seconds, usage.ru_maxrss / 1024, printed, said)
