@@ -7,8 +7,8 @@ use arrow::array::RecordBatch;
 use arrow::compute::BatchCoalescer;
 use arrow::datatypes::SchemaRef;
 use buzz_protocol::{
-    BUILD_ID, CombAddress, Delivered, DeliveryId, HBeeTask, InlineRows, Partitioning, QueryError, QueryId, Result,
-    StageId, TaskIndex,
+    BUILD_ID, CombAddress, Delivered, DeliveryId, HBeeTask, InlineRows, Partitioning, QueryError, QueryId, QueryToken,
+    Result, StageId, TaskIndex,
 };
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use datafusion::physical_expr::PhysicalExpr;
@@ -24,6 +24,8 @@ use crate::service::{DeliveryHeader, DeliverySink};
 pub struct Destination {
     /// The query.
     pub query: QueryId,
+    /// What the combs want to be shown.
+    pub token: QueryToken,
     /// The stage.
     pub stage: StageId,
     /// The task.
@@ -43,6 +45,7 @@ impl From<&HBeeTask> for Destination {
         let batch_size = task.session.get("datafusion.execution.batch_size").and_then(|size| size.parse().ok());
         Self {
             query: task.query,
+            token: task.token.clone(),
             stage: task.stage,
             task: task.task,
             partitioning: task.partitioning.clone(),
@@ -225,7 +228,7 @@ impl DeliveryWriter {
             task: self.destination.task,
             delivery: self.delivery,
         };
-        let inbox = self.network.inbox(address).await?;
+        let inbox = self.network.inbox(address, &self.destination.token).await?;
         inbox.deliver(header, Arc::clone(&self.schema)).await
     }
 }

@@ -3,7 +3,8 @@
 //! A delivery is one `DoPut`: the descriptor's command is a [`DeliveryHeader`] as JSON, the first message the schema,
 //! and each batch carries its partition (of those of all combs) in `app_metadata`, as four bytes, little endian. It is
 //! answered once, when all of it is held. `DoAction` serves the other calls, with JSON bodies: `open`
-//! ([`OpenQuery`]), `commit`, `abort`, `close`. A failure is a status whose details are a [`QueryError`] as JSON.
+//! ([`OpenQuery`]), `commit`, `abort`, `close`. Each call carries the query's token in the header `x-buzz-token`; only
+//! `build`, which answers the build, needs none. A failure is a status whose details are a [`QueryError`] as JSON.
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use arrow_flight::{
     PollInfo, PutResult, SchemaResult, Ticket,
 };
 use async_trait::async_trait;
-use buzz_protocol::{CombAddress, QueryError, QueryId, Result};
+use buzz_protocol::{BUILD_ID, CombAddress, QueryError, QueryId, QueryToken, Result};
 use bytes::Bytes;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use futures::stream::BoxStream;
@@ -30,9 +31,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::inbox::Inboxes;
+use crate::network::TOKEN_HEADER;
 use crate::service::{Commit, DeliveryHeader, DeliverySink, InboxService, OpenQuery};
 
 /// Batches in flight on one delivery before its sender waits for the network.
@@ -59,12 +63,12 @@ struct CloseBody {
 }
 
 /// Serves `inboxes` over Flight.
-pub fn flight_server(inboxes: Arc<dyn InboxService>) -> FlightServiceServer<impl FlightService> {
+pub fn flight_server(inboxes: Arc<Inboxes>) -> FlightServiceServer<impl FlightService> {
     FlightServiceServer::new(InboxFlight { inboxes }).max_decoding_message_size(usize::MAX)
 }
 
 struct InboxFlight {
-    inboxes: Arc<dyn InboxService>,
+    inboxes: Arc<Inboxes>,
 }
 
 type Answer<T> = std::result::Result<Response<T>, Status>;
@@ -85,14 +89,20 @@ impl FlightService for InboxFlight {
     type ListActionsStream = Answers<ActionType>;
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Answer<Self::DoPutStream> {
-        self.take_delivery(request.into_inner()).await.map_err(|error| to_status(&error))?;
+        let token = shown(request.metadata());
+        self.take_delivery(token, request.into_inner()).await.map_err(|error| to_status(&error))?;
         let answer = futures::stream::once(async { Ok(PutResult { app_metadata: Bytes::new() }) });
         Ok(Response::new(answer.boxed()))
     }
 
     async fn do_action(&self, request: Request<Action>) -> Answer<Self::DoActionStream> {
+        let token = shown(request.metadata());
         let Action { r#type, body } = request.into_inner();
-        self.act(&r#type, &body).await.map_err(|error| to_status(&error))?;
+        if r#type == "build" {
+            let answer = arrow_flight::Result { body: Bytes::from_static(BUILD_ID.as_bytes()) };
+            return Ok(Response::new(futures::stream::once(async { Ok(answer) }).boxed()));
+        }
+        self.act(token, &r#type, &body).await.map_err(|error| to_status(&error))?;
         Ok(Response::new(futures::stream::empty().boxed()))
     }
 
@@ -130,12 +140,13 @@ impl FlightService for InboxFlight {
 }
 
 impl InboxFlight {
-    async fn take_delivery(&self, mut messages: Streaming<FlightData>) -> Result<()> {
+    async fn take_delivery(&self, token: QueryToken, mut messages: Streaming<FlightData>) -> Result<()> {
         let broken = |what: &str| QueryError::internal(format!("a delivery on the wire has a broken {what}"));
         let first = messages.message().await.map_err(|status| from_status(&status))?;
         let first = first.ok_or_else(|| broken("beginning"))?;
         let command = first.flight_descriptor.as_ref().map(|descriptor| descriptor.cmd.clone());
         let header: DeliveryHeader = from_json(&command.ok_or_else(|| broken("descriptor"))?)?;
+        self.inboxes.check(header.query, &token)?;
 
         let all = futures::stream::once(async { Ok(first) }).chain(messages.map_err(FlightError::from));
         let mut decoded = FlightDataDecoder::new(all);
@@ -155,21 +166,37 @@ impl InboxFlight {
         sink.ok_or_else(|| broken("schema"))?.finish().await
     }
 
-    async fn act(&self, name: &str, body: &[u8]) -> Result<()> {
+    async fn act(&self, token: QueryToken, name: &str, body: &[u8]) -> Result<()> {
         match name {
-            "open" => self.inboxes.open(from_json(body)?).await,
+            "open" => {
+                let open: OpenQuery = from_json(body)?;
+                // Opening an open query does nothing; whoever opens it again is who opened it.
+                self.inboxes.check(open.query, &token)?;
+                self.inboxes.open(open).await
+            }
             "commit" => {
                 let CommitBody { query, commits } = from_json(body)?;
+                self.inboxes.check(query, &token)?;
                 self.inboxes.commit(query, commits).await
             }
             "abort" => {
                 let AbortBody { query, reason } = from_json(body)?;
+                self.inboxes.check(query, &token)?;
                 self.inboxes.abort(query, reason).await
             }
-            "close" => self.inboxes.close(from_json::<CloseBody>(body)?.query).await,
+            "close" => {
+                let CloseBody { query } = from_json(body)?;
+                self.inboxes.check(query, &token)?;
+                self.inboxes.close(query).await
+            }
             _ => Err(QueryError::internal(format!("a comb has no action `{name}`"))),
         }
     }
+}
+
+/// The token that a caller shows, if any.
+fn shown(metadata: &MetadataMap) -> QueryToken {
+    QueryToken::shown(metadata.get(TOKEN_HEADER).and_then(|token| token.to_str().ok()).unwrap_or_default())
 }
 
 fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
@@ -207,18 +234,40 @@ fn from_flight(error: FlightError) -> QueryError {
 pub struct FlightInbox {
     address: CombAddress,
     client: FlightServiceClient<Channel>,
+    token: QueryToken,
 }
 
 impl FlightInbox {
-    /// The comb at `address`, which `channel` leads to.
-    pub fn new(address: CombAddress, channel: Channel) -> Self {
-        Self { address, client: FlightServiceClient::new(channel) }
+    /// The comb at `address`, which `channel` leads to and `token` is shown to.
+    pub fn new(address: CombAddress, channel: Channel, token: QueryToken) -> Self {
+        Self { address, client: FlightServiceClient::new(channel), token }
+    }
+
+    /// The comb's build.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not answer.
+    pub async fn build(&self) -> Result<String> {
+        let failed = |status: Status| from_status(&status).at(format!("comb {}", self.address));
+        let action = Action { r#type: "build".to_string(), body: Bytes::new() };
+        let answers = self.client.clone().do_action(action).await.map_err(failed)?;
+        let answers: Vec<_> = answers.into_inner().try_collect().await.map_err(failed)?;
+        let build = answers.first().map(|answer| String::from_utf8_lossy(&answer.body).into_owned());
+        build.ok_or_else(|| QueryError::unavailable("it does not say its build").at(format!("comb {}", self.address)))
+    }
+
+    fn request<T>(&self, message: T) -> Result<Request<T>> {
+        let mut request = Request::new(message);
+        let token = self.token.as_str().parse();
+        let token = token.map_err(|_| QueryError::internal("a token cannot be sent"))?;
+        request.metadata_mut().insert(TOKEN_HEADER, token);
+        Ok(request)
     }
 
     async fn act<T: Serialize + Sync>(&self, name: &str, body: &T) -> Result<()> {
         let action = Action { r#type: name.to_string(), body: to_json(body)? };
         let failed = |status: Status| from_status(&status).at(format!("comb {}", self.address));
-        let answers = self.client.clone().do_action(action).await.map_err(failed)?;
+        let answers = self.client.clone().do_action(self.request(action)?).await.map_err(failed)?;
         answers.into_inner().try_for_each(|_| async { Ok(()) }).await.map_err(failed)
     }
 }
@@ -241,8 +290,9 @@ impl InboxService for FlightInbox {
         let (sender, receiver) = mpsc::channel(MESSAGES_IN_FLIGHT);
         let mut client = self.client.clone();
         let messages = futures::stream::once(async { first }).chain(ReceiverStream::new(receiver));
+        let request = self.request(messages)?;
         let put = tokio::spawn(async move {
-            let answers = client.do_put(messages).await?.into_inner();
+            let answers = client.do_put(request).await?.into_inner();
             answers.try_collect::<Vec<PutResult>>().await.map(|answers| answers.len())
         });
         Ok(Box::new(FlightDelivery {

@@ -15,7 +15,7 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use buzz_protocol::plan::decode_schema;
-use buzz_protocol::{BUILD_ID, DeliveryId, QueryError, QueryId, Result, StageId, TaskIndex};
+use buzz_protocol::{BUILD_ID, DeliveryId, QueryError, QueryId, QueryToken, Result, StageId, TaskIndex};
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use futures::Stream;
 use tokio::sync::watch;
@@ -29,6 +29,27 @@ pub struct Inboxes {
     queries: Mutex<HashMap<QueryId, Arc<QueryInbox>>>,
     /// The last queries that were closed: a call to open one that arrives behind its close must not open it for ever.
     closed: Mutex<VecDeque<QueryId>>,
+    limits: Mutex<Limits>,
+    closed_count: AtomicU64,
+}
+
+/// What a comb takes on.
+#[derive(Debug, Clone, Copy)]
+pub struct InboxLimits {
+    /// Bytes in memory, of all queries together; beyond it they spill.
+    pub memory_bytes: u64,
+    /// Queries at the same time.
+    pub queries: usize,
+}
+
+#[derive(Debug, Default)]
+struct Limits {
+    /// None for a comb that takes what comes.
+    memory: Option<Arc<Budget>>,
+    /// None for a comb that takes what comes.
+    queries: Option<usize>,
+    /// Whether the comb is about to stop.
+    refusing: bool,
 }
 
 /// Closed queries that are remembered.
@@ -37,6 +58,8 @@ const CLOSED_REMEMBERED: usize = 1024;
 /// What a comb holds for one query.
 #[derive(Debug)]
 struct QueryInbox {
+    token: QueryToken,
+    deadline_ms: Option<u64>,
     stages: HashMap<StageId, Arc<Stage>>,
 }
 
@@ -78,17 +101,32 @@ struct Readable {
     readers_left: u32,
 }
 
-/// Bytes of a query's batches in memory.
+/// Bytes of batches in memory: of one query, within those of the comb if it has a bound.
 #[derive(Debug)]
 struct Budget {
     used: AtomicU64,
     max: u64,
+    within: Option<Arc<Budget>>,
 }
 
 impl Budget {
     fn reserve(&self, bytes: u64) -> bool {
         let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.max);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+        if self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_err() {
+            return false;
+        }
+        let granted = self.within.as_ref().is_none_or(|within| within.reserve(bytes));
+        if !granted {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        granted
+    }
+
+    fn release(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(within) = &self.within {
+            within.release(bytes);
+        }
     }
 }
 
@@ -108,7 +146,7 @@ enum ChunkData {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.reserved_bytes, Ordering::Relaxed);
+        self.budget.release(self.reserved_bytes);
     }
 }
 
@@ -123,11 +161,72 @@ impl Inboxes {
         locked(&self.queries).len()
     }
 
+    /// Takes no more on than `limits` from now on.
+    pub fn limit(&self, limits: InboxLimits) {
+        let InboxLimits { memory_bytes, queries } = limits;
+        let memory = Budget { used: AtomicU64::new(0), max: memory_bytes, within: None };
+        let mut held = locked(&self.limits);
+        (held.memory, held.queries) = (Some(Arc::new(memory)), Some(queries));
+    }
+
+    /// Takes no query from now on.
+    pub fn refuse(&self) {
+        locked(&self.limits).refusing = true;
+    }
+
+    /// Takes no query from now on, unless there is one; whether it is so.
+    pub fn refuse_if_idle(&self) -> bool {
+        let queries = locked(&self.queries);
+        if queries.is_empty() {
+            locked(&self.limits).refusing = true;
+        }
+        queries.is_empty()
+    }
+
+    /// How many queries were closed so far, to notice those that come and go.
+    pub fn closed_count(&self) -> u64 {
+        self.closed_count.load(Ordering::Relaxed)
+    }
+
+    /// Ends and forgets the queries whose deadline is before `now_ms`, milliseconds since 1970: whoever opened them is gone.
+    pub fn end_overdue(&self, now_ms: u64) {
+        let mut overdue = Vec::new();
+        locked(&self.queries).retain(|query, inbox| {
+            let over = inbox.deadline_ms.is_some_and(|deadline_ms| deadline_ms < now_ms);
+            if over {
+                overdue.push((*query, Arc::clone(inbox)));
+            }
+            !over
+        });
+        for (query, inbox) in overdue {
+            tracing::warn!(%query, "the query's time is over and nobody closed it");
+            inbox.end(&QueryError::limit("the query's time is over"));
+        }
+    }
+
+    /// Whether whoever shows `token` may have to do with `query`. A query that is not open is nobody's.
+    ///
+    /// # Errors
+    /// `Invalid` when the token is not the query's.
+    pub fn check(&self, query: QueryId, token: &QueryToken) -> Result<()> {
+        match locked(&self.queries).get(&query) {
+            Some(inbox) if !same_token(&inbox.token, token) => {
+                Err(QueryError::invalid(format!("the token shown is not that of query {query}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether `token` is that of any open query.
+    pub fn knows(&self, token: &QueryToken) -> bool {
+        locked(&self.queries).values().any(|inbox| same_token(&inbox.token, token))
+    }
+
     /// Ends every query with `reason` and forgets it, as when the comb stops.
     pub fn stop(&self, reason: &QueryError) {
         let queries: Vec<Arc<QueryInbox>> = locked(&self.queries).drain().map(|(_, inbox)| inbox).collect();
-        for stage in queries.iter().flat_map(|inbox| inbox.stages.values()) {
-            stage.end(reason.clone());
+        for inbox in queries {
+            inbox.end(reason);
         }
     }
 
@@ -171,14 +270,15 @@ impl Inboxes {
 
 #[async_trait]
 impl InboxService for Arc<Inboxes> {
-    async fn open(&self, open: OpenQuery) -> Result<()> {
+    async fn open(&self, mut open: OpenQuery) -> Result<()> {
         if open.build != BUILD_ID {
             return Err(QueryError::unavailable(format!("this comb is of build {BUILD_ID}, not {}", open.build)));
         }
-        let budget = Arc::new(Budget { used: AtomicU64::new(0), max: open.memory_bytes });
+        let within = locked(&self.limits).memory.clone();
+        let budget = Arc::new(Budget { used: AtomicU64::new(0), max: open.memory_bytes, within });
         let spill = Arc::new(SpillFile::new(open.disk_bytes));
         let mut stages = HashMap::new();
-        for spec in open.stages {
+        for spec in std::mem::take(&mut open.stages) {
             let partitions = spec.partitions.clone().map(|_| Vec::new()).collect();
             let stage = Stage {
                 flowing: open.flowing,
@@ -195,7 +295,18 @@ impl InboxService for Arc<Inboxes> {
         if locked(&self.closed).contains(&open.query) {
             return Err(QueryError::cancelled(format!("query {} is over", open.query)));
         }
-        queries.entry(open.query).or_insert_with(|| Arc::new(QueryInbox { stages }));
+        if queries.contains_key(&open.query) {
+            return Ok(());
+        }
+        let Limits { refusing, queries: queries_max, .. } = &*locked(&self.limits);
+        if *refusing {
+            return Err(QueryError::unavailable("this comb is about to stop"));
+        }
+        if let Some(most) = queries_max.filter(|most| queries.len() >= *most) {
+            return Err(QueryError::unavailable(format!("this comb has {most} queries already")));
+        }
+        let OpenQuery { query, token, deadline_ms, .. } = open;
+        queries.insert(query, Arc::new(QueryInbox { token, deadline_ms, stages }));
         Ok(())
     }
 
@@ -216,8 +327,8 @@ impl InboxService for Arc<Inboxes> {
 
     async fn abort(&self, query: QueryId, reason: QueryError) -> Result<()> {
         let inbox = locked(&self.queries).get(&query).cloned();
-        for stage in inbox.iter().flat_map(|inbox| inbox.stages.values()) {
-            stage.end(reason.clone());
+        if let Some(inbox) = inbox {
+            inbox.end(&reason);
         }
         Ok(())
     }
@@ -234,11 +345,26 @@ impl InboxService for Arc<Inboxes> {
             }
             queries.remove(&query)
         };
-        for stage in inbox.iter().flat_map(|inbox| inbox.stages.values()) {
-            stage.end(QueryError::cancelled(format!("query {query} was closed")));
+        if let Some(inbox) = inbox {
+            self.closed_count.fetch_add(1, Ordering::Relaxed);
+            inbox.end(&QueryError::cancelled(format!("query {query} was closed")));
         }
         Ok(())
     }
+}
+
+impl QueryInbox {
+    fn end(&self, reason: &QueryError) {
+        for stage in self.stages.values() {
+            stage.end(reason.clone());
+        }
+    }
+}
+
+/// Compares in a time that does not tell how much of a guess is right.
+fn same_token(a: &QueryToken, b: &QueryToken) -> bool {
+    let (a, b) = (a.as_str().as_bytes(), b.as_str().as_bytes());
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
 impl Stage {

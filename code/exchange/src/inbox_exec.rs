@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use buzz_protocol::{QueryId, StageId};
+use buzz_protocol::{QueryId, QueryToken, StageId};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{internal_datafusion_err, internal_err};
 use datafusion::error::{DataFusionError, Result};
@@ -120,6 +120,10 @@ impl ExecutionPlan for InboxExec {
             .session_config()
             .get_extension::<Inboxes>()
             .ok_or_else(|| internal_datafusion_err!("the session of a reduce plan holds no inboxes"))?;
+        // A session that a call from outside made holds the token that the caller showed.
+        if let Some(token) = context.session_config().get_extension::<QueryToken>() {
+            inboxes.check(self.query, &token).map_err(buzz_protocol::QueryError::into_datafusion)?;
+        }
         let batches = inboxes
             .read(self.query, self.stage, self.partitions.start + partition)
             .map_err(buzz_protocol::QueryError::into_datafusion)?;

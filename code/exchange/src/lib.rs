@@ -23,7 +23,7 @@ pub mod network;
 pub mod flight;
 
 pub use delivery::DeliveryWriter;
-pub use inbox::Inboxes;
+pub use inbox::{InboxLimits, Inboxes};
 pub use inbox_exec::{InboxCodec, InboxExec};
-pub use network::{MemoryNetwork, Network, NetworkChannelResolver, SESSION_HEADER, TcpNetwork};
+pub use network::{MemoryNetwork, Network, NetworkChannelResolver, SESSION_HEADER, TOKEN_HEADER, TcpNetwork};
 pub use service::{Commit, DeliveryHeader, DeliverySink, InboxService, OpenQuery, StageSpec};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use buzz_protocol::{CombAddress, QueryError, Result};
+use buzz_protocol::{BUILD_ID, CombAddress, QueryError, QueryToken, Result};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
@@ -29,14 +29,23 @@ use crate::service::InboxService;
 /// Workers get no option of the session otherwise, and a time zone that is lost changes rows.
 pub const SESSION_HEADER: &str = "x-buzz-session";
 
+/// The header of every call to a comb that carries the query's token ([`QueryToken`]).
+pub const TOKEN_HEADER: &str = "x-buzz-token";
+
 /// A way to combs.
 #[async_trait]
 pub trait Network: fmt::Debug + Send + Sync {
-    /// The inboxes of the comb at `address`.
+    /// The inboxes of the comb at `address`, for callers who show `token`.
     ///
     /// # Errors
     /// `Unavailable` when there is no comb.
-    async fn inbox(&self, address: &CombAddress) -> Result<Arc<dyn InboxService>>;
+    async fn inbox(&self, address: &CombAddress, token: &QueryToken) -> Result<Arc<dyn InboxService>>;
+
+    /// The build of the comb at `address`: a comb that says it is healthy.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is no comb.
+    async fn build(&self, address: &CombAddress) -> Result<String>;
 
     /// The reduce worker of the comb at `address`.
     ///
@@ -88,8 +97,12 @@ impl MemoryNetwork {
 
 #[async_trait]
 impl Network for MemoryNetwork {
-    async fn inbox(&self, address: &CombAddress) -> Result<Arc<dyn InboxService>> {
+    async fn inbox(&self, address: &CombAddress, _token: &QueryToken) -> Result<Arc<dyn InboxService>> {
         Ok(Arc::new(self.comb(address)?.0))
+    }
+
+    async fn build(&self, address: &CombAddress) -> Result<String> {
+        self.comb(address).map(|_| BUILD_ID.to_string())
     }
 
     async fn worker(&self, address: &CombAddress) -> Result<Box<dyn WorkerChannel>> {
@@ -165,8 +178,13 @@ impl TcpNetwork {
 
 #[async_trait]
 impl Network for TcpNetwork {
-    async fn inbox(&self, address: &CombAddress) -> Result<Arc<dyn InboxService>> {
-        Ok(Arc::new(FlightInbox::new(address.clone(), self.channel(address)?)))
+    async fn inbox(&self, address: &CombAddress, token: &QueryToken) -> Result<Arc<dyn InboxService>> {
+        Ok(Arc::new(FlightInbox::new(address.clone(), self.channel(address)?, token.clone())))
+    }
+
+    async fn build(&self, address: &CombAddress) -> Result<String> {
+        let nobody = QueryToken::shown("");
+        FlightInbox::new(address.clone(), self.channel(address)?, nobody).build().await
     }
 
     async fn worker(&self, address: &CombAddress) -> Result<Box<dyn WorkerChannel>> {

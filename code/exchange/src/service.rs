@@ -6,7 +6,7 @@ use std::ops::Range;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use buzz_protocol::plan::base64_bytes;
-use buzz_protocol::{DeliveryId, QueryError, QueryId, Result, StageId, TaskIndex};
+use buzz_protocol::{DeliveryId, QueryError, QueryId, QueryToken, Result, StageId, TaskIndex};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,11 @@ pub struct OpenQuery {
     pub build: String,
     /// The query.
     pub query: QueryId,
+    /// What whoever calls from outside must show from now on.
+    pub token: QueryToken,
+    /// When the query is over in any case, in milliseconds since 1970; None if whoever opens it lives in this process.
+    #[serde(default)]
+    pub deadline_ms: Option<u64>,
     /// What will be delivered.
     pub stages: Vec<StageSpec>,
     /// Whether batches can be read as soon as they are delivered, before their delivery is accepted. Only where a task is

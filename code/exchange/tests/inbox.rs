@@ -9,12 +9,13 @@ use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use buzz_exchange::delivery::Destination;
 use buzz_exchange::flight::flight_server;
 use buzz_exchange::{
-    Commit, DeliveryHeader, DeliverySink, DeliveryWriter, InboxService, Inboxes, MemoryNetwork, Network, OpenQuery,
-    StageSpec, TcpNetwork,
+    Commit, DeliveryHeader, DeliverySink, DeliveryWriter, InboxLimits, InboxService, Inboxes, MemoryNetwork, Network,
+    OpenQuery, StageSpec, TcpNetwork,
 };
 use buzz_protocol::plan::encode_schema;
 use buzz_protocol::{
-    BUILD_ID, CombAddress, DeliveryId, ErrorKind, Partitioning, QueryError, QueryId, Result, StageId, TaskIndex,
+    BUILD_ID, CombAddress, DeliveryId, ErrorKind, Partitioning, QueryError, QueryId, QueryToken, Result, StageId,
+    TaskIndex,
 };
 use datafusion_distributed::Worker;
 use futures::TryStreamExt;
@@ -36,19 +37,37 @@ async fn both() -> Vec<Comb> {
     let memory = Arc::new(MemoryNetwork::default());
     let address = CombAddress::in_memory(0);
     memory.add(address.clone(), Arc::clone(&behind), Worker::default());
-    let service = memory.inbox(&address).await.unwrap();
+    let service = memory.inbox(&address, &token()).await.unwrap();
     let near = Comb { name: "memory", behind, address, network: memory, service };
 
     let behind = Arc::new(Inboxes::default());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let server = tonic::transport::Server::builder().add_service(flight_server(Arc::new(Arc::clone(&behind))));
+    let server = tonic::transport::Server::builder().add_service(flight_server(Arc::clone(&behind)));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     let address = CombAddress(url.parse().unwrap());
     let tcp: Arc<dyn Network> = Arc::new(TcpNetwork::default());
-    let service = tcp.inbox(&address).await.unwrap();
+    let service = tcp.inbox(&address, &token()).await.unwrap();
     let far = Comb { name: "tcp", behind, address, network: tcp, service };
     vec![near, far]
+}
+
+/// What all tests show.
+fn token() -> QueryToken {
+    QueryToken::shown("the token of these tests")
+}
+
+fn opening(query: QueryId) -> OpenQuery {
+    OpenQuery {
+        build: BUILD_ID.to_string(),
+        query,
+        token: token(),
+        deadline_ms: None,
+        flowing: false,
+        stages: vec![],
+        memory_bytes: 1 << 20,
+        disk_bytes: 1 << 30,
+    }
 }
 
 fn schema() -> SchemaRef {
@@ -82,14 +101,7 @@ async fn open_with(
         tasks,
         readers,
     };
-    let open = OpenQuery {
-        build: BUILD_ID.to_string(),
-        query,
-        stages: vec![stage],
-        flowing: false,
-        memory_bytes,
-        disk_bytes: 1 << 30,
-    };
+    let open = OpenQuery { stages: vec![stage], memory_bytes, ..opening(query) };
     comb.service.open(open).await.unwrap();
     query
 }
@@ -241,7 +253,7 @@ async fn what_does_not_belong_is_refused() {
         let stranger = DeliveryHeader { build: "0.0.0+other".to_string(), ..header(query, 0) };
         assert_eq!(refused(deliver(&comb, &stranger, &[]).await).kind, ErrorKind::Internal);
         let build = "0.0.0+other".to_string();
-        let stranger = OpenQuery { build, query, stages: vec![], flowing: false, memory_bytes: 0, disk_bytes: 0 };
+        let stranger = OpenQuery { build, ..opening(query) };
         assert_eq!(refused(comb.service.open(stranger).await).kind, ErrorKind::Unavailable);
         assert_eq!(refused(comb.service.commit(QueryId::fresh(), vec![]).await).kind, ErrorKind::Unavailable);
     }
@@ -261,14 +273,7 @@ async fn abort_ends_readers_with_its_reason_and_close_forgets() {
         comb.service.close(query).await.unwrap();
         comb.service.abort(query, reason).await.unwrap();
         // An open that was overtaken by the close leaves nothing behind.
-        let late = OpenQuery {
-            build: BUILD_ID.to_string(),
-            query,
-            stages: vec![],
-            flowing: false,
-            memory_bytes: 0,
-            disk_bytes: 0,
-        };
+        let late = opening(query);
         assert_eq!(comb.service.open(late).await.unwrap_err().kind, ErrorKind::Cancelled, "{}", comb.name);
         assert_eq!(comb.behind.open_queries(), 0, "{}", comb.name);
     }
@@ -298,6 +303,7 @@ async fn a_writer_divides_rows_among_all_partitions_and_dictionaries_survive() {
         let plain = RecordBatch::try_from_iter_with_nullable([("name", names, true)]).unwrap();
         let query = open_with(&comb, 0..3, 1, 1, &plain.schema(), 1 << 20).await;
         let destination = Destination {
+            token: token(),
             query,
             stage: STAGE,
             task: TaskIndex(0),
@@ -326,5 +332,93 @@ async fn a_writer_divides_rows_among_all_partitions_and_dictionaries_survive() {
         }
         values.sort();
         assert_eq!(values, [vec!["a"; 20], vec!["b"; 10]].concat(), "{}", comb.name);
+    }
+}
+
+#[tokio::test]
+async fn only_who_shows_the_token_has_to_do_with_a_query() {
+    let combs = both().await;
+    let far = combs.iter().find(|comb| comb.name == "tcp").unwrap();
+    let query = open(far, 0..1, 1, 1).await;
+    let stranger = far.network.inbox(&far.address, &QueryToken::shown("a guess")).await.unwrap();
+    let header =
+        |delivery| DeliveryHeader { build: BUILD_ID.to_string(), query, stage: STAGE, task: TaskIndex(0), delivery };
+    let refused = |outcome: Result<()>| {
+        let error = outcome.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
+        assert!(error.to_string().contains("the token shown is not that of query"), "{error}");
+    };
+    refused(stranger.open(OpenQuery { token: QueryToken::shown("a guess"), ..opening(query) }).await);
+    refused(stranger.commit(query, vec![]).await);
+    refused(stranger.abort(query, QueryError::cancelled("by nobody")).await);
+    refused(stranger.close(query).await);
+    let mut delivery = stranger.deliver(header(DeliveryId::fresh()), schema()).await.unwrap();
+    _ = delivery.send(0, batch(0..3)).await;
+    refused(delivery.finish().await);
+
+    far.service.commit(query, vec![]).await.unwrap();
+    assert_eq!(far.behind.open_queries(), 1);
+    assert_eq!(far.network.build(&far.address).await.unwrap(), BUILD_ID);
+}
+
+#[tokio::test]
+async fn a_comb_takes_no_more_queries_than_it_can_and_none_before_it_stops() {
+    let inboxes = Arc::new(Inboxes::default());
+    inboxes.limit(InboxLimits { memory_bytes: 1 << 20, queries: 2 });
+    let queries = [QueryId::fresh(), QueryId::fresh(), QueryId::fresh()];
+    for query in &queries[..2] {
+        inboxes.open(opening(*query)).await.unwrap();
+    }
+    let full = inboxes.open(opening(queries[2])).await.unwrap_err();
+    assert_eq!((full.kind, full.to_string().as_str()), (ErrorKind::Unavailable, "this comb has 2 queries already"));
+    inboxes.open(opening(queries[1])).await.unwrap();
+
+    assert!(!inboxes.refuse_if_idle());
+    for query in &queries[..2] {
+        inboxes.close(*query).await.unwrap();
+    }
+    assert_eq!(inboxes.closed_count(), 2);
+    assert!(inboxes.refuse_if_idle());
+    let late = inboxes.open(opening(queries[2])).await.unwrap_err();
+    assert_eq!((late.kind, late.to_string().as_str()), (ErrorKind::Unavailable, "this comb is about to stop"));
+}
+
+#[tokio::test]
+async fn a_query_that_nobody_closes_ends_with_its_time() {
+    let inboxes = Arc::new(Inboxes::default());
+    let (left, kept) = (QueryId::fresh(), QueryId::fresh());
+    inboxes.open(OpenQuery { deadline_ms: Some(1000), ..opening(left) }).await.unwrap();
+    inboxes.open(OpenQuery { deadline_ms: Some(3000), ..opening(kept) }).await.unwrap();
+    inboxes.end_overdue(2000);
+    assert_eq!(inboxes.open_queries(), 1);
+    assert_eq!(inboxes.commit(left, vec![]).await.unwrap_err().kind, ErrorKind::Unavailable);
+    inboxes.commit(kept, vec![]).await.unwrap();
+}
+
+#[tokio::test]
+async fn queries_share_the_memory_of_their_comb() {
+    let inboxes = Arc::new(Inboxes::default());
+    let bytes = datafusion::common::utils::memory::get_record_batch_memory_size(&batch(0..100)) as u64;
+    inboxes.limit(InboxLimits { memory_bytes: bytes, queries: 2 });
+    let comb = Comb {
+        name: "memory",
+        behind: Arc::clone(&inboxes),
+        address: CombAddress::in_memory(0),
+        network: Arc::new(MemoryNetwork::default()),
+        service: Arc::new(Arc::clone(&inboxes)),
+    };
+    for spills in [false, true] {
+        let query = open(&comb, 0..1, 1, 1).await;
+        let header = DeliveryHeader {
+            build: BUILD_ID.to_string(),
+            query,
+            stage: STAGE,
+            task: TaskIndex(0),
+            delivery: DeliveryId::fresh(),
+        };
+        let mut delivery = comb.service.deliver(header, schema()).await.unwrap();
+        delivery.send(0, batch(0..100)).await.unwrap();
+        delivery.finish().await.unwrap();
+        assert_eq!(inboxes.spilled_bytes(query) > 0, spills);
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use buzz_exchange::Network;
-use buzz_protocol::{Options, Query, QueryBody, QueryError, Result};
+use buzz_protocol::{Options, Query, QueryBody, Result};
 use buzz_storage::Storage;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -37,7 +37,9 @@ mod wire;
 
 pub mod reduce;
 
-pub mod dispatch;
+mod reducer;
+
+mod dispatch;
 
 pub mod run;
 
@@ -112,22 +114,14 @@ impl Fuse {
     /// from the start and `sink` is started anew.
     ///
     /// # Errors
-    /// The first failure of any role, with the kind it was born with; `Limit` when the query takes too long.
+    /// The first failure of any role, with the kind it was born with; `Limit` when the query takes too long; what
+    /// [`Progress::stop`] was given.
     pub fn answer<'a>(
         &'a self,
         plan: &'a QueryPlan,
         progress: &'a Progress,
         sink: &'a mut dyn ResultSink,
     ) -> BoxFuture<'a, Result<Summary>> {
-        let timeout = plan.options.timeout();
-        let running = tokio::time::timeout(timeout, run::run(self, plan, progress, sink));
-        let answered = running.map(move |answered| {
-            answered.unwrap_or_else(|_| {
-                let seconds = timeout.as_secs();
-                let hint = "raise the option `timeout_seconds`";
-                Err(QueryError::limit(format!("the query took more than {seconds} seconds; {hint}")))
-            })
-        });
-        answered.boxed()
+        run::run(self, plan, progress, sink).boxed()
     }
 }

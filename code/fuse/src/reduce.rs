@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use buzz_exchange::{InboxCodec, InboxExec, Inboxes, Network, NetworkChannelResolver, SESSION_HEADER};
-use buzz_protocol::{CombAddress, Options, QueryError, QueryId, Result, StageId};
+use buzz_exchange::{InboxCodec, InboxExec, Inboxes, Network, NetworkChannelResolver, SESSION_HEADER, TOKEN_HEADER};
+use buzz_protocol::{CombAddress, Options, QueryError, QueryId, QueryToken, Result, StageId};
 use chrono::{DateTime, Utc};
 use datafusion::catalog::Session;
 use datafusion::common::DFSchema;
@@ -56,8 +56,8 @@ pub struct Reduction {
 /// Where a reduce plan runs.
 #[derive(Debug, Clone)]
 pub enum Place {
-    /// On these combs.
-    Combs(Vec<CombAddress>),
+    /// On these combs, which want to be shown the token.
+    Combs(Vec<CombAddress>, QueryToken),
     /// In Fuse's process, over an inbox of its own.
     Fuse(Arc<Inboxes>),
 }
@@ -152,14 +152,14 @@ pub async fn prepare(
 ) -> Result<Reduction> {
     let target = InboxTarget { query, partitions: plan.partitions_per_comb };
     let whole = physical(reduce, &plan.options, plan.start, target).await?;
-    let combs = match place {
-        Place::Combs(combs) => combs,
+    let (combs, token) = match place {
+        Place::Combs(combs, token) => (combs, token),
         Place::Fuse(inboxes) => {
             let state = own_state(plan, inboxes)?;
             return Ok(Reduction { plan: whole, state, place: place.clone() });
         }
     };
-    let headers = session_headers(plan)?;
+    let headers = session_headers(plan, token)?;
     let undivided = Arc::new(AtomicBool::new(false));
     let state = distributing(
         &plan.options,
@@ -194,11 +194,14 @@ fn own_state(plan: &QueryPlan, inboxes: &Arc<Inboxes>) -> Result<SessionState> {
 pub async fn display(reduce: &ReduceStep, plan: &QueryPlan, network: &Arc<dyn Network>) -> Result<String> {
     let place = match plan.reducer {
         Reducer::Fuse { .. } => Place::Fuse(Arc::default()),
-        Reducer::Combs => Place::Combs((0..plan.comb_count).map(CombAddress::in_memory).collect()),
+        Reducer::Combs => {
+            let combs = (0..plan.comb_count).map(CombAddress::in_memory).collect();
+            Place::Combs(combs, QueryToken::shown(""))
+        }
     };
     let prepared = prepare(reduce, plan, QueryId::fresh(), &place, network).await?;
     Ok(match place {
-        Place::Combs(combs) if combs.len() > 1 => display_plan_ascii(prepared.plan.as_ref(), false),
+        Place::Combs(combs, _) if combs.len() > 1 => display_plan_ascii(prepared.plan.as_ref(), false),
         _ => displayable(prepared.plan.as_ref()).indent(false).to_string(),
     })
 }
@@ -223,7 +226,7 @@ impl Reduction {
     /// `Unavailable` when a comb does not answer. The stream fails as the plan does.
     pub async fn run(self, network: &Arc<dyn Network>) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         match &self.place {
-            Place::Combs(combs) if combs.len() == 1 => run_on_one(&self.plan, &self.state, &combs[0], network).await,
+            Place::Combs(combs, _) if combs.len() == 1 => run_on_one(&self.plan, &self.state, &combs[0], network).await,
             _ => {
                 let batches = self.plan.execute(0, self.state.task_ctx())?;
                 // The plan holds what keeps its tasks on the combs alive.
@@ -322,12 +325,14 @@ fn nothing() -> LogicalPlan {
 #[derive(Debug)]
 struct SessionHeaders(HeaderMap);
 
-fn session_headers(plan: &QueryPlan) -> Result<HeaderMap> {
+fn session_headers(plan: &QueryPlan, token: &QueryToken) -> Result<HeaderMap> {
     let json = serde_json::to_string(&plan.session);
     let json = json.map_err(|error| QueryError::internal(format!("the session has no JSON: {error}")))?;
     let value = HeaderValue::from_str(&json)
         .map_err(|_| QueryError::invalid("the option `time_zone` holds characters that cannot be sent"))?;
-    Ok(HeaderMap::from_iter([(http::HeaderName::from_static(SESSION_HEADER), value)]))
+    let token = HeaderValue::from_str(token.as_str()).map_err(|_| QueryError::internal("a token cannot be sent"))?;
+    let name = http::HeaderName::from_static;
+    Ok(HeaderMap::from_iter([(name(SESSION_HEADER), value), (name(TOKEN_HEADER), token)]))
 }
 
 /// A session whose planner divides `whole` among `combs`.

@@ -9,12 +9,15 @@ use arrow::datatypes::SchemaRef;
 use buzz_exchange::delivery::Destination;
 use buzz_exchange::{Commit, DeliveryWriter, InboxService, OpenQuery, StageSpec};
 use buzz_protocol::plan::encode_schema;
-use buzz_protocol::{BUILD_ID, Delivered, ErrorKind, QueryError, QueryId, Result, StageId, TaskIndex, Transport};
+use buzz_protocol::{
+    BUILD_ID, Delivered, ErrorKind, QueryError, QueryId, QueryToken, Result, StageId, TaskIndex, Transport,
+};
+use chrono::Utc;
 use futures::{FutureExt, TryStreamExt};
 
-use crate::dispatch::{Inboxes, TaskError, dispatch};
-use crate::plan::Reducer;
+use crate::dispatch::{Dispatch, Inboxes, TaskError};
 use crate::reduce::{self, Place, Reduction};
+use crate::reducer::{self, Choice, Kept, choose};
 use crate::summary::{Progress, Summary};
 use crate::{Fuse, QueryPlan};
 
@@ -61,6 +64,8 @@ enum Again {
     Held,
     /// A comb was lost.
     OnOtherCombs,
+    /// A comb did not take the query, and nothing of it ran.
+    OnWhoeverTakesIt,
     /// Its rows are too many for Fuse.
     OnCombs,
 }
@@ -77,8 +82,50 @@ fn of_comb(error: QueryError) -> RunError {
     RunError { error, again }
 }
 
-/// Runs a plan; once more if a comb is lost, and once more with deliveries held back if a task fails that might succeed
-/// at another time.
+/// How many combs may refuse a query.
+const REFUSALS_MAX: usize = 4;
+
+/// When a query ends in any case.
+struct End<'a> {
+    progress: &'a Progress,
+    /// The time it may take, and its end.
+    timeout: Duration,
+    at: tokio::time::Instant,
+    at_ms: u64,
+}
+
+impl<'a> End<'a> {
+    fn new(plan: &QueryPlan, progress: &'a Progress) -> Self {
+        let timeout = plan.options.timeout();
+        let at_ms = Utc::now().timestamp_millis() + i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX / 2);
+        let at = tokio::time::Instant::now() + timeout;
+        Self { progress, timeout, at, at_ms: u64::try_from(at_ms).unwrap_or_default() }
+    }
+
+    /// What `work` comes to, unless the query's time is over or somebody stops it before.
+    async fn unless<T, E: From<QueryError>>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        tokio::select! {
+            biased;
+            reason = self.progress.stopped() => Err(E::from(self.with_done(reason))),
+            done = work => done,
+            () = tokio::time::sleep_until(self.at) => {
+                let seconds = self.timeout.as_secs();
+                let hint = "raise the option `timeout_seconds`";
+                let error = QueryError::limit(format!("the query took more than {seconds} seconds; {hint}"));
+                Err(E::from(self.with_done(error)))
+            }
+        }
+    }
+
+    /// `error` and what was done until then.
+    fn with_done(&self, error: QueryError) -> QueryError {
+        let (tasks, done) = (Progress::get(&self.progress.tasks), Progress::get(&self.progress.tasks_done));
+        QueryError { message: format!("{} ({done} of {tasks} tasks were done)", error.message), ..error }
+    }
+}
+
+/// Runs a plan; once more if a comb is lost or refuses, if the rows turn out to be too many for Fuse, and with
+/// deliveries held back if a task fails that might succeed at another time.
 pub(crate) async fn run(
     fuse: &Fuse,
     plan: &QueryPlan,
@@ -87,47 +134,74 @@ pub(crate) async fn run(
 ) -> Result<Summary> {
     let tasks: usize = plan.stages.iter().map(|stage| stage.tasks.len()).sum();
     progress.tasks.store(tasks as u64, std::sync::atomic::Ordering::Relaxed);
-    let in_process = plan.options.transport == Transport::Memory && plan.reducer == Reducer::Combs;
+    let end = End::new(plan, progress);
+    let kept = Kept::default();
+    let mut choice = end.unless(choose(fuse, plan)).await?;
+    let in_process = plan.options.transport == Transport::Memory && matches!(choice, Choice::Combs(_));
     let mut flowing = in_process && fuse.compute.runs_once();
     let mut other_combs = false;
+    let mut refusals = 0;
     loop {
-        let failed = match run_once(fuse, plan, flowing, progress, sink).await {
+        let RunError { error, again } = match run_once(fuse, plan, &choice, flowing, &end, &kept, sink).await {
             Ok(summary) => return Ok(summary),
             Err(failed) => failed,
         };
-        match failed.again {
+        match again {
             Again::Held if flowing => {
                 flowing = false;
                 Progress::add(&progress.retries, 1);
+                Progress::add(&progress.reruns, 1);
             }
-            Again::OnOtherCombs if !other_combs => other_combs = true,
-            _ => return Err(failed.error),
+            Again::OnOtherCombs if !other_combs => {
+                other_combs = true;
+                Progress::add(&progress.reruns, 1);
+            }
+            Again::OnWhoeverTakesIt if refusals < REFUSALS_MAX => refusals += 1,
+            // What was answered to Fuse is delivered to combs, and the other tasks go on towards them.
+            Again::OnCombs if matches!(choice, Choice::Fuse { or_combs: true }) => {}
+            _ => return Err(error),
         }
-        tracing::warn!(error = %failed.error, "the query is run once more");
-        Progress::add(&progress.reruns, 1);
+        tracing::warn!(%error, "the query is run once more");
         progress.restart();
+        choice = end.unless(reducer::combs(fuse, plan)).await.map_err(|failed| match failed.kind {
+            // Why combs were needed again says more than that there are none.
+            ErrorKind::Unavailable => QueryError { message: format!("{error}; then: {}", failed.message), ..failed },
+            _ => failed,
+        })?;
     }
 }
 
 async fn run_once(
     fuse: &Fuse,
     plan: &QueryPlan,
+    choice: &Choice,
     flowing: bool,
-    progress: &Progress,
+    end: &End<'_>,
+    kept: &Kept,
     sink: &mut dyn ResultSink,
 ) -> Result<Summary, RunError> {
     let started = Instant::now();
     let query = QueryId::fresh();
-    let (inboxes, place) = reserve(fuse, plan).await?;
+    let progress = end.progress;
+    let (inboxes, place) = reserve(fuse, plan, choice, end).await?;
     let mut reductions = Vec::new();
     for step in &plan.reduces {
         let prepared = reduce::prepare(step, plan, query, &place, &fuse.network).await;
         reductions.push(prepared.map_err(|error| error.at(format!("step `{}`", step.step)))?);
     }
     let mut opened = OpenInboxes { query, inboxes: inboxes.clone(), closed: false };
-    open(plan, query, flowing, &inboxes, &reductions).await.map_err(of_comb)?;
+    if let Err((error, comb)) = open(plan, query, flowing, &inboxes, &reductions).await {
+        let refused = error.kind == ErrorKind::Unavailable && !inboxes.addresses.is_empty();
+        opened.abort(error.clone()).await;
+        if !refused {
+            return Err(error.into());
+        }
+        fuse.combs.avoid(&inboxes.addresses[comb]);
+        return Err(RunError { error, again: Again::OnWhoeverTakesIt });
+    }
 
-    let outcome = work(fuse, plan, query, flowing, &inboxes, reductions, progress, sink).await;
+    let dispatch = Dispatch { fuse, plan, query, inboxes: &inboxes, progress, kept, flowing };
+    let outcome = end.unless(work(&dispatch, reductions, sink)).await;
     match &outcome {
         Ok(_) => opened.close().await,
         Err(failed) => opened.abort(failed.error.clone()).await,
@@ -151,29 +225,32 @@ async fn run_once(
 }
 
 /// The inboxes that a run delivers to, and the place where its reduce plans run.
-async fn reserve(fuse: &Fuse, plan: &QueryPlan) -> Result<(Inboxes, Place), RunError> {
-    let partitions_per_comb = plan.partitions_per_comb;
-    if let Reducer::Fuse { .. } = plan.reducer {
+async fn reserve(fuse: &Fuse, plan: &QueryPlan, choice: &Choice, end: &End<'_>) -> Result<(Inboxes, Place), RunError> {
+    let token = QueryToken::fresh();
+    let (partitions_per_comb, deadline_ms) = (plan.partitions_per_comb, end.at_ms);
+    let Choice::Combs(addresses) = choice else {
         let own = Arc::new(buzz_exchange::Inboxes::default());
         let services = vec![Arc::new(Arc::clone(&own)) as Arc<dyn InboxService>];
-        return Ok((Inboxes { addresses: Vec::new(), services, partitions_per_comb }, Place::Fuse(own)));
-    }
-    let addresses = fuse.combs.ready(plan.comb_count).await?;
+        let inboxes = Inboxes { addresses: Vec::new(), services, partitions_per_comb, token, deadline_ms };
+        return Ok((inboxes, Place::Fuse(own)));
+    };
+    let addresses = addresses.clone();
     let mut services = Vec::new();
     for address in &addresses {
-        services.push(fuse.network.inbox(address).await.map_err(of_comb)?);
+        services.push(fuse.network.inbox(address, &token).await.map_err(of_comb)?);
     }
-    let place = Place::Combs(addresses.clone());
-    Ok((Inboxes { addresses, services, partitions_per_comb }, place))
+    let place = Place::Combs(addresses.clone(), token.clone());
+    Ok((Inboxes { addresses, services, partitions_per_comb, token, deadline_ms }, place))
 }
 
+/// Opens the query's inboxes. A failure names the position of the comb that it is of.
 async fn open(
     plan: &QueryPlan,
     query: QueryId,
     flowing: bool,
     inboxes: &Inboxes,
     reductions: &[Reduction],
-) -> Result<()> {
+) -> Result<(), (QueryError, usize)> {
     let mut readers: HashMap<StageId, u32> = HashMap::new();
     for (stage, count) in reductions.iter().flat_map(Reduction::readers) {
         let sum = readers.entry(stage).or_default();
@@ -200,30 +277,22 @@ async fn open(
         let open = OpenQuery {
             build: BUILD_ID.to_string(),
             query,
+            token: inboxes.token.clone(),
+            deadline_ms: Some(inboxes.deadline_ms),
             stages,
             flowing,
             memory_bytes: plan.options.inbox_memory_bytes,
             disk_bytes: plan.options.inbox_disk_bytes,
         };
-        async move { service.open(open).await }
+        async move { service.open(open).await.map_err(|error| (error, comb)) }
     });
     futures::future::try_join_all(calls).await.map(|_| ())
 }
 
 /// Maps and reduces at the same time; the rows end when the last reduce step does, whether or not all tasks have.
-#[expect(clippy::too_many_arguments, reason = "the one place where all of a run comes together")]
-async fn work(
-    fuse: &Fuse,
-    plan: &QueryPlan,
-    query: QueryId,
-    flowing: bool,
-    inboxes: &Inboxes,
-    reductions: Vec<Reduction>,
-    progress: &Progress,
-    sink: &mut dyn ResultSink,
-) -> Result<u64, RunError> {
-    let attempts = if flowing { 1 } else { plan.options.attempts };
-    let map = dispatch(plan, query, attempts, inboxes, fuse.compute.as_ref(), progress);
+async fn work(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &mut dyn ResultSink) -> Result<u64, RunError> {
+    let Dispatch { fuse, plan, query, inboxes, flowing, .. } = *dispatch;
+    let map = dispatch.all();
     let reduce = reduce_all(fuse, plan, query, inboxes, reductions, sink);
     tokio::pin!(map, reduce);
     let mut mapping = true;
@@ -283,6 +352,7 @@ async fn reduce_all(
         // Several later steps read this one: its rows become a stage of a single task, delivered by Fuse.
         let destination = Destination {
             query,
+            token: inboxes.token.clone(),
             stage,
             task: TaskIndex(0),
             partitioning: inboxes.partitioning(&[]),

@@ -8,8 +8,8 @@ use buzz_protocol::{CombAddress, HBeeTask, Result, TaskOutcome};
 /// Runs HBee tasks somewhere.
 #[async_trait]
 pub trait Compute: fmt::Debug + Send + Sync {
-    /// Runs `task` once and waits for its end. Does not retry: the caller knows the query's deadline. Dropping the
-    /// future may stop the task or let it run on; either way nothing of it counts.
+    /// Runs `task` once and waits for its end. A task that failed is not run again: the caller knows how often it may.
+    /// Dropping the future may stop the task or let it run on; either way nothing of it counts.
     ///
     /// # Errors
     /// `Unavailable` when no worker took the task; otherwise the error that the worker itself reported. There is one
@@ -43,6 +43,18 @@ pub trait Combs: fmt::Debug + Send + Sync {
     /// # Errors
     /// `Unavailable` when there are not so many.
     async fn ready(&self, count: usize) -> Result<Vec<CombAddress>>;
+
+    /// The combs of this build that answer right now; nothing is started. Those that run in this process can be there at
+    /// any time, so that they count.
+    ///
+    /// # Errors
+    /// `Unavailable` when it cannot be found out.
+    async fn warm(&self, count: usize) -> Result<Vec<CombAddress>> {
+        self.ready(count).await
+    }
+
+    /// Says that the comb at `address` refused a query or was lost: another one should be offered for a while.
+    fn avoid(&self, _address: &CombAddress) {}
 
     /// Partitions that each of `count` combs should work on at the same time.
     fn partitions_per_comb(&self, count: usize) -> usize;

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use buzz_protocol::{StageId, TaskIndex, TaskOutcome};
+use buzz_protocol::{QueryError, StageId, TaskIndex, TaskOutcome};
+use tokio::sync::watch;
 
 use crate::plan::MapStage;
 
@@ -28,6 +29,12 @@ pub struct Progress {
     pub bytes_delivered: AtomicU64,
     /// Runs of the whole query, beyond the first.
     pub reruns: AtomicU64,
+    /// Milliseconds of all accepted tasks together, those of earlier runs of the query among them.
+    pub task_milliseconds: AtomicU64,
+    /// Requests to storage of the same, where they are counted.
+    pub requests: AtomicU64,
+    /// Why the query should end, once somebody wants it to.
+    stop: watch::Sender<Option<QueryError>>,
     /// What the accepted tasks of each stage did.
     stages: Mutex<BTreeMap<StageId, StageSummary>>,
 }
@@ -40,6 +47,24 @@ impl Progress {
     /// The present value of one of the counters.
     pub fn get(counter: &AtomicU64) -> u64 {
         counter.load(Ordering::Relaxed)
+    }
+
+    /// Ends the query with `reason`, once its tasks and combs were told.
+    pub fn stop(&self, reason: QueryError) {
+        self.stop.send_replace(Some(reason));
+    }
+
+    /// Waits until somebody wants the query to end.
+    pub(crate) async fn stopped(&self) -> QueryError {
+        let mut stop = self.stop.subscribe();
+        loop {
+            if let Some(reason) = stop.borrow_and_update().clone() {
+                return reason;
+            }
+            if stop.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Back to the start, for another run of the query; retries are kept.

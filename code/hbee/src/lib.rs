@@ -105,6 +105,7 @@ impl HBee {
             bytes_delivered: delivery.bytes,
             rows_scanned: read.rows,
             bytes_scanned: read.bytes,
+            requests: 0,
             milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         })
     }

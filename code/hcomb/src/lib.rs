@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buzz_exchange::flight::flight_server;
-use buzz_exchange::{InboxCodec, Inboxes, Network, NetworkChannelResolver, SESSION_HEADER};
-use buzz_protocol::{BUILD_ID, QueryError, Result};
+use buzz_exchange::{InboxCodec, Inboxes, Network, NetworkChannelResolver, SESSION_HEADER, TOKEN_HEADER};
+use buzz_protocol::{BUILD_ID, QueryError, QueryToken, Result};
 use datafusion::common::exec_datafusion_err;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;
@@ -19,8 +19,10 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion_distributed::{DistributedExt, Worker, WorkerQueryContext};
 use http::HeaderMap;
 use tokio::net::TcpListener;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Status};
 
 /// How many of the largest consumers an out-of-memory message names.
 const CONSUMERS_NAMED: usize = 3;
@@ -83,10 +85,17 @@ fn reduce_session(
         config.options_mut().set(&key, &value)?;
     }
     config.set_extension(inboxes);
+    let mut passed_on = HeaderMap::new();
+    if let Some(token) = ctx.headers.get(TOKEN_HEADER) {
+        config.set_extension(Arc::new(QueryToken::shown(token.to_str().unwrap_or_default())));
+        passed_on.insert(TOKEN_HEADER, token.clone());
+    }
     let builder = ctx
         .builder
         .with_distributed_user_codec(InboxCodec)
-        .with_distributed_channel_resolver(NetworkChannelResolver(network));
+        .with_distributed_channel_resolver(NetworkChannelResolver(network))
+        // To the combs whose rows this one asks for.
+        .with_distributed_passthrough_headers(passed_on)?;
     Ok(builder.build())
 }
 
@@ -109,13 +118,22 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub async fn serve(comb: Comb, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
     // The server's own option does not reach sockets that it was handed; without this, small answers wait 40 ms.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let inboxes = Arc::clone(&comb.inboxes);
+    let worker = comb.worker.into_worker_server();
+    let known = move |call: Request<()>| {
+        let token = call.metadata().get(TOKEN_HEADER).and_then(|token| token.to_str().ok()).unwrap_or_default();
+        if inboxes.knows(&QueryToken::shown(token)) {
+            return Ok(call);
+        }
+        Err(Status::unauthenticated("a reduce call shows no token of a query that is open on this comb"))
+    };
     let served = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(32 << 20)
-        .add_service(flight_server(Arc::new(Arc::clone(&comb.inboxes))))
-        .add_service(comb.worker.into_worker_server())
+        .add_service(flight_server(Arc::clone(&comb.inboxes)))
+        .add_service(InterceptedService::new(worker, known))
         .serve_with_incoming_shutdown(incoming, shutdown)
         .await;
     served.map_err(|error| QueryError::unavailable(format!("a comb cannot serve: {error}")))

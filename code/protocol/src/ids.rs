@@ -60,6 +60,35 @@ impl fmt::Display for DeliveryId {
     }
 }
 
+/// What everybody must show who wants something of a query's inboxes: 256 random bits, as hexadecimal text. It is never
+/// logged.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct QueryToken(String);
+
+impl QueryToken {
+    /// A fresh token.
+    pub fn fresh() -> Self {
+        let bytes: [u8; 32] = rand::random();
+        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// The token that a caller shows.
+    pub fn shown(text: &str) -> Self {
+        Self(text.to_string())
+    }
+
+    /// The token as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for QueryToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("QueryToken(…)")
+    }
+}
+
 /// Where a comb answers: `http://host:port`, or `memory://comb-N` in one process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CombAddress(pub Url);

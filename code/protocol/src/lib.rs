@@ -26,10 +26,10 @@ mod nearest;
 
 pub use catalog::{CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, split_version};
 pub use error::{ErrorKind, QueryError, Result};
-pub use ids::{CombAddress, DeliveryId, QueryId, StageId, TaskIndex};
+pub use ids::{CombAddress, DeliveryId, QueryId, QueryToken, StageId, TaskIndex};
 pub use inline::InlineRows;
 pub use nearest::nearest;
-pub use options::{Options, Transport};
+pub use options::{Options, ReducerChoice, Transport};
 pub use query::{Param, Query, QueryBody, Split, Step, StepType};
 pub use task::{
     ColumnMapping, DeletionVector, Delivered, Evaluation, FileSlice, HBeeTask, Partitioning, ScanSpec, TaskFile,

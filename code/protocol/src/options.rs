@@ -18,12 +18,26 @@ pub enum Transport {
     Tcp,
 }
 
+/// Who reduces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReducerChoice {
+    /// Combs if they are there at once, else Fuse if little is expected, else combs once they have started.
+    Auto,
+    /// Combs.
+    Comb,
+    /// Fuse: tasks answer it their rows.
+    Inline,
+}
+
 /// The bounds and choices of one query. A bound that is hit is an error of kind `Limit` that names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// How deliveries travel when everything runs in one process.
     pub transport: Transport,
+    /// Who reduces.
+    pub reducer: ReducerChoice,
     /// Number of tasks of each map stage; 0 lets Fuse choose by bytes. A task takes at least one split.
     pub tasks: usize,
     /// Bytes of files that a task takes, when `tasks` is 0.
@@ -55,6 +69,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             transport: Transport::Memory,
+            reducer: ReducerChoice::Auto,
             tasks: 0,
             task_bytes: 64 << 20,
             split_bytes: 128 << 20,
@@ -74,6 +89,10 @@ impl Default for Options {
 /// Every option's key and what it changes, for `--help`.
 pub const OPTION_HELP: &[(&str, &str)] = &[
     ("transport", "memory (default) or tcp: how batches travel when everything runs in one process"),
+    (
+        "reducer",
+        "auto (default), comb, or inline: whether Fuse reduces itself; auto does if no comb is there and little is expected",
+    ),
     ("tasks", "number of tasks of each map stage; 0 (default) chooses by task_bytes"),
     ("task_bytes", "bytes of files per task (default 64MiB)"),
     (
@@ -110,6 +129,14 @@ impl Options {
                     "memory" => Transport::Memory,
                     "tcp" => Transport::Tcp,
                     _ => return Err(misfit(key, value, "memory or tcp")),
+                }
+            }
+            "reducer" => {
+                self.reducer = match value {
+                    "auto" => ReducerChoice::Auto,
+                    "comb" => ReducerChoice::Comb,
+                    "inline" => ReducerChoice::Inline,
+                    _ => return Err(misfit(key, value, "auto, comb or inline")),
                 }
             }
             "tasks" => self.tasks = number(key, value, 0)?,
@@ -181,6 +208,7 @@ mod tests {
         for (key, _) in OPTION_HELP {
             let value = match *key {
                 "transport" => "tcp",
+                "reducer" => "inline",
                 "time_zone" => "Europe/Paris",
                 _ => "7",
             };

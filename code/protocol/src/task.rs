@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::inline::InlineRows;
 use crate::plan::base64_bytes;
-use crate::{CombAddress, DeliveryId, FileFormat, QueryId, StageId, TaskIndex};
+use crate::{CombAddress, DeliveryId, FileFormat, QueryId, QueryToken, StageId, TaskIndex};
 
 /// One task of a map stage. Running it twice is harmless: every run delivers under a fresh [`DeliveryId`], and Fuse
 /// accepts one.
@@ -22,6 +22,11 @@ pub struct HBeeTask {
     pub build: String,
     /// The query.
     pub query: QueryId,
+    /// What the combs want to be shown.
+    pub token: QueryToken,
+    /// When the query's time is over, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
     /// The stage that the task is of.
     pub stage: StageId,
     /// The step's name, for messages.
@@ -182,6 +187,9 @@ pub struct TaskOutcome {
     pub rows_scanned: u64,
     /// Bytes that the scans read from storage.
     pub bytes_scanned: u64,
+    /// Requests to storage, where they are counted.
+    #[serde(default)]
+    pub requests: u64,
     /// Time from start to end.
     pub milliseconds: u64,
 }

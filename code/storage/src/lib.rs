@@ -5,6 +5,8 @@
 
 mod footer;
 
+mod s3;
+
 mod unchanged;
 
 pub mod text;
@@ -18,10 +20,12 @@ use std::time::Duration;
 use buzz_protocol::{QueryError, Result};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::object_store::ObjectStoreRegistry;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use http::Method;
+use object_store::aws::AmazonS3;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, RetryConfig};
+use object_store::signer::Signer;
+use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
 pub use footer::{INT96_UNIT, footer, footer_schema, panic_message, unpanicked};
@@ -176,27 +180,27 @@ impl Storage {
     fn make(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
         match url.scheme() {
             "file" => Ok(Arc::new(LocalFileSystem::new())),
-            "s3" => {
-                let bucket = url.host_str().unwrap_or_default();
-                let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(RetryConfig {
-                    max_retries: RETRIES,
-                    retry_timeout: RETRY_TIMEOUT,
-                    ..RetryConfig::default()
-                });
-                let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(region) = regions.get(bucket) {
-                    builder = builder.with_region(region);
-                }
-                let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint).unwrap_or_default();
-                if endpoint.starts_with("http://") {
-                    builder = builder.with_allow_http(true);
-                }
-                let store = builder
-                    .build()
-                    .map_err(|error| QueryError::invalid(format!("bucket `{bucket}` cannot be read: {error}")))?;
-                Ok(Arc::new(store))
-            }
+            "s3" => Ok(Arc::new(self.s3(url.host_str().unwrap_or_default())?)),
             scheme => Err(QueryError::invalid(format!("there is no storage for `{scheme}://`"))),
+        }
+    }
+
+    fn s3(&self, bucket: &str) -> Result<AmazonS3> {
+        let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        s3::bucket(bucket, regions.get(bucket).map(String::as_str))
+    }
+
+    /// A link by which anybody can read the object at `place` for as long as `valid`; None where there are no such links.
+    ///
+    /// # Errors
+    /// `Invalid` when the settings of the store are incomplete, `Unavailable` without credentials.
+    pub async fn signed_link(&self, place: &Location, valid: Duration) -> Result<Option<String>> {
+        match place.store.scheme() {
+            "s3" => {
+                let bucket = self.s3(place.store.host_str().unwrap_or_default())?;
+                Ok(Some(bucket.signed_url(Method::GET, &place.path, valid).await?.to_string()))
+            }
+            _ => Ok(None),
         }
     }
 

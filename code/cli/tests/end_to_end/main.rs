@@ -11,6 +11,8 @@ mod faults;
 
 mod files;
 
+mod inline;
+
 mod queries;
 
 mod sql;

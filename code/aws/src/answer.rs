@@ -1,0 +1,263 @@
+//! What Fuse as a function answers.
+
+use std::panic::AssertUnwindSafe;
+
+use arrow::array::RecordBatch;
+use arrow::util::pretty::pretty_format_batches_with_schema;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use buzz_answer::{Format, Rows, WriteError, format};
+use buzz_fuse::Summary;
+use buzz_protocol::{QueryError, QueryId, Result};
+use buzz_storage::panic_message;
+use futures::FutureExt;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::event::Encoding;
+use crate::price::{PRICES_OF, Used};
+
+/// The largest answer of a function is
+/// [6 MB](https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html); this leaves room for what is beside
+/// the rows.
+pub const ROWS_BYTES_MAX: usize = 11 << 19;
+
+/// Rows that the log's tail shows, of the 4 KB that it carries.
+const TAIL_ROWS: usize = 20;
+const TAIL_BYTES: usize = 3 << 10;
+
+/// An answer, as JSON.
+#[derive(Debug, Serialize)]
+pub struct Answer {
+    /// `answered`.
+    pub status: &'static str,
+    /// The query.
+    pub query_id: QueryId,
+    /// Names and types, in order.
+    pub columns: Vec<Column>,
+    /// The rows as objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<Box<RawValue>>,
+    /// The rows as an Arrow IPC file in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows_arrow: Option<String>,
+    /// Where the rows are, if not here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<OutputPlace>,
+    /// The plan, if that is what was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explain: Option<String>,
+    /// Number of rows.
+    pub row_count: u64,
+    /// What it took.
+    pub summary: AnswerSummary,
+    /// What the caller should know.
+    pub warnings: Vec<String>,
+}
+
+/// A column.
+#[derive(Debug, Serialize)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Its type, as Arrow prints it.
+    #[serde(rename = "type")]
+    pub data_type: String,
+}
+
+/// Where rows are.
+#[derive(Debug, Serialize)]
+pub struct OutputPlace {
+    /// `s3://bucket/key`.
+    pub uri: String,
+    /// Their form.
+    pub format: String,
+    /// A link that needs no credentials, for an hour at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// What an answer took.
+#[derive(Debug, Serialize)]
+pub struct AnswerSummary {
+    /// Files that the catalogs named.
+    pub files_found: u64,
+    /// Files that were read.
+    pub files_read: u64,
+    /// Bytes read from storage.
+    pub bytes_read: u64,
+    /// Requests to storage by HBees.
+    pub requests: u64,
+    /// Tasks.
+    pub tasks: u64,
+    /// Runs of tasks.
+    pub attempts: u64,
+    /// Runs of the whole query beyond the first.
+    pub reruns: u64,
+    /// Combs that reduced.
+    pub combs: usize,
+    /// Who reduced: `comb` or `inline`.
+    pub reducer: &'static str,
+    /// Rows delivered by HBees.
+    pub rows_delivered: u64,
+    /// Time of each phase.
+    pub milliseconds: Phases,
+    /// Gigabyte-seconds of functions.
+    pub gb_seconds: f64,
+    /// US dollars by list price.
+    pub cost_usd: f64,
+    /// The month of the prices.
+    pub prices_of: &'static str,
+}
+
+/// Milliseconds of each phase.
+#[derive(Debug, Serialize)]
+pub struct Phases {
+    /// To open the catalogs.
+    pub open: u64,
+    /// To plan.
+    pub plan: u64,
+    /// From dispatch to the last row.
+    pub run: u64,
+    /// All together.
+    pub total: u64,
+}
+
+impl AnswerSummary {
+    /// The summary of a query that took `total_ms` and used `used`.
+    pub fn new(summary: &Summary, used: &Used, reruns: u64, total_ms: u64) -> Self {
+        let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            files_found: summary.files_found,
+            files_read: summary.files_read,
+            bytes_read: summary.bytes_read,
+            requests: used.requests,
+            tasks: summary.tasks,
+            attempts: summary.tasks + summary.retries,
+            reruns,
+            combs: summary.combs,
+            reducer: if summary.combs == 0 { "inline" } else { "comb" },
+            rows_delivered: summary.rows_delivered,
+            milliseconds: Phases {
+                open: ms(summary.opened_in),
+                plan: ms(summary.planned_in),
+                run: ms(summary.ran_in),
+                total: total_ms,
+            },
+            gb_seconds: used.gb_seconds(),
+            cost_usd: used.cost_usd(),
+            prices_of: PRICES_OF,
+        }
+    }
+}
+
+/// The columns of `rows`. Views are how strings are read, not what they are.
+pub fn columns(rows: &Rows) -> Vec<Column> {
+    let plain = |data_type: String| data_type.replace("Utf8View", "Utf8").replace("BinaryView", "Binary");
+    let schema = rows.schema();
+    let column = |field: &std::sync::Arc<arrow::datatypes::Field>| Column {
+        name: field.name().clone(),
+        data_type: plain(field.data_type().to_string()),
+    };
+    schema.fields().iter().map(column).collect()
+}
+
+/// Rows in an answer, as one of its two fields.
+#[derive(Debug)]
+pub enum Encoded {
+    /// `rows`.
+    Json(Box<RawValue>),
+    /// `rows_arrow`.
+    Arrow(String),
+}
+
+/// The rows as they stand in an answer; None if they are too large for one.
+///
+/// # Errors
+/// `Invalid` when they do not fit the encoding, `Limit` when the temporary file cannot be read back.
+pub fn encode(rows: &Rows, encoding: Encoding) -> Result<Option<Encoded>> {
+    let (format, bytes_max) = match encoding {
+        Encoding::Json => (Format::Json, ROWS_BYTES_MAX),
+        Encoding::Arrow => (Format::Arrow, ROWS_BYTES_MAX / 4 * 3),
+    };
+    let mut bounded = Bounded { bytes: Vec::new(), max: bytes_max, full: false };
+    let written = format::write(rows, format, &mut bounded);
+    if bounded.full {
+        return Ok(None);
+    }
+    written.map_err(|error| match error {
+        WriteError::Rows(error) => error,
+        WriteError::Io(error) => QueryError::internal(format!("rows cannot be written to memory: {error}")),
+    })?;
+    Ok(Some(match encoding {
+        Encoding::Arrow => Encoded::Arrow(STANDARD.encode(&bounded.bytes)),
+        Encoding::Json => {
+            let text = String::from_utf8(bounded.bytes).map_err(|_| QueryError::internal("rows are not UTF-8"))?;
+            let rows = RawValue::from_string(text.trim_end().to_string());
+            Encoded::Json(rows.map_err(|error| QueryError::internal(format!("rows are not JSON: {error}")))?)
+        }
+    }))
+}
+
+/// A buffer that refuses more than `max` bytes.
+struct Bounded {
+    bytes: Vec<u8>,
+    max: usize,
+    full: bool,
+}
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.bytes.len() + bytes.len() > self.max {
+            self.full = true;
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The first rows as a table of at most 3 KB, for the log's tail.
+///
+/// # Errors
+/// `Limit` when the temporary file cannot be read back.
+pub fn tail(rows: &Rows, row_count: u64) -> Result<String> {
+    let mut first: Vec<RecordBatch> = Vec::new();
+    let mut left = TAIL_ROWS;
+    for batch in rows.batches()? {
+        let batch = batch?;
+        let taken = batch.slice(0, left.min(batch.num_rows()));
+        left -= taken.num_rows();
+        first.push(taken);
+        if left == 0 {
+            break;
+        }
+    }
+    let mut text = pretty_format_batches_with_schema(rows.schema(), &first)?.to_string();
+    if text.len() > TAIL_BYTES {
+        let end = (0..=TAIL_BYTES).rev().find(|&at| text.is_char_boundary(at)).unwrap_or_default();
+        text.truncate(text[..end].rfind('\n').unwrap_or(end));
+    }
+    let shown = (TAIL_ROWS - left) as u64;
+    if shown < row_count {
+        text.push_str(&format!("\n… of {row_count} rows"));
+    }
+    Ok(text)
+}
+
+/// What `work` comes to; a panic is a bug that the caller hears of, not the end of the process.
+///
+/// # Errors
+/// `Internal` when it panics, else its own.
+pub async fn unpanicked<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    AssertUnwindSafe(work)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| Err(QueryError::internal(format!("a bug in Buzz: {}", panic_message(panic.as_ref())))))
+}

@@ -1,0 +1,52 @@
+//! Fuse as a Lambda bootstrap.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use buzz_aws::clients::{counting_storage, failed, sdk};
+use buzz_aws::combs::tasks::EcsTasks;
+use buzz_aws::combs::{FargateCombs, NoCombs};
+use buzz_aws::fuse_function::FuseFunction;
+use buzz_aws::lambda::LambdaCompute;
+use buzz_aws::log;
+use buzz_aws::results::Results;
+use buzz_aws::settings::{FuseSettings, environment, know_regions};
+use buzz_exchange::{Network, TcpNetwork};
+use buzz_fuse::{Combs, Fuse};
+use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
+use serde_json::Value;
+
+/// How much longer than the HBee function may run its answer is waited for.
+const ANSWER_MARGIN: Duration = Duration::from_secs(10);
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    log::start();
+    let settings = FuseSettings::read(environment)?;
+    let (storage, requests) = counting_storage();
+    know_regions(&storage, environment)?;
+    let storage = Arc::new(storage);
+    let results = Results::new(Arc::clone(&storage), settings.results.clone());
+    let sdk = sdk(settings.hbee.timeout + ANSWER_MARGIN, None).await;
+    let network: Arc<dyn Network> = Arc::new(TcpNetwork::default());
+    let compute = Arc::new(LambdaCompute::new(&sdk, settings.hbee.clone(), results.clone()));
+    let combs: Arc<dyn Combs> = match &settings.combs {
+        None => Arc::new(NoCombs),
+        Some(combs) => {
+            let tasks = Arc::new(EcsTasks::new(&sdk, combs.clone()));
+            Arc::new(FargateCombs::new(&settings.stage, combs.clone(), tasks, results, Arc::clone(&network)))
+        }
+    };
+    // While the first event is read and planned.
+    let connecting = Arc::clone(&compute);
+    tokio::spawn(async move { connecting.connect().await });
+
+    let fuse = Fuse::new(Arc::clone(&storage), compute, combs, network);
+    let function = FuseFunction::new(fuse, storage, requests, settings, &sdk);
+    let function = &function;
+    lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {
+        let answered = function.answer(&event.payload, event.context.deadline).await;
+        answered.map_err(|error| -> Diagnostic { failed(&error) })
+    }))
+    .await
+}

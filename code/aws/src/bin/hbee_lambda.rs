@@ -1,0 +1,23 @@
+//! HBee as a Lambda bootstrap.
+
+use std::sync::Arc;
+
+use buzz_aws::clients::{counting_storage, failed};
+use buzz_aws::hbee_function::{HBeeEvent, HBeeFunction};
+use buzz_aws::log;
+use buzz_aws::settings::{environment, function_memory_mb, know_regions};
+use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    log::start();
+    let (storage, requests) = counting_storage();
+    know_regions(&storage, environment)?;
+    let function = HBeeFunction::new(Arc::new(storage), requests, function_memory_mb(environment)?)?;
+    let function = &function;
+    lambda_runtime::run(service_fn(async move |event: LambdaEvent<HBeeEvent>| {
+        let answered = function.answer(event.payload, event.context.deadline).await;
+        answered.map_err(|error| -> Diagnostic { failed(&error) })
+    }))
+    .await
+}

@@ -1,0 +1,48 @@
+//! HComb as a container's program: `hcomb` serves, `hcomb health` asks whether it does.
+
+use std::process::ExitCode;
+
+use buzz_aws::comb_server::{health, run};
+use buzz_aws::log;
+use buzz_aws::settings::{CombServerSettings, environment};
+
+const USAGE: &str = "\
+hcomb: takes deliveries and reduces, until nobody asks any more
+
+usage: hcomb          serves
+       hcomb health   exit code 0 if the comb on this machine serves
+
+variables: BUZZ_COMB_PORT (3333), BUZZ_COMB_LISTEN ([::]), BUZZ_COMB_IDLE_SECONDS (300),
+           BUZZ_COMB_MEMORY_MB (what the container has), BUZZ_LOG (info)";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    log::start();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let settings = match CombServerSettings::read(environment) {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => run(&settings).await,
+        ["health"] => health(&settings).await,
+        ["--help" | "-h" | "help"] => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

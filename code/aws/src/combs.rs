@@ -1,0 +1,278 @@
+//! Combs on Fargate: finds those that run, starts those that are missing.
+//!
+//! A stack has slots for combs, numbered from 0. A comb is started for the first slot that has none, and says which by
+//! `startedBy`. ECS answers the same `clientToken` with the same task, so that two Fuses that miss the same comb at the
+//! same moment start it once; as it also answers with a task that has long stopped, the token holds a generation, which
+//! is raised (once, by a conditional write) when its task is found dead.
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use buzz_exchange::Network;
+use buzz_fuse::Combs;
+use buzz_protocol::{BUILD_ID, CombAddress, QueryError, Result};
+
+use crate::combs::tasks::{CombTask, Tasks};
+use crate::results::Results;
+use crate::settings::CombSettings;
+
+pub mod tasks;
+
+/// How often tasks that start are looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How long a comb may take to answer a health check.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a comb that refused a query, or was lost, is not offered again.
+const AVOIDED_FOR: Duration = Duration::from_secs(30);
+
+/// Combs of one slot that may be found dead before Fuse gives up.
+const DEAD_MAX: usize = 3;
+
+/// How long a task may run before its comb answers.
+const SILENT_MAX: Duration = Duration::from_secs(10);
+
+/// The most slots of a stack.
+const SLOTS_MAX: usize = 64;
+
+/// Combs of one stack and build.
+#[derive(Debug)]
+pub struct FargateCombs {
+    settings: CombSettings,
+    tasks: Arc<dyn Tasks>,
+    results: Results,
+    network: Arc<dyn Network>,
+    /// Names this stack, build and kind of comb, in tokens and in the generations' places.
+    fleet: String,
+    avoided: Mutex<HashMap<CombAddress, Instant>>,
+}
+
+impl FargateCombs {
+    /// Combs of the stack `stage`, started by `tasks`, whose generations `results` keeps.
+    pub fn new(
+        stage: &str,
+        settings: CombSettings,
+        tasks: Arc<dyn Tasks>,
+        results: Results,
+        network: Arc<dyn Network>,
+    ) -> Self {
+        let fleet = fleet(stage, &settings);
+        Self { settings, tasks, results, network, fleet, avoided: Mutex::default() }
+    }
+
+    /// The tasks of this fleet that live, and whether each answers.
+    async fn look(&self, started: &HashSet<String>) -> Result<Fleet> {
+        let mut fleet = Fleet::default();
+        let (live, dead) = self.tasks.find(started).await?;
+        fleet.dead = dead;
+        let checks = live.into_iter().map(|task| async {
+            let address = task.address(&self.settings);
+            let health = match &address {
+                Some(address) if task.is_running() => self.health(address).await,
+                _ => Health::Coming,
+            };
+            (task, address, health)
+        });
+        for (task, address, health) in futures::future::join_all(checks).await {
+            fleet.slots.extend(task.slot());
+            match (health, address) {
+                (Health::Ready, Some(address)) => fleet.ready.push((task.slot().unwrap_or(usize::MAX), address)),
+                (Health::Coming, address) => fleet.coming.push((task, address)),
+                _ => {}
+            }
+        }
+        fleet.ready.sort_by_key(|(slot, address)| (*slot, address.to_string()));
+        Ok(fleet)
+    }
+
+    async fn health(&self, address: &CombAddress) -> Health {
+        {
+            let mut avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
+            avoided.retain(|_, until| *until > Instant::now());
+            if avoided.contains_key(address) {
+                return Health::NotForUs;
+            }
+        }
+        let build = async { self.network.build(address).await };
+        match tokio::time::timeout(HEALTH_TIMEOUT, build).await {
+            Ok(Ok(build)) if build == BUILD_ID => Health::Ready,
+            Ok(Ok(_)) => Health::NotForUs,
+            Ok(Err(_)) | Err(_) => Health::Coming,
+        }
+    }
+
+    /// Starts a comb for `slot`, or finds the one that another Fuse starts for it. Its ARN and generation.
+    async fn start(&self, slot: usize) -> Result<(String, u64)> {
+        let place = |error: QueryError| error.at(format!("starting comb {slot}"));
+        for _ in 0..DEAD_MAX {
+            let generation = self.results.generation(&self.fleet, slot).await.map_err(place)?;
+            let token = client_token(&self.fleet, slot, generation);
+            let task = self.tasks.run(&token, &started_by(slot)).await.map_err(place)?;
+            if !task.is_over() {
+                return Ok((task.arn, generation));
+            }
+            self.results.end_generation(&self.fleet, slot, generation).await.map_err(place)?;
+        }
+        Err(place(QueryError::unavailable("every comb that is started is found stopped")))
+    }
+
+    /// Makes room for another comb where one that was started here died.
+    async fn bury(&self, dead: &CombTask, wait: &mut Wait) -> Result<()> {
+        let slot = wait.started.iter().find(|(_, (arn, _))| *arn == dead.arn).map(|(slot, _)| *slot);
+        let Some((slot, (_, generation))) = slot.and_then(|slot| wait.started.remove_entry(&slot)) else {
+            return Ok(());
+        };
+        let deaths = wait.dead.entry(slot).or_default();
+        *deaths += 1;
+        if *deaths >= DEAD_MAX {
+            let reason = dead.stopped_reason.as_deref().unwrap_or("no reason is given");
+            return Err(QueryError::unavailable(format!("combs stop as soon as they are started: {reason}")));
+        }
+        self.results.end_generation(&self.fleet, slot, generation).await
+    }
+}
+
+/// What a look at the tasks gave.
+#[derive(Debug, Default)]
+struct Fleet {
+    /// Slots that a live task has.
+    slots: HashSet<usize>,
+    /// Combs that answered with this build, by slot.
+    ready: Vec<(usize, CombAddress)>,
+    /// Tasks that do not answer yet.
+    coming: Vec<(CombTask, Option<CombAddress>)>,
+    /// Of the tasks that were asked about, those that stopped.
+    dead: Vec<CombTask>,
+}
+
+enum Health {
+    Ready,
+    /// It may still come.
+    Coming,
+    /// Of another build, or it refused lately.
+    NotForUs,
+}
+
+/// What one wait for combs knows.
+#[derive(Debug, Default)]
+struct Wait {
+    /// Tasks that were started here, by slot, with their generation: what ECS lists lags behind.
+    started: BTreeMap<usize, (String, u64)>,
+    /// Tasks of a slot that were found dead.
+    dead: HashMap<usize, usize>,
+    /// Since when a task runs and does not answer.
+    silent: HashMap<String, Instant>,
+}
+
+impl Wait {
+    fn known(&self) -> HashSet<String> {
+        self.started.values().map(|(arn, _)| arn.clone()).collect()
+    }
+
+    /// Tasks that may still become ready: one that runs for a while and does not answer will not.
+    fn coming(&mut self, fleet: &Fleet) -> usize {
+        let mut count = 0;
+        for (task, _) in &fleet.coming {
+            if !task.is_running() {
+                count += 1;
+                continue;
+            }
+            let since = *self.silent.entry(task.arn.clone()).or_insert_with(Instant::now);
+            count += usize::from(since.elapsed() < SILENT_MAX);
+        }
+        count
+    }
+}
+
+#[async_trait]
+impl Combs for FargateCombs {
+    async fn ready(&self, count: usize) -> Result<Vec<CombAddress>> {
+        let deadline = Instant::now() + self.settings.start_max;
+        let mut wait = Wait::default();
+        loop {
+            let fleet = self.look(&wait.known()).await?;
+            if fleet.ready.len() >= count {
+                return Ok(fleet.ready.into_iter().take(count).map(|(_, address)| address).collect());
+            }
+            for dead in &fleet.dead {
+                self.bury(dead, &mut wait).await?;
+            }
+            let missing = count.saturating_sub(fleet.ready.len() + wait.coming(&fleet));
+            let free = (0..SLOTS_MAX).filter(|slot| !fleet.slots.contains(slot) && !wait.started.contains_key(slot));
+            for slot in free.take(missing).collect::<Vec<_>>() {
+                tracing::info!(slot, "starting a comb");
+                wait.started.insert(slot, self.start(slot).await?);
+            }
+            if Instant::now() > deadline {
+                let seconds = self.settings.start_max.as_secs();
+                let first = fleet.coming.first();
+                return Err(QueryError::unavailable(format!(
+                    "{count} combs are needed and {} answer after {seconds} seconds; {}",
+                    fleet.ready.len(),
+                    first.map_or("no other runs".to_string(), |(task, address)| task.why_not(address))
+                )));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn warm(&self, _count: usize) -> Result<Vec<CombAddress>> {
+        let fleet = self.look(&HashSet::new()).await?;
+        Ok(fleet.ready.into_iter().map(|(_, address)| address).collect())
+    }
+
+    fn avoid(&self, address: &CombAddress) {
+        let until = Instant::now() + AVOIDED_FOR;
+        self.avoided.lock().unwrap_or_else(PoisonError::into_inner).insert(address.clone(), until);
+    }
+
+    fn partitions_per_comb(&self, _count: usize) -> usize {
+        (self.settings.vcpus.ceil() as usize).max(1)
+    }
+}
+
+/// For a stack without combs: Fuse reduces everything itself.
+#[derive(Debug)]
+pub struct NoCombs;
+
+#[async_trait]
+impl Combs for NoCombs {
+    async fn ready(&self, _count: usize) -> Result<Vec<CombAddress>> {
+        Err(QueryError::invalid("this stack has no combs (BUZZ_COMB_CLUSTER is not set), and this query needs them"))
+    }
+
+    async fn warm(&self, _count: usize) -> Result<Vec<CombAddress>> {
+        Ok(Vec::new())
+    }
+
+    fn partitions_per_comb(&self, _count: usize) -> usize {
+        2
+    }
+}
+
+/// A name for what two Fuses must have in common to share a comb: everything that `RunTask` is told, and the build.
+fn fleet(stage: &str, settings: &CombSettings) -> String {
+    let mut hasher = DefaultHasher::new();
+    (stage, BUILD_ID, &settings.cluster, &settings.task_definition).hash(&mut hasher);
+    (&settings.subnets, &settings.security_groups, settings.network).hash(&mut hasher);
+    format!("{:012x}", hasher.finish() >> 16)
+}
+
+/// At most 64 printable characters. The same token with the same parameters gives the same task.
+fn client_token(fleet: &str, slot: usize, generation: u64) -> String {
+    format!("buzz-{fleet}-{slot}-{generation}")
+}
+
+const STARTED_BY: &str = "buzz-";
+
+fn started_by(slot: usize) -> String {
+    format!("{STARTED_BY}{slot}")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! Combs as ECS sees them: tasks.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_sdk_ecs::Client;
+use aws_sdk_ecs::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_ecs::operation::run_task::RunTaskError;
+use aws_sdk_ecs::types::{AssignPublicIp, AwsVpcConfiguration, DesiredStatus, LaunchType, NetworkConfiguration, Task};
+use buzz_protocol::{CombAddress, QueryError, Result};
+use url::Url;
+
+use crate::combs::STARTED_BY;
+use crate::failure;
+use crate::settings::{CombNetwork, CombSettings};
+
+/// A comb, as ECS tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CombTask {
+    /// The task's ARN.
+    pub arn: String,
+    /// `family:revision`'s ARN.
+    pub definition: String,
+    /// `PROVISIONING`, `PENDING`, `ACTIVATING`, `RUNNING`, or a state of its end.
+    pub last_status: String,
+    /// `RUNNING` or `STOPPED`.
+    pub desired_status: String,
+    /// Who started it: `buzz-<slot>`.
+    pub started_by: String,
+    /// Address in the VPC.
+    pub ipv4: Option<String>,
+    /// IPv6 address.
+    pub ipv6: Option<String>,
+    /// Why it stopped.
+    pub stopped_reason: Option<String>,
+}
+
+impl CombTask {
+    /// Whether its containers run.
+    pub fn is_running(&self) -> bool {
+        self.last_status == "RUNNING"
+    }
+
+    /// Whether it stopped, or will.
+    pub fn is_over(&self) -> bool {
+        self.desired_status == "STOPPED"
+            || ["DEACTIVATING", "STOPPING", "DEPROVISIONING", "STOPPED"].contains(&self.last_status.as_str())
+    }
+
+    /// The slot that it was started for.
+    pub fn slot(&self) -> Option<usize> {
+        self.started_by.strip_prefix(STARTED_BY)?.parse().ok()
+    }
+
+    /// Where it will answer, once it has an address.
+    pub fn address(&self, settings: &CombSettings) -> Option<CombAddress> {
+        let host = match settings.network {
+            CombNetwork::PublicIpv4 => self.ipv4.clone()?,
+            CombNetwork::Ipv6Only => format!("[{}]", self.ipv6.as_ref()?),
+        };
+        Url::parse(&format!("http://{host}:{}", settings.port)).ok().map(CombAddress)
+    }
+
+    /// Why it does not answer, as far as one can tell from here.
+    pub fn why_not(&self, address: &Option<CombAddress>) -> String {
+        match address {
+            Some(address) if self.is_running() => format!(
+                "a comb runs at {address} and does not answer: its security group must admit the function's on that port"
+            ),
+            _ => format!("a comb is still {}", self.last_status),
+        }
+    }
+}
+
+impl From<&Task> for CombTask {
+    fn from(task: &Task) -> Self {
+        let interfaces = || task.containers().iter().flat_map(|container| container.network_interfaces());
+        let text = |value: Option<&str>| value.unwrap_or_default().to_string();
+        Self {
+            arn: text(task.task_arn()),
+            definition: text(task.task_definition_arn()),
+            last_status: text(task.last_status()),
+            desired_status: text(task.desired_status()),
+            started_by: text(task.started_by()),
+            ipv4: interfaces().find_map(|interface| interface.private_ipv4_address()).map(str::to_string),
+            ipv6: interfaces().find_map(|interface| interface.ipv6_address()).map(str::to_string),
+            stopped_reason: stopped_reason(task),
+        }
+    }
+}
+
+/// The task's own reason and its containers', which say more.
+fn stopped_reason(task: &Task) -> Option<String> {
+    let own = task.stopped_reason().map(str::to_string);
+    let inner = task.containers().iter().find_map(|container| {
+        let code = container.exit_code().map(|code| format!("exit code {code}"));
+        container.reason().map(str::to_string).or(code)
+    });
+    match (own, inner) {
+        (Some(own), Some(inner)) if !own.contains(&inner) => Some(format!("{own}: {inner}")),
+        (own, inner) => own.or(inner),
+    }
+}
+
+/// What is asked of ECS.
+#[async_trait]
+pub trait Tasks: fmt::Debug + Send + Sync {
+    /// The live tasks of this kind of comb, those of `known` among them even if ECS does not list them yet; and which of
+    /// `known` are over.
+    ///
+    /// # Errors
+    /// `Unavailable` when ECS does not answer, `Invalid` when it is not allowed.
+    async fn find(&self, known: &HashSet<String>) -> Result<(Vec<CombTask>, Vec<CombTask>)>;
+
+    /// Starts a task, or finds the one that was started with the same `token`, which may be over.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is no capacity or no answer, `Invalid` when it is not allowed.
+    async fn run(&self, token: &str, started_by: &str) -> Result<CombTask>;
+}
+
+/// ECS itself.
+#[derive(Debug)]
+pub struct EcsTasks {
+    client: Client,
+    settings: CombSettings,
+}
+
+impl EcsTasks {
+    /// Asks ECS by `sdk`.
+    pub fn new(sdk: &SdkConfig, settings: CombSettings) -> Self {
+        Self { client: Client::new(sdk), settings }
+    }
+
+    async fn list(&self) -> Result<Vec<String>> {
+        let mut arns = Vec::new();
+        let mut next = None;
+        loop {
+            let call = self.client.list_tasks().cluster(&self.settings.cluster);
+            let call = call.family(family(&self.settings.task_definition)).desired_status(DesiredStatus::Running);
+            let listed = call.set_next_token(next).send().await.map_err(|error| self.failed("list tasks", &error))?;
+            arns.extend_from_slice(listed.task_arns());
+            next = listed.next_token;
+            if next.is_none() {
+                return Ok(arns);
+            }
+        }
+    }
+
+    async fn describe(&self, arns: &[String]) -> Result<Vec<CombTask>> {
+        let mut tasks = Vec::new();
+        // ECS takes 100 at once.
+        for some in arns.chunks(100) {
+            let call = self.client.describe_tasks().cluster(&self.settings.cluster);
+            let described = call.set_tasks(Some(some.to_vec())).send().await;
+            let described = described.map_err(|error| self.failed("describe tasks", &error))?;
+            tasks.extend(described.tasks().iter().map(CombTask::from));
+        }
+        Ok(tasks)
+    }
+
+    fn failed<E>(&self, action: &str, error: &SdkError<E, aws_sdk_ecs::config::http::HttpResponse>) -> QueryError
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let status = error.raw_response().map(|answer| answer.status().as_u16());
+        failure::of_call(action, &format!("cluster {}", self.settings.cluster), status, error)
+    }
+}
+
+#[async_trait]
+impl Tasks for EcsTasks {
+    async fn find(&self, known: &HashSet<String>) -> Result<(Vec<CombTask>, Vec<CombTask>)> {
+        let mut arns = self.list().await?;
+        arns.extend(known.iter().filter(|arn| !arns.contains(arn)).cloned().collect::<Vec<_>>());
+        let described = self.describe(&arns).await?;
+        let (over, live): (Vec<_>, Vec<_>) = described.into_iter().partition(CombTask::is_over);
+        let own = |task: &CombTask| same_definition(&self.settings.task_definition, &task.definition);
+        Ok((
+            live.into_iter().filter(own).collect(),
+            over.into_iter().filter(|task| known.contains(&task.arn)).collect(),
+        ))
+    }
+
+    async fn run(&self, token: &str, started_by: &str) -> Result<CombTask> {
+        let public_ip = match self.settings.network {
+            CombNetwork::PublicIpv4 => AssignPublicIp::Enabled,
+            CombNetwork::Ipv6Only => AssignPublicIp::Disabled,
+        };
+        let network = AwsVpcConfiguration::builder()
+            .set_subnets(Some(self.settings.subnets.clone()))
+            .set_security_groups(Some(self.settings.security_groups.clone()))
+            .assign_public_ip(public_ip)
+            .build()
+            .map_err(|error| QueryError::internal(format!("a comb has no network: {error}")))?;
+        let call = self
+            .client
+            .run_task()
+            .cluster(&self.settings.cluster)
+            .task_definition(&self.settings.task_definition)
+            .count(1)
+            .client_token(token)
+            .started_by(started_by)
+            .launch_type(LaunchType::Fargate)
+            .platform_version("LATEST")
+            .network_configuration(NetworkConfiguration::builder().awsvpc_configuration(network).build());
+        let started = match call.send().await {
+            Ok(started) => started,
+            Err(error) => {
+                // The token's task was started with other parameters, as by another version of this function.
+                if let Some(RunTaskError::ConflictException(conflict)) = error.as_service_error()
+                    && let Some(task) = self.describe(conflict.resource_ids()).await?.pop()
+                {
+                    return Ok(task);
+                }
+                return Err(self.failed("run task", &error));
+            }
+        };
+        if let Some(task) = started.tasks().first() {
+            return Ok(task.into());
+        }
+        let reasons = started.failures().iter().map(|failure| {
+            let detail = failure.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
+            format!("{}{detail}", failure.reason().unwrap_or("no reason is given"))
+        });
+        Err(QueryError::unavailable(format!("no comb was started: {}", reasons.collect::<Vec<_>>().join("; "))))
+    }
+}
+
+/// The family that `definition` (`family`, `family:revision` or an ARN) is of.
+pub fn family(definition: &str) -> &str {
+    let name = definition.rsplit_once('/').map_or(definition, |(_, name)| name);
+    name.split_once(':').map_or(name, |(family, _)| family)
+}
+
+/// Whether a task whose definition has the ARN `running` is what `wanted` names; without a revision, any of the family is.
+pub fn same_definition(wanted: &str, running: &str) -> bool {
+    let name = |definition: &str| definition.rsplit_once('/').map_or(definition, |(_, name)| name).to_string();
+    let (wanted, running) = (name(wanted), name(running));
+    if wanted.contains(':') { wanted == running } else { wanted == family(&running) }
+}

@@ -1,0 +1,92 @@
+//! HBee as a Lambda function: one event is one task, its answer the outcome.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use buzz_exchange::TcpNetwork;
+use buzz_hbee::HBee;
+use buzz_protocol::{HBeeTask, QueryError, Result, TaskOutcome};
+use buzz_storage::{Location, Storage};
+use serde::{Deserialize, Serialize};
+
+use crate::answer::unpanicked;
+use crate::clients::{POOL_PERCENT, now_ms};
+
+/// How much before the function's end a task is stopped, so that its failure still has a kind.
+const MARGIN: Duration = Duration::from_millis(500);
+
+/// What an HBee is asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HBeeEvent {
+    /// A task.
+    Task(Box<HBeeTask>),
+    /// The place of a task that is too large for an event.
+    TaskAt(String),
+}
+
+impl HBeeEvent {
+    /// The event as bytes.
+    ///
+    /// # Errors
+    /// `Internal` when it has no JSON.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|error| QueryError::internal(format!("a task has no JSON: {error}")))
+    }
+}
+
+/// What runs the events of one process, one after the other.
+#[derive(Debug)]
+pub struct HBeeFunction {
+    hbee: HBee,
+    storage: Arc<Storage>,
+    requests: Arc<AtomicU64>,
+}
+
+impl HBeeFunction {
+    /// An HBee in a function of `memory_mb`, which reads from `storage`, whose requests `requests` counts.
+    ///
+    /// # Errors
+    /// `Internal` when there is no directory for temporary files.
+    pub fn new(storage: Arc<Storage>, requests: Arc<AtomicU64>, memory_mb: u64) -> Result<Self> {
+        let pool = (memory_mb << 20) * POOL_PERCENT / 100;
+        let hbee = HBee::new(Arc::clone(&storage), Arc::new(TcpNetwork::default()), pool)?;
+        Ok(Self { hbee, storage, requests })
+    }
+
+    /// Runs the task of `event`, within the process's time (`deadline_ms` since 1970) and the query's.
+    ///
+    /// # Errors
+    /// As [`HBee::run`], and `Limit` when time is over.
+    pub async fn answer(&self, event: HBeeEvent, deadline_ms: u64) -> Result<TaskOutcome> {
+        let task = match event {
+            HBeeEvent::Task(task) => task,
+            HBeeEvent::TaskAt(uri) => Box::new(self.read_task(&uri).await?),
+        };
+        let place = format!("step `{}`, task {}", task.step, task.task);
+        let end_ms = match task.deadline_ms {
+            Some(query_ms) => query_ms.min(deadline_ms),
+            None => deadline_ms,
+        };
+        let left = Duration::from_millis(end_ms.saturating_sub(now_ms())).saturating_sub(MARGIN);
+        let before = self.requests.load(Ordering::Relaxed);
+        let ran = tokio::time::timeout(left, unpanicked(self.hbee.run(&task))).await.unwrap_or_else(|_| {
+            let whose = if end_ms == deadline_ms {
+                "the time of the HBee function is over; raise its timeout, or make tasks smaller with the options \
+                 `task_bytes` or `tasks`"
+            } else {
+                "the query's time is over; raise the option `timeout_seconds`"
+            };
+            Err(QueryError::limit(whose).at(&place))
+        });
+        let mut outcome = ran?;
+        outcome.requests = self.requests.load(Ordering::Relaxed) - before;
+        Ok(outcome)
+    }
+
+    async fn read_task(&self, uri: &str) -> Result<HBeeTask> {
+        let bytes = self.storage.read(&Location::parse(uri, std::path::Path::new("/"))?).await?;
+        serde_json::from_slice(&bytes).map_err(|error| QueryError::internal(format!("{uri} is not a task: {error}")))
+    }
+}

@@ -1,0 +1,93 @@
+//! What a query costs: AWS's list prices, with their date.
+
+/// The month of the prices below, from AWS's public price list for us-east-2, Linux on x86.
+pub const PRICES_OF: &str = "2025-11";
+
+/// Dollars for a gigabyte-second of a function, [x86, first tier](https://aws.amazon.com/lambda/pricing/).
+const LAMBDA_GB_SECOND: f64 = 0.000_016_666_7;
+
+/// Dollars for an invocation.
+const LAMBDA_INVOCATION: f64 = 0.20 / 1e6;
+
+/// Dollars for a vCPU of a [Fargate](https://aws.amazon.com/fargate/pricing/) task for an hour.
+const FARGATE_VCPU_HOUR: f64 = 0.040_48;
+
+/// Dollars for a gigabyte of a Fargate task for an hour.
+const FARGATE_GB_HOUR: f64 = 0.004_445;
+
+/// Dollars for a public IPv4 address for an hour.
+const PUBLIC_IPV4_HOUR: f64 = 0.005;
+
+/// Dollars for a [read of S3](https://aws.amazon.com/s3/pricing/).
+const S3_GET: f64 = 0.000_4 / 1e3;
+
+/// What a query used.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Used {
+    /// Milliseconds of all HBee invocations together.
+    pub hbee_milliseconds: u64,
+    /// Size of the HBee function.
+    pub hbee_memory_mb: u64,
+    /// Invocations of HBees.
+    pub invocations: u64,
+    /// Milliseconds of Fuse.
+    pub fuse_milliseconds: u64,
+    /// Size of the Fuse function.
+    pub fuse_memory_mb: u64,
+    /// Milliseconds of all combs together that were reserved for the query.
+    pub comb_milliseconds: u64,
+    /// Processors of a comb.
+    pub comb_vcpus: f64,
+    /// Size of a comb.
+    pub comb_memory_mb: u64,
+    /// Requests to storage.
+    pub requests: u64,
+}
+
+impl Used {
+    /// Gigabyte-seconds of functions.
+    pub fn gb_seconds(&self) -> f64 {
+        gb_seconds(self.hbee_milliseconds, self.hbee_memory_mb)
+            + gb_seconds(self.fuse_milliseconds, self.fuse_memory_mb)
+    }
+
+    /// US dollars by list price. Of combs it counts the time of this query, not the quiet time before they stop; free
+    /// tiers and storage are not counted.
+    pub fn cost_usd(&self) -> f64 {
+        // One more invocation: Fuse.
+        let functions = self.gb_seconds() * LAMBDA_GB_SECOND + (self.invocations + 1) as f64 * LAMBDA_INVOCATION;
+        let hours = self.comb_milliseconds as f64 / 3.6e6;
+        let comb_gb = self.comb_memory_mb as f64 / 1024.0;
+        let hourly = self.comb_vcpus * FARGATE_VCPU_HOUR + comb_gb * FARGATE_GB_HOUR + PUBLIC_IPV4_HOUR;
+        functions + hours * hourly + self.requests as f64 * S3_GET
+    }
+}
+
+fn gb_seconds(milliseconds: u64, memory_mb: u64) -> f64 {
+    milliseconds as f64 / 1e3 * memory_mb as f64 / 1024.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_are_those_of_the_price_list() {
+        let functions = Used {
+            hbee_milliseconds: 64_000,
+            hbee_memory_mb: 2048,
+            invocations: 63,
+            fuse_milliseconds: 2_000,
+            fuse_memory_mb: 3072,
+            ..Used::default()
+        };
+        assert!((functions.gb_seconds() - 134.0).abs() < 1e-9);
+        let expected = 134.0 * 0.000_016_666_7 + 64.0 * 0.000_000_2;
+        assert!((functions.cost_usd() - expected).abs() < 1e-12);
+
+        let comb = Used { comb_milliseconds: 3_600_000, comb_vcpus: 2.0, comb_memory_mb: 4096, ..functions };
+        assert!((comb.cost_usd() - expected - 2.0 * 0.040_48 - 4.0 * 0.004_445 - 0.005).abs() < 1e-12);
+        let read = Used { requests: 1000, ..functions };
+        assert!((read.cost_usd() - expected - 0.000_4).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,215 @@
+//! What outlives an invocation: small objects under the stack's results prefix.
+//!
+//! ```text
+//! queries/<query id>/request.json     what was asked, of a query that is answered later
+//! queries/<query id>/progress.json    how far it is
+//! queries/<query id>/answer.json      its answer or failure
+//! queries/<query id>/started          an invocation answers it
+//! queries/<query id>/cancel           somebody wants it to stop
+//! queries/<query id>/result.<format>  its rows, if they do not fit an answer
+//! queries/<query id>/tasks/…          a task that does not fit an invocation
+//! combs/<fleet>/<slot>.json           which generation of combs a slot is at
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use buzz_protocol::{QueryError, QueryId, Result};
+use buzz_storage::{Location, Storage};
+use bytes::Bytes;
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The objects of one stack.
+#[derive(Debug, Clone)]
+pub struct Results {
+    storage: Arc<Storage>,
+    root: Location,
+}
+
+/// What a slot of combs is at.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Slot {
+    generation: u64,
+}
+
+impl Results {
+    /// The objects below `root`.
+    pub fn new(storage: Arc<Storage>, root: Location) -> Self {
+        Self { storage, root }
+    }
+
+    /// The place of object `name` of a query.
+    ///
+    /// # Errors
+    /// `Internal` when `name` is not a path.
+    pub fn of_query(&self, query: QueryId, name: &str) -> Result<Location> {
+        self.place(&format!("queries/{query}/{name}"))
+    }
+
+    fn place(&self, key: &str) -> Result<Location> {
+        self.root.join(key).map_err(|error| QueryError::internal(error.to_string()))
+    }
+
+    fn store(&self, place: &Location) -> Result<Arc<dyn ObjectStore>> {
+        self.storage.store(&place.store)
+    }
+
+    /// Writes an object.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer, `Data` when it refuses.
+    pub async fn put(&self, place: &Location, bytes: impl Into<Bytes>) -> Result<()> {
+        let written = self.store(place)?.put(&place.path, PutPayload::from(bytes.into())).await;
+        written.map(|_| ()).map_err(|error| not_written(place, error))
+    }
+
+    /// Writes `value` as JSON.
+    ///
+    /// # Errors
+    /// As [`Results::put`].
+    pub async fn put_json(&self, place: &Location, value: &impl Serialize) -> Result<()> {
+        let json = serde_json::to_vec(value)
+            .map_err(|error| QueryError::internal(format!("object {place} has no JSON: {error}")))?;
+        self.put(place, json).await
+    }
+
+    /// Whether the caller is the first to write the object at `place`, of all who try.
+    ///
+    /// # Errors
+    /// As [`Results::put`].
+    pub async fn claim(&self, place: &Location) -> Result<bool> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store(place)?.put_opts(&place.path, PutPayload::from_static(b"{}"), options).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(false),
+            Err(error) => Err(not_written(place, error)),
+        }
+    }
+
+    /// Reads an object; None if it is not there.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn get(&self, place: &Location) -> Result<Option<Bytes>> {
+        match self.store(place)?.get(&place.path).await {
+            Ok(found) => Ok(Some(found.bytes().await?)),
+            // Who may not list a bucket is told "forbidden" of what is not there.
+            Err(StoreError::NotFound { .. } | StoreError::PermissionDenied { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads JSON; None if the object is not there.
+    ///
+    /// # Errors
+    /// As [`Results::get`], and `Internal` when the object is something else.
+    pub async fn get_json<T: DeserializeOwned>(&self, place: &Location) -> Result<Option<T>> {
+        let Some(bytes) = self.get(place).await? else {
+            return Ok(None);
+        };
+        let value = serde_json::from_slice(&bytes);
+        value.map(Some).map_err(|error| QueryError::internal(format!("object {place} is not readable: {error}")))
+    }
+
+    /// A link by which anybody can read the object at `place` for a while.
+    ///
+    /// # Errors
+    /// `Unavailable` when there are no credentials to sign it with.
+    pub async fn link(&self, place: &Location, valid: Duration) -> Result<Option<String>> {
+        self.storage.signed_link(place, valid).await
+    }
+
+    /// The generation that `slot` of `fleet` is at; 0 before its first.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn generation(&self, fleet: &str, slot: usize) -> Result<u64> {
+        Ok(self.slot(fleet, slot).await?.0.generation)
+    }
+
+    async fn slot(&self, fleet: &str, slot: usize) -> Result<(Slot, Option<UpdateVersion>)> {
+        let place = self.place(&format!("combs/{fleet}/{slot}.json"))?;
+        match self.store(&place)?.get(&place.path).await {
+            Ok(found) => {
+                let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+                let slot = serde_json::from_slice(&found.bytes().await?)
+                    .map_err(|error| QueryError::internal(format!("object {place} is not readable: {error}")))?;
+                Ok((slot, Some(version)))
+            }
+            Err(StoreError::NotFound { .. } | StoreError::PermissionDenied { .. }) => Ok((Slot::default(), None)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends generation `dead` of a slot: the next one is the slot's, whoever of several callers comes first.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer, `Data` when it refuses.
+    pub async fn end_generation(&self, fleet: &str, slot: usize, dead: u64) -> Result<()> {
+        let (found, version) = self.slot(fleet, slot).await?;
+        if found.generation != dead {
+            return Ok(());
+        }
+        let place = self.place(&format!("combs/{fleet}/{slot}.json"))?;
+        let next = serde_json::to_vec(&Slot { generation: dead + 1 }).expect("a number has JSON");
+        let mode = version.map_or(PutMode::Create, PutMode::Update);
+        let options = PutOptions { mode, ..PutOptions::default() };
+        match self.store(&place)?.put_opts(&place.path, PutPayload::from(next), options).await {
+            // Somebody else ended it just now.
+            Ok(_) | Err(StoreError::Precondition { .. } | StoreError::AlreadyExists { .. }) => Ok(()),
+            Err(error) => Err(not_written(&place, error)),
+        }
+    }
+}
+
+fn not_written(place: &Location, error: StoreError) -> QueryError {
+    match error {
+        StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
+            QueryError::data(format!("no permission to write {place}"))
+        }
+        StoreError::NotFound { .. } => QueryError::data(format!("{place} cannot be written: there is no such bucket")),
+        error => QueryError::from(error).at(place),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// In memory: conditional writes are atomic there, as on S3.
+    fn results() -> Results {
+        let storage = Storage::default();
+        let place = Location::parse("s3://bucket/results", Path::new("/")).unwrap();
+        use datafusion::execution::object_store::ObjectStoreRegistry;
+        storage.register_store(&place.store, Arc::new(object_store::memory::InMemory::new()));
+        Results::new(Arc::new(storage), place)
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_read_back() {
+        let results = results();
+        let place = results.of_query(QueryId::fresh(), "progress.json").unwrap();
+        assert_eq!(results.get(&place).await.unwrap(), None);
+        results.put_json(&place, &vec![1, 2]).await.unwrap();
+        assert_eq!(results.get_json::<Vec<u32>>(&place).await.unwrap(), Some(vec![1, 2]));
+        assert!(results.get_json::<String>(&place).await.unwrap_err().to_string().contains("is not readable"));
+    }
+
+    #[tokio::test]
+    async fn a_generation_ends_once_however_many_end_it() {
+        let results = results();
+        assert_eq!(results.generation("f", 3).await.unwrap(), 0);
+        let ends = (0..8).map(|_| results.end_generation("f", 3, 0));
+        futures::future::try_join_all(ends).await.unwrap();
+        assert_eq!(results.generation("f", 3).await.unwrap(), 1);
+        results.end_generation("f", 3, 0).await.unwrap();
+        assert_eq!(results.generation("f", 3).await.unwrap(), 1);
+        results.end_generation("f", 3, 1).await.unwrap();
+        assert_eq!(results.generation("f", 3).await.unwrap(), 2);
+        assert_eq!(results.generation("f", 4).await.unwrap(), 0);
+    }
+}

@@ -1,0 +1,1 @@
+//! Asks a stack from outside.

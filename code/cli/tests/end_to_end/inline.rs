@@ -1,0 +1,194 @@
+//! Fuse reduces itself: tasks answer their rows, and combs go on when these are too many.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use buzz_cli::local::{LocalCombs, LocalCompute};
+use buzz_fuse::{Combs, Compute, Fuse, Progress};
+use buzz_protocol::{CombAddress, Delivered, ErrorKind, HBeeTask, QueryError, Result, TaskOutcome};
+use buzz_testkit::sorted_text;
+use serde_json::Value;
+use tempfile::tempdir;
+
+use crate::common::{Answer, ask_fuse, host, statement};
+use crate::tables::parquet_folder;
+
+/// Runs tasks whose outcomes carry so many bytes at most, and notes where each was to deliver.
+#[derive(Debug)]
+struct BoundedCompute {
+    inner: Arc<LocalCompute>,
+    inline_bytes: u64,
+    /// By task: to Fuse (`false`) or to combs (`true`).
+    ran: Mutex<HashMap<u32, Vec<bool>>>,
+}
+
+#[async_trait]
+impl Compute for BoundedCompute {
+    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
+        self.ran.lock().unwrap().entry(task.task.0).or_default().push(!task.combs.is_empty());
+        self.inner.run(task).await
+    }
+
+    fn concurrency(&self) -> usize {
+        self.inner.concurrency()
+    }
+
+    fn tasks_min(&self) -> usize {
+        self.inner.tasks_min()
+    }
+
+    fn inline_bytes(&self) -> u64 {
+        self.inline_bytes
+    }
+}
+
+/// Combs that are not there before somebody waits for them; the first may refuse.
+#[derive(Debug)]
+struct ColdCombs {
+    inner: Arc<LocalCombs>,
+    started: AtomicUsize,
+}
+
+#[async_trait]
+impl Combs for ColdCombs {
+    async fn ready(&self, count: usize) -> Result<Vec<CombAddress>> {
+        self.started.fetch_add(1, Ordering::Relaxed);
+        self.inner.ready(count).await
+    }
+
+    async fn warm(&self, _count: usize) -> Result<Vec<CombAddress>> {
+        Ok(Vec::new())
+    }
+
+    fn partitions_per_comb(&self, count: usize) -> usize {
+        self.inner.partitions_per_comb(count)
+    }
+}
+
+struct Asked {
+    answer: Result<Answer>,
+    ran: HashMap<u32, Vec<bool>>,
+    combs_started: usize,
+}
+
+async fn ask(query: &Value, base: &std::path::Path, inline_bytes: u64, sets: &[&str]) -> Asked {
+    let host = host(sets);
+    let compute = Arc::new(BoundedCompute { inner: Arc::clone(&host.compute), inline_bytes, ran: Mutex::default() });
+    let combs = Arc::new(ColdCombs { inner: Arc::clone(&host.combs), started: AtomicUsize::new(0) });
+    let fuse = Fuse::new(
+        Arc::clone(&host.storage),
+        Arc::clone(&compute) as _,
+        Arc::clone(&combs) as _,
+        Arc::clone(&host.network),
+    );
+    let answer = ask_fuse(&fuse, query, base, sets).await;
+    let ran = compute.ran.lock().unwrap().clone();
+    Asked { answer, ran, combs_started: combs.started.load(Ordering::Relaxed) }
+}
+
+fn grouped(zones: usize) -> Value {
+    statement(zones, "SELECT grp, COUNT(*) AS n FROM rides GROUP BY grp", &[("rides", "Parquet", "rides")])
+}
+
+const EXPECTED: [&str; 3] = ["cash | 267", "credit | 267", "dispute | 266"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_comb_at_hand_fuse_reduces_what_is_little() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 8, 100);
+    let asked = ask(&grouped(1), dir.path(), u64::MAX, &["tasks=8"]).await;
+    let answer = asked.answer.unwrap();
+    assert_eq!(sorted_text(&answer.rows), EXPECTED);
+    assert_eq!((answer.summary.combs, answer.reruns, asked.combs_started), (0, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_choice_is_kept() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 8, 100);
+    for (choice, zones, combs) in [("comb", 1, 1), ("comb", 3, 3), ("inline", 3, 0), ("auto", 3, 0)] {
+        let asked = ask(&grouped(zones), dir.path(), u64::MAX, &["tasks=8", &format!("reducer={choice}")]).await;
+        let answer = asked.answer.unwrap();
+        assert_eq!(sorted_text(&answer.rows), EXPECTED, "{choice}, {zones} zones");
+        assert_eq!(answer.summary.combs, combs, "{choice}, {zones} zones");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_rows_are_too_many_combs_go_on_and_nothing_is_lost() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 8, 100);
+    let all = statement(3, "SELECT grp, id FROM rides", &[("rides", "Parquet", "rides")]);
+    let plain = ask(&all, dir.path(), u64::MAX, &["tasks=8", "concurrency=1"]).await;
+    let expected = sorted_text(&plain.answer.unwrap().rows);
+    assert_eq!(expected.len(), 800);
+    let asked = ask(&all, dir.path(), 10, &["tasks=8", "concurrency=1"]).await;
+    let answer = asked.answer.unwrap();
+    assert_eq!(sorted_text(&answer.rows), expected);
+    assert_eq!((answer.summary.combs, answer.reruns, asked.combs_started), (3, 0, 1));
+    // The first did not fit, so that the others were sent to combs at once.
+    assert_eq!(asked.ran[&0], [false, true]);
+    assert!(asked.ran.iter().all(|(task, ran)| *task == 0 || *ran == [true]), "{:?}", asked.ran);
+
+    let forced = ask(&all, dir.path(), 10, &["tasks=8", "reducer=inline"]).await.answer.unwrap_err();
+    assert_eq!(forced.kind, ErrorKind::Limit);
+    assert!(forced.to_string().contains("option `reducer`"), "{forced}");
+}
+
+/// The last task's rows do not fit an outcome.
+#[derive(Debug)]
+struct LastTooLarge(BoundedCompute);
+
+#[async_trait]
+impl Compute for LastTooLarge {
+    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
+        let outcome = self.0.run(task).await?;
+        let too_large = task.combs.is_empty() && task.task.0 == 7;
+        Ok(if too_large { TaskOutcome { delivered: Delivered::TooLarge, ..outcome } } else { outcome })
+    }
+
+    fn concurrency(&self) -> usize {
+        1
+    }
+
+    fn tasks_min(&self) -> usize {
+        self.0.tasks_min()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_tasks_whose_rows_did_not_fit_run_again() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 8, 100);
+    let sets = ["tasks=8"];
+    let host = host(&sets);
+    let inner = BoundedCompute { inner: Arc::clone(&host.compute), inline_bytes: u64::MAX, ran: Mutex::default() };
+    let compute = Arc::new(LastTooLarge(inner));
+    let combs = Arc::new(ColdCombs { inner: Arc::clone(&host.combs), started: AtomicUsize::new(0) });
+    let fuse = Fuse::new(Arc::clone(&host.storage), Arc::clone(&compute) as _, combs, Arc::clone(&host.network));
+    let answer = ask_fuse(&fuse, &grouped(3), dir.path(), &sets).await.unwrap();
+    assert_eq!(sorted_text(&answer.rows), EXPECTED);
+    assert_eq!((answer.summary.combs, answer.summary.tasks), (3, 8));
+    let ran = compute.0.ran.lock().unwrap().clone();
+    assert_eq!(ran[&7], [false, true]);
+    assert!(ran.iter().all(|(task, ran)| *task == 7 || *ran == [false]), "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_watches_can_stop_a_query() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 8, 100);
+    let host = host(&[]);
+    let fuse = host.fuse();
+    let (query, _) = buzz_protocol::Query::parse(&grouped(1).to_string(), "query").unwrap();
+    let options = buzz_protocol::Options::default();
+    let plan = fuse.plan(&buzz_fuse::Request { query, base: dir.path().into(), options }).await.unwrap();
+    let (progress, mut rows) = (Progress::default(), buzz_cli::rows::Rows::new());
+    progress.stop(QueryError::cancelled("the query was cancelled"));
+    let error = fuse.answer(&plan, &progress, &mut rows).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Cancelled);
+    assert!(error.to_string().starts_with("the query was cancelled (0 of "), "{error}");
+    assert!(host.combs.combs().iter().all(|comb| comb.inboxes().open_queries() == 0));
+}
