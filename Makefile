@@ -25,7 +25,7 @@ export STAGE REGION DEPLOY_PROFILE BACKEND_PROFILE BACKEND_BUCKET BACKEND_REGION
 	SAMPLE QUERY TABLE FORMAT BUZZ ROLE SINCE QUERY_ID DAYS
 
 .DEFAULT_GOAL := help
-.PHONY: help build sample local-sample run-query test check check-infra format bench clean init package package-lambdas \
+.PHONY: help build sample local-sample run-query test check check-infra format bench fuzz clean init package package-lambdas \
 	package-hcomb plan deploy deploy-all destroy logs costs docker-login check-dirty scan-infra try-infra try-packages \
 	run-integ-local run-integ-docker run-integ-aws
 .PHONY: slt slt-known differential bench-tools
@@ -94,6 +94,10 @@ bench: bench-tools ## Compare with plain DataFusion and DuckDB, release build; B
 bench-tools:
 	@[ -x $(BENCH)/bin/tpchgen-cli ] || { python3 -m venv $(BENCH) && \
 		$(BENCH)/bin/pip install --quiet duckdb==2.0.0 tpchgen-cli==4.0.0; }
+
+fuzz: build ## Read mutated Parquet files and Delta logs for SECONDS=60; a panic, crash, hang or bug is a finding
+	@cargo build --workspace --bin buzz-fuzz
+	@$(CARGO_TARGET_DIR)/debug/buzz-fuzz $(or $(SECONDS),60) $(BUZZ) $(SEED)
 
 ##@ A stack on AWS: STAGE and REGION say which, here or in default.env
 

@@ -3,10 +3,11 @@
 //! Only the list of files is taken from delta-rs; reading them is Buzz's own path. Its checks of what a reader must
 //! understand sit in the scan that is bypassed here, so [`check_protocol`] makes them: an unknown feature is refused.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Fields, Schema};
+use arrow::array::UInt64Array;
+use arrow::datatypes::{DataType, Fields};
 use buzz_protocol::{CatalogEntry, ColumnMapping, DeletionVector, ErrorKind, QueryError, Result};
 use buzz_storage::{Location, Storage};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -17,9 +18,9 @@ use futures::TryStreamExt;
 use object_store::ObjectStore;
 use uuid::Uuid;
 
-use crate::delta_version;
 use crate::table::{DataFile, Table};
 use crate::values::partition_value;
+use crate::{delta_statistics, delta_version};
 
 /// Reader features that Buzz honours, by their name in the protocol.
 const READER_FEATURES: &[&str] = &[
@@ -33,6 +34,7 @@ const READER_FEATURES: &[&str] = &[
 ];
 
 const PHYSICAL_NAME: &str = "delta.columnMapping.physicalName";
+const COLUMN_ID: &str = "delta.columnMapping.id";
 
 pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storage) -> Result<Table> {
     let failed = |error: DeltaTableError| delta_error(&place, error);
@@ -46,7 +48,11 @@ pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storag
 
     let logged = snapshot.arrow_schema();
     let partition_columns: Vec<String> = snapshot.metadata().partition_columns().to_vec();
-    let mapping = column_mapping(&place, &logged)?;
+    let mode = snapshot.metadata().configuration().get("delta.columnMapping.mode").map(String::as_str);
+    let mapping = match mode {
+        Some("name" | "id") => column_mapping(logged.fields(), mode == Some("id")),
+        _ => ColumnMapping::default(),
+    };
     let mut partitions = Vec::new();
     for column in &partition_columns {
         let field = logged.field_with_name(column).map_err(|_| {
@@ -57,12 +63,15 @@ pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storag
     }
 
     let log_store = table.log_store();
+    // In the order of the views below. Statistics that are not readable are none.
+    let logged_statistics = snapshot.add_actions_batches(false).unwrap_or_default();
     let mut views = snapshot.file_views(log_store.as_ref(), None);
     let mut files = Vec::new();
     while let Some(view) = views.try_next().await.map_err(failed)? {
         let path = view.path();
         let values = view.partition_values_map();
         files.push(DataFile {
+            number: files.len(),
             path: data_path(&place, &path)?,
             size: u64::try_from(view.size()).unwrap_or_default(),
             e_tag: None,
@@ -77,9 +86,11 @@ pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storag
     drop(views);
     // The log has no order of its own; a stable one makes tasks and messages repeatable.
     files.sort_by(|a, b| a.path.cmp(&b.path));
+    let order: UInt64Array = files.iter().map(|file| Some(file.number as u64)).collect();
 
     let mut opened = Table::new(place.to_string(), place.store.clone(), &logged, partition_columns, files)?;
     opened.version = Some(snapshot.version());
+    opened.statistics = delta_statistics::read(&logged_statistics, &order, &opened.file_schema(), &mapping)?;
     opened.mapping = mapping;
     Ok(opened)
 }
@@ -151,32 +162,42 @@ fn check_protocol(place: &Location, protocol: &serde_json::Value) -> Result<()> 
     }
 }
 
-fn column_mapping(place: &Location, schema: &Schema) -> Result<ColumnMapping> {
-    let mut physical_names = BTreeMap::new();
-    for field in schema.fields() {
-        if let Some(physical) = field.metadata().get(PHYSICAL_NAME).filter(|name| *name != field.name()) {
-            physical_names.insert(field.name().clone(), physical.clone());
+/// How the fields of one level, and those inside of them, are called in files. `by_id` is what the table's mode says.
+fn column_mapping(fields: &Fields, by_id: bool) -> ColumnMapping {
+    let mut mapping = ColumnMapping::default();
+    for field in fields {
+        let name = field.name();
+        if let Some(physical) = field.metadata().get(PHYSICAL_NAME).filter(|physical| *physical != name) {
+            mapping.physical_names.insert(name.clone(), physical.clone());
         }
-        if let Some(inner) = renamed_inside(field) {
-            return Err(QueryError::data(format!(
-                "Delta table {place}: column `{}` has a renamed field `{inner}` inside, which Buzz does not support yet",
-                field.name()
-            )));
+        if by_id && let Some(id) = field.metadata().get(COLUMN_ID).and_then(|id| id.parse().ok()) {
+            mapping.ids.insert(name.clone(), id);
+        }
+        let inside = mapping_inside(field.data_type(), by_id);
+        if !inside.is_identity() {
+            mapping.inside.insert(name.clone(), inside);
         }
     }
-    Ok(ColumnMapping { physical_names })
+    mapping
 }
 
-fn renamed_inside(field: &Field) -> Option<&str> {
-    let inner: &Fields = match field.data_type() {
-        DataType::Struct(fields) => fields,
-        DataType::List(item) | DataType::LargeList(item) | DataType::Map(item, _) => return renamed_inside(item),
-        _ => return None,
+fn mapping_inside(data_type: &DataType, by_id: bool) -> ColumnMapping {
+    let held = |fields: &[(&str, &DataType)]| {
+        let inside = fields.iter().map(|(called, data_type)| (called.to_string(), mapping_inside(data_type, by_id)));
+        let inside = inside.filter(|(_, inside)| !inside.is_identity()).collect();
+        ColumnMapping { inside, ..ColumnMapping::default() }
     };
-    inner.iter().find_map(|field| {
-        let renamed = field.metadata().get(PHYSICAL_NAME).is_some_and(|name| name != field.name());
-        if renamed { Some(field.name().as_str()) } else { renamed_inside(field) }
-    })
+    match data_type {
+        DataType::Struct(fields) => column_mapping(fields, by_id),
+        DataType::List(item) | DataType::LargeList(item) => held(&[("element", item.data_type())]),
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(pair) if pair.len() == 2 => {
+                held(&[("key", pair[0].data_type()), ("value", pair[1].data_type())])
+            }
+            _ => ColumnMapping::default(),
+        },
+        _ => ColumnMapping::default(),
+    }
 }
 
 fn typed_values(

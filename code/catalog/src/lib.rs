@@ -11,9 +11,13 @@ use futures::StreamExt;
 
 mod table;
 
+mod statistics;
+
 mod delta;
 
 mod delta_version;
+
+mod delta_statistics;
 
 mod files;
 
@@ -29,6 +33,7 @@ mod static_list;
 
 mod values;
 
+pub use statistics::{ColumnBounds, FileStatistics};
 pub use table::{DataFile, Table};
 
 /// The kind of table that `uri` names: a Delta Lake table if it has a `_delta_log`, a manifest if it is a JSON object

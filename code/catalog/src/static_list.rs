@@ -92,6 +92,7 @@ fn listed(name: &str, json: &str, folder: &Location, storage: &Storage) -> Resul
             values.push(value.map_err(|error| error.at(format!("manifest {name}, file `{}`", file.uri)))?);
         }
         files.push(DataFile {
+            number: 0,
             path: place.path.to_string(),
             size: file.size,
             e_tag: None,

@@ -9,6 +9,8 @@ use datafusion::scalar::ScalarValue;
 use object_store::ObjectMeta;
 use url::Url;
 
+use crate::statistics::FileStatistics;
+
 /// A table as of now: its schema and its files.
 #[derive(Debug, Clone)]
 pub struct Table {
@@ -31,11 +33,15 @@ pub struct Table {
     pub mapping: ColumnMapping,
     /// The files, in the catalog's order.
     pub files: Vec<DataFile>,
+    /// What is known of their values, where the catalog says.
+    pub statistics: Option<FileStatistics>,
 }
 
 /// One file of a table.
 #[derive(Debug, Clone)]
 pub struct DataFile {
+    /// Position in [`Table::files`].
+    pub number: usize,
     /// Path within the table's store.
     pub path: String,
     /// Bytes.
@@ -49,9 +55,18 @@ pub struct DataFile {
 }
 
 impl DataFile {
+    /// How many of its rows are deleted.
+    pub fn deleted_rows(&self) -> u64 {
+        match &self.deletion_vector {
+            None => 0,
+            Some(DeletionVector::Inline { cardinality, .. } | DeletionVector::File { cardinality, .. }) => *cardinality,
+        }
+    }
+
     /// The file that was found as `object`.
     pub(crate) fn found(object: ObjectMeta, partition_values: Vec<ScalarValue>) -> DataFile {
         DataFile {
+            number: 0,
             path: object.location.to_string(),
             size: object.size,
             e_tag: object.e_tag,
@@ -71,8 +86,11 @@ impl Table {
         store: Url,
         schema: &Schema,
         partition_columns: Vec<String>,
-        files: Vec<DataFile>,
+        mut files: Vec<DataFile>,
     ) -> Result<Table> {
+        for (number, file) in files.iter_mut().enumerate() {
+            file.number = number;
+        }
         let mut names = BTreeSet::new();
         if let Some(twice) = schema.fields().iter().find(|field| !names.insert(field.name())) {
             return Err(QueryError::data(format!("column `{}` stands twice in the schema of `{uri}`", twice.name())));
@@ -90,6 +108,7 @@ impl Table {
             format: FileFormat::default(),
             mapping: ColumnMapping::default(),
             files,
+            statistics: None,
         })
     }
 

@@ -66,9 +66,10 @@ fn explain_stage(stage: &MapStage, plan: &QueryPlan) -> String {
     _ = writeln!(text, "  table {}: {}{version}", table.name, table.uri);
     _ = writeln!(
         text,
-        "  files: {} found, {} kept by partition_filter, {} kept by WHERE; {} of {}",
+        "  files: {} found, {} kept by partition_filter, {} by partition, {} by statistics; {} of {}",
         table.files.len(),
         stage.files_by_filter,
+        stage.files_by_partition,
         stage.files.len(),
         bytes(stage.bytes()),
         bytes(table.bytes()),

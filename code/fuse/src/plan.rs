@@ -89,6 +89,8 @@ pub struct MapStage {
     pub files: Vec<DataFile>,
     /// Files that `partition_filter` left.
     pub files_by_filter: usize,
+    /// Files of those that conditions on partition columns left.
+    pub files_by_partition: usize,
     /// What each scan of the fragment reads, in pre-order of the plan.
     pub scans: Vec<ScanSource>,
     /// Tables that every task reads whole: the build sides of the fragment's joins.

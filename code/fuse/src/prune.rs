@@ -1,21 +1,26 @@
-//! Which files a step reads: those whose partition values pass the step's `partition_filter` and its WHERE.
+//! Which files a step reads: those whose partition values pass the step's `partition_filter` and its WHERE, and whose
+//! statistics do not rule out that a row passes.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema};
-use buzz_catalog::{DataFile, Table};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use buzz_catalog::{DataFile, FileStatistics, Table};
 use buzz_protocol::error::column_not_found;
 use buzz_protocol::{QueryError, Result};
+use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, SchemaError};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::{Between, BinaryExpr, InList, Like};
+use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Operator, cast};
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
+use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::scalar::ScalarValue;
 
 /// The files whose partition values, path (`key`) or size in bytes (`length`) pass `filter`, a boolean SQL expression.
@@ -46,8 +51,8 @@ pub fn by_partition_filter(
     Ok(kept(files, &keep))
 }
 
-/// The files that can have rows for `plan`, judged by the conditions on partition columns that its scans of `table`
-/// have. All of them, if the plan could give rows without any input: then an evaluation counts even if it reads nothing.
+/// The files that can have rows for `plan`, judged by partition values and then by statistics, and how many the former
+/// left. All of them, if the plan could give rows without any input: then an evaluation counts even if it reads nothing.
 ///
 /// # Errors
 /// `Invalid` when a condition cannot be evaluated.
@@ -56,10 +61,26 @@ pub fn by_where(
     table: &Table,
     files: Vec<DataFile>,
     plan: &LogicalPlan,
-) -> Result<Vec<DataFile>> {
+) -> Result<(usize, Vec<DataFile>)> {
     let Some(filters) = scan_filters(plan) else {
-        return Ok(files);
+        return Ok((files.len(), files));
     };
+    let files = by_where_on_partitions(state, table, files, filters)?;
+    let by_partition = files.len();
+    let Some(filter) = conjunction(filters.iter().filter(|filter| check_plain(filter).is_ok()).cloned()) else {
+        return Ok((by_partition, files));
+    };
+    let predicate =
+        state.create_physical_expr(unqualified(filter)?, &DFSchema::try_from(Arc::clone(&table.schema))?)?;
+    Ok((by_partition, by_statistics(table, files, &predicate, Arc::clone(&table.schema))?))
+}
+
+fn by_where_on_partitions(
+    state: &SessionState,
+    table: &Table,
+    files: Vec<DataFile>,
+    filters: &[Expr],
+) -> Result<Vec<DataFile>> {
     let of_partitions = |expr: &&Expr| {
         let columns = expr.column_refs();
         !columns.is_empty()
@@ -75,17 +96,20 @@ pub fn by_where(
     let schema = DFSchema::try_from(batch.schema())?;
     let mut keep = vec![true; files.len()];
     for filter in filters {
-        let unqualified = filter
-            .transform(|expr| match expr {
-                Expr::Column(column) => Ok(Transformed::yes(Expr::Column(Column::from_name(column.name)))),
-                other => Ok(Transformed::no(other)),
-            })
-            .data()?;
-        for (keep, passes) in keep.iter_mut().zip(evaluate(state, unqualified, &schema, &batch)?) {
+        for (keep, passes) in keep.iter_mut().zip(evaluate(state, unqualified(filter)?, &schema, &batch)?) {
             *keep &= passes;
         }
     }
     Ok(kept(files, &keep))
+}
+
+/// `filter` with columns that name no table.
+fn unqualified(filter: Expr) -> Result<Expr> {
+    let plain = filter.transform(|expr| match expr {
+        Expr::Column(column) => Ok(Transformed::yes(Expr::Column(Column::from_name(column.name)))),
+        other => Ok(Transformed::no(other)),
+    });
+    Ok(plain.data()?)
 }
 
 /// The files whose partition values pass what `predicate`, the predicate of a scan, asks of partition columns alone.
@@ -112,6 +136,63 @@ pub fn by_predicate(table: &Table, files: Vec<DataFile>, predicate: &Arc<dyn Phy
         }
     }
     Ok(kept(files, &keep))
+}
+
+/// The files that can have rows for `predicate`, whose columns are those of `schema`, judged by the statistics of the
+/// table's files. All of them where nothing is known.
+///
+/// # Errors
+/// `Internal` when the statistics contradict themselves.
+pub fn by_statistics(
+    table: &Table,
+    files: Vec<DataFile>,
+    predicate: &Arc<dyn PhysicalExpr>,
+    schema: SchemaRef,
+) -> Result<Vec<DataFile>> {
+    let Some(statistics) = &table.statistics else {
+        return Ok(files);
+    };
+    // What cannot be asked of statistics keeps every file.
+    let builder = PruningPredicateBuilder::new().with_file_schema(schema);
+    let Ok(pruning) = builder.try_build(Arc::clone(predicate)) else {
+        return Ok(files);
+    };
+    if pruning.always_true() || files.is_empty() {
+        return Ok(files);
+    }
+    let positions: UInt64Array = files.iter().map(|file| Some(file.number as u64)).collect();
+    let known = KnownValues(statistics.of(&positions)?);
+    let keep = pruning.prune(&known)?;
+    Ok(kept(files, &keep))
+}
+
+/// The statistics of some files, as DataFusion asks for them.
+struct KnownValues(FileStatistics);
+
+impl PruningStatistics for KnownValues {
+    fn min_values(&self, column: &Column) -> Option<ArrayRef> {
+        self.0.columns.get(&column.name).map(|bounds| Arc::clone(&bounds.min))
+    }
+
+    fn max_values(&self, column: &Column) -> Option<ArrayRef> {
+        self.0.columns.get(&column.name).map(|bounds| Arc::clone(&bounds.max))
+    }
+
+    fn num_containers(&self) -> usize {
+        self.0.row_counts.len()
+    }
+
+    fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
+        self.0.columns.get(&column.name).map(|bounds| Arc::new(bounds.null_counts.clone()) as ArrayRef)
+    }
+
+    fn row_counts(&self) -> Option<ArrayRef> {
+        Some(Arc::new(self.0.row_counts.clone()))
+    }
+
+    fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {
+        None
+    }
 }
 
 fn kept(files: Vec<DataFile>, keep: &[bool]) -> Vec<DataFile> {

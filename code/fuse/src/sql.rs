@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::datatypes::{FieldRef, Schema};
 use buzz_catalog::{DataFile, Table};
 use buzz_protocol::plan::encode_fragment;
 use buzz_protocol::query::name_help;
@@ -128,10 +129,10 @@ async fn map_stage(
     compute: &dyn Compute,
 ) -> Result<MapStage> {
     let options = &request.options;
-    let (table, files) = scanned(&fragment.scan, tables)?;
+    let (table, files_by_partition, files) = scanned(&fragment.scan, tables)?;
     let mut builds = Vec::new();
     for build in &fragment.builds {
-        let (table, files) = scanned(build, tables)?;
+        let (table, _, files) = scanned(build, tables)?;
         builds.push(BuildSide { table, files });
     }
     let splits = steps::row_groups(storage, &table, &files, options.split_bytes).await?;
@@ -149,17 +150,22 @@ async fn map_stage(
         evaluate: Evaluate::Together,
         tasks: pack(splits, count),
         files_by_filter: table.files.len(),
+        files_by_partition,
         table,
         files,
     })
 }
 
-/// The table of a scan, and those of its files that can have rows for it.
-fn scanned(scan: &Scan, tables: &[Arc<Table>]) -> Result<(Arc<Table>, Vec<DataFile>)> {
+/// The table of a scan, how many of its files partition values leave, and those that can have rows for it.
+fn scanned(scan: &Scan, tables: &[Arc<Table>]) -> Result<(Arc<Table>, usize, Vec<DataFile>)> {
     let table = Arc::clone(&tables[scan.table]);
-    let files = match &scan.predicate {
-        Some(predicate) => prune::by_predicate(&table, table.files.clone(), predicate)?,
-        None => table.files.clone(),
+    let Some(predicate) = &scan.predicate else {
+        let files = table.files.clone();
+        return Ok((table, files.len(), files));
     };
-    Ok((table, files))
+    let files = prune::by_predicate(&table, table.files.clone(), predicate)?;
+    let by_partition = files.len();
+    let fields: Vec<FieldRef> = table.file_schema().fields().iter().cloned().chain(table.partition_fields()).collect();
+    let files = prune::by_statistics(&table, files, predicate, Arc::new(Schema::new(fields)))?;
+    Ok((table, by_partition, files))
 }

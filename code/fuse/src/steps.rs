@@ -338,7 +338,7 @@ async fn map_stage(
         files = prune::by_partition_filter(&state, &table, files, filter)?;
     }
     let files_by_filter = files.len();
-    let files = prune::by_where(&state, &table, files, &optimized)?;
+    let (files_by_partition, files) = prune::by_where(&state, &table, files, &optimized)?;
 
     let physical = state.query_planner().create_physical_plan(&optimized, &state).await?;
     let splits = match parsed.step.split {
@@ -361,6 +361,7 @@ async fn map_stage(
         table,
         files,
         files_by_filter,
+        files_by_partition,
     })
 }
 

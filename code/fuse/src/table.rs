@@ -11,7 +11,6 @@ use buzz_protocol::{FileFormat, QueryId, StageId};
 use buzz_storage::INT96_UNIT;
 use buzz_storage::text::TextSource;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::stats::Precision;
 use datafusion::common::{Statistics, internal_datafusion_err};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
@@ -27,8 +26,8 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::projection::ProjectionExec;
 
-/// A table whose files the HBee will put into the scan. It has no exact statistics: DataFusion would fold `COUNT(*)` into
-/// a number that every evaluation then returned.
+/// A table whose files the HBee will put into the scan. For a step that is run verbatim it has no statistics: DataFusion
+/// would fold `COUNT(*)` into a number that every evaluation then returned.
 #[derive(Debug)]
 pub struct FileTable {
     table: Arc<Table>,
@@ -97,9 +96,8 @@ impl TableProvider for FileTable {
             Some(number) => {
                 // With several partitions, the planner divides aggregates and sorts in the phases along which it is cut.
                 let partitions = inbox_target(state)?.partitions.max(2);
-                // What joins are ordered by. The figure is of compressed bytes, and never exact.
-                statistics.total_byte_size =
-                    Precision::Inexact(usize::try_from(self.table.bytes()).unwrap_or(usize::MAX));
+                // What joins are ordered by, and what answers COUNT, MIN and MAX where it is exact.
+                statistics = self.table.planner_statistics();
                 vec![FileGroup::new(vec![PartitionedFile::new(number.to_string(), 0)]); partitions]
             }
         };

@@ -30,6 +30,8 @@ pub mod deletion;
 
 pub mod scan;
 
+mod mapping;
+
 use scan::ScanFiles;
 
 /// Runs tasks, several at once if asked to. Made once per process: it keeps connections and footers.

@@ -1,17 +1,14 @@
 //! Puts a task's files back into the scans of its fragment, with what the encoding of plans leaves out.
 
-use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::ipc::reader::StreamReader;
-use buzz_protocol::{
-    ColumnMapping, Evaluation, FileFormat, FileSlice, HBeeTask, QueryError, Result, ScanSpec, TaskFile,
-};
+use buzz_protocol::{Evaluation, FileFormat, FileSlice, HBeeTask, QueryError, Result, ScanSpec, TaskFile};
 use buzz_storage::UnchangedStore;
 use buzz_storage::text::TextSource;
+use datafusion::common::Statistics;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::object_store::ObjectStoreUrl;
@@ -19,11 +16,6 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanC
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::TaskContext;
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr_adapter::{
-    DefaultPhysicalExprAdapterFactory, PhysicalExprAdapter, PhysicalExprAdapterFactory,
-};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::scalar::ScalarValue;
 use futures::{StreamExt, TryFutureExt, TryStreamExt};
@@ -31,6 +23,7 @@ use object_store::{ObjectMeta, ObjectStore};
 use parquet::file::metadata::ParquetMetaData;
 
 use crate::deletion::remaining_rows;
+use crate::mapping::MappedColumns;
 
 /// The files of a task's scans, with their partition values decoded.
 #[derive(Debug)]
@@ -89,12 +82,15 @@ impl ScanFiles {
                 let Some((group, (spec, _))) = groups.next() else {
                     return Err(QueryError::internal("a fragment has more scans than its task").into_datafusion());
                 };
-                let mut builder = FileScanConfigBuilder::from(scan.clone()).with_file_groups(group);
+                // Statistics are of the whole table, not of the task's files.
+                let unknown = Statistics::new_unknown(scan.file_source().table_schema().table_schema());
+                let builder = FileScanConfigBuilder::from(scan.clone()).with_statistics(unknown);
+                let mut builder = builder.with_file_groups(group);
                 if spec.format != FileFormat::Parquet {
                     builder = builder.with_source(text_source(scan, &spec.format)?);
                 }
                 if !spec.mapping.is_identity() {
-                    builder = builder.with_expr_adapter(Some(Arc::new(MappedColumns::from(&spec.mapping))));
+                    builder = builder.with_expr_adapter(Some(Arc::new(MappedColumns(spec.mapping.clone()))));
                 }
                 Ok(Transformed::yes(DataSourceExec::from_data_source(builder.build()) as _))
             })
@@ -191,59 +187,4 @@ async fn partitioned_file(
 async fn footer(store: Arc<dyn ObjectStore>, file: &ObjectMeta, ctx: &TaskContext) -> Result<Arc<ParquetMetaData>> {
     let cache = ctx.runtime_env().cache_manager.get_file_metadata_cache();
     buzz_storage::footer(&UnchangedStore::new(store, file.clone()), file, Some(cache)).await
-}
-
-/// Reads columns under their physical names: the table says `fare`, its files say `col-5d9c`.
-#[derive(Debug, Clone)]
-struct MappedColumns {
-    logical_names: BTreeMap<String, String>,
-}
-
-impl From<&ColumnMapping> for MappedColumns {
-    fn from(mapping: &ColumnMapping) -> Self {
-        let turned = mapping.physical_names.iter().map(|(logical, physical)| (physical.clone(), logical.clone()));
-        Self { logical_names: turned.collect() }
-    }
-}
-
-impl PhysicalExprAdapterFactory for MappedColumns {
-    fn create(&self, logical: SchemaRef, physical: SchemaRef) -> DataFusionResult<Arc<dyn PhysicalExprAdapter>> {
-        // The default adapter maps by name, so it is shown the file's columns under the names of the table. A column of
-        // the file that has a logical name but is not mapped to it is another column: it is hidden.
-        let shown: Vec<Field> = physical
-            .fields()
-            .iter()
-            .map(|field| match self.logical_names.get(field.name()) {
-                Some(name) => field.as_ref().clone().with_name(name),
-                None if self.logical_names.values().any(|name| name == field.name()) => {
-                    field.as_ref().clone().with_name(format!("{}\u{0}hidden", field.name()))
-                }
-                None => field.as_ref().clone(),
-            })
-            .collect();
-        let shown = Arc::new(Schema::new(shown));
-        let by_name = DefaultPhysicalExprAdapterFactory.create(logical, shown)?;
-        Ok(Arc::new(MappedColumnsAdapter { by_name, physical }))
-    }
-}
-
-#[derive(Debug)]
-struct MappedColumnsAdapter {
-    by_name: Arc<dyn PhysicalExprAdapter>,
-    physical: SchemaRef,
-}
-
-impl PhysicalExprAdapter for MappedColumnsAdapter {
-    fn rewrite(&self, expr: Arc<dyn PhysicalExpr>) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
-        let expr = self.by_name.rewrite(expr)?;
-        // Positions are right by now; the names must be those of the file.
-        expr.transform_down(|node| {
-            let Some(column) = node.downcast_ref::<Column>() else {
-                return Ok(Transformed::no(node));
-            };
-            let name = self.physical.field(column.index()).name();
-            Ok(Transformed::yes(Arc::new(Column::new(name, column.index())) as _))
-        })
-        .data()
-    }
 }

@@ -89,17 +89,25 @@ pub struct TaskFile {
     pub deletion_vector: Option<DeletionVector>,
 }
 
-/// How the columns of a table are called in its files: logical name to physical name, where they differ.
+/// How the columns of a table are called in its files, at one level: its columns, or the fields inside of one. What a
+/// list or a map holds is called `element`, `key` and `value` here.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ColumnMapping {
-    /// Logical name to physical name.
+    /// Logical name to physical name, where they differ.
     pub physical_names: BTreeMap<String, String>,
+    /// Logical name to field id, if the table finds columns by these rather than by physical names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub ids: BTreeMap<String, i64>,
+    /// What is inside of columns, by their logical name, where anything there has another name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub inside: BTreeMap<String, ColumnMapping>,
 }
 
 impl ColumnMapping {
-    /// Whether every column has the same name in the files.
+    /// Whether every column is found by its own name.
     pub fn is_identity(&self) -> bool {
-        self.physical_names.is_empty()
+        self.physical_names.is_empty() && self.ids.is_empty() && self.inside.is_empty()
     }
 }
 

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use buzz_protocol::{QueryError, Result};
 use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, TimeUnit};
 use datafusion::datasource::physical_plan::parquet::Int96Coercer;
-use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
-use datafusion::execution::cache::cache_manager::FileMetadataCache;
+use datafusion::datasource::physical_plan::parquet::metadata::{CachedParquetMetaData, DFParquetMetadata};
+use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache};
 use datafusion::parquet::arrow::parquet_to_arrow_schema;
-use datafusion::parquet::basic::{ConvertedType, LogicalType};
-use datafusion::parquet::file::metadata::ParquetMetaData;
+use datafusion::parquet::basic::{ConvertedType, LogicalType, SortOrder, Type as PhysicalType};
+use datafusion::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
+use datafusion::parquet::file::statistics::Statistics;
 use datafusion::parquet::schema::types::ColumnDescriptor;
 use futures::FutureExt;
 use object_store::{ObjectMeta, ObjectStore};
@@ -31,8 +32,15 @@ pub async fn footer(
     file: &ObjectMeta,
     cache: Option<Arc<FileMetadataCache>>,
 ) -> Result<Arc<ParquetMetaData>> {
-    let reader = DFParquetMetadata::new(store, file).with_file_metadata_cache(cache);
-    let footer = unpanicked(reader.fetch_metadata()).await??;
+    let reader = DFParquetMetadata::new(store, file).with_file_metadata_cache(cache.clone());
+    let mut footer = unpanicked(reader.fetch_metadata()).await??;
+    if let Some(trusted) = without_old_bounds(&footer) {
+        footer = Arc::new(trusted);
+        if let Some(cache) = cache {
+            let entry = Arc::new(CachedParquetMetaData::new(Arc::clone(&footer)));
+            cache.put(&file.location, CachedFileMetadataEntry::new(file.clone(), entry));
+        }
+    }
     let (whole, parts) = (footer.file_metadata().num_rows(), footer.row_groups().iter().map(|group| group.num_rows()));
     let parts = parts.fold(0_i64, i64::saturating_add);
     if whole != parts {
@@ -41,6 +49,33 @@ pub async fn footer(
         )));
     }
     Ok(footer)
+}
+
+/// `footer` without the bounds that old writers left of bytes and of numbers without sign: they compared them in another
+/// way than readers do, so that a reader who trusts them skips rows. None when there are none.
+/// [Documented here](https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift), at `Statistics`.
+fn without_old_bounds(footer: &ParquetMetaData) -> Option<ParquetMetaData> {
+    let is_old = |column: &ColumnChunkMetaData| {
+        let of_bytes = matches!(
+            column.column_type(),
+            PhysicalType::BYTE_ARRAY | PhysicalType::FIXED_LEN_BYTE_ARRAY | PhysicalType::INT96
+        );
+        let ordered_otherwise = of_bytes || column.column_descr().sort_order() != SortOrder::SIGNED;
+        ordered_otherwise && column.statistics().is_some_and(Statistics::is_min_max_deprecated)
+    };
+    if !footer.row_groups().iter().any(|group| group.columns().iter().any(is_old)) {
+        return None;
+    }
+    let column = |column: &ColumnChunkMetaData| match is_old(column) {
+        true => column.clone().into_builder().clear_statistics().build().ok(),
+        false => Some(column.clone()),
+    };
+    let group = |group: &RowGroupMetaData| {
+        let columns = group.columns().iter().map(column).collect::<Option<Vec<_>>>()?;
+        group.clone().into_builder().set_column_metadata(columns).build().ok()
+    };
+    let groups = footer.row_groups().iter().map(group).collect::<Option<Vec<_>>>()?;
+    Some(footer.clone().into_builder().set_row_groups(groups).build())
 }
 
 /// The columns that `footer` gives, as they are read: texts that a logical type says are texts, timestamps of 96 bits in

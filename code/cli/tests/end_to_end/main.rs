@@ -17,4 +17,6 @@ mod queries;
 
 mod sql;
 
+mod statistics;
+
 mod tables;

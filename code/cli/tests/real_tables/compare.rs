@@ -45,6 +45,20 @@ impl Counted {
         Counted { wanted }
     }
 
+    /// The counts that statistics may answer: rows, and the bounds of whole numbers, decimals and dates.
+    pub(crate) fn bounds(&self, expected: &Value) -> Counted {
+        let exact =
+            |kind: &str| kind.ends_with("INT") || kind == "INTEGER" || kind == "DATE" || kind.starts_with("DECIMAL");
+        let columns = expected["columns"].as_object().into_iter().flatten();
+        let names: Vec<&String> =
+            columns.filter(|(_, column)| column["type"].as_str().is_some_and(exact)).map(|(name, _)| name).collect();
+        let is_bound = |(what, _): &&(String, Value)| {
+            what == "COUNT(*)"
+                || names.iter().any(|name| *what == format!("MIN(\"{name}\")") || *what == format!("MAX(\"{name}\")"))
+        };
+        Counted { wanted: self.wanted.iter().filter(is_bound).cloned().collect() }
+    }
+
     /// The query that counts in `table`.
     pub(crate) fn sql(&self, table: &str) -> String {
         // Names that several expressions share would collide.

@@ -148,6 +148,13 @@ async fn tried(data: &Path, table: &Table) -> Result<(), String> {
     if !found.is_empty() {
         return Err(found.join("; "));
     }
+    let bounds = counted.bounds(expected);
+    let query = json!({"sql": bounds.sql("t"), "catalogs": [catalog(table)]});
+    let answer = ask(&query, &base, &[]).await.map_err(|error| shown(&error))?;
+    let found = differences(&bounds, &answer.rows)?;
+    if !found.is_empty() {
+        return Err(format!("in one statement of {} tasks: {}", answer.summary.tasks, found.join("; ")));
+    }
     match &table.rows {
         Some(folder) => spark_rows(&base, table, folder, &names).await,
         None => Ok(()),

@@ -1,0 +1,80 @@
+//! Statistics of files as Delta's log has them, from JSON or from columns of checkpoints: both arrive here as columns.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
+use arrow::compute::{cast, concat, take};
+use arrow::datatypes::{DataType, Int64Type, Schema, TimeUnit, TimestampMicrosecondType};
+use buzz_protocol::{ColumnMapping, Result};
+
+use crate::statistics::{ColumnBounds, FileStatistics, can_be_exact, is_plain};
+
+/// Reads the statistics of the files in `batches`, which have the columns `num_records`, and `null_count`, `min` and `max`
+/// with a field for each column of the table. The result has the files in the order that `order` gives by position, and
+/// the columns of `schema`. None when no file has any.
+///
+/// # Errors
+/// `Internal` when arrays do not fit together.
+pub(crate) fn read(
+    batches: &[RecordBatch],
+    order: &UInt64Array,
+    schema: &Schema,
+    mapping: &ColumnMapping,
+) -> Result<Option<FileStatistics>> {
+    if batches.iter().map(RecordBatch::num_rows).sum::<usize>() != order.len() || order.is_empty() {
+        return Ok(None);
+    }
+    let inside = |path: [&str; 2], data_type: &DataType| -> Result<ArrayRef> {
+        let mut parts = Vec::new();
+        for batch in batches {
+            // What does not fit the column's type says nothing about it.
+            let found = member(batch, path).and_then(|array| cast(&array, data_type).ok());
+            parts.push(found.unwrap_or_else(|| arrow::array::new_null_array(data_type, batch.num_rows())));
+        }
+        let parts: Vec<&dyn Array> = parts.iter().map(|part| part.as_ref()).collect();
+        Ok(take(&concat(&parts)?, order, None)?)
+    };
+    let counts = |path: [&str; 2]| -> Result<UInt64Array> {
+        let signed = inside(path, &DataType::Int64)?;
+        let signed = signed.as_primitive::<Int64Type>();
+        Ok(signed.iter().map(|count| count.and_then(|count| u64::try_from(count).ok())).collect())
+    };
+
+    let row_counts = counts(["num_records", ""])?;
+    if row_counts.null_count() == row_counts.len() {
+        return Ok(None);
+    }
+    let mut columns = BTreeMap::new();
+    for field in schema.fields().iter().filter(|field| is_plain(field.data_type())) {
+        let physical = mapping.physical_names.get(field.name()).unwrap_or(field.name());
+        let min = inside(["min", physical], field.data_type())?;
+        let max = inside(["max", physical], field.data_type())?;
+        let null_counts = counts(["null_count", physical])?;
+        if min.null_count() == min.len() && null_counts.null_count() == null_counts.len() {
+            continue;
+        }
+        // The log has milliseconds: the rest of the greatest time was cut off.
+        let is_time = matches!(field.data_type(), DataType::Timestamp(TimeUnit::Microsecond, _));
+        let max = if is_time { round_up(&max, field.data_type())? } else { max };
+        let exact = can_be_exact(field.data_type()) && !is_time;
+        columns.insert(field.name().clone(), ColumnBounds { min, max, null_counts, exact });
+    }
+    Ok(Some(FileStatistics { row_counts, columns }))
+}
+
+/// The column at `path` of `batch`, which has two parts or a second one that is empty.
+fn member(batch: &RecordBatch, path: [&str; 2]) -> Option<ArrayRef> {
+    let outer = batch.column_by_name(path[0])?;
+    match path[1] {
+        "" => Some(Arc::clone(outer)),
+        inner => outer.as_struct_opt()?.column_by_name(inner).map(Arc::clone),
+    }
+}
+
+fn round_up(times: &ArrayRef, data_type: &DataType) -> Result<ArrayRef> {
+    let up = times
+        .as_primitive::<TimestampMicrosecondType>()
+        .unary::<_, TimestampMicrosecondType>(|time| if time % 1000 == 0 { time.saturating_add(999) } else { time });
+    Ok(cast(&up, data_type)?)
+}

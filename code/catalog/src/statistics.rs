@@ -1,0 +1,228 @@
+//! What a table knows of the values in its files, before one is opened: from Delta's log or from Parquet's footers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, UInt64Array};
+use arrow::compute::take;
+use arrow::datatypes::{DataType, Schema};
+use buzz_protocol::Result;
+use datafusion::common::stats::{ColumnStatistics, Precision, Statistics};
+use datafusion::scalar::ScalarValue;
+use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
+use parquet::file::metadata::ParquetMetaData;
+
+use crate::table::Table;
+
+/// Row counts and bounds of files. Every array has one element for each of [`Table::files`], null where nothing is known.
+#[derive(Debug, Clone)]
+pub struct FileStatistics {
+    /// Rows of each file, deleted ones among them.
+    pub row_counts: UInt64Array,
+    /// Bounds by the column's name, for columns that are not inside others.
+    pub columns: BTreeMap<String, ColumnBounds>,
+}
+
+/// Bounds of one column in each file.
+#[derive(Debug, Clone)]
+pub struct ColumnBounds {
+    /// No value is less.
+    pub min: ArrayRef,
+    /// No value is greater.
+    pub max: ArrayRef,
+    /// Nulls, deleted rows among them.
+    pub null_counts: UInt64Array,
+    /// Whether both bounds are values of the column.
+    pub exact: bool,
+}
+
+impl FileStatistics {
+    /// The statistics of the files at `positions`, in that order.
+    ///
+    /// # Errors
+    /// `Internal` when a position is beyond the files.
+    pub fn of(&self, positions: &UInt64Array) -> Result<FileStatistics> {
+        let counts = |counts: &UInt64Array| -> Result<UInt64Array> {
+            let taken = take(counts, positions, None)?;
+            Ok(taken.as_any().downcast_ref::<UInt64Array>().expect("taking keeps the type").clone())
+        };
+        let mut columns = BTreeMap::new();
+        for (name, bounds) in &self.columns {
+            let bounds = ColumnBounds {
+                min: take(&bounds.min, positions, None)?,
+                max: take(&bounds.max, positions, None)?,
+                null_counts: counts(&bounds.null_counts)?,
+                exact: bounds.exact,
+            };
+            columns.insert(name.clone(), bounds);
+        }
+        Ok(FileStatistics { row_counts: counts(&self.row_counts)?, columns })
+    }
+
+    /// What `footers` say, which are of files with the columns of `schema`, partition columns not among them.
+    ///
+    /// # Errors
+    /// `Internal` when values have no array.
+    pub(crate) fn of_footers(schema: &Schema, footers: &[(Schema, Arc<ParquetMetaData>)]) -> Result<FileStatistics> {
+        let rows = |(_, footer): &(Schema, Arc<ParquetMetaData>)| u64::try_from(footer.file_metadata().num_rows()).ok();
+        let mut columns = BTreeMap::new();
+        for field in schema.fields().iter().filter(|field| is_plain(field.data_type())) {
+            let (mut min, mut max, mut nulls) = (Vec::new(), Vec::new(), Vec::new());
+            for (file_schema, footer) in footers {
+                let bounds = footer_bounds(field.name(), field.data_type(), file_schema, footer);
+                let none = || ScalarValue::try_from(field.data_type());
+                min.push(bounds.min.map_or_else(none, Ok)?);
+                max.push(bounds.max.map_or_else(none, Ok)?);
+                nulls.push(bounds.nulls);
+            }
+            let bounds = ColumnBounds {
+                min: ScalarValue::iter_to_array(min)?,
+                max: ScalarValue::iter_to_array(max)?,
+                null_counts: UInt64Array::from(nulls),
+                exact: can_be_exact(field.data_type()),
+            };
+            columns.insert(field.name().clone(), bounds);
+        }
+        Ok(FileStatistics { row_counts: footers.iter().map(rows).collect(), columns })
+    }
+}
+
+/// Bounds of one column in one file; None where they are not known.
+#[derive(Debug, Default)]
+struct Bounds {
+    min: Option<ScalarValue>,
+    max: Option<ScalarValue>,
+    nulls: Option<u64>,
+}
+
+fn footer_bounds(name: &str, data_type: &DataType, schema: &Schema, footer: &ParquetMetaData) -> Bounds {
+    if schema.field_with_name(name).is_err() {
+        // A column that the file lacks is null there.
+        return Bounds { nulls: u64::try_from(footer.file_metadata().num_rows()).ok(), ..Bounds::default() };
+    }
+    row_group_bounds(name, data_type, schema, footer).unwrap_or_default()
+}
+
+fn row_group_bounds(name: &str, data_type: &DataType, schema: &Schema, footer: &ParquetMetaData) -> Option<Bounds> {
+    let groups = footer.row_groups();
+    let converter = StatisticsConverter::try_new(name, schema, footer.file_metadata().schema_descr()).ok()?;
+    let converter = converter.with_missing_null_counts_as_zero(false);
+    let (mins, maxes) = (converter.row_group_mins(groups).ok()?, converter.row_group_maxes(groups).ok()?);
+    let nulls = converter.row_group_null_counts(groups).ok()?;
+    let all_nulls = nulls.iter().sum::<Option<u64>>();
+    let scalar = |array: &ArrayRef, group: usize| {
+        let value = ScalarValue::try_from_array(array, group).ok()?.cast_to(data_type).ok()?;
+        (!value.is_null()).then_some(value)
+    };
+    let mut bounds = Bounds { nulls: all_nulls, ..Bounds::default() };
+    for (index, group) in groups.iter().enumerate() {
+        let rows = u64::try_from(group.num_rows()).ok()?;
+        if rows == 0 || (nulls.is_valid(index) && nulls.value(index) == rows) {
+            continue;
+        }
+        // One group without bounds leaves the file without.
+        let (Some(min), Some(max)) = (scalar(&mins, index), scalar(&maxes, index)) else {
+            return Some(Bounds { nulls: bounds.nulls, ..Bounds::default() });
+        };
+        bounds.min = Some(bounds.min.map_or(min.clone(), |known| if min < known { min } else { known }));
+        bounds.max = Some(bounds.max.map_or(max.clone(), |known| if max > known { max } else { known }));
+    }
+    Some(bounds)
+}
+
+/// Whether bounds of the type are worth keeping: of what is nested there are none.
+pub(crate) fn is_plain(data_type: &DataType) -> bool {
+    !data_type.is_nested() && !matches!(data_type, DataType::Null | DataType::Interval(_))
+}
+
+/// Whether bounds of the type can be values of the column. Those of texts may be cut, those of floats leave NaN out and
+/// do not tell the two zeros apart.
+pub(crate) fn can_be_exact(data_type: &DataType) -> bool {
+    data_type.is_integer()
+        || data_type.is_decimal()
+        || matches!(data_type, DataType::Boolean | DataType::Date32 | DataType::Date64 | DataType::Timestamp(_, _))
+}
+
+impl Table {
+    /// What is known of the rows of the whole table, for the planner: over the columns of [`Table::file_schema`] and
+    /// then the partition columns. A figure is exact only if it is one of the rows that are not deleted.
+    pub fn planner_statistics(&self) -> Statistics {
+        let fields = self.file_schema().fields().iter().cloned().chain(self.partition_fields()).collect::<Vec<_>>();
+        let mut all = Statistics::new_unknown(&Schema::new(fields.clone()));
+        all.total_byte_size = Precision::Inexact(usize::try_from(self.bytes()).unwrap_or(usize::MAX));
+        let Some(known) = &self.statistics else {
+            return all;
+        };
+        let deleted: u64 = self.files.iter().map(crate::DataFile::deleted_rows).sum();
+        let Some(rows) = known.row_counts.iter().sum::<Option<u64>>() else {
+            return all;
+        };
+        all.num_rows = Precision::Exact(usize::try_from(rows.saturating_sub(deleted)).unwrap_or(usize::MAX));
+        all.column_statistics = fields
+            .iter()
+            .map(|field| {
+                let found = known.columns.get(field.name());
+                let column = found.map(|bounds| column_statistics(bounds, &known.row_counts, field.data_type()));
+                let column = column.or_else(|| self.partition_statistics(field.name(), &known.row_counts));
+                let column = column.unwrap_or_else(ColumnStatistics::new_unknown);
+                if deleted == 0 { column } else { column.to_inexact() }
+            })
+            .collect();
+        all
+    }
+
+    fn partition_statistics(&self, name: &str, row_counts: &UInt64Array) -> Option<ColumnStatistics> {
+        let index = self.partition_columns.iter().position(|column| column == name)?;
+        let mut column = ColumnStatistics::new_unknown();
+        let mut nulls = 0;
+        let (mut min, mut max) = (None, None);
+        for (file, rows) in self.files.iter().zip(row_counts.values()).filter(|(_, rows)| **rows > 0) {
+            let value = &file.partition_values[index];
+            if value.is_null() {
+                nulls += rows;
+                continue;
+            }
+            min = Some(min.map_or(value, |known: &ScalarValue| if value < known { value } else { known }));
+            max = Some(max.map_or(value, |known: &ScalarValue| if value > known { value } else { known }));
+        }
+        column.null_count = Precision::Exact(usize::try_from(nulls).ok()?);
+        column.min_value = min.map_or(Precision::Absent, |min| Precision::Exact(min.clone()));
+        column.max_value = max.map_or(Precision::Absent, |max| Precision::Exact(max.clone()));
+        Some(column)
+    }
+}
+
+fn column_statistics(bounds: &ColumnBounds, row_counts: &UInt64Array, data_type: &DataType) -> ColumnStatistics {
+    let mut column = ColumnStatistics::new_unknown();
+    if let Some(nulls) = bounds.null_counts.iter().sum::<Option<u64>>() {
+        column.null_count = Precision::Exact(usize::try_from(nulls).unwrap_or(usize::MAX));
+    }
+    // Files that have no value in the column bound nothing.
+    let empty = |index: usize| {
+        let rows = row_counts.value(index);
+        rows == 0 || (bounds.null_counts.is_valid(index) && bounds.null_counts.value(index) == rows)
+    };
+    let of_values: BooleanArray = (0..row_counts.len()).map(|index| Some(!empty(index))).collect();
+    let extreme = |array: &ArrayRef, wanted: std::cmp::Ordering| -> Option<ScalarValue> {
+        let array = arrow::compute::filter(array, &of_values).ok()?;
+        if array.null_count() > 0 || array.is_empty() {
+            return None;
+        }
+        let mut best = ScalarValue::try_from_array(&array, 0).ok()?;
+        for index in 1..array.len() {
+            let value = ScalarValue::try_from_array(&array, index).ok()?;
+            if value.partial_cmp(&best) == Some(wanted) {
+                best = value;
+            }
+        }
+        best.cast_to(data_type).ok()
+    };
+    let said = |value: Option<ScalarValue>| match value {
+        Some(value) if bounds.exact => Precision::Exact(value),
+        Some(value) => Precision::Inexact(value),
+        None => Precision::Absent,
+    };
+    column.min_value = said(extreme(&bounds.min, std::cmp::Ordering::Less));
+    column.max_value = said(extreme(&bounds.max, std::cmp::Ordering::Greater));
+    column
+}

@@ -1,0 +1,127 @@
+//! What statistics save: files that cannot have a row, and whole queries; and what they must not change.
+
+use std::fs;
+use std::path::Path;
+
+use buzz_testkit::sorted_text;
+use serde_json::{Value, json};
+
+use crate::common::{Answer, ask, statement, steps};
+use crate::tables::{parquet_folder, partitioned_delta, rides, write_file};
+
+async fn sql(sql: &str, base: &Path, kind: &str, uri: &str) -> Answer {
+    ask(&statement(1, sql, &[("t", kind, uri)]), base, &[]).await.unwrap()
+}
+
+/// A Delta table `t` of three files of 50 rows each: `id` 0 to 149. The second one's first 10 rows are deleted. Only
+/// the first two have statistics, if `third` is not given as the third's.
+fn delta(dir: &Path, third: Option<Value>) {
+    let table = dir.join("t");
+    fs::create_dir_all(table.join("_delta_log")).unwrap();
+    let field = |name: &str, kind: &str| json!({"name": name, "type": kind, "nullable": true, "metadata": {}});
+    let schema =
+        json!({"type": "struct", "fields": [field("id", "long"), field("grp", "string"), field("amount", "double")]});
+    let mut lines = vec![
+        json!({"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["deletionVectors"],
+                            "writerFeatures": ["deletionVectors"]}}),
+        json!({"metaData": {"id": "00000000-0000-4000-8000-000000000000", "format": {"provider": "parquet", "options": {}},
+            "schemaString": schema.to_string(), "partitionColumns": [], "configuration": {}, "createdTime": 0}}),
+    ];
+    for file in 0..3 {
+        let name = format!("part-{file}.parquet");
+        write_file(&table.join(&name), &rides(file * 50, 50));
+        let bounds = |least: usize| {
+            json!({
+                "numRecords": 50, "minValues": {"id": least, "grp": "cash"}, "maxValues": {"id": least + 49, "grp": "dispute"},
+                "nullCount": {"id": 0, "grp": 0}, "tightBounds": file != 1
+            })
+        };
+        let stats = if file < 2 { Some(bounds(file * 50)) } else { third.clone() };
+        let size = fs::metadata(table.join(&name)).unwrap().len();
+        let mut add =
+            json!({"path": name, "size": size, "partitionValues": {}, "modificationTime": 0, "dataChange": true});
+        if let Some(stats) = stats {
+            add["stats"] = json!(stats.to_string());
+        }
+        if file == 1 {
+            add["deletionVector"] = ten_rows();
+        }
+        lines.push(json!({ "add": add }));
+    }
+    let log: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    fs::write(table.join("_delta_log/00000000000000000000.json"), log).unwrap();
+}
+
+/// An inline deletion vector of the rows 0 to 9.
+fn ten_rows() -> Value {
+    let rows: roaring::RoaringTreemap = (0..10).collect();
+    let mut bytes = 1_681_511_377_u32.to_le_bytes().to_vec();
+    rows.serialize_into(&mut bytes).unwrap();
+    let size = bytes.len();
+    bytes.resize(size.div_ceil(4) * 4, 0);
+    json!({"storageType": "i", "pathOrInlineDv": z85::encode(&bytes), "sizeInBytes": size, "cardinality": 10})
+}
+
+#[tokio::test]
+async fn footers_rule_files_out_and_answer_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    parquet_folder(dir.path(), "t", 4, 50);
+    let answer = sql("SELECT COUNT(*) AS n FROM t WHERE id BETWEEN 120 AND 130", dir.path(), "Parquet", "t").await;
+    assert_eq!((answer.summary.files_found, answer.summary.files_read), (4, 1));
+    assert_eq!(sorted_text(&answer.rows), ["11"]);
+
+    let by_steps = steps(
+        1,
+        &[("m", "SELECT grp, COUNT(*) AS n FROM t WHERE id < 60 AND amount IS NOT NULL GROUP BY grp")],
+        &[("r", "SELECT SUM(n) FROM m")],
+        &[("t", "Parquet", "t")],
+    );
+    let answer = ask(&by_steps, dir.path(), &[]).await.unwrap();
+    assert_eq!((answer.summary.files_read, sorted_text(&answer.rows)), (2, vec!["51".to_string()]));
+
+    let answer = sql("SELECT COUNT(*), MIN(id), MAX(id), COUNT(amount) FROM t", dir.path(), "Parquet", "t").await;
+    assert_eq!((answer.summary.tasks, sorted_text(&answer.rows)), (0, vec!["200 | 0 | 199 | 171".to_string()]));
+    // Bounds of floats leave NaN out, and those of texts may be cut.
+    for expression in ["MIN(amount)", "MAX(grp)"] {
+        let answer = sql(&format!("SELECT {expression} FROM t"), dir.path(), "Parquet", "t").await;
+        assert!(answer.summary.tasks > 0, "{expression}");
+    }
+}
+
+#[tokio::test]
+async fn a_step_counts_once_per_file_whatever_statistics_say() {
+    let dir = tempfile::tempdir().unwrap();
+    parquet_folder(dir.path(), "t", 4, 50);
+    let maps = [("m", "SELECT COUNT(*) AS n, MAX(id) AS greatest FROM t WHERE id < 60")];
+    let query = steps(1, &maps, &[("r", "SELECT n, greatest FROM m")], &[("t", "Parquet", "t")]);
+    let answer = ask(&query, dir.path(), &[]).await.unwrap();
+    assert_eq!(sorted_text(&answer.rows), ["0 | NULL", "0 | NULL", "10 | 59", "50 | 49"]);
+}
+
+#[tokio::test]
+async fn deleted_rows_are_counted_off_and_bounds_are_then_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let third = json!({"numRecords": 50, "minValues": {"id": 100}, "maxValues": {"id": 149}, "nullCount": {"id": 0}});
+    delta(dir.path(), Some(third));
+    let answer = sql("SELECT COUNT(*) FROM t", dir.path(), "DeltaLake", "t").await;
+    assert_eq!((answer.summary.tasks, sorted_text(&answer.rows)), (0, vec!["140".to_string()]));
+    let answer = sql("SELECT MIN(id), COUNT(id) FROM t WHERE id >= 50", dir.path(), "DeltaLake", "t").await;
+    assert_eq!((answer.summary.files_read, sorted_text(&answer.rows)), (2, vec!["60 | 90".to_string()]));
+    let answer = sql("SELECT MAX(id) FROM t", dir.path(), "DeltaLake", "t").await;
+    assert!(answer.summary.tasks > 0);
+    assert_eq!(sorted_text(&answer.rows), ["149"]);
+}
+
+#[tokio::test]
+async fn a_file_without_statistics_is_always_read() {
+    let dir = tempfile::tempdir().unwrap();
+    delta(dir.path(), None);
+    let answer = sql("SELECT COUNT(*), MAX(id) FROM t WHERE id > 145", dir.path(), "DeltaLake", "t").await;
+    assert_eq!((answer.summary.files_read, sorted_text(&answer.rows)), (1, vec!["4 | 149".to_string()]));
+    let answer = sql("SELECT COUNT(*) FROM t", dir.path(), "DeltaLake", "t").await;
+    assert!(answer.summary.tasks > 0);
+    assert_eq!(sorted_text(&answer.rows), ["140"]);
+    partitioned_delta(dir.path());
+    let answer = sql("SELECT COUNT(*), MIN(day) FROM t", dir.path(), "DeltaLake", "partitioned").await;
+    assert_eq!(sorted_text(&answer.rows), ["300 | 2024-01-01"]);
+}
