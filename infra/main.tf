@@ -19,13 +19,17 @@ locals {
   regions_without_ipv6_tasks = ["eu-west-1", "eu-north-1", "eu-central-2", "mx-central-1", "ap-southeast-5", "ap-southeast-7"]
 
   # Given to functions and combs alike.
-  environment = {
-    BUZZ_STAGE                 = local.stage
-    BUZZ_LOG                   = var.log_level
-    BUZZ_RESULTS               = module.storage.results_uri
-    BUZZ_BUCKET_REGIONS        = join(",", [for bucket, region in var.bucket_regions : "${bucket}=${region}"])
-    AWS_USE_DUALSTACK_ENDPOINT = "true" # IPv4 hosts have no route from here
-  }
+  environment = merge(
+    length(var.bucket_regions) == 0 ? {} : {
+      BUZZ_BUCKET_REGIONS = join(",", [for bucket, region in var.bucket_regions : "${bucket}=${region}"])
+    },
+    {
+      BUZZ_STAGE                 = local.stage
+      BUZZ_LOG                   = var.log_level
+      BUZZ_RESULTS               = module.storage.results_uri
+      AWS_USE_DUALSTACK_ENDPOINT = "true" # IPv4 hosts have no route from here
+    },
+  )
 }
 
 module "network" {
@@ -89,6 +93,7 @@ module "functions" {
     zip       = var.hbee_zip
     memory_mb = local.settings.hbee_memory_mb
     timeout_s = local.settings.hbee_timeout_s
+    at_once   = local.settings.hbee_at_once
   }
   combs = {
     cluster_arn         = module.combs.cluster_arn

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """stand_in.py PORT: serves moto, which answers AWS's calls from memory, on this machine.
 
-Two answers are mended. moto tells the state of a subnet's IPv6 range as a structure where AWS tells a word, and Terraform
-would wait for the word. Of an IPv6-only subnet it tells all 2^64 addresses as free where AWS tells none.
+Three things are mended. moto tells the state of a subnet's IPv6 range as a structure where AWS tells a word, and Terraform
+would wait for the word. Of an IPv6-only subnet it tells all 2^64 addresses as free where AWS tells none, and it forgets
+how the subnet names its hosts.
 """
 
 import sys
 
 from moto.ec2.models.subnets import Subnet
+from moto.ec2.responses.subnets import Subnets
 from moto.server import main
 
 
@@ -23,6 +25,21 @@ def associations(subnet):
     ]
 
 
+def modify_subnet_attribute(request):
+    answer = modify_known_attribute(request)
+    options = request.ec2_backend.get_subnet(request._get_param("SubnetId")).private_dns_name_options_on_launch
+    for option, parameter in {
+        "EnableResourceNameDnsAAAARecord": "EnableResourceNameDnsAAAARecordOnLaunch.Value",
+        "HostnameType": "PrivateDnsHostnameTypeOnLaunch",
+    }.items():
+        value = request._get_param(parameter)
+        if value is not None:
+            options[option] = value
+    return answer
+
+
+modify_known_attribute = Subnets.modify_subnet_attribute
+Subnets.modify_subnet_attribute = modify_subnet_attribute
 free = Subnet.available_ip_address_count
 Subnet.ipv6_cidr_block_association_set = property(associations)
 Subnet.available_ip_address_count = property(lambda subnet: 0 if subnet.ipv6_native else free.fget(subnet))

@@ -22,6 +22,7 @@ locals {
 
     hbee_memory_mb = 2048 # AWS gives processor in proportion: one and a fifth here
     hbee_timeout_s = 300
+    hbee_at_once   = 900 # invocations at once; an account has 1,000, a new one as few as 10
 
     comb_cpu       = 2048 # 1024 are one processor
     comb_memory_mb = 4096

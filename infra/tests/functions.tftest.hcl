@@ -22,7 +22,7 @@ variables {
   subnet_ids        = ["subnet-1", "subnet-2"]
   security_group_id = "sg-functions"
   fuse              = { zip = "there/fuse-01.zip", memory_mb = 3008, disk_mb = 2048, timeout_s = 900 }
-  hbee              = { zip = "there/hbee-02.zip", memory_mb = 2048, timeout_s = 300 }
+  hbee              = { zip = "there/hbee-02.zip", memory_mb = 2048, timeout_s = 300, at_once = 900 }
   combs = {
     cluster_arn         = "arn:aws:ecs:us-east-2:123456789012:cluster/buzz-rust-cluster-dev"
     cluster_name        = "buzz-rust-cluster-dev"
@@ -69,6 +69,7 @@ run "functions" {
       BUZZ_HBEE_FUNCTION         = "buzz-rust-hbee-dev"
       BUZZ_HBEE_MEMORY_MB        = "2048"
       BUZZ_HBEE_TIMEOUT_SECONDS  = "300"
+      BUZZ_HBEE_CONCURRENCY      = "900"
       BUZZ_COMB_CLUSTER          = "arn:aws:ecs:us-east-2:123456789012:cluster/buzz-rust-cluster-dev"
       BUZZ_COMB_TASK_DEFINITION  = "arn:aws:ecs:us-east-2:123456789012:task-definition/buzz-rust-hcomb-dev:7"
       BUZZ_COMB_SUBNETS          = "subnet-3,subnet-4"

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Holds the roles' policies against the calls that the code makes: fails when a call has no permission, when a
-permission has no call, and when the configuration has something that costs while idle.
+"""Holds the policies of the roles against the calls that the code makes: fails when a call has no permission, when a
+permission has no call, and when the configuration has something that costs while idle or a variable that nobody reads.
 
 Needs neither Terraform nor an account: both sides are read as text.
 """
@@ -189,6 +189,12 @@ def main():
             problems.append(f"the configuration has an endpoint of type {kind}, which costs while idle")
     if "vpc_endpoint_type" not in configuration or configuration.count('resource "aws_vpc_endpoint"') != configuration.count("vpc_endpoint_type"):
         problems.append("each endpoint must say its type")
+
+    # A variable that no program reads would be a setting without effect.
+    code = "".join(path.read_text() for path in sources(["code/aws/src", "code/cli/src"]))
+    for name in sorted(set(re.findall(r"\bBUZZ_[A-Z_0-9]+", configuration))):
+        if name not in code:
+            problems.append(f"the configuration sets {name}, which no program reads")
 
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)

@@ -78,7 +78,7 @@ resource "aws_ecs_task_definition" "comb" {
     mountPoints            = [{ sourceVolume = "tmp", containerPath = "/tmp", readOnly = false }]
     portMappings           = [{ containerPort = var.port, hostPort = var.port, protocol = "tcp" }]
     environment            = [for name in sort(keys(local.environment)) : { name = name, value = local.environment[name] }]
-    ulimits                = [{ name = "nofile", softLimit = 65536, hardLimit = 65536 }]
+    ulimits                = [{ name = "nofile", softLimit = 65535, hardLimit = 65535 }]
     stopTimeout            = 30
 
     healthCheck = {

@@ -102,6 +102,7 @@ resource "aws_lambda_function" "fuse" {
       BUZZ_HBEE_FUNCTION        = local.hbee_name
       BUZZ_HBEE_MEMORY_MB       = tostring(var.hbee.memory_mb)
       BUZZ_HBEE_TIMEOUT_SECONDS = tostring(var.hbee.timeout_s)
+      BUZZ_HBEE_CONCURRENCY     = tostring(var.hbee.at_once)
       BUZZ_COMB_CLUSTER         = var.combs.cluster_arn
       BUZZ_COMB_TASK_DEFINITION = var.combs.task_definition_arn
       BUZZ_COMB_SUBNETS         = join(",", var.combs.subnet_ids)

@@ -64,11 +64,12 @@ variable "fuse" {
 }
 
 variable "hbee" {
-  description = "The HBees' package and sizes."
+  description = "The HBees' package and sizes, and how many Fuse calls at once."
   type = object({
     zip       = string
     memory_mb = number
     timeout_s = number
+    at_once   = number
   })
 }
 
