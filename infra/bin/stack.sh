@@ -15,6 +15,8 @@ cd "$(dirname "$0")/../.."
 : "${CARGO_TARGET_DIR:=$HOME/.cache/buzz-target}"
 : "${ARCH:=x86_64}" "${INFRA:=infra}"
 PACKAGES=${PACKAGES:-$CARGO_TARGET_DIR/packages/$ARCH}
+color=()
+[ -t 1 ] || color=(-no-color)
 
 tf() {
     terraform -chdir="$INFRA" "$@"
@@ -157,7 +159,7 @@ push() {
 plan() { # further arguments of terraform plan
     local status=0
     planned=$TF_DATA_DIR/planned
-    tf plan -detailed-exitcode -out="$planned" "$@" || status=$?
+    tf plan "${color[@]}" -detailed-exitcode -out="$planned" "$@" || status=$?
     case $status in
     0) return 1 ;;
     2) return 0 ;;
@@ -175,7 +177,7 @@ deploy() {
     push || pushed=0
     if plan; then
         confirm "Apply this to stage $STAGE in $REGION?"
-        tf apply "$planned" || fail "not all was applied; what was is kept, and \`make deploy\` goes on from there"
+        tf apply "${color[@]}" "$planned" || fail "not all was applied; what was is kept, and \`make deploy\` goes on from there"
     fi
     rm -f "$planned"
     [ "$pushed" = 1 ] || push || fail "there is no repository to push the image to"
@@ -200,7 +202,7 @@ destroy() {
         say "AWS gives the functions' network interfaces back by itself; that may take 20 to 40 minutes, in which nothing seems to happen."
         confirm "Delete it?"
         stop_combs
-        tf apply "$planned" || fail "not all is deleted. Interfaces that AWS has not given back yet are the usual reason: wait, and run \`make destroy\` again"
+        tf apply "${color[@]}" "$planned" || fail "not all is deleted. Interfaces that AWS has not given back yet are the usual reason: wait, and run \`make destroy\` again"
     fi
     rm -f "$planned"
     TF_WORKSPACE='' tf workspace select default >/dev/null
