@@ -4,8 +4,9 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . infra/bin/lib.sh
 
+python3 infra/tests/permissions.py
 if command -v shellcheck >/dev/null; then
-    shellcheck --external-sources infra/bin/*.sh
+    shellcheck --external-sources infra/bin/*.sh docker/*.sh
 else
     say "shell scripts: skipped: shellcheck is not installed"
 fi

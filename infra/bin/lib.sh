@@ -82,3 +82,15 @@ confirm() {
     read -r -p "$1 [y/N] " answer
     [[ $answer =~ ^[yY] ]] || fail "nothing was changed"
 }
+
+# Prints the file of this machine's certificate authorities, without which the SDK does not start.
+certificates() {
+    local file
+    for file in "${SSL_CERT_FILE:-}" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
+        if [ -s "$file" ]; then
+            echo "$file"
+            return
+        fi
+    done
+    fail "no certificate authorities found: install ca-certificates, or name a file in SSL_CERT_FILE"
+}

@@ -74,17 +74,6 @@ zip_function() { # fuse|hbee: sets `made`
     say "$made: $(($(wc -c <"$made") / 1048576)) MB, $((unpacked / 1048576)) MB unpacked"
 }
 
-certificates() {
-    local file
-    for file in "${SSL_CERT_FILE:-}" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
-        if [ -s "$file" ]; then
-            echo "$file"
-            return
-        fi
-    done
-    fail "no certificate authorities found for the image: install ca-certificates, or name a file in SSL_CERT_FILE"
-}
-
 build_image() { # sets `tag`
     check_program "$BINARIES/hcomb" static
     local tool folder authorities

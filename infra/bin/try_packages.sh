@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Starts what `make package` made as AWS would: each zip's program under AWS's own Runtime Interface Emulator, in a root
-# folder that holds nothing else, and the image with podman or docker. Fuse must answer a query, the HBee must refuse a
-# task that is none, the comb must tell that it is healthy.
+# folder that holds nothing else but devices and certificate authorities, where Amazon Linux has them, and the image with
+# podman or docker. Fuse must answer a query, the HBee must refuse a task that is none, the comb must tell that it is
+# healthy.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . infra/bin/lib.sh
@@ -41,18 +42,22 @@ if [ ! -x "$emulator" ]; then
     install -m 755 "$work/wheel/samcli/local/rapid/aws-lambda-rie-$ARCH" "$emulator"
 fi
 
+authorities=$(certificates)
 export AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=secret AWS_REGION=us-east-2 AWS_DEFAULT_REGION=us-east-2
 
 # Sets `port` to where the zip's function is served.
 serve() { # ZIP NAME=VALUE…
     local root=$work/${1##*/} api
-    mkdir -p "$root/tmp" "$root/dev" "$root/etc"
+    mkdir -p "$root/tmp" "$root/dev" "$root/etc/pki/tls/certs"
+    cp "$authorities" "$root/etc/pki/tls/certs/ca-bundle.crt"
     python3 -m zipfile -e "$1" "$root"
     chmod 755 "$root/bootstrap"
     install -m 755 "$emulator" "$root/emulator"
     mknod -m 666 "$root/dev/null" c 1 3
+    mknod -m 666 "$root/dev/random" c 1 8
+    mknod -m 666 "$root/dev/urandom" c 1 9
     port=$(free_port) api=$(free_port)
-    env -i PATH=/ "${@:2}" AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=secret AWS_REGION=us-east-2 \
+    env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin "${@:2}" AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=secret AWS_REGION=us-east-2 \
         AWS_LAMBDA_FUNCTION_NAME=function AWS_LAMBDA_FUNCTION_TIMEOUT=60 AWS_LAMBDA_FUNCTION_MEMORY_SIZE=2048 BUZZ_STAGE=try \
         chroot "$root" /emulator --log-level error --runtime-interface-emulator-address "127.0.0.1:$port" \
         --runtime-api-address "127.0.0.1:$api" /bootstrap >"$root.log" 2>&1 &
@@ -68,7 +73,7 @@ serve() { # ZIP NAME=VALUE…
 invoke() { # PORT EVENT
     echo "$2" >"$work/event.json"
     "$tools/aws" --endpoint-url "http://127.0.0.1:$1" lambda invoke --function-name function --cli-read-timeout 60 \
-        --payload "fileb://$work/event.json" "$work/answer.json" >/dev/null
+        --payload "fileb://$work/event.json" "$work/answer.json" >/dev/null || { cat "$work"/*.log >&2; fail "it cannot be invoked"; }
     cat "$work/answer.json"
 }
 
