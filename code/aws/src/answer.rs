@@ -261,3 +261,63 @@ pub async fn unpanicked<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
         .await
         .unwrap_or_else(|panic| Err(QueryError::internal(format!("a bug in Buzz: {}", panic_message(panic.as_ref())))))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use buzz_fuse::ResultSink;
+
+    use super::*;
+
+    fn rows(count: usize, width: usize) -> Rows {
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..count as i64));
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..count).map(|_| "x".repeat(width))));
+        let batch = RecordBatch::try_from_iter([("id", ids), ("text", texts)]).unwrap();
+        let mut rows = Rows::new();
+        rows.start(batch.schema()).unwrap();
+        rows.write(batch).unwrap();
+        rows
+    }
+
+    #[test]
+    fn rows_that_fit_stand_in_the_answer() {
+        let Some(Encoded::Json(json)) = encode(&rows(2, 1), Encoding::Json).unwrap() else { panic!("they fit") };
+        assert_eq!(json.get(), r#"[{"id":0,"text":"x"},{"id":1,"text":"x"}]"#);
+        let Some(Encoded::Arrow(text)) = encode(&rows(2, 1), Encoding::Arrow).unwrap() else { panic!("they fit") };
+        assert!(STANDARD.decode(text).unwrap().starts_with(b"ARROW1"));
+        let Some(Encoded::Json(none)) = encode(&rows(0, 1), Encoding::Json).unwrap() else { panic!("they fit") };
+        assert_eq!(none.get(), "[]");
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_are_not_cut() {
+        for encoding in [Encoding::Json, Encoding::Arrow] {
+            assert!(encode(&rows(6_000, 1000), encoding).unwrap().is_none());
+            // The answer and what is beside the rows stay under 6 MB.
+            let most = match encode(&rows(4_000, 1000), encoding).unwrap() {
+                Some(Encoded::Json(json)) => json.get().len(),
+                Some(Encoded::Arrow(text)) => text.len(),
+                None => panic!("they fit"),
+            };
+            assert!(most <= ROWS_BYTES_MAX, "{most}");
+        }
+    }
+
+    #[test]
+    fn the_tail_shows_the_first_rows_and_says_how_many_there_are() {
+        let text = tail(&rows(100, 5), 100).unwrap();
+        assert!(text.contains("| 19 | xxxxx |") && !text.contains("| 20 |"), "{text}");
+        assert!(text.ends_with("… of 100 rows"), "{text}");
+        let wide = tail(&rows(100, 1000), 100).unwrap();
+        assert!(wide.len() < 4 << 10 && wide.ends_with("… of 100 rows"), "{}", wide.len());
+        assert!(!tail(&rows(3, 5), 3).unwrap().contains('…'));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer_too() {
+        let error = unpanicked::<()>(async { panic!("oh") }).await.unwrap_err();
+        assert_eq!(error.to_string(), "a bug in Buzz: oh");
+    }
+}

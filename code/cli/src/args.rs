@@ -25,6 +25,8 @@ Examples:
       Reads CSV; so it does JSON lines (.jsonl), Parquet, and Delta Lake, also as of a version: t=table@v12.
   buzz tables query.json
       Shows what the query's catalogs hold.
+  buzz query query.json --stack dev
+      Runs it on the stack `dev` on AWS; Ctrl-C cancels it there.
   echo '{…}' | buzz query - --format ndjson | head
       Reads the query from standard input.
 
@@ -128,6 +130,38 @@ pub struct HowArguments {
     /// Show steps, files after pruning, tasks and plans; run nothing.
     #[arg(long)]
     pub explain: bool,
+
+    /// Where to run it, if not here.
+    #[cfg(feature = "stack")]
+    #[command(flatten)]
+    pub stack: StackArguments,
+}
+
+impl HowArguments {
+    /// Whether a stack runs it.
+    pub fn is_remote(&self) -> bool {
+        #[cfg(feature = "stack")]
+        return self.stack.stack.is_some() || self.stack.function.is_some();
+        #[cfg(not(feature = "stack"))]
+        return false;
+    }
+}
+
+/// A stack on AWS that answers in place of this process.
+#[cfg(feature = "stack")]
+#[derive(Debug, Args)]
+pub struct StackArguments {
+    /// Ask the stack of this stage on AWS. Region and credentials come from the usual AWS_ variables and files.
+    #[arg(long, value_name = "NAME")]
+    pub stack: Option<String>,
+
+    /// Ask the stack whose Fuse has this function name or ARN.
+    #[arg(long, value_name = "NAME", conflicts_with = "stack")]
+    pub function: Option<String>,
+
+    /// Another endpoint for AWS Lambda, as that of a local cloud.
+    #[arg(long, value_name = "URL")]
+    pub endpoint_url: Option<String>,
 }
 
 /// The formats by name, with what each is.

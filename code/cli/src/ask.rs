@@ -11,6 +11,7 @@ use buzz_fuse::{Explain, NoRows, Progress, Request, Summary};
 use buzz_protocol::{Options, Query, QueryError, Result, split_version};
 use buzz_storage::{Storage, panic_message};
 use futures::FutureExt;
+use tokio_util::sync::CancellationToken;
 
 use crate::args::{Arguments, Command, HowArguments, QueryArguments, SqlArguments};
 use crate::local::LocalHost;
@@ -20,6 +21,9 @@ use crate::{sample, watch};
 /// Exit code of a process that was interrupted: 128 and the signal's number.
 const INTERRUPTED: u8 = 130;
 
+/// How long a stack may take to end a query that is cancelled.
+const CANCEL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15);
+
 /// Carries out `arguments`; what fails is said on standard error.
 pub async fn carry_out(arguments: Arguments) -> ExitCode {
     let threads = match arguments.threads {
@@ -27,15 +31,32 @@ pub async fn carry_out(arguments: Arguments) -> ExitCode {
         None => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
     };
     // In a task of its own, so that an interruption is noticed while it computes.
+    let interrupted = CancellationToken::new();
+    let remote = match &arguments.command {
+        Command::Query(QueryArguments { how, .. }) | Command::Sql(SqlArguments { how, .. }) => how.is_remote(),
+        _ => false,
+    };
     let mut work = tokio::spawn(match arguments.command {
-        Command::Query(query) => ask_file(query, threads).boxed(),
-        Command::Sql(statement) => ask_sql(statement, threads).boxed(),
+        Command::Query(query) => ask_file(query, threads, interrupted.clone()).boxed(),
+        Command::Sql(statement) => ask_sql(statement, threads, interrupted.clone()).boxed(),
         Command::Tables { file, tables } => show_tables(file, tables).boxed(),
         Command::Sample { folder, rows } => sample::generate(folder, rows, threads).boxed(),
     });
     let done = tokio::select! {
         done = &mut work => done,
         _ = tokio::signal::ctrl_c() => {
+            interrupted.cancel();
+            if remote {
+                // The stack is told, and says when the query has ended. A second Ctrl-C does not wait for that.
+                tokio::select! {
+                    _ = tokio::time::timeout(CANCEL_TIMEOUT, &mut work) => {}
+                    _ = tokio::signal::ctrl_c() => {}
+                }
+            }
+            if work.is_finished() {
+                eprintln!("interrupted");
+                return ExitCode::from(INTERRUPTED);
+            }
             work.abort();
             // Waits for nothing but the removal of a half-written output.
             _ = tokio::time::timeout(std::time::Duration::from_millis(500), work).await;
@@ -58,12 +79,23 @@ pub async fn carry_out(arguments: Arguments) -> ExitCode {
     }
 }
 
-async fn ask_file(arguments: QueryArguments, threads: usize) -> Result<()> {
-    let (query, base) = read_query(&arguments.file, &arguments.how.tables)?;
+async fn ask_file(arguments: QueryArguments, threads: usize, interrupted: CancellationToken) -> Result<()> {
+    let text = read_text(&arguments.file)?;
+    let (query, base) = parse_query(&text, &arguments.how.tables)?;
+    #[cfg(feature = "stack")]
+    if arguments.how.is_remote() {
+        let mut json: serde_json::Value = serde_json::from_str(&text.json)
+            .map_err(|error| QueryError::invalid(format!("{}: {error}", text.source)))?;
+        for (name, uri) in &arguments.how.tables {
+            set_uri(&mut json, name, uri);
+        }
+        return ask_stack(json, arguments.how, &interrupted).await;
+    }
+    drop(interrupted);
     ask(query, base, arguments.how, threads).await
 }
 
-async fn ask_sql(arguments: SqlArguments, threads: usize) -> Result<()> {
+async fn ask_sql(arguments: SqlArguments, threads: usize, interrupted: CancellationToken) -> Result<()> {
     let base = std::env::current_dir()
         .map_err(|error| QueryError::invalid(format!("the working directory is not there: {error}")))?;
     let storage = Storage::default();
@@ -78,11 +110,38 @@ async fn ask_sql(arguments: SqlArguments, threads: usize) -> Result<()> {
     let query = serde_json::json!({
         "sql": arguments.sql, "capacity": {"zones": arguments.zones}, "catalogs": catalogs
     });
+    #[cfg(feature = "stack")]
+    if arguments.how.is_remote() {
+        return ask_stack(query, arguments.how, &interrupted).await;
+    }
+    drop(interrupted);
     let (query, warnings) = Query::parse(&query.to_string(), "command line")?;
     for warning in warnings {
         eprintln!("warning: {warning}");
     }
     ask(query, base, arguments.how, threads).await
+}
+
+/// Asks the stack that the arguments name.
+#[cfg(feature = "stack")]
+async fn ask_stack(mut query: serde_json::Value, how: HowArguments, interrupted: &CancellationToken) -> Result<()> {
+    for (name, value) in &how.params {
+        query["params"][name] = serde_json::to_value(value)
+            .map_err(|error| QueryError::invalid(format!("--param {name}: it has no JSON: {error}")))?;
+    }
+    crate::remote::ask(query, &how.stack, &how, interrupted).await
+}
+
+/// Replaces the place of catalog `name`, which the query has.
+#[cfg(feature = "stack")]
+fn set_uri(query: &mut serde_json::Value, name: &str, text: &str) {
+    let (uri, version, timestamp) = split_version(text);
+    for catalog in query["catalogs"].as_array_mut().into_iter().flatten().filter(|catalog| catalog["name"] == name) {
+        catalog["uri"] = uri.into();
+        if version.is_some() || timestamp.is_some() {
+            (catalog["version"], catalog["timestamp"]) = (version.into(), timestamp.into());
+        }
+    }
 }
 
 async fn ask(mut query: Query, base: PathBuf, arguments: HowArguments, threads: usize) -> Result<()> {
@@ -133,27 +192,37 @@ fn one_line(summary: &Summary) -> String {
     )
 }
 
-/// The query in `file`, with the uris of `tables`, and the folder that its relative uris are below.
-fn read_query(file: &Path, tables: &[(String, String)]) -> Result<(Query, PathBuf)> {
-    let (json, source, base) = if file == Path::new("-") {
+/// A query's text, where it came from, and the folder that its relative uris are below.
+struct QueryText {
+    json: String,
+    source: String,
+    base: PathBuf,
+}
+
+fn read_text(file: &Path) -> Result<QueryText> {
+    if file == Path::new("-") {
         let mut json = String::new();
         let read = io::stdin().read_to_string(&mut json);
         read.map_err(|error| QueryError::invalid(format!("standard input is not readable: {error}")))?;
-        (json, "standard input".to_string(), PathBuf::from("."))
-    } else {
-        let json = std::fs::read_to_string(file)
-            .map_err(|error| QueryError::invalid(format!("query file `{}`: {error}", file.display())))?;
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        (json, file.display().to_string(), folder.to_path_buf())
-    };
-    let (mut query, warnings) = Query::parse(&json, &source)?;
+        return Ok(QueryText { json, source: "standard input".to_string(), base: PathBuf::from(".") });
+    }
+    let json = std::fs::read_to_string(file)
+        .map_err(|error| QueryError::invalid(format!("query file `{}`: {error}", file.display())))?;
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(QueryText { json, source: file.display().to_string(), base: folder.to_path_buf() })
+}
+
+/// The query in `text`, with the uris of `tables`, and the folder that its relative uris are below.
+fn parse_query(text: &QueryText, tables: &[(String, String)]) -> Result<(Query, PathBuf)> {
+    let QueryText { json, source, base } = text;
+    let (mut query, warnings) = Query::parse(json, source)?;
     for warning in warnings {
         eprintln!("warning: {warning}");
     }
     for (name, uri) in tables {
         query.replace_uri(name, &from_working_directory(uri))?;
     }
-    let base = std::path::absolute(&base)
+    let base = std::path::absolute(base)
         .map_err(|error| QueryError::invalid(format!("folder `{}`: {error}", base.display())))?;
     Ok((query, base))
 }
@@ -177,7 +246,7 @@ fn from_working_directory(uri: &str) -> String {
 }
 
 async fn show_tables(file: PathBuf, tables: Vec<(String, String)>) -> Result<()> {
-    let (query, base) = read_query(&file, &tables)?;
+    let (query, base) = parse_query(&read_text(&file)?, &tables)?;
     let storage = Storage::default();
     let mut text = String::new();
     for entry in &query.catalogs {
@@ -198,7 +267,7 @@ async fn show_tables(file: PathBuf, tables: Vec<(String, String)>) -> Result<()>
 }
 
 /// Prints to standard output; a reader that has gone away is not an error.
-fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     use io::Write;
     quiet_when_closed(io::stdout().lock().write_all(text.as_bytes()))
 }

@@ -11,25 +11,44 @@ use crate::ask::watched;
 /// How often the line is drawn anew.
 const REDRAW: Duration = Duration::from_millis(100);
 
+/// The line; without a terminal there is none.
+pub(crate) struct Line(Option<ProgressBar>);
+
+impl Line {
+    pub(crate) fn new() -> Self {
+        Self(watched().then(|| {
+            let bar = ProgressBar::new_spinner();
+            let style = ProgressStyle::with_template("{spinner} {elapsed} {msg}");
+            bar.set_style(style.expect("a constant template parses"));
+            bar
+        }))
+    }
+
+    pub(crate) fn show(&self, text: &str) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(text.to_string());
+            bar.tick();
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// Waits for `work` and shows `progress` meanwhile, if standard error is a terminal.
 pub(crate) async fn while_running<T>(progress: &Progress, work: impl Future<Output = T>) -> T {
-    if !watched() {
-        return work.await;
-    }
-    let bar = ProgressBar::new_spinner();
-    bar.set_style(ProgressStyle::with_template("{spinner} {elapsed} {msg}").expect("a constant template parses"));
+    let shown = Line::new();
     tokio::pin!(work);
     let mut tick = tokio::time::interval(REDRAW);
     loop {
         tokio::select! {
-            done = &mut work => {
-                bar.finish_and_clear();
-                return done;
-            }
-            _ = tick.tick() => {
-                bar.set_message(line(progress));
-                bar.tick();
-            }
+            done = &mut work => return done,
+            _ = tick.tick(), if shown.0.is_some() => shown.show(&line(progress)),
         }
     }
 }

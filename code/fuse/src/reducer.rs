@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use buzz_protocol::plan::decode_fragment;
 use buzz_protocol::{CombAddress, InlineRows, ReducerChoice, Result, StageId, TaskIndex, TaskOutcome};
-use datafusion::execution::TaskContext;
+use datafusion::execution::{SessionStateBuilder, TaskContext};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 
@@ -50,7 +50,8 @@ pub(crate) async fn choose(fuse: &Fuse, plan: &QueryPlan) -> Result<Choice> {
                 Ok(_) => {}
                 Err(error) => tracing::warn!(%error, "whether there are combs cannot be found out"),
             }
-            if plan.stages.iter().all(expects_little) {
+            let ctx = SessionStateBuilder::new().with_default_features().build().task_ctx();
+            if plan.stages.iter().all(|stage| expects_little(stage, &ctx)) {
                 return Ok(Choice::Fuse { or_combs: true });
             }
             combs(fuse, plan).await
@@ -67,12 +68,12 @@ pub(crate) async fn combs(fuse: &Fuse, plan: &QueryPlan) -> Result<Choice> {
 }
 
 /// Whether few rows are expected of each task: it aggregates or takes the first few, or there is little to read.
-fn expects_little(stage: &MapStage) -> bool {
+fn expects_little(stage: &MapStage, ctx: &TaskContext) -> bool {
     if stage.bytes() <= LITTLE_BYTES {
         return true;
     }
     // A wrong guess costs time, never rows: what does not fit an outcome says so.
-    decode_fragment(&stage.fragment, &TaskContext::default()).is_ok_and(|plan| reduces_rows(plan.as_ref()))
+    decode_fragment(&stage.fragment, ctx).is_ok_and(|plan| reduces_rows(plan.as_ref()))
 }
 
 fn reduces_rows(plan: &dyn ExecutionPlan) -> bool {
@@ -109,5 +110,36 @@ impl Kept {
     /// What was kept of a task, once.
     pub(crate) fn take(&self, stage: StageId, task: TaskIndex) -> Option<(TaskOutcome, InlineRows)> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).by_task.remove(&(stage, task))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::datasource::empty::EmptyTable;
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+
+    /// Whether the plan of `sql`, as a fragment is encoded and decoded, is expected to give few rows.
+    async fn few(sql: &str) -> bool {
+        let ctx = SessionContext::new();
+        let field = |name: &str| Field::new(name, DataType::Int64, true);
+        let table = EmptyTable::new(Arc::new(Schema::new(vec![field("a"), field("b")])));
+        ctx.register_table("t", Arc::new(table)).unwrap();
+        let plan = ctx.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+        let bytes = buzz_protocol::plan::encode_fragment(plan).unwrap();
+        let decoding = SessionStateBuilder::new().with_default_features().build().task_ctx();
+        reduces_rows(decode_fragment(&bytes, &decoding).unwrap().as_ref())
+    }
+
+    #[tokio::test]
+    async fn aggregates_and_first_rows_are_few() {
+        assert!(few("SELECT a, COUNT(*), approx_distinct(b) FROM t GROUP BY a").await);
+        assert!(few("SELECT a FROM t ORDER BY b LIMIT 10").await);
+        assert!(!few("SELECT a FROM t WHERE b > 3").await);
+        assert!(!few("SELECT a FROM t UNION ALL SELECT COUNT(*) FROM t").await);
     }
 }

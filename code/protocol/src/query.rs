@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{CatalogEntry, QueryError, Result, nearest, split_version};
 
@@ -28,7 +28,7 @@ pub struct Query {
 }
 
 /// The value of a parameter. It is a typed value, never text that is pasted into SQL.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Param {
     /// `true` or `false`.

@@ -1,1 +1,198 @@
+//! Against a service on loopback that answers as AWS Lambda does.
 
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use buzz_protocol::{BUILD_ID, ErrorKind, Partitioning, QueryId, QueryToken, StageId, TaskIndex};
+use buzz_storage::{Location, Storage};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::clients;
+
+/// What the service answers: status, headers, body.
+type Said = (u16, Vec<(&'static str, &'static str)>, Value);
+
+/// What was asked, and what is answered to it, in order; then the outcome.
+#[derive(Debug, Default)]
+struct Service {
+    asked: Mutex<Vec<(String, HeaderMap, Value)>>,
+    says: Mutex<VecDeque<Said>>,
+}
+
+async fn invoked(
+    State(service): State<Arc<Service>>,
+    Path(function): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let event = serde_json::from_slice(&body).unwrap();
+    service.asked.lock().unwrap().push((function, headers, event));
+    let (status, headers, body) = service.says.lock().unwrap().pop_front().unwrap_or((200, vec![], outcome()));
+    let mut answer = (StatusCode::from_u16(status).unwrap(), body.to_string()).into_response();
+    for (name, value) in headers {
+        answer.headers_mut().insert(name, value.parse().unwrap());
+    }
+    answer
+}
+
+fn outcome() -> Value {
+    json!({
+        "delivery": uuid(), "rows": [1, 2], "bytes_delivered": 3, "rows_scanned": 4, "bytes_scanned": 5, "milliseconds": 6
+    })
+}
+
+fn uuid() -> String {
+    QueryId::fresh().to_string()
+}
+
+fn refused(status: u16, kind: &'static str) -> Said {
+    (status, vec![("x-amzn-errortype", kind)], json!({"Type": "User", "message": "no"}))
+}
+
+fn failed(error_type: &str, message: &str) -> Said {
+    (200, vec![("x-amz-function-error", "Unhandled")], json!({"errorType": error_type, "errorMessage": message}))
+}
+
+fn task(fragment_bytes: usize) -> HBeeTask {
+    HBeeTask {
+        build: BUILD_ID.to_string(),
+        query: QueryId::fresh(),
+        token: QueryToken::fresh(),
+        deadline_ms: None,
+        stage: StageId(1),
+        step: "m".to_string(),
+        task: TaskIndex(3),
+        attempt: 2,
+        fragment: vec![7; fragment_bytes].into(),
+        scans: vec![],
+        evaluations: vec![],
+        session: Default::default(),
+        partitioning: Partitioning::RoundRobin { count: 2 },
+        combs: vec![],
+        inline_bytes: 0,
+    }
+}
+
+/// Runs a task on a function that says `says` first.
+async fn run(task: HBeeTask, says: Vec<Said>) -> (Result<TaskOutcome>, Arc<Service>, Results) {
+    let service = Arc::new(Service { asked: Mutex::default(), says: Mutex::new(says.into()) });
+    let app = Router::new().route("/2015-03-31/functions/{name}/invocations", post(invoked));
+    let app = app.with_state(Arc::clone(&service)).layer(axum::extract::DefaultBodyLimit::disable());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+
+    let sdk = clients::sdk(Duration::from_secs(10), Some(&url)).await;
+    let keys = aws_sdk_lambda::config::Credentials::new("AK", "SK", None, None, "test");
+    let keys = aws_sdk_lambda::config::SharedCredentialsProvider::new(keys);
+    let region = aws_config::Region::new("us-east-2");
+    let sdk = sdk.into_builder().credentials_provider(keys).region(region).build();
+    let storage = Storage::default();
+    let place = Location::parse("s3://bucket/results", std::path::Path::new("/")).unwrap();
+    use datafusion::execution::object_store::ObjectStoreRegistry;
+    storage.register_store(&place.store, Arc::new(object_store::memory::InMemory::new()));
+    let results = Results::new(Arc::new(storage), place);
+    let function = HBeeSettings {
+        function: "hbee".to_string(),
+        timeout: Duration::from_secs(5),
+        memory_mb: 2048,
+        concurrency: 900,
+    };
+    let outcome = LambdaCompute::new(&sdk, function, results.clone()).run(&task).await;
+    (outcome, service, results)
+}
+
+#[tokio::test]
+async fn a_task_is_one_invocation_that_is_waited_for() {
+    let (outcome, service, _) = run(task(10), vec![]).await;
+    assert_eq!(outcome.unwrap().rows, [1, 2]);
+    let asked = service.asked.lock().unwrap();
+    let [(function, headers, event)] = asked.as_slice() else { panic!("{asked:?}") };
+    assert_eq!(function, "hbee");
+    assert_eq!(headers["x-amz-invocation-type"], "RequestResponse");
+    assert_eq!(event["task"]["step"], "m");
+}
+
+#[tokio::test]
+async fn who_comes_too_early_waits() {
+    let early = ["TooManyRequestsException", "ResourceNotReadyException", "ENINotReadyException"];
+    let says = vec![refused(429, early[0]), refused(502, early[1]), refused(502, early[2])];
+    let (outcome, service, _) = run(task(10), says).await;
+    outcome.unwrap();
+    assert_eq!(service.asked.lock().unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn other_failures_are_told_at_once_and_with_their_kind() {
+    let cases = [
+        (refused(500, "ServiceException"), ErrorKind::Unavailable, "invoke on function hbee: ServiceException: no"),
+        (refused(404, "ResourceNotFoundException"), ErrorKind::Invalid, "there is no such thing"),
+        (refused(403, "AccessDeniedException"), ErrorKind::Invalid, "is not allowed"),
+        (refused(413, "RequestTooLargeException"), ErrorKind::Internal, "RequestTooLargeException"),
+        (
+            failed("Data", "step `m`, task 3: file `a` is truncated"),
+            ErrorKind::Data,
+            "step `m`, task 3: file `a` is truncated",
+        ),
+        (
+            failed("Runtime.ExitError", "RequestId: 1 Error: Runtime exited with error: exit status 1"),
+            ErrorKind::Unavailable,
+            "died",
+        ),
+        (
+            failed("Runtime.ExitError", "RequestId: 1 Error: Runtime exited with error: signal: killed"),
+            ErrorKind::Limit,
+            "ran out of memory",
+        ),
+        (failed("Sandbox.Timedout", "Task timed out after 300.00 seconds"), ErrorKind::Limit, "ran out of its time"),
+        ((200, vec![], json!("what?")), ErrorKind::Internal, "an HBee's answer is not readable"),
+    ];
+    for (said, kind, message) in cases {
+        let (outcome, service, _) = run(task(10), vec![said.clone()]).await;
+        let error = outcome.unwrap_err();
+        assert_eq!(error.kind, kind, "{error}");
+        let text = error.to_string();
+        assert!(text.contains(message) && text.starts_with("step `m`, task 3: "), "{text}");
+        assert_eq!(service.asked.lock().unwrap().len(), 1, "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_is_unavailable() {
+    let sdk = clients::sdk(Duration::from_secs(1), Some("http://127.0.0.1:9")).await;
+    let keys = aws_sdk_lambda::config::Credentials::new("AK", "SK", None, None, "test");
+    let keys = aws_sdk_lambda::config::SharedCredentialsProvider::new(keys);
+    let sdk = sdk.into_builder().credentials_provider(keys).region(aws_config::Region::new("us-east-2")).build();
+    let place = Location::parse("s3://bucket/results", std::path::Path::new("/")).unwrap();
+    let results = Results::new(Arc::new(Storage::default()), place);
+    let function = HBeeSettings { function: "hbee".to_string(), timeout: Duration::ZERO, memory_mb: 1, concurrency: 1 };
+    let error = LambdaCompute::new(&sdk, function, results).run(&task(1)).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+}
+
+#[tokio::test]
+async fn a_task_that_is_too_large_goes_through_storage() {
+    let large = task(PAYLOAD_BYTES_MAX);
+    let (outcome, service, results) = run(large.clone(), vec![]).await;
+    outcome.unwrap();
+    let place = results.of_query(large.query, "tasks/1-3-2.json").unwrap();
+    assert_eq!(service.asked.lock().unwrap()[0].2, json!({"task_at": place.to_string()}));
+    let stored = results.get_json::<HBeeTask>(&place).await.unwrap().unwrap();
+    assert_eq!(stored.fragment, large.fragment);
+}
+
+#[test]
+fn descriptors_bound_the_invocations() {
+    assert_eq!(concurrency(900, Some(1024)), 900);
+    assert_eq!(concurrency(900, Some(256)), 156);
+    assert_eq!(concurrency(0, Some(50)), 1);
+    assert_eq!(concurrency(900, None), 900);
+    assert!(descriptors_max().is_some_and(|most| most >= 64));
+}

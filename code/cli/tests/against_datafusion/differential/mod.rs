@@ -107,10 +107,14 @@ pub(crate) async fn run(data: &Path, seeds: Range<u64>) -> Result<(), Failed> {
         let (zones, sets) = SETTINGS[turn];
         failed.push(format!("seed {seed}, {zones} zones, {sets:?}: {verdict:?}\n  {small}\nwhich was\n  {query}\n"));
     }
-    if failed.is_empty() { Ok(()) } else { {
-        let again = "again: make differential QUERIES=1 SEED=…";
-        Err(format!("{} of {} queries; {again}\n{}", failed.len(), seeds.count(), failed.join("\n")).into())
-    } }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        {
+            let again = "again: make differential QUERIES=1 SEED=…";
+            Err(format!("{} of {} queries; {again}\n{}", failed.len(), seeds.count(), failed.join("\n")).into())
+        }
+    }
 }
 
 async fn tried(query: &Select, host: &LocalHost, turn: usize, shared: &SharedTables) -> Verdict {

@@ -1,0 +1,155 @@
+//! A stack on AWS as a host: the query goes there, progress and rows come back.
+
+use std::time::Duration;
+
+use buzz_answer::rows::Rows;
+use buzz_aws::fuse_function::ProgressReport;
+use buzz_aws::stack::{Stack, StackAnswer, Watched, function_of};
+use buzz_fuse::explain::bytes;
+use buzz_protocol::{Options, QueryError, QueryId, Result};
+use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{HowArguments, StackArguments};
+use crate::ask::print;
+use crate::output::{Output, write_rows};
+use crate::watch::Line;
+
+/// How often the stack is asked how far the query is.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Asks the stack that `stack` names for `query`, the JSON of one, as `how` says. If `interrupted`, the query is
+/// cancelled there.
+///
+/// # Errors
+/// The query's, and `Unavailable` when the stack does not answer.
+pub(crate) async fn ask(
+    query: Value,
+    stack: &StackArguments,
+    how: &HowArguments,
+    interrupted: &CancellationToken,
+) -> Result<()> {
+    check_places(&query)?;
+    let event = json!({
+        "query": query,
+        "options": options(&how.sets)?,
+        "async": true,
+        "encoding": "arrow",
+        "explain": how.explain,
+    });
+    let output = Output::open(how.output.as_deref())?;
+    let function = match (&stack.function, &stack.stack) {
+        (Some(function), _) => function.clone(),
+        (None, name) => function_of(name.as_deref().unwrap_or_default()),
+    };
+    let stack = Stack::connect(function, stack.endpoint_url.as_deref()).await?;
+    let query = stack.submit(&event).await?;
+    let answer = wait(&stack, query, interrupted).await?;
+    for warning in &answer.warnings {
+        eprintln!("warning: {warning}");
+    }
+    if let Some(text) = &answer.explain {
+        return print(text);
+    }
+    let mut rows = Rows::new();
+    answer.rows(&mut rows).await?;
+    write_rows(&rows, how.format, output)?;
+    eprintln!("{}", one_line(&answer));
+    Ok(())
+}
+
+async fn wait(stack: &Stack, query: QueryId, interrupted: &CancellationToken) -> Result<Box<StackAnswer>> {
+    let line = Line::new();
+    let mut cancelled = false;
+    loop {
+        match stack.watch(query).await? {
+            Watched::Answered(answer) => return Ok(answer),
+            Watched::Running(report) => line.show(&shown(&report)),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = interrupted.cancelled(), if !cancelled => {
+                cancelled = true;
+                line.show(&format!("cancelling query {query}"));
+                stack.cancel(query).await?;
+            }
+        }
+    }
+}
+
+fn shown(report: &ProgressReport) -> String {
+    format!(
+        "{}: tasks: {} of {}, rows: {}, bytes: {}, retries: {}",
+        if report.status == "running" { &report.phase } else { &report.status },
+        report.tasks_done,
+        report.tasks,
+        report.rows_scanned,
+        bytes(report.bytes_scanned),
+        report.retries
+    )
+}
+
+fn one_line(answer: &StackAnswer) -> String {
+    let summary = &answer.summary;
+    format!(
+        "rows: {}, files: {} of {}, bytes: {}, tasks: {}, retries: {}, time: {:.2} s, cost: ${:.6}",
+        answer.row_count,
+        summary.files_read,
+        summary.files_found,
+        bytes(summary.bytes_read),
+        summary.tasks,
+        summary.attempts.saturating_sub(summary.tasks),
+        summary.milliseconds.total as f64 / 1e3,
+        summary.cost_usd
+    )
+}
+
+/// The options as an event has them. That they are right is found out here, before anything is sent.
+fn options(sets: &[String]) -> Result<Map<String, Value>> {
+    let mut map = Map::new();
+    for assignment in sets {
+        Options::default().set(assignment)?;
+        let (key, value) = assignment.split_once('=').expect("it was set just now");
+        map.insert(key.trim().to_string(), value.trim().into());
+    }
+    Ok(map)
+}
+
+/// A stack does not see this machine's files.
+fn check_places(query: &Value) -> Result<()> {
+    for catalog in query["catalogs"].as_array().into_iter().flatten() {
+        let uri = catalog["uri"].as_str().unwrap_or_default();
+        let built_in = catalog["type"] == "Static" && !uri.contains(['/', '.']);
+        if !uri.contains("://") && !built_in {
+            let name = catalog["name"].as_str().unwrap_or_default();
+            return Err(QueryError::invalid(format!(
+                "catalog `{name}`: a stack cannot read `{uri}` of this machine; name a place in object storage, as \
+                 --table {name}=s3://bucket/path"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_this_machine_are_refused_before_anything_is_sent() {
+        let check = |kind: &str, uri: &str| {
+            check_places(&json!({"catalogs": [{"name": "t", "type": kind, "uri": uri}]})).map_err(|e| e.to_string())
+        };
+        assert!(check("DeltaLake", "s3://lake/t").is_ok());
+        assert!(check("Static", "nyc_taxi_cloudfuse_sample").is_ok());
+        assert!(check("Static", "lists/t.json").unwrap_err().contains("a stack cannot read `lists/t.json`"));
+        assert!(check("Parquet", "/data/t").unwrap_err().contains("--table t=s3://bucket/path"));
+    }
+
+    #[test]
+    fn options_are_checked_and_sent_as_texts() {
+        let sent = options(&["tasks=7".to_string(), "reducer = comb".to_string()]).unwrap();
+        assert_eq!(Value::Object(sent), json!({"tasks": "7", "reducer": "comb"}));
+        assert!(options(&["task=7".to_string()]).is_err());
+    }
+}
