@@ -30,6 +30,7 @@ mkdir -p "$folder"/{root,programs,sample,examples}
 cp docker/local.Dockerfile "$folder/Dockerfile"
 cp -r "$SAMPLE/." "$folder/sample"
 cp code/examples/*.json "$folder/examples"
+install -D -m 644 "$(certificates)" "$folder/root/etc/ssl/certs/ca-certificates.crt"
 for program in "${programs[@]}"; do
     [ -f "$BINARIES/$program" ] || fail "\`$BINARIES/$program\` is not there"
     strip -o "$folder/programs/$program" "$BINARIES/$program"
@@ -45,9 +46,10 @@ compose() {
 }
 trap 'compose down >/dev/null 2>&1 || true' EXIT
 compose build >&2
+compose down >/dev/null 2>&1 || true # what an earlier run left
 compose up --detach cloud >&2
 for _ in $(seq 60); do
     if compose logs cloud 2>&1 | grep -q 'The local cloud is at'; then break; fi
     sleep 0.5
 done
-compose run --rm query
+compose run --rm --no-deps -T query

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -79,7 +79,12 @@ impl LocalCloud {
         let taken =
             |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {}: {error}", setup.listen));
         let listener = TcpListener::bind(setup.listen).await.map_err(taken)?;
-        let endpoint = format!("http://{}", listener.local_addr()?);
+        // The roles are on this machine, also when others reach it from elsewhere.
+        let mut reached = listener.local_addr()?;
+        if reached.ip().is_unspecified() {
+            reached.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        let endpoint = format!("http://{reached}");
         let account = Arc::new(Account { endpoint: endpoint.clone(), logs, scratch: scratch.clone() });
 
         let spawner = Spawner::new()?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -38,7 +39,10 @@ enum Command {
     Serve {
         #[command(flatten)]
         cloud: CloudArguments,
-        /// Port of the endpoint on 127.0.0.1; 0 is any free one.
+        /// Address on which the endpoint listens, as 0.0.0.0 in a container. There is no other protection than S3's keys.
+        #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+        listen: IpAddr,
+        /// Port of the endpoint; 0 is any free one.
         #[arg(long, default_value_t = 4566, value_name = "PORT")]
         port: u16,
     },
@@ -85,7 +89,7 @@ async fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BUZZ_LOG").unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let done = match Arguments::parse().command {
-        Command::Serve { cloud, port } => serve(&cloud, port).await,
+        Command::Serve { cloud, listen, port } => serve(&cloud, (listen, port)).await,
         Command::Run { cloud, command } => run(&cloud, &command).await,
     };
     done.unwrap_or_else(|error| {
@@ -94,12 +98,12 @@ async fn main() -> ExitCode {
     })
 }
 
-async fn serve(arguments: &CloudArguments, port: u16) -> Result<ExitCode, Error> {
+async fn serve(arguments: &CloudArguments, place: (IpAddr, u16)) -> Result<ExitCode, Error> {
     let Some(claim) = Claim::try_on(&arguments.folder)? else {
         let endpoint = endpoint_of(&arguments.folder).await?;
         return Err(format!("a local cloud runs over {} already, at {endpoint}", arguments.folder.display()).into());
     };
-    let cloud = start(arguments, port).await?;
+    let cloud = start(arguments, place).await?;
     claim.announce(&cloud.endpoint)?;
     print_usage(&cloud.endpoint, &arguments.folder);
     until_told_to_stop().await?;
@@ -112,7 +116,7 @@ async fn run(arguments: &CloudArguments, command: &[String]) -> Result<ExitCode,
     let claim = Claim::try_on(&arguments.folder)?;
     let (endpoint, cloud) = match &claim {
         Some(claim) => {
-            let cloud = start(arguments, 0).await?;
+            let cloud = start(arguments, (Ipv4Addr::LOCALHOST.into(), 0)).await?;
             claim.announce(&cloud.endpoint)?;
             (cloud.endpoint.clone(), Some(cloud))
         }
@@ -129,12 +133,13 @@ async fn run(arguments: &CloudArguments, command: &[String]) -> Result<ExitCode,
     code
 }
 
-async fn start(arguments: &CloudArguments, port: u16) -> Result<LocalCloud, Error> {
+async fn start(arguments: &CloudArguments, (address, port): (IpAddr, u16)) -> Result<LocalCloud, Error> {
     let programs = match &arguments.programs {
         Some(programs) => programs.clone(),
         None => std::env::current_exe()?.parent().unwrap_or(Path::new(".")).to_path_buf(),
     };
     let stack = Stack {
+        address,
         port,
         hbee_memory_mb: arguments.hbee_memory,
         concurrency: arguments.concurrency,

@@ -1,6 +1,7 @@
 //! What a deployed Buzz consists of, as the deployment on AWS names and sizes it.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub struct Stack {
     pub programs: PathBuf,
     /// Folder of the local cloud.
     pub folder: PathBuf,
+    /// Address on which the endpoint listens.
+    pub address: IpAddr,
     /// Port of the endpoint; 0 is any free one.
     pub port: u16,
     /// Size of Fuse in MB.
@@ -64,6 +67,7 @@ impl Stack {
         Stack {
             programs: programs.to_path_buf(),
             folder: folder.to_path_buf(),
+            address: Ipv4Addr::LOCALHOST.into(),
             port: 0,
             fuse_memory_mb: 3008,
             fuse_timeout: Duration::from_secs(900),
@@ -114,7 +118,7 @@ impl Stack {
             environment,
         };
         Setup {
-            listen: ([127, 0, 0, 1], self.port).into(),
+            listen: (self.address, self.port).into(),
             folder: self.folder.clone(),
             buckets: vec![BUCKET.to_string(), EXAMPLE_BUCKET.to_string()],
             functions: vec![
