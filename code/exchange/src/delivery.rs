@@ -69,7 +69,8 @@ pub struct DeliveryWriter {
     kept: InlineRows,
     /// What divides rows by hash; None to divide them in turn.
     by_hash: Option<BatchPartitioner>,
-    next_partition: usize,
+    /// How many batches were sent, not by hash; begins with another partition for each task.
+    turn: usize,
     rows: Vec<u64>,
     bytes: u64,
 }
@@ -118,7 +119,7 @@ impl DeliveryWriter {
         let combs = destination.combs.len();
         Ok(Self {
             by_hash,
-            next_partition: destination.task.0 as usize % count.max(1),
+            turn: destination.task.0 as usize % count.max(1),
             network,
             destination,
             delivery: DeliveryId::fresh(),
@@ -145,8 +146,7 @@ impl DeliveryWriter {
             return Ok(());
         }
         let Some(partitioner) = &mut self.by_hash else {
-            let partition = self.next_partition;
-            self.next_partition = (partition + 1) % self.rows.len();
+            let partition = self.in_turn();
             return self.gather(partition, batch).await;
         };
         let divided = partitioner.partition_iter(batch)?.collect::<Result<Vec<_>, _>>()?;
@@ -154,6 +154,15 @@ impl DeliveryWriter {
             self.gather(partition, batch).await?;
         }
         Ok(())
+    }
+
+    /// The next partition in turn: one of each comb before the second of any, so that few batches reach many combs.
+    fn in_turn(&mut self) -> usize {
+        let combs = self.destination.combs.len().max(1);
+        let share = (self.rows.len() / combs).max(1);
+        let partition = self.turn % combs * share + self.turn / combs % share;
+        self.turn = (self.turn + 1) % self.rows.len();
+        partition
     }
 
     /// Sends what is gathered and waits until every comb holds it.

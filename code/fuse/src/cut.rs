@@ -18,6 +18,7 @@ use datafusion::error::Result as DataFusionResult;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr_common::physical_expr::is_volatile;
+use datafusion::physical_expr_common::sort_expr::{LexOrdering, OrderingRequirements};
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::coop::CooperativeExec;
@@ -114,7 +115,9 @@ impl Cutter<'_> {
         if children.is_empty() {
             return Ok(node);
         }
-        let children = children.into_iter().map(|child| self.node(child)).collect::<Result<_, _>>()?;
+        let children = children.into_iter().map(|child| self.node(child)).collect::<Result<Vec<_>, _>>()?;
+        let children = children.into_iter().zip(node.required_input_ordering());
+        let children = children.map(|(child, order)| in_order(child, order)).collect::<Result<_, _>>()?;
         node.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
@@ -133,6 +136,27 @@ impl Cutter<'_> {
         self.fragments.push(Fragment { plan: without_exchanges(input)?, scan, builds, sources, keys });
         Ok(Arc::new(inbox))
     }
+}
+
+/// `input` in an order that its reader asks for. The planner may have found it in order by what it knew of the rows below
+/// the cut, as that two of their columns are equal, which an inbox does not know.
+fn in_order(
+    input: Arc<dyn ExecutionPlan>,
+    order: Option<OrderingRequirements>,
+) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+    let Some((alternatives, false)) = order.map(OrderingRequirements::into_alternatives) else {
+        return Ok(input);
+    };
+    for alternative in &alternatives {
+        if input.properties().equivalence_properties().ordering_satisfy_requirement(alternative.clone())? {
+            return Ok(input);
+        }
+    }
+    let Some(first) = alternatives.into_iter().next() else {
+        return Ok(input);
+    };
+    let each = input.properties().partitioning.partition_count() > 1;
+    Ok(Arc::new(SortExec::new(LexOrdering::from(first), input).with_preserve_partitioning(each)))
 }
 
 /// `plan` with partial aggregates over a UNION done for each of its parts: then HBees do them.

@@ -43,6 +43,7 @@ use crate::cut::cut;
 use crate::plan::Reducer;
 use crate::session::{planning_config, session};
 use crate::table::InboxTarget;
+use crate::wire;
 use crate::{Combs, QueryPlan, ReduceStep, Request};
 
 /// A reduce plan that is ready for one run.
@@ -79,16 +80,17 @@ pub(crate) async fn reducer(
     warnings: &mut Vec<String>,
 ) -> Result<(Reducer, usize)> {
     let wanted = request.query.zones;
+    let recursion = reduces.iter().any(|step| has_recursion(&step.logical));
     let unsendable = match planned {
-        _ if reduces.iter().any(|step| has_recursion(&step.logical)) => Some("a recursion cannot be sent to combs"),
-        Some(plan) if !can_be_sent(plan) => Some("a part of it cannot be sent to combs"),
-        _ => None,
+        _ if recursion => Some("a recursion cannot be sent to combs".to_string()),
+        Some(plan) if !can_be_sent(plan) => Some("a part of it cannot be sent to combs".to_string()),
+        _ => reduces.iter().find_map(|step| wire::unsendable(&step.logical)),
     };
     if let Some(because) = unsendable {
         if wanted > 1 {
             warnings.push(format!("this query is not divided among {wanted} combs, Fuse reduces it: {because}"));
         }
-        return Ok((Reducer::Fuse { because: because.to_string() }, 1));
+        return Ok((Reducer::Fuse { because }, 1));
     }
     let count = comb_count(reduces, &request.options, start, wanted, partitions_per_comb(combs, wanted)).await?;
     if count < wanted {

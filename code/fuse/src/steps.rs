@@ -238,6 +238,9 @@ async fn plan_step(
     let providers = parsed.reads.iter().map(|(name, source)| (name.as_str(), provider(source)));
     let state = session(planning_config(&request.options, 1)?, start, providers)?;
     let logical = to_logical(&state, parsed.statement.clone(), &request.query.params).await?;
+    if let (StepType::HBee, Some(why)) = (parsed.step.step_type, wire::unsendable(&logical)) {
+        return Err(QueryError::invalid(format!("{why} to HBees; use it in an HComb step")));
+    }
     let schema = delivered_schema(logical.schema().as_arrow());
     Ok(PlannedStep { name: parsed.step.name.clone(), logical, schema })
 }

@@ -1,12 +1,13 @@
 //! What a plan loses on its way to a comb, written so that nothing is lost.
 //!
 //! The encoding of physical plans has no place for the `FILTER` of a window's aggregate, nor for `IGNORE NULLS` of a window
-//! function: both would vanish without a word, and other rows would come back.
+//! function: both would vanish without a word, and other rows would come back. What cannot be written otherwise is not
+//! sent: Fuse reduces such a plan itself.
 
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::Result;
 use datafusion::common::ScalarValue;
-use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::expr::{NullTreatment, WindowFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Case, Expr, LogicalPlan, WindowFunctionDefinition};
@@ -39,7 +40,7 @@ const SKIP_NULLS: &[&str] = &[
 /// The same plan, in which `sum(x) FILTER (WHERE p) OVER w` is `sum(CASE WHEN p THEN x END) OVER w`.
 ///
 /// # Errors
-/// `Invalid` when a window function has a `FILTER` or an `IGNORE NULLS` that cannot be written otherwise.
+/// `Internal` when the plan contradicts itself.
 pub(crate) fn sendable(plan: LogicalPlan) -> Result<LogicalPlan> {
     let sendable = plan.transform_up_with_subqueries(|node| {
         let names = NamePreserver::new(&node);
@@ -52,21 +53,43 @@ pub(crate) fn sendable(plan: LogicalPlan) -> Result<LogicalPlan> {
     Ok(sendable.data)
 }
 
+/// What `plan` would still lose on its way, for people; None if nothing.
+pub(crate) fn unsendable(plan: &LogicalPlan) -> Option<String> {
+    let mut found = None;
+    let visited = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expression| {
+            expression.apply(|expression| {
+                if let Expr::WindowFunction(window) = expression {
+                    found = found.take().or_else(|| lost(window));
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    visited.ok().and(found)
+}
+
+fn lost(window: &WindowFunction) -> Option<String> {
+    let of_nulls = matches!(window.fun, WindowFunctionDefinition::WindowUDF(_))
+        && window.params.null_treatment == Some(NullTreatment::IgnoreNulls);
+    let what = match window.params.filter {
+        _ if of_nulls => "IGNORE NULLS",
+        Some(_) => "FILTER",
+        None => return None,
+    };
+    Some(format!("{what} of `{}` over a window cannot be sent", window.fun.name()))
+}
+
 fn window(expression: Expr) -> DataFusionResult<Transformed<Expr>> {
     let Expr::WindowFunction(mut window) = expression else {
         return Ok(Transformed::no(expression));
     };
-    let of_nulls = matches!(window.fun, WindowFunctionDefinition::WindowUDF(_))
-        && window.params.null_treatment == Some(NullTreatment::IgnoreNulls);
-    if of_nulls {
-        return Err(unsendable("IGNORE NULLS", &window));
+    if !SKIP_NULLS.contains(&window.fun.name()) {
+        return Ok(Transformed::no(Expr::WindowFunction(window)));
     }
     let Some(filter) = window.params.filter.take() else {
         return Ok(Transformed::no(Expr::WindowFunction(window)));
     };
-    if !SKIP_NULLS.contains(&window.fun.name()) {
-        return Err(unsendable("FILTER", &window));
-    }
     #[expect(deprecated, reason = "how `count(*)` is written before it is analysed")]
     let value = match window.params.args.first_mut() {
         Some(Expr::Wildcard { .. }) | None => Expr::Literal(ScalarValue::Int64(Some(1)), None),
@@ -78,9 +101,4 @@ fn window(expression: Expr) -> DataFusionResult<Transformed<Expr>> {
         None => window.params.args.push(kept),
     }
     Ok(Transformed::yes(Expr::WindowFunction(window)))
-}
-
-fn unsendable(what: &str, window: &WindowFunction) -> DataFusionError {
-    let name = window.fun.name();
-    QueryError::invalid(format!("{what} of `{name}` over a window is not supported yet")).into_datafusion()
 }
