@@ -28,7 +28,7 @@ use datafusion::physical_plan::limit::LocalLimitExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
-use datafusion::physical_plan::union::UnionExec;
+use datafusion::physical_plan::union::{InterleaveExec, UnionExec, can_interleave};
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, Partitioning, ReplaceChildrenOptions};
 
@@ -117,7 +117,8 @@ impl Cutter<'_> {
         }
         let children = children.into_iter().map(|child| self.node(child)).collect::<Result<Vec<_>, _>>()?;
         let children = children.into_iter().zip(node.required_input_ordering());
-        let children = children.map(|(child, order)| in_order(child, order)).collect::<Result<_, _>>()?;
+        let children = children.map(|(child, order)| in_order(child, order)).collect::<Result<Vec<_>, _>>()?;
+        let children = divided_alike(&node, children)?;
         node.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
@@ -157,6 +158,21 @@ fn in_order(
     };
     let each = input.properties().partitioning.partition_count() > 1;
     Ok(Arc::new(SortExec::new(LexOrdering::from(first), input).with_preserve_partitioning(each)))
+}
+
+/// The inputs of `node`, which if it interleaves them must be divided alike: also that the planner may only have known.
+fn divided_alike(
+    node: &Arc<dyn ExecutionPlan>,
+    inputs: Vec<Arc<dyn ExecutionPlan>>,
+) -> DataFusionResult<Vec<Arc<dyn ExecutionPlan>>> {
+    if node.downcast_ref::<InterleaveExec>().is_none() || can_interleave(inputs.iter()) {
+        return Ok(inputs);
+    }
+    let divided = |input| {
+        let exchange = RepartitionExec::try_new(input, node.properties().partitioning.clone())?;
+        Ok(Arc::new(exchange) as Arc<dyn ExecutionPlan>)
+    };
+    inputs.into_iter().map(divided).collect()
 }
 
 /// `plan` with partial aggregates over a UNION done for each of its parts: then HBees do them.
