@@ -9,12 +9,13 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use buzz_exchange::Network;
 use buzz_fuse::Combs;
 use buzz_protocol::{BUILD_ID, CombAddress, QueryError, Result};
+use tokio::time::Instant;
 
 use crate::combs::tasks::{CombTask, Tasks};
 use crate::results::Results;
@@ -98,7 +99,13 @@ impl FargateCombs {
                 return Health::NotForUs;
             }
         }
-        let build = async { self.network.build(address).await };
+        // A connection that slept with this function may be dead: the second try makes a new one.
+        let build = async {
+            match self.network.build(address).await {
+                Ok(build) => Ok(build),
+                Err(_) => self.network.build(address).await,
+            }
+        };
         match tokio::time::timeout(HEALTH_TIMEOUT, build).await {
             Ok(Ok(build)) if build == BUILD_ID => Health::Ready,
             Ok(Ok(_)) => Health::NotForUs,

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_config::SdkConfig;
+use aws_config::retry::RetryConfig;
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::InvocationType;
@@ -31,6 +32,10 @@ pub mod upload;
 
 /// How much before the function's end a query is stopped, so that tasks and combs hear of it and its caller learns why.
 const MARGIN: Duration = Duration::from_secs(3);
+
+/// Shares of Fuse's memory for the operators and the inbox of a query that it reduces itself.
+const OPERATOR_PERCENT: u64 = 40;
+const INBOX_PERCENT: u64 = 20;
 
 /// How often progress is written and a cancellation looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -94,7 +99,9 @@ impl FuseFunction {
         sdk: &SdkConfig,
     ) -> Self {
         let results = Results::new(Arc::clone(&storage), settings.results.clone());
-        Self { fuse, storage, requests, results, settings, lambda: Client::new(sdk) }
+        // An event to itself can be repeated: only one invocation goes on with a query.
+        let config = aws_sdk_lambda::config::Builder::from(sdk).retry_config(RetryConfig::standard()).build();
+        Self { fuse, storage, requests, results, settings, lambda: Client::from_conf(config) }
     }
 
     /// Answers `event` before `deadline_ms` (since 1970), at which the service ends this process.
@@ -105,7 +112,7 @@ impl FuseFunction {
         let left = Duration::from_millis(deadline_ms.saturating_sub(now_ms())).saturating_sub(MARGIN);
         match Event::parse(event)? {
             Event::Ask(ask) if ask.later => self.submit(event).await,
-            Event::Ask(ask) => self.ask(*ask, QueryId::fresh(), left).await,
+            Event::Ask(ask) => unpanicked(self.ask(*ask, QueryId::fresh(), left)).await,
             Event::Resume(query) => self.resume(query, left).await,
             Event::Watch(query) => self.watch(query).await,
             Event::Cancel(query) => {
@@ -178,23 +185,33 @@ impl FuseFunction {
     }
 
     /// Answers `ask`, and writes its progress and looks for a cancellation if its caller does not wait.
-    async fn ask(&self, ask: Ask, query: QueryId, left: Duration) -> Result<Box<RawValue>> {
+    async fn ask(&self, mut ask: Ask, query: QueryId, left: Duration) -> Result<Box<RawValue>> {
+        // Tasks and combs need not outlive this function.
+        ask.options.timeout_seconds = ask.options.timeout_seconds.min(left.as_secs() + 1);
         let started = Instant::now();
         let progress = Progress::default();
         let watched = ask.later;
         let outcome = {
-            let answered = self.ask_now(ask, query, left, &progress, started);
-            tokio::pin!(answered);
-            if watched {
-                let watching = self.report(query, &progress, started);
+            let answered = self.ask_now(ask, query, &progress, started);
+            let watching = self.report(query, &progress, started);
+            let over = tokio::time::sleep(left);
+            tokio::pin!(answered, watching, over);
+            let (mut watch, mut in_time) = (watched, true);
+            loop {
                 tokio::select! {
                     biased;
-                    answered = &mut answered => answered,
+                    answered = &mut answered => break answered,
                     // It ends when the query is cancelled; then the query ends, once it has told its tasks and combs.
-                    () = watching => answered.await,
+                    () = &mut watching, if watch => watch = false,
+                    () = &mut over, if in_time => {
+                        in_time = false;
+                        progress.stop(QueryError::limit(format!(
+                            "the time of the Fuse function is over, {} seconds after the query was asked; ask for less, \
+                             or raise its timeout (AWS allows 900 seconds)",
+                            started.elapsed().as_secs()
+                        )));
+                    }
                 }
-            } else {
-                answered.await
             }
         };
         if let Err(error) = &outcome {
@@ -232,17 +249,13 @@ impl FuseFunction {
         Ok(cancelled)
     }
 
-    async fn ask_now(
-        &self,
-        ask: Ask,
-        query: QueryId,
-        left: Duration,
-        progress: &Progress,
-        started: Instant,
-    ) -> Result<Box<RawValue>> {
+    async fn ask_now(&self, ask: Ask, query: QueryId, progress: &Progress, started: Instant) -> Result<Box<RawValue>> {
         let Ask { query: asked, mut options, output, encoding, explain, mut warnings, .. } = ask;
         let before = self.requests.load(Ordering::Relaxed);
-        options.timeout_seconds = options.timeout_seconds.min(left.as_secs()).max(1);
+        // Of what Fuse reduces itself. Combs and HBees know their own size.
+        let own_bytes = self.settings.memory_mb << 20;
+        options.memory_bytes = options.memory_bytes.min(own_bytes * OPERATOR_PERCENT / 100);
+        options.inbox_memory_bytes = options.inbox_memory_bytes.min(own_bytes * INBOX_PERCENT / 100);
         let request = Request { query: asked, base: "/".into(), options };
         let plan = self.fuse.plan(&request).await?;
         warnings.extend(plan.warnings.iter().cloned());

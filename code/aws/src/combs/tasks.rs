@@ -5,6 +5,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
+use aws_config::retry::RetryConfig;
 use aws_sdk_ecs::Client;
 use aws_sdk_ecs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ecs::operation::run_task::RunTaskError;
@@ -131,7 +132,9 @@ pub struct EcsTasks {
 impl EcsTasks {
     /// Asks ECS by `sdk`.
     pub fn new(sdk: &SdkConfig, settings: CombSettings) -> Self {
-        Self { client: Client::new(sdk), settings }
+        // Everything asked here can be repeated: a task is started once for each token.
+        let config = aws_sdk_ecs::config::Builder::from(sdk).retry_config(RetryConfig::standard()).build();
+        Self { client: Client::from_conf(config), settings }
     }
 
     async fn list(&self) -> Result<Vec<String>> {

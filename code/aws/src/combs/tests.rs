@@ -1,3 +1,8 @@
+use buzz_exchange::MemoryNetwork;
+use buzz_storage::{Location, Storage};
+use datafusion::execution::object_store::ObjectStoreRegistry;
+use datafusion_distributed::Worker;
+
 use super::tasks::{family, same_definition};
 use super::*;
 use crate::settings::CombNetwork;
@@ -58,4 +63,136 @@ fn a_comb_is_dialled_in_its_network() {
     assert_eq!(address(CombNetwork::Ipv6Only), "http://[2600:1f16::5]:3333/");
     assert_eq!(task.slot(), Some(12));
     assert_eq!(CombTask { started_by: "somebody".to_string(), ..task }.slot(), None);
+}
+
+/// ECS as far as combs go: a task runs at the second look after it was started, unless it is one that dies.
+#[derive(Debug)]
+struct FakeTasks {
+    network: Arc<MemoryNetwork>,
+    state: Mutex<Vec<FakeTask>>,
+    /// How many of the first tasks stop in place of running.
+    dying: usize,
+}
+
+#[derive(Debug, Clone)]
+struct FakeTask {
+    token: String,
+    task: CombTask,
+    looks: usize,
+}
+
+impl FakeTasks {
+    fn new(dying: usize) -> Arc<Self> {
+        Arc::new(Self { network: Arc::default(), state: Mutex::default(), dying })
+    }
+
+    fn started(&self) -> usize {
+        self.state.lock().unwrap().len()
+    }
+
+    fn stop(&self, position: usize) {
+        let task = &mut self.state.lock().unwrap()[position].task;
+        task.last_status = "STOPPED".to_string();
+        self.network.remove(&task.address(&settings()).unwrap());
+    }
+}
+
+#[async_trait]
+impl Tasks for FakeTasks {
+    async fn find(&self, known: &HashSet<String>) -> Result<(Vec<CombTask>, Vec<CombTask>)> {
+        let mut state = self.state.lock().unwrap();
+        for (position, fake) in state.iter_mut().enumerate() {
+            fake.looks += 1;
+            if fake.looks < 2 || fake.task.is_over() {
+                continue;
+            }
+            if position < self.dying {
+                fake.task.last_status = "STOPPED".to_string();
+                fake.task.stopped_reason = Some("CannotPullContainerError".to_string());
+                continue;
+            }
+            fake.task.last_status = "RUNNING".to_string();
+            fake.task.ipv4 = Some(format!("10.0.0.{position}"));
+            let address = fake.task.address(&settings()).unwrap();
+            self.network.add(address, Arc::default(), Worker::default());
+        }
+        let tasks = state.iter().map(|fake| fake.task.clone());
+        let (over, live): (Vec<_>, Vec<_>) = tasks.partition(CombTask::is_over);
+        Ok((live, over.into_iter().filter(|task| known.contains(&task.arn)).collect()))
+    }
+
+    async fn run(&self, token: &str, started_by: &str) -> Result<CombTask> {
+        let mut state = self.state.lock().unwrap();
+        if let Some(known) = state.iter().find(|fake| fake.token == token) {
+            return Ok(known.task.clone());
+        }
+        let task = CombTask {
+            arn: format!("task/{}", state.len()),
+            last_status: "PENDING".to_string(),
+            desired_status: "RUNNING".to_string(),
+            started_by: started_by.to_string(),
+            ..CombTask::default()
+        };
+        state.push(FakeTask { token: token.to_string(), task: task.clone(), looks: 0 });
+        Ok(task)
+    }
+}
+
+/// A Fuse's view of the combs that `tasks` starts; `results` are shared by all Fuses of a stack.
+fn fuse(tasks: &Arc<FakeTasks>, results: &Results) -> FargateCombs {
+    let network = Arc::clone(&tasks.network) as Arc<dyn Network>;
+    FargateCombs::new("dev", settings(), Arc::clone(tasks) as _, results.clone(), network)
+}
+
+fn results() -> Results {
+    let storage = Storage::default();
+    let place = Location::parse("s3://bucket/results", std::path::Path::new("/")).unwrap();
+    storage.register_store(&place.store, Arc::new(object_store::memory::InMemory::new()));
+    Results::new(Arc::new(storage), place)
+}
+
+#[tokio::test]
+async fn two_first_queries_at_the_same_moment_start_one_comb() {
+    let (tasks, results) = (FakeTasks::new(0), results());
+    let (one, other) = (fuse(&tasks, &results), fuse(&tasks, &results));
+    assert!(one.warm(1).await.unwrap().is_empty());
+    let (a, b) = tokio::join!(one.ready(1), other.ready(1));
+    assert_eq!((a.unwrap(), tasks.started()), (b.unwrap(), 1));
+    assert_eq!(other.ready(3).await.unwrap().len(), 3);
+    assert_eq!((tasks.started(), one.warm(1).await.unwrap().len()), (3, 3));
+}
+
+#[tokio::test]
+async fn a_comb_that_stopped_is_started_anew() {
+    let (tasks, results) = (FakeTasks::new(0), results());
+    let first = fuse(&tasks, &results).ready(1).await.unwrap();
+    tasks.stop(0);
+    // The same token would be answered with the stopped task.
+    let (one, other) = (fuse(&tasks, &results), fuse(&tasks, &results));
+    let (a, b) = tokio::join!(one.ready(1), other.ready(1));
+    let a = a.unwrap();
+    assert_eq!((&a, tasks.started()), (&b.unwrap(), 2));
+    assert_ne!(a, first);
+}
+
+#[tokio::test]
+async fn a_comb_that_refuses_is_left_alone_for_a_while() {
+    let (tasks, results) = (FakeTasks::new(0), results());
+    let combs = fuse(&tasks, &results);
+    let first = combs.ready(1).await.unwrap();
+    combs.avoid(&first[0]);
+    let second = combs.ready(1).await.unwrap();
+    assert_ne!(first, second);
+    assert_eq!(combs.warm(1).await.unwrap(), second);
+}
+
+#[tokio::test]
+async fn combs_that_never_run_are_told_with_their_reason() {
+    let (tasks, results) = (FakeTasks::new(usize::MAX), results());
+    let error = fuse(&tasks, &results).ready(1).await.unwrap_err();
+    assert_eq!(error.to_string(), "combs stop as soon as they are started: CannotPullContainerError");
+    assert_eq!(tasks.started(), DEAD_MAX);
+
+    let once = FakeTasks::new(1);
+    assert_eq!(fuse(&once, &self::results()).ready(1).await.unwrap().len(), 1);
 }
