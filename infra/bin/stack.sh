@@ -109,9 +109,11 @@ make_state_bucket() ( # BUCKET REGION PROFILE
 # Fargate starts nothing in an account that never had this role.
 make_service_role() {
     if aws iam get-role --role-name AWSServiceRoleForECS >/dev/null 2>&1; then return; fi
+    local said
     say "making the account's service role for ECS …"
-    aws iam create-service-linked-role --aws-service-name ecs.amazonaws.com >/dev/null ||
-        say "warning: could not; combs will not start until someone may: aws iam create-service-linked-role --aws-service-name ecs.amazonaws.com"
+    # Who may not look for it hears only now that it is there.
+    said=$(aws iam create-service-linked-role --aws-service-name ecs.amazonaws.com 2>&1) || [[ $said == *"has been taken"* ]] ||
+        say "warning: could not: $said. Combs will not start until someone may: aws iam create-service-linked-role --aws-service-name ecs.amazonaws.com"
 }
 
 package() {
