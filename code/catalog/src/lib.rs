@@ -8,6 +8,7 @@ use std::path::Path;
 use buzz_protocol::{CatalogEntry, CatalogType, Result};
 use buzz_storage::{Location, Storage};
 use futures::StreamExt;
+use url::Url;
 
 mod table;
 
@@ -85,6 +86,10 @@ async fn is_manifest(place: &Location, storage: &Storage) -> bool {
 /// `Invalid` when the entry cannot be one, `Data` when the table is not there or not as it should be, `Unavailable` when
 /// the store does not answer. The error says which catalog it is of.
 pub async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Result<Table> {
+    if let Some(bucket) = bucket_of(&entry.uri) {
+        storage.know_bucket(&bucket, &entry.storage);
+        storage.bucket_options(&bucket).await;
+    }
     let opened = match entry.kind {
         CatalogType::DeltaLake => match Location::parse(&entry.uri, base) {
             Ok(place) => delta::open(place, entry, storage).await,
@@ -97,8 +102,48 @@ pub async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Resul
     match opened {
         Ok(mut table) => {
             table.name = entry.name.clone();
+            table.bucket = storage.bucket_options(&table.store).await;
+            let own = ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|key| std::env::var(key).ok());
+            table.warnings.extend(other_region(&table, own.as_deref()));
             Ok(table)
         }
         Err(error) => Err(error.at(format!("catalog `{}`", entry.name))),
+    }
+}
+
+/// The root of the bucket that `uri` names, if it names one.
+fn bucket_of(uri: &str) -> Option<Url> {
+    let rest = uri.strip_prefix("s3://").or_else(|| uri.strip_prefix("s3a://"))?;
+    Url::parse(&format!("s3://{}/", rest.split('/').next()?)).ok()
+}
+
+/// What to say of a table whose bucket is not in the region `own`, where this runs.
+fn other_region(table: &Table, own: Option<&str>) -> Option<String> {
+    let region = table.bucket.region.as_deref()?;
+    let own = own.filter(|own| !own.is_empty() && *own != region)?;
+    let bucket = table.store.host_str()?;
+    Some(format!(
+        "table `{}`: its bucket `{bucket}` is in {region}, this runs in {own}; AWS bills the transfer",
+        table.name
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::Schema;
+    use buzz_protocol::BucketOptions;
+
+    use super::*;
+
+    #[test]
+    fn a_bucket_of_another_region_is_warned_of() {
+        let store = bucket_of("s3a://lake/t/*.parquet").unwrap();
+        let mut table = Table::new("t".to_string(), store, &Schema::empty(), Vec::new(), Vec::new()).unwrap();
+        assert_eq!(other_region(&table, Some("us-east-1")), None);
+        table.bucket = BucketOptions { region: Some("eu-west-1".to_string()), ..BucketOptions::default() };
+        assert_eq!((other_region(&table, Some("eu-west-1")), other_region(&table, None)), (None, None));
+        let warning = other_region(&table, Some("us-east-1")).unwrap();
+        assert!(warning.contains("`lake` is in eu-west-1, this runs in us-east-1"), "{warning}");
+        assert_eq!(bucket_of("/s3://x"), None);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
-use buzz_protocol::{ColumnMapping, DeletionVector, FileFormat, QueryError, Result};
+use buzz_protocol::{BucketOptions, ColumnMapping, DeletionVector, FileFormat, QueryError, Result};
 use datafusion::scalar::ScalarValue;
 use object_store::ObjectMeta;
 use url::Url;
@@ -20,6 +20,10 @@ pub struct Table {
     pub uri: String,
     /// Root of the store that holds the files.
     pub store: Url,
+    /// How the store is reached, as far as it is not the environment's business.
+    pub bucket: BucketOptions,
+    /// What the user should know of the table.
+    pub warnings: Vec<String>,
     /// The version that was read, where the format has versions.
     pub version: Option<u64>,
     /// All columns in the table's order, partition columns among them. All are nullable, strings and binaries are views
@@ -102,6 +106,8 @@ impl Table {
             name: String::new(),
             uri,
             store,
+            bucket: BucketOptions::default(),
+            warnings: Vec::new(),
             version: None,
             schema: reader_schema(schema),
             partition_columns,

@@ -100,11 +100,13 @@ impl Fuse {
         }
         let tables = futures::future::try_join_all(opening).await?;
         let opened_in = started.elapsed();
+        let warnings: Vec<String> = tables.iter().flat_map(|table| table.warnings.clone()).collect();
         let (storage, compute, combs) = (self.storage.as_ref(), self.compute.as_ref(), self.combs.as_ref());
         let mut plan = match &request.query.body {
             QueryBody::Steps(steps) => steps::plan(request, steps, tables, storage, compute, combs).await?,
             QueryBody::Sql(sql) => sql::plan(request, sql, tables, storage, compute, combs).await?,
         };
+        plan.warnings.splice(0..0, warnings);
         plan.opened_in = opened_in;
         plan.planned_in = started.elapsed() - opened_in;
         Ok(plan)

@@ -218,6 +218,7 @@ impl MapStage {
 fn scan_spec(table: &Table, files: &[&DataFile]) -> Result<ScanSpec> {
     Ok(ScanSpec {
         store: table.store.clone(),
+        bucket: table.bucket.clone(),
         table: table.name.clone(),
         format: table.format.clone(),
         files: files.iter().map(|file| task_file(file)).collect(),

@@ -38,6 +38,7 @@ use scan::ScanFiles;
 #[derive(Debug)]
 pub struct HBee {
     state: SessionState,
+    storage: Arc<Storage>,
     network: Arc<dyn Network>,
 }
 
@@ -49,11 +50,11 @@ impl HBee {
     pub fn new(storage: Arc<Storage>, network: Arc<dyn Network>, memory_bytes: u64) -> Result<HBee> {
         let memory = usize::try_from(memory_bytes).unwrap_or(usize::MAX);
         let runtime = RuntimeEnvBuilder::new()
-            .with_object_store_registry(storage)
+            .with_object_store_registry(Arc::clone(&storage) as _)
             .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
             .build_arc()?;
         let state = SessionStateBuilder::new().with_default_features().with_runtime_env(runtime).build();
-        Ok(HBee { state, network })
+        Ok(HBee { state, storage, network })
     }
 
     /// Runs `task` once: delivers its rows under a fresh name and says what was delivered. Nothing counts until Fuse
@@ -73,6 +74,9 @@ impl HBee {
     async fn run_here(&self, task: &HBeeTask) -> Result<TaskOutcome> {
         let started = Instant::now();
         let ctx = self.task_context(task)?;
+        for scan in &task.scans {
+            self.storage.know_bucket(&scan.store, &scan.bucket);
+        }
         let scans = ScanFiles::of(task, &ctx)?;
 
         let fragment = decode_fragment(&task.fragment, &ctx)?;

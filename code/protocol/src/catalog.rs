@@ -55,6 +55,44 @@ pub struct CatalogEntry {
     /// `Csv` and `Json`: how the files are compressed; by default as their names end (`.gz`, `.zst`, `.bz2`, `.xz`).
     #[serde(default)]
     pub compression: Option<Compression>,
+    /// How its bucket is reached, where the environment says it otherwise or not at all.
+    #[serde(default)]
+    pub storage: BucketOptions,
+}
+
+/// How a bucket of S3 is reached. What is None is as the `AWS_` variables of the environment say.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BucketOptions {
+    /// The region; found by asking S3 where nothing says it.
+    pub region: Option<String>,
+    /// The address of a service that speaks as S3 does, as `http://localhost:9000`.
+    pub endpoint: Option<String>,
+    /// Whether the bucket's name stands in the path instead of the host.
+    pub path_style: Option<bool>,
+    /// Whether requests are not signed, as for a public bucket.
+    pub anonymous: Option<bool>,
+    /// Whether the reader pays for the requests and the transfer.
+    pub requester_pays: Option<bool>,
+}
+
+impl BucketOptions {
+    /// Whether nothing is said.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// These options, and `others` where they say nothing.
+    #[must_use]
+    pub fn or(&self, others: &BucketOptions) -> BucketOptions {
+        BucketOptions {
+            region: self.region.clone().or_else(|| others.region.clone()),
+            endpoint: self.endpoint.clone().or_else(|| others.endpoint.clone()),
+            path_style: self.path_style.or(others.path_style),
+            anonymous: self.anonymous.or(others.anonymous),
+            requester_pays: self.requester_pays.or(others.requester_pays),
+        }
+    }
 }
 
 /// How a catalog finds its files.
@@ -235,6 +273,7 @@ impl CatalogEntry {
             null: None,
             newlines_in_values: None,
             compression: None,
+            storage: BucketOptions::default(),
         }
     }
 

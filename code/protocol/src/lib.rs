@@ -24,7 +24,9 @@ pub mod error;
 
 mod nearest;
 
-pub use catalog::{CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, split_version};
+pub use catalog::{
+    BucketOptions, CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, split_version,
+};
 pub use error::{ErrorKind, QueryError, Result};
 pub use ids::{CombAddress, DeliveryId, QueryId, QueryToken, StageId, TaskIndex};
 pub use inline::InlineRows;

@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::inline::InlineRows;
 use crate::plan::base64_bytes;
-use crate::{CombAddress, DeliveryId, FileFormat, QueryId, QueryToken, StageId, TaskIndex};
+use crate::{BucketOptions, CombAddress, DeliveryId, FileFormat, QueryId, QueryToken, StageId, TaskIndex};
 
 /// One task of a map stage. Running it twice is harmless: every run delivers under a fresh [`DeliveryId`], and Fuse
 /// accepts one.
@@ -59,6 +59,9 @@ pub struct HBeeTask {
 pub struct ScanSpec {
     /// Root of the object store, as `file:///` or `s3://bucket/`.
     pub store: Url,
+    /// How the store is reached, where the environment does not say it.
+    #[serde(default, skip_serializing_if = "BucketOptions::is_empty")]
+    pub bucket: BucketOptions,
     /// The table's name, for messages.
     pub table: String,
     /// What the files are like.

@@ -5,6 +5,8 @@
 
 mod footer;
 
+mod region;
+
 mod s3;
 
 mod unchanged;
@@ -17,7 +19,7 @@ use std::path::{Component, Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{BucketOptions, QueryError, Result};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use http::Method;
@@ -134,7 +136,9 @@ type Wrap = dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync;
 /// Makes object stores and keeps them.
 pub struct Storage {
     stores: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
-    regions: Mutex<HashMap<String, String>>,
+    buckets: Mutex<HashMap<String, BucketOptions>>,
+    /// Where S3 is asked in which region a bucket is.
+    region_host: String,
     wrap: Box<Wrap>,
 }
 
@@ -153,13 +157,61 @@ impl Default for Storage {
 impl Storage {
     /// Storage whose every store goes through `wrap`: a limit, a delay, a fault.
     pub fn with_wrapper(wrap: impl Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync + 'static) -> Self {
-        Self { stores: Mutex::default(), regions: Mutex::default(), wrap: Box::new(wrap) }
+        let region_host = region::default_host().to_string();
+        Self { stores: Mutex::default(), buckets: Mutex::default(), region_host, wrap: Box::new(wrap) }
+    }
+
+    /// This storage, which asks `host` instead of S3 in which region a bucket is.
+    #[must_use]
+    pub fn with_region_host(mut self, host: impl Into<String>) -> Self {
+        self.region_host = host.into();
+        self
     }
 
     /// Says that `bucket` is in `region`, for the stores that are made from now on.
     pub fn know_region(&self, bucket: &str, region: &str) {
-        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        regions.insert(bucket.to_string(), region.to_string());
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.entry(bucket.to_string()).or_default().region = Some(region.to_string());
+    }
+
+    /// Says how the bucket at `url` is reached; what `options` leave open stays as it is known. Its store is made anew if
+    /// that changes something.
+    pub fn know_bucket(&self, url: &Url, options: &BucketOptions) {
+        let Some(bucket) = bucket_name(url).filter(|_| !options.is_empty()) else {
+            return;
+        };
+        let changed = {
+            let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = buckets.entry(bucket.to_string()).or_default();
+            let all = options.or(known);
+            let changed = all != *known;
+            *known = all;
+            changed
+        };
+        // Not while the other is locked: making a store locks them the other way round.
+        if changed {
+            self.stores.lock().unwrap_or_else(PoisonError::into_inner).remove(&store_key(url));
+        }
+    }
+
+    /// How the bucket at `url` is reached, with its region: S3 is asked where nothing says it. Nothing for another store,
+    /// or when S3 does not answer.
+    pub async fn bucket_options(&self, url: &Url) -> BucketOptions {
+        let Some(bucket) = bucket_name(url) else {
+            return BucketOptions::default();
+        };
+        let known = {
+            let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+            buckets.get(bucket).cloned().unwrap_or_default()
+        };
+        if known.region.is_some() || s3::has_endpoint(&known) {
+            return known;
+        }
+        if let Some(region) = region::find(&self.region_host, bucket).await {
+            self.know_bucket(url, &BucketOptions { region: Some(region.clone()), ..BucketOptions::default() });
+            return BucketOptions { region: Some(region), ..known };
+        }
+        known
     }
 
     /// The store at the root of `url`. S3 takes its credentials, region and endpoint from the usual `AWS_` variables.
@@ -167,7 +219,7 @@ impl Storage {
     /// # Errors
     /// `Invalid` when there is no store for the scheme, or its settings are incomplete.
     pub fn store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
-        let key = format!("{}://{}", url.scheme(), url.authority());
+        let key = store_key(url);
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(store) = stores.get(&key) {
             return Ok(Arc::clone(store));
@@ -186,8 +238,8 @@ impl Storage {
     }
 
     fn s3(&self, bucket: &str) -> Result<AmazonS3> {
-        let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        s3::bucket(bucket, regions.get(bucket).map(String::as_str))
+        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        s3::bucket(bucket, buckets.get(bucket).unwrap_or(&BucketOptions::default()))
     }
 
     /// A link by which anybody can read the object at `place` for as long as `valid`; None where there are no such links.
@@ -221,9 +273,17 @@ impl Storage {
     }
 }
 
+fn store_key(url: &Url) -> String {
+    format!("{}://{}", url.scheme(), url.authority())
+}
+
+fn bucket_name(url: &Url) -> Option<&str> {
+    (url.scheme() == "s3").then(|| url.host_str()).flatten()
+}
+
 impl ObjectStoreRegistry for Storage {
     fn register_store(&self, url: &Url, store: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
-        let key = format!("{}://{}", url.scheme(), url.authority());
+        let key = store_key(url);
         self.stores.lock().unwrap_or_else(PoisonError::into_inner).insert(key, store)
     }
 
@@ -247,5 +307,24 @@ mod tests {
         assert_eq!(place("s3://bucket/a/b/").unwrap(), "s3://bucket/a/b");
         assert!(place("ftp://host/x").unwrap_err().contains("no storage for `ftp://`"));
         assert!(place("").unwrap_err().contains("it is empty"));
+    }
+
+    #[tokio::test]
+    async fn a_bucket_is_asked_once_for_its_region_and_keeps_what_is_said_of_it() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let storage = Storage::default().with_region_host(format!("http://{}", listener.local_addr().unwrap()));
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let answer = "HTTP/1.1 301 Moved\r\nx-amz-bucket-region: eu-west-1\r\ncontent-length: 0\r\n\r\n";
+            tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await.unwrap();
+        });
+        let url = Url::parse("s3://lake/").unwrap();
+        let anonymous = BucketOptions { anonymous: Some(true), ..BucketOptions::default() };
+        storage.know_bucket(&url, &anonymous);
+        let found = BucketOptions { region: Some("eu-west-1".to_string()), ..anonymous };
+        assert_eq!(storage.bucket_options(&url).await, found);
+        assert_eq!(storage.bucket_options(&url).await, found);
+        assert!(storage.store(&url).is_ok());
+        assert!(storage.bucket_options(&Url::parse("file:///").unwrap()).await.is_empty());
     }
 }

@@ -1,0 +1,54 @@
+//! In which region a bucket is.
+
+use std::time::Duration;
+
+use http::{Method, Request};
+use object_store::ClientOptions;
+use object_store::client::{HttpConnector, HttpRequestBody, ReqwestConnector};
+
+/// Time for the answer. Without one, the environment's region is taken.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The region in which S3 says that `bucket` is, asked at `host`; None when it does not answer. The header comes with any
+/// answer, also one that denies access or points to another region
+/// ([HeadBucket](https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadBucket.html)).
+pub(crate) async fn find(host: &str, bucket: &str) -> Option<String> {
+    let options = ClientOptions::new().with_timeout(PATIENCE).with_connect_timeout(PATIENCE).with_allow_http(true);
+    let client = ReqwestConnector::default().connect(&options).ok()?;
+    let request = Request::builder().method(Method::HEAD).uri(format!("{host}/{bucket}"));
+    let response = client.execute(request.body(HttpRequestBody::empty()).ok()?).await.ok()?;
+    let region = response.headers().get("x-amz-bucket-region")?.to_str().ok()?;
+    Some(region.to_string())
+}
+
+/// Where S3 is asked for regions. The host that has IPv6 addresses too is the only one that answers where there is no way
+/// out for IPv4.
+pub(crate) fn default_host() -> &'static str {
+    let dual_stack = std::env::var("AWS_USE_DUALSTACK_ENDPOINT").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
+    if dual_stack { "https://s3.dualstack.us-east-1.amazonaws.com" } else { "https://s3.us-east-1.amazonaws.com" }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_region_stands_in_any_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = format!("http://{}", listener.local_addr().unwrap());
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 1024];
+            let length = stream.read(&mut asked).await.unwrap();
+            let answer = "HTTP/1.1 403 Forbidden\r\nx-amz-bucket-region: eu-west-1\r\ncontent-length: 0\r\n\r\n";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8_lossy(&asked[..length]).into_owned()
+        });
+        assert_eq!(find(&host, "lake").await.as_deref(), Some("eu-west-1"));
+        assert!(served.await.unwrap().starts_with("HEAD /lake HTTP/1.1"));
+        assert_eq!(find(&host, "lake").await, None);
+    }
+}
