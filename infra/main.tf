@@ -43,12 +43,13 @@ module "network" {
 }
 
 module "storage" {
-  source         = "./modules/storage"
-  bucket         = "buzz-rust-${local.stage}-${local.account_id}-${var.region}"
-  partition      = local.partition
-  results_days   = local.settings.results_days
-  data_locations = var.data_locations
-  data_kms_keys  = var.data_kms_keys
+  source           = "./modules/storage"
+  bucket           = "buzz-rust-${local.stage}-${local.account_id}-${var.region}"
+  partition        = local.partition
+  results_days     = local.settings.results_days
+  data_locations   = var.data_locations
+  output_locations = var.output_locations
+  data_kms_keys    = var.data_kms_keys
 }
 
 module "combs" {

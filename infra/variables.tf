@@ -40,6 +40,17 @@ variable "data_locations" {
   }
 }
 
+variable "output_locations" {
+  description = "Where results may be written besides the stack's own bucket: `s3://bucket/prefix/`, or `s3://bucket`."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for uri in var.output_locations : can(regex("^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/([^*?]*/)?)?$", uri))])
+    error_message = "OUTPUT_LOCATIONS has ${jsonencode([for uri in var.output_locations : uri if !can(regex("^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/([^*?]*/)?)?$", uri))])}; each must be a folder like s3://bucket/prefix/, with its last slash and without * and ?."
+  }
+}
+
 variable "bucket_regions" {
   description = "Region of each data bucket that is not in the stack's region."
   type        = map(string)

@@ -79,10 +79,11 @@ init() {
 
     export TF_VAR_region=$REGION TF_VAR_arch=$ARCH TF_VAR_comb_network=${COMB_NETWORK:-public_ipv4} TF_VAR_log_level=${LOG_LEVEL:-info}
     TF_VAR_data_locations=$(json_list "${DATA_LOCATIONS:-}")
+    TF_VAR_output_locations=$(json_list "${OUTPUT_LOCATIONS:-}")
     TF_VAR_data_kms_keys=$(json_list "${DATA_KMS_KEYS:-}")
     TF_VAR_bucket_regions=$(json_map "${BUCKET_REGIONS:-}")
     TF_VAR_build_version=$(version)
-    export TF_VAR_data_locations TF_VAR_data_kms_keys TF_VAR_bucket_regions TF_VAR_build_version
+    export TF_VAR_data_locations TF_VAR_output_locations TF_VAR_data_kms_keys TF_VAR_bucket_regions TF_VAR_build_version
 }
 
 # shellcheck disable=SC2030,SC2031 # another profile and region only in here

@@ -24,10 +24,10 @@ for _ in $(seq 100); do
 done
 
 # Nothing of the user's own settings or credentials.
-for name in $(compgen -e | grep -E '^(AWS_|TF_VAR_|DATA_|BACKEND_|DEPLOY_PROFILE|COMB_NETWORK|BUCKET_REGIONS)' || true); do unset "$name"; done
+for name in $(compgen -e | grep -E '^(AWS_|TF_VAR_|DATA_|OUTPUT_|BACKEND_|DEPLOY_PROFILE|COMB_NETWORK|BUCKET_REGIONS)' || true); do unset "$name"; done
 export AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=secret AWS_ENDPOINT_URL=http://127.0.0.1:$port
 export AWS_EC2_METADATA_DISABLED=true AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null
-export STAGE=dev REGION=us-east-2 AWS_DEFAULT_REGION=us-east-2 AUTO_APPROVE=1 ALLOW_DIRTY=1 BUILD_VERSION=try DATA_LOCATIONS='s3://lake/trips/ s3://rates'
+export STAGE=dev REGION=us-east-2 AWS_DEFAULT_REGION=us-east-2 AUTO_APPROVE=1 ALLOW_DIRTY=1 BUILD_VERSION=try DATA_LOCATIONS='s3://lake/trips/ s3://rates' OUTPUT_LOCATIONS=s3://reports/daily/
 export PACKAGES=$work/packages IMAGE_ARCHIVE=$work/images INFRA=$work/infra
 export BACKEND_CONFIG='-backend-config=use_path_style=true -backend-config=skip_metadata_api_check=true -backend-config=skip_region_validation=true'
 

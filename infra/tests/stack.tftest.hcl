@@ -94,6 +94,14 @@ run "location_without_scheme" {
   expect_failures = [var.data_locations]
 }
 
+run "output_that_is_no_folder" {
+  command = plan
+  variables {
+    output_locations = ["s3://reports/daily"]
+  }
+  expect_failures = [var.output_locations]
+}
+
 run "alias_of_a_key" {
   command = plan
   variables {

@@ -8,6 +8,8 @@ variables {
   results_days   = 7
   data_locations = ["s3://lake/trips/", "s3://lake/rates", "s3://other", "s3://third/"]
   data_kms_keys  = ["arn:aws:kms:us-east-2:123456789012:key/1"]
+
+  output_locations = ["s3://reports/daily/", "s3://dump"]
 }
 
 run "bucket" {
@@ -61,10 +63,25 @@ run "reading" {
   }
 }
 
+run "writing" {
+  module {
+    source = "./modules/storage"
+  }
+
+  assert {
+    condition = jsonencode([for s in output.write_results : { (join(",", s.Action)) = s.Resource }]) == jsonencode([
+      { "s3:PutObject,s3:AbortMultipartUpload" = ["arn:aws:s3:::buzz-rust-dev-123456789012-us-east-2/results/*", "arn:aws:s3:::reports/daily/*", "arn:aws:s3:::dump/*"] },
+      { "s3:GetObject" = ["arn:aws:s3:::reports/daily/*", "arn:aws:s3:::dump/*"] },
+    ])
+    error_message = "got ${jsonencode(output.write_results)}"
+  }
+}
+
 run "no_data" {
   variables {
-    data_locations = []
-    data_kms_keys  = []
+    output_locations = []
+    data_locations   = []
+    data_kms_keys    = []
   }
   module {
     source = "./modules/storage"

@@ -21,6 +21,8 @@ locals {
     Resource = sort(flatten([for bucket, keys in local.buckets : [for key in flatten(keys) : "arn:${var.partition}:s3:::${bucket}/${key}"]]))
   }
 
+  output_objects = [for uri in var.output_locations : "arn:${var.partition}:s3:::${trimsuffix(trimprefix(uri, "s3://"), "/")}/*"]
+
   # Listing also decides between 404 and 403 for an object that is missing. One statement per bucket, since the
   # condition is on prefixes within it; a listing of all of a bucket names no prefix, and would not meet one.
   list_buckets = [for index, bucket in keys(local.buckets) : merge(

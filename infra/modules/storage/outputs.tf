@@ -33,11 +33,16 @@ output "read_results" {
 }
 
 output "write_results" {
-  description = "Policy statements: write below `results/`."
-  value = [{
+  description = "Policy statements: write below `results/` and the output locations, and read from those what a link names."
+  value = concat([{
     Sid      = "WriteResults"
     Effect   = "Allow"
     Action   = ["s3:PutObject", "s3:AbortMultipartUpload"]
-    Resource = ["arn:${var.partition}:s3:::${var.bucket}/results/*"]
-  }]
+    Resource = concat(["arn:${var.partition}:s3:::${var.bucket}/results/*"], local.output_objects)
+    }], [for statement in [{
+      Sid      = "ReadOutputs"
+      Effect   = "Allow"
+      Action   = ["s3:GetObject"]
+      Resource = local.output_objects
+  }] : statement if length(local.output_objects) > 0])
 }

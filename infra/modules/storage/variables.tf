@@ -18,6 +18,11 @@ variable "data_locations" {
   type        = list(string)
 }
 
+variable "output_locations" {
+  description = "Folders that results may be written to besides the stack's own, as s3:// locations."
+  type        = list(string)
+}
+
 variable "data_kms_keys" {
   description = "ARNs of keys that the data is encrypted with."
   type        = list(string)
