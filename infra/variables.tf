@@ -52,7 +52,7 @@ variable "output_locations" {
 }
 
 variable "bucket_regions" {
-  description = "Region of each data bucket that is not in the stack's region."
+  description = "Regions of data buckets that are not in the stack's region, to save asking S3 for them."
   type        = map(string)
   default     = {}
 }
