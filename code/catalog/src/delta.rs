@@ -13,9 +13,11 @@ use buzz_storage::{Location, Storage};
 use bytes::{BufMut, Bytes, BytesMut};
 use datafusion::scalar::ScalarValue;
 use deltalake::kernel::{DeletionVectorDescriptor, StorageType};
+use deltalake::logstore::logstore_factories;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use futures::TryStreamExt;
 use object_store::ObjectStore;
+use url::Url;
 use uuid::Uuid;
 
 use crate::table::{DataFile, Table};
@@ -98,6 +100,7 @@ pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storag
 async fn load(place: &Location, store: &Arc<dyn ObjectStore>, version: Option<u64>) -> Result<DeltaTable> {
     let failed = |error: DeltaTableError| delta_error(place, error);
     let url = place.directory_url();
+    know_scheme(&url);
     let log = DeltaTableBuilder::from_url(url.clone()).map_err(failed)?.with_storage_backend(Arc::clone(store), url);
     let Some(version) = version else {
         return log.load().await.map_err(failed);
@@ -116,6 +119,17 @@ async fn load(place: &Location, store: &Arc<dyn ObjectStore>, version: Option<u6
         return Err(error);
     }
     Err(QueryError::invalid(format!("Delta table {place} has no version {version}; the newest is {newest}")))
+}
+
+/// Tells delta-rs that logs of this scheme are read as those of files are. It refuses `s3` otherwise, though the store is
+/// handed in: its own S3 client would bring its log store along.
+fn know_scheme(url: &Url) {
+    let log_stores = logstore_factories();
+    let parse = |scheme: &str| Url::parse(&format!("{scheme}://")).expect("the scheme of a URL makes one");
+    let plain = log_stores.get(&parse("file")).map(|of_files| Arc::clone(of_files.value()));
+    if let Some(plain) = plain {
+        log_stores.entry(parse(url.scheme())).or_insert(plain);
+    }
 }
 
 fn delta_error(place: &Location, error: DeltaTableError) -> QueryError {
