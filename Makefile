@@ -53,10 +53,34 @@ endif
 local-sample: build
 	@$(BUZZ) sample $(SAMPLE)
 
+LOCAL_CLOUD := $(CARGO_TARGET_DIR)/debug/localcloud
+# Where the example's catalog says its table is.
+LOCAL_CLOUD_OPTIONS = --folder data/local-cloud --upload $(SAMPLE)=s3://cloudfuse-taxi-data/delta-tables/nyc-taxi-daily
+
+.PHONY: local-cloud local-cloud-query programs
+programs: # all of Buzz's programs
+	@[ -x $(LOCAL_CLOUD) ] || echo "building Buzz; the first time compiles DataFusion, 15 to 20 minutes on two cores …" >&2
+	@cargo build --workspace --bins
+	@$(BUZZ) sample $(SAMPLE)
+
+local-cloud: programs ## Start S3, Lambda and ECS with Buzz deployed, all on this machine; Ctrl-C stops all
+	@exec $(LOCAL_CLOUD) serve $(LOCAL_CLOUD_OPTIONS)
+
+local-cloud-query: programs ## Ask the local cloud QUERY (default: the taxi example) and print its rows
+	@$(LOCAL_CLOUD) run $(LOCAL_CLOUD_OPTIONS) -- $(BUZZ) query $(QUERY) --stack local --format $(FORMAT)
+
 test: aws-cli ## Run all tests
 	@echo "building and running the tests; the first time compiles DataFusion, 15 to 20 minutes on two cores …" >&2
 	cargo build --workspace --bins
 	cargo test --workspace --lib --bins --tests
+
+.PHONY: cross-check
+cross-check: programs aws-cli ## Try the bootstraps under AWS's own emulator, and Fuse's requests on moto; from PyPI
+	@PATH=$(AWS_CLI)/bin:$$PATH; \
+	  $(LOCAL_CLOUD) run $(LOCAL_CLOUD_OPTIONS) -- python3 code/localcloud/crosscheck/rie.py \
+	    --bin $(CARGO_TARGET_DIR)/debug --tools $(CARGO_TARGET_DIR)/cross-check --query code/examples/query-delta-taxi.json && \
+	  python3 code/localcloud/crosscheck/moto.py --localcloud $(LOCAL_CLOUD) --buzz $(BUZZ) \
+	    --tools $(CARGO_TARGET_DIR)/cross-check --folder data/cross-check
 
 .PHONY: aws-cli
 aws-cli: ## Install the aws command that tests use, if there is none

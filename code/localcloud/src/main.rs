@@ -79,6 +79,9 @@ struct CloudArguments {
     /// Invocations at once; one more is refused with 429.
     #[arg(long, default_value_t = 1000, value_name = "N")]
     concurrency: usize,
+    /// Set one more variable of Fuse.
+    #[arg(long = "fuse-env", value_name = "NAME=VALUE", value_parser = variable)]
+    fuse_environment: Vec<(String, String)>,
     /// Describe combs with IPv6 addresses only.
     #[arg(long)]
     ipv6: bool,
@@ -145,6 +148,7 @@ async fn start(arguments: &CloudArguments, (address, port): (IpAddr, u16)) -> Re
         concurrency: arguments.concurrency,
         comb_start_delay: Duration::try_from_secs_f64(arguments.comb_start_delay)?,
         comb_idle: Duration::from_secs(arguments.comb_idle),
+        fuse_environment: arguments.fuse_environment.iter().cloned().collect(),
         comb_address: if arguments.ipv6 { AddressKind::Ipv6 } else { AddressKind::Ipv4 },
         ..Stack::new(&programs, &arguments.folder)
     };
@@ -207,7 +211,7 @@ fn print_usage(endpoint: &str, folder: &Path) {
     println!(
         "
 aws s3 ls s3://{BUCKET}/
-aws lambda invoke --function-name {FUSE} --log-type Tail --payload fileb://code/examples/query-delta-taxi.json answer.json
+aws lambda invoke --function-name {FUSE} --cli-read-timeout 0 --payload fileb://code/examples/query-delta-taxi.json answer.json
 buzz query code/examples/query-delta-taxi.json --stack {STAGE}
 buzz sql 'SELECT COUNT(*) FROM trips' --table trips=s3://{BUCKET}/trips --stack {STAGE}
 
@@ -263,6 +267,11 @@ async fn endpoint_of(folder: &Path) -> Result<String, Error> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Err(format!("the local cloud over {} does not say where it is", folder.display()).into())
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form NAME=VALUE"))?;
+    Ok((name.to_string(), value.to_string()))
 }
 
 fn upload_pair(text: &str) -> Result<(PathBuf, String), String> {

@@ -122,6 +122,15 @@ impl Lambda {
             .extend(std::iter::repeat_n(fault.clone(), count));
     }
 
+    /// How many of the faults of [`fail_next`](Self::fail_next) have not happened yet.
+    ///
+    /// # Panics
+    /// When there is no such function.
+    pub fn faults_left(&self, function: &str) -> usize {
+        let deployed = self.functions.get(function).expect("a test names a function that is there");
+        deployed.faults.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// What `function` has done.
     ///
     /// # Panics

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region};
 use buzz_localcloud::ecs::{AddressKind, TaskDefinition};
 use buzz_localcloud::lambda::Function;
-use buzz_localcloud::{LocalCloud, REGION, Setup, client_environment};
+use buzz_localcloud::{LocalCloud, REGION, Setup};
 use tempfile::TempDir;
+
+use crate::common;
 
 /// A local cloud that goes with its folder.
 pub(crate) struct Cloud {
@@ -97,27 +98,10 @@ impl Cloud {
 
     /// Runs the `aws` command; gives its standard output, or its standard error if it fails.
     pub(crate) async fn aws(&self, arguments: &[&str]) -> Result<String, String> {
-        let output = tokio::process::Command::new(aws_command())
-            .args(arguments)
-            .envs(client_environment(&self.cloud.endpoint))
-            .env_remove("AWS_PROFILE")
-            .current_dir(self.folder.path())
-            .stdin(Stdio::null())
-            .output()
-            .await
-            .expect("`aws` runs; `make aws-cli` installs it");
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("aws prints UTF-8");
-        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+        common::aws(&self.cloud.endpoint, self.folder.path(), arguments).await
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
-}
-
-/// The `aws` command that `make aws-cli` installed, or else the one of the machine.
-pub(crate) fn aws_command() -> PathBuf {
-    let target = std::env::current_exe().expect("a test has a path");
-    let ours = target.ancestors().nth(3).map(|target| target.join("aws-cli/bin/aws"));
-    ours.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("aws"))
 }

@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""Sends Fuse's ECS and S3 requests to moto, which checks them against botocore's models.
+
+Needs the variables that `localcloud run` sets, for Lambda. moto runs no containers: a comb never answers, so the query
+ends with `Unavailable` once the time for its start is over. What counts is that moto took every request: the objects of
+the combs' generations (conditional writes), the tasks with their tokens, and the query's own objects.
+"""
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import venv
+
+FAMILY, CLUSTER, BUCKET = "buzz-rust-hcomb-local", "buzz-rust-cluster-local", "buzz-moto"
+
+
+def moto_server(folder):
+    path = os.path.join(folder, "moto", "bin", "moto_server")
+    if not os.path.exists(path):
+        print(f"installing moto in {folder} …", file=sys.stderr)
+        venv.create(os.path.join(folder, "moto"), with_pip=True)
+        pip = os.path.join(folder, "moto", "bin", "pip")
+        subprocess.run([pip, "install", "--quiet", "--disable-pip-version-check", "moto[server]>=5.2,<6"], check=True)
+    return path
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--localcloud", required=True, help="the command")
+    parser.add_argument("--buzz", required=True, help="the command")
+    parser.add_argument("--aws", default="aws", help="the command")
+    parser.add_argument("--tools", required=True, help="folder where moto is kept")
+    parser.add_argument("--folder", required=True, help="folder for a local cloud of its own")
+    arguments = parser.parse_args()
+
+    port = free_port()
+    endpoint = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(
+        [moto_server(arguments.tools), "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    environment = {**os.environ, "AWS_ACCESS_KEY_ID": "AKIALOCAL", "AWS_SECRET_ACCESS_KEY": "local-secret"}
+    environment |= {"AWS_DEFAULT_REGION": "us-east-2"}
+
+    def aws(*words):
+        command = [arguments.aws, "--endpoint-url", endpoint, *words]
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        return json.loads(done.stdout) if done.stdout.strip().startswith("{") else done.stdout
+
+    def post(path, value):
+        headers = {"content-type": "application/json"}
+        urllib.request.urlopen(urllib.request.Request(endpoint + path, json.dumps(value).encode(), headers)).read()
+
+    try:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        # Otherwise every look at a task pushes it towards its end.
+        post(
+            "/moto-api/state-manager/set-transition",
+            {"model_name": "ecs::task", "transition": {"progression": "manual", "times": 1000}},
+        )
+        aws("s3", "mb", f"s3://{BUCKET}")
+        aws("ecs", "create-cluster", "--cluster-name", CLUSTER)
+        container = [{"name": "hcomb", "image": "hcomb", "memory": 4096}]
+        aws(
+            "ecs", "register-task-definition", "--family", FAMILY, "--network-mode", "awsvpc",
+            "--requires-compatibilities", "FARGATE", "--cpu", "2048", "--memory", "4096",
+            "--container-definitions", json.dumps(container),
+        )  # fmt: skip
+        subnet = aws("ec2", "describe-subnets")["Subnets"][0]["SubnetId"]
+        group = aws("ec2", "describe-security-groups")["SecurityGroups"][0]["GroupId"]
+
+        os.makedirs(arguments.folder, exist_ok=True)
+        query = {
+            "sql": "SELECT payment_type, COUNT(*) FROM nyc_taxi GROUP BY payment_type",
+            "capacity": {"zones": 2},
+            "catalogs": [{"name": "nyc_taxi", "type": "DeltaLake", "uri": f"s3://{BUCKET}/sample"}],
+        }
+        sample = os.path.join(arguments.folder, "sample")
+        subprocess.run([arguments.buzz, "sample", sample, "--rows", "1000"], check=True)
+        aws("s3", "cp", "--quiet", "--recursive", sample, f"s3://{BUCKET}/sample")
+        variables = {
+            "AWS_ENDPOINT_URL_ECS": endpoint,
+            "AWS_ENDPOINT_URL_S3": endpoint,
+            "BUZZ_RESULTS": f"s3://{BUCKET}/results/",
+            "BUZZ_COMB_SUBNETS": subnet,
+            "BUZZ_COMB_SECURITY_GROUPS": group,
+            "BUZZ_COMB_START_SECONDS": "5",
+        }
+        event, answer = os.path.join(arguments.folder, "event.json"), os.path.join(arguments.folder, "answer.json")
+        with open(event, "w", encoding="utf-8") as file:
+            json.dump({"query": query, "options": {"reducer": "comb"}}, file)
+        run = [arguments.localcloud, "run", "--folder", os.path.join(arguments.folder, "cloud")]
+        run += [word for name, value in variables.items() for word in ("--fuse-env", f"{name}={value}")]
+        invoke = [arguments.aws, "lambda", "invoke", "--function-name", "buzz-rust-fuse-local"]
+        invoke += ["--cli-read-timeout", "0", "--payload", f"fileb://{event}", answer]
+        subprocess.run([*run, "--", *invoke], check=True, stdout=sys.stderr)
+
+        with open(answer, encoding="utf-8") as file:
+            failed = json.load(file)
+        assert failed.get("errorType") == "Unavailable", failed
+        tasks = aws("ecs", "list-tasks", "--cluster", CLUSTER, "--family", FAMILY)["taskArns"]
+        objects = [item["Key"] for item in aws("s3api", "list-objects-v2", "--bucket", BUCKET)["Contents"]]
+        generations = [key for key in objects if "/combs/" in key]
+        assert len(tasks) == 2, tasks
+        assert len(generations) == 2, objects
+        print(f"moto: took {len(tasks)} tasks and {len(generations)} conditional objects; {failed['errorMessage']}")
+    finally:
+        server.terminate()
+
+
+if __name__ == "__main__":
+    main()

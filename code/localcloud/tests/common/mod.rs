@@ -1,0 +1,35 @@
+//! What both test programs need.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use buzz_localcloud::client_environment;
+
+/// Runs the `aws` command in `folder` with the local cloud at `endpoint`; gives its standard output, or its standard
+/// error if it fails.
+pub(crate) async fn aws(endpoint: &str, folder: &Path, arguments: &[&str]) -> Result<String, String> {
+    let output = tokio::process::Command::new(aws_command())
+        .args(arguments)
+        .envs(client_environment(endpoint))
+        .env_remove("AWS_PROFILE")
+        .env_remove("AWS_SESSION_TOKEN")
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .expect("`aws` runs; `make aws-cli` installs it");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("aws prints UTF-8");
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+/// The `aws` command that `make aws-cli` installed, or else the one of the machine.
+fn aws_command() -> PathBuf {
+    let ours = programs().parent().map(|target| target.join("aws-cli/bin/aws"));
+    ours.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("aws"))
+}
+
+/// The folder of the workspace's programs: where cargo puts them, above this test.
+pub(crate) fn programs() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    test.ancestors().nth(2).expect("a test is in debug/deps").to_path_buf()
+}

@@ -1,0 +1,70 @@
+//! The command `buzz`, asking a stack.
+
+use std::time::Duration;
+
+use buzz_localcloud::lambda::Fault;
+use buzz_localcloud::stack::HBEE;
+use serde_json::json;
+
+use crate::stack::{GROUPS, LARGE, TRIPS, ask, assert_same, deploy, months, plain, stderr};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_asks_the_stack_about_the_months() {
+    let Some(_) = months() else { return };
+    let deployed = deploy(|_| {}).await;
+    let sql = "SELECT t.\"PULocationID\", COUNT(*) AS n, SUM(t.total_amount) AS total, MAX(t.trip_distance) AS far \
+               FROM trips t GROUP BY 1 ORDER BY n DESC, 1 LIMIT 20";
+    let expected = plain(sql).await;
+    let table = format!("trips={TRIPS}/*.parquet");
+    for set in ["reducer=inline", "reducer=comb"] {
+        let rows = deployed.buzz_rows(&["sql", sql, "--table", &table, "--set", set]).await;
+        assert_same(&rows, &expected, true);
+    }
+    let printed = deployed.buzz(&["sql", sql, "--table", &table, "--format", "csv"]).output().await.unwrap();
+    assert!(printed.status.success(), "{}", stderr(&printed));
+    assert_eq!(String::from_utf8(printed.stdout).unwrap().lines().count(), 21, "rows only on standard output");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_fetches_a_result_of_20_mb() {
+    let deployed = deploy(|_| {}).await;
+    let file = deployed.path("query.json");
+    std::fs::write(&file, ask(LARGE, 1, json!({}))["query"].to_string()).unwrap();
+    let rows = deployed.buzz_rows(&["query", file.to_str().unwrap(), "--set", "reducer=comb"]).await;
+    assert_same(&rows, &plain(LARGE).await, false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_query_is_exit_code_1_and_says_why() {
+    let deployed = deploy(|_| {}).await;
+    let file = deployed.path("wrong.json");
+    let wrong = ask("SELECT fare FROM nyc_taxi", 1, json!({}));
+    std::fs::write(&file, wrong["query"].to_string()).unwrap();
+    let failed = deployed.buzz(&["query", file.to_str().unwrap()]).output().await.unwrap();
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(failed.stdout.is_empty() && stderr(&failed).contains("fare"), "{}", stderr(&failed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_cancels_on_the_stack() {
+    let deployed = deploy(|_| {}).await;
+    deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(60)), 4);
+    let file = deployed.path("query.json");
+    std::fs::write(&file, ask(GROUPS, 1, json!({}))["query"].to_string()).unwrap();
+    let running = deployed.buzz(&["query", file.to_str().unwrap(), "--set", "tasks=4"]).spawn().unwrap();
+    deployed.until("HBees are asked", |cloud| cloud.lambda.counts(HBEE).invocations >= 4).await;
+    let pid = running.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let ended = tokio::time::timeout(Duration::from_secs(30), running.wait_with_output()).await.expect("it ends");
+    let ended = ended.unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{}", stderr(&ended));
+    assert!(ended.stdout.is_empty());
+    let cancelled = || {
+        let queries = std::fs::read_dir(deployed.path("cloud/s3/buzz-local/results/queries")).into_iter().flatten();
+        queries.flatten().any(|query| {
+            let answer = std::fs::read_to_string(query.path().join("answer.json")).unwrap_or_default();
+            answer.to_lowercase().contains("cancelled")
+        })
+    };
+    deployed.until("the query ends on the stack", |_| cancelled()).await;
+}

@@ -1,0 +1,108 @@
+//! What goes wrong in a cloud, and loses or doubles no row.
+
+use std::time::Duration;
+
+use buzz_localcloud::lambda::{ApiError, Fault};
+use buzz_localcloud::stack::HBEE;
+use serde_json::json;
+
+use crate::stack::{GROUPS, ask, assert_answers, deploy, plain};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hbees_that_die_are_throttled_or_run_twice_change_no_row() {
+    let deployed = deploy(|_| {}).await;
+    let expected = plain(GROUPS).await;
+    let unready = ApiError::new(502, "ResourceNotReadyException", "The function is being initialized");
+    let faults = [
+        Fault::DieAtStart,
+        Fault::DieBeforeAnswer,
+        Fault::Refuse(ApiError::throttled()),
+        Fault::Refuse(ApiError::new(500, "ServiceException", "try again")),
+        Fault::Refuse(unready),
+        Fault::Twice,
+    ];
+    for reducer in ["inline", "comb"] {
+        for fault in &faults {
+            deployed.cloud.lambda.fail_next(HBEE, fault, 2);
+            let answer = deployed.invoke(&ask(GROUPS, 2, json!({"reducer": reducer, "tasks": 6}))).await;
+            println!("{reducer}, {fault:?}");
+            assert_answers(&answer, &expected);
+            let attempts = answer.unwrap()["summary"]["attempts"].as_u64().unwrap();
+            // A refused invocation never began: it is asked again without counting as an attempt, or with.
+            let expected = match fault {
+                Fault::Twice => 6..=6,
+                Fault::Refuse(_) => 6..=8,
+                _ => 8..=8,
+            };
+            assert!(expected.contains(&attempts), "{attempts} attempts");
+            assert_eq!(deployed.cloud.lambda.faults_left(HBEE), 0);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_tasks_than_the_accounts_concurrency_are_all_run() {
+    let deployed = deploy(|stack| stack.concurrency = 6).await;
+    let answer = deployed.invoke(&ask(GROUPS, 1, json!({"tasks": 24, "attempts": 20}))).await;
+    assert_answers(&answer, &plain(GROUPS).await);
+    assert!(deployed.cloud.lambda.counts(HBEE).throttles > 0, "Fuse asks for more than there is");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_hbee_that_always_dies_fails_the_query_and_says_so() {
+    let deployed = deploy(|_| {}).await;
+    deployed.cloud.lambda.fail_next(HBEE, &Fault::DieAtStart, 100);
+    let (kind, message) = deployed.invoke(&ask(GROUPS, 1, json!({"tasks": 2}))).await.unwrap_err();
+    assert_eq!(kind, "Unavailable");
+    assert!(message.contains("aborted"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_hbee_without_enough_memory_is_told_apart() {
+    let deployed = deploy(|stack| stack.hbee_memory_mb = 8).await;
+    let (kind, message) = deployed.invoke(&ask(GROUPS, 1, json!({"tasks": 1}))).await.unwrap_err();
+    assert_eq!(kind, "Limit", "{message}");
+    assert!(message.contains("memory"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comb_that_is_killed_in_the_middle_costs_a_second_run() {
+    let deployed = deploy(|_| {}).await;
+    let expected = plain(GROUPS).await;
+    let event = ask(GROUPS, 2, json!({"reducer": "comb", "tasks": 6}));
+    assert_answers(&deployed.invoke(&event).await, &expected);
+    assert_eq!(deployed.cloud.ecs.started(), 2);
+
+    deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(3)), 6);
+    let before = deployed.cloud.lambda.counts(HBEE).invocations;
+    let (answer, killed) = tokio::join!(deployed.invoke(&event), async {
+        deployed.until("HBees are asked", |cloud| cloud.lambda.counts(HBEE).invocations >= before + 6).await;
+        deployed.cloud.ecs.kill_running()
+    });
+    assert_eq!(killed, 2);
+    assert_answers(&answer, &expected);
+    assert_eq!(answer.unwrap()["summary"]["reruns"], 1);
+    assert_eq!(deployed.cloud.ecs.started(), 4, "other combs took over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_first_queries_at_the_same_moment_start_one_fleet() {
+    let deployed = deploy(|_| {}).await;
+    let expected = plain(GROUPS).await;
+    let event = ask(GROUPS, 2, json!({"reducer": "comb", "tasks": 4}));
+    let (left, right) = tokio::join!(deployed.invoke(&event), deployed.invoke(&event));
+    assert_answers(&left, &expected);
+    assert_answers(&right, &expected);
+    assert_eq!(deployed.cloud.ecs.started(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn combs_stop_when_idle_and_the_next_query_starts_new_ones() {
+    let deployed = deploy(|stack| stack.comb_idle = Duration::from_secs(1)).await;
+    let expected = plain(GROUPS).await;
+    let event = ask(GROUPS, 1, json!({"reducer": "comb", "tasks": 2}));
+    assert_answers(&deployed.invoke(&event).await, &expected);
+    deployed.until("the comb stops", |cloud| cloud.ecs.running().is_empty()).await;
+    assert_answers(&deployed.invoke(&event).await, &expected);
+    assert_eq!(deployed.cloud.ecs.started(), 2);
+}

@@ -1,0 +1,60 @@
+//! Submit, watch, cancel.
+
+use std::time::Duration;
+
+use buzz_localcloud::lambda::Fault;
+use buzz_localcloud::stack::HBEE;
+use serde_json::{Value, json};
+
+use crate::stack::{Answer, Deployed, GROUPS, ask, assert_answers, deploy, plain};
+
+async fn submit(deployed: &Deployed, mut event: Value) -> Value {
+    event["async"] = json!(true);
+    let submitted = deployed.invoke(&event).await.unwrap();
+    assert_eq!(submitted["status"], "submitted");
+    submitted["query_id"].clone()
+}
+
+/// Watches until `done`; gives what was seen last.
+async fn watch(deployed: &Deployed, query: &Value, done: impl Fn(&Answer) -> bool) -> Answer {
+    for _ in 0..200 {
+        let seen = deployed.invoke(&json!({"watch": query})).await;
+        if done(&seen) {
+            return seen;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    panic!("the query {query} does not end");
+}
+
+fn status(seen: &Answer) -> &str {
+    seen.as_ref().map_or("failed", |seen| seen["status"].as_str().unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_submitted_query_shows_its_progress_and_its_answer() {
+    let deployed = deploy(|_| {}).await;
+    deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(6)), 3);
+    let query = submit(&deployed, ask(GROUPS, 1, json!({"tasks": 8}))).await;
+    let halfway = |seen: &Answer| {
+        status(seen) != "running" || seen.as_ref().is_ok_and(|seen| seen["tasks_done"].as_u64() >= Some(1))
+    };
+    let seen = watch(&deployed, &query, |seen| status(seen) != "submitted" && halfway(seen)).await.unwrap();
+    assert_eq!((&seen["status"], &seen["tasks"]), (&json!("running"), &json!(8)));
+    let answer = watch(&deployed, &query, |seen| status(seen) == "answered").await;
+    assert_answers(&answer, &plain(GROUPS).await);
+    assert_eq!(answer.unwrap()["query_id"], query);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_query_ends_and_says_so() {
+    let deployed = deploy(|_| {}).await;
+    deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(60)), 4);
+    let query = submit(&deployed, ask(GROUPS, 1, json!({"tasks": 4}))).await;
+    deployed.until("HBees are asked", |cloud| cloud.lambda.counts(HBEE).invocations >= 4).await;
+    deployed.invoke(&json!({"cancel": query})).await.unwrap();
+    let (kind, message) = watch(&deployed, &query, |seen| status(seen) == "failed").await.unwrap_err();
+    assert_eq!(kind, "Cancelled", "{message}");
+    let (kind, _) = deployed.invoke(&json!({"watch": "01890a5d-ac96-774b-bcce-b302099a8057"})).await.unwrap_err();
+    assert_eq!(kind, "Invalid", "nobody asked that");
+}

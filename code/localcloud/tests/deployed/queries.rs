@@ -1,0 +1,136 @@
+//! Questions without faults.
+
+use serde_json::{Value, json};
+
+use buzz_localcloud::ecs::AddressKind;
+use buzz_localcloud::stack::{FUSE, HBEE};
+
+use crate::stack::{EXAMPLE_SQL, GROUPS, LARGE, TRIPS, ask, assert_answers, deploy, example, months, plain};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_is_answered_without_a_comb_cold_and_warm() {
+    let deployed = deploy(|_| {}).await;
+    let expected = plain(EXAMPLE_SQL).await;
+    let (answer, log) = deployed.invoke_logged(&example()).await;
+    assert_answers(&answer, &expected);
+    let answer = answer.unwrap();
+    assert_eq!(answer["status"], "answered");
+    assert_eq!(answer["columns"][0], json!({"name": "payment_type", "type": "Utf8"}));
+    assert_eq!((&answer["summary"]["files_found"], &answer["summary"]["files_read"]), (&json!(93), &json!(15)));
+    assert!(answer["summary"]["cost_usd"].as_f64().unwrap() > 0.0);
+    assert!(log.contains("payment_type") && log.contains("REPORT RequestId"), "the log's tail has the table: {log}");
+    assert_eq!(deployed.cloud.ecs.started(), 0);
+
+    let cold = deployed.cloud.lambda.counts(FUSE).cold_starts + deployed.cloud.lambda.counts(HBEE).cold_starts;
+    assert_answers(&deployed.invoke(&example()).await, &expected);
+    let warm = deployed.cloud.lambda.counts(FUSE).cold_starts + deployed.cloud.lambda.counts(HBEE).cold_starts;
+    assert_eq!(warm, cold, "the second query finds everything warm");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_the_same_inline_and_by_combs_for_1_and_64_tasks_and_1_and_3_zones() {
+    let deployed = deploy(|_| {}).await;
+    let expected = plain(GROUPS).await;
+    for reducer in ["inline", "comb"] {
+        for zones in [1, 3] {
+            for tasks in [1, 64] {
+                let answer = deployed.invoke(&ask(GROUPS, zones, json!({"reducer": reducer, "tasks": tasks}))).await;
+                println!("{reducer}, {zones} zones, {tasks} tasks");
+                assert_answers(&answer, &expected);
+                let summary = &answer.unwrap()["summary"];
+                assert_eq!(summary["tasks"], tasks);
+                assert_eq!(summary["reducer"], reducer);
+            }
+        }
+        let combs = if reducer == "inline" { 0 } else { 3 };
+        assert_eq!(deployed.cloud.ecs.started(), combs, "combs are reused");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn combs_with_ipv6_addresses_only_are_reached() {
+    let deployed = deploy(|stack| stack.comb_address = AddressKind::Ipv6).await;
+    let answer = deployed.invoke(&ask(GROUPS, 2, json!({"reducer": "comb"}))).await;
+    assert_answers(&answer, &plain(GROUPS).await);
+    assert_eq!(deployed.cloud.ecs.started(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_of_20_mb_goes_to_storage_and_is_never_cut() {
+    let deployed = deploy(|_| {}).await;
+    let sql = LARGE;
+    let expected = plain(sql).await;
+    let mut event = ask(sql, 1, json!({"reducer": "comb"}));
+    event["output"] = json!({"format": "csv"});
+    let answer = deployed.invoke(&event).await.unwrap();
+    assert!(answer["rows"].is_null(), "{answer}");
+    let rows: usize = expected.iter().map(|batch| batch.num_rows()).sum();
+    assert_eq!(answer["row_count"], rows);
+    let bytes = answer["output"]["bytes"].as_u64().unwrap();
+    assert!(bytes > 20_000_000, "{bytes}");
+    let script = "import sys, urllib.request as u; b = u.urlopen(sys.argv[1]).read(); print(len(b), b.count(b'\\n'))";
+    let url = answer["output"]["url"].as_str().unwrap();
+    let fetched = tokio::process::Command::new("python3").args(["-c", script, url]).output().await.unwrap();
+    assert_eq!(String::from_utf8(fetched.stdout).unwrap().trim(), format!("{bytes} {}", rows + 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_that_do_not_fit_inline_are_reduced_by_combs() {
+    let deployed = deploy(|_| {}).await;
+    // A single task delivers all rows, which are more than a function's answer may be.
+    let sql = "SELECT pickup_at, dropoff_at, payment_type, pickup_longitude, pickup_latitude, dropoff_longitude, \
+               dropoff_latitude, trip_distance, fare_amount, tip_amount, total_amount, ROW_NUMBER() OVER (ORDER BY \
+               pickup_at, dropoff_at, total_amount) AS r FROM nyc_taxi";
+    let sql = &format!(
+        "SELECT COUNT(*) AS n, SUM(r) AS r, MIN(pickup_at) AS lo, MAX(payment_type) AS t, \
+                        COUNT(pickup_longitude) AS a, COUNT(fare_amount) AS b, COUNT(dropoff_at) AS c FROM ({sql})"
+    );
+    let answer = deployed.invoke(&ask(sql, 1, json!({"tasks": 1}))).await;
+    assert_answers(&answer, &plain(sql).await);
+    println!("{}", answer.unwrap()["summary"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_query_is_a_function_error() {
+    let deployed = deploy(|_| {}).await;
+    let wrong = ask("SELECT fare FROM nyc_taxi", 1, json!({}));
+    let (kind, message) = deployed.invoke(&wrong).await.unwrap_err();
+    assert_eq!(kind, "Invalid");
+    assert!(message.contains("fare"), "{message}");
+    let (kind, message) = deployed.invoke(&json!({"nonsense": 1})).await.unwrap_err();
+    assert_eq!(kind, "Invalid", "{message}");
+    let (kind, message) = deployed.invoke(&ask(GROUPS, 1, json!({"task": 3}))).await.unwrap_err();
+    assert!(kind == "Invalid" && message.contains("nearest is `tasks`"), "{message}");
+
+    // A file that is no Parquet: the error comes from an HBee and keeps its kind and place.
+    let broken = deployed.path("broken");
+    std::fs::create_dir_all(&broken).unwrap();
+    std::fs::write(broken.join("a.parquet"), vec![0_u8; 5000]).unwrap();
+    buzz_localcloud::upload::upload(&deployed.cloud.endpoint, &broken, "s3://buzz-local/broken").await.unwrap();
+    let schema = json!([{"name": "x", "type": "Int64"}]);
+    let manifest = json!({"schema": schema, "files": [{"uri": "a.parquet", "size": 5000}]}).to_string();
+    std::fs::write(broken.join("manifest.json"), manifest).unwrap();
+    buzz_localcloud::upload::upload(&deployed.cloud.endpoint, &broken, "s3://buzz-local/broken").await.unwrap();
+    let catalogs = json!([{"name": "t", "type": "Static", "uri": "s3://buzz-local/broken/manifest.json"}]);
+    let query: Value = json!({"sql": "SELECT SUM(x) FROM t", "catalogs": catalogs});
+    let (kind, message) = deployed.invoke(&query).await.unwrap_err();
+    assert_eq!(kind, "Data", "{message}");
+    assert!(message.contains("s3://buzz-local/broken/a.parquet"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_months_are_answered_as_plain_datafusion_does() {
+    let Some(_) = months() else { return };
+    let deployed = deploy(|_| {}).await;
+    let sql = "SELECT t.\"PULocationID\" AS place, COUNT(*) AS n, SUM(t.passenger_count) AS passengers, \
+               MAX(t.lpep_pickup_datetime) AS last FROM trips t JOIN \
+               (SELECT \"PULocationID\" AS p FROM trips GROUP BY 1 HAVING COUNT(*) > 500) busy ON t.\"PULocationID\" = busy.p \
+               GROUP BY 1";
+    let expected = plain(sql).await;
+    let catalogs = json!([{"name": "trips", "type": "Parquet", "uri": format!("{TRIPS}/*.parquet")}]);
+    for (reducer, zones) in [("inline", 1), ("comb", 3)] {
+        let query = json!({"sql": sql, "capacity": {"zones": zones}, "catalogs": catalogs});
+        let answer = deployed.invoke(&json!({"query": query, "options": {"reducer": reducer}})).await;
+        assert_answers(&answer, &expected);
+    }
+}

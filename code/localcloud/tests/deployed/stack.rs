@@ -1,0 +1,197 @@
+//! A stack to ask, its tables, and what plain DataFusion says about them.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::DataType;
+use arrow::ipc::reader::FileReader;
+use buzz_localcloud::stack::{FUSE, Stack};
+use buzz_localcloud::upload::upload;
+use buzz_localcloud::{LocalCloud, client_environment};
+use buzz_testkit::{same_rows, shared_data, sorted_text};
+use datafusion::prelude::{ParquetReadOptions, SessionContext};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::common;
+
+/// Where the example's catalog says its table is.
+const SAMPLE: &str = "s3://cloudfuse-taxi-data/delta-tables/nyc-taxi-daily";
+/// Where the TLC months are.
+pub(crate) const TRIPS: &str = "s3://buzz-local/trips";
+/// Few enough that a test's processes fit a small machine.
+const SAMPLE_ROWS: &str = "60000";
+
+/// A deployed Buzz.
+pub(crate) struct Deployed {
+    pub(crate) cloud: LocalCloud,
+    folder: TempDir,
+}
+
+/// The answer of the function: its JSON, or its error's type and message.
+pub(crate) type Answer = Result<Value, (String, String)>;
+
+/// A stack with both tables, where at most 16 HBees run at once.
+pub(crate) async fn deploy(change: impl FnOnce(&mut Stack)) -> Deployed {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stack = Stack::new(&common::programs(), &folder.path().join("cloud"));
+    stack.comb_start_delay = Duration::from_millis(500);
+    stack.fuse_environment.insert("BUZZ_HBEE_CONCURRENCY".to_string(), "16".to_string());
+    change(&mut stack);
+    let cloud = LocalCloud::start(stack.setup()).await.unwrap();
+    upload(&cloud.endpoint, &sample(), SAMPLE).await.unwrap();
+    if let Some(months) = months() {
+        upload(&cloud.endpoint, &months, TRIPS).await.unwrap();
+    }
+    Deployed { cloud, folder }
+}
+
+impl Deployed {
+    /// Invokes Fuse with the `aws` command.
+    pub(crate) async fn invoke(&self, event: &Value) -> Answer {
+        self.invoke_logged(event).await.0
+    }
+
+    /// As [`invoke`](Self::invoke), with the log's tail.
+    pub(crate) async fn invoke_logged(&self, event: &Value) -> (Answer, String) {
+        let name = format!("{}.json", uuid::Uuid::new_v4());
+        let (input, output) = (self.path(&format!("in-{name}")), self.path(&format!("out-{name}")));
+        std::fs::write(&input, event.to_string()).unwrap();
+        let arguments = ["lambda", "invoke", "--function-name", FUSE, "--cli-read-timeout", "0", "--log-type", "Tail"];
+        let payload = format!("fileb://{}", input.display());
+        let arguments = [&arguments[..], &["--payload", &payload, output.to_str().unwrap()]].concat();
+        let printed = common::aws(&self.cloud.endpoint, self.folder.path(), &arguments).await.unwrap();
+        let printed: Value = serde_json::from_str(&printed).unwrap();
+        let answer: Value = serde_json::from_slice(&std::fs::read(output).unwrap()).unwrap();
+        let log = printed["LogResult"].as_str().unwrap_or_default();
+        let log = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, log).unwrap();
+        let log = String::from_utf8_lossy(&log).into_owned();
+        let text = |name: &str| answer[name].as_str().unwrap_or_default().to_string();
+        let failed = printed["FunctionError"].is_string();
+        (if failed { Err((text("errorType"), text("errorMessage"))) } else { Ok(answer) }, log)
+    }
+
+    /// The `buzz` command, asking this stack.
+    pub(crate) fn buzz(&self, arguments: &[&str]) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(common::programs().join("buzz"));
+        command.args(arguments).args(["--stack", "local"]).envs(client_environment(&self.cloud.endpoint));
+        command.env_remove("AWS_PROFILE").env_remove("AWS_SESSION_TOKEN").env_remove("BUZZ_LOG");
+        command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// The rows that `buzz` writes for those arguments.
+    pub(crate) async fn buzz_rows(&self, arguments: &[&str]) -> Vec<RecordBatch> {
+        let file = self.path(&format!("{}.arrow", uuid::Uuid::new_v4()));
+        let output = ["--format", "arrow", "--output", file.to_str().unwrap()];
+        let done = self.buzz(&[arguments, &output].concat()).output().await.unwrap();
+        assert!(done.status.success(), "{}", stderr(&done));
+        assert!(done.stdout.is_empty());
+        FileReader::try_new(File::open(file).unwrap(), None).unwrap().map(|batch| batch.unwrap()).collect()
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Waits until `what` holds.
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&LocalCloud) -> bool) {
+        for _ in 0..3000 {
+            if holds(&self.cloud) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("a minute has passed, and not: {what}");
+    }
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The sample, made once for all tests.
+pub(crate) fn sample() -> PathBuf {
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sample-{SAMPLE_ROWS}"));
+    let buzz = common::programs().join("buzz");
+    let made = std::process::Command::new(buzz).arg("sample").arg(&folder).args(["--rows", SAMPLE_ROWS]).output();
+    let made = made.expect("`buzz` is there; `cargo build --workspace --bins` builds it");
+    assert!(made.status.success(), "{}", stderr(&made));
+    folder
+}
+
+/// The folder of the TLC months, if this machine has the real tables.
+pub(crate) fn months() -> Option<PathBuf> {
+    let folder = shared_data().map(|data| data.join("tables/nyc-tlc")).filter(|folder| folder.is_dir());
+    if folder.is_none() {
+        println!("no real tables: neither BUZZ_TEST_DATA nor ../shared/data is a folder; this test is skipped");
+    }
+    folder
+}
+
+/// What plain DataFusion answers over the sample (`nyc_taxi`) and the months (`trips`).
+pub(crate) async fn plain(sql: &str) -> Vec<RecordBatch> {
+    let ctx = SessionContext::new();
+    let partitioned =
+        ParquetReadOptions::default().table_partition_cols(vec![("pickup_date".to_string(), DataType::Utf8)]);
+    ctx.register_parquet("nyc_taxi", sample().to_str().unwrap(), partitioned).await.unwrap();
+    if let Some(months) = months() {
+        let glob = format!("{}/", months.display());
+        ctx.register_parquet("trips", &glob, ParquetReadOptions::default()).await.unwrap();
+    }
+    ctx.sql(sql).await.unwrap().collect().await.unwrap()
+}
+
+/// Compares rows of Arrow; in order if `ordered`.
+#[track_caller]
+pub(crate) fn assert_same(rows: &[RecordBatch], expected: &[RecordBatch], ordered: bool) {
+    assert!(same_rows(rows, expected, ordered), "{:#?} instead of {:#?}", sorted_text(rows), sorted_text(expected));
+}
+
+/// Compares an answer's JSON rows, in any order; floats are no part of such queries.
+#[track_caller]
+pub(crate) fn assert_answers(answer: &Answer, expected: &[RecordBatch]) {
+    let answer = answer.as_ref().expect("the query is answered");
+    let rows = answer["rows"].as_array().unwrap_or_else(|| panic!("no rows: {answer}"));
+    let cell = |value: &Value| match value {
+        Value::Null => "NULL".to_string(),
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
+    };
+    let line = |row: &Value| row.as_object().expect("a row").values().map(cell).collect::<Vec<_>>().join(" | ");
+    let mut lines: Vec<String> = rows.iter().map(line).collect();
+    lines.sort();
+    assert_eq!(lines, sorted_text(expected));
+    assert_eq!(answer["row_count"], lines.len());
+}
+
+/// The example, verbatim.
+pub(crate) fn example() -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/query-delta-taxi.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// What the example asks.
+pub(crate) const EXAMPLE_SQL: &str =
+    "SELECT payment_type, COUNT(payment_type) FROM nyc_taxi WHERE pickup_date <= '2009-01-05' GROUP BY payment_type";
+
+/// A statement over the sample, with options.
+pub(crate) fn ask(sql: &str, zones: usize, options: Value) -> Value {
+    let catalogs = json!([{"name": "nyc_taxi", "type": "DeltaLake", "uri": SAMPLE}]);
+    let query = json!({"sql": sql, "capacity": {"zones": zones}, "catalogs": catalogs});
+    json!({"query": query, "options": options})
+}
+
+/// A statement that needs every file, and whose groups meet at the combs.
+pub(crate) const GROUPS: &str = "SELECT pickup_date, payment_type, COUNT(*) AS n, SUM(passenger_count) AS passengers, \
+                                 MIN(pickup_at) AS first FROM nyc_taxi GROUP BY pickup_date, payment_type";
+
+/// Some 20 MB of text: three times the sample, with all its columns.
+pub(crate) const LARGE: &str =
+    "SELECT *, 1 AS turn FROM nyc_taxi UNION ALL SELECT *, 2 FROM nyc_taxi UNION ALL SELECT *, 3 FROM nyc_taxi";
