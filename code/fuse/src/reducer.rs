@@ -1,10 +1,12 @@
 //! Who reduces a query: combs, or Fuse itself. Decided when it runs, by what it expects and by what is there.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use buzz_protocol::plan::decode_fragment;
 use buzz_protocol::{CombAddress, InlineRows, ReducerChoice, Result, StageId, TaskIndex, TaskOutcome};
+use datafusion::execution::object_store::ObjectStoreRegistry;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionStateBuilder, TaskContext};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
@@ -50,7 +52,11 @@ pub(crate) async fn choose(fuse: &Fuse, plan: &QueryPlan) -> Result<Choice> {
                 Ok(_) => {}
                 Err(error) => tracing::warn!(%error, "whether there are combs cannot be found out"),
             }
-            let ctx = SessionStateBuilder::new().with_default_features().build().task_ctx();
+            // A scan cannot be decoded without the store that it reads.
+            let registry = Arc::clone(&fuse.storage) as Arc<dyn ObjectStoreRegistry>;
+            let runtime = RuntimeEnvBuilder::new().with_object_store_registry(registry).build_arc()?;
+            let state = SessionStateBuilder::new().with_default_features().with_runtime_env(runtime).build();
+            let ctx = state.task_ctx();
             if plan.stages.iter().all(|stage| expects_little(stage, &ctx)) {
                 return Ok(Choice::Fuse { or_combs: true });
             }
@@ -115,8 +121,6 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow::datatypes::{DataType, Field, Schema};
     use datafusion::datasource::empty::EmptyTable;
     use datafusion::prelude::SessionContext;
