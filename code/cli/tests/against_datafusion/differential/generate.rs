@@ -562,7 +562,8 @@ impl<'a> Generator<'a> {
                 format!("{} LIKE '{pattern}'", column.sql)
             }
             7 => format!("{} <> {}", column.sql, self.one_of(&literals)),
-            8 => format!("{} IS DISTINCT FROM {}", column.sql, self.one_of(&literals)),
+            // In parentheses: the parser would take what follows an AND for a part of it.
+            8 => format!("({} IS DISTINCT FROM {})", column.sql, self.one_of(&literals)),
             9 | 10 => format!("{} <= {}", column.sql, self.one_of(&literals)),
             _ => format!("{} > {}", column.sql, self.one_of(&literals)),
         }
