@@ -26,8 +26,8 @@ enum Way {
 }
 
 /// Files, threads and rows of a batch: as many ways to divide the same work.
-const WAYS: [(Way, usize, usize); 4] =
-    [(Way::Files, 1, 8192), (Way::Turned, 3, 8192), (Way::Mixed, 1, 8192), (Way::Mixed, 2, 2)];
+const WAYS: [(Way, usize, usize); 5] =
+    [(Way::Files, 1, 8192), (Way::Files, 2, 8192), (Way::Turned, 3, 8192), (Way::Mixed, 1, 8192), (Way::Mixed, 2, 2)];
 
 /// A query and the tables that it reads, by name.
 #[derive(Debug, Clone)]
@@ -70,6 +70,16 @@ impl Asked {
         };
         // Plain DataFusion may have chosen the same rows each time, where others would do.
         Ok(if self.chooses_within().await? { None } else { Some(told) })
+    }
+
+    /// Whether plain DataFusion fails when it divides the work in another way.
+    pub(crate) async fn fails_otherwise(&self) -> bool {
+        for (way, threads, batch_size) in WAYS {
+            if self.variant(way, threads, batch_size).await.is_err() {
+                return true;
+            }
+        }
+        false
     }
 
     fn estimates(&self) -> bool {
