@@ -11,7 +11,9 @@ use buzz_protocol::{Options, QueryError, QueryId, Result, StageId};
 use buzz_storage::Storage;
 use chrono::Utc;
 use datafusion::catalog::TableProvider;
-use datafusion::physical_plan::displayable;
+use datafusion::common::tree_node::TreeNode;
+use datafusion::physical_plan::aggregates::AggregateExec;
+use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::sql::parser::Statement;
 
 use crate::cut::{CutRules, Fragment, Scan, TableCost, cut};
@@ -120,6 +122,14 @@ fn cut_rules(tables: &[Arc<Table>], options: &Options, compute: &dyn Compute) ->
     CutRules { tables: tables.iter().map(cost).collect(), build_bytes: options.build_bytes }
 }
 
+/// Whether `plan` aggregates by GROUPING SETS, ROLLUP or CUBE.
+fn has_grouping_sets(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+    let grouped = |node: &Arc<dyn ExecutionPlan>| {
+        node.downcast_ref::<AggregateExec>().is_some_and(|aggregate| aggregate.group_expr().has_grouping_set())
+    };
+    Ok(plan.exists(|node| Ok(grouped(node)))?)
+}
+
 async fn map_stage(
     index: usize,
     fragment: Fragment,
@@ -129,7 +139,11 @@ async fn map_stage(
     compute: &dyn Compute,
 ) -> Result<MapStage> {
     let options = &request.options;
-    let (table, files_by_partition, files) = scanned(&fragment.scan, tables)?;
+    let (table, files_by_partition, mut files) = scanned(&fragment.scan, tables)?;
+    if files.is_empty() && has_grouping_sets(&fragment.plan)? {
+        // The total over no rows is a row, and only a task's partial aggregate makes it.
+        files.extend(table.files.first().cloned());
+    }
     let mut builds = Vec::new();
     for build in &fragment.builds {
         let (table, _, files) = scanned(build, tables)?;

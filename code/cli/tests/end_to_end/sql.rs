@@ -19,6 +19,7 @@ const STATEMENTS: &[&str] = &[
     "SELECT grp, COUNT(*) FILTER (WHERE amount > 100), BOOL_AND(id > 3), BIT_XOR(id) FROM rides GROUP BY grp",
     "SELECT grp, id % 3 AS k, COUNT(*) FROM rides GROUP BY GROUPING SETS ((grp), (k), (grp, k), ())",
     "SELECT grp, id % 2 AS k, SUM(amount) FROM rides GROUP BY CUBE (grp, k) HAVING SUM(amount) > 10",
+    "SELECT grp, SUM(amount) FROM rides WHERE id < -5 GROUP BY ROLLUP (grp)",
     "SELECT DISTINCT grp, id % 4 FROM rides",
     "SELECT COUNT(*) FROM rides WHERE amount IS NULL AND grp LIKE 'c%'",
     "SELECT approx_distinct(grp) FROM rides",
