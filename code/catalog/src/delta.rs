@@ -16,8 +16,8 @@ use deltalake::kernel::{DeletionVectorDescriptor, StorageType};
 use deltalake::logstore::logstore_factories;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use futures::TryStreamExt;
-use object_store::ObjectStore;
 use url::Url;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use uuid::Uuid;
 
 use crate::table::{DataFile, Table};
@@ -42,7 +42,10 @@ pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storag
     let failed = |error: DeltaTableError| delta_error(&place, error);
     let store = storage.store(&place.store)?;
     let wanted = delta_version::wanted(&place, entry, store.as_ref()).await?;
-    let table = load(&place, &store, wanted).await?;
+    let table = match wanted {
+        None => newest(&place, &store, storage).await?,
+        version => load(&place, &store, version).await?,
+    };
     let snapshot = table.snapshot().map_err(failed)?.snapshot();
     let protocol = serde_json::to_value(snapshot.protocol())
         .map_err(|error| QueryError::internal(format!("the protocol of {place} has no JSON form: {error}")))?;
@@ -97,6 +100,37 @@ pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storag
     Ok(opened)
 }
 
+/// A snapshot that is kept for the next query, and the commit that it ends with: if that is another one by then, the
+/// table was made anew.
+struct Kept {
+    table: DeltaTable,
+    commit: ObjectMeta,
+}
+
+/// The newest version. A process that has read the table before asks only for what came since.
+async fn newest(place: &Location, store: &Arc<dyn ObjectStore>, storage: &Storage) -> Result<DeltaTable> {
+    let key = format!("delta {place}");
+    let mut table = None;
+    if let Some(kept) = storage.kept::<Kept>(&key)
+        && store.head(&kept.commit.location).await.is_ok_and(|commit| commit == kept.commit)
+    {
+        let mut newer = kept.table.clone();
+        // Whatever is wrong with it is found again, and said, by reading the whole log.
+        if newer.update_incremental(None).await.is_ok() {
+            table = Some(newer);
+        }
+    }
+    let table = match table {
+        Some(table) => table,
+        None => load(place, store, None).await?,
+    };
+    let commit = place.join(&format!("_delta_log/{:020}.json", table.version().unwrap_or_default()))?;
+    if let Ok(commit) = store.head(&commit.path).await {
+        storage.keep(&key, Kept { table: table.clone(), commit });
+    }
+    Ok(table)
+}
+
 async fn load(place: &Location, store: &Arc<dyn ObjectStore>, version: Option<u64>) -> Result<DeltaTable> {
     let failed = |error: DeltaTableError| delta_error(place, error);
     let url = place.directory_url();
@@ -147,11 +181,22 @@ fn delta_error(place: &Location, error: DeltaTableError) -> QueryError {
             let absent = ["No files in log segment", "not a Delta table", "Invalid table location"];
             if absent.iter().any(|words| text.contains(words)) {
                 QueryError::data(format!("there is no Delta table at {place}"))
+            } else if let Some((before, after)) = gap(&text) {
+                QueryError::data(format!(
+                    "the log of Delta table {place} has a gap: version {before} is followed by version {after}"
+                ))
             } else {
                 QueryError::data(format!("the log of Delta table {place} is not readable: {text}"))
             }
         }
     }
+}
+
+/// The versions around a gap in the log, of which the error `text` tells.
+fn gap(text: &str) -> Option<(u64, u64)> {
+    let (_, told) = text.split_once("found gap")?;
+    let mut versions = told.split(", version: ").skip(1).filter_map(|rest| rest.split(',').next()?.parse().ok());
+    Some((versions.next()?, versions.next()?))
 }
 
 /// Refuses what a reader must understand and Buzz does not.
@@ -315,5 +360,48 @@ mod tests {
         let path = "t/ab/deletion_vector_d2c639aa-8816-431a-aaf6-d3fe2512ff61.bin".to_string();
         let expected = DeletionVector::File { path, offset: 4, size: 40, cardinality: 6 };
         assert_eq!(deletion_vector(&place, &descriptor).unwrap(), expected);
+    }
+
+    fn commit(folder: &Path, version: u64, actions: &[serde_json::Value]) {
+        let text: String = actions.iter().map(|action| format!("{action}\n")).collect();
+        std::fs::create_dir_all(folder.join("_delta_log")).unwrap();
+        std::fs::write(folder.join(format!("_delta_log/{version:020}.json")), text).unwrap();
+    }
+
+    fn added(path: &str) -> serde_json::Value {
+        serde_json::json!({"add": {
+            "path": path, "size": 1, "partitionValues": {}, "modificationTime": 0, "dataChange": true
+        }})
+    }
+
+    #[tokio::test]
+    async fn a_kept_snapshot_sees_new_versions_and_new_tables() {
+        let dir = tempfile::tempdir().unwrap();
+        let schema = r#"{"type":"struct","fields":[{"name":"id","type":"long","nullable":true,"metadata":{}}]}"#;
+        let head = [
+            serde_json::json!({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}),
+            serde_json::json!({"metaData": {"id": "a", "format": {"provider": "parquet", "options": {}},
+                "schemaString": schema, "partitionColumns": [], "configuration": {}, "createdTime": 0}}),
+        ];
+        let storage = Storage::default();
+        let entry = CatalogEntry::new("t", buzz_protocol::CatalogType::DeltaLake, dir.path().to_string_lossy());
+        let files = async || {
+            let place = Location::parse(&entry.uri, Path::new("/")).unwrap();
+            let table = open(place, &entry, &storage).await.unwrap();
+            let names = table.files.iter().map(|file| file.path.rsplit('/').next().unwrap().to_string());
+            (table.version.unwrap(), names.collect::<Vec<_>>())
+        };
+        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        commit(dir.path(), 0, &[&head[..], &[added("a")]].concat());
+        assert_eq!(files().await, (0, names(&["a"])));
+        commit(dir.path(), 1, &[added("b")]);
+        assert_eq!(files().await, (1, names(&["a", "b"])));
+        assert_eq!(files().await, (1, names(&["a", "b"])));
+        // Another table in the same place.
+        std::fs::remove_dir_all(dir.path().join("_delta_log")).unwrap();
+        commit(dir.path(), 0, &[&head[..], &[added("c")]].concat());
+        commit(dir.path(), 1, &[added("dd")]);
+        commit(dir.path(), 2, &[added("e")]);
+        assert_eq!(files().await, (2, names(&["c", "dd", "e"])));
     }
 }

@@ -204,21 +204,30 @@ fn count_scans(plan: &dyn ExecutionPlan, read: &mut Read) {
     }
 }
 
-/// Readers of files do not say which file: an evaluation that reads a single one can.
+/// Readers of files do not say of which table they are, and seldom which file: an evaluation that reads a single one can,
+/// and one of several if the error names it.
 fn name_file(error: QueryError, task: &HBeeTask, evaluation: &Evaluation) -> QueryError {
     if error.kind != ErrorKind::Data {
         return error;
     }
-    let mut files = evaluation.inputs.iter().enumerate().flat_map(|(scan, slices)| {
+    let files = evaluation.inputs.iter().enumerate().flat_map(|(scan, slices)| {
         let scan = task.scans.get(scan);
         slices.iter().filter_map(move |slice| Some((scan?, scan?.files.get(slice.file as usize)?)))
     });
-    let Some((scan, file)) = files.next() else {
+    let files: Vec<_> = files.collect();
+    let only = match files.as_slice() {
+        [first, rest @ ..] if rest.iter().all(|(_, file)| file.path == first.1.path) => Some(first),
+        _ => None,
+    };
+    let named = files.iter().find(|(_, file)| error.message.contains(&file.path));
+    let Some((scan, file)) = named.or(only) else {
         return error;
     };
-    if files.any(|(_, other)| other.path != file.path) || error.message.contains(&file.path) {
+    let place = format!("file `{}` of table `{}`", full_path(&scan.store, &file.path), scan.table);
+    if error.message.contains(&place) {
         return error;
     }
-    let path = full_path(&scan.store, &file.path);
-    QueryError { message: format!("file `{path}` of table `{}`: {}", scan.table, error.message), ..error }
+    // Some name the file by its path in the store.
+    let what = error.message.strip_prefix(&format!("`{}`: ", file.path)).unwrap_or(&error.message);
+    QueryError { message: format!("{place}: {what}"), ..error }
 }

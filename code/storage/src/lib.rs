@@ -13,6 +13,7 @@ mod unchanged;
 
 pub mod text;
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Component, Path as FilePath, PathBuf};
@@ -36,6 +37,9 @@ pub use unchanged::UnchangedStore;
 /// How often and how long a store is asked again before it counts as unavailable.
 const RETRIES: usize = 4;
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Things that are kept from one query to the next.
+const KEPT_MAX: usize = 32;
 
 /// A place in a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +141,8 @@ type Wrap = dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync;
 pub struct Storage {
     stores: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
     buckets: Mutex<HashMap<String, BucketOptions>>,
+    /// What readers keep of tables from one query to the next.
+    kept: Mutex<HashMap<String, Arc<dyn Any + Send + Sync>>>,
     /// Where S3 is asked in which region a bucket is.
     region_host: String,
     wrap: Box<Wrap>,
@@ -158,7 +164,13 @@ impl Storage {
     /// Storage whose every store goes through `wrap`: a limit, a delay, a fault.
     pub fn with_wrapper(wrap: impl Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync + 'static) -> Self {
         let region_host = region::default_host().to_string();
-        Self { stores: Mutex::default(), buckets: Mutex::default(), region_host, wrap: Box::new(wrap) }
+        Self {
+            stores: Mutex::default(),
+            buckets: Mutex::default(),
+            kept: Mutex::default(),
+            region_host,
+            wrap: Box::new(wrap),
+        }
     }
 
     /// This storage, which asks `host` instead of S3 in which region a bucket is.
@@ -254,6 +266,21 @@ impl Storage {
             }
             _ => Ok(None),
         }
+    }
+
+    /// What [`Storage::keep`] was last given under `key`, if it is a `T`.
+    pub fn kept<T: Any + Send + Sync>(&self, key: &str) -> Option<Arc<T>> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(kept.get(key)?).downcast().ok()
+    }
+
+    /// Keeps `what` for the next query, under `key`. Of too many things, some are forgotten.
+    pub fn keep<T: Any + Send + Sync>(&self, key: &str, what: T) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= KEPT_MAX && !kept.contains_key(key) {
+            kept.clear();
+        }
+        kept.insert(key.to_string(), Arc::new(what));
     }
 
     /// Size in bytes of the object at `place`.

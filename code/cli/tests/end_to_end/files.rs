@@ -161,3 +161,29 @@ async fn a_delta_table_is_read_as_of_a_version_or_a_time() {
     let early = count("timestamp", json!("1970-01-01")).await.unwrap_err();
     assert!(early.contains("has no version as old as 1970-01-01T00:00:00.000Z"), "{early}");
 }
+
+#[tokio::test]
+async fn what_the_log_names_and_the_store_lacks_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = crate::tables::partitioned_delta(dir.path());
+    let entry = || json!({"type": "DeltaLake", "uri": "partitioned"});
+    let failed = async || rows("SELECT SUM(id) FROM t", entry(), dir.path(), &["tasks=1"]).await.unwrap_err();
+    let file = table.join("day=2024-01-02/kind=a/level=1/part-0.parquet");
+    let bytes = fs::read(&file).unwrap();
+    fs::write(&file, [&bytes[..], b"more"].concat()).unwrap();
+    let error = failed().await;
+    assert_eq!(error.kind, ErrorKind::Data);
+    let text = error.to_string();
+    assert!(text.contains("day=2024-01-02/kind=a/level=1/part-0.parquet` of table `t`"), "{text}");
+    assert!(text.contains(&format!("it has {} bytes where its table says {}", bytes.len() + 4, bytes.len())), "{text}");
+    fs::remove_file(&file).unwrap();
+    let error = failed().await;
+    assert_eq!(error.kind, ErrorKind::Data);
+    let text = error.to_string();
+    assert!(text.contains("level=1/part-0.parquet` of table `t`: there is no object"), "{text}");
+
+    let log = table.join("_delta_log");
+    write(&log.join("00000000000000000002.json"), "{}");
+    let error = failed().await;
+    assert!(error.message.contains("has a gap: version 0 is followed by version 2"), "{error}");
+}

@@ -6,7 +6,7 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::{csv, json};
-use buzz_protocol::{Compression, CsvFormat, FileFormat, QueryError, Result};
+use buzz_protocol::{Compression, CsvFormat, ErrorKind, FileFormat, QueryError, Result};
 use bytes::{Bytes, BytesMut};
 use datafusion::common::parsers::CompressionTypeVariant;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
@@ -42,7 +42,20 @@ pub(super) struct TextOpener {
 impl FileOpener for TextOpener {
     fn open(&self, file: PartitionedFile) -> DataFusionResult<FileOpenFuture> {
         let opener = self.clone();
-        Ok(async move { opener.open_file(file).await.map_err(QueryError::into_datafusion) }.boxed())
+        let path = file.object_meta.location.to_string();
+        let named = move |error: DataFusionError| {
+            let error = QueryError::from(error);
+            let message = format!("`{path}`: {}", error.message);
+            let known = error.kind != ErrorKind::Data || error.message.contains(&path);
+            if known { error } else { QueryError { message, ..error } }.into_datafusion()
+        };
+        Ok(async move {
+            match opener.open_file(file).await {
+                Ok(batches) => Ok(batches.map_err(named).boxed()),
+                Err(error) => Err(named(error.into_datafusion())),
+            }
+        }
+        .boxed())
     }
 }
 
