@@ -16,8 +16,8 @@ use deltalake::kernel::{DeletionVectorDescriptor, StorageType};
 use deltalake::logstore::logstore_factories;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use futures::TryStreamExt;
-use url::Url;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use url::Url;
 use uuid::Uuid;
 
 use crate::table::{DataFile, Table};

@@ -342,6 +342,8 @@ mod tests {
         let storage = Storage::default().with_region_host(format!("http://{}", listener.local_addr().unwrap()));
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
+            // What is closed with something unread is reset.
+            tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1024]).await.unwrap();
             let answer = "HTTP/1.1 301 Moved\r\nx-amz-bucket-region: eu-west-1\r\ncontent-length: 0\r\n\r\n";
             tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await.unwrap();
         });
