@@ -117,7 +117,7 @@ async fn totals_of_grouping_sets_are_rows_even_when_every_file_is_ruled_out() {
     let dir = tempfile::tempdir().unwrap();
     parquet_folder(dir.path(), "t", 4, 50);
     let answer = sql("SELECT SUM(id) FROM t WHERE id > 999 GROUP BY CUBE (grp)", dir.path(), "Parquet", "t").await;
-    assert_eq!((answer.summary.files_read, sorted_text(&answer.rows)), (1, vec!["NULL".to_string()]));
+    assert_eq!(sorted_text(&answer.rows), ["NULL"]);
     let answer = sql("SELECT SUM(id) FROM t WHERE id > 999 GROUP BY grp", dir.path(), "Parquet", "t").await;
     assert_eq!((answer.summary.files_read, answer.summary.rows), (0, 0));
 }
