@@ -34,7 +34,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} /^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 build: ## Build the buzz command
-	@[ -x $(BUZZ) ] || echo "building Buzz; the first time compiles DataFusion, 15 to 20 minutes on two cores …" >&2
+	@[ -x $(BUZZ) ] || echo "building Buzz; the first time compiles DataFusion, 20 to 30 minutes on two cores …" >&2
 	@cargo build --workspace --bin buzz
 
 ifeq ($(STAGE),)
@@ -59,7 +59,7 @@ LOCAL_CLOUD_OPTIONS = --folder data/local-cloud --upload $(SAMPLE)=s3://cloudfus
 
 .PHONY: local-cloud local-cloud-query programs
 programs: # all of Buzz's programs
-	@[ -x $(LOCAL_CLOUD) ] || echo "building Buzz; the first time compiles DataFusion, 15 to 20 minutes on two cores …" >&2
+	@[ -x $(LOCAL_CLOUD) ] || echo "building Buzz; the first time compiles DataFusion, 20 to 30 minutes on two cores …" >&2
 	@cargo build --workspace --bins
 	@$(BUZZ) sample $(SAMPLE)
 
@@ -70,7 +70,7 @@ local-cloud-query: programs ## Ask the local cloud QUERY (default: the taxi exam
 	@$(LOCAL_CLOUD) run $(LOCAL_CLOUD_OPTIONS) -- $(BUZZ) query $(QUERY) --stack local --format $(FORMAT)
 
 test: aws-cli ## Run all tests
-	@echo "building and running the tests; the first time compiles DataFusion, 15 to 20 minutes on two cores …" >&2
+	@echo "building and running the tests; the first time compiles DataFusion, 20 to 30 minutes on two cores …" >&2
 	cargo build --workspace --bins
 	cargo test --workspace --lib --bins --tests
 
