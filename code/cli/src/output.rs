@@ -1,5 +1,6 @@
 //! Where the command's rows go.
 
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -10,10 +11,17 @@ use tempfile::NamedTempFile;
 
 use crate::ask::quiet_when_closed;
 
-/// Where rows go: standard output, or a file that appears whole or not at all.
+/// Where rows go.
 #[derive(Debug)]
-pub struct Output {
-    file: Option<(NamedTempFile, PathBuf)>,
+pub struct Output(Place);
+
+#[derive(Debug)]
+enum Place {
+    Stdout,
+    /// A device or a pipe: it is written to, never replaced.
+    Device(File, PathBuf),
+    /// A file that appears whole or not at all.
+    File(NamedTempFile, PathBuf),
 }
 
 impl Output {
@@ -24,43 +32,61 @@ impl Output {
     /// `Invalid` when the file cannot be made.
     pub fn open(path: Option<&Path>) -> Result<Output> {
         let Some(path) = path else {
-            return Ok(Output { file: None });
+            return Ok(Output(Place::Stdout));
         };
-        let bad = |why: &dyn std::fmt::Display| {
-            QueryError::invalid(format!("output `{}` is not writable: {why}", path.display()))
-        };
+        let bad = |why: &dyn std::fmt::Display| not_writable(path, why);
         if path.is_dir() {
             return Err(bad(&"it is a folder"));
         }
+        if path.metadata().is_ok_and(|found| !found.is_file()) {
+            let device = OpenOptions::new().write(true).open(path).map_err(|error| bad(&error))?;
+            return Ok(Output(Place::Device(device, path.to_path_buf())));
+        }
+        // A link stays; what it names is replaced.
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut builder = tempfile::Builder::new();
         builder.prefix(".buzz-output-");
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let file = builder.tempfile_in(folder).map_err(|error| bad(&error.error_or_self()))?;
-        Ok(Output { file: Some((file, path.to_path_buf())) })
+        Ok(Output(Place::File(file, path)))
     }
 
     fn write(self, write: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>) -> Result<()> {
-        let Some((file, path)) = self.file else {
-            let mut out = BufWriter::new(io::stdout().lock());
-            return match write(&mut out) {
-                Ok(()) => quiet_when_closed(out.flush()),
+        match self.0 {
+            Place::Stdout => match written(io::stdout().lock(), write) {
+                Ok(_) => Ok(()),
                 Err(WriteError::Io(error)) => quiet_when_closed(Err(error)),
                 Err(WriteError::Rows(error)) => Err(error),
-            };
-        };
-        let bad = |why: io::Error| QueryError::invalid(format!("output `{}` is not writable: {why}", path.display()));
-        let mut out = BufWriter::new(file);
-        match write(&mut out) {
-            Ok(()) => {}
-            Err(WriteError::Io(error)) => return Err(bad(error)),
-            Err(WriteError::Rows(error)) => return Err(error),
+            },
+            Place::Device(device, path) => written(device, write).map(|_| ()).map_err(|error| at(&path, error)),
+            Place::File(file, path) => {
+                let file = written(file, write).map_err(|error| at(&path, error))?;
+                file.as_file().sync_all().map_err(|error| not_writable(&path, &error))?;
+                file.persist(&path).map(|_| ()).map_err(|error| not_writable(&path, &error.error))
+            }
         }
-        let file = out.into_inner().map_err(|error| bad(error.into_error()))?;
-        file.as_file().sync_all().map_err(bad)?;
-        file.persist(&path).map(|_| ()).map_err(|error| bad(error.error))
     }
+}
+
+/// `out`, once all of what `write` gave is in it.
+fn written<W: Write>(out: W, write: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>) -> Result<W, WriteError> {
+    let mut out = BufWriter::new(out);
+    write(&mut out)?;
+    out.flush().map_err(WriteError::Io)?;
+    out.into_inner().map_err(|error| WriteError::Io(error.into_error()))
+}
+
+fn at(path: &Path, error: WriteError) -> QueryError {
+    match error {
+        WriteError::Io(error) => not_writable(path, &error),
+        WriteError::Rows(error) => error,
+    }
+}
+
+fn not_writable(path: &Path, why: &dyn std::fmt::Display) -> QueryError {
+    QueryError::invalid(format!("output `{}` is not writable: {why}", path.display()))
 }
 
 trait OrSelf {

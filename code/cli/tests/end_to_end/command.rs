@@ -199,6 +199,20 @@ fn a_full_disk_is_said_so() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("error: standard output is not writable: No space left"), "{output:?}");
+
+    // A device, also behind a link, is written to and not replaced by a file.
+    std::os::unix::fs::symlink("/dev/full", dir.path().join("full")).unwrap();
+    let output = buzz(dir.path(), &["query", "query.json", "--format", "csv", "--output", "full"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("error: output `full` is not writable: No space left"), "{output:?}");
+    assert!(dir.path().join("full").is_symlink());
+
+    // Of a link to a file, the file is what is written.
+    fs::write(dir.path().join("rows.csv"), "old").unwrap();
+    std::os::unix::fs::symlink("rows.csv", dir.path().join("link.csv")).unwrap();
+    let output = buzz(dir.path(), &["query", "query.json", "--format", "csv", "--output", "link.csv"]);
+    assert!(output.status.success() && dir.path().join("link.csv").is_symlink(), "{output:?}");
+    assert!(fs::read_to_string(dir.path().join("rows.csv")).unwrap().starts_with("id\n0\n1\n"));
 }
 
 #[test]
