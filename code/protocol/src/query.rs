@@ -134,7 +134,7 @@ impl Query {
         let raw = raw.and_then(|raw| deserializer.end().map(|()| raw)).map_err(|error| {
             // What is not even a field name has no path of its own.
             let path = track.path().to_string().trim_end_matches(".?").to_string();
-            let place = if path == "." { String::new() } else { format!(" in `{path}`") };
+            let place = if path == "." || path == "?" { String::new() } else { format!(" in `{path}`") };
             QueryError::invalid(format!("{source}{place}: {error}"))
         })?;
 
@@ -288,6 +288,7 @@ mod tests {
     fn each_mistake_names_its_place() {
         let cases = [
             ("{\"steps\": [", "q.json in `steps`: EOF while parsing a list at line 1 column 11"),
+            ("{\"sql\": \"SELECT 1\", }", "q.json: trailing comma at line 1 column 21"),
             ("{}", "q.json: missing field `catalogs` at line 1 column 2"),
             ("{\"catalogs\": []}", "q.json: it has neither `steps` nor `sql`; write one of them"),
         ];
