@@ -269,6 +269,10 @@ fn scan_of_fragment<'a>(node: &'a Arc<dyn ExecutionPlan>, rules: &CutRules) -> O
         {
             return scan_of_fragment(sort.input(), rules);
         }
+        if aggregate.group_expr().has_grouping_set() && reads_no_file(node, rules) {
+            // The total over no rows is a row, and there is no task to make it.
+            return None;
+        }
         *aggregate.mode() == AggregateMode::Partial
     } else if let Some(sort) = node.downcast_ref::<SortExec>() {
         sort.fetch().is_some() && sort.preserve_partitioning()
@@ -288,6 +292,13 @@ fn scan_of_fragment<'a>(node: &'a Arc<dyn ExecutionPlan>, rules: &CutRules) -> O
 }
 
 type PlanNode = Arc<dyn ExecutionPlan>;
+
+/// Whether the table whose files tasks would share out for `node` has none.
+fn reads_no_file(node: &PlanNode, rules: &CutRules) -> bool {
+    let mut scans = Scans::default();
+    let table = scans.visit(node, true).ok().and(scans.shared_out).and_then(|scan| rules.tables.get(scan.table));
+    table.is_some_and(|table| table.tasks == 0)
+}
 
 /// The build and the probe side of a join that reads its whole build side first and of it gives nothing on its own: each
 /// row of its result stems from a row of the probe side, so whoever has part of the probe side computes part of the result.

@@ -138,6 +138,32 @@ async fn conditions_on_partition_columns_choose_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_without_files_has_its_totals() {
+    let dir = tempdir().unwrap();
+    let full = partitioned_delta(dir.path()).join("_delta_log/00000000000000000000.json");
+    let log = std::fs::read_to_string(full).unwrap();
+    let without_files: String = log.lines().take(2).map(|action| format!("{action}\n")).collect();
+    std::fs::create_dir_all(dir.path().join("empty/_delta_log")).unwrap();
+    std::fs::write(dir.path().join("empty/_delta_log/00000000000000000000.json"), without_files).unwrap();
+    let cases = [
+        ("SELECT COUNT(*), SUM(id) FROM t", vec!["0 | NULL"]),
+        ("SELECT grp, SUM(id) FROM t GROUP BY grp", vec![]),
+        ("SELECT grp, SUM(id) FROM t GROUP BY CUBE (grp)", vec!["NULL | NULL"]),
+        ("SELECT id FROM t ORDER BY id LIMIT 3", vec![]),
+    ];
+    for (sql, expected) in cases {
+        for zones in [1, 2] {
+            let query = statement(zones, sql, &[("t", "DeltaLake", "empty")]);
+            assert_eq!(
+                sorted_text(&ask(&query, dir.path(), &[]).await.unwrap().rows),
+                expected,
+                "{zones} zones: {sql}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_only_partial_rows_need_is_done_by_hbees() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 4, 250);
