@@ -35,11 +35,11 @@ build() {
         have cargo-zigbuild "programs for $ARCH Linux cannot be linked on $(uname -s) $(uname -m) without it: \`pip install cargo-zigbuild\`, then \`rustup target add $target\`"
     fi
     say "building for $ARCH; the first time takes about an hour on two cores …"
-    # Folders of this machine stay out of the programs, so that another one makes the same.
-    flags+=" --remap-path-prefix=$PWD=/buzz --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
-    RUSTFLAGS=$flags cargo "$tool" --profile deploy --target "$target" --workspace \
+    # The one folder of this machine that programs would name; the sources of Buzz itself are named from its root.
+    flags+=" --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+    RUSTFLAGS=$flags cargo "$tool" --release --target "$target" --workspace \
         --bin fuse_lambda --bin hbee_lambda --bin hcomb
-    BINARIES=$CARGO_TARGET_DIR/$target/deploy
+    BINARIES=$CARGO_TARGET_DIR/$target/release
 }
 
 # Refuses a program that does not run where it is sent to: Amazon Linux 2023 has glibc 2.34, an image from nothing has
