@@ -68,13 +68,13 @@ pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storag
     }
 
     let log_store = table.log_store();
-    // In the order of the views below. Statistics that are not readable are none.
-    let logged_statistics = snapshot.add_actions_batches(false).unwrap_or_default();
     let mut views = snapshot.file_views(log_store.as_ref(), None);
     let mut files = Vec::new();
+    let mut has_statistics = false;
     while let Some(view) = views.try_next().await.map_err(failed)? {
         let path = view.path();
         let values = view.partition_values_map();
+        has_statistics |= view.num_records().is_some();
         files.push(DataFile {
             number: files.len(),
             path: data_path(&place, &path)?,
@@ -89,6 +89,9 @@ pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storag
         });
     }
     drop(views);
+    // In the order of the views. Statistics that are not readable are none; where there are none, their columns are spared.
+    let logged_statistics =
+        if has_statistics { snapshot.add_actions_batches(false).unwrap_or_default() } else { Vec::new() };
     // The log has no order of its own; a stable one makes tasks and messages repeatable.
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let order: UInt64Array = files.iter().map(|file| Some(file.number as u64)).collect();
