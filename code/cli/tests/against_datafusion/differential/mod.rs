@@ -37,8 +37,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SMALLER_MAX: usize = 300;
 
 /// What a query is tried with, by turns: combs, and options.
-const SETTINGS: [(usize, &[&str]); 3] =
-    [(1, &["tasks=3", "split_bytes=1"]), (4, &["tasks=5", "split_bytes=1"]), (2, &["tasks=2", "transport=tcp"])];
+const SETTINGS: [(usize, &[&str]); 5] = [
+    (1, &["tasks=3", "split_bytes=1"]),
+    (4, &["tasks=5", "split_bytes=1", "build_bytes=0"]),
+    (2, &["tasks=2", "transport=tcp"]),
+    (3, &[]),
+    // Small batches, and inboxes that spill.
+    (2, &["tasks=7", "split_bytes=1", "batch_size=77", "inbox_memory_bytes=20kB"]),
+];
 
 /// Errors that are known, by words of their message, and why. A query with other rows is never known.
 const KNOWN: &[(&str, &str)] =
