@@ -8,8 +8,8 @@ import os
 
 from stack_aws import aws, fail, log_group, milliseconds, stage_and_region
 
-# List prices of us-east-2 in dollars, looked up in November 2025. Other regions are up to a third dearer.
-PRICES_OF = "us-east-2, November 2025"
+# List prices of us-east-2 in dollars, of autumn 2026, as in code/aws/src/price.rs. Other regions are up to a third dearer.
+PRICES_OF = "us-east-2, autumn 2026"
 PRICES = {
     "x86_64": {"gb_second": 0.0000166667, "vcpu_hour": 0.04048, "gb_hour": 0.004445},
     "arm64": {"gb_second": 0.0000133334, "vcpu_hour": 0.03238, "gb_hour": 0.00356},

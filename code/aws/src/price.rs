@@ -1,19 +1,29 @@
 //! What a query costs: AWS's list prices, with their date.
 
-/// The month of the prices below, from AWS's public price list for us-east-2, Linux on x86.
-pub const PRICES_OF: &str = "2025-11";
+/// When the prices below were those of AWS's public price list for us-east-2.
+pub const PRICES_OF: &str = "autumn 2026";
 
-/// Dollars for a gigabyte-second of a function, [x86, first tier](https://aws.amazon.com/lambda/pricing/).
-const LAMBDA_GB_SECOND: f64 = 0.000_016_666_7;
+/// What depends on the processor that a stack is built for.
+struct Processor {
+    /// Dollars for a gigabyte-second of a function, [first tier](https://aws.amazon.com/lambda/pricing/).
+    lambda_gb_second: f64,
+    /// Dollars for a vCPU of a [Fargate](https://aws.amazon.com/fargate/pricing/) task on Linux for an hour.
+    fargate_vcpu_hour: f64,
+    /// Dollars for a gigabyte of such a task for an hour.
+    fargate_gb_hour: f64,
+}
+
+const X86_64: Processor =
+    Processor { lambda_gb_second: 0.000_016_666_7, fargate_vcpu_hour: 0.040_48, fargate_gb_hour: 0.004_445 };
+
+const ARM64: Processor =
+    Processor { lambda_gb_second: 0.000_013_333_4, fargate_vcpu_hour: 0.032_38, fargate_gb_hour: 0.003_56 };
+
+/// All roles of a stack are built for the same processor as the one that tells the costs.
+const OWN: Processor = if cfg!(target_arch = "aarch64") { ARM64 } else { X86_64 };
 
 /// Dollars for an invocation.
 const LAMBDA_INVOCATION: f64 = 0.20 / 1e6;
-
-/// Dollars for a vCPU of a [Fargate](https://aws.amazon.com/fargate/pricing/) task for an hour.
-const FARGATE_VCPU_HOUR: f64 = 0.040_48;
-
-/// Dollars for a gigabyte of a Fargate task for an hour.
-const FARGATE_GB_HOUR: f64 = 0.004_445;
 
 /// Dollars for a public IPv4 address for an hour.
 const PUBLIC_IPV4_HOUR: f64 = 0.005;
@@ -28,7 +38,7 @@ pub struct Used {
     pub hbee_milliseconds: u64,
     /// Size of the HBee function.
     pub hbee_memory_mb: u64,
-    /// Invocations of HBees.
+    /// Invocations of HBees, without those that were refused.
     pub invocations: u64,
     /// Milliseconds of Fuse.
     pub fuse_milliseconds: u64,
@@ -54,11 +64,17 @@ impl Used {
     /// US dollars by list price. Of combs it counts the time of this query, not the quiet time before they stop; free
     /// tiers and storage are not counted.
     pub fn cost_usd(&self) -> f64 {
+        self.cost_on(&OWN)
+    }
+
+    fn cost_on(&self, processor: &Processor) -> f64 {
         // One more invocation: Fuse.
-        let functions = self.gb_seconds() * LAMBDA_GB_SECOND + (self.invocations + 1) as f64 * LAMBDA_INVOCATION;
+        let functions =
+            self.gb_seconds() * processor.lambda_gb_second + (self.invocations + 1) as f64 * LAMBDA_INVOCATION;
         let hours = self.comb_milliseconds as f64 / 3.6e6;
         let comb_gb = self.comb_memory_mb as f64 / 1024.0;
-        let hourly = self.comb_vcpus * FARGATE_VCPU_HOUR + comb_gb * FARGATE_GB_HOUR + PUBLIC_IPV4_HOUR;
+        let hourly = self.comb_vcpus * processor.fargate_vcpu_hour + comb_gb * processor.fargate_gb_hour;
+        let hourly = hourly + PUBLIC_IPV4_HOUR;
         functions + hours * hourly + self.requests as f64 * S3_GET
     }
 }
@@ -83,11 +99,12 @@ mod tests {
         };
         assert!((functions.gb_seconds() - 134.0).abs() < 1e-9);
         let expected = 134.0 * 0.000_016_666_7 + 64.0 * 0.000_000_2;
-        assert!((functions.cost_usd() - expected).abs() < 1e-12);
+        assert!((functions.cost_on(&X86_64) - expected).abs() < 1e-12);
+        assert!((functions.cost_on(&ARM64) / expected - 0.8).abs() < 0.01, "a fifth cheaper");
 
         let comb = Used { comb_milliseconds: 3_600_000, comb_vcpus: 2.0, comb_memory_mb: 4096, ..functions };
-        assert!((comb.cost_usd() - expected - 2.0 * 0.040_48 - 4.0 * 0.004_445 - 0.005).abs() < 1e-12);
+        assert!((comb.cost_on(&X86_64) - expected - 2.0 * 0.040_48 - 4.0 * 0.004_445 - 0.005).abs() < 1e-12);
         let read = Used { requests: 1000, ..functions };
-        assert!((read.cost_usd() - expected - 0.000_4).abs() < 1e-12);
+        assert!((read.cost_on(&X86_64) - expected - 0.000_4).abs() < 1e-12);
     }
 }
