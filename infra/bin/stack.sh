@@ -237,6 +237,10 @@ query() {
     elif [ "$QUERY" = code/examples/query-delta-taxi.json ]; then
         table=(--table "nyc_taxi=s3://$(bucket)/sample/nyc-taxi-daily")
     fi
+    # Profiles with single sign-on, or with a program that gives keys, are read by the AWS command line only. Version 1 of
+    # that cannot tell them; then the query finds its credentials itself.
+    local keys
+    if keys=$(aws configure export-credentials --format env 2>/dev/null); then eval "$keys"; fi
     exec "$BUZZ" query "$QUERY" --stack "$STAGE" "${table[@]}" --format "${FORMAT:-table}"
 }
 

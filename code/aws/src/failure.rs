@@ -85,7 +85,9 @@ where
         SdkError::ConstructionFailure(_) => QueryError::internal(format!("{call} cannot be asked: {said}")),
         SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) if no_credentials(&said) => {
             QueryError::invalid(format!(
-                "{call}: there are no credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+                "{call}: there are no credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE \
+                 to a profile with keys or a role; of one with single sign-on or a program, take the keys by \
+                 `eval \"$(aws configure export-credentials --format env)\"`"
             ))
         }
         SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => {
