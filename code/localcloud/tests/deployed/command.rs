@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use buzz_localcloud::LocalCloud;
 use buzz_localcloud::lambda::Fault;
-use buzz_localcloud::stack::HBEE;
+use buzz_localcloud::stack::{FUSE, HBEE, Stack};
 use serde_json::json;
+use tokio::process::Child;
 
-use crate::stack::{GROUPS, LARGE, TRIPS, ask, assert_same, deploy, months, plain, stderr};
+use crate::stack::{Deployed, GROUPS, LARGE, TRIPS, ask, assert_same, deploy, months, plain, stderr};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_asks_the_stack_about_the_months() {
@@ -45,26 +47,53 @@ async fn a_failed_query_is_exit_code_1_and_says_why() {
     assert!(failed.stdout.is_empty() && stderr(&failed).contains("fare"), "{}", stderr(&failed));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn ctrl_c_cancels_on_the_stack() {
-    let deployed = deploy(|_| {}).await;
-    deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(60)), 4);
-    let file = deployed.path("query.json");
-    std::fs::write(&file, ask(GROUPS, 1, json!({}))["query"].to_string()).unwrap();
-    let running = deployed.buzz(&["query", file.to_str().unwrap(), "--set", "tasks=4"]).spawn().unwrap();
-    deployed.until("HBees are asked", |cloud| cloud.lambda.counts(HBEE).invocations >= 4).await;
+/// Presses Ctrl-C for a running `buzz`, which must say so, print nothing, and end soon.
+async fn interrupt(running: Child) {
     let pid = running.id().unwrap().to_string();
     assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let ended = tokio::time::timeout(Duration::from_secs(30), running.wait_with_output()).await.expect("it ends");
     let ended = ended.unwrap();
     assert_eq!(ended.status.code(), Some(130), "{}", stderr(&ended));
     assert!(ended.stdout.is_empty());
-    let cancelled = || {
-        let queries = std::fs::read_dir(deployed.path("cloud/s3/buzz-local/results/queries")).into_iter().flatten();
-        queries.flatten().any(|query| {
-            let answer = std::fs::read_to_string(query.path().join("answer.json")).unwrap_or_default();
-            answer.to_lowercase().contains("cancelled")
-        })
+}
+
+/// Whether some query of the stack has ended as cancelled.
+fn cancelled(deployed: &Deployed) -> bool {
+    let queries = std::fs::read_dir(deployed.path("cloud/s3/buzz-local/results/queries")).into_iter().flatten();
+    queries.flatten().any(|query| {
+        let answer = std::fs::read_to_string(query.path().join("answer.json")).unwrap_or_default();
+        answer.to_lowercase().contains("cancelled")
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_cancels_on_the_stack() {
+    let at_once = |stack: &mut Stack| {
+        stack.fuse_environment.insert("BUZZ_HBEE_CONCURRENCY".to_string(), "4".to_string());
     };
-    deployed.until("the query ends on the stack", |_| cancelled()).await;
+    let deployed = deploy(at_once).await;
+    deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(60)), 4);
+    let file = deployed.path("query.json");
+    std::fs::write(&file, ask(GROUPS, 1, json!({}))["query"].to_string()).unwrap();
+    let running = deployed.buzz(&["query", file.to_str().unwrap(), "--set", "tasks=12"]).spawn().unwrap();
+    let asked = |cloud: &LocalCloud| cloud.lambda.counts(HBEE).invocations;
+    deployed.until("HBees are asked", |cloud| asked(cloud) >= 4).await;
+    interrupt(running).await;
+    deployed.until("the query ends on the stack", |_| cancelled(&deployed)).await;
+    // Twelve were to be asked.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(asked(&deployed.cloud), 4, "no HBee is asked any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_before_the_stack_has_taken_the_query_cancels_it_too() {
+    let deployed = deploy(|_| {}).await;
+    deployed.cloud.lambda.fail_next(FUSE, &Fault::Slow(Duration::from_secs(3)), 1);
+    deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(60)), 4);
+    let file = deployed.path("query.json");
+    std::fs::write(&file, ask(GROUPS, 1, json!({}))["query"].to_string()).unwrap();
+    let running = deployed.buzz(&["query", file.to_str().unwrap(), "--set", "tasks=4"]).spawn().unwrap();
+    deployed.until("Fuse is asked", |cloud| cloud.lambda.counts(FUSE).invocations >= 1).await;
+    interrupt(running).await;
+    deployed.until("the query ends on the stack", |_| cancelled(&deployed)).await;
 }
