@@ -115,6 +115,15 @@ bench: bench-tools ## Compare with plain DataFusion and DuckDB, release build; B
 	$(BENCH)/bin/python code/testkit/bench/tpch.py --bin $(CARGO_TARGET_DIR)/release --scale $(or $(TPCH_SCALE),1) \
 		--folder $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1) --runs $(or $(BENCH_RUNS),3)
 
+.PHONY: bench-cloud
+bench-cloud: ## Measure the programs of a stack, release build; writes docs/FIGURES.md; BINARIES=folder, BENCH_RUNS=5
+ifeq ($(BINARIES),)
+	@echo "building for release; the first time takes about 40 minutes on two cores …" >&2
+	cargo build --release --workspace --bins
+endif
+	python3 code/testkit/bench/cloud.py --bin $(or $(BINARIES),$(CARGO_TARGET_DIR)/release) --sample $(SAMPLE) \
+		--runs $(or $(BENCH_RUNS),5) --output docs/FIGURES.md
+
 bench-tools:
 	@[ -x $(BENCH)/bin/tpchgen-cli ] || { python3 -m venv $(BENCH) && \
 		$(BENCH)/bin/pip install --quiet duckdb==2.0.0 tpchgen-cli==4.0.0; }

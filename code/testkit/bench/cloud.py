@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+"""Measures a deployed Buzz on this machine, and prints the figures as Markdown.
+
+The time of the example query in the local cloud by phase, Fuse's processor time to issue invocations, how fast a comb
+takes deliveries, the sizes of the packages, and how soon the functions ask for their first event. Run it while nothing
+else runs.
+"""
+import argparse
+import asyncio
+import contextlib
+import datetime
+import gzip
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+import dispatch
+from lambda_stand_in import Function
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.join(HERE, "../../..")
+QUERY = os.path.join(ROOT, "code/examples/query-delta-taxi.json")
+SAMPLE_PLACE = "s3://cloudfuse-taxi-data/delta-tables/nyc-taxi-daily"
+COMB_START_DELAY = 20
+TASKS = 500
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def table(head, rows):
+    lines = [head, ["---" if index == 0 else "---:" for index in range(len(head))], *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+# The example query.
+
+
+@contextlib.contextmanager
+def local_cloud(programs, sample, folder):
+    """A local cloud with everything cold; gives its endpoint."""
+    command = [os.path.join(programs, "localcloud"), "serve", "--port", "0", "--folder", folder, "--programs", programs]
+    command += ["--comb-start-delay", str(COMB_START_DELAY), "--upload", f"{sample}={SAMPLE_PLACE}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        said = process.stdout.readline()
+        found = re.search(r"http://\S+", said)
+        if not found:
+            sys.exit(f"the local cloud does not start: {said}")
+        yield found.group()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def ask(endpoint, reducer):
+    """Milliseconds of the caller and the answer's summary."""
+    with open(QUERY, encoding="utf-8") as file:
+        event = {"query": json.load(file), "options": {"reducer": reducer}}
+    url = f"{endpoint}/2015-03-31/functions/buzz-rust-fuse-local/invocations"
+    started = time.perf_counter()
+    with urllib.request.urlopen(urllib.request.Request(url, json.dumps(event).encode()), timeout=300) as answer:
+        said = json.load(answer)
+    milliseconds = 1000 * (time.perf_counter() - started)
+    if said.get("status") != "answered":
+        sys.exit(f"the example is not answered: {said}")
+    return milliseconds, said["summary"]
+
+
+def phases(programs, sample, runs):
+    """Rows of the table: by reducer, cold and warm."""
+    rows = []
+    for reducer in ("inline", "comb"):
+        cold, warm = [], []
+        for _ in range(runs):
+            with tempfile.TemporaryDirectory() as folder, local_cloud(programs, sample, folder) as endpoint:
+                cold.append(ask(endpoint, reducer))
+                warm += [ask(endpoint, reducer) for _ in range(5)]
+        for name, measured in (("cold", cold), ("warm", warm)):
+            rows.append([f"{reducer}, {name}", *phase_medians(measured)])
+        say(f"example, {reducer}: done")
+    return rows, cold[0][1]
+
+
+def phase_medians(measured):
+    """Medians of what the caller waits, the phases, and the rest of Fuse's time."""
+
+    def median(value):
+        return f"{statistics.median(value(caller, summary['milliseconds']) for caller, summary in measured):.0f}"
+
+    return [
+        median(lambda caller, ms: caller),
+        median(lambda caller, ms: caller - ms["total"]),
+        median(lambda caller, ms: ms["open"]),
+        median(lambda caller, ms: ms["plan"]),
+        median(lambda caller, ms: ms["total"] - ms["open"] - ms["plan"] - ms["run"]),
+        median(lambda caller, ms: ms["run"]),
+    ]
+
+
+# The programs.
+
+
+def sizes(programs, folder):
+    """Rows of the table: each program as it is deployed."""
+    rows = []
+    for name in ("fuse_lambda", "hbee_lambda", "hcomb"):
+        stripped, packed = os.path.join(folder, name), os.path.join(folder, f"{name}.zip")
+        subprocess.run(["strip", "-o", stripped, os.path.join(programs, name)], check=True)
+        if name == "hcomb":  # layers of an image are compressed with gzip
+            with open(stripped, "rb") as source, gzip.open(packed, "wb") as target:
+                shutil.copyfileobj(source, target)
+        else:
+            subprocess.run([sys.executable, os.path.join(ROOT, "infra/bin/zip.py"), stripped, packed], check=True)
+        rows.append([name, *(f"{os.path.getsize(path) / 1e6:.1f} MB" for path in (stripped, packed))])
+        say(f"size of {name}: done")
+    return rows
+
+
+async def starts(programs, runs, log):
+    """Milliseconds from the start of each function's process to its first request for an event."""
+    rows = []
+    for name in ("fuse_lambda", "hbee_lambda"):
+        variables = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "BUZZ_HBEE_FUNCTION": "hbee", "BUZZ_RESULTS": "s3://b/r/"}
+        times = []
+        for _ in range(runs):
+            function = await Function.start(os.path.join(programs, name), 2048, variables, log)
+            try:
+                times.append(1000 * await function.seconds_to_next())
+            finally:
+                await function.stop()
+        say(f"start of {name}: done")
+        rows.append([name, f"{statistics.median(times):.1f} ms", f"{min(times):.1f} to {max(times):.1f} ms"])
+    return rows
+
+
+def intake(programs, sample):
+    """Rows of the table: by the number of deliveries at once."""
+    command = [os.path.join(programs, "comb-intake"), os.path.join(programs, "hcomb"), sample]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    rows = []
+    for line in done.stdout.splitlines():
+        said = json.loads(line)
+        megabytes = said["bytes"] / 1e6
+        per_second = [megabytes / said[key] for key in ("seconds", "comb_cpu_seconds", "sender_cpu_seconds")]
+        rows.append([said["at_once"], *(f"{value:,.0f} MB/s" for value in per_second)])
+    say("intake: done")
+    return rows
+
+
+def machine():
+    with open("/proc/meminfo", encoding="utf-8") as file:
+        gigabytes = int(re.search(r"MemTotal:\s+(\d+)", file.read()).group(1)) / (1 << 20)
+    return f"a virtual machine with {os.cpu_count()} processors ({platform.machine()}) and {gigabytes:.0f} GiB"
+
+
+def report(arguments, log):
+    programs, sample, runs = arguments.bin, arguments.sample, arguments.runs
+    subprocess.run([os.path.join(programs, "buzz"), "sample", sample], check=True, stdout=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory() as folder:
+        size_rows = sizes(programs, folder)
+    start_rows = asyncio.run(starts(programs, 4 * runs + 1, log))
+    asked, planned = asyncio.run(dispatch.measure(programs, sample, log, TASKS, runs))
+    say("dispatch: done")
+    intake_rows = intake(programs, sample)
+    phase_rows, summary = phases(programs, sample, runs)
+    return f"""# Figures of a deployed Buzz, on one machine
+
+Measured on {datetime.date.today():%d %B %Y} on {machine()}, {arguments.build} build, with `make bench-cloud`. The local
+cloud runs the programs as processes: it has no network and no S3 latency, and functions start as fast as processes do. So
+these are the times of Buzz itself; AWS adds its own. Figures are medians.
+
+## The example query
+
+`code/examples/query-delta-taxi.json` over the sample ({summary["files_read"]} of {summary["files_found"]} files, \
+{summary["tasks"]} tasks), invoked as `aws lambda invoke` does. Combs start {COMB_START_DELAY} seconds after they are asked
+for, as on Fargate. Milliseconds:
+
+{table(["", "caller waits", "start of Fuse, call", "open", "plan", "wait for combs, answer", "run"], phase_rows)}
+
+*Cold*: no process runs when the query comes. *Run* has the start of HBees, the tasks and the reduction.
+
+## Dispatch
+
+Fuse's processor time, user and system, for a query of {TASKS} tasks against an HBee function that answers at once:
+{1000 * asked:.0f} ms, of which {1000 * planned:.0f} ms are planning, so **{1000 * (asked - planned):.0f} ms for {TASKS} \
+invocations**: making tasks, serializing, signing and
+sending them, reading outcomes with rows, accepting these, and the final reduction.
+
+## Intake of a comb
+
+Deliveries of the sample's rows over loopback by Arrow Flight into the inbox of a comb, held and accepted. Bytes are those
+of the batches in memory.
+
+{table(["deliveries at once", "throughput", "per processor second of the comb", "of the sender"], intake_rows)}
+
+## Programs
+
+{table(["program", "stripped", "compressed"], size_rows)}
+
+Functions are compressed as zips, the comb as the layer of its image. From the start of the process to its first request
+for an event:
+
+{table(["function", "median", "range"], start_rows)}
+"""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bin", required=True, help="folder of the programs")
+    parser.add_argument("--sample", required=True, help="where the sample table is, or is made")
+    parser.add_argument("--runs", type=int, default=5, help="repetitions of each measurement")
+    parser.add_argument("--build", help="what the programs were built for, by default as the folder is called")
+    parser.add_argument("--output", help="the file to write, by default standard output")
+    arguments = parser.parse_args()
+    arguments.bin = os.path.abspath(arguments.bin)
+    arguments.build = arguments.build or os.path.basename(arguments.bin)
+    with tempfile.TemporaryFile() as log:
+        try:
+            text = report(arguments, log)
+        except Exception:
+            log.seek(0)
+            sys.stderr.write(log.read().decode()[-4000:])
+            raise
+    if arguments.output:
+        with open(arguments.output, "w", encoding="utf-8") as out:
+            out.write(text)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
