@@ -174,7 +174,7 @@ package-hcomb: ## Build the combs' image
 try-infra: ## Deploy, plan again and destroy on a stand-in for AWS, both kinds of comb network
 	@infra/bin/try.sh
 
-try-packages: ## Start the packages as AWS would: the zips under its Runtime Interface Emulator, the image
+try-packages: ## Start the packages as AWS would: zips under its Runtime Interface Emulator, the image, and a query by all
 	@infra/bin/try_packages.sh
 
 scan-infra: ## Scan the configuration; exceptions and their reasons stand in infra/scan.yaml

@@ -2,7 +2,12 @@
 # Starts what `make package` made as AWS would: each zip's program under AWS's own Runtime Interface Emulator, in a root
 # folder that holds nothing else but devices and certificate authorities, where Amazon Linux has them, and the image with
 # podman or docker. Fuse must answer a query, the HBee must refuse a task that is none, the comb must tell that it is
-# healthy.
+# healthy. Then all of them together answer a query in the local cloud: the functions as processes of this machine, two
+# combs as containers, which reduce.
+#
+#   BINARIES       a folder with localcloud and buzz, instead of building them
+#   IMAGE          the combs' image, by default the one that was made
+#   RUN_ARGUMENTS  more arguments to start it with
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . infra/bin/lib.sh
@@ -15,7 +20,7 @@ PACKAGES=${PACKAGES:-$CARGO_TARGET_DIR/packages/$ARCH}
 [ "$(id -u)" = 0 ] || fail "an empty root folder needs root's rights"
 
 work=$(mktemp -d)
-started=() container=''
+started=() label=buzz-try=$$
 # shellcheck disable=SC2317 # called at the end, whatever that is
 stop() {
     local process
@@ -23,7 +28,8 @@ stop() {
         pkill -P "$process" || true
         kill "$process" 2>/dev/null || true
     done
-    [ -z "$container" ] || "$tool" rm --force "$container" >/dev/null 2>&1 || true
+    # shellcheck disable=SC2046 # several
+    [ -z "${tool:-}" ] || "$tool" rm --force $("$tool" ps --all --quiet --filter "label=$label") >/dev/null 2>&1 || true
     sleep 0.2
     rm -rf "$work"
 }
@@ -89,14 +95,55 @@ say "the HBee's zip, alone in its root folder, refuses what is no task: $answer"
 
 tool=$(image_tool)
 [ "$tool" != buildah ] || fail "images are started with podman or docker"
-# shellcheck disable=SC2086 # several arguments, if any
-container=$("$tool" run --detach --network host --env BUZZ_COMB_PORT="$(free_port)" ${RUN_ARGUMENTS:-} "localhost/buzz-rust-hcomb:$COMB_IMAGE_TAG")
+image=${IMAGE:-localhost/buzz-rust-hcomb:$COMB_IMAGE_TAG}
+# As on Fargate, nothing but /tmp can be written. The limits are some that any user may ask for.
+run=("$tool" run --network host --read-only --tmpfs /tmp --label "$label" --ulimit nofile=16384 --ulimit nproc=16384)
+# shellcheck disable=SC2206 # several arguments, if any
+run+=(${RUN_ARGUMENTS:-})
+container=$("${run[@]}" --detach --env BUZZ_COMB_PORT="$(free_port)" "$image")
+healthy=
 for _ in $(seq 50); do
     if "$tool" exec "$container" /hcomb health >/dev/null 2>&1; then
-        say "the comb's image runs and is healthy"
-        exit 0
+        healthy=1
+        break
     fi
     sleep 0.2
 done
-"$tool" logs "$container" >&2
-fail "the comb's image does not become healthy"
+[ -n "$healthy" ] || { "$tool" logs "$container" >&2; fail "the comb's image does not become healthy"; }
+"$tool" rm --force "$container" >/dev/null
+say "the comb's image runs and is healthy"
+
+if [ -z "${BINARIES:-}" ]; then
+    cargo build --workspace --bins
+    BINARIES=$CARGO_TARGET_DIR/debug
+fi
+programs=$work/programs
+mkdir "$programs"
+for role in fuse hbee; do
+    packed=${role^^}_ZIP
+    python3 -m zipfile -e "${!packed}" "$programs"
+    chmod 755 "$programs/bootstrap"
+    mv "$programs/bootstrap" "$programs/${role}_lambda"
+done
+# In place of the combs' program, which is started with the variables of the task definition and nothing else.
+cat >"$programs/hcomb" <<END
+#!/usr/bin/env bash
+variables=()
+for name in \$(compgen -e | grep -E '^(BUZZ|AWS)_'); do variables+=(--env "\$name"); done
+export PATH=$PATH HOME=$HOME
+exec ${run[*]} --rm "\${variables[@]}" $image
+END
+chmod 755 "$programs/hcomb"
+
+sample=$work/sample place=s3://buzz-local/trips
+"$BINARIES/buzz" sample "$sample" --rows 60000
+sql='SELECT payment_type, COUNT(*) AS n, MIN(pickup_at) AS first, COUNT(DISTINCT dropoff_at) AS ends FROM trips GROUP BY payment_type ORDER BY payment_type'
+expected=$("$BINARIES/buzz" sql "$sql" --table "trips=$sample" --format csv)
+told=$("$BINARIES/localcloud" run --folder "$work/cloud" --programs "$programs" --upload "$sample=$place" -- \
+    "$BINARIES/buzz" sql "$sql" --table "trips=$place" --stack local --zones 2 --set reducer=comb --set tasks=8 --format csv) ||
+    { cat "$work"/cloud/logs/*/* >&2; fail "the packages do not answer a query"; }
+[ "$told" = "$expected" ] || fail "the packages answer: $told; and one process: $expected"
+combs=$(grep -l '"serving"' "$work"/cloud/logs/buzz-rust-hcomb-local/* | wc -l)
+[ "$combs" = 2 ] || fail "$combs containers served, not 2"
+say "the functions as processes and two combs as containers answer a query as one process does:"
+say "$told"
