@@ -12,10 +12,10 @@ use buzz_protocol::plan::decode_fragment;
 use buzz_protocol::{BUILD_ID, ErrorKind, Evaluation, HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_storage::{Storage, full_path, unpanicked};
 use datafusion::datasource::source::DataSourceExec;
-use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::execution::registry::FunctionRegistry;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::{SessionStateDefaults, TaskContext};
 use datafusion::logical_expr::ScalarUDF;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
@@ -37,7 +37,8 @@ use scan::ScanFiles;
 /// Runs tasks, several at once if asked to. Made once per process: it keeps connections and footers.
 #[derive(Debug)]
 pub struct HBee {
-    state: SessionState,
+    /// Functions, runtime and the options that no task changes.
+    context: TaskContext,
     storage: Arc<Storage>,
     network: Arc<dyn Network>,
 }
@@ -53,8 +54,7 @@ impl HBee {
             .with_object_store_registry(Arc::clone(&storage) as _)
             .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
             .build_arc()?;
-        let state = SessionStateBuilder::new().with_default_features().with_runtime_env(runtime).build();
-        Ok(HBee { state, storage, network })
+        Ok(HBee { context: context(runtime)?, storage, network })
     }
 
     /// Runs `task` once: delivers its rows under a fresh name and says what was delivered. Nothing counts until Fuse
@@ -117,13 +117,13 @@ impl HBee {
     }
 
     fn task_context(&self, task: &HBeeTask) -> Result<Arc<TaskContext>> {
-        let mut config = self.state.config().clone();
+        let ctx = &self.context;
+        let mut config = ctx.session_config().clone();
         for (key, value) in &task.session {
             config.options_mut().set(key, value)?;
         }
         // An evaluation is of its own files: no partition may take over those of another.
         config.options_mut().execution.enable_file_stream_work_stealing = false;
-        let ctx = TaskContext::from(&self.state);
         // Some functions keep options of the session, as `to_timestamp` its time zone.
         let of_session = |(name, function): (&String, &Arc<ScalarUDF>)| {
             let updated = function.inner().with_updated_config(config.options());
@@ -140,6 +140,25 @@ impl HBee {
             ctx.runtime_env(),
         )))
     }
+}
+
+/// What tasks run in: every function that a plan may name. Gathered here and not by a session, which would bring the SQL
+/// parser and the optimizer along: the program is smaller without them.
+fn context(runtime: Arc<RuntimeEnv>) -> Result<TaskContext> {
+    let mut context = TaskContext::default().with_runtime(runtime);
+    for function in SessionStateDefaults::default_scalar_functions() {
+        context.register_udf(function)?;
+    }
+    for function in SessionStateDefaults::default_higher_order_functions() {
+        context.register_higher_order_function(function)?;
+    }
+    for function in SessionStateDefaults::default_aggregate_functions() {
+        context.register_udaf(function)?;
+    }
+    for function in SessionStateDefaults::default_window_functions() {
+        context.register_udwf(function)?;
+    }
+    Ok(context)
 }
 
 /// What the scans of a task gave.
@@ -230,4 +249,27 @@ fn name_file(error: QueryError, task: &HBeeTask, evaluation: &Evaluation) -> Que
     // Some name the file by its path in the store.
     let what = error.message.strip_prefix(&format!("`{}`: ", file.path)).unwrap_or(&error.message);
     QueryError { message: format!("{place}: {what}"), ..error }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::execution::SessionStateBuilder;
+
+    use super::*;
+
+    #[test]
+    fn a_task_may_call_what_a_session_offers() {
+        let own = context(Arc::default()).unwrap();
+        let session = TaskContext::from(&SessionStateBuilder::new().with_default_features().build());
+        assert_eq!(own.udfs(), session.udfs());
+        assert_eq!(own.udafs(), session.udafs());
+        assert_eq!(own.udwfs(), session.udwfs());
+        assert_eq!(own.higher_order_function_names(), session.higher_order_function_names());
+        let name = |(name, function): (&String, &Arc<ScalarUDF>)| (name.clone(), function.name().to_string());
+        let names = |context: &TaskContext| {
+            context.scalar_functions().iter().map(name).collect::<std::collections::BTreeMap<_, _>>()
+        };
+        assert_eq!(names(&own), names(&session), "also by other names");
+        assert_eq!(own.session_config().options().entries().len(), session.session_config().options().entries().len());
+    }
 }
