@@ -5,6 +5,7 @@ cd "$(dirname "$0")/../.."
 . infra/bin/lib.sh
 
 python3 infra/tests/permissions.py
+python3 infra/tests/packages.py
 if command -v shellcheck >/dev/null; then
     shellcheck --external-sources infra/bin/*.sh docker/*.sh
 else
