@@ -58,16 +58,16 @@ run "public_ipv4" {
     error_message = "S3 must be reached by a gateway endpoint, which is free, from the functions' route table"
   }
   assert {
-    condition = alltrue([for rule in concat([aws_vpc_security_group_ingress_rule.combs_from_functions, aws_vpc_security_group_ingress_rule.combs_from_combs], aws_vpc_security_group_ingress_rule.combs_from_function_subnets) :
+    condition = alltrue([for rule in values(aws_vpc_security_group_ingress_rule.way) :
     rule.cidr_ipv4 == null && rule.security_group_id == aws_security_group.combs.id && rule.from_port == 3333 && rule.to_port == 3333 && rule.ip_protocol == "tcp"])
     error_message = "combs admit nothing but their port, and no IPv4 range"
   }
   assert {
-    condition     = aws_vpc_security_group_ingress_rule.combs_from_functions.referenced_security_group_id == aws_security_group.functions.id && aws_vpc_security_group_ingress_rule.combs_from_combs.referenced_security_group_id == aws_security_group.combs.id
+    condition     = toset([for rule in values(aws_vpc_security_group_ingress_rule.way) : rule.referenced_security_group_id if rule.cidr_ipv6 == null]) == toset([aws_security_group.functions.id, aws_security_group.combs.id])
     error_message = "combs admit the functions' group and their own"
   }
   assert {
-    condition     = [for rule in aws_vpc_security_group_ingress_rule.combs_from_function_subnets : rule.cidr_ipv6] == ["2600:1f16:abc:d00::/64", "2600:1f16:abc:d01::/64"]
+    condition     = [for rule in values(aws_vpc_security_group_ingress_rule.way) : rule.cidr_ipv6 if rule.cidr_ipv6 != null] == ["2600:1f16:abc:d00::/64", "2600:1f16:abc:d01::/64"]
     error_message = "of IPv6 ranges combs admit the function subnets' only"
   }
 }
@@ -82,7 +82,7 @@ run "ipv6_only" {
   }
 
   assert {
-    condition     = length(aws_internet_gateway.combs) == 0 && length(aws_route.combs_ipv4) == 0 && length(aws_vpc_security_group_egress_rule.combs_to_aws_ipv4) == 0
+    condition     = length(aws_internet_gateway.combs) == 0 && length(aws_route.combs_ipv4) == 0 && alltrue([for rule in values(aws_vpc_security_group_egress_rule.way) : rule.cidr_ipv4 == null])
     error_message = "without IPv4 there is no internet gateway"
   }
   assert {

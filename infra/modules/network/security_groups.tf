@@ -20,88 +20,55 @@ data "aws_ec2_managed_prefix_list" "s3" {
   name = "com.amazonaws.${var.region}.s3"
 }
 
-resource "aws_vpc_security_group_egress_rule" "functions_to_aws" {
-  security_group_id = aws_security_group.functions.id
-  description       = "AWS, over IPv6"
-  cidr_ipv6         = "::/0"
-  ip_protocol       = "tcp"
-  from_port         = 443
-  to_port           = 443
+locals {
+  functions = aws_security_group.functions.id
+  combs     = aws_security_group.combs.id
+
+  # Each opens one TCP port of a group (`of`) towards a group, a list of addresses, or a range of them.
+  ways_out = merge(
+    {
+      functions_to_aws   = { of = local.functions, port = 443, ipv6 = "::/0", description = "AWS, over IPv6" }
+      functions_to_s3    = { of = local.functions, port = 443, list = data.aws_ec2_managed_prefix_list.s3.id, description = "S3, over its gateway endpoint" }
+      functions_to_combs = { of = local.functions, port = var.comb_port, group = local.combs, description = "Deliveries and reduce plans" }
+      combs_to_combs     = { of = local.combs, port = var.comb_port, group = local.combs, description = "Exchanges between combs" }
+      combs_to_aws       = { of = local.combs, port = 443, ipv6 = "::/0", description = "AWS, over IPv6" }
+    },
+    { for name in local.ipv6_only ? [] : ["combs_to_aws_ipv4"] : name => { of = local.combs, port = 443, ipv4 = "0.0.0.0/0", description = "The image, over IPv4" } },
+  )
+  ways_in = merge(
+    {
+      combs_from_functions = { of = local.combs, port = var.comb_port, group = local.functions, description = "Deliveries and reduce plans" }
+      combs_from_combs     = { of = local.combs, port = var.comb_port, group = local.combs, description = "Exchanges between combs" }
+    },
+    # The functions' interfaces are AWS's own. Should their IPv6 traffic not count as their group's, this lets it in.
+    { for index in range(var.zones) : "combs_from_function_subnet_${index}" => {
+      of = local.combs, port = var.comb_port, ipv6 = aws_subnet.functions[index].ipv6_cidr_block, description = "Functions, by their IPv6 range"
+    } },
+  )
 }
 
-resource "aws_vpc_security_group_egress_rule" "functions_to_s3" {
-  security_group_id = aws_security_group.functions.id
-  description       = "S3, over its gateway endpoint"
-  prefix_list_id    = data.aws_ec2_managed_prefix_list.s3.id
-  ip_protocol       = "tcp"
-  from_port         = 443
-  to_port           = 443
-}
+resource "aws_vpc_security_group_egress_rule" "way" {
+  for_each = local.ways_out
 
-resource "aws_vpc_security_group_egress_rule" "functions_to_combs" {
-  security_group_id            = aws_security_group.functions.id
-  description                  = "Deliveries and reduce plans"
-  referenced_security_group_id = aws_security_group.combs.id
+  security_group_id            = each.value.of
+  description                  = each.value.description
+  referenced_security_group_id = lookup(each.value, "group", null)
+  prefix_list_id               = lookup(each.value, "list", null)
+  cidr_ipv4                    = lookup(each.value, "ipv4", null)
+  cidr_ipv6                    = lookup(each.value, "ipv6", null)
   ip_protocol                  = "tcp"
-  from_port                    = var.comb_port
-  to_port                      = var.comb_port
+  from_port                    = each.value.port
+  to_port                      = each.value.port
 }
 
-resource "aws_vpc_security_group_ingress_rule" "combs_from_functions" {
-  security_group_id            = aws_security_group.combs.id
-  description                  = "Deliveries and reduce plans"
-  referenced_security_group_id = aws_security_group.functions.id
+resource "aws_vpc_security_group_ingress_rule" "way" {
+  for_each = local.ways_in
+
+  security_group_id            = each.value.of
+  description                  = each.value.description
+  referenced_security_group_id = lookup(each.value, "group", null)
+  cidr_ipv6                    = lookup(each.value, "ipv6", null)
   ip_protocol                  = "tcp"
-  from_port                    = var.comb_port
-  to_port                      = var.comb_port
-}
-
-# The functions' interfaces are AWS's own. Should their IPv6 traffic not count as their group's, this lets it in.
-resource "aws_vpc_security_group_ingress_rule" "combs_from_function_subnets" {
-  count = var.zones
-
-  security_group_id = aws_security_group.combs.id
-  description       = "Functions, by their IPv6 range"
-  cidr_ipv6         = aws_subnet.functions[count.index].ipv6_cidr_block
-  ip_protocol       = "tcp"
-  from_port         = var.comb_port
-  to_port           = var.comb_port
-}
-
-resource "aws_vpc_security_group_ingress_rule" "combs_from_combs" {
-  security_group_id            = aws_security_group.combs.id
-  description                  = "Exchanges between combs"
-  referenced_security_group_id = aws_security_group.combs.id
-  ip_protocol                  = "tcp"
-  from_port                    = var.comb_port
-  to_port                      = var.comb_port
-}
-
-resource "aws_vpc_security_group_egress_rule" "combs_to_combs" {
-  security_group_id            = aws_security_group.combs.id
-  description                  = "Exchanges between combs"
-  referenced_security_group_id = aws_security_group.combs.id
-  ip_protocol                  = "tcp"
-  from_port                    = var.comb_port
-  to_port                      = var.comb_port
-}
-
-resource "aws_vpc_security_group_egress_rule" "combs_to_aws" {
-  security_group_id = aws_security_group.combs.id
-  description       = "AWS, over IPv6"
-  cidr_ipv6         = "::/0"
-  ip_protocol       = "tcp"
-  from_port         = 443
-  to_port           = 443
-}
-
-resource "aws_vpc_security_group_egress_rule" "combs_to_aws_ipv4" {
-  count = local.ipv6_only ? 0 : 1
-
-  security_group_id = aws_security_group.combs.id
-  description       = "The image, over IPv4"
-  cidr_ipv4         = "0.0.0.0/0"
-  ip_protocol       = "tcp"
-  from_port         = 443
-  to_port           = 443
+  from_port                    = each.value.port
+  to_port                      = each.value.port
 }

@@ -5,31 +5,13 @@ resource "aws_vpc_endpoint" "s3" {
   }
 }
 
-resource "aws_vpc_security_group_egress_rule" "combs_to_combs" {
+resource "aws_vpc_security_group_egress_rule" "way" {
   lifecycle {
     ignore_changes = [description]
   }
 }
 
-resource "aws_vpc_security_group_egress_rule" "functions_to_combs" {
-  lifecycle {
-    ignore_changes = [description]
-  }
-}
-
-resource "aws_vpc_security_group_egress_rule" "functions_to_s3" {
-  lifecycle {
-    ignore_changes = [description]
-  }
-}
-
-resource "aws_vpc_security_group_ingress_rule" "combs_from_combs" {
-  lifecycle {
-    ignore_changes = [description]
-  }
-}
-
-resource "aws_vpc_security_group_ingress_rule" "combs_from_functions" {
+resource "aws_vpc_security_group_ingress_rule" "way" {
   lifecycle {
     ignore_changes = [description]
   }
