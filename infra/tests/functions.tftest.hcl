@@ -47,23 +47,23 @@ run "functions" {
   }
 
   assert {
-    condition     = aws_lambda_function.fuse.memory_size == 3008 && aws_lambda_function.fuse.timeout == 900 && aws_lambda_function.hbee.memory_size == 2048 && aws_lambda_function.hbee.timeout == 300
+    condition     = aws_lambda_function.function["fuse"].memory_size == 3008 && aws_lambda_function.function["fuse"].timeout == 900 && aws_lambda_function.function["hbee"].memory_size == 2048 && aws_lambda_function.function["hbee"].timeout == 300
     error_message = "memory and time limits must be the given ones"
   }
   assert {
-    condition     = alltrue([for f in [aws_lambda_function.fuse, aws_lambda_function.hbee] : f.architectures == tolist(["arm64"]) && f.runtime == "provided.al2023" && f.handler == "bootstrap" && f.vpc_config[0].ipv6_allowed_for_dual_stack && f.vpc_config[0].security_group_ids == toset(["sg-functions"])])
+    condition     = alltrue([for f in values(aws_lambda_function.function) : f.architectures == tolist(["arm64"]) && f.runtime == "provided.al2023" && f.handler == "bootstrap" && f.vpc_config[0].ipv6_allowed_for_dual_stack && f.vpc_config[0].security_group_ids == toset(["sg-functions"])])
     error_message = "functions run static binaries, in the network, with IPv6"
   }
   assert {
-    condition     = aws_s3_object.fuse.key == "packages/fuse-01.zip" && aws_lambda_function.hbee.s3_key == "packages/hbee-02.zip"
+    condition     = aws_s3_object.package["fuse"].key == "packages/fuse-01.zip" && aws_lambda_function.function["hbee"].s3_key == "packages/hbee-02.zip"
     error_message = "a package keeps its name, which holds its hash"
   }
   assert {
-    condition     = aws_lambda_function_event_invoke_config.fuse.maximum_retry_attempts == 0 && aws_lambda_function_event_invoke_config.hbee.maximum_retry_attempts == 0
+    condition     = [for config in values(aws_lambda_function_event_invoke_config.function) : config.maximum_retry_attempts] == [0, 0]
     error_message = "the service must not repeat a query"
   }
   assert {
-    condition = aws_lambda_function.fuse.environment[0].variables == tomap({
+    condition = aws_lambda_function.function["fuse"].environment[0].variables == tomap({
       BUZZ_STAGE                 = "dev"
       AWS_USE_DUALSTACK_ENDPOINT = "true"
       BUZZ_HBEE_FUNCTION         = "buzz-rust-hbee-dev"
@@ -79,10 +79,10 @@ run "functions" {
       BUZZ_COMB_VCPUS            = "2"
       BUZZ_COMB_MEMORY_MB        = "4096"
     })
-    error_message = "got ${jsonencode(aws_lambda_function.fuse.environment[0].variables)}"
+    error_message = "got ${jsonencode(aws_lambda_function.function["fuse"].environment[0].variables)}"
   }
   assert {
-    condition     = aws_cloudwatch_log_group.fuse.retention_in_days == 14 && aws_cloudwatch_log_group.hbee.retention_in_days == 14
+    condition     = [for group in values(aws_cloudwatch_log_group.function) : group.retention_in_days] == [14, 14]
     error_message = "logs must go by themselves"
   }
 }

@@ -148,7 +148,7 @@ def allowed():
         "var.read_data": actions(block(storage, "locals {")),
         "var.read_results": actions(block(storage, 'output "read_results"')),
         "var.write_results": actions(block(storage, 'output "write_results"')),
-        "local.in_vpc": actions(re.search(r"interface_actions = \[.*?\]", functions, flags=re.S).group()),
+        "local.basics": actions(functions[functions.index("interface_actions = [") : functions.index("resource ")]),
     }
     roles = {}
     for role, text in {"fuse": functions, "hbee": functions, "execution": combs, "comb": combs}.items():

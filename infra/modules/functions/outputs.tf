@@ -1,19 +1,19 @@
 output "fuse_name" {
   description = "Name of the function to ask."
-  value       = aws_lambda_function.fuse.function_name
+  value       = aws_lambda_function.function["fuse"].function_name
 }
 
 output "hbee_name" {
   description = "Name of the function that runs one task."
-  value       = aws_lambda_function.hbee.function_name
+  value       = aws_lambda_function.function["hbee"].function_name
 }
 
 output "fuse_log_group" {
   description = "Where Fuse logs."
-  value       = aws_cloudwatch_log_group.fuse.name
+  value       = aws_cloudwatch_log_group.function["fuse"].name
 }
 
 output "hbee_log_group" {
   description = "Where HBees log."
-  value       = aws_cloudwatch_log_group.hbee.name
+  value       = aws_cloudwatch_log_group.function["hbee"].name
 }

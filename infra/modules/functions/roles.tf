@@ -22,7 +22,7 @@ locals {
 
   # The service puts a function into the VPC with the function's own role; the second statement keeps the function's
   # program from doing the same.
-  in_vpc = { for name, arn in { fuse = local.fuse_arn, hbee = local.hbee_arn } : name => [
+  basics = { for role, arn in local.arns : role => [
     {
       Sid      = "ServiceMakesInterfaces"
       Effect   = "Allow"
@@ -36,32 +36,37 @@ locals {
       Resource  = ["*"]
       Condition = { ArnEquals = { "lambda:SourceFunctionArn" = arn } }
     },
+    {
+      Sid      = "WriteLog"
+      Effect   = "Allow"
+      Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
+      Resource = ["${aws_cloudwatch_log_group.function[role].arn}:*"]
+    },
   ] }
 }
 
-resource "aws_iam_role" "fuse" {
-  name               = local.fuse_name
-  description        = "Fuse: reads table logs, calls HBees, starts combs, writes results"
+resource "aws_iam_role" "function" {
+  for_each = {
+    fuse = "Fuse: reads table logs, calls HBees, starts combs, writes results"
+    hbee = "HBee: reads data files"
+  }
+
+  name               = local.names[each.key]
+  description        = each.value
   assume_role_policy = local.trust
 }
 
 resource "aws_iam_role_policy" "fuse" {
   name = "fuse"
-  role = aws_iam_role.fuse.id
+  role = aws_iam_role.function["fuse"].id
   policy = jsonencode({
     Version = "2012-10-17"
-    Statement = concat(local.in_vpc["fuse"], var.read_data, var.read_results, var.write_results, [
-      {
-        Sid      = "WriteLog"
-        Effect   = "Allow"
-        Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
-        Resource = ["${aws_cloudwatch_log_group.fuse.arn}:*"]
-      },
+    Statement = concat(local.basics["fuse"], var.read_data, var.read_results, var.write_results, [
       {
         Sid      = "CallHBeesAndItself"
         Effect   = "Allow"
         Action   = ["lambda:InvokeFunction"]
-        Resource = [local.hbee_arn, "${local.hbee_arn}:*", local.fuse_arn, "${local.fuse_arn}:*"]
+        Resource = flatten([for arn in values(local.arns) : [arn, "${arn}:*"]])
       },
       {
         Sid       = "StartCombs"
@@ -95,24 +100,11 @@ resource "aws_iam_role_policy" "fuse" {
   })
 }
 
-resource "aws_iam_role" "hbee" {
-  name               = local.hbee_name
-  description        = "HBee: reads data files"
-  assume_role_policy = local.trust
-}
-
 resource "aws_iam_role_policy" "hbee" {
   name = "hbee"
-  role = aws_iam_role.hbee.id
+  role = aws_iam_role.function["hbee"].id
   policy = jsonencode({
-    Version = "2012-10-17"
-    Statement = concat(local.in_vpc["hbee"], var.read_data, var.read_results, [
-      {
-        Sid      = "WriteLog"
-        Effect   = "Allow"
-        Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
-        Resource = ["${aws_cloudwatch_log_group.hbee.arn}:*"]
-      },
-    ])
+    Version   = "2012-10-17"
+    Statement = concat(local.basics["hbee"], var.read_data, var.read_results)
   })
 }

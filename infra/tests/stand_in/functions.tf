@@ -1,13 +1,5 @@
 # moto forgets where a function logs, and in which network it is, whose default group it would be given at its end.
-resource "aws_lambda_function" "fuse" {
-  replace_security_groups_on_destroy = false
-
-  lifecycle {
-    ignore_changes = [logging_config]
-  }
-}
-
-resource "aws_lambda_function" "hbee" {
+resource "aws_lambda_function" "function" {
   replace_security_groups_on_destroy = false
 
   lifecycle {
