@@ -6,5 +6,6 @@ cd "$(dirname "$0")/../.."
 . infra/bin/lib.sh
 tools=$(infra/bin/tools.sh checkov 'checkov==3.*')
 cd infra
+unset LOG_LEVEL # of Buzz; the scanner has a setting of that name
 "$tools/checkov" --config-file scan.yaml --directory . --framework terraform --compact --quiet --skip-download
 say "scan: nothing beyond the exceptions of infra/scan.yaml"
