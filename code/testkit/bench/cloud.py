@@ -175,15 +175,15 @@ def report(arguments, log):
     phase_rows, summary = phases(programs, sample, runs)
     return f"""# Figures of a deployed Buzz, on one machine
 
-Measured on {datetime.date.today():%d %B %Y} on {machine()}, {arguments.build} build, with `make bench-cloud`. The local
-cloud runs the programs as processes: it has no network and no S3 latency, and functions start as fast as processes do. So
-these are the times of Buzz itself; AWS adds its own. Figures are medians.
+Measured on {datetime.date.today():%d %B %Y} on {machine()}, {arguments.build} build,
+with `make bench-cloud`. The local cloud runs the programs as processes: it has no network and no S3 latency, and functions
+start as fast as processes do. So these are the times of Buzz itself; AWS adds its own. Figures are medians.
 
 ## The example query
 
-`code/examples/query-delta-taxi.json` over the sample ({summary["files_read"]} of {summary["files_found"]} files, \
-{summary["tasks"]} tasks), invoked as `aws lambda invoke` does. Combs start {COMB_START_DELAY} seconds after they are asked
-for, as on Fargate. Milliseconds:
+`code/examples/query-delta-taxi.json` over the sample (files: {summary["files_read"]} of {summary["files_found"]}, \
+tasks: {summary["tasks"]}), invoked as `aws lambda invoke` does.
+Combs start {COMB_START_DELAY} seconds after they are asked for, as on Fargate. Milliseconds:
 
 {table(["", "caller waits", "start of Fuse, call", "open", "plan", "wait for combs, answer", "run"], phase_rows)}
 
@@ -191,10 +191,10 @@ for, as on Fargate. Milliseconds:
 
 ## Dispatch
 
-Fuse's processor time, user and system, for a query of {TASKS} tasks against an HBee function that answers at once:
-{1000 * asked:.0f} ms, of which {1000 * planned:.0f} ms are planning, so **{1000 * (asked - planned):.0f} ms for {TASKS} \
-invocations**: making tasks, serializing, signing and
-sending them, reading outcomes with rows, accepting these, and the final reduction.
+Fuse's processor time, user and system, for a query of {TASKS} tasks against an HBee function that answers at once is
+{1000 * asked:.0f} ms, of which {1000 * planned:.0f} ms are planning. So it is **{1000 * (asked - planned):.0f} ms for \
+{TASKS} invocations**: making, serializing, signing and
+sending tasks, reading outcomes with rows, accepting these, and the final reduction.
 
 ## Intake of a comb
 
