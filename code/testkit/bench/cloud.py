@@ -164,7 +164,7 @@ def machine():
 
 
 def report(arguments, log):
-    programs, sample, runs = arguments.bin, arguments.sample, arguments.runs
+    programs, sample, runs, load = arguments.bin, arguments.sample, arguments.runs, os.getloadavg()[0]
     subprocess.run([os.path.join(programs, "buzz"), "sample", sample], check=True, stdout=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory() as folder:
         size_rows = sizes(programs, folder)
@@ -177,7 +177,8 @@ def report(arguments, log):
 
 Measured on {datetime.date.today():%d %B %Y} on {machine()}, {arguments.build} build,
 with `make bench-cloud`. The local cloud runs the programs as processes: it has no network and no S3 latency, and functions
-start as fast as processes do. So these are the times of Buzz itself; AWS adds its own. Figures are medians.
+start as fast as processes do. So these are the times of Buzz itself; AWS adds its own. Figures are medians. The machine's load, from other work, was
+{load:.1f} at the beginning.
 
 ## The example query
 
@@ -207,8 +208,10 @@ of the batches in memory.
 
 {table(["program", "stripped", "compressed"], size_rows)}
 
-Functions are compressed as zips, the comb as the layer of its image. From the start of the process to its first request
-for an event:
+Functions are compressed as zips, the comb as the layer of its image. Most of each is DataFusion: operators, functions and
+kernels, compiled for every type of value. AWS takes functions of up to 250 MB unpacked.
+
+From the start of the process to its first request for an event:
 
 {table(["function", "median", "range"], start_rows)}
 """
