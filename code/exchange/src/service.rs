@@ -1,5 +1,6 @@
 //! What a comb's inboxes are asked to do, wherever the comb is.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -9,6 +10,7 @@ use buzz_protocol::plan::base64_bytes;
 use buzz_protocol::{DeliveryId, QueryError, QueryId, QueryToken, Result, StageId, TaskIndex};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 /// Opens a query's inbox on one comb, which reserves the comb for the query.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,6 +30,10 @@ pub struct OpenQuery {
     /// run once, and a failure of it ends the run: a batch that was read cannot be taken back.
     #[serde(default)]
     pub flowing: bool,
+    /// Whether a flowing delivery waits while much of it lies unread. Only where this comb is the query's only one: a
+    /// delivery goes to all combs in turn, and on another one a reader may wait for it.
+    #[serde(default)]
+    pub paced: bool,
     /// Bytes held in memory before deliveries are spilled.
     pub memory_bytes: u64,
     /// Bytes spilled before deliveries are refused with `Limit`.
@@ -82,7 +88,7 @@ pub struct Commit {
 
 /// A comb's inboxes, near or far.
 ///
-/// Nothing here waits for a reader. All calls may be repeated: opening an open query, accepting the accepted delivery
+/// Nothing here waits for a reader, but for deliveries that are [`OpenQuery::paced`]. All calls may be repeated: opening an open query, accepting the accepted delivery
 /// and closing or aborting an unknown query do nothing.
 #[async_trait]
 pub trait InboxService: fmt::Debug + Send + Sync {
@@ -110,6 +116,13 @@ pub trait InboxService: fmt::Debug + Send + Sync {
     /// `Unavailable` for an unknown query or a delivery that did not arrive whole, `Internal` when another delivery of
     /// the task was accepted before.
     async fn commit(&self, query: QueryId, commits: Vec<Commit>) -> Result<()>;
+
+    /// The stages of a query that somebody reads by now, where the comb is near enough to say so: whoever runs the tasks
+    /// can do those first that are waited for.
+    fn demand(&self, query: QueryId) -> Option<watch::Receiver<BTreeSet<StageId>>> {
+        let _ = query;
+        None
+    }
 
     /// Ends the query's streams with `reason` and drops what it holds.
     async fn abort(&self, query: QueryId, reason: QueryError) -> Result<()>;

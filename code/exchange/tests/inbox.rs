@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, DictionaryArray, Int64Array, RecordBatch, StringArray};
@@ -64,6 +65,7 @@ fn opening(query: QueryId) -> OpenQuery {
         token: token(),
         deadline_ms: None,
         flowing: false,
+        paced: false,
         stages: vec![],
         memory_bytes: 1 << 20,
         disk_bytes: 1 << 30,
@@ -294,6 +296,78 @@ async fn deliveries_never_wait_for_a_reader_and_every_reader_reads_all() {
             assert_eq!(ids(&read(&comb, query, 0).await.unwrap()), (0..2000).collect::<Vec<_>>(), "{}", comb.name);
         }
     }
+}
+
+/// A query whose deliveries to partitions 0 and 1 are read as they come and wait for slow readers.
+async fn open_paced(comb: &Comb) -> QueryId {
+    let query = QueryId::fresh();
+    let schema = encode_schema(&schema()).into();
+    let stage = StageSpec { stage: STAGE, step: "m".to_string(), schema, partitions: 0..2, tasks: 1, readers: 1 };
+    let open = OpenQuery { stages: vec![stage], memory_bytes: 1 << 30, flowing: true, paced: true, ..opening(query) };
+    comb.service.open(open).await.unwrap();
+    query
+}
+
+/// Delivers `count` batches to both partitions, and counts them as they go.
+async fn deliver_many(comb: &Comb, header: &DeliveryHeader, count: u64, sent: &AtomicU64) -> Result<()> {
+    let mut sink = begin(comb, header).await?;
+    for _ in 0..count {
+        for partition in 0..2 {
+            sink.send(partition, batch(0..10_000)).await?;
+        }
+        sent.fetch_add(1, Ordering::Relaxed);
+        // Readers are on the same thread.
+        tokio::task::yield_now().await;
+    }
+    sink.finish().await?;
+    comb.service.commit(header.query, accepting(header, &[count * 10_000, count * 10_000])).await
+}
+
+#[tokio::test]
+async fn a_paced_delivery_waits_for_readers_that_have_rows_and_for_no_others() {
+    let comb = &both().await[0];
+    // Nobody reads yet: it does not wait. 100 batches are about 25 MB for each partition.
+    let query = open_paced(comb).await;
+    deliver_many(comb, &header(query, 0), 100, &AtomicU64::new(0)).await.unwrap();
+
+    // A reader has taken one batch and is busy with it.
+    let query = open_paced(comb).await;
+    let (header, sent) = (header(query, 0), AtomicU64::new(0));
+    let mut slow = Box::pin(comb.behind.read(query, STAGE, 0).unwrap());
+    let mut delivery = Box::pin(deliver_many(comb, &header, 100, &sent));
+    tokio::select! {
+        first = slow.try_next() => assert_eq!(first.unwrap().unwrap().num_rows(), 10_000),
+        _ = &mut delivery => panic!("it did not wait"),
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut delivery).await.is_err());
+    let waits_at = sent.load(Ordering::Relaxed);
+    assert!((10..60).contains(&waits_at), "{waits_at} batches");
+
+    // Another reader waits for rows, which may be behind those that lie unread: no more waiting.
+    let other = comb.behind.read(query, STAGE, 1).unwrap().try_collect::<Vec<_>>();
+    let (delivered, other) = tokio::join!(&mut delivery, other);
+    delivered.unwrap();
+    assert_eq!(other.unwrap().len(), 100);
+    assert_eq!(slow.try_collect::<Vec<_>>().await.unwrap().len(), 99);
+}
+
+#[tokio::test]
+async fn a_paced_delivery_ends_with_its_query() {
+    let comb = &both().await[0];
+    let query = open_paced(comb).await;
+    let (header, sent) = (header(query, 0), AtomicU64::new(0));
+    let mut slow = Box::pin(comb.behind.read(query, STAGE, 0).unwrap());
+    let mut delivery = Box::pin(deliver_many(comb, &header, 100, &sent));
+    tokio::select! {
+        first = slow.try_next() => assert_eq!(first.unwrap().unwrap().num_rows(), 10_000),
+        _ = &mut delivery => panic!("it did not wait"),
+    }
+    let aborted = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        comb.service.abort(query, QueryError::cancelled("enough")).await.unwrap();
+    };
+    let (delivered, ()) = tokio::join!(&mut delivery, aborted);
+    assert_eq!(delivered.unwrap_err().kind, ErrorKind::Cancelled);
 }
 
 #[tokio::test]

@@ -1,18 +1,20 @@
 //! Runs the tasks of all map stages and accepts one delivery for each.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use buzz_exchange::delivery::Delivery;
-use buzz_exchange::{Commit, DeliveryHeader, DeliveryWriter, InboxService};
+use buzz_exchange::{Commit, DeliveryWriter};
 use buzz_protocol::{
-    BUILD_ID, CombAddress, Delivered, DeliveryId, ErrorKind, HBeeTask, InlineRows, Partitioning, QueryError, QueryId,
-    QueryToken, Result, StageId, TaskIndex, TaskOutcome,
+    BUILD_ID, Delivered, ErrorKind, HBeeTask, InlineRows, QueryError, QueryId, Result, StageId, TaskIndex, TaskOutcome,
 };
-use futures::TryStreamExt;
+use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use tokio::sync::watch;
 
+use crate::inboxes::Inboxes;
 use crate::reducer::Kept;
 use crate::summary::Progress;
 use crate::{Compute, Fuse, MapStage, QueryPlan};
@@ -22,67 +24,6 @@ const RETRY_WAIT: Duration = Duration::from_millis(200);
 
 /// The longest wait before a task is tried again.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
-
-/// The inboxes of a query, in the order in which they own partitions: one on each comb, or a single one at Fuse.
-#[derive(Debug, Clone)]
-pub(crate) struct Inboxes {
-    /// Where each comb is, for deliveries; none if the inbox is Fuse's own.
-    pub(crate) addresses: Vec<CombAddress>,
-    /// The inboxes themselves.
-    pub(crate) services: Vec<Arc<dyn InboxService>>,
-    /// Partitions of each.
-    pub(crate) partitions_per_comb: usize,
-    /// What combs want to be shown.
-    pub(crate) token: QueryToken,
-    /// When the query's time is over, in milliseconds since 1970.
-    pub(crate) deadline_ms: u64,
-}
-
-impl Inboxes {
-    /// How tasks divide their rows: by the hash of the columns `keys`, or in turn if there are none.
-    pub(crate) fn partitioning(&self, keys: &[usize]) -> Partitioning {
-        let count = self.services.len() * self.partitions_per_comb;
-        match keys {
-            [] => Partitioning::RoundRobin { count },
-            keys => Partitioning::Hash { columns: keys.to_vec(), count },
-        }
-    }
-
-    /// Tells every comb which delivery counts. `rows` are by partition of all combs.
-    ///
-    /// # Errors
-    /// As [`InboxService::commit`].
-    pub(crate) async fn commit(&self, query: QueryId, commit: Commit) -> Result<()> {
-        let calls = self.services.iter().zip(commit.rows.chunks(self.partitions_per_comb)).map(|(service, rows)| {
-            let own = Commit { rows: rows.to_vec(), ..commit.clone() };
-            async move { service.commit(query, vec![own]).await }
-        });
-        futures::future::try_join_all(calls).await.map(|_| ())
-    }
-
-    /// Puts rows that came in an outcome into Fuse's own inbox, as a delivery that is still to be accepted.
-    ///
-    /// # Errors
-    /// As [`InboxService::deliver`].
-    pub(crate) async fn deliver(
-        &self,
-        query: QueryId,
-        stage: StageId,
-        task: TaskIndex,
-        delivery: DeliveryId,
-        rows: InlineRows,
-    ) -> Result<()> {
-        let (Some((_, first)), [own]) = (rows.batches.first(), self.services.as_slice()) else {
-            return Ok(());
-        };
-        let header = DeliveryHeader { build: BUILD_ID.to_string(), query, stage, task, delivery };
-        let mut sink = own.deliver(header, first.schema()).await?;
-        for (partition, batch) in rows.batches {
-            sink.send(partition as usize, batch).await?;
-        }
-        sink.finish().await
-    }
-}
 
 /// Why tasks could not be done.
 #[derive(Debug)]
@@ -96,6 +37,44 @@ pub(crate) struct TaskError {
 impl From<QueryError> for TaskError {
     fn from(error: QueryError) -> Self {
         Self { error, too_large: false }
+    }
+}
+
+/// Which stages may run.
+///
+/// Where rows flow to their readers at once, a stage waits until somebody reads it. Its rows would lie in memory
+/// otherwise: those of a join's probe side until the build side is complete.
+enum Demand {
+    All,
+    Read(Vec<watch::Receiver<BTreeSet<StageId>>>),
+}
+
+impl Demand {
+    fn of(dispatch: &Dispatch<'_>) -> Self {
+        let told = dispatch.inboxes.services.iter().map(|service| service.demand(dispatch.query));
+        match told.collect::<Option<Vec<_>>>() {
+            Some(told) if dispatch.flowing => Self::Read(told),
+            _ => Self::All,
+        }
+    }
+
+    fn includes(&self, stage: StageId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Read(told) => told.iter().any(|stages| stages.borrow().contains(&stage)),
+        }
+    }
+
+    /// Waits until there may be more of them.
+    async fn grows(&mut self) {
+        let Self::Read(told) = self else {
+            return std::future::pending().await;
+        };
+        let changes = told.iter_mut().map(|stages| Box::pin(stages.changed()));
+        if futures::future::select_all(changes).await.0.is_err() {
+            // The inboxes were closed; whoever closed them ends the tasks as well.
+            std::future::pending().await
+        }
     }
 }
 
@@ -124,16 +103,22 @@ impl Dispatch<'_> {
             chosen => chosen,
         };
         let of_stage = |stage| (0..MapStage::task_count(stage)).map(move |task| (stage, task));
-        let mut waiting = self.plan.stages.iter().flat_map(of_stage).collect::<Vec<_>>().into_iter();
+        let mut waiting: VecDeque<_> = self.plan.stages.iter().flat_map(of_stage).collect();
+        let mut demand = Demand::of(self);
         let mut running = FuturesUnordered::new();
         loop {
             while running.len() < concurrency.max(1)
-                && let Some((stage, task)) = waiting.next()
+                && let Some(position) = waiting.iter().position(|(stage, _)| demand.includes(stage.id))
+                && let Some((stage, task)) = waiting.remove(position)
             {
                 running.push(self.one(stage, task));
             }
-            if running.try_next().await?.is_none() {
+            if running.is_empty() && waiting.is_empty() {
                 return Ok(());
+            }
+            tokio::select! {
+                Some(done) = running.next() => done?,
+                () = demand.grows(), if !waiting.is_empty() => {}
             }
         }
     }

@@ -39,6 +39,8 @@ pub mod reduce;
 
 mod reducer;
 
+mod inboxes;
+
 mod dispatch;
 
 pub mod run;

@@ -1,22 +1,19 @@
 //! One run of a planned query: reserve combs, dispatch, reduce, collect.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use buzz_exchange::delivery::Destination;
-use buzz_exchange::{Commit, DeliveryWriter, InboxService, OpenQuery, StageSpec};
-use buzz_protocol::plan::encode_schema;
-use buzz_protocol::{
-    BUILD_ID, Delivered, ErrorKind, QueryError, QueryId, QueryToken, Result, StageId, TaskIndex, Transport,
-};
+use buzz_exchange::{Commit, DeliveryWriter};
+use buzz_protocol::{Delivered, ErrorKind, QueryError, QueryId, Result, TaskIndex, Transport};
 use chrono::Utc;
-use futures::{FutureExt, TryStreamExt};
+use futures::TryStreamExt;
 
-use crate::dispatch::{Dispatch, Inboxes, TaskError};
-use crate::reduce::{self, Place, Reduction};
+use crate::dispatch::{Dispatch, TaskError};
+use crate::inboxes::{Inboxes, OpenInboxes};
+use crate::reduce::{self, Reduction};
 use crate::reducer::{self, Choice, Kept, choose};
 use crate::summary::{Progress, Summary};
 use crate::{Fuse, QueryPlan};
@@ -183,14 +180,14 @@ async fn run_once(
     let started = Instant::now();
     let query = QueryId::fresh();
     let progress = end.progress;
-    let (inboxes, place) = reserve(fuse, plan, choice, end).await?;
+    let (inboxes, place) = Inboxes::reserve(fuse, plan, choice, end.at_ms).await.map_err(of_comb)?;
     let mut reductions = Vec::new();
     for step in &plan.reduces {
         let prepared = reduce::prepare(step, plan, query, &place, &fuse.network).await;
         reductions.push(prepared.map_err(|error| error.at(format!("step `{}`", step.step)))?);
     }
-    let mut opened = OpenInboxes { query, inboxes: inboxes.clone(), closed: false };
-    if let Err((error, comb)) = open(plan, query, flowing, &inboxes, &reductions).await {
+    let mut opened = OpenInboxes::new(query, inboxes.clone());
+    if let Err((error, comb)) = inboxes.open(plan, query, flowing, &reductions).await {
         let refused = error.kind == ErrorKind::Unavailable && !inboxes.addresses.is_empty();
         opened.abort(error.clone()).await;
         if !refused {
@@ -222,71 +219,6 @@ async fn run_once(
         planned_in: plan.planned_in,
         ran_in: started.elapsed(),
     })
-}
-
-/// The inboxes that a run delivers to, and the place where its reduce plans run.
-async fn reserve(fuse: &Fuse, plan: &QueryPlan, choice: &Choice, end: &End<'_>) -> Result<(Inboxes, Place), RunError> {
-    let token = QueryToken::fresh();
-    let (partitions_per_comb, deadline_ms) = (plan.partitions_per_comb, end.at_ms);
-    let Choice::Combs(addresses) = choice else {
-        let own = Arc::new(buzz_exchange::Inboxes::default());
-        let services = vec![Arc::new(Arc::clone(&own)) as Arc<dyn InboxService>];
-        let inboxes = Inboxes { addresses: Vec::new(), services, partitions_per_comb, token, deadline_ms };
-        return Ok((inboxes, Place::Fuse(own)));
-    };
-    let addresses = addresses.clone();
-    let mut services = Vec::new();
-    for address in &addresses {
-        services.push(fuse.network.inbox(address, &token).await.map_err(of_comb)?);
-    }
-    let place = Place::Combs(addresses.clone(), token.clone());
-    Ok((Inboxes { addresses, services, partitions_per_comb, token, deadline_ms }, place))
-}
-
-/// Opens the query's inboxes. A failure names the position of the comb that it is of.
-async fn open(
-    plan: &QueryPlan,
-    query: QueryId,
-    flowing: bool,
-    inboxes: &Inboxes,
-    reductions: &[Reduction],
-) -> Result<(), (QueryError, usize)> {
-    let mut readers: HashMap<StageId, u32> = HashMap::new();
-    for (stage, count) in reductions.iter().flat_map(Reduction::readers) {
-        let sum = readers.entry(stage).or_default();
-        *sum = u32::saturating_add(*sum, count);
-    }
-    let maps = plan.stages.iter().map(|stage| (stage.id, &stage.step, &stage.schema, stage.tasks.len()));
-    let steps = plan.reduces.iter().filter_map(|step| Some((step.target?, &step.step, &step.schema, 1)));
-    let stages: Vec<StageSpec> = maps
-        .chain(steps)
-        .map(|(stage, step, schema, tasks)| StageSpec {
-            stage,
-            step: step.clone(),
-            schema: encode_schema(schema).into(),
-            partitions: 0..0,
-            tasks: u32::try_from(tasks).expect("a stage has fewer than 2^32 tasks"),
-            readers: readers.get(&stage).copied().unwrap_or_default(),
-        })
-        .collect();
-
-    let share = inboxes.partitions_per_comb;
-    let calls = inboxes.services.iter().enumerate().map(|(comb, service)| {
-        let owned = comb * share..(comb + 1) * share;
-        let stages = stages.iter().map(|stage| StageSpec { partitions: owned.clone(), ..stage.clone() }).collect();
-        let open = OpenQuery {
-            build: BUILD_ID.to_string(),
-            query,
-            token: inboxes.token.clone(),
-            deadline_ms: Some(inboxes.deadline_ms),
-            stages,
-            flowing,
-            memory_bytes: plan.options.inbox_memory_bytes,
-            disk_bytes: plan.options.inbox_disk_bytes,
-        };
-        async move { service.open(open).await.map_err(|error| (error, comb)) }
-    });
-    futures::future::try_join_all(calls).await.map(|_| ())
 }
 
 /// Maps and reduces at the same time; the rows end when the last reduce step does, whether or not all tasks have.
@@ -372,62 +304,4 @@ async fn reduce_all(
         inboxes.commit(query, commit).await.map_err(place)?;
     }
     Ok(row_count)
-}
-
-/// The query's reservation of its combs. Dropped before its end, as by Ctrl-C, it is given back in the background.
-struct OpenInboxes {
-    query: QueryId,
-    inboxes: Inboxes,
-    closed: bool,
-}
-
-impl OpenInboxes {
-    async fn close(&mut self) {
-        self.closed = true;
-        close_all(&self.inboxes, self.query, None, CLOSE_TIMEOUT).await;
-    }
-
-    async fn abort(&mut self, reason: QueryError) {
-        self.closed = true;
-        close_all(&self.inboxes, self.query, Some(reason), CLOSE_TIMEOUT).await;
-    }
-}
-
-impl Drop for OpenInboxes {
-    fn drop(&mut self) {
-        if self.closed {
-            return;
-        }
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (inboxes, query) = (self.inboxes.clone(), self.query);
-            let reason = QueryError::cancelled("the query was cancelled");
-            runtime.spawn(async move { close_all(&inboxes, query, Some(reason), CLOSE_TIMEOUT_BACKGROUND).await });
-        }
-    }
-}
-
-/// How long combs may take to hear that a query is over while its user waits, who should not wait for a comb that is gone.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// How long they may take when nobody waits.
-const CLOSE_TIMEOUT_BACKGROUND: Duration = Duration::from_secs(30);
-
-async fn close_all(inboxes: &Inboxes, query: QueryId, reason: Option<QueryError>, timeout: Duration) {
-    let calls = inboxes.services.iter().map(|service| {
-        let reason = reason.clone();
-        let closed = async move {
-            if let Some(reason) = reason {
-                service.abort(query, reason).await?;
-            }
-            service.close(query).await
-        };
-        tokio::time::timeout(timeout, closed)
-            .map(|closed| closed.unwrap_or_else(|_| Err(QueryError::unavailable("it does not answer"))))
-    });
-    for outcome in futures::future::join_all(calls).await {
-        // The answer stands, or has failed for another reason; the comb drops the query when it stops.
-        if let Err(error) = outcome {
-            tracing::warn!(%query, %error, "a comb could not be told that the query is over");
-        }
-    }
 }

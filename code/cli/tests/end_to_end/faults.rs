@@ -1,7 +1,7 @@
 //! Workers that die, are slow or deliver twice, stores that do not answer, combs that go away.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -116,49 +116,6 @@ async fn a_task_counts_once_however_often_it_runs() {
                 assert!(host.combs.combs().iter().all(|comb| comb.inboxes().open_queries() == 0));
             }
         }
-    }
-}
-
-/// Whose first task dies after it has delivered, where deliveries are read as they come.
-#[derive(Debug)]
-struct FlowsAndDies {
-    inner: Arc<LocalCompute>,
-    died: AtomicBool,
-}
-
-#[async_trait]
-impl Compute for FlowsAndDies {
-    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
-        let outcome = self.inner.run(task).await?;
-        if self.died.swap(true, Ordering::Relaxed) { Ok(outcome) } else { Err(QueryError::unavailable("it died")) }
-    }
-
-    fn concurrency(&self) -> usize {
-        2
-    }
-
-    fn tasks_min(&self) -> usize {
-        4
-    }
-
-    fn runs_once(&self) -> bool {
-        true
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_that_were_read_of_a_task_that_died_do_not_count_twice() {
-    let dir = tempdir().unwrap();
-    parquet_folder(dir.path(), "rides", 8, 100);
-    for zones in [1, 3] {
-        let host = host(&[]);
-        let compute = Arc::new(FlowsAndDies { inner: Arc::clone(&host.compute), died: AtomicBool::new(false) });
-        let fuse =
-            Fuse::new(Arc::clone(&host.storage), compute, Arc::clone(&host.combs) as _, Arc::clone(&host.network));
-        let answer = ask_fuse(&fuse, &query(zones), dir.path(), &[]).await.unwrap();
-        assert_eq!(sorted_text(&answer.rows), EXPECTED);
-        assert_eq!((answer.reruns, answer.summary.retries), (1, 1));
-        assert!(host.combs.combs().iter().all(|comb| comb.inboxes().open_queries() == 0));
     }
 }
 

@@ -11,6 +11,8 @@ mod faults;
 
 mod files;
 
+mod flowing;
+
 mod inline;
 
 mod queries;

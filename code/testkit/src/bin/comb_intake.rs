@@ -107,6 +107,7 @@ impl RunningComb {
                 deadline_ms: None,
                 stages: vec![stage],
                 flowing: false,
+                paced: false,
                 memory_bytes: 2 * ROUND_BYTES,
                 disk_bytes: 0,
             })

@@ -1,0 +1,61 @@
+//! Batches in memory, within bounds, or on disk.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::array::RecordBatch;
+
+use crate::spill::SpilledBatch;
+
+/// Bytes of batches in memory: of one query, within those of the comb if it has a bound.
+#[derive(Debug)]
+pub(super) struct Budget {
+    used: AtomicU64,
+    max: u64,
+    within: Option<Arc<Budget>>,
+}
+
+impl Budget {
+    pub(super) fn new(max: u64, within: Option<Arc<Budget>>) -> Arc<Self> {
+        Arc::new(Self { used: AtomicU64::new(0), max, within })
+    }
+
+    pub(super) fn reserve(&self, bytes: u64) -> bool {
+        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.max);
+        if self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_err() {
+            return false;
+        }
+        let granted = self.within.as_ref().is_none_or(|within| within.reserve(bytes));
+        if !granted {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        granted
+    }
+
+    fn release(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(within) = &self.within {
+            within.release(bytes);
+        }
+    }
+}
+
+/// A batch in memory, which gives its bytes back when it is dropped, or on disk.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) data: ChunkData,
+    pub(super) reserved_bytes: u64,
+    pub(super) budget: Arc<Budget>,
+}
+
+#[derive(Debug)]
+pub(super) enum ChunkData {
+    Memory(RecordBatch),
+    Disk(SpilledBatch),
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        self.budget.release(self.reserved_bytes);
+    }
+}

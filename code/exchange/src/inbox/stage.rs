@@ -1,0 +1,352 @@
+//! One stage's share of an inbox: deliveries held aside, and what of them can be read.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{Schema, SchemaRef};
+use async_trait::async_trait;
+use buzz_protocol::plan::decode_schema;
+use buzz_protocol::{BUILD_ID, DeliveryId, QueryError, Result, StageId, TaskIndex};
+use datafusion::common::utils::memory::get_record_batch_memory_size;
+use tokio::sync::watch;
+
+use super::budget::{Budget, Chunk, ChunkData};
+use super::locked;
+use super::pace::{Pace, UNREAD_BYTES_MAX};
+use crate::service::{Commit, DeliveryHeader, DeliverySink, StageSpec};
+use crate::spill::SpillFile;
+
+/// What the stages of a query share.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    pub(super) flowing: bool,
+    /// None if deliveries never wait for readers.
+    pub(super) pace: Option<Arc<Pace>>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) spill: Arc<SpillFile>,
+    /// The stages that are being read.
+    pub(super) demand: watch::Sender<BTreeSet<StageId>>,
+}
+
+/// One stage of one query.
+#[derive(Debug)]
+pub(super) struct Stage {
+    spec: StageSpec,
+    schema: SchemaRef,
+    shared: Shared,
+    state: Mutex<StageState>,
+    /// Bytes in memory that can be read and were not yet.
+    unread_bytes: AtomicU64,
+    /// Grows with every change that a reader may wait for.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct StageState {
+    /// The accepted delivery of each task that has one.
+    accepted: HashMap<TaskIndex, DeliveryId>,
+    /// Deliveries held aside.
+    held: HashMap<(TaskIndex, DeliveryId), Held>,
+    /// Accepted batches, by partition that this comb owns.
+    partitions: Vec<Vec<Option<Readable>>>,
+    /// Why readers and deliveries end early, if they do.
+    ended: Option<QueryError>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    batches: Vec<(usize, Arc<Chunk>)>,
+    rows: Vec<u64>,
+    whole: bool,
+}
+
+/// An accepted batch and how many readers have yet to take it.
+#[derive(Debug)]
+struct Readable {
+    chunk: Arc<Chunk>,
+    readers_left: u32,
+}
+
+impl Stage {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// `Internal` when its schema cannot be read.
+    pub(super) fn new(spec: StageSpec, shared: Shared) -> Result<Self> {
+        let partitions = spec.partitions.clone().map(|_| Vec::new()).collect();
+        let state = Mutex::new(StageState { partitions, ..StageState::default() });
+        Ok(Self {
+            schema: decode_schema(&spec.schema)?,
+            spec,
+            shared,
+            state,
+            unread_bytes: AtomicU64::new(0),
+            changed: watch::Sender::new(0),
+        })
+    }
+
+    /// A receiver that notices every change that a reader may wait for.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// The position, among those that this comb owns, of a partition of those of all combs.
+    pub(super) fn local(&self, partition: usize) -> Result<usize> {
+        let owned = &self.spec.partitions;
+        if owned.contains(&partition) {
+            return Ok(partition - owned.start);
+        }
+        Err(QueryError::internal(format!("partition {partition} of step `{}` is not among {owned:?}", self.spec.step)))
+    }
+
+    fn begin(&self, header: &DeliveryHeader, schema: &Schema) -> Result<()> {
+        let step = &self.spec.step;
+        if header.build != BUILD_ID {
+            return Err(QueryError::internal(format!("a delivery of build {} reached build {BUILD_ID}", header.build)));
+        }
+        if header.task.0 >= self.spec.tasks {
+            return Err(QueryError::internal(format!("step `{step}` has no task {}", header.task)));
+        }
+        if !same_columns(schema, &self.schema) {
+            return Err(QueryError::internal(format!(
+                "task {} of step `{step}` delivers {schema} where {} was planned",
+                header.task, self.schema
+            )));
+        }
+        let mut state = locked(&self.state);
+        state.check_open(header.task, header.delivery)?;
+        let rows = vec![0; self.spec.partitions.len()];
+        match state.held.insert((header.task, header.delivery), Held { rows, ..Held::default() }) {
+            None => Ok(()),
+            Some(_) => Err(QueryError::internal(format!("delivery {} was begun twice", header.delivery))),
+        }
+    }
+
+    async fn append(&self, key: (TaskIndex, DeliveryId), partition: usize, batch: RecordBatch) -> Result<()> {
+        let index = self.local(partition)?;
+        self.room().await;
+        let row_count = batch.num_rows();
+        let options = RecordBatchOptions::new().with_row_count(Some(row_count));
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), batch.columns().to_vec(), &options)?;
+        let chunk = Arc::new(self.hold(batch).await?);
+
+        let mut state = locked(&self.state);
+        state.check_open(key.0, key.1)?;
+        let held = state.held.get_mut(&key);
+        let held = held.ok_or_else(|| QueryError::internal(format!("delivery {} was never begun", key.1)))?;
+        held.rows[index] += row_count as u64;
+        if !self.shared.flowing {
+            held.batches.push((index, chunk));
+            return Ok(());
+        }
+        self.unread_bytes.fetch_add(chunk.reserved_bytes, Ordering::SeqCst);
+        state.partitions[index].push(Some(Readable { chunk, readers_left: self.spec.readers }));
+        drop(state);
+        self.changed.send_modify(|version| *version += 1);
+        Ok(())
+    }
+
+    /// Waits until more of the stage may lie unread.
+    async fn room(&self) {
+        let Some(pace) = &self.shared.pace else {
+            return;
+        };
+        let may_grow = || {
+            self.unread_bytes.load(Ordering::SeqCst) < UNREAD_BYTES_MAX
+                || pace.is_hungry()
+                // What will be read only after all of it is there.
+                || !self.shared.demand.borrow().contains(&self.spec.stage)
+                || locked(&self.state).ended.is_some()
+        };
+        loop {
+            let mut change = std::pin::pin!(pace.change());
+            change.as_mut().enable();
+            if may_grow() {
+                return;
+            }
+            change.await;
+        }
+    }
+
+    async fn hold(&self, batch: RecordBatch) -> Result<Chunk> {
+        let bytes = get_record_batch_memory_size(&batch) as u64;
+        let (data, reserved_bytes) = if self.shared.budget.reserve(bytes) {
+            (ChunkData::Memory(batch), bytes)
+        } else {
+            (ChunkData::Disk(self.shared.spill.write(batch).await?), 0)
+        };
+        Ok(Chunk { data, reserved_bytes, budget: Arc::clone(&self.shared.budget) })
+    }
+
+    fn finish(&self, key: (TaskIndex, DeliveryId)) -> Result<()> {
+        let mut state = locked(&self.state);
+        state.check_open(key.0, key.1)?;
+        let held = state.held.get_mut(&key);
+        held.ok_or_else(|| QueryError::internal(format!("delivery {} was never begun", key.1)))?.whole = true;
+        Ok(())
+    }
+
+    pub(super) fn accept(&self, commit: Commit) -> Result<()> {
+        let Commit { task, delivery, rows, .. } = commit;
+        let mut state = locked(&self.state);
+        if let Some(ended) = &state.ended {
+            return Err(ended.clone());
+        }
+        match state.accepted.get(&task) {
+            Some(accepted) if *accepted == delivery => return Ok(()),
+            Some(_) => {
+                return Err(QueryError::internal(format!(
+                    "two deliveries of task {task} of step `{}` were accepted",
+                    self.spec.step
+                )));
+            }
+            None => {}
+        }
+        let held = state.held.remove(&(task, delivery)).unwrap_or_default();
+        let expected: u64 = rows.iter().sum();
+        // A task without rows for this comb has nothing to deliver to it.
+        let complete = if expected == 0 { held.batches.is_empty() } else { held.whole && held.rows == rows };
+        if !complete {
+            return Err(QueryError::unavailable(format!(
+                "the delivery of task {task} of step `{}` did not arrive whole",
+                self.spec.step
+            )));
+        }
+        state.accepted.insert(task, delivery);
+        state.held.retain(|(other, _), _| *other != task);
+        let readers_left = self.spec.readers;
+        for (partition, chunk) in held.batches {
+            state.partitions[partition].push(Some(Readable { chunk, readers_left }));
+        }
+        drop(state);
+        self.changed.send_modify(|version| *version += 1);
+        Ok(())
+    }
+
+    pub(super) fn end(&self, reason: QueryError) {
+        let mut state = locked(&self.state);
+        state.ended.get_or_insert(reason);
+        state.held.clear();
+        state.partitions.iter_mut().for_each(Vec::clear);
+        drop(state);
+        self.changed.send_modify(|version| *version += 1);
+        if let Some(pace) = &self.shared.pace {
+            pace.changed();
+        }
+    }
+
+    /// The batch at `cursor` of a partition, once there is one; None at the end of the stage.
+    pub(super) async fn next(
+        &self,
+        index: usize,
+        cursor: usize,
+        changed: &mut watch::Receiver<u64>,
+    ) -> Result<Option<RecordBatch>> {
+        if cursor == 0 {
+            self.shared.demand.send_if_modified(|stages| stages.insert(self.spec.stage));
+        }
+        loop {
+            changed.borrow_and_update();
+            let found = {
+                let mut state = locked(&self.state);
+                if let Some(ended) = &state.ended {
+                    return Err(ended.clone());
+                }
+                let whole = state.accepted.len() == self.spec.tasks as usize;
+                match state.partitions[index].get_mut(cursor) {
+                    Some(slot) => Some(self.take(slot)?),
+                    None if whole => return Ok(None),
+                    None => None,
+                }
+            };
+            if let Some(chunk) = found {
+                return match &chunk.data {
+                    ChunkData::Memory(batch) => Ok(Some(batch.clone())),
+                    ChunkData::Disk(place) => self.shared.spill.read(*place).await.map(Some),
+                };
+            }
+            let _hungry = self.shared.pace.as_ref().map(|pace| pace.hungry());
+            if changed.changed().await.is_err() {
+                return Err(QueryError::cancelled("the inbox is gone"));
+            }
+        }
+    }
+
+    /// Takes a batch for one reader; the last reader leaves nothing behind.
+    fn take(&self, slot: &mut Option<Readable>) -> Result<Arc<Chunk>> {
+        let Some(mut readable) = slot.take() else {
+            return Err(QueryError::internal("a partition of an inbox was read more often than planned"));
+        };
+        let chunk = Arc::clone(&readable.chunk);
+        readable.readers_left = readable.readers_left.saturating_sub(1);
+        if readable.readers_left > 0 {
+            *slot = Some(readable);
+        } else if let Some(pace) = &self.shared.pace {
+            self.unread_bytes.fetch_sub(chunk.reserved_bytes, Ordering::SeqCst);
+            pace.changed();
+        }
+        Ok(chunk)
+    }
+}
+
+impl StageState {
+    fn check_open(&self, task: TaskIndex, delivery: DeliveryId) -> Result<()> {
+        if let Some(ended) = &self.ended {
+            return Err(ended.clone());
+        }
+        match self.accepted.get(&task) {
+            Some(accepted) if *accepted != delivery => {
+                Err(QueryError::cancelled(format!("another delivery of task {task} was accepted")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether batches of one schema can stand where the other was planned: the same names and types.
+fn same_columns(a: &Schema, b: &Schema) -> bool {
+    a.fields().len() == b.fields().len()
+        && a.fields().iter().zip(b.fields()).all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type())
+}
+
+/// A delivery to an inbox in the same process.
+#[derive(Debug)]
+pub(super) struct HeldDelivery {
+    stage: Arc<Stage>,
+    key: (TaskIndex, DeliveryId),
+    whole: bool,
+}
+
+impl HeldDelivery {
+    /// Begins a delivery to `stage`.
+    ///
+    /// # Errors
+    /// As [`crate::InboxService::deliver`].
+    pub(super) fn begin(stage: Arc<Stage>, header: &DeliveryHeader, schema: &Schema) -> Result<Self> {
+        stage.begin(header, schema)?;
+        Ok(Self { stage, key: (header.task, header.delivery), whole: false })
+    }
+}
+
+#[async_trait]
+impl DeliverySink for HeldDelivery {
+    async fn send(&mut self, partition: usize, batch: RecordBatch) -> Result<()> {
+        self.stage.append(self.key, partition, batch).await
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<()> {
+        self.stage.finish(self.key)?;
+        self.whole = true;
+        Ok(())
+    }
+}
+
+impl Drop for HeldDelivery {
+    fn drop(&mut self) {
+        if !self.whole {
+            locked(&self.stage.state).held.remove(&self.key);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The inboxes of one run: reserved before it, told what counts, given back after it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buzz_exchange::{Commit, DeliveryHeader, InboxService, OpenQuery, StageSpec};
+use buzz_protocol::plan::encode_schema;
+use buzz_protocol::{
+    BUILD_ID, CombAddress, DeliveryId, InlineRows, Partitioning, QueryError, QueryId, QueryToken, Result, StageId,
+    TaskIndex,
+};
+use futures::FutureExt;
+
+use crate::reduce::{Place, Reduction};
+use crate::reducer::Choice;
+use crate::{Fuse, QueryPlan};
+
+/// The inboxes of a query, in the order in which they own partitions: one on each comb, or a single one at Fuse.
+#[derive(Debug, Clone)]
+pub(crate) struct Inboxes {
+    /// Where each comb is, for deliveries; none if the inbox is Fuse's own.
+    pub(crate) addresses: Vec<CombAddress>,
+    /// The inboxes themselves.
+    pub(crate) services: Vec<Arc<dyn InboxService>>,
+    /// Partitions of each.
+    pub(crate) partitions_per_comb: usize,
+    /// What combs want to be shown.
+    pub(crate) token: QueryToken,
+    /// When the query's time is over, in milliseconds since 1970.
+    pub(crate) deadline_ms: u64,
+}
+
+impl Inboxes {
+    /// Those that a run delivers to, and the place where its reduce plans run.
+    ///
+    /// # Errors
+    /// `Unavailable` when a comb cannot be reached.
+    pub(crate) async fn reserve(
+        fuse: &Fuse,
+        plan: &QueryPlan,
+        choice: &Choice,
+        deadline_ms: u64,
+    ) -> Result<(Self, Place)> {
+        let (token, partitions_per_comb) = (QueryToken::fresh(), plan.partitions_per_comb);
+        let Choice::Combs(addresses) = choice else {
+            let own = Arc::new(buzz_exchange::Inboxes::default());
+            let services = vec![Arc::new(Arc::clone(&own)) as Arc<dyn InboxService>];
+            let inboxes = Self { addresses: Vec::new(), services, partitions_per_comb, token, deadline_ms };
+            return Ok((inboxes, Place::Fuse(own)));
+        };
+        let addresses = addresses.clone();
+        let mut services = Vec::new();
+        for address in &addresses {
+            services.push(fuse.network.inbox(address, &token).await?);
+        }
+        let place = Place::Combs(addresses.clone(), token.clone());
+        Ok((Self { addresses, services, partitions_per_comb, token, deadline_ms }, place))
+    }
+
+    /// Opens them for `query`. A failure names the position of the comb that it is of.
+    ///
+    /// # Errors
+    /// As [`InboxService::open`].
+    pub(crate) async fn open(
+        &self,
+        plan: &QueryPlan,
+        query: QueryId,
+        flowing: bool,
+        reductions: &[Reduction],
+    ) -> Result<(), (QueryError, usize)> {
+        let mut readers: HashMap<StageId, u32> = HashMap::new();
+        for (stage, count) in reductions.iter().flat_map(Reduction::readers) {
+            let sum = readers.entry(stage).or_default();
+            *sum = u32::saturating_add(*sum, count);
+        }
+        let maps = plan.stages.iter().map(|stage| (stage.id, &stage.step, &stage.schema, stage.tasks.len()));
+        let steps = plan.reduces.iter().filter_map(|step| Some((step.target?, &step.step, &step.schema, 1)));
+        let stages: Vec<StageSpec> = maps
+            .chain(steps)
+            .map(|(stage, step, schema, tasks)| StageSpec {
+                stage,
+                step: step.clone(),
+                schema: encode_schema(schema).into(),
+                partitions: 0..0,
+                tasks: u32::try_from(tasks).expect("a stage has fewer than 2^32 tasks"),
+                readers: readers.get(&stage).copied().unwrap_or_default(),
+            })
+            .collect();
+
+        let share = self.partitions_per_comb;
+        let calls = self.services.iter().enumerate().map(|(comb, service)| {
+            let owned = comb * share..(comb + 1) * share;
+            let stages = stages.iter().map(|stage| StageSpec { partitions: owned.clone(), ..stage.clone() }).collect();
+            let open = OpenQuery {
+                build: BUILD_ID.to_string(),
+                query,
+                token: self.token.clone(),
+                deadline_ms: Some(self.deadline_ms),
+                stages,
+                flowing,
+                paced: self.services.len() == 1,
+                memory_bytes: plan.options.inbox_memory_bytes,
+                disk_bytes: plan.options.inbox_disk_bytes,
+            };
+            async move { service.open(open).await.map_err(|error| (error, comb)) }
+        });
+        futures::future::try_join_all(calls).await.map(|_| ())
+    }
+
+    /// How tasks divide their rows: by the hash of the columns `keys`, or in turn if there are none.
+    pub(crate) fn partitioning(&self, keys: &[usize]) -> Partitioning {
+        let count = self.services.len() * self.partitions_per_comb;
+        match keys {
+            [] => Partitioning::RoundRobin { count },
+            keys => Partitioning::Hash { columns: keys.to_vec(), count },
+        }
+    }
+
+    /// Tells every comb which delivery counts. `rows` are by partition of all combs.
+    ///
+    /// # Errors
+    /// As [`InboxService::commit`].
+    pub(crate) async fn commit(&self, query: QueryId, commit: Commit) -> Result<()> {
+        let calls = self.services.iter().zip(commit.rows.chunks(self.partitions_per_comb)).map(|(service, rows)| {
+            let own = Commit { rows: rows.to_vec(), ..commit.clone() };
+            async move { service.commit(query, vec![own]).await }
+        });
+        futures::future::try_join_all(calls).await.map(|_| ())
+    }
+
+    /// Puts rows that came in an outcome into Fuse's own inbox, as a delivery that is still to be accepted.
+    ///
+    /// # Errors
+    /// As [`InboxService::deliver`].
+    pub(crate) async fn deliver(
+        &self,
+        query: QueryId,
+        stage: StageId,
+        task: TaskIndex,
+        delivery: DeliveryId,
+        rows: InlineRows,
+    ) -> Result<()> {
+        let (Some((_, first)), [own]) = (rows.batches.first(), self.services.as_slice()) else {
+            return Ok(());
+        };
+        let header = DeliveryHeader { build: BUILD_ID.to_string(), query, stage, task, delivery };
+        let mut sink = own.deliver(header, first.schema()).await?;
+        for (partition, batch) in rows.batches {
+            sink.send(partition as usize, batch).await?;
+        }
+        sink.finish().await
+    }
+}
+
+/// The query's reservation of its combs. Dropped before its end, as by Ctrl-C, it is given back in the background.
+pub(crate) struct OpenInboxes {
+    query: QueryId,
+    inboxes: Inboxes,
+    closed: bool,
+}
+
+impl OpenInboxes {
+    pub(crate) fn new(query: QueryId, inboxes: Inboxes) -> Self {
+        Self { query, inboxes, closed: false }
+    }
+
+    pub(crate) async fn close(&mut self) {
+        self.closed = true;
+        close_all(&self.inboxes, self.query, None, CLOSE_TIMEOUT).await;
+    }
+
+    pub(crate) async fn abort(&mut self, reason: QueryError) {
+        self.closed = true;
+        close_all(&self.inboxes, self.query, Some(reason), CLOSE_TIMEOUT).await;
+    }
+}
+
+impl Drop for OpenInboxes {
+    fn drop(&mut self) {
+        if self.closed {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (inboxes, query) = (self.inboxes.clone(), self.query);
+            let reason = QueryError::cancelled("the query was cancelled");
+            runtime.spawn(async move { close_all(&inboxes, query, Some(reason), CLOSE_TIMEOUT_BACKGROUND).await });
+        }
+    }
+}
+
+/// How long combs may take to hear that a query is over while its user waits, who should not wait for a comb that is gone.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long they may take when nobody waits.
+const CLOSE_TIMEOUT_BACKGROUND: Duration = Duration::from_secs(30);
+
+async fn close_all(inboxes: &Inboxes, query: QueryId, reason: Option<QueryError>, timeout: Duration) {
+    let calls = inboxes.services.iter().map(|service| {
+        let reason = reason.clone();
+        let closed = async move {
+            if let Some(reason) = reason {
+                service.abort(query, reason).await?;
+            }
+            service.close(query).await
+        };
+        tokio::time::timeout(timeout, closed)
+            .map(|closed| closed.unwrap_or_else(|_| Err(QueryError::unavailable("it does not answer"))))
+    });
+    for outcome in futures::future::join_all(calls).await {
+        // The answer stands, or has failed for another reason; the comb drops the query when it stops.
+        if let Err(error) = outcome {
+            tracing::warn!(%query, %error, "a comb could not be told that the query is over");
+        }
+    }
+}
