@@ -309,7 +309,8 @@ pub(crate) async fn planned(
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let config = planning_config(options, target.partitions)?.with_extension(Arc::new(target));
     let state = session(config, start, [])?;
-    let plan = state.create_physical_plan(logical).await?;
+    let optimized = wire::sendable_literals(state.optimize(logical)?)?;
+    let plan = state.query_planner().create_physical_plan(&optimized, &state).await?;
     if plan.properties().partitioning.partition_count() == 1 {
         return Ok(plan);
     }

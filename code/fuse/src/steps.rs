@@ -343,7 +343,7 @@ async fn map_stage(
     let files_by_filter = files.len();
     let (files_by_partition, files) = prune::by_where(&state, &table, files, &optimized)?;
 
-    let physical = state.query_planner().create_physical_plan(&optimized, &state).await?;
+    let physical = state.query_planner().create_physical_plan(&wire::sendable_literals(optimized)?, &state).await?;
     let splits = match parsed.step.split {
         Split::File => whole_files(&files),
         Split::RowGroups => row_groups(storage, &table, &files, options.split_bytes).await?,

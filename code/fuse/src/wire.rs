@@ -1,16 +1,17 @@
 //! What a plan loses on its way to a comb, written so that nothing is lost.
 //!
 //! The encoding of physical plans has no place for the `FILTER` of a window's aggregate, nor for `IGNORE NULLS` of a window
-//! function: both would vanish without a word, and other rows would come back. What cannot be written otherwise is not
-//! sent: Fuse reduces such a plan itself.
+//! function: both would vanish without a word, and other rows would come back. A literal of type Float16 would come back
+//! as Float32. What cannot be written otherwise is not sent: Fuse reduces such a plan itself.
 
+use arrow::datatypes::DataType;
 use buzz_protocol::Result;
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::expr::{NullTreatment, WindowFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{Case, Expr, LogicalPlan, WindowFunctionDefinition};
+use datafusion::logical_expr::{Case, Cast, Expr, LogicalPlan, WindowFunctionDefinition};
 
 /// Aggregates for which a row that is filtered out is the same as a null.
 const SKIP_NULLS: &[&str] = &[
@@ -51,6 +52,30 @@ pub(crate) fn sendable(plan: LogicalPlan) -> Result<LogicalPlan> {
         if rewritten.transformed { rewritten.map_data(LogicalPlan::recompute_schema) } else { Ok(rewritten) }
     })?;
     Ok(sendable.data)
+}
+
+/// The same optimized plan, in which each literal of type Float16 is a cast of one that can be sent.
+///
+/// # Errors
+/// `Internal` when the plan contradicts itself.
+pub(crate) fn sendable_literals(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let sendable = plan.transform_up_with_subqueries(|node| {
+        let names = NamePreserver::new(&node);
+        node.map_expressions(|expression| {
+            let name = names.save(&expression);
+            Ok(expression.transform_up(float16)?.update_data(|expression| name.restore(expression)))
+        })
+    })?;
+    Ok(sendable.data)
+}
+
+fn float16(expression: Expr) -> DataFusionResult<Transformed<Expr>> {
+    let Expr::Literal(ScalarValue::Float16(value), metadata) = expression else {
+        return Ok(Transformed::no(expression));
+    };
+    let value = ScalarValue::Float32(value.map(f32::from));
+    let cast = Cast::new(Box::new(Expr::Literal(value, metadata)), DataType::Float16);
+    Ok(Transformed::yes(Expr::Cast(cast)))
 }
 
 /// What `plan` would still lose on its way, for people; None if nothing.

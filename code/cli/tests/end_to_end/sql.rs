@@ -44,6 +44,8 @@ const STATEMENTS: &[&str] = &[
     "SELECT id, (SELECT MAX(b.id) FROM rides b WHERE b.grp = a.grp) AS top FROM rides a WHERE id < 10 ORDER BY id",
     "SELECT grp, COUNT(*) FROM (SELECT * FROM rides WHERE id < 300 UNION ALL SELECT * FROM rides WHERE id > 700) GROUP BY grp",
     "SELECT id % 50 AS k FROM rides UNION SELECT id % 70 FROM rides ORDER BY k",
+    "SELECT (SELECT COUNT(*) FROM rides WHERE id > 10) AS n UNION SELECT (SELECT COUNT(*) FROM rides WHERE id > 20)",
+    "SELECT n, COUNT(*) FROM (SELECT (SELECT MAX(id) FROM rides WHERE grp > 'cash') AS n UNION ALL SELECT (SELECT COUNT(*) FROM kinds)) GROUP BY n",
     "SELECT id FROM rides WHERE id < 100 INTERSECT SELECT id * 2 FROM rides",
     "SELECT id FROM rides WHERE id < 100 EXCEPT SELECT id * 2 FROM rides",
     "WITH a AS (SELECT grp, SUM(amount) AS s FROM rides GROUP BY grp), b AS (SELECT MAX(s) AS m FROM a) SELECT a.grp FROM a JOIN b ON a.s = b.m",
@@ -73,6 +75,9 @@ const STATEMENTS: &[&str] = &[
     "SELECT t.i, COUNT(*) FROM generate_series(1, 6) AS t(i) LEFT JOIN rides ON rides.id % 6 = t.i GROUP BY t.i",
     "SELECT id, COUNT(*) FILTER (WHERE amount > 100) OVER (PARTITION BY grp) AS n, SUM(id) FILTER (WHERE id % 2 = 0) OVER (ORDER BY id ROWS BETWEEN 3 PRECEDING AND CURRENT ROW) AS s FROM rides ORDER BY id",
     "SELECT id, MAX(id) FILTER (WHERE grp = 'cash') OVER () FROM rides WHERE id > (SELECT MIN(n) + 980 FROM (SELECT COUNT(*) FILTER (WHERE id > 9) OVER () AS n FROM rides WHERE id < 20)) ORDER BY id",
+    // Literals of a type that plans have no encoding for.
+    "SELECT id, h IN (arrow_cast(3.0, 'Float16'), arrow_cast(5.0, 'Float16')) AS i, h > arrow_cast(2.5, 'Float16') AS g FROM (SELECT id, arrow_cast(id, 'Float16') AS h FROM rides) WHERE h < arrow_cast(9, 'Float16') ORDER BY id",
+    "SELECT SUM(CAST(arrow_cast(id % 8, 'Float16') + arrow_cast(0.5, 'Float16') AS DOUBLE)) AS s, MAX(arrow_cast(1.5, 'Float16')) FROM rides",
     // No table at all.
     "SELECT 1 AS one, 'x' AS x",
     "SELECT SUM(column1), MAX(column2) FROM (VALUES (1, 'a'), (2, 'b'), (3, NULL)) v",

@@ -46,13 +46,8 @@ const SETTINGS: [(usize, &[&str]); 5] = [
     (2, &["tasks=7", "split_bytes=1", "batch_size=77", "inbox_memory_bytes=20kB"]),
 ];
 
-/// Errors that are known, by words of their message, and why. A query with other rows is never known.
-const KNOWN: &[(&str, &str)] =
-    &[("Physical input schema should be the same", "a scalar subquery in several parts of a UNION")];
-
 static TRIED: AtomicUsize = AtomicUsize::new(0);
 static REFUSED: AtomicUsize = AtomicUsize::new(0);
-static KNOWN_COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// The seeds of all queries, test by test: `BUZZ_DIFFERENTIAL_QUERIES` of them from `BUZZ_DIFFERENTIAL_SEED` on.
 pub(crate) fn shares() -> Vec<Range<u64>> {
@@ -68,14 +63,11 @@ pub(crate) fn report() {
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
     if count(&TRIED) > 0 {
         println!(
-            "differential: {} random queries from seed {}; {} refused by plain DataFusion or too slow there, {} fail in a \
-             known way",
+            "differential: {} random queries from seed {}; {} refused by plain DataFusion or too slow there",
             count(&TRIED),
             shares().first().map_or(0, |share| share.start),
-            count(&REFUSED),
-            count(&KNOWN_COUNT)
+            count(&REFUSED)
         );
-        KNOWN.iter().for_each(|(words, reason)| println!("  known: \"{words}\": {reason}"));
     }
 }
 
@@ -103,22 +95,15 @@ pub(crate) async fn run(data: &Path, seeds: Range<u64>) -> Result<(), Failed> {
         if verdict.is_good() {
             continue;
         }
-        if matches!(&verdict, Verdict::Fails(error) if KNOWN.iter().any(|(words, _)| error.contains(words))) {
-            KNOWN_COUNT.fetch_add(1, Ordering::Relaxed);
-            continue;
-        }
         let (small, verdict) = shrunk(query.clone(), verdict, &hosts[turn], turn, shared).await;
         let (zones, sets) = SETTINGS[turn];
         failed.push(format!("seed {seed}, {zones} zones, {sets:?}: {verdict:?}\n  {small}\nwhich was\n  {query}\n"));
     }
     if failed.is_empty() {
-        Ok(())
-    } else {
-        {
-            let again = "again: make differential QUERIES=1 SEED=…";
-            Err(format!("{} of {} queries; {again}\n{}", failed.len(), seeds.count(), failed.join("\n")).into())
-        }
+        return Ok(());
     }
+    let again = "again: make differential QUERIES=1 SEED=…";
+    Err(format!("{} of {} queries; {again}\n{}", failed.len(), seeds.count(), failed.join("\n")).into())
 }
 
 async fn tried(query: &Select, host: &LocalHost, turn: usize, shared: &SharedTables) -> Verdict {
