@@ -158,7 +158,11 @@ fn from_datafusion(error: &DataFusionError) -> QueryError {
 /// request to report a bug.
 fn plain(message: &str) -> String {
     let useful = message.find("No function matches").map_or(message, |at| &message[at..]);
-    let mut line = useful.lines().next().unwrap_or_default().trim();
+    let mut lines = useful.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    let whole =
+        if first.ends_with(':') { format!("{first} {}", lines.next().unwrap_or_default()) } else { first.into() };
+    let mut line = whole.as_str();
     for prefix in ["Internal error: ", "Error during planning: ", "Execution error: "] {
         line = line.trim_start_matches(prefix);
     }
