@@ -108,20 +108,24 @@ check-infra: ## Check and test the infrastructure: format, validity, permissions
 format: ## Format the code
 	cargo fmt --all
 
-bench: bench-tools ## Compare with plain DataFusion and DuckDB, release build; BENCH_RUNS=5 TPCH_SCALE=1
-	@echo "building for release; the first time takes about 40 minutes on two cores …" >&2
-	cargo build --release --workspace --bin buzz --bin plain-datafusion
-	python3 code/testkit/bench/bench.py --bin $(CARGO_TARGET_DIR)/release --sample $(SAMPLE) --runs $(or $(BENCH_RUNS),5)
-	$(BENCH)/bin/python code/testkit/bench/tpch.py --bin $(CARGO_TARGET_DIR)/release --scale $(or $(TPCH_SCALE),1) \
-		--folder $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1) --runs $(or $(BENCH_RUNS),3)
+# What is measured: programs built for release here, or those in the folder BINARIES.
+MEASURED := $(or $(BINARIES),$(CARGO_TARGET_DIR)/release)
 
-.PHONY: bench-cloud
-bench-cloud: ## Measure the programs of a stack, release build; writes docs/FIGURES.md; BINARIES=folder, BENCH_RUNS=5
+.PHONY: release
+release:
 ifeq ($(BINARIES),)
 	@echo "building for release; the first time takes about 40 minutes on two cores …" >&2
 	cargo build --release --workspace --bins
 endif
-	python3 code/testkit/bench/cloud.py --bin $(or $(BINARIES),$(CARGO_TARGET_DIR)/release) --sample $(SAMPLE) \
+
+bench: bench-tools release ## Compare with plain DataFusion and DuckDB; BENCH_RUNS=5 TPCH_SCALE=1 BINARIES=folder
+	python3 code/testkit/bench/bench.py --bin $(MEASURED) --sample $(SAMPLE) --runs $(or $(BENCH_RUNS),5)
+	$(BENCH)/bin/python code/testkit/bench/tpch.py --bin $(MEASURED) --scale $(or $(TPCH_SCALE),1) \
+		--folder $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1) --runs $(or $(BENCH_RUNS),3)
+
+.PHONY: bench-cloud
+bench-cloud: release ## Measure the programs of a stack; writes docs/FIGURES.md; BENCH_RUNS=5 BINARIES=folder
+	python3 code/testkit/bench/cloud.py --bin $(MEASURED) --sample $(SAMPLE) \
 		--runs $(or $(BENCH_RUNS),5) --output docs/FIGURES.md
 
 bench-tools:
