@@ -92,7 +92,7 @@ pub struct AnswerSummary {
     pub requests: u64,
     /// Tasks.
     pub tasks: u64,
-    /// Runs of tasks.
+    /// Invocations for tasks: those that ran, and those that were refused, as by the account's concurrency.
     pub attempts: u64,
     /// Runs of the whole query beyond the first.
     pub reruns: u64,
@@ -108,7 +108,7 @@ pub struct AnswerSummary {
     pub gb_seconds: f64,
     /// US dollars by list price.
     pub cost_usd: f64,
-    /// The month of the prices.
+    /// When the prices were so.
     pub prices_of: &'static str,
 }
 

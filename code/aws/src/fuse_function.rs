@@ -189,7 +189,7 @@ impl FuseFunction {
         // Tasks and combs need not outlive this function.
         ask.options.timeout_seconds = ask.options.timeout_seconds.min(left.as_secs() + 1);
         let started = Instant::now();
-        let progress = Progress::default();
+        let progress = Progress::of(query);
         let watched = ask.later;
         let outcome = {
             let answered = self.ask_now(ask, query, &progress, started);
@@ -318,7 +318,7 @@ impl FuseFunction {
         Used {
             hbee_milliseconds: Progress::get(&progress.task_milliseconds),
             hbee_memory_mb: self.settings.hbee.memory_mb,
-            invocations: summary.tasks + summary.retries,
+            invocations: summary.tasks + summary.retries - summary.refusals,
             fuse_milliseconds: millis(started.elapsed()),
             fuse_memory_mb: self.settings.memory_mb,
             comb_milliseconds: millis(summary.ran_in) * summary.combs as u64,

@@ -8,7 +8,7 @@ use aws_config::SdkConfig;
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::InvocationType;
-use buzz_fuse::Compute;
+use buzz_fuse::{Compute, Refused};
 use buzz_protocol::{HBeeTask, QueryError, Result, TaskOutcome};
 use tokio::sync::Semaphore;
 
@@ -77,7 +77,7 @@ impl LambdaCompute {
         HBeeEvent::TaskAt(place.to_string()).to_json()
     }
 
-    async fn invoke(&self, payload: Vec<u8>, deadline: Instant) -> Result<Vec<u8>> {
+    async fn invoke(&self, payload: Vec<u8>, deadline: Instant, refused: Refused<'_>) -> Result<Vec<u8>> {
         let function = &self.function.function;
         let payload = Blob::new(payload);
         let mut wait = WAIT_FIRST;
@@ -100,6 +100,7 @@ impl LambdaCompute {
                 return Err(failure::of_call("invoke", &format!("function {function}"), status, &error));
             }
             tracing::debug!(function, %error, ?pause, "no worker yet");
+            refused();
             tokio::time::sleep(pause).await;
             wait = (wait * 2).min(WAIT_MAX);
         }
@@ -109,7 +110,7 @@ impl LambdaCompute {
 #[async_trait]
 impl Compute for LambdaCompute {
     /// An invocation that finds no worker waits for one, up to five minutes, and is then `Unavailable`.
-    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
+    async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
         let place = |error: QueryError| {
             if error.message.starts_with("step `") {
                 error
@@ -119,7 +120,7 @@ impl Compute for LambdaCompute {
         };
         let _permit = self.invocations.acquire().await.expect("it is never closed");
         let payload = self.payload(task).await.map_err(place)?;
-        let answer = self.invoke(payload, Instant::now() + WAIT_IN_ALL).await.map_err(place)?;
+        let answer = self.invoke(payload, Instant::now() + WAIT_IN_ALL, refused).await.map_err(place)?;
         serde_json::from_slice(&answer).map_err(|error| {
             let shown = String::from_utf8_lossy(&answer[..answer.len().min(SHOWN_BYTES)]).into_owned();
             place(QueryError::internal(format!("an HBee's answer is not readable: {error}: {shown}")))

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use buzz_exchange::{MemoryNetwork, Network, TcpNetwork};
-use buzz_fuse::{Combs, Compute, Fuse};
+use buzz_fuse::{Combs, Compute, Fuse, Refused};
 use buzz_hbee::HBee;
 use buzz_hcomb::{Comb, serve};
 use buzz_protocol::{CombAddress, HBeeTask, Options, QueryError, Result, TaskOutcome, Transport};
@@ -69,7 +69,7 @@ pub struct LocalCompute {
 
 #[async_trait]
 impl Compute for LocalCompute {
-    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
+    async fn run(&self, task: &HBeeTask, _refused: Refused<'_>) -> Result<TaskOutcome> {
         let (hbee, task) = (Arc::clone(&self.hbee), task.clone());
         let place = format!("step `{}`, task {}", task.step, task.task);
         let running = AbortOnDropHandle::new(tokio::spawn(async move { hbee.run(&task).await }));

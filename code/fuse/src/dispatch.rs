@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -17,7 +18,7 @@ use tokio::sync::watch;
 use crate::inboxes::Inboxes;
 use crate::reducer::Kept;
 use crate::summary::Progress;
-use crate::{Compute, Fuse, MapStage, QueryPlan};
+use crate::{Compute, Fuse, MapStage, QueryPlan, Refused};
 
 /// The first wait before a task is tried again; it doubles each time, with jitter.
 const RETRY_WAIT: Duration = Duration::from_millis(200);
@@ -150,7 +151,8 @@ impl Dispatch<'_> {
         Ok(())
     }
 
-    /// Runs a task until it succeeds, at most as often as the options say.
+    /// Runs a task until it succeeds, at most as often as the options say. Gives its attempts, those that no worker took
+    /// among them.
     async fn run(&self, task: &HBeeTask) -> Result<(TaskOutcome, u32)> {
         let attempts_max = if self.flowing { 1 } else { self.plan.options.attempts };
         let retry = ExponentialBuilder::default()
@@ -158,22 +160,28 @@ impl Dispatch<'_> {
             .with_max_delay(RETRY_WAIT_MAX)
             .with_max_times(attempts_max.saturating_sub(1) as usize)
             .with_jitter();
-        let mut attempts = 0;
+        let (mut attempts, refusals) = (0, AtomicU32::new(0));
+        let refused = || {
+            refusals.fetch_add(1, Ordering::Relaxed);
+            Progress::add(&self.progress.refusals, 1);
+            Progress::add(&self.progress.retries, 1);
+        };
+        let refused: Refused<'_> = &refused;
         let attempt = || {
             attempts += 1;
             let task = HBeeTask { attempt: attempts, ..task.clone() };
-            async move { self.fuse.compute.run(&task).await }
+            async move { self.fuse.compute.run(&task, refused).await }
         };
         let outcome = attempt
             .retry(retry)
             .when(|error| error.kind == ErrorKind::Unavailable)
             .notify(|error, wait| {
-                let (query, step) = (self.query, &task.step);
-                tracing::warn!(%query, task = %task.task, step, %error, ?wait, "task is tried again");
+                let (query_id, step) = (self.query, &task.step);
+                tracing::warn!(%query_id, task = %task.task, step, %error, ?wait, "task is tried again");
                 Progress::add(&self.progress.retries, 1);
             })
             .await?;
-        Ok((outcome, attempts))
+        Ok((outcome, attempts + refusals.load(Ordering::Relaxed)))
     }
 
     /// Delivers to combs what a task had answered to Fuse, under a name of its own.

@@ -210,7 +210,7 @@ async fn close_all(inboxes: &Inboxes, query: QueryId, reason: Option<QueryError>
     for outcome in futures::future::join_all(calls).await {
         // The answer stands, or has failed for another reason; the comb drops the query when it stops.
         if let Err(error) = outcome {
-            tracing::warn!(%query, %error, "a comb could not be told that the query is over");
+            tracing::warn!(query_id = %query, %error, "a comb could not be told that the query is over");
         }
     }
 }

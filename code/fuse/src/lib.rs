@@ -51,7 +51,7 @@ pub mod summary;
 
 pub use plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep, Reducer, ScanSource};
 pub use run::{NoRows, ResultSink};
-pub use seams::{Combs, Compute};
+pub use seams::{Combs, Compute, Refused};
 pub use summary::{Progress, Summary};
 
 /// What is asked of Fuse.

@@ -79,6 +79,15 @@ fn of_comb(error: QueryError) -> RunError {
     RunError { error, again }
 }
 
+/// One run of a query.
+struct Run<'a> {
+    /// Its name, which no other run has.
+    query: QueryId,
+    choice: &'a Choice,
+    /// Whether batches are read as they are delivered.
+    flowing: bool,
+}
+
 /// How many combs may refuse a query.
 const REFUSALS_MAX: usize = 4;
 
@@ -138,8 +147,10 @@ pub(crate) async fn run(
     let mut flowing = in_process && fuse.compute.runs_once();
     let mut other_combs = false;
     let mut refusals = 0;
+    let mut query = progress.next_run();
     loop {
-        let RunError { error, again } = match run_once(fuse, plan, &choice, flowing, &end, &kept, sink).await {
+        let this = Run { query, choice: &choice, flowing };
+        let RunError { error, again } = match run_once(fuse, plan, &this, &end, &kept, sink).await {
             Ok(summary) => return Ok(summary),
             Err(failed) => failed,
         };
@@ -158,7 +169,9 @@ pub(crate) async fn run(
             Again::OnCombs if matches!(choice, Choice::Fuse { or_combs: true }) => {}
             _ => return Err(error),
         }
-        tracing::warn!(%error, "the query is run once more");
+        let next = progress.next_run();
+        tracing::warn!(query_id = %query, again_as = %next, %error, "the query is run once more");
+        query = next;
         progress.restart();
         choice = end.unless(reducer::combs(fuse, plan)).await.map_err(|failed| match failed.kind {
             // Why combs were needed again says more than that there are none.
@@ -171,15 +184,14 @@ pub(crate) async fn run(
 async fn run_once(
     fuse: &Fuse,
     plan: &QueryPlan,
-    choice: &Choice,
-    flowing: bool,
+    run: &Run<'_>,
     end: &End<'_>,
     kept: &Kept,
     sink: &mut dyn ResultSink,
 ) -> Result<Summary, RunError> {
     let started = Instant::now();
-    let query = QueryId::fresh();
     let progress = end.progress;
+    let Run { query, choice, flowing } = *run;
     let (inboxes, place) = Inboxes::reserve(fuse, plan, choice, end.at_ms).await.map_err(of_comb)?;
     let mut reductions = Vec::new();
     for step in &plan.reduces {
@@ -211,6 +223,7 @@ async fn run_once(
         bytes_read: Progress::get(&progress.bytes_scanned),
         tasks: Progress::get(&progress.tasks),
         retries: Progress::get(&progress.retries),
+        refusals: Progress::get(&progress.refusals),
         rows_delivered: Progress::get(&progress.rows_delivered),
         bytes_delivered: Progress::get(&progress.bytes_delivered),
         combs: inboxes.addresses.len(),

@@ -5,16 +5,20 @@ use std::fmt;
 use async_trait::async_trait;
 use buzz_protocol::{CombAddress, HBeeTask, Result, TaskOutcome};
 
+/// Called each time that no worker takes a task and it is asked again.
+pub type Refused<'a> = &'a (dyn Fn() + Sync);
+
 /// Runs HBee tasks somewhere.
 #[async_trait]
 pub trait Compute: fmt::Debug + Send + Sync {
     /// Runs `task` once and waits for its end. A task that failed is not run again: the caller knows how often it may.
-    /// Dropping the future may stop the task or let it run on; either way nothing of it counts.
+    /// Dropping the future may stop the task or let it run on; either way nothing of it counts. A call that no worker took
+    /// may be repeated here, since nothing ran; `refused` hears of it.
     ///
     /// # Errors
     /// `Unavailable` when no worker took the task; otherwise the error that the worker itself reported. There is one
     /// outcome per call, also when the worker dies.
-    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome>;
+    async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome>;
 
     /// Tasks that may run at the same time, unless an option says otherwise.
     fn concurrency(&self) -> usize;

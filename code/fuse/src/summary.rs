@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use buzz_protocol::{QueryError, StageId, TaskIndex, TaskOutcome};
+use buzz_protocol::{QueryError, QueryId, StageId, TaskIndex, TaskOutcome};
 use tokio::sync::watch;
 
 use crate::plan::MapStage;
@@ -19,6 +19,8 @@ pub struct Progress {
     pub tasks_done: AtomicU64,
     /// Attempts beyond each task's first.
     pub retries: AtomicU64,
+    /// Those of them that no worker took, so that nothing ran.
+    pub refusals: AtomicU64,
     /// Rows that the accepted tasks' scans gave.
     pub rows_scanned: AtomicU64,
     /// Bytes that the accepted tasks' scans read.
@@ -37,9 +39,22 @@ pub struct Progress {
     stop: watch::Sender<Option<QueryError>>,
     /// What the accepted tasks of each stage did.
     stages: Mutex<BTreeMap<StageId, StageSummary>>,
+    /// The id of the query's first run, until that begins.
+    first_run: Mutex<Option<QueryId>>,
 }
 
 impl Progress {
+    /// Of a query whose first run is called `query`. Without it, that has an id that nobody knows.
+    pub fn of(query: QueryId) -> Self {
+        Self { first_run: Mutex::new(Some(query)), ..Self::default() }
+    }
+
+    /// The id of the next run: every run of a query has its own.
+    pub(crate) fn next_run(&self) -> QueryId {
+        let first = self.first_run.lock().unwrap_or_else(PoisonError::into_inner).take();
+        first.unwrap_or_else(QueryId::fresh)
+    }
+
     pub(crate) fn add(counter: &AtomicU64, amount: u64) {
         counter.fetch_add(amount, Ordering::Relaxed);
     }
@@ -153,6 +168,8 @@ pub struct Summary {
     pub tasks: u64,
     /// Attempts beyond each task's first.
     pub retries: u64,
+    /// Those of them that no worker took, so that nothing ran.
+    pub refusals: u64,
     /// Rows delivered to combs.
     pub rows_delivered: u64,
     /// Bytes delivered to combs.

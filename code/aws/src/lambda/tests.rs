@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -82,6 +83,12 @@ fn task(fragment_bytes: usize) -> HBeeTask {
 
 /// Runs a task on a function that says `says` first.
 async fn run(task: HBeeTask, says: Vec<Said>) -> (Result<TaskOutcome>, Arc<Service>, Results) {
+    let (outcome, service, results, _) = run_counted(task, says).await;
+    (outcome, service, results)
+}
+
+/// As [`run`], with the number of calls that no worker took.
+async fn run_counted(task: HBeeTask, says: Vec<Said>) -> (Result<TaskOutcome>, Arc<Service>, Results, u32) {
     let service = Arc::new(Service { asked: Mutex::default(), says: Mutex::new(says.into()) });
     let app = Router::new().route("/2015-03-31/functions/{name}/invocations", post(invoked));
     let app = app.with_state(Arc::clone(&service)).layer(axum::extract::DefaultBodyLimit::disable());
@@ -105,8 +112,10 @@ async fn run(task: HBeeTask, says: Vec<Said>) -> (Result<TaskOutcome>, Arc<Servi
         memory_mb: 2048,
         concurrency: 900,
     };
-    let outcome = LambdaCompute::new(&sdk, function, results.clone()).run(&task).await;
-    (outcome, service, results)
+    let refusals = AtomicU32::new(0);
+    let refused = || _ = refusals.fetch_add(1, Ordering::Relaxed);
+    let outcome = LambdaCompute::new(&sdk, function, results.clone()).run(&task, &refused).await;
+    (outcome, service, results, refusals.into_inner())
 }
 
 #[tokio::test]
@@ -124,9 +133,9 @@ async fn a_task_is_one_invocation_that_is_waited_for() {
 async fn who_comes_too_early_waits() {
     let early = ["TooManyRequestsException", "ResourceNotReadyException", "ENINotReadyException"];
     let says = vec![refused(429, early[0]), refused(502, early[1]), refused(502, early[2])];
-    let (outcome, service, _) = run(task(10), says).await;
+    let (outcome, service, _, refusals) = run_counted(task(10), says).await;
     outcome.unwrap();
-    assert_eq!(service.asked.lock().unwrap().len(), 4);
+    assert_eq!((service.asked.lock().unwrap().len(), refusals), (4, 3));
 }
 
 #[tokio::test]
@@ -173,7 +182,7 @@ async fn a_service_that_is_not_there_is_unavailable() {
     let place = Location::parse("s3://bucket/results", std::path::Path::new("/")).unwrap();
     let results = Results::new(Arc::new(Storage::default()), place);
     let function = HBeeSettings { function: "hbee".to_string(), timeout: Duration::ZERO, memory_mb: 1, concurrency: 1 };
-    let error = LambdaCompute::new(&sdk, function, results).run(&task(1)).await.unwrap_err();
+    let error = LambdaCompute::new(&sdk, function, results).run(&task(1), &|| {}).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
 }
 

@@ -8,7 +8,7 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use buzz_cli::local::{LocalCompute, LocalHost};
 use buzz_cli::rows::Rows;
-use buzz_fuse::{Compute, Fuse, Progress, QueryPlan, Request, Summary};
+use buzz_fuse::{Compute, Fuse, Progress, QueryPlan, Refused, Request, Summary};
 use buzz_protocol::{HBeeTask, Options, Query, Result, TaskOutcome};
 use buzz_storage::Storage;
 use serde_json::{Value, json};
@@ -55,10 +55,10 @@ struct WiredCompute(Arc<LocalCompute>);
 
 #[async_trait]
 impl Compute for WiredCompute {
-    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
+    async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
         let sent = serde_json::to_string(task).expect("a task has a JSON form");
         let received: HBeeTask = serde_json::from_str(&sent).expect("a task's JSON is a task");
-        let outcome = self.0.run(&received).await?;
+        let outcome = self.0.run(&received, refused).await?;
         let answered = serde_json::to_string(&outcome).expect("an outcome has a JSON form");
         Ok(serde_json::from_str(&answered).expect("an outcome's JSON is an outcome"))
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use buzz_cli::local::{LocalCombs, LocalCompute, LocalHost};
-use buzz_fuse::{Combs, Compute, Fuse};
+use buzz_fuse::{Combs, Compute, Fuse, Refused};
 use buzz_protocol::{CombAddress, ErrorKind, HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_storage::Storage;
 use buzz_testkit::{FaultyStore, SilentProxy, sorted_text};
@@ -69,7 +69,7 @@ impl FaultyCompute {
 
 #[async_trait]
 impl Compute for FaultyCompute {
-    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
+    async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
         let first = {
             let mut runs = self.runs.lock().unwrap();
             let runs = runs.entry(task.task.0).or_default();
@@ -80,14 +80,14 @@ impl Compute for FaultyCompute {
         let lost = || QueryError::unavailable("the worker died");
         match self.fault {
             Fault::DiesBefore if first => Err(lost()),
-            Fault::DiesAfter if first => self.inner.run(task).await.and(Err(lost())),
+            Fault::DiesAfter if first => self.inner.run(task, refused).await.and(Err(lost())),
             Fault::RunsTwice => {
-                let (_, second) = tokio::join!(self.inner.run(task), self.inner.run(task));
+                let (_, second) = tokio::join!(self.inner.run(task, refused), self.inner.run(task, refused));
                 second
             }
             Fault::Fails => Err(QueryError::data("file `x` is not as it should be")),
             Fault::NeverThere => Err(lost()),
-            _ => self.inner.run(task).await,
+            _ => self.inner.run(task, refused).await,
         }
     }
 
@@ -171,11 +171,11 @@ struct CombKiller {
 
 #[async_trait]
 impl Compute for CombKiller {
-    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
+    async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
         let kills =
             || self.deaths_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
         if self.after_delivery {
-            let outcome = self.inner.run(task).await;
+            let outcome = self.inner.run(task, refused).await;
             if kills() {
                 self.combs.kill();
             }
@@ -184,7 +184,7 @@ impl Compute for CombKiller {
             if kills() {
                 self.combs.kill();
             }
-            self.inner.run(task).await
+            self.inner.run(task, refused).await
         }
     }
 
@@ -306,8 +306,8 @@ struct Silencer {
 
 #[async_trait]
 impl Compute for Silencer {
-    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
-        let outcome = self.inner.run(task).await;
+    async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
+        let outcome = self.inner.run(task, refused).await;
         self.combs.proxies.lock().unwrap().iter().for_each(SilentProxy::fall_silent);
         outcome
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use buzz_cli::local::{LocalCompute, LocalHost};
-use buzz_fuse::{Compute, Fuse};
+use buzz_fuse::{Compute, Fuse, Refused};
 use buzz_protocol::{HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_testkit::sorted_text;
 use serde_json::Value;
@@ -37,8 +37,8 @@ struct FlowsAndDies {
 
 #[async_trait]
 impl Compute for FlowsAndDies {
-    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
-        let outcome = self.inner.run(task).await?;
+    async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
+        let outcome = self.inner.run(task, refused).await?;
         if self.died.swap(true, Ordering::Relaxed) { Ok(outcome) } else { Err(QueryError::unavailable("it died")) }
     }
 
@@ -78,9 +78,9 @@ struct Remembers {
 
 #[async_trait]
 impl Compute for Remembers {
-    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
+    async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
         self.events.lock().unwrap().push((task.step.clone(), "begins"));
-        let outcome = self.inner.run(task).await;
+        let outcome = self.inner.run(task, refused).await;
         self.events.lock().unwrap().push((task.step.clone(), "ends"));
         outcome
     }

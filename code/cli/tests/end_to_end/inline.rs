@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use buzz_cli::local::{LocalCombs, LocalCompute};
-use buzz_fuse::{Combs, Compute, Fuse, Progress};
+use buzz_fuse::{Combs, Compute, Fuse, Progress, Refused};
 use buzz_protocol::{CombAddress, Delivered, ErrorKind, HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_testkit::sorted_text;
 use serde_json::Value;
@@ -26,9 +26,9 @@ struct BoundedCompute {
 
 #[async_trait]
 impl Compute for BoundedCompute {
-    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
+    async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
         self.ran.lock().unwrap().entry(task.task.0).or_default().push(!task.combs.is_empty());
-        self.inner.run(task).await
+        self.inner.run(task, refused).await
     }
 
     fn concurrency(&self) -> usize {
@@ -143,8 +143,8 @@ struct LastTooLarge(BoundedCompute);
 
 #[async_trait]
 impl Compute for LastTooLarge {
-    async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
-        let outcome = self.0.run(task).await?;
+    async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
+        let outcome = self.0.run(task, refused).await?;
         let too_large = task.combs.is_empty() && task.task.0 == 7;
         Ok(if too_large { TaskOutcome { delivered: Delivered::TooLarge, ..outcome } } else { outcome })
     }
