@@ -89,7 +89,7 @@ variable "build_version" {
 }
 
 variable "log_level" {
-  description = "What the programs log: `error`, `warn`, `info`, `debug`, or per crate as `info,buzz_fuse=debug`."
+  description = "What the programs log: `error`, `warn`, `info` or `debug`, of Buzz itself, or by crate as `warn,buzz=info,buzz_fuse=debug`."
   type        = string
   default     = "info"
 }

@@ -71,6 +71,7 @@ impl HBeeFunction {
         };
         let left = Duration::from_millis(end_ms.saturating_sub(now_ms())).saturating_sub(MARGIN);
         let before = self.requests.load(Ordering::Relaxed);
+        let query = task.query;
         let ran = tokio::time::timeout(left, unpanicked(self.hbee.run(&task))).await.unwrap_or_else(|_| {
             let whose = if end_ms == deadline_ms {
                 "the time of the HBee function is over; raise its timeout, or make tasks smaller with the options \
@@ -80,8 +81,22 @@ impl HBeeFunction {
             };
             Err(QueryError::limit(whose).at(&place))
         });
-        let mut outcome = ran?;
+        let mut outcome = ran.inspect_err(|error| {
+            tracing::error!(query_id = %query, attempt = task.attempt, kind = %error.kind, %error, "task failed");
+        })?;
         outcome.requests = self.requests.load(Ordering::Relaxed) - before;
+        tracing::info!(
+            query_id = %query,
+            step = task.step,
+            task = %task.task,
+            attempt = task.attempt,
+            rows_scanned = outcome.rows_scanned,
+            bytes_scanned = outcome.bytes_scanned,
+            requests = outcome.requests,
+            rows_delivered = outcome.rows.iter().sum::<u64>(),
+            milliseconds = outcome.milliseconds,
+            "task done"
+        );
         Ok(outcome)
     }
 

@@ -6,18 +6,35 @@ use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Logs what `BUZZ_LOG` asks for, by default `info`.
+/// Logs what `BUZZ_LOG` asks for, by default `info`. A level alone is that of Buzz; libraries say warnings and errors.
+/// Anything else is taken as it is: `info`'s long form is `warn,buzz=info`.
 pub fn start() {
-    let filter = EnvFilter::try_from_env("BUZZ_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let wanted = std::env::var("BUZZ_LOG").unwrap_or_default();
+    let filter = EnvFilter::try_new(directives(&wanted)).unwrap_or_else(|error| {
+        eprintln!("BUZZ_LOG: {error}; it is taken as `info`");
+        EnvFilter::new(directives("info"))
+    });
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).event_format(JsonLines);
     // A second call, as of tests in one process, keeps the first log.
     _ = log.try_init();
     // A panic becomes an error where it is caught, and is told there.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panic")));
+}
+
+/// What `wanted` means as a filter of targets, of which those of Buzz begin with `buzz`.
+fn directives(wanted: &str) -> String {
+    match wanted.trim() {
+        "" => "warn,buzz=info".to_string(),
+        level => match level.parse::<LevelFilter>() {
+            Ok(level) => format!("{},buzz={level}", level.min(LevelFilter::WARN)),
+            Err(_) => level.to_string(),
+        },
+    }
 }
 
 /// Writes an event as `{"at": …, "level": …, "target": …, "message": …, fields …}`.
@@ -64,5 +81,19 @@ impl Visit for Fields {
 
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.0.insert(field.name().to_string(), value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::directives;
+
+    #[test]
+    fn a_level_alone_is_that_of_buzz() {
+        assert_eq!(directives(""), "warn,buzz=info");
+        assert_eq!(directives("debug"), "warn,buzz=debug");
+        assert_eq!(directives("error"), "error,buzz=error");
+        assert_eq!(directives("off"), "off,buzz=off");
+        assert_eq!(directives("info,h2=debug"), "info,h2=debug");
     }
 }

@@ -14,6 +14,7 @@ mod stage;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -64,6 +65,7 @@ const CLOSED_REMEMBERED: usize = 1024;
 struct QueryInbox {
     token: QueryToken,
     deadline_ms: Option<u64>,
+    opened: Instant,
     stages: HashMap<StageId, Arc<Stage>>,
     shared: Shared,
 }
@@ -111,7 +113,7 @@ impl Inboxes {
             !over
         });
         for (query, inbox) in overdue {
-            tracing::warn!(%query, "the query's time is over and nobody closed it");
+            tracing::warn!(query_id = %query, "the query's time is over and nobody closed it");
             inbox.end(&QueryError::limit("the query's time is over"));
         }
     }
@@ -213,7 +215,7 @@ impl InboxService for Arc<Inboxes> {
             return Err(QueryError::unavailable(format!("this comb has {most} queries already")));
         }
         let OpenQuery { query, token, deadline_ms, .. } = open;
-        queries.insert(query, Arc::new(QueryInbox { token, deadline_ms, stages, shared }));
+        queries.insert(query, Arc::new(QueryInbox { token, deadline_ms, stages, shared, opened: Instant::now() }));
         Ok(())
     }
 
@@ -256,6 +258,13 @@ impl InboxService for Arc<Inboxes> {
         };
         if let Some(inbox) = inbox {
             self.closed_count.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(
+                query_id = %query,
+                tasks = inbox.stages.values().map(|stage| stage.accepted_tasks()).sum::<usize>(),
+                spilled_bytes = inbox.shared.spill.bytes(),
+                milliseconds = u64::try_from(inbox.opened.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "query closed"
+            );
             inbox.end(&QueryError::cancelled(format!("query {query} was closed")));
         }
         Ok(())

@@ -70,6 +70,11 @@ struct Readable {
 }
 
 impl Stage {
+    /// Tasks of which a delivery was accepted.
+    pub(super) fn accepted_tasks(&self) -> usize {
+        locked(&self.state).accepted.len()
+    }
+
     /// An empty one.
     ///
     /// # Errors
