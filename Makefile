@@ -26,7 +26,7 @@ export STAGE REGION DEPLOY_PROFILE BACKEND_PROFILE BACKEND_BUCKET BACKEND_REGION
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample local-sample run-query test check check-infra format bench fuzz clean init package package-lambdas \
-	package-hcomb plan deploy deploy-all destroy logs costs docker-login check-dirty scan-infra try-infra try-packages \
+	package-hcomb plan deploy deploy-all destroy logs costs docker-login check-dirty scan-infra try-infra try-packages try-reproducible \
 	run-integ-local run-integ-docker run-integ-aws
 .PHONY: slt slt-known differential bench-tools
 
@@ -180,6 +180,9 @@ try-infra: ## Deploy, plan again and destroy on a stand-in for AWS, both kinds o
 
 try-packages: ## Start the packages as AWS would: zips under its Runtime Interface Emulator, the image, and a query by all
 	@infra/bin/try_packages.sh
+
+try-reproducible: ## Build the packages twice, in two places, and compare them; takes two hours
+	@infra/bin/try_reproducible.sh
 
 scan-infra: ## Scan the configuration; exceptions and their reasons stand in infra/scan.yaml
 	@infra/bin/scan.sh
