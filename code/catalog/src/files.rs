@@ -41,6 +41,13 @@ pub(crate) async fn find(uri: &str, ends: &[&str], base: &Path, storage: &Storag
     Ok(Found { root, depth, files })
 }
 
+/// At most `count` of `files`, which are not none: the first, the last, and some between.
+pub(crate) fn some_of(files: &[ObjectMeta], count: usize) -> Vec<&ObjectMeta> {
+    let mut chosen: Vec<usize> = (0..count).map(|n| n * (files.len() - 1) / (count - 1).max(1)).collect();
+    chosen.dedup();
+    chosen.into_iter().map(|index| &files[index]).collect()
+}
+
 /// The ending of a file's name in lower case, before one that says how it is compressed.
 pub(crate) fn ending(path: &str) -> Option<String> {
     let lower = path.to_lowercase();

@@ -16,10 +16,6 @@ mod statistics;
 
 mod delta;
 
-mod delta_version;
-
-mod delta_statistics;
-
 mod files;
 
 mod hive;
@@ -35,7 +31,7 @@ mod static_list;
 mod values;
 
 pub use statistics::{ColumnBounds, FileStatistics};
-pub use table::{DataFile, Table};
+pub use table::{DataFile, Extent, Table};
 
 /// The kind of table that `uri` names: a Delta Lake table if it has a `_delta_log`, a manifest if it is a JSON object
 /// that lists `files`, or else as its files' names end (`.csv`, `.tsv`, `.jsonl`, `.json` and so on, also compressed);
@@ -107,7 +103,12 @@ pub async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Resul
             table.warnings.extend(other_region(&table, own.as_deref()));
             Ok(table)
         }
-        Err(error) => Err(error.at(format!("catalog `{}`", entry.name))),
+        Err(error) => {
+            // Stores answer by paths within them, or by none.
+            let names_it = bucket_of(&entry.uri).is_none_or(|bucket| error.to_string().contains(bucket.as_str()));
+            let error = if names_it { error } else { error.at(&entry.uri) };
+            Err(error.at(format!("catalog `{}`", entry.name)))
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Parquet files: one, a folder of them, or a glob. The schema is that of all footers together.
+//! Parquet files: one, a folder of them, or a glob. The schema is given, or that of all footers together; of very many
+//! files, that of some.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,10 +11,11 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore};
 use parquet::file::metadata::ParquetMetaData;
 
-use crate::files::find;
+use crate::files::{find, some_of};
 use crate::hive;
 use crate::statistics::FileStatistics;
 use crate::table::{DataFile, Table};
+use crate::text_files;
 
 /// Endings of Parquet files' names.
 pub(crate) const ENDS: &[&str] = &["parquet", "parq", "pq"];
@@ -21,22 +23,51 @@ pub(crate) const ENDS: &[&str] = &["parquet", "parq", "pq"];
 /// Footers that are read at the same time.
 const FOOTERS_AT_ONCE: usize = 32;
 
+/// Files whose footers are all read before a query is planned. Of more, reading them would take longer and more memory than
+/// what their statistics spare.
+const FOOTERS_MAX: usize = 1000;
+
+/// Files of which a table of more than that takes its columns.
+const FILES_SAMPLED: usize = 64;
+
 pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Result<Table> {
     let found = find(&entry.uri, ENDS, base, storage).await?;
     let store = storage.store(&found.root.store)?;
-    let reading = found.files.iter().map(|object| read_footer(Arc::clone(&store), &found.root, object.clone()));
+    let all = found.files.len() <= FOOTERS_MAX;
+    let given = entry.schema.as_deref().map(text_files::given).transpose()?;
+    let looked_into = match &given {
+        _ if all => found.files.iter().collect(),
+        None => some_of(&found.files, FILES_SAMPLED),
+        Some(_) => Vec::new(),
+    };
+    let reading = looked_into.iter().map(|object| read_footer(Arc::clone(&store), &found.root, (*object).clone()));
     let reading: Vec<_> = reading.collect();
     let footers: Vec<(Schema, Arc<ParquetMetaData>)> =
         futures::stream::iter(reading).buffered(FOOTERS_AT_ONCE).try_collect().await?;
     let partitions = hive::partitions(&found, entry.partition_columns.as_deref())?;
-    let paths = found.files.iter().map(|object| full_path(&found.root.store, object.location.as_ref()));
-    let schemas: Vec<(String, &Schema)> = paths.zip(footers.iter().map(|(schema, _)| schema)).collect();
-    let schema = with_partitions(merge(&schemas)?, &partitions);
+    let (is_given, sampled) = (given.is_some(), looked_into.len());
+    let schema = match given {
+        Some(schema) => schema,
+        None => {
+            let paths = looked_into.iter().map(|object| full_path(&found.root.store, object.location.as_ref()));
+            merge(&paths.zip(footers.iter().map(|(schema, _)| schema)).collect::<Vec<_>>())?
+        }
+    };
+    let schema = with_partitions(schema, &partitions);
     let files = found.files.into_iter().zip(partitions.values);
     let files = files.map(|(object, values)| DataFile::found(object, values)).collect();
     let columns = partitions.fields.into_iter().map(|field| field.name().clone()).collect();
     let mut table = Table::new(entry.uri.clone(), found.root.store, &schema, columns, files)?;
-    table.statistics = Some(FileStatistics::of_footers(&table.file_schema(), &footers)?);
+    if all {
+        table.statistics = Some(FileStatistics::of_footers(&table.file_schema(), &footers)?);
+    } else if !is_given {
+        table.warnings.push(format!(
+            "table `{}` has {} files: its columns are those of {sampled} of them, and their statistics rule no file out; \
+             give the catalog a `schema`, or make it a Delta Lake table",
+            entry.name,
+            table.files.len()
+        ));
+    }
     Ok(table)
 }
 
@@ -77,4 +108,57 @@ fn merge(schemas: &[(String, &Schema)]) -> Result<Schema> {
         }
     }
     Ok(Schema::new(merged.into_iter().map(|(field, _)| field).collect::<Vec<_>>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use buzz_protocol::CatalogType;
+    use buzz_testkit::{Asked, DistantStore};
+    use parquet::arrow::ArrowWriter;
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_very_many_files_some_are_looked_into() {
+        let dir = tempfile::tempdir().unwrap();
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+        let batch = RecordBatch::try_from_iter([("id", column)]).unwrap();
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        let bytes = writer.into_inner().unwrap();
+        let file = |number: usize| dir.path().join(format!("part-{number:04}.parquet"));
+        let asked = Arc::new(Asked::default());
+        let counted = Arc::clone(&asked);
+        let storage = Storage::with_wrapper(move |store| {
+            Arc::new(DistantStore::new(store, Duration::ZERO, Arc::clone(&counted)))
+        });
+        let mut entry = CatalogEntry::new("t", CatalogType::Parquet, dir.path().to_string_lossy());
+        for number in 0..FOOTERS_MAX {
+            std::fs::write(file(number), &bytes).unwrap();
+        }
+        let table = open(&entry, dir.path(), &storage).await.unwrap();
+        assert_eq!((table.statistics.is_some(), table.warnings.len()), (true, 0));
+
+        std::fs::write(file(FOOTERS_MAX), &bytes).unwrap();
+        let before = asked.requests();
+        let table = open(&entry, dir.path(), &storage).await.unwrap();
+        assert!(asked.requests() - before < 4 * FILES_SAMPLED, "{} requests", asked.requests() - before);
+        assert_eq!((table.files.len(), table.file_schema().fields().len()), (FOOTERS_MAX + 1, 1));
+        assert!(table.statistics.is_none());
+        assert!(
+            table.warnings[0].contains("has 1001 files: its columns are those of 64 of them"),
+            "{:?}",
+            table.warnings
+        );
+
+        entry.schema = serde_json::from_value(json!([{"name": "id", "type": "Int32"}])).unwrap();
+        let before = asked.requests();
+        let table = open(&entry, dir.path(), &storage).await.unwrap();
+        assert!(asked.requests() - before < 4, "{} requests", asked.requests() - before);
+        assert_eq!((table.schema.field(0).data_type().to_string(), table.warnings.len()), ("Int32".to_string(), 0));
+    }
 }

@@ -96,7 +96,7 @@ fn listed(name: &str, json: &str, folder: &Location, storage: &Storage) -> Resul
             path: place.path.to_string(),
             size: file.size,
             e_tag: None,
-            partition_values: values,
+            partition_values: values.into(),
             deletion_vector: None,
         });
         if let (Some(region), Some(bucket)) = (&manifest.region, place.store.host_str()) {

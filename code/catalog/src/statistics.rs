@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, UInt64Array};
-use arrow::compute::take;
-use arrow::datatypes::{DataType, Schema};
+use arrow::compute::{SortOptions, sort_to_indices, take};
+use arrow::datatypes::{DataType, Field, Schema};
 use buzz_protocol::Result;
 use datafusion::common::stats::{ColumnStatistics, Precision, Statistics};
 use datafusion::scalar::ScalarValue;
@@ -163,7 +163,7 @@ impl Table {
             .map(|field| {
                 let found = known.columns.get(field.name());
                 let column = found.map(|bounds| column_statistics(bounds, &known.row_counts, field.data_type()));
-                let column = column.or_else(|| self.partition_statistics(field.name(), &known.row_counts));
+                let column = column.or_else(|| self.partition_statistics(field, &known.row_counts));
                 let column = column.unwrap_or_else(ColumnStatistics::new_unknown);
                 if deleted == 0 { column } else { column.to_inexact() }
             })
@@ -171,8 +171,8 @@ impl Table {
         all
     }
 
-    fn partition_statistics(&self, name: &str, row_counts: &UInt64Array) -> Option<ColumnStatistics> {
-        let index = self.partition_columns.iter().position(|column| column == name)?;
+    fn partition_statistics(&self, field: &Field, row_counts: &UInt64Array) -> Option<ColumnStatistics> {
+        let index = self.partition_columns.iter().position(|column| column == field.name())?;
         let mut column = ColumnStatistics::new_unknown();
         let mut nulls = 0;
         let (mut min, mut max) = (None, None);
@@ -186,8 +186,11 @@ impl Table {
             max = Some(max.map_or(value, |known: &ScalarValue| if value > known { value } else { known }));
         }
         column.null_count = Precision::Exact(usize::try_from(nulls).ok()?);
-        column.min_value = min.map_or(Precision::Absent, |min| Precision::Exact(min.clone()));
-        column.max_value = max.map_or(Precision::Absent, |max| Precision::Exact(max.clone()));
+        let exact = |value: Option<&ScalarValue>| {
+            let typed = value.and_then(|value| value.cast_to(field.data_type()).ok());
+            typed.map_or(Precision::Absent, Precision::Exact)
+        };
+        (column.min_value, column.max_value) = (exact(min), exact(max));
         Some(column)
     }
 }
@@ -203,26 +206,21 @@ fn column_statistics(bounds: &ColumnBounds, row_counts: &UInt64Array, data_type:
         rows == 0 || (bounds.null_counts.is_valid(index) && bounds.null_counts.value(index) == rows)
     };
     let of_values: BooleanArray = (0..row_counts.len()).map(|index| Some(!empty(index))).collect();
-    let extreme = |array: &ArrayRef, wanted: std::cmp::Ordering| -> Option<ScalarValue> {
+    let extreme = |array: &ArrayRef, descending: bool| -> Option<ScalarValue> {
         let array = arrow::compute::filter(array, &of_values).ok()?;
         if array.null_count() > 0 || array.is_empty() {
             return None;
         }
-        let mut best = ScalarValue::try_from_array(&array, 0).ok()?;
-        for index in 1..array.len() {
-            let value = ScalarValue::try_from_array(&array, index).ok()?;
-            if value.partial_cmp(&best) == Some(wanted) {
-                best = value;
-            }
-        }
-        best.cast_to(data_type).ok()
+        let order = SortOptions { descending, nulls_first: false };
+        let first = sort_to_indices(&array, Some(order), Some(1)).ok()?;
+        ScalarValue::try_from_array(&array, first.value(0) as usize).ok()?.cast_to(data_type).ok()
     };
     let said = |value: Option<ScalarValue>| match value {
         Some(value) if bounds.exact => Precision::Exact(value),
         Some(value) => Precision::Inexact(value),
         None => Precision::Absent,
     };
-    column.min_value = said(extreme(&bounds.min, std::cmp::Ordering::Less));
-    column.max_value = said(extreme(&bounds.max, std::cmp::Ordering::Greater));
+    column.min_value = said(extreme(&bounds.min, false));
+    column.max_value = said(extreme(&bounds.max, true));
     column
 }

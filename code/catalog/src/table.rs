@@ -37,8 +37,19 @@ pub struct Table {
     pub mapping: ColumnMapping,
     /// The files, in the catalog's order.
     pub files: Vec<DataFile>,
+    /// How much the whole table is, if these are a part of it.
+    pub extent: Extent,
     /// What is known of their values, where the catalog says.
     pub statistics: Option<FileStatistics>,
+}
+
+/// How much there is of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Files.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// One file of a table.
@@ -52,8 +63,8 @@ pub struct DataFile {
     pub size: u64,
     /// The store's tag of this version of the file, where it was asked.
     pub e_tag: Option<String>,
-    /// Values of the partition columns for all rows of the file.
-    pub partition_values: Vec<ScalarValue>,
+    /// Values of the partition columns for all rows of the file; files of one partition may share them.
+    pub partition_values: Arc<[ScalarValue]>,
     /// Rows that were deleted without rewriting the file.
     pub deletion_vector: Option<DeletionVector>,
 }
@@ -74,7 +85,7 @@ impl DataFile {
             path: object.location.to_string(),
             size: object.size,
             e_tag: object.e_tag,
-            partition_values,
+            partition_values: partition_values.into(),
             deletion_vector: None,
         }
     }
@@ -102,6 +113,7 @@ impl Table {
         if let Some(missing) = partition_columns.iter().find(|name| !names.contains(name)) {
             return Err(QueryError::data(format!("partition column `{missing}` is not in the schema of `{uri}`")));
         }
+        let extent = Extent { files: files.len(), bytes: files.iter().map(|file| file.size).sum() };
         Ok(Table {
             name: String::new(),
             uri,
@@ -114,7 +126,35 @@ impl Table {
             format: FileFormat::default(),
             mapping: ColumnMapping::default(),
             files,
+            extent,
             statistics: None,
+        })
+    }
+
+    /// The part of this table that is in `files`, which are some of its own.
+    ///
+    /// # Errors
+    /// `Internal` when a file is not one of the table's.
+    pub fn only(&self, mut files: Vec<DataFile>) -> Result<Table> {
+        let positions = files.iter().map(|file| Some(file.number as u64)).collect();
+        let statistics = self.statistics.as_ref().map(|known| known.of(&positions)).transpose()?;
+        for (number, file) in files.iter_mut().enumerate() {
+            file.number = number;
+        }
+        Ok(Table {
+            name: self.name.clone(),
+            uri: self.uri.clone(),
+            store: self.store.clone(),
+            bucket: self.bucket.clone(),
+            warnings: self.warnings.clone(),
+            version: self.version,
+            schema: Arc::clone(&self.schema),
+            partition_columns: self.partition_columns.clone(),
+            format: self.format.clone(),
+            mapping: self.mapping.clone(),
+            files,
+            extent: self.extent,
+            statistics,
         })
     }
 

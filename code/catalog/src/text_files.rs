@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore};
 
-use crate::files::find;
+use crate::files::{find, some_of};
 use crate::hive;
 use crate::infer::{Inferred, csv_columns, json_columns, merged, sniff_delimiter, sniff_escape, sniff_header};
 use crate::parquet_files::with_partitions;
@@ -82,7 +82,11 @@ fn looks_into_files(entry: &CatalogEntry) -> bool {
     entry.schema.is_none() || entry.delimiter.is_none() || entry.escape.is_none() || entry.header.is_none()
 }
 
-fn given(schema: &[ColumnSpec]) -> Result<Schema> {
+/// The columns that an entry says are in the files.
+///
+/// # Errors
+/// `Invalid` when a type is none.
+pub(crate) fn given(schema: &[ColumnSpec]) -> Result<Schema> {
     Ok(Schema::new(schema.iter().map(ColumnSpec::field).collect::<Result<Vec<Field>>>()?))
 }
 
@@ -98,10 +102,8 @@ async fn heads(
         CatalogType::Csv => FileFormat::Csv(csv.clone()),
         _ => FileFormat::Json { compression: entry.compression },
     };
-    let mut chosen: Vec<usize> = (0..SAMPLED_FILES).map(|n| n * (files.len() - 1) / (SAMPLED_FILES - 1)).collect();
-    chosen.dedup();
     let mut reading = Vec::new();
-    for object in chosen.into_iter().map(|index| &files[index]) {
+    for object in some_of(files, SAMPLED_FILES) {
         let (format, name) = (&format, place(object));
         reading.push(async move {
             match sample(store, object, format, SAMPLE_BYTES).await {

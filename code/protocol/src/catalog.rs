@@ -27,7 +27,8 @@ pub struct CatalogEntry {
     /// Folders: the columns that stand in paths as `year=2024`. Found there by default; an empty list means none.
     #[serde(default)]
     pub partition_columns: Option<Vec<ColumnSpec>>,
-    /// `Csv` and `Json`: the columns in the files; by default they are inferred from the first megabytes.
+    /// Folders: the columns in the files. By default `Parquet` files say them, and for `Csv` and `Json` they are inferred
+    /// from the first megabytes.
     #[serde(default)]
     pub schema: Option<Vec<ColumnSpec>>,
     /// `Csv`: whether each file begins with the names of its columns; by default seen from the first lines.
@@ -303,7 +304,7 @@ impl CatalogEntry {
             ("version", self.version.is_some(), &[DeltaLake]),
             ("timestamp", self.timestamp.is_some(), &[DeltaLake]),
             ("partition_columns", self.partition_columns.is_some(), &[Parquet, Csv, Json]),
-            ("schema", self.schema.is_some(), &[Csv, Json]),
+            ("schema", self.schema.is_some(), &[Csv, Json, Parquet]),
             ("header", self.header.is_some(), &[Csv]),
             ("delimiter", self.delimiter.is_some(), &[Csv]),
             ("quote", self.quote.is_some(), &[Csv]),

@@ -2,6 +2,8 @@
 
 mod compare;
 
+mod distant;
+
 mod faulty;
 
 mod plain;
@@ -11,6 +13,7 @@ mod proxy;
 mod shared;
 
 pub use compare::{Rows, disagreement, not_among};
+pub use distant::{Asked, DistantStore};
 pub use faulty::FaultyStore;
 pub use plain::{plain_rows, same_rows, sorted_text};
 pub use proxy::SilentProxy;

@@ -1,0 +1,78 @@
+//! Where the deleted rows of a file stand.
+
+use buzz_protocol::{DeletionVector, QueryError, Result};
+use buzz_storage::Location;
+use bytes::{BufMut, Bytes, BytesMut};
+use deltalake::kernel::{DeletionVectorDescriptor, StorageType};
+use uuid::Uuid;
+
+use super::data_path;
+
+/// Length of the encoded UUID at the end of a relative deletion vector's name.
+const UUID_LENGTH: usize = 20;
+
+/// Magic number of a `RoaringBitmapArray`.
+const DELETION_VECTOR_MAGIC: u32 = 1_681_511_377;
+
+pub(super) fn vector(place: &Location, descriptor: &DeletionVectorDescriptor) -> Result<DeletionVector> {
+    let bad = |why: &str| QueryError::data(format!("Delta table {place}: a deletion vector {why}"));
+    let text = descriptor.path_or_inline_dv.as_str();
+    let cardinality = u64::try_from(descriptor.cardinality).map_err(|_| bad("has a negative cardinality"))?;
+    let path = match descriptor.storage_type {
+        StorageType::Inline => {
+            let bytes = inline_bytes(text, descriptor.size_in_bytes).ok_or_else(|| bad("is not Base85"))?;
+            return Ok(DeletionVector::Inline { bytes, cardinality });
+        }
+        StorageType::UuidRelativePath => {
+            let split = text.len().checked_sub(UUID_LENGTH).filter(|at| text.is_char_boundary(*at));
+            let (prefix, encoded) = text.split_at(split.ok_or_else(|| bad("has a name that is too short"))?);
+            let uuid = z85::decode(encoded).ok().and_then(|bytes| Uuid::from_slice(&bytes).ok());
+            let uuid = uuid.ok_or_else(|| bad("has a name that is not Base85"))?;
+            let slash = if prefix.is_empty() { "" } else { "/" };
+            place.join(&format!("{prefix}{slash}deletion_vector_{uuid}.bin"))?.path.to_string()
+        }
+        StorageType::AbsolutePath => data_path(place, text)?,
+    };
+    Ok(DeletionVector::File {
+        path,
+        offset: u64::try_from(descriptor.offset.unwrap_or_default()).map_err(|_| bad("has a negative offset"))?,
+        size: u64::try_from(descriptor.size_in_bytes).map_err(|_| bad("has a negative size"))?,
+        cardinality,
+    })
+}
+
+/// Inline bytes, cut to their length (Base85 pads to four) and with the magic number in front, as files have them.
+fn inline_bytes(text: &str, size_in_bytes: i32) -> Option<Bytes> {
+    let mut decoded = z85::decode(text).ok()?;
+    decoded.truncate(usize::try_from(size_in_bytes).ok()?);
+    if decoded.starts_with(&DELETION_VECTOR_MAGIC.to_le_bytes()) {
+        return Some(Bytes::from(decoded));
+    }
+    let mut with_magic = BytesMut::with_capacity(decoded.len() + 4);
+    with_magic.put_u32_le(DELETION_VECTOR_MAGIC);
+    with_magic.extend_from_slice(&decoded);
+    Some(with_magic.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_relative_deletion_vector_is_found_as_the_protocol_says() {
+        // The example of PROTOCOL.md, "Derived Fields".
+        let place = Location::parse("/t", Path::new("/")).unwrap();
+        let descriptor = DeletionVectorDescriptor {
+            storage_type: StorageType::UuidRelativePath,
+            path_or_inline_dv: "ab^-aqEH.-t@S}K{vb[*k^".to_string(),
+            offset: Some(4),
+            size_in_bytes: 40,
+            cardinality: 6,
+        };
+        let path = "t/ab/deletion_vector_d2c639aa-8816-431a-aaf6-d3fe2512ff61.bin".to_string();
+        let expected = DeletionVector::File { path, offset: 4, size: 40, cardinality: 6 };
+        assert_eq!(vector(&place, &descriptor).unwrap(), expected);
+    }
+}

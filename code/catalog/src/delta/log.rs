@@ -1,0 +1,140 @@
+//! Loads a table's log with delta-rs, and keeps what was loaded for the next query.
+
+use std::sync::Arc;
+
+use buzz_protocol::{ErrorKind, QueryError, Result};
+use buzz_storage::{Location, Storage};
+use deltalake::logstore::logstore_factories;
+use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use futures::TryStreamExt;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use url::Url;
+
+/// A snapshot that is kept for the next query, and the commit that it ends with: if that is another one by then, the
+/// table was made anew.
+struct Kept {
+    table: DeltaTable,
+    commit: ObjectMeta,
+}
+
+/// The newest version. A process that has read the table before asks only for what came since.
+///
+/// # Errors
+/// As [`load`].
+pub(super) async fn newest(place: &Location, store: &Arc<dyn ObjectStore>, storage: &Storage) -> Result<DeltaTable> {
+    let key = format!("delta {place}");
+    let mut table = None;
+    if let Some(kept) = storage.kept::<Kept>(&key)
+        && store.head(&kept.commit.location).await.is_ok_and(|commit| commit == kept.commit)
+    {
+        let mut newer = kept.table.clone();
+        // Whatever is wrong with it is found again, and said, by reading the whole log.
+        if newer.update_incremental(None).await.is_ok() {
+            table = Some(newer);
+        }
+    }
+    let table = match table {
+        Some(table) => table,
+        None => load(place, store, None).await?,
+    };
+    let commit = place.join(&format!("_delta_log/{:020}.json", table.version().unwrap_or_default()))?;
+    if let Ok(commit) = store.head(&commit.path).await {
+        storage.keep(&key, Kept { table: table.clone(), commit });
+    }
+    Ok(table)
+}
+
+/// The given version, or the newest.
+///
+/// # Errors
+/// `Data` when there is no table or its log is not readable, `Invalid` when there is no such version yet, `Unavailable`
+/// when the store does not answer.
+pub(super) async fn load(place: &Location, store: &Arc<dyn ObjectStore>, version: Option<u64>) -> Result<DeltaTable> {
+    let failed = |failure: DeltaTableError| query_error(place, failure);
+    let url = place.directory_url();
+    know_scheme(&url);
+    let log = DeltaTableBuilder::from_url(url.clone()).map_err(failed)?.with_storage_backend(Arc::clone(store), url);
+    let Some(version) = version else {
+        return match log.load().await {
+            Ok(table) => Ok(table),
+            Err(error) => Err(explained(place, store.as_ref(), error).await),
+        };
+    };
+    let error = match log.with_version(version).load().await {
+        Ok(table) if table.version() == Some(version) => return Ok(table),
+        Ok(_) => QueryError::data(format!("Delta table {place} has no version {version}")),
+        Err(error) => explained(place, store.as_ref(), error).await.at(format!("version {version}")),
+    };
+    if error.kind != ErrorKind::Data {
+        return Err(error);
+    }
+    // Whether it is missing or not readable, the newest one tells.
+    let newest = Box::pin(load(place, store, None)).await?.version().unwrap_or_default();
+    if version <= newest {
+        return Err(error);
+    }
+    Err(QueryError::invalid(format!("Delta table {place} has no version {version}; the newest is {newest}")))
+}
+
+/// What `error` means. Of a store that refuses or does not answer, delta-rs keeps no more than the text; so the store is
+/// asked once more.
+async fn explained(place: &Location, store: &dyn ObjectStore, error: DeltaTableError) -> QueryError {
+    let listed = match place.join("_delta_log") {
+        Ok(log) => store.list(Some(&log.path)).try_next().await,
+        Err(error) => return error,
+    };
+    match listed {
+        Err(error) => in_table(place, error.into()),
+        Ok(_) => query_error(place, error),
+    }
+}
+
+fn in_table(place: &Location, error: QueryError) -> QueryError {
+    QueryError { message: format!("Delta table {place}: {}", error.message), ..error }
+}
+
+/// Tells delta-rs that logs of this scheme are read as those of files are. It refuses `s3` otherwise, though the store is
+/// handed in: its own S3 client would bring its log store along.
+fn know_scheme(url: &Url) {
+    let log_stores = logstore_factories();
+    let parse = |scheme: &str| Url::parse(&format!("{scheme}://")).expect("the scheme of a URL makes one");
+    let plain = log_stores.get(&parse("file")).map(|of_files| Arc::clone(of_files.value()));
+    if let Some(plain) = plain {
+        log_stores.entry(parse(url.scheme())).or_insert(plain);
+    }
+}
+
+/// What an error of delta-rs means for the table at `place`.
+pub(super) fn query_error(place: &Location, error: DeltaTableError) -> QueryError {
+    match error {
+        DeltaTableError::NotATable(_) | DeltaTableError::InvalidTableLocation(_) => {
+            QueryError::data(format!("there is no Delta table at {place}"))
+        }
+        DeltaTableError::ObjectStore { source } => in_table(place, source.into()),
+        error => {
+            // Further lines are a backtrace.
+            let text = error.to_string().lines().next().unwrap_or_default().to_string();
+            let absent = ["No files in log segment", "not a Delta table", "Invalid table location"];
+            if absent.iter().any(|words| text.contains(words)) {
+                QueryError::data(format!("there is no Delta table at {place}"))
+            } else if text.contains("catalog-managed") {
+                QueryError::data(format!(
+                    "Delta table {place} uses the reader feature `catalogManaged`, which Buzz does not support"
+                ))
+            } else if let Some((before, after)) = gap(&text) {
+                QueryError::data(format!(
+                    "the log of Delta table {place} has a gap: version {before} is followed by version {after}"
+                ))
+            } else {
+                QueryError::data(format!("the log of Delta table {place} is not readable: {text}"))
+            }
+        }
+    }
+}
+
+/// The versions around a gap in the log, of which the error `text` tells.
+fn gap(text: &str) -> Option<(u64, u64)> {
+    let (_, told) = text.split_once("found gap")?;
+    let mut versions = told.split(", version: ").skip(1).filter_map(|rest| rest.split(',').next()?.parse().ok());
+    Some((versions.next()?, versions.next()?))
+}

@@ -1,0 +1,214 @@
+//! Delta Lake: the log, read by delta-rs ([`log`]), becomes a [`Table`].
+//!
+//! Only the list of files is taken from delta-rs; reading them is Buzz's own path. Its checks of what a reader must
+//! understand sit in the scan that is bypassed here, so [`protocol`] makes them: an unknown feature is refused.
+
+mod log;
+
+mod version;
+
+mod protocol;
+
+mod mapping;
+
+mod deletion;
+
+mod statistics;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::UInt64Array;
+use arrow::datatypes::DataType;
+use buzz_protocol::{CatalogEntry, ColumnMapping, QueryError, Result};
+use buzz_storage::{Location, Storage};
+use datafusion::scalar::ScalarValue;
+use deltalake::DeltaTableError;
+use futures::TryStreamExt;
+
+use crate::table::{DataFile, Table};
+use crate::values::partition_value;
+
+/// Opens the table at `place`, in the version that `entry` asks for.
+///
+/// # Errors
+/// `Data` when there is no table, its log is not readable or it wants what Buzz does not support; `Invalid` when it has no
+/// such version; `Unavailable` when the store does not answer.
+pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storage) -> Result<Table> {
+    let failed = |error: DeltaTableError| log::query_error(&place, error);
+    let store = storage.store(&place.store)?;
+    let wanted = version::wanted(&place, entry, store.as_ref()).await?;
+    let table = match wanted {
+        None => log::newest(&place, &store, storage).await?,
+        version => log::load(&place, &store, version).await?,
+    };
+    let snapshot = table.snapshot().map_err(failed)?.snapshot();
+    let protocol = serde_json::to_value(snapshot.protocol())
+        .map_err(|error| QueryError::internal(format!("the protocol of {place} has no JSON form: {error}")))?;
+    protocol::check(&place, &protocol)?;
+
+    let logged = snapshot.arrow_schema();
+    let partition_columns: Vec<String> = snapshot.metadata().partition_columns().to_vec();
+    let mode = snapshot.metadata().configuration().get("delta.columnMapping.mode").map(String::as_str);
+    let mapping = match mode {
+        Some("name" | "id") => mapping::of_fields(logged.fields(), mode == Some("id")),
+        _ => ColumnMapping::default(),
+    };
+    let mut partitions = Vec::new();
+    for column in &partition_columns {
+        let field = logged.field_with_name(column).map_err(|_| {
+            QueryError::data(format!("Delta table {place}: partition column `{column}` is not in its schema"))
+        })?;
+        let physical = mapping.physical_names.get(column).unwrap_or(column);
+        partitions.push((column.as_str(), physical.clone(), field.data_type().clone()));
+    }
+
+    let log_store = table.log_store();
+    let mut views = snapshot.file_views(log_store.as_ref(), None);
+    let mut files = Vec::new();
+    let mut has_statistics = false;
+    let mut known_values = HashMap::new();
+    while let Some(view) = views.try_next().await.map_err(failed)? {
+        let path = view.path();
+        has_statistics |= view.num_records().is_some();
+        files.push(DataFile {
+            number: files.len(),
+            path: data_path(&place, &path)?,
+            size: u64::try_from(view.size()).unwrap_or_default(),
+            e_tag: None,
+            partition_values: typed_values(&partitions, view.partition_values_map(), &mut known_values)
+                .map_err(|error| error.at(format!("Delta table {place}, file `{path}`")))?,
+            deletion_vector: view
+                .deletion_vector_descriptor()
+                .map(|descriptor| deletion::vector(&place, &descriptor))
+                .transpose()?,
+        });
+    }
+    drop(views);
+    // In the order of the views. Statistics that are not readable are none; where there are none, their columns are spared.
+    let logged_statistics =
+        if has_statistics { snapshot.add_actions_batches(false).unwrap_or_default() } else { Vec::new() };
+    // The log has no order of its own; a stable one makes tasks and messages repeatable.
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let order: UInt64Array = files.iter().map(|file| Some(file.number as u64)).collect();
+
+    let mut opened = Table::new(place.to_string(), place.store.clone(), &logged, partition_columns, files)?;
+    opened.version = Some(snapshot.version());
+    opened.statistics = statistics::read(&logged_statistics, &order, &opened.file_schema(), &mapping)?;
+    opened.mapping = mapping;
+    Ok(opened)
+}
+
+/// The values of a file's `partitions`, which the log has as texts. Those that are `known` are shared.
+fn typed_values(
+    partitions: &[(&str, String, DataType)],
+    mut values: HashMap<String, Option<String>>,
+    known: &mut HashMap<Vec<Option<String>>, Arc<[ScalarValue]>>,
+) -> Result<Arc<[ScalarValue]>> {
+    let mut text = |(column, physical, _): &(&str, String, DataType)| {
+        values.remove(physical).or_else(|| values.remove(*column)).flatten()
+    };
+    let texts: Vec<Option<String>> = partitions.iter().map(&mut text).collect();
+    if let Some(values) = known.get(&texts) {
+        return Ok(Arc::clone(values));
+    }
+    let typed = |((column, _, data_type), text): (&(&str, String, DataType), &Option<String>)| {
+        partition_value(column, data_type, text.as_deref())
+    };
+    let values = partitions.iter().zip(&texts).map(typed).collect::<Result<Vec<_>>>()?;
+    Ok(Arc::clone(known.entry(texts).or_insert(values.into())))
+}
+
+/// The path within the store of a file that the log names: relative to the table, or absolute in the same store.
+fn data_path(place: &Location, path: &str) -> Result<String> {
+    if !path.contains("://") && !path.starts_with('/') {
+        return Ok(place.join(path)?.path.to_string());
+    }
+    let absolute = Location::parse(path, std::path::Path::new("/"))?;
+    if absolute.store != place.store {
+        return Err(QueryError::data(format!(
+            "Delta table {place}: its file {absolute} is in another store, which Buzz does not support"
+        )));
+    }
+    Ok(absolute.path.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use buzz_protocol::CatalogType;
+    use buzz_testkit::{Asked, DistantStore};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn commit(folder: &Path, version: u64, actions: &[Value]) {
+        let text: String = actions.iter().map(|action| format!("{action}\n")).collect();
+        std::fs::create_dir_all(folder.join("_delta_log")).unwrap();
+        std::fs::write(folder.join(format!("_delta_log/{version:020}.json")), text).unwrap();
+    }
+
+    fn added(path: &str) -> Value {
+        json!({"add": {
+            "path": path, "size": 1, "partitionValues": {}, "modificationTime": 0, "dataChange": true
+        }})
+    }
+
+    /// The actions that a table begins with.
+    fn head() -> [Value; 2] {
+        let schema = r#"{"type":"struct","fields":[{"name":"id","type":"long","nullable":true,"metadata":{}}]}"#;
+        [
+            json!({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}),
+            json!({"metaData": {"id": "a", "format": {"provider": "parquet", "options": {}},
+                "schemaString": schema, "partitionColumns": [], "configuration": {}, "createdTime": 0}}),
+        ]
+    }
+
+    #[tokio::test]
+    async fn a_kept_snapshot_sees_new_versions_and_new_tables() {
+        let dir = tempfile::tempdir().unwrap();
+        let head = head();
+        let storage = Storage::default();
+        let entry = CatalogEntry::new("t", CatalogType::DeltaLake, dir.path().to_string_lossy());
+        let files = async || {
+            let place = Location::parse(&entry.uri, Path::new("/")).unwrap();
+            let table = open(place, &entry, &storage).await.unwrap();
+            let names = table.files.iter().map(|file| file.path.rsplit('/').next().unwrap().to_string());
+            (table.version.unwrap(), names.collect::<Vec<_>>())
+        };
+        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        commit(dir.path(), 0, &[&head[..], &[added("a")]].concat());
+        assert_eq!(files().await, (0, names(&["a"])));
+        commit(dir.path(), 1, &[added("b")]);
+        assert_eq!(files().await, (1, names(&["a", "b"])));
+        assert_eq!(files().await, (1, names(&["a", "b"])));
+        // Another table in the same place.
+        std::fs::remove_dir_all(dir.path().join("_delta_log")).unwrap();
+        commit(dir.path(), 0, &[&head[..], &[added("c")]].concat());
+        commit(dir.path(), 1, &[added("dd")]);
+        commit(dir.path(), 2, &[added("e")]);
+        assert_eq!(files().await, (2, names(&["c", "dd", "e"])));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn many_small_commits_of_a_distant_store_are_read_at_once() {
+        const COMMITS: u64 = 1000;
+        let dir = tempfile::tempdir().unwrap();
+        commit(dir.path(), 0, &head());
+        for version in 1..COMMITS {
+            commit(dir.path(), version, &[added(&format!("part-{version}"))]);
+        }
+        let asked = Arc::new(Asked::default());
+        let counted = Arc::clone(&asked);
+        let latency = Duration::from_millis(30);
+        let storage =
+            Storage::with_wrapper(move |store| Arc::new(DistantStore::new(store, latency, Arc::clone(&counted))));
+        let place = Location::parse(&dir.path().to_string_lossy(), Path::new("/")).unwrap();
+        let entry = CatalogEntry::new("t", CatalogType::DeltaLake, dir.path().to_string_lossy());
+        let table = open(place, &entry, &storage).await.unwrap();
+        assert_eq!(table.files.len(), 999);
+        assert!(asked.at_once_max() > 500, "{} requests at once", asked.at_once_max());
+    }
+}
