@@ -4,11 +4,13 @@
 //! Fuse is asked and [`fuse_function`] how it answers ([`answer`], [`price`]); [`lambda`] runs HBee tasks
 //! ([`hbee_function`] on the other end, [`failure`] tells what went wrong), [`combs`] finds and starts combs
 //! ([`comb_server`] on the other end), [`results`] keeps what outlives an invocation, and [`stack`] asks a stack from
-//! outside, for the command line. This is the only crate that names AWS's SDK.
+//! outside, for the command line, which reads buckets with the usual keys ([`credentials`]). This is the only crate that names AWS's SDK.
 
 pub mod settings;
 
 pub mod clients;
+
+pub mod credentials;
 
 pub mod log;
 

@@ -98,7 +98,7 @@ async fn ask_file(arguments: QueryArguments, threads: usize, interrupted: Cancel
 async fn ask_sql(arguments: SqlArguments, threads: usize, interrupted: CancellationToken) -> Result<()> {
     let base = std::env::current_dir()
         .map_err(|error| QueryError::invalid(format!("the working directory is not there: {error}")))?;
-    let storage = Storage::default();
+    let storage = storage();
     let mut catalogs = Vec::new();
     for (name, text) in &arguments.how.tables {
         let (uri, version, timestamp) = split_version(text);
@@ -120,6 +120,16 @@ async fn ask_sql(arguments: SqlArguments, threads: usize, interrupted: Cancellat
         eprintln!("warning: {warning}");
     }
     ask(query, base, arguments.how, threads).await
+}
+
+/// Storage of one command. Without keys in the variables, they are looked for where the AWS command line does.
+fn storage() -> Storage {
+    let storage = Storage::default();
+    #[cfg(feature = "stack")]
+    if std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
+        return storage.with_credentials(Arc::new(buzz_aws::credentials::UsualCredentials::default()));
+    }
+    storage
 }
 
 /// Asks the stack that the arguments name.
@@ -151,7 +161,7 @@ async fn ask(mut query: Query, base: PathBuf, arguments: HowArguments, threads: 
     }
     query.params.extend(arguments.params.iter().cloned());
 
-    let host = LocalHost::new(Arc::new(Storage::default()), &options, threads)?;
+    let host = LocalHost::new(Arc::new(storage()), &options, threads)?;
     let fuse = host.fuse();
     let plan = fuse.plan(&Request { query, base, options }).await?;
     for warning in &plan.warnings {
@@ -247,10 +257,13 @@ fn from_working_directory(uri: &str) -> String {
 
 async fn show_tables(file: PathBuf, tables: Vec<(String, String)>) -> Result<()> {
     let (query, base) = parse_query(&read_text(&file)?, &tables)?;
-    let storage = Storage::default();
+    let storage = storage();
     let mut text = String::new();
     for entry in &query.catalogs {
         let table = buzz_catalog::open(entry, &base, &storage).await?;
+        for warning in &table.warnings {
+            eprintln!("warning: {warning}");
+        }
         let version = table.version.map(|version| format!(", version {version}")).unwrap_or_default();
         text.push_str(&format!("{} ({}{version}): {}\n", table.name, entry.kind, table.uri));
         text.push_str(&format!("  files: {}, bytes: {}\n", table.files.len(), table.bytes()));

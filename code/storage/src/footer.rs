@@ -12,7 +12,9 @@ use datafusion::datasource::physical_plan::parquet::metadata::{CachedParquetMeta
 use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache};
 use datafusion::parquet::arrow::parquet_to_arrow_schema;
 use datafusion::parquet::basic::{ConvertedType, LogicalType, SortOrder, Type as PhysicalType};
-use datafusion::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
+use datafusion::parquet::file::metadata::{
+    ColumnChunkMetaData, FileMetaData, ParquetMetaData, ParquetMetaDataBuilder, RowGroupMetaData,
+};
 use datafusion::parquet::file::statistics::Statistics;
 use datafusion::parquet::schema::types::ColumnDescriptor;
 use futures::FutureExt;
@@ -33,22 +35,43 @@ pub async fn footer(
     cache: Option<Arc<FileMetadataCache>>,
 ) -> Result<Arc<ParquetMetaData>> {
     let reader = DFParquetMetadata::new(store, file).with_file_metadata_cache(cache.clone());
-    let mut footer = unpanicked(reader.fetch_metadata()).await??;
-    if let Some(trusted) = without_old_bounds(&footer) {
-        footer = Arc::new(trusted);
-        if let Some(cache) = cache {
-            let entry = Arc::new(CachedParquetMetaData::new(Arc::clone(&footer)));
-            cache.put(&file.location, CachedFileMetadataEntry::new(file.clone(), entry));
-        }
+    let read = unpanicked(reader.fetch_metadata()).await??;
+    let mut footer = Arc::clone(&read);
+    for trusted in [without_old_bounds, with_rows_of_groups] {
+        footer = trusted(&footer).map_or(footer, Arc::new);
     }
-    let (whole, parts) = (footer.file_metadata().num_rows(), footer.row_groups().iter().map(|group| group.num_rows()));
-    let parts = parts.fold(0_i64, i64::saturating_add);
+    if let Some(cache) = cache
+        && !Arc::ptr_eq(&read, &footer)
+    {
+        let entry = Arc::new(CachedParquetMetaData::new(Arc::clone(&footer)));
+        cache.put(&file.location, CachedFileMetadataEntry::new(file.clone(), entry));
+    }
+    let (whole, parts) = (footer.file_metadata().num_rows(), rows_of_groups(&footer));
     if whole != parts {
         return Err(QueryError::data(format!(
             "not readable Parquet: its footer says it has {whole} rows, and that its row groups have {parts}"
         )));
     }
     Ok(footer)
+}
+
+fn rows_of_groups(footer: &ParquetMetaData) -> i64 {
+    footer.row_groups().iter().map(RowGroupMetaData::num_rows).fold(0, i64::saturating_add)
+}
+
+/// `footer` with the rows of its row groups together, where it says that the file has none: some old writers left that
+/// number out. None when it says otherwise.
+fn with_rows_of_groups(footer: &ParquetMetaData) -> Option<ParquetMetaData> {
+    let (file, rows) = (footer.file_metadata(), rows_of_groups(footer));
+    if file.num_rows() != 0 || rows <= 0 {
+        return None;
+    }
+    let (writer, pairs) = (file.created_by().map(str::to_string), file.key_value_metadata().cloned());
+    let (schema, orders) = (file.schema_descr_ptr(), file.column_orders().cloned());
+    let mended = FileMetaData::new(file.version(), rows, writer, pairs, schema, orders);
+    let builder = ParquetMetaDataBuilder::new(mended).set_row_groups(footer.row_groups().to_vec());
+    let builder = builder.set_column_index(footer.column_index().cloned());
+    Some(builder.set_offset_index(footer.offset_index().cloned()).build())
 }
 
 /// `footer` without the bounds that old writers left of bytes and of numbers without sign: they compared them in another
@@ -118,9 +141,12 @@ fn enum_column(column: &ColumnDescriptor) -> Option<&str> {
 /// # Errors
 /// `Data` when it panics.
 pub async fn unpanicked<T>(read: impl Future<Output = T>) -> Result<T> {
-    AssertUnwindSafe(read).catch_unwind().await.map_err(|panic| {
-        QueryError::data(format!("the file is corrupt, its reader panicked: {}", panic_message(panic.as_ref())))
-    })
+    AssertUnwindSafe(read).catch_unwind().await.map_err(|panic| reader_panicked(panic.as_ref()))
+}
+
+/// What the panic of a file's reader means.
+pub fn reader_panicked(panic: &(dyn Any + Send)) -> QueryError {
+    QueryError::data(format!("the file is corrupt, its reader panicked: {}", panic_message(panic)))
 }
 
 /// What a panic said.

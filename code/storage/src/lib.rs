@@ -24,19 +24,24 @@ use buzz_protocol::{BucketOptions, QueryError, Result};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use http::Method;
-use object_store::aws::AmazonS3;
+use object_store::aws::{AmazonS3, AwsCredentialProvider};
+use object_store::limit::LimitStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::signer::Signer;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
-pub use footer::{INT96_UNIT, footer, footer_schema, panic_message, unpanicked};
+pub use footer::{INT96_UNIT, footer, footer_schema, panic_message, reader_panicked, unpanicked};
 pub use unchanged::UnchangedStore;
 
 /// How often and how long a store is asked again before it counts as unavailable.
 const RETRIES: usize = 4;
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Requests to one bucket at the same time. Each has a connection of its own, and a function has 1,024 descriptors; a log of
+/// many small commits would have more.
+const REQUESTS_AT_ONCE: usize = 256;
 
 /// Things that are kept from one query to the next.
 const KEPT_MAX: usize = 32;
@@ -111,9 +116,13 @@ impl Location {
     /// # Errors
     /// `Data` when it is not a path.
     pub fn join(&self, relative: &str) -> Result<Location> {
-        let relative = Path::parse(relative.trim_matches('/'))
-            .map_err(|error| QueryError::data(format!("`{relative}` is not a path: {error}")))?;
-        let path = self.path.parts().chain(relative.parts()).collect();
+        // As one text: a log may name very many files.
+        let path = match (self.path.as_ref(), relative.trim_matches('/')) {
+            (folder, "") => Path::parse(folder),
+            ("", relative) => Path::parse(relative),
+            (folder, relative) => Path::parse(format!("{folder}/{relative}")),
+        };
+        let path = path.map_err(|error| QueryError::data(format!("`{relative}` is not a path: {error}")))?;
         Ok(Location { store: self.store.clone(), path })
     }
 
@@ -145,6 +154,8 @@ pub struct Storage {
     kept: Mutex<HashMap<String, Arc<dyn Any + Send + Sync>>>,
     /// Where S3 is asked in which region a bucket is.
     region_host: String,
+    /// What gives keys for buckets, instead of the `AWS_` variables.
+    credentials: Option<AwsCredentialProvider>,
     wrap: Box<Wrap>,
 }
 
@@ -169,6 +180,7 @@ impl Storage {
             buckets: Mutex::default(),
             kept: Mutex::default(),
             region_host,
+            credentials: None,
             wrap: Box::new(wrap),
         }
     }
@@ -177,6 +189,13 @@ impl Storage {
     #[must_use]
     pub fn with_region_host(mut self, host: impl Into<String>) -> Self {
         self.region_host = host.into();
+        self
+    }
+
+    /// This storage, whose buckets are read with keys of `credentials` where they are not anonymous.
+    #[must_use]
+    pub fn with_credentials(mut self, credentials: AwsCredentialProvider) -> Self {
+        self.credentials = Some(credentials);
         self
     }
 
@@ -244,14 +263,17 @@ impl Storage {
     fn make(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
         match url.scheme() {
             "file" => Ok(Arc::new(LocalFileSystem::new())),
-            "s3" => Ok(Arc::new(self.s3(url.host_str().unwrap_or_default())?)),
+            "s3" => {
+                let bucket = self.s3(url.host_str().unwrap_or_default())?;
+                Ok(Arc::new(LimitStore::new(bucket, REQUESTS_AT_ONCE)))
+            }
             scheme => Err(QueryError::invalid(format!("there is no storage for `{scheme}://`"))),
         }
     }
 
     fn s3(&self, bucket: &str) -> Result<AmazonS3> {
         let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        s3::bucket(bucket, buckets.get(bucket).unwrap_or(&BucketOptions::default()))
+        s3::bucket(bucket, buckets.get(bucket).unwrap_or(&BucketOptions::default()), self.credentials.clone())
     }
 
     /// A link by which anybody can read the object at `place` for as long as `valid`; None where there are no such links.

@@ -2,22 +2,31 @@
 
 use buzz_protocol::{BucketOptions, QueryError, Result};
 use object_store::RetryConfig;
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider};
+use url::Url;
 
 use crate::{RETRIES, RETRY_TIMEOUT};
 
-/// A bucket that is reached as `options` say, or else as the usual `AWS_` variables do. With
+/// A bucket that is reached as `options` say, or else as the usual `AWS_` variables do, with keys of `credentials` if they
+/// are given. With
 /// `AWS_USE_DUALSTACK_ENDPOINT=true` and no endpoint, it is reached by the host that has IPv6 addresses too: the other one
 /// does not answer where there is no way out for IPv4.
 ///
 /// # Errors
 /// `Invalid` when the settings are not complete.
-pub(crate) fn bucket(bucket: &str, options: &BucketOptions) -> Result<AmazonS3> {
+pub(crate) fn bucket(
+    bucket: &str,
+    options: &BucketOptions,
+    credentials: Option<AwsCredentialProvider>,
+) -> Result<AmazonS3> {
     let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(RetryConfig {
         max_retries: RETRIES,
         retry_timeout: RETRY_TIMEOUT,
         ..RetryConfig::default()
     });
+    if let Some(credentials) = credentials {
+        builder = builder.with_credentials(credentials);
+    }
     if let Some(region) = &options.region {
         builder = builder.with_region(region);
     }
@@ -42,8 +51,12 @@ pub(crate) fn bucket(bucket: &str, options: &BucketOptions) -> Result<AmazonS3> 
         region if region.is_empty() => value(AmazonS3ConfigKey::DefaultRegion),
         region => region,
     };
-    if endpoint.starts_with("http://") {
-        builder = builder.with_allow_http(true);
+    if !endpoint.is_empty() {
+        let url = checked_endpoint(&endpoint)?;
+        builder = builder.with_allow_http(url.scheme() == "http");
+        if options.path_style == Some(false) {
+            builder = builder.with_endpoint(bucket_host(&url, bucket)?);
+        }
     }
     let dual_stack = std::env::var("AWS_USE_DUALSTACK_ENDPOINT").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
     if endpoint.is_empty() && dual_stack && !region.is_empty() {
@@ -51,6 +64,25 @@ pub(crate) fn bucket(bucket: &str, options: &BucketOptions) -> Result<AmazonS3> 
         builder = builder.with_endpoint(host).with_virtual_hosted_style_request(by_host);
     }
     builder.build().map_err(|error| QueryError::invalid(format!("bucket `{bucket}` cannot be read: {error}")))
+}
+
+/// `endpoint`, if it is the address of a service.
+fn checked_endpoint(endpoint: &str) -> Result<Url> {
+    let wrong = || QueryError::invalid(format!("the endpoint `{endpoint}` is not a URL as http://localhost:9000"));
+    let url = Url::parse(endpoint).map_err(|_| wrong())?;
+    if matches!(url.scheme(), "http" | "https") && url.has_host() { Ok(url) } else { Err(wrong()) }
+}
+
+/// `endpoint` with `bucket` in front of its host.
+fn bucket_host(endpoint: &Url, bucket: &str) -> Result<String> {
+    let host = endpoint.host_str().unwrap_or_default();
+    let mut url = endpoint.clone();
+    if !host.starts_with(&format!("{bucket}.")) {
+        url.set_host(Some(&format!("{bucket}.{host}"))).map_err(|_| {
+            QueryError::invalid(format!("bucket `{bucket}` cannot stand in front of the host `{host}`"))
+        })?;
+    }
+    Ok(url.as_str().trim_end_matches('/').to_string())
 }
 
 /// Whether `options` or the environment name a service that is not at S3's own hosts.
@@ -74,7 +106,7 @@ fn dual_stack_host(bucket: &str, region: &str) -> (String, bool) {
 
 #[cfg(test)]
 mod tests {
-    use super::dual_stack_host;
+    use super::*;
 
     #[test]
     fn buckets_have_a_host_of_both_families() {
@@ -82,5 +114,19 @@ mod tests {
         assert_eq!(host("lake", "us-east-2"), ("https://lake.s3.dualstack.us-east-2.amazonaws.com".to_string(), true));
         assert_eq!(host("my.lake", "eu-west-1"), ("https://s3.dualstack.eu-west-1.amazonaws.com".to_string(), false));
         assert_eq!(host("l", "cn-north-1").0, "https://l.s3.dualstack.cn-north-1.amazonaws.com.cn");
+    }
+
+    #[test]
+    fn an_endpoint_is_a_url_and_may_name_the_bucket() {
+        let told =
+            |endpoint: &str| checked_endpoint(endpoint).map(|url| url.to_string()).map_err(|error| error.message);
+        assert_eq!(told("http://localhost:9000").unwrap(), "http://localhost:9000/");
+        for wrong in ["localhost:9000", "127.0.0.1:9000", "minio", "ftp://host", "http://"] {
+            assert!(told(wrong).unwrap_err().contains(&format!("the endpoint `{wrong}` is not a URL")));
+        }
+        let named = |endpoint: &str| bucket_host(&checked_endpoint(endpoint).unwrap(), "lake");
+        assert_eq!(named("https://s3.example.com").unwrap(), "https://lake.s3.example.com");
+        assert_eq!(named("https://lake.s3.example.com:9000").unwrap(), "https://lake.s3.example.com:9000");
+        assert!(named("http://127.0.0.1:9000").unwrap_err().message.contains("in front of the host `127.0.0.1`"));
     }
 }
