@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use buzz_exchange::{DeliveryWriter, Network};
 use buzz_protocol::plan::decode_fragment;
-use buzz_protocol::{BUILD_ID, ErrorKind, Evaluation, HBeeTask, QueryError, Result, TaskOutcome};
-use buzz_storage::{Storage, full_path, unpanicked};
+use buzz_protocol::{BUILD_ID, Evaluation, HBeeTask, QueryError, Result, ScanSpec, TaskFile, TaskOutcome};
+use buzz_storage::{Storage, unpanicked};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::registry::FunctionRegistry;
@@ -32,6 +32,9 @@ pub mod scan;
 
 mod mapping;
 
+mod named;
+
+use named::naming_files;
 use scan::ScanFiles;
 
 /// Runs tasks, several at once if asked to. Made once per process: it keeps connections and footers.
@@ -91,6 +94,7 @@ impl HBee {
                 .await
                 .map_err(|(error, evaluation)| name_file(error, task, evaluation))?;
             let plan = if evaluations.len() == 1 { with_dynamic_filters(plan, &ctx)? } else { plan };
+            let plan = naming_files(plan, &task.scans)?;
             // A lone evaluation may have several output partitions, as those of a UNION.
             let partitions_each = plan.properties().partitioning.partition_count() / evaluations.len();
             for (index, evaluation) in evaluations.iter().enumerate() {
@@ -223,32 +227,23 @@ fn count_scans(plan: &dyn ExecutionPlan, read: &mut Read) {
     }
 }
 
-/// Readers of files do not say of which table they are, and seldom which file: an evaluation that reads a single one can,
-/// and one of several if the error names it.
+/// An error of kind `Data` that does not come from a scan, as a reader's panic: what an evaluation that reads a single file
+/// fails with is about that file.
 fn name_file(error: QueryError, task: &HBeeTask, evaluation: &Evaluation) -> QueryError {
-    if error.kind != ErrorKind::Data {
-        return error;
-    }
-    let files = evaluation.inputs.iter().enumerate().flat_map(|(scan, slices)| {
-        let scan = task.scans.get(scan);
-        slices.iter().filter_map(move |slice| Some((scan?, scan?.files.get(slice.file as usize)?)))
+    let files = evaluation.inputs.iter().zip(&task.scans).flat_map(|(slices, scan)| {
+        slices.iter().filter_map(move |slice| Some((scan, scan.files.get(slice.file as usize)?)))
     });
     let files: Vec<_> = files.collect();
-    let only = match files.as_slice() {
-        [first, rest @ ..] if rest.iter().all(|(_, file)| file.path == first.1.path) => Some(first),
-        _ => None,
+    let is_named = |(scan, file): &(&ScanSpec, &TaskFile)| {
+        error.message.contains(&named::file_name(&scan.table, &scan.store, &file.path))
     };
-    let named = files.iter().find(|(_, file)| error.message.contains(&file.path));
-    let Some((scan, file)) = named.or(only) else {
-        return error;
-    };
-    let place = format!("file `{}` of table `{}`", full_path(&scan.store, &file.path), scan.table);
-    if error.message.contains(&place) {
-        return error;
+    match files.as_slice() {
+        files if files.iter().any(is_named) => error,
+        [(scan, file), rest @ ..] if rest.iter().all(|(_, other)| other.path == file.path) => {
+            named::named(error, &named::file_name(&scan.table, &scan.store, &file.path), &file.path)
+        }
+        _ => error,
     }
-    // Some name the file by its path in the store.
-    let what = error.message.strip_prefix(&format!("`{}`: ", file.path)).unwrap_or(&error.message);
-    QueryError { message: format!("{place}: {what}"), ..error }
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::ipc::reader::StreamReader;
-use buzz_protocol::{ErrorKind, Evaluation, FileFormat, FileSlice, HBeeTask, QueryError, Result, ScanSpec, TaskFile};
+use buzz_protocol::{Evaluation, FileFormat, FileSlice, HBeeTask, QueryError, Result, ScanSpec, TaskFile};
+use buzz_storage::UnchangedStore;
 use buzz_storage::text::TextSource;
-use buzz_storage::{UnchangedStore, full_path};
 use datafusion::common::Statistics;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::datasource::listing::PartitionedFile;
@@ -24,6 +24,7 @@ use parquet::file::metadata::ParquetMetaData;
 
 use crate::deletion::remaining_rows;
 use crate::mapping::MappedColumns;
+use crate::named::{file_name, named};
 
 /// The files of a task's scans, with their partition values decoded.
 #[derive(Debug)]
@@ -143,14 +144,8 @@ async fn file_group(
         let file = spec.files.get(row).ok_or_else(|| {
             QueryError::internal(format!("a task names file {row} of table `{}`, which it does not bring", spec.table))
         })?;
-        let named = move |error: QueryError| {
-            let place = format!("file `{}` of table `{}`", full_path(&spec.store, &file.path), spec.table);
-            match error.kind {
-                ErrorKind::Data => QueryError { message: format!("{place}: {}", error.message), ..error },
-                _ => error,
-            }
-        };
-        reading.push(partitioned_file(spec, file, constants, slice, ctx).map_err(named));
+        let on_file = |error| named(error, &file_name(&spec.table, &spec.store, &file.path), &file.path);
+        reading.push(partitioned_file(spec, file, constants, slice, ctx).map_err(on_file));
     }
     let files = futures::stream::iter(reading).buffered(FOOTERS_AT_ONCE).try_collect().await?;
     Ok(FileGroup::new(files))

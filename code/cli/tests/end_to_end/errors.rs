@@ -7,7 +7,7 @@ use buzz_protocol::ErrorKind;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
-use crate::common::{ask, steps};
+use crate::common::{ask, statement, steps};
 use crate::tables::{parquet_folder, partitioned_delta};
 
 fn good() -> Value {
@@ -162,4 +162,25 @@ async fn a_broken_file_is_named() {
     let (kind, message) = told(&query, dir.path()).await;
     assert_eq!(kind, ErrorKind::Data, "{message}");
     assert!(message.contains("part-1.parquet"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_broken_among_many_files_of_one_task_is_named_with_its_file() {
+    let dir = tempdir().unwrap();
+    let folder = parquet_folder(dir.path(), "rides", 5, 1000);
+    let broken = folder.join("part-3.parquet");
+    let mut bytes = fs::read(&broken).unwrap();
+    // Behind the magic number begins the first page, of `id`.
+    bytes[4..600].fill(0xff);
+    fs::write(&broken, &bytes).unwrap();
+    for sql in
+        ["SELECT SUM(id) FROM t", "SELECT grp, MAX(id) FROM t GROUP BY grp", "SELECT COUNT(*) FROM t WHERE id > 7"]
+    {
+        let query = statement(1, sql, &[("t", "Parquet", "rides")]);
+        let error = ask(&query, dir.path(), &["tasks=1"]).await.expect_err(sql);
+        assert_eq!(error.kind, ErrorKind::Data, "{sql}: {error}");
+        let message = error.to_string();
+        assert_eq!(message.matches("part-3.parquet` of table `t`").count(), 1, "{sql}: {message}");
+        assert!(!message.contains("part-0.parquet"), "{sql}: {message}");
+    }
 }

@@ -3,8 +3,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StructArray};
+use arrow::datatypes::{DataType, Field};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use buzz_protocol::{ErrorKind, QueryError};
 use serde_json::{Value, json};
@@ -59,7 +61,7 @@ async fn partitions_in_paths_are_columns_and_choose_files() {
     let found = rows(sql, entry(), dir.path(), &[]).await.unwrap();
     assert_eq!(found, ["2024 | a/b | 10 | 0", "2024 | c d | 10 | 10", "NULL | x | 10 | 20"]);
 
-    let query = statement(1, "SELECT COUNT(id) FROM t WHERE year = 2024 AND kind > 'b'", &[("t", "Parquet", "t")]);
+    let query = statement(1, "SELECT SUM(id) FROM t WHERE year = 2024 AND kind > 'b'", &[("t", "Parquet", "t")]);
     let answer = ask(&query, dir.path(), &[]).await.unwrap();
     assert_eq!((answer.summary.files_found, answer.summary.files_read), (3, 1));
 
@@ -186,4 +188,44 @@ async fn what_the_log_names_and_the_store_lacks_is_named() {
     write(&log.join("00000000000000000002.json"), "{}");
     let error = failed().await;
     assert!(error.message.contains("has a gap: version 0 is followed by version 2"), "{error}");
+}
+
+#[tokio::test]
+async fn a_variant_of_a_delta_table_is_read_as_it_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let binary = |name: &str, value: &[u8]| {
+        let column: ArrayRef = Arc::new(BinaryArray::from(vec![value; 2]));
+        (Arc::new(Field::new(name, DataType::Binary, false)), column)
+    };
+    let variant: ArrayRef =
+        Arc::new(StructArray::from(vec![binary("value", &[12, 7]), binary("metadata", &[1, 0, 0])]));
+    let id: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+    let log = dir.path().join("t/_delta_log");
+    fs::create_dir_all(&log).unwrap();
+    let file = dir.path().join("t/part-0.parquet");
+    write_file(&file, &RecordBatch::try_from_iter([("id", id), ("v", variant)]).unwrap());
+    let field = |name: &str, kind: &str| json!({"name": name, "type": kind, "nullable": true, "metadata": {}});
+    let schema = json!({"type": "struct", "fields": [field("id", "long"), field("v", "variant")]});
+    let protocol = |features: Value| {
+        json!({"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": features,
+                            "writerFeatures": features}})
+    };
+    let rest = [
+        json!({"metaData": {"id": "00000000-0000-4000-8000-000000000000", "format": {"provider": "parquet", "options": {}},
+            "schemaString": schema.to_string(), "partitionColumns": [], "configuration": {}, "createdTime": 0}}),
+        json!({"add": {"path": "part-0.parquet", "size": fs::metadata(&file).unwrap().len(), "partitionValues": {},
+            "modificationTime": 0, "dataChange": true}}),
+    ];
+    let commit = |features: Value| {
+        let lines = [protocol(features)].into_iter().chain(rest.clone()).map(|action| format!("{action}\n"));
+        fs::write(log.join("00000000000000000000.json"), lines.collect::<String>()).unwrap();
+    };
+    let sql = "SELECT id, encode(v['value'], 'hex'), encode(v['metadata'], 'hex') FROM t ORDER BY id";
+    let entry = || json!({"type": "DeltaLake", "uri": "t"});
+    commit(json!(["variantType"]));
+    assert_eq!(rows(sql, entry(), dir.path(), &[]).await.unwrap(), ["1 | 0c07 | 010000", "2 | 0c07 | 010000"]);
+    // Shredded, a part of the value would stand in columns of its own.
+    commit(json!(["variantType", "variantShredding-preview"]));
+    let error = rows(sql, entry(), dir.path(), &[]).await.unwrap_err();
+    assert!(error.message.contains("`variantShredding-preview`, which Buzz does not support"), "{error}");
 }
