@@ -8,6 +8,7 @@ use datafusion::error::DataFusionError;
 use serde::{Deserialize, Serialize};
 
 use crate::nearest;
+use crate::store_error::from_object_store;
 
 /// Shorthand for results that fail with a [`QueryError`].
 pub type Result<T, E = QueryError> = std::result::Result<T, E>;
@@ -231,37 +232,6 @@ fn from_arrow(error: &ArrowError) -> QueryError {
         }
         ArrowError::DivideByZero => QueryError::invalid("division by zero"),
         other => QueryError::invalid(other.to_string()),
-    }
-}
-
-fn from_object_store(error: &object_store::Error) -> QueryError {
-    use object_store::Error;
-    if let Error::Generic { source, .. } = error
-        && let Some(known) = source.downcast_ref::<QueryError>()
-    {
-        return known.clone();
-    }
-    match error {
-        Error::NotFound { path, .. } => QueryError::data(format!("there is no object `{path}`")),
-        Error::PermissionDenied { path, .. } | Error::Unauthenticated { path, .. } => {
-            QueryError::data(format!("no permission to read `{path}`"))
-        }
-        Error::Generic { source, store } if *store == "LocalFileSystem" => {
-            let cause = source.source().map(|inner| format!(": {inner}")).unwrap_or_default();
-            QueryError::data(format!("{source}{cause}"))
-        }
-        Error::Generic { source, store } => {
-            let text = source.to_string();
-            // The address of the instance metadata service, which is asked when nothing else gives credentials.
-            if text.contains("169.254.169.254") {
-                return QueryError::invalid(format!(
-                    "{store}: there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
-                     AWS_SKIP_SIGNATURE=true for a public bucket"
-                ));
-            }
-            QueryError::unavailable(format!("{store}: {text}"))
-        }
-        other => QueryError::data(other.to_string()),
     }
 }
 

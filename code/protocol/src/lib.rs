@@ -24,6 +24,8 @@ pub mod error;
 
 mod nearest;
 
+mod store_error;
+
 pub use catalog::{
     BucketOptions, CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, split_version,
 };

@@ -3,6 +3,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod buckets;
+
 mod command;
 
 mod errors;

@@ -1,0 +1,191 @@
+//! Tables in buckets, read by the command from the project's own S3 server: how a bucket is reached, and what is said when
+//! it is not.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use buzz_localcloud::ecs::{AddressKind, TaskDefinition};
+use buzz_localcloud::upload::upload;
+use buzz_localcloud::{ACCESS_KEY, LocalCloud, REGION, SECRET_KEY, Setup, client_environment};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::tables::{parquet_folder, partitioned_delta};
+
+/// An S3 server with the bucket `lake`, which holds a Delta table `days` and a folder `rides`.
+struct Lake {
+    cloud: LocalCloud,
+    folder: TempDir,
+}
+
+async fn lake() -> Lake {
+    let folder = tempfile::tempdir().unwrap();
+    let never_run = TaskDefinition {
+        cluster: String::new(),
+        family: String::new(),
+        container: String::new(),
+        program: env!("CARGO_BIN_EXE_buzz").into(),
+        environment: BTreeMap::new(),
+        listen_variable: String::new(),
+        port: 0,
+        address: AddressKind::Ipv4,
+        start_delay: Duration::ZERO,
+        stop_timeout: Duration::ZERO,
+    };
+    let setup = Setup {
+        listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        folder: folder.path().join("cloud"),
+        buckets: vec!["lake".to_string()],
+        functions: Vec::new(),
+        concurrency: 1,
+        task_definition: never_run,
+    };
+    let cloud = LocalCloud::start(setup).await.unwrap();
+    let days = partitioned_delta(folder.path());
+    let rides = parquet_folder(folder.path(), "rides", 3, 20);
+    upload(&cloud.endpoint, &days, "s3://lake/tables/days").await.unwrap();
+    upload(&cloud.endpoint, &rides, "s3://lake/tables/rides").await.unwrap();
+    Lake { cloud, folder }
+}
+
+const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)];
+
+impl Lake {
+    /// Runs the command with these variables and no others of AWS.
+    async fn buzz(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_buzz"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
+            command.env_remove(name);
+        }
+        let home = self.folder.path();
+        command.args(arguments).current_dir(home).env("HOME", home).env("AWS_EC2_METADATA_DISABLED", "true");
+        command.envs(variables.iter().copied()).stdin(Stdio::null()).output().await.unwrap()
+    }
+
+    /// Counts the rows of the table at `uri`, reached as `storage` says.
+    async fn count(&self, kind: &str, uri: &str, storage: &Value, variables: &[(&str, &str)]) -> Output {
+        let catalog = json!({"name": "t", "type": kind, "uri": uri, "storage": storage});
+        let query = json!({"sql": "SELECT COUNT(*) AS n, SUM(id) AS s FROM t", "catalogs": [catalog]});
+        fs::write(self.folder.path().join("query.json"), query.to_string()).unwrap();
+        self.buzz(&["query", "query.json", "--format", "csv"], variables).await
+    }
+
+    fn reached(&self) -> Value {
+        json!({"endpoint": self.cloud.endpoint, "region": REGION, "path_style": true})
+    }
+}
+
+fn rows(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// What a command that failed said, in one line.
+fn told(output: &Output) -> String {
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    let told = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(told.trim_end().lines().count(), 1, "{told}");
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_in_a_bucket_are_read_as_the_catalog_or_the_variables_say() {
+    let lake = lake().await;
+    let days = lake.count("DeltaLake", "s3://lake/tables/days", &lake.reached(), &KEYS).await;
+    assert_eq!(rows(&days), "n,s\n300,44850\n");
+    let rides = lake.count("Parquet", "s3://lake/tables/rides/*.parquet", &lake.reached(), &KEYS).await;
+    assert_eq!(rows(&rides), "n,s\n60,1770\n");
+
+    let variables = client_environment(&lake.cloud.endpoint);
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let sql = "SELECT COUNT(*) AS n FROM days WHERE day = '2024-01-01' AND id % 2 = 0";
+    let table = ["--table", "days=s3://lake/tables/days", "--format", "csv"];
+    assert_eq!(rows(&lake.buzz(&[&["sql", sql], &table[..]].concat(), &variables).await), "n\n50\n");
+    // The catalog counts, where both say something.
+    let wrong = [&KEYS[..], &[("AWS_ENDPOINT_URL", "http://127.0.0.1:1"), ("AWS_REGION", "eu-west-1")]].concat();
+    let days = lake.count("DeltaLake", "s3://lake/tables/days", &lake.reached(), &wrong).await;
+    assert_eq!(rows(&days), "n,s\n300,44850\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_a_profile_are_used() {
+    let lake = lake().await;
+    let aws = lake.folder.path().join(".aws");
+    fs::create_dir(&aws).unwrap();
+    let keys = format!("aws_access_key_id={ACCESS_KEY}\naws_secret_access_key={SECRET_KEY}\n");
+    fs::write(aws.join("credentials"), format!("[default]\n{keys}\n[lake]\n{keys}")).unwrap();
+    for variables in [&[][..], &[("AWS_PROFILE", "lake")]] {
+        let days = lake.count("DeltaLake", "s3://lake/tables/days", &lake.reached(), variables).await;
+        assert_eq!(rows(&days), "n,s\n300,44850\n");
+    }
+    fs::write(aws.join("config"), "[profile signed-on]\nsso_start_url = https://example.com\nsso_region = us-east-2\nsso_account_id = 1\nsso_role_name = r\n").unwrap();
+    let signed_on =
+        lake.count("Parquet", "s3://lake/tables/rides", &lake.reached(), &[("AWS_PROFILE", "signed-on")]).await;
+    assert!(told(&signed_on).contains("aws configure export-credentials"), "{}", told(&signed_on));
+    let absent = lake.count("Parquet", "s3://lake/tables/rides", &lake.reached(), &[("AWS_PROFILE", "none")]).await;
+    assert!(told(&absent).contains("credentials"), "{}", told(&absent));
+}
+
+/// A table's type, its uri, how it is reached, variables, and words of what is said.
+type Case<'a> = (&'a str, &'a str, Value, &'a [(&'a str, &'a str)], &'a [&'a str]);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_a_bucket_from_being_read_is_said() {
+    let lake = lake().await;
+    let with = |key: &str, value: Value| {
+        let mut storage = lake.reached();
+        storage[key] = value;
+        storage
+    };
+    let wrong_secret = [KEYS[0], ("AWS_SECRET_ACCESS_KEY", "wrong")];
+    let wrong_key = [("AWS_ACCESS_KEY_ID", "AKIANOBODY"), KEYS[1]];
+    let (days, rides) = ("s3://lake/tables/days", "s3://lake/tables/rides");
+    let refused = "look at AWS_ACCESS_KEY_ID";
+    let cases: [Case<'_>; 12] = [
+        ("DeltaLake", "s3://pond/days", lake.reached(), &KEYS, &["there is no such bucket", "s3://pond/days"]),
+        ("Parquet", "s3://pond/rides", lake.reached(), &KEYS, &["there is no such bucket", "s3://pond/rides"]),
+        ("Parquet", "s3://lake/nothing", lake.reached(), &KEYS, &["there is no file or folder s3://lake/nothing"]),
+        ("DeltaLake", "s3://lake/nothing", lake.reached(), &KEYS, &["there is no Delta table at s3://lake/nothing"]),
+        ("DeltaLake", days, lake.reached(), &wrong_secret, &["no permission", "SignatureDoesNotMatch", refused]),
+        ("Parquet", rides, lake.reached(), &wrong_secret, &["no permission", "SignatureDoesNotMatch", refused]),
+        ("Parquet", rides, lake.reached(), &wrong_key, &["no permission", "NotSignedUp", refused]),
+        ("DeltaLake", days, lake.reached(), &[], &["there are no credentials", "AWS_PROFILE"]),
+        ("DeltaLake", days, with("anonymous", json!(true)), &KEYS, &["no permission", "AccessDenied"]),
+        ("Parquet", rides, with("anonymous", json!(true)), &[], &["no permission", "AccessDenied"]),
+        (
+            "DeltaLake",
+            days,
+            with("endpoint", json!("http://127.0.0.1:1")),
+            &KEYS,
+            &["http://127.0.0.1:1 does not answer"],
+        ),
+        (
+            "Parquet",
+            rides,
+            with("endpoint", json!("localhost:9000")),
+            &KEYS,
+            &["endpoint `localhost:9000` is not a URL"],
+        ),
+    ];
+    for (kind, uri, storage, variables, words) in cases {
+        let told = told(&lake.count(kind, uri, &storage, variables).await);
+        assert!(told.starts_with("error: catalog `t`"), "{told}");
+        assert!(words.iter().all(|word| told.contains(word)), "{told:?} lacks some of {words:?}");
+        assert!(!told.contains("Kernel") && !told.contains("<Error>"), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_is_gone_from_the_bucket_is_named() {
+    let lake = lake().await;
+    let stored = lake.folder.path().join("cloud/s3/lake/tables/days/day=2024-01-02/kind=a/level=1/part-0.parquet");
+    fs::remove_file(&stored).unwrap();
+    let told = told(&lake.count("DeltaLake", "s3://lake/tables/days", &lake.reached(), &KEYS).await);
+    let named = "file `s3://lake/tables/days/day=2024-01-02/kind=a/level=1/part-0.parquet` of table `t`";
+    assert!(told.contains(named) && told.contains("there is no object"), "{told}");
+    assert!(Path::new(&stored).parent().unwrap().exists());
+}
