@@ -57,6 +57,9 @@ const STATEMENTS: &[&str] = &[
     "SELECT id, grp FROM rides QUALIFY ROW_NUMBER() OVER (PARTITION BY grp ORDER BY id DESC) <= 2",
     "SELECT id, LAG(amount) IGNORE NULLS OVER (ORDER BY id) AS l FROM rides ORDER BY id",
     "SELECT id, ARRAY_AGG(id) FILTER (WHERE id > 3) OVER (PARTITION BY grp ORDER BY id) AS a FROM rides WHERE id < 9 ORDER BY id",
+    "SELECT id, ROW_NUMBER() OVER (PARTITION BY grp ORDER BY id) AS r FROM rides WHERE grp = 'cash' ORDER BY id LIMIT 20",
+    "SELECT id, SUM(amount) OVER (PARTITION BY grp, id % 5 ORDER BY id) AS s, RANK() OVER (PARTITION BY grp ORDER BY id % 5) AS r FROM rides WHERE grp = 'cash' AND id < 400 ORDER BY id",
+    "SELECT id, COUNT(*) OVER (PARTITION BY grp) AS n, LAST_VALUE(id) OVER (PARTITION BY id % 3 ORDER BY amount, id) AS l FROM rides WHERE grp = 'cash' AND id % 3 = 0 ORDER BY id",
     "WITH q AS (SELECT id AS a, id AS b FROM rides) SELECT RANK() OVER (PARTITION BY a ORDER BY a) AS r FROM q QUALIFY RANK() OVER (PARTITION BY b ORDER BY b DESC) <= 3",
     // Recursions, over a table's rows and joined with a table in every round.
     "WITH RECURSIVE n AS (SELECT MIN(id) AS i FROM rides UNION ALL SELECT i + 1 FROM n WHERE i < 30) SELECT i FROM n ORDER BY i",

@@ -22,7 +22,7 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 
 use self::fragment::{Scans, hashed_fragment, scan_of_fragment, without_exchanges};
-use self::planner::{below_unions, divided_alike, in_order};
+use self::planner::{below_unions, divided_alike, in_order, is_window};
 use crate::plan::ScanSource;
 use crate::table::InboxTarget;
 
@@ -108,7 +108,8 @@ impl Cutter<'_> {
         }
         let children = children.into_iter().map(|child| self.node(child)).collect::<Result<Vec<_>, _>>()?;
         let children = children.into_iter().zip(node.required_input_ordering());
-        let children = children.map(|(child, order)| in_order(child, order)).collect::<Result<Vec<_>, _>>()?;
+        let children =
+            children.map(|(child, order)| in_order(child, order, is_window(&node))).collect::<Result<Vec<_>, _>>()?;
         let children = divided_alike(&node, children)?;
         node.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }

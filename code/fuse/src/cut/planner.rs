@@ -9,6 +9,7 @@ use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::union::{InterleaveExec, UnionExec, can_interleave};
+use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, Partitioning, ReplaceChildrenOptions};
 
 /// `plan` with partial aggregates over a UNION done for each of its parts: then HBees do them.
@@ -39,14 +40,19 @@ pub(super) fn below_unions(plan: Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc
 }
 
 /// `input` in an order that its reader asks for. The planner may have found it in order by what it knew of the rows below
-/// the cut, as that two of their columns are equal, which an inbox does not know.
+/// the cut, as that one of their columns is the same in all, which an inbox does not know. Of alternatives, `first_only`
+/// takes the first: a window was planned for that one.
 pub(super) fn in_order(
     input: Arc<dyn ExecutionPlan>,
     order: Option<OrderingRequirements>,
+    first_only: bool,
 ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-    let Some((alternatives, false)) = order.map(OrderingRequirements::into_alternatives) else {
+    let Some((mut alternatives, false)) = order.map(OrderingRequirements::into_alternatives) else {
         return Ok(input);
     };
+    if first_only {
+        alternatives.truncate(1);
+    }
     for alternative in &alternatives {
         if input.properties().equivalence_properties().ordering_satisfy_requirement(alternative.clone())? {
             return Ok(input);
@@ -57,6 +63,11 @@ pub(super) fn in_order(
     };
     let each = input.properties().partitioning.partition_count() > 1;
     Ok(Arc::new(SortExec::new(LexOrdering::from(first), input).with_preserve_partitioning(each)))
+}
+
+/// Whether `node` computes window functions.
+pub(super) fn is_window(node: &Arc<dyn ExecutionPlan>) -> bool {
+    node.downcast_ref::<BoundedWindowAggExec>().is_some() || node.downcast_ref::<WindowAggExec>().is_some()
 }
 
 /// The inputs of `node`, which if it interleaves them must be divided alike: also that the planner may only have known.
