@@ -67,12 +67,12 @@ fn explain_stage(stage: &MapStage, plan: &QueryPlan) -> String {
     _ = writeln!(
         text,
         "  files: {} found, {} kept by partition_filter, {} by partition, {} by statistics; {} of {}",
-        table.files.len(),
+        table.extent.files,
         stage.files_by_filter,
         stage.files_by_partition,
         stage.files.len(),
         bytes(stage.bytes()),
-        bytes(table.bytes()),
+        bytes(table.extent.bytes),
     );
     for build in &stage.builds {
         let (files, size) = (build.files.len(), bytes(build.bytes()));

@@ -23,6 +23,8 @@ pub mod steps;
 
 pub mod sql;
 
+mod narrow;
+
 pub mod cut;
 
 pub mod table;

@@ -142,7 +142,7 @@ pub enum Evaluate {
 pub struct ReduceStep {
     /// The step's name.
     pub step: String,
-    /// The plan. Its leaves are inboxes, or, if it is to be cut, tables.
+    /// The optimized plan. Its leaves are inboxes, or, if it is to be cut, tables.
     pub logical: LogicalPlan,
     /// For the plan of one statement, which is to be cut: what decides where.
     pub cut: Option<CutRules>,
@@ -201,7 +201,7 @@ impl MapStage {
 
     /// Files of the tables that it reads.
     pub fn files_found(&self) -> usize {
-        self.table.files.len() + self.builds.iter().map(|build| build.table.files.len()).sum::<usize>()
+        self.table.extent.files + self.builds.iter().map(|build| build.table.extent.files).sum::<usize>()
     }
 
     /// Those of them that are read, however many tasks read them.

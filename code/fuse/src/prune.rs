@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use buzz_catalog::{DataFile, FileStatistics, Table};
 use buzz_protocol::error::column_not_found;
 use buzz_protocol::{QueryError, Result};
@@ -35,7 +35,7 @@ pub fn by_partition_filter(
     files: Vec<DataFile>,
     filter: &str,
 ) -> Result<Vec<DataFile>> {
-    let batch = describe(table, &files)?;
+    let batch = with_key(describe(table, &files)?, table, &files)?;
     let schema = DFSchema::try_from(batch.schema())?;
     let place = |error: QueryError| error.at(format!("partition_filter \"{filter}\""));
 
@@ -81,22 +81,41 @@ fn by_where_on_partitions(
     files: Vec<DataFile>,
     filters: &[Expr],
 ) -> Result<Vec<DataFile>> {
-    let of_partitions = |expr: &&Expr| {
-        let columns = expr.column_refs();
-        !columns.is_empty()
-            && columns.iter().all(|column| table.partition_columns.contains(&column.name))
-            && check_plain(expr).is_ok()
-            && !expr.is_volatile()
-    };
-    let filters: Vec<Expr> = filters.iter().filter(of_partitions).cloned().collect();
-    if filters.is_empty() {
+    by_conditions(
+        state,
+        table,
+        files,
+        filters.iter().filter(|filter| is_of_partitions(table, filter)).cloned().collect(),
+    )
+}
+
+/// Whether `condition` asks of partition columns alone, so that it is one value for all rows of a file.
+pub fn is_of_partitions(table: &Table, condition: &Expr) -> bool {
+    let columns = condition.column_refs();
+    !columns.is_empty()
+        && columns.iter().all(|column| table.partition_columns.contains(&column.name))
+        && check_plain(condition).is_ok()
+        && !condition.is_volatile()
+}
+
+/// The files whose partition values pass all `conditions`, which are [of partition columns](is_of_partitions).
+///
+/// # Errors
+/// `Invalid` when one cannot be evaluated.
+pub fn by_conditions(
+    state: &SessionState,
+    table: &Table,
+    files: Vec<DataFile>,
+    conditions: Vec<Expr>,
+) -> Result<Vec<DataFile>> {
+    if conditions.is_empty() {
         return Ok(files);
     }
     let batch = describe(table, &files)?;
     let schema = DFSchema::try_from(batch.schema())?;
     let mut keep = vec![true; files.len()];
-    for filter in filters {
-        for (keep, passes) in keep.iter_mut().zip(evaluate(state, unqualified(filter)?, &schema, &batch)?) {
+    for condition in conditions {
+        for (keep, passes) in keep.iter_mut().zip(evaluate(state, unqualified(condition)?, &schema, &batch)?) {
             *keep &= passes;
         }
     }
@@ -121,10 +140,14 @@ pub fn by_predicate(table: &Table, files: Vec<DataFile>, predicate: &Arc<dyn Phy
         let columns = collect_columns(part);
         !columns.is_empty() && columns.iter().all(|column| table.partition_columns.iter().any(|p| p == column.name()))
     };
+    let parts: Vec<_> = split_conjunction(predicate).into_iter().filter(of_partitions).collect();
+    if parts.is_empty() {
+        return Ok(files);
+    }
     let batch = describe(table, &files)?;
     let schema = batch.schema();
     let mut keep = vec![true; files.len()];
-    for part in split_conjunction(predicate).into_iter().filter(of_partitions) {
+    for part in parts {
         let moved = Arc::clone(part).transform(|node| match node.downcast_ref::<PhysicalColumn>() {
             Some(column) => {
                 Ok(Transformed::yes(Arc::new(PhysicalColumn::new_with_schema(column.name(), &schema)?) as _))
@@ -199,7 +222,7 @@ fn kept(files: Vec<DataFile>, keep: &[bool]) -> Vec<DataFile> {
     files.into_iter().zip(keep).filter(|(_, keep)| **keep).map(|(file, _)| file).collect()
 }
 
-/// One row per file: its partition values, and `key` and `length` unless the table has columns of these names.
+/// One row per file: its partition values.
 fn describe(table: &Table, files: &[DataFile]) -> Result<RecordBatch> {
     let mut fields = Vec::new();
     let mut columns: Vec<ArrayRef> = Vec::new();
@@ -211,12 +234,20 @@ fn describe(table: &Table, files: &[DataFile]) -> Result<RecordBatch> {
         });
         fields.push(Field::new(field.name(), field.data_type().clone(), true));
     }
+    let options = RecordBatchOptions::new().with_row_count(Some(files.len()));
+    Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?)
+}
+
+/// `batch`, which describes `files`, with their `key` and `length` unless the table has columns of these names.
+fn with_key(batch: RecordBatch, table: &Table, files: &[DataFile]) -> Result<RecordBatch> {
+    let mut fields: Vec<FieldRef> = batch.schema().fields().iter().cloned().collect();
+    let mut columns = batch.columns().to_vec();
     if table.schema.field_with_name("key").is_err() {
-        fields.push(Field::new("key", DataType::Utf8, false));
+        fields.push(Arc::new(Field::new("key", DataType::Utf8, false)));
         columns.push(Arc::new(StringArray::from_iter_values(files.iter().map(|file| &file.path))));
     }
     if table.schema.field_with_name("length").is_err() {
-        fields.push(Field::new("length", DataType::UInt64, false));
+        fields.push(Arc::new(Field::new("length", DataType::UInt64, false)));
         columns.push(Arc::new(UInt64Array::from_iter_values(files.iter().map(|file| file.size))));
     }
     let options = RecordBatchOptions::new().with_row_count(Some(files.len()));

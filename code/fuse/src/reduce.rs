@@ -309,8 +309,8 @@ pub(crate) async fn planned(
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let config = planning_config(options, target.partitions)?.with_extension(Arc::new(target));
     let state = session(config, start, [])?;
-    let optimized = wire::sendable_literals(state.optimize(logical)?)?;
-    let plan = state.query_planner().create_physical_plan(&optimized, &state).await?;
+    let sendable = wire::sendable_literals(logical.clone())?;
+    let plan = state.query_planner().create_physical_plan(&sendable, &state).await?;
     if plan.properties().partitioning.partition_count() == 1 {
         return Ok(plan);
     }

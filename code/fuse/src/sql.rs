@@ -17,6 +17,7 @@ use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::sql::parser::Statement;
 
 use crate::cut::{CutRules, Fragment, Scan, TableCost, cut};
+use crate::narrow::narrowed;
 use crate::plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep, Reducer};
 use crate::reduce::{self, planned};
 use crate::session::{planning_config, session, session_options};
@@ -39,7 +40,7 @@ pub(crate) async fn plan(
 ) -> Result<QueryPlan> {
     let options = &request.options;
     let start = Utc::now();
-    let tables: Vec<Arc<Table>> = tables.into_iter().map(Arc::new).collect();
+    let mut tables: Vec<Arc<Table>> = tables.into_iter().map(Arc::new).collect();
     let (statement, explain) = match steps::parse_statement(sql)? {
         Statement::Explain(explain) if explain.options.analyze => (*explain.statement, Explain::Analyze),
         Statement::Explain(explain) => (*explain.statement, Explain::Plan),
@@ -62,7 +63,8 @@ pub(crate) async fn plan(
     }
     let named = providers.iter().map(|(name, provider)| (name.as_str(), Arc::clone(provider)));
     let state = session(planning_config(options, 1)?, start, named)?;
-    let logical = steps::to_logical(&state, statement, &request.query.params).await?;
+    let (_, optimized) = steps::to_logical(&state, statement, &request.query.params).await?;
+    let logical = narrowed(&state, optimized, &mut tables)?;
     let schema = delivered_schema(logical.schema().as_arrow());
     let rules = cut_rules(&tables, options, compute);
     let reduces = vec![ReduceStep { step: STEP.to_string(), logical, cut: Some(rules.clone()), target: None, schema }];
@@ -109,7 +111,7 @@ fn is_table_function(name: &str) -> bool {
     ["generate_series", "range"].contains(&name)
 }
 
-/// What reading each table would cost, before any of its files are dropped: the same for every run of the query.
+/// What reading each table would cost, before statistics drop any of its files: the same for every run of the query.
 fn cut_rules(tables: &[Arc<Table>], options: &Options, compute: &dyn Compute) -> CutRules {
     let cost = |table: &Arc<Table>| {
         let splits: u64 = table.files.iter().map(|file| file.size.div_ceil(options.split_bytes.max(1)).max(1)).sum();
@@ -163,7 +165,7 @@ async fn map_stage(
         keys: fragment.keys,
         evaluate: Evaluate::Together,
         tasks: pack(splits, count),
-        files_by_filter: table.files.len(),
+        files_by_filter: table.extent.files,
         files_by_partition,
         table,
         files,

@@ -237,7 +237,7 @@ async fn plan_step(
     };
     let providers = parsed.reads.iter().map(|(name, source)| (name.as_str(), provider(source)));
     let state = session(planning_config(&request.options, 1)?, start, providers)?;
-    let logical = to_logical(&state, parsed.statement.clone(), &request.query.params).await?;
+    let (logical, _) = to_logical(&state, parsed.statement.clone(), &request.query.params).await?;
     if let (StepType::HBee, Some(why)) = (parsed.step.step_type, wire::unsendable(&logical)) {
         return Err(QueryError::invalid(format!("{why} to HBees; use it in an HComb step")));
     }
@@ -245,20 +245,24 @@ async fn plan_step(
     Ok(PlannedStep { name: parsed.step.name.clone(), logical, schema })
 }
 
+/// The plan of `statement` as it is written, and optimized.
+///
+/// # Errors
+/// `Invalid` when the statement is wrong.
 pub(crate) async fn to_logical(
     state: &SessionState,
     statement: Statement,
     params: &BTreeMap<String, Param>,
-) -> Result<LogicalPlan> {
+) -> Result<(LogicalPlan, LogicalPlan)> {
     let values: HashMap<String, ScalarValue> =
         params.iter().map(|(name, param)| (name.clone(), param_value(param))).collect();
     let logical = wire::sendable(state.statement_to_plan(statement).await?.with_param_values(values)?)?;
     // Analysing finds the mistakes that only types show, and optimizing those that only values show.
-    state.optimize(&logical).map_err(|error| match error {
+    let optimized = state.optimize(&logical).map_err(|error| match error {
         DataFusionError::Context(_, inner) => QueryError::from(*inner),
         other => QueryError::from(other),
     })?;
-    Ok(logical)
+    Ok((logical, optimized))
 }
 
 fn param_value(param: &Param) -> ScalarValue {
@@ -417,27 +421,35 @@ pub(crate) async fn row_groups(
     split_bytes: u64,
 ) -> Result<Vec<FileSplit>> {
     let store = storage.store(&table.store)?;
-    let mut reading = Vec::new();
+    let (mut splits, mut large) = (Vec::with_capacity(files.len()), Vec::new());
     for (index, file) in files.iter().enumerate() {
-        reading.push(splits_of(Arc::clone(&store), table, index, file, split_bytes));
+        if table.format.is_divisible(&file.path) {
+            splits.extend(line_splits(index, file.size, split_bytes));
+        } else if file.size <= split_bytes || table.format != FileFormat::Parquet {
+            splits.push(FileSplit { file: index, range: None, bytes: file.size });
+        } else {
+            large.push((index, file));
+        }
     }
-    let splits: Vec<_> = futures::stream::iter(reading).buffered(FOOTERS_AT_ONCE).try_collect().await?;
-    Ok(splits.into_iter().flatten().collect())
+    // What reads a footer takes kilobytes, and there may be very many files.
+    for some in large.chunks(FOOTERS_AT_ONCE * 8) {
+        let reading: Vec<_> =
+            some.iter().map(|(index, file)| by_footer(Arc::clone(&store), table, *index, file, split_bytes)).collect();
+        let read: Vec<_> = futures::stream::iter(reading).buffered(FOOTERS_AT_ONCE).try_collect().await?;
+        splits.extend(read.into_iter().flatten());
+    }
+    splits.sort_by_key(|split| (split.file, split.range));
+    Ok(splits)
 }
 
-async fn splits_of(
+/// The splits of one large Parquet file.
+async fn by_footer(
     store: Arc<dyn ObjectStore>,
     table: &Table,
     index: usize,
     file: &DataFile,
     split_bytes: u64,
 ) -> Result<Vec<FileSplit>> {
-    if table.format.is_divisible(&file.path) {
-        return Ok(line_splits(index, file.size, split_bytes));
-    }
-    if file.size <= split_bytes || table.format != FileFormat::Parquet {
-        return Ok(vec![FileSplit { file: index, range: None, bytes: file.size }]);
-    }
     let place = |error: QueryError| {
         error.at(format!("file `{}` of table `{}`", full_path(&table.store, &file.path), table.name))
     };
@@ -480,14 +492,15 @@ async fn reduce_steps(
         let providers: Vec<_> = parsed.reads.iter().map(|(name, source)| (name.as_str(), provider(source))).collect();
         let state = session(planning_config(&request.options, 1)?, start, providers)?;
         let place = |error: QueryError| error.at(format!("step `{}`", parsed.step.name));
-        let logical = to_logical(&state, parsed.statement.clone(), &request.query.params).await.map_err(place)?;
+        let planned_step = to_logical(&state, parsed.statement.clone(), &request.query.params).await;
+        let (logical, optimized) = planned_step.map_err(place)?;
         if index != answer && reads[index] == 1 {
             inlined.insert(index, logical);
             continue;
         }
         reduces.push(ReduceStep {
             step: parsed.step.name.clone(),
-            logical,
+            logical: optimized,
             cut: None,
             target: (index != answer).then(|| stage_id(index)),
             schema: Arc::clone(&planned[index].schema),

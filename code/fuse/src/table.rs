@@ -1,7 +1,7 @@
 //! Tables as the planner sees them: one over files, one over an inbox. Neither names a file or a comb, so a plan is the
 //! same whatever is read and wherever it runs.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -33,17 +33,19 @@ pub struct FileTable {
     table: Arc<Table>,
     /// For a plan that is cut: the table's number, by which its scans are known.
     number: Option<usize>,
+    /// A plan is made more than once, and a table may have many files.
+    statistics: OnceLock<Statistics>,
 }
 
 impl FileTable {
     /// Over the files of `table`, for a step that is run verbatim.
     pub fn new(table: Arc<Table>) -> Self {
-        Self { table, number: None }
+        Self { table, number: None, statistics: OnceLock::new() }
     }
 
     /// Over the files of `table`, for a plan that is cut; its scans are known by `number` ([`scan_number`]).
     pub fn for_cut(table: Arc<Table>, number: usize) -> Self {
-        Self { table, number: Some(number) }
+        Self { table, number: Some(number), statistics: OnceLock::new() }
     }
 
     /// The table.
@@ -97,7 +99,7 @@ impl TableProvider for FileTable {
                 // With several partitions, the planner divides aggregates and sorts in the phases along which it is cut.
                 let partitions = inbox_target(state)?.partitions.max(2);
                 // What joins are ordered by, and what answers COUNT, MIN and MAX where it is exact.
-                statistics = self.table.planner_statistics();
+                statistics = self.statistics.get_or_init(|| self.table.planner_statistics()).clone();
                 vec![FileGroup::new(vec![PartitionedFile::new(number.to_string(), 0)]); partitions]
             }
         };

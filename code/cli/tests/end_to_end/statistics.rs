@@ -135,3 +135,104 @@ async fn a_file_without_statistics_is_always_read() {
     let answer = sql("SELECT COUNT(*), MIN(day) FROM t", dir.path(), "DeltaLake", "partitioned").await;
     assert_eq!(sorted_text(&answer.rows), ["300 | 2024-01-01"]);
 }
+
+/// A Delta table `t` with the partition column `day`: two files of 50 rows on each of two days and one without a day, `id`
+/// 0 to 249. The first 10 rows of the file that begins with 150 are deleted.
+fn days(dir: &Path) {
+    let table = dir.join("t");
+    fs::create_dir_all(table.join("_delta_log")).unwrap();
+    let field = |name: &str, kind: &str| json!({"name": name, "type": kind, "nullable": true, "metadata": {}});
+    let schema =
+        json!({"type": "struct", "fields": [field("id", "long"), field("grp", "string"), field("day", "date")]});
+    let mut lines = vec![
+        json!({"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["deletionVectors"],
+                            "writerFeatures": ["deletionVectors"]}}),
+        json!({"metaData": {"id": "00000000-0000-4000-8000-000000000000", "format": {"provider": "parquet", "options": {}},
+            "schemaString": schema.to_string(), "partitionColumns": ["day"], "configuration": {}, "createdTime": 0}}),
+    ];
+    for (file, day) in
+        [Some("2024-01-01"), Some("2024-01-01"), Some("2024-01-02"), Some("2024-01-02"), None].into_iter().enumerate()
+    {
+        let (name, least) = (format!("part-{file}.parquet"), file * 50);
+        write_file(&table.join(&name), &rides(least, 50));
+        let stats = json!({"numRecords": 50, "minValues": {"id": least}, "maxValues": {"id": least + 49},
+                           "nullCount": {"id": 0}});
+        let size = fs::metadata(table.join(&name)).unwrap().len();
+        let mut add = json!({"path": name, "size": size, "partitionValues": {"day": day}, "modificationTime": 0,
+                             "dataChange": true, "stats": stats.to_string()});
+        if file == 3 {
+            add["deletionVector"] = ten_rows();
+        }
+        lines.push(json!({ "add": add }));
+    }
+    let log: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    fs::write(table.join("_delta_log/00000000000000000000.json"), log).unwrap();
+}
+
+/// The rows, and whether a task was needed for them.
+async fn told(query: &str, base: &Path, kind: &str) -> (Vec<String>, bool) {
+    let answer = sql(query, base, kind, "t").await;
+    assert_eq!(answer.plan.stages.is_empty(), answer.summary.tasks == 0, "{query}");
+    (sorted_text(&answer.rows), answer.summary.tasks > 0)
+}
+
+#[tokio::test]
+async fn conditions_on_partitions_leave_statistics_exact() {
+    let dir = tempfile::tempdir().unwrap();
+    days(dir.path());
+    let all = "SELECT COUNT(*), MIN(id), MAX(id) FROM t WHERE";
+    let count = "SELECT COUNT(*) FROM t WHERE";
+    let cases = [
+        (format!("{all} day = '2024-01-01'"), "100 | 0 | 99", false),
+        (format!("{all} day IS NULL"), "50 | 200 | 249", false),
+        (format!("{all} day < '2024-01-02' OR day IS NULL"), "150 | 0 | 249", false),
+        (
+            "SELECT MIN(day), MAX(day) FROM t WHERE extract(day FROM day) < 2".to_string(),
+            "2024-01-01 | 2024-01-01",
+            false,
+        ),
+        // Deleted rows are counted off; a bound may be one of them.
+        (format!("{count} day > '2024-01-01'"), "90", false),
+        (format!("{all} day > '2024-01-01'"), "90 | 100 | 199", true),
+        (format!("{count} day = '2024-01-01' AND id % 2 = 0"), "50", true),
+        (format!("{count} day = '2024-01-01' OR id = 249"), "101", true),
+        (format!("{count} day = '2025-01-01'"), "0", false),
+        ("SELECT MIN(id) FROM t WHERE day = '2025-01-01'".to_string(), "NULL", false),
+        (format!("{count} day = '2024-01-01' AND random() < 2"), "100", true),
+        (
+            "SELECT (SELECT COUNT(*) FROM t WHERE day IS NULL) + MAX(id) FROM t WHERE day < '2024-01-02'".to_string(),
+            "149",
+            false,
+        ),
+    ];
+    for (query, rows, reads) in cases {
+        let (found, read) = told(&query, dir.path(), "DeltaLake").await;
+        assert_eq!((found, read), (vec![rows.to_string()], reads), "{query}");
+    }
+    for (day, rows) in [("2025-01-01", vec!["NULL"]), ("2024-01-01", vec!["1617", "1650", "1683", "4950"])] {
+        let cube = format!("SELECT SUM(id) FROM t WHERE day = '{day}' GROUP BY CUBE (grp)");
+        assert_eq!(sorted_text(&sql(&cube, dir.path(), "DeltaLake", "t").await.rows), rows, "{cube}");
+    }
+    let join = "SELECT COUNT(*), MIN(a.day), MAX(b.id) FROM t a JOIN t b ON a.id + 100 = b.id
+                WHERE a.day = '2024-01-01' AND b.day = '2024-01-02'";
+    let answer = sql(join, dir.path(), "DeltaLake", "t").await;
+    assert_eq!(sorted_text(&answer.rows), ["90 | 2024-01-01 | 199"]);
+    assert_eq!((answer.summary.files_found, answer.summary.files_read), (10, 4));
+}
+
+#[tokio::test]
+async fn conditions_on_partitions_of_a_folder_leave_footers_exact() {
+    let dir = tempfile::tempdir().unwrap();
+    for (file, year) in [2023, 2024, 2024].into_iter().enumerate() {
+        let folder = dir.path().join(format!("t/year={year}/kind=even"));
+        fs::create_dir_all(&folder).unwrap();
+        write_file(&folder.join(format!("part-{file}.parquet")), &rides(file * 50, 50));
+    }
+    let query = "SELECT COUNT(*), MIN(id), MAX(id), COUNT(amount) FROM t WHERE year = 2024";
+    assert_eq!(told(query, dir.path(), "Parquet").await, (vec!["100 | 50 | 149 | 86".to_string()], false));
+    let query =
+        "SELECT COUNT(*), MAX(kind), MIN(u.year) FROM (SELECT * FROM t WHERE year = 2024 UNION ALL SELECT * FROM t) u";
+    assert_eq!(told(query, dir.path(), "Parquet").await, (vec!["250 | even | 2023".to_string()], false));
+    let query = "SELECT COUNT(*) FROM t WHERE year = 2024 AND id < 60";
+    assert_eq!(told(query, dir.path(), "Parquet").await, (vec!["10".to_string()], true));
+}
