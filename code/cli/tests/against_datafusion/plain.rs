@@ -7,10 +7,15 @@ use buzz_protocol::Options;
 use buzz_testkit::{Rows, disagreement, not_among};
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::provider_as_source;
 use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::SessionStateBuilder;
 use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use futures::FutureExt;
 
@@ -164,7 +169,8 @@ impl Asked {
         if let Some(zone) = &self.options.time_zone {
             config.options_mut().set("datafusion.execution.time_zone", zone)?;
         }
-        let ctx = SessionContext::new_with_config(config);
+        let state = SessionStateBuilder::new().with_default_features().with_config(config);
+        let ctx = SessionContext::new_with_state(state.with_physical_optimizer_rule(Arc::new(Yielding)).build());
         for (name, written) in &self.tables {
             let folder = match way {
                 Way::Files => &written.files,
@@ -176,6 +182,29 @@ impl Asked {
             ctx.register_parquet(name, format!("{path}/"), ParquetReadOptions::default()).await?;
         }
         Ok(ctx)
+    }
+}
+
+/// Makes joins give up their thread from time to time. Of one batch a join may make any number, and as long as it does,
+/// nothing can stop it: a query that takes too long would hold the runtime of all tests.
+#[derive(Debug)]
+struct Yielding;
+
+impl PhysicalOptimizerRule for Yielding {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        let yielding = |node: Arc<dyn ExecutionPlan>| {
+            let joins = node.children().len() == 2;
+            Ok(if joins { Transformed::yes(Arc::new(CooperativeExec::new(node)) as _) } else { Transformed::no(node) })
+        };
+        plan.transform_up(yielding).data()
+    }
+
+    fn name(&self) -> &str {
+        "yielding"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
     }
 }
 

@@ -43,7 +43,7 @@ const SETTINGS: [(usize, &[&str]); 5] = [
     (2, &["tasks=2", "transport=tcp"]),
     (3, &[]),
     // Small batches, and inboxes that spill.
-    (2, &["tasks=7", "split_bytes=1", "batch_size=77", "inbox_memory_bytes=20kB"]),
+    (2, &["tasks=7", "split_bytes=1", "batch_size=500", "inbox_memory_bytes=20kB"]),
 ];
 
 static TRIED: AtomicUsize = AtomicUsize::new(0);
