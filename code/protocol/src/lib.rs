@@ -41,5 +41,9 @@ pub use task::{
 };
 
 /// Identifies the build that a message comes from: hashes and plan bytes agree only between equal builds, so Fuse,
-/// HBees and HCombs refuse to work with another one.
-pub const BUILD_ID: &str = concat!(env!("CARGO_PKG_VERSION"), "+df55");
+/// HBees and HCombs refuse to work with another one. Packages are built with a hash of all sources in `BUZZ_BUILD`; the
+/// programs of one machine are always built together.
+pub const BUILD_ID: &str = match option_env!("BUZZ_BUILD") {
+    Some(build) => build,
+    None => concat!(env!("CARGO_PKG_VERSION"), "+df55"),
+};
