@@ -37,6 +37,8 @@ mod session;
 
 mod wire;
 
+mod yielding;
+
 pub mod reduce;
 
 mod reducer;

@@ -44,6 +44,7 @@ use crate::plan::Reducer;
 use crate::session::{planning_config, session};
 use crate::table::InboxTarget;
 use crate::wire;
+use crate::yielding::yielding;
 use crate::{Combs, QueryPlan, ReduceStep, Request};
 
 /// A reduce plan that is ready for one run.
@@ -310,7 +311,7 @@ pub(crate) async fn planned(
     let config = planning_config(options, target.partitions)?.with_extension(Arc::new(target));
     let state = session(config, start, [])?;
     let sendable = wire::sendable_literals(logical.clone())?;
-    let plan = state.query_planner().create_physical_plan(&sendable, &state).await?;
+    let plan = yielding(state.query_planner().create_physical_plan(&sendable, &state).await?)?;
     if plan.properties().partitioning.partition_count() == 1 {
         return Ok(plan);
     }

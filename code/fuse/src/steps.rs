@@ -32,6 +32,7 @@ use crate::plan::{Evaluate, Explain, MapStage, QueryPlan, ReduceStep, ScanSource
 use crate::session::{planning_config, session, session_options};
 use crate::split::{FileSplit, line_splits, pack, row_group_splits, task_count, whole_files};
 use crate::table::{FileTable, InboxTable};
+use crate::yielding::yielding;
 use crate::{Combs, Compute, Request, prune, reduce, wire};
 
 /// Plans `steps` of `request` over its opened `tables`.
@@ -347,7 +348,8 @@ async fn map_stage(
     let files_by_filter = files.len();
     let (files_by_partition, files) = prune::by_where(&state, &table, files, &optimized)?;
 
-    let physical = state.query_planner().create_physical_plan(&wire::sendable_literals(optimized)?, &state).await?;
+    let sendable = wire::sendable_literals(optimized)?;
+    let physical = yielding(state.query_planner().create_physical_plan(&sendable, &state).await?)?;
     let splits = match parsed.step.split {
         Split::File => whole_files(&files),
         Split::RowGroups => row_groups(storage, &table, &files, options.split_bytes).await?,

@@ -227,6 +227,21 @@ async fn what_no_comb_can_do_fuse_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_join_that_takes_too_long_is_stopped() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 4, 250);
+    // About 10^13 rows, from a thousand.
+    let sql = "SELECT COUNT(*) FROM rides a JOIN rides b ON a.grp = b.grp JOIN rides c ON b.grp = c.grp
+        JOIN rides d ON c.grp = d.grp JOIN rides e ON d.grp = e.grp";
+    // Where HBees join, and where combs do.
+    for (zones, build) in [(1, "build_bytes=1GB"), (1, "build_bytes=0"), (2, "build_bytes=0")] {
+        let query = statement(zones, sql, &[("rides", "Parquet", "rides")]);
+        let error = ask(&query, dir.path(), &[build, "timeout_seconds=1"]).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Limit, "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn parameters_are_values_and_not_text() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 2, 10);
