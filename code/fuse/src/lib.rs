@@ -37,7 +37,7 @@ mod session;
 
 mod wire;
 
-mod yielding;
+pub mod yielding;
 
 pub mod reduce;
 

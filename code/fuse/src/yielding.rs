@@ -13,7 +13,7 @@ use datafusion::physical_plan::coop::CooperativeExec;
 ///
 /// # Errors
 /// `Internal` when the plan contradicts itself.
-pub(crate) fn yielding(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+pub fn yielding(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let after_joins = |node: Arc<dyn ExecutionPlan>| {
         let joins = node.children().len() == 2 && node.name().ends_with("JoinExec");
         Ok(if joins { Transformed::yes(Arc::new(CooperativeExec::new(node)) as _) } else { Transformed::no(node) })

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use buzz_protocol::Options;
+use buzz_fuse::yielding::yielding;
+use buzz_protocol::{Options, QueryError};
 use buzz_testkit::{Rows, disagreement, not_among};
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::provider_as_source;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionStateBuilder;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use futures::FutureExt;
 
@@ -185,18 +185,14 @@ impl Asked {
     }
 }
 
-/// Makes joins give up their thread from time to time. Of one batch a join may make any number, and as long as it does,
-/// nothing can stop it: a query that takes too long would hold the runtime of all tests.
+/// Makes joins give up their thread from time to time, as those of Buzz do: a query that takes too long would hold the
+/// runtime of all tests.
 #[derive(Debug)]
 struct Yielding;
 
 impl PhysicalOptimizerRule for Yielding {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        let yielding = |node: Arc<dyn ExecutionPlan>| {
-            let joins = node.children().len() == 2;
-            Ok(if joins { Transformed::yes(Arc::new(CooperativeExec::new(node)) as _) } else { Transformed::no(node) })
-        };
-        plan.transform_up(yielding).data()
+        yielding(plan).map_err(QueryError::into_datafusion)
     }
 
     fn name(&self) -> &str {
