@@ -227,6 +227,20 @@ async fn what_no_comb_can_do_fuse_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_partial_aggregation_that_does_not_pay_is_given_up() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 1, 300_000);
+    // The first 200,000 rows are as many groups, which tells that it does not pay; the others are one group.
+    let sql = "SELECT COUNT(*), SUM(n), MAX(n) FROM
+        (SELECT CASE WHEN id < 200000 THEN id ELSE -1 END AS k, COUNT(*) AS n FROM rides GROUP BY 1)";
+    let query = statement(1, sql, &[("rides", "Parquet", "rides")]);
+    let answer = ask(&query, dir.path(), &["tasks=1"]).await.unwrap();
+    assert_eq!(sorted_text(&answer.rows), ["200001 | 300000 | 100000"]);
+    let delivered = answer.summary.rows_delivered;
+    assert!(delivered > 250_000, "{delivered} rows: all were aggregated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_join_that_takes_too_long_is_stopped() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 4, 250);
