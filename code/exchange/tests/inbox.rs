@@ -19,7 +19,7 @@ use buzz_protocol::{
     TaskIndex,
 };
 use datafusion_distributed::Worker;
-use futures::TryStreamExt;
+use futures::{TryStream, TryStreamExt};
 use tokio_stream::wrappers::TcpListenerStream;
 
 const STAGE: StageId = StageId(3);
@@ -323,6 +323,17 @@ async fn deliver_many(comb: &Comb, header: &DeliveryHeader, count: u64, sent: &A
     comb.service.commit(header.query, accepting(header, &[count * 10_000, count * 10_000])).await
 }
 
+/// A reader takes one batch, and the delivery does not end before.
+async fn takes_one(
+    reader: &mut (impl TryStream<Ok = RecordBatch, Error = QueryError> + Unpin),
+    delivery: &mut (impl Future<Output = Result<()>> + Unpin),
+) {
+    tokio::select! {
+        first = reader.try_next() => assert_eq!(first.unwrap().unwrap().num_rows(), 10_000),
+        _ = delivery => panic!("it did not wait"),
+    }
+}
+
 #[tokio::test]
 async fn a_paced_delivery_waits_for_readers_that_have_rows_and_for_no_others() {
     let comb = &both().await[0];
@@ -335,10 +346,7 @@ async fn a_paced_delivery_waits_for_readers_that_have_rows_and_for_no_others() {
     let (header, sent) = (header(query, 0), AtomicU64::new(0));
     let mut slow = Box::pin(comb.behind.read(query, STAGE, 0).unwrap());
     let mut delivery = Box::pin(deliver_many(comb, &header, 100, &sent));
-    tokio::select! {
-        first = slow.try_next() => assert_eq!(first.unwrap().unwrap().num_rows(), 10_000),
-        _ = &mut delivery => panic!("it did not wait"),
-    }
+    takes_one(&mut slow, &mut delivery).await;
     assert!(tokio::time::timeout(Duration::from_millis(50), &mut delivery).await.is_err());
     let waits_at = sent.load(Ordering::Relaxed);
     assert!((10..60).contains(&waits_at), "{waits_at} batches");
@@ -358,10 +366,7 @@ async fn a_paced_delivery_ends_with_its_query() {
     let (header, sent) = (header(query, 0), AtomicU64::new(0));
     let mut slow = Box::pin(comb.behind.read(query, STAGE, 0).unwrap());
     let mut delivery = Box::pin(deliver_many(comb, &header, 100, &sent));
-    tokio::select! {
-        first = slow.try_next() => assert_eq!(first.unwrap().unwrap().num_rows(), 10_000),
-        _ = &mut delivery => panic!("it did not wait"),
-    }
+    takes_one(&mut slow, &mut delivery).await;
     let aborted = async {
         tokio::time::sleep(Duration::from_millis(20)).await;
         comb.service.abort(query, QueryError::cancelled("enough")).await.unwrap();

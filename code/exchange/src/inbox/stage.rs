@@ -49,7 +49,7 @@ struct StageState {
     accepted: HashMap<TaskIndex, DeliveryId>,
     /// Deliveries held aside.
     held: HashMap<(TaskIndex, DeliveryId), Held>,
-    /// Accepted batches, by partition that this comb owns.
+    /// Batches that can be read, by partition that this comb owns.
     partitions: Vec<Vec<Option<Readable>>>,
     /// Why readers and deliveries end early, if they do.
     ended: Option<QueryError>,
@@ -62,7 +62,7 @@ struct Held {
     whole: bool,
 }
 
-/// An accepted batch and how many readers have yet to take it.
+/// A batch that can be read, and how many readers have yet to take it.
 #[derive(Debug)]
 struct Readable {
     chunk: Arc<Chunk>,
@@ -70,11 +70,6 @@ struct Readable {
 }
 
 impl Stage {
-    /// Tasks of which a delivery was accepted.
-    pub(super) fn accepted_tasks(&self) -> usize {
-        locked(&self.state).accepted.len()
-    }
-
     /// An empty one.
     ///
     /// # Errors
@@ -90,6 +85,11 @@ impl Stage {
             unread_bytes: AtomicU64::new(0),
             changed: watch::Sender::new(0),
         })
+    }
+
+    /// Tasks of which a delivery was accepted.
+    pub(super) fn accepted_tasks(&self) -> usize {
+        locked(&self.state).accepted.len()
     }
 
     /// A receiver that notices every change that a reader may wait for.
