@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use buzz_catalog::DataFile;
+use buzz_protocol::Options;
 use parquet::file::metadata::ParquetMetaData;
 
 /// What the SQL of an `HBee` step is evaluated for, once: a file or a part of one.
@@ -22,16 +23,26 @@ pub fn whole_files(files: &[DataFile]) -> Vec<FileSplit> {
     files.iter().enumerate().map(|(file, data)| FileSplit { file, range: None, bytes: data.size }).collect()
 }
 
-/// Splits of at least `split_bytes` of `file`, cut between row groups. Ranges finer than row groups would give tasks
+/// Splits of about `target` bytes of `file`, cut between row groups. Ranges finer than row groups would give tasks
 /// without rows.
-pub fn row_group_splits(file: usize, size: u64, footer: &ParquetMetaData, split_bytes: u64) -> Vec<FileSplit> {
+pub fn row_group_splits(file: usize, size: u64, footer: &ParquetMetaData, target: u64) -> Vec<FileSplit> {
     let mut starts: Vec<u64> = footer.row_groups().iter().filter_map(row_group_start).collect();
     starts.sort_unstable();
+    ranges_between(file, size, &starts, target)
+}
+
+/// Splits of a file whose row groups begin at `starts`, in order.
+fn ranges_between(file: usize, size: u64, starts: &[u64], target: u64) -> Vec<FileSplit> {
     let mut cuts = vec![0];
+    let mut last = 0;
     // The first row group belongs to the first split, wherever it starts.
-    for start in starts.into_iter().skip(1) {
-        if start.saturating_sub(cuts[cuts.len() - 1]) >= split_bytes {
+    for (index, &start) in starts.iter().enumerate().skip(1) {
+        let end = starts.get(index + 1).copied().unwrap_or(size);
+        // Without this row group the split is at least as near to what it should have as with it.
+        let (without, with) = (start - last, end.saturating_sub(last));
+        if target.saturating_sub(without) <= with.saturating_sub(target) && without > 0 {
             cuts.push(start);
+            last = start;
         }
     }
     if cuts.len() == 1 {
@@ -42,9 +53,10 @@ pub fn row_group_splits(file: usize, size: u64, footer: &ParquetMetaData, split_
     cuts.into_iter().zip(ends).map(split).collect()
 }
 
-/// Splits of `split_bytes` of `file`, whose rows are lines: one that begins inside a line leaves it to the split before.
-pub fn line_splits(file: usize, size: u64, split_bytes: u64) -> Vec<FileSplit> {
-    let count = (size / split_bytes.max(1)).max(1);
+/// Splits of about `target` bytes of `file`, whose rows are lines: one that begins inside a line leaves it to the split
+/// before.
+pub fn line_splits(file: usize, size: u64, target: u64) -> Vec<FileSplit> {
+    let count = (size / target.max(1)).max(1);
     let cut = |part: u64| u64::try_from(u128::from(size) * u128::from(part) / u128::from(count)).unwrap_or(size);
     let split = |part: u64| {
         let (start, end) = (cut(part), cut(part + 1));
@@ -60,17 +72,27 @@ fn row_group_start(row_group: &parquet::file::metadata::RowGroupMetaData) -> Opt
     u64::try_from(start).ok()
 }
 
-/// How many tasks a stage has: `wanted` if that is not 0, else one for each `task_bytes`, but at least `tasks_min`; never
-/// more than there are splits.
-pub fn task_count(splits: &[FileSplit], wanted: usize, task_bytes: u64, tasks_min: usize) -> usize {
-    let bytes: u64 = splits.iter().map(|split| split.bytes).sum();
-    let by_bytes = usize::try_from(bytes.div_ceil(task_bytes.max(1))).unwrap_or(usize::MAX);
-    let count = if wanted > 0 { wanted } else { by_bytes.max(tasks_min).max(1) };
-    count.min(splits.len())
+/// How many tasks a stage over `bytes` should have: as many as an option says, else one for each `task_bytes`, but at
+/// least `tasks_min`.
+pub fn tasks_wanted(bytes: u64, options: &Options, tasks_min: usize) -> usize {
+    let by_bytes = usize::try_from(bytes.div_ceil(options.task_bytes.max(1))).unwrap_or(usize::MAX);
+    if options.tasks > 0 { options.tasks } else { by_bytes.max(tasks_min).max(1) }
 }
 
-/// Packs splits into `count` tasks of about equal bytes: the largest first, each to the task that has the least.
+/// Bytes that a split should have, so that `tasks` share `bytes` evenly: not more than the option `split_bytes`, and not
+/// so few that a task costs more than it does.
+pub fn split_target(bytes: u64, options: &Options, tasks: usize) -> u64 {
+    let share = bytes / (tasks as u64).max(1);
+    share.max(SPLIT_BYTES_MIN).min(options.split_bytes)
+}
+
+/// Files of less are not divided to occupy more tasks.
+const SPLIT_BYTES_MIN: u64 = 1 << 20;
+
+/// Packs splits into `count` tasks of about equal bytes, or into one each if they are fewer: the largest first, each to
+/// the task that has the least.
 pub fn pack(mut splits: Vec<FileSplit>, count: usize) -> Vec<Vec<FileSplit>> {
+    let count = count.min(splits.len());
     splits.sort_by_key(|split| Reverse(split.bytes));
     let mut tasks: Vec<Vec<FileSplit>> = (0..count).map(|_| Vec::new()).collect();
     let mut least: BinaryHeap<Reverse<(u64, usize)>> = (0..count).map(|task| Reverse((0, task))).collect();
@@ -101,13 +123,39 @@ mod tests {
 
     #[test]
     fn tasks_follow_bytes_within_their_bounds() {
-        let five = splits(&[100 << 20; 5]);
-        assert_eq!(task_count(&five, 0, 64 << 20, 1), 5);
-        assert_eq!(task_count(&five, 0, 250 << 20, 1), 2);
-        assert_eq!(task_count(&five, 0, 1 << 40, 4), 4);
-        assert_eq!(task_count(&five, 64, 1, 1), 5);
-        assert_eq!(task_count(&five, 1, 1, 4), 1);
-        assert_eq!(task_count(&[], 0, 64, 4), 0);
+        let options = |tasks, task_bytes| Options { tasks, task_bytes, ..Options::default() };
+        assert_eq!(tasks_wanted(500 << 20, &options(0, 64 << 20), 1), 8);
+        assert_eq!(tasks_wanted(500 << 20, &options(0, 250 << 20), 1), 2);
+        assert_eq!(tasks_wanted(500 << 20, &options(0, 1 << 40), 4), 4);
+        assert_eq!(tasks_wanted(500 << 20, &options(1, 1), 4), 1);
+        assert_eq!(tasks_wanted(0, &options(0, 64), 0), 1);
+    }
+
+    #[test]
+    fn splits_occupy_all_tasks_but_are_not_tiny() {
+        let options = Options { split_bytes: 128 << 20, ..Options::default() };
+        assert_eq!(split_target(64 << 20, &options, 4), 16 << 20);
+        assert_eq!(split_target(1 << 30, &options, 4), 128 << 20);
+        assert_eq!(split_target(1 << 20, &options, 4), SPLIT_BYTES_MIN);
+        assert_eq!(split_target(1 << 20, &Options { split_bytes: 1, ..options }, 4), 1);
+    }
+
+    #[test]
+    fn row_groups_are_divided_where_it_is_nearest_to_even() {
+        let lengths = |size, starts: &[u64], target| {
+            let splits = ranges_between(0, size, starts, target);
+            splits.into_iter().map(|split| split.bytes).collect::<Vec<_>>()
+        };
+        let starts = [4, 10, 20, 30, 40, 50, 60, 70, 80, 90];
+        assert_eq!(lengths(105, &starts, 25), [20, 20, 20, 20, 25]);
+        assert_eq!(lengths(105, &starts, 26), [30, 30, 30, 15]);
+        assert_eq!(lengths(105, &starts, 1).len(), 10);
+        assert_eq!(lengths(105, &starts, 105), [105]);
+        assert_eq!(lengths(105, &[4], 1), [105]);
+        assert_eq!(lengths(105, &[], 1), [105]);
+        // Row groups without bytes, and starts beyond a file that is shorter than its footer says.
+        assert_eq!(lengths(20, &[4, 4, 10, 10], 1), [4, 6, 10]);
+        assert_eq!(lengths(5, &[4, 8], 1).iter().sum::<u64>(), 5);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::narrow::narrowed;
 use crate::plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep, Reducer};
 use crate::reduce::{self, planned};
 use crate::session::{planning_config, session, session_options};
-use crate::split::{pack, task_count};
+use crate::split::{pack, split_target, tasks_wanted};
 use crate::steps::{self, delivered_schema};
 use crate::table::{FileTable, InboxTarget};
 use crate::{Combs, Compute, Request, prune};
@@ -114,12 +114,11 @@ fn is_table_function(name: &str) -> bool {
 /// What reading each table would cost, before statistics drop any of its files: the same for every run of the query.
 fn cut_rules(tables: &[Arc<Table>], options: &Options, compute: &dyn Compute) -> CutRules {
     let cost = |table: &Arc<Table>| {
-        let splits: u64 = table.files.iter().map(|file| file.size.div_ceil(options.split_bytes.max(1)).max(1)).sum();
-        let tasks = match options.tasks as u64 {
-            0 => table.bytes().div_ceil(options.task_bytes.max(1)).max(compute.tasks_min() as u64),
-            chosen => chosen,
-        };
-        TableCost { bytes: table.bytes(), tasks: tasks.min(splits) }
+        let bytes = table.bytes();
+        let tasks = tasks_wanted(bytes, options, compute.tasks_min());
+        let target = split_target(bytes, options, tasks).max(1);
+        let splits: u64 = table.files.iter().map(|file| file.size.div_ceil(target).max(1)).sum();
+        TableCost { bytes, tasks: splits.min(tasks as u64) }
     };
     CutRules { tables: tables.iter().map(cost).collect(), build_bytes: options.build_bytes }
 }
@@ -151,8 +150,10 @@ async fn map_stage(
         let (table, _, files) = scanned(build, tables)?;
         builds.push(BuildSide { table, files });
     }
-    let splits = steps::row_groups(storage, &table, &files, options.split_bytes).await?;
-    let count = task_count(&splits, options.tasks, options.task_bytes, compute.tasks_min());
+    let bytes = files.iter().map(|file| file.size).sum();
+    let count = tasks_wanted(bytes, options, compute.tasks_min());
+    let splits = steps::row_groups(storage, &table, &files, split_target(bytes, options, count)).await?;
+    let tasks = pack(splits, count);
     let display = displayable(fragment.plan.as_ref()).indent(false).to_string();
     Ok(MapStage {
         id: StageId(u32::try_from(index).expect("a plan has fewer than 2^32 scans")),
@@ -164,7 +165,7 @@ async fn map_stage(
         fragment: encode_fragment(fragment.plan)?,
         keys: fragment.keys,
         evaluate: Evaluate::Together,
-        tasks: pack(splits, count),
+        tasks,
         files_by_filter: table.extent.files,
         files_by_partition,
         table,

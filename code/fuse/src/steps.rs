@@ -30,7 +30,7 @@ use object_store::{ObjectMeta, ObjectStore};
 
 use crate::plan::{Evaluate, Explain, MapStage, QueryPlan, ReduceStep, ScanSource};
 use crate::session::{planning_config, session, session_options};
-use crate::split::{FileSplit, line_splits, pack, row_group_splits, task_count, whole_files};
+use crate::split::{FileSplit, line_splits, pack, row_group_splits, split_target, tasks_wanted, whole_files};
 use crate::table::{FileTable, InboxTable};
 use crate::yielding::yielding;
 use crate::{Combs, Compute, Request, prune, reduce, wire};
@@ -350,11 +350,12 @@ async fn map_stage(
 
     let sendable = wire::sendable_literals(optimized)?;
     let physical = yielding(state.query_planner().create_physical_plan(&sendable, &state).await?)?;
+    let bytes = files.iter().map(|file| file.size).sum();
+    let count = tasks_wanted(bytes, options, compute.tasks_min());
     let splits = match parsed.step.split {
         Split::File => whole_files(&files),
-        Split::RowGroups => row_groups(storage, &table, &files, options.split_bytes).await?,
+        Split::RowGroups => row_groups(storage, &table, &files, split_target(bytes, options, count)).await?,
     };
-    let count = task_count(&splits, options.tasks, options.task_bytes, compute.tasks_min());
     let display = displayable(physical.as_ref()).indent(false).to_string();
     Ok(MapStage {
         id: stage_id(index),
@@ -416,18 +417,19 @@ fn count_scans(plan: &Arc<dyn ExecutionPlan>) -> usize {
 /// Footers that are read at the same time.
 const FOOTERS_AT_ONCE: usize = 32;
 
+/// Splits of about `target` bytes: Parquet files of more are cut between row groups, text files at any byte.
 pub(crate) async fn row_groups(
     storage: &Storage,
     table: &Table,
     files: &[DataFile],
-    split_bytes: u64,
+    target: u64,
 ) -> Result<Vec<FileSplit>> {
     let store = storage.store(&table.store)?;
     let (mut splits, mut large) = (Vec::with_capacity(files.len()), Vec::new());
     for (index, file) in files.iter().enumerate() {
         if table.format.is_divisible(&file.path) {
-            splits.extend(line_splits(index, file.size, split_bytes));
-        } else if file.size <= split_bytes || table.format != FileFormat::Parquet {
+            splits.extend(line_splits(index, file.size, target));
+        } else if file.size <= target || table.format != FileFormat::Parquet {
             splits.push(FileSplit { file: index, range: None, bytes: file.size });
         } else {
             large.push((index, file));
@@ -436,7 +438,7 @@ pub(crate) async fn row_groups(
     // What reads a footer takes kilobytes, and there may be very many files.
     for some in large.chunks(FOOTERS_AT_ONCE * 8) {
         let reading: Vec<_> =
-            some.iter().map(|(index, file)| by_footer(Arc::clone(&store), table, *index, file, split_bytes)).collect();
+            some.iter().map(|(index, file)| by_footer(Arc::clone(&store), table, *index, file, target)).collect();
         let read: Vec<_> = futures::stream::iter(reading).buffered(FOOTERS_AT_ONCE).try_collect().await?;
         splits.extend(read.into_iter().flatten());
     }
@@ -450,14 +452,14 @@ async fn by_footer(
     table: &Table,
     index: usize,
     file: &DataFile,
-    split_bytes: u64,
+    target: u64,
 ) -> Result<Vec<FileSplit>> {
     let place = |error: QueryError| {
         error.at(format!("file `{}` of table `{}`", full_path(&table.store, &file.path), table.name))
     };
     let object = object_meta(file).map_err(place)?;
     let footer = buzz_storage::footer(store.as_ref(), &object, None).await.map_err(place)?;
-    Ok(row_group_splits(index, file.size, &footer, split_bytes))
+    Ok(row_group_splits(index, file.size, &footer, target))
 }
 
 fn object_meta(file: &DataFile) -> Result<ObjectMeta> {

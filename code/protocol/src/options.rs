@@ -42,7 +42,8 @@ pub struct Options {
     pub tasks: usize,
     /// Bytes of files that a task takes, when `tasks` is 0.
     pub task_bytes: u64,
-    /// Bytes that a split takes where a file may be divided: in one statement, and with `"split": "row_groups"`.
+    /// Bytes that a split takes at most, about, where a file may be divided: in one statement, and with
+    /// `"split": "row_groups"`. It takes fewer where a stage would else have fewer splits than tasks.
     pub split_bytes: u64,
     /// Bytes of a join's build side, times the tasks that would read it, up to which HBees do the join themselves;
     /// 0 leaves every join to combs.

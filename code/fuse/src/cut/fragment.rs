@@ -87,9 +87,8 @@ pub(super) fn scan_of_fragment<'a>(node: &'a PlanNode, rules: &CutRules) -> Opti
     }
     if let Some((build, probe)) = join_sides(node) {
         let scan = scan_of_fragment(probe, rules)?;
-        let tasks = rules.tables.get(scan_number(scan)?)?.tasks;
-        let bytes = bytes_of_build(build, rules)?;
-        return (bytes.saturating_mul(tasks) <= rules.build_bytes).then_some(scan);
+        let table = rules.tables.get(scan_number(scan)?)?;
+        return rules.affords(bytes_of_build(build, rules)?, *table).then_some(scan);
     }
     let alone = if let Some(aggregate) = node.downcast_ref::<AggregateExec>() {
         // Partial states that depend on an order are computed from sorted rows.

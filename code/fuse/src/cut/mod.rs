@@ -35,6 +35,18 @@ pub struct CutRules {
     pub build_bytes: u64,
 }
 
+impl CutRules {
+    /// Whether each task over `table` can afford to read a build side of `bytes`: together they read no more than the
+    /// option says, and not more for it than of their own table, unless it is next to nothing.
+    fn affords(&self, bytes: u64, table: TableCost) -> bool {
+        let together = bytes.saturating_mul(table.tasks);
+        together <= self.build_bytes.min(table.bytes.max(BUILD_BYTES_FREE))
+    }
+}
+
+/// Bytes of build sides that cost less to read than what an exchange of both sides takes.
+const BUILD_BYTES_FREE: u64 = 8 << 20;
+
 /// What it costs to read a table.
 #[derive(Debug, Clone, Copy)]
 pub struct TableCost {
