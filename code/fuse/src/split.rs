@@ -31,18 +31,21 @@ pub fn row_group_splits(file: usize, size: u64, footer: &ParquetMetaData, target
     ranges_between(file, size, &starts, target)
 }
 
-/// Splits of a file whose row groups begin at `starts`, in order.
+/// Splits of a file whose row groups begin at `starts`, in order: cut where a row group begins next to where even parts
+/// would.
 fn ranges_between(file: usize, size: u64, starts: &[u64], target: u64) -> Vec<FileSplit> {
+    let target = target.max(1);
+    let parts = u128::from((size.saturating_add(target / 2) / target).max(1));
+    let even_end = |part: u128| u64::try_from(u128::from(size) * part / parts).unwrap_or(size);
     let mut cuts = vec![0];
-    let mut last = 0;
+    let mut part = 1;
     // The first row group belongs to the first split, wherever it starts.
     for (index, &start) in starts.iter().enumerate().skip(1) {
-        let end = starts.get(index + 1).copied().unwrap_or(size);
-        // Without this row group the split is at least as near to what it should have as with it.
-        let (without, with) = (start - last, end.saturating_sub(last));
-        if target.saturating_sub(without) <= with.saturating_sub(target) && without > 0 {
+        let (next, end) = (starts.get(index + 1).copied().unwrap_or(size), even_end(part));
+        if part < parts && start > cuts[cuts.len() - 1] && start.abs_diff(end) <= next.abs_diff(end) {
             cuts.push(start);
-            last = start;
+            // A large row group may reach beyond several even parts.
+            part = part.max(u128::from(start) * parts / u128::from(size.max(1))) + 1;
         }
     }
     if cuts.len() == 1 {
@@ -147,8 +150,9 @@ mod tests {
             splits.into_iter().map(|split| split.bytes).collect::<Vec<_>>()
         };
         let starts = [4, 10, 20, 30, 40, 50, 60, 70, 80, 90];
-        assert_eq!(lengths(105, &starts, 25), [20, 20, 20, 20, 25]);
-        assert_eq!(lengths(105, &starts, 26), [30, 30, 30, 15]);
+        assert_eq!(lengths(105, &starts, 26), [30, 20, 30, 25]);
+        assert_eq!(lengths(105, &starts, 50), [50, 55]);
+        assert_eq!(lengths(105, &starts, 80), [105]);
         assert_eq!(lengths(105, &starts, 1).len(), 10);
         assert_eq!(lengths(105, &starts, 105), [105]);
         assert_eq!(lengths(105, &[4], 1), [105]);

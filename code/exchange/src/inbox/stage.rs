@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::budget::{Budget, Chunk, ChunkData};
 use super::locked;
-use super::pace::{Pace, UNREAD_BYTES_MAX};
+use super::pace::{Pace, UNREAD_BYTES_MAX, Waiting};
 use crate::service::{Commit, DeliveryHeader, DeliverySink, StageSpec};
 use crate::spill::SpillFile;
 
@@ -49,10 +49,17 @@ struct StageState {
     accepted: HashMap<TaskIndex, DeliveryId>,
     /// Deliveries held aside.
     held: HashMap<(TaskIndex, DeliveryId), Held>,
-    /// Batches that can be read, by partition that this comb owns.
-    partitions: Vec<Vec<Option<Readable>>>,
+    /// What can be read, by partition that this comb owns.
+    partitions: Vec<Partition>,
     /// Why readers and deliveries end early, if they do.
     ended: Option<QueryError>,
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    /// In the order in which they came; those that all readers took are gone.
+    batches: Vec<Option<Readable>>,
+    waiting: Waiting,
 }
 
 #[derive(Debug, Default)]
@@ -75,7 +82,7 @@ impl Stage {
     /// # Errors
     /// `Internal` when its schema cannot be read.
     pub(super) fn new(spec: StageSpec, shared: Shared) -> Result<Self> {
-        let partitions = spec.partitions.clone().map(|_| Vec::new()).collect();
+        let partitions = spec.partitions.clone().map(|_| Partition::default()).collect();
         let state = Mutex::new(StageState { partitions, ..StageState::default() });
         Ok(Self {
             schema: decode_schema(&spec.schema)?,
@@ -147,7 +154,11 @@ impl Stage {
             return Ok(());
         }
         self.unread_bytes.fetch_add(chunk.reserved_bytes, Ordering::SeqCst);
-        state.partitions[index].push(Some(Readable { chunk, readers_left: self.spec.readers }));
+        let partition = &mut state.partitions[index];
+        partition.batches.push(Some(Readable { chunk, readers_left: self.spec.readers }));
+        if let Some(pace) = &self.shared.pace {
+            partition.waiting.feed(pace);
+        }
         drop(state);
         self.changed.send_modify(|version| *version += 1);
         Ok(())
@@ -223,7 +234,7 @@ impl Stage {
         state.held.retain(|(other, _), _| *other != task);
         let readers_left = self.spec.readers;
         for (partition, chunk) in held.batches {
-            state.partitions[partition].push(Some(Readable { chunk, readers_left }));
+            state.partitions[partition].batches.push(Some(Readable { chunk, readers_left }));
         }
         drop(state);
         self.changed.send_modify(|version| *version += 1);
@@ -234,7 +245,7 @@ impl Stage {
         let mut state = locked(&self.state);
         state.ended.get_or_insert(reason);
         state.held.clear();
-        state.partitions.iter_mut().for_each(Vec::clear);
+        state.partitions.iter_mut().for_each(|partition| partition.batches.clear());
         drop(state);
         self.changed.send_modify(|version| *version += 1);
         if let Some(pace) = &self.shared.pace {
@@ -254,16 +265,17 @@ impl Stage {
         }
         loop {
             changed.borrow_and_update();
-            let found = {
+            let (found, _hungry) = {
                 let mut state = locked(&self.state);
                 if let Some(ended) = &state.ended {
                     return Err(ended.clone());
                 }
                 let whole = state.accepted.len() == self.spec.tasks as usize;
-                match state.partitions[index].get_mut(cursor) {
-                    Some(slot) => Some(self.take(slot)?),
+                let partition = &mut state.partitions[index];
+                match partition.batches.get_mut(cursor) {
+                    Some(slot) => (Some(self.take(slot)?), None),
                     None if whole => return Ok(None),
-                    None => None,
+                    None => (None, self.hungry(index, &mut partition.waiting)),
                 }
             };
             if let Some(chunk) = found {
@@ -272,11 +284,16 @@ impl Stage {
                     ChunkData::Disk(place) => self.shared.spill.read(*place).await.map(Some),
                 };
             }
-            let _hungry = self.shared.pace.as_ref().map(|pace| pace.hungry());
             if changed.changed().await.is_err() {
                 return Err(QueryError::cancelled("the inbox is gone"));
             }
         }
+    }
+
+    /// Notes that a reader of a partition waits for rows, until what is returned is dropped.
+    fn hungry(&self, index: usize, waiting: &mut Waiting) -> Option<Hungry<'_>> {
+        let pace = self.shared.pace.as_ref()?;
+        Some(Hungry { stage: self, index, fed: waiting.join(pace) })
     }
 
     /// Takes a batch for one reader; the last reader leaves nothing behind.
@@ -306,6 +323,21 @@ impl StageState {
                 Err(QueryError::cancelled(format!("another delivery of task {task} was accepted")))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+/// A reader that waits for rows.
+struct Hungry<'a> {
+    stage: &'a Stage,
+    index: usize,
+    fed: u64,
+}
+
+impl Drop for Hungry<'_> {
+    fn drop(&mut self) {
+        if let Some(pace) = &self.stage.shared.pace {
+            locked(&self.stage.state).partitions[self.index].waiting.leave(pace, self.fed);
         }
     }
 }
