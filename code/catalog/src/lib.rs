@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use buzz_protocol::{CatalogEntry, CatalogType, Result};
+use buzz_protocol::{BucketOptions, CatalogEntry, CatalogType, Result};
 use buzz_storage::{Location, Storage};
 use futures::StreamExt;
 use url::Url;
@@ -99,6 +99,10 @@ pub async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Resul
         Ok(mut table) => {
             table.name = entry.name.clone();
             table.bucket = storage.bucket_options(&table.store).await;
+            for root in &mut table.stores {
+                root.bucket = storage.bucket_options(&root.url).await;
+            }
+            storage.know_stores(&table.stores)?;
             let own = ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|key| std::env::var(key).ok());
             table.warnings.extend(other_region(&table, own.as_deref()));
             Ok(table)
@@ -118,15 +122,19 @@ fn bucket_of(uri: &str) -> Option<Url> {
     Url::parse(&format!("s3://{}/", rest.split('/').next()?)).ok()
 }
 
-/// What to say of a table whose bucket is not in the region `own`, where this runs.
-fn other_region(table: &Table, own: Option<&str>) -> Option<String> {
-    let region = table.bucket.region.as_deref()?;
-    let own = own.filter(|own| !own.is_empty() && *own != region)?;
-    let bucket = table.store.host_str()?;
-    Some(format!(
-        "table `{}`: its bucket `{bucket}` is in {region}, this runs in {own}; AWS bills the transfer",
-        table.name
-    ))
+/// What to say of a table of which a bucket is not in the region `own`, where this runs.
+fn other_region(table: &Table, own: Option<&str>) -> Vec<String> {
+    let own = own.filter(|own| !own.is_empty());
+    let warning = |(url, bucket): (&Url, &BucketOptions)| {
+        let region = bucket.region.as_deref()?;
+        let (own, bucket) = (own.filter(|own| *own != region)?, url.host_str()?);
+        let name = &table.name;
+        Some(format!(
+            "table `{name}`: its bucket `{bucket}` is in {region}, this runs in {own}; AWS bills the transfer"
+        ))
+    };
+    let roots = table.stores.iter().map(|root| (&root.url, &root.bucket));
+    roots.chain([(&table.store, &table.bucket)]).filter_map(warning).collect()
 }
 
 #[cfg(test)]
@@ -140,11 +148,11 @@ mod tests {
     fn a_bucket_of_another_region_is_warned_of() {
         let store = bucket_of("s3a://lake/t/*.parquet").unwrap();
         let mut table = Table::new("t".to_string(), store, &Schema::empty(), Vec::new(), Vec::new()).unwrap();
-        assert_eq!(other_region(&table, Some("us-east-1")), None);
+        assert_eq!(other_region(&table, Some("us-east-1")), [""; 0]);
         table.bucket = BucketOptions { region: Some("eu-west-1".to_string()), ..BucketOptions::default() };
-        assert_eq!((other_region(&table, Some("eu-west-1")), other_region(&table, None)), (None, None));
-        let warning = other_region(&table, Some("us-east-1")).unwrap();
-        assert!(warning.contains("`lake` is in eu-west-1, this runs in us-east-1"), "{warning}");
+        assert_eq!((other_region(&table, Some("eu-west-1")), other_region(&table, None)), (Vec::new(), Vec::new()));
+        let warning = other_region(&table, Some("us-east-1"));
+        assert!(warning[0].contains("`lake` is in eu-west-1, this runs in us-east-1"), "{warning:?}");
         assert_eq!(bucket_of("/s3://x"), None);
     }
 }

@@ -1,13 +1,14 @@
 //! Static lists: a JSON manifest names the schema and the files. The three lists of the original Buzz are manifests
 //! that are built in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use buzz_protocol::{ColumnSpec, QueryError, Result};
-use buzz_storage::{Location, Storage};
+use buzz_protocol::{BucketOptions, ColumnSpec, QueryError, Result, StoreRoot};
+use buzz_storage::{Location, Storage, several_stores};
 use serde::Deserialize;
+use url::Url;
 
 use crate::table::{DataFile, Table};
 use crate::values::partition_value;
@@ -69,7 +70,7 @@ fn listed(name: &str, json: &str, folder: &Location, storage: &Storage) -> Resul
         .map_err(|error| QueryError::data(format!("manifest {name}: {}", error.message)))?;
     let schema = Schema::new(fields);
 
-    let mut store = None;
+    let mut places = Vec::new();
     let mut files = Vec::new();
     for file in &manifest.files {
         let place = if file.uri.contains("://") || file.uri.starts_with('/') {
@@ -77,11 +78,6 @@ fn listed(name: &str, json: &str, folder: &Location, storage: &Storage) -> Resul
         } else {
             folder.join(&file.uri)?
         };
-        if store.as_ref().is_some_and(|store| *store != place.store) {
-            return Err(QueryError::data(format!(
-                "manifest {name}: its files are in several stores; write one list for each"
-            )));
-        }
         let mut values = Vec::new();
         for column in &manifest.partition_columns {
             let data_type = schema.field_with_name(column).map_or(&DataType::Utf8, |field| field.data_type());
@@ -93,7 +89,7 @@ fn listed(name: &str, json: &str, folder: &Location, storage: &Storage) -> Resul
         }
         files.push(DataFile {
             number: 0,
-            path: place.path.to_string(),
+            path: String::new(),
             size: file.size,
             e_tag: None,
             partition_values: values.into(),
@@ -102,10 +98,24 @@ fn listed(name: &str, json: &str, folder: &Location, storage: &Storage) -> Resul
         if let (Some(region), Some(bucket)) = (&manifest.region, place.store.host_str()) {
             storage.know_region(bucket, region);
         }
-        store = Some(place.store);
+        places.push(place);
     }
-    let store = store.unwrap_or_else(|| folder.store.clone());
-    Table::new(name.to_string(), store, &schema, manifest.partition_columns, files)
+    let roots: BTreeSet<&Url> = places.iter().map(|place| &place.store).collect();
+    let several = roots.len() > 1;
+    for (file, place) in files.iter_mut().zip(&places) {
+        file.path = if several { place.path_among_stores() } else { place.path.to_string() };
+    }
+    let store = match roots.first() {
+        Some(_) if several => several_stores(),
+        Some(root) => Url::clone(root),
+        None => folder.store.clone(),
+    };
+    let mut table = Table::new(name.to_string(), store, &schema, manifest.partition_columns, files)?;
+    if several {
+        let root = |url: &&Url| StoreRoot { url: Url::clone(url), bucket: BucketOptions::default() };
+        table.stores = roots.iter().map(root).collect();
+    }
+    Ok(table)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
-use buzz_protocol::{BucketOptions, ColumnMapping, DeletionVector, FileFormat, QueryError, Result};
+use buzz_protocol::{BucketOptions, ColumnMapping, DeletionVector, FileFormat, QueryError, Result, StoreRoot};
 use datafusion::scalar::ScalarValue;
 use object_store::ObjectMeta;
 use url::Url;
@@ -22,6 +22,8 @@ pub struct Table {
     pub store: Url,
     /// How the store is reached, as far as it is not the environment's business.
     pub bucket: BucketOptions,
+    /// The stores that hold the files, if they are several; then `store` is [`buzz_storage::SEVERAL_STORES`].
+    pub stores: Vec<StoreRoot>,
     /// What the user should know of the table.
     pub warnings: Vec<String>,
     /// The version that was read, where the format has versions.
@@ -119,6 +121,7 @@ impl Table {
             uri,
             store,
             bucket: BucketOptions::default(),
+            stores: Vec::new(),
             warnings: Vec::new(),
             version: None,
             schema: reader_schema(schema),
@@ -146,6 +149,7 @@ impl Table {
             uri: self.uri.clone(),
             store: self.store.clone(),
             bucket: self.bucket.clone(),
+            stores: self.stores.clone(),
             warnings: self.warnings.clone(),
             version: self.version,
             schema: Arc::clone(&self.schema),

@@ -219,6 +219,7 @@ fn scan_spec(table: &Table, files: &[&DataFile]) -> Result<ScanSpec> {
     Ok(ScanSpec {
         store: table.store.clone(),
         bucket: table.bucket.clone(),
+        stores: table.stores.clone(),
         table: table.name.clone(),
         format: table.format.clone(),
         files: files.iter().map(|file| task_file(file)).collect(),

@@ -79,6 +79,7 @@ impl HBee {
         let ctx = self.task_context(task)?;
         for scan in &task.scans {
             self.storage.know_bucket(&scan.store, &scan.bucket);
+            self.storage.know_stores(&scan.stores)?;
         }
         let scans = ScanFiles::of(task, &ctx)?;
 

@@ -36,8 +36,8 @@ pub use nearest::nearest;
 pub use options::{Options, ReducerChoice, Transport};
 pub use query::{Param, Query, QueryBody, Split, Step, StepType};
 pub use task::{
-    ColumnMapping, DeletionVector, Delivered, Evaluation, FileSlice, HBeeTask, Partitioning, ScanSpec, TaskFile,
-    TaskOutcome,
+    ColumnMapping, DeletionVector, Delivered, Evaluation, FileSlice, HBeeTask, Partitioning, ScanSpec, StoreRoot,
+    TaskFile, TaskOutcome,
 };
 
 /// Identifies the build that a message comes from: hashes and plan bytes agree only between equal builds, so Fuse,

@@ -57,11 +57,14 @@ pub struct HBeeTask {
 /// What one scan leaf of the fragment reads.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ScanSpec {
-    /// Root of the object store, as `file:///` or `s3://bucket/`.
+    /// Root of the object store, as `file:///` or `s3://bucket/`, or `several:///` for all of `stores`.
     pub store: Url,
     /// How the store is reached, where the environment does not say it.
     #[serde(default, skip_serializing_if = "BucketOptions::is_empty")]
     pub bucket: BucketOptions,
+    /// The stores of the files, if they are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stores: Vec<StoreRoot>,
     /// The table's name, for messages.
     pub table: String,
     /// What the files are like.
@@ -75,6 +78,16 @@ pub struct ScanSpec {
     /// How the table's columns are called in its files.
     #[serde(default, skip_serializing_if = "ColumnMapping::is_identity")]
     pub mapping: ColumnMapping,
+}
+
+/// One of the stores that hold the files of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreRoot {
+    /// Root of the store, as `file:///` or `s3://bucket/`.
+    pub url: Url,
+    /// How it is reached, where the environment does not say it.
+    #[serde(default, skip_serializing_if = "BucketOptions::is_empty")]
+    pub bucket: BucketOptions,
 }
 
 /// A file of a scan.

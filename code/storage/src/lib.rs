@@ -9,6 +9,8 @@ mod region;
 
 mod s3;
 
+mod several;
+
 mod unchanged;
 
 pub mod text;
@@ -20,7 +22,7 @@ use std::path::{Component, Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use buzz_protocol::{BucketOptions, QueryError, Result};
+use buzz_protocol::{BucketOptions, QueryError, Result, StoreRoot};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use http::Method;
@@ -32,7 +34,9 @@ use object_store::signer::Signer;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
+use self::several::SeveralStores;
 pub use footer::{INT96_UNIT, footer, footer_schema, panic_message, reader_panicked, unpanicked};
+pub use several::{SEVERAL_STORES, several_stores};
 pub use unchanged::UnchangedStore;
 
 /// How often and how long a store is asked again before it counts as unavailable.
@@ -65,6 +69,10 @@ impl fmt::Display for Location {
 pub fn full_path(store: &Url, path: &str) -> String {
     match store.scheme() {
         "file" => format!("/{path}"),
+        several::SCHEME => match several::among_stores(path) {
+            Some((store, path)) => format!("{}/{path}", store.trim_start_matches("file://")),
+            None => path.to_string(),
+        },
         _ => format!("{store}{path}"),
     }
 }
@@ -148,7 +156,7 @@ type Wrap = dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync;
 
 /// Makes object stores and keeps them.
 pub struct Storage {
-    stores: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+    stores: Arc<Mutex<HashMap<String, Arc<dyn ObjectStore>>>>,
     buckets: Mutex<HashMap<String, BucketOptions>>,
     /// What readers keep of tables from one query to the next.
     kept: Mutex<HashMap<String, Arc<dyn Any + Send + Sync>>>,
@@ -176,7 +184,7 @@ impl Storage {
     pub fn with_wrapper(wrap: impl Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync + 'static) -> Self {
         let region_host = region::default_host().to_string();
         Self {
-            stores: Mutex::default(),
+            stores: Arc::default(),
             buckets: Mutex::default(),
             kept: Mutex::default(),
             region_host,
@@ -225,6 +233,17 @@ impl Storage {
         }
     }
 
+    /// Makes `roots` part of the store of all stores, [`SEVERAL_STORES`].
+    ///
+    /// # Errors
+    /// As [`Storage::store`].
+    pub fn know_stores(&self, roots: &[StoreRoot]) -> Result<()> {
+        roots.iter().try_for_each(|root| {
+            self.know_bucket(&root.url, &root.bucket);
+            self.store(&root.url).map(|_| ())
+        })
+    }
+
     /// How the bucket at `url` is reached, with its region: S3 is asked where nothing says it. Nothing for another store,
     /// or when S3 does not answer.
     pub async fn bucket_options(&self, url: &Url) -> BucketOptions {
@@ -255,7 +274,10 @@ impl Storage {
         if let Some(store) = stores.get(&key) {
             return Ok(Arc::clone(store));
         }
-        let store = (self.wrap)(self.make(url)?);
+        let store: Arc<dyn ObjectStore> = match url.scheme() {
+            several::SCHEME => Arc::new(SeveralStores { stores: Arc::clone(&self.stores) }),
+            _ => (self.wrap)(self.make(url)?),
+        };
         stores.insert(key, Arc::clone(&store));
         Ok(store)
     }

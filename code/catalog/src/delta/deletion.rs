@@ -1,12 +1,11 @@
 //! Where the deleted rows of a file stand.
 
 use buzz_protocol::{DeletionVector, QueryError, Result};
-use buzz_storage::Location;
 use bytes::{BufMut, Bytes, BytesMut};
 use deltalake::kernel::{DeletionVectorDescriptor, StorageType};
 use uuid::Uuid;
 
-use super::data_path;
+use super::paths::FilePaths;
 
 /// Length of the encoded UUID at the end of a relative deletion vector's name.
 const UUID_LENGTH: usize = 20;
@@ -14,8 +13,9 @@ const UUID_LENGTH: usize = 20;
 /// Magic number of a `RoaringBitmapArray`.
 const DELETION_VECTOR_MAGIC: u32 = 1_681_511_377;
 
-pub(super) fn vector(place: &Location, descriptor: &DeletionVectorDescriptor) -> Result<DeletionVector> {
-    let bad = |why: &str| QueryError::data(format!("Delta table {place}: a deletion vector {why}"));
+pub(super) fn vector(paths: &mut FilePaths<'_>, descriptor: &DeletionVectorDescriptor) -> Result<DeletionVector> {
+    let table = paths.table().to_string();
+    let bad = |why: &str| QueryError::data(format!("Delta table {table}: a deletion vector {why}"));
     let text = descriptor.path_or_inline_dv.as_str();
     let cardinality = u64::try_from(descriptor.cardinality).map_err(|_| bad("has a negative cardinality"))?;
     let path = match descriptor.storage_type {
@@ -29,9 +29,9 @@ pub(super) fn vector(place: &Location, descriptor: &DeletionVectorDescriptor) ->
             let uuid = z85::decode(encoded).ok().and_then(|bytes| Uuid::from_slice(&bytes).ok());
             let uuid = uuid.ok_or_else(|| bad("has a name that is not Base85"))?;
             let slash = if prefix.is_empty() { "" } else { "/" };
-            place.join(&format!("{prefix}{slash}deletion_vector_{uuid}.bin"))?.path.to_string()
+            paths.path(&format!("{prefix}{slash}deletion_vector_{uuid}.bin"))?
         }
-        StorageType::AbsolutePath => data_path(place, text)?,
+        StorageType::AbsolutePath => paths.path(text)?,
     };
     Ok(DeletionVector::File {
         path,
@@ -73,6 +73,6 @@ mod tests {
         };
         let path = "t/ab/deletion_vector_d2c639aa-8816-431a-aaf6-d3fe2512ff61.bin".to_string();
         let expected = DeletionVector::File { path, offset: 4, size: 40, cardinality: 6 };
-        assert_eq!(vector(&place, &descriptor).unwrap(), expected);
+        assert_eq!(vector(&mut FilePaths::of(&place), &descriptor).unwrap(), expected);
     }
 }

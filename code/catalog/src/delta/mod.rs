@@ -11,6 +11,8 @@ mod protocol;
 
 mod mapping;
 
+mod paths;
+
 mod deletion;
 
 mod statistics;
@@ -26,6 +28,7 @@ use datafusion::scalar::ScalarValue;
 use deltalake::DeltaTableError;
 use futures::TryStreamExt;
 
+use self::paths::FilePaths;
 use crate::table::{DataFile, Table};
 use crate::values::partition_value;
 
@@ -64,23 +67,32 @@ pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storag
     }
 
     let log_store = table.log_store();
+    let mut paths = FilePaths::of(&place);
     let mut views = snapshot.file_views(log_store.as_ref(), None);
     let mut files = Vec::new();
     let mut has_statistics = false;
     let mut known_values = HashMap::new();
-    while let Some(view) = views.try_next().await.map_err(failed)? {
+    loop {
+        let Some(view) = views.try_next().await.map_err(failed)? else {
+            if !paths.must_be_made_anew() {
+                break;
+            }
+            views = snapshot.file_views(log_store.as_ref(), None);
+            files.clear();
+            continue;
+        };
         let path = view.path();
         has_statistics |= view.num_records().is_some();
         files.push(DataFile {
             number: files.len(),
-            path: data_path(&place, &path)?,
+            path: paths.path(&path)?,
             size: u64::try_from(view.size()).unwrap_or_default(),
             e_tag: None,
             partition_values: typed_values(&partitions, view.partition_values_map(), &mut known_values)
                 .map_err(|error| error.at(format!("Delta table {place}, file `{path}`")))?,
             deletion_vector: view
                 .deletion_vector_descriptor()
-                .map(|descriptor| deletion::vector(&place, &descriptor))
+                .map(|descriptor| deletion::vector(&mut paths, &descriptor))
                 .transpose()?,
         });
     }
@@ -92,7 +104,9 @@ pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storag
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let order: UInt64Array = files.iter().map(|file| Some(file.number as u64)).collect();
 
-    let mut opened = Table::new(place.to_string(), place.store.clone(), &logged, partition_columns, files)?;
+    let (store, stores) = paths.stores();
+    let mut opened = Table::new(place.to_string(), store, &logged, partition_columns, files)?;
+    opened.stores = stores;
     opened.version = Some(snapshot.version());
     opened.statistics = statistics::read(&logged_statistics, &order, &opened.file_schema(), &mapping)?;
     opened.mapping = mapping;
@@ -117,20 +131,6 @@ fn typed_values(
     };
     let values = partitions.iter().zip(&texts).map(typed).collect::<Result<Vec<_>>>()?;
     Ok(Arc::clone(known.entry(texts).or_insert(values.into())))
-}
-
-/// The path within the store of a file that the log names: relative to the table, or absolute in the same store.
-fn data_path(place: &Location, path: &str) -> Result<String> {
-    if !path.contains("://") && !path.starts_with('/') {
-        return Ok(place.join(path)?.path.to_string());
-    }
-    let absolute = Location::parse(path, std::path::Path::new("/"))?;
-    if absolute.store != place.store {
-        return Err(QueryError::data(format!(
-            "Delta table {place}: its file {absolute} is in another store, which Buzz does not support"
-        )));
-    }
-    Ok(absolute.path.to_string())
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ async fn lake() -> Lake {
     let setup = Setup {
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
         folder: folder.path().join("cloud"),
-        buckets: vec!["lake".to_string()],
+        buckets: vec!["lake".to_string(), "sea".to_string()],
         functions: Vec::new(),
         concurrency: 1,
         task_definition: never_run,
@@ -128,6 +128,62 @@ async fn keys_of_a_profile_are_used() {
     assert!(told(&signed_on).contains("aws configure export-credentials"), "{}", told(&signed_on));
     let absent = lake.count("Parquet", "s3://lake/tables/rides", &lake.reached(), &[("AWS_PROFILE", "none")]).await;
     assert!(told(&absent).contains("credentials"), "{}", told(&absent));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_one_table_are_in_several_stores() {
+    let lake = lake().await;
+    let folder = lake.folder.path();
+    let far = parquet_folder(folder, "far", 2, 300);
+    upload(&lake.cloud.endpoint, &far, "s3://sea/far").await.unwrap();
+    // A shallow clone: its own file is local, the others are where they were written.
+    let clone = parquet_folder(folder, "clone", 1, 200);
+    let size = |path: &Path| fs::metadata(path).unwrap().len();
+    let (near, middle, last) = (clone.join("part-0.parquet"), far.join("part-0.parquet"), far.join("part-1.parquet"));
+    let added = |path: &str, size: u64| json!({"add": {"path": path, "size": size, "partitionValues": {}, "modificationTime": 0, "dataChange": true}});
+    let field = |name: &str, kind: &str| json!({"name": name, "type": kind, "nullable": true, "metadata": {}});
+    let fields = [field("id", "long"), field("grp", "string"), field("amount", "double")];
+    let schema = json!({"type": "struct", "fields": fields}).to_string();
+    let format = json!({"provider": "parquet", "options": {}});
+    let actions = [
+        json!({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}),
+        json!({"metaData": {"id": "a", "format": format, "schemaString": schema, "partitionColumns": [],
+            "configuration": {}, "createdTime": 0}}),
+        added("part-0.parquet", size(&near)),
+        added("s3a://sea/far/part-0.parquet", size(&middle)),
+        added(&format!("file:{}", last.display()), size(&last)),
+    ];
+    let log: String = actions.iter().map(|action| format!("{action}\n")).collect();
+    fs::create_dir(clone.join("_delta_log")).unwrap();
+    fs::write(clone.join("_delta_log/00000000000000000000.json"), log).unwrap();
+    let files = json!([
+        {"uri": "s3://lake/tables/rides/part-0.parquet", "size": size(&folder.join("rides/part-0.parquet"))},
+        {"uri": "s3://sea/far/part-1.parquet", "size": size(&last)},
+    ]);
+    let columns = json!([{"name": "id", "type": "Int64"}]);
+    fs::write(folder.join("list.json"), json!({"schema": columns, "files": files}).to_string()).unwrap();
+
+    let variables = client_environment(&lake.cloud.endpoint);
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let ask = async |sql: &str, table: &str| {
+        let sets = ["--set", "split_bytes=1", "--set", "tasks=3", "--format", "csv"];
+        lake.buzz(&[&["sql", sql, "--table", table], &sets[..]].concat(), &variables).await
+    };
+    let sum = "SELECT COUNT(*) AS n, SUM(id) AS s FROM t";
+    assert_eq!(rows(&ask(sum, "t=clone").await), format!("n,s\n800,{}\n", 199 * 100 + 599 * 300));
+    // Row groups are found and left out in each of the stores.
+    let few = "SELECT MIN(id) AS a, MAX(id) AS b, COUNT(*) AS n FROM t WHERE id BETWEEN 190 AND 310 AND grp <> 'cash'";
+    assert_eq!(rows(&ask(few, "t=clone").await), "a,b,n\n190,310,88\n");
+    let catalog = json!({"name": "t", "type": "Static", "uri": "list.json"});
+    fs::write(folder.join("query.json"), json!({"sql": sum, "catalogs": [catalog]}).to_string()).unwrap();
+    let listed = lake.buzz(&["query", "query.json", "--format", "csv"], &variables).await;
+    assert_eq!(rows(&listed), format!("n,s\n320,{}\n", 19 * 10 + (300..600).sum::<i32>()));
+
+    let gone = fs::read_to_string(clone.join("_delta_log/00000000000000000000.json")).unwrap();
+    let gone = gone.replace("far/part-0", "far/part-7");
+    fs::write(clone.join("_delta_log/00000000000000000000.json"), gone).unwrap();
+    let told = told(&ask(sum, "t=clone").await);
+    assert!(told.contains("s3://sea/far/part-7.parquet") && told.contains("table `t`"), "{told}");
 }
 
 /// A table's type, its uri, how it is reached, variables, and words of what is said.
