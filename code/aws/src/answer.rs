@@ -1,7 +1,5 @@
 //! What Fuse as a function answers.
 
-use std::panic::AssertUnwindSafe;
-
 use arrow::array::RecordBatch;
 use arrow::util::pretty::pretty_format_batches_with_schema;
 use base64::Engine;
@@ -9,8 +7,6 @@ use base64::engine::general_purpose::STANDARD;
 use buzz_answer::{Format, Rows, WriteError, format};
 use buzz_fuse::Summary;
 use buzz_protocol::{QueryError, QueryId, Result};
-use buzz_storage::panic_message;
-use futures::FutureExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -251,17 +247,6 @@ pub fn tail(rows: &Rows, row_count: u64) -> Result<String> {
     Ok(text)
 }
 
-/// What `work` comes to; a panic is a bug that the caller hears of, not the end of the process.
-///
-/// # Errors
-/// `Internal` when it panics, else its own.
-pub async fn unpanicked<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    AssertUnwindSafe(work)
-        .catch_unwind()
-        .await
-        .unwrap_or_else(|panic| Err(QueryError::internal(format!("a bug in Buzz: {}", panic_message(panic.as_ref())))))
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -313,11 +298,5 @@ mod tests {
         let wide = tail(&rows(100, 1000), 100).unwrap();
         assert!(wide.len() < 4 << 10 && wide.ends_with("… of 100 rows"), "{}", wide.len());
         assert!(!tail(&rows(3, 5), 3).unwrap().contains('…'));
-    }
-
-    #[tokio::test]
-    async fn a_panic_is_an_answer_too() {
-        let error = unpanicked::<()>(async { panic!("oh") }).await.unwrap_err();
-        assert_eq!(error.to_string(), "a bug in Buzz: oh");
     }
 }

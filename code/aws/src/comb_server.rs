@@ -9,8 +9,8 @@ use buzz_protocol::{BUILD_ID, CombAddress, QueryError, Result};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::clients::{POOL_PERCENT, now_ms};
 use crate::settings::CombServerSettings;
+use buzz_function::process::{POOL_PERCENT, now_ms};
 
 /// Share of a comb's memory in which its inboxes hold deliveries, those of all queries together. With the operators' share
 /// that leaves the rest for what is decoded and sent.

@@ -20,13 +20,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::answer::{Answer, AnswerSummary, Encoded, OutputPlace, columns, encode, tail, unpanicked};
-use crate::clients::now_ms;
+use crate::answer::{Answer, AnswerSummary, Encoded, OutputPlace, columns, encode, tail};
 use crate::event::{Ask, Event, Output};
 use crate::failure;
 use crate::price::Used;
 use crate::results::Results;
 use crate::settings::FuseSettings;
+use buzz_function::process::{now_ms, unpanicked};
 
 pub mod upload;
 

@@ -13,9 +13,9 @@ use buzz_protocol::{HBeeTask, QueryError, Result, TaskOutcome};
 use tokio::sync::Semaphore;
 
 use crate::failure;
-use crate::hbee_function::HBeeEvent;
 use crate::results::Results;
 use crate::settings::HBeeSettings;
+use buzz_function::hbee::HBeeEvent;
 
 /// The largest payload of an invocation that is waited for is
 /// [6 MB](https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html); this leaves room for headers.

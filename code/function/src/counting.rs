@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
+use buzz_storage::Storage;
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
@@ -12,16 +13,24 @@ use object_store::{
     PutOptions, PutPayload, PutResult, Result,
 };
 
+/// Storage for one process, and the number of requests to it so far.
+pub fn counting_storage() -> (Storage, Arc<AtomicU64>) {
+    let requests = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&requests);
+    let storage = Storage::with_wrapper(move |store| Arc::new(CountingStore::new(store, Arc::clone(&counted))));
+    (storage, requests)
+}
+
 /// Wraps a store and counts its reads and writes; a listing counts once, as it mostly is one page.
 #[derive(Debug)]
-pub(crate) struct CountingStore {
+struct CountingStore {
     inner: Arc<dyn ObjectStore>,
     requests: Arc<AtomicU64>,
 }
 
 impl CountingStore {
     /// Counts the requests to `inner` in `requests`.
-    pub(crate) fn new(inner: Arc<dyn ObjectStore>, requests: Arc<AtomicU64>) -> Self {
+    fn new(inner: Arc<dyn ObjectStore>, requests: Arc<AtomicU64>) -> Self {
         Self { inner, requests }
     }
 

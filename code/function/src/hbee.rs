@@ -10,8 +10,7 @@ use buzz_protocol::{HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_storage::{Location, Storage};
 use serde::{Deserialize, Serialize};
 
-use crate::answer::unpanicked;
-use crate::clients::{POOL_PERCENT, now_ms};
+use crate::process::{POOL_PERCENT, now_ms, unpanicked};
 
 /// How much before the function's end a task is stopped, so that its failure still has a kind.
 const MARGIN: Duration = Duration::from_millis(500);

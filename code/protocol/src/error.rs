@@ -134,6 +134,7 @@ fn from_datafusion(error: &DataFusionError) -> QueryError {
         }
         DataFusionError::External(source) => from_external(source.as_ref()),
         DataFusionError::SchemaError(schema, _) => from_schema_error(schema),
+        #[cfg(feature = "sql")]
         DataFusionError::SQL(parser, _) => QueryError::invalid(format!(
             "SQL syntax: {}",
             plain(&parser.to_string()).trim_start_matches("sql parser error: ")

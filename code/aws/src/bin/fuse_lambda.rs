@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use buzz_aws::clients::{counting_storage, failed, sdk};
+use buzz_aws::clients::sdk;
 use buzz_aws::combs::tasks::EcsTasks;
 use buzz_aws::combs::{FargateCombs, NoCombs};
 use buzz_aws::fuse_function::FuseFunction;
 use buzz_aws::lambda::LambdaCompute;
-use buzz_aws::log;
 use buzz_aws::results::Results;
-use buzz_aws::settings::{FuseSettings, environment, know_regions};
+use buzz_aws::settings::FuseSettings;
 use buzz_exchange::{Network, TcpNetwork};
+use buzz_function::counting::counting_storage;
+use buzz_function::environment::{environment, know_regions};
+use buzz_function::log;
+use buzz_function::process::failed;
 use buzz_fuse::{Combs, Fuse};
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
 use serde_json::Value;

@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use buzz_aws::comb_server::{health, run};
-use buzz_aws::log;
-use buzz_aws::settings::{CombServerSettings, environment};
+use buzz_aws::settings::CombServerSettings;
+use buzz_function::environment::environment;
+use buzz_function::log;
 
 const USAGE: &str = "\
 hcomb: takes deliveries and reduces, until nobody asks any more

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use buzz_aws::clients::{counting_storage, failed};
-use buzz_aws::hbee_function::{HBeeEvent, HBeeFunction};
-use buzz_aws::log;
-use buzz_aws::settings::{environment, function_memory_mb, know_regions};
+use buzz_function::counting::counting_storage;
+use buzz_function::environment::{environment, function_memory_mb, know_regions};
+use buzz_function::hbee::{HBeeEvent, HBeeFunction};
+use buzz_function::log;
+use buzz_function::process::failed;
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
 
 #[tokio::main]
