@@ -100,10 +100,10 @@ differential: ## Random queries against plain DataFusion; QUERIES=5000 SEED=1
 check: ## Check format and lints; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
-	@echo "checking the HBee function with its own features …" >&2
-	cargo clippy --package buzz-function --bins -- --deny warnings
-	@if cargo tree --package buzz-function --edges normal --invert sqlparser 2> /dev/null | grep -q .; then \
-	  echo "error: the HBee function has a SQL parser: \`cargo tree --package buzz-function --edges normal --invert sqlparser\`" >&2; exit 1; fi
+	@echo "checking the workers with their own features …" >&2
+	cargo clippy --package buzz-worker --bins -- --deny warnings
+	@if cargo tree --package buzz-worker --edges normal --invert sqlparser 2> /dev/null | grep -q .; then \
+	  echo "error: the workers have a SQL parser: \`cargo tree --package buzz-worker --edges normal --invert sqlparser\`" >&2; exit 1; fi
 	@infra/bin/check.sh
 
 check-infra: ## Check and test the infrastructure: format, validity, permissions, Terraform tests
@@ -127,15 +127,15 @@ bench: bench-tools release ## Compare with plain DataFusion and DuckDB; BENCH_RU
 	$(BENCH)/bin/python code/testkit/bench/tpch.py --bin $(MEASURED) --scale $(or $(TPCH_SCALE),1) \
 		--folder $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1) --runs $(or $(BENCH_RUNS),3)
 
-.PHONY: release-hbee
-release-hbee:
+.PHONY: release-workers
+release-workers:
 ifeq ($(BINARIES),)
-	cargo build --profile function --package buzz-function --bin hbee_lambda
-	@install -m 755 $(CARGO_TARGET_DIR)/function/hbee_lambda $(MEASURED)/hbee_lambda
+	cargo build --profile small --package buzz-worker --bins
+	@install -m 755 $(CARGO_TARGET_DIR)/small/hbee_lambda $(CARGO_TARGET_DIR)/small/hcomb $(MEASURED)/
 endif
 
 .PHONY: bench-cloud
-bench-cloud: release release-hbee ## Measure the programs of a stack; writes docs/FIGURES.md; BENCH_RUNS=5 BINARIES=folder
+bench-cloud: release release-workers ## Measure the programs of a stack; writes docs/FIGURES.md; BENCH_RUNS=5 BINARIES=folder
 	python3 code/testkit/bench/cloud.py --bin $(MEASURED) --sample $(SAMPLE) \
 		--runs $(or $(BENCH_RUNS),5) --output docs/FIGURES.md
 

@@ -42,10 +42,10 @@ build() {
     flags+=" --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
     export BUZZ_BUILD RUSTFLAGS=$flags
     BUZZ_BUILD=$(sources | hash_of -)
-    cargo "$tool" --release --target "$target" --workspace --bin fuse_lambda --bin hcomb
-    # On its own, so that its libraries have no SQL parser, and in a profile of its own, so that it is small.
-    cargo "$tool" --profile function --target "$target" --package buzz-function --bin hbee_lambda
-    install -m 755 "$CARGO_TARGET_DIR/$target/function/hbee_lambda" "$CARGO_TARGET_DIR/$target/release/hbee_lambda"
+    cargo "$tool" --release --target "$target" --workspace --bin fuse_lambda
+    # On their own, so that their libraries have no SQL parser, and in a profile in which they are small.
+    cargo "$tool" --profile small --target "$target" --package buzz-worker --bins
+    install -m 755 "$CARGO_TARGET_DIR/$target/small/"{hbee_lambda,hcomb} "$CARGO_TARGET_DIR/$target/release/"
     BINARIES=$CARGO_TARGET_DIR/$target/release
 }
 

@@ -18,7 +18,6 @@ ROLE_OF = {
     "combs.rs": "fuse",
     "combs/tasks.rs": "fuse",
     "fuse_function.rs": "fuse",
-    "comb_server.rs": "comb",
     "stack.rs": "user",  # the command line, with the user's own rights
 }
 
@@ -53,8 +52,8 @@ STORE = {
 # Which sources reach an object store on behalf of which role.
 STORE_SOURCES = {
     "fuse": ["code/catalog/src", "code/storage/src", "code/fuse/src", "code/aws/src/results.rs", "code/aws/src/fuse_function"],
-    "hbee": ["code/function/src", "code/hbee/src", "code/storage/src"],
-    "comb": ["code/hcomb/src", "code/exchange/src", "code/aws/src/comb_server.rs"],
+    "hbee": ["code/worker/src/hbee.rs", "code/worker/src/counting.rs", "code/hbee/src", "code/storage/src"],
+    "comb": ["code/hcomb/src", "code/exchange/src", "code/worker/src/comb.rs"],
 }
 
 # A missing object is told from a forbidden one only to those who may list.
@@ -190,7 +189,7 @@ def main():
         problems.append("each endpoint must say its type")
 
     # A variable that no program reads would be a setting without effect.
-    code = "".join(path.read_text() for path in sources(["code/aws/src", "code/function/src", "code/cli/src"]))
+    code = "".join(path.read_text() for path in sources(["code/aws/src", "code/worker/src", "code/cli/src"]))
     for name in sorted(set(re.findall(r"\bBUZZ_[A-Z_0-9]+", configuration))):
         if name not in code:
             problems.append(f"the configuration sets {name}, which no program reads")

@@ -26,7 +26,7 @@ use crate::failure;
 use crate::price::Used;
 use crate::results::Results;
 use crate::settings::FuseSettings;
-use buzz_function::process::{now_ms, unpanicked};
+use buzz_worker::process::{now_ms, unpanicked};
 
 pub mod upload;
 

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use crate::failure;
 use crate::results::Results;
 use crate::settings::HBeeSettings;
-use buzz_function::hbee::HBeeEvent;
+use buzz_worker::hbee::HBeeEvent;
 
 /// The largest payload of an invocation that is waited for is
 /// [6 MB](https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html); this leaves room for headers.

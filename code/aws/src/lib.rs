@@ -1,9 +1,9 @@
 //! The roles as AWS runs them: Fuse and HBee as Lambda functions, HComb as a Fargate task.
 //!
-//! Two binaries, Fuse and HComb, do what only a process can ([`settings`], clients) and call this library; the HBee's is
-//! in `buzz-function`. [`event`] is what Fuse is asked and [`fuse_function`] how it answers ([`answer`], [`price`]);
-//! [`lambda`] runs HBee tasks ([`failure`] tells what went wrong), [`combs`] finds and starts combs ([`comb_server`] on
-//! the other end), [`results`] keeps what outlives an invocation, and [`stack`] asks a stack from outside, for the command
+//! Fuse's binary does what only a process can ([`settings`], clients) and calls this library; those of HBee and HComb are
+//! in `buzz-worker`. [`event`] is what Fuse is asked and [`fuse_function`] how it answers ([`answer`], [`price`]);
+//! [`lambda`] runs HBee tasks ([`failure`] tells what went wrong), [`combs`] finds and starts combs,
+//! [`results`] keeps what outlives an invocation, and [`stack`] asks a stack from outside, for the command
 //! line, which reads buckets with the usual keys ([`credentials`]). This is the only crate that names AWS's SDK.
 
 pub mod settings;
@@ -25,8 +25,6 @@ pub mod lambda;
 pub mod failure;
 
 pub mod combs;
-
-pub mod comb_server;
 
 pub mod results;
 

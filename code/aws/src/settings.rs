@@ -4,9 +4,9 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use buzz_function::environment::Variables;
 use buzz_protocol::Result;
 use buzz_storage::Location;
+use buzz_worker::environment::Variables;
 
 /// How the combs of a stack reach AWS, and where they are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -82,19 +82,6 @@ pub struct CombSettings {
     pub memory_mb: u64,
 }
 
-/// What a comb is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CombServerSettings {
-    /// Address to listen on; `[::]` serves IPv6 and IPv4.
-    pub listen: String,
-    /// Port to listen on.
-    pub port: u16,
-    /// Time without a query after which it stops.
-    pub idle: Duration,
-    /// Memory of the container, if it should not be found out.
-    pub memory_mb: Option<u64>,
-}
-
 impl FuseSettings {
     /// The settings in `get`, a look-up of variables.
     ///
@@ -130,24 +117,6 @@ impl FuseSettings {
             combs,
             function: variables.required("AWS_LAMBDA_FUNCTION_NAME"),
             memory_mb: variables.required_number("AWS_LAMBDA_FUNCTION_MEMORY_SIZE"),
-        };
-        variables.checked(settings)
-    }
-}
-
-impl CombServerSettings {
-    /// The settings in `get`, a look-up of variables.
-    ///
-    /// # Errors
-    /// `Invalid`, naming every variable that is wrong.
-    pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let mut variables = Variables::new(&get);
-        let memory_mb: u64 = variables.optional("BUZZ_COMB_MEMORY_MB", 0);
-        let settings = Self {
-            listen: variables.optional("BUZZ_COMB_LISTEN", "[::]".to_string()),
-            port: variables.optional("BUZZ_COMB_PORT", 3333),
-            idle: Duration::from_secs(variables.optional("BUZZ_COMB_IDLE_SECONDS", 300)),
-            memory_mb: Some(memory_mb).filter(|memory| *memory > 0),
         };
         variables.checked(settings)
     }

@@ -11,11 +11,11 @@ use buzz_aws::lambda::LambdaCompute;
 use buzz_aws::results::Results;
 use buzz_aws::settings::FuseSettings;
 use buzz_exchange::{Network, TcpNetwork};
-use buzz_function::counting::counting_storage;
-use buzz_function::environment::{environment, know_regions};
-use buzz_function::log;
-use buzz_function::process::failed;
 use buzz_fuse::{Combs, Fuse};
+use buzz_worker::counting::counting_storage;
+use buzz_worker::environment::{environment, know_regions};
+use buzz_worker::log;
+use buzz_worker::process::failed;
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
 use serde_json::Value;
 

@@ -58,6 +58,8 @@ fn inline_bytes(text: &str, size_in_bytes: i32) -> Option<Bytes> {
 mod tests {
     use std::path::Path;
 
+    use buzz_storage::Location;
+
     use super::*;
 
     #[test]

@@ -9,8 +9,8 @@ use buzz_protocol::{BUILD_ID, CombAddress, QueryError, Result};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::settings::CombServerSettings;
-use buzz_function::process::{POOL_PERCENT, now_ms};
+use crate::environment::Variables;
+use crate::process::{POOL_PERCENT, now_ms};
 
 /// Share of a comb's memory in which its inboxes hold deliveries, those of all queries together. With the operators' share
 /// that leaves the rest for what is decoded and sent.
@@ -31,11 +31,42 @@ const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// How long a comb may take to say that it is healthy.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// What a comb is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CombSettings {
+    /// Address to listen on; `[::]` serves IPv6 and IPv4.
+    pub listen: String,
+    /// Port to listen on.
+    pub port: u16,
+    /// Time without a query after which it stops.
+    pub idle: Duration,
+    /// Memory of the container, if it should not be found out.
+    pub memory_mb: Option<u64>,
+}
+
+impl CombSettings {
+    /// The settings in `get`, a look-up of variables.
+    ///
+    /// # Errors
+    /// `Invalid`, naming every variable that is wrong.
+    pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let mut variables = Variables::new(&get);
+        let memory_mb: u64 = variables.optional("BUZZ_COMB_MEMORY_MB", 0);
+        let settings = Self {
+            listen: variables.optional("BUZZ_COMB_LISTEN", "[::]".to_string()),
+            port: variables.optional("BUZZ_COMB_PORT", 3333),
+            idle: Duration::from_secs(variables.optional("BUZZ_COMB_IDLE_SECONDS", 300)),
+            memory_mb: Some(memory_mb).filter(|memory| *memory > 0),
+        };
+        variables.checked(settings)
+    }
+}
+
 /// Serves a comb until it has been idle for as long as `settings` say, or the service wants it to stop.
 ///
 /// # Errors
 /// `Unavailable` when the port cannot be had, `Internal` when there is no directory for temporary files.
-pub async fn run(settings: &CombServerSettings) -> Result<()> {
+pub async fn run(settings: &CombSettings) -> Result<()> {
     let memory_mb = settings.memory_mb.or_else(container_memory_mb).unwrap_or(4096);
     let memory = memory_mb << 20;
     let comb = Comb::new(Arc::new(TcpNetwork::default()), memory * OPERATOR_PERCENT / 100)?;
@@ -103,7 +134,7 @@ fn terminated() -> Result<impl Future<Output = ()>> {
 ///
 /// # Errors
 /// `Unavailable` when it does not answer or is of another build.
-pub async fn health(settings: &CombServerSettings) -> Result<()> {
+pub async fn health(settings: &CombSettings) -> Result<()> {
     let host = match settings.listen.as_str() {
         "[::]" | "0.0.0.0" => "127.0.0.1",
         host => host,

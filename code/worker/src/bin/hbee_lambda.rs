@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use buzz_function::counting::counting_storage;
-use buzz_function::environment::{environment, function_memory_mb, know_regions};
-use buzz_function::hbee::{HBeeEvent, HBeeFunction};
-use buzz_function::log;
-use buzz_function::process::failed;
+use buzz_worker::counting::counting_storage;
+use buzz_worker::environment::{environment, function_memory_mb, know_regions};
+use buzz_worker::hbee::{HBeeEvent, HBeeFunction};
+use buzz_worker::log;
+use buzz_worker::process::failed;
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
 
 #[tokio::main]

@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
-use buzz_aws::comb_server::{health, run};
-use buzz_aws::settings::CombServerSettings;
-use buzz_function::environment::environment;
-use buzz_function::log;
+use buzz_worker::comb::{CombSettings, health, run};
+use buzz_worker::environment::environment;
+use buzz_worker::log;
 
 const USAGE: &str = "\
 hcomb: takes deliveries and reduces, until nobody asks any more
@@ -20,7 +19,7 @@ variables: BUZZ_COMB_PORT (3333), BUZZ_COMB_LISTEN ([::]), BUZZ_COMB_IDLE_SECOND
 async fn main() -> ExitCode {
     log::start();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let settings = match CombServerSettings::read(environment) {
+    let settings = match CombSettings::read(environment) {
         Ok(settings) => settings,
         Err(error) => {
             eprintln!("error: {error}");
