@@ -119,7 +119,16 @@ MEASURED := $(or $(BINARIES),$(CARGO_TARGET_DIR)/release)
 release:
 ifeq ($(BINARIES),)
 	@echo "building for release; the first time takes about 40 minutes on two cores …" >&2
-	cargo build --release --workspace --bins
+	cargo build --release --workspace --bin buzz --bin plain-datafusion --bin localcloud --bin comb-intake
+endif
+
+# The programs of a stack, built as they are for `make package` but for their C library.
+.PHONY: deployed
+deployed:
+ifeq ($(BINARIES),)
+	cargo build --profile small --workspace --bin fuse_lambda
+	cargo build --profile small --package buzz-worker --bins
+	@install -m 755 $(addprefix $(CARGO_TARGET_DIR)/small/,fuse_lambda hbee_lambda hcomb) $(MEASURED)/
 endif
 
 bench: bench-tools release ## Compare with plain DataFusion and DuckDB; BENCH_RUNS=5 TPCH_SCALE=1 BINARIES=folder
@@ -127,15 +136,8 @@ bench: bench-tools release ## Compare with plain DataFusion and DuckDB; BENCH_RU
 	$(BENCH)/bin/python code/testkit/bench/tpch.py --bin $(MEASURED) --scale $(or $(TPCH_SCALE),1) \
 		--folder $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1) --runs $(or $(BENCH_RUNS),3)
 
-.PHONY: release-workers
-release-workers:
-ifeq ($(BINARIES),)
-	cargo build --profile small --package buzz-worker --bins
-	@install -m 755 $(CARGO_TARGET_DIR)/small/hbee_lambda $(CARGO_TARGET_DIR)/small/hcomb $(MEASURED)/
-endif
-
 .PHONY: bench-cloud
-bench-cloud: release release-workers ## Measure the programs of a stack; writes docs/FIGURES.md; BENCH_RUNS=5 BINARIES=folder
+bench-cloud: release deployed ## Measure the programs of a stack; writes docs/FIGURES.md; BENCH_RUNS=5 BINARIES=folder
 	python3 code/testkit/bench/cloud.py --bin $(MEASURED) --sample $(SAMPLE) \
 		--runs $(or $(BENCH_RUNS),5) --output docs/FIGURES.md
 

@@ -37,16 +37,15 @@ build() {
         target=$machine-unknown-linux-musl tool=zigbuild
         have cargo-zigbuild "programs for $ARCH Linux cannot be linked on $(uname -s) $(uname -m) without it: \`pip install cargo-zigbuild\`, then \`rustup target add $target\`"
     fi
-    say "building for $ARCH; the first time takes about 50 minutes on two cores …"
+    say "building for $ARCH; the first time takes about 30 minutes on two cores …"
     # The one folder of this machine that programs would name; the sources of Buzz itself are named from its root.
     flags+=" --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
     export BUZZ_BUILD RUSTFLAGS=$flags
     BUZZ_BUILD=$(sources | hash_of -)
-    cargo "$tool" --release --target "$target" --workspace --bin fuse_lambda
-    # On their own, so that their libraries have no SQL parser, and in a profile in which they are small.
+    cargo "$tool" --profile small --target "$target" --workspace --bin fuse_lambda
+    # Workers on their own, so that their libraries have no SQL parser.
     cargo "$tool" --profile small --target "$target" --package buzz-worker --bins
-    install -m 755 "$CARGO_TARGET_DIR/$target/small/"{hbee_lambda,hcomb} "$CARGO_TARGET_DIR/$target/release/"
-    BINARIES=$CARGO_TARGET_DIR/$target/release
+    BINARIES=$CARGO_TARGET_DIR/$target/small
 }
 
 # Refuses a program that does not run where it is sent to: Amazon Linux 2023 has glibc 2.34, an image from nothing has
