@@ -183,7 +183,10 @@ impl Wait {
 
     /// Tasks that may still become ready: one that runs for a while and does not answer will not.
     fn coming(&mut self, fleet: &Fleet) -> usize {
-        let mut count = 0;
+        // What was started just now may not be listed yet.
+        let listed =
+            |slot: &usize, arn: &str| fleet.slots.contains(slot) || fleet.dead.iter().any(|task| task.arn == arn);
+        let mut count = self.started.iter().filter(|(slot, (arn, _))| !listed(slot, arn)).count();
         for (task, _) in &fleet.coming {
             if !task.is_running() {
                 count += 1;

@@ -43,6 +43,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A query that has not written its progress for so long is not running any more.
 const SILENT_MAX_MS: u64 = 30_000;
 
+/// How long a query may be submitted and not begun: an event is older than five minutes only if it was dropped
+/// (`maximum_event_age_in_seconds` in `infra/modules/functions`).
+const SUBMITTED_MAX_MS: u64 = 330_000;
+
 /// How long a link to a result is good for. Credentials of functions end sooner or later; so does the link then.
 const LINK_VALID: Duration = Duration::from_secs(3600);
 
@@ -175,7 +179,15 @@ impl FuseFunction {
             self.results.get_json(&self.results.of_query(query, "progress.json")?).await?;
         let report = report.ok_or_else(|| QueryError::invalid(format!("there is no query {query}")))?;
         let silent_ms = now_ms().saturating_sub(report.written_ms);
-        if report.status != "submitted" && silent_ms > SILENT_MAX_MS {
+        let submitted = report.status == "submitted";
+        if submitted && silent_ms > SUBMITTED_MAX_MS {
+            return Err(QueryError::unavailable(format!(
+                "query {query} was submitted {} seconds ago and never begun: the functions of this account were too busy, or \
+                 its own died; ask again",
+                silent_ms / 1000
+            )));
+        }
+        if !submitted && silent_ms > SILENT_MAX_MS {
             return Err(QueryError::unavailable(format!(
                 "query {query} has been silent for {} seconds: its function died; see its log",
                 silent_ms / 1000
@@ -187,7 +199,7 @@ impl FuseFunction {
     /// Answers `ask`, and writes its progress and looks for a cancellation if its caller does not wait.
     async fn ask(&self, mut ask: Ask, query: QueryId, left: Duration) -> Result<Box<RawValue>> {
         // Tasks and combs need not outlive this function.
-        ask.options.timeout_seconds = ask.options.timeout_seconds.min(left.as_secs() + 1);
+        ask.options.timeout_seconds = ask.options.timeout_seconds.min(left.as_secs() + 2);
         let started = Instant::now();
         let progress = Progress::of(query);
         let watched = ask.later;
@@ -257,7 +269,7 @@ impl FuseFunction {
         options.memory_bytes = options.memory_bytes.min(own_bytes * OPERATOR_PERCENT / 100);
         options.inbox_memory_bytes = options.inbox_memory_bytes.min(own_bytes * INBOX_PERCENT / 100);
         let request = Request { query: asked, base: "/".into(), options };
-        let plan = self.fuse.plan(&request).await?;
+        let plan = progress.unless_stopped(self.fuse.plan(&request)).await?;
         warnings.extend(plan.warnings.iter().cloned());
 
         let mut rows = Rows::new();
@@ -278,10 +290,13 @@ impl FuseFunction {
         };
         let place = match encoded {
             Some(_) => None,
-            None => Some(self.put_rows(&rows, query, output.unwrap_or_else(|| Output::of(encoding))).await?),
+            None => {
+                let output = output.unwrap_or_else(|| Output::of(encoding));
+                Some(progress.unless_stopped(self.put_rows(&rows, query, output)).await?)
+            }
         };
         let requests = self.requests.load(Ordering::Relaxed) - before;
-        let used = self.used(&summary, progress, requests, started);
+        let used = self.used(progress, requests, started);
         let (rows_json, rows_arrow) = match encoded {
             Some(Encoded::Json(json)) => (Some(json), None),
             Some(Encoded::Arrow(text)) => (None, Some(text)),
@@ -313,15 +328,15 @@ impl FuseFunction {
         raw(&answer)
     }
 
-    fn used(&self, summary: &Summary, progress: &Progress, own_requests: u64, started: Instant) -> Used {
+    fn used(&self, progress: &Progress, own_requests: u64, started: Instant) -> Used {
         let combs = self.settings.combs.as_ref();
         Used {
             hbee_milliseconds: Progress::get(&progress.task_milliseconds),
             hbee_memory_mb: self.settings.hbee.memory_mb,
-            invocations: summary.tasks + summary.retries - summary.refusals,
+            invocations: Progress::get(&progress.invocations),
             fuse_milliseconds: millis(started.elapsed()),
             fuse_memory_mb: self.settings.memory_mb,
-            comb_milliseconds: millis(summary.ran_in) * summary.combs as u64,
+            comb_milliseconds: Progress::get(&progress.comb_milliseconds),
             comb_vcpus: combs.map_or(0.0, |combs| combs.vcpus),
             comb_memory_mb: combs.map_or(0, |combs| combs.memory_mb),
             requests: own_requests + Progress::get(&progress.requests),

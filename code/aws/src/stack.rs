@@ -25,6 +25,10 @@ const READ_TIMEOUT: Duration = Duration::from_secs(120);
 const WAIT_IN_ALL: Duration = Duration::from_secs(300);
 const WAIT_EACH: Duration = Duration::from_secs(5);
 
+/// How long a call that may come twice is repeated when the service does not take it, and how soon.
+const REPEATED_FOR: Duration = Duration::from_secs(60);
+const REPEATED_AFTER: Duration = Duration::from_secs(1);
+
 /// A stack, as whoever asks it sees it.
 #[derive(Debug)]
 pub struct Stack {
@@ -39,6 +43,8 @@ pub enum Watched {
     Running(ProgressReport),
     /// It is answered.
     Answered(Box<StackAnswer>),
+    /// It failed.
+    Failed(QueryError),
 }
 
 /// An answer, as [`crate::answer::Answer`] is read.
@@ -98,6 +104,14 @@ pub fn function_of(name: &str) -> String {
     format!("buzz-rust-fuse-{name}")
 }
 
+/// What became of an invocation that has no answer.
+enum Failure {
+    /// The service could not be asked, or did not answer.
+    Call(QueryError),
+    /// The function failed.
+    Function(QueryError),
+}
+
 impl Stack {
     /// The stack whose Fuse is `function`, with region and credentials from the usual variables and files.
     ///
@@ -123,12 +137,16 @@ impl Stack {
         Ok(self.invoke::<Submitted>(event).await?.query_id)
     }
 
-    /// What has become of `query`.
+    /// What has become of `query`. A stack that does not answer is asked again for a while.
     ///
     /// # Errors
-    /// The query's, if it failed; else as [`Stack::submit`].
+    /// As [`Stack::submit`].
     pub async fn watch(&self, query: QueryId) -> Result<Watched> {
-        let answer: Value = self.invoke(&json!({"watch": query})).await?;
+        let answer: Value = match self.repeated(&json!({"watch": query})).await {
+            Ok(answer) => answer,
+            Err(Failure::Function(error)) => return Ok(Watched::Failed(error)),
+            Err(Failure::Call(error)) => return Err(error),
+        };
         let unreadable = |error| self.unreadable(error);
         if answer["status"] == "answered" {
             return serde_json::from_value(answer)
@@ -138,40 +156,73 @@ impl Stack {
         serde_json::from_value(answer).map(Watched::Running).map_err(unreadable)
     }
 
-    /// Wants `query` to stop; it does within seconds.
+    /// Wants `query` to stop; it does within seconds. A stack that does not answer is told again for a while.
     ///
     /// # Errors
-    /// As [`Stack::watch`].
+    /// As [`Stack::submit`].
     pub async fn cancel(&self, query: QueryId) -> Result<()> {
-        self.invoke::<Value>(&json!({"cancel": query})).await.map(|_| ())
+        match self.repeated::<Value>(&json!({"cancel": query})).await {
+            // What the query fails with is its watcher's business.
+            Ok(_) | Err(Failure::Function(_)) => Ok(()),
+            Err(Failure::Call(error)) => Err(error),
+        }
     }
 
+    /// Invokes Fuse with an event that may come twice: until it answers, for as long as [`REPEATED_FOR`].
+    async fn repeated<T: for<'de> Deserialize<'de>>(&self, event: &Value) -> Result<T, Failure> {
+        let deadline = Instant::now() + REPEATED_FOR;
+        loop {
+            match self.invoke_once(event).await {
+                Err((Failure::Call(error), _))
+                    if error.kind == ErrorKind::Unavailable && Instant::now() + REPEATED_AFTER < deadline =>
+                {
+                    tokio::time::sleep(REPEATED_AFTER).await;
+                }
+                answered => return answered.map_err(|(failure, _)| failure),
+            }
+        }
+    }
+
+    /// Invokes Fuse once, and again while its stack is being made.
     async fn invoke<T: for<'de> Deserialize<'de>>(&self, event: &Value) -> Result<T> {
-        let payload = Blob::new(event.to_string());
         let deadline = Instant::now() + WAIT_IN_ALL;
         let mut told = false;
         loop {
-            let call = self.client.invoke().function_name(&self.function).payload(payload.clone());
-            let error = match call.send().await {
-                Ok(answer) => {
-                    let payload = answer.payload.map(Blob::into_inner).unwrap_or_default();
-                    return match answer.function_error {
-                        None => serde_json::from_slice(&payload).map_err(|error| self.unreadable(error)),
-                        Some(_) => Err(failure::of_function(&self.function, &payload)),
-                    };
-                }
-                Err(error) => error,
+            let (failure, too_early) = match self.invoke_once(event).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
             };
-            let status = error.raw_response().map(|answer| answer.status().as_u16());
-            let failed = failure::of_call("invoke", &format!("function {}", self.function), status, &error);
-            if !failure::came_too_early(&error) || Instant::now() + WAIT_EACH > deadline {
-                return Err(failed);
+            let (Failure::Call(error) | Failure::Function(error)) = failure;
+            if !too_early || Instant::now() + WAIT_EACH > deadline {
+                return Err(error);
             }
             if !told {
-                eprintln!("the stack is not ready yet, which may take some minutes: {failed}");
+                eprintln!("the stack is not ready or very busy, which may take some minutes: {error}");
                 told = true;
             }
             tokio::time::sleep(WAIT_EACH).await;
+        }
+    }
+
+    /// One invocation; of a failure, whether it came too early.
+    async fn invoke_once<T: for<'de> Deserialize<'de>>(&self, event: &Value) -> Result<T, (Failure, bool)> {
+        let payload = Blob::new(event.to_string());
+        let call = self.client.invoke().function_name(&self.function).payload(payload);
+        match call.send().await {
+            Ok(answer) => {
+                let payload = answer.payload.map(Blob::into_inner).unwrap_or_default();
+                match answer.function_error {
+                    None => {
+                        serde_json::from_slice(&payload).map_err(|error| (Failure::Call(self.unreadable(error)), false))
+                    }
+                    Some(_) => Err((Failure::Function(failure::of_function(&self.function, &payload)), false)),
+                }
+            }
+            Err(error) => {
+                let status = error.raw_response().map(|answer| answer.status().as_u16());
+                let failed = failure::of_call("invoke", &format!("function {}", self.function), status, &error);
+                Err((Failure::Call(failed), failure::came_too_early(&error)))
+            }
         }
     }
 

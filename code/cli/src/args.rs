@@ -150,6 +150,7 @@ impl HowArguments {
 /// A stack on AWS that answers in place of this process.
 #[cfg(feature = "stack")]
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("stack_name").args(["stack", "function"]))]
 pub struct StackArguments {
     /// Ask the stack of this stage on AWS. Region and credentials come from the usual AWS_ variables and files.
     #[arg(long, value_name = "NAME")]
@@ -159,8 +160,8 @@ pub struct StackArguments {
     #[arg(long, value_name = "NAME", conflicts_with = "stack")]
     pub function: Option<String>,
 
-    /// Another endpoint for AWS Lambda, as that of a local cloud.
-    #[arg(long, value_name = "URL")]
+    /// Another endpoint for AWS Lambda, as that of a local cloud; with --stack or --function.
+    #[arg(long, value_name = "URL", requires = "stack_name")]
     pub endpoint_url: Option<String>,
 }
 

@@ -60,21 +60,36 @@ pub(crate) async fn ask(
 
 async fn wait(stack: &Stack, query: QueryId, interrupted: &CancellationToken) -> Result<Box<StackAnswer>> {
     let line = Line::new();
-    let mut cancelled = false;
+    let mut cancelling = false;
     loop {
-        match stack.watch(query).await? {
+        let watched = tokio::select! {
+            watched = stack.watch(query) => watched.map_err(|error| unheard(query, error))?,
+            // A stack that is slow to say how far it is would be as slow to be told.
+            () = interrupted.cancelled(), if !cancelling => {
+                cancelling = true;
+                eprintln!("cancelling query {query} …");
+                stack.cancel(query).await.map_err(|error| unheard(query, error))?;
+                continue;
+            }
+        };
+        match watched {
             Watched::Answered(answer) => return Ok(answer),
+            Watched::Failed(error) => return Err(error),
             Watched::Running(report) => line.show(&shown(&report)),
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = interrupted.cancelled(), if !cancelled => {
-                cancelled = true;
-                line.show(&format!("cancelling query {query}"));
-                stack.cancel(query).await?;
-            }
+            () = interrupted.cancelled(), if !cancelling => {}
         }
     }
+}
+
+/// What is said when nothing more can be heard of a query that may well go on.
+fn unheard(query: QueryId, error: QueryError) -> QueryError {
+    let hint = format!(
+        "query {query} may go on; `{{\"watch\": \"{query}\"}}` and `{{\"cancel\": \"{query}\"}}` ask the stack for it"
+    );
+    QueryError { message: format!("{} ({hint})", error.message), ..error }
 }
 
 fn shown(report: &ProgressReport) -> String {

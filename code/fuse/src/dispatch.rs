@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
 use buzz_exchange::delivery::Delivery;
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::inboxes::Inboxes;
 use crate::reducer::Kept;
 use crate::summary::Progress;
-use crate::{Compute, Fuse, MapStage, QueryPlan, Refused};
+use crate::{Fuse, MapStage, QueryPlan, Refused};
 
 /// The first wait before a task is tried again; it doubles each time, with jitter.
 const RETRY_WAIT: Duration = Duration::from_millis(200);
@@ -90,6 +90,8 @@ pub(crate) struct Dispatch<'a> {
     pub(crate) kept: &'a Kept,
     /// Whether batches are read as they come, so that a task is run once.
     pub(crate) flowing: bool,
+    /// Whether combs take over if rows are too many for Fuse.
+    pub(crate) or_combs: bool,
 }
 
 impl Dispatch<'_> {
@@ -99,16 +101,13 @@ impl Dispatch<'_> {
     /// # Errors
     /// The first task's failure that is not mended by trying again.
     pub(crate) async fn all(&self) -> Result<(), TaskError> {
-        let concurrency = match self.plan.options.concurrency {
-            0 => self.fuse.compute.concurrency(),
-            chosen => chosen,
-        };
+        let concurrency = self.concurrency();
         let of_stage = |stage| (0..MapStage::task_count(stage)).map(move |task| (stage, task));
         let mut waiting: VecDeque<_> = self.plan.stages.iter().flat_map(of_stage).collect();
         let mut demand = Demand::of(self);
         let mut running = FuturesUnordered::new();
         loop {
-            while running.len() < concurrency.max(1)
+            while running.len() < concurrency
                 && let Some(position) = waiting.iter().position(|(stage, _)| demand.includes(stage.id))
                 && let Some((stage, task)) = waiting.remove(position)
             {
@@ -124,20 +123,41 @@ impl Dispatch<'_> {
         }
     }
 
+    /// Bytes of rows that one outcome may carry. Where combs can take over, the outcomes of all tasks that run at once are
+    /// no more than Fuse has memory for them.
+    fn inline_bytes(&self) -> u64 {
+        let most = self.fuse.compute.inline_bytes();
+        if !self.or_combs {
+            return most;
+        }
+        let tasks: usize = self.plan.stages.iter().map(MapStage::task_count).sum();
+        most.min(self.plan.options.inbox_memory_bytes / (tasks.min(self.concurrency()) as u64).max(1))
+    }
+
+    /// Tasks that run at once.
+    fn concurrency(&self) -> usize {
+        let concurrency = match self.plan.options.concurrency {
+            0 => self.fuse.compute.concurrency(),
+            chosen => chosen,
+        };
+        concurrency.max(1)
+    }
+
     async fn one(&self, stage: &MapStage, task: usize) -> Result<(), TaskError> {
         let (plan, progress) = (self.plan, self.progress);
-        let task = make_task(plan, stage, task, self.query, self.inboxes, self.fuse.compute.as_ref())?;
+        let task = make_task(plan, stage, task, self.query, self.inboxes, self.inline_bytes())?;
         let kept = if task.combs.is_empty() { None } else { self.kept.take(stage.id, task.task) };
         let (mut outcome, attempts) = match kept {
             Some((outcome, rows)) => (self.deliver_kept(&task, outcome, rows).await?, 1),
             None => {
                 let (outcome, attempts) = self.run(&task).await?;
-                Progress::add(&progress.task_milliseconds, outcome.milliseconds);
                 Progress::add(&progress.requests, outcome.requests);
                 (outcome, attempts)
             }
         };
-        if let Delivered::Inline(rows) = &outcome.delivered {
+        if let Delivered::Inline(rows) = &outcome.delivered
+            && self.or_combs
+        {
             self.kept.keep(stage.id, task.task, &outcome, rows);
         }
         accept(&task, &mut outcome, self.inboxes).await?;
@@ -170,7 +190,16 @@ impl Dispatch<'_> {
         let attempt = || {
             attempts += 1;
             let task = HBeeTask { attempt: attempts, ..task.clone() };
-            async move { self.fuse.compute.run(&task, refused).await }
+            async move {
+                let started = Instant::now();
+                let ran = self.fuse.compute.run(&task, refused).await;
+                // What failed is paid for as well; only its caller can tell how long it took.
+                let waited = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let milliseconds = ran.as_ref().map_or(waited, |outcome| outcome.milliseconds);
+                Progress::add(&self.progress.task_milliseconds, milliseconds);
+                Progress::add(&self.progress.invocations, 1);
+                ran
+            }
         };
         let outcome = attempt
             .retry(retry)
@@ -225,7 +254,7 @@ fn make_task(
     task: usize,
     query: QueryId,
     inboxes: &Inboxes,
-    compute: &dyn Compute,
+    inline_bytes: u64,
 ) -> Result<HBeeTask> {
     let (scans, evaluations) = stage.task_inputs(task)?;
     Ok(HBeeTask {
@@ -243,6 +272,6 @@ fn make_task(
         session: plan.session.clone(),
         partitioning: inboxes.partitioning(&stage.keys),
         combs: inboxes.addresses.clone(),
-        inline_bytes: compute.inline_bytes(),
+        inline_bytes,
     })
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use buzz_exchange::{Commit, DeliveryHeader, InboxService, OpenQuery, StageSpec};
 use buzz_protocol::plan::encode_schema;
 use buzz_protocol::{
-    BUILD_ID, CombAddress, DeliveryId, InlineRows, Partitioning, QueryError, QueryId, QueryToken, Result, StageId,
-    TaskIndex,
+    BUILD_ID, CombAddress, DeliveryId, ErrorKind, InlineRows, Partitioning, QueryError, QueryId, QueryToken, Result,
+    StageId, TaskIndex,
 };
 use futures::FutureExt;
 
@@ -58,7 +58,7 @@ impl Inboxes {
         Ok((Self { addresses, services, partitions_per_comb, token, deadline_ms }, place))
     }
 
-    /// Opens them for `query`. A failure names the position of the comb that it is of.
+    /// Opens them for `query`. A failure names the positions of the combs that failed like the first of them.
     ///
     /// # Errors
     /// As [`InboxService::open`].
@@ -68,7 +68,7 @@ impl Inboxes {
         query: QueryId,
         flowing: bool,
         reductions: &[Reduction],
-    ) -> Result<(), (QueryError, usize)> {
+    ) -> Result<(), (QueryError, Vec<usize>)> {
         let mut readers: HashMap<StageId, u32> = HashMap::new();
         for (stage, count) in reductions.iter().flat_map(Reduction::readers) {
             let sum = readers.entry(stage).or_default();
@@ -103,9 +103,16 @@ impl Inboxes {
                 memory_bytes: plan.options.inbox_memory_bytes,
                 disk_bytes: plan.options.inbox_disk_bytes,
             };
-            async move { service.open(open).await.map_err(|error| (error, comb)) }
+            async move { service.open(open).await.err().map(|error| (error, comb)) }
         });
-        futures::future::try_join_all(calls).await.map(|_| ())
+        let mut failed: Vec<(QueryError, usize)> =
+            futures::future::join_all(calls).await.into_iter().flatten().collect();
+        // One that is not a refusal is the query's end.
+        failed.sort_by_key(|(error, comb)| (error.kind == ErrorKind::Unavailable, *comb));
+        let Some((error, _)) = failed.first() else {
+            return Ok(());
+        };
+        Err((error.clone(), failed.iter().map(|(_, comb)| *comb).collect()))
     }
 
     /// How tasks divide their rows: by the hash of the columns `keys`, or in turn if there are none.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use buzz_exchange::Network;
-use buzz_protocol::{Options, Query, QueryBody, Result};
+use buzz_protocol::{Options, Query, QueryBody, QueryError, Result};
 use buzz_storage::Storage;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -93,9 +93,18 @@ impl Fuse {
     ///
     /// # Errors
     /// `Invalid` when a step's SQL or filter is wrong, `Data` when a table is not as it should be, `Unavailable` when a
-    /// store does not answer.
+    /// store does not answer, `Limit` when planning alone takes as long as the query may.
     pub fn plan<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<QueryPlan>> {
-        self.plan_steps(request).boxed()
+        let timeout = request.options.timeout();
+        let planning = tokio::time::timeout(timeout, self.plan_steps(request));
+        planning
+            .map(move |planned| {
+                planned.unwrap_or_else(|_| {
+                    let error = run::out_of_time(timeout);
+                    Err(QueryError { message: format!("{} (it was not planned by then)", error.message), ..error })
+                })
+            })
+            .boxed()
     }
 
     async fn plan_steps(&self, request: &Request) -> Result<QueryPlan> {

@@ -17,9 +17,6 @@ use crate::{Fuse, QueryPlan};
 /// Bytes of files from which even all rows together are little.
 const LITTLE_BYTES: u64 = 8 << 20;
 
-/// Bytes of rows that Fuse keeps in case it turns out that there are too many for it.
-const KEPT_BYTES_MAX: u64 = 256 << 20;
-
 /// Who reduces one run of a query.
 #[derive(Debug, Clone)]
 pub(crate) enum Choice {
@@ -92,8 +89,9 @@ fn reduces_rows(plan: &dyn ExecutionPlan) -> bool {
 
 /// Rows that tasks answered to Fuse, in case the query goes on with combs: then only the tasks whose rows did not fit
 /// run again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Kept {
+    bytes_max: u64,
     tasks: Mutex<KeptTasks>,
 }
 
@@ -104,10 +102,15 @@ struct KeptTasks {
 }
 
 impl Kept {
+    /// None yet, and later at most `bytes_max`.
+    pub(crate) fn up_to(bytes_max: u64) -> Self {
+        Self { bytes_max, tasks: Mutex::default() }
+    }
+
     /// Keeps the rows of a task that ended with `outcome`, as long as there is room; a task that is not kept runs again.
     pub(crate) fn keep(&self, stage: StageId, task: TaskIndex, outcome: &TaskOutcome, rows: &InlineRows) {
         let mut kept = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.bytes + outcome.bytes_delivered <= KEPT_BYTES_MAX {
+        if kept.bytes + outcome.bytes_delivered <= self.bytes_max {
             kept.bytes += outcome.bytes_delivered;
             kept.by_task.insert((stage, task), (outcome.clone(), rows.clone()));
         }

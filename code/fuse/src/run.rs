@@ -88,8 +88,17 @@ struct Run<'a> {
     flowing: bool,
 }
 
-/// How many combs may refuse a query.
+/// Of the memory in which Fuse holds rows that tasks answered, the part that may be held in case combs must take over.
+const KEPT_PART: u64 = 3;
+
+/// How often combs may refuse a query.
 const REFUSALS_MAX: usize = 4;
+
+/// What a query fails with that takes longer than `timeout`.
+pub(crate) fn out_of_time(timeout: Duration) -> QueryError {
+    let seconds = timeout.as_secs();
+    QueryError::limit(format!("the query took more than {seconds} seconds; raise the option `timeout_seconds`"))
+}
 
 /// When a query ends in any case.
 struct End<'a> {
@@ -103,8 +112,9 @@ struct End<'a> {
 impl<'a> End<'a> {
     fn new(plan: &QueryPlan, progress: &'a Progress) -> Self {
         let timeout = plan.options.timeout();
-        let at_ms = Utc::now().timestamp_millis() + i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX / 2);
-        let at = tokio::time::Instant::now() + timeout;
+        let left = timeout.saturating_sub(plan.opened_in + plan.planned_in);
+        let at_ms = Utc::now().timestamp_millis() + i64::try_from(left.as_millis()).unwrap_or(i64::MAX / 2);
+        let at = tokio::time::Instant::now() + left;
         Self { progress, timeout, at, at_ms: u64::try_from(at_ms).unwrap_or_default() }
     }
 
@@ -115,10 +125,7 @@ impl<'a> End<'a> {
             reason = self.progress.stopped() => Err(E::from(self.with_done(reason))),
             done = work => done,
             () = tokio::time::sleep_until(self.at) => {
-                let seconds = self.timeout.as_secs();
-                let hint = "raise the option `timeout_seconds`";
-                let error = QueryError::limit(format!("the query took more than {seconds} seconds; {hint}"));
-                Err(E::from(self.with_done(error)))
+                Err(E::from(self.with_done(out_of_time(self.timeout))))
             }
         }
     }
@@ -141,7 +148,7 @@ pub(crate) async fn run(
     let tasks: usize = plan.stages.iter().map(|stage| stage.tasks.len()).sum();
     progress.tasks.store(tasks as u64, std::sync::atomic::Ordering::Relaxed);
     let end = End::new(plan, progress);
-    let kept = Kept::default();
+    let kept = Kept::up_to(plan.options.inbox_memory_bytes / KEPT_PART);
     let mut choice = end.unless(choose(fuse, plan)).await?;
     let in_process = plan.options.transport == Transport::Memory && matches!(choice, Choice::Combs(_));
     let mut flowing = in_process && fuse.compute.runs_once();
@@ -199,18 +206,23 @@ async fn run_once(
         reductions.push(prepared.map_err(|error| error.at(format!("step `{}`", step.step)))?);
     }
     let mut opened = OpenInboxes::new(query, inboxes.clone());
-    if let Err((error, comb)) = inboxes.open(plan, query, flowing, &reductions).await {
+    if let Err((error, combs)) = inboxes.open(plan, query, flowing, &reductions).await {
         let refused = error.kind == ErrorKind::Unavailable && !inboxes.addresses.is_empty();
         opened.abort(error.clone()).await;
         if !refused {
             return Err(error.into());
         }
-        fuse.combs.avoid(&inboxes.addresses[comb]);
+        for comb in combs {
+            fuse.combs.avoid(&inboxes.addresses[comb]);
+        }
         return Err(RunError { error, again: Again::OnWhoeverTakesIt });
     }
 
-    let dispatch = Dispatch { fuse, plan, query, inboxes: &inboxes, progress, kept, flowing };
+    let or_combs = matches!(choice, Choice::Fuse { or_combs: true });
+    let dispatch = Dispatch { fuse, plan, query, inboxes: &inboxes, progress, kept, flowing, or_combs };
     let outcome = end.unless(work(&dispatch, reductions, sink)).await;
+    let combs_ms = started.elapsed().as_millis().saturating_mul(inboxes.addresses.len() as u128);
+    Progress::add(&progress.comb_milliseconds, u64::try_from(combs_ms).unwrap_or(u64::MAX));
     match &outcome {
         Ok(_) => opened.close().await,
         Err(failed) => opened.abort(failed.error.clone()).await,

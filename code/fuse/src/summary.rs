@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use buzz_protocol::{QueryError, QueryId, StageId, TaskIndex, TaskOutcome};
+use buzz_protocol::{QueryError, QueryId, Result, StageId, TaskIndex, TaskOutcome};
 use tokio::sync::watch;
 
 use crate::plan::MapStage;
@@ -37,6 +37,10 @@ pub struct Progress {
     pub requests: AtomicU64,
     /// Why the query should end, once somebody wants it to.
     stop: watch::Sender<Option<QueryError>>,
+    /// Runs of tasks that were begun, in all runs of the query.
+    pub invocations: AtomicU64,
+    /// Milliseconds in which combs were reserved, of all combs and all runs of the query.
+    pub comb_milliseconds: AtomicU64,
     /// What the accepted tasks of each stage did.
     stages: Mutex<BTreeMap<StageId, StageSummary>>,
     /// The id of the query's first run, until that begins.
@@ -67,6 +71,18 @@ impl Progress {
     /// Ends the query with `reason`, once its tasks and combs were told.
     pub fn stop(&self, reason: QueryError) {
         self.stop.send_replace(Some(reason));
+    }
+
+    /// What `work` comes to, unless somebody wants the query to end before.
+    ///
+    /// # Errors
+    /// What [`Progress::stop`] was given.
+    pub async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            reason = self.stopped() => Err(reason),
+            done = work => done,
+        }
     }
 
     /// Waits until somebody wants the query to end.

@@ -93,10 +93,12 @@ resource "aws_lambda_function" "function" {
   depends_on = [aws_iam_role_policy.fuse, aws_iam_role_policy.hbee]
 }
 
-# Buzz repeats what failed itself; a second run by the service would be an expensive twin.
+# Buzz repeats what failed itself; a second run by the service would be an expensive twin. A query that could not begin for
+# five minutes is given up, and whoever watches it is told.
 resource "aws_lambda_function_event_invoke_config" "function" {
   for_each = aws_lambda_function.function
 
-  function_name          = each.value.function_name
-  maximum_retry_attempts = 0
+  function_name                = each.value.function_name
+  maximum_retry_attempts       = 0
+  maximum_event_age_in_seconds = 300
 }

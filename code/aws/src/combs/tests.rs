@@ -65,7 +65,8 @@ fn a_comb_is_dialled_in_its_network() {
     assert_eq!(CombTask { started_by: "somebody".to_string(), ..task }.slot(), None);
 }
 
-/// ECS as far as combs go: a task runs at the second look after it was started, unless it is one that dies.
+/// ECS as far as combs go: a task is shown at the second look after it was started and runs at the third, unless it is
+/// one that dies.
 #[derive(Debug)]
 struct FakeTasks {
     network: Arc<MemoryNetwork>,
@@ -103,7 +104,7 @@ impl Tasks for FakeTasks {
         let mut state = self.state.lock().unwrap();
         for (position, fake) in state.iter_mut().enumerate() {
             fake.looks += 1;
-            if fake.looks < 2 || fake.task.is_over() {
+            if fake.looks < 3 || fake.task.is_over() {
                 continue;
             }
             if position < self.dying {
@@ -116,7 +117,8 @@ impl Tasks for FakeTasks {
             let address = fake.task.address(&settings()).unwrap();
             self.network.add(address, Arc::default(), Worker::default());
         }
-        let tasks = state.iter().map(|fake| fake.task.clone());
+        let shown = state.iter().filter(|fake| fake.looks > 1);
+        let tasks = shown.map(|fake| fake.task.clone());
         let (over, live): (Vec<_>, Vec<_>) = tasks.partition(CombTask::is_over);
         Ok((live, over.into_iter().filter(|task| known.contains(&task.arn)).collect()))
     }

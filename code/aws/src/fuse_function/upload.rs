@@ -35,7 +35,11 @@ pub async fn rows(rows: Arc<Rows>, format: Format, store: Arc<dyn ObjectStore>, 
     while let Some(chunk) = chunks.recv().await {
         bytes += chunk.len() as u64;
         upload.put(chunk);
-        upload.wait_for_capacity(PARTS_AT_ONCE).await.map_err(failed)?;
+        if let Err(error) = upload.wait_for_capacity(PARTS_AT_ONCE).await {
+            // Its parts would cost until the bucket's lifecycle removes them.
+            _ = upload.abort().await;
+            return Err(failed(error));
+        }
     }
     let written = match writing.await {
         Ok(Ok(())) => Ok(()),
@@ -44,7 +48,6 @@ pub async fn rows(rows: Arc<Rows>, format: Format, store: Arc<dyn ObjectStore>, 
         Err(_) => Err(QueryError::internal("a bug in Buzz: the writer of a result panicked")),
     };
     if let Err(error) = written {
-        // Its parts would cost until the bucket's lifecycle removes them.
         _ = upload.abort().await;
         return Err(error);
     }

@@ -58,3 +58,14 @@ async fn a_cancelled_query_ends_and_says_so() {
     let (kind, _) = deployed.invoke(&json!({"watch": "01890a5d-ac96-774b-bcce-b302099a8057"})).await.unwrap_err();
     assert_eq!(kind, "Invalid", "nobody asked that");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_ends_before_its_function_does_and_says_what_was_done() {
+    let deployed = deploy(|stack| stack.fuse_timeout = Duration::from_secs(12)).await;
+    deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(60)), 1);
+    let answer = deployed.invoke(&ask(GROUPS, 1, json!({"tasks": 4}))).await;
+    let (kind, message) = answer.unwrap_err();
+    assert_eq!(kind, "Limit", "{message}");
+    assert!(message.contains("the time of the Fuse function is over"), "{message}");
+    assert!(message.contains("of 4 tasks were done"), "{message}");
+}
