@@ -122,13 +122,18 @@ ifeq ($(BINARIES),)
 	cargo build --release --workspace --bin buzz --bin plain-datafusion --bin localcloud --bin comb-intake
 endif
 
-# The programs of a stack, built as they are for `make package` but for their C library.
+# The programs of a stack, built as they are for `make package` but for their C library, beside what asks them.
+DEPLOYED := $(or $(BINARIES),$(CARGO_TARGET_DIR)/deployed)
+
 .PHONY: deployed
-deployed:
+deployed: release
 ifeq ($(BINARIES),)
+	@echo "building what is deployed; the first time takes about 40 minutes on two cores …" >&2
 	cargo build --profile small --workspace --bin fuse_lambda
 	cargo build --profile small --package buzz-worker --bins
-	@install -m 755 $(addprefix $(CARGO_TARGET_DIR)/small/,fuse_lambda hbee_lambda hcomb) $(MEASURED)/
+	@mkdir -p $(DEPLOYED)
+	@install -m 755 $(addprefix $(CARGO_TARGET_DIR)/small/,fuse_lambda hbee_lambda hcomb) \
+		$(addprefix $(CARGO_TARGET_DIR)/release/,localcloud comb-intake) $(DEPLOYED)/
 endif
 
 bench: bench-tools release ## Compare with plain DataFusion and DuckDB; BENCH_RUNS=5 TPCH_SCALE=1 BINARIES=folder
@@ -137,8 +142,8 @@ bench: bench-tools release ## Compare with plain DataFusion and DuckDB; BENCH_RU
 		--folder $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1) --runs $(or $(BENCH_RUNS),3)
 
 .PHONY: bench-cloud
-bench-cloud: release deployed ## Measure the programs of a stack; writes docs/FIGURES.md; BENCH_RUNS=5 BINARIES=folder
-	python3 code/testkit/bench/cloud.py --bin $(MEASURED) --sample $(SAMPLE) \
+bench-cloud: deployed ## Measure the programs of a stack; writes docs/FIGURES.md; BENCH_RUNS=5 BINARIES=folder
+	python3 code/testkit/bench/cloud.py --bin $(DEPLOYED) --build small --sample $(SAMPLE) \
 		--runs $(or $(BENCH_RUNS),5) --output docs/FIGURES.md
 
 bench-tools:
@@ -194,7 +199,7 @@ try-infra: ## Deploy, plan again and destroy on a stand-in for AWS, both kinds o
 try-packages: ## Start the packages as AWS would: zips under its Runtime Interface Emulator, the image, and a query by all
 	@infra/bin/try_packages.sh
 
-try-reproducible: ## Build the packages twice, in two places, and compare them; takes two hours
+try-reproducible: ## Build the packages twice, in two places, and compare them; takes an hour and a half
 	@infra/bin/try_reproducible.sh
 
 scan-infra: ## Scan the configuration; exceptions and their reasons stand in infra/scan.yaml

@@ -16,16 +16,20 @@ cd "$(dirname "$0")/../.."
 ARCH=${ARCH:-x86_64}
 parts=" ${*:-lambdas hcomb} "
 : "${CARGO_TARGET_DIR:=$HOME/.cache/buzz-target}"
+export CARGO_TARGET_DIR
 PACKAGES=${PACKAGES:-$CARGO_TARGET_DIR/packages/$ARCH}
 case $ARCH in
-x86_64) machine=x86_64 format=x86-64 ;;
-arm64) machine=aarch64 format=aarch64 ;;
+x86_64) machine=x86_64 format=X86-64 ;;
+arm64) machine=aarch64 format=AArch64 ;;
 *) fail "ARCH is \`$ARCH\`; it can be x86_64 or arm64" ;;
 esac
 mkdir -p "$PACKAGES"
 
-# What all programs are made of, in an order that no machine changes.
-sources() { find Cargo.lock code -name '*.rs' -o -name 'Cargo.*' | LC_ALL=C sort | tr '\n' '\0' | xargs -0 cat; }
+# What all programs are made of, in an order that no machine changes, and by what.
+sources() {
+    find Cargo.toml Cargo.lock code -name '*.rs' -o -name 'Cargo.*' -o -path 'code/catalog/lists/*' | LC_ALL=C sort | tr '\n' '\0' | xargs -0 cat
+    rustc --version
+}
 
 # Builds the three programs, static, and sets BINARIES. On Linux with the same processor the usual toolchain does;
 # elsewhere cargo-zigbuild brings its own linker and C library.
@@ -37,7 +41,7 @@ build() {
         target=$machine-unknown-linux-musl tool=zigbuild
         have cargo-zigbuild "programs for $ARCH Linux cannot be linked on $(uname -s) $(uname -m) without it: \`pip install cargo-zigbuild\`, then \`rustup target add $target\`"
     fi
-    say "building for $ARCH; the first time takes about 30 minutes on two cores …"
+    say "building for $ARCH; the first time takes about 40 minutes on two cores …"
     # The one folder of this machine that programs would name; the sources of Buzz itself are named from its root.
     flags+=" --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
     export BUZZ_BUILD RUSTFLAGS=$flags
@@ -48,19 +52,27 @@ build() {
     BINARIES=$CARGO_TARGET_DIR/$target/small
 }
 
-# Refuses a program that does not run where it is sent to: Amazon Linux 2023 has glibc 2.34, an image from nothing has
-# none at all.
+# The libraries that Amazon Linux 2023 has for every program.
+SYSTEM_LIBRARIES='libc|libm|libdl|librt|libpthread|libgcc_s|ld-linux-x86-64|ld-linux-aarch64'
+
+# Refuses a program that does not run where it is sent to: Amazon Linux 2023 has glibc 2.34 and few libraries, an image
+# from nothing has none at all.
 check_program() { # FILE STATIC?
-    local needed
+    local head libraries others needed
     [ -f "$1" ] || fail "\`$1\` is not there: BINARIES must hold fuse_lambda, hbee_lambda and hcomb"
-    have objdump "it tells which C library a program needs (Debian: binutils)"
-    objdump -f "$1" 2>/dev/null | grep -q "file format elf64-.*$format" || fail "\`$1\` is not a program for $ARCH Linux"
-    needed=$(objdump -T "$1" 2>/dev/null | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -n 1 || true)
+    have readelf "it tells which C library a program needs (Debian: binutils)"
+    # Into variables: a pipe that is read in part fails by chance.
+    head=$(readelf -h "$1" 2>/dev/null || true)
+    [[ $head == *"Machine:"*"$format"* ]] || fail "\`$1\` is not a program for $ARCH Linux"
+    libraries=$(readelf -d "$1" 2>/dev/null | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p')
+    if [ "$2" = static ] && [ -n "$libraries" ]; then
+        fail "\`$1\` needs shared libraries, of which its image has none: build it static (-C target-feature=+crt-static)"
+    fi
+    others=$(grep -Ev "^($SYSTEM_LIBRARIES)\.so" <<<"$libraries" | tr '\n' ' ' || true)
+    [ -z "${others// /}" ] || fail "\`$1\` needs ${others% }, which Amazon Linux 2023 does not have"
+    needed=$(readelf -V "$1" 2>/dev/null | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -n 1 || true)
     if [ -n "$needed" ] && [ "$(printf '%s\nGLIBC_2.34\n' "$needed" | sort -V | tail -n 1)" != GLIBC_2.34 ]; then
         fail "\`$1\` needs $needed; Amazon Linux 2023 has GLIBC_2.34"
-    fi
-    if [ "$2" = static ] && objdump -p "$1" 2>/dev/null | grep -q NEEDED; then
-        fail "\`$1\` needs shared libraries, of which its image has none: build it static (-C target-feature=+crt-static)"
     fi
 }
 
@@ -97,7 +109,7 @@ build_image() { # sets `tag`
         case $tool in
         buildah) buildah bud --isolation chroot --timestamp 0 --platform "linux/${machine/x86_64/amd64}" -t "localhost/buzz-rust-hcomb:$tag" -f docker/Dockerfile "$folder" >&2 ;;
         podman) podman build --isolation chroot --timestamp 0 --platform "linux/${machine/x86_64/amd64}" -t "localhost/buzz-rust-hcomb:$tag" -f docker/Dockerfile "$folder" >&2 ;;
-        docker) docker build --platform "linux/${machine/x86_64/amd64}" -t "localhost/buzz-rust-hcomb:$tag" -f docker/Dockerfile "$folder" >&2 ;;
+        docker) BUILDX_NO_DEFAULT_ATTESTATIONS=1 SOURCE_DATE_EPOCH=0 docker build --platform "linux/${machine/x86_64/amd64}" -t "localhost/buzz-rust-hcomb:$tag" -f docker/Dockerfile "$folder" >&2 ;;
         esac
     fi
     say "image localhost/buzz-rust-hcomb:$tag ($tool): $((($(wc -c <"$folder/program") + $(wc -c <"$folder/ca-certificates.crt")) / 1048576)) MB"

@@ -57,7 +57,7 @@ json_map() {
 }
 
 # Chooses the stage's state: its workspace, in a data folder of its own, so that no verb touches another stage.
-init() {
+init() { # `known`: only of a stack that is there
     have terraform "version 1.10 or later makes the stack"
     local profile=${BACKEND_PROFILE:-${DEPLOY_PROFILE:-}} region=${BACKEND_REGION:-$REGION} bucket=${BACKEND_BUCKET:-} owner
     export TF_DATA_DIR=$PWD/infra/.terraform/$STAGE
@@ -66,7 +66,7 @@ init() {
         owner=$(profile_account "$profile")
         bucket=buzz-rust-state-$owner-$region
     fi
-    make_state_bucket "$bucket" "$region" "$profile"
+    [ "${1:-}" = known ] || make_state_bucket "$bucket" "$region" "$profile"
     find_plugins
     # shellcheck disable=SC2086 # several arguments, if any
     tf init -reconfigure -no-color "${plugins[@]}" -backend-config="bucket=$bucket" -backend-config="region=$region" \
@@ -74,8 +74,18 @@ init() {
         cat "$TF_DATA_DIR/init.log" >&2
         fail "terraform init failed; the state was to be in bucket $bucket, region $region"
     }
-    tf workspace select -or-create "$STAGE" >/dev/null
+    if [ "${1:-}" != known ]; then
+        tf workspace select -or-create "$STAGE" >/dev/null
+    elif ! tf workspace select "$STAGE" >/dev/null 2>&1; then
+        fail "there is no stage $STAGE in $region: the state in bucket $bucket does not know it"
+    fi
     [ "$(tf workspace show)" = "$STAGE" ] || fail "Terraform did not choose workspace \`$STAGE\`: is TF_WORKSPACE set?"
+
+    # Where the state of several regions is in one bucket, a stage is still in one of them.
+    local deployed
+    deployed=$(tf output -json sizes 2>/dev/null | python3 -c 'import json, sys; print(json.load(sys.stdin).get("region", ""))' 2>/dev/null || true)
+    [ -z "$deployed" ] || [ "$deployed" = "$REGION" ] ||
+        fail "stage $STAGE is in $deployed, not in $REGION: say REGION=$deployed, or take another stage for $REGION"
 
     export TF_VAR_region=$REGION TF_VAR_arch=$ARCH TF_VAR_comb_network=${COMB_NETWORK:-public_ipv4} TF_VAR_log_level=${LOG_LEVEL:-info}
     TF_VAR_data_locations=$(json_list "${DATA_LOCATIONS:-}")
@@ -94,7 +104,7 @@ profile_account() ( # PROFILE, or `` for the usual credentials
 
 # shellcheck disable=SC2030,SC2031
 make_state_bucket() ( # BUCKET REGION PROFILE
-    export AWS_REGION=$2
+    export AWS_REGION=$2 AWS_DEFAULT_REGION=$2
     if [ -n "$3" ]; then export AWS_PROFILE=$3; fi
     if aws s3api head-bucket --bucket "$1" >/dev/null 2>&1; then return; fi
     say "making bucket $1 for Terraform's state …"
@@ -173,8 +183,9 @@ plan() { # further arguments of terraform plan
 deploy() {
     check_dirty
     account >/dev/null
-    package
+    image_tool >/dev/null
     init
+    package
     make_service_role
     local pushed=1
     push || pushed=0
@@ -198,7 +209,7 @@ stop_combs() {
 }
 
 destroy() {
-    init
+    init known
     export TF_VAR_fuse_zip=none TF_VAR_hbee_zip=none TF_VAR_comb_image_tag=none
     if plan -destroy; then
         say "This deletes all of stage $STAGE in $REGION, its results and its logs."

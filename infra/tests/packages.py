@@ -33,8 +33,8 @@ def package(binaries, packages, **settings):
 
 
 def main():
-    if os.uname().machine != "x86_64" or not shutil.which("cc") or not shutil.which("objdump"):
-        print("packages: skipped: no compiler or no objdump for x86_64")
+    if os.uname().machine != "x86_64" or not shutil.which("cc") or not shutil.which("readelf"):
+        print("packages: skipped: no compiler or no readelf")
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
