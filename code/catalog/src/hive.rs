@@ -91,7 +91,11 @@ fn inferred(pairs: &[(Vec<Pair>, String)]) -> Result<Vec<Field>> {
     let typed = |(index, name): (usize, &String)| {
         let all = |data_type: &DataType| {
             column(index).all(|text| {
-                let plain = *data_type != DataType::Int64 || text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+                let plain = match data_type {
+                    DataType::Int64 => text.bytes().all(|b| b.is_ascii_digit() || b == b'-'),
+                    // A time would be cut off.
+                    _ => text.len() == "2024-01-31".len(),
+                };
                 plain && !text.is_empty() && partition_value(name, data_type, Some(text)).is_ok()
             })
         };
@@ -136,6 +140,8 @@ mod tests {
         assert_eq!(fields, ["y Int64", "d Date32", "k Utf8"]);
         assert_eq!(values, [["2024", "2024-01-31", "a/b"], ["-7", "NULL", "1"]]);
         assert_eq!(read(&["m=01/a", "m=12/b"], None).unwrap().0, ["m Int64"]);
+        let (fields, values) = read(&["t=2024-01-31 10%3A00%3A00/a"], None).unwrap();
+        assert_eq!((fields, values), (vec!["t Utf8".to_string()], vec![vec!["2024-01-31 10:00:00".to_string()]]));
     }
 
     #[test]

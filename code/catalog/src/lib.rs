@@ -6,8 +6,9 @@
 use std::path::Path;
 
 use buzz_protocol::{BucketOptions, CatalogEntry, CatalogType, Result};
-use buzz_storage::{Location, Storage};
+use buzz_storage::{Location, Storage, unpanicked};
 use futures::StreamExt;
+use object_store::ObjectStoreExt;
 use url::Url;
 
 mod table;
@@ -67,8 +68,23 @@ fn kind_by_name(path: &str) -> Option<CatalogType> {
     kinds.into_iter().find_map(|(ends, kind)| ends.contains(&&*ending).then_some(kind))
 }
 
+/// Bytes of a JSON file that are looked at before all of it is.
+const MANIFEST_HEAD_BYTES: u64 = 256 << 10;
+
 /// Whether the file is one JSON object with a list of files. A file of JSON lines is not one value.
 async fn is_manifest(place: &Location, storage: &Storage) -> bool {
+    let Ok(store) = storage.store(&place.store) else {
+        return false;
+    };
+    // A large file of lines is told by the first of them.
+    let Ok(head) = store.get_range(&place.path, 0..MANIFEST_HEAD_BYTES).await else {
+        return false;
+    };
+    let first_line = head.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let lines = head.len() as u64 == MANIFEST_HEAD_BYTES && first_line.len() < head.len();
+    if lines && serde_json::from_slice::<serde_json::Value>(first_line).is_ok() {
+        return false;
+    }
     let Ok(bytes) = storage.read(place).await else {
         return false;
     };
@@ -88,7 +104,8 @@ pub async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Resul
     }
     let opened = match entry.kind {
         CatalogType::DeltaLake => match Location::parse(&entry.uri, base) {
-            Ok(place) => delta::open(place, entry, storage).await,
+            // The log's reader has been seen to panic where it says something unheard of.
+            Ok(place) => unpanicked(delta::open(place, entry, storage)).await.and_then(|opened| opened),
             Err(error) => Err(error),
         },
         CatalogType::Parquet => parquet_files::open(entry, base, storage).await,

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::datatypes::{FieldRef, Schema};
+use arrow::datatypes::{DataType, FieldRef, Schema};
 use buzz_protocol::{CatalogEntry, QueryError, Result};
 use buzz_storage::{Location, Storage, full_path};
 use futures::{StreamExt, TryStreamExt};
@@ -95,7 +95,7 @@ fn merge(schemas: &[(String, &Schema)]) -> Result<Schema> {
         for field in schema.fields() {
             match merged.iter().find(|(known, _)| known.name() == field.name()) {
                 None => merged.push((Arc::clone(field), path)),
-                Some((known, first)) if known.data_type() != field.data_type() => {
+                Some((known, first)) if as_read(known.data_type()) != as_read(field.data_type()) => {
                     return Err(QueryError::data(format!(
                         "column `{}` is {} in `{first}` and {} in `{path}`",
                         field.name(),
@@ -108,6 +108,16 @@ fn merge(schemas: &[(String, &Schema)]) -> Result<Schema> {
         }
     }
     Ok(Schema::new(merged.into_iter().map(|(field, _)| field).collect::<Vec<_>>()))
+}
+
+/// What types of the same values are alike: how offsets and dictionaries are stored is each file's business.
+fn as_read(data_type: &DataType) -> &DataType {
+    match data_type {
+        DataType::Dictionary(_, values) => as_read(values),
+        DataType::Utf8 | DataType::LargeUtf8 => &DataType::Utf8View,
+        DataType::Binary | DataType::LargeBinary => &DataType::BinaryView,
+        other => other,
+    }
 }
 
 #[cfg(test)]

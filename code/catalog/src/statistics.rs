@@ -108,6 +108,9 @@ fn row_group_bounds(name: &str, data_type: &DataType, schema: &Schema, footer: &
     let converter = StatisticsConverter::try_new(name, schema, footer.file_metadata().schema_descr()).ok()?;
     let converter = converter.with_missing_null_counts_as_zero(false);
     let (mins, maxes) = (converter.row_group_mins(groups).ok()?, converter.row_group_maxes(groups).ok()?);
+    if !keeps_order(mins.data_type(), data_type) {
+        return None;
+    }
     let nulls = converter.row_group_null_counts(groups).ok()?;
     let all_nulls = nulls.iter().sum::<Option<u64>>();
     let scalar = |array: &ArrayRef, group: usize| {
@@ -128,6 +131,27 @@ fn row_group_bounds(name: &str, data_type: &DataType, schema: &Schema, footer: &
         bounds.max = Some(bounds.max.map_or(max.clone(), |known| if max > known { max } else { known }));
     }
     Some(bounds)
+}
+
+/// Whether values of type `from` are in the same order once they are cast to `to`: 5 is before 10, and `10` before `5`.
+fn keeps_order(from: &DataType, to: &DataType) -> bool {
+    let is_text = |data_type: &DataType| matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let is_binary =
+        |data_type: &DataType| matches!(data_type, DataType::Binary | DataType::LargeBinary | DataType::BinaryView);
+    let is_date = |data_type: &DataType| matches!(data_type, DataType::Date32 | DataType::Date64);
+    match (from, to) {
+        _ if from == to => true,
+        (DataType::Dictionary(_, values), to) => keeps_order(values, to),
+        (from, DataType::Dictionary(_, values)) => keeps_order(from, values),
+        (DataType::Timestamp(_, here), DataType::Timestamp(_, there)) => here.is_some() == there.is_some(),
+        (from, DataType::Timestamp(_, None)) if is_date(from) => true,
+        (from, to) => {
+            (from.is_numeric() && to.is_numeric())
+                || (is_text(from) && is_text(to))
+                || (is_binary(from) && is_binary(to))
+                || (is_date(from) && is_date(to))
+        }
+    }
 }
 
 /// Whether bounds of the type are worth keeping: of what is nested there are none.
@@ -223,4 +247,24 @@ fn column_statistics(bounds: &ColumnBounds, row_counts: &UInt64Array, data_type:
     column.min_value = said(extreme(&bounds.min, false));
     column.max_value = said(extreme(&bounds.max, true));
     column
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::TimeUnit;
+
+    use super::*;
+
+    #[test]
+    fn bounds_are_kept_where_a_cast_keeps_their_order() {
+        use DataType::{Boolean, Date32, Dictionary, Float64, Int8, Int64, LargeUtf8, Timestamp, Utf8, Utf8View};
+        let second = |zone: Option<&str>| Timestamp(TimeUnit::Second, zone.map(Into::into));
+        let texts = Dictionary(Box::new(Int8), Box::new(LargeUtf8));
+        for (from, to) in [(Int8, Int64), (Int64, Float64), (texts, Utf8View), (Date32, second(None))] {
+            assert!(keeps_order(&from, &to), "{from} to {to}");
+        }
+        for (from, to) in [(Int64, Utf8), (Utf8, Int64), (Int64, Boolean), (second(Some("+02:00")), second(None))] {
+            assert!(!keeps_order(&from, &to), "{from} to {to}");
+        }
+    }
 }

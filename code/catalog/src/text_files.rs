@@ -40,7 +40,8 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -
         let mut csv = entry.csv_format()?;
         let heads =
             if looks_into_files(entry) { heads(entry, &csv, &found.files, &store, place).await? } else { vec![] };
-        if let Some((head, _)) = heads.first() {
+        // An empty file says nothing of the others.
+        if let Some((head, _)) = heads.iter().find(|(head, _)| !head.trim_ascii().is_empty()) {
             if entry.delimiter.is_none() {
                 csv.delimiter = sniff_delimiter(&csv, head);
             }

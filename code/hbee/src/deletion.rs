@@ -53,7 +53,12 @@ fn checked(stored: &Bytes, size: u64) -> Result<Bytes, String> {
     if length.map(|length| length as usize) != Some(size) || stored.len() != size + 8 {
         return Err(format!("does not have the {size} bytes that the log says"));
     }
-    Ok(stored.slice(4..4 + size))
+    let bytes = stored.slice(4..4 + size);
+    let sum = stored[4 + size..].try_into().map(u32::from_be_bytes);
+    if sum.ok() != Some(crc32fast::hash(&bytes)) {
+        return Err("is corrupt: its checksum is another".to_string());
+    }
+    Ok(bytes)
 }
 
 fn parse(bytes: &[u8]) -> Result<RoaringTreemap, String> {
@@ -101,5 +106,9 @@ mod tests {
         truncated.extend_from_slice(&[1, 0, 0]);
         assert!(parse(&truncated).unwrap_err().contains("not readable"));
         assert!(checked(&Bytes::from_static(&[0, 0, 0, 9, 1, 2]), 9).is_err());
+        let mut stored = [&[0, 0, 0, 2, 7, 8][..], &crc32fast::hash(&[7, 8]).to_be_bytes()].concat();
+        assert_eq!(checked(&Bytes::from(stored.clone()), 2).unwrap(), [7, 8][..]);
+        stored[4] ^= 1;
+        assert!(checked(&Bytes::from(stored), 2).unwrap_err().contains("checksum"));
     }
 }

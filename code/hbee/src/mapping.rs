@@ -66,11 +66,17 @@ impl PhysicalExprAdapter for MappedColumnsAdapter {
 fn shown(field: &FieldRef, mapping: &ColumnMapping) -> Field {
     let id = field.metadata().get(PARQUET_FIELD_ID_META_KEY).and_then(|id| id.parse::<i64>().ok());
     let by_id = id.and_then(|id| mapping.ids.iter().find(|(_, known)| **known == id));
-    let by_name = || mapping.physical_names.iter().find(|(_, physical)| *physical == field.name());
+    // Where columns are found by id, only a field without one is found by its name.
+    let other_id = id.is_some() && !mapping.ids.is_empty();
+    let by_name = || mapping.physical_names.iter().find(|(_, physical)| !other_id && *physical == field.name());
     let logical = by_id.map(|(name, _)| name).or_else(|| by_name().map(|(name, _)| name));
     let name = match logical {
         Some(name) => name.clone(),
-        None if mapping.physical_names.contains_key(field.name()) => format!("{}\u{0}hidden", field.name()),
+        None if mapping.physical_names.contains_key(field.name())
+            || (other_id && mapping.ids.contains_key(field.name())) =>
+        {
+            format!("{}\u{0}hidden", field.name())
+        }
         None => field.name().clone(),
     };
     let data_type = match mapping.inside.get(&name) {
@@ -238,7 +244,9 @@ mod tests {
             Arc::new(Field::new(name, DataType::Int32, true).with_metadata(metadata.into()))
         };
         assert_eq!(shown(&field("y", "7"), &mapping).name(), "a");
-        assert_eq!(shown(&field("y", "1"), &mapping).name(), "b");
+        assert_eq!(shown(&field("y", "1"), &mapping).name(), "y");
+        let without_id = Arc::new(Field::new("y", DataType::Int32, true));
+        assert_eq!(shown(&without_id, &mapping).name(), "b");
         assert_eq!(shown(&field("a", "1"), &mapping).name(), "a\u{0}hidden");
     }
 }

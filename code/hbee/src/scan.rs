@@ -1,5 +1,6 @@
 //! Puts a task's files back into the scans of its fragment, with what the encoding of plans leaves out.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use arrow::ipc::reader::StreamReader;
 use buzz_protocol::{Evaluation, FileFormat, FileSlice, HBeeTask, QueryError, Result, ScanSpec, TaskFile};
 use buzz_storage::UnchangedStore;
 use buzz_storage::text::TextSource;
+use chrono::{DateTime, Utc};
 use datafusion::common::Statistics;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::datasource::listing::PartitionedFile;
@@ -151,6 +153,14 @@ async fn file_group(
     Ok(FileGroup::new(files))
 }
 
+/// A time that differs between files of equal paths and sizes in different stores, or of different versions: DataFusion's
+/// cache of footers knows a file by its path, its size and when it was written, and serves all queries of a process.
+fn version_of(spec: &ScanSpec, file: &TaskFile) -> DateTime<Utc> {
+    let mut hasher = DefaultHasher::new();
+    (spec.store.as_str(), &spec.bucket.endpoint, &file.e_tag).hash(&mut hasher);
+    DateTime::from_timestamp_millis((hasher.finish() >> 24) as i64).unwrap_or_default()
+}
+
 async fn partitioned_file(
     spec: &ScanSpec,
     file: &TaskFile,
@@ -163,6 +173,7 @@ async fn partitioned_file(
     partitioned.object_meta.location = object_store::path::Path::parse(&file.path)
         .map_err(|error| QueryError::data(format!("`{}` is not a path: {error}", file.path)))?;
     partitioned.object_meta.e_tag = file.e_tag.clone();
+    partitioned.object_meta.last_modified = version_of(spec, file);
     if let Some(constants) = constants {
         let value = |column: &ArrayRef| ScalarValue::try_from_array(column, slice.file as usize);
         partitioned.partition_values = constants.columns().iter().map(value).collect::<DataFusionResult<_>>()?;

@@ -3,6 +3,7 @@
 use buzz_protocol::{DeletionVector, QueryError, Result};
 use bytes::{BufMut, Bytes, BytesMut};
 use deltalake::kernel::{DeletionVectorDescriptor, StorageType};
+use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
 use super::paths::FilePaths;
@@ -31,7 +32,11 @@ pub(super) fn vector(paths: &mut FilePaths<'_>, descriptor: &DeletionVectorDescr
             let slash = if prefix.is_empty() { "" } else { "/" };
             paths.path(&format!("{prefix}{slash}deletion_vector_{uuid}.bin"))?
         }
-        StorageType::AbsolutePath => paths.path(text)?,
+        StorageType::AbsolutePath => {
+            // A URI, as the paths of data files are, which come decoded.
+            let decoded = percent_decode_str(text).decode_utf8().map_err(|_| bad("has a path that is not UTF-8"))?;
+            paths.path(&decoded)?
+        }
     };
     Ok(DeletionVector::File {
         path,

@@ -60,6 +60,14 @@ pub(super) async fn load(place: &Location, store: &Arc<dyn ObjectStore>, version
             Err(error) => Err(explained(place, store.as_ref(), error).await),
         };
     };
+    // delta-rs would look for each version up to one that is far away.
+    let commit = place.join(&format!("_delta_log/{version:020}.json"))?;
+    if matches!(store.head(&commit.path).await, Err(object_store::Error::NotFound { .. })) {
+        let newest = Box::pin(load(place, store, None)).await?.version().unwrap_or_default();
+        if version > newest {
+            return Err(no_version(place, version, newest));
+        }
+    }
     let error = match log.with_version(version).load().await {
         Ok(table) if table.version() == Some(version) => return Ok(table),
         Ok(_) => QueryError::data(format!("Delta table {place} has no version {version}")),
@@ -73,7 +81,11 @@ pub(super) async fn load(place: &Location, store: &Arc<dyn ObjectStore>, version
     if version <= newest {
         return Err(error);
     }
-    Err(QueryError::invalid(format!("Delta table {place} has no version {version}; the newest is {newest}")))
+    Err(no_version(place, version, newest))
+}
+
+fn no_version(place: &Location, version: u64, newest: u64) -> QueryError {
+    QueryError::invalid(format!("Delta table {place} has no version {version}; the newest is {newest}"))
 }
 
 /// What `error` means. Of a store that refuses or does not answer, delta-rs keeps no more than the text; so the store is

@@ -186,6 +186,28 @@ async fn files_of_one_table_are_in_several_stores() {
     assert!(told.contains("s3://sea/far/part-7.parquet") && told.contains("table `t`"), "{told}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_paths_in_two_buckets_are_two_files() {
+    let lake = lake().await;
+    let folder = lake.folder.path();
+    // Files of equal size with different bounds: the footer of one says that the other has no such row.
+    for (bucket, start) in [("lake", 100_000), ("sea", 200_000)] {
+        let twin = folder.join(bucket);
+        fs::create_dir(&twin).unwrap();
+        crate::tables::write_file(&twin.join("x.parquet"), &crate::tables::rides(start, 100));
+        upload(&lake.cloud.endpoint, &twin, &format!("s3://{bucket}/twin")).await.unwrap();
+    }
+    let size = |bucket: &str| fs::metadata(folder.join(bucket).join("x.parquet")).unwrap().len();
+    assert_eq!(size("lake"), size("sea"));
+    let variables = client_environment(&lake.cloud.endpoint);
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let sql = "SELECT COUNT(*) AS n FROM a WHERE id >= 100000 AND id < 150000 UNION ALL SELECT COUNT(*) FROM b WHERE id > 150000";
+    let tables = ["--table", "a=s3://lake/twin/x.parquet", "--table", "b=s3://sea/twin/x.parquet", "--format", "csv"];
+    for _ in 0..3 {
+        assert_eq!(rows(&lake.buzz(&[&["sql", sql], &tables[..]].concat(), &variables).await), "n\n100\n100\n");
+    }
+}
+
 /// A table's type, its uri, how it is reached, variables, and words of what is said.
 type Case<'a> = (&'a str, &'a str, Value, &'a [(&'a str, &'a str)], &'a [&'a str]);
 

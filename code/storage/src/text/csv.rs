@@ -70,6 +70,16 @@ pub(super) fn first_record_end(csv: &CsvFormat, bytes: &[u8]) -> Option<usize> {
     }
 }
 
+/// Where the first record of `bytes` begins that is neither empty nor a comment; at their end if there is none.
+pub(super) fn first_record_start(csv: &CsvFormat, bytes: &[u8]) -> usize {
+    let end = first_record_end(csv, bytes).unwrap_or(bytes.len());
+    let mut start = 0;
+    while let Some(length) = record_end(csv, &bytes[start..end]).filter(|length| start + length < end) {
+        start += length;
+    }
+    start
+}
+
 fn record_end(csv: &CsvFormat, bytes: &[u8]) -> Option<usize> {
     let mut quoted = false;
     let mut escaped = false;

@@ -1,15 +1,15 @@
 //! Opens one file of lines: fetches, decompresses, decodes, and says what is wrong with the file.
 
+use std::io;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::{csv, json};
+use async_compression::tokio::bufread::{BzDecoder, GzipDecoder, XzDecoder, ZstdDecoder};
 use buzz_protocol::{Compression, CsvFormat, ErrorKind, FileFormat, QueryError, Result};
 use bytes::{Bytes, BytesMut};
-use datafusion::common::parsers::CompressionTypeVariant;
-use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
@@ -19,8 +19,9 @@ use datafusion_datasource::decoder::{Decoder, DecoderDeserializer, deserialize_s
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
+use tokio_util::io::{ReaderStream, StreamReader};
 
-use super::csv::{FileColumns, arrow_format, column_names, first_record_end};
+use super::csv::{FileColumns, arrow_format, column_names, first_record_end, first_record_start};
 use crate::UnchangedStore;
 
 /// Bytes that are fetched to find a file's header, when the part of the file that is read is not its first.
@@ -75,21 +76,25 @@ impl TextOpener {
         };
         let counted = self.bytes_scanned.clone();
         let bytes = bytes.inspect_ok(move |bytes| counted.add(bytes.len())).map_err(DataFusionError::from).boxed();
-        let mut bytes = decompressed(self.format.compression(planned.location.as_ref()), bytes)?;
+        let mut bytes = decompressed(self.format.compression(planned.location.as_ref()), bytes);
 
         match &self.format {
             FileFormat::Csv(csv) => {
-                let at_start = range.is_none_or(|(start, _)| start == 0);
-                let names = match (csv.header, at_start) {
-                    (false, _) => self.columns.fields().iter().map(|field| field.name().clone()).collect(),
-                    (true, true) => {
+                let (names, skip_header) = match (csv.header, range) {
+                    (false, _) => (self.columns.fields().iter().map(|field| field.name().clone()).collect(), false),
+                    (true, None) => {
                         let head;
                         (head, bytes) = with_first_record(csv, bytes).await?;
-                        column_names(csv, &head)?
+                        (column_names(csv, &head)?, true)
                     }
-                    (true, false) => column_names(csv, &head_of(store.as_ref(), &planned, csv).await?)?,
+                    (true, Some((start, end))) => {
+                        let head = head_of(store.as_ref(), &planned, csv).await?;
+                        // Comments may stand before it, so that it is not in the first part.
+                        let header_at = first_record_start(csv, &head) as u64;
+                        (column_names(csv, &head)?, (start..end).contains(&header_at))
+                    }
                 };
-                Ok(self.csv_batches(csv, names, csv.header && at_start, bytes))
+                Ok(self.csv_batches(csv, names, skip_header, bytes))
             }
             _ => self.json_batches(bytes),
         }
@@ -199,19 +204,29 @@ async fn first_bytes(store: &dyn ObjectStore, file: &ObjectMeta, length: u64) ->
     Ok(store.get_opts(&file.location, options).await?.bytes().await?)
 }
 
+/// The text of `bytes`. A file may be several compressed streams, one after the other, as parallel programs write them.
 fn decompressed(
     compression: Compression,
     bytes: BoxStream<'static, DataFusionResult<Bytes>>,
-) -> Result<BoxStream<'static, DataFusionResult<Bytes>>> {
-    let kind = match compression {
-        Compression::None => CompressionTypeVariant::UNCOMPRESSED,
-        Compression::Gzip => CompressionTypeVariant::GZIP,
-        Compression::Zstd => CompressionTypeVariant::ZSTD,
-        Compression::Bzip2 => CompressionTypeVariant::BZIP2,
-        Compression::Xz => CompressionTypeVariant::XZ,
-    };
-    Ok(FileCompressionType::from(kind).convert_stream(bytes)?)
+) -> BoxStream<'static, DataFusionResult<Bytes>> {
+    macro_rules! all_streams {
+        ($decoder:ident) => {{
+            let mut decoder = $decoder::new(StreamReader::new(bytes.map_err(io::Error::from)));
+            decoder.multiple_members(true);
+            ReaderStream::with_capacity(decoder, TEXT_BYTES_AT_ONCE).map_err(DataFusionError::from).boxed()
+        }};
+    }
+    match compression {
+        Compression::None => bytes,
+        Compression::Gzip => all_streams!(GzipDecoder),
+        Compression::Zstd => all_streams!(ZstdDecoder),
+        Compression::Bzip2 => all_streams!(BzDecoder),
+        Compression::Xz => all_streams!(XzDecoder),
+    }
 }
+
+/// Bytes of text that are decompressed at a time.
+const TEXT_BYTES_AT_ONCE: usize = 64 << 10;
 
 /// The first `bytes_max` bytes of the text in `file`, cut at the end of a line unless that is all of it.
 ///
@@ -229,7 +244,7 @@ pub async fn sample(
         return Ok(if (head.len() as u64) < file.size { whole_lines(head) } else { head });
     }
     let bytes = store.get_opts(&file.location, GetOptions::default()).await?.into_stream();
-    let mut text = decompressed(compression, bytes.map_err(DataFusionError::from).boxed())?;
+    let mut text = decompressed(compression, bytes.map_err(DataFusionError::from).boxed());
     let mut head = BytesMut::new();
     while let Some(more) = text.try_next().await? {
         head.extend_from_slice(&more);
@@ -278,5 +293,40 @@ impl Decoder for JsonDecoder {
 
     fn can_flush_early(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_compression::tokio::write::{BzEncoder, GzipEncoder, XzEncoder, ZstdEncoder};
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_streams_of_a_compressed_file_are_read() {
+        macro_rules! twice {
+            ($encoder:ident) => {{
+                let mut file = Vec::new();
+                for text in ["a\n", "b\n"] {
+                    let mut encoder = $encoder::new(Vec::new());
+                    encoder.write_all(text.as_bytes()).await.unwrap();
+                    encoder.shutdown().await.unwrap();
+                    file.extend(encoder.into_inner());
+                }
+                file
+            }};
+        }
+        for (compression, file) in [
+            (Compression::Gzip, twice!(GzipEncoder)),
+            (Compression::Zstd, twice!(ZstdEncoder)),
+            (Compression::Bzip2, twice!(BzEncoder)),
+            (Compression::Xz, twice!(XzEncoder)),
+        ] {
+            let bytes =
+                futures::stream::iter(file.chunks(7).map(|part| Ok(Bytes::copy_from_slice(part))).collect::<Vec<_>>());
+            let text: Vec<Bytes> = decompressed(compression, bytes.boxed()).try_collect().await.unwrap();
+            assert_eq!(text.concat(), b"a\nb\n", "{compression:?}");
+        }
     }
 }
