@@ -119,6 +119,7 @@ fn common_fields(a: &Fields, b: &Fields) -> Fields {
 /// # Errors
 /// `Data` when it is not such a file.
 pub(crate) fn json_columns(head: &[u8]) -> Result<Vec<Inferred>> {
+    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     if head.trim_ascii_start().starts_with(b"[") {
         return Err(QueryError::data("it is a JSON array; Buzz reads files with one JSON object a line"));
     }

@@ -95,7 +95,7 @@ fn merge(schemas: &[(String, &Schema)]) -> Result<Schema> {
         for field in schema.fields() {
             match merged.iter().find(|(known, _)| known.name() == field.name()) {
                 None => merged.push((Arc::clone(field), path)),
-                Some((known, first)) if as_read(known.data_type()) != as_read(field.data_type()) => {
+                Some((known, first)) if !alike(known.data_type(), field.data_type()) => {
                     return Err(QueryError::data(format!(
                         "column `{}` is {} in `{first}` and {} in `{path}`",
                         field.name(),
@@ -110,7 +110,22 @@ fn merge(schemas: &[(String, &Schema)]) -> Result<Schema> {
     Ok(Schema::new(merged.into_iter().map(|(field, _)| field).collect::<Vec<_>>()))
 }
 
-/// What types of the same values are alike: how offsets and dictionaries are stored is each file's business.
+/// Whether columns of both types hold the same values: how a list calls its items, and how texts are stored, is each
+/// file's business.
+fn alike(a: &DataType, b: &DataType) -> bool {
+    match (as_read(a), as_read(b)) {
+        (DataType::List(a), DataType::List(b)) | (DataType::LargeList(a), DataType::LargeList(b)) => {
+            alike(a.data_type(), b.data_type())
+        }
+        (DataType::Struct(a), DataType::Struct(b)) => {
+            a.len() == b.len()
+                && a.iter().zip(b).all(|(a, b)| a.name() == b.name() && alike(a.data_type(), b.data_type()))
+        }
+        (a, b) => a == b,
+    }
+}
+
+/// The type as which values of `data_type` are read.
 fn as_read(data_type: &DataType) -> &DataType {
     match data_type {
         DataType::Dictionary(_, values) => as_read(values),
@@ -125,12 +140,22 @@ mod tests {
     use std::time::Duration;
 
     use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use arrow::datatypes::Field;
     use buzz_protocol::CatalogType;
     use buzz_testkit::{Asked, DistantStore};
     use parquet::arrow::ArrowWriter;
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn types_that_only_differ_in_how_they_are_stored_are_alike() {
+        let list = |name: &str, item: DataType| DataType::List(Arc::new(Field::new(name, item, true)));
+        let texts = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
+        assert!(alike(&list("item", texts), &list("element", DataType::LargeUtf8)));
+        assert!(!alike(&list("item", DataType::Int64), &list("item", DataType::Int32)));
+        assert!(!alike(&DataType::Utf8, &DataType::Binary));
+    }
 
     #[tokio::test]
     async fn of_very_many_files_some_are_looked_into() {

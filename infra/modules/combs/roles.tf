@@ -17,13 +17,13 @@ locals {
 }
 
 resource "aws_iam_role" "comb" {
-  name               = local.name
+  name               = "${local.name}-${var.region}"
   description        = "What a comb's program may do"
   assume_role_policy = local.trust
 }
 
 resource "aws_iam_role" "execution" {
-  name               = "${local.name}-execution"
+  name               = "${local.name}-execution-${var.region}"
   description        = "What ECS may do to start a comb: fetch its image, write its log"
   assume_role_policy = local.trust
 }

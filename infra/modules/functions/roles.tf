@@ -51,7 +51,7 @@ resource "aws_iam_role" "function" {
     hbee = "HBee: reads data files"
   }
 
-  name               = local.names[each.key]
+  name               = "${local.names[each.key]}-${var.region}"
   description        = each.value
   assume_role_policy = local.trust
 }

@@ -96,6 +96,7 @@ impl TextOpener {
                 };
                 Ok(self.csv_batches(csv, names, skip_header, bytes))
             }
+            _ if range.is_none_or(|(start, _)| start == 0) => self.json_batches(without_mark(bytes).await?),
             _ => self.json_batches(bytes),
         }
     }
@@ -165,6 +166,25 @@ fn with_absent_columns(
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::clone(wanted), columns, &options)
 }
+
+/// `bytes` without the mark with which some programs begin a text in UTF-8.
+async fn without_mark(
+    mut bytes: BoxStream<'static, DataFusionResult<Bytes>>,
+) -> Result<BoxStream<'static, DataFusionResult<Bytes>>> {
+    let mut head = BytesMut::new();
+    while head.len() < MARK.len() {
+        match bytes.try_next().await? {
+            Some(more) => head.extend_from_slice(&more),
+            None => break,
+        }
+    }
+    let head = head.freeze();
+    let head = if head.starts_with(MARK) { head.slice(MARK.len()..) } else { head };
+    Ok(futures::stream::iter([Ok(head)]).chain(bytes).boxed())
+}
+
+/// The byte order mark.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The first record of `bytes`, and all of them again.
 async fn with_first_record(
