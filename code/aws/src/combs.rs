@@ -51,6 +51,8 @@ pub struct FargateCombs {
     /// Names this stack, build and kind of comb, in tokens and in the generations' places.
     fleet: String,
     avoided: Mutex<HashMap<CombAddress, Instant>>,
+    /// The tasks whose combs answered, by where they did.
+    seen: Mutex<HashMap<CombAddress, String>>,
 }
 
 impl FargateCombs {
@@ -63,7 +65,7 @@ impl FargateCombs {
         network: Arc<dyn Network>,
     ) -> Self {
         let fleet = fleet(stage, &settings);
-        Self { settings, tasks, results, network, fleet, avoided: Mutex::default() }
+        Self { settings, tasks, results, network, fleet, avoided: Mutex::default(), seen: Mutex::default() }
     }
 
     /// The tasks of this fleet that live, and whether each answers.
@@ -82,7 +84,11 @@ impl FargateCombs {
         for (task, address, health) in futures::future::join_all(checks).await {
             fleet.slots.extend(task.slot());
             match (health, address) {
-                (Health::Ready, Some(address)) => fleet.ready.push((task.slot().unwrap_or(usize::MAX), address)),
+                (Health::Ready, Some(address)) => {
+                    let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                    seen.insert(address.clone(), task.arn.clone());
+                    fleet.ready.push((task.slot().unwrap_or(usize::MAX), address));
+                }
                 (Health::Coming, address) => fleet.coming.push((task, address)),
                 _ => {}
             }
@@ -239,6 +245,20 @@ impl Combs for FargateCombs {
     fn avoid(&self, address: &CombAddress) {
         let until = Instant::now() + AVOIDED_FOR;
         self.avoided.lock().unwrap_or_else(PoisonError::into_inner).insert(address.clone(), until);
+    }
+
+    async fn fate(&self, address: &CombAddress) -> Option<QueryError> {
+        let arn = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(address).cloned()?;
+        let (_, dead) = self.tasks.find(&HashSet::from([arn])).await.ok()?;
+        let reason = dead.first()?.stopped_reason.clone()?;
+        // What ECS says when the kernel ends a container for its memory.
+        reason.contains("OutOfMemory").then(|| {
+            QueryError::limit(format!(
+                "a comb of {} MB ran out of memory ({reason}); divide the query among more combs (`capacity.zones`), lower \
+                 the options `inbox_memory_bytes` and `memory_bytes`, or raise `comb_memory_mb` in infra/env/conf.tf",
+                self.settings.memory_mb
+            ))
+        })
     }
 
     fn partitions_per_comb(&self, _count: usize) -> usize {

@@ -29,6 +29,16 @@ pub(crate) enum Choice {
     Combs(Vec<CombAddress>),
 }
 
+impl Choice {
+    /// The combs that reduce.
+    pub(crate) fn combs(&self) -> &[CombAddress] {
+        match self {
+            Self::Fuse { .. } => &[],
+            Self::Combs(combs) => combs,
+        }
+    }
+}
+
 /// Chooses for the first run of `plan`.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use buzz_exchange::delivery::Destination;
 use buzz_exchange::{Commit, DeliveryWriter};
-use buzz_protocol::{Delivered, ErrorKind, QueryError, QueryId, Result, TaskIndex, Transport};
+use buzz_protocol::{CombAddress, Delivered, ErrorKind, QueryError, QueryId, Result, TaskIndex, Transport};
 use chrono::Utc;
 use futures::TryStreamExt;
 
@@ -154,6 +154,7 @@ pub(crate) async fn run(
     let mut flowing = in_process && fuse.compute.runs_once();
     let mut other_combs = false;
     let mut refusals = 0;
+    let mut lost = Vec::new();
     let mut query = progress.next_run();
     loop {
         let this = Run { query, choice: &choice, flowing };
@@ -161,6 +162,12 @@ pub(crate) async fn run(
             Ok(summary) => return Ok(summary),
             Err(failed) => failed,
         };
+        if again == Again::OnOtherCombs {
+            lost.extend(choice.combs().iter().cloned());
+            if let Some(fate) = fate_of(fuse, &lost).await {
+                return Err(fate);
+            }
+        }
         match again {
             Again::Held if flowing => {
                 flowing = false;
@@ -186,6 +193,12 @@ pub(crate) async fn run(
             _ => failed,
         })?;
     }
+}
+
+/// What ended one of the combs that were lost, if a query must fail for it. That may be known only after another run.
+async fn fate_of(fuse: &Fuse, lost: &[CombAddress]) -> Option<QueryError> {
+    let fates = lost.iter().map(|comb| fuse.combs.fate(comb));
+    futures::future::join_all(fates).await.into_iter().flatten().next()
 }
 
 async fn run_once(

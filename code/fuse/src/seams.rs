@@ -3,7 +3,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use buzz_protocol::{CombAddress, HBeeTask, Result, TaskOutcome};
+use buzz_protocol::{CombAddress, HBeeTask, QueryError, Result, TaskOutcome};
 
 /// Called each time that no worker takes a task and it is asked again.
 pub type Refused<'a> = &'a (dyn Fn() + Sync);
@@ -59,6 +59,12 @@ pub trait Combs: fmt::Debug + Send + Sync {
 
     /// Says that the comb at `address` refused a query or was lost: another one should be offered for a while.
     fn avoid(&self, _address: &CombAddress) {}
+
+    /// What a query fails with because of how the comb at `address` ended, if it is gone for a reason that another comb
+    /// would soon have as well.
+    async fn fate(&self, _address: &CombAddress) -> Option<QueryError> {
+        None
+    }
 
     /// Partitions that each of `count` combs should work on at the same time.
     fn partitions_per_comb(&self, count: usize) -> usize;

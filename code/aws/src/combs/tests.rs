@@ -198,3 +198,23 @@ async fn combs_that_never_run_are_told_with_their_reason() {
     let once = FakeTasks::new(1);
     assert_eq!(fuse(&once, &self::results()).ready(1).await.unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn a_comb_without_memory_is_told_apart_from_one_that_is_gone() {
+    let tasks = FakeTasks::new(0);
+    let combs = fuse(&tasks, &results());
+    let ready = combs.ready(2).await.unwrap();
+    assert!(combs.fate(&ready[0]).await.is_none(), "it lives");
+    for (position, reason) in
+        ["Host EC2 (instance i-1) terminated.", "OutOfMemoryError: Container killed due to memory usage"]
+            .into_iter()
+            .enumerate()
+    {
+        tasks.state.lock().unwrap()[position].task.stopped_reason = Some(reason.to_string());
+        tasks.stop(position);
+    }
+    assert!(combs.fate(&ready[0]).await.is_none(), "another one may do better");
+    let fate = combs.fate(&ready[1]).await.unwrap();
+    assert_eq!(fate.kind.to_string(), "Limit");
+    assert!(fate.message.contains("ran out of memory (OutOfMemoryError"), "{fate}");
+}
