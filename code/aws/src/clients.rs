@@ -1,4 +1,4 @@
-//! AWS's clients and what else is made once per process.
+//! How AWS's clients are set up, once per process.
 
 use std::time::Duration;
 
