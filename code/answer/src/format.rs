@@ -113,10 +113,6 @@ impl From<ArrowError> for WriteError {
     fn from(error: ArrowError) -> Self {
         match error {
             ArrowError::IoError(_, source) => Self::Io(source),
-            // The CSV writer wraps what its output says in text.
-            ArrowError::CsvError(message) if message.contains("Broken pipe") => {
-                Self::Io(io::Error::from(io::ErrorKind::BrokenPipe))
-            }
             other => Self::Rows(other.into()),
         }
     }
@@ -154,13 +150,46 @@ pub fn write(rows: &Rows, format: Format, out: &mut dyn Write) -> Result<(), Wri
     let schema = rows.schema();
     check(&schema, format)?;
     let batches = rows.batches()?;
-    match format {
-        Format::Table => table(schema, batches, out),
-        Format::Json => json::<JsonArray>(batches, out, b"[]\n", b"\n"),
-        Format::Ndjson => json::<LineDelimited>(batches, out, b"", b""),
-        Format::Csv => csv(&schema, batches, out),
-        Format::Arrow => arrow_file(&schema, batches, out),
-        Format::Parquet => parquet_file(&schema, batches, out),
+    let mut out = Watched { out, failed: None };
+    let written = match format {
+        Format::Table => table(schema, batches, &mut out),
+        Format::Json => json::<JsonArray>(batches, &mut out, b"[]\n", b"\n"),
+        Format::Ndjson => json::<LineDelimited>(batches, &mut out, b"", b""),
+        Format::Csv => csv(&schema, batches, &mut out),
+        Format::Arrow => arrow_file(&schema, batches, &mut out),
+        Format::Parquet => parquet_file(&schema, batches, &mut out),
+    };
+    match (written, out.failed) {
+        (Err(_), Some(error)) => Err(WriteError::Io(error)),
+        (written, _) => written,
+    }
+}
+
+/// A place that remembers why it could not be written to: some writers tell it as text, as if the rows were wrong.
+struct Watched<'a> {
+    out: &'a mut dyn Write,
+    failed: Option<io::Error>,
+}
+
+impl Watched<'_> {
+    fn noted<T>(&mut self, done: io::Result<T>) -> io::Result<T> {
+        done.inspect_err(|error| {
+            if error.kind() != io::ErrorKind::Interrupted {
+                self.failed = Some(io::Error::from(error.kind()));
+            }
+        })
+    }
+}
+
+impl Write for Watched<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let done = self.out.write(bytes);
+        self.noted(done)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let done = self.out.flush();
+        self.noted(done)
     }
 }
 
@@ -392,4 +421,42 @@ fn replace_columns(
         .collect();
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+}
+
+#[cfg(test)]
+mod tests {
+    use buzz_fuse::ResultSink;
+
+    use super::*;
+
+    /// A disk with room for `left` bytes.
+    struct Full {
+        left: usize,
+    }
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.left = self.left.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_as_one_in_every_form() {
+        let mut rows = Rows::new();
+        let values: arrow::array::ArrayRef = std::sync::Arc::new(arrow::array::Int64Array::from_iter_values(0..1000));
+        let batch = RecordBatch::try_from_iter([("a", values)]).unwrap();
+        ResultSink::start(&mut rows, batch.schema()).unwrap();
+        ResultSink::write(&mut rows, batch).unwrap();
+        for format in [Format::Table, Format::Json, Format::Ndjson, Format::Csv, Format::Arrow, Format::Parquet] {
+            match write(&rows, format, &mut Full { left: 10 }) {
+                Err(WriteError::Io(error)) => assert_eq!(error.kind(), io::ErrorKind::StorageFull),
+                other => panic!("{}: {other:?}", format.name()),
+            }
+        }
+    }
 }

@@ -80,7 +80,7 @@ fn written<W: Write>(out: W, write: impl FnOnce(&mut dyn Write) -> Result<(), Wr
 
 fn at(path: &Path, error: WriteError) -> QueryError {
     match error {
-        WriteError::Io(error) => not_writable(path, &error),
+        WriteError::Io(error) => not_writable(path, &error.error_or_self()),
         WriteError::Rows(error) => error,
     }
 }

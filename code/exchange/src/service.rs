@@ -88,8 +88,8 @@ pub struct Commit {
 
 /// A comb's inboxes, near or far.
 ///
-/// Nothing here waits for a reader, but for deliveries that are [`OpenQuery::paced`]. All calls may be repeated: opening an open query, accepting the accepted delivery
-/// and closing or aborting an unknown query do nothing.
+/// Nothing here waits for a reader, but for deliveries that are [`OpenQuery::paced`]. All calls may be repeated: opening an
+/// open query, accepting the accepted delivery and closing or aborting an unknown query do nothing.
 #[async_trait]
 pub trait InboxService: fmt::Debug + Send + Sync {
     /// Opens a query's inbox.

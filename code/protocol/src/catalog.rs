@@ -140,13 +140,13 @@ impl ColumnSpec {
     }
 }
 
-/// How a file is compressed as a whole.
+/// How a file is compressed as a whole; it may be several compressed streams, one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
     /// Not at all.
     None,
-    /// gzip, also of several members.
+    /// gzip.
     Gzip,
     /// Zstandard.
     Zstd,
@@ -154,6 +154,18 @@ pub enum Compression {
     Bzip2,
     /// xz.
     Xz,
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "text",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+            Self::Bzip2 => "bzip2",
+            Self::Xz => "xz",
+        })
+    }
 }
 
 impl Compression {

@@ -233,7 +233,8 @@ fn decompressed(
         ($decoder:ident) => {{
             let mut decoder = $decoder::new(StreamReader::new(bytes.map_err(io::Error::from)));
             decoder.multiple_members(true);
-            ReaderStream::with_capacity(decoder, TEXT_BYTES_AT_ONCE).map_err(DataFusionError::from).boxed()
+            let text = ReaderStream::with_capacity(decoder, TEXT_BYTES_AT_ONCE);
+            text.map_err(move |error| not_decompressed(compression, error)).boxed()
         }};
     }
     match compression {
@@ -243,6 +244,19 @@ fn decompressed(
         Compression::Bzip2 => all_streams!(BzDecoder),
         Compression::Xz => all_streams!(XzDecoder),
     }
+}
+
+/// What an error of a decompression means: the store's own, or that the bytes are not what they should be.
+fn not_decompressed(compression: Compression, error: io::Error) -> DataFusionError {
+    if error.get_ref().is_some_and(|inner| inner.is::<DataFusionError>()) {
+        return DataFusionError::from(error);
+    }
+    let why = match error.to_string() {
+        // So the decoder of xz tells that the file ends too early.
+        text if text == "out of memory" => "it ends too early".to_string(),
+        text => text,
+    };
+    QueryError::data(format!("not readable {compression}: {why}")).into_datafusion()
 }
 
 /// Bytes of text that are decompressed at a time.
@@ -347,6 +361,12 @@ mod tests {
                 futures::stream::iter(file.chunks(7).map(|part| Ok(Bytes::copy_from_slice(part))).collect::<Vec<_>>());
             let text: Vec<Bytes> = decompressed(compression, bytes.boxed()).try_collect().await.unwrap();
             assert_eq!(text.concat(), b"a\nb\n", "{compression:?}");
+            let cut = futures::stream::iter([Ok(Bytes::copy_from_slice(&file[..file.len() - 9]))]);
+            let error = decompressed(compression, cut.boxed()).try_collect::<Vec<_>>().await.unwrap_err();
+            let error = QueryError::from(error);
+            assert_eq!(error.kind, ErrorKind::Data, "{error}");
+            assert!(error.message.starts_with(&format!("not readable {compression}: ")), "{error}");
+            assert!(!error.message.contains("out of memory"), "{error}");
         }
     }
 }
