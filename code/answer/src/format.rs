@@ -165,6 +165,11 @@ pub fn write(rows: &Rows, format: Format, out: &mut dyn Write) -> Result<(), Wri
     }
 }
 
+/// What the system said, without the path of a temporary file, which means nothing to the user.
+pub fn plain(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| io::Error::from(error.kind()), io::Error::from_raw_os_error)
+}
+
 /// A place that remembers why it could not be written to: some writers tell it as text, as if the rows were wrong.
 struct Watched<'a> {
     out: &'a mut dyn Write,
@@ -175,7 +180,7 @@ impl Watched<'_> {
     fn noted<T>(&mut self, done: io::Result<T>) -> io::Result<T> {
         done.inspect_err(|error| {
             if error.kind() != io::ErrorKind::Interrupted {
-                self.failed = Some(io::Error::from(error.kind()));
+                self.failed = Some(plain(error));
             }
         })
     }

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use buzz_answer::format::{Format, WriteError, write};
+use buzz_answer::format::{Format, WriteError, plain, write};
 use buzz_answer::rows::Rows;
 use buzz_protocol::{QueryError, Result};
 use tempfile::NamedTempFile;
@@ -49,7 +49,7 @@ impl Output {
         builder.prefix(".buzz-output-");
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let file = builder.tempfile_in(folder).map_err(|error| bad(&error.error_or_self()))?;
+        let file = builder.tempfile_in(folder).map_err(|error| bad(&plain(&error)))?;
         Ok(Output(Place::File(file, path)))
     }
 
@@ -80,24 +80,13 @@ fn written<W: Write>(out: W, write: impl FnOnce(&mut dyn Write) -> Result<(), Wr
 
 fn at(path: &Path, error: WriteError) -> QueryError {
     match error {
-        WriteError::Io(error) => not_writable(path, &error.error_or_self()),
+        WriteError::Io(error) => not_writable(path, &plain(&error)),
         WriteError::Rows(error) => error,
     }
 }
 
 fn not_writable(path: &Path, why: &dyn std::fmt::Display) -> QueryError {
     QueryError::invalid(format!("output `{}` is not writable: {why}", path.display()))
-}
-
-trait OrSelf {
-    fn error_or_self(self) -> io::Error;
-}
-
-impl OrSelf for io::Error {
-    /// The cause without the path of the temporary file, which means nothing to the user.
-    fn error_or_self(self) -> io::Error {
-        self.raw_os_error().map_or_else(|| io::Error::from(self.kind()), io::Error::from_raw_os_error)
-    }
 }
 
 /// Writes `rows` to `output`.
