@@ -22,7 +22,8 @@ tf() {
     terraform -chdir="$INFRA" "$@"
 }
 
-# What is deployed, as 0.1.0-1a2b3c4 or 0.1.0-1a2b3c4-dirty. BUILD_VERSION says it where there is no git.
+# What is deployed, as 0.1.0-1a2b3c4 or 0.1.0-1a2b3c4-dirty, and 0.1.0-binaries where the programs were built elsewhere.
+# BUILD_VERSION says it where there is no git.
 version() {
     if [ -n "${BUILD_VERSION:-}" ]; then
         echo "$BUILD_VERSION"
@@ -30,6 +31,10 @@ version() {
     fi
     local number commit
     number=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+    if [ -n "${BINARIES:-}" ]; then
+        echo "$number-binaries"
+        return
+    fi
     commit=$(git rev-parse --short HEAD 2>/dev/null || echo unversioned)
     echo "$number-$commit$([ -z "$(git status --porcelain 2>/dev/null)" ] || echo -dirty)"
 }
@@ -54,6 +59,14 @@ json_map() {
         all+="${all:+,}\"${pair%%=*}\":\"${pair#*=}\""
     done
     echo "{$all}"
+}
+
+# Before anything is built: whether infra/env/conf.tf has the stage.
+check_stage() {
+    have terraform "version 1.10 or later makes the stack"
+    local said
+    said=$(TF_DATA_DIR=$PWD/infra/.terraform/stages terraform -chdir="$INFRA/env" plan -input=false -no-color -lock=false -var "stage=$STAGE" 2>&1) ||
+        fail "$(grep -A 2 "^Stage \`" <<<"$said" | tr '\n' ' ' || echo "$said")"
 }
 
 # Chooses the stage's state: its workspace, in a data folder of its own, so that no verb touches another stage.
@@ -182,6 +195,7 @@ plan() { # further arguments of terraform plan
 
 deploy() {
     check_dirty
+    check_stage
     account >/dev/null
     image_tool >/dev/null
     init
@@ -274,6 +288,7 @@ init)
     say "stage $STAGE is chosen"
     ;;
 plan)
+    check_stage
     account >/dev/null
     package
     init

@@ -1,5 +1,6 @@
 //! Types of columns, from the text of their values.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::compute::kernels::cast_utils::Parser;
@@ -7,6 +8,7 @@ use arrow::datatypes::TimestampMicrosecondType;
 use arrow::datatypes::{DataType, Date32Type, Field, Fields, Float64Type, Int64Type, Schema, TimeUnit};
 use buzz_protocol::{CsvFormat, QueryError, Result};
 use buzz_storage::text::column_names;
+use serde_json::value::RawValue;
 
 /// A column and the type that all its values seen so far have; None when only nulls were seen.
 #[derive(Debug, Clone, PartialEq)]
@@ -125,11 +127,64 @@ pub(crate) fn json_columns(head: &[u8]) -> Result<Vec<Inferred>> {
     }
     let (schema, _) = arrow::json::reader::infer_json_schema(head, None)
         .map_err(|error| QueryError::data(format!("not readable JSON lines: {error}")))?;
+    let fields = match DataType::Struct(schema.fields) {
+        rows if holds_float(&rows) => {
+            let lines = serde_json::Deserializer::from_slice(head).into_iter::<&RawValue>();
+            exact(&rows, &lines.map_while(Result::ok).collect::<Vec<_>>())
+        }
+        rows => rows,
+    };
+    let DataType::Struct(fields) = fields else { return Ok(Vec::new()) };
     let column = |field: &Arc<Field>| Inferred {
         name: field.name().clone(),
         data_type: (!field.data_type().is_null()).then(|| field.data_type().clone()),
     };
-    Ok(schema.fields().iter().map(column).collect())
+    Ok(fields.iter().map(column).collect())
+}
+
+fn holds_float(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Float64 => true,
+        DataType::Struct(fields) => fields.iter().any(|field| holds_float(field.data_type())),
+        DataType::List(item) => holds_float(item.data_type()),
+        _ => false,
+    }
+}
+
+/// `data_type`, which arrow inferred from `values`, with decimals for floats where all numbers are whole: arrow takes
+/// those beyond 64 bits for floats, which would change them.
+fn exact(data_type: &DataType, values: &[&RawValue]) -> DataType {
+    let texts = || values.iter().map(|value| value.get());
+    match data_type {
+        DataType::Float64 => {
+            let is_whole = |text: &str| {
+                let digits = text.strip_prefix('-').unwrap_or(text);
+                text == "null" || (digits.len() <= DIGITS_MAX && digits.bytes().all(|byte| byte.is_ascii_digit()))
+            };
+            if texts().all(is_whole) { DataType::Decimal128(DIGITS_MAX as u8, 0) } else { DataType::Float64 }
+        }
+        DataType::Struct(fields) => {
+            let rows: Vec<HashMap<String, &RawValue>> =
+                texts().filter_map(|text| serde_json::from_str(text).ok()).collect();
+            let of_field = |field: &Arc<Field>| {
+                if !holds_float(field.data_type()) {
+                    return Arc::clone(field);
+                }
+                let values: Vec<_> = rows.iter().filter_map(|row| row.get(field.name()).copied()).collect();
+                Arc::new(field.as_ref().clone().with_data_type(exact(field.data_type(), &values)))
+            };
+            DataType::Struct(fields.iter().map(of_field).collect())
+        }
+        DataType::List(item) if holds_float(item.data_type()) => {
+            // A value among lists is one of one item.
+            let values: Vec<&RawValue> = values
+                .iter()
+                .flat_map(|&value| serde_json::from_str(value.get()).unwrap_or_else(|_| vec![value]))
+                .collect();
+            DataType::List(Arc::new(item.as_ref().clone().with_data_type(exact(item.data_type(), &values))))
+        }
+        other => other.clone(),
+    }
 }
 
 /// All columns of all files. Of a column that only had nulls, nothing more is known than that texts may come.
@@ -181,7 +236,8 @@ pub(crate) fn sniff_delimiter(csv: &CsvFormat, head: &[u8]) -> u8 {
 }
 
 /// What stands before quotes inside of quoted values in a file that begins with `head`: a backslash, if with it all
-/// first lines have the same number of parts and without it not; usually nothing.
+/// first lines have the same number of parts and without it not, or a quoted value would go on behind its end; usually
+/// nothing.
 pub(crate) fn sniff_escape(csv: &CsvFormat, head: &[u8]) -> Option<u8> {
     let even = |escape: Option<u8>| {
         let csv = CsvFormat { escape, ..csv.clone() };
@@ -189,7 +245,29 @@ pub(crate) fn sniff_escape(csv: &CsvFormat, head: &[u8]) -> Option<u8> {
         let first = counts.next();
         counts.all(|count| Some(count) == first)
     };
-    (!even(None) && even(Some(b'\\'))).then_some(b'\\')
+    let wanted = !even(None) || goes_on_behind_backslash(csv, head);
+    (wanted && even(Some(b'\\'))).then_some(b'\\')
+}
+
+/// Whether a quoted value, read as if nothing were escaped, ends with a backslash and text follows, as in `"say \"so"`.
+fn goes_on_behind_backslash(csv: &CsvFormat, head: &[u8]) -> bool {
+    let ends_value = |byte: u8| byte == csv.delimiter || byte == b'\n' || byte == b'\r';
+    let (mut quoted, mut position) = (false, 0);
+    while position < head.len() {
+        let next = head.get(position + 1).copied();
+        if head[position] == csv.quote {
+            let begins = position == 0 || ends_value(head[position - 1]);
+            match next {
+                _ if !quoted => quoted = begins,
+                // A doubled quote is part of the value.
+                Some(next) if next == csv.quote => position += 1,
+                Some(next) if !ends_value(next) && head[position - 1] == b'\\' => return true,
+                _ => quoted = false,
+            }
+        }
+        position += 1;
+    }
+    false
 }
 
 /// Whether the first line of a file that begins with `head` names its columns: each value in it is a text. A file of
@@ -240,6 +318,12 @@ mod tests {
         assert_eq!(schema.field(0).data_type(), &DataType::Float64);
         let DataType::Struct(inner) = schema.field(1).data_type() else { panic!("{schema}") };
         assert_eq!(inner.find("x").unwrap().1.data_type(), &DataType::Utf8);
+        let text = br#"{"a": 18446744073709551616, "s": {"x": [1, -9223372036854775809], "y": 1e3}, "f": 2.0, "i": 1}"#;
+        let schema = merged(vec![json_columns(text).unwrap()]);
+        let types: Vec<_> = schema.fields().iter().map(|field| format!("{}", field.data_type())).collect();
+        let expected =
+            ["Decimal128(38, 0)", "Struct(\"x\": List(Decimal128(38, 0)), \"y\": Float64)", "Float64", "Int64"];
+        assert_eq!(types, expected);
         assert!(json_columns(b" [{}]").unwrap_err().message.contains("JSON array"));
     }
 
@@ -251,6 +335,9 @@ mod tests {
         assert_eq!(sniff_delimiter(&csv, b"only\none\n"), b',');
         assert_eq!(sniff_escape(&csv, b"1,\"say \\\"a, b\\\"\"\n2,x\n"), Some(b'\\'));
         assert_eq!(sniff_escape(&csv, b"1,\"C:\\\"\n2,\"say \"\"x\"\"\"\n"), None);
+        assert_eq!(sniff_escape(&csv, b"1,\"say \\\"so\\\"\"\n2,x\n"), Some(b'\\'));
+        assert_eq!(sniff_escape(&csv, b"1,\"C:\\\",\"a \"\"b\"\"\"\r\n2,\"\",y\r\n"), None);
+        assert_eq!(sniff_escape(&csv, b"1,5\\\" x\n"), None);
         assert!(sniff_header(&csv, b"a,b\n1,2\n"));
         assert!(!sniff_header(&csv, b"1,b\n1,2\n"));
     }

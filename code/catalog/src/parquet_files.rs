@@ -88,41 +88,59 @@ async fn read_footer(
     Ok((buzz_storage::footer_schema(&footer).map_err(place)?, footer))
 }
 
-/// All columns of all files; one that a file lacks is null there.
+/// All columns of all files, and all fields of their structs; what a file lacks is null there.
 fn merge(schemas: &[(String, &Schema)]) -> Result<Schema> {
     let mut merged: Vec<(FieldRef, &str)> = Vec::new();
     for (path, schema) in schemas {
         for field in schema.fields() {
-            match merged.iter().find(|(known, _)| known.name() == field.name()) {
-                None => merged.push((Arc::clone(field), path)),
-                Some((known, first)) if !alike(known.data_type(), field.data_type()) => {
-                    return Err(QueryError::data(format!(
-                        "column `{}` is {} in `{first}` and {} in `{path}`",
-                        field.name(),
-                        known.data_type(),
-                        field.data_type()
-                    )));
-                }
-                Some(_) => {}
+            let Some((known, first)) = merged.iter_mut().find(|(known, _)| known.name() == field.name()) else {
+                merged.push((Arc::clone(field), path));
+                continue;
+            };
+            let Some(both) = joined(known.data_type(), field.data_type()) else {
+                return Err(QueryError::data(format!(
+                    "column `{}` is {} in `{first}` and {} in `{path}`",
+                    field.name(),
+                    known.data_type(),
+                    field.data_type()
+                )));
+            };
+            if both != *known.data_type() {
+                *known = Arc::new(known.as_ref().clone().with_data_type(both));
             }
         }
     }
     Ok(Schema::new(merged.into_iter().map(|(field, _)| field).collect::<Vec<_>>()))
 }
 
-/// Whether columns of both types hold the same values: how a list calls its items, and how texts are stored, is each
-/// file's business.
-fn alike(a: &DataType, b: &DataType) -> bool {
+/// The type that holds the values of both; None where they differ in more than fields that a struct lacks. How a list
+/// calls its items, and how texts are stored, is each file's business.
+fn joined(a: &DataType, b: &DataType) -> Option<DataType> {
     match (as_read(a), as_read(b)) {
-        (DataType::List(a), DataType::List(b)) | (DataType::LargeList(a), DataType::LargeList(b)) => {
-            alike(a.data_type(), b.data_type())
+        (DataType::List(a), DataType::List(b)) => joined_field(a, b).map(DataType::List),
+        (DataType::LargeList(a), DataType::LargeList(b)) => joined_field(a, b).map(DataType::LargeList),
+        (DataType::Map(a, sorted), DataType::Map(b, _)) => {
+            let (DataType::Struct(x), DataType::Struct(y)) = (a.data_type(), b.data_type()) else { return None };
+            let pair = x.iter().zip(y).map(|(x, y)| joined_field(x, y)).collect::<Option<Vec<_>>>()?;
+            let entries = a.as_ref().clone().with_data_type(DataType::Struct(pair.into()));
+            Some(DataType::Map(Arc::new(entries), *sorted))
         }
         (DataType::Struct(a), DataType::Struct(b)) => {
-            a.len() == b.len()
-                && a.iter().zip(b).all(|(a, b)| a.name() == b.name() && alike(a.data_type(), b.data_type()))
+            let nullable = |field: &FieldRef| Arc::new(field.as_ref().clone().with_nullable(true));
+            let of_a = a.iter().map(|field| match b.find(field.name()) {
+                Some((_, other)) => joined_field(field, other),
+                None => Some(nullable(field)),
+            });
+            let of_b = b.iter().filter(|field| a.find(field.name()).is_none()).map(|field| Some(nullable(field)));
+            Some(DataType::Struct(of_a.chain(of_b).collect::<Option<Vec<_>>>()?.into()))
         }
-        (a, b) => a == b,
+        (x, y) => (x == y).then(|| a.clone()),
     }
+}
+
+fn joined_field(a: &FieldRef, b: &FieldRef) -> Option<FieldRef> {
+    let data_type = joined(a.data_type(), b.data_type())?;
+    Some(Arc::new(a.as_ref().clone().with_data_type(data_type).with_nullable(a.is_nullable() || b.is_nullable())))
 }
 
 /// The type as which values of `data_type` are read.
@@ -152,9 +170,26 @@ mod tests {
     fn types_that_only_differ_in_how_they_are_stored_are_alike() {
         let list = |name: &str, item: DataType| DataType::List(Arc::new(Field::new(name, item, true)));
         let texts = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
-        assert!(alike(&list("item", texts), &list("element", DataType::LargeUtf8)));
-        assert!(!alike(&list("item", DataType::Int64), &list("item", DataType::Int32)));
-        assert!(!alike(&DataType::Utf8, &DataType::Binary));
+        let known = list("item", texts);
+        assert_eq!(joined(&known, &list("element", DataType::LargeUtf8)), Some(known));
+        assert_eq!(joined(&list("item", DataType::Int64), &list("item", DataType::Int32)), None);
+        assert_eq!(joined(&DataType::Utf8, &DataType::Binary), None);
+    }
+
+    #[test]
+    fn structs_have_the_fields_of_all_files() {
+        let field = |name: &str, nullable: bool| Field::new(name, DataType::Int64, nullable);
+        let fields = |fields: &[Field]| DataType::Struct(fields.to_vec().into());
+        let map = |value: DataType| {
+            let pair = [Field::new("key", DataType::Utf8, false), Field::new("value", value, true)];
+            DataType::Map(Arc::new(Field::new("entries", fields(&pair), false)), false)
+        };
+        let (old, new) =
+            (fields(&[field("a", false), field("b", false)]), fields(&[field("c", false), field("a", true)]));
+        let both = fields(&[field("a", true), field("b", true), field("c", true)]);
+        assert_eq!(joined(&map(old.clone()), &map(new)), Some(map(both)));
+        let other = fields(&[Field::new("a", DataType::Utf8, true)]);
+        assert_eq!(joined(&map(old), &map(other)), None);
     }
 
     #[tokio::test]

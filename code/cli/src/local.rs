@@ -36,7 +36,7 @@ impl LocalHost {
             Transport::Memory => Arc::clone(&memory) as _,
             Transport::Tcp => Arc::new(TcpNetwork::default()),
         };
-        let hbee = HBee::new(Arc::clone(&storage), Arc::clone(&network), options.memory_bytes)?;
+        let hbee = HBee::new(Arc::clone(&storage), Arc::clone(&network) as _, options.memory_bytes)?;
         let combs = LocalCombs {
             running: Mutex::default(),
             transport: options.transport,

@@ -16,7 +16,7 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::metrics::Time;
 use datafusion::physical_plan::repartition::BatchPartitioner;
 
-use crate::network::Network;
+use crate::network::InboxNetwork;
 use crate::service::{DeliveryHeader, DeliverySink};
 
 /// Where a delivery goes and under which name.
@@ -58,7 +58,7 @@ impl From<&HBeeTask> for Destination {
 
 /// Divides batches among partitions, gathers them to full size, and sends them to the combs that own them.
 pub struct DeliveryWriter {
-    network: Arc<dyn Network>,
+    network: Arc<dyn InboxNetwork>,
     destination: Destination,
     delivery: DeliveryId,
     schema: SchemaRef,
@@ -113,7 +113,7 @@ impl DeliveryWriter {
     ///
     /// # Errors
     /// `Internal` when the rows are to be divided by columns that they do not have.
-    pub fn new(network: Arc<dyn Network>, destination: Destination, schema: SchemaRef) -> Result<Self> {
+    pub fn new(network: Arc<dyn InboxNetwork>, destination: Destination, schema: SchemaRef) -> Result<Self> {
         let by_hash = by_hash(&destination.partitioning, &schema)?;
         let count = destination.partitioning.count();
         let combs = destination.combs.len();

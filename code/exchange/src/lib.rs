@@ -1,7 +1,7 @@
 //! Where map ends and reduce begins: deliveries, the inboxes that hold them, and the plan leaf that reads an inbox.
 //!
 //! An HBee opens a [`DeliveryWriter`], which divides its rows among the partitions of all combs and sends them through
-//! a [`Network`]: handed over within the process, or by Arrow Flight. Each comb's [`Inboxes`] hold deliveries aside
+//! an [`InboxNetwork`]: handed over within the process, or by Arrow Flight. Each comb's [`Inboxes`] hold deliveries aside
 //! until Fuse has accepted one for each task; [`InboxExec`] reads what was accepted. Fuse (when it reduces itself) and
 //! the combs use the very same code.
 //!
@@ -25,5 +25,7 @@ pub mod flight;
 pub use delivery::DeliveryWriter;
 pub use inbox::{InboxLimits, Inboxes};
 pub use inbox_exec::{InboxCodec, InboxExec};
-pub use network::{MemoryNetwork, Network, NetworkChannelResolver, SESSION_HEADER, TOKEN_HEADER, TcpNetwork};
+pub use network::{
+    InboxNetwork, MemoryNetwork, Network, NetworkChannelResolver, SESSION_HEADER, TOKEN_HEADER, TcpNetwork,
+};
 pub use service::{Commit, DeliveryHeader, DeliverySink, InboxService, OpenQuery, StageSpec};

@@ -32,15 +32,19 @@ pub const SESSION_HEADER: &str = "x-buzz-session";
 /// The header of every call to a comb that carries the query's token ([`QueryToken`]).
 pub const TOKEN_HEADER: &str = "x-buzz-token";
 
-/// A way to combs.
+/// A way to the inboxes of combs: all that an HBee needs. Whoever has no [`Network`] has nothing of the reduce engine.
 #[async_trait]
-pub trait Network: fmt::Debug + Send + Sync {
+pub trait InboxNetwork: fmt::Debug + Send + Sync {
     /// The inboxes of the comb at `address`, for callers who show `token`.
     ///
     /// # Errors
     /// `Unavailable` when there is no comb.
     async fn inbox(&self, address: &CombAddress, token: &QueryToken) -> Result<Arc<dyn InboxService>>;
+}
 
+/// A way to combs.
+#[async_trait]
+pub trait Network: InboxNetwork {
     /// The build of the comb at `address`: a comb that says it is healthy.
     ///
     /// # Errors
@@ -96,11 +100,14 @@ impl MemoryNetwork {
 }
 
 #[async_trait]
-impl Network for MemoryNetwork {
+impl InboxNetwork for MemoryNetwork {
     async fn inbox(&self, address: &CombAddress, _token: &QueryToken) -> Result<Arc<dyn InboxService>> {
         Ok(Arc::new(self.comb(address)?.0))
     }
+}
 
+#[async_trait]
+impl Network for MemoryNetwork {
     async fn build(&self, address: &CombAddress) -> Result<String> {
         self.comb(address).map(|_| BUILD_ID.to_string())
     }
@@ -177,11 +184,14 @@ impl TcpNetwork {
 }
 
 #[async_trait]
-impl Network for TcpNetwork {
+impl InboxNetwork for TcpNetwork {
     async fn inbox(&self, address: &CombAddress, token: &QueryToken) -> Result<Arc<dyn InboxService>> {
         Ok(Arc::new(FlightInbox::new(address.clone(), self.channel(address)?, token.clone())))
     }
+}
 
+#[async_trait]
+impl Network for TcpNetwork {
     async fn build(&self, address: &CombAddress) -> Result<String> {
         let nobody = QueryToken::shown("");
         FlightInbox::new(address.clone(), self.channel(address)?, nobody).build().await

@@ -10,8 +10,8 @@ use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use buzz_exchange::delivery::Destination;
 use buzz_exchange::flight::flight_server;
 use buzz_exchange::{
-    Commit, DeliveryHeader, DeliverySink, DeliveryWriter, InboxLimits, InboxService, Inboxes, MemoryNetwork, Network,
-    OpenQuery, StageSpec, TcpNetwork,
+    Commit, DeliveryHeader, DeliverySink, DeliveryWriter, InboxLimits, InboxNetwork, InboxService, Inboxes,
+    MemoryNetwork, Network, OpenQuery, StageSpec, TcpNetwork,
 };
 use buzz_protocol::plan::encode_schema;
 use buzz_protocol::{
@@ -391,7 +391,7 @@ async fn a_writer_divides_rows_among_all_partitions_and_dictionaries_survive() {
             inline_bytes: 0,
             batch_size: 4,
         };
-        let mut writer = DeliveryWriter::new(Arc::clone(&comb.network), destination, plain.schema()).unwrap();
+        let mut writer = DeliveryWriter::new(Arc::clone(&comb.network) as _, destination, plain.schema()).unwrap();
         for _ in 0..10 {
             writer.write(plain.clone()).await.unwrap();
         }

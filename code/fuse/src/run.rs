@@ -330,7 +330,7 @@ async fn reduce_all(
             inline_bytes: u64::MAX,
             batch_size: plan.options.batch_size,
         };
-        let mut writer = DeliveryWriter::new(Arc::clone(&fuse.network), destination, Arc::clone(&step.schema))?;
+        let mut writer = DeliveryWriter::new(Arc::clone(&fuse.network) as _, destination, Arc::clone(&step.schema))?;
         while let Some(batch) = rows.try_next().await.map_err(place)? {
             writer.write(batch).await.map_err(place)?;
         }

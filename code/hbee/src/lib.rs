@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use buzz_exchange::{DeliveryWriter, Network};
+use buzz_exchange::{DeliveryWriter, InboxNetwork};
 use buzz_protocol::plan::decode_fragment;
 use buzz_protocol::{BUILD_ID, Evaluation, HBeeTask, QueryError, Result, ScanSpec, TaskFile, TaskOutcome};
 use buzz_storage::{Storage, unpanicked};
@@ -30,6 +30,8 @@ pub mod deletion;
 
 pub mod scan;
 
+mod evolved;
+
 mod mapping;
 
 mod named;
@@ -43,7 +45,7 @@ pub struct HBee {
     /// Functions, runtime and the options that no task changes.
     context: TaskContext,
     storage: Arc<Storage>,
-    network: Arc<dyn Network>,
+    network: Arc<dyn InboxNetwork>,
 }
 
 impl HBee {
@@ -51,7 +53,7 @@ impl HBee {
     ///
     /// # Errors
     /// `Internal` when the runtime cannot be made, as without a directory for temporary files.
-    pub fn new(storage: Arc<Storage>, network: Arc<dyn Network>, memory_bytes: u64) -> Result<HBee> {
+    pub fn new(storage: Arc<Storage>, network: Arc<dyn InboxNetwork>, memory_bytes: u64) -> Result<HBee> {
         let memory = usize::try_from(memory_bytes).unwrap_or(usize::MAX);
         let runtime = RuntimeEnvBuilder::new()
             .with_object_store_registry(Arc::clone(&storage) as _)

@@ -1,5 +1,5 @@
-//! Reads columns under their physical names: the table says `fare`, its files say `col-5d9c`, also inside of structs,
-//! lists and maps.
+//! Reads columns as the table has them: under their physical names, where the table says `fare` and its files say
+//! `col-5d9c`, also inside of structs, lists and maps; and maps that have changed since as they are now ([`evolved`]).
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -20,25 +20,38 @@ use datafusion::physical_expr_adapter::{
 };
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
-/// Adapts expressions over a table's columns to files that call them otherwise.
+use crate::evolved::{evolved, has_evolved_map};
+
+/// Adapts expressions over a table's columns to files that have them otherwise.
 #[derive(Debug, Clone)]
 pub(crate) struct MappedColumns(pub(crate) ColumnMapping);
 
 impl PhysicalExprAdapterFactory for MappedColumns {
     fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
         // The default adapter maps by name, so it is shown the file's columns under the names of the table.
-        let shown: Vec<Field> = physical.fields().iter().map(|field| shown(field, &self.0)).collect();
-        let shown = Arc::new(Schema::new(shown));
-        let by_name = DefaultPhysicalExprAdapterFactory.create(logical, Arc::clone(&shown))?;
-        Ok(Arc::new(MappedColumnsAdapter { by_name, physical, shown }))
+        let named: Vec<Field> = physical.fields().iter().map(|field| shown(field, &self.0)).collect();
+        // What it cannot cast it is shown as if the file had it so.
+        let read_as = named.iter().map(|field| match logical.field_with_name(field.name()) {
+            Ok(wanted) if has_evolved_map(field.data_type(), wanted.data_type()) => {
+                field.clone().with_data_type(wanted.data_type().clone())
+            }
+            _ => field.clone(),
+        });
+        let read_as = Arc::new(Schema::new(read_as.collect::<Vec<_>>()));
+        let by_name = DefaultPhysicalExprAdapterFactory.create(logical, Arc::clone(&read_as))?;
+        Ok(Arc::new(MappedColumnsAdapter { by_name, physical, named: Schema::new(named), read_as }))
     }
 }
 
 #[derive(Debug)]
 struct MappedColumnsAdapter {
     by_name: Arc<dyn PhysicalExprAdapter>,
+    /// The columns of the file.
     physical: SchemaRef,
-    shown: SchemaRef,
+    /// The same with the table's names, also inside.
+    named: Schema,
+    /// And with the maps that the table has.
+    read_as: SchemaRef,
 }
 
 impl PhysicalExprAdapter for MappedColumnsAdapter {
@@ -49,12 +62,14 @@ impl PhysicalExprAdapter for MappedColumnsAdapter {
             let Some(column) = node.downcast_ref::<Column>() else {
                 return Ok(Transformed::no(node));
             };
-            let (physical, shown) = (self.physical.field(column.index()), self.shown.field(column.index()));
-            let read: Arc<dyn PhysicalExpr> = Arc::new(Column::new(physical.name(), column.index()));
-            Ok(Transformed::yes(if physical.data_type() == shown.data_type() {
+            let index = column.index();
+            let physical = self.physical.field(index);
+            let read: Arc<dyn PhysicalExpr> = Arc::new(Column::new(physical.name(), index));
+            let (named, data_type) = (self.named.field(index).data_type(), self.read_as.field(index).data_type());
+            Ok(Transformed::yes(if physical.data_type() == data_type {
                 read
             } else {
-                Arc::new(Renamed { read, data_type: shown.data_type().clone() })
+                Arc::new(ReadAs { read, named: named.clone(), data_type: data_type.clone() })
             }))
         })
         .data()
@@ -110,34 +125,38 @@ fn shown_type(data_type: &DataType, mapping: &ColumnMapping) -> DataType {
     }
 }
 
-/// A column with other names inside; the values are the same.
+/// A column with other names inside, and other maps.
 #[derive(Debug, Eq)]
-struct Renamed {
+struct ReadAs {
     read: Arc<dyn PhysicalExpr>,
+    /// The type of the file with the names of the table.
+    named: DataType,
+    /// The type of the table as far as maps go.
     data_type: DataType,
 }
 
 // As DataFusion's own expressions do it: a derived PartialEq would move out of the Arc.
-impl PartialEq for Renamed {
+impl PartialEq for ReadAs {
     fn eq(&self, other: &Self) -> bool {
-        self.read.eq(&other.read) && self.data_type == other.data_type
+        self.read.eq(&other.read) && self.named == other.named && self.data_type == other.data_type
     }
 }
 
-impl Hash for Renamed {
+impl Hash for ReadAs {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.read.hash(state);
+        self.named.hash(state);
         self.data_type.hash(state);
     }
 }
 
-impl fmt::Display for Renamed {
+impl fmt::Display for ReadAs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "renamed({})", self.read)
+        write!(f, "read_as({}, {})", self.read, self.data_type)
     }
 }
 
-impl PhysicalExpr for Renamed {
+impl PhysicalExpr for ReadAs {
     fn data_type(&self, _: &Schema) -> Result<DataType> {
         Ok(self.data_type.clone())
     }
@@ -148,7 +167,8 @@ impl PhysicalExpr for Renamed {
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
         let array = self.read.evaluate(batch)?.into_array(batch.num_rows())?;
-        Ok(ColumnarValue::Array(renamed(&array, &self.data_type)?))
+        let array = renamed(&array, &self.named)?;
+        Ok(ColumnarValue::Array(if self.named == self.data_type { array } else { evolved(&array, &self.data_type)? }))
     }
 
     fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
@@ -156,7 +176,8 @@ impl PhysicalExpr for Renamed {
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
-        Ok(Arc::new(Renamed { read: Arc::clone(&children[0]), data_type: self.data_type.clone() }))
+        let read = Arc::clone(&children[0]);
+        Ok(Arc::new(ReadAs { read, named: self.named.clone(), data_type: self.data_type.clone() }))
     }
 
     fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -91,8 +91,7 @@ impl ScanFiles {
                 let mut builder = builder.with_file_groups(group);
                 if spec.format != FileFormat::Parquet {
                     builder = builder.with_source(text_source(scan, &spec.format)?);
-                }
-                if !spec.mapping.is_identity() {
+                } else {
                     builder = builder.with_expr_adapter(Some(Arc::new(MappedColumns(spec.mapping.clone()))));
                 }
                 Ok(Transformed::yes(DataSourceExec::from_data_source(builder.build()) as _))

@@ -15,6 +15,10 @@ use datafusion_proto::physical_plan::{DeduplicatingProtoConverter, DefaultPhysic
 
 use crate::{QueryError, Result};
 
+mod operators;
+
+use operators::Operators;
+
 /// Encodes a plan fragment. The deduplicating converter keeps a dynamic filter linked to the operator that fills it.
 ///
 /// # Errors
@@ -31,15 +35,10 @@ pub fn encode_fragment(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
 /// Decodes a plan fragment. The result is good for one execution; decode again for the next.
 ///
 /// # Errors
-/// `Internal` when the bytes are not a plan of this build.
+/// `Internal` when the bytes are not a plan of this build, or have an operator that no fragment has.
 pub fn decode_fragment(bytes: &[u8], ctx: &TaskContext) -> Result<Arc<dyn ExecutionPlan>> {
-    physical_plan_from_bytes_with_proto_converter(
-        bytes,
-        ctx,
-        &DefaultPhysicalExtensionCodec {},
-        &DeduplicatingProtoConverter {},
-    )
-    .map_err(|error| QueryError::internal(format!("the plan of this task cannot be read: {error}")))
+    physical_plan_from_bytes_with_proto_converter(bytes, ctx, &DefaultPhysicalExtensionCodec {}, &Operators::default())
+        .map_err(|error| QueryError::internal(format!("the plan of this task cannot be read: {error}")))
 }
 
 /// A schema as an Arrow IPC flatbuffer.

@@ -1,7 +1,8 @@
-use buzz_exchange::MemoryNetwork;
+use buzz_exchange::{InboxNetwork, InboxService, MemoryNetwork};
+use buzz_protocol::QueryToken;
 use buzz_storage::{Location, Storage};
 use datafusion::execution::object_store::ObjectStoreRegistry;
-use datafusion_distributed::Worker;
+use datafusion_distributed::{Worker, WorkerChannel};
 
 use super::tasks::{family, same_definition};
 use super::*;
@@ -186,6 +187,44 @@ async fn a_comb_that_refuses_is_left_alone_for_a_while() {
     let second = combs.ready(1).await.unwrap();
     assert_ne!(first, second);
     assert_eq!(combs.warm(1).await.unwrap(), second);
+}
+
+/// Combs of which some are what an earlier deployment left behind.
+#[derive(Debug)]
+struct Builds {
+    combs: Arc<MemoryNetwork>,
+    old: CombAddress,
+}
+
+#[async_trait]
+impl InboxNetwork for Builds {
+    async fn inbox(&self, address: &CombAddress, token: &QueryToken) -> Result<Arc<dyn InboxService>> {
+        self.combs.inbox(address, token).await
+    }
+}
+
+#[async_trait]
+impl Network for Builds {
+    async fn build(&self, address: &CombAddress) -> Result<String> {
+        let build = self.combs.build(address).await?;
+        Ok(if *address == self.old { "old".to_string() } else { build })
+    }
+
+    async fn worker(&self, address: &CombAddress) -> Result<Box<dyn WorkerChannel>> {
+        self.combs.worker(address).await
+    }
+}
+
+#[tokio::test]
+async fn a_comb_of_another_build_is_not_used() {
+    let (tasks, results) = (FakeTasks::new(0), results());
+    let old = fuse(&tasks, &results).ready(1).await.unwrap().remove(0);
+    let network = Arc::new(Builds { combs: Arc::clone(&tasks.network), old: old.clone() });
+    let combs = FargateCombs::new("dev", settings(), Arc::clone(&tasks) as _, results, network);
+    assert!(combs.warm(1).await.unwrap().is_empty());
+    let new = combs.ready(1).await.unwrap();
+    assert_eq!(tasks.started(), 2);
+    assert!(!new.contains(&old) && combs.warm(1).await.unwrap() == new, "{new:?}");
 }
 
 #[tokio::test]

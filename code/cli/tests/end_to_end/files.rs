@@ -229,3 +229,33 @@ async fn a_variant_of_a_delta_table_is_read_as_it_is_stored() {
     let error = rows(sql, entry(), dir.path(), &[]).await.unwrap_err();
     assert!(error.message.contains("`variantShredding-preview`, which Buzz does not support"), "{error}");
 }
+
+#[tokio::test]
+async fn structs_have_the_fields_of_all_files_also_in_maps() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("t");
+    fs::create_dir_all(&folder).unwrap();
+    let files = [
+        "SELECT 1 AS id, MAP {'k': named_struct('v', 1)} AS m, named_struct('x', 7, 'list', [named_struct('z', 'q')]) AS s",
+        "SELECT 2 AS id, MAP {'k': named_struct('w', 'e', 'v', 2)} AS m, \
+         named_struct('list', [named_struct('zz', 3, 'z', 'r')], 'n', 9, 'x', 8) AS s",
+    ];
+    for (number, sql) in files.into_iter().enumerate() {
+        let answer = ask(&statement(1, sql, &[]), dir.path(), &[]).await.unwrap();
+        write_file(&folder.join(format!("part-{number}.parquet")), &answer.rows[0]);
+    }
+    let entry = || json!({"type": "Parquet", "uri": "t"});
+    let all = rows("SELECT m, s FROM t ORDER BY id", entry(), dir.path(), &[]).await.unwrap();
+    let first = "{k: {v: 1, w: NULL}} | {x: 7, list: [{z: q, zz: NULL}], n: NULL}";
+    let second = "{k: {v: 2, w: e}} | {x: 8, list: [{z: r, zz: 3}], n: 9}";
+    assert_eq!(all, [first, second]);
+    let sql = "SELECT m['k']['v'], s['x'] FROM t WHERE m['k']['w'] = 'e' OR s['n'] > 10";
+    assert_eq!(rows(sql, entry(), dir.path(), &[]).await.unwrap(), ["2 | 8"]);
+
+    let answer = ask(&statement(1, "SELECT named_struct('x', 'text') AS s", &[]), dir.path(), &[]).await.unwrap();
+    write_file(&folder.join("part-2.parquet"), &answer.rows[0]);
+    let error = rows("SELECT s FROM t", entry(), dir.path(), &[]).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Data);
+    let named = ["column `s`", "part-0.parquet", "part-2.parquet"];
+    assert!(named.iter().all(|word| error.to_string().contains(word)), "{error}");
+}

@@ -99,8 +99,19 @@ async fn combs_stop_when_idle_and_the_next_query_starts_new_ones() {
     let deployed = deploy(|stack| stack.comb_idle = Duration::from_secs(1)).await;
     let expected = plain(GROUPS).await;
     let event = ask(GROUPS, 1, json!({"reducer": "comb", "tasks": 2}));
-    assert_answers(&deployed.invoke(&event).await, &expected);
-    deployed.until("the comb stops", |cloud| cloud.ecs.running().is_empty()).await;
-    assert_answers(&deployed.invoke(&event).await, &expected);
-    assert_eq!(deployed.cloud.ecs.started(), 2);
+    // The second comb takes the place of the first in what Fuses agree on, and the third that of the second.
+    for started in 1..=3 {
+        assert_answers(&deployed.invoke(&event).await, &expected);
+        assert_eq!(deployed.cloud.ecs.started(), started);
+        deployed.until("the comb stops", |cloud| cloud.ecs.running().is_empty()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn combs_do_not_stop_in_the_middle_of_a_query() {
+    let deployed = deploy(|stack| stack.comb_idle = Duration::from_secs(1)).await;
+    deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(4)), 2);
+    let answer = deployed.invoke(&ask(GROUPS, 1, json!({"reducer": "comb", "tasks": 2}))).await;
+    assert_answers(&answer, &plain(GROUPS).await);
+    assert_eq!((answer.unwrap()["summary"]["reruns"].as_u64(), deployed.cloud.ecs.started()), (Some(0), 1));
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use buzz_localcloud::ecs::AddressKind;
 use buzz_localcloud::stack::{FUSE, HBEE};
 
-use crate::stack::{EXAMPLE_SQL, GROUPS, LARGE, TRIPS, ask, assert_answers, deploy, example, months, plain};
+use crate::stack::{EXAMPLE_SQL, GROUPS, LARGE, TRIPS, ask, assert_answers, deploy, example, plain};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_example_is_answered_without_a_comb_cold_and_warm() {
@@ -115,7 +115,6 @@ async fn a_failed_query_is_a_function_error() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_months_are_answered_as_plain_datafusion_does() {
-    let Some(_) = months() else { return };
     let deployed = deploy(|_| {}).await;
     let sql = "SELECT t.\"PULocationID\" AS place, COUNT(*) AS n, SUM(t.passenger_count) AS passengers, \
                MAX(t.lpep_pickup_datetime) AS last FROM trips t JOIN \

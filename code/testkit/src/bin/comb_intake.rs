@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use buzz_exchange::delivery::Destination;
-use buzz_exchange::{Commit, DeliveryWriter, InboxService, Network, OpenQuery, StageSpec, TcpNetwork};
+use buzz_exchange::{Commit, DeliveryWriter, InboxNetwork, InboxService, Network, OpenQuery, StageSpec, TcpNetwork};
 use buzz_protocol::plan::encode_schema;
 use buzz_protocol::{BUILD_ID, CombAddress, Partitioning, QueryId, QueryToken, StageId, TaskIndex};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -62,7 +62,7 @@ async fn main() -> Result<(), Error> {
 struct RunningComb {
     process: Child,
     address: CombAddress,
-    network: Arc<dyn Network>,
+    network: Arc<dyn InboxNetwork>,
 }
 
 impl RunningComb {

@@ -1,0 +1,177 @@
+//! The operators that a fragment may have. `datafusion-proto` knows more: those that write files, above all, bring
+//! writers of Parquet, CSV and JSON into each program that can decode them, and nobody sends them.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::Schema;
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::datasource::physical_plan::{CsvSource, JsonSource, ParquetSource};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::TaskContext;
+use datafusion::execution::registry::FunctionRegistry;
+use datafusion::logical_expr::physical_planning_context::ScalarSubqueryResults;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::AggregateExec;
+use datafusion::physical_plan::async_func::AsyncFuncExec;
+use datafusion::physical_plan::buffer::BufferExec;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::joins::{
+    CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec, SymmetricHashJoinExec,
+};
+use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
+use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::proto::{ExecutionPlanDecode, ExecutionPlanDecodeCtx};
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::scalar_subquery::ScalarSubqueryExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
+use datafusion::physical_plan::unnest::UnnestExec;
+use datafusion::physical_plan::windows::WindowAggExec;
+use datafusion_proto::physical_plan::from_proto::parse_physical_expr_with_converter;
+use datafusion_proto::physical_plan::{
+    PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalPlanNodeExt, PhysicalProtoConverterExtension,
+};
+use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
+use datafusion_proto::protobuf::{PhysicalExprNode, PhysicalPlanNode};
+
+/// Makes the operators of one fragment. An expression that occurs several times, as a dynamic filter in the operator that
+/// fills it and in the scan that uses it, stays one.
+#[derive(Default)]
+pub(super) struct Operators {
+    /// Expressions by their identity on the wire.
+    seen: RefCell<HashMap<u64, Arc<dyn PhysicalExpr>>>,
+}
+
+impl PhysicalProtoConverterExtension for Operators {
+    fn proto_to_execution_plan(
+        &self,
+        node: &PhysicalPlanNode,
+        ctx: &PhysicalPlanDecodeContext<'_>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let below = Below { operators: self, ctx };
+        let ctx = ExecutionPlanDecodeCtx::new(&below);
+        let Some(operator) = &node.physical_plan_type else {
+            return Err(DataFusionError::Internal("an operator without a kind".to_owned()));
+        };
+        match operator {
+            PhysicalPlanType::Aggregate(_) => AggregateExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::AsyncFunc(_) => AsyncFuncExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::Buffer(_) => BufferExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::Cooperative(_) => CooperativeExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::CrossJoin(_) => CrossJoinExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::CsvScan(_) => CsvSource::try_from_proto(node, &ctx),
+            PhysicalPlanType::Empty(_) => EmptyExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::Filter(_) => FilterExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::GenerateSeries(series) => node.try_into_generate_series_physical_plan(series),
+            PhysicalPlanType::GlobalLimit(_) => GlobalLimitExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::HashJoin(_) => HashJoinExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::Interleave(_) => InterleaveExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::JsonScan(_) => JsonSource::try_from_proto(node, &ctx),
+            PhysicalPlanType::LocalLimit(_) => LocalLimitExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::MemoryScan(_) => MemorySourceConfig::try_from_proto(node, &ctx),
+            PhysicalPlanType::Merge(_) => CoalescePartitionsExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::NestedLoopJoin(_) => NestedLoopJoinExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::ParquetScan(_) => ParquetSource::try_from_proto(node, &ctx),
+            PhysicalPlanType::PlaceholderRow(_) => PlaceholderRowExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::Projection(_) => ProjectionExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::Repartition(_) => RepartitionExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::ScalarSubquery(_) => ScalarSubqueryExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::Sort(_) => SortExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::SortMergeJoin(_) => SortMergeJoinExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::SortPreservingMerge(_) => SortPreservingMergeExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::SymmetricHashJoin(_) => SymmetricHashJoinExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::Union(_) => UnionExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::Unnest(_) => UnnestExec::try_from_proto(node, &ctx),
+            PhysicalPlanType::Window(_) => WindowAggExec::try_from_proto(node, &ctx),
+            other => Err(DataFusionError::NotImplemented(format!("a fragment has no operators like {other:?}"))),
+        }
+    }
+
+    fn proto_to_physical_expr(
+        &self,
+        node: &PhysicalExprNode,
+        input: &Schema,
+        ctx: &PhysicalPlanDecodeContext<'_>,
+    ) -> Result<Arc<dyn PhysicalExpr>> {
+        let made = parse_physical_expr_with_converter(node, input, ctx, self)?;
+        let Some(id) = node.expr_id else { return Ok(made) };
+        let first = self.seen.borrow().get(&id).cloned();
+        let Some(first) = first else {
+            self.seen.borrow_mut().insert(id, Arc::clone(&made));
+            return Ok(made);
+        };
+        // What it is computed from differs from place to place; what it holds is shared.
+        let children = made.children().into_iter().cloned().collect();
+        first.with_new_children(children)
+    }
+
+    fn execution_plan_to_proto(
+        &self,
+        _plan: &Arc<dyn ExecutionPlan>,
+        _codec: &dyn PhysicalExtensionCodec,
+    ) -> Result<PhysicalPlanNode> {
+        Err(only_decodes())
+    }
+
+    fn physical_expr_to_proto(
+        &self,
+        _expr: &Arc<dyn PhysicalExpr>,
+        _codec: &dyn PhysicalExtensionCodec,
+    ) -> Result<PhysicalExprNode> {
+        Err(only_decodes())
+    }
+}
+
+fn only_decodes() -> DataFusionError {
+    DataFusionError::Internal("operators are decoded here, not encoded".to_owned())
+}
+
+/// What an operator asks for while it is made: its inputs, expressions and functions.
+struct Below<'a, 'ctx> {
+    operators: &'a Operators,
+    ctx: &'a PhysicalPlanDecodeContext<'ctx>,
+}
+
+impl ExecutionPlanDecode for Below<'_, '_> {
+    fn decode_plan(&self, node: &PhysicalPlanNode) -> Result<Arc<dyn ExecutionPlan>> {
+        self.operators.proto_to_execution_plan(node, self.ctx)
+    }
+
+    fn decode_plan_with_scalar_subquery_results(
+        &self,
+        node: &PhysicalPlanNode,
+        results: ScalarSubqueryResults,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.operators.proto_to_execution_plan(node, &self.ctx.with_scalar_subquery_results(results))
+    }
+
+    fn decode_expr(&self, node: &PhysicalExprNode, input: &Schema) -> Result<Arc<dyn PhysicalExpr>> {
+        self.operators.proto_to_physical_expr(node, input, self.ctx)
+    }
+
+    fn task_ctx(&self) -> &TaskContext {
+        self.ctx.task_ctx()
+    }
+
+    // Functions are DataFusion's own and known by name; nothing of them is on the wire but that.
+    fn decode_udf(&self, name: &str, _payload: Option<&[u8]>) -> Result<Arc<ScalarUDF>> {
+        self.task_ctx().udf(name)
+    }
+
+    fn decode_udaf(&self, name: &str, _payload: Option<&[u8]>) -> Result<Arc<AggregateUDF>> {
+        self.task_ctx().udaf(name)
+    }
+
+    fn decode_udwf(&self, name: &str, _payload: Option<&[u8]>) -> Result<Arc<WindowUDF>> {
+        self.task_ctx().udwf(name)
+    }
+}
