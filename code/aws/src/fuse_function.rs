@@ -16,6 +16,7 @@ use buzz_answer::{Format, Rows, format};
 use buzz_fuse::{Explain, Fuse, NoRows, Progress, QueryPlan, Request, Summary};
 use buzz_protocol::{ErrorKind, QueryError, QueryId, Result};
 use buzz_storage::{Location, Storage};
+use buzz_worker::process::{now_ms, unpanicked};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -26,7 +27,6 @@ use crate::failure;
 use crate::price::Used;
 use crate::results::Results;
 use crate::settings::FuseSettings;
-use buzz_worker::process::{now_ms, unpanicked};
 
 pub mod upload;
 

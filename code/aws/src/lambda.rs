@@ -10,12 +10,12 @@ use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::InvocationType;
 use buzz_fuse::{Compute, Refused};
 use buzz_protocol::{HBeeTask, QueryError, Result, TaskOutcome};
+use buzz_worker::hbee::HBeeEvent;
 use tokio::sync::Semaphore;
 
 use crate::failure;
 use crate::results::Results;
 use crate::settings::HBeeSettings;
-use buzz_worker::hbee::HBeeEvent;
 
 /// The largest payload of an invocation that is waited for is
 /// [6 MB](https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html); this leaves room for headers.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use buzz_protocol::{BucketOptions, ColumnSpec, QueryError, Result, StoreRoot};
+use buzz_protocol::{ColumnSpec, QueryError, Result, StoreRoot};
 use buzz_storage::{Location, Storage, several_stores};
 use serde::Deserialize;
 use url::Url;
@@ -112,8 +112,7 @@ fn listed(name: &str, json: &str, folder: &Location, storage: &Storage) -> Resul
     };
     let mut table = Table::new(name.to_string(), store, &schema, manifest.partition_columns, files)?;
     if several {
-        let root = |url: &&Url| StoreRoot { url: Url::clone(url), bucket: BucketOptions::default() };
-        table.stores = roots.iter().map(root).collect();
+        table.stores = roots.iter().map(|&url| StoreRoot::new(url.clone())).collect();
     }
     Ok(table)
 }

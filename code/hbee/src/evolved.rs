@@ -3,17 +3,19 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, LargeListArray, ListArray, MapArray, StructArray, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, StructArray, new_null_array};
 use arrow::compute::CastOptions;
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::nested_struct::cast_column;
 use datafusion::error::Result;
 
+use crate::nested::{key_and_value, with_items};
+
 /// Whether values of type `file` hold, at any depth, maps that [`evolved`] must make those of `table`.
 pub(crate) fn has_evolved_map(file: &DataType, table: &DataType) -> bool {
     match (file, table) {
         (DataType::Map(file, _), DataType::Map(table, _)) => {
-            let (Some(file), Some(table)) = (pair(file), pair(table)) else { return false };
+            let (Some(file), Some(table)) = (key_and_value(file), key_and_value(table)) else { return false };
             file.iter().zip(table).any(|(file, table)| {
                 file.data_type() != table.data_type() && (file.data_type().is_nested() || table.data_type().is_nested())
             })
@@ -29,14 +31,6 @@ pub(crate) fn has_evolved_map(file: &DataType, table: &DataType) -> bool {
     }
 }
 
-/// The key and the value of a map's entries.
-fn pair(entries: &FieldRef) -> Option<&[FieldRef]> {
-    match entries.data_type() {
-        DataType::Struct(pair) if pair.len() == 2 => Some(pair),
-        _ => None,
-    }
-}
-
 /// `array` as `table` has it: fields of structs are found by name, those that are missing are null.
 ///
 /// # Errors
@@ -45,42 +39,19 @@ pub(crate) fn evolved(array: &ArrayRef, table: &DataType) -> Result<ArrayRef> {
     if !has_evolved_map(array.data_type(), table) {
         return cast_column(array, table, &CastOptions { safe: false, ..CastOptions::default() });
     }
-    let nulls = array.nulls().cloned();
-    Ok(match table {
-        DataType::Map(entries, sorted) => {
-            let map = array.as_map();
-            let fields = pair(entries).unwrap_or_default();
-            let columns = map.entries().columns().iter().zip(fields);
-            let columns = columns.map(|(column, field)| evolved(column, field.data_type())).collect::<Result<_>>()?;
-            let pairs = StructArray::try_new(fields.into(), columns, None)?;
-            Arc::new(MapArray::try_new(Arc::clone(entries), map.offsets().clone(), pairs, nulls, *sorted)?)
-        }
-        DataType::Struct(fields) => {
-            let file = array.as_struct();
-            let column = |field: &FieldRef| match file.column_by_name(field.name()) {
-                Some(column) => evolved(column, field.data_type()),
-                None => Ok(new_null_array(field.data_type(), file.len())),
-            };
-            let columns = fields.iter().map(column).collect::<Result<_>>()?;
-            Arc::new(StructArray::try_new_with_length(fields.clone(), columns, nulls, file.len())?)
-        }
-        DataType::List(item) => {
-            let list = array.as_list::<i32>();
-            let values = evolved(list.values(), item.data_type())?;
-            Arc::new(ListArray::try_new(Arc::clone(item), list.offsets().clone(), values, nulls)?)
-        }
-        DataType::LargeList(item) => {
-            let list = array.as_list::<i64>();
-            let values = evolved(list.values(), item.data_type())?;
-            Arc::new(LargeListArray::try_new(Arc::clone(item), list.offsets().clone(), values, nulls)?)
-        }
-        _ => Arc::clone(array),
-    })
+    let DataType::Struct(fields) = table else { return with_items(array, table, evolved) };
+    let file = array.as_struct();
+    let column = |field: &FieldRef| match file.column_by_name(field.name()) {
+        Some(column) => evolved(column, field.data_type()),
+        None => Ok(new_null_array(field.data_type(), file.len())),
+    };
+    let columns = fields.iter().map(column).collect::<Result<_>>()?;
+    Ok(Arc::new(StructArray::try_new_with_length(fields.clone(), columns, array.nulls().cloned(), file.len())?))
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Int32Array, Int64Array, MapBuilder, StringArray, StringBuilder, StructBuilder};
+    use arrow::array::{Int32Array, Int64Array, ListArray, MapBuilder, StringArray, StringBuilder, StructBuilder};
     use arrow::datatypes::{Field, Fields};
 
     use super::*;

@@ -34,6 +34,8 @@ mod evolved;
 
 mod mapping;
 
+mod nested;
+
 mod named;
 
 use named::naming_files;

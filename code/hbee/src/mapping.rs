@@ -5,9 +5,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, LargeListArray, ListArray, MapArray, StructArray};
+use arrow::array::{Array, ArrayRef, AsArray, StructArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
-use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use buzz_protocol::ColumnMapping;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
@@ -21,6 +20,7 @@ use datafusion::physical_expr_adapter::{
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
 use crate::evolved::{evolved, has_evolved_map};
+use crate::nested::with_items;
 
 /// Adapts expressions over a table's columns to files that have them otherwise.
 #[derive(Debug, Clone)]
@@ -186,47 +186,21 @@ impl PhysicalExpr for ReadAs {
 }
 
 /// `array` with the names of `to`, which is of the same shape.
-fn renamed(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
+fn renamed(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     if array.data_type() == to {
         return Ok(Arc::clone(array));
     }
-    let nulls = array.nulls().cloned();
-    Ok(match to {
-        DataType::Struct(fields) => {
-            let columns = array.as_struct().columns().iter().zip(fields);
-            let columns =
-                columns.map(|(column, field)| renamed(column, field.data_type())).collect::<Result<_, _>>()?;
-            Arc::new(StructArray::try_new_with_length(fields.clone(), columns, nulls, array.len())?)
-        }
-        DataType::List(item) => {
-            let list = array.as_list::<i32>();
-            let values = renamed(list.values(), item.data_type())?;
-            Arc::new(ListArray::try_new(Arc::clone(item), list.offsets().clone(), values, nulls)?)
-        }
-        DataType::LargeList(item) => {
-            let list = array.as_list::<i64>();
-            let values = renamed(list.values(), item.data_type())?;
-            Arc::new(LargeListArray::try_new(Arc::clone(item), list.offsets().clone(), values, nulls)?)
-        }
-        DataType::FixedSizeList(item, size) => {
-            let values = renamed(array.as_fixed_size_list().values(), item.data_type())?;
-            Arc::new(FixedSizeListArray::try_new(Arc::clone(item), *size, values, nulls)?)
-        }
-        DataType::Map(entries, sorted) => {
-            let map = array.as_map();
-            let pairs: ArrayRef = Arc::new(map.entries().clone());
-            let pairs = renamed(&pairs, entries.data_type())?.as_struct().clone();
-            Arc::new(MapArray::try_new(Arc::clone(entries), map.offsets().clone(), pairs, nulls, *sorted)?)
-        }
-        _ => Arc::clone(array),
-    })
+    let DataType::Struct(fields) = to else { return with_items(array, to, renamed) };
+    let columns = array.as_struct().columns().iter().zip(fields);
+    let columns = columns.map(|(column, field)| renamed(column, field.data_type())).collect::<Result<_>>()?;
+    Ok(Arc::new(StructArray::try_new_with_length(fields.clone(), columns, array.nulls().cloned(), array.len())?))
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use arrow::array::Int32Array;
+    use arrow::array::{Int32Array, ListArray};
     use arrow::buffer::OffsetBuffer;
 
     use super::*;

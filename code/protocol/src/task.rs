@@ -90,6 +90,13 @@ pub struct StoreRoot {
     pub bucket: BucketOptions,
 }
 
+impl StoreRoot {
+    /// The store at `url`, reached as the environment says.
+    pub fn new(url: Url) -> Self {
+        Self { url, bucket: BucketOptions::default() }
+    }
+}
+
 /// A file of a scan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskFile {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use buzz_protocol::{ErrorKind, QueryError, Result};
+use buzz_protocol::{QueryError, Result};
 use buzz_storage::{Location, Storage};
 use deltalake::logstore::logstore_factories;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
@@ -60,32 +60,20 @@ pub(super) async fn load(place: &Location, store: &Arc<dyn ObjectStore>, version
             Err(error) => Err(explained(place, store.as_ref(), error).await),
         };
     };
-    // delta-rs would look for each version up to one that is far away.
+    // delta-rs would look for each version up to one that is far away. An old one may be in a checkpoint only.
     let commit = place.join(&format!("_delta_log/{version:020}.json"))?;
     if matches!(store.head(&commit.path).await, Err(object_store::Error::NotFound { .. })) {
         let newest = Box::pin(load(place, store, None)).await?.version().unwrap_or_default();
         if version > newest {
-            return Err(no_version(place, version, newest));
+            let error = format!("Delta table {place} has no version {version}; the newest is {newest}");
+            return Err(QueryError::invalid(error));
         }
     }
-    let error = match log.with_version(version).load().await {
-        Ok(table) if table.version() == Some(version) => return Ok(table),
-        Ok(_) => QueryError::data(format!("Delta table {place} has no version {version}")),
-        Err(error) => explained(place, store.as_ref(), error).await.at(format!("version {version}")),
-    };
-    if error.kind != ErrorKind::Data {
-        return Err(error);
+    match log.with_version(version).load().await {
+        Ok(table) if table.version() == Some(version) => Ok(table),
+        Ok(_) => Err(QueryError::data(format!("Delta table {place} has no version {version}"))),
+        Err(error) => Err(explained(place, store.as_ref(), error).await.at(format!("version {version}"))),
     }
-    // Whether it is missing or not readable, the newest one tells.
-    let newest = Box::pin(load(place, store, None)).await?.version().unwrap_or_default();
-    if version <= newest {
-        return Err(error);
-    }
-    Err(no_version(place, version, newest))
-}
-
-fn no_version(place: &Location, version: u64, newest: u64) -> QueryError {
-    QueryError::invalid(format!("Delta table {place} has no version {version}; the newest is {newest}"))
 }
 
 /// What `error` means. Of a store that refuses or does not answer, delta-rs keeps no more than the text; so the store is

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use buzz_protocol::{BucketOptions, Result, StoreRoot};
+use buzz_protocol::{Result, StoreRoot};
 use buzz_storage::{Location, several_stores};
 use url::Url;
 
@@ -60,7 +60,7 @@ impl<'a> FilePaths<'a> {
         }
         let own = self.table.store.clone();
         let roots = std::iter::once(own).chain(self.other_stores);
-        (several_stores(), roots.map(|url| StoreRoot { url, bucket: BucketOptions::default() }).collect())
+        (several_stores(), roots.map(StoreRoot::new).collect())
     }
 }
 
