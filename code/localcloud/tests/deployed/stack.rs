@@ -146,7 +146,7 @@ fn made_months() -> PathBuf {
         }
         let sql = format!(
             "SELECT arrow_cast(value * value % 263, 'Int32') AS \"PULocationID\", \
-             TIMESTAMP '2024-{month:02}-01' + value * INTERVAL '1 minute' AS lpep_pickup_datetime, \
+             to_timestamp_seconds(1704067200 + {month} * 2600000 + value * 60) AS lpep_pickup_datetime, \
              arrow_cast(value % 7, 'Float64') AS passenger_count, value % 1000 / 100.0 AS trip_distance, \
              value % 3333 / 100.0 AS total_amount FROM generate_series(1, 20000)"
         );
