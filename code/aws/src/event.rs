@@ -26,6 +26,9 @@ pub enum Event {
     Resume(QueryId),
 }
 
+/// What warnings and errors call a query that came in an envelope.
+pub const IN_ENVELOPE: &str = "event in `query`";
+
 /// A question.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ask {
@@ -134,7 +137,7 @@ const FORMS: &str = "send the query's JSON, or {\"query\": â€¦, \"options\": {â€
 
 impl Envelope {
     fn checked(self) -> Result<Ask> {
-        let (query, warnings) = Query::parse(&self.query.to_string(), "event in `query`")?;
+        let (query, warnings) = Query::parse(&self.query.to_string(), IN_ENVELOPE)?;
         let mut options = Options::default();
         for (key, value) in &self.options {
             let text = match value {

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use buzz_answer::rows::Rows;
+use buzz_aws::event::IN_ENVELOPE;
 use buzz_aws::fuse_function::ProgressReport;
 use buzz_aws::stack::{Stack, StackAnswer, Watched, function_of};
 use buzz_fuse::explain::bytes;
-use buzz_protocol::{Options, QueryError, QueryId, Result};
+use buzz_protocol::{Options, Query, QueryError, QueryId, Result};
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,8 @@ pub(crate) async fn ask(
     interrupted: &CancellationToken,
 ) -> Result<()> {
     check_places(&query)?;
+    // Whoever read the query has said them.
+    let (_, said) = Query::parse(&query.to_string(), IN_ENVELOPE)?;
     let event = json!({
         "query": query,
         "options": options(&how.sets)?,
@@ -45,7 +48,7 @@ pub(crate) async fn ask(
     let stack = Stack::connect(function, stack.endpoint_url.as_deref()).await?;
     let query = stack.submit(&event).await?;
     let answer = wait(&stack, query, interrupted).await?;
-    for warning in &answer.warnings {
+    for warning in answer.warnings.iter().filter(|warning| !said.contains(warning)) {
         eprintln!("warning: {warning}");
     }
     if let Some(text) = &answer.explain {

@@ -46,6 +46,19 @@ async fn a_failed_query_is_exit_code_1_and_says_why() {
     assert!(failed.stdout.is_empty() && stderr(&failed).contains("fare"), "{}", stderr(&failed));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warning_is_said_once() {
+    let deployed = deploy(|_| {}).await;
+    let file = deployed.path("query.json");
+    let mut query = ask("SELECT COUNT(*) FROM nyc_taxi", 1, json!({}))["query"].clone();
+    query["colour"] = json!("red");
+    std::fs::write(&file, query.to_string()).unwrap();
+    let answered = deployed.buzz(&["query", file.to_str().unwrap()]).output().await.unwrap();
+    assert!(answered.status.success(), "{}", stderr(&answered));
+    let said = stderr(&answered);
+    assert!(said.contains("query.json: unknown field `colour`") && said.matches("colour").count() == 1, "{said}");
+}
+
 /// Presses Ctrl-C for a running `buzz`, which must say so, print nothing, and end soon.
 async fn interrupt(running: Child) {
     let pid = running.id().unwrap().to_string();
