@@ -403,13 +403,28 @@ fn parquet_file(schema: &SchemaRef, batches: Batches, out: &mut dyn Write) -> Re
     Ok(out.write_all(&buffer)?)
 }
 
-/// Views become the plain types that every reader of Arrow and Parquet files knows.
+/// Views and dictionaries become the plain types that every reader of Arrow and Parquet files knows. Batches of several
+/// files may also have several dictionaries, of which an Arrow file holds one for each column.
 fn plain_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    replace_columns(batch, |array| match array.data_type() {
-        DataType::Utf8View => cast(array, &DataType::Utf8),
-        DataType::BinaryView => cast(array, &DataType::Binary),
-        _ => Ok(Arc::clone(array)),
+    replace_columns(batch, |array| match plain_type(array.data_type()) {
+        same if same == *array.data_type() => Ok(Arc::clone(array)),
+        plain => cast(array, &plain),
     })
+}
+
+fn plain_type(data_type: &DataType) -> DataType {
+    let plain = |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(plain_type(field.data_type())));
+    match data_type {
+        DataType::Utf8View => DataType::Utf8,
+        DataType::BinaryView => DataType::Binary,
+        DataType::Dictionary(_, values) => plain_type(values),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain).collect()),
+        DataType::List(item) => DataType::List(plain(item)),
+        DataType::LargeList(item) => DataType::LargeList(plain(item)),
+        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(plain(item), *size),
+        DataType::Map(entries, sorted) => DataType::Map(plain(entries), *sorted),
+        other => other.clone(),
+    }
 }
 
 fn replace_columns(
@@ -433,6 +448,31 @@ mod tests {
     use buzz_fuse::ResultSink;
 
     use super::*;
+
+    #[test]
+    fn dictionaries_of_several_files_fit_one() {
+        let batch = |text: &str| {
+            let texts: ArrayRef =
+                Arc::new([Some(text), None].into_iter().collect::<arrow::array::DictionaryArray<_>>()
+                    as arrow::array::DictionaryArray<arrow::datatypes::Int32Type>);
+            let field = Field::new("d", texts.data_type().clone(), true);
+            let within: ArrayRef =
+                Arc::new(arrow::array::StructArray::from(vec![(Arc::new(field), Arc::clone(&texts))]));
+            RecordBatch::try_from_iter([("d", texts), ("s", within)]).unwrap()
+        };
+        let mut rows = Rows::new();
+        rows.start(batch("a").schema()).unwrap();
+        rows.write(batch("a")).unwrap();
+        rows.write(batch("b")).unwrap();
+        for format in [Format::Arrow, Format::Parquet] {
+            let mut file = Vec::new();
+            write(&rows, format, &mut file).unwrap();
+            assert!(!file.is_empty());
+        }
+        let plain = plain_batch(&batch("a")).unwrap();
+        assert_eq!(plain.column(0).data_type(), &DataType::Utf8);
+        assert_eq!(plain.column(1).data_type(), &plain_type(plain.column(1).data_type()));
+    }
 
     /// A disk with room for `left` bytes.
     struct Full {

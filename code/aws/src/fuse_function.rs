@@ -15,7 +15,7 @@ use aws_sdk_lambda::types::InvocationType;
 use buzz_answer::{Format, Rows, format};
 use buzz_fuse::{Explain, Fuse, NoRows, Progress, QueryPlan, Request, Summary};
 use buzz_protocol::{ErrorKind, QueryError, QueryId, Result};
-use buzz_storage::{Location, Storage};
+use buzz_storage::Location;
 use buzz_worker::process::{now_ms, unpanicked};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -31,7 +31,7 @@ use crate::settings::FuseSettings;
 pub mod upload;
 
 /// How much before the function's end a query is stopped, so that tasks and combs hear of it and its caller learns why.
-const MARGIN: Duration = Duration::from_secs(3);
+const MARGIN: Duration = Duration::from_secs(5);
 
 /// Shares of Fuse's memory for the operators and the inbox of a query that it reduces itself.
 const OPERATOR_PERCENT: u64 = 40;
@@ -42,6 +42,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A query that has not written its progress for so long is not running any more.
 const SILENT_MAX_MS: u64 = 30_000;
+
+/// How long looking for a cancellation, or writing progress, may take; then it is tried anew.
+const REPORT_MAX: Duration = Duration::from_secs(5);
 
 /// How long a query may be submitted and not begun: an event is older than five minutes only if it was dropped
 /// (`maximum_event_age_in_seconds` in `infra/modules/functions`).
@@ -54,7 +57,6 @@ const LINK_VALID: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct FuseFunction {
     fuse: Fuse,
-    storage: Arc<Storage>,
     requests: Arc<AtomicU64>,
     results: Results,
     settings: FuseSettings,
@@ -94,18 +96,17 @@ struct Failed {
 }
 
 impl FuseFunction {
-    /// Answers with `fuse`, whose storage is `storage`, whose requests `requests` counts.
+    /// Answers with `fuse`, and keeps what it notes in `results`; `requests` counts the requests to the storage of both.
     pub fn new(
         fuse: Fuse,
-        storage: Arc<Storage>,
+        results: Results,
         requests: Arc<AtomicU64>,
         settings: FuseSettings,
         sdk: &SdkConfig,
     ) -> Self {
-        let results = Results::new(Arc::clone(&storage), settings.results.clone());
         // An event to itself can be repeated: only one invocation goes on with a query.
         let config = aws_sdk_lambda::config::Builder::from(sdk).retry_config(RetryConfig::standard()).build();
-        Self { fuse, storage, requests, results, settings, lambda: Client::from_conf(config) }
+        Self { fuse, requests, results, settings, lambda: Client::from_conf(config) }
     }
 
     /// Answers `event` before `deadline_ms` (since 1970), at which the service ends this process.
@@ -254,11 +255,18 @@ impl FuseFunction {
 
     /// Writes `report`; whether the query is cancelled.
     async fn report_once(&self, query: QueryId, report: &ProgressReport) -> Result<bool> {
-        let cancelled = self.results.get(&self.results.of_query(query, "cancel")?).await?.is_some();
+        let silent = || QueryError::unavailable(format!("nothing is heard for {} seconds", REPORT_MAX.as_secs()));
+        let place = self.results.of_query(query, "cancel")?;
+        let looked = tokio::time::timeout(REPORT_MAX, self.results.get(&place)).await;
+        let cancelled = looked.unwrap_or_else(|_| Err(silent()))?.is_some();
         let status = if cancelled { "cancelling" } else { "running" };
         let report = ProgressReport { status: status.to_string(), ..report.clone() };
-        self.results.put_json(&self.results.of_query(query, "progress.json")?, &report).await?;
-        Ok(cancelled)
+        let place = self.results.of_query(query, "progress.json")?;
+        let written = tokio::time::timeout(REPORT_MAX, self.results.put_json(&place, &report)).await;
+        match written.unwrap_or_else(|_| Err(silent())) {
+            Err(error) if !cancelled => Err(error),
+            _ => Ok(cancelled),
+        }
     }
 
     async fn ask_now(&self, ask: Ask, query: QueryId, progress: &Progress, started: Instant) -> Result<Box<RawValue>> {
@@ -348,7 +356,7 @@ impl FuseFunction {
             Some(uri) => Location::parse(uri, std::path::Path::new("/"))?,
             None => self.results.of_query(query, &format!("result.{}", output.format))?,
         };
-        let store = self.storage.store(&place.store)?;
+        let store = self.results.store(&place)?;
         let bytes = upload::rows(Arc::clone(rows), output.format, store, &place).await?;
         let url = self.results.link(&place, LINK_VALID).await?;
         Ok(OutputPlace { uri: place.to_string(), format: output.format.to_string(), url, bytes })

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 /// The objects of one stack.
 #[derive(Debug, Clone)]
@@ -52,7 +53,11 @@ impl Results {
         self.root.join(key).map_err(|error| QueryError::internal(error.to_string()))
     }
 
-    fn store(&self, place: &Location) -> Result<Arc<dyn ObjectStore>> {
+    /// The store of `place`, reached as the environment says.
+    ///
+    /// # Errors
+    /// `Invalid` when its settings are incomplete.
+    pub fn store(&self, place: &Location) -> Result<Arc<dyn ObjectStore>> {
         self.storage.store(&place.store)
     }
 
@@ -81,9 +86,13 @@ impl Results {
     /// As [`Results::put`].
     pub async fn claim(&self, place: &Location) -> Result<bool> {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.store(place)?.put_opts(&place.path, PutPayload::from_static(b"{}"), options).await {
+        let claim = Bytes::from(json!({"claim": uuid::Uuid::new_v4()}).to_string());
+        match self.store(place)?.put_opts(&place.path, PutPayload::from(claim.clone()), options).await {
             Ok(_) => Ok(true),
-            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(false),
+            // Also if it was this one, whose answer was lost: the store has been asked again.
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
+                Ok(self.get(place).await? == Some(claim))
+            }
             Err(error) => Err(not_written(place, error)),
         }
     }

@@ -28,6 +28,10 @@ const WAIT_EACH: Duration = Duration::from_secs(5);
 /// How long a call that may come twice is repeated when the service does not take it, and how soon.
 const REPEATED_FOR: Duration = Duration::from_secs(60);
 const REPEATED_AFTER: Duration = Duration::from_secs(1);
+const FAILURES_IN_A_ROW: usize = 3;
+
+/// How long the place of a result may say nothing.
+const DOWNLOAD_SILENT_MAX: Duration = Duration::from_secs(60);
 
 /// A stack, as whoever asks it sees it.
 #[derive(Debug)]
@@ -162,20 +166,29 @@ impl Stack {
     /// As [`Stack::submit`].
     pub async fn cancel(&self, query: QueryId) -> Result<()> {
         match self.repeated::<Value>(&json!({"cancel": query})).await {
+            Err(Failure::Function(error)) if error.kind == ErrorKind::Unavailable => Err(error),
             // What the query fails with is its watcher's business.
             Ok(_) | Err(Failure::Function(_)) => Ok(()),
             Err(Failure::Call(error)) => Err(error),
         }
     }
 
-    /// Invokes Fuse with an event that may come twice: until it answers, for as long as [`REPEATED_FOR`].
+    /// Invokes Fuse with an event that may come twice: until it answers, for as long as [`REPEATED_FOR`]. An invocation that
+    /// fails because something did not answer is no more than that, unless the next ones fail as well.
     async fn repeated<T: for<'de> Deserialize<'de>>(&self, event: &Value) -> Result<T, Failure> {
         let deadline = Instant::now() + REPEATED_FOR;
+        let mut failures = 0;
         loop {
             match self.invoke_once(event).await {
                 Err((Failure::Call(error), _))
                     if error.kind == ErrorKind::Unavailable && Instant::now() + REPEATED_AFTER < deadline =>
                 {
+                    tokio::time::sleep(REPEATED_AFTER).await;
+                }
+                Err((Failure::Function(error), _))
+                    if error.kind == ErrorKind::Unavailable && failures < FAILURES_IN_A_ROW =>
+                {
+                    failures += 1;
                     tokio::time::sleep(REPEATED_AFTER).await;
                 }
                 answered => return answered.map_err(|(failure, _)| failure),
@@ -270,7 +283,9 @@ impl StackOutput {
         let kept = |error: std::io::Error| {
             QueryError::new(ErrorKind::Limit, format!("it cannot be kept in a temporary file: {error}"))
         };
-        let mut answer = reqwest::get(url).await.and_then(reqwest::Response::error_for_status).map_err(broken)?;
+        let client = reqwest::Client::builder().connect_timeout(DOWNLOAD_SILENT_MAX).read_timeout(DOWNLOAD_SILENT_MAX);
+        let asked = client.build().map_err(broken)?.get(url).send().await;
+        let mut answer = asked.and_then(reqwest::Response::error_for_status).map_err(broken)?;
         let mut file = tempfile::tempfile().map_err(kept)?;
         while let Some(chunk) = answer.chunk().await.map_err(broken)? {
             file.write_all(&chunk).map_err(kept)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use buzz_protocol::{Compression, QueryError, Result};
 use buzz_storage::{Location, Storage};
 use futures::TryStreamExt;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt};
 
 /// The files that a uri means, in the order of their paths, and the place that they are below.
 #[derive(Debug)]
@@ -31,7 +31,13 @@ pub(crate) async fn find(uri: &str, ends: &[&str], base: &Path, storage: &Storag
         None => match store.head(&root.path).await {
             Ok(object) => vec![object],
             // A folder answers NotFound on S3 and something else on a file system; what counts is what is in it.
-            Err(_) => in_folder(&root, ends, store.as_ref()).await?,
+            Err(error) => {
+                let is_certain = root.store.scheme() == "file" || matches!(error, StoreError::NotFound { .. });
+                if !is_certain && store.list(Some(&root.path)).try_next().await.is_ok_and(|first| first.is_none()) {
+                    return Err(error.into());
+                }
+                in_folder(&root, ends, store.as_ref()).await?
+            }
         },
     };
     files.sort_by(|a, b| a.location.cmp(&b.location));

@@ -1,6 +1,5 @@
 //! Types of columns, from the text of their values.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::compute::kernels::cast_utils::Parser;
@@ -8,7 +7,6 @@ use arrow::datatypes::TimestampMicrosecondType;
 use arrow::datatypes::{DataType, Date32Type, Field, Fields, Float64Type, Int64Type, Schema, TimeUnit};
 use buzz_protocol::{CsvFormat, QueryError, Result};
 use buzz_storage::text::column_names;
-use serde_json::value::RawValue;
 
 /// A column and the type that all its values seen so far have; None when only nulls were seen.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,8 +15,12 @@ pub(crate) struct Inferred {
     pub(crate) data_type: Option<DataType>,
 }
 
-/// Digits of the widest decimal in 128 bits.
-const DIGITS_MAX: usize = 38;
+/// Digits of the longest whole number that is read as a decimal: with more, what compares it with a fraction overflows,
+/// since that has 15 digits behind the point and 38 in all.
+pub(crate) const DIGITS_MAX: usize = 23;
+
+/// The type of whole numbers beyond 64 bits.
+pub(crate) const WHOLE: DataType = DataType::Decimal128(38, 0);
 
 const MICROSECONDS: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
 
@@ -68,8 +70,10 @@ fn type_of(text: &str) -> DataType {
     let digits = text.trim_start_matches(['-', '+']);
     if digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.is_empty() {
         return match Int64Type::parse(text) {
+            // A zip code or the like, which is another one without its zeros.
+            Some(_) if digits.len() > 1 && digits.starts_with('0') => DataType::Utf8,
             Some(_) => DataType::Int64,
-            None if digits.len() <= DIGITS_MAX => DataType::Decimal128(DIGITS_MAX as u8, 0),
+            None if digits.len() <= DIGITS_MAX => WHOLE,
             None => DataType::Utf8,
         };
     }
@@ -92,7 +96,7 @@ fn type_of(text: &str) -> DataType {
 }
 
 /// The type that can hold values of both.
-fn common(a: &DataType, b: &DataType) -> DataType {
+pub(crate) fn common(a: &DataType, b: &DataType) -> DataType {
     use DataType::{Date32, Decimal128, Float64, Int64, List, Null, Struct, Timestamp, Utf8};
     match (a, b) {
         (a, b) if a == b => a.clone(),
@@ -114,77 +118,6 @@ fn common_fields(a: &Fields, b: &Fields) -> Fields {
     });
     let added = b.iter().filter(|field| a.find(field.name()).is_none()).map(|field| field.as_ref().clone());
     joined.chain(added).collect()
-}
-
-/// The columns of a file of JSON lines that begins with `head`.
-///
-/// # Errors
-/// `Data` when it is not such a file.
-pub(crate) fn json_columns(head: &[u8]) -> Result<Vec<Inferred>> {
-    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
-    if head.trim_ascii_start().starts_with(b"[") {
-        return Err(QueryError::data("it is a JSON array; Buzz reads files with one JSON object a line"));
-    }
-    let (schema, _) = arrow::json::reader::infer_json_schema(head, None)
-        .map_err(|error| QueryError::data(format!("not readable JSON lines: {error}")))?;
-    let fields = match DataType::Struct(schema.fields) {
-        rows if holds_float(&rows) => {
-            let lines = serde_json::Deserializer::from_slice(head).into_iter::<&RawValue>();
-            exact(&rows, &lines.map_while(Result::ok).collect::<Vec<_>>())
-        }
-        rows => rows,
-    };
-    let DataType::Struct(fields) = fields else { return Ok(Vec::new()) };
-    let column = |field: &Arc<Field>| Inferred {
-        name: field.name().clone(),
-        data_type: (!field.data_type().is_null()).then(|| field.data_type().clone()),
-    };
-    Ok(fields.iter().map(column).collect())
-}
-
-fn holds_float(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::Float64 => true,
-        DataType::Struct(fields) => fields.iter().any(|field| holds_float(field.data_type())),
-        DataType::List(item) => holds_float(item.data_type()),
-        _ => false,
-    }
-}
-
-/// `data_type`, which arrow inferred from `values`, with decimals for floats where all numbers are whole: arrow takes
-/// those beyond 64 bits for floats, which would change them.
-fn exact(data_type: &DataType, values: &[&RawValue]) -> DataType {
-    let texts = || values.iter().map(|value| value.get());
-    match data_type {
-        DataType::Float64 => {
-            let is_whole = |text: &str| {
-                let digits = text.strip_prefix('-').unwrap_or(text);
-                text == "null" || (digits.len() <= DIGITS_MAX && digits.bytes().all(|byte| byte.is_ascii_digit()))
-            };
-            if texts().all(is_whole) { DataType::Decimal128(DIGITS_MAX as u8, 0) } else { DataType::Float64 }
-        }
-        DataType::Struct(fields) => {
-            let rows: Vec<HashMap<String, &RawValue>> =
-                texts().filter_map(|text| serde_json::from_str(text).ok()).collect();
-            let of_field = |field: &Arc<Field>| {
-                if !holds_float(field.data_type()) {
-                    return Arc::clone(field);
-                }
-                let values: Vec<_> = rows.iter().filter_map(|row| row.get(field.name()).copied()).collect();
-                Arc::new(field.as_ref().clone().with_data_type(exact(field.data_type(), &values)))
-            };
-            DataType::Struct(fields.iter().map(of_field).collect())
-        }
-        DataType::List(item) if holds_float(item.data_type()) => {
-            // A value among lists is one of one item.
-            let values: Vec<&RawValue> = values
-                .iter()
-                .flat_map(|&value| serde_json::from_str(value.get()).unwrap_or_else(|_| vec![value]))
-                .collect();
-            DataType::List(Arc::new(item.as_ref().clone().with_data_type(exact(item.data_type(), &values))))
-        }
-        other => other.clone(),
-    }
 }
 
 /// All columns of all files. Of a column that only had nulls, nothing more is known than that texts may come.
@@ -216,37 +149,54 @@ fn known(data_type: &DataType) -> DataType {
     }
 }
 
-/// What stands between the values of a file that begins with `head`: of comma, tab, semicolon and bar the one that
-/// divides its first lines in the same number of parts, and the most; a comma where none does.
-pub(crate) fn sniff_delimiter(csv: &CsvFormat, head: &[u8]) -> u8 {
-    let parts = |delimiter: u8| {
+/// How a file divides its lines into values, and what stands before quotes inside of quoted ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Dialect {
+    pub(crate) delimiter: u8,
+    pub(crate) escape: Option<u8>,
+}
+
+/// The dialect of a file that begins with `head`, as far as `csv` and what is `given` leave it open: of comma, tab,
+/// semicolon and bar the one that divides its first lines in the same number of parts, and the most. None where nothing
+/// divides them.
+pub(crate) fn sniff_dialect(csv: &CsvFormat, given: (Option<u8>, Option<u8>), head: &[u8]) -> Option<Dialect> {
+    let (delimiter, escape) = given;
+    let candidates = delimiter.map_or(vec![b',', b'\t', b';', b'|'], |given| vec![given]);
+    let mut best = (1, None);
+    for delimiter in candidates {
         let csv = CsvFormat { delimiter, ..csv.clone() };
+        let escape = escape.or_else(|| sniff_escape(&csv, head));
+        let csv = CsvFormat { escape, ..csv };
         let mut counts = records(&csv, false, head).take(20).map_while(Result::ok).map(|record| record.len());
         let first = counts.next().unwrap_or_default();
-        if counts.all(|count| count == first) { first } else { 1 }
-    };
-    let mut best = (1, b',');
-    for delimiter in [b',', b'\t', b';', b'|'] {
-        let count = parts(delimiter);
-        if count > best.0 {
-            best = (count, delimiter);
+        let dialect = Some(Dialect { delimiter, escape });
+        if first > best.0 && counts.all(|count| count == first) {
+            best = (first, dialect);
+        } else if escape.is_some() && best.1.is_none() && first == 1 {
+            // One column, whose values have quotes.
+            best = (1, dialect);
         }
     }
     best.1
 }
 
-/// What stands before quotes inside of quoted values in a file that begins with `head`: a backslash, if with it all
-/// first lines have the same number of parts and without it not, or a quoted value would go on behind its end; usually
-/// nothing.
-pub(crate) fn sniff_escape(csv: &CsvFormat, head: &[u8]) -> Option<u8> {
-    let even = |escape: Option<u8>| {
+/// What stands before quotes inside of quoted values in a file that begins with `head`: a backslash, if without it the
+/// first lines have different numbers of parts, more of them are within one value, or a quoted value would go on behind its
+/// end, and with it none of these; usually nothing.
+fn sniff_escape(csv: &CsvFormat, head: &[u8]) -> Option<u8> {
+    if !head.contains(&b'\\') {
+        return None;
+    }
+    let lines = head.split_inclusive(|&byte| byte == b'\n').take(1000).map(<[u8]>::len).sum();
+    let head = &head[..lines];
+    let read = |escape: Option<u8>| {
         let csv = CsvFormat { escape, ..csv.clone() };
-        let mut counts = records(&csv, false, head).take(1000).map_while(Result::ok).map(|record| record.len());
-        let first = counts.next();
-        counts.all(|count| Some(count) == first)
+        let counts: Vec<usize> = records(&csv, false, head).map_while(Result::ok).map(|record| record.len()).collect();
+        (counts.iter().all(|count| Some(count) == counts.first()), counts.len())
     };
-    let wanted = !even(None) || goes_on_behind_backslash(csv, head);
-    (wanted && even(Some(b'\\'))).then_some(b'\\')
+    let ((plain_even, plain), (even, escaped)) = (read(None), read(Some(b'\\')));
+    let wanted = !plain_even || escaped > plain || goes_on_behind_backslash(csv, head);
+    (wanted && even && escaped >= plain).then_some(b'\\')
 }
 
 /// Whether a quoted value, read as if nothing were escaped, ends with a backslash and text follows, as in `"say \"so"`.
@@ -299,6 +249,7 @@ mod tests {
         assert_eq!(types("z\n2024-01-31T10:00:00Z\n"), ["z: Timestamp(µs, \"UTC\")"]);
         assert_eq!(types("n\n17929716297117857676\n"), ["n: Decimal128(38, 0)"]);
         assert_eq!(types("e,v\n,1\n,-\n"), ["e: Utf8", "v: Utf8"]);
+        assert_eq!(types("zip,n\n01234,0\n12345,-1\n"), ["zip: Utf8", "n: Int64"]);
     }
 
     #[test]
@@ -311,34 +262,35 @@ mod tests {
         assert_eq!(schema.field(1).data_type(), &DataType::Float64);
     }
 
-    #[test]
-    fn json_shapes_are_joined() {
-        let text = b"{\"a\": 1, \"s\": {\"x\": null}}\n{\"a\": 2.5, \"s\": {\"y\": [1]}}\n";
-        let schema = merged(vec![json_columns(text).unwrap()]);
-        assert_eq!(schema.field(0).data_type(), &DataType::Float64);
-        let DataType::Struct(inner) = schema.field(1).data_type() else { panic!("{schema}") };
-        assert_eq!(inner.find("x").unwrap().1.data_type(), &DataType::Utf8);
-        let text = br#"{"a": 18446744073709551616, "s": {"x": [1, -9223372036854775809], "y": 1e3}, "f": 2.0, "i": 1}"#;
-        let schema = merged(vec![json_columns(text).unwrap()]);
-        let types: Vec<_> = schema.fields().iter().map(|field| format!("{}", field.data_type())).collect();
-        let expected =
-            ["Decimal128(38, 0)", "Struct(\"x\": List(Decimal128(38, 0)), \"y\": Float64)", "Float64", "Int64"];
-        assert_eq!(types, expected);
-        assert!(json_columns(b" [{}]").unwrap_err().message.contains("JSON array"));
+    fn dialect(head: &str) -> Option<(char, bool)> {
+        let found = sniff_dialect(&CsvFormat::default(), (None, None), head.as_bytes())?;
+        Some((char::from(found.delimiter), found.escape.is_some()))
     }
 
     #[test]
     fn what_a_file_is_like_is_seen_from_its_first_lines() {
         let csv = CsvFormat::default();
-        assert_eq!(sniff_delimiter(&csv, b"a;b\n1,5;2,5\n"), b';');
-        assert_eq!(sniff_delimiter(&csv, b"1|x, y|3\n2|z|3\n"), b'|');
-        assert_eq!(sniff_delimiter(&csv, b"only\none\n"), b',');
-        assert_eq!(sniff_escape(&csv, b"1,\"say \\\"a, b\\\"\"\n2,x\n"), Some(b'\\'));
-        assert_eq!(sniff_escape(&csv, b"1,\"C:\\\"\n2,\"say \"\"x\"\"\"\n"), None);
-        assert_eq!(sniff_escape(&csv, b"1,\"say \\\"so\\\"\"\n2,x\n"), Some(b'\\'));
-        assert_eq!(sniff_escape(&csv, b"1,\"C:\\\",\"a \"\"b\"\"\"\r\n2,\"\",y\r\n"), None);
-        assert_eq!(sniff_escape(&csv, b"1,5\\\" x\n"), None);
+        assert_eq!(dialect("a\tb\n1,5\t2,5\n"), Some(('\t', false)));
+        assert_eq!(dialect("a;b\n1,5;2,5\n"), Some((';', false)));
+        assert_eq!(dialect("1|x, y|3\n2|z|3\n"), Some(('|', false)));
+        assert_eq!(dialect("only\none\n"), None);
         assert!(sniff_header(&csv, b"a,b\n1,2\n"));
         assert!(!sniff_header(&csv, b"1,b\n1,2\n"));
+    }
+
+    #[test]
+    fn backslashes_before_quotes_are_seen_where_they_are_no_part_of_values() {
+        assert_eq!(dialect("1,\"say \\\"a, b\\\"\"\n2,x\n"), Some((',', true)));
+        assert_eq!(dialect("1,\"say \\\"so\\\"\"\n2,x\n"), Some((',', true)));
+        assert_eq!(dialect("a;b\n1;\"x\\\";y\"\n"), Some((';', true)));
+        assert_eq!(dialect("a|b\n1|\"{\\\"k\\\": \\\"v|w\\\"}\"\n2|\"{}\"\n"), Some(('|', true)));
+        // Inches at the end of each value.
+        assert_eq!(dialect(&["1,\"27\\\"\"\n"; 4].concat()), Some((',', true)));
+        // Folders, also before a space.
+        assert_eq!(dialect("1,\"C:\\\"\n2,\"say \"\"x\"\"\"\n"), Some((',', false)));
+        assert_eq!(dialect("1,\"C:\\\",\"a \"\"b\"\"\"\r\n2,\"\",y\r\n"), Some((',', false)));
+        assert_eq!(dialect("\"C:\\tmp\\\" ,1\n\"C:\\tmp\\\" ,2\n"), Some((',', false)));
+        assert_eq!(dialect("p,n\n\"C:\\dir\\\" ,1\n\"D:\\\" ,2\n\"E:\\\" ,3\n\"x\",4\n"), Some((',', false)));
+        assert_eq!(dialect("1,5\\\" x\n"), Some((',', false)));
     }
 }

@@ -3,9 +3,10 @@
 //! Delta Lake tables, folders of Parquet, CSV or JSON, and Static lists differ only in how they find that list.
 //! Everything after it (pruning, splitting, reading) is one code path for all.
 
+use std::collections::HashMap;
 use std::path::Path;
 
-use buzz_protocol::{BucketOptions, CatalogEntry, CatalogType, Result};
+use buzz_protocol::{BucketOptions, CatalogEntry, CatalogType, QueryError, Result};
 use buzz_storage::{Location, Storage, unpanicked};
 use url::Url;
 
@@ -27,6 +28,8 @@ mod text_files;
 
 mod infer;
 
+mod infer_json;
+
 mod static_list;
 
 mod values;
@@ -34,6 +37,30 @@ mod values;
 pub use kind::kind_of;
 pub use statistics::{ColumnBounds, FileStatistics};
 pub use table::{DataFile, Extent, Table};
+
+/// Tells `storage` how the buckets of a query are reached, and nothing that an earlier query said. Before its tables are
+/// opened.
+///
+/// # Errors
+/// `Invalid` when two of `entries` say different things of one bucket.
+pub fn know_buckets(entries: &[CatalogEntry], storage: &Storage) -> Result<()> {
+    storage.forget_buckets();
+    let mut said: HashMap<Url, &CatalogEntry> = HashMap::new();
+    for entry in entries {
+        let Some(bucket) = bucket_of(&entry.uri) else { continue };
+        storage.know_bucket(&bucket, &entry.storage);
+        match said.insert(bucket, entry) {
+            Some(other) if other.storage != entry.storage => {
+                return Err(QueryError::invalid(format!(
+                    "catalogs `{}` and `{}` are in one bucket and say different `storage`: say the same for both",
+                    other.name, entry.name
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
 
 /// Opens the table that `entry` names. A relative uri is below `base`.
 ///
@@ -114,5 +141,22 @@ mod tests {
         let warning = other_region(&table, Some("us-east-1"));
         assert!(warning[0].contains("`lake` is in eu-west-1, this runs in us-east-1"), "{warning:?}");
         assert_eq!(bucket_of("/s3://x"), None);
+    }
+
+    #[test]
+    fn catalogs_in_one_bucket_say_the_same_of_it() {
+        let storage = Storage::default();
+        let entry = |name: &str, uri: &str| CatalogEntry::new(name, CatalogType::Parquet, uri);
+        let mut entries = [entry("a", "s3://lake/a"), entry("b", "s3://lake/b"), entry("c", "s3://other/c")];
+        assert!(know_buckets(&entries, &storage).is_ok());
+        entries[1].storage.anonymous = Some(true);
+        let error = know_buckets(&entries, &storage).unwrap_err().to_string();
+        assert!(error.contains("catalogs `a` and `b` are in one bucket"), "{error}");
+        entries[0].storage.anonymous = Some(true);
+        assert!(know_buckets(&entries, &storage).is_ok());
+        let lake = bucket_of("s3://lake/").unwrap();
+        assert_eq!(storage.known_options(&lake).anonymous, Some(true));
+        assert!(know_buckets(&entries[2..], &storage).is_ok());
+        assert!(storage.known_options(&lake).is_empty());
     }
 }

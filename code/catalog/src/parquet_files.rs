@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, FieldRef, Schema};
+use arrow::datatypes::{DataType, FieldRef, IntervalUnit, Schema};
 use buzz_protocol::{CatalogEntry, QueryError, Result};
 use buzz_storage::{Location, Storage, full_path};
 use futures::{StreamExt, TryStreamExt};
@@ -50,7 +50,8 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -
         Some(schema) => schema,
         None => {
             let paths = looked_into.iter().map(|object| full_path(&found.root.store, object.location.as_ref()));
-            merge(&paths.zip(footers.iter().map(|(schema, _)| schema)).collect::<Vec<_>>())?
+            let is_read = |name: &str| partitions.fields.iter().all(|partition| partition.name() != name);
+            merge(&paths.zip(footers.iter().map(|(schema, _)| schema)).collect::<Vec<_>>(), is_read)?
         }
     };
     let schema = with_partitions(schema, &partitions);
@@ -58,6 +59,14 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -
     let files = files.map(|(object, values)| DataFile::found(object, values)).collect();
     let columns = partitions.fields.into_iter().map(|field| field.name().clone()).collect();
     let mut table = Table::new(entry.uri.clone(), found.root.store, &schema, columns, files)?;
+    let interval = DataType::Interval(IntervalUnit::DayTime);
+    table.warnings.extend(schema.fields().iter().filter(|field| *field.data_type() == interval).map(|field| {
+        let name = &entry.name;
+        format!(
+            "table `{name}`: of the intervals in column `{}`, days and milliseconds are read and months are not",
+            field.name()
+        )
+    }));
     if all {
         table.statistics = Some(FileStatistics::of_footers(&table.file_schema(), &footers)?);
     } else if !is_given {
@@ -88,11 +97,14 @@ async fn read_footer(
     Ok((buzz_storage::footer_schema(&footer).map_err(place)?, footer))
 }
 
-/// All columns of all files, and all fields of their structs; what a file lacks is null there.
-fn merge(schemas: &[(String, &Schema)]) -> Result<Schema> {
+/// All columns of all files that `is_read` names, and all fields of their structs; what a file lacks is null there.
+fn merge(schemas: &[(String, &Schema)], is_read: impl Fn(&str) -> bool) -> Result<Schema> {
     let mut merged: Vec<(FieldRef, &str)> = Vec::new();
     for (path, schema) in schemas {
-        for field in schema.fields() {
+        for (index, field) in schema.fields().iter().enumerate().filter(|(_, field)| is_read(field.name())) {
+            if schema.fields()[..index].iter().any(|earlier| earlier.name() == field.name()) {
+                return Err(QueryError::data(format!("`{path}` has two columns called `{}`", field.name())));
+            }
             let Some((known, first)) = merged.iter_mut().find(|(known, _)| known.name() == field.name()) else {
                 merged.push((Arc::clone(field), path));
                 continue;
@@ -117,6 +129,9 @@ fn merge(schemas: &[(String, &Schema)]) -> Result<Schema> {
 /// calls its items, and how texts are stored, is each file's business.
 fn joined(a: &DataType, b: &DataType) -> Option<DataType> {
     match (as_read(a), as_read(b)) {
+        // A column of nulls, as pandas writes it.
+        (DataType::Null, _) => Some(b.clone()),
+        (_, DataType::Null) => Some(a.clone()),
         (DataType::List(a), DataType::List(b)) => joined_field(a, b).map(DataType::List),
         (DataType::LargeList(a), DataType::LargeList(b)) => joined_field(a, b).map(DataType::LargeList),
         (DataType::Map(a, sorted), DataType::Map(b, _)) => {
@@ -134,7 +149,35 @@ fn joined(a: &DataType, b: &DataType) -> Option<DataType> {
             let of_b = b.iter().filter(|field| a.find(field.name()).is_none()).map(|field| Some(nullable(field)));
             Some(DataType::Struct(of_a.chain(of_b).collect::<Option<Vec<_>>>()?.into()))
         }
-        (x, y) => (x == y).then(|| a.clone()),
+        (x, y) if x == y => Some(a.clone()),
+        (x, y) => stored_alike(x, y),
+    }
+}
+
+/// The type as which both are read, if they only differ in how Arrow holds what Parquet holds in one way.
+fn stored_alike(a: &DataType, b: &DataType) -> Option<DataType> {
+    use DataType::{Decimal32, Decimal64, Decimal128, FixedSizeList, LargeList, LargeListView, List, ListView};
+    let item = |data_type: &DataType| match data_type {
+        List(item) | LargeList(item) | ListView(item) | LargeListView(item) | FixedSizeList(item, _) => {
+            Some(Arc::clone(item))
+        }
+        _ => None,
+    };
+    let is_large = |data_type: &DataType| matches!(data_type, LargeList(_) | LargeListView(_));
+    match (item(a), item(b)) {
+        // Fields of structs are followed by name only where both lists are of one kind.
+        (Some(x), Some(y)) if as_read(x.data_type()) == as_read(y.data_type()) => {
+            let item = Arc::new(x.as_ref().clone().with_nullable(x.is_nullable() || y.is_nullable()));
+            Some(if is_large(a) || is_large(b) { LargeList(item) } else { List(item) })
+        }
+        (None, None) => match (a, b) {
+            (
+                Decimal32(p, s) | Decimal64(p, s) | Decimal128(p, s),
+                Decimal32(q, t) | Decimal64(q, t) | Decimal128(q, t),
+            ) if (p, s) == (q, t) => Some(Decimal128(*p, *s)),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -174,6 +217,23 @@ mod tests {
         assert_eq!(joined(&known, &list("element", DataType::LargeUtf8)), Some(known));
         assert_eq!(joined(&list("item", DataType::Int64), &list("item", DataType::Int32)), None);
         assert_eq!(joined(&DataType::Utf8, &DataType::Binary), None);
+        assert_eq!(joined(&DataType::Null, &DataType::Int64), Some(DataType::Int64));
+        let large = DataType::LargeList(Arc::new(Field::new("item", DataType::Int64, true)));
+        assert_eq!(joined(&list("item", DataType::Int64), &large), Some(large));
+        let decimals = (DataType::Decimal32(5, 2), DataType::Decimal128(5, 2));
+        assert_eq!(joined(&decimals.0, &decimals.1), Some(decimals.1));
+        assert_eq!(joined(&decimals.0, &DataType::Decimal128(5, 1)), None);
+    }
+
+    #[test]
+    fn two_columns_of_one_name_are_refused_unless_the_path_has_it() {
+        let field = |name: &str, data_type| Field::new(name, data_type, true);
+        let twice = Schema::new(vec![field("a", DataType::Int64), field("a", DataType::Int64)]);
+        let error = merge(&[("x.parquet".to_string(), &twice)], |_| true).unwrap_err().to_string();
+        assert_eq!(error, "`x.parquet` has two columns called `a`");
+        let other = Schema::new(vec![field("a", DataType::Utf8), field("b", DataType::Utf8)]);
+        let files = [("x.parquet".to_string(), &twice), ("y.parquet".to_string(), &other)];
+        assert_eq!(merge(&files, |name| name != "a").unwrap().fields().len(), 1);
     }
 
     #[test]

@@ -13,7 +13,8 @@ use object_store::{ObjectMeta, ObjectStore};
 
 use crate::files::{find, some_of};
 use crate::hive;
-use crate::infer::{Inferred, csv_columns, json_columns, merged, sniff_delimiter, sniff_escape, sniff_header};
+use crate::infer::{Dialect, Inferred, csv_columns, merged, sniff_dialect, sniff_header};
+use crate::infer_json::json_columns;
 use crate::parquet_files::with_partitions;
 use crate::table::{DataFile, Table};
 
@@ -40,17 +41,14 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -
         let mut csv = entry.csv_format()?;
         let heads =
             if looks_into_files(entry) { heads(entry, &csv, &found.files, &store, place).await? } else { vec![] };
+        if let Some(dialect) = dialect(entry, &csv, &heads)? {
+            (csv.delimiter, csv.escape) = (dialect.delimiter, dialect.escape);
+        }
         // An empty file says nothing of the others.
-        if let Some((head, _)) = heads.iter().find(|(head, _)| !head.trim_ascii().is_empty()) {
-            if entry.delimiter.is_none() {
-                csv.delimiter = sniff_delimiter(&csv, head);
-            }
-            if entry.escape.is_none() {
-                csv.escape = sniff_escape(&csv, head);
-            }
-            if entry.header.is_none() {
-                csv.header = sniff_header(&csv, head);
-            }
+        if entry.header.is_none()
+            && let Some((head, _)) = heads.iter().find(|(head, _)| !head.trim_ascii().is_empty())
+        {
+            csv.header = sniff_header(&csv, head);
         }
         let schema = match &entry.schema {
             Some(schema) => given(schema)?,
@@ -76,6 +74,30 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -
     let mut table = Table::new(entry.uri.clone(), found.root.store, &schema, columns, files)?;
     table.format = format;
     Ok(table)
+}
+
+/// The dialect of the files that begin with `heads`, where the entry leaves it open and one of them says it.
+///
+/// # Errors
+/// `Data` when two files say different things.
+fn dialect(entry: &CatalogEntry, csv: &CsvFormat, heads: &[(Bytes, String)]) -> Result<Option<Dialect>> {
+    let given = (entry.delimiter.is_some().then_some(csv.delimiter), csv.escape);
+    let mut known: Option<(Dialect, &str)> = None;
+    for (head, name) in heads {
+        let Some(found) = sniff_dialect(csv, given, head) else { continue };
+        let Some((all, first)) = &mut known else {
+            known = Some((found, name));
+            continue;
+        };
+        if all.delimiter != found.delimiter {
+            let [a, b] = [all.delimiter, found.delimiter].map(|byte| char::from(byte).escape_default());
+            return Err(QueryError::data(format!(
+                "{first} is divided by `{a}` and {name} by `{b}`: say which with `delimiter`, or make it two tables"
+            )));
+        }
+        all.escape = all.escape.or(found.escape);
+    }
+    Ok(known.map(|(dialect, _)| dialect))
 }
 
 /// Whether the entry leaves something open that only the files can say.

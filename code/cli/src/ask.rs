@@ -259,6 +259,7 @@ async fn show_tables(file: PathBuf, tables: Vec<(String, String)>) -> Result<()>
     let (query, base) = parse_query(&read_text(&file)?, &tables)?;
     let storage = storage();
     let mut text = String::new();
+    buzz_catalog::know_buckets(&query.catalogs, &storage)?;
     for entry in &query.catalogs {
         let table = buzz_catalog::open(entry, &base, &storage).await?;
         for warning in &table.warnings {

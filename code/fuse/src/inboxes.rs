@@ -131,7 +131,13 @@ impl Inboxes {
     pub(crate) async fn commit(&self, query: QueryId, commit: Commit) -> Result<()> {
         let calls = self.services.iter().zip(commit.rows.chunks(self.partitions_per_comb)).map(|(service, rows)| {
             let own = Commit { rows: rows.to_vec(), ..commit.clone() };
-            async move { service.commit(query, vec![own]).await }
+            async move {
+                match service.commit(query, vec![own.clone()]).await {
+                    // A connection broke, or the comb is gone; said twice it counts once.
+                    Err(error) if error.kind == ErrorKind::Unavailable => service.commit(query, vec![own]).await,
+                    done => done,
+                }
+            }
         });
         futures::future::try_join_all(calls).await.map(|_| ())
     }

@@ -109,6 +109,7 @@ impl Fuse {
 
     async fn plan_steps(&self, request: &Request) -> Result<QueryPlan> {
         let started = Instant::now();
+        buzz_catalog::know_buckets(&request.query.catalogs, &self.storage)?;
         let mut opening = Vec::new();
         for entry in &request.query.catalogs {
             opening.push(buzz_catalog::open(entry, &request.base, &self.storage).boxed());

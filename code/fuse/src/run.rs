@@ -198,8 +198,12 @@ pub(crate) async fn run(
 /// What ended one of the combs that were lost, if a query must fail for it. That may be known only after another run.
 async fn fate_of(fuse: &Fuse, lost: &[CombAddress]) -> Option<QueryError> {
     let fates = lost.iter().map(|comb| fuse.combs.fate(comb));
-    futures::future::join_all(fates).await.into_iter().flatten().next()
+    let fates = tokio::time::timeout(FATE_TIMEOUT, futures::future::join_all(fates)).await.unwrap_or_default();
+    fates.into_iter().flatten().next()
 }
+
+/// How long it may take to hear what ended a comb.
+const FATE_TIMEOUT: Duration = Duration::from_secs(10);
 
 async fn run_once(
     fuse: &Fuse,
@@ -212,10 +216,11 @@ async fn run_once(
     let started = Instant::now();
     let progress = end.progress;
     let Run { query, choice, flowing } = *run;
-    let (inboxes, place) = Inboxes::reserve(fuse, plan, choice, end.at_ms).await.map_err(of_comb)?;
+    let reserving = async { Inboxes::reserve(fuse, plan, choice, end.at_ms).await.map_err(of_comb) };
+    let (inboxes, place) = end.unless(reserving).await?;
     let mut reductions = Vec::new();
     for step in &plan.reduces {
-        let prepared = reduce::prepare(step, plan, query, &place, &fuse.network).await;
+        let prepared = end.unless(reduce::prepare(step, plan, query, &place, &fuse.network)).await;
         reductions.push(prepared.map_err(|error| error.at(format!("step `{}`", step.step)))?);
     }
     let mut opened = OpenInboxes::new(query, inboxes.clone());

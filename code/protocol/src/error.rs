@@ -98,13 +98,25 @@ impl QueryError {
     }
 
     /// This error as one of DataFusion's, to travel through its streams. [`QueryError::from`] gets it back whole
-    /// within a process; over a socket the kind `Limit` survives and the others are told by their text.
+    /// within a process; of what goes from comb to comb, `datafusion-distributed` keeps the text, and contexts: so the kind
+    /// travels as one.
     pub fn into_datafusion(self) -> DataFusionError {
         match self.kind {
             ErrorKind::Limit => DataFusionError::ResourcesExhausted(self.to_string()),
-            _ => DataFusionError::External(Box::new(self)),
+            kind => DataFusionError::External(Box::new(self)).context(format!("{KIND}{kind}")),
         }
     }
+}
+
+/// Before the kind of an error, in a context of DataFusion's.
+const KIND: &str = "buzz kind ";
+
+/// The kind that [`QueryError::into_datafusion`] wrote as `context`.
+fn kind_of(context: &str) -> Option<ErrorKind> {
+    let kind = context.strip_prefix(KIND)?;
+    let kinds =
+        [ErrorKind::Invalid, ErrorKind::Data, ErrorKind::Unavailable, ErrorKind::Cancelled, ErrorKind::Internal];
+    kinds.into_iter().find(|known| known.to_string() == kind)
 }
 
 impl From<DataFusionError> for QueryError {
@@ -127,7 +139,14 @@ impl From<object_store::Error> for QueryError {
 
 fn from_datafusion(error: &DataFusionError) -> QueryError {
     match error {
-        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => from_datafusion(inner),
+        DataFusionError::Context(context, inner) => {
+            let known = from_datafusion(inner);
+            match kind_of(context) {
+                Some(kind) => QueryError { kind, ..known },
+                None => known,
+            }
+        }
+        DataFusionError::Diagnostic(_, inner) => from_datafusion(inner),
         DataFusionError::Shared(inner) => from_datafusion(inner),
         DataFusionError::Collection(errors) => {
             errors.first().map_or_else(|| QueryError::internal("an empty list of errors"), from_datafusion)
@@ -174,10 +193,11 @@ fn plain(message: &str) -> String {
 /// `Execution` is DataFusion's word for what a value made impossible (a cast, an overflow), and also for a few things
 /// that come from files.
 fn from_execution(message: &str) -> QueryError {
-    if message.contains("Parquet") || message.contains("Cannot cast column") {
+    // What is further behind may be a value.
+    let begins = |words: &[&str]| words.iter().any(|words| message.starts_with(words));
+    if begins(&["Parquet", "Cannot cast column"]) {
         QueryError::data(message)
-    } else if ["transport error", "h2 protocol error", "connection", "broken pipe"].iter().any(|w| message.contains(w))
-    {
+    } else if begins(&["transport error", "h2 protocol error", "connection ", "broken pipe"]) {
         QueryError::unavailable(message)
     } else {
         QueryError::invalid(message)
@@ -277,6 +297,30 @@ mod tests {
         let arrow = ArrowError::ExternalError(Box::new(born.clone().into_datafusion()));
         let wrapped = DataFusionError::ArrowError(Box::new(arrow), None).context("while scanning");
         assert_eq!(QueryError::from(wrapped), born);
+    }
+
+    #[test]
+    fn a_kind_outlives_the_error_that_had_it() {
+        // As datafusion-distributed sends what a comb fails with.
+        let over_the_wire = |error: DataFusionError| match error {
+            DataFusionError::Context(context, inner) => {
+                DataFusionError::External(inner.to_string().trim_start_matches("External error: ").into())
+                    .context(context)
+            }
+            other => other,
+        };
+        let born = QueryError::unavailable("this comb was told to stop");
+        assert_eq!(QueryError::from(over_the_wire(born.clone().into_datafusion())), born);
+        let nested = over_the_wire(QueryError::data("a file is cut off").into_datafusion()).context("Join Error");
+        assert_eq!(QueryError::from(nested).kind, ErrorKind::Data);
+    }
+
+    #[test]
+    fn values_do_not_decide_what_an_error_is() {
+        let failed = |message: &str| QueryError::from(DataFusionError::Execution(message.to_string())).kind;
+        assert_eq!(failed("Error parsing timestamp from 'connection 1'"), ErrorKind::Invalid);
+        assert_eq!(failed("Date part 'Parquet' not supported"), ErrorKind::Invalid);
+        assert_eq!(failed("connection reset by peer"), ErrorKind::Unavailable);
     }
 
     #[test]

@@ -152,12 +152,29 @@ impl Location {
     }
 }
 
+/// What is known of buckets, by their names.
+#[derive(Debug, Default)]
+struct Buckets {
+    /// Where they are, whoever asks.
+    regions: HashMap<String, String>,
+    /// How the query at hand says that they are reached.
+    said: HashMap<String, BucketOptions>,
+}
+
+impl Buckets {
+    fn options(&self, bucket: &str) -> BucketOptions {
+        let mut options = self.said.get(bucket).cloned().unwrap_or_default();
+        options.region = options.region.or_else(|| self.regions.get(bucket).cloned());
+        options
+    }
+}
+
 type Wrap = dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync;
 
 /// Makes object stores and keeps them.
 pub struct Storage {
     stores: Arc<Mutex<HashMap<String, Arc<dyn ObjectStore>>>>,
-    buckets: Mutex<HashMap<String, BucketOptions>>,
+    buckets: Mutex<Buckets>,
     /// What readers keep of tables from one query to the next.
     kept: Mutex<HashMap<String, Arc<dyn Any + Send + Sync>>>,
     /// Where S3 is asked in which region a bucket is.
@@ -207,29 +224,44 @@ impl Storage {
         self
     }
 
-    /// Says that `bucket` is in `region`, for the stores that are made from now on.
+    /// Says that `bucket` is in `region`.
     pub fn know_region(&self, bucket: &str, region: &str) {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        buckets.entry(bucket.to_string()).or_default().region = Some(region.to_string());
+        self.change(bucket, |buckets| buckets.regions.insert(bucket.to_string(), region.to_string()));
     }
 
-    /// Says how the bucket at `url` is reached; what `options` leave open stays as it is known. Its store is made anew if
-    /// that changes something.
+    /// Says how the query at hand reaches the bucket at `url`: as `options` say, and as the environment does where they
+    /// say nothing. What was said before is forgotten.
     pub fn know_bucket(&self, url: &Url, options: &BucketOptions) {
-        let Some(bucket) = bucket_name(url).filter(|_| !options.is_empty()) else {
-            return;
+        if let Some(bucket) = bucket_name(url) {
+            self.change(bucket, |buckets| match options.is_empty() {
+                true => buckets.said.remove(bucket),
+                false => buckets.said.insert(bucket.to_string(), options.clone()),
+            });
+        }
+    }
+
+    /// Forgets what queries have said of buckets.
+    pub fn forget_buckets(&self) {
+        let said: Vec<String> = {
+            let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+            buckets.said.keys().cloned().collect()
         };
+        for bucket in said {
+            self.change(&bucket, |buckets| buckets.said.remove(&bucket));
+        }
+    }
+
+    /// Changes what is known of `bucket`. Its store is made anew if it would be another one.
+    fn change<T>(&self, bucket: &str, change: impl FnOnce(&mut Buckets) -> T) {
         let changed = {
             let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = buckets.entry(bucket.to_string()).or_default();
-            let all = options.or(known);
-            let changed = all != *known;
-            *known = all;
-            changed
+            let before = buckets.options(bucket);
+            change(&mut buckets);
+            buckets.options(bucket) != before
         };
         // Not while the other is locked: making a store locks them the other way round.
         if changed {
-            self.stores.lock().unwrap_or_else(PoisonError::into_inner).remove(&store_key(url));
+            self.stores.lock().unwrap_or_else(PoisonError::into_inner).remove(&format!("s3://{bucket}"));
         }
     }
 
@@ -250,18 +282,21 @@ impl Storage {
         let Some(bucket) = bucket_name(url) else {
             return BucketOptions::default();
         };
-        let known = {
-            let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-            buckets.get(bucket).cloned().unwrap_or_default()
-        };
+        let known = self.known_options(url);
         if known.region.is_some() || s3::has_endpoint(&known) {
             return known;
         }
         if let Some(region) = region::find(&self.region_host, bucket).await {
-            self.know_bucket(url, &BucketOptions { region: Some(region.clone()), ..BucketOptions::default() });
+            self.know_region(bucket, &region);
             return BucketOptions { region: Some(region), ..known };
         }
         known
+    }
+
+    /// What is known by now of how the bucket at `url` is reached; nothing of another store.
+    pub fn known_options(&self, url: &Url) -> BucketOptions {
+        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket_name(url).map(|bucket| buckets.options(bucket)).unwrap_or_default()
     }
 
     /// The store at the root of `url`. S3 takes its credentials, region and endpoint from the usual `AWS_` variables.
@@ -294,8 +329,8 @@ impl Storage {
     }
 
     fn s3(&self, bucket: &str) -> Result<AmazonS3> {
-        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        s3::bucket(bucket, buckets.get(bucket).unwrap_or(&BucketOptions::default()), self.credentials.clone())
+        let options = self.buckets.lock().unwrap_or_else(PoisonError::into_inner).options(bucket);
+        s3::bucket(bucket, &options, self.credentials.clone())
     }
 
     /// A link by which anybody can read the object at `place` for as long as `valid`; None where there are no such links.
@@ -399,5 +434,23 @@ mod tests {
         assert_eq!(storage.bucket_options(&url).await, found);
         assert!(storage.store(&url).is_ok());
         assert!(storage.bucket_options(&Url::parse("file:///").unwrap()).await.is_empty());
+    }
+
+    #[test]
+    fn what_one_query_says_of_a_bucket_is_not_for_the_next() {
+        let storage = Storage::default();
+        storage.know_region("lake", "eu-west-1");
+        let url = Url::parse("s3://lake/").unwrap();
+        let here = storage.store(&url).unwrap();
+        let elsewhere = BucketOptions { endpoint: Some("http://localhost:9".to_string()), ..BucketOptions::default() };
+        storage.know_bucket(&url, &elsewhere);
+        let there = storage.store(&url).unwrap();
+        assert!(!Arc::ptr_eq(&here, &there));
+        assert_eq!(storage.known_options(&url).region.as_deref(), Some("eu-west-1"));
+        storage.know_bucket(&url, &storage.known_options(&url));
+        assert!(Arc::ptr_eq(&there, &storage.store(&url).unwrap()), "nothing has changed");
+        storage.forget_buckets();
+        assert!(storage.known_options(&url).endpoint.is_none());
+        assert!(!Arc::ptr_eq(&there, &storage.store(&url).unwrap()));
     }
 }

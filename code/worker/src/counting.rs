@@ -13,12 +13,10 @@ use object_store::{
     PutOptions, PutPayload, PutResult, Result,
 };
 
-/// Storage for one process, and the number of requests to it so far.
-pub fn counting_storage() -> (Storage, Arc<AtomicU64>) {
-    let requests = Arc::new(AtomicU64::new(0));
-    let counted = Arc::clone(&requests);
-    let storage = Storage::with_wrapper(move |store| Arc::new(CountingStore::new(store, Arc::clone(&counted))));
-    (storage, requests)
+/// Storage whose requests are counted in `requests`.
+pub fn counting_storage(requests: &Arc<AtomicU64>) -> Storage {
+    let counted = Arc::clone(requests);
+    Storage::with_wrapper(move |store| Arc::new(CountingStore::new(store, Arc::clone(&counted))))
 }
 
 /// Wraps a store and counts its reads and writes; a listing counts once, as it mostly is one page.

@@ -39,19 +39,21 @@ impl HBeeEvent {
 #[derive(Debug)]
 pub struct HBeeFunction {
     hbee: HBee,
-    storage: Arc<Storage>,
+    /// Where tasks are that are too large for an event. Not that of tables, of which queries say how it is reached.
+    own: Storage,
     requests: Arc<AtomicU64>,
 }
 
 impl HBeeFunction {
-    /// An HBee in a function of `memory_mb`, which reads from `storage`, whose requests `requests` counts.
+    /// An HBee in a function of `memory_mb`, which reads tables from `tables` and large tasks from `own`; `requests`
+    /// counts the requests to both.
     ///
     /// # Errors
     /// `Internal` when there is no directory for temporary files.
-    pub fn new(storage: Arc<Storage>, requests: Arc<AtomicU64>, memory_mb: u64) -> Result<Self> {
+    pub fn new(tables: Arc<Storage>, own: Storage, requests: Arc<AtomicU64>, memory_mb: u64) -> Result<Self> {
         let pool = (memory_mb << 20) * POOL_PERCENT / 100;
-        let hbee = HBee::new(Arc::clone(&storage), Arc::new(TcpNetwork::default()), pool)?;
-        Ok(Self { hbee, storage, requests })
+        let hbee = HBee::new(tables, Arc::new(TcpNetwork::default()), pool)?;
+        Ok(Self { hbee, own, requests })
     }
 
     /// Runs the task of `event`, within the process's time (`deadline_ms` since 1970) and the query's.
@@ -100,7 +102,7 @@ impl HBeeFunction {
     }
 
     async fn read_task(&self, uri: &str) -> Result<HBeeTask> {
-        let bytes = self.storage.read(&Location::parse(uri, std::path::Path::new("/"))?).await?;
+        let bytes = self.own.read(&Location::parse(uri, std::path::Path::new("/"))?).await?;
         serde_json::from_slice(&bytes).map_err(|error| QueryError::internal(format!("{uri} is not a task: {error}")))
     }
 }

@@ -26,10 +26,12 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(10);
 async fn main() -> Result<(), Error> {
     log::start();
     let settings = FuseSettings::read(environment)?;
-    let (storage, requests) = counting_storage();
-    know_regions(&storage, environment)?;
-    let storage = Arc::new(storage);
-    let results = Results::new(Arc::clone(&storage), settings.results.clone());
+    let requests = Arc::default();
+    // Of the storage of tables, queries say how it is reached.
+    let [tables, own] = [counting_storage(&requests), counting_storage(&requests)];
+    know_regions(&tables, environment)?;
+    know_regions(&own, environment)?;
+    let results = Results::new(Arc::new(own), settings.results.clone());
     let sdk = sdk(settings.hbee.timeout + ANSWER_MARGIN, None).await;
     let network: Arc<dyn Network> = Arc::new(TcpNetwork::default());
     let compute = Arc::new(LambdaCompute::new(&sdk, settings.hbee.clone(), results.clone()));
@@ -37,15 +39,15 @@ async fn main() -> Result<(), Error> {
         None => Arc::new(NoCombs),
         Some(combs) => {
             let tasks = Arc::new(EcsTasks::new(&sdk, combs.clone()));
-            Arc::new(FargateCombs::new(&settings.stage, combs.clone(), tasks, results, Arc::clone(&network)))
+            Arc::new(FargateCombs::new(&settings.stage, combs.clone(), tasks, results.clone(), Arc::clone(&network)))
         }
     };
     // While the first event is read and planned.
     let connecting = Arc::clone(&compute);
     tokio::spawn(async move { connecting.connect().await });
 
-    let fuse = Fuse::new(Arc::clone(&storage), compute, combs, network);
-    let function = FuseFunction::new(fuse, storage, requests, settings, &sdk);
+    let fuse = Fuse::new(Arc::new(tables), compute, combs, network);
+    let function = FuseFunction::new(fuse, results, requests, settings, &sdk);
     let function = &function;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {
         let answered = function.answer(&event.payload, event.context.deadline).await;

@@ -22,7 +22,8 @@ struct Kept {
 /// # Errors
 /// As [`load`].
 pub(super) async fn newest(place: &Location, store: &Arc<dyn ObjectStore>, storage: &Storage) -> Result<DeltaTable> {
-    let key = format!("delta {place}");
+    // What is kept reads from the store that it was loaded from.
+    let key = format!("delta {place} {:?}", storage.known_options(&place.store));
     let mut table = None;
     if let Some(kept) = storage.kept::<Kept>(&key)
         && store.head(&kept.commit.location).await.is_ok_and(|commit| commit == kept.commit)

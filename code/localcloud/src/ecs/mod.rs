@@ -93,10 +93,19 @@ impl Ecs {
 
     /// Kills the processes of all running tasks at once, as when their hosts fail; returns how many there were.
     pub fn kill_running(&self) -> usize {
+        self.signal_running(libc::SIGKILL)
+    }
+
+    /// Tells all running tasks to stop, as when their hosts are maintained; returns how many there were.
+    pub fn stop_running(&self) -> usize {
+        self.signal_running(libc::SIGTERM)
+    }
+
+    fn signal_running(&self, signal: i32) -> usize {
         let state = self.0.state();
         let running: Vec<_> = state.tasks.values().filter_map(|task| task.process.as_ref()).collect();
         let running = running.into_iter().filter(|process| process.exit_status().is_none());
-        running.inspect(|process| process.signal(libc::SIGKILL)).count()
+        running.inspect(|process| process.signal(signal)).count()
     }
 
     /// How many tasks were ever started.

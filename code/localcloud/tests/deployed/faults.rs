@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use buzz_localcloud::LocalCloud;
 use buzz_localcloud::lambda::{ApiError, Fault};
 use buzz_localcloud::stack::HBEE;
 use serde_json::json;
@@ -63,8 +64,8 @@ async fn an_hbee_without_enough_memory_is_told_apart() {
     assert!(message.contains("memory"), "{message}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_comb_that_is_killed_in_the_middle_costs_a_second_run() {
+/// Ends the combs of a query by `end` while HBees work; other combs must take over.
+async fn combs_end_in_the_middle(end: fn(&LocalCloud) -> usize) {
     let deployed = deploy(|_| {}).await;
     let expected = plain(GROUPS).await;
     let event = ask(GROUPS, 2, json!({"reducer": "comb", "tasks": 6}));
@@ -73,14 +74,24 @@ async fn a_comb_that_is_killed_in_the_middle_costs_a_second_run() {
 
     deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(3)), 6);
     let before = deployed.cloud.lambda.counts(HBEE).invocations;
-    let (answer, killed) = tokio::join!(deployed.invoke(&event), async {
+    let (answer, ended) = tokio::join!(deployed.invoke(&event), async {
         deployed.until("HBees are asked", |cloud| cloud.lambda.counts(HBEE).invocations >= before + 6).await;
-        deployed.cloud.ecs.kill_running()
+        end(&deployed.cloud)
     });
-    assert_eq!(killed, 2);
+    assert_eq!(ended, 2);
     assert_answers(&answer, &expected);
     assert_eq!(answer.unwrap()["summary"]["reruns"], 1);
     assert_eq!(deployed.cloud.ecs.started(), 4, "other combs took over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comb_that_is_killed_in_the_middle_costs_a_second_run() {
+    combs_end_in_the_middle(|cloud| cloud.ecs.kill_running()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comb_that_is_told_to_stop_in_the_middle_costs_a_second_run() {
+    combs_end_in_the_middle(|cloud| cloud.ecs.stop_running()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

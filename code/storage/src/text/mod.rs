@@ -6,6 +6,8 @@
 
 mod csv;
 
+mod exact;
+
 mod open;
 
 use std::fmt;

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::{csv, json};
 use async_compression::tokio::bufread::{BzDecoder, GzipDecoder, XzDecoder, ZstdDecoder};
@@ -22,6 +22,7 @@ use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::csv::{FileColumns, arrow_format, column_names, first_record_end, first_record_start};
+use super::exact::{as_texts, exact_batch};
 use crate::UnchangedStore;
 
 /// Bytes that are fetched to find a file's header, when the part of the file that is read is not its first.
@@ -108,7 +109,9 @@ impl TextOpener {
         skip_header: bool,
         bytes: BoxStream<'static, DataFusionResult<Bytes>>,
     ) -> Batches {
-        let FileColumns { schema, positions } = FileColumns::find(names, &self.wanted);
+        // Of whole numbers, arrow takes no others.
+        let read_as = as_texts(&self.wanted, |exact| exact.is_decimal() || *exact == DataType::Date32);
+        let FileColumns { schema, positions } = FileColumns::find(names, &read_as);
         let decoder = csv::ReaderBuilder::new(schema)
             .with_format(arrow_format(csv).with_header(skip_header))
             .with_batch_size(self.batch_size)
@@ -118,19 +121,27 @@ impl TextOpener {
         let batches = deserialize_stream(bytes.fuse(), DecoderDeserializer::new(CsvDecoder(decoder)));
         batches
             .map(move |batch| match batch {
-                Ok(batch) => with_absent_columns(&batch, &positions, &wanted).map_err(DataFusionError::from),
+                Ok(batch) => with_absent_columns(&batch, &positions, &read_as)
+                    .and_then(|batch| exact_batch(&batch, &wanted))
+                    .map_err(|error| not_readable("CSV", error).into_datafusion()),
                 Err(error) => Err(not_readable("CSV", error).into_datafusion()),
             })
             .boxed()
     }
 
     fn json_batches(&self, bytes: BoxStream<'static, DataFusionResult<Bytes>>) -> Result<Batches> {
-        let decoder = json::ReaderBuilder::new(Arc::clone(&self.wanted))
+        let is_exact = |exact: &DataType| exact.is_integer() || exact.is_decimal() || *exact == DataType::Date32;
+        let read_as = as_texts(&self.wanted, is_exact);
+        let decoder = json::ReaderBuilder::new(read_as)
             .with_batch_size(self.batch_size)
             .with_coerce_primitive(true)
             .build_decoder()?;
         let batches = deserialize_stream(bytes.fuse(), DecoderDeserializer::new(JsonDecoder(decoder)));
-        Ok(batches.map_err(|error| not_readable("JSON lines", error).into_datafusion()).boxed())
+        let wanted = Arc::clone(&self.wanted);
+        Ok(batches
+            .map(move |batch| exact_batch(&batch?, &wanted))
+            .map_err(|error| not_readable("JSON lines", error).into_datafusion())
+            .boxed())
     }
 }
 

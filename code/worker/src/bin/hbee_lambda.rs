@@ -12,9 +12,11 @@ use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     log::start();
-    let (storage, requests) = counting_storage();
-    know_regions(&storage, environment)?;
-    let function = HBeeFunction::new(Arc::new(storage), requests, function_memory_mb(environment)?)?;
+    let requests = Arc::default();
+    let [tables, own] = [counting_storage(&requests), counting_storage(&requests)];
+    know_regions(&tables, environment)?;
+    know_regions(&own, environment)?;
+    let function = HBeeFunction::new(Arc::new(tables), own, requests, function_memory_mb(environment)?)?;
     let function = &function;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<HBeeEvent>| {
         let answered = function.answer(event.payload, event.context.deadline).await;

@@ -1,0 +1,179 @@
+//! Whole numbers, decimals and dates as they stand in the text. Arrow's decoders cut off what does not fit the type: `3.9`
+//! in a column of whole numbers, as the first lines had it, would be read as 3, and a time in a column of dates as its day.
+//! So such columns are decoded as texts, and each text is a value of the column's type or an error.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Date32Array, Decimal128Array, Decimal256Array, Int64Array, ListArray};
+use arrow::array::{RecordBatch, RecordBatchOptions, StringArray, StructArray};
+use arrow::compute::kernels::cast_utils::{Parser, parse_decimal};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{
+    DataType, Date32Type, Decimal128Type, Decimal256Type, Field, FieldRef, Fields, Schema, SchemaRef,
+    TimestampMicrosecondType,
+};
+use arrow::error::ArrowError;
+
+/// `schema` with texts for all types, at any depth, that `is_exact` names.
+pub(super) fn as_texts(schema: &Schema, is_exact: fn(&DataType) -> bool) -> SchemaRef {
+    Arc::new(Schema::new(fields_as_texts(schema.fields(), is_exact)))
+}
+
+fn fields_as_texts(fields: &Fields, is_exact: fn(&DataType) -> bool) -> Fields {
+    fields.iter().map(|field| as_text(field, is_exact)).collect()
+}
+
+fn as_text(field: &FieldRef, is_exact: fn(&DataType) -> bool) -> Field {
+    let data_type = match field.data_type() {
+        exact if is_exact(exact) => DataType::Utf8,
+        DataType::Struct(fields) => DataType::Struct(fields_as_texts(fields, is_exact)),
+        DataType::List(item) => DataType::List(Arc::new(as_text(item, is_exact))),
+        other => other.clone(),
+    };
+    field.as_ref().clone().with_data_type(data_type)
+}
+
+/// `batch`, which was decoded with the schema that [`as_texts`] made of `wanted`, as `wanted`.
+///
+/// # Errors
+/// `ParseError` when a text is no value of its column's type.
+pub(super) fn exact_batch(batch: &RecordBatch, wanted: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let columns = batch.columns().iter().zip(wanted.fields());
+    let columns = columns.map(|(column, field)| exact(column, field)).collect::<Result<_, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(wanted), columns, &options)
+}
+
+fn exact(array: &ArrayRef, field: &FieldRef) -> Result<ArrayRef, ArrowError> {
+    let nulls = || array.nulls().cloned();
+    match (array.data_type(), field.data_type()) {
+        (given, wanted) if given == wanted => Ok(Arc::clone(array)),
+        (DataType::Struct(_), DataType::Struct(fields)) => {
+            let columns = array.as_struct().columns().iter().zip(fields);
+            let columns = columns.map(|(column, field)| exact(column, field)).collect::<Result<_, _>>()?;
+            Ok(Arc::new(StructArray::try_new_with_length(fields.clone(), columns, nulls(), array.len())?))
+        }
+        (DataType::List(_), DataType::List(item)) => {
+            let list = array.as_list::<i32>();
+            let values = exact(list.values(), item)?;
+            Ok(Arc::new(ListArray::try_new(Arc::clone(item), list.offsets().clone(), values, nulls())?))
+        }
+        (_, wanted) => values(array.as_string::<i32>(), wanted)
+            .map_err(|text| ArrowError::ParseError(format!("column `{}`: `{text}` is not {wanted}", field.name()))),
+    }
+}
+
+/// The values of type `wanted` that `texts` are, or the first that is none.
+fn values(texts: &StringArray, wanted: &DataType) -> Result<ArrayRef, String> {
+    macro_rules! decimals {
+        ($array:ident, $type:ident, $precision:expr, $scale:expr) => {{
+            let number = |text: &str| {
+                let number = || parse_decimal::<$type>(text, $precision, $scale).ok();
+                Some(text).filter(|text| digits_behind_point(text) <= i64::from($scale)).and_then(|_| number())
+            };
+            let numbers = parsed(texts, number)?.collect::<$array>().with_precision_and_scale($precision, $scale);
+            Arc::new(numbers.map_err(|error| error.to_string())?)
+        }};
+    }
+    Ok(match wanted {
+        DataType::Date32 => {
+            let date = |text: &str| {
+                let day = Date32Type::parse(text)?;
+                let time = TimestampMicrosecondType::parse(text);
+                time.is_none_or(|time| time == i64::from(day) * MICROSECONDS_OF_DAY).then_some(day)
+            };
+            Arc::new(parsed(texts, date)?.collect::<Date32Array>())
+        }
+        DataType::Decimal128(precision, scale) => decimals!(Decimal128Array, Decimal128Type, *precision, *scale),
+        DataType::Decimal256(precision, scale) => decimals!(Decimal256Array, Decimal256Type, *precision, *scale),
+        whole => {
+            let numbers: ArrayRef = match parsed(texts, |text| text.parse().ok()) {
+                Ok(numbers) => Arc::new(numbers.collect::<Int64Array>()),
+                // As 3.0 or 1e3, or beyond 64 bits.
+                Err(_) => values(texts, &DataType::Decimal128(38, 0))?,
+            };
+            let options = CastOptions { safe: false, ..CastOptions::default() };
+            cast_with_options(&numbers, whole, &options).map_err(|_| {
+                // Which one it is, is asked for once it is known that there is one.
+                let fits = |index: &usize| cast_with_options(&numbers.slice(*index, 1), whole, &options).is_ok();
+                (0..texts.len()).find(|index| !fits(index)).map_or("", |index| texts.value(index)).to_string()
+            })?
+        }
+    })
+}
+
+const MICROSECONDS_OF_DAY: i64 = 86_400_000_000;
+
+/// What `parse` makes of each of `texts`, or the first of which it makes nothing.
+fn parsed<T>(texts: &StringArray, parse: impl Fn(&str) -> Option<T>) -> Result<std::vec::IntoIter<Option<T>>, String> {
+    let number = |text: Option<&str>| match text {
+        Some(text) => parse(text).map(Some).ok_or_else(|| text.to_string()),
+        None => Ok(None),
+    };
+    Ok(texts.iter().map(number).collect::<Result<Vec<_>, _>>()?.into_iter())
+}
+
+/// How many digits that are not zero `text` has behind its decimal point, at the most.
+fn digits_behind_point(text: &str) -> i64 {
+    let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let fraction = digits.split_once('.').map_or("", |(_, fraction)| fraction.trim_end_matches('0'));
+    let exponent: i64 = exponent.trim_start_matches('+').parse().unwrap_or_default();
+    i64::try_from(fraction.len()).unwrap_or(i64::MAX).saturating_sub(exponent)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::Int32Type;
+
+    use super::*;
+
+    fn read(texts: &[&str], wanted: &DataType) -> Result<Vec<String>, String> {
+        let numbers = values(&StringArray::from(texts.to_vec()), wanted)?;
+        let text = |index| arrow::util::display::array_value_to_string(&numbers, index).unwrap();
+        Ok((0..numbers.len()).map(text).collect())
+    }
+
+    #[test]
+    fn a_text_is_a_number_of_its_type_or_an_error() {
+        let whole = DataType::Int64;
+        assert_eq!(read(&["1", "-2", "9223372036854775807"], &whole).unwrap(), ["1", "-2", "9223372036854775807"]);
+        assert_eq!(read(&["1", "3.0", "1e3", "1.5e1"], &whole).unwrap(), ["1", "3", "1000", "15"]);
+        for wrong in ["3.9", "-0.5", "15e-1", "9223372036854775808", "x", "true", ""] {
+            assert_eq!(read(&["1", wrong], &whole).unwrap_err(), wrong);
+        }
+        assert_eq!(read(&["1", "300"], &DataType::Int8).unwrap_err(), "300");
+        assert_eq!(read(&["-1"], &DataType::UInt64).unwrap_err(), "-1");
+        assert_eq!(read(&["18446744073709551615"], &DataType::UInt64).unwrap(), ["18446744073709551615"]);
+
+        let decimal = DataType::Decimal128(5, 2);
+        assert_eq!(read(&["1.5", "2.250", "1e2", "-7"], &decimal).unwrap(), ["1.50", "2.25", "100.00", "-7.00"]);
+        for wrong in ["1.005", "1234.5", "1.5x"] {
+            assert_eq!(read(&["1", wrong], &decimal).unwrap_err(), wrong);
+        }
+
+        let date = DataType::Date32;
+        assert_eq!(read(&["2024-01-31", "2024-01-31 00:00:00"], &date).unwrap(), ["2024-01-31", "2024-01-31"]);
+        for wrong in ["2024-01-02 10:00:00", "2024-13-01"] {
+            assert_eq!(read(&["2024-01-31", wrong], &date).unwrap_err(), wrong);
+        }
+    }
+
+    #[test]
+    fn numbers_inside_of_lists_and_structs_are_exact_too() {
+        let item = |data_type| Arc::new(Field::new("item", data_type, true));
+        let wanted = Schema::new(vec![Field::new("l", DataType::List(item(DataType::Int32)), true)]);
+        let texts = as_texts(&wanted, DataType::is_integer);
+        assert_eq!(texts.field(0).data_type(), &DataType::List(item(DataType::Utf8)));
+        let offsets = arrow::buffer::OffsetBuffer::from_lengths([2, 1]);
+        let list = |last| {
+            let values = Arc::new(StringArray::from(vec!["1", "2", last]));
+            let list: ArrayRef = Arc::new(ListArray::new(item(DataType::Utf8), offsets.clone(), values, None));
+            RecordBatch::try_new(Arc::clone(&texts), vec![list]).unwrap()
+        };
+        let wanted = Arc::new(wanted);
+        let exact = exact_batch(&list("3"), &wanted).unwrap();
+        assert_eq!(exact.column(0).as_list::<i32>().values().as_primitive::<Int32Type>().values(), &[1, 2, 3]);
+        let error = exact_batch(&list("3.5"), &wanted).unwrap_err().to_string();
+        assert!(error.contains("`3.5` is not Int32"), "{error}");
+    }
+}
