@@ -29,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How long a comb may take to answer a health check.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a comb that refused a query, or was lost, is not offered again.
+/// How long a comb that refused a query is not offered again. One that is lost does not say its build.
 const AVOIDED_FOR: Duration = Duration::from_secs(30);
 
 /// Combs of one slot that may be found dead before Fuse gives up.

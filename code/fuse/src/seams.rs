@@ -57,7 +57,7 @@ pub trait Combs: fmt::Debug + Send + Sync {
         self.ready(count).await
     }
 
-    /// Says that the comb at `address` refused a query or was lost: another one should be offered for a while.
+    /// Says that the comb at `address` refused a query: another one should be offered for a while.
     fn avoid(&self, _address: &CombAddress) {}
 
     /// What a query fails with because of how the comb at `address` ended, if it is gone for a reason that another comb
