@@ -283,9 +283,10 @@ impl StackOutput {
         let kept = |error: std::io::Error| {
             QueryError::new(ErrorKind::Limit, format!("it cannot be kept in a temporary file: {error}"))
         };
-        let client = reqwest::Client::builder().connect_timeout(DOWNLOAD_SILENT_MAX).read_timeout(DOWNLOAD_SILENT_MAX);
-        let asked = client.build().map_err(broken)?.get(url).send().await;
-        let mut answer = asked.and_then(reqwest::Response::error_for_status).map_err(broken)?;
+        let http = reqwest::Client::builder().connect_timeout(DOWNLOAD_SILENT_MAX).read_timeout(DOWNLOAD_SILENT_MAX);
+        let http = http.build().map_err(broken)?;
+        let answer = http.execute(http.get(url).build().map_err(broken)?).await;
+        let mut answer = answer.and_then(reqwest::Response::error_for_status).map_err(broken)?;
         let mut file = tempfile::tempfile().map_err(kept)?;
         while let Some(chunk) = answer.chunk().await.map_err(broken)? {
             file.write_all(&chunk).map_err(kept)?;

@@ -30,7 +30,7 @@ pub async fn rows(rows: Arc<Rows>, format: Format, store: Arc<dyn ObjectStore>, 
     let writing = tokio::task::spawn_blocking(move || {
         let mut out = ChunkWriter { sender, chunk: Vec::new() };
         format::write(&rows, format, &mut out)?;
-        Ok::<_, WriteError>(out.send()?)
+        Ok::<_, WriteError>(out.give()?)
     });
     let mut bytes = 0;
     while let Some(chunk) = chunks.recv().await {
@@ -100,7 +100,7 @@ struct ChunkWriter {
 
 impl ChunkWriter {
     /// Gives away what is there, if anything.
-    fn send(&mut self) -> io::Result<()> {
+    fn give(&mut self) -> io::Result<()> {
         if self.chunk.is_empty() {
             return Ok(());
         }
@@ -114,7 +114,7 @@ impl Write for ChunkWriter {
         let fits = bytes.len().min(PART_BYTES - self.chunk.len());
         self.chunk.extend_from_slice(&bytes[..fits]);
         if self.chunk.len() == PART_BYTES {
-            self.send()?;
+            self.give()?;
         }
         Ok(fits)
     }
