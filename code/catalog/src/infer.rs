@@ -69,9 +69,11 @@ fn records<'a>(
 fn type_of(text: &str) -> DataType {
     let digits = text.trim_start_matches(['-', '+']);
     if digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.is_empty() {
-        return match Int64Type::parse(text) {
+        if digits.len() > 1 && digits.starts_with('0') {
             // A zip code or the like, which is another one without its zeros.
-            Some(_) if digits.len() > 1 && digits.starts_with('0') => DataType::Utf8,
+            return DataType::Utf8;
+        }
+        return match Int64Type::parse(text) {
             Some(_) => DataType::Int64,
             None if digits.len() <= DIGITS_MAX => WHOLE,
             None => DataType::Utf8,
@@ -111,6 +113,11 @@ pub(crate) fn common(a: &DataType, b: &DataType) -> DataType {
 }
 
 fn common_fields(a: &Fields, b: &Fields) -> Fields {
+    if a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.name() == b.name()) {
+        let joined =
+            |(a, b): (&Arc<Field>, &Arc<Field>)| Field::new(a.name(), common(a.data_type(), b.data_type()), true);
+        return a.iter().zip(b).map(joined).collect();
+    }
     let other = |fields: &Fields, name: &str| fields.find(name).map(|(_, field)| field.data_type().clone());
     let joined = a.iter().map(|field| match other(b, field.name()) {
         Some(data_type) => Field::new(field.name(), common(field.data_type(), &data_type), true),
@@ -163,7 +170,7 @@ pub(crate) fn sniff_dialect(csv: &CsvFormat, given: (Option<u8>, Option<u8>), he
     let (delimiter, escape) = given;
     let candidates = delimiter.map_or(vec![b',', b'\t', b';', b'|'], |given| vec![given]);
     let mut best = (1, None);
-    for delimiter in candidates {
+    for &delimiter in &candidates {
         let csv = CsvFormat { delimiter, ..csv.clone() };
         let escape = escape.or_else(|| sniff_escape(&csv, head));
         let csv = CsvFormat { escape, ..csv };
@@ -172,7 +179,7 @@ pub(crate) fn sniff_dialect(csv: &CsvFormat, given: (Option<u8>, Option<u8>), he
         let dialect = Some(Dialect { delimiter, escape });
         if first > best.0 && counts.all(|count| count == first) {
             best = (first, dialect);
-        } else if escape.is_some() && best.1.is_none() && first == 1 {
+        } else if escape.is_some() && first == 1 && delimiter == candidates[0] {
             // One column, whose values have quotes.
             best = (1, dialect);
         }
@@ -188,30 +195,39 @@ fn sniff_escape(csv: &CsvFormat, head: &[u8]) -> Option<u8> {
         return None;
     }
     let lines = head.split_inclusive(|&byte| byte == b'\n').take(1000).map(<[u8]>::len).sum();
+    let is_cut = lines < head.len();
     let head = &head[..lines];
     let read = |escape: Option<u8>| {
         let csv = CsvFormat { escape, ..csv.clone() };
-        let counts: Vec<usize> = records(&csv, false, head).map_while(Result::ok).map(|record| record.len()).collect();
+        let mut counts: Vec<usize> =
+            records(&csv, false, head).map_while(Result::ok).map(|record| record.len()).collect();
+        if is_cut {
+            // Perhaps within a value.
+            counts.pop();
+        }
         (counts.iter().all(|count| Some(count) == counts.first()), counts.len())
     };
     let ((plain_even, plain), (even, escaped)) = (read(None), read(Some(b'\\')));
-    let wanted = !plain_even || escaped > plain || goes_on_behind_backslash(csv, head);
-    (wanted && even && escaped >= plain).then_some(b'\\')
+    // Breaks within a value are lines of their own to whoever takes its first quote for its end.
+    let more = (!plain_even && escaped >= plain) || escaped > plain;
+    (even && (more || goes_on_behind_backslash(csv, head))).then_some(b'\\')
 }
 
 /// Whether a quoted value, read as if nothing were escaped, ends with a backslash and text follows, as in `"say \"so"`.
+/// Blanks alone are no text.
 fn goes_on_behind_backslash(csv: &CsvFormat, head: &[u8]) -> bool {
     let ends_value = |byte: u8| byte == csv.delimiter || byte == b'\n' || byte == b'\r';
     let (mut quoted, mut position) = (false, 0);
     while position < head.len() {
         let next = head.get(position + 1).copied();
+        let text = || head[position + 1..].iter().find(|&&byte| byte != b' ').is_some_and(|&byte| !ends_value(byte));
         if head[position] == csv.quote {
             let begins = position == 0 || ends_value(head[position - 1]);
             match next {
                 _ if !quoted => quoted = begins,
                 // A doubled quote is part of the value.
                 Some(next) if next == csv.quote => position += 1,
-                Some(next) if !ends_value(next) && head[position - 1] == b'\\' => return true,
+                Some(_) if head[position - 1] == b'\\' && text() => return true,
                 _ => quoted = false,
             }
         }
@@ -286,6 +302,11 @@ mod tests {
         assert_eq!(dialect("a|b\n1|\"{\\\"k\\\": \\\"v|w\\\"}\"\n2|\"{}\"\n"), Some(('|', true)));
         // Inches at the end of each value.
         assert_eq!(dialect(&["1,\"27\\\"\"\n"; 4].concat()), Some((',', true)));
+        assert_eq!(dialect("t,n\n\"say \\\"so\\\", then\nmore\",1\n"), Some((',', true)));
+        assert_eq!(dialect("t,n\n\"say \\\"so\\\"\nmore\",1\n"), Some((',', true)));
+        let long = ["t,n\n\"say \\\"so\\\"\",1\nz,1\n", &"\"x\ny\",1\n".repeat(700)].concat();
+        assert_eq!(dialect(&long), Some((',', true)));
+        assert_eq!(dialect("a,b\n\"x \\\"q\\\" y\",1\nz\n").map(|(delimiter, _)| delimiter), None);
         // Folders, also before a space.
         assert_eq!(dialect("1,\"C:\\\"\n2,\"say \"\"x\"\"\"\n"), Some((',', false)));
         assert_eq!(dialect("1,\"C:\\\",\"a \"\"b\"\"\"\r\n2,\"\",y\r\n"), Some((',', false)));

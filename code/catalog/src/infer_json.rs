@@ -1,5 +1,7 @@
 //! Types of columns from lines of JSON.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,7 +25,7 @@ pub(crate) fn json_columns(head: &[u8]) -> Result<Vec<Inferred>> {
     for line in serde_json::Deserializer::from_slice(head).into_iter::<&RawValue>() {
         let row = line.and_then(|line| {
             serde_json::from_str::<Members<'_>>(line.get())?;
-            type_of(line)
+            type_of(line, DEPTH_MAX)
         });
         let row = row.map_err(|error| QueryError::data(format!("not readable JSON lines: {error}")))?;
         rows = common(&rows, &row);
@@ -36,17 +38,31 @@ pub(crate) fn json_columns(head: &[u8]) -> Result<Vec<Inferred>> {
     Ok(fields.iter().map(column).collect())
 }
 
-/// The narrowest type of which `value` is one. Of null, and of what is in an empty list, nothing is known.
-fn type_of(value: &RawValue) -> Result<DataType, serde_json::Error> {
+/// Levels of lists and objects within each other.
+const DEPTH_MAX: usize = 64;
+
+/// The narrowest type of which `value`, of `depth` levels at the most, is one. Of null, and of what is in an empty list,
+/// nothing is known.
+fn type_of(value: &RawValue, depth: usize) -> Result<DataType, serde_json::Error> {
     let text = value.get();
+    let Some(below) = depth.checked_sub(1) else {
+        return Err(serde::de::Error::custom(format!("it has more than {DEPTH_MAX} levels")));
+    };
     Ok(match text.as_bytes().first() {
         Some(b'{') => {
             let Members(members) = serde_json::from_str(text)?;
             let mut fields: Vec<Field> = Vec::with_capacity(members.len());
+            let mut known: HashMap<String, usize> = HashMap::with_capacity(members.len());
             for (name, value) in members {
+                let field = Field::new(&name, type_of(value, below)?, true);
                 // Of members of one name, the last counts.
-                fields.retain(|field| *field.name() != name);
-                fields.push(Field::new(name, type_of(value)?, true));
+                match known.entry(name) {
+                    Entry::Occupied(place) => fields[*place.get()] = field,
+                    Entry::Vacant(place) => {
+                        place.insert(fields.len());
+                        fields.push(field);
+                    }
+                }
             }
             DataType::Struct(fields.into())
         }
@@ -54,7 +70,7 @@ fn type_of(value: &RawValue) -> Result<DataType, serde_json::Error> {
             let items: Vec<&RawValue> = serde_json::from_str(text)?;
             let mut known = DataType::Null;
             for item in items {
-                known = common(&known, &type_of(item)?);
+                known = common(&known, &type_of(item, below)?);
             }
             DataType::List(Arc::new(Field::new_list_field(known, true)))
         }
@@ -121,6 +137,8 @@ mod tests {
         for wrong in ["[{}]", "1", "{\"a\": 1", "{\"a\": 1}\nnull"] {
             assert!(json_columns(wrong.as_bytes()).is_err(), "{wrong}");
         }
+        let deep = format!("{{\"a\": {}1{}}}", "[".repeat(5000), "]".repeat(5000));
+        assert!(json_columns(deep.as_bytes()).is_err());
         assert!(json_columns(b" [{}]").unwrap_err().message.contains("JSON array"));
     }
 

@@ -89,7 +89,9 @@ fn dialect(entry: &CatalogEntry, csv: &CsvFormat, heads: &[(Bytes, String)]) -> 
             known = Some((found, name));
             continue;
         };
-        if all.delimiter != found.delimiter {
+        // A small file may look as if something else divided it too.
+        let is_divided = || sniff_dialect(csv, (Some(all.delimiter), given.1), head).is_some();
+        if all.delimiter != found.delimiter && !is_divided() {
             let [a, b] = [all.delimiter, found.delimiter].map(|byte| char::from(byte).escape_default());
             return Err(QueryError::data(format!(
                 "{first} is divided by `{a}` and {name} by `{b}`: say which with `delimiter`, or make it two tables"

@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Date32Array, Decimal128Array, Decimal256Array, Int64Array, ListArray};
-use arrow::array::{RecordBatch, RecordBatchOptions, StringArray, StructArray};
-use arrow::compute::kernels::cast_utils::{Parser, parse_decimal};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Date32Array, Decimal32Array, Decimal64Array, Decimal128Array, Decimal256Array,
+    Int64Array, LargeListArray, ListArray, RecordBatch, RecordBatchOptions, StringArray, StructArray,
+};
+use arrow::compute::kernels::cast_utils::Parser;
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Decimal256Type, Field, FieldRef, Fields, Schema, SchemaRef,
-    TimestampMicrosecondType,
+    DataType, Date32Type, Field, FieldRef, Fields, Schema, SchemaRef, TimestampMicrosecondType, i256,
 };
 use arrow::error::ArrowError;
 
@@ -28,6 +29,7 @@ fn as_text(field: &FieldRef, is_exact: fn(&DataType) -> bool) -> Field {
         exact if is_exact(exact) => DataType::Utf8,
         DataType::Struct(fields) => DataType::Struct(fields_as_texts(fields, is_exact)),
         DataType::List(item) => DataType::List(Arc::new(as_text(item, is_exact))),
+        DataType::LargeList(item) => DataType::LargeList(Arc::new(as_text(item, is_exact))),
         other => other.clone(),
     };
     field.as_ref().clone().with_data_type(data_type)
@@ -58,6 +60,11 @@ fn exact(array: &ArrayRef, field: &FieldRef) -> Result<ArrayRef, ArrowError> {
             let values = exact(list.values(), item)?;
             Ok(Arc::new(ListArray::try_new(Arc::clone(item), list.offsets().clone(), values, nulls())?))
         }
+        (DataType::LargeList(_), DataType::LargeList(item)) => {
+            let list = array.as_list::<i64>();
+            let values = exact(list.values(), item)?;
+            Ok(Arc::new(LargeListArray::try_new(Arc::clone(item), list.offsets().clone(), values, nulls())?))
+        }
         (_, wanted) => values(array.as_string::<i32>(), wanted)
             .map_err(|text| ArrowError::ParseError(format!("column `{}`: `{text}` is not {wanted}", field.name()))),
     }
@@ -66,11 +73,8 @@ fn exact(array: &ArrayRef, field: &FieldRef) -> Result<ArrayRef, ArrowError> {
 /// The values of type `wanted` that `texts` are, or the first that is none.
 fn values(texts: &StringArray, wanted: &DataType) -> Result<ArrayRef, String> {
     macro_rules! decimals {
-        ($array:ident, $type:ident, $precision:expr, $scale:expr) => {{
-            let number = |text: &str| {
-                let number = || parse_decimal::<$type>(text, $precision, $scale).ok();
-                Some(text).filter(|text| digits_behind_point(text) <= i64::from($scale)).and_then(|_| number())
-            };
+        ($array:ty, $number:ty, $precision:expr, $scale:expr) => {{
+            let number = |text: &str| unscaled(text, $precision, $scale)?.parse::<$number>().ok();
             let numbers = parsed(texts, number)?.collect::<$array>().with_precision_and_scale($precision, $scale);
             Arc::new(numbers.map_err(|error| error.to_string())?)
         }};
@@ -84,8 +88,10 @@ fn values(texts: &StringArray, wanted: &DataType) -> Result<ArrayRef, String> {
             };
             Arc::new(parsed(texts, date)?.collect::<Date32Array>())
         }
-        DataType::Decimal128(precision, scale) => decimals!(Decimal128Array, Decimal128Type, *precision, *scale),
-        DataType::Decimal256(precision, scale) => decimals!(Decimal256Array, Decimal256Type, *precision, *scale),
+        DataType::Decimal32(precision, scale) => decimals!(Decimal32Array, i32, *precision, *scale),
+        DataType::Decimal64(precision, scale) => decimals!(Decimal64Array, i64, *precision, *scale),
+        DataType::Decimal128(precision, scale) => decimals!(Decimal128Array, i128, *precision, *scale),
+        DataType::Decimal256(precision, scale) => decimals!(Decimal256Array, i256, *precision, *scale),
         whole => {
             let numbers: ArrayRef = match parsed(texts, |text| text.parse().ok()) {
                 Ok(numbers) => Arc::new(numbers.collect::<Int64Array>()),
@@ -113,12 +119,28 @@ fn parsed<T>(texts: &StringArray, parse: impl Fn(&str) -> Option<T>) -> Result<s
     Ok(texts.iter().map(number).collect::<Result<Vec<_>, _>>()?.into_iter())
 }
 
-/// How many digits that are not zero `text` has behind its decimal point, at the most.
-fn digits_behind_point(text: &str) -> i64 {
-    let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-    let fraction = digits.split_once('.').map_or("", |(_, fraction)| fraction.trim_end_matches('0'));
-    let exponent: i64 = exponent.trim_start_matches('+').parse().unwrap_or_default();
-    i64::try_from(fraction.len()).unwrap_or(i64::MAX).saturating_sub(exponent)
+/// The digits of the number `text`, with `scale` of them behind the point and no point. None if that takes more digits than
+/// `precision`, or digits that are not zero behind those, or if it is no number.
+fn unscaled(text: &str, precision: u8, scale: i8) -> Option<String> {
+    let number = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = [whole, fraction].concat();
+    let exponent: i64 = exponent.parse().ok()?;
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let significant = digits.trim_end_matches('0');
+    let trailing = i64::try_from(digits.len() - significant.len()).ok()?;
+    let significant = significant.trim_start_matches('0');
+    if significant.is_empty() {
+        return Some("0".to_string());
+    }
+    let power = exponent.checked_sub(i64::try_from(fraction.len()).ok()?)?.checked_add(trailing)?;
+    let zeros = usize::try_from(power.checked_add(i64::from(scale))?).ok()?;
+    let fits = significant.len().saturating_add(zeros) <= usize::from(precision);
+    let sign = if text.starts_with('-') { "-" } else { "" };
+    fits.then(|| format!("{sign}{significant}{}", "0".repeat(zeros)))
 }
 
 #[cfg(test)]
@@ -138,7 +160,11 @@ mod tests {
         let whole = DataType::Int64;
         assert_eq!(read(&["1", "-2", "9223372036854775807"], &whole).unwrap(), ["1", "-2", "9223372036854775807"]);
         assert_eq!(read(&["1", "3.0", "1e3", "1.5e1"], &whole).unwrap(), ["1", "3", "1000", "15"]);
-        for wrong in ["3.9", "-0.5", "15e-1", "9223372036854775808", "x", "true", ""] {
+        assert_eq!(read(&["100e-2", "0e99", "0E-18", "-20e-1"], &whole).unwrap(), ["1", "0", "0", "-2"]);
+        let long = format!("1{}", "0".repeat(256));
+        let wrongs =
+            ["3.9", "-0.5", "15e-1", "9223372036854775808", "x", "true", "", "E12", "-e5", "1e", "1e99999", &long];
+        for wrong in wrongs {
             assert_eq!(read(&["1", wrong], &whole).unwrap_err(), wrong);
         }
         assert_eq!(read(&["1", "300"], &DataType::Int8).unwrap_err(), "300");
@@ -150,6 +176,11 @@ mod tests {
         for wrong in ["1.005", "1234.5", "1.5x"] {
             assert_eq!(read(&["1", wrong], &decimal).unwrap_err(), wrong);
         }
+
+        assert_eq!(read(&["0E-8", "0.000"], &decimal).unwrap(), ["0.00", "0.00"]);
+        assert_eq!(read(&["2.5"], &DataType::Decimal64(5, 2)).unwrap(), ["2.50"]);
+        assert_eq!(read(&["-123"], &DataType::Decimal128(5, -1)).unwrap_err(), "-123");
+        assert_eq!(read(&["1e70"], &DataType::Decimal256(76, 5)).unwrap(), [format!("1{}.00000", "0".repeat(70))]);
 
         let date = DataType::Date32;
         assert_eq!(read(&["2024-01-31", "2024-01-31 00:00:00"], &date).unwrap(), ["2024-01-31", "2024-01-31"]);
