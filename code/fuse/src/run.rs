@@ -224,7 +224,9 @@ async fn run_once(
         reductions.push(prepared.map_err(|error| error.at(format!("step `{}`", step.step)))?);
     }
     let mut opened = OpenInboxes::new(query, inboxes.clone());
-    if let Err((error, combs)) = inboxes.open(plan, query, flowing, &reductions).await {
+    let opening = async { Ok::<_, QueryError>(inboxes.open(plan, query, flowing, &reductions).await) };
+    let answered = end.unless(opening).await.unwrap_or_else(|error| Err((error, Vec::new())));
+    if let Err((error, combs)) = answered {
         let refused = error.kind == ErrorKind::Unavailable && !inboxes.addresses.is_empty();
         opened.abort(error.clone()).await;
         if !refused {

@@ -273,10 +273,11 @@ async fn a_query_that_takes_too_long_ends() {
     assert_eq!((error.kind, error.to_string().contains("`timeout_seconds`")), (ErrorKind::Limit, true));
 }
 
-/// Combs behind proxies that fall silent once the first task has run.
+/// Combs behind proxies that fall silent once the first task has run, or before anything is asked of them.
 #[derive(Debug)]
 struct SilentCombs {
     inner: Arc<LocalCombs>,
+    at_once: bool,
     proxies: Mutex<Vec<SilentProxy>>,
 }
 
@@ -288,6 +289,9 @@ impl Combs for SilentCombs {
             let port = comb.0.port().expect("a comb behind a socket has a port");
             let proxy = SilentProxy::to(([127, 0, 0, 1], port).into()).await.unwrap();
             addresses.push(CombAddress(format!("http://{}", proxy.address).parse().unwrap()));
+            if self.at_once {
+                proxy.fall_silent();
+            }
             self.proxies.lock().unwrap().push(proxy);
         }
         Ok(addresses)
@@ -327,11 +331,25 @@ async fn a_comb_that_falls_silent_is_noticed() {
     parquet_folder(dir.path(), "rides", 8, 100);
     let sets = ["transport=tcp", "attempts=1"];
     let host = host(&sets);
-    let combs = Arc::new(SilentCombs { inner: Arc::clone(&host.combs), proxies: Mutex::default() });
+    let combs = Arc::new(SilentCombs { inner: Arc::clone(&host.combs), at_once: false, proxies: Mutex::default() });
     let compute = Silencer { inner: Arc::clone(&host.compute), combs: Arc::clone(&combs) };
     let fuse = Fuse::new(Arc::clone(&host.storage), Arc::new(compute), combs, Arc::clone(&host.network));
     let query = query(2);
     // Both runs of the query meet silence; each is noticed by its keep-alive, long before this bound.
     let asked = tokio::time::timeout(Duration::from_secs(120), ask_fuse(&fuse, &query, dir.path(), &sets)).await;
     assert_eq!(asked.expect("it hangs").unwrap_err().kind, ErrorKind::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comb_that_does_not_answer_takes_no_more_than_the_querys_time() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 8, 100);
+    // Less than keep-alive needs to notice it.
+    let sets = ["transport=tcp", "timeout_seconds=1"];
+    let host = host(&sets);
+    let combs = SilentCombs { inner: Arc::clone(&host.combs), at_once: true, proxies: Mutex::default() };
+    let (compute, network) = (Arc::clone(&host.compute) as _, Arc::clone(&host.network));
+    let fuse = Fuse::new(Arc::clone(&host.storage), compute, Arc::new(combs), network);
+    let error = ask_fuse(&fuse, &query(2), dir.path(), &sets).await.unwrap_err();
+    assert_eq!((error.kind, error.to_string().contains("`timeout_seconds`")), (ErrorKind::Limit, true), "{error}");
 }
