@@ -45,6 +45,9 @@ impl Output {
         // A link stays; what it names is replaced.
         let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !folder.exists() {
+            return Err(bad(&format!("there is no folder `{}`", folder.display())));
+        }
         let mut builder = tempfile::Builder::new();
         builder.prefix(".buzz-output-");
         #[cfg(unix)]

@@ -207,6 +207,12 @@ fn a_full_disk_is_said_so() {
     assert!(text(&output.stderr).contains("error: output `full` is not writable: No space left"), "{output:?}");
     assert!(dir.path().join("full").is_symlink());
 
+    // A folder that is not there is named.
+    let output = buzz(dir.path(), &["query", "query.json", "--output", "nowhere/rows.csv"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = "error: output `nowhere/rows.csv` is not writable: there is no folder `nowhere`";
+    assert!(text(&output.stderr).contains(said), "{output:?}");
+
     // Of a link to a file, the file is what is written.
     fs::write(dir.path().join("rows.csv"), "old").unwrap();
     std::os::unix::fs::symlink("rows.csv", dir.path().join("link.csv")).unwrap();
