@@ -24,7 +24,11 @@ mod hive;
 
 mod parquet_files;
 
+mod merge;
+
 mod text_files;
+
+mod dialect;
 
 mod infer;
 

@@ -11,9 +11,10 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore};
 
+use crate::dialect::{Dialect, sniff_dialect, sniff_header};
 use crate::files::{find, some_of};
 use crate::hive;
-use crate::infer::{Dialect, Inferred, csv_columns, merged, sniff_dialect, sniff_header};
+use crate::infer::{Inferred, csv_columns, merged};
 use crate::infer_json::json_columns;
 use crate::parquet_files::with_partitions;
 use crate::table::{DataFile, Table};
@@ -81,7 +82,7 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -
 /// # Errors
 /// `Data` when two files say different things.
 fn dialect(entry: &CatalogEntry, csv: &CsvFormat, heads: &[(Bytes, String)]) -> Result<Option<Dialect>> {
-    let given = (entry.delimiter.is_some().then_some(csv.delimiter), csv.escape);
+    let given = entry.delimiter.is_some().then_some(csv.delimiter);
     let mut known: Option<(Dialect, &str)> = None;
     for (head, name) in heads {
         let Some(found) = sniff_dialect(csv, given, head) else { continue };
@@ -90,7 +91,7 @@ fn dialect(entry: &CatalogEntry, csv: &CsvFormat, heads: &[(Bytes, String)]) -> 
             continue;
         };
         // A small file may look as if something else divided it too.
-        let is_divided = || sniff_dialect(csv, (Some(all.delimiter), given.1), head).is_some();
+        let is_divided = || sniff_dialect(csv, Some(all.delimiter), head).is_some();
         if all.delimiter != found.delimiter && !is_divided() {
             let [a, b] = [all.delimiter, found.delimiter].map(|byte| char::from(byte).escape_default());
             return Err(QueryError::data(format!(

@@ -88,12 +88,13 @@ impl ScanFiles {
                 // Statistics are of the whole table, not of the task's files.
                 let unknown = Statistics::new_unknown(scan.file_source().table_schema().table_schema());
                 let builder = FileScanConfigBuilder::from(scan.clone()).with_statistics(unknown);
-                let mut builder = builder.with_file_groups(group);
-                if spec.format != FileFormat::Parquet {
-                    builder = builder.with_source(text_source(scan, &spec.format)?);
-                } else {
-                    builder = builder.with_expr_adapter(Some(Arc::new(MappedColumns(spec.mapping.clone()))));
-                }
+                let builder = builder.with_file_groups(group);
+                let builder = match &spec.format {
+                    FileFormat::Parquet => {
+                        builder.with_expr_adapter(Some(Arc::new(MappedColumns(spec.mapping.clone()))))
+                    }
+                    text => builder.with_source(text_source(scan, text)?),
+                };
                 Ok(Transformed::yes(DataSourceExec::from_data_source(builder.build()) as _))
             })
             .data()?;
