@@ -1,0 +1,61 @@
+//! The answer to a question.
+
+use buzz_protocol::QueryId;
+use serde::{Deserialize, Serialize};
+
+use crate::{Rows, Summary};
+
+/// The answer to a question.
+#[derive(Debug)]
+pub struct Answer {
+    /// Id of the question.
+    pub id: QueryId,
+    /// Rows, or a plan.
+    pub content: Content,
+    /// Work done for the answer. Zero for a plan that was not run.
+    pub summary: Summary,
+}
+
+/// Content of an answer.
+#[derive(Debug)]
+pub enum Content {
+    /// All rows of the answer, complete.
+    Rows(Rows),
+    /// The plan as text, for `--explain` and `EXPLAIN`; with measurements for `EXPLAIN ANALYZE`.
+    Plan(String),
+}
+
+impl Answer {
+    /// Returns the rows, or an empty set of rows for a plan.
+    pub fn into_rows(self) -> Rows {
+        match self.content {
+            Content::Rows(rows) => rows,
+            Content::Plan(_) => Rows::new(),
+        }
+    }
+}
+
+/// Description of one table of a query.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableDescription {
+    /// Name in the query.
+    pub name: String,
+    /// Catalog type, such as `DeltaLake`.
+    pub kind: String,
+    /// Place of the table.
+    pub uri: String,
+    /// Version of a Delta Lake table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// Number of files.
+    pub files: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Names of the partition columns, in order.
+    pub partition_columns: Vec<String>,
+    /// Names and Arrow types of all columns, in order.
+    pub columns: Vec<(String, String)>,
+    /// Warnings about the table.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}

@@ -1,0 +1,56 @@
+//! A question: a query and how it is to be answered.
+
+use std::path::PathBuf;
+
+use buzz_protocol::{Format, Options, Query, QueryId};
+
+/// A query and how it is to be answered.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Id under which logs, progress and results of the query are found.
+    pub id: QueryId,
+    /// The parsed query.
+    pub query: Query,
+    /// Folder against which relative URIs of the query's catalogs are resolved.
+    pub base: PathBuf,
+    /// Limits and settings.
+    pub options: Options,
+    /// Rows or the plan.
+    pub want: Want,
+}
+
+/// Content that a question asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// The rows, which the caller will write in this format.
+    Rows(Format),
+    /// The plan, as text. Nothing is run.
+    Plan,
+}
+
+impl Question {
+    /// Makes a question for the rows of `query` under a fresh id, with default options.
+    pub fn new(query: Query, base: impl Into<PathBuf>) -> Self {
+        Self {
+            id: QueryId::fresh(),
+            query,
+            base: base.into(),
+            options: Options::default(),
+            want: Want::Rows(Format::Table),
+        }
+    }
+
+    /// Replaces the options.
+    #[must_use]
+    pub fn with_options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Replaces the wanted content.
+    #[must_use]
+    pub fn with_want(mut self, want: Want) -> Self {
+        self.want = want;
+        self
+    }
+}

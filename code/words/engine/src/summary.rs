@@ -1,0 +1,107 @@
+//! Work done for an answer.
+
+use std::time::Duration;
+
+use buzz_protocol::{StageId, TaskIndex, TaskOutcome};
+
+/// Work done for an answer.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    /// Rows of the result.
+    pub rows: u64,
+    /// Files of the tables that map stages read.
+    pub files_found: u64,
+    /// Files that were read.
+    pub files_read: u64,
+    /// Bytes read from storage.
+    pub bytes_read: u64,
+    /// Tasks.
+    pub tasks: u64,
+    /// Attempts beyond each task's first.
+    pub retries: u64,
+    /// Attempts that no worker took. They are among the retries, and nothing of them ran.
+    pub refusals: u64,
+    /// Runs of the whole query beyond the first.
+    pub reruns: u64,
+    /// Rows delivered by tasks.
+    pub rows_delivered: u64,
+    /// Bytes of these rows in memory.
+    pub bytes_delivered: u64,
+    /// Combs that reduced; 0 if Fuse did.
+    pub combs: usize,
+    /// Summary of each stage's tasks. A query with a LIMIT may end before all its tasks have.
+    pub stages: Vec<StageSummary>,
+    /// Time to open the catalogs.
+    pub opened_in: Duration,
+    /// Time to plan.
+    pub planned_in: Duration,
+    /// Time from dispatch to the last row.
+    pub ran_in: Duration,
+    /// Time from the question to the answer.
+    pub total: Duration,
+    /// US dollars by list price; None on one machine, where nothing is billed.
+    pub cost_usd: Option<f64>,
+}
+
+/// Summary of the accepted tasks of one stage.
+#[derive(Debug, Clone)]
+pub struct StageSummary {
+    /// The stage.
+    pub stage: StageId,
+    /// Name of its step.
+    pub step: String,
+    /// Milliseconds that each task took, and the task.
+    pub tasks: Vec<(u64, TaskIndex)>,
+    /// Attempts of all tasks.
+    pub attempts: u32,
+    /// Rows that the scans produced.
+    pub rows_scanned: u64,
+    /// Bytes that the scans read from storage.
+    pub bytes_scanned: u64,
+    /// Bytes of the delivered rows in memory.
+    pub bytes_delivered: u64,
+    /// Delivered rows, by partition of all combs.
+    pub rows_by_partition: Vec<u64>,
+}
+
+impl StageSummary {
+    /// Makes the summary of a stage of which no task has been accepted.
+    pub(crate) fn new(stage: StageId, step: &str, partitions: usize) -> Self {
+        Self {
+            stage,
+            step: step.to_string(),
+            tasks: Vec::new(),
+            attempts: 0,
+            rows_scanned: 0,
+            bytes_scanned: 0,
+            bytes_delivered: 0,
+            rows_by_partition: vec![0; partitions],
+        }
+    }
+
+    /// Adds an accepted task.
+    pub(crate) fn add(&mut self, task: TaskIndex, outcome: &TaskOutcome, attempts: u32) {
+        self.tasks.push((outcome.milliseconds, task));
+        self.attempts += attempts;
+        self.rows_scanned += outcome.rows_scanned;
+        self.bytes_scanned += outcome.bytes_scanned;
+        self.bytes_delivered += outcome.bytes_delivered;
+        for (sum, rows) in self.rows_by_partition.iter_mut().zip(&outcome.rows) {
+            *sum += rows;
+        }
+    }
+
+    /// Returns the rows that were delivered to each of `combs` combs.
+    pub fn rows_by_comb(&self, combs: usize) -> Vec<u64> {
+        let share = (self.rows_by_partition.len() / combs.max(1)).max(1);
+        self.rows_by_partition.chunks(share).map(|rows| rows.iter().sum()).collect()
+    }
+
+    /// Returns the median of the tasks' milliseconds, and the slowest task's with its index. None without tasks.
+    pub fn median_and_slowest(&self) -> Option<(u64, u64, TaskIndex)> {
+        let mut tasks = self.tasks.clone();
+        tasks.sort_unstable();
+        let (slowest, task) = *tasks.last()?;
+        Some((tasks[(tasks.len() - 1) / 2].0, slowest, task))
+    }
+}
