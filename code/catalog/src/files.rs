@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use buzz_protocol::{Compression, QueryError, Result};
-use buzz_storage::{Location, Storage};
+use buzz_storage::{Location, QueryStores};
 use futures::TryStreamExt;
 use object_store::{Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt};
 
@@ -22,10 +22,10 @@ pub(crate) struct Found {
 ///
 /// # Errors
 /// `Data` if no file is found, `Unavailable` if the store does not respond.
-pub(crate) async fn find(uri: &str, ends: &[&str], base: &Path, storage: &Storage) -> Result<Found> {
+pub(crate) async fn find(uri: &str, ends: &[&str], base: &Path, stores: &QueryStores) -> Result<Found> {
     let (root, pattern) = split_glob(uri)?;
     let root = Location::parse(root, base)?;
-    let store = storage.store(&root.store)?;
+    let store = stores.store(&root.store)?;
     let mut files = match &pattern {
         Some(pattern) => matching(&root, pattern, store.as_ref()).await?,
         None => match store.head(&root.path).await {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use buzz_protocol::{CatalogType, Result};
-use buzz_storage::{Location, Storage};
+use buzz_storage::{Location, QueryStores};
 use futures::StreamExt;
 use object_store::ObjectStoreExt;
 
@@ -18,18 +18,18 @@ use crate::{files, parquet_files, text_files};
 ///
 /// # Errors
 /// `Invalid` if the URI is invalid.
-pub async fn kind_of(uri: &str, base: &Path, storage: &Storage) -> Result<CatalogType> {
+pub async fn kind_of(uri: &str, base: &Path, stores: &QueryStores) -> Result<CatalogType> {
     if uri.contains(['*', '?', '[']) {
         return Ok(kind_by_name(uri).unwrap_or(CatalogType::Parquet));
     }
     let place = Location::parse(uri, base)?;
-    let store = storage.store(&place.store)?;
+    let store = stores.store(&place.store)?;
     let found = store.list(Some(&place.join("_delta_log")?.path)).next().await;
     if matches!(found, Some(Ok(_))) {
         return Ok(CatalogType::DeltaLake);
     }
     if let Some(kind) = kind_by_name(uri) {
-        let manifest = kind == CatalogType::Json && uri.ends_with(".json") && is_manifest(&place, storage).await;
+        let manifest = kind == CatalogType::Json && uri.ends_with(".json") && is_manifest(&place, stores).await;
         return Ok(if manifest { CatalogType::Static } else { kind });
     }
     let files = files::visible(&place, store.as_ref()).await.unwrap_or_default();
@@ -51,8 +51,8 @@ const MANIFEST_HEAD_BYTES: u64 = 256 << 10;
 
 /// Returns whether the file is one JSON object with a list `files`. A file of JSON lines has several values, so it is
 /// not.
-async fn is_manifest(place: &Location, storage: &Storage) -> bool {
-    let Ok(store) = storage.store(&place.store) else {
+async fn is_manifest(place: &Location, stores: &QueryStores) -> bool {
+    let Ok(store) = stores.store(&place.store) else {
         return false;
     };
     // A large file is JSON lines if its first line is a complete value.
@@ -64,7 +64,7 @@ async fn is_manifest(place: &Location, storage: &Storage) -> bool {
     if lines && serde_json::from_slice::<serde_json::Value>(first_line).is_ok() {
         return false;
     }
-    let Ok(bytes) = storage.read(place).await else {
+    let Ok(bytes) = stores.read(place).await else {
         return false;
     };
     let value: Result<serde_json::Value, _> = serde_json::from_slice(&bytes);

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use buzz_protocol::{BucketOptions, CatalogEntry, CatalogType, QueryError, Result};
-use buzz_storage::{Location, Storage, unpanicked};
+use buzz_storage::{Location, QueryStores, unpanicked};
 use url::Url;
 
 mod kind;
@@ -42,17 +42,16 @@ pub use kind::kind_of;
 pub use statistics::{ColumnBounds, FileStatistics};
 pub use table::{DataFile, Extent, Table};
 
-/// Replaces the bucket options in `storage` by those of a query's `entries`. Call it before opening the query's tables.
+/// Sets the bucket options of a query's `entries` in its view of the stores. Call it before opening the query's tables.
 ///
 /// # Errors
 /// `Invalid` if two entries have different options for the same bucket.
-pub fn know_buckets(entries: &[CatalogEntry], storage: &Storage) -> Result<()> {
-    storage.forget_buckets();
-    let mut said: HashMap<Url, &CatalogEntry> = HashMap::new();
+pub fn set_buckets(entries: &[CatalogEntry], stores: &QueryStores) -> Result<()> {
+    let mut by_bucket: HashMap<Url, &CatalogEntry> = HashMap::new();
     for entry in entries {
         let Some(bucket) = bucket_of(&entry.uri) else { continue };
-        storage.know_bucket(&bucket, &entry.storage);
-        match said.insert(bucket, entry) {
+        stores.set_bucket(&bucket, &entry.storage);
+        match by_bucket.insert(bucket, entry) {
             Some(other) if other.storage != entry.storage => {
                 return Err(QueryError::invalid(format!(
                     "catalogs `{}` and `{}` are in one bucket but have different `storage`; use the same for both",
@@ -70,29 +69,29 @@ pub fn know_buckets(entries: &[CatalogEntry], storage: &Storage) -> Result<()> {
 /// # Errors
 /// `Invalid` if the entry is invalid, `Data` if the table does not exist or is invalid, `Unavailable` if the store does
 /// not respond. The error names the catalog entry.
-pub async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Result<Table> {
+pub async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores) -> Result<Table> {
     if let Some(bucket) = bucket_of(&entry.uri) {
-        storage.know_bucket(&bucket, &entry.storage);
-        storage.bucket_options(&bucket).await;
+        stores.set_bucket(&bucket, &entry.storage);
+        stores.bucket_options(&bucket).await;
     }
     let opened = match entry.kind {
         CatalogType::DeltaLake => match Location::parse(&entry.uri, base) {
             // delta-rs has been observed to panic on logs with unexpected content.
-            Ok(place) => unpanicked(delta::open(place, entry, storage)).await.and_then(|opened| opened),
+            Ok(place) => unpanicked(delta::open(place, entry, stores)).await.and_then(|opened| opened),
             Err(error) => Err(error),
         },
-        CatalogType::Parquet => parquet_files::open(entry, base, storage).await,
-        CatalogType::Csv | CatalogType::Json => text_files::open(entry, base, storage).await,
-        CatalogType::Static => static_list::open(&entry.uri, base, storage).await,
+        CatalogType::Parquet => parquet_files::open(entry, base, stores).await,
+        CatalogType::Csv | CatalogType::Json => text_files::open(entry, base, stores).await,
+        CatalogType::Static => static_list::open(&entry.uri, base, stores).await,
     };
     match opened {
         Ok(mut table) => {
             table.name = entry.name.clone();
-            table.bucket = storage.bucket_options(&table.store).await;
+            table.bucket = stores.bucket_options(&table.store).await;
             for root in &mut table.stores {
-                root.bucket = storage.bucket_options(&root.url).await;
+                root.bucket = stores.bucket_options(&root.url).await;
             }
-            storage.know_stores(&table.stores)?;
+            stores.open_all(&table.stores)?;
             let own = ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|key| std::env::var(key).ok());
             table.warnings.extend(other_region(&table, own.as_deref()));
             Ok(table)
@@ -131,6 +130,7 @@ fn other_region(table: &Table, own: Option<&str>) -> Vec<String> {
 mod tests {
     use arrow::datatypes::Schema;
     use buzz_protocol::BucketOptions;
+    use buzz_storage::Stores;
 
     use super::*;
 
@@ -148,18 +148,18 @@ mod tests {
 
     #[test]
     fn different_options_for_one_bucket_are_rejected() {
-        let storage = Storage::default();
+        let shared = Arc::new(Stores::default());
+        let stores = shared.for_query();
         let entry = |name: &str, uri: &str| CatalogEntry::new(name, CatalogType::Parquet, uri);
         let mut entries = [entry("a", "s3://lake/a"), entry("b", "s3://lake/b"), entry("c", "s3://other/c")];
-        assert!(know_buckets(&entries, &storage).is_ok());
+        assert!(set_buckets(&entries, &stores).is_ok());
         entries[1].storage.anonymous = Some(true);
-        let error = know_buckets(&entries, &storage).unwrap_err().to_string();
+        let error = set_buckets(&entries, &stores).unwrap_err().to_string();
         assert!(error.contains("catalogs `a` and `b` are in one bucket"), "{error}");
         entries[0].storage.anonymous = Some(true);
-        assert!(know_buckets(&entries, &storage).is_ok());
+        assert!(set_buckets(&entries, &stores).is_ok());
         let lake = bucket_of("s3://lake/").unwrap();
-        assert_eq!(storage.known_options(&lake).anonymous, Some(true));
-        assert!(know_buckets(&entries[2..], &storage).is_ok());
-        assert!(storage.known_options(&lake).is_empty());
+        assert_eq!(stores.known_options(&lake).anonymous, Some(true));
+        assert!(shared.for_query().known_options(&lake).is_empty(), "options are those of one query");
     }
 }

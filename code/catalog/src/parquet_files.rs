@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, FieldRef, IntervalUnit, Schema};
 use buzz_protocol::{CatalogEntry, QueryError, Result};
-use buzz_storage::{Location, Storage, full_path};
+use buzz_storage::{Location, QueryStores, full_path};
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore};
 use parquet::file::metadata::ParquetMetaData;
@@ -32,9 +32,9 @@ const FOOTERS_MAX: usize = 1000;
 const FILES_SAMPLED: usize = 64;
 
 /// Opens the Parquet table that `entry` names.
-pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Result<Table> {
-    let found = find(&entry.uri, ENDS, base, storage).await?;
-    let store = storage.store(&found.root.store)?;
+pub(crate) async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores) -> Result<Table> {
+    let found = find(&entry.uri, ENDS, base, stores).await?;
+    let store = stores.store(&found.root.store)?;
     let all = found.files.len() <= FOOTERS_MAX;
     let given = entry.schema.as_deref().map(text_files::given).transpose()?;
     let looked_into = match &given {
@@ -123,19 +123,20 @@ mod tests {
         let file = |number: usize| dir.path().join(format!("part-{number:04}.parquet"));
         let asked = Arc::new(Asked::default());
         let counted = Arc::clone(&asked);
-        let storage = Storage::with_wrapper(move |store| {
+        let stores = Stores::with_wrapper(move |store| {
             Arc::new(DistantStore::new(store, Duration::ZERO, Arc::clone(&counted)))
         });
+        let stores = Arc::new(stores).for_query();
         let mut entry = CatalogEntry::new("t", CatalogType::Parquet, dir.path().to_string_lossy());
         for number in 0..FOOTERS_MAX {
             std::fs::write(file(number), &bytes).unwrap();
         }
-        let table = open(&entry, dir.path(), &storage).await.unwrap();
+        let table = open(&entry, dir.path(), &stores).await.unwrap();
         assert_eq!((table.statistics.is_some(), table.warnings.len()), (true, 0));
 
         std::fs::write(file(FOOTERS_MAX), &bytes).unwrap();
         let before = asked.requests();
-        let table = open(&entry, dir.path(), &storage).await.unwrap();
+        let table = open(&entry, dir.path(), &stores).await.unwrap();
         assert!(asked.requests() - before < 4 * FILES_SAMPLED, "{} requests", asked.requests() - before);
         assert_eq!((table.files.len(), table.file_schema().fields().len()), (FOOTERS_MAX + 1, 1));
         assert!(table.statistics.is_none());
@@ -143,7 +144,7 @@ mod tests {
 
         entry.schema = serde_json::from_value(json!([{"name": "id", "type": "Int32"}])).unwrap();
         let before = asked.requests();
-        let table = open(&entry, dir.path(), &storage).await.unwrap();
+        let table = open(&entry, dir.path(), &stores).await.unwrap();
         assert!(asked.requests() - before < 4, "{} requests", asked.requests() - before);
         assert_eq!((table.schema.field(0).data_type().to_string(), table.warnings.len()), ("Int32".to_string(), 0));
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use arrow::datatypes::{DataType, Field, Schema};
 use buzz_protocol::{ColumnSpec, QueryError, Result, StoreRoot};
-use buzz_storage::{Location, Storage, several_stores};
+use buzz_storage::{Location, QueryStores, path_among_stores, several_stores};
 use serde::Deserialize;
 use url::Url;
 
@@ -39,13 +39,13 @@ struct ListedFile {
 }
 
 /// Opens the built-in list or the manifest that `uri` names.
-pub(crate) async fn open(uri: &str, base: &Path, storage: &Storage) -> Result<Table> {
+pub(crate) async fn open(uri: &str, base: &Path, stores: &QueryStores) -> Result<Table> {
     if let Some((_, json)) = BUILT_IN.iter().find(|(name, _)| *name == uri) {
-        return listed(uri, json, &Location::parse(".", base)?, storage);
+        return listed(uri, json, &Location::parse(".", base)?, stores);
     }
     let names = BUILT_IN.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let place = Location::parse(uri, base)?;
-    let bytes = storage.read(&place).await.map_err(|error| {
+    let bytes = stores.read(&place).await.map_err(|error| {
         QueryError::new(
             error.kind,
             format!(
@@ -55,10 +55,10 @@ pub(crate) async fn open(uri: &str, base: &Path, storage: &Storage) -> Result<Ta
         )
     })?;
     let json = String::from_utf8(bytes).map_err(|_| QueryError::data(format!("manifest {place} is not UTF-8")))?;
-    listed(&place.to_string(), &json, &place.parent(), storage)
+    listed(&place.to_string(), &json, &place.parent(), stores)
 }
 
-fn listed(name: &str, json: &str, folder: &Location, storage: &Storage) -> Result<Table> {
+fn listed(name: &str, json: &str, folder: &Location, stores: &QueryStores) -> Result<Table> {
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let manifest: Manifest = serde_path_to_error::deserialize(&mut deserializer)
         .map_err(|error| QueryError::data(format!("manifest {name}: `{}`: {}", error.path(), error.inner())))?;
@@ -96,15 +96,15 @@ fn listed(name: &str, json: &str, folder: &Location, storage: &Storage) -> Resul
             partition_values: values.into(),
             deletion_vector: None,
         });
-        if let (Some(region), Some(bucket)) = (&manifest.region, place.store.host_str()) {
-            storage.know_region(bucket, region);
+        if let Some(region) = &manifest.region {
+            stores.suggest_region(&place.store, region).map_err(|error| error.at(format!("manifest {name}")))?;
         }
         places.push(place);
     }
     let roots: BTreeSet<&Url> = places.iter().map(|place| &place.store).collect();
     let several = roots.len() > 1;
     for (file, place) in files.iter_mut().zip(&places) {
-        file.path = if several { place.path_among_stores() } else { place.path.to_string() };
+        file.path = if several { path_among_stores(place) } else { place.path.to_string() };
     }
     let store = match roots.first() {
         Some(_) if several => several_stores(),
@@ -126,8 +126,8 @@ mod tests {
 
     #[tokio::test]
     async fn built_in_lists_match_the_original() {
-        let storage = Storage::default();
-        let list = async |name| open(name, Path::new("/"), &storage).await.unwrap();
+        let stores = Arc::new(Stores::default()).for_query();
+        let list = async |name| open(name, Path::new("/"), &stores).await.unwrap();
         let sample = list("nyc_taxi_cloudfuse_sample").await;
         assert_eq!((sample.files.len(), sample.bytes()), (1, 27_301_328));
         assert_eq!(sample.files[0].path, "raw_small/2009/01/data.parquet");
@@ -147,14 +147,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = async |json: &str| {
             std::fs::write(dir.path().join("list.json"), json).unwrap();
-            open("list.json", dir.path(), &Storage::default()).await.unwrap_err().to_string()
+            open("list.json", dir.path(), &Arc::new(Stores::default()).for_query()).await.unwrap_err().to_string()
         };
         assert!(
             error(r#"{"schema": [{"name": "a"}], "files": []}"#).await.contains("`schema[0]`: missing field `type`")
         );
         let odd = error(r#"{"schema": [{"name": "a", "type": "Text"}], "files": []}"#).await;
         assert!(odd.contains("column `a` has the unknown type `Text`"), "{odd}");
-        let missing = open("nyc_taxi", dir.path(), &Storage::default()).await.unwrap_err().to_string();
+        let missing = open("nyc_taxi", dir.path(), &Arc::new(Stores::default()).for_query()).await.unwrap_err().to_string();
         assert!(missing.contains("or one of `nyc_taxi_cloudfuse_sample`"), "{missing}");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema};
 use buzz_protocol::{CatalogEntry, CatalogType, ColumnSpec, CsvFormat, FileFormat, QueryError, Result};
 use buzz_storage::text::sample;
-use buzz_storage::{Storage, full_path};
+use buzz_storage::{QueryStores, full_path};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore};
@@ -33,10 +33,10 @@ const SAMPLED_FILES: usize = 8;
 const SAMPLE_BYTES: usize = 4 << 20;
 
 /// Opens the CSV or JSON table that `entry` names.
-pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Result<Table> {
+pub(crate) async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores) -> Result<Table> {
     let ends = if entry.kind == CatalogType::Csv { CSV_ENDS } else { JSON_ENDS };
-    let found = find(&entry.uri, ends, base, storage).await?;
-    let store = storage.store(&found.root.store)?;
+    let found = find(&entry.uri, ends, base, stores).await?;
+    let store = stores.store(&found.root.store)?;
     let partitions = hive::partitions(&found, entry.partition_columns.as_deref())?;
     let place = |object: &ObjectMeta| format!("file `{}`", full_path(&found.root.store, object.location.as_ref()));
 

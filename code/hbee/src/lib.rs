@@ -11,7 +11,7 @@ use std::time::Instant;
 use buzz_exchange::{DeliveryWriter, InboxNetwork};
 use buzz_protocol::plan::decode_fragment;
 use buzz_protocol::{BUILD_ID, Evaluation, HBeeTask, QueryError, Result, ScanSpec, TaskFile, TaskOutcome};
-use buzz_storage::{Storage, unpanicked};
+use buzz_storage::{QueryStores, Stores, unpanicked};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::registry::FunctionRegistry;
@@ -47,23 +47,23 @@ use scan::ScanFiles;
 pub struct HBee {
     /// Functions, runtime, and the options that are the same for every task.
     context: TaskContext,
-    storage: Arc<Storage>,
+    stores: Arc<Stores>,
     network: Arc<dyn InboxNetwork>,
 }
 
 impl HBee {
-    /// Creates an HBee that reads from `storage`, delivers through `network`, and whose operators may use
+    /// Creates an HBee that reads from `stores`, delivers through `network`, and whose operators may use
     /// `memory_bytes`.
     ///
     /// # Errors
     /// `Internal` if the runtime cannot be created, for example without a directory for temporary files.
-    pub fn new(storage: Arc<Storage>, network: Arc<dyn InboxNetwork>, memory_bytes: u64) -> Result<HBee> {
+    pub fn new(stores: Arc<Stores>, network: Arc<dyn InboxNetwork>, memory_bytes: u64) -> Result<HBee> {
         let memory = usize::try_from(memory_bytes).unwrap_or(usize::MAX);
         let runtime = RuntimeEnvBuilder::new()
-            .with_object_store_registry(Arc::clone(&storage) as _)
+            .with_object_store_registry(stores.for_query())
             .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
             .build_arc()?;
-        Ok(HBee { context: context(runtime)?, storage, network })
+        Ok(HBee { context: context(runtime)?, stores, network })
     }
 
     /// Runs one attempt of `task`: delivers its rows as a new delivery and returns the outcome. The rows count only
@@ -82,11 +82,12 @@ impl HBee {
 
     async fn run_here(&self, task: &HBeeTask) -> Result<TaskOutcome> {
         let started = Instant::now();
-        let ctx = self.task_context(task)?;
+        let stores = self.stores.for_query();
         for scan in &task.scans {
-            self.storage.know_bucket(&scan.store, &scan.bucket);
-            self.storage.know_stores(&scan.stores)?;
+            stores.set_bucket(&scan.store, &scan.bucket);
+            stores.open_all(&scan.stores)?;
         }
+        let ctx = self.task_context(task, stores)?;
         let scans = ScanFiles::of(task, &ctx)?;
 
         let fragment = decode_fragment(&task.fragment, &ctx)?;
@@ -127,7 +128,9 @@ impl HBee {
         })
     }
 
-    fn task_context(&self, task: &HBeeTask) -> Result<Arc<TaskContext>> {
+    /// Returns the context of one task: its session options and its own view of the stores. Memory and the cache of
+    /// footers are shared with other tasks.
+    fn task_context(&self, task: &HBeeTask, stores: Arc<QueryStores>) -> Result<Arc<TaskContext>> {
         let ctx = &self.context;
         let mut config = ctx.session_config().clone();
         for (key, value) in &task.session {
@@ -148,7 +151,7 @@ impl HBee {
             ctx.higher_order_functions().clone(),
             ctx.aggregate_functions().clone(),
             ctx.window_functions().clone(),
-            ctx.runtime_env(),
+            RuntimeEnvBuilder::from_runtime_env(&ctx.runtime_env()).with_object_store_registry(stores).build_arc()?,
         )))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -12,6 +12,7 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use parking_lot::Mutex;
 use url::Url;
 
 use crate::Location;
@@ -23,17 +24,30 @@ pub const SEVERAL_STORES: &str = "several:///";
 /// The scheme of [`SEVERAL_STORES`].
 pub(crate) const SCHEME: &str = "several";
 
-impl Location {
-    /// Returns the path of this place in the combined store, [`SEVERAL_STORES`].
-    pub fn path_among_stores(&self) -> String {
-        match self.store.host_str() {
-            Some(host) => format!("{}/{host}/{}", self.store.scheme(), self.path),
-            None => format!("{}/{}", self.store.scheme(), self.path),
-        }
+/// Stores of a query, by `scheme://authority`.
+pub(crate) type UsedStores = Arc<Mutex<HashMap<String, Arc<dyn ObjectStore>>>>;
+
+/// Returns the path of `place` in the combined store, [`SEVERAL_STORES`].
+pub fn path_among_stores(place: &Location) -> String {
+    match place.store.host_str() {
+        Some(host) => format!("{}/{host}/{}", place.store.scheme(), place.path),
+        None => format!("{}/{}", place.store.scheme(), place.path),
     }
 }
 
-/// Splits a path of [`Location::path_among_stores`] into the key of the store (`scheme://authority`) and the path
+/// Returns `path` within `store` as its user writes it: `/data/x.parquet` or `s3://bucket/x.parquet`.
+pub fn full_path(store: &Url, path: &str) -> String {
+    match store.scheme() {
+        "file" => format!("/{path}"),
+        SCHEME => match among_stores(path) {
+            Some((store, path)) => format!("{}/{path}", store.trim_start_matches("file://")),
+            None => path.to_string(),
+        },
+        _ => format!("{store}{path}"),
+    }
+}
+
+/// Splits a path of [`path_among_stores`] into the key of the store (`scheme://authority`) and the path
 /// within it.
 pub(crate) fn among_stores(path: &str) -> Option<(String, &str)> {
     match path.split_once('/')? {
@@ -46,19 +60,18 @@ pub(crate) fn among_stores(path: &str) -> Option<(String, &str)> {
     }
 }
 
-/// The combined store: contains every store that was created so far.
+/// The combined store: every store that the query has opened so far.
 #[derive(Debug)]
 pub(crate) struct SeveralStores {
-    /// Stores by `scheme://authority`.
-    pub(crate) stores: Arc<Mutex<HashMap<String, Arc<dyn ObjectStore>>>>,
+    pub(crate) used: UsedStores,
 }
 
 impl SeveralStores {
     fn find(&self, path: &Path) -> Result<(Arc<dyn ObjectStore>, Path)> {
         let unknown = || Error::Generic { store: SCHEME, source: format!("no store for `{path}`").into() };
         let (key, within) = among_stores(path.as_ref()).ok_or_else(unknown)?;
-        let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        let store = stores.get(&key).ok_or_else(unknown)?;
+        let used = self.used.lock();
+        let store = used.get(&key).ok_or_else(unknown)?;
         Ok((Arc::clone(store), Path::parse(within)?))
     }
 }
@@ -124,28 +137,28 @@ mod tests {
     use object_store::memory::InMemory;
     use object_store::{ObjectStoreExt, PutPayload};
 
-    use crate::{Location, Storage, full_path, several_stores};
+    use crate::{Location, Stores, full_path, path_among_stores, several_stores};
 
     #[tokio::test]
     async fn path_selects_the_store_to_read_from() {
-        let storage = Storage::default();
+        let stores = std::sync::Arc::new(Stores::default());
         let place = |uri: &str| Location::parse(uri, std::path::Path::new("/")).unwrap();
         let (ours, theirs) = (place("s3://ours/t/a b.parquet"), place("s3://theirs/t/a b.parquet"));
         for (index, place) in [&ours, &theirs].into_iter().enumerate() {
             let memory = InMemory::new();
             memory.put(&place.path, PutPayload::from(vec![0; index + 1])).await.unwrap();
-            use datafusion::execution::object_store::ObjectStoreRegistry;
-            storage.register_store(&place.store, std::sync::Arc::new(memory));
+            stores.replace(&place.store, std::sync::Arc::new(memory));
         }
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "abc").unwrap();
         let local = place(file.path().to_str().unwrap());
         let root = |place: &Location| StoreRoot { url: place.store.clone(), bucket: BucketOptions::default() };
-        storage.know_stores(&[root(&ours), root(&local)]).unwrap();
+        let query = stores.for_query();
+        query.open_all(&[root(&ours), root(&local)]).unwrap();
 
-        let several = storage.store(&several_stores()).unwrap();
+        let several = query.store(&several_stores()).unwrap();
         for (place, size) in [(&ours, 1), (&theirs, 2), (&local, 3)] {
-            let path = place.path_among_stores();
+            let path = path_among_stores(place);
             assert_eq!(full_path(&several_stores(), &path), place.to_string());
             let path = object_store::path::Path::parse(path).unwrap();
             let found = several.head(&path).await.unwrap();

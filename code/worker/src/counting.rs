@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use buzz_storage::Storage;
+use buzz_storage::Stores;
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
@@ -14,9 +14,9 @@ use object_store::{
 };
 
 /// Returns a storage that counts its requests in `requests`.
-pub fn counting_storage(requests: &Arc<AtomicU64>) -> Storage {
+pub fn counting_stores(requests: &Arc<AtomicU64>) -> Stores {
     let counted = Arc::clone(requests);
-    Storage::with_wrapper(move |store| Arc::new(CountingStore::new(store, Arc::clone(&counted))))
+    Stores::with_wrapper(move |store| Arc::new(CountingStore::new(store, Arc::clone(&counted))))
 }
 
 /// A store that counts its reads and writes. A listing counts as one request, because most listings have one page.

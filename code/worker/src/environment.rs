@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use buzz_protocol::{QueryError, Result};
-use buzz_storage::Storage;
+use buzz_storage::Stores;
 
 /// Returns the value of the environment variable `name`.
 pub fn environment(name: &str) -> Option<String> {
@@ -21,16 +21,16 @@ pub fn function_memory_mb(get: impl Fn(&str) -> Option<String>) -> Result<u64> {
     variables.checked(memory)
 }
 
-/// Sets the regions of buckets in `storage` from `BUZZ_BUCKET_REGIONS`, a list such as `bucket=region,bucket=region`.
+/// Sets the regions of buckets in `stores` from `BUZZ_BUCKET_REGIONS`, a list such as `bucket=region,bucket=region`.
 ///
 /// # Errors
 /// `Invalid` if the variable does not have that form.
-pub fn know_regions(storage: &Storage, get: impl Fn(&str) -> Option<String>) -> Result<()> {
+pub fn set_regions(stores: &Stores, get: impl Fn(&str) -> Option<String>) -> Result<()> {
     for pair in get("BUZZ_BUCKET_REGIONS").unwrap_or_default().split(',').map(str::trim).filter(|p| !p.is_empty()) {
         let (bucket, region) = pair.split_once('=').ok_or_else(|| {
             QueryError::invalid(format!("BUZZ_BUCKET_REGIONS: `{pair}` does not have the form bucket=region"))
         })?;
-        storage.know_region(bucket.trim(), region.trim());
+        stores.set_region(bucket.trim(), region.trim());
     }
     Ok(())
 }
@@ -111,9 +111,9 @@ mod tests {
 
     #[test]
     fn bucket_region_without_equals_sign_is_rejected() {
-        let storage = Storage::default();
-        assert!(know_regions(&storage, |_| Some("a=us-east-2, b=eu-west-1".to_string())).is_ok());
-        let error = know_regions(&storage, |_| Some("a".to_string())).unwrap_err().to_string();
+        let stores = Stores::default();
+        assert!(set_regions(&stores, |_| Some("a=us-east-2, b=eu-west-1".to_string())).is_ok());
+        let error = set_regions(&stores, |_| Some("a".to_string())).unwrap_err().to_string();
         assert_eq!(error, "BUZZ_BUCKET_REGIONS: `a` does not have the form bucket=region");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use buzz_exchange::TcpNetwork;
 use buzz_hbee::HBee;
 use buzz_protocol::{HBeeTask, QueryError, Result, TaskOutcome};
-use buzz_storage::{Location, Storage};
+use buzz_storage::{Location, Stores};
 use serde::{Deserialize, Serialize};
 
 use crate::process::{POOL_PERCENT, now_ms, unpanicked};
@@ -39,22 +39,20 @@ impl HBeeEvent {
 #[derive(Debug)]
 pub struct HBeeFunction {
     hbee: HBee,
-    /// Storage of tasks that are too large for an event. Separate from the storage of tables, whose bucket options
-    /// change with each query.
-    own: Storage,
+    stores: Arc<Stores>,
     requests: Arc<AtomicU64>,
 }
 
 impl HBeeFunction {
-    /// Creates an HBee for a function of `memory_mb` MiB. It reads tables from `tables` and large tasks from `own`;
-    /// `requests` counts the requests to both.
+    /// Creates an HBee for a function of `memory_mb` MiB. It reads tables and large tasks from `stores`, whose requests
+    /// `requests` counts.
     ///
     /// # Errors
     /// `Internal` if there is no directory for temporary files.
-    pub fn new(tables: Arc<Storage>, own: Storage, requests: Arc<AtomicU64>, memory_mb: u64) -> Result<Self> {
+    pub fn new(stores: Arc<Stores>, requests: Arc<AtomicU64>, memory_mb: u64) -> Result<Self> {
         let pool = (memory_mb << 20) * POOL_PERCENT / 100;
-        let hbee = HBee::new(tables, Arc::new(TcpNetwork::default()), pool)?;
-        Ok(Self { hbee, own, requests })
+        let hbee = HBee::new(Arc::clone(&stores), Arc::new(TcpNetwork::default()), pool)?;
+        Ok(Self { hbee, stores, requests })
     }
 
     /// Runs the task of `event` until the earlier of the function's deadline and the query's. `deadline_ms` is the
@@ -104,7 +102,7 @@ impl HBeeFunction {
     }
 
     async fn read_task(&self, uri: &str) -> Result<HBeeTask> {
-        let bytes = self.own.read(&Location::parse(uri, std::path::Path::new("/"))?).await?;
+        let bytes = self.stores.for_query().read(&Location::parse(uri, std::path::Path::new("/"))?).await?;
         serde_json::from_slice(&bytes)
             .map_err(|error| QueryError::internal(format!("cannot decode the task at {uri}: {error}")))
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use buzz_protocol::{QueryError, Result};
-use buzz_storage::{Location, Storage};
+use buzz_storage::{Location, QueryStores};
 use deltalake::logstore::logstore_factories;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use futures::TryStreamExt;
@@ -21,9 +21,9 @@ struct Kept {
 ///
 /// # Errors
 /// The errors of [`load`].
-pub(super) async fn newest(place: &Location, store: &Arc<dyn ObjectStore>, storage: &Storage) -> Result<DeltaTable> {
+pub(super) async fn newest(place: &Location, store: &Arc<dyn ObjectStore>, stores: &QueryStores) -> Result<DeltaTable> {
     // A snapshot keeps the store that it was loaded from, so the key includes the store's options.
-    let key = format!("delta {place} {:?}", storage.known_options(&place.store));
+    let key = format!("delta {place} {:?}", stores.known_options(&place.store));
     let mut table = None;
     if let Some(kept) = storage.kept::<Kept>(&key)
         && store.head(&kept.commit.location).await.is_ok_and(|commit| commit == kept.commit)
@@ -40,7 +40,7 @@ pub(super) async fn newest(place: &Location, store: &Arc<dyn ObjectStore>, stora
     };
     let commit = place.join(&format!("_delta_log/{:020}.json", table.version().unwrap_or_default()))?;
     if let Ok(commit) = store.head(&commit.path).await {
-        storage.keep(&key, Kept { table: table.clone(), commit });
+        stores.keep(&key, Kept { table: table.clone(), commit });
     }
     Ok(table)
 }

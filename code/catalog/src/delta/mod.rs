@@ -23,7 +23,7 @@ use std::sync::Arc;
 use arrow::array::UInt64Array;
 use arrow::datatypes::DataType;
 use buzz_protocol::{CatalogEntry, ColumnMapping, QueryError, Result};
-use buzz_storage::{Location, Storage};
+use buzz_storage::{Location, QueryStores};
 use datafusion::scalar::ScalarValue;
 use deltalake::DeltaTableError;
 use futures::TryStreamExt;
@@ -37,12 +37,12 @@ use crate::values::partition_value;
 /// # Errors
 /// `Data` if the table does not exist, its log is invalid, or it requires a feature that Buzz does not support;
 /// `Invalid` if the requested version does not exist; `Unavailable` if the store does not respond.
-pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storage) -> Result<Table> {
+pub(crate) async fn open(place: Location, entry: &CatalogEntry, stores: &QueryStores) -> Result<Table> {
     let failed = |error: DeltaTableError| log::query_error(&place, error);
-    let store = storage.store(&place.store)?;
+    let store = stores.store(&place.store)?;
     let wanted = version::wanted(&place, entry, store.as_ref()).await?;
     let table = match wanted {
-        None => log::newest(&place, &store, storage).await?,
+        None => log::newest(&place, &store, stores).await?,
         version => log::load(&place, &store, version).await?,
     };
     let snapshot = table.snapshot().map_err(failed)?.snapshot();
@@ -171,11 +171,11 @@ mod tests {
     async fn cached_snapshot_is_updated_and_replaced_with_its_table() {
         let dir = tempfile::tempdir().unwrap();
         let head = head();
-        let storage = Storage::default();
+        let stores = Arc::new(Stores::default()).for_query();
         let entry = CatalogEntry::new("t", CatalogType::DeltaLake, dir.path().to_string_lossy());
         let files = async || {
             let place = Location::parse(&entry.uri, Path::new("/")).unwrap();
-            let table = open(place, &entry, &storage).await.unwrap();
+            let table = open(place, &entry, &stores).await.unwrap();
             let names = table.files.iter().map(|file| file.path.rsplit('/').next().unwrap().to_string());
             (table.version.unwrap(), names.collect::<Vec<_>>())
         };
@@ -204,11 +204,12 @@ mod tests {
         let asked = Arc::new(Asked::default());
         let counted = Arc::clone(&asked);
         let latency = Duration::from_millis(30);
-        let storage =
-            Storage::with_wrapper(move |store| Arc::new(DistantStore::new(store, latency, Arc::clone(&counted))));
+        let stores =
+            Stores::with_wrapper(move |store| Arc::new(DistantStore::new(store, latency, Arc::clone(&counted))));
+        let stores = Arc::new(stores).for_query();
         let place = Location::parse(&dir.path().to_string_lossy(), Path::new("/")).unwrap();
         let entry = CatalogEntry::new("t", CatalogType::DeltaLake, dir.path().to_string_lossy());
-        let table = open(place, &entry, &storage).await.unwrap();
+        let table = open(place, &entry, &stores).await.unwrap();
         assert_eq!(table.files.len(), 999);
         assert!(asked.at_once_max() > 500, "{} requests at once", asked.at_once_max());
     }

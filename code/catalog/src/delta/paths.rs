@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use buzz_protocol::{Result, StoreRoot};
-use buzz_storage::{Location, several_stores};
+use buzz_storage::{Location, path_among_stores, several_stores};
 use url::Url;
 
 /// Resolves the paths of a table's files. They are relative to the table's store, or to the combined store of several
@@ -43,7 +43,7 @@ impl<'a> FilePaths<'a> {
         if place.store != self.table.store && !self.other_stores.contains(&place.store) {
             self.other_stores.insert(place.store.clone());
         }
-        Ok(if self.among_stores { place.path_among_stores() } else { place.path.into() })
+        Ok(if self.among_stores { path_among_stores(&place) } else { place.path.into() })
     }
 
     /// Returns whether a file was found in another store, so that all paths must be resolved again. Returns true only

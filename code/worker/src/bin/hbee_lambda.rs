@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use buzz_worker::counting::counting_storage;
-use buzz_worker::environment::{environment, function_memory_mb, know_regions};
+use buzz_worker::counting::counting_stores;
+use buzz_worker::environment::{environment, function_memory_mb, set_regions};
 use buzz_worker::hbee::{HBeeEvent, HBeeFunction};
 use buzz_worker::log;
 use buzz_worker::process::failed;
@@ -13,10 +13,9 @@ use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
 async fn main() -> Result<(), Error> {
     log::start();
     let requests = Arc::default();
-    let [tables, own] = [counting_storage(&requests), counting_storage(&requests)];
-    know_regions(&tables, environment)?;
-    know_regions(&own, environment)?;
-    let function = HBeeFunction::new(Arc::new(tables), own, requests, function_memory_mb(environment)?)?;
+    let stores = counting_stores(&requests);
+    set_regions(&stores, environment)?;
+    let function = HBeeFunction::new(Arc::new(stores), requests, function_memory_mb(environment)?)?;
     let function = &function;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<HBeeEvent>| {
         let answered = function.answer(event.payload, event.context.deadline).await;
