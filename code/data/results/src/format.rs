@@ -1,9 +1,7 @@
 //! Writes a result in one of several formats.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::io::{self, Write};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -22,71 +20,12 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow::util::pretty::pretty_format_batches_with_schema;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use buzz_protocol::{QueryError, Result};
+use buzz_engine::{Batches, Rows};
+use buzz_protocol::{Format, QueryError, Result};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use crate::rows::{Batches, Rows};
-
-/// Formats of a result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// A table for reading in a terminal.
-    Table,
-    /// An array of objects.
-    Json,
-    /// One object per line.
-    Ndjson,
-    /// Comma-separated values with a header.
-    Csv,
-    /// An Arrow IPC file.
-    Arrow,
-    /// A Parquet file.
-    Parquet,
-}
-
-/// Every format and its description, for `--help`.
-pub const FORMATS: [(Format, &str); 6] = [
-    (Format::Table, "A table for reading in a terminal"),
-    (Format::Json, "An array of objects"),
-    (Format::Ndjson, "One object per line"),
-    (Format::Csv, "Comma-separated values with a header"),
-    (Format::Arrow, "An Arrow IPC file"),
-    (Format::Parquet, "A Parquet file"),
-];
-
-impl Format {
-    /// Returns the name used on the command line and in events.
-    pub fn name(self) -> &'static str {
-        match self {
-            Format::Table => "table",
-            Format::Json => "json",
-            Format::Ndjson => "ndjson",
-            Format::Csv => "csv",
-            Format::Arrow => "arrow",
-            Format::Parquet => "parquet",
-        }
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Format {
-    type Err = QueryError;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let found = FORMATS.iter().find(|(format, _)| format.name() == text);
-        found.map(|(format, _)| *format).ok_or_else(|| {
-            let all = FORMATS.map(|(format, _)| format.name()).join(", ");
-            QueryError::invalid(format!("format `{text}` does not exist; use one of {all}"))
-        })
-    }
-}
 
 /// An error of writing: in the output or in the rows.
 #[derive(Debug)]
@@ -445,7 +384,7 @@ fn replace_columns(
 
 #[cfg(test)]
 mod tests {
-    use buzz_fuse::ResultSink;
+    use buzz_engine::RowSink;
 
     use super::*;
 

@@ -1,9 +1,5 @@
-//! Results of queries. [`Rows`] collects the rows until the result is complete, and [`mod@format`] writes them in one
-//! of several formats. The command line and the Fuse function share this crate.
-
-pub mod rows;
+//! Writes the rows of an answer in one of several formats, for every way in.
 
 pub mod format;
 
-pub use format::{Format, WriteError};
-pub use rows::Rows;
+pub use format::WriteError;

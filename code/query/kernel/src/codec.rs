@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::convert::IpcSchemaEncoder;
 use arrow::ipc::writer::DictionaryTracker;
+use buzz_protocol::{QueryError, Result};
 use bytes::Bytes;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
@@ -13,11 +14,7 @@ use datafusion_proto::bytes::{
 };
 use datafusion_proto::physical_plan::{DeduplicatingProtoConverter, DefaultPhysicalExtensionCodec};
 
-use crate::{QueryError, Result};
-
-mod operators;
-
-use operators::Operators;
+use crate::operators::Operators;
 
 /// Encodes a plan fragment. The deduplicating converter keeps a dynamic filter linked to the operator that fills it.
 ///
@@ -55,23 +52,4 @@ pub fn decode_schema(bytes: &[u8]) -> Result<SchemaRef> {
     let schema = arrow::ipc::root_as_schema(bytes)
         .map_err(|error| QueryError::internal(format!("a received schema cannot be decoded: {error}")))?;
     Ok(Arc::new(arrow::ipc::convert::fb_to_schema(schema)))
-}
-
-/// Serde functions for byte strings in JSON, as base64.
-pub mod base64_bytes {
-    use base64::Engine;
-    use base64::engine::general_purpose::STANDARD;
-    use bytes::Bytes;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    /// Writes bytes as base64.
-    pub fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(bytes))
-    }
-
-    /// Reads bytes from base64.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        STANDARD.decode(text).map(Bytes::from).map_err(serde::de::Error::custom)
-    }
 }

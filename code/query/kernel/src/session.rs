@@ -12,7 +12,7 @@ use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
 
 /// Returns the DataFusion configuration, by key, that all roles of a query share.
-pub(crate) fn session_options(options: &Options) -> BTreeMap<String, String> {
+pub fn session_options(options: &Options) -> BTreeMap<String, String> {
     let zone = options.time_zone.clone().map(|zone| ("datafusion.execution.time_zone".to_string(), zone));
     let batch_size = ("datafusion.execution.batch_size".to_string(), options.batch_size.to_string());
     zone.into_iter().chain([batch_size]).collect()
@@ -20,7 +20,7 @@ pub(crate) fn session_options(options: &Options) -> BTreeMap<String, String> {
 
 /// Returns the configuration for plans of `partitions` partitions. Dynamic filters are disabled while planning: a
 /// filter that is updated during the run must be created in the process that runs it.
-pub(crate) fn planning_config(options: &Options, partitions: usize) -> Result<SessionConfig> {
+pub fn planning_config(options: &Options, partitions: usize) -> Result<SessionConfig> {
     let mut config = SessionConfig::new().with_target_partitions(partitions).with_information_schema(false);
     for (key, value) in session_options(options) {
         config.options_mut().set(&key, &value)?;
@@ -36,7 +36,7 @@ pub(crate) fn planning_config(options: &Options, partitions: usize) -> Result<Se
 }
 
 /// Creates a session with `tables` only, in which `now()` is `start`.
-pub(crate) fn session<'a>(
+pub fn session<'a>(
     config: SessionConfig,
     start: DateTime<Utc>,
     tables: impl IntoIterator<Item = (&'a str, Arc<dyn TableProvider>)>,

@@ -10,7 +10,7 @@ use crate::{QueryError, Result};
 
 /// The catalog entry of one table, as written in the query. Fields that its type does not use are ignored with a
 /// warning.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CatalogEntry {
     /// The table name that steps use.
     pub name: String,
@@ -20,47 +20,47 @@ pub struct CatalogEntry {
     /// The place of the table.
     pub uri: String,
     /// `DeltaLake`: the version to read; by default the newest.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
     /// `DeltaLake`: reads the newest version at or before this time, such as `2024-01-31T12:00:00Z`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<String>,
     /// Folders: the partition columns, written in paths such as `year=2024`. By default they are found in the paths;
     /// an empty list means none.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition_columns: Option<Vec<ColumnSpec>>,
     /// Folders: the columns in the files. By default they are read from the footers of `Parquet` files, and inferred
     /// from the first megabytes of `Csv` and `Json` files.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<Vec<ColumnSpec>>,
     /// `Csv`: true if each file begins with the names of its columns; by default inferred from the first lines.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<bool>,
     /// `Csv`: the separator of values; by default inferred from the first line.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delimiter: Option<String>,
     /// `Csv`: the character around a value that contains delimiters; by default `"`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quote: Option<String>,
     /// `Csv`: the character before a quote inside a quoted value. By default such a quote is doubled, unless the first
     /// lines can only be parsed with a backslash.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub escape: Option<String>,
     /// `Csv`: the first character of lines to skip; by default none.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
     /// `Csv`: the text that means null, in addition to the empty text.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub null: Option<String>,
     /// `Csv`: true (default) if quoted values may contain line breaks; one task must then read the whole file.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newlines_in_values: Option<bool>,
     /// `Csv` and `Json`: the compression of the files; by default given by the end of their names (`.gz`, `.zst`,
     /// `.bz2`, `.xz`).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<Compression>,
     /// Connection settings of its bucket. They override those of the environment.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BucketOptions::is_empty")]
     pub storage: BucketOptions,
 }
 
@@ -100,7 +100,7 @@ impl BucketOptions {
 }
 
 /// The kind of a table, which decides how its files are found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CatalogType {
     /// A Delta Lake table.
     DeltaLake,
@@ -121,7 +121,7 @@ impl fmt::Display for CatalogType {
 }
 
 /// A column by name and type.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ColumnSpec {
     /// The name.
     pub name: String,

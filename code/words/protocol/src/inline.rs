@@ -10,7 +10,7 @@ use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::plan::base64_bytes;
+use crate::base64_bytes;
 use crate::{QueryError, Result};
 
 /// Batches with their partitions. Within a process they are passed unchanged; otherwise they are serialized as an Arrow

@@ -2,34 +2,32 @@
 //!
 //! A user sends a [`Query`]. Fuse divides it into [`HBeeTask`]s, and each attempt of a task returns a [`TaskOutcome`].
 //! Every failure is a [`QueryError`] that keeps its original [`ErrorKind`] on the way to the user. [`Options`] are the
-//! limits and choices of one query. Plans are sent as bytes ([`plan`]), schemas and batches as Arrow IPC.
+//! limits and choices of one query. Plans are sent as bytes, schemas and batches as Arrow IPC.
 //!
-//! Read in this order: [`query`], [`catalog`], [`options`], [`task`], [`inline`], [`ids`], [`plan`], [`error`].
+//! This crate compiles without DataFusion, so that a client of a stack is small. The feature `datafusion` adds the
+//! conversions between [`QueryError`] and DataFusion's errors.
+//!
+//! Read in this order: [`query`], [`catalog`], [`options`], [`task`], [`inline`], [`ids`], [`error`].
 
-pub mod query;
-
+pub mod base64_bytes;
 pub mod catalog;
-
-pub mod options;
-
-pub mod task;
-
-pub mod inline;
-
-pub mod ids;
-
-pub mod plan;
-
+#[cfg(feature = "datafusion")]
+mod datafusion_error;
 pub mod error;
-
+pub mod format;
+pub mod ids;
+pub mod inline;
 mod nearest;
-
+pub mod options;
+pub mod query;
 mod store_error;
+pub mod task;
 
 pub use catalog::{
     BucketOptions, CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, split_version,
 };
-pub use error::{ErrorKind, QueryError, Result};
+pub use error::{ErrorKind, QueryError, Result, panic_message};
+pub use format::{FORMATS, Format};
 pub use ids::{CombAddress, DeliveryId, QueryId, QueryToken, StageId, TaskIndex};
 pub use inline::InlineRows;
 pub use nearest::nearest;

@@ -167,6 +167,20 @@ impl Options {
         Ok(())
     }
 
+    /// Returns the options that differ from their defaults, as [`Options::set`] takes them.
+    ///
+    /// # Errors
+    /// `Internal` if an option has no JSON.
+    pub fn changed(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
+        let json = |options: &Options| match serde_json::to_value(options) {
+            Ok(serde_json::Value::Object(map)) => Ok(map),
+            _ => Err(QueryError::internal("the options cannot be encoded as JSON")),
+        };
+        let (mut own, defaults) = (json(self)?, json(&Options::default())?);
+        own.retain(|key, value| defaults.get(key) != Some(value));
+        Ok(own)
+    }
+
     /// Returns the maximum duration of the query, at most 365 days: clocks overflow on larger values.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout_seconds.min(365 * 24 * 3600))
@@ -203,6 +217,27 @@ fn bytes(key: &str, value: &str) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn changed_options_are_set_again_from_their_json() {
+        let mut options = Options::default();
+        assert!(options.changed().unwrap().is_empty());
+        for (key, _) in OPTION_HELP {
+            let value = match *key {
+                "transport" => "tcp",
+                "reducer" => "inline",
+                "time_zone" => "+02:00",
+                _ => "7",
+            };
+            options.set(&format!("{key}={value}")).unwrap();
+        }
+        let mut again = Options::default();
+        for (key, value) in options.changed().unwrap() {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+            again.set(&format!("{key}={text}")).unwrap();
+        }
+        assert_eq!(again, options);
+    }
 
     #[test]
     fn every_documented_option_can_be_set() {

@@ -53,7 +53,7 @@ pub enum QueryBody {
 }
 
 /// One step: SQL, run verbatim, whose result later steps read by name.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// The SQL text.
     pub sql: String,
@@ -62,15 +62,15 @@ pub struct Step {
     /// The role that runs it.
     pub step_type: StepType,
     /// On an `HBee` step: a boolean SQL expression over partition columns, `key` and `length` that chooses files.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition_filter: Option<String>,
     /// On an `HBee` step: the unit for which the SQL is evaluated.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Split::is_default")]
     pub split: Split,
 }
 
 /// The role that runs a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StepType {
     /// HBees, once per file of one catalog.
     HBee,
@@ -85,7 +85,7 @@ impl fmt::Display for StepType {
 }
 
 /// The unit for which the SQL of an `HBee` step is evaluated, once each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
     /// A whole file. The rows do not depend on the number of tasks.
@@ -94,6 +94,12 @@ pub enum Split {
     /// Consecutive row groups of a file, which allows smaller tasks. The author of the SQL must ensure that its rows
     /// can be computed this way.
     RowGroups,
+}
+
+impl Split {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 #[derive(Deserialize)]
@@ -191,6 +197,18 @@ impl Query {
         Ok(Query { body, zones, catalogs: raw.catalogs, params: raw.params })
     }
 
+    /// Returns the JSON form, which [`Query::parse`] reads back as an equal query without warnings.
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut json = serde_json::json!({
+            "capacity": {"zones": self.zones}, "catalogs": self.catalogs, "params": self.params,
+        });
+        match &self.body {
+            QueryBody::Steps(steps) => json["steps"] = serde_json::json!(steps),
+            QueryBody::Sql(sql) => json["sql"] = serde_json::json!(sql),
+        }
+        json
+    }
+
     /// Replaces the URI of catalog `name`, for `--table name=uri`; with `uri@v12` or `uri@2024-01-31` also its version.
     ///
     /// # Errors
@@ -276,6 +294,8 @@ mod tests {
         assert_eq!(steps[0].partition_filter.as_deref(), Some("d='x'"));
         assert_eq!(query.catalogs[0].kind, crate::CatalogType::DeltaLake);
         assert!(warnings.is_empty());
+        let again = Query::parse(&query.to_json().to_string(), "q.json").unwrap();
+        assert_eq!(again, (query, warnings));
     }
 
     #[test]

@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::inline::InlineRows;
-use crate::plan::base64_bytes;
-use crate::{BucketOptions, CombAddress, DeliveryId, FileFormat, QueryId, QueryToken, StageId, TaskIndex};
+use crate::{base64_bytes, BucketOptions, CombAddress, DeliveryId, FileFormat, QueryId, QueryToken, StageId, TaskIndex};
 
 /// One task of a map stage. It is idempotent: every attempt delivers under a new [`DeliveryId`], and Fuse accepts one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,7 +33,7 @@ pub struct HBeeTask {
     pub task: TaskIndex,
     /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// The plan, encoded by [`crate::plan::encode_fragment`]. Its scans name no file.
+    /// The plan, encoded by `encode_fragment` of `buzz-kernel`. Its scans name no file.
     #[serde(with = "base64_bytes")]
     pub fragment: Bytes,
     /// The input of each scan of the fragment, in pre-order of the plan.

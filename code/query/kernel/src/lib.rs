@@ -1,0 +1,12 @@
+//! DataFusion as every role uses it: sessions, the encoding of plans, the operators that a fragment may contain.
+
+mod codec;
+mod operators;
+#[cfg(feature = "sql")]
+mod session;
+mod yielding;
+
+pub use codec::{decode_fragment, decode_schema, encode_fragment, encode_schema};
+#[cfg(feature = "sql")]
+pub use session::{planning_config, session, session_options};
+pub use yielding::yielding;
