@@ -18,7 +18,7 @@ use crate::{files, parquet_files, text_files};
 ///
 /// # Errors
 /// `Invalid` if the URI is invalid.
-pub async fn kind_of(uri: &str, base: &Path, stores: &QueryStores) -> Result<CatalogType> {
+pub(crate) async fn kind_of(uri: &str, base: &Path, stores: &QueryStores) -> Result<CatalogType> {
     if uri.contains(['*', '?', '[']) {
         return Ok(kind_by_name(uri).unwrap_or(CatalogType::Parquet));
     }

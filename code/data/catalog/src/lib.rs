@@ -38,7 +38,7 @@ mod static_list;
 
 mod values;
 
-pub use kind::kind_of;
+use self::kind::kind_of;
 pub use statistics::{ColumnBounds, FileStatistics};
 pub use table::{DataFile, Extent, Table};
 
@@ -74,19 +74,17 @@ pub async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores) -> Re
         stores.set_bucket(&bucket, &entry.storage);
         stores.bucket_options(&bucket).await;
     }
-    let opened = match entry.kind {
-        CatalogType::DeltaLake => match Location::parse(&entry.uri, base) {
-            // delta-rs has been observed to panic on logs with unexpected content.
-            Ok(place) => unpanicked(delta::open(place, entry, stores)).await.and_then(|opened| opened),
-            Err(error) => Err(error),
-        },
-        CatalogType::Parquet => parquet_files::open(entry, base, stores).await,
-        CatalogType::Csv | CatalogType::Json => text_files::open(entry, base, stores).await,
-        CatalogType::Static => static_list::open(&entry.uri, base, stores).await,
+    let opened = match kind(entry, base, stores).await {
+        Ok(entry) => open_kind(&entry, base, stores).await,
+        Err(error) => Err(error),
     };
     match opened {
         Ok(mut table) => {
             table.name = entry.name.clone();
+            if entry.kind == CatalogType::Auto {
+                // Fields of an entry with a type are checked when the query is parsed.
+                table.warnings.extend(CatalogEntry { kind: table.kind, ..entry.clone() }.unused_field_warnings());
+            }
             table.bucket = stores.bucket_options(&table.store).await;
             for root in &mut table.stores {
                 root.bucket = stores.bucket_options(&root.url).await;
@@ -103,6 +101,32 @@ pub async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores) -> Re
             Err(error.at(format!("catalog `{}`", entry.name)))
         }
     }
+}
+
+/// Returns `entry` with its kind, which is detected if the entry has none.
+async fn kind(entry: &CatalogEntry, base: &Path, stores: &QueryStores) -> Result<CatalogEntry> {
+    let kind = match entry.kind {
+        CatalogType::Auto => kind_of(&entry.uri, base, stores).await?,
+        kind => kind,
+    };
+    Ok(CatalogEntry { kind, ..entry.clone() })
+}
+
+/// Opens the table that `entry`, whose kind is not `Auto`, names.
+async fn open_kind(entry: &CatalogEntry, base: &Path, stores: &QueryStores) -> Result<Table> {
+    let mut table = match entry.kind {
+        CatalogType::DeltaLake => {
+            let place = Location::parse(&entry.uri, base)?;
+            // delta-rs has been observed to panic on logs with unexpected content.
+            unpanicked(delta::open(place, entry, stores)).await.and_then(|opened| opened)?
+        }
+        CatalogType::Parquet => parquet_files::open(entry, base, stores).await?,
+        CatalogType::Csv | CatalogType::Json => text_files::open(entry, base, stores).await?,
+        CatalogType::Static => static_list::open(&entry.uri, base, stores).await?,
+        CatalogType::Auto => return Err(QueryError::internal("a catalog entry is opened before its type is known")),
+    };
+    table.kind = entry.kind;
+    Ok(table)
 }
 
 /// Returns the root of the bucket in `uri`; `None` if it has no bucket.

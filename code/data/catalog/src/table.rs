@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
-use buzz_protocol::{BucketOptions, ColumnMapping, DeletionVector, FileFormat, QueryError, Result, StoreRoot};
+use buzz_protocol::{BucketOptions, CatalogType, ColumnMapping, DeletionVector, FileFormat, QueryError, Result, StoreRoot};
 use datafusion::scalar::ScalarValue;
 use object_store::ObjectMeta;
 use url::Url;
@@ -16,6 +16,8 @@ use crate::statistics::FileStatistics;
 pub struct Table {
     /// The name that steps use.
     pub name: String,
+    /// Kind of the catalog entry, never `Auto`.
+    pub kind: CatalogType,
     /// Location of the table, for messages.
     pub uri: String,
     /// Root of the store that holds the files.
@@ -118,6 +120,7 @@ impl Table {
         let extent = Extent { files: files.len(), bytes: files.iter().map(|file| file.size).sum() };
         Ok(Table {
             name: String::new(),
+            kind: CatalogType::Auto,
             uri,
             store,
             bucket: BucketOptions::default(),
@@ -146,6 +149,7 @@ impl Table {
         }
         Ok(Table {
             name: self.name.clone(),
+            kind: self.kind,
             uri: self.uri.clone(),
             store: self.store.clone(),
             bucket: self.bucket.clone(),

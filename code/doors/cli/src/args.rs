@@ -3,9 +3,8 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use buzz_answer::format::{FORMATS, Format};
 use buzz_protocol::options::OPTION_HELP;
-use buzz_protocol::{Options, Param};
+use buzz_protocol::{FORMATS, Format, Options, Param};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
@@ -70,13 +69,7 @@ pub enum Command {
     Sql(SqlArguments),
 
     /// List the tables of a query: files, bytes, columns and partition columns.
-    Tables {
-        /// JSON file with the query, or - for standard input.
-        file: PathBuf,
-        /// Replace the uri of a catalog entry; can be repeated.
-        #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
-        tables: Vec<(String, String)>,
-    },
+    Tables(TablesArguments),
 
     /// Generate the sample table: one month of taxi rides in Delta Lake format.
     Sample {
@@ -114,6 +107,21 @@ pub struct SqlArguments {
     pub how: HowArguments,
 }
 
+/// A query whose tables are described.
+#[derive(Debug, Args)]
+pub struct TablesArguments {
+    /// JSON file with the query, or - for standard input.
+    pub file: PathBuf,
+
+    /// Set the uri of a catalog entry; can be repeated.
+    #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
+    pub tables: Vec<(String, String)>,
+
+    /// The stack that opens the tables, if any.
+    #[command(flatten)]
+    pub stack: StackArguments,
+}
+
 /// Arguments to run a query, shared by `query` and `sql`.
 #[derive(Debug, Args)]
 pub struct HowArguments {
@@ -147,23 +155,11 @@ pub struct HowArguments {
     pub explain: bool,
 
     /// The stack to run the query on, if any.
-    #[cfg(feature = "stack")]
     #[command(flatten)]
     pub stack: StackArguments,
 }
 
-impl HowArguments {
-    /// Returns true if a stack runs the query.
-    pub fn is_remote(&self) -> bool {
-        #[cfg(feature = "stack")]
-        return self.stack.stack.is_some() || self.stack.function.is_some();
-        #[cfg(not(feature = "stack"))]
-        return false;
-    }
-}
-
 /// The stack on AWS that runs the query.
-#[cfg(feature = "stack")]
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("stack_name").args(["stack", "function"]))]
 pub struct StackArguments {
@@ -178,6 +174,24 @@ pub struct StackArguments {
     /// Endpoint of AWS Lambda, for example of a local cloud; requires --stack or --function.
     #[arg(long, value_name = "URL", requires = "stack_name")]
     pub endpoint_url: Option<String>,
+}
+
+impl StackArguments {
+    /// Returns true if a stack is named.
+    pub fn is_named(&self) -> bool {
+        self.stack.is_some() || self.function.is_some()
+    }
+}
+
+impl Arguments {
+    /// Returns true if a stack runs the command.
+    pub fn is_remote(&self) -> bool {
+        match &self.command {
+            Command::Query(QueryArguments { how, .. }) | Command::Sql(SqlArguments { how, .. }) => how.stack.is_named(),
+            Command::Tables(TablesArguments { stack, .. }) => stack.is_named(),
+            Command::Sample { .. } => false,
+        }
+    }
 }
 
 /// Parses a format by name. `--help` lists each format with its description.

@@ -1,23 +1,13 @@
-//! The `buzz` command: runs queries in one process, or on a stack.
+//! The `buzz` command: asks the engine in this process, or that of a stack.
 //!
-//! - [`args`] defines the arguments and [`ask`] executes them.
-//! - [`local`] runs Fuse, HBees and combs in this process; `remote` sends the query to a stack on AWS.
-//! - [`rows`] collects the result and [`output`] writes it.
-//! - [`sample`] generates the sample table.
+//! `args` defines the arguments and [`ask`] executes them. `question` makes a question of the arguments, [`compose`] an
+//! engine; `watch` shows warnings and progress, `output` writes the rows. [`sample`] generates the sample table.
 
 pub mod args;
-
 pub mod ask;
-
-pub mod local;
-
-pub use buzz_answer::rows;
-
+pub mod compose;
 pub mod output;
-
+mod question;
 pub mod sample;
-
+mod terminal;
 mod watch;
-
-#[cfg(feature = "stack")]
-mod remote;

@@ -4,12 +4,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use buzz_answer::format::{Format, WriteError, plain, write};
-use buzz_answer::rows::Rows;
-use buzz_protocol::{QueryError, Result};
+use buzz_engine::Rows;
+use buzz_protocol::{Format, QueryError, Result};
+use buzz_results::format::{WriteError, plain, write};
 use tempfile::NamedTempFile;
 
-use crate::ask::quiet_when_closed;
+use crate::terminal::quiet_when_closed;
 
 /// The destination of rows.
 #[derive(Debug)]
@@ -98,6 +98,6 @@ fn not_writable(path: &Path, why: &dyn std::fmt::Display) -> QueryError {
 /// `Invalid` if the output is not writable or the rows do not fit the format.
 pub fn write_rows(rows: &Rows, format: Format, output: Output) -> Result<()> {
     // Checks the format first, so that a failure leaves no partial output.
-    buzz_answer::format::check(&rows.schema(), format)?;
+    buzz_results::format::check(&rows.schema(), format)?;
     output.write(|out| write(rows, format, out))
 }

@@ -1,22 +1,22 @@
-//! The progress line on the terminal while a query runs.
+//! Warnings and the progress line while a query runs.
 
 use std::time::Duration;
 
-use buzz_fuse::Progress;
-use buzz_fuse::explain::bytes;
+use buzz_engine::{Progress, ProgressReport, Status};
+use buzz_protocol::{QueryId, human_bytes};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::ask::watched;
+use crate::terminal::{is_watched, warn};
 
-/// Interval at which the line is redrawn.
+/// Interval at which warnings are printed and the line is redrawn.
 const REDRAW: Duration = Duration::from_millis(100);
 
 /// The progress line, or `None` if standard error is not a terminal.
-pub(crate) struct Line(Option<ProgressBar>);
+struct Line(Option<ProgressBar>);
 
 impl Line {
-    pub(crate) fn new() -> Self {
-        Self(watched().then(|| {
+    fn new() -> Self {
+        Self(is_watched().then(|| {
             let bar = ProgressBar::new_spinner();
             let style = ProgressStyle::with_template("{spinner} {elapsed} {msg}");
             bar.set_style(style.expect("a constant template parses"));
@@ -24,10 +24,18 @@ impl Line {
         }))
     }
 
-    pub(crate) fn show(&self, text: &str) {
+    fn show(&self, text: &str) {
         if let Some(bar) = &self.0 {
             bar.set_message(text.to_string());
             bar.tick();
+        }
+    }
+
+    /// Prints a warning above the line.
+    fn warn(&self, warning: &str) {
+        match &self.0 {
+            Some(bar) => bar.suspend(|| warn(warning)),
+            None => warn(warning),
         }
     }
 }
@@ -40,26 +48,45 @@ impl Drop for Line {
     }
 }
 
-/// Waits for `work` and shows `progress` meanwhile, if standard error is a terminal.
-pub(crate) async fn while_running<T>(progress: &Progress, work: impl Future<Output = T>) -> T {
+/// Waits for `work`. Meanwhile prints the warnings of `progress` as they come, and shows a progress line if standard
+/// error is a terminal.
+pub(crate) async fn while_running<T>(progress: &Progress, query: QueryId, work: impl Future<Output = T>) -> T {
     let shown = Line::new();
+    let mut printed = 0;
+    let mut print_new = || {
+        for warning in progress.warnings().iter().skip(printed) {
+            shown.warn(warning);
+            printed += 1;
+        }
+    };
     tokio::pin!(work);
     let mut tick = tokio::time::interval(REDRAW);
     loop {
         tokio::select! {
-            done = &mut work => return done,
-            _ = tick.tick(), if shown.0.is_some() => shown.show(&line(progress)),
+            done = &mut work => {
+                print_new();
+                return done;
+            }
+            _ = tick.tick() => {
+                print_new();
+                shown.show(&line(&progress.report(query)));
+            }
         }
     }
 }
 
-fn line(progress: &Progress) -> String {
+fn line(report: &ProgressReport) -> String {
+    let state = match report.status {
+        Status::Submitted => "submitted: ",
+        Status::Cancelling => "cancelling: ",
+        Status::Running => "",
+    };
     format!(
-        "tasks: {} of {}, rows: {}, bytes: {}, retries: {}",
-        Progress::get(&progress.tasks_done),
-        Progress::get(&progress.tasks),
-        Progress::get(&progress.rows_scanned),
-        bytes(Progress::get(&progress.bytes_scanned)),
-        Progress::get(&progress.retries)
+        "{state}tasks: {} of {}, rows: {}, bytes: {}, retries: {}",
+        report.tasks_done,
+        report.tasks,
+        report.rows_scanned,
+        human_bytes(report.bytes_scanned),
+        report.retries
     )
 }

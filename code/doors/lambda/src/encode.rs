@@ -4,164 +4,50 @@ use arrow::array::RecordBatch;
 use arrow::util::pretty::pretty_format_batches_with_schema;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use buzz_answer::{Format, Rows, WriteError, format};
-use buzz_fuse::Summary;
-use buzz_protocol::{QueryError, QueryId, Result};
-use serde::Serialize;
+use buzz_aws::price::{PRICES_OF, Used};
+use buzz_engine::wire::{Encoding, Phases, SummaryMessage};
+use buzz_engine::{Rows, Summary};
+use buzz_protocol::{Format, QueryError, Result};
+use buzz_results::{WriteError, format};
 use serde_json::value::RawValue;
-
-use crate::event::Encoding;
-use crate::price::{PRICES_OF, Used};
 
 /// Maximum bytes of rows in an answer. An answer is limited to
 /// [6 MB](https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html); the rest is for the other fields.
-pub const ROWS_BYTES_MAX: usize = 11 << 19;
+pub(crate) const ROWS_BYTES_MAX: usize = 11 << 19;
 
 /// Maximum rows and bytes of the table in the log's tail, which holds 4 KB.
 const TAIL_ROWS: usize = 20;
 const TAIL_BYTES: usize = 3 << 10;
 
-/// An answer, as JSON.
-#[derive(Debug, Serialize)]
-pub struct Answer {
-    /// `answered`.
-    pub status: &'static str,
-    /// Id of the query.
-    pub query_id: QueryId,
-    /// Names and types of the columns, in order.
-    pub columns: Vec<Column>,
-    /// The rows as objects.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rows: Option<Box<RawValue>>,
-    /// The rows as an Arrow IPC file in base64.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rows_arrow: Option<String>,
-    /// Location of the rows, if the answer does not contain them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub output: Option<OutputPlace>,
-    /// The plan, for an explained query.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub explain: Option<String>,
-    /// Number of rows.
-    pub row_count: u64,
-    /// Resources and time used.
-    pub summary: AnswerSummary,
-    /// Warnings for the caller.
-    pub warnings: Vec<String>,
-}
-
-/// A column.
-#[derive(Debug, Serialize)]
-pub struct Column {
-    /// Name of the column.
-    pub name: String,
-    /// Type of the column, as Arrow prints it.
-    #[serde(rename = "type")]
-    pub data_type: String,
-}
-
-/// The location of a result in storage.
-#[derive(Debug, Serialize)]
-pub struct OutputPlace {
-    /// `s3://bucket/key`.
-    pub uri: String,
-    /// Format of the rows.
-    pub format: String,
-    /// Link that requires no credentials, valid for one hour at most.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    /// Size of the object in bytes.
-    pub bytes: u64,
-}
-
-/// Resources and time that a query used.
-#[derive(Debug, Serialize)]
-pub struct AnswerSummary {
-    /// Files in the tables, before pruning.
-    pub files_found: u64,
-    /// Files read, after pruning.
-    pub files_read: u64,
-    /// Bytes read from storage.
-    pub bytes_read: u64,
-    /// Requests to storage.
-    pub requests: u64,
-    /// Number of tasks.
-    pub tasks: u64,
-    /// Invocations for tasks, including those that were throttled, for example by the account's concurrency limit.
-    pub attempts: u64,
-    /// Reruns of the whole query.
-    pub reruns: u64,
-    /// Number of combs that reduced.
-    pub combs: usize,
-    /// `comb` if combs reduced, `inline` if Fuse did.
-    pub reducer: &'static str,
-    /// Rows delivered by HBees.
-    pub rows_delivered: u64,
-    /// Duration of each phase.
-    pub milliseconds: Phases,
-    /// Gigabyte-seconds of all functions.
-    pub gb_seconds: f64,
-    /// Cost in US dollars at list prices.
-    pub cost_usd: f64,
-    /// Date of the list prices.
-    pub prices_of: &'static str,
-}
-
-/// Milliseconds of each phase.
-#[derive(Debug, Serialize)]
-pub struct Phases {
-    /// Opening the catalogs.
-    pub open: u64,
-    /// Planning.
-    pub plan: u64,
-    /// From dispatch to the last row.
-    pub run: u64,
-    /// The whole query.
-    pub total: u64,
-}
-
-impl AnswerSummary {
-    /// Builds the summary of a query that took `total_ms` milliseconds and used `used`.
-    pub fn new(summary: &Summary, used: &Used, reruns: u64, total_ms: u64) -> Self {
-        let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        Self {
-            files_found: summary.files_found,
-            files_read: summary.files_read,
-            bytes_read: summary.bytes_read,
-            requests: used.requests,
-            tasks: summary.tasks,
-            attempts: summary.tasks + summary.retries,
-            reruns,
-            combs: summary.combs,
-            reducer: if summary.combs == 0 { "inline" } else { "comb" },
-            rows_delivered: summary.rows_delivered,
-            milliseconds: Phases {
-                open: ms(summary.opened_in),
-                plan: ms(summary.planned_in),
-                run: ms(summary.ran_in),
-                total: total_ms,
-            },
-            gb_seconds: used.gb_seconds(),
-            cost_usd: used.cost_usd(),
-            prices_of: PRICES_OF,
-        }
+/// Makes the summary message of a query that took `total_ms` and used `used`.
+pub(crate) fn summary_message(summary: &Summary, used: &Used, total_ms: u64) -> SummaryMessage {
+    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    SummaryMessage {
+        files_found: summary.files_found,
+        files_read: summary.files_read,
+        bytes_read: summary.bytes_read,
+        requests: used.requests,
+        tasks: summary.tasks,
+        attempts: summary.tasks + summary.retries,
+        reruns: summary.reruns,
+        combs: summary.combs,
+        reducer: if summary.combs == 0 { "inline" } else { "comb" }.to_string(),
+        rows_delivered: summary.rows_delivered,
+        milliseconds: Phases {
+            open: ms(summary.opened_in),
+            plan: ms(summary.planned_in),
+            run: ms(summary.ran_in),
+            total: total_ms,
+        },
+        gb_seconds: used.gb_seconds(),
+        cost_usd: used.cost_usd(),
+        prices_of: PRICES_OF.to_string(),
     }
-}
-
-/// Returns the columns of `rows`. View types are reported as the types they represent: `Utf8View` as `Utf8`.
-pub fn columns(rows: &Rows) -> Vec<Column> {
-    let plain = |data_type: String| data_type.replace("Utf8View", "Utf8").replace("BinaryView", "Binary");
-    let schema = rows.schema();
-    let column = |field: &std::sync::Arc<arrow::datatypes::Field>| Column {
-        name: field.name().clone(),
-        data_type: plain(field.data_type().to_string()),
-    };
-    schema.fields().iter().map(column).collect()
 }
 
 /// Encoded rows, for one of two fields of an answer.
 #[derive(Debug)]
-pub enum Encoded {
+pub(crate) enum Encoded {
     /// For field `rows`.
     Json(Box<RawValue>),
     /// For field `rows_arrow`.
@@ -172,7 +58,7 @@ pub enum Encoded {
 ///
 /// # Errors
 /// `Invalid` if the rows do not fit the encoding, `Limit` if the temporary file cannot be read back.
-pub fn encode(rows: &Rows, encoding: Encoding) -> Result<Option<Encoded>> {
+pub(crate) fn encode(rows: &Rows, encoding: Encoding) -> Result<Option<Encoded>> {
     let (format, bytes_max) = match encoding {
         Encoding::Json => (Format::Json, ROWS_BYTES_MAX),
         Encoding::Arrow => (Format::Arrow, ROWS_BYTES_MAX / 4 * 3),
@@ -222,7 +108,7 @@ impl std::io::Write for Bounded {
 ///
 /// # Errors
 /// `Limit` if the temporary file cannot be read back.
-pub fn tail(rows: &Rows, row_count: u64) -> Result<String> {
+pub(crate) fn tail(rows: &Rows, row_count: u64) -> Result<String> {
     let mut first: Vec<RecordBatch> = Vec::new();
     let mut left = TAIL_ROWS;
     for batch in rows.batches()? {
@@ -251,7 +137,7 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{ArrayRef, Int64Array, StringArray};
-    use buzz_fuse::ResultSink;
+    use buzz_engine::RowSink;
 
     use super::*;
 

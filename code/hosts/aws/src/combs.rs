@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use buzz_exchange::Network;
-use buzz_fuse::Combs;
+use buzz_host::Combs;
 use buzz_protocol::{BUILD_ID, CombAddress, QueryError, Result};
 use tokio::time::Instant;
 

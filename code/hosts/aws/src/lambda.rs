@@ -8,7 +8,7 @@ use aws_config::SdkConfig;
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::InvocationType;
-use buzz_fuse::{Compute, Refused};
+use buzz_host::{Compute, Refused};
 use buzz_protocol::{HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_worker::hbee::HBeeEvent;
 use tokio::sync::Semaphore;

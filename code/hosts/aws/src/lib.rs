@@ -1,36 +1,15 @@
-//! Buzz on AWS: Fuse and HBee are Lambda functions, an HComb is a Fargate task.
+//! AWS as a host: HBees are Lambda functions, combs are Fargate tasks.
 //!
-//! Fuse's binary reads [`settings`], creates [`clients`] and calls this library. The binaries of HBee and HComb are in
-//! `buzz-worker`.
-//!
-//! - [`event`] parses the events of Fuse and [`fuse_function`] answers them ([`answer`], [`price`]).
-//! - [`lambda`] runs HBee tasks, and [`failure`] converts failed calls to errors.
-//! - [`combs`] finds and starts combs.
-//! - [`results`] stores objects that outlive an invocation.
-//! - [`stack`] is the client of a stack for the command line, which reads buckets with [`credentials`].
-//!
-//! This is the only crate that depends on the AWS SDK.
-
-pub mod settings;
+//! [`settings`] reads the environment, [`clients`] and [`credentials`] set up the SDK. [`lambda`] runs HBee tasks,
+//! [`failure`] converts failed calls, [`combs`] finds and starts combs, [`results`] keeps objects that outlive an
+//! invocation, and [`price`] estimates the cost of a query. Only this crate and the two doors that call Lambda
+//! (`buzz-lambda`, `buzz-client`) name the SDK.
 
 pub mod clients;
-
-pub mod credentials;
-
-pub mod event;
-
-pub mod fuse_function;
-
-pub mod answer;
-
-pub mod price;
-
-pub mod lambda;
-
-pub mod failure;
-
 pub mod combs;
-
+pub mod credentials;
+pub mod failure;
+pub mod lambda;
+pub mod price;
 pub mod results;
-
-pub mod stack;
+pub mod settings;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buzz_protocol::{QueryError, QueryId, Result};
-use buzz_storage::{Location, Storage};
+use buzz_storage::{Location, QueryStores};
 use bytes::Bytes;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
 use serde::de::DeserializeOwned;
@@ -25,7 +25,7 @@ use serde_json::json;
 /// The result objects of one stack.
 #[derive(Debug, Clone)]
 pub struct Results {
-    storage: Arc<Storage>,
+    stores: Arc<QueryStores>,
     root: Location,
 }
 
@@ -37,8 +37,8 @@ struct Slot {
 
 impl Results {
     /// Creates the results below `root`.
-    pub fn new(storage: Arc<Storage>, root: Location) -> Self {
-        Self { storage, root }
+    pub fn new(stores: Arc<QueryStores>, root: Location) -> Self {
+        Self { stores, root }
     }
 
     /// Returns the location of object `name` of a query.
@@ -58,7 +58,7 @@ impl Results {
     /// # Errors
     /// `Invalid` if the settings of the store are incomplete.
     pub fn store(&self, place: &Location) -> Result<Arc<dyn ObjectStore>> {
-        self.storage.store(&place.store)
+        self.stores.store(&place.store)
     }
 
     /// Writes an object.
@@ -127,7 +127,7 @@ impl Results {
     /// # Errors
     /// `Unavailable` if there are no credentials to sign the link.
     pub async fn link(&self, place: &Location, valid: Duration) -> Result<Option<String>> {
-        self.storage.signed_link(place, valid).await
+        self.stores.signed_link(place, valid).await
     }
 
     /// Returns the current generation of `slot` of `fleet`, or 0 if none is stored.
@@ -191,11 +191,10 @@ mod tests {
 
     /// Creates results in memory, where conditional writes are atomic, as on S3.
     fn results() -> Results {
-        let storage = Storage::default();
+        let stores = Arc::new(buzz_storage::Stores::default());
         let place = Location::parse("s3://bucket/results", Path::new("/")).unwrap();
-        use datafusion::execution::object_store::ObjectStoreRegistry;
-        storage.register_store(&place.store, Arc::new(object_store::memory::InMemory::new()));
-        Results::new(Arc::new(storage), place)
+        stores.replace(&place.store, Arc::new(object_store::memory::InMemory::new()));
+        Results::new(stores.for_query(), place)
     }
 
     #[tokio::test]

@@ -1,22 +1,23 @@
 //! A host on one machine: HBees are Tokio tasks. Combs run in this process, in memory or behind loopback sockets.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use buzz_exchange::{MemoryNetwork, Network, TcpNetwork};
-use buzz_fuse::{Combs, Compute, Fuse, Refused};
 use buzz_hbee::HBee;
 use buzz_hcomb::{Comb, serve};
+use buzz_host::{Combs, Compute, Host, Refused};
 use buzz_protocol::{CombAddress, HBeeTask, Options, QueryError, Result, TaskOutcome, Transport};
-use buzz_storage::{Storage, panic_message};
+use buzz_storage::Stores;
+use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio_util::task::AbortOnDropHandle;
 
 /// A host that runs everything in this process.
 #[derive(Debug)]
 pub struct LocalHost {
-    /// Storage of the tables.
-    pub storage: Arc<Storage>,
+    /// Stores of the tables.
+    pub stores: Arc<Stores>,
     /// Runs tasks.
     pub compute: Arc<LocalCompute>,
     /// Starts combs.
@@ -30,13 +31,13 @@ impl LocalHost {
     ///
     /// # Errors
     /// `Internal` if there is no directory for temporary files.
-    pub fn new(storage: Arc<Storage>, options: &Options, threads: usize) -> Result<LocalHost> {
+    pub fn new(stores: Arc<Stores>, options: &Options, threads: usize) -> Result<LocalHost> {
         let memory = Arc::new(MemoryNetwork::default());
         let network: Arc<dyn Network> = match options.transport {
             Transport::Memory => Arc::clone(&memory) as _,
             Transport::Tcp => Arc::new(TcpNetwork::default()),
         };
-        let hbee = HBee::new(Arc::clone(&storage), Arc::clone(&network) as _, options.memory_bytes)?;
+        let hbee = HBee::new(Arc::clone(&stores), Arc::clone(&network) as _, options.memory_bytes)?;
         let combs = LocalCombs {
             running: Mutex::default(),
             transport: options.transport,
@@ -46,17 +47,17 @@ impl LocalHost {
             threads,
         };
         let compute = LocalCompute { hbee: Arc::new(hbee), threads };
-        Ok(LocalHost { storage, compute: Arc::new(compute), combs: Arc::new(combs), network })
+        Ok(LocalHost { stores, compute: Arc::new(compute), combs: Arc::new(combs), network })
     }
 
-    /// Creates a Fuse on this host.
-    pub fn fuse(&self) -> Fuse {
-        Fuse::new(
-            Arc::clone(&self.storage),
-            Arc::clone(&self.compute) as _,
-            Arc::clone(&self.combs) as _,
-            Arc::clone(&self.network),
-        )
+    /// Returns the parts of this host as one value.
+    pub fn host(&self) -> Host {
+        Host {
+            stores: Arc::clone(&self.stores),
+            compute: Arc::clone(&self.compute) as _,
+            combs: Arc::clone(&self.combs) as _,
+            network: Arc::clone(&self.network),
+        }
     }
 }
 
@@ -120,7 +121,7 @@ struct RunningComb {
 #[async_trait]
 impl Combs for LocalCombs {
     async fn ready(&self, count: usize) -> Result<Vec<CombAddress>> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.lock();
         while running.len() < count {
             let next = running.len();
             running.push(self.start(next)?);
@@ -174,13 +175,13 @@ impl LocalCombs {
 
     /// Returns the running combs, for tests and reports.
     pub fn combs(&self) -> Vec<Comb> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.running.lock();
         running.iter().map(|running| running.comb.clone()).collect()
     }
 
     /// Stops all combs, as if their hosts were lost. [`Combs::ready`] starts new ones.
     pub fn kill(&self) {
-        let killed: Vec<RunningComb> = self.running.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
+        let killed: Vec<RunningComb> = self.running.lock().drain(..).collect();
         for running in killed {
             self.memory.remove(&running.address);
             drop(running);

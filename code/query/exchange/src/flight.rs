@@ -37,7 +37,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::inbox::Inboxes;
-use crate::network::TOKEN_HEADER;
+use crate::headers::TOKEN_HEADER;
 use crate::service::{Commit, DeliveryHeader, DeliverySink, InboxService, OpenQuery};
 
 /// Maximum number of messages in flight on one delivery before its sender waits for the network.

@@ -5,27 +5,22 @@
 //! deliveries back until Fuse accepts one for each task; [`InboxExec`] reads the accepted ones. Fuse (when it reduces
 //! itself) and the combs use the same code.
 //!
-//! Read in this order: [`service`] (the interface), [`delivery`] (the sending side), [`inbox`] (the holding side),
-//! [`inbox_exec`] (the reading side), then [`network`] and [`flight`] (the transport).
+//! Read in this order: `service` (the interface), `delivery` (the sending side), `inbox` (the holding side),
+//! `inbox_exec` (the reading side), then `network`, `flight` and `headers` (the transport).
 
-pub mod service;
-
-pub mod delivery;
-
-pub mod inbox;
-
+mod delivery;
+mod flight;
+mod headers;
+mod inbox;
+mod inbox_exec;
+mod network;
+mod service;
 mod spill;
 
-pub mod inbox_exec;
-
-pub mod network;
-
-pub mod flight;
-
-pub use delivery::DeliveryWriter;
+pub use delivery::{Delivery, DeliveryWriter, Destination};
+pub use flight::flight_server;
+pub use headers::{SESSION_HEADER, TOKEN_HEADER, session_headers, session_of};
 pub use inbox::{InboxLimits, Inboxes};
 pub use inbox_exec::{InboxCodec, InboxExec};
-pub use network::{
-    InboxNetwork, MemoryNetwork, Network, NetworkChannelResolver, SESSION_HEADER, TOKEN_HEADER, TcpNetwork,
-};
+pub use network::{InboxNetwork, MemoryNetwork, Network, NetworkChannelResolver, TcpNetwork};
 pub use service::{Commit, DeliveryHeader, DeliverySink, InboxService, OpenQuery, StageSpec};

@@ -25,13 +25,6 @@ use crate::flight::FlightInbox;
 use crate::inbox::Inboxes;
 use crate::service::InboxService;
 
-/// The header of every reduce call that carries the session's DataFusion configuration, as a JSON object of strings.
-/// Without it, a comb would use default options, and a wrong time zone changes the result.
-pub const SESSION_HEADER: &str = "x-buzz-session";
-
-/// The header of every call to a comb that carries the query's token ([`QueryToken`]).
-pub const TOKEN_HEADER: &str = "x-buzz-token";
-
 /// Connects to the inboxes of combs, which is all that an HBee needs. Code without a [`Network`] does not depend on the
 /// reduce engine.
 #[async_trait]

@@ -6,8 +6,7 @@ use std::ops::Range;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use buzz_protocol::plan::base64_bytes;
-use buzz_protocol::{DeliveryId, QueryError, QueryId, QueryToken, Result, StageId, TaskIndex};
+use buzz_protocol::{base64_bytes, DeliveryId, QueryError, QueryId, QueryToken, Result, StageId, TaskIndex};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -47,7 +46,7 @@ pub struct StageSpec {
     pub stage: StageId,
     /// The step's name, for error messages.
     pub step: String,
-    /// Schema of every delivered batch, as encoded by [`buzz_protocol::plan::encode_schema`].
+    /// Schema of every delivered batch, as encoded by [`buzz_kernel::encode_schema`].
     #[serde(with = "base64_bytes")]
     pub schema: Bytes,
     /// The partitions that this comb owns, in the numbering of all combs.

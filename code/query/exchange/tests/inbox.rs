@@ -13,7 +13,7 @@ use buzz_exchange::{
     Commit, DeliveryHeader, DeliverySink, DeliveryWriter, InboxLimits, InboxNetwork, InboxService, Inboxes,
     MemoryNetwork, Network, OpenQuery, StageSpec, TcpNetwork,
 };
-use buzz_protocol::plan::encode_schema;
+use buzz_kernel::encode_schema;
 use buzz_protocol::{
     BUILD_ID, CombAddress, DeliveryId, ErrorKind, Partitioning, QueryError, QueryId, QueryToken, Result, StageId,
     TaskIndex,

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
-use buzz_exchange::delivery::Delivery;
-use buzz_exchange::{Commit, DeliveryWriter};
+use buzz_engine::Progress;
+use buzz_exchange::{Commit, Delivery, DeliveryWriter};
+use buzz_host::{Host, Refused};
+use buzz_plan::{MapStage, QueryPlan};
 use buzz_protocol::{
     BUILD_ID, Delivered, ErrorKind, HBeeTask, InlineRows, QueryError, QueryId, Result, StageId, TaskIndex, TaskOutcome,
 };
@@ -15,10 +17,8 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
 
-use crate::inboxes::Inboxes;
-use crate::reducer::Kept;
-use crate::summary::Progress;
-use crate::{Fuse, MapStage, QueryPlan, Refused};
+use crate::inboxes::QueryInboxes;
+use crate::reducers::Kept;
 
 /// First wait of the exponential backoff between attempts of a task. It doubles each time, with jitter.
 const RETRY_WAIT: Duration = Duration::from_millis(200);
@@ -81,10 +81,10 @@ impl Demand {
 
 /// The inputs and the destination of the tasks of one run.
 pub(crate) struct Dispatch<'a> {
-    pub(crate) fuse: &'a Fuse,
+    pub(crate) host: &'a Host,
     pub(crate) plan: &'a QueryPlan,
     pub(crate) query: QueryId,
-    pub(crate) inboxes: &'a Inboxes,
+    pub(crate) inboxes: &'a QueryInboxes,
     pub(crate) progress: &'a Progress,
     /// Rows that an earlier run kept, or that this run keeps for a later one.
     pub(crate) kept: &'a Kept,
@@ -126,7 +126,7 @@ impl Dispatch<'_> {
     /// Returns the bytes of rows that one outcome may carry. If combs can take over, the outcomes of all concurrent
     /// tasks together fit in `inbox_memory_bytes`.
     fn inline_bytes(&self) -> u64 {
-        let most = self.fuse.compute.inline_bytes();
+        let most = self.host.compute.inline_bytes();
         if !self.or_combs {
             return most;
         }
@@ -137,7 +137,7 @@ impl Dispatch<'_> {
     /// Returns the maximum number of concurrent tasks.
     fn concurrency(&self) -> usize {
         let concurrency = match self.plan.options.concurrency {
-            0 => self.fuse.compute.concurrency(),
+            0 => self.host.compute.concurrency(),
             chosen => chosen,
         };
         concurrency.max(1)
@@ -162,12 +162,7 @@ impl Dispatch<'_> {
         }
         accept(&task, &mut outcome, self.inboxes).await?;
 
-        Progress::add(&progress.tasks_done, 1);
-        Progress::add(&progress.rows_scanned, outcome.rows_scanned);
-        Progress::add(&progress.bytes_scanned, outcome.bytes_scanned);
-        Progress::add(&progress.rows_delivered, outcome.rows.iter().sum());
-        Progress::add(&progress.bytes_delivered, outcome.bytes_delivered);
-        progress.task_done(stage, task.task, &outcome, attempts);
+        progress.task_done(stage.id, &stage.step, task.task, &outcome, attempts);
         Ok(())
     }
 
@@ -192,7 +187,7 @@ impl Dispatch<'_> {
             let task = HBeeTask { attempt: attempts, ..task.clone() };
             async move {
                 let started = Instant::now();
-                let ran = self.fuse.compute.run(&task, refused).await;
+                let ran = self.host.compute.run(&task, refused).await;
                 // A failed attempt is paid for as well; only the caller can measure how long it took.
                 let waited = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let milliseconds = ran.as_ref().map_or(waited, |outcome| outcome.milliseconds);
@@ -219,7 +214,7 @@ impl Dispatch<'_> {
             let rows = vec![0; task.partitioning.count()];
             return Ok(TaskOutcome { delivered: Delivered::ToCombs, rows, ..outcome });
         };
-        let network = Arc::clone(&self.fuse.network);
+        let network = Arc::clone(&self.host.network);
         let mut writer = DeliveryWriter::new(network, task.into(), first.schema())?;
         for (_, batch) in rows.batches {
             writer.write(batch).await?;
@@ -229,7 +224,7 @@ impl Dispatch<'_> {
     }
 }
 
-async fn accept(task: &HBeeTask, outcome: &mut TaskOutcome, inboxes: &Inboxes) -> Result<(), TaskError> {
+async fn accept(task: &HBeeTask, outcome: &mut TaskOutcome, inboxes: &QueryInboxes) -> Result<(), TaskError> {
     let query = task.query;
     match std::mem::take(&mut outcome.delivered) {
         Delivered::ToCombs => {}
@@ -254,7 +249,7 @@ fn make_task(
     stage: &MapStage,
     task: usize,
     query: QueryId,
-    inboxes: &Inboxes,
+    inboxes: &QueryInboxes,
     inline_bytes: u64,
 ) -> Result<HBeeTask> {
     let (scans, evaluations) = stage.task_inputs(task)?;

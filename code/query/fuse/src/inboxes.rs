@@ -5,22 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buzz_exchange::{Commit, DeliveryHeader, InboxService, OpenQuery, StageSpec};
-use buzz_protocol::plan::encode_schema;
+use buzz_host::Host;
+use buzz_kernel::encode_schema;
+use buzz_plan::QueryPlan;
 use buzz_protocol::{
     BUILD_ID, CombAddress, DeliveryId, ErrorKind, InlineRows, Partitioning, QueryError, QueryId, QueryToken, Result,
     StageId, TaskIndex,
 };
 use futures::FutureExt;
 
-use crate::reduce::{Place, Reduction};
-use crate::reducer::Choice;
-use crate::{Fuse, QueryPlan};
+use crate::reducers::Reducers;
 
 /// The inboxes of a query, in the order in which they own partitions: one on each comb, or a single one at Fuse.
 #[derive(Debug, Clone)]
-pub(crate) struct Inboxes {
+pub(crate) struct QueryInboxes {
     /// The address of each comb, for deliveries; empty if the inbox is Fuse's own.
     pub(crate) addresses: Vec<CombAddress>,
+    /// Fuse's own inbox. None if combs reduce.
+    pub(crate) own: Option<Arc<buzz_exchange::Inboxes>>,
     /// The inboxes themselves.
     pub(crate) services: Vec<Arc<dyn InboxService>>,
     /// Partitions of each comb.
@@ -31,31 +33,25 @@ pub(crate) struct Inboxes {
     pub(crate) deadline_ms: u64,
 }
 
-impl Inboxes {
-    /// Connects to the inboxes that a run delivers to. Also returns the place where its reduce plans run.
+impl QueryInboxes {
+    /// Connects to the inboxes of `reducers`, to which a run of `plan` delivers.
     ///
     /// # Errors
-    /// `Unavailable` when a comb cannot be reached.
-    pub(crate) async fn reserve(
-        fuse: &Fuse,
+    /// `Unavailable` if a comb cannot be reached.
+    pub(crate) async fn connect(
+        host: &Host,
         plan: &QueryPlan,
-        choice: &Choice,
+        reducers: &Reducers,
         deadline_ms: u64,
-    ) -> Result<(Self, Place)> {
-        let (token, partitions_per_comb) = (QueryToken::fresh(), plan.partitions_per_comb);
-        let Choice::Combs(addresses) = choice else {
-            let own = Arc::new(buzz_exchange::Inboxes::default());
-            let services = vec![Arc::new(Arc::clone(&own)) as Arc<dyn InboxService>];
-            let inboxes = Self { addresses: Vec::new(), services, partitions_per_comb, token, deadline_ms };
-            return Ok((inboxes, Place::Fuse(own)));
-        };
-        let addresses = addresses.clone();
+    ) -> Result<Self> {
+        let (token, addresses) = (QueryToken::fresh(), reducers.addresses().to_vec());
         let mut services = Vec::new();
         for address in &addresses {
-            services.push(fuse.network.inbox(address, &token).await?);
+            services.push(host.network.inbox(address, &token).await?);
         }
-        let place = Place::Combs(addresses.clone(), token.clone());
-        Ok((Self { addresses, services, partitions_per_comb, token, deadline_ms }, place))
+        let own = matches!(reducers, Reducers::Fuse { .. }).then(Arc::<buzz_exchange::Inboxes>::default);
+        services.extend(own.iter().map(|own| Arc::new(Arc::clone(own)) as Arc<dyn InboxService>));
+        Ok(Self { addresses, own, services, partitions_per_comb: plan.partitions_per_comb, token, deadline_ms })
     }
 
     /// Opens the inboxes for `query`. A failure also carries the positions of all combs that failed.
@@ -67,13 +63,8 @@ impl Inboxes {
         plan: &QueryPlan,
         query: QueryId,
         flowing: bool,
-        reductions: &[Reduction],
+        readers: &HashMap<StageId, u32>,
     ) -> Result<(), (QueryError, Vec<usize>)> {
-        let mut readers: HashMap<StageId, u32> = HashMap::new();
-        for (stage, count) in reductions.iter().flat_map(Reduction::readers) {
-            let sum = readers.entry(stage).or_default();
-            *sum = u32::saturating_add(*sum, count);
-        }
         let maps = plan.stages.iter().map(|stage| (stage.id, &stage.step, &stage.schema, stage.tasks.len()));
         let steps = plan.reduces.iter().filter_map(|step| Some((step.target?, &step.step, &step.schema, 1)));
         let stages: Vec<StageSpec> = maps
@@ -170,12 +161,12 @@ impl Inboxes {
 /// example), it is released in the background.
 pub(crate) struct OpenInboxes {
     query: QueryId,
-    inboxes: Inboxes,
+    inboxes: QueryInboxes,
     closed: bool,
 }
 
 impl OpenInboxes {
-    pub(crate) fn new(query: QueryId, inboxes: Inboxes) -> Self {
+    pub(crate) fn new(query: QueryId, inboxes: QueryInboxes) -> Self {
         Self { query, inboxes, closed: false }
     }
 
@@ -209,7 +200,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Timeout of closing a query on its combs in the background.
 const CLOSE_TIMEOUT_BACKGROUND: Duration = Duration::from_secs(30);
 
-async fn close_all(inboxes: &Inboxes, query: QueryId, reason: Option<QueryError>, timeout: Duration) {
+async fn close_all(inboxes: &QueryInboxes, query: QueryId, reason: Option<QueryError>, timeout: Duration) {
     let calls = inboxes.services.iter().map(|service| {
         let reason = reason.clone();
         let closed = async move {

@@ -1,104 +1,65 @@
-//! Fuse, the scheduler: turns a query into its rows.
+//! Fuse: the scheduler. Implements [`Engine`] on any [`Host`].
 //!
-//! [`Fuse::plan`] opens the catalogs, plans each step ([`steps`]) or cuts the plan of one statement ([`sql`], [`cut`]),
-//! prunes files ([`prune`]) and divides the rest into tasks ([`split`]). [`Fuse::answer`] opens inboxes on the combs,
-//! dispatches tasks ([`dispatch`]) and accepts one delivery for each. It runs the reduce plans ([`reduce`]) and writes
-//! their rows to a [`ResultSink`] ([`run`]). The traits [`Compute`] and [`Combs`] hide the differences between the
-//! cloud and one machine.
+//! [`Fuse::plan`] opens the catalogs and has the query planned (`buzz-plan`). [`run`] chooses who reduces
+//! (`reducers`), opens inboxes on the combs (`inboxes`), dispatches tasks (`dispatch`), commits one delivery for each and
+//! runs the reduce plans (`reduction`). The differences between AWS and one machine are behind [`Host`].
 
-use std::path::PathBuf;
+mod dispatch;
+mod inboxes;
+mod reducers;
+mod reduction;
+mod run;
+
 use std::sync::Arc;
 use std::time::Instant;
 
-use buzz_exchange::Network;
-use buzz_protocol::{Options, Query, QueryBody, QueryError, Result};
-use buzz_storage::Storage;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use buzz_catalog::Table;
+use buzz_engine::{Answer, Content, Engine, Progress, Question, RowSink, Rows, Running, Summary, TableDescription, Want};
+use buzz_host::Host;
+use buzz_plan::{Capacity, Explain, QueryPlan, explain, explain_analyzed};
+use buzz_protocol::{QueryError, Result};
+use buzz_storage::QueryStores;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-pub mod seams;
-
-pub mod plan;
-
-pub mod steps;
-
-pub mod sql;
-
-mod narrow;
-
-pub mod cut;
-
-pub mod table;
-
-pub mod prune;
-
-pub mod split;
-
-mod session;
-
-mod wire;
-
-pub mod yielding;
-
-pub mod reduce;
-
-mod reducer;
-
-mod inboxes;
-
-mod dispatch;
-
-pub mod run;
-
-pub mod explain;
-
-pub mod summary;
-
-pub use plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep, Reducer, ScanSource};
-pub use run::{NoRows, ResultSink};
-pub use seams::{Combs, Compute, Refused};
-pub use summary::{Progress, Summary};
-
-/// A query to plan, with its options.
+/// The scheduler. It has no state between queries and can answer any number of them at the same time.
 #[derive(Debug, Clone)]
-pub struct Request {
-    /// The query.
-    pub query: Query,
-    /// The folder that relative URIs are resolved against.
-    pub base: PathBuf,
-    /// The options of the query.
-    pub options: Options,
+pub struct Fuse {
+    host: Host,
 }
 
-/// The scheduler. It has no state of its own: one instance can answer any number of queries.
-#[derive(Debug)]
-pub struct Fuse {
-    storage: Arc<Storage>,
-    compute: Arc<dyn Compute>,
-    combs: Arc<dyn Combs>,
-    network: Arc<dyn Network>,
+#[async_trait]
+impl Engine for Fuse {
+    async fn describe(&self, question: &Question) -> Result<Vec<TableDescription>> {
+        let stores = self.host.stores.for_query();
+        let tables = open(question, &stores).await?;
+        Ok(tables.iter().map(description).collect())
+    }
+
+    fn start(&self, question: Question) -> Running {
+        let (fuse, progress) = (self.clone(), Arc::new(Progress::of(question.id)));
+        let counted = Arc::clone(&progress);
+        Running::spawn(progress, async move { fuse.answer(question, &counted).await })
+    }
 }
 
 impl Fuse {
-    /// Creates a Fuse that reads tables from `storage`, runs tasks on `compute` and reduces on `combs` through
-    /// `network`.
-    pub fn new(
-        storage: Arc<Storage>,
-        compute: Arc<dyn Compute>,
-        combs: Arc<dyn Combs>,
-        network: Arc<dyn Network>,
-    ) -> Self {
-        Self { storage, compute, combs, network }
+    /// Makes a Fuse that runs queries on `host`.
+    pub fn new(host: Host) -> Self {
+        Self { host }
     }
 
-    /// Opens the catalogs and plans the query. No task is started.
+    /// Opens the catalogs and plans the query. Invokes nothing.
     ///
     /// # Errors
-    /// `Invalid` when a step's SQL or filter is wrong, `Data` when a table is missing or malformed, `Unavailable` when
-    /// a store does not respond, `Limit` when planning alone exceeds the query's timeout.
-    pub fn plan<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<QueryPlan>> {
-        let timeout = request.options.timeout();
-        let planning = tokio::time::timeout(timeout, self.plan_steps(request));
+    /// `Invalid` if a step's SQL or filter is wrong, `Data` if a table is invalid, `Unavailable` if a store does not
+    /// respond, `Limit` if planning alone exceeds the query's timeout.
+    pub fn plan<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<QueryPlan>> {
+        let timeout = question.options.timeout();
+        let planning = tokio::time::timeout(timeout, self.open_and_plan(question));
         planning
             .map(move |planned| {
                 planned.unwrap_or_else(|_| {
@@ -109,39 +70,105 @@ impl Fuse {
             .boxed()
     }
 
-    async fn plan_steps(&self, request: &Request) -> Result<QueryPlan> {
+    async fn open_and_plan(&self, question: &Question) -> Result<QueryPlan> {
         let started = Instant::now();
-        buzz_catalog::know_buckets(&request.query.catalogs, &self.storage)?;
-        let mut opening = Vec::new();
-        for entry in &request.query.catalogs {
-            opening.push(buzz_catalog::open(entry, &request.base, &self.storage).boxed());
-        }
-        let tables = futures::future::try_join_all(opening).await?;
+        let stores = self.host.stores.for_query();
+        let tables = open(question, &stores).await?;
         let opened_in = started.elapsed();
-        let warnings: Vec<String> = tables.iter().flat_map(|table| table.warnings.clone()).collect();
-        let (storage, compute, combs) = (self.storage.as_ref(), self.compute.as_ref(), self.combs.as_ref());
-        let mut plan = match &request.query.body {
-            QueryBody::Steps(steps) => steps::plan(request, steps, tables, storage, compute, combs).await?,
-            QueryBody::Sql(sql) => sql::plan(request, sql, tables, storage, compute, combs).await?,
-        };
-        plan.warnings.splice(0..0, warnings);
+        let mut plan = buzz_plan::plan(question, tables, &stores, &self.capacity(question)).await?;
         plan.opened_in = opened_in;
         plan.planned_in = started.elapsed() - opened_in;
         Ok(plan)
     }
 
-    /// Runs a planned query and writes its rows to `sink`. If a comb is lost during the run, the query is rerun from
-    /// the start and `sink` is started again.
+    fn capacity(&self, question: &Question) -> Capacity {
+        Capacity {
+            tasks_min: self.host.compute.tasks_min(),
+            partitions_of_one: self.host.combs.partitions_per_comb(1),
+            partitions_of_each: self.host.combs.partitions_per_comb(question.query.zones),
+        }
+    }
+
+    /// Runs a plan and passes its rows to `sink`. If a comb is lost, the query is rerun from the start and
+    /// [`RowSink::start`] is called again.
     ///
     /// # Errors
-    /// The first failure of any role, with its original kind; `Limit` when the query exceeds its timeout; the reason
-    /// passed to [`Progress::stop`].
-    pub fn answer<'a>(
+    /// The first failure of any role, with its kind; `Limit` if the query exceeds its timeout; the reason that
+    /// [`Progress::stop`] was given.
+    pub fn run<'a>(
         &'a self,
         plan: &'a QueryPlan,
         progress: &'a Progress,
-        sink: &'a mut dyn ResultSink,
+        sink: &'a mut dyn RowSink,
     ) -> BoxFuture<'a, Result<Summary>> {
-        run::run(self, plan, progress, sink).boxed()
+        run::run(&self.host, plan, progress, sink).boxed()
+    }
+
+    /// Plans `question`, explains or runs it, and collects its rows.
+    async fn answer(&self, question: Question, progress: &Progress) -> Result<Answer> {
+        let plan = progress.unless_stopped(self.plan(&question)).await?;
+        progress.warn(plan.warnings.iter().cloned());
+        let (content, summary) = match plan.explain {
+            Explain::Plan => (Content::Plan(explain(&plan).await?), Summary::default()),
+            Explain::Analyze => {
+                let summary = self.run(&plan, progress, &mut NoRows).await?;
+                (Content::Plan(explain_analyzed(&plan, &summary).await?), summary)
+            }
+            Explain::No => {
+                if let (Want::Rows(format), Some(schema)) = (question.want, plan.schema()) {
+                    buzz_results::format::check(schema, format)?;
+                }
+                let mut rows = Rows::new();
+                let summary = self.run(&plan, progress, &mut rows).await?;
+                (Content::Rows(rows), summary)
+            }
+        };
+        let summary = Summary {
+            reruns: Progress::get(&progress.reruns),
+            opened_in: plan.opened_in,
+            planned_in: plan.planned_in,
+            total: progress.elapsed(),
+            ..summary
+        };
+        Ok(Answer { id: question.id, content, summary })
+    }
+}
+
+/// Opens the tables of `question`, in the order of its catalogs.
+async fn open(question: &Question, stores: &QueryStores) -> Result<Vec<Table>> {
+    let (entries, base) = (&question.query.catalogs, &question.base);
+    buzz_catalog::set_buckets(entries, stores)?;
+    let opening: Vec<_> = entries.iter().map(|entry| buzz_catalog::open(entry, base, stores).boxed()).collect();
+    futures::future::try_join_all(opening).await
+}
+
+fn description(table: &Table) -> TableDescription {
+    // View types are an encoding in memory; the files hold strings.
+    let plain = |data_type: String| data_type.replace("Utf8View", "Utf8").replace("BinaryView", "Binary");
+    let fields = table.schema.fields().iter();
+    TableDescription {
+        name: table.name.clone(),
+        kind: table.kind.to_string(),
+        uri: table.uri.to_string(),
+        version: table.version,
+        files: table.files.len() as u64,
+        bytes: table.bytes(),
+        partition_columns: table.partition_columns.clone(),
+        columns: fields.map(|field| (field.name().clone(), plain(field.data_type().to_string()))).collect(),
+        warnings: table.warnings.clone(),
+    }
+}
+
+/// Drops the rows of `EXPLAIN ANALYZE`.
+#[derive(Debug)]
+struct NoRows;
+
+impl RowSink for NoRows {
+    fn start(&mut self, _schema: SchemaRef) -> Result<()> {
+        Ok(())
+    }
+
+    fn write(&mut self, _batch: RecordBatch) -> Result<()> {
+        Ok(())
     }
 }

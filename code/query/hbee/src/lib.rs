@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use buzz_exchange::{DeliveryWriter, InboxNetwork};
-use buzz_protocol::plan::decode_fragment;
+use buzz_kernel::decode_fragment;
 use buzz_protocol::{BUILD_ID, Evaluation, HBeeTask, QueryError, Result, ScanSpec, TaskFile, TaskOutcome};
 use buzz_storage::{QueryStores, Stores, unpanicked};
 use datafusion::datasource::source::DataSourceExec;

@@ -4,14 +4,13 @@
 //! of the reduce plan over them. [`serve`] serves both on one port. Within one process, they are passed to a
 //! [`MemoryNetwork`](buzz_exchange::MemoryNetwork) instead.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buzz_exchange::flight::flight_server;
-use buzz_exchange::{InboxCodec, Inboxes, Network, NetworkChannelResolver, SESSION_HEADER, TOKEN_HEADER};
+use buzz_exchange::{
+    InboxCodec, Inboxes, Network, NetworkChannelResolver, TOKEN_HEADER, flight_server, session_of,
+};
 use buzz_protocol::{BUILD_ID, QueryError, QueryToken, Result};
-use datafusion::common::exec_datafusion_err;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
@@ -81,7 +80,7 @@ fn reduce_session(
     network: Arc<dyn Network>,
 ) -> DataFusionResult<SessionState> {
     let config = ctx.builder.config().get_or_insert_default();
-    for (key, value) in session_options(&ctx.headers)? {
+    for (key, value) in session_of(&ctx.headers).map_err(QueryError::into_datafusion)? {
         config.options_mut().set(&key, &value)?;
     }
     config.set_extension(inboxes);
@@ -97,14 +96,6 @@ fn reduce_session(
         // Sent to the other combs with every request for rows.
         .with_distributed_passthrough_headers(passed_on)?;
     Ok(builder.build())
-}
-
-fn session_options(headers: &HeaderMap) -> DataFusionResult<BTreeMap<String, String>> {
-    let Some(header) = headers.get(SESSION_HEADER) else {
-        return Ok(BTreeMap::new());
-    };
-    serde_json::from_slice(header.as_bytes())
-        .map_err(|error| exec_datafusion_err!("cannot decode the header {SESSION_HEADER}: {error}"))
 }
 
 /// Interval of HTTP/2 keep-alive pings to callers, so that connections to a lost host are closed.

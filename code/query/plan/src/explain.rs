@@ -3,60 +3,68 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use buzz_protocol::Result;
-use futures::FutureExt;
-use futures::future::BoxFuture;
+use buzz_engine::Summary;
+use buzz_protocol::{QueryId, Result, human_bytes};
+use datafusion::physical_plan::displayable;
+use datafusion_distributed::display_plan_ascii;
 
-use crate::plan::{Evaluate, MapStage, QueryPlan, Reducer};
-use crate::{Fuse, Summary, reduce};
+use crate::query_plan::{Evaluate, MapStage, QueryPlan, ReduceStep};
+use crate::reduce::{divide, reduce_plan, stand_ins};
 
-impl Fuse {
-    /// Describes the plan: each step with its files, tasks, partitions and operators.
-    ///
-    /// # Errors
-    /// `Invalid` when a reduce step cannot be planned.
-    pub fn explain<'a>(&'a self, plan: &'a QueryPlan) -> BoxFuture<'a, Result<String>> {
-        self.explain_steps(plan, None).boxed()
-    }
+/// Describes `plan`: each step with its files, tasks, partitions and operators.
+///
+/// # Errors
+/// `Invalid` if a reduce step cannot be planned.
+pub async fn explain(plan: &QueryPlan) -> Result<String> {
+    explain_steps(plan, None).await
+}
 
-    /// Describes a run: [`Fuse::explain`] plus the rows, bytes and times of each stage and each comb's share of the
-    /// rows.
-    ///
-    /// # Errors
-    /// As [`Fuse::explain`].
-    pub fn explain_analyzed<'a>(&'a self, plan: &'a QueryPlan, summary: &'a Summary) -> BoxFuture<'a, Result<String>> {
-        self.explain_steps(plan, Some(summary)).boxed()
-    }
+/// Describes a run of `plan`: [`explain`] plus the rows, bytes and times of each stage and each comb's share of the rows.
+///
+/// # Errors
+/// As [`explain`].
+pub async fn explain_analyzed(plan: &QueryPlan, summary: &Summary) -> Result<String> {
+    explain_steps(plan, Some(summary)).await
+}
 
-    async fn explain_steps(&self, plan: &QueryPlan, summary: Option<&Summary>) -> Result<String> {
-        let mut text = String::new();
-        for stage in &plan.stages {
-            text.push_str(&explain_stage(stage, plan));
-            if let Some(summary) = summary {
-                text.push_str(&analyzed_stage(stage, plan, summary));
-            }
-            text.push_str(&indented(&stage.display));
+async fn explain_steps(plan: &QueryPlan, summary: Option<&Summary>) -> Result<String> {
+    let mut text = String::new();
+    for stage in &plan.stages {
+        text.push_str(&explain_stage(stage, plan));
+        if let Some(summary) = summary {
+            text.push_str(&analyzed_stage(stage, plan, summary));
         }
-        for step in &plan.reduces {
-            let combs = match &plan.reducer {
-                Reducer::Fuse { because } => format!("Fuse ({because})"),
-                Reducer::Combs if plan.comb_count == 1 => "1 comb".to_string(),
-                Reducer::Combs => format!("{} combs", plan.comb_count),
-            };
-            let target = match step.target {
-                Some(stage) => format!("its rows become stage {stage}, which later steps read"),
-                None => "its rows are the answer".to_string(),
-            };
-            let shown = reduce::display(step, plan, &self.network).await?;
-            _ = writeln!(text, "step {} (HComb): {combs}, {} partitions each", step.step, plan.partitions_per_comb);
-            _ = writeln!(text, "  {target}");
-            if let (Some(summary), None) = (summary, step.target) {
-                _ = writeln!(text, "  answered: {} rows in {}", summary.rows, seconds(summary.ran_in));
-            }
-            text.push_str(&indented(&shown));
-        }
-        Ok(text)
+        text.push_str(&indented(&stage.display));
     }
+    for step in &plan.reduces {
+        let combs = match &plan.fuse_only {
+            Some(because) => format!("Fuse ({because})"),
+            None if plan.comb_count == 1 => "1 comb".to_string(),
+            None => format!("{} combs", plan.comb_count),
+        };
+        let target = match step.target {
+            Some(stage) => format!("its rows become stage {stage}, which later steps read"),
+            None => "its rows are the answer".to_string(),
+        };
+        let shown = display_reduce(step, plan).await?;
+        _ = writeln!(text, "step {} (HComb): {combs}, {} partitions each", step.step, plan.partitions_per_comb);
+        _ = writeln!(text, "  {target}");
+        if let (Some(summary), None) = (summary, step.target) {
+            _ = writeln!(text, "  answered: {} rows in {}", summary.rows, seconds(summary.ran_in));
+        }
+        text.push_str(&indented(&shown));
+    }
+    Ok(text)
+}
+
+/// Returns the plan of a reduce step as text. It is planned for addresses at which no comb runs.
+async fn display_reduce(step: &ReduceStep, plan: &QueryPlan) -> Result<String> {
+    let whole = reduce_plan(step, plan, QueryId::fresh()).await?;
+    if plan.fuse_only.is_some() || plan.comb_count == 1 {
+        return Ok(displayable(whole.as_ref()).indent(false).to_string());
+    }
+    let (divided, _) = divide(whole, plan, &stand_ins(plan.comb_count), Ok).await?;
+    Ok(display_plan_ascii(divided.as_ref(), false))
 }
 
 fn explain_stage(stage: &MapStage, plan: &QueryPlan) -> String {
@@ -72,11 +80,11 @@ fn explain_stage(stage: &MapStage, plan: &QueryPlan) -> String {
         stage.files_by_filter,
         stage.files_by_partition,
         stage.files.len(),
-        bytes(stage.bytes()),
-        bytes(table.extent.bytes),
+        human_bytes(stage.bytes()),
+        human_bytes(table.extent.bytes),
     );
     for build in &stage.builds {
-        let (files, size) = (build.files.len(), bytes(build.bytes()));
+        let (files, size) = (build.files.len(), human_bytes(build.bytes()));
         _ = writeln!(text, "  every task also reads table {}: {files} files, {size}", build.table.name);
     }
     let splits: usize = stage.tasks.iter().map(Vec::len).sum();
@@ -109,8 +117,8 @@ fn analyzed_stage(stage: &MapStage, plan: &QueryPlan, summary: &Summary) -> Stri
         stage.task_count(),
         done.attempts,
         done.rows_scanned,
-        bytes(done.bytes_scanned),
-        bytes(done.bytes_delivered),
+        human_bytes(done.bytes_scanned),
+        human_bytes(done.bytes_delivered),
     );
     if let Some((median, slowest, task)) = done.median_and_slowest() {
         _ = writeln!(text, "  time of a task: median {median} ms, slowest {slowest} ms (task {task})");
@@ -132,29 +140,4 @@ fn seconds(time: Duration) -> String {
 
 fn indented(plan: &str) -> String {
     plan.lines().map(|line| format!("    {line}\n")).collect()
-}
-
-/// Formats `count` bytes with a decimal unit, for example `12.3 MB`.
-pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::bytes;
-
-    #[test]
-    fn bytes_are_formatted_with_a_decimal_unit() {
-        assert_eq!(
-            [0, 999, 1_000, 999_400, 12_345_678, 7_000_000_000].map(bytes),
-            ["0 B", "999 B", "1.0 kB", "999.4 kB", "12.3 MB", "7.0 GB"]
-        );
-    }
 }

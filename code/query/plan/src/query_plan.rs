@@ -12,9 +12,11 @@ use buzz_protocol::{Evaluation, FileSlice, Options, Result, ScanSpec, StageId, T
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::scalar::ScalarValue;
 
-use crate::cut::CutRules;
+use crate::cut::{CutRules, ScanSource};
 use crate::split::FileSplit;
 
 /// A planned query. It can be run any number of times.
@@ -30,8 +32,8 @@ pub struct QueryPlan {
     pub explain: Explain,
     /// Warnings for the user.
     pub warnings: Vec<String>,
-    /// The role that runs the reduce steps.
-    pub reducer: Reducer,
+    /// Reason why only Fuse can reduce the query. None if combs can.
+    pub fuse_only: Option<String>,
     /// Number of combs, if they reduce: the requested zones, or 1 if the plan cannot be distributed.
     pub comb_count: usize,
     /// Partitions that each comb processes at the same time.
@@ -56,18 +58,6 @@ pub enum Explain {
     Plan,
     /// The plan and the statistics of a run. The rows are dropped.
     Analyze,
-}
-
-/// The role that runs the reduce plans.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reducer {
-    /// Combs.
-    Combs,
-    /// Fuse, in its own process and memory.
-    Fuse {
-        /// The reason why combs cannot reduce, for messages.
-        because: String,
-    },
 }
 
 /// The map side of one step, which runs on HBees.
@@ -99,17 +89,10 @@ pub struct MapStage {
     pub keys: Vec<usize>,
     /// The number of times that a task runs the fragment.
     pub evaluate: Evaluate,
+    /// True if each task is expected to return few rows: it aggregates or has a limit.
+    pub reduces_rows: bool,
     /// The splits of each task.
     pub tasks: Vec<Vec<FileSplit>>,
-}
-
-/// The source of a scan of a fragment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ScanSource {
-    /// The splits of the task, one per evaluation or all at once.
-    Splits,
-    /// All files of the build side at this position of [`MapStage::builds`].
-    Build(usize),
 }
 
 /// A table that every task of a stage reads completely.
@@ -150,6 +133,21 @@ pub struct ReduceStep {
     pub target: Option<StageId>,
     /// Schema of its rows.
     pub schema: SchemaRef,
+}
+
+/// Bytes of files up to which a stage's rows are expected to be few, even without an aggregate.
+const FEW_BYTES: u64 = 8 << 20;
+
+impl QueryPlan {
+    /// Checks if each task is expected to return few rows: it aggregates, has a limit, or its stage reads at most 8 MiB.
+    pub fn expects_few_rows(&self) -> bool {
+        self.stages.iter().all(|stage| stage.bytes() <= FEW_BYTES || stage.reduces_rows)
+    }
+
+    /// Schema of the answer. None for a plan without steps.
+    pub fn schema(&self) -> Option<&SchemaRef> {
+        self.reduces.last().map(|step| &step.schema)
+    }
 }
 
 impl MapStage {
@@ -215,6 +213,16 @@ impl MapStage {
     }
 }
 
+/// Checks if `plan` returns fewer rows than it reads: on each path from a scan there is an aggregate or a limit. A wrong
+/// guess costs time, never rows: a task reports when its rows do not fit in its outcome.
+pub(crate) fn reduces_rows(plan: &dyn ExecutionPlan) -> bool {
+    let own = plan.fetch().is_some() || plan.downcast_ref::<AggregateExec>().is_some();
+    own || match plan.children().as_slice() {
+        [] => false,
+        children => children.iter().all(|child| reduces_rows(child.as_ref())),
+    }
+}
+
 fn scan_spec(table: &Table, files: &[&DataFile]) -> Result<ScanSpec> {
     Ok(ScanSpec {
         store: table.store.clone(),
@@ -256,4 +264,29 @@ fn constants(table: &Table, files: &[&DataFile]) -> Result<Bytes> {
     writer.finish()?;
     drop(writer);
     Ok(Bytes::from(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field};
+    use datafusion::datasource::empty::EmptyTable;
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+
+    async fn few(sql: &str) -> bool {
+        let ctx = SessionContext::new();
+        let field = |name: &str| Field::new(name, DataType::Int64, true);
+        let table = EmptyTable::new(Arc::new(Schema::new(vec![field("a"), field("b")])));
+        ctx.register_table("t", Arc::new(table)).unwrap();
+        reduces_rows(ctx.sql(sql).await.unwrap().create_physical_plan().await.unwrap().as_ref())
+    }
+
+    #[tokio::test]
+    async fn aggregates_and_limits_reduce_rows() {
+        assert!(few("SELECT a, COUNT(*), approx_distinct(b) FROM t GROUP BY a").await);
+        assert!(few("SELECT a FROM t ORDER BY b LIMIT 10").await);
+        assert!(!few("SELECT a FROM t WHERE b > 3").await);
+        assert!(!few("SELECT a FROM t UNION ALL SELECT COUNT(*) FROM t").await);
+    }
 }

@@ -13,7 +13,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use buzz_exchange::delivery::Destination;
 use buzz_exchange::{Commit, DeliveryWriter, InboxNetwork, InboxService, Network, OpenQuery, StageSpec, TcpNetwork};
-use buzz_protocol::plan::encode_schema;
+use buzz_kernel::encode_schema;
 use buzz_protocol::{BUILD_ID, CombAddress, Partitioning, QueryId, QueryToken, StageId, TaskIndex};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tokio::process::{Child, Command};

@@ -43,6 +43,13 @@ pub struct Summary {
     pub cost_usd: Option<f64>,
 }
 
+impl Summary {
+    /// Returns true if something was run.
+    pub fn ran(&self) -> bool {
+        !self.ran_in.is_zero()
+    }
+}
+
 /// Summary of the accepted tasks of one stage.
 #[derive(Debug, Clone)]
 pub struct StageSummary {

@@ -15,7 +15,7 @@ pub struct CatalogEntry {
     /// The table name that steps use.
     pub name: String,
     /// The kind of table, which decides how its files are found.
-    #[serde(rename = "type")]
+    #[serde(default, rename = "type")]
     pub kind: CatalogType,
     /// The place of the table.
     pub uri: String,
@@ -100,8 +100,11 @@ impl BucketOptions {
 }
 
 /// The kind of a table, which decides how its files are found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum CatalogType {
+    /// Detected from the files: a folder with a `_delta_log` is `DeltaLake`, otherwise file name extensions decide.
+    #[default]
+    Auto,
     /// A Delta Lake table.
     DeltaLake,
     /// A Parquet file, a folder of them, or a glob.
@@ -314,8 +317,13 @@ impl CatalogEntry {
         })
     }
 
-    /// Returns the fields that are set but not used by a catalog of this type.
-    pub fn unused_fields(&self) -> Vec<&'static str> {
+    /// Returns a warning for each field that is set but not used by a catalog of this type.
+    pub fn unused_field_warnings(&self) -> Vec<String> {
+        let warning = |field| format!("catalog `{}`: `{field}` has no effect on type {}", self.name, self.kind);
+        self.unused_fields().into_iter().map(warning).collect()
+    }
+
+    fn unused_fields(&self) -> Vec<&'static str> {
         use CatalogType::{Csv, DeltaLake, Json, Parquet};
         let fields: [(&'static str, bool, &[CatalogType]); 12] = [
             ("version", self.version.is_some(), &[DeltaLake]),
@@ -331,7 +339,8 @@ impl CatalogEntry {
             ("newlines_in_values", self.newlines_in_values.is_some(), &[Csv]),
             ("compression", self.compression.is_some(), &[Csv, Json]),
         ];
-        let unused = fields.into_iter().filter(|(_, set, kinds)| *set && !kinds.contains(&self.kind));
+        let of_kind = |kinds: &[CatalogType]| self.kind == CatalogType::Auto || kinds.contains(&self.kind);
+        let unused = fields.into_iter().filter(|(_, set, kinds)| *set && !of_kind(kinds));
         unused.map(|(field, _, _)| field).collect()
     }
 }

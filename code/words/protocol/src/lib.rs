@@ -15,6 +15,7 @@ pub mod catalog;
 mod datafusion_error;
 pub mod error;
 pub mod format;
+mod human;
 pub mod ids;
 pub mod inline;
 mod nearest;
@@ -28,6 +29,7 @@ pub use catalog::{
 };
 pub use error::{ErrorKind, QueryError, Result, panic_message};
 pub use format::{FORMATS, Format};
+pub use human::human_bytes;
 pub use ids::{CombAddress, DeliveryId, QueryId, QueryToken, StageId, TaskIndex};
 pub use inline::InlineRows;
 pub use nearest::nearest;

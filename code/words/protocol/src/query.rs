@@ -178,9 +178,7 @@ impl Query {
             }
         }
         for catalog in &raw.catalogs {
-            for field in catalog.unused_fields() {
-                warnings.push(format!("catalog `{}`: `{field}` has no effect on type {}", catalog.name, catalog.kind));
-            }
+            warnings.extend(catalog.unused_field_warnings());
         }
         let body = match (raw.steps, raw.sql) {
             (None, Some(sql)) => QueryBody::Sql(sql),

@@ -6,14 +6,15 @@ use std::time::Duration;
 use buzz_aws::clients::sdk;
 use buzz_aws::combs::tasks::EcsTasks;
 use buzz_aws::combs::{FargateCombs, NoCombs};
-use buzz_aws::fuse_function::FuseFunction;
 use buzz_aws::lambda::LambdaCompute;
 use buzz_aws::results::Results;
 use buzz_aws::settings::FuseSettings;
 use buzz_exchange::{Network, TcpNetwork};
-use buzz_fuse::{Combs, Fuse};
-use buzz_worker::counting::counting_storage;
-use buzz_worker::environment::{environment, know_regions};
+use buzz_fuse::Fuse;
+use buzz_host::{Combs, Host};
+use buzz_lambda::FuseFunction;
+use buzz_worker::counting::counting_stores;
+use buzz_worker::environment::{environment, set_regions};
 use buzz_worker::log;
 use buzz_worker::process::failed;
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
@@ -27,11 +28,10 @@ async fn main() -> Result<(), Error> {
     log::start();
     let settings = FuseSettings::read(environment)?;
     let requests = Arc::default();
-    // Queries configure the storage of their tables; the environment configures Fuse's own.
-    let [tables, own] = [counting_storage(&requests), counting_storage(&requests)];
-    know_regions(&tables, environment)?;
-    know_regions(&own, environment)?;
-    let results = Results::new(Arc::new(own), settings.results.clone());
+    let stores = counting_stores(&requests);
+    set_regions(&stores, environment)?;
+    let stores = Arc::new(stores);
+    let results = Results::new(stores.for_query(), settings.results.clone());
     let sdk = sdk(settings.hbee.timeout + ANSWER_MARGIN, None).await;
     let network: Arc<dyn Network> = Arc::new(TcpNetwork::default());
     let compute = Arc::new(LambdaCompute::new(&sdk, settings.hbee.clone(), results.clone()));
@@ -46,8 +46,8 @@ async fn main() -> Result<(), Error> {
     let connecting = Arc::clone(&compute);
     tokio::spawn(async move { connecting.connect().await });
 
-    let fuse = Fuse::new(Arc::new(tables), compute, combs, network);
-    let function = FuseFunction::new(fuse, results, requests, settings, &sdk);
+    let fuse = Fuse::new(Host { stores, compute, combs, network });
+    let function = FuseFunction::new(Arc::new(fuse), results, requests, settings, &sdk);
     let function = &function;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {
         let answered = function.answer(&event.payload, event.context.deadline).await;

@@ -1,6 +1,6 @@
 use buzz_exchange::{InboxNetwork, InboxService, MemoryNetwork};
 use buzz_protocol::QueryToken;
-use buzz_storage::{Location, Storage};
+use buzz_storage::{Location, Stores};
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion_distributed::{Worker, WorkerChannel};
 
@@ -148,10 +148,10 @@ fn fuse(tasks: &Arc<FakeTasks>, results: &Results) -> FargateCombs {
 }
 
 fn results() -> Results {
-    let storage = Storage::default();
+    let stores = Arc::new(Stores::default());
     let place = Location::parse("s3://bucket/results", std::path::Path::new("/")).unwrap();
-    storage.register_store(&place.store, Arc::new(object_store::memory::InMemory::new()));
-    Results::new(Arc::new(storage), place)
+    stores.replace(&place.store, Arc::new(object_store::memory::InMemory::new()));
+    Results::new(stores.for_query(), place)
 }
 
 #[tokio::test]

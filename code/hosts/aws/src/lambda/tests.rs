@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use buzz_protocol::{BUILD_ID, ErrorKind, Partitioning, QueryId, QueryToken, StageId, TaskIndex};
-use buzz_storage::{Location, Storage};
+use buzz_storage::{Location, Stores};
 use serde_json::{Value, json};
 
 use super::*;
@@ -101,11 +101,10 @@ async fn run_counted(task: HBeeTask, says: Vec<Said>) -> (Result<TaskOutcome>, A
     let keys = aws_sdk_lambda::config::SharedCredentialsProvider::new(keys);
     let region = aws_config::Region::new("us-east-2");
     let sdk = sdk.into_builder().credentials_provider(keys).region(region).build();
-    let storage = Storage::default();
+    let stores = Arc::new(Stores::default());
     let place = Location::parse("s3://bucket/results", std::path::Path::new("/")).unwrap();
-    use datafusion::execution::object_store::ObjectStoreRegistry;
-    storage.register_store(&place.store, Arc::new(object_store::memory::InMemory::new()));
-    let results = Results::new(Arc::new(storage), place);
+    stores.replace(&place.store, Arc::new(object_store::memory::InMemory::new()));
+    let results = Results::new(stores.for_query(), place);
     let function = HBeeSettings {
         function: "hbee".to_string(),
         timeout: Duration::from_secs(5),
@@ -180,7 +179,7 @@ async fn unreachable_service_is_unavailable() {
     let keys = aws_sdk_lambda::config::SharedCredentialsProvider::new(keys);
     let sdk = sdk.into_builder().credentials_provider(keys).region(aws_config::Region::new("us-east-2")).build();
     let place = Location::parse("s3://bucket/results", std::path::Path::new("/")).unwrap();
-    let results = Results::new(Arc::new(Storage::default()), place);
+    let results = Results::new(Arc::new(Stores::default()).for_query(), place);
     let function = HBeeSettings { function: "hbee".to_string(), timeout: Duration::ZERO, memory_mb: 1, concurrency: 1 };
     let error = LambdaCompute::new(&sdk, function, results).run(&task(1), &|| {}).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
-use buzz_protocol::plan::decode_schema;
+use buzz_kernel::decode_schema;
 use buzz_protocol::{BUILD_ID, DeliveryId, QueryError, Result, StageId, TaskIndex};
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use tokio::sync::watch;

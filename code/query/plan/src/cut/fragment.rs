@@ -22,8 +22,8 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 
-use super::{CutRules, Scan};
-use crate::plan::ScanSource;
+use super::rules::CutRules;
+use super::scan::{Scan, ScanSource};
 use crate::table::scan_number;
 
 type PlanNode = Arc<dyn ExecutionPlan>;

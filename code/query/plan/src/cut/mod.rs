@@ -12,50 +12,22 @@
 
 mod fragment;
 mod planner;
+mod rules;
+mod scan;
 
 use std::sync::Arc;
 
 use buzz_exchange::InboxExec;
 use buzz_protocol::{QueryError, Result, StageId};
 use datafusion::error::Result as DataFusionResult;
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 
 use self::fragment::{Scans, hashed_fragment, scan_of_fragment, without_exchanges};
 use self::planner::{below_unions, divided_alike, in_order, is_window};
-use crate::plan::ScanSource;
+pub use self::rules::{CutRules, TableCost};
+pub use self::scan::{Scan, ScanSource};
 use crate::table::InboxTarget;
-
-/// The rules that decide where a plan is cut. The same rules always cut the same plan in the same way.
-#[derive(Debug, Clone, Default)]
-pub struct CutRules {
-    /// The cost of reading each table, by table number.
-    pub tables: Vec<TableCost>,
-    /// Maximum bytes of a build side, times the tasks that read it, for a broadcast join on HBees.
-    pub build_bytes: u64,
-}
-
-impl CutRules {
-    /// Checks if each task over `table` may read a build side of `bytes`: `bytes` × tasks must be at most `build_bytes`
-    /// and at most the larger of the table's bytes and 8 MiB.
-    fn affords(&self, bytes: u64, table: TableCost) -> bool {
-        let together = bytes.saturating_mul(table.tasks);
-        together <= self.build_bytes.min(table.bytes.max(BUILD_BYTES_FREE))
-    }
-}
-
-/// Bytes of build sides that are cheaper to read than an exchange of both sides.
-const BUILD_BYTES_FREE: u64 = 8 << 20;
-
-/// The cost of reading a table.
-#[derive(Debug, Clone, Copy)]
-pub struct TableCost {
-    /// Bytes of its files.
-    pub bytes: u64,
-    /// Tasks among which the files are divided.
-    pub tasks: u64,
-}
 
 /// A plan that was cut.
 #[derive(Debug)]
@@ -79,15 +51,6 @@ pub struct Fragment {
     pub sources: Vec<ScanSource>,
     /// Columns by which delivered rows are hash-partitioned; empty for round-robin.
     pub keys: Vec<usize>,
-}
-
-/// A scan of a fragment.
-#[derive(Debug, Clone)]
-pub struct Scan {
-    /// The number of the table that is scanned.
-    pub table: usize,
-    /// The filter of the scan, over the columns of the table.
-    pub predicate: Option<Arc<dyn PhysicalExpr>>,
 }
 
 /// Cuts `plan` into fragments and a reduce plan. The same plan is always cut in the same way.

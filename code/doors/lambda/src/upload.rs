@@ -4,8 +4,9 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use buzz_answer::{Format, Rows, WriteError, format};
-use buzz_protocol::{QueryError, Result};
+use buzz_engine::Rows;
+use buzz_protocol::{Format, QueryError, Result};
+use buzz_results::{WriteError, format};
 use buzz_storage::Location;
 use bytes::Bytes;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, UploadPart};
@@ -22,7 +23,7 @@ const PARTS_AT_ONCE: usize = 4;
 ///
 /// # Errors
 /// `Invalid` if the rows do not fit the format, `Data` or `Unavailable` if the store does not accept them.
-pub async fn rows(rows: Arc<Rows>, format: Format, store: Arc<dyn ObjectStore>, place: &Location) -> Result<u64> {
+pub(crate) async fn rows(rows: Arc<Rows>, format: Format, store: Arc<dyn ObjectStore>, place: &Location) -> Result<u64> {
     let failed = |error: object_store::Error| QueryError::from(error).at(format!("writing the result to {place}"));
     let mut upload = Upload(Some(store.put_multipart(&place.path).await.map_err(failed)?));
     let mut parts = JoinSet::new();

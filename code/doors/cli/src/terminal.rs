@@ -1,0 +1,29 @@
+//! Standard output and standard error.
+
+use std::io::{self, ErrorKind, IsTerminal, Write};
+
+use buzz_protocol::{QueryError, Result};
+
+/// Prints to standard output. A closed pipe is not an error.
+pub(crate) fn print(text: &str) -> Result<()> {
+    quiet_when_closed(io::stdout().lock().write_all(text.as_bytes()))
+}
+
+/// Converts the outcome of writing to standard output. A closed pipe means that the reader needs no more rows.
+pub(crate) fn quiet_when_closed(written: io::Result<()>) -> Result<()> {
+    match written {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(QueryError::invalid(format!("standard output is not writable: {error}"))),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Prints a warning to standard error.
+pub(crate) fn warn(warning: &str) {
+    eprintln!("warning: {warning}");
+}
+
+/// Returns true if standard error is a terminal.
+pub(crate) fn is_watched() -> bool {
+    io::stderr().is_terminal()
+}

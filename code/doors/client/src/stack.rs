@@ -1,0 +1,191 @@
+//! Invocations of a stack's Fuse.
+
+use std::time::{Duration, Instant};
+
+use aws_sdk_lambda::Client;
+use aws_sdk_lambda::primitives::Blob;
+use buzz_aws::clients::sdk;
+use buzz_aws::failure;
+use buzz_engine::wire::{AnswerMessage, Described, Submitted};
+use buzz_engine::{Progress, ProgressReport, TableDescription};
+use buzz_protocol::{ErrorKind, QueryError, QueryId, Result};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{decoded, unreadable};
+
+/// Maximum time to wait for the answer to a call. Calls only read and write small objects.
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Maximum time to wait for a stack that is not ready, and the pause between two attempts. AWS removes the network of a
+/// function that is idle for weeks and takes minutes to restore it.
+const WAIT_IN_ALL: Duration = Duration::from_secs(300);
+const WAIT_EACH: Duration = Duration::from_secs(5);
+
+/// Limits for retries of an idempotent call: the total time, the pause between attempts and the consecutive function
+/// failures.
+const REPEATED_FOR: Duration = Duration::from_secs(60);
+const REPEATED_AFTER: Duration = Duration::from_secs(1);
+const FAILURES_IN_A_ROW: usize = 3;
+
+/// A client of one stack.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    client: Client,
+    function: String,
+}
+
+/// The state of a query.
+#[derive(Debug)]
+pub(crate) enum Watched {
+    /// The query has not ended.
+    Running(ProgressReport),
+    /// The query is answered.
+    Answered(Box<AnswerMessage>),
+    /// The query failed.
+    Failed(QueryError),
+}
+
+/// Returns the name of the Fuse function of stack `name`.
+pub fn function_of(name: &str) -> String {
+    format!("buzz-rust-fuse-{name}")
+}
+
+/// The failure of an invocation.
+enum Failure {
+    /// The request could not be sent, or the service did not answer.
+    Call(QueryError),
+    /// The function failed.
+    Function(QueryError),
+}
+
+impl Stack {
+    /// Creates a client of the stack whose Fuse is `function`. Region and credentials come from the standard `AWS_`
+    /// variables and files.
+    ///
+    /// # Errors
+    /// `Invalid` if no region is set.
+    pub(crate) async fn connect(function: String, endpoint_url: Option<&str>) -> Result<Stack> {
+        let sdk = sdk(READ_TIMEOUT, endpoint_url).await;
+        if sdk.region().is_none() {
+            return Err(QueryError::invalid("no region is set; set AWS_REGION to the region of the stack"));
+        }
+        Ok(Stack { client: Client::new(&sdk), function })
+    }
+
+    /// Submits `event`, an envelope with `"async": true`, and returns the id of its query.
+    ///
+    /// # Errors
+    /// `Invalid` if the event is rejected or the stack does not exist, `Unavailable` if the stack does not answer.
+    pub(crate) async fn submit(&self, event: &Value, progress: &Progress) -> Result<QueryId> {
+        Ok(self.invoke::<Submitted>(event, progress).await?.query_id)
+    }
+
+    /// Sends `event`, which asks for the tables of a query, and returns their descriptions.
+    ///
+    /// # Errors
+    /// As [`Stack::submit`].
+    pub(crate) async fn describe(&self, event: &Value) -> Result<Vec<TableDescription>> {
+        Ok(self.invoke::<Described>(event, &Progress::default()).await?.tables)
+    }
+
+    /// Returns the state of `query`. Retries for up to a minute if the stack does not answer.
+    ///
+    /// # Errors
+    /// As for [`Stack::submit`].
+    pub(crate) async fn watch(&self, query: QueryId) -> Result<Watched> {
+        let answer: Value = match self.repeated(&json!({"watch": query})).await {
+            Ok(answer) => answer,
+            Err(Failure::Function(error)) => return Ok(Watched::Failed(error)),
+            Err(Failure::Call(error)) => return Err(error),
+        };
+        if answer["status"] == "answered" {
+            return Ok(Watched::Answered(Box::new(decoded(&self.function, answer)?)));
+        }
+        Ok(Watched::Running(decoded(&self.function, answer)?))
+    }
+
+    /// Requests the cancellation of `query`, which stops within seconds. Retries for up to a minute if the stack does
+    /// not answer.
+    ///
+    /// # Errors
+    /// As for [`Stack::submit`].
+    pub(crate) async fn cancel(&self, query: QueryId) -> Result<()> {
+        match self.repeated::<Value>(&json!({"cancel": query})).await {
+            Err(Failure::Function(error)) if error.kind == ErrorKind::Unavailable => Err(error),
+            // The query's own failure is reported by `watch`.
+            Ok(_) | Err(Failure::Function(_)) => Ok(()),
+            Err(Failure::Call(error)) => Err(error),
+        }
+    }
+
+    /// Invokes Fuse with an idempotent event and retries for up to [`REPEATED_FOR`]. A function that fails with
+    /// `Unavailable` is retried up to [`FAILURES_IN_A_ROW`] times.
+    async fn repeated<T: for<'de> Deserialize<'de>>(&self, event: &Value) -> Result<T, Failure> {
+        let deadline = Instant::now() + REPEATED_FOR;
+        let mut failures = 0;
+        loop {
+            match self.invoke_once(event).await {
+                Err((Failure::Call(error), _))
+                    if error.kind == ErrorKind::Unavailable && Instant::now() + REPEATED_AFTER < deadline =>
+                {
+                    tokio::time::sleep(REPEATED_AFTER).await;
+                }
+                Err((Failure::Function(error), _))
+                    if error.kind == ErrorKind::Unavailable && failures < FAILURES_IN_A_ROW =>
+                {
+                    failures += 1;
+                    tokio::time::sleep(REPEATED_AFTER).await;
+                }
+                answered => return answered.map_err(|(failure, _)| failure),
+            }
+        }
+    }
+
+    /// Invokes Fuse. Retries for up to [`WAIT_IN_ALL`] while the function is throttled or not ready.
+    async fn invoke<T: for<'de> Deserialize<'de>>(&self, event: &Value, progress: &Progress) -> Result<T> {
+        let deadline = Instant::now() + WAIT_IN_ALL;
+        let mut told = false;
+        loop {
+            let (failure, too_early) = match self.invoke_once(event).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
+            };
+            let (Failure::Call(error) | Failure::Function(error)) = failure;
+            if !too_early || Instant::now() + WAIT_EACH > deadline {
+                return Err(error);
+            }
+            if !told {
+                progress.warn([format!("the stack is busy or not ready; retrying for up to 5 minutes: {error}")]);
+                told = true;
+            }
+            // Nothing ran yet, so there is nothing to cancel on the stack.
+            tokio::select! {
+                () = tokio::time::sleep(WAIT_EACH) => {}
+                reason = progress.stopped() => return Err(reason),
+            }
+        }
+    }
+
+    /// Invokes Fuse once. A failure carries true if the function was throttled or not ready, so that nothing ran.
+    async fn invoke_once<T: for<'de> Deserialize<'de>>(&self, event: &Value) -> Result<T, (Failure, bool)> {
+        let payload = Blob::new(event.to_string());
+        let call = self.client.invoke().function_name(&self.function).payload(payload);
+        match call.send().await {
+            Ok(answer) => {
+                let payload = answer.payload.map(Blob::into_inner).unwrap_or_default();
+                match answer.function_error {
+                    None => {
+                        serde_json::from_slice(&payload).map_err(|error| (Failure::Call(unreadable(&self.function, &error)), false))
+                    }
+                    Some(_) => Err((Failure::Function(failure::of_function(&self.function, &payload)), false)),
+                }
+            }
+            Err(error) => {
+                let status = error.raw_response().map(|answer| answer.status().as_u16());
+                let failed = failure::of_call("invoke", &format!("function {}", self.function), status, &error);
+                Err((Failure::Call(failed), failure::came_too_early(&error)))
+            }
+        }
+    }
+}

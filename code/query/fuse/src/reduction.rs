@@ -1,0 +1,153 @@
+//! Runs reduce plans: on one comb, on several through `datafusion-distributed`, or in Fuse.
+//!
+//! A single comb receives the whole plan directly: the distributed planner would return a plan of one task for Fuse to
+//! run, and Fuse's inboxes are empty.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use buzz_exchange::{InboxExec, Network, NetworkChannelResolver};
+use buzz_kernel::{planning_config, session};
+use buzz_plan::{QueryPlan, ReduceStep, divide, reduce_plan};
+use buzz_protocol::{CombAddress, QueryError, QueryId, Result, StageId};
+use chrono::Utc;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
+use datafusion_distributed::{
+    DistributedExt, DistributedLeafExec, ExecuteTaskRequest, MaybeEncoded, ProducerHead, SetPlanRequest, TaskKey,
+};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use http::HeaderMap;
+use tokio::sync::oneshot;
+
+use crate::inboxes::QueryInboxes;
+
+/// A reduce plan that is ready for one run.
+pub(crate) struct Reduction {
+    plan: Arc<dyn ExecutionPlan>,
+    state: SessionState,
+    /// The comb that runs the whole plan, and the headers of calls to it. None if the plan is divided or runs in Fuse.
+    whole_on: Option<(CombAddress, HeaderMap)>,
+}
+
+impl Reduction {
+    /// Plans a reduce step for the run `query`, which delivers to `inboxes`.
+    ///
+    /// # Errors
+    /// `Invalid` if the step cannot be planned, `Internal` if it cannot be divided although planning found that it can.
+    pub(crate) async fn prepare(
+        step: &ReduceStep,
+        plan: &QueryPlan,
+        query: QueryId,
+        inboxes: &QueryInboxes,
+        network: &Arc<dyn Network>,
+    ) -> Result<Self> {
+        let whole = reduce_plan(step, plan, query).await?;
+        if let Some(own) = &inboxes.own {
+            return Ok(Self { plan: whole, state: own_state(plan, own)?, whole_on: None });
+        }
+        let headers = buzz_exchange::session_headers(&plan.session, &inboxes.token)?;
+        let (passed_on, channels) = (headers.clone(), NetworkChannelResolver(Arc::clone(network)));
+        let combs = &inboxes.addresses;
+        let (planned, state) = divide(whole, plan, combs, |builder| {
+            let builder = builder.with_distributed_passthrough_headers(passed_on)?;
+            Ok(builder.with_distributed_channel_resolver(channels))
+        })
+        .await?;
+        let whole_on = match combs.as_slice() {
+            [comb] => Some((comb.clone(), headers)),
+            _ => None,
+        };
+        Ok(Self { plan: planned, state, whole_on })
+    }
+
+    /// Returns how often the plan reads each stage. A recursion reads the stages below it any number of times.
+    pub(crate) fn readers(&self) -> Vec<(StageId, u32)> {
+        let mut stages = Vec::new();
+        let times = if is_recursive(&self.plan) { u32::MAX } else { 1 };
+        let visited = self.plan.apply(|node| {
+            let leaf = node.downcast_ref::<DistributedLeafExec>().map_or(node, DistributedLeafExec::original);
+            stages.extend(leaf.downcast_ref::<InboxExec>().map(|inbox| (inbox.stage(), times)));
+            Ok(TreeNodeRecursion::Continue)
+        });
+        visited.expect("a visitor that never fails");
+        stages
+    }
+
+    /// Runs the plan. The rows come in the order of the plan.
+    ///
+    /// # Errors
+    /// `Unavailable` if a comb does not respond. The stream fails as the plan does.
+    pub(crate) async fn run(self, network: &Arc<dyn Network>) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        if let Some((comb, headers)) = self.whole_on {
+            return run_on_one(self.plan, &self.state, &comb, headers, network).await;
+        }
+        let batches = self.plan.execute(0, self.state.task_ctx())?;
+        // The plan owns the connections that keep its tasks on the combs alive.
+        let plan = self.plan;
+        let held = batches.map_err(QueryError::from).inspect(move |_| {
+            let _held = &plan;
+        });
+        Ok(held.boxed())
+    }
+}
+
+/// Makes a session in which Fuse runs a reduce plan itself. Operators are limited to the option `memory_bytes`.
+fn own_state(plan: &QueryPlan, inboxes: &Arc<buzz_exchange::Inboxes>) -> Result<SessionState> {
+    let bytes = usize::try_from(plan.options.memory_bytes).unwrap_or(usize::MAX);
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(bytes))).build_arc()?;
+    let config = planning_config(&plan.options, plan.partitions_per_comb)?.with_extension(Arc::clone(inboxes));
+    let state = session(config, plan.start, [])?;
+    Ok(SessionStateBuilder::new_from_existing(state).with_runtime_env(runtime).build())
+}
+
+/// Sends the whole plan to one comb, over the protocol of the engine's own tasks.
+async fn run_on_one(
+    plan: Arc<dyn ExecutionPlan>,
+    state: &SessionState,
+    comb: &CombAddress,
+    headers: HeaderMap,
+    network: &Arc<dyn Network>,
+) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    let ctx = state.task_ctx();
+    let mut worker = network.worker(comb).await?;
+    let task_key = TaskKey { query_id: QueryId::fresh().0, stage_id: 1, task_number: 0 };
+    let request = SetPlanRequest {
+        task_key,
+        task_count: 1,
+        plan: MaybeEncoded::Decoded(plan),
+        work_unit_feed_declarations: Vec::new(),
+        target_worker_url: comb.0.clone(),
+        query_start_time_ns: usize::try_from(Utc::now().timestamp_nanos_opt().unwrap_or_default()).unwrap_or_default(),
+    };
+    // The worker keeps the plan for as long as this channel is open. The channel sends nothing and ends with the rows.
+    let (open, closed) = oneshot::channel::<()>();
+    let silence = futures::stream::once(closed).filter_map(|_| async { None }).boxed();
+    let metrics = ExecutionPlanMetricsSet::new();
+    let answers = worker.coordinator_channel(headers.clone(), request, silence, metrics.clone(), &ctx).await?;
+    let request = ExecuteTaskRequest {
+        task_key,
+        target_partition_start: 0,
+        target_partition_end: 1,
+        producer_head: ProducerHead::None,
+    };
+    let mut streams = worker.execute_task(headers, request, metrics, &ctx).await?;
+    let rows = streams.pop().ok_or_else(|| QueryError::internal("a comb returned no stream for its plan"))?;
+    let held = (open, answers, worker);
+    Ok(rows
+        .map_err(QueryError::from)
+        .inspect(move |_| {
+            let _held = &held;
+        })
+        .boxed())
+}
+
+fn is_recursive(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.exists(|node| Ok(node.downcast_ref::<RecursiveQueryExec>().is_some())).unwrap_or(false)
+}

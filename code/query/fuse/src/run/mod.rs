@@ -1,0 +1,91 @@
+//! Running a planned query: runs it, and reruns it from the start if that may help.
+
+mod deadline;
+mod once;
+
+use std::time::Duration;
+
+use buzz_engine::{Progress, RowSink, Summary};
+use buzz_host::Host;
+use buzz_plan::QueryPlan;
+use buzz_protocol::{CombAddress, ErrorKind, QueryError, Result, Transport};
+
+use self::deadline::Deadline;
+pub(crate) use self::deadline::out_of_time;
+use self::once::{Again, Run, RunError};
+use crate::reducers::{Kept, Reducers};
+
+/// Divisor of `inbox_memory_bytes`: the share in which Fuse keeps rows in case combs must take over.
+const KEPT_PART: u64 = 3;
+
+/// Maximum number of times that combs may refuse a query.
+const REFUSALS_MAX: usize = 4;
+
+/// Runs a plan and reruns it if that may help (see [`Again`]): a comb is lost or refuses the query, the rows do not fit
+/// in Fuse, or a task of a flowing query fails with `Unavailable`.
+pub(crate) async fn run(
+    host: &Host,
+    plan: &QueryPlan,
+    progress: &Progress,
+    sink: &mut dyn RowSink,
+) -> Result<Summary> {
+    let tasks: usize = plan.stages.iter().map(|stage| stage.tasks.len()).sum();
+    progress.tasks.store(tasks as u64, std::sync::atomic::Ordering::Relaxed);
+    let deadline = Deadline::new(plan, progress);
+    let kept = Kept::up_to(plan.options.inbox_memory_bytes / KEPT_PART);
+    let mut reducers = deadline.unless(Reducers::choose(host, plan)).await?;
+    let in_process = plan.options.transport == Transport::Memory && matches!(reducers, Reducers::Combs(_));
+    let mut flowing = in_process && host.compute.runs_once();
+    let mut other_combs = false;
+    let mut refusals = 0;
+    let mut lost = Vec::new();
+    let mut query = progress.next_run();
+    loop {
+        let run = Run { host, plan, query, reducers: &reducers, flowing, deadline: &deadline, kept: &kept };
+        let RunError { error, again } = match run.once(sink).await {
+            Ok(summary) => return Ok(summary),
+            Err(failed) => failed,
+        };
+        if again == Again::OnOtherCombs {
+            lost.extend(reducers.addresses().iter().cloned());
+            if let Some(fate) = fate_of(host, &lost).await {
+                return Err(fate);
+            }
+        }
+        match again {
+            Again::Held if flowing => {
+                flowing = false;
+                Progress::add(&progress.retries, 1);
+                Progress::add(&progress.reruns, 1);
+            }
+            Again::OnOtherCombs if !other_combs => {
+                other_combs = true;
+                Progress::add(&progress.reruns, 1);
+            }
+            Again::OnCombsThatAccept if refusals < REFUSALS_MAX => refusals += 1,
+            // The rows kept by Fuse are delivered to the combs, and the other tasks deliver to the combs too.
+            Again::OnCombs if reducers.or_combs() => {}
+            _ => return Err(error),
+        }
+        let next = progress.next_run();
+        tracing::warn!(query_id = %query, again_as = %next, %error, "rerunning the query");
+        query = next;
+        progress.restart();
+        reducers = deadline.unless(Reducers::combs(host, plan)).await.map_err(|failed| match failed.kind {
+            // The reason for the rerun tells more than the lack of combs.
+            ErrorKind::Unavailable => QueryError { message: format!("{error}; then: {}", failed.message), ..failed },
+            _ => failed,
+        })?;
+    }
+}
+
+/// Returns the error to fail the query with if a lost comb stopped for a reason that a rerun cannot avoid. The reason
+/// may become known only after another run.
+async fn fate_of(host: &Host, lost: &[CombAddress]) -> Option<QueryError> {
+    let fates = lost.iter().map(|comb| host.combs.fate(comb));
+    let fates = tokio::time::timeout(FATE_TIMEOUT, futures::future::join_all(fates)).await.unwrap_or_default();
+    fates.into_iter().flatten().next()
+}
+
+/// Timeout of the request for the reason why combs stopped.
+const FATE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,228 @@
+//! One run of a planned query: connect to inboxes, dispatch, reduce, collect.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use buzz_engine::{Progress, RowSink, Summary};
+use buzz_exchange::{Commit, DeliveryWriter, Destination};
+use buzz_host::Host;
+use buzz_plan::QueryPlan;
+use buzz_protocol::{Delivered, ErrorKind, QueryError, QueryId, Result, StageId, TaskIndex};
+use futures::TryStreamExt;
+
+use super::deadline::Deadline;
+use crate::dispatch::{Dispatch, TaskError};
+use crate::inboxes::{OpenInboxes, QueryInboxes};
+use crate::reducers::{Kept, Reducers};
+use crate::reduction::Reduction;
+
+/// A failure, and whether a rerun may succeed.
+pub(super) struct RunError {
+    pub(super) error: QueryError,
+    pub(super) again: Again,
+}
+
+/// The kind of rerun that may succeed after a failure.
+#[derive(PartialEq, Eq)]
+pub(super) enum Again {
+    No,
+    /// Rerun with deliveries held back until they are accepted: a task failed that may succeed later.
+    Held,
+    /// Rerun on other combs: a comb was lost.
+    OnOtherCombs,
+    /// Rerun on any combs that accept the query: a comb refused it, and nothing ran.
+    OnCombsThatAccept,
+    /// Rerun on combs: the rows do not fit in Fuse.
+    OnCombs,
+}
+
+impl From<QueryError> for RunError {
+    fn from(error: QueryError) -> Self {
+        Self { error, again: Again::No }
+    }
+}
+
+/// Classifies a failure of a call to a comb: `Unavailable` means that the comb is lost.
+fn of_comb(error: QueryError) -> RunError {
+    let again = if error.kind == ErrorKind::Unavailable { Again::OnOtherCombs } else { Again::No };
+    RunError { error, again }
+}
+
+/// One run of a query.
+pub(super) struct Run<'a> {
+    pub(super) host: &'a Host,
+    pub(super) plan: &'a QueryPlan,
+    /// The id of this run; every run has its own.
+    pub(super) query: QueryId,
+    pub(super) reducers: &'a Reducers,
+    /// True if batches are read as they are delivered.
+    pub(super) flowing: bool,
+    pub(super) deadline: &'a Deadline<'a>,
+    /// Rows that an earlier run kept, or that this run keeps for a later one.
+    pub(super) kept: &'a Kept,
+}
+
+impl Run<'_> {
+    /// Runs the plan and passes its rows to `sink`.
+    pub(super) async fn once(&self, sink: &mut dyn RowSink) -> Result<Summary, RunError> {
+        let started = Instant::now();
+        let Run { host, plan, query, deadline, flowing, .. } = *self;
+        let progress = deadline.progress;
+        let connecting =
+            async { QueryInboxes::connect(host, plan, self.reducers, deadline.at_ms).await.map_err(of_comb) };
+        let inboxes = deadline.unless(connecting).await?;
+        let mut reductions = Vec::new();
+        for step in &plan.reduces {
+            let prepared = deadline.unless(Reduction::prepare(step, plan, query, &inboxes, &host.network)).await;
+            reductions.push(prepared.map_err(|error| error.at(format!("step `{}`", step.step)))?);
+        }
+        let mut opened = OpenInboxes::new(query, inboxes.clone());
+        self.open(&inboxes, &mut opened, &reductions).await?;
+
+        let or_combs = self.reducers.or_combs();
+        let dispatch =
+            Dispatch { host, plan, query, inboxes: &inboxes, progress, kept: self.kept, flowing, or_combs };
+        let outcome = deadline.unless(work(&dispatch, reductions, sink)).await;
+        let combs_ms = started.elapsed().as_millis().saturating_mul(inboxes.addresses.len() as u128);
+        Progress::add(&progress.comb_milliseconds, u64::try_from(combs_ms).unwrap_or(u64::MAX));
+        match &outcome {
+            Ok(_) => opened.close().await,
+            Err(failed) => opened.abort(failed.error.clone()).await,
+        }
+        Ok(summary(plan, progress, outcome?, &inboxes, started))
+    }
+
+    /// Opens the inboxes. Combs that refuse the query are avoided in the next run.
+    async fn open(
+        &self,
+        inboxes: &QueryInboxes,
+        opened: &mut OpenInboxes,
+        reductions: &[Reduction],
+    ) -> Result<(), RunError> {
+        let readers = readers(reductions);
+        let opening =
+            async { Ok::<_, QueryError>(inboxes.open(self.plan, self.query, self.flowing, &readers).await) };
+        let answered = self.deadline.unless(opening).await.unwrap_or_else(|error| Err((error, Vec::new())));
+        let Err((error, combs)) = answered else {
+            return Ok(());
+        };
+        let refused = error.kind == ErrorKind::Unavailable && !inboxes.addresses.is_empty();
+        opened.abort(error.clone()).await;
+        if !refused {
+            return Err(error.into());
+        }
+        for comb in combs {
+            self.host.combs.avoid(&inboxes.addresses[comb]);
+        }
+        Err(RunError { error, again: Again::OnCombsThatAccept })
+    }
+}
+
+/// Counts the leaves that read each stage.
+fn readers(reductions: &[Reduction]) -> HashMap<StageId, u32> {
+    let mut readers: HashMap<StageId, u32> = HashMap::new();
+    for (stage, count) in reductions.iter().flat_map(Reduction::readers) {
+        let sum = readers.entry(stage).or_default();
+        *sum = u32::saturating_add(*sum, count);
+    }
+    readers
+}
+
+fn summary(plan: &QueryPlan, progress: &Progress, rows: u64, inboxes: &QueryInboxes, started: Instant) -> Summary {
+    Summary {
+        rows,
+        files_found: plan.stages.iter().map(|stage| stage.files_found() as u64).sum(),
+        files_read: plan.stages.iter().map(|stage| stage.files_read() as u64).sum(),
+        bytes_read: Progress::get(&progress.bytes_scanned),
+        tasks: Progress::get(&progress.tasks),
+        retries: Progress::get(&progress.retries),
+        refusals: Progress::get(&progress.refusals),
+        rows_delivered: Progress::get(&progress.rows_delivered),
+        bytes_delivered: Progress::get(&progress.bytes_delivered),
+        combs: inboxes.addresses.len(),
+        stages: progress.stages(),
+        ran_in: started.elapsed(),
+        ..Summary::default()
+    }
+}
+
+/// Maps and reduces at the same time. Returns the number of rows when the last reduce step ends, even if tasks still
+/// run.
+async fn work(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &mut dyn RowSink) -> Result<u64, RunError> {
+    let Dispatch { query, inboxes, flowing, .. } = *dispatch;
+    let map = dispatch.all();
+    let reduce = reduce_all(dispatch, reductions, sink);
+    tokio::pin!(map, reduce);
+    let mut mapping = true;
+    loop {
+        tokio::select! {
+            // A task's failure is reported before the failure that it causes downstream.
+            biased;
+            mapped = &mut map, if mapping => {
+                if let Err(failed) = mapped {
+                    if flowing && failed.error.kind == ErrorKind::Unavailable {
+                        // Its rows may have been read.
+                        return Err(RunError { error: failed.error, again: Again::Held });
+                    }
+                    return Err(task_failed(failed, query, inboxes).await);
+                }
+                mapping = false;
+            }
+            reduced = &mut reduce => return reduced.map_err(of_comb),
+        }
+    }
+}
+
+/// Classifies a task's failure. A task that cannot deliver may be the first to notice that a comb is lost.
+async fn task_failed(failed: TaskError, query: QueryId, inboxes: &QueryInboxes) -> RunError {
+    let TaskError { error, too_large } = failed;
+    if too_large {
+        return RunError { error, again: Again::OnCombs };
+    }
+    if error.kind != ErrorKind::Unavailable {
+        return error.into();
+    }
+    let calls = inboxes.services.iter().map(|service| service.commit(query, Vec::new()));
+    let comb_lost = futures::future::try_join_all(calls).await.is_err();
+    RunError { error, again: if comb_lost { Again::OnOtherCombs } else { Again::No } }
+}
+
+async fn reduce_all(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &mut dyn RowSink) -> Result<u64> {
+    let Dispatch { host, plan, query, inboxes, .. } = *dispatch;
+    let mut row_count = 0;
+    for (step, reduction) in plan.reduces.iter().zip(reductions) {
+        let place = |error: QueryError| error.at(format!("step `{}`", step.step));
+        let mut rows = reduction.run(&host.network).await.map_err(place)?;
+        let Some(stage) = step.target else {
+            sink.start(Arc::clone(&step.schema))?;
+            while let Some(batch) = rows.try_next().await.map_err(place)? {
+                row_count += batch.num_rows() as u64;
+                sink.write(batch)?;
+            }
+            continue;
+        };
+        // Several later steps read this one: its rows become a stage of a single task, delivered by Fuse.
+        let destination = Destination {
+            query,
+            token: inboxes.token.clone(),
+            stage,
+            task: TaskIndex(0),
+            partitioning: inboxes.partitioning(&[]),
+            combs: inboxes.addresses.clone(),
+            inline_bytes: u64::MAX,
+            batch_size: plan.options.batch_size,
+        };
+        let mut writer = DeliveryWriter::new(Arc::clone(&host.network) as _, destination, Arc::clone(&step.schema))?;
+        while let Some(batch) = rows.try_next().await.map_err(place)? {
+            writer.write(batch).await.map_err(place)?;
+        }
+        let delivered = writer.finish().await.map_err(place)?;
+        if let Delivered::Inline(rows) = delivered.delivered {
+            inboxes.deliver(query, stage, TaskIndex(0), delivered.delivery, rows).await.map_err(place)?;
+        }
+        let commit = Commit { stage, task: TaskIndex(0), delivery: delivered.delivery, rows: delivered.rows };
+        inboxes.commit(query, commit).await.map_err(place)?;
+    }
+    Ok(row_count)
+}

@@ -1,0 +1,125 @@
+//! Planning: from a question and its opened tables to a [`QueryPlan`].
+//!
+//! [`plan`] plans each step (`steps`) or cuts the plan of one statement (`statement`, `cut`), prunes files (`prune`,
+//! `narrow`) and packs the rest into tasks (`split`). It reads Parquet footers and nothing else: it does not know where
+//! the query will run, only the [`Capacity`] of that place. [`reduce_plan`] and [`divide`] plan the reduce side of one
+//! run, [`explain`] writes a plan as text.
+
+mod cut;
+mod explain;
+mod footers;
+mod narrow;
+mod prune;
+mod query_plan;
+mod reduce;
+mod split;
+mod sql;
+mod statement;
+mod steps;
+mod table;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use buzz_catalog::Table;
+use buzz_engine::{Question, Want};
+use buzz_kernel::{planning_config, session, session_options};
+use buzz_protocol::{Options, QueryBody, Result};
+use buzz_storage::QueryStores;
+use chrono::{DateTime, Utc};
+use datafusion::catalog::TableProvider;
+use datafusion::execution::SessionState;
+
+pub use cut::ScanSource;
+pub use explain::{explain, explain_analyzed};
+pub use query_plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep};
+pub use reduce::{divide, reduce_plan};
+pub use table::{FileTable, InboxTable, InboxTarget, scan_number};
+
+/// Capacity of the place where a query will run.
+#[derive(Debug, Clone, Copy)]
+pub struct Capacity {
+    /// Tasks that a stage should have at least, if it has as many splits, so that no worker idles.
+    pub tasks_min: usize,
+    /// Partitions that a comb works on at the same time, if it is the only one.
+    pub partitions_of_one: usize,
+    /// Partitions that each comb works on at the same time, if there are as many combs as the query asks for.
+    pub partitions_of_each: usize,
+}
+
+impl Capacity {
+    /// Returns the number of partitions of each of `combs` combs. Several combs have at least two each: with one
+    /// partition the planner omits the exchanges along which a plan is divided.
+    pub(crate) fn partitions_per_comb(&self, combs: usize) -> usize {
+        if combs == 1 { self.partitions_of_one.max(1) } else { self.partitions_of_each.max(2) }
+    }
+}
+
+/// Plans `question` over its `tables`, which are opened from `stores`.
+///
+/// # Errors
+/// `Invalid` if a step's SQL or filter is wrong, `Data` if a table contradicts itself, `Unavailable` if a store does not
+/// respond.
+pub async fn plan(
+    question: &Question,
+    tables: Vec<Table>,
+    stores: &QueryStores,
+    capacity: &Capacity,
+) -> Result<QueryPlan> {
+    let mut warnings: Vec<String> = tables.iter().flat_map(|table| table.warnings.clone()).collect();
+    let tables = tables.into_iter().map(Arc::new).collect();
+    let planning = Planning { question, tables, stores, capacity, start: Utc::now() };
+    let mut plan = match &question.query.body {
+        QueryBody::Steps(steps) => steps::plan(&planning, steps).await?,
+        QueryBody::Sql(sql) => statement::plan(planning, sql).await?,
+    };
+    if question.want == Want::Plan {
+        plan.explain = Explain::Plan;
+    }
+    warnings.append(&mut plan.warnings);
+    plan.warnings = warnings;
+    Ok(plan)
+}
+
+/// Inputs of planning one query.
+struct Planning<'a> {
+    question: &'a Question,
+    tables: Vec<Arc<Table>>,
+    stores: &'a QueryStores,
+    capacity: &'a Capacity,
+    /// The value of `now()`.
+    start: DateTime<Utc>,
+}
+
+impl Planning<'_> {
+    fn options(&self) -> &Options {
+        &self.question.options
+    }
+
+    /// Makes a session in which only `tables` exist.
+    fn session<'t>(
+        &self,
+        tables: impl IntoIterator<Item = (&'t str, Arc<dyn TableProvider>)>,
+    ) -> Result<SessionState> {
+        session(planning_config(self.options(), 1)?, self.start, tables)
+    }
+
+    /// Makes the plan of `stages` and `reduces`, for `reducer` combs or for Fuse alone.
+    fn finished(&self, stages: Vec<MapStage>, reduces: Vec<ReduceStep>, reducer: reduce::Reducer) -> QueryPlan {
+        QueryPlan {
+            options: self.options().clone(),
+            stages,
+            reduces,
+            explain: Explain::No,
+            warnings: reducer.warnings,
+            fuse_only: reducer.fuse_only,
+            comb_count: reducer.combs,
+            partitions_per_comb: self.capacity.partitions_per_comb(reducer.combs),
+            start: self.start,
+            session: session_options(self.options()),
+            opened_in: Duration::ZERO,
+            planned_in: Duration::ZERO,
+        }
+    }
+}

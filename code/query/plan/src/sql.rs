@@ -1,0 +1,88 @@
+//! Parsing and logical planning of SQL.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use buzz_protocol::{Param, QueryError, Result};
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::scalar::ScalarValue;
+use datafusion::sql::parser::{DFParser, Statement};
+use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+
+use crate::wire;
+
+/// Parses one query. Rejects any other statement.
+pub(crate) fn parse_query(sql: &str) -> Result<Statement> {
+    check_query(parse_statement(sql)?)
+}
+
+/// Parses one statement.
+pub(crate) fn parse_statement(sql: &str) -> Result<Statement> {
+    let mut statements = DFParser::parse_sql_with_dialect(sql, &GenericDialect {})?;
+    let statement = statements.pop_front().ok_or_else(|| QueryError::invalid("the SQL is empty"))?;
+    if !statements.is_empty() {
+        return Err(QueryError::invalid("the SQL contains several statements; write one query"));
+    }
+    Ok(statement)
+}
+
+/// Returns `statement` if it is a query, otherwise an error.
+pub(crate) fn check_query(statement: Statement) -> Result<Statement> {
+    let verb = match &statement {
+        Statement::Statement(sql) => match sql.as_ref() {
+            SqlStatement::Query(query) if query.body.as_select().is_some_and(|select| select.into.is_some()) => {
+                "SELECT INTO".to_string()
+            }
+            SqlStatement::Query(_) => return Ok(statement),
+            other => verb(other),
+        },
+        other => verb(other),
+    };
+    Err(QueryError::invalid(format!("{verb} is not a query; Buzz only reads, write a SELECT")))
+}
+
+/// Returns the first word of a statement, in upper case.
+fn verb(statement: &impl std::fmt::Display) -> String {
+    statement.to_string().split_whitespace().next().unwrap_or_default().to_uppercase()
+}
+
+/// Returns the plan of `statement`, first as written, then optimized.
+///
+/// # Errors
+/// `Invalid` when the statement is wrong.
+pub(crate) async fn to_logical(
+    state: &SessionState,
+    statement: Statement,
+    params: &BTreeMap<String, Param>,
+) -> Result<(LogicalPlan, LogicalPlan)> {
+    let values: HashMap<String, ScalarValue> =
+        params.iter().map(|(name, param)| (name.clone(), param_value(param))).collect();
+    let logical = wire::sendable(state.statement_to_plan(statement).await?.with_param_values(values)?)?;
+    // Analysis detects type errors; optimization detects errors in constant values.
+    let optimized = state.optimize(&logical).map_err(|error| match error {
+        DataFusionError::Context(_, inner) => QueryError::from(*inner),
+        other => QueryError::from(other),
+    })?;
+    Ok((logical, optimized))
+}
+
+fn param_value(param: &Param) -> ScalarValue {
+    match param {
+        Param::Bool(value) => ScalarValue::from(*value),
+        Param::Int(value) => ScalarValue::from(*value),
+        Param::Float(value) => ScalarValue::from(*value),
+        Param::Text(value) => ScalarValue::from(value.as_str()),
+        Param::Null => ScalarValue::Null,
+    }
+}
+
+/// Returns the schema of a step as later steps read it: all columns nullable, no metadata.
+pub(crate) fn delivered_schema(schema: &Schema) -> SchemaRef {
+    let field = |field: &Arc<Field>| Field::new(field.name(), field.data_type().clone(), true);
+    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
+}
+
