@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{QueryError, Result, panic_message};
 use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, TimeUnit};
 use datafusion::datasource::physical_plan::parquet::Int96Coercer;
 use datafusion::datasource::physical_plan::parquet::metadata::{CachedParquetMetaData, DFParquetMetadata};
@@ -149,10 +149,4 @@ pub async fn unpanicked<T>(read: impl Future<Output = T>) -> Result<T> {
 /// Converts the panic of a file's reader into an error of kind `Data`.
 pub fn reader_panicked(panic: &(dyn Any + Send)) -> QueryError {
     QueryError::data(format!("the file is corrupt, its reader panicked: {}", panic_message(panic)))
-}
-
-/// Returns the message of a panic.
-pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

@@ -15,7 +15,7 @@ mod unchanged;
 
 use std::time::Duration;
 
-pub use footer::{INT96_UNIT, footer, footer_schema, panic_message, reader_panicked, unpanicked};
+pub use footer::{INT96_UNIT, footer, footer_schema, reader_panicked, unpanicked};
 pub use location::Location;
 pub use several::{SEVERAL_STORES, full_path, path_among_stores, several_stores};
 pub use stores::{QueryStores, Stores};

@@ -77,9 +77,7 @@ impl Compute for LocalCompute {
         match running.await {
             Ok(outcome) => outcome,
             Err(ended) => Err(match ended.try_into_panic() {
-                Ok(panic) => {
-                    QueryError::internal(format!("a bug in Buzz: {}", panic_message(panic.as_ref()))).at(place)
-                }
+                Ok(panic) => QueryError::panicked(panic.as_ref()).at(place),
                 Err(_) => QueryError::cancelled("the task was stopped").at(place),
             }),
         }

@@ -3,7 +3,6 @@
 use std::panic::AssertUnwindSafe;
 
 use buzz_protocol::{QueryError, Result};
-use buzz_storage::panic_message;
 use futures::FutureExt;
 use lambda_runtime::Diagnostic;
 
@@ -30,7 +29,7 @@ pub async fn unpanicked<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     AssertUnwindSafe(work)
         .catch_unwind()
         .await
-        .unwrap_or_else(|panic| Err(QueryError::internal(format!("a bug in Buzz: {}", panic_message(panic.as_ref())))))
+        .unwrap_or_else(|panic| Err(QueryError::panicked(panic.as_ref())))
 }
 
 #[cfg(test)]
@@ -40,6 +39,6 @@ mod tests {
     #[tokio::test]
     async fn panic_becomes_an_error() {
         let error = unpanicked::<()>(async { panic!("oh") }).await.unwrap_err();
-        assert_eq!(error.to_string(), "a bug in Buzz: oh");
+        assert_eq!(error.to_string(), "a bug in Buzz stopped the query: oh");
     }
 }

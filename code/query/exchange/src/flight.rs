@@ -232,7 +232,7 @@ fn from_flight(error: FlightError) -> QueryError {
 
 /// The inboxes of a remote comb.
 #[derive(Debug)]
-pub struct FlightInbox {
+pub(crate) struct FlightInbox {
     address: CombAddress,
     client: FlightServiceClient<Channel>,
     token: QueryToken,
@@ -240,7 +240,7 @@ pub struct FlightInbox {
 
 impl FlightInbox {
     /// Creates a client for the comb at `address`, connected by `channel`. All calls carry `token`.
-    pub fn new(address: CombAddress, channel: Channel, token: QueryToken) -> Self {
+    pub(crate) fn new(address: CombAddress, channel: Channel, token: QueryToken) -> Self {
         Self { address, client: FlightServiceClient::new(channel), token }
     }
 
@@ -248,7 +248,7 @@ impl FlightInbox {
     ///
     /// # Errors
     /// `Unavailable` when the comb does not respond.
-    pub async fn build(&self) -> Result<String> {
+    pub(crate) async fn build(&self) -> Result<String> {
         let failed = |status: Status| from_status(&status).at(format!("comb {}", self.address));
         let action = Action { r#type: "build".to_string(), body: Bytes::new() };
         let answers = self.client.clone().do_action(action).await.map_err(failed)?;

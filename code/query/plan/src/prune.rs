@@ -28,7 +28,7 @@ use datafusion::scalar::ScalarValue;
 ///
 /// # Errors
 /// `Invalid` when the filter is not a boolean expression over these columns.
-pub fn by_partition_filter(
+pub(crate) fn by_partition_filter(
     state: &SessionState,
     table: &Table,
     files: Vec<DataFile>,
@@ -56,7 +56,7 @@ pub fn by_partition_filter(
 ///
 /// # Errors
 /// `Invalid` when a condition cannot be evaluated.
-pub fn by_where(
+pub(crate) fn by_where(
     state: &SessionState,
     table: &Table,
     files: Vec<DataFile>,
@@ -90,7 +90,7 @@ fn by_where_on_partitions(
 }
 
 /// Checks if `condition` refers to partition columns only, so that it has the same value for all rows of a file.
-pub fn is_of_partitions(table: &Table, condition: &Expr) -> bool {
+pub(crate) fn is_of_partitions(table: &Table, condition: &Expr) -> bool {
     let columns = condition.column_refs();
     !columns.is_empty()
         && columns.iter().all(|column| table.partition_columns.contains(&column.name))
@@ -102,7 +102,7 @@ pub fn is_of_partitions(table: &Table, condition: &Expr) -> bool {
 ///
 /// # Errors
 /// `Invalid` when a condition cannot be evaluated.
-pub fn by_conditions(
+pub(crate) fn by_conditions(
     state: &SessionState,
     table: &Table,
     files: Vec<DataFile>,
@@ -136,7 +136,7 @@ fn unqualified(filter: Expr) -> Result<Expr> {
 ///
 /// # Errors
 /// `Invalid` when the predicate cannot be evaluated.
-pub fn by_predicate(table: &Table, files: Vec<DataFile>, predicate: &Arc<dyn PhysicalExpr>) -> Result<Vec<DataFile>> {
+pub(crate) fn by_predicate(table: &Table, files: Vec<DataFile>, predicate: &Arc<dyn PhysicalExpr>) -> Result<Vec<DataFile>> {
     let of_partitions = |part: &&Arc<dyn PhysicalExpr>| {
         let columns = collect_columns(part);
         !columns.is_empty() && columns.iter().all(|column| table.partition_columns.iter().any(|p| p == column.name()))
@@ -167,7 +167,7 @@ pub fn by_predicate(table: &Table, files: Vec<DataFile>, predicate: &Arc<dyn Phy
 ///
 /// # Errors
 /// `Internal` when the statistics contradict themselves.
-pub fn by_statistics(
+pub(crate) fn by_statistics(
     table: &Table,
     files: Vec<DataFile>,
     predicate: &Arc<dyn PhysicalExpr>,

@@ -128,7 +128,7 @@ pub struct ReduceStep {
     /// The optimized plan. Its leaves are inboxes, or tables if the plan is still to be cut.
     pub logical: LogicalPlan,
     /// The rules to cut the plan of a statement; `None` for a step, whose plan is not cut.
-    pub cut: Option<CutRules>,
+    pub(crate) cut: Option<CutRules>,
     /// The stage that receives its rows for later steps; `None` for the answer.
     pub target: Option<StageId>,
     /// Schema of its rows.

@@ -19,13 +19,13 @@ pub struct FileSplit {
 }
 
 /// Returns one split for each file.
-pub fn whole_files(files: &[DataFile]) -> Vec<FileSplit> {
+pub(crate) fn whole_files(files: &[DataFile]) -> Vec<FileSplit> {
     files.iter().enumerate().map(|(file, data)| FileSplit { file, range: None, bytes: data.size }).collect()
 }
 
 /// Divides a Parquet file into splits of about `target` bytes, between row groups. Smaller ranges would result in tasks
 /// without rows.
-pub fn row_group_splits(file: usize, size: u64, footer: &ParquetMetaData, target: u64) -> Vec<FileSplit> {
+pub(crate) fn row_group_splits(file: usize, size: u64, footer: &ParquetMetaData, target: u64) -> Vec<FileSplit> {
     let mut starts: Vec<u64> = footer.row_groups().iter().filter_map(row_group_start).collect();
     starts.sort_unstable();
     ranges_between(file, size, &starts, target)
@@ -57,7 +57,7 @@ fn ranges_between(file: usize, size: u64, starts: &[u64], target: u64) -> Vec<Fi
 }
 
 /// Divides a file of lines into splits of about `target` bytes. A line belongs to the split in which it begins.
-pub fn line_splits(file: usize, size: u64, target: u64) -> Vec<FileSplit> {
+pub(crate) fn line_splits(file: usize, size: u64, target: u64) -> Vec<FileSplit> {
     let count = (size / target.max(1)).max(1);
     let cut = |part: u64| u64::try_from(u128::from(size) * u128::from(part) / u128::from(count)).unwrap_or(size);
     let split = |part: u64| {
@@ -76,14 +76,14 @@ fn row_group_start(row_group: &parquet::file::metadata::RowGroupMetaData) -> Opt
 
 /// Returns the number of tasks for a stage over `bytes`: the option `tasks` if set, otherwise one per `task_bytes` and
 /// at least `tasks_min`.
-pub fn tasks_wanted(bytes: u64, options: &Options, tasks_min: usize) -> usize {
+pub(crate) fn tasks_wanted(bytes: u64, options: &Options, tasks_min: usize) -> usize {
     let by_bytes = usize::try_from(bytes.div_ceil(options.task_bytes.max(1))).unwrap_or(usize::MAX);
     if options.tasks > 0 { options.tasks } else { by_bytes.max(tasks_min).max(1) }
 }
 
 /// Returns the target size of a split, in bytes, so that `tasks` share `bytes` evenly: at most the option
 /// `split_bytes`, and at least 1 MiB if that option allows it.
-pub fn split_target(bytes: u64, options: &Options, tasks: usize) -> u64 {
+pub(crate) fn split_target(bytes: u64, options: &Options, tasks: usize) -> u64 {
     let share = bytes / (tasks as u64).max(1);
     share.max(SPLIT_BYTES_MIN).min(options.split_bytes)
 }
@@ -93,7 +93,7 @@ const SPLIT_BYTES_MIN: u64 = 1 << 20;
 
 /// Packs splits into `count` tasks of about equal bytes, or one task per split if there are fewer splits. Assigns the
 /// largest split first, always to the smallest task.
-pub fn pack(mut splits: Vec<FileSplit>, count: usize) -> Vec<Vec<FileSplit>> {
+pub(crate) fn pack(mut splits: Vec<FileSplit>, count: usize) -> Vec<Vec<FileSplit>> {
     let count = count.min(splits.len());
     splits.sort_by_key(|split| Reverse(split.bytes));
     let mut tasks: Vec<Vec<FileSplit>> = (0..count).map(|_| Vec::new()).collect();

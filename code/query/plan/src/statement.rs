@@ -128,6 +128,7 @@ async fn map_stage(planning: &Planning<'_>, index: usize, fragment: Fragment) ->
     let splits = row_groups(planning.stores, &table, &files, split_target(bytes, options, count)).await?;
     let tasks = pack(splits, count);
     let display = displayable(fragment.plan.as_ref()).indent(false).to_string();
+    let reduces_rows = reduces_rows(fragment.plan.as_ref());
     Ok(MapStage {
         id: StageId(u32::try_from(index).expect("a plan has fewer than 2^32 scans")),
         step: format!("map_{index}"),
@@ -138,7 +139,7 @@ async fn map_stage(planning: &Planning<'_>, index: usize, fragment: Fragment) ->
         fragment: encode_fragment(fragment.plan)?,
         keys: fragment.keys,
         evaluate: Evaluate::Together,
-        reduces_rows: reduces_rows(fragment.plan.as_ref()),
+        reduces_rows,
         tasks,
         files_by_filter: table.extent.files,
         files_by_partition,

@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use buzz_exchange::delivery::Destination;
-use buzz_exchange::{Commit, DeliveryWriter, InboxNetwork, InboxService, Network, OpenQuery, StageSpec, TcpNetwork};
+use buzz_exchange::{Destination, Commit, DeliveryWriter, InboxNetwork, InboxService, Network, OpenQuery, StageSpec, TcpNetwork};
 use buzz_kernel::encode_schema;
 use buzz_protocol::{BUILD_ID, CombAddress, Partitioning, QueryId, QueryToken, StageId, TaskIndex};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;

@@ -28,7 +28,7 @@ use async_trait::async_trait;
 use buzz_protocol::Result;
 
 pub use answer::{Answer, Content, TableDescription};
-pub use progress::{Progress, ProgressReport};
+pub use progress::{Phase, Progress, ProgressReport, Status};
 pub use question::{Question, Want};
 pub use rows::{Batches, RowSink, Rows};
 pub use running::Running;

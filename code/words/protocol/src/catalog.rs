@@ -65,7 +65,7 @@ pub struct CatalogEntry {
 }
 
 /// Connection settings of an S3 bucket. Each `None` falls back to the `AWS_` variables of the environment.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BucketOptions {
     /// The region. If it is unset, Buzz looks it up in S3.

@@ -25,7 +25,7 @@ pub(super) async fn newest(place: &Location, store: &Arc<dyn ObjectStore>, store
     // A snapshot keeps the store that it was loaded from, so the key includes the store's options.
     let key = format!("delta {place} {:?}", stores.known_options(&place.store));
     let mut table = None;
-    if let Some(kept) = storage.kept::<Kept>(&key)
+    if let Some(kept) = stores.kept::<Kept>(&key)
         && store.head(&kept.commit.location).await.is_ok_and(|commit| commit == kept.commit)
     {
         let mut newer = kept.table.clone();

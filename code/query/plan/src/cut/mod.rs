@@ -25,13 +25,15 @@ use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceCh
 
 use self::fragment::{Scans, hashed_fragment, scan_of_fragment, without_exchanges};
 use self::planner::{below_unions, divided_alike, in_order, is_window};
-pub use self::rules::{CutRules, TableCost};
-pub use self::scan::{Scan, ScanSource};
+pub(crate) use self::rules::CutRules;
+pub(crate) use self::rules::TableCost;
+pub(crate) use self::scan::Scan;
+pub use self::scan::ScanSource;
 use crate::table::InboxTarget;
 
 /// A plan that was cut.
 #[derive(Debug)]
-pub struct Cut {
+pub(crate) struct Cut {
     /// The reduce plan; its leaves are inboxes.
     pub reduce: Arc<dyn ExecutionPlan>,
     /// The fragments that HBees run; the position of each is its stage.
@@ -40,7 +42,7 @@ pub struct Cut {
 
 /// The plan that the tasks of one stage run.
 #[derive(Debug)]
-pub struct Fragment {
+pub(crate) struct Fragment {
     /// The plan; its leaves are scans.
     pub plan: Arc<dyn ExecutionPlan>,
     /// The scan whose files are divided among the tasks.
@@ -57,7 +59,7 @@ pub struct Fragment {
 ///
 /// # Errors
 /// `Internal` when a fragment is inconsistent.
-pub fn cut(plan: Arc<dyn ExecutionPlan>, rules: &CutRules, target: InboxTarget) -> Result<Cut> {
+pub(crate) fn cut(plan: Arc<dyn ExecutionPlan>, rules: &CutRules, target: InboxTarget) -> Result<Cut> {
     let mut cutter = Cutter { rules, target, fragments: Vec::new() };
     let reduce = cutter.node(below_unions(plan)?)?;
     Ok(Cut { reduce, fragments: cutter.fragments })

@@ -2,7 +2,7 @@
 
 /// The rules that decide where a plan is cut. The same rules always cut the same plan in the same way.
 #[derive(Debug, Clone, Default)]
-pub struct CutRules {
+pub(crate) struct CutRules {
     /// The cost of reading each table, by table number.
     pub tables: Vec<TableCost>,
     /// Maximum bytes of a build side, times the tasks that read it, for a broadcast join on HBees.
@@ -23,7 +23,7 @@ const BUILD_BYTES_FREE: u64 = 8 << 20;
 
 /// The cost of reading a table.
 #[derive(Debug, Clone, Copy)]
-pub struct TableCost {
+pub(crate) struct TableCost {
     /// Bytes of its files.
     pub bytes: u64,
     /// Tasks among which the files are divided.

@@ -15,7 +15,7 @@ pub enum ScanSource {
 
 /// A scan of a fragment.
 #[derive(Debug, Clone)]
-pub struct Scan {
+pub(crate) struct Scan {
     /// The number of the table that is scanned.
     pub table: usize,
     /// The filter of the scan, over the columns of the table.
