@@ -152,6 +152,8 @@ fn other_region(table: &Table, own: Option<&str>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use arrow::datatypes::Schema;
     use buzz_protocol::BucketOptions;
     use buzz_storage::Stores;

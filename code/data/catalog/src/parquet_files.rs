@@ -110,6 +110,8 @@ mod tests {
     use parquet::arrow::ArrowWriter;
     use serde_json::json;
 
+    use buzz_storage::Stores;
+
     use super::*;
 
     #[tokio::test]
@@ -123,9 +125,8 @@ mod tests {
         let file = |number: usize| dir.path().join(format!("part-{number:04}.parquet"));
         let asked = Arc::new(Asked::default());
         let counted = Arc::clone(&asked);
-        let stores = Stores::with_wrapper(move |store| {
-            Arc::new(DistantStore::new(store, Duration::ZERO, Arc::clone(&counted)))
-        });
+        let stores =
+            Stores::with_wrapper(move |store| Arc::new(DistantStore::new(store, Duration::ZERO, Arc::clone(&counted))));
         let stores = Arc::new(stores).for_query();
         let mut entry = CatalogEntry::new("t", CatalogType::Parquet, dir.path().to_string_lossy());
         for number in 0..FOOTERS_MAX {

@@ -120,7 +120,11 @@ fn listed(name: &str, json: &str, folder: &Location, stores: &QueryStores) -> Re
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use arrow::datatypes::TimeUnit;
+
+    use buzz_storage::Stores;
 
     use super::*;
 
@@ -154,7 +158,8 @@ mod tests {
         );
         let odd = error(r#"{"schema": [{"name": "a", "type": "Text"}], "files": []}"#).await;
         assert!(odd.contains("column `a` has the unknown type `Text`"), "{odd}");
-        let missing = open("nyc_taxi", dir.path(), &Arc::new(Stores::default()).for_query()).await.unwrap_err().to_string();
+        let missing =
+            open("nyc_taxi", dir.path(), &Arc::new(Stores::default()).for_query()).await.unwrap_err().to_string();
         assert!(missing.contains("or one of `nyc_taxi_cloudfuse_sample`"), "{missing}");
     }
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
-use buzz_protocol::{BucketOptions, CatalogType, ColumnMapping, DeletionVector, FileFormat, QueryError, Result, StoreRoot};
+use buzz_protocol::{
+    BucketOptions, CatalogType, ColumnMapping, DeletionVector, FileFormat, QueryError, Result, StoreRoot,
+};
 use datafusion::scalar::ScalarValue;
 use object_store::ObjectMeta;
 use url::Url;

@@ -26,7 +26,6 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-
 /// An error of writing: in the output or in the rows.
 #[derive(Debug)]
 pub enum WriteError {
@@ -434,8 +433,8 @@ mod tests {
         let mut rows = Rows::new();
         let values: arrow::array::ArrayRef = std::sync::Arc::new(arrow::array::Int64Array::from_iter_values(0..1000));
         let batch = RecordBatch::try_from_iter([("a", values)]).unwrap();
-        ResultSink::start(&mut rows, batch.schema()).unwrap();
-        ResultSink::write(&mut rows, batch).unwrap();
+        buzz_engine::RowSink::start(&mut rows, batch.schema()).unwrap();
+        buzz_engine::RowSink::write(&mut rows, batch).unwrap();
         for format in [Format::Table, Format::Json, Format::Ndjson, Format::Csv, Format::Arrow, Format::Parquet] {
             match write(&rows, format, &mut Full { left: 10 }) {
                 Err(WriteError::Io(error)) => assert_eq!(error.kind(), io::ErrorKind::StorageFull),

@@ -139,7 +139,9 @@ impl Stores {
                 let bucket = s3::bucket(url.host_str().unwrap_or_default(), options, self.credentials.clone())?;
                 Ok(Arc::new(LimitStore::new(bucket, REQUESTS_AT_ONCE)))
             }
-            scheme => Err(QueryError::invalid(format!("the scheme `{scheme}://` is not supported; use a path or s3://"))),
+            scheme => {
+                Err(QueryError::invalid(format!("the scheme `{scheme}://` is not supported; use a path or s3://")))
+            }
         }
     }
 }
@@ -176,7 +178,8 @@ impl QueryStores {
     /// # Errors
     /// `Data` if `region` is not the name of a region: it becomes part of a host name.
     pub fn suggest_region(&self, url: &Url, region: &str) -> Result<()> {
-        let is_name = !region.is_empty() && region.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+        let is_name =
+            !region.is_empty() && region.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
         if !is_name {
             return Err(QueryError::data(format!("`{region}` is not the name of a region, such as us-east-1")));
         }

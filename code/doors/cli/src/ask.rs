@@ -64,9 +64,7 @@ pub async fn carry_out(arguments: Arguments) -> ExitCode {
 
 async fn execute(command: Command, threads: usize, interrupted: CancellationToken) -> Result<()> {
     match command {
-        Command::Query(arguments) => {
-            ask(question::of_file(&arguments)?, &arguments.how, threads, &interrupted).await
-        }
+        Command::Query(arguments) => ask(question::of_file(&arguments)?, &arguments.how, threads, &interrupted).await,
         Command::Sql(arguments) => {
             ask(question::of_statement(&arguments)?, &arguments.how, threads, &interrupted).await
         }
@@ -76,12 +74,7 @@ async fn execute(command: Command, threads: usize, interrupted: CancellationToke
 }
 
 /// Asks `question` as `how` says, and writes the answer.
-async fn ask(
-    question: Question,
-    how: &HowArguments,
-    threads: usize,
-    interrupted: &CancellationToken,
-) -> Result<()> {
+async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted: &CancellationToken) -> Result<()> {
     let engine = match how.stack.is_named() {
         true => compose::stack_engine(&how.stack).await?,
         false => compose::local_engine(&question.options, threads)?,

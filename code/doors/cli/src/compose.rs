@@ -35,7 +35,7 @@ pub(crate) async fn stack_engine(stack: &StackArguments) -> Result<Arc<dyn Engin
 /// does.
 fn stores() -> Stores {
     let stores = Stores::default();
-        if std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
+    if std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
         return stores.with_credentials(Arc::new(buzz_aws::credentials::UsualCredentials::default()));
     }
     stores

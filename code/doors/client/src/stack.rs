@@ -175,9 +175,8 @@ impl Stack {
             Ok(answer) => {
                 let payload = answer.payload.map(Blob::into_inner).unwrap_or_default();
                 match answer.function_error {
-                    None => {
-                        serde_json::from_slice(&payload).map_err(|error| (Failure::Call(unreadable(&self.function, &error)), false))
-                    }
+                    None => serde_json::from_slice(&payload)
+                        .map_err(|error| (Failure::Call(unreadable(&self.function, &error)), false)),
                     Some(_) => Err((Failure::Function(failure::of_function(&self.function, &payload)), false)),
                 }
             }

@@ -23,7 +23,12 @@ const PARTS_AT_ONCE: usize = 4;
 ///
 /// # Errors
 /// `Invalid` if the rows do not fit the format, `Data` or `Unavailable` if the store does not accept them.
-pub(crate) async fn rows(rows: Arc<Rows>, format: Format, store: Arc<dyn ObjectStore>, place: &Location) -> Result<u64> {
+pub(crate) async fn rows(
+    rows: Arc<Rows>,
+    format: Format,
+    store: Arc<dyn ObjectStore>,
+    place: &Location,
+) -> Result<u64> {
     let failed = |error: object_store::Error| QueryError::from(error).at(format!("writing the result to {place}"));
     let mut upload = Upload(Some(store.put_multipart(&place.path).await.map_err(failed)?));
     let mut parts = JoinSet::new();

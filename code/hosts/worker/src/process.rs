@@ -26,10 +26,7 @@ pub fn failed(error: &QueryError) -> Diagnostic {
 /// # Errors
 /// `Internal` if `work` panics, otherwise the error of `work`.
 pub async fn unpanicked<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    AssertUnwindSafe(work)
-        .catch_unwind()
-        .await
-        .unwrap_or_else(|panic| Err(QueryError::panicked(panic.as_ref())))
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| Err(QueryError::panicked(panic.as_ref())))
 }
 
 #[cfg(test)]

@@ -36,8 +36,8 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::inbox::Inboxes;
 use crate::headers::TOKEN_HEADER;
+use crate::inbox::Inboxes;
 use crate::service::{Commit, DeliveryHeader, DeliverySink, InboxService, OpenQuery};
 
 /// Maximum number of messages in flight on one delivery before its sender waits for the network.

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use buzz_protocol::{base64_bytes, DeliveryId, QueryError, QueryId, QueryToken, Result, StageId, TaskIndex};
+use buzz_protocol::{DeliveryId, QueryError, QueryId, QueryToken, Result, StageId, TaskIndex, base64_bytes};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;

@@ -7,11 +7,9 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, DictionaryArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
-use buzz_exchange::delivery::Destination;
-use buzz_exchange::flight::flight_server;
 use buzz_exchange::{
-    Commit, DeliveryHeader, DeliverySink, DeliveryWriter, InboxLimits, InboxNetwork, InboxService, Inboxes,
-    MemoryNetwork, Network, OpenQuery, StageSpec, TcpNetwork,
+    Commit, DeliveryHeader, DeliverySink, DeliveryWriter, Destination, InboxLimits, InboxNetwork, InboxService,
+    Inboxes, MemoryNetwork, Network, OpenQuery, StageSpec, TcpNetwork, flight_server,
 };
 use buzz_kernel::encode_schema;
 use buzz_protocol::{

@@ -38,12 +38,7 @@ impl QueryInboxes {
     ///
     /// # Errors
     /// `Unavailable` if a comb cannot be reached.
-    pub(crate) async fn connect(
-        host: &Host,
-        plan: &QueryPlan,
-        reducers: &Reducers,
-        deadline_ms: u64,
-    ) -> Result<Self> {
+    pub(crate) async fn connect(host: &Host, plan: &QueryPlan, reducers: &Reducers, deadline_ms: u64) -> Result<Self> {
         let (token, addresses) = (QueryToken::fresh(), reducers.addresses().to_vec());
         let mut services = Vec::new();
         for address in &addresses {

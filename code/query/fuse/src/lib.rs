@@ -17,7 +17,9 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use buzz_catalog::Table;
-use buzz_engine::{Answer, Content, Engine, Progress, Question, RowSink, Rows, Running, Summary, TableDescription, Want};
+use buzz_engine::{
+    Answer, Content, Engine, Progress, Question, RowSink, Rows, Running, Summary, TableDescription, Want,
+};
 use buzz_host::Host;
 use buzz_plan::{Capacity, Explain, QueryPlan, explain, explain_analyzed};
 use buzz_protocol::{QueryError, Result};

@@ -7,9 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use buzz_exchange::{
-    InboxCodec, Inboxes, Network, NetworkChannelResolver, TOKEN_HEADER, flight_server, session_of,
-};
+use buzz_exchange::{InboxCodec, Inboxes, Network, NetworkChannelResolver, TOKEN_HEADER, flight_server, session_of};
 use buzz_protocol::{BUILD_ID, QueryError, QueryToken, Result};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;

@@ -65,4 +65,3 @@ fn object_meta(file: &DataFile) -> Result<ObjectMeta> {
         Path::parse(&file.path).map_err(|error| QueryError::data(format!("`{}` is not a path: {error}", file.path)))?;
     Ok(ObjectMeta { location, last_modified: DateTime::UNIX_EPOCH, size: file.size, e_tag: None, version: None })
 }
-

@@ -98,10 +98,7 @@ impl Planning<'_> {
     }
 
     /// Makes a session in which only `tables` exist.
-    fn session<'t>(
-        &self,
-        tables: impl IntoIterator<Item = (&'t str, Arc<dyn TableProvider>)>,
-    ) -> Result<SessionState> {
+    fn session<'t>(&self, tables: impl IntoIterator<Item = (&'t str, Arc<dyn TableProvider>)>) -> Result<SessionState> {
         session(planning_config(self.options(), 1)?, self.start, tables)
     }
 

@@ -136,7 +136,11 @@ fn unqualified(filter: Expr) -> Result<Expr> {
 ///
 /// # Errors
 /// `Invalid` when the predicate cannot be evaluated.
-pub(crate) fn by_predicate(table: &Table, files: Vec<DataFile>, predicate: &Arc<dyn PhysicalExpr>) -> Result<Vec<DataFile>> {
+pub(crate) fn by_predicate(
+    table: &Table,
+    files: Vec<DataFile>,
+    predicate: &Arc<dyn PhysicalExpr>,
+) -> Result<Vec<DataFile>> {
     let of_partitions = |part: &&Arc<dyn PhysicalExpr>| {
         let columns = collect_columns(part);
         !columns.is_empty() && columns.iter().all(|column| table.partition_columns.iter().any(|p| p == column.name()))

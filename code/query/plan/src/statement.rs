@@ -44,8 +44,7 @@ pub(crate) async fn plan(mut planning: Planning<'_>, sql: &str) -> Result<QueryP
     let reduces = vec![ReduceStep { step: STEP.to_string(), logical, cut: Some(rules.clone()), target: None, schema }];
 
     let cut_for = async |combs: usize| {
-        let target =
-            InboxTarget { query: QueryId::fresh(), partitions: planning.capacity.partitions_per_comb(combs) };
+        let target = InboxTarget { query: QueryId::fresh(), partitions: planning.capacity.partitions_per_comb(combs) };
         cut(planned(&reduces[0].logical, planning.options(), planning.start, target).await?, &rules, target)
     };
     let mut cut = cut_for(1).await?;

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use buzz_exchange::{Destination, Commit, DeliveryWriter, InboxNetwork, InboxService, Network, OpenQuery, StageSpec, TcpNetwork};
+use buzz_exchange::{
+    Commit, DeliveryWriter, Destination, InboxNetwork, InboxService, Network, OpenQuery, StageSpec, TcpNetwork,
+};
 use buzz_kernel::encode_schema;
 use buzz_protocol::{BUILD_ID, CombAddress, Partitioning, QueryId, QueryToken, StageId, TaskIndex};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::inline::InlineRows;
-use crate::{base64_bytes, BucketOptions, CombAddress, DeliveryId, FileFormat, QueryId, QueryToken, StageId, TaskIndex};
+use crate::{
+    BucketOptions, CombAddress, DeliveryId, FileFormat, QueryId, QueryToken, StageId, TaskIndex, base64_bytes,
+};
 
 /// One task of a map stage. It is idempotent: every attempt delivers under a new [`DeliveryId`], and Fuse accepts one.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -143,6 +143,8 @@ mod tests {
     use buzz_testkit::{Asked, DistantStore};
     use serde_json::{Value, json};
 
+    use buzz_storage::Stores;
+
     use super::*;
 
     fn commit(folder: &Path, version: u64, actions: &[Value]) {

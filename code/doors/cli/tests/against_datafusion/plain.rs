@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use buzz_fuse::yielding::yielding;
+use buzz_kernel::yielding;
 use buzz_protocol::{Options, QueryError};
 use buzz_testkit::{Rows, disagreement, not_among};
 use datafusion::catalog::TableProvider;

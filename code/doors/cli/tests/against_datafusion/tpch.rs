@@ -31,11 +31,11 @@ pub(crate) async fn run(data: &Path, number: u64) -> Result<(), Failed> {
             let sets = [transport, "tasks=16", "timeout_seconds=300"];
             let answer = ask(&statement(zones, sql, &catalogs), Path::new("/"), &sets).await;
             let answer = answer.map_err(|error| place(format!("{:?}: {error}", error.kind)))?;
-            let scanned = answer.plan.stages.iter().map(|stage| stage.files.len()).max();
+            let scanned = answer.summary.stages.iter().map(|stage| stage.tasks.len()).max();
             // The rows of a null-aware NOT IN must meet in one place.
             let combs = if number == 16 { 1 } else { zones };
             if scanned != Some(FILES) || answer.summary.combs != combs {
-                return Err(place(format!("{} combs, at most {scanned:?} files of a table", answer.summary.combs)));
+                return Err(place(format!("{} combs, at most {scanned:?} tasks of a stage", answer.summary.combs)));
             }
             let found = Rows::of(&answer.rows)?;
             same(&found, &stored).map_err(place)?;

@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::time::Duration;
 
-use buzz_cli::local::LocalHost;
+use buzz_local::LocalHost;
 use buzz_protocol::ErrorKind;
 use buzz_testkit::Rows;
 use futures::FutureExt;

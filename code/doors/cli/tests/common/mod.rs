@@ -1,16 +1,18 @@
 //! Runs queries on the complete engine in one process.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use buzz_cli::local::{LocalCompute, LocalHost};
-use buzz_cli::rows::Rows;
-use buzz_fuse::{Compute, Fuse, Progress, QueryPlan, Refused, Request, Summary};
+use buzz_engine::{Engine, Question, Summary};
+use buzz_fuse::Fuse;
+use buzz_host::{Compute, Host, Refused};
+use buzz_local::{LocalCompute, LocalHost};
+use buzz_plan::QueryPlan;
 use buzz_protocol::{HBeeTask, Options, Query, Result, TaskOutcome};
-use buzz_storage::Storage;
+use buzz_storage::Stores;
 use serde_json::{Value, json};
 
 /// The rows of an answer, with its summary, warnings and plan.
@@ -19,7 +21,6 @@ pub struct Answer {
     pub rows: Vec<RecordBatch>,
     pub summary: Summary,
     pub warnings: Vec<String>,
-    pub plan: QueryPlan,
     pub reruns: u64,
 }
 
@@ -39,13 +40,13 @@ pub async fn ask(query: &Value, base: &Path, sets: &[&str]) -> Result<Answer> {
 
 /// Creates a host with 2 threads.
 pub fn host(sets: &[&str]) -> LocalHost {
-    LocalHost::new(Arc::new(Storage::default()), &options(sets), 2).unwrap()
+    LocalHost::new(Arc::new(Stores::default()), &options(sets), 2).unwrap()
 }
 
 /// Runs `query` on `host`. Tasks and outcomes are serialized to JSON and back, as between machines.
 pub async fn ask_on(host: &LocalHost, query: &Value, base: &Path, sets: &[&str]) -> Result<Answer> {
     let compute = Arc::new(WiredCompute(Arc::clone(&host.compute)));
-    let fuse = Fuse::new(Arc::clone(&host.storage), compute, Arc::clone(&host.combs) as _, Arc::clone(&host.network));
+    let fuse = Fuse::new(Host { compute, ..host.host() });
     ask_fuse(&fuse, query, base, sets).await
 }
 
@@ -72,17 +73,26 @@ impl Compute for WiredCompute {
     }
 }
 
-/// Runs `query` with `fuse`.
-pub async fn ask_fuse(fuse: &Fuse, query: &Value, base: &Path, sets: &[&str]) -> Result<Answer> {
+/// Makes the question of `query`, and returns the warnings of parsing it.
+pub fn question(query: &Value, base: &Path, sets: &[&str]) -> (Question, Vec<String>) {
+    let (query, warnings) = Query::parse(&query.to_string(), "query").unwrap();
+    (Question::new(query, base).with_options(options(sets)), warnings)
+}
+
+/// Plans `query` on a fresh host with 2 threads.
+pub async fn plan(query: &Value, base: &Path, sets: &[&str]) -> Result<QueryPlan> {
+    Fuse::new(host(sets).host()).plan(&question(query, base, sets).0).await
+}
+
+/// Answers `query` with `engine`, as every way in does.
+pub async fn ask_fuse(engine: &dyn Engine, query: &Value, base: &Path, sets: &[&str]) -> Result<Answer> {
     let (query, mut warnings) = Query::parse(&query.to_string(), "query")?;
-    let request = Request { query, base: PathBuf::from(base), options: options(sets) };
-    let plan = fuse.plan(&request).await?;
-    warnings.extend(plan.warnings.clone());
-    let (progress, mut rows) = (Progress::default(), Rows::new());
-    let summary = fuse.answer(&plan, &progress, &mut rows).await?;
-    let rows = rows.batches()?.collect::<Result<Vec<_>>>()?;
-    let reruns = Progress::get(&progress.reruns);
-    Ok(Answer { rows, summary, warnings, plan, reruns })
+    let mut running = engine.start(Question::new(query, base).with_options(options(sets)));
+    let answer = running.answer().await?;
+    warnings.extend(running.progress().warnings());
+    let summary = answer.summary.clone();
+    let rows = answer.into_rows().batches()?.collect::<Result<Vec<_>>>()?;
+    Ok(Answer { rows, reruns: summary.reruns, summary, warnings })
 }
 
 /// Builds a query of HBee steps and HComb steps, each `(name, SQL)`, with catalog entries `(name, type, uri)`.

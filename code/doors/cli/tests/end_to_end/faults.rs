@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use buzz_cli::local::{LocalCombs, LocalCompute, LocalHost};
-use buzz_fuse::{Combs, Compute, Fuse, Refused};
+use buzz_fuse::Fuse;
+use buzz_host::{Combs, Compute, Host, Refused};
+use buzz_local::{LocalCombs, LocalCompute, LocalHost};
 use buzz_protocol::{CombAddress, ErrorKind, HBeeTask, QueryError, Result, TaskOutcome};
-use buzz_storage::Storage;
+use buzz_storage::Stores;
 use buzz_testkit::{FaultyStore, SilentProxy, sorted_text};
 use serde_json::Value;
 use tempfile::tempdir;
@@ -56,9 +57,7 @@ impl FaultyCompute {
     fn on(host: &LocalHost, fault: Fault) -> (Fuse, Arc<Self>) {
         let inner = Arc::clone(&host.compute);
         let compute = Arc::new(Self { inner, fault, runs: Mutex::default() });
-        let storage = Arc::clone(&host.storage);
-        let fuse =
-            Fuse::new(storage, Arc::clone(&compute) as _, Arc::clone(&host.combs) as _, Arc::clone(&host.network));
+        let fuse = Fuse::new(Host { compute: Arc::clone(&compute) as _, ..host.host() });
         (fuse, compute)
     }
 
@@ -139,9 +138,8 @@ async fn transient_store_failure_is_retried_without_losing_rows() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 8, 100);
     let options = options(&[]);
-    let storage =
-        Storage::with_wrapper(|store| Arc::new(FaultyStore::new(store, "part-3", 1, Duration::from_millis(1))));
-    let host = LocalHost::new(Arc::new(storage), &options, 2).unwrap();
+    let stores = Stores::with_wrapper(|store| Arc::new(FaultyStore::new(store, "part-3", 1, Duration::from_millis(1))));
+    let host = LocalHost::new(Arc::new(stores), &options, 2).unwrap();
     // Planning does not read the files of a manifest, so the first read is by a task.
     let mut manifest = serde_json::json!({
         "schema": [{"name": "id", "type": "Int64"}, {"name": "grp", "type": "Utf8"}],
@@ -211,9 +209,7 @@ async fn lost_comb_causes_one_rerun_without_losing_rows() {
                     deaths_left: AtomicU32::new(deaths),
                     after_delivery,
                 };
-                let network = Arc::clone(&host.network);
-                let fuse =
-                    Fuse::new(Arc::clone(&host.storage), Arc::new(compute), Arc::clone(&host.combs) as _, network);
+                let fuse = Fuse::new(Host { compute: Arc::new(compute), ..host.host() });
                 let case = format!("{transport}, {zones} zones, after delivery {after_delivery}, {deaths} deaths");
                 let (query, sets) = (query(zones), [transport, "attempts=1"]);
                 let asked = ask_fuse(&fuse, &query, dir.path(), &sets);
@@ -242,7 +238,7 @@ fn slow_host(dir: &std::path::Path, sets: &[&str]) -> (LocalHost, Value) {
     let mut query = query(2);
     query["catalogs"][0] = serde_json::json!({"name": "rides", "type": "Static", "uri": "list.json"});
     let slow = |store| Arc::new(FaultyStore::new(store, "part-0", 0, Duration::from_secs(30))) as _;
-    (LocalHost::new(Arc::new(Storage::with_wrapper(slow)), &options(sets), 2).unwrap(), query)
+    (LocalHost::new(Arc::new(Stores::with_wrapper(slow)), &options(sets), 2).unwrap(), query)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -333,7 +329,7 @@ async fn silent_comb_is_detected_by_keep_alive() {
     let host = host(&sets);
     let combs = Arc::new(SilentCombs { inner: Arc::clone(&host.combs), at_once: false, proxies: Mutex::default() });
     let compute = Silencer { inner: Arc::clone(&host.compute), combs: Arc::clone(&combs) };
-    let fuse = Fuse::new(Arc::clone(&host.storage), Arc::new(compute), combs, Arc::clone(&host.network));
+    let fuse = Fuse::new(Host { compute: Arc::new(compute), combs, ..host.host() });
     let query = query(2);
     // Both runs of the query get no response. Keep-alive detects it each time, long before this timeout.
     let asked = tokio::time::timeout(Duration::from_secs(120), ask_fuse(&fuse, &query, dir.path(), &sets)).await;
@@ -348,8 +344,7 @@ async fn unresponsive_comb_fails_the_query_at_its_deadline() {
     let sets = ["transport=tcp", "timeout_seconds=1"];
     let host = host(&sets);
     let combs = SilentCombs { inner: Arc::clone(&host.combs), at_once: true, proxies: Mutex::default() };
-    let (compute, network) = (Arc::clone(&host.compute) as _, Arc::clone(&host.network));
-    let fuse = Fuse::new(Arc::clone(&host.storage), compute, Arc::new(combs), network);
+    let fuse = Fuse::new(Host { combs: Arc::new(combs), ..host.host() });
     let error = ask_fuse(&fuse, &query(2), dir.path(), &sets).await.unwrap_err();
     assert_eq!((error.kind, error.to_string().contains("`timeout_seconds`")), (ErrorKind::Limit, true), "{error}");
 }

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use buzz_cli::local::{LocalCompute, LocalHost};
-use buzz_fuse::{Compute, Fuse, Refused};
+use buzz_fuse::Fuse;
+use buzz_host::{Compute, Host, Refused};
+use buzz_local::{LocalCompute, LocalHost};
 use buzz_protocol::{HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_testkit::sorted_text;
 use serde_json::Value;
@@ -24,8 +25,7 @@ fn totals(zones: usize) -> Value {
 }
 
 fn fuse(host: &LocalHost, compute: impl Compute + 'static) -> Fuse {
-    let (storage, network) = (Arc::clone(&host.storage), Arc::clone(&host.network));
-    Fuse::new(storage, Arc::new(compute), Arc::clone(&host.combs) as _, network)
+    Fuse::new(Host { compute: Arc::new(compute), ..host.host() })
 }
 
 /// Loses the outcome of the first task after its delivery. Deliveries are flowing.

@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use buzz_cli::local::{LocalCombs, LocalCompute};
-use buzz_fuse::{Combs, Compute, Fuse, Progress, Refused};
+use buzz_engine::{Progress, Rows};
+use buzz_fuse::Fuse;
+use buzz_host::{Combs, Compute, Host, Refused};
+use buzz_local::{LocalCombs, LocalCompute};
 use buzz_protocol::{CombAddress, Delivered, ErrorKind, HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_testkit::sorted_text;
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::common::{Answer, ask_fuse, host, statement};
+use crate::common::{Answer, ask_fuse, host, question, statement};
 use crate::tables::parquet_folder;
 
 /// Runs tasks whose outcomes are limited to `inline_bytes`, and records the destination of each attempt.
@@ -77,12 +79,8 @@ async fn ask(query: &Value, base: &std::path::Path, inline_bytes: u64, sets: &[&
     let host = host(sets);
     let compute = Arc::new(BoundedCompute { inner: Arc::clone(&host.compute), inline_bytes, ran: Mutex::default() });
     let combs = Arc::new(ColdCombs { inner: Arc::clone(&host.combs), started: AtomicUsize::new(0) });
-    let fuse = Fuse::new(
-        Arc::clone(&host.storage),
-        Arc::clone(&compute) as _,
-        Arc::clone(&combs) as _,
-        Arc::clone(&host.network),
-    );
+    let parts = Host { compute: Arc::clone(&compute) as _, combs: Arc::clone(&combs) as _, ..host.host() };
+    let fuse = Fuse::new(parts);
     let answer = ask_fuse(&fuse, query, base, sets).await;
     let ran = compute.ran.lock().unwrap().clone();
     Asked { answer, ran, combs_started: combs.started.load(Ordering::Relaxed) }
@@ -167,7 +165,7 @@ async fn only_tasks_with_oversized_rows_run_again() {
     let inner = BoundedCompute { inner: Arc::clone(&host.compute), inline_bytes: u64::MAX, ran: Mutex::default() };
     let compute = Arc::new(LastTooLarge(inner));
     let combs = Arc::new(ColdCombs { inner: Arc::clone(&host.combs), started: AtomicUsize::new(0) });
-    let fuse = Fuse::new(Arc::clone(&host.storage), Arc::clone(&compute) as _, combs, Arc::clone(&host.network));
+    let fuse = Fuse::new(Host { compute: Arc::clone(&compute) as _, combs, ..host.host() });
     let answer = ask_fuse(&fuse, &grouped(3), dir.path(), &sets).await.unwrap();
     assert_eq!(sorted_text(&answer.rows), EXPECTED);
     assert_eq!((answer.summary.combs, answer.summary.tasks), (3, 8));
@@ -181,13 +179,11 @@ async fn query_is_cancelled_through_its_progress() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 8, 100);
     let host = host(&[]);
-    let fuse = host.fuse();
-    let (query, _) = buzz_protocol::Query::parse(&grouped(1).to_string(), "query").unwrap();
-    let options = buzz_protocol::Options::default();
-    let plan = fuse.plan(&buzz_fuse::Request { query, base: dir.path().into(), options }).await.unwrap();
-    let (progress, mut rows) = (Progress::default(), buzz_cli::rows::Rows::new());
+    let fuse = Fuse::new(host.host());
+    let plan = fuse.plan(&question(&grouped(1), dir.path(), &[]).0).await.unwrap();
+    let (progress, mut rows) = (Progress::default(), Rows::new());
     progress.stop(QueryError::cancelled("the query was cancelled"));
-    let error = fuse.answer(&plan, &progress, &mut rows).await.unwrap_err();
+    let error = fuse.run(&plan, &progress, &mut rows).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Cancelled);
     assert!(error.to_string().starts_with("the query was cancelled (0 of "), "{error}");
     assert!(host.combs.combs().iter().all(|comb| comb.inboxes().open_queries() == 0));

@@ -314,5 +314,5 @@ async fn ineffective_parts_of_a_query_are_warnings() {
             "step `m`: ORDER BY without LIMIT has no effect in an HBee step; order in the last HComb step",
         ]
     );
-    assert_eq!(answer.plan.stages.len(), 1);
+    assert_eq!(answer.summary.stages.len(), 1);
 }

@@ -109,7 +109,7 @@ async fn every_statement_matches_plain_datafusion() {
             let catalogs = [("rides", "Parquet", "rides"), ("kinds", "Parquet", "kinds")];
             let query = statement(zones, sql, &catalogs);
             let answered = match sets {
-                FLOWING => ask_fuse(&host(&sets).fuse(), &query, dir.path(), &sets).await,
+                FLOWING => ask_fuse(&buzz_fuse::Fuse::new(host(&sets).host()), &query, dir.path(), &sets).await,
                 _ => ask(&query, dir.path(), &sets).await,
             };
             match answered {
@@ -199,7 +199,7 @@ async fn small_join_side_is_broadcast_to_every_task() {
     let asked = async |sets: &[&str]| {
         let answer = ask(&statement(1, sql, &catalogs), dir.path(), sets).await.unwrap();
         assert_eq!(sorted_text(&answer.rows), ["open | 333", "paid | 334"]);
-        (answer.plan.stages.len(), answer.summary.rows_delivered, answer.summary.files_read)
+        (answer.summary.stages.len(), answer.summary.rows_delivered, answer.summary.files_read)
     };
     assert_eq!(asked(&["tasks=4"]).await, (1, 8, 5));
     // Above `build_bytes` both sides are delivered to the combs.

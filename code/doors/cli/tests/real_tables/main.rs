@@ -183,7 +183,8 @@ fn catalog(table: &Table) -> Value {
 
 async fn column_names(base: &Path, table: &Table) -> Result<Vec<String>, QueryError> {
     let entry = serde_json::from_value(catalog(table)).expect("an entry");
-    let opened = buzz_catalog::open(&entry, base, &buzz_storage::Storage::default()).await?;
+    let opened =
+        buzz_catalog::open(&entry, base, &std::sync::Arc::new(buzz_storage::Stores::default()).for_query()).await?;
     Ok(opened.schema.fields().iter().map(|field| field.name().clone()).collect())
 }
 

@@ -1,7 +1,6 @@
 use buzz_exchange::{InboxNetwork, InboxService, MemoryNetwork};
 use buzz_protocol::QueryToken;
 use buzz_storage::{Location, Stores};
-use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion_distributed::{Worker, WorkerChannel};
 
 use super::tasks::{family, same_definition};

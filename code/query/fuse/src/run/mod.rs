@@ -23,12 +23,7 @@ const REFUSALS_MAX: usize = 4;
 
 /// Runs a plan and reruns it if that may help (see [`Again`]): a comb is lost or refuses the query, the rows do not fit
 /// in Fuse, or a task of a flowing query fails with `Unavailable`.
-pub(crate) async fn run(
-    host: &Host,
-    plan: &QueryPlan,
-    progress: &Progress,
-    sink: &mut dyn RowSink,
-) -> Result<Summary> {
+pub(crate) async fn run(host: &Host, plan: &QueryPlan, progress: &Progress, sink: &mut dyn RowSink) -> Result<Summary> {
     let tasks: usize = plan.stages.iter().map(|stage| stage.tasks.len()).sum();
     progress.tasks.store(tasks as u64, std::sync::atomic::Ordering::Relaxed);
     let deadline = Deadline::new(plan, progress);

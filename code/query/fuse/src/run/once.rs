@@ -81,8 +81,7 @@ impl Run<'_> {
         self.open(&inboxes, &mut opened, &reductions).await?;
 
         let or_combs = self.reducers.or_combs();
-        let dispatch =
-            Dispatch { host, plan, query, inboxes: &inboxes, progress, kept: self.kept, flowing, or_combs };
+        let dispatch = Dispatch { host, plan, query, inboxes: &inboxes, progress, kept: self.kept, flowing, or_combs };
         let outcome = deadline.unless(work(&dispatch, reductions, sink)).await;
         let combs_ms = started.elapsed().as_millis().saturating_mul(inboxes.addresses.len() as u128);
         Progress::add(&progress.comb_milliseconds, u64::try_from(combs_ms).unwrap_or(u64::MAX));
@@ -101,8 +100,7 @@ impl Run<'_> {
         reductions: &[Reduction],
     ) -> Result<(), RunError> {
         let readers = readers(reductions);
-        let opening =
-            async { Ok::<_, QueryError>(inboxes.open(self.plan, self.query, self.flowing, &readers).await) };
+        let opening = async { Ok::<_, QueryError>(inboxes.open(self.plan, self.query, self.flowing, &readers).await) };
         let answered = self.deadline.unless(opening).await.unwrap_or_else(|error| Err((error, Vec::new())));
         let Err((error, combs)) = answered else {
             return Ok(());

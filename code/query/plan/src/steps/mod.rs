@@ -72,11 +72,7 @@ struct PlannedStep {
     schema: SchemaRef,
 }
 
-async fn plan_step(
-    planning: &Planning<'_>,
-    parsed: &ParsedStep<'_>,
-    earlier: &[PlannedStep],
-) -> Result<PlannedStep> {
+async fn plan_step(planning: &Planning<'_>, parsed: &ParsedStep<'_>, earlier: &[PlannedStep]) -> Result<PlannedStep> {
     let provider = |source: &Source| -> Arc<dyn TableProvider> {
         match source {
             Source::Catalog(index) => Arc::new(FileTable::new(Arc::clone(&planning.tables[*index]))),

@@ -98,4 +98,3 @@ fn check_reduce_reads(reads: &[(String, Source)], tables: &[Arc<Table>]) -> Resu
         None => Ok(()),
     }
 }
-
