@@ -1,10 +1,12 @@
-//! What tests and benchmarks share: real tables, faults, and plain DataFusion to compare with. For development only.
+//! Shared parts of tests and benchmarks: tables, faults, and plain DataFusion to compare with. For development only.
 
 mod compare;
 
 mod distant;
 
 mod faulty;
+
+mod paths;
 
 mod plain;
 
@@ -15,6 +17,7 @@ mod shared;
 pub use compare::{Rows, disagreement, not_among};
 pub use distant::{Asked, DistantStore};
 pub use faulty::FaultyStore;
+pub use paths::{program, program_folder, target_folder, workspace_root};
 pub use plain::{plain_rows, same_rows, sorted_text};
 pub use proxy::SilentProxy;
-pub use shared::shared_data;
+pub use shared::{NO_SHARED_DATA, shared_data};
