@@ -14,6 +14,10 @@ mod proxy;
 
 mod shared;
 
+mod slt_files;
+
+mod tpch;
+
 pub use compare::{Rows, disagreement, not_among};
 pub use distant::{Asked, DistantStore};
 pub use faulty::FaultyStore;
@@ -21,3 +25,5 @@ pub use paths::{program, program_folder, target_folder, workspace_root};
 pub use plain::{plain_rows, same_rows, sorted_text};
 pub use proxy::SilentProxy;
 pub use shared::{NO_SHARED_DATA, shared_data};
+pub use slt_files::datafusion_slt_files;
+pub use tpch::{TPCH_ANSWERS_SCALE, TPCH_TABLES, TpchStatement, tpch_statement, tpch_table};
