@@ -77,9 +77,9 @@ test: aws-cli ## Run all tests
 .PHONY: cross-check
 cross-check: programs aws-cli ## Run the bootstraps under AWS's emulator, and send Fuse's requests to moto; installs both from PyPI
 	@PATH=$(AWS_CLI)/bin:$$PATH; \
-	  $(LOCAL_CLOUD) run $(LOCAL_CLOUD_OPTIONS) -- python3 code/localcloud/crosscheck/rie.py \
+	  $(LOCAL_CLOUD) run $(LOCAL_CLOUD_OPTIONS) -- python3 code/hosts/localcloud/crosscheck/rie.py \
 	    --bin $(CARGO_TARGET_DIR)/debug --tools $(CARGO_TARGET_DIR)/cross-check --query code/examples/query-delta-taxi.json && \
-	  python3 code/localcloud/crosscheck/moto.py --localcloud $(LOCAL_CLOUD) --buzz $(BUZZ) \
+	  python3 code/hosts/localcloud/crosscheck/moto.py --localcloud $(LOCAL_CLOUD) --buzz $(BUZZ) \
 	    --tools $(CARGO_TARGET_DIR)/cross-check --folder data/cross-check
 
 .PHONY: aws-cli
