@@ -3,6 +3,8 @@
 //! The scripts and tables are looked for where [`buzz_testkit::shared_data`] says; where there are none, every test counts
 //! as ignored and says so.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test reports what it compares")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

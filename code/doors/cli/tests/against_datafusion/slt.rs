@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use buzz_protocol::Options;
 use libtest_mimic::Failed;
+use parking_lot::Mutex;
 
 use crate::common::host;
 use crate::known::{Entry, Known, Place};
@@ -88,13 +89,13 @@ pub(crate) async fn run(data: &Path, file: &str, zones: usize, known: Result<Kno
         }
     }
     wrong.extend(known.strangers(file, &tried));
-    let mut totals = TOTALS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut totals = TOTALS.lock();
     totals.times.push((started.elapsed(), format!("{file} zones={zones}")));
     if wrong.is_empty() { Ok(()) } else { Err(format!("{} statements\n{}", wrong.len(), wrong.join("\n")).into()) }
 }
 
 fn count(sql: &Sql, zones: usize, with_table: bool, verdict: &Verdict) {
-    let mut totals = TOTALS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut totals = TOTALS.lock();
     let totals = &mut *totals;
     let counted = match verdict {
         Verdict::NotParquet => {
@@ -125,7 +126,7 @@ fn count(sql: &Sql, zones: usize, with_table: bool, verdict: &Verdict) {
 
 /// Says how many SELECTs agree, and writes the list anew when asked to.
 pub(crate) fn report() {
-    let mut totals = TOTALS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut totals = TOTALS.lock();
     if totals.times.is_empty() {
         return;
     }

@@ -1,9 +1,10 @@
 //! Deploys a stack with tables, and compares its answers with plain DataFusion.
 
+#![expect(clippy::print_stdout, reason = "a test reports what it skips")]
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
-use std::sync::Mutex;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -14,6 +15,7 @@ use buzz_localcloud::upload::upload;
 use buzz_localcloud::{LocalCloud, client_environment};
 use buzz_testkit::{same_rows, shared_data, sorted_text};
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -115,7 +117,7 @@ pub(crate) fn stderr(output: &Output) -> String {
 /// Creates the sample once for all tests and returns its folder.
 pub(crate) fn sample() -> PathBuf {
     static MAKING: Mutex<()> = Mutex::new(());
-    let _one_at_a_time = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _one_at_a_time = MAKING.lock();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sample-{SAMPLE_ROWS}"));
     let buzz = common::programs().join("buzz");
     let made = std::process::Command::new(buzz).arg("sample").arg(&folder).args(["--rows", SAMPLE_ROWS]).output();
@@ -136,7 +138,7 @@ pub(crate) fn months() -> PathBuf {
 /// Generates three months once for all tests and returns their folder.
 fn made_months() -> PathBuf {
     static MAKING: Mutex<()> = Mutex::new(());
-    let _one_at_a_time = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _one_at_a_time = MAKING.lock();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("months");
     std::fs::create_dir_all(&folder).unwrap();
     for month in 1..=3 {
