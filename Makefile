@@ -1,5 +1,5 @@
-# The verbs of Buzz. `make` alone lists them. Those of one machine work without default.env; those of a stack name what
-# is missing. None asks a question but `deploy` and `destroy`, once, and not with AUTO_APPROVE=1.
+# The verbs of Buzz. `make` alone lists them. Those of one machine work without default.env and never use a stack; those of
+# a stack name what is missing. None asks a question but `deploy` and `destroy`, once, and not with AUTO_APPROVE=1.
 -include default.env
 
 # Outside the clone, so that the dependencies (DataFusion above all) are compiled once for all clones.
@@ -28,7 +28,7 @@ export STAGE REGION DEPLOY_PROFILE BACKEND_PROFILE BACKEND_BUCKET BACKEND_REGION
 .PHONY: help build sample local-sample run-query test check check-infra format bench fuzz clean init package package-lambdas \
 	package-hcomb plan deploy deploy-all destroy logs costs docker-login check-dirty scan-infra try-infra try-packages try-reproducible \
 	run-integ-local run-integ-docker run-integ-aws
-.PHONY: slt slt-known differential differential-real bench-tools
+.PHONY: slt slt-known differential differential-real bench-tools stack-sample stack-query need-stage
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} /^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,17 +37,20 @@ build: ## Build the buzz command
 	@[ -x $(BUZZ) ] || echo "building Buzz; the first time compiles DataFusion, 20 to 30 minutes on two cores …" >&2
 	@cargo build --workspace --bin buzz
 
-ifeq ($(STAGE),)
-sample: local-sample ## Generate the sample table in data/; with STAGE=dev also upload it to the bucket of that stack
+# A stage that was typed with the verb. One from default.env or the environment must not make a verb of this machine cost
+# money.
+STAGE_GIVEN := $(if $(filter command,$(origin STAGE)),$(STAGE))
 
-run-query: local-sample ## Run QUERY (default: the taxi example) in one process; with STAGE=dev run it on that stack
+ifeq ($(STAGE_GIVEN),)
+sample: local-sample ## Generate the sample table in data/
+
+run-query: local-sample ## Run QUERY (default: the taxi example) in one process, and print its rows
 	@$(BUZZ) query $(QUERY) $(if $(TABLE_LOCAL),--table $(TABLE_LOCAL)) --format $(FORMAT)
 else
-sample: local-sample
-	@infra/bin/stack.sh sample
-
-run-query: build
-	@infra/bin/stack.sh query
+# Before the verbs of a stack had names of their own, STAGE selected them.
+sample run-query:
+	@echo "note: \`make $@\` is for this machine; the stack's verb is \`make stack-$(@:run-query=query) STAGE=$(STAGE)\`" >&2
+	@$(MAKE) --no-print-directory stack-$(@:run-query=query)
 endif
 
 local-sample: build
@@ -77,9 +80,9 @@ test: aws-cli ## Run all tests
 .PHONY: cross-check
 cross-check: programs aws-cli ## Run the bootstraps under AWS's emulator, and send Fuse's requests to moto; installs both from PyPI
 	@PATH=$(AWS_CLI)/bin:$$PATH; \
-	  $(LOCAL_CLOUD) run $(LOCAL_CLOUD_OPTIONS) -- python3 code/localcloud/crosscheck/rie.py \
+	  $(LOCAL_CLOUD) run $(LOCAL_CLOUD_OPTIONS) -- python3 code/hosts/localcloud/crosscheck/rie.py \
 	    --bin $(CARGO_TARGET_DIR)/debug --tools $(CARGO_TARGET_DIR)/cross-check --query code/examples/query-delta-taxi.json && \
-	  python3 code/localcloud/crosscheck/moto.py --localcloud $(LOCAL_CLOUD) --buzz $(BUZZ) \
+	  python3 code/hosts/localcloud/crosscheck/moto.py --localcloud $(LOCAL_CLOUD) --buzz $(BUZZ) \
 	    --tools $(CARGO_TARGET_DIR)/cross-check --folder data/cross-check
 
 .PHONY: aws-cli
@@ -173,6 +176,15 @@ destroy: ## Delete the stack with all its resources
 logs: ## Print the log of ROLE=fuse, hbee or comb; SINCE=1h, QUERY_ID=…
 	@infra/bin/logs.py
 
+stack-sample: need-stage local-sample ## Upload the sample table to the stack's bucket
+	@infra/bin/stack.sh sample
+
+stack-query: need-stage build ## Run QUERY (default: the taxi example) on the stack and print its rows
+	@infra/bin/stack.sh query
+
+need-stage: # before anything is built
+	@infra/bin/stack.sh need
+
 costs: ## Print the cost of the stack per day (DAYS=7) and per query, and its idle cost
 	@infra/bin/costs.py
 
@@ -216,8 +228,8 @@ run-integ-docker: ## Run the taxi example with the roles in containers
 
 run-integ-aws: ## Upload the sample table to the stack and run the taxi example on it
 	@infra/bin/stack.sh need
-	@$(MAKE) --no-print-directory sample
-	@$(MAKE) --no-print-directory run-query
+	@$(MAKE) --no-print-directory stack-sample
+	@$(MAKE) --no-print-directory stack-query
 
 clean: ## Delete data/ with the sample table; compiled code stays in CARGO_TARGET_DIR
 	rm -rf data

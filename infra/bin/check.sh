@@ -6,6 +6,7 @@ cd "$(dirname "$0")/../.."
 
 python3 infra/tests/permissions.py
 python3 infra/tests/packages.py
+python3 infra/tests/verbs.py
 if command -v shellcheck >/dev/null; then
     shellcheck --external-sources infra/bin/*.sh docker/*.sh
 else

@@ -8,7 +8,7 @@ import os
 
 from stack_aws import aws, fail, log_group, milliseconds, stage_and_region
 
-# List prices of us-east-2 in dollars, of autumn 2026, as in code/aws/src/price.rs. Other regions cost up to a third
+# List prices of us-east-2 in dollars, of autumn 2026, as in code/hosts/aws/src/price.rs. Other regions cost up to a third
 # more.
 PRICES_OF = "us-east-2, autumn 2026"
 PRICES = {

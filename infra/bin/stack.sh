@@ -208,7 +208,7 @@ deploy() {
     fi
     rm -f "$planned"
     [ "$pushed" = 1 ] || push || fail "there is no repository to push the image to"
-    say "stage $STAGE in $REGION has $(version). Next: make sample STAGE=$STAGE, make run-query STAGE=$STAGE"
+    say "stage $STAGE in $REGION has $(version). Next: make stack-sample STAGE=$STAGE, make stack-query STAGE=$STAGE"
 }
 
 # Stops running combs, since the network cannot be deleted while they use it.
@@ -248,8 +248,8 @@ sample() {
     target=s3://$(bucket)/sample/nyc-taxi-daily
     aws s3 sync --only-show-errors --delete "$SAMPLE" "$target" ||
         fail "the sample could not be uploaded to $target: is stage $STAGE deployed in $REGION?"
-    say "uploaded to $target. To ask it:"
-    say "  make run-query STAGE=$STAGE"
+    say "uploaded to $target. To query it:"
+    say "  make stack-query STAGE=$STAGE"
     say "  buzz sql 'SELECT payment_type, COUNT(*) FROM nyc_taxi GROUP BY payment_type' --table nyc_taxi=$target --stack $STAGE"
 }
 

@@ -12,13 +12,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ROOT / "infra" / "modules"
 
-# The role that runs each file of code/aws. Every file with a call must be listed.
+# The crates that may call the cloud's SDK, and the role that runs each of their files. Every file with a call must be
+# listed.
+SDK_SOURCES = ["code/hosts/aws/src", "code/doors/lambda/src", "code/doors/client/src"]
 ROLE_OF = {
-    "lambda.rs": "fuse",
-    "combs.rs": "fuse",
-    "combs/tasks.rs": "fuse",
-    "fuse_function.rs": "fuse",
-    "stack.rs": "user",  # the command line, with the user's own permissions
+    "code/hosts/aws/src/lambda.rs": "fuse",
+    "code/hosts/aws/src/combs.rs": "fuse",
+    "code/hosts/aws/src/combs/tasks.rs": "fuse",
+    "code/doors/lambda/src/function.rs": "fuse",
+    "code/doors/client/src/stack.rs": "user",  # the command line, with the user's own permissions
 }
 
 # Actions that each SDK call needs.
@@ -51,9 +53,12 @@ STORE = {
 
 # Sources that access an object store, by role.
 STORE_SOURCES = {
-    "fuse": ["code/catalog/src", "code/storage/src", "code/fuse/src", "code/aws/src/results.rs", "code/aws/src/fuse_function"],
-    "hbee": ["code/worker/src/hbee.rs", "code/worker/src/counting.rs", "code/hbee/src", "code/storage/src"],
-    "comb": ["code/hcomb/src", "code/exchange/src", "code/worker/src/comb.rs"],
+    "fuse": [
+        "code/data/catalog/src", "code/data/storage/src", "code/data/results/src", "code/query/plan/src", "code/query/fuse/src",
+        "code/hosts/aws/src/results.rs", "code/doors/lambda/src",
+    ],
+    "hbee": ["code/hosts/worker/src/hbee.rs", "code/hosts/worker/src/counting.rs", "code/query/hbee/src", "code/data/storage/src"],
+    "comb": ["code/query/hcomb/src", "code/query/exchange/src", "code/hosts/worker/src/comb.rs"],
 }
 
 # S3 returns 404 for a missing object only with the permission to list; otherwise 403.
@@ -88,28 +93,29 @@ def sources(places):
     """Yields the Rust files at or below `places`, without test files."""
     for place in places:
         path = ROOT / place
-        found = sorted(path.rglob("*.rs")) if path.is_dir() else [path] if path.exists() else []
+        if not path.exists():
+            sys.exit(f"error: {place} does not exist: correct its path in infra/tests/permissions.py")
+        found = sorted(path.rglob("*.rs")) if path.is_dir() else [path]
         yield from (file for file in found if file.name != "tests.rs" and "tests" not in file.parts)
 
 
 def sdk_calls(problems):
-    """Returns, by role, the actions that the SDK calls in code/aws need."""
+    """Returns, by role, the actions that the SDK calls need."""
     needed = {}
-    folder = ROOT / "code" / "aws" / "src"
-    for path in sources(["code/aws/src"]):
+    for path in sources(SDK_SOURCES):
         text = program(path)
         calls = re.findall(r"\b(?:client|lambda|ecs)\s*\.\s*([a-z_]+)\(\)", text)
-        name = path.relative_to(folder).as_posix()
+        name = path.relative_to(ROOT).as_posix()
         if len(calls) != text.count(".send()"):
-            problems.append(f"code/aws/src/{name}: {text.count('.send()')} requests are sent, but {len(calls)} calls begin with `client.…()`, `lambda.…()` or `ecs.…()`: write each so")
+            problems.append(f"{name}: {text.count('.send()')} requests are sent, but {len(calls)} calls begin with `client.…()`, `lambda.…()` or `ecs.…()`: write each so")
         for call in calls:
             if call not in SDK:
-                problems.append(f"code/aws/src/{name} calls `{call}`: say in infra/tests/permissions.py what it needs")
+                problems.append(f"{name} calls `{call}`: add the actions it needs to SDK in infra/tests/permissions.py")
             elif name not in ROLE_OF:
-                problems.append(f"code/aws/src/{name} calls `{call}`: say in infra/tests/permissions.py which role runs it")
+                problems.append(f"{name} calls `{call}`: add the role that runs it to ROLE_OF in infra/tests/permissions.py")
             else:
                 for action in SDK[call]:
-                    needed.setdefault(ROLE_OF[name], {}).setdefault(action, f"code/aws/src/{name}: {call}")
+                    needed.setdefault(ROLE_OF[name], {}).setdefault(action, f"{name}: {call}")
     return needed
 
 
@@ -189,7 +195,7 @@ def main():
         problems.append("each endpoint must say its type")
 
     # A variable that no program reads would be a setting without effect.
-    code = "".join(path.read_text() for path in sources(["code/aws/src", "code/worker/src", "code/cli/src"]))
+    code = "".join(path.read_text() for path in sources(["code/hosts/aws/src", "code/hosts/worker/src", "code/doors/lambda/src", "code/doors/cli/src"]))
     for name in sorted(set(re.findall(r"\bBUZZ_[A-Z_0-9]+", configuration))):
         if name not in code:
             problems.append(f"the configuration sets {name}, which no program reads")

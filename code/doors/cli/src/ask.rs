@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{Arguments, Command, HowArguments, TablesArguments};
 use crate::output::{Output, write_rows};
-use crate::terminal::{print, warn};
+use crate::terminal::{note, print, warn};
 use crate::{compose, question, sample, watch};
 
 /// Exit code of an interrupted process: 128 plus the number of the signal.
@@ -46,7 +46,7 @@ pub async fn carry_out(arguments: Arguments) -> ExitCode {
                 // Waits only for the removal of a partially written output.
                 _ = tokio::time::timeout(CANCEL_TIMEOUT_LOCAL, work).await;
             }
-            eprintln!("interrupted");
+            note("interrupted");
             return ExitCode::from(INTERRUPTED);
         }
     };
@@ -58,7 +58,7 @@ pub async fn carry_out(arguments: Arguments) -> ExitCode {
             Err(_) => QueryError::internal("the command's task was aborted"),
         },
     };
-    eprintln!("error: {failed}");
+    note(&format!("error: {failed}"));
     ExitCode::FAILURE
 }
 
@@ -88,7 +88,7 @@ async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted
     let answering = async {
         tokio::select! {
             answer = running.answer() => return answer,
-            () = interrupted.cancelled() => eprintln!("cancelling the query …"),
+            () = interrupted.cancelled() => note("cancelling the query …"),
         }
         running.cancel();
         running.answer().await
@@ -99,7 +99,7 @@ async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted
         Content::Rows(rows) => write_rows(rows, how.format, output)?,
     }
     if matches!(answer.content, Content::Rows(_)) || answer.summary.ran() {
-        eprintln!("{}", one_line(&answer.summary));
+        note(&one_line(&answer.summary));
     }
     Ok(())
 }

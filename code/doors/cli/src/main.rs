@@ -1,5 +1,7 @@
 //! The `buzz` command.
 
+#![expect(clippy::print_stderr, reason = "a program prints")]
+
 use std::process::ExitCode;
 
 use buzz_cli::args::Arguments;

@@ -19,6 +19,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
+use crate::terminal::note;
+
 const DAYS: u64 = 31;
 const FILES_PER_DAY: u64 = 3;
 
@@ -39,10 +41,10 @@ const PAYMENT_TYPES: [(&str, u32); 6] =
 /// `Invalid` if the folder is not writable.
 pub async fn generate(folder: PathBuf, rows: u64, threads: usize) -> Result<()> {
     if folder.join("_delta_log/00000000000000000000.json").exists() {
-        eprintln!("the sample table already exists in {}", folder.display());
+        note(&format!("the sample table already exists in {}", folder.display()));
         return Ok(());
     }
-    eprintln!("generating the sample table, {rows} rows, in {} …", folder.display());
+    note(&format!("generating the sample table, {rows} rows, in {} …", folder.display()));
     // Writes to a temporary folder and renames it, so that an interrupted run leaves no partial table.
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|error| not_written(parent, &error))?;

@@ -1,4 +1,6 @@
-//! Standard output and standard error.
+//! Standard output and standard error. The only module of this crate that prints.
+
+#![expect(clippy::print_stderr, reason = "a command reports to its user on standard error")]
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
@@ -21,6 +23,11 @@ pub(crate) fn quiet_when_closed(written: io::Result<()>) -> Result<()> {
 /// Prints a warning to standard error.
 pub(crate) fn warn(warning: &str) {
     eprintln!("warning: {warning}");
+}
+
+/// Prints a line to standard error.
+pub(crate) fn note(text: &str) {
+    eprintln!("{text}");
 }
 
 /// Returns true if standard error is a terminal.

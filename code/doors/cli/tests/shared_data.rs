@@ -2,6 +2,8 @@
 //!
 //! [`buzz_testkit::shared_data`] locates the tables. Without them, all tests are reported as ignored.
 
+#![expect(clippy::print_stdout, reason = "a test reports what it skips")]
+
 mod common;
 
 use std::path::{Path, PathBuf};

@@ -9,7 +9,6 @@ use buzz_engine::wire::{AnswerMessage, Ask, Column, OutputPlace, OutputRequest};
 use buzz_engine::{Content, Progress, ProgressReport, Rows, Running, Status};
 use buzz_protocol::{QueryError, QueryId, Result};
 use buzz_storage::Location;
-use buzz_worker::process::now_ms;
 use serde_json::value::RawValue;
 
 use crate::encode::{Encoded, encode, summary_message, tail};
@@ -98,7 +97,7 @@ impl FuseFunction {
         let looked = tokio::time::timeout(REPORT_MAX, self.results.get(&place)).await;
         let cancelled = looked.unwrap_or_else(|_| Err(silent()))?.is_some();
         let status = if cancelled { Status::Cancelling } else { Status::Running };
-        let report = ProgressReport { status, written_ms: now_ms(), ..report.clone() };
+        let report = ProgressReport { status, written_ms: buzz_protocol::now_ms(), ..report.clone() };
         let place = self.results.of_query(query, "progress.json")?;
         let written = tokio::time::timeout(REPORT_MAX, self.results.put_json(&place, &report)).await;
         match written.unwrap_or_else(|_| Err(silent())) {
@@ -153,7 +152,10 @@ impl FuseFunction {
             summary: summary_message(&answer.summary, &used, milliseconds),
             warnings: ask.warnings.iter().cloned().chain(progress.warnings()).collect(),
         };
-        println!("{}", tail(&rows, answer.summary.rows)?);
+        #[expect(clippy::print_stdout, reason = "the end of the log, which the caller of a function receives")]
+        {
+            println!("{}", tail(&rows, answer.summary.rows)?);
+        }
         tracing::info!(
             query_id = %query,
             cost_usd = message.summary.cost_usd,

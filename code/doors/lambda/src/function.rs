@@ -19,7 +19,7 @@ use buzz_aws::settings::FuseSettings;
 use buzz_engine::wire::{Described, Event, FailureMessage, Submitted};
 use buzz_engine::{Engine, Progress, ProgressReport, Status};
 use buzz_protocol::{QueryError, QueryId, Result};
-use buzz_worker::process::{now_ms, unpanicked};
+use buzz_worker::process::unpanicked;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -65,7 +65,7 @@ impl FuseFunction {
     /// # Errors
     /// `Invalid` if the event is malformed, otherwise the errors of the query.
     pub async fn answer(&self, event: &Value, deadline_ms: u64) -> Result<Box<RawValue>> {
-        let left = Duration::from_millis(deadline_ms.saturating_sub(now_ms())).saturating_sub(MARGIN);
+        let left = Duration::from_millis(deadline_ms.saturating_sub(buzz_protocol::now_ms())).saturating_sub(MARGIN);
         match Event::parse(event)? {
             Event::Ask(ask) if ask.later => self.submit(event).await,
             Event::Ask(ask) => unpanicked(self.ask(*ask, QueryId::fresh(), left)).await,
@@ -86,7 +86,7 @@ impl FuseFunction {
         let query = QueryId::fresh();
         self.results.put_json(&self.results.of_query(query, "request.json")?, event).await?;
         let report = Progress::of(query).report(query);
-        let report = ProgressReport { status: Status::Submitted, written_ms: now_ms(), ..report };
+        let report = ProgressReport { status: Status::Submitted, written_ms: buzz_protocol::now_ms(), ..report };
         self.results.put_json(&self.results.of_query(query, "progress.json")?, &report).await?;
 
         let function = &self.settings.function;
@@ -136,7 +136,7 @@ impl FuseFunction {
         let report: Option<ProgressReport> =
             self.results.get_json(&self.results.of_query(query, "progress.json")?).await?;
         let report = report.ok_or_else(|| QueryError::invalid(format!("query {query} does not exist")))?;
-        let silent_ms = now_ms().saturating_sub(report.written_ms);
+        let silent_ms = buzz_protocol::now_ms().saturating_sub(report.written_ms);
         let submitted = report.status == Status::Submitted;
         if submitted && silent_ms > SUBMITTED_MAX_MS {
             return Err(QueryError::unavailable(format!(

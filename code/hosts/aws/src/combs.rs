@@ -8,13 +8,14 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use buzz_exchange::Network;
 use buzz_host::Combs;
 use buzz_protocol::{BUILD_ID, CombAddress, QueryError, Result};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::combs::tasks::{CombTask, Tasks};
@@ -85,7 +86,7 @@ impl FargateCombs {
             fleet.slots.extend(task.slot());
             match (health, address) {
                 (Health::Ready, Some(address)) => {
-                    let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut seen = self.seen.lock();
                     seen.insert(address.clone(), task.arn.clone());
                     fleet.ready.push((task.slot().unwrap_or(usize::MAX), address));
                 }
@@ -99,7 +100,7 @@ impl FargateCombs {
 
     async fn health(&self, address: &CombAddress) -> Health {
         {
-            let mut avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut avoided = self.avoided.lock();
             avoided.retain(|_, until| *until > Instant::now());
             if avoided.contains_key(address) {
                 return Health::NotForUs;
@@ -245,11 +246,11 @@ impl Combs for FargateCombs {
 
     fn avoid(&self, address: &CombAddress) {
         let until = Instant::now() + AVOIDED_FOR;
-        self.avoided.lock().unwrap_or_else(PoisonError::into_inner).insert(address.clone(), until);
+        self.avoided.lock().insert(address.clone(), until);
     }
 
     async fn fate(&self, address: &CombAddress) -> Option<QueryError> {
-        let arn = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(address).cloned()?;
+        let arn = self.seen.lock().get(address).cloned()?;
         let (_, dead) = self.tasks.find(&HashSet::from([arn])).await.ok()?;
         let reason = dead.first()?.stopped_reason.clone()?;
         // ECS reports this when the kernel kills a container for its memory use.

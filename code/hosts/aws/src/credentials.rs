@@ -47,7 +47,7 @@ impl CredentialProvider for UsualCredentials {
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
         let mut held = self.held.lock().await;
         if let Some((keys, until)) = &held.keys
-            && until.is_none_or(|until| until > SystemTime::now() + REMAINING_MIN)
+            && until.is_none_or(|until| until > buzz_protocol::now() + REMAINING_MIN)
         {
             return Ok(Arc::clone(keys));
         }

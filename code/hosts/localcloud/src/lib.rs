@@ -10,6 +10,7 @@
 
 mod account;
 mod body;
+mod clock;
 mod cloud;
 pub mod ecs;
 pub mod lambda;

@@ -1,5 +1,7 @@
 //! The command `localcloud`.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::net::{IpAddr, Ipv4Addr};

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::environment::Variables;
-use crate::process::{POOL_PERCENT, now_ms};
+use crate::process::POOL_PERCENT;
 
 /// Percentage of a comb's memory that its inboxes may use for deliveries, across all queries. The memory that neither
 /// inboxes nor operators use is left for batches that are decoded or sent.
@@ -105,7 +105,7 @@ async fn idle(comb: &Comb, time: Duration) {
     let mut closed_before = 0;
     loop {
         tokio::time::sleep(LOOK_EVERY.min(time)).await;
-        comb.inboxes().end_overdue(now_ms());
+        comb.inboxes().end_overdue(buzz_protocol::now_ms());
         let closed = comb.inboxes().closed_count();
         // A query may have opened and closed between two checks.
         if comb.inboxes().open_queries() > 0 || closed > closed_before {

@@ -10,7 +10,7 @@ use buzz_protocol::{HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_storage::{Location, Stores};
 use serde::{Deserialize, Serialize};
 
-use crate::process::{POOL_PERCENT, now_ms, unpanicked};
+use crate::process::{POOL_PERCENT, unpanicked};
 
 /// Time before the deadline at which a task is stopped, so that the failure is still reported with its kind.
 const MARGIN: Duration = Duration::from_millis(500);
@@ -70,7 +70,7 @@ impl HBeeFunction {
             Some(query_ms) => query_ms.min(deadline_ms),
             None => deadline_ms,
         };
-        let left = Duration::from_millis(end_ms.saturating_sub(now_ms())).saturating_sub(MARGIN);
+        let left = Duration::from_millis(end_ms.saturating_sub(buzz_protocol::now_ms())).saturating_sub(MARGIN);
         let before = self.requests.load(Ordering::Relaxed);
         let query = task.query;
         let ran = tokio::time::timeout(left, unpanicked(self.hbee.run(&task))).await.unwrap_or_else(|_| {

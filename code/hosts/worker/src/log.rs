@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -16,7 +17,10 @@ use tracing_subscriber::registry::LookupSpan;
 pub fn start() {
     let wanted = std::env::var("BUZZ_LOG").unwrap_or_default();
     let filter = EnvFilter::try_new(directives(&wanted)).unwrap_or_else(|error| {
-        eprintln!("BUZZ_LOG: {error}; using `info`");
+        #[expect(clippy::print_stderr, reason = "there is no log yet")]
+        {
+            eprintln!("BUZZ_LOG: {error}; using `info`");
+        }
         EnvFilter::new(directives("info"))
     });
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).event_format(JsonLines);
@@ -47,7 +51,7 @@ where
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut fields = Fields(Map::new());
-        let at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+        let at = DateTime::<Utc>::from(buzz_protocol::now()).to_rfc3339_opts(SecondsFormat::Millis, true);
         fields.0.insert("at".to_string(), at.into());
         fields.0.insert("level".to_string(), event.metadata().level().as_str().into());
         fields.0.insert("target".to_string(), event.metadata().target().into());

@@ -10,12 +10,6 @@ use lambda_runtime::Diagnostic;
 /// connections and code.
 pub const POOL_PERCENT: u64 = 60;
 
-/// Returns the current time in milliseconds since 1970.
-pub fn now_ms() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// Converts an error to the response of a failed Lambda function.
 pub fn failed(error: &QueryError) -> Diagnostic {
     Diagnostic { error_type: error.kind.to_string(), error_message: error.to_string() }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -18,6 +18,7 @@ use datafusion_distributed::{
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use http::HeaderMap;
+use parking_lot::{Mutex, RwLock};
 use tonic::transport::{Channel, Endpoint};
 use url::Url;
 
@@ -79,16 +80,16 @@ impl fmt::Debug for MemoryNetwork {
 impl MemoryNetwork {
     /// Makes a comb reachable.
     pub fn add(&self, address: CombAddress, inboxes: Arc<Inboxes>, worker: Worker) {
-        self.combs.write().unwrap_or_else(PoisonError::into_inner).insert(address, (inboxes, worker));
+        self.combs.write().insert(address, (inboxes, worker));
     }
 
     /// Makes a comb unreachable, as if its host were lost.
     pub fn remove(&self, address: &CombAddress) {
-        self.combs.write().unwrap_or_else(PoisonError::into_inner).remove(address);
+        self.combs.write().remove(address);
     }
 
     fn comb(&self, address: &CombAddress) -> Result<(Arc<Inboxes>, Worker)> {
-        let combs = self.combs.read().unwrap_or_else(PoisonError::into_inner);
+        let combs = self.combs.read();
         combs.get(address).cloned().ok_or_else(|| QueryError::unavailable(format!("no comb runs at {address}")))
     }
 }
@@ -158,7 +159,7 @@ pub struct TcpNetwork {
 
 impl TcpNetwork {
     fn channel(&self, address: &CombAddress) -> Result<Channel> {
-        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut channels = self.channels.lock();
         if let Some(channel) = channels.get(address) {
             return Ok(channel.clone());
         }

@@ -4,13 +4,13 @@
 //! run, and Fuse's inboxes are empty.
 
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use arrow::array::RecordBatch;
 use buzz_exchange::{InboxExec, Network, NetworkChannelResolver};
 use buzz_kernel::{planning_config, session};
 use buzz_plan::{QueryPlan, ReduceStep, divide, reduce_plan};
-use buzz_protocol::{CombAddress, QueryError, QueryId, Result, StageId};
-use chrono::Utc;
+use buzz_protocol::{CombAddress, QueryError, QueryId, Result, StageId, now};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -118,13 +118,14 @@ async fn run_on_one(
     let ctx = state.task_ctx();
     let mut worker = network.worker(comb).await?;
     let task_key = TaskKey { query_id: QueryId::fresh().0, stage_id: 1, task_number: 0 };
+    let started = now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let request = SetPlanRequest {
         task_key,
         task_count: 1,
         plan: MaybeEncoded::Decoded(plan),
         work_unit_feed_declarations: Vec::new(),
         target_worker_url: comb.0.clone(),
-        query_start_time_ns: usize::try_from(Utc::now().timestamp_nanos_opt().unwrap_or_default()).unwrap_or_default(),
+        query_start_time_ns: usize::try_from(started.as_nanos()).unwrap_or_default(),
     };
     // The worker keeps the plan for as long as this channel is open. The channel sends nothing and ends with the rows.
     let (open, closed) = oneshot::channel::<()>();

@@ -69,7 +69,7 @@ pub async fn plan(
 ) -> Result<QueryPlan> {
     let mut warnings: Vec<String> = tables.iter().flat_map(|table| table.warnings.clone()).collect();
     let tables = tables.into_iter().map(Arc::new).collect();
-    let planning = Planning { question, tables, stores, capacity, start: Utc::now() };
+    let planning = Planning { question, tables, stores, capacity, start: buzz_protocol::now().into() };
     let mut plan = match &question.query.body {
         QueryBody::Steps(steps) => steps::plan(&planning, steps).await?,
         QueryBody::Sql(sql) => statement::plan(planning, sql).await?,

@@ -4,6 +4,8 @@
 //! The comb stores and commits the deliveries, and reduces nothing. Bytes are those of the batches in memory; fewer
 //! bytes are sent, since batches are compressed (LZ4). Processor time is reported for each side.
 
+#![expect(clippy::print_stdout, reason = "a program prints")]
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

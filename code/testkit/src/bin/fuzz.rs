@@ -3,6 +3,8 @@
 //! than 6 GiB of address space is a finding. Findings are kept in a folder; the command that reproduces each one is
 //! printed.
 
+#![expect(clippy::print_stdout, reason = "a program prints")]
+
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};

@@ -2,6 +2,8 @@
 //! prints the time from opening the tables to the last row on standard error. A folder with a `_delta_log` is read by
 //! delta-rs.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
+
 use std::path::Path;
 use std::time::Instant;
 

@@ -18,6 +18,7 @@ pub struct Answer {
 
 /// Content of an answer.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one per query")]
 pub enum Content {
     /// All rows of the answer, complete.
     Rows(Rows),

@@ -11,6 +11,7 @@
 
 pub mod base64_bytes;
 pub mod catalog;
+mod clock;
 #[cfg(feature = "datafusion")]
 mod datafusion_error;
 pub mod error;
@@ -27,6 +28,7 @@ pub mod task;
 pub use catalog::{
     BucketOptions, CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, split_version,
 };
+pub use clock::{now, now_ms};
 pub use error::{ErrorKind, QueryError, Result, panic_message};
 pub use format::{FORMATS, Format};
 pub use human::human_bytes;

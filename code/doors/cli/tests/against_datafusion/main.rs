@@ -3,6 +3,8 @@
 //! The tables are made here. DataFusion's own `.slt` files and the statements of TPC-H come from the crate
 //! `datafusion-sqllogictest`, which cargo downloads. Tests of real tables are ignored on a machine without them.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test reports what it compares")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

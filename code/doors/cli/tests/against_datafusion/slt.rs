@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use buzz_protocol::Options;
 use libtest_mimic::{Completion, Failed};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::common::host;
 use crate::inputs::Inputs;
@@ -45,7 +46,7 @@ pub(crate) const ZONES: [usize; 2] = [1, 4];
 static TOTALS: LazyLock<Mutex<Totals>> = LazyLock::new(Mutex::default);
 
 fn totals() -> MutexGuard<'static, Totals> {
-    TOTALS.lock().unwrap_or_else(PoisonError::into_inner)
+    TOTALS.lock()
 }
 
 /// Both lists, or the reason why they cannot be read.

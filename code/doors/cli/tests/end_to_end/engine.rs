@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use buzz_engine::{Engine, Question, contract};
 use buzz_fuse::Fuse;
-use buzz_localcloud::{ACCESS_KEY, REGION, SECRET_KEY};
 use buzz_local::LocalHost;
+use buzz_localcloud::{ACCESS_KEY, REGION, SECRET_KEY};
 use buzz_protocol::Options;
 use buzz_storage::Stores;
 use buzz_testkit::sorted_text;
@@ -34,7 +34,8 @@ async fn engine_in_this_process_keeps_the_contract() {
         contract::questions_run_at_the_same_time(engine, &few, 3).await;
         let twice = asked("SELECT a.id, b.id FROM rides a JOIN rides b ON a.id = b.id", dir.path());
         contract::a_format_that_cannot_hold_the_answer_is_refused(engine, &twice).await;
-        let long = asked("SELECT SUM(a.id * b.id % 7 + c.id * d.id) FROM rides a, rides b, rides c, rides d", dir.path());
+        let long =
+            asked("SELECT SUM(a.id * b.id % 7 + c.id * d.id) FROM rides a, rides b, rides c, rides d", dir.path());
         contract::a_query_ends_when_it_is_cancelled_or_dropped(engine, &long, &few).await;
     }
 }

@@ -24,6 +24,7 @@ async fn told(query: &Value, base: &Path) -> (ErrorKind, String) {
     (error.kind, error.to_string())
 }
 
+#[expect(clippy::too_many_lines, reason = "a list of cases")]
 #[tokio::test(flavor = "multi_thread")]
 async fn error_names_the_mistake_and_its_step_or_catalog() {
     let dir = tempdir().unwrap();

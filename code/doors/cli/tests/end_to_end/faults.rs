@@ -1,8 +1,8 @@
 //! Tests faults: HBees that crash, are slow or deliver twice, stores that fail, and combs that are lost.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use buzz_local::{LocalCombs, LocalCompute, LocalHost};
 use buzz_protocol::{CombAddress, ErrorKind, HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_storage::Stores;
 use buzz_testkit::{FaultyStore, SilentProxy, sorted_text};
+use parking_lot::Mutex;
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -62,7 +63,7 @@ impl FaultyCompute {
     }
 
     fn runs(&self) -> u32 {
-        self.runs.lock().unwrap().values().sum()
+        self.runs.lock().values().sum()
     }
 }
 
@@ -70,7 +71,7 @@ impl FaultyCompute {
 impl Compute for FaultyCompute {
     async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
         let first = {
-            let mut runs = self.runs.lock().unwrap();
+            let mut runs = self.runs.lock();
             let runs = runs.entry(task.task.0).or_default();
             *runs += 1;
             assert_eq!(*runs, task.attempt);
@@ -288,7 +289,7 @@ impl Combs for SilentCombs {
             if self.at_once {
                 proxy.fall_silent();
             }
-            self.proxies.lock().unwrap().push(proxy);
+            self.proxies.lock().push(proxy);
         }
         Ok(addresses)
     }
@@ -308,7 +309,7 @@ struct Silencer {
 impl Compute for Silencer {
     async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
         let outcome = self.inner.run(task, refused).await;
-        self.combs.proxies.lock().unwrap().iter().for_each(SilentProxy::fall_silent);
+        self.combs.proxies.lock().iter().for_each(SilentProxy::fall_silent);
         outcome
     }
 

@@ -1,7 +1,7 @@
 //! Tests flowing deliveries, which are read before they are committed. Each task runs once, in this process.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use buzz_fuse::Fuse;
@@ -9,6 +9,7 @@ use buzz_host::{Compute, Host, Refused};
 use buzz_local::{LocalCompute, LocalHost};
 use buzz_protocol::{HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_testkit::sorted_text;
+use parking_lot::Mutex;
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -79,9 +80,9 @@ struct Remembers {
 #[async_trait]
 impl Compute for Remembers {
     async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
-        self.events.lock().unwrap().push((task.step.clone(), "begins"));
+        self.events.lock().push((task.step.clone(), "begins"));
         let outcome = self.inner.run(task, refused).await;
-        self.events.lock().unwrap().push((task.step.clone(), "ends"));
+        self.events.lock().push((task.step.clone(), "ends"));
         outcome
     }
 
@@ -111,7 +112,7 @@ async fn probe_side_of_a_join_starts_after_its_build_side_is_complete() {
         let sets = ["build_bytes=0", "split_bytes=1"];
         let answer = ask_fuse(&fuse, &query, dir.path(), &sets).await.unwrap();
         assert_eq!(sorted_text(&answer.rows), ["799 | 798"]);
-        let events = events.lock().unwrap();
+        let events = events.lock();
         let last = events.iter().rposition(|event| *event == ("map_0".to_string(), "ends")).unwrap();
         let first = events.iter().position(|event| *event == ("map_1".to_string(), "begins")).unwrap();
         assert!(last < first || zones > 1, "{events:?}");

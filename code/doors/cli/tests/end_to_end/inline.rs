@@ -1,8 +1,8 @@
 //! Tests inline reduction: tasks return their rows to Fuse, and the query moves to combs if there are too many rows.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use buzz_engine::{Progress, Rows};
@@ -11,6 +11,7 @@ use buzz_host::{Combs, Compute, Host, Refused};
 use buzz_local::{LocalCombs, LocalCompute};
 use buzz_protocol::{CombAddress, Delivered, ErrorKind, HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_testkit::sorted_text;
+use parking_lot::Mutex;
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -29,7 +30,7 @@ struct BoundedCompute {
 #[async_trait]
 impl Compute for BoundedCompute {
     async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
-        self.ran.lock().unwrap().entry(task.task.0).or_default().push(!task.combs.is_empty());
+        self.ran.lock().entry(task.task.0).or_default().push(!task.combs.is_empty());
         self.inner.run(task, refused).await
     }
 
@@ -82,7 +83,7 @@ async fn ask(query: &Value, base: &std::path::Path, inline_bytes: u64, sets: &[&
     let parts = Host { compute: Arc::clone(&compute) as _, combs: Arc::clone(&combs) as _, ..host.host() };
     let fuse = Fuse::new(parts);
     let answer = ask_fuse(&fuse, query, base, sets).await;
-    let ran = compute.ran.lock().unwrap().clone();
+    let ran = compute.ran.lock().clone();
     Asked { answer, ran, combs_started: combs.started.load(Ordering::Relaxed) }
 }
 
@@ -169,7 +170,7 @@ async fn only_tasks_with_oversized_rows_run_again() {
     let answer = ask_fuse(&fuse, &grouped(3), dir.path(), &sets).await.unwrap();
     assert_eq!(sorted_text(&answer.rows), EXPECTED);
     assert_eq!((answer.summary.combs, answer.summary.tasks), (3, 8));
-    let ran = compute.0.ran.lock().unwrap().clone();
+    let ran = compute.0.ran.lock().clone();
     assert_eq!(ran[&7], [false, true]);
     assert!(ran.iter().all(|(task, ran)| *task == 7 || *ran == [false]), "{ran:?}");
 }

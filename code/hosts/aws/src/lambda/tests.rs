@@ -1,7 +1,6 @@
 //! Tests against a simulated AWS Lambda on loopback.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Router;
@@ -12,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use buzz_protocol::{BUILD_ID, ErrorKind, Partitioning, QueryId, QueryToken, StageId, TaskIndex};
 use buzz_storage::{Location, Stores};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::*;
@@ -34,8 +34,8 @@ async fn invoked(
     body: Bytes,
 ) -> Response {
     let event = serde_json::from_slice(&body).unwrap();
-    service.asked.lock().unwrap().push((function, headers, event));
-    let (status, headers, body) = service.says.lock().unwrap().pop_front().unwrap_or((200, vec![], outcome()));
+    service.asked.lock().push((function, headers, event));
+    let (status, headers, body) = service.says.lock().pop_front().unwrap_or((200, vec![], outcome()));
     let mut answer = (StatusCode::from_u16(status).unwrap(), body.to_string()).into_response();
     for (name, value) in headers {
         answer.headers_mut().insert(name, value.parse().unwrap());
@@ -121,7 +121,7 @@ async fn run_counted(task: HBeeTask, says: Vec<Said>) -> (Result<TaskOutcome>, A
 async fn task_runs_as_one_synchronous_invocation() {
     let (outcome, service, _) = run(task(10), vec![]).await;
     assert_eq!(outcome.unwrap().rows, [1, 2]);
-    let asked = service.asked.lock().unwrap();
+    let asked = service.asked.lock();
     let [(function, headers, event)] = asked.as_slice() else { panic!("{asked:?}") };
     assert_eq!(function, "hbee");
     assert_eq!(headers["x-amz-invocation-type"], "RequestResponse");
@@ -134,7 +134,7 @@ async fn throttled_or_unready_invocations_are_retried() {
     let says = vec![refused(429, early[0]), refused(502, early[1]), refused(502, early[2])];
     let (outcome, service, _, refusals) = run_counted(task(10), says).await;
     outcome.unwrap();
-    assert_eq!((service.asked.lock().unwrap().len(), refusals), (4, 3));
+    assert_eq!((service.asked.lock().len(), refusals), (4, 3));
 }
 
 #[tokio::test]
@@ -168,7 +168,7 @@ async fn other_failures_are_not_retried_and_keep_their_kind() {
         assert_eq!(error.kind, kind, "{error}");
         let text = error.to_string();
         assert!(text.contains(message) && text.starts_with("step `m`, task 3: "), "{text}");
-        assert_eq!(service.asked.lock().unwrap().len(), 1, "{said:?}");
+        assert_eq!(service.asked.lock().len(), 1, "{said:?}");
     }
 }
 
@@ -191,7 +191,7 @@ async fn oversized_task_is_passed_through_storage() {
     let (outcome, service, results) = run(large.clone(), vec![]).await;
     outcome.unwrap();
     let place = results.of_query(large.query, "tasks/1-3-2.json").unwrap();
-    assert_eq!(service.asked.lock().unwrap()[0].2, json!({"task_at": place.to_string()}));
+    assert_eq!(service.asked.lock()[0].2, json!({"task_at": place.to_string()}));
     let stored = results.get_json::<HBeeTask>(&place).await.unwrap().unwrap();
     assert_eq!(stored.fragment, large.fragment);
 }

@@ -65,7 +65,7 @@ impl Task {
             tags: request["tags"].clone(),
             stop: None,
             process: None,
-            created: SystemTime::now(),
+            created: crate::clock::now(),
             started: None,
             stopped: None,
             exit_code: None,
@@ -161,7 +161,7 @@ pub(super) async fn live(shared: Arc<Shared>, id: String) {
     {
         let mut state = shared.state();
         let Some(task) = state.tasks.get_mut(&id) else { return };
-        (task.process, task.started) = (Some(process.clone()), Some(SystemTime::now()));
+        (task.process, task.started) = (Some(process.clone()), Some(crate::clock::now()));
         if task.stop.is_none() {
             task.status = Status::Running;
         } else {
@@ -183,7 +183,7 @@ fn advance(shared: &Shared, id: &str, status: Status) -> bool {
         return false;
     };
     if task.stop.is_some() {
-        (task.status, task.stopped) = (Status::Stopped, Some(SystemTime::now()));
+        (task.status, task.stopped) = (Status::Stopped, Some(crate::clock::now()));
         return false;
     }
     task.status = status;
@@ -224,7 +224,7 @@ fn stopped(shared: &Shared, id: &str, exit_code: Option<i32>, reason: &str) {
     if let Some(task) = state.tasks.get_mut(id) {
         let code = if exit_code.is_some() { "EssentialContainerExited" } else { "TaskFailedToStart" };
         task.stop.get_or_insert_with(|| (code, reason.to_string()));
-        (task.status, task.stopped, task.exit_code) = (Status::Stopped, Some(SystemTime::now()), exit_code);
+        (task.status, task.stopped, task.exit_code) = (Status::Stopped, Some(crate::clock::now()), exit_code);
     }
     // The folder holds spilled rows. The log is in another folder.
     let _absent = fs::remove_dir_all(shared.account.scratch.join(format!("task-{id}")));

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use serde_json::json;
@@ -170,7 +170,7 @@ impl Instance {
         }
         self.ready = false;
         let timeout = self.function.timeout;
-        let deadline = SystemTime::now() + timeout;
+        let deadline = crate::clock::now() + timeout;
         self.api.send(Event { request_id: id.to_string(), payload, deadline }).await;
         if let Some(Fault::DieAtStart) = fault {
             self.process.signal(libc::SIGABRT);

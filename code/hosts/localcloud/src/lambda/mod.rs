@@ -18,11 +18,12 @@ mod runtime_api;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Account;
@@ -117,11 +118,7 @@ impl Lambda {
     /// When `function` does not exist.
     pub fn fail_next(&self, function: &str, fault: &Fault, count: usize) {
         let deployed = self.functions.get(function).expect("the function exists");
-        deployed
-            .faults
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(std::iter::repeat_n(fault.clone(), count));
+        deployed.faults.lock().extend(std::iter::repeat_n(fault.clone(), count));
     }
 
     /// Returns the number of faults of [`fail_next`](Self::fail_next) that have not occurred yet.
@@ -130,7 +127,7 @@ impl Lambda {
     /// When `function` does not exist.
     pub fn faults_left(&self, function: &str) -> usize {
         let deployed = self.functions.get(function).expect("the function exists");
-        deployed.faults.lock().unwrap_or_else(PoisonError::into_inner).len()
+        deployed.faults.lock().len()
     }
 
     /// Returns the counters of `function`.
@@ -150,7 +147,7 @@ impl Lambda {
     /// Ends all warm instances, so that the next invocations start cold.
     pub fn cool_down(&self) {
         for deployed in self.functions.values() {
-            deployed.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            deployed.idle.lock().clear();
         }
     }
 
@@ -163,7 +160,7 @@ impl Lambda {
     async fn run(&self, deployed: &Arc<Deployed>, payload: Bytes, fault: Option<Fault>) -> io::Result<Outcome> {
         deployed.invocations.fetch_add(1, Ordering::Relaxed);
         let _busy = Busy::enter(deployed);
-        let warm = deployed.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let warm = deployed.idle.lock().pop();
         let mut instance = match warm {
             Some(instance) => instance,
             None => {
@@ -188,11 +185,11 @@ impl Lambda {
 
 impl Deployed {
     fn next_fault(&self) -> Option<Fault> {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.faults.lock().pop_front()
     }
 
     fn keep(&self, instance: Instance) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
+        self.idle.lock().push(instance);
     }
 }
 

@@ -1,8 +1,9 @@
 //! Locks for the keys that are in use.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 /// Read-write locks by object. A lock exists as long as it is held or awaited.
@@ -24,7 +25,7 @@ impl Locks {
     }
 
     fn lock(&self, bucket: &str, key: &str) -> Arc<RwLock<()>> {
-        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locks = self.0.lock();
         let name = (bucket.to_string(), key.to_string());
         if let Some(lock) = locks.get(&name).and_then(Weak::upgrade) {
             return lock;

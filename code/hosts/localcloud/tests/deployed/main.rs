@@ -2,9 +2,9 @@
 //! with `buzz --stack`. Rows are compared with those of plain DataFusion on the same files.
 
 mod command;
-mod engine;
 #[path = "../common/mod.rs"]
 mod common;
+mod engine;
 mod faults;
 mod jobs;
 mod queries;

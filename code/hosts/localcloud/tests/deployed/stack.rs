@@ -1,9 +1,10 @@
 //! Deploys a stack with tables, and compares its answers with plain DataFusion.
 
+#![expect(clippy::print_stdout, reason = "a test reports what it skips")]
+
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
-use std::sync::Mutex;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -16,6 +17,7 @@ use buzz_testkit::{
     NO_SHARED_DATA, program_folder, same_rows, shared_data, sorted_text, target_folder, workspace_root,
 };
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -117,7 +119,7 @@ pub(crate) fn stderr(output: &Output) -> String {
 /// Creates the sample once for all tests and returns its folder.
 pub(crate) fn sample() -> PathBuf {
     static MAKING: Mutex<()> = Mutex::new(());
-    let _one_at_a_time = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _one_at_a_time = MAKING.lock();
     let folder = target_folder(&format!("sample-{SAMPLE_ROWS}"));
     let buzz = program_folder().join("buzz");
     let made = std::process::Command::new(buzz).arg("sample").arg(&folder).args(["--rows", SAMPLE_ROWS]).output();
@@ -138,7 +140,7 @@ pub(crate) fn months() -> PathBuf {
 /// Generates three months once for all tests and returns their folder.
 fn made_months() -> PathBuf {
     static MAKING: Mutex<()> = Mutex::new(());
-    let _one_at_a_time = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _one_at_a_time = MAKING.lock();
     let folder = target_folder("months");
     std::fs::create_dir_all(&folder).unwrap();
     for month in 1..=3 {

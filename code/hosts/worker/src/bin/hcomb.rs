@@ -1,5 +1,7 @@
 //! The program of the HComb container: `hcomb` serves a comb, `hcomb health` runs a health check.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
+
 use std::process::ExitCode;
 
 use buzz_worker::comb::{CombSettings, health, run};

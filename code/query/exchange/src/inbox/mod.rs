@@ -13,8 +13,8 @@ mod pace;
 mod stage;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
@@ -22,6 +22,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use buzz_protocol::{BUILD_ID, QueryError, QueryId, QueryToken, Result, StageId};
 use futures::Stream;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use self::budget::Budget;
@@ -74,26 +75,26 @@ struct QueryInbox {
 impl Inboxes {
     /// Returns the number of open queries. The comb is in use unless it is 0.
     pub fn open_queries(&self) -> usize {
-        locked(&self.queries).len()
+        self.queries.lock().len()
     }
 
     /// Sets the limits of the comb for queries opened from now on.
     pub fn limit(&self, limits: InboxLimits) {
         let InboxLimits { memory_bytes, queries } = limits;
-        let mut held = locked(&self.limits);
+        let mut held = self.limits.lock();
         (held.memory, held.queries) = (Some(Budget::new(memory_bytes, None)), Some(queries));
     }
 
     /// Refuses all new queries from now on.
     pub fn refuse(&self) {
-        locked(&self.limits).refusing = true;
+        self.limits.lock().refusing = true;
     }
 
     /// Refuses all new queries from now on if no query is open. Returns true in that case.
     pub fn refuse_if_idle(&self) -> bool {
-        let queries = locked(&self.queries);
+        let queries = self.queries.lock();
         if queries.is_empty() {
-            locked(&self.limits).refusing = true;
+            self.limits.lock().refusing = true;
         }
         queries.is_empty()
     }
@@ -107,7 +108,7 @@ impl Inboxes {
     /// or it would have closed them.
     pub fn end_overdue(&self, now_ms: u64) {
         let mut overdue = Vec::new();
-        locked(&self.queries).retain(|query, inbox| {
+        self.queries.lock().retain(|query, inbox| {
             let over = inbox.deadline_ms.is_some_and(|deadline_ms| deadline_ms < now_ms);
             if over {
                 overdue.push((*query, Arc::clone(inbox)));
@@ -125,7 +126,7 @@ impl Inboxes {
     /// # Errors
     /// `Invalid` when the token is not the query's.
     pub fn check(&self, query: QueryId, token: &QueryToken) -> Result<()> {
-        match locked(&self.queries).get(&query) {
+        match self.queries.lock().get(&query) {
             Some(inbox) if !same_token(&inbox.token, token) => {
                 Err(QueryError::invalid(format!("the token does not match query {query}")))
             }
@@ -135,12 +136,12 @@ impl Inboxes {
 
     /// Checks if `token` is the token of any open query.
     pub fn knows(&self, token: &QueryToken) -> bool {
-        locked(&self.queries).values().any(|inbox| same_token(&inbox.token, token))
+        self.queries.lock().values().any(|inbox| same_token(&inbox.token, token))
     }
 
     /// Ends every query with `reason` and removes it, for example when the comb stops.
     pub fn stop(&self, reason: &QueryError) {
-        let queries: Vec<Arc<QueryInbox>> = locked(&self.queries).drain().map(|(_, inbox)| inbox).collect();
+        let queries: Vec<Arc<QueryInbox>> = self.queries.lock().drain().map(|(_, inbox)| inbox).collect();
         for inbox in queries {
             inbox.end(reason);
         }
@@ -148,7 +149,7 @@ impl Inboxes {
 
     /// Returns the bytes that a query has spilled so far on this comb.
     pub fn spilled_bytes(&self, query: QueryId) -> u64 {
-        let inbox = locked(&self.queries).get(&query).cloned();
+        let inbox = self.queries.lock().get(&query).cloned();
         inbox.map(|inbox| inbox.shared.spill.bytes()).unwrap_or_default()
     }
 
@@ -174,7 +175,7 @@ impl Inboxes {
     }
 
     fn query(&self, query: QueryId) -> Result<Arc<QueryInbox>> {
-        let found = locked(&self.queries).get(&query).cloned();
+        let found = self.queries.lock().get(&query).cloned();
         found.ok_or_else(|| QueryError::unavailable(format!("query {query} is not open on this comb")))
     }
 
@@ -191,7 +192,7 @@ impl InboxService for Arc<Inboxes> {
         if open.build != BUILD_ID {
             return Err(QueryError::unavailable(format!("this comb is of build {BUILD_ID}, not {}", open.build)));
         }
-        let within = locked(&self.limits).memory.clone();
+        let within = self.limits.lock().memory.clone();
         let shared = Shared {
             flowing: open.flowing,
             pace: (open.flowing && open.paced).then(Arc::default),
@@ -203,14 +204,14 @@ impl InboxService for Arc<Inboxes> {
         for spec in std::mem::take(&mut open.stages) {
             stages.insert(spec.stage, Arc::new(Stage::new(spec, shared.clone())?));
         }
-        let mut queries = locked(&self.queries);
-        if locked(&self.closed).contains(&open.query) {
+        let mut queries = self.queries.lock();
+        if self.closed.lock().contains(&open.query) {
             return Err(QueryError::cancelled(format!("query {} has ended", open.query)));
         }
         if queries.contains_key(&open.query) {
             return Ok(());
         }
-        let Limits { refusing, queries: queries_max, .. } = &*locked(&self.limits);
+        let Limits { refusing, queries: queries_max, .. } = &*self.limits.lock();
         if *refusing {
             return Err(QueryError::unavailable("this comb is stopping"));
         }
@@ -240,7 +241,7 @@ impl InboxService for Arc<Inboxes> {
     }
 
     async fn abort(&self, query: QueryId, reason: QueryError) -> Result<()> {
-        let inbox = locked(&self.queries).get(&query).cloned();
+        let inbox = self.queries.lock().get(&query).cloned();
         if let Some(inbox) = inbox {
             inbox.end(&reason);
         }
@@ -249,8 +250,8 @@ impl InboxService for Arc<Inboxes> {
 
     async fn close(&self, query: QueryId) -> Result<()> {
         let inbox = {
-            let mut queries = locked(&self.queries);
-            let mut closed = locked(&self.closed);
+            let mut queries = self.queries.lock();
+            let mut closed = self.closed.lock();
             if !closed.contains(&query) {
                 closed.push_back(query);
             }
@@ -286,9 +287,4 @@ impl QueryInbox {
 fn same_token(a: &QueryToken, b: &QueryToken) -> bool {
     let (a, b) = (a.as_str().as_bytes(), b.as_str().as_bytes());
     a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic while the lock was held leaves counts that are still consistent: every change below is one statement.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

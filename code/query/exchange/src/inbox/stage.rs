@@ -1,8 +1,8 @@
 //! One stage's share of an inbox: deliveries that are held back, and batches that can be read.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
@@ -10,10 +10,10 @@ use async_trait::async_trait;
 use buzz_kernel::decode_schema;
 use buzz_protocol::{BUILD_ID, DeliveryId, QueryError, Result, StageId, TaskIndex};
 use datafusion::common::utils::memory::get_record_batch_memory_size;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::budget::{Budget, Chunk, ChunkData};
-use super::locked;
 use super::pace::{Pace, UNREAD_BYTES_MAX, Waiting};
 use crate::service::{Commit, DeliveryHeader, DeliverySink, StageSpec};
 use crate::spill::SpillFile;
@@ -96,7 +96,7 @@ impl Stage {
 
     /// Returns the number of tasks with an accepted delivery.
     pub(super) fn accepted_tasks(&self) -> usize {
-        locked(&self.state).accepted.len()
+        self.state.lock().accepted.len()
     }
 
     /// Returns a receiver of every change that a reader may wait for.
@@ -127,7 +127,7 @@ impl Stage {
                 header.task, self.schema
             )));
         }
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         state.check_open(header.task, header.delivery)?;
         let rows = vec![0; self.spec.partitions.len()];
         match state.held.insert((header.task, header.delivery), Held { rows, ..Held::default() }) {
@@ -144,7 +144,7 @@ impl Stage {
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), batch.columns().to_vec(), &options)?;
         let chunk = Arc::new(self.hold(batch).await?);
 
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         state.check_open(key.0, key.1)?;
         let held = state.held.get_mut(&key);
         let held = held.ok_or_else(|| QueryError::internal(format!("delivery {} was never begun", key.1)))?;
@@ -174,7 +174,7 @@ impl Stage {
                 || pace.is_hungry()
                 // A stage that is not read yet must not block: its readers may start only after all of it is delivered.
                 || !self.shared.demand.borrow().contains(&self.spec.stage)
-                || locked(&self.state).ended.is_some()
+                || self.state.lock().ended.is_some()
         };
         loop {
             let mut change = std::pin::pin!(pace.change());
@@ -197,7 +197,7 @@ impl Stage {
     }
 
     fn finish(&self, key: (TaskIndex, DeliveryId)) -> Result<()> {
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         state.check_open(key.0, key.1)?;
         let held = state.held.get_mut(&key);
         held.ok_or_else(|| QueryError::internal(format!("delivery {} was never begun", key.1)))?.whole = true;
@@ -206,7 +206,7 @@ impl Stage {
 
     pub(super) fn accept(&self, commit: Commit) -> Result<()> {
         let Commit { task, delivery, rows, .. } = commit;
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         if let Some(ended) = &state.ended {
             return Err(ended.clone());
         }
@@ -242,7 +242,7 @@ impl Stage {
     }
 
     pub(super) fn end(&self, reason: QueryError) {
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         state.ended.get_or_insert(reason);
         state.held.clear();
         state.partitions.iter_mut().for_each(|partition| partition.batches.clear());
@@ -266,7 +266,7 @@ impl Stage {
         loop {
             changed.borrow_and_update();
             let (found, _hungry) = {
-                let mut state = locked(&self.state);
+                let mut state = self.state.lock();
                 if let Some(ended) = &state.ended {
                     return Err(ended.clone());
                 }
@@ -337,7 +337,7 @@ struct Hungry<'a> {
 impl Drop for Hungry<'_> {
     fn drop(&mut self) {
         if let Some(pace) = &self.stage.shared.pace {
-            locked(&self.stage.state).partitions[self.index].waiting.leave(pace, self.fed);
+            self.stage.state.lock().partitions[self.index].waiting.leave(pace, self.fed);
         }
     }
 }
@@ -383,7 +383,7 @@ impl DeliverySink for HeldDelivery {
 impl Drop for HeldDelivery {
     fn drop(&mut self) {
         if !self.whole {
-            locked(&self.stage.state).held.remove(&self.key);
+            self.stage.state.lock().held.remove(&self.key);
         }
     }
 }

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use buzz_engine::Progress;
 use buzz_plan::QueryPlan;
-use buzz_protocol::{QueryError, Result};
-use chrono::Utc;
+use buzz_protocol::{QueryError, Result, now_ms};
 
 /// The deadline of a query, and the progress by which it can be stopped earlier.
 pub(crate) struct Deadline<'a> {
@@ -21,9 +20,9 @@ impl<'a> Deadline<'a> {
     pub(crate) fn new(plan: &QueryPlan, progress: &'a Progress) -> Self {
         let timeout = plan.options.timeout();
         let left = timeout.saturating_sub(plan.opened_in + plan.planned_in);
-        let at_ms = Utc::now().timestamp_millis() + i64::try_from(left.as_millis()).unwrap_or(i64::MAX / 2);
+        let at_ms = now_ms().saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX / 2));
         let at = tokio::time::Instant::now() + left;
-        Self { progress, timeout, at, at_ms: u64::try_from(at_ms).unwrap_or_default() }
+        Self { progress, timeout, at, at_ms }
     }
 
     /// Runs `work` until it completes, the query is stopped or its deadline passes.
