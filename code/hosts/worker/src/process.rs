@@ -16,7 +16,8 @@ pub fn now_ms() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Converts an error to the response of a failed Lambda function.
+/// Converts an error to the response of a failed Lambda function, which has a type and a text only. It is for people and
+/// for other programs; programs of Buzz exchange [`QueryError`]s.
 pub fn failed(error: &QueryError) -> Diagnostic {
     Diagnostic { error_type: error.kind.to_string(), error_message: error.to_string() }
 }
