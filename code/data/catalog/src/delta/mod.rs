@@ -88,11 +88,12 @@ pub(crate) async fn open(place: Location, entry: &CatalogEntry, stores: &QuerySt
             path: paths.path(&path)?,
             size: u64::try_from(view.size()).unwrap_or_default(),
             e_tag: None,
-            partition_values: typed_values(&partitions, view.partition_values_map(), &mut known_values)
-                .map_err(|error| {
+            partition_values: typed_values(&partitions, view.partition_values_map(), &mut known_values).map_err(
+                |error| {
                     let file = Place::File { path: path.to_string(), table: None };
                     error.at(file).at(format!("Delta table {place}"))
-                })?,
+                },
+            )?,
             deletion_vector: view
                 .deletion_vector_descriptor()
                 .map(|descriptor| deletion::vector(&mut paths, &descriptor))
