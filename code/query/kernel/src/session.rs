@@ -28,6 +28,8 @@ pub fn planning_config(options: &Options, partitions: usize) -> Result<SessionCo
     config.options_mut().set("datafusion.optimizer.enable_dynamic_filter_pushdown", "false")?;
     // Otherwise scalar subqueries become nodes that datafusion-distributed cannot cut.
     config.options_mut().optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+    // A top-k below the exchange of a window's keys drops rows that the window reads: wrong rows with several combs.
+    config.options_mut().optimizer.enable_topk_repartition = false;
     // Plans also lose the nullability of columns below a UNION. Allowing nulls that never occur is harmless.
     config.options_mut().execution.skip_physical_aggregate_schema_check = true;
     // Fuse divides the files; the planner has none.

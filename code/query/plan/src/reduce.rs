@@ -62,7 +62,7 @@ pub(crate) async fn reducer(
     let unsendable = match planned {
         _ if recursion => Some("a recursive query cannot be sent to combs".to_string()),
         Some(plan) if !can_be_sent(plan) => Some("one of its operators cannot be sent to combs".to_string()),
-        _ => reduces.iter().find_map(|step| wire::unsendable(&step.logical)),
+        _ => unsendable(reduces, planned, planning).await?,
     };
     if let Some(because) = unsendable {
         let warning = format!("Fuse reduces this query instead of {wanted} combs: {because}");
@@ -72,6 +72,32 @@ pub(crate) async fn reducer(
     let combs = comb_count(reduces, planning, wanted).await?;
     let warning = format!("this query cannot be divided among {wanted} combs; one comb reduces it");
     Ok(Reducer { fuse_only: None, combs, warnings: if combs < wanted { vec![warning] } else { Vec::new() } })
+}
+
+/// Returns the reason why `reduces` cannot be sent to combs, if there is one.
+async fn unsendable(
+    reduces: &[ReduceStep],
+    planned: Option<&Arc<dyn ExecutionPlan>>,
+    planning: &Planning<'_>,
+) -> Result<Option<String>> {
+    for step in reduces {
+        if let Some(because) = wire::unsendable(&step.logical) {
+            return Ok(Some(because));
+        }
+        // Only windows lose something that the logical plan does not show.
+        if !wire::has_windows(&step.logical) {
+            continue;
+        }
+        let target = InboxTarget { query: QueryId::fresh(), partitions: planning.capacity.partitions_per_comb(1) };
+        let plan = match planned {
+            Some(plan) => Arc::clone(plan),
+            None => whole(step, planning.options(), planning.start, target).await?,
+        };
+        if let Some(because) = wire::unsendable_operator(&plan) {
+            return Ok(Some(because));
+        }
+    }
+    Ok(None)
 }
 
 /// Checks that every operator of `plan` can be encoded.

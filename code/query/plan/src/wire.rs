@@ -4,6 +4,8 @@
 //! window function, so the result would be wrong. It decodes a literal of type Float16 as Float32. A plan that cannot
 //! be rewritten is not sent: Fuse reduces it itself.
 
+use std::sync::Arc;
+
 use arrow::datatypes::DataType;
 use buzz_protocol::Result;
 use datafusion::common::ScalarValue;
@@ -12,6 +14,9 @@ use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::expr::{NullTreatment, WindowFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Case, Cast, Expr, LogicalPlan, WindowFunctionDefinition};
+use datafusion::physical_expr::window::{StandardWindowExpr, WindowExpr};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 
 /// Aggregates that ignore nulls, so that a filtered row can be replaced by a null.
 const SKIP_NULLS: &[&str] = &[
@@ -92,6 +97,39 @@ pub(crate) fn unsendable(plan: &LogicalPlan) -> Option<String> {
         })
     });
     visited.ok().and(found)
+}
+
+/// Checks if `plan` contains a window.
+pub(crate) fn has_windows(plan: &LogicalPlan) -> bool {
+    let mut found = false;
+    let visited = plan.apply_with_subqueries(|node| {
+        found |= matches!(node, LogicalPlan::Window(_));
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    visited.is_ok() && found
+}
+
+/// Returns the reason why the physical `plan` would change if it was sent. `None` if it survives.
+pub(crate) fn unsendable_operator(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
+    let mut found = None;
+    let visited = plan.apply(|node| {
+        let windows = node
+            .downcast_ref::<WindowAggExec>()
+            .map(WindowAggExec::window_expr)
+            .or_else(|| node.downcast_ref::<BoundedWindowAggExec>().map(BoundedWindowAggExec::window_expr));
+        let reversed = windows.unwrap_or_default().iter().find(|window| is_reversed(window));
+        found = reversed.map(|window| format!("`{}` over a window in reverse order cannot be sent", window.name()));
+        Ok(if found.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    visited.ok().and(found)
+}
+
+/// Checks if a window function is evaluated in reverse order, because the planner reads the window backwards. That flag
+/// has no encoding: `LAG` would be sent and evaluated as `LEAD`. Only the debug text of the expression shows it; an
+/// argument with the same text makes Fuse reduce the query, which is harmless.
+fn is_reversed(window: &Arc<dyn WindowExpr>) -> bool {
+    let function = window.as_any().downcast_ref::<StandardWindowExpr>();
+    function.is_some_and(|window| format!("{:?}", window.get_standard_func_expr()).contains("is_reversed: true"))
 }
 
 fn lost(window: &WindowFunction) -> Option<String> {

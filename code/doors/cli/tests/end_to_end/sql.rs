@@ -304,3 +304,19 @@ async fn invalid_statement_error_names_the_cause() {
         assert!(error.to_string().contains(words), "{sql}: {error}");
     }
 }
+
+/// The planner reads one of two opposite windows backwards and reverses its function, which has no encoding.
+#[tokio::test(flavor = "multi_thread")]
+async fn window_in_reverse_order_keeps_its_direction() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 4, 5);
+    let select = "SELECT id, LAG(id, 1) OVER (ORDER BY id) AS before, LAG(id, 1) OVER (ORDER BY id DESC ROWS BETWEEN 2 \
+                  PRECEDING AND 1 FOLLOWING) AS after FROM rides ORDER BY id LIMIT 3";
+    for zones in [1, 3] {
+        for reducer in ["reducer=comb", "reducer=inline"] {
+            let query = statement(zones, select, &[("rides", "Parquet", "rides")]);
+            let answer = ask(&query, dir.path(), &[reducer]).await.unwrap();
+            assert_eq!(rows_text(&answer.rows), ["0 | NULL | 1", "1 | 0 | 2", "2 | 1 | 3"], "{zones} {reducer}");
+        }
+    }
+}

@@ -147,6 +147,9 @@ async fn map_stage(
 
     let sendable = wire::sendable_literals(optimized)?;
     let physical = yielding(state.query_planner().create_physical_plan(&sendable, &state).await?)?;
+    if let Some(why) = wire::unsendable_operator(&physical) {
+        return Err(QueryError::invalid(format!("{why} to HBees; use it in an HComb step")));
+    }
     let bytes = files.iter().map(|file| file.size).sum();
     let count = tasks_wanted(bytes, options, planning.capacity.tasks_min);
     let splits = match parsed.step.split {
