@@ -76,6 +76,7 @@ test: aws-cli ## Run all tests
 	@echo "building and running the tests; the first time compiles DataFusion, 20 to 30 minutes on two cores …" >&2
 	cargo build --workspace --bins
 	cargo test --workspace --lib --bins --tests
+	cargo test --workspace --doc
 
 .PHONY: cross-check
 cross-check: programs aws-cli ## Run the bootstraps under AWS's emulator, and send Fuse's requests to moto; installs both from PyPI
@@ -100,13 +101,16 @@ slt-known: ## Run slt and rewrite the list of statements that differ; recorded r
 differential: ## Compare random queries with plain DataFusion; QUERIES=5000 SEED=1
 	BUZZ_DIFFERENTIAL_QUERIES=$(or $(QUERIES),5000) BUZZ_DIFFERENTIAL_SEED=$(or $(SEED),1) $(AGAINST) differential::
 
-check: ## Check format and lints; warnings are errors
+check: ## Check format, lints, documentation, dependencies and wording; warnings are errors
 	cargo fmt --all --check
+	@python3 code/testkit/lint/words.py
+	@python3 code/testkit/lint/dependencies.py
 	cargo clippy --workspace --all-targets -- --deny warnings
 	@echo "checking the workers with their own features …" >&2
 	cargo clippy --package buzz-worker --bins -- --deny warnings
 	@if cargo tree --package buzz-worker --edges normal --invert sqlparser 2> /dev/null | grep -q .; then \
 	  echo "error: the workers have a SQL parser: \`cargo tree --package buzz-worker --edges normal --invert sqlparser\`" >&2; exit 1; fi
+	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items
 	@infra/bin/check.sh
 
 check-infra: ## Check the infrastructure: format, validity, permissions, Terraform tests

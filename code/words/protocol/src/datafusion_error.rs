@@ -142,7 +142,7 @@ mod tests {
             }
             other => other,
         };
-        let born = QueryError::unavailable("this comb was told to stop");
+        let born = QueryError::unavailable("this comb is stopping");
         assert_eq!(QueryError::from(over_the_wire(born.clone().into_datafusion())), born);
         let nested = over_the_wire(QueryError::data("a file is cut off").into_datafusion()).context("Join Error");
         assert_eq!(QueryError::from(nested).kind, ErrorKind::Data);
