@@ -28,7 +28,7 @@ export STAGE REGION DEPLOY_PROFILE BACKEND_PROFILE BACKEND_BUCKET BACKEND_REGION
 .PHONY: help build sample local-sample run-query test check check-infra format bench fuzz clean init package package-lambdas \
 	package-hcomb plan deploy deploy-all destroy logs costs docker-login check-dirty scan-infra try-infra try-packages try-reproducible \
 	run-integ-local run-integ-docker run-integ-aws
-.PHONY: slt slt-known differential differential-real bench-tools stack-sample stack-query need-stage
+.PHONY: examples slt slt-known differential differential-real bench-tools stack-sample stack-query need-stage
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} /^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +56,9 @@ endif
 local-sample: build
 	@$(BUZZ) sample $(SAMPLE)
 
+examples: local-sample ## Make the files that code/examples reads, in data/examples
+	@BUZZ=$(BUZZ) SAMPLE=$(SAMPLE) code/examples/files.sh
+
 LOCAL_CLOUD := $(CARGO_TARGET_DIR)/debug/localcloud
 # Where the example's catalog says its table is.
 LOCAL_CLOUD_OPTIONS = --folder data/local-cloud --upload $(SAMPLE)=s3://cloudfuse-taxi-data/delta-tables/nyc-taxi-daily
@@ -76,6 +79,7 @@ test: aws-cli ## Run all tests
 	@echo "building and running the tests; the first time compiles DataFusion, 20 to 30 minutes on two cores …" >&2
 	cargo build --workspace --bins
 	cargo test --workspace --lib --bins --tests
+	cargo test --workspace --doc
 
 .PHONY: cross-check
 cross-check: programs aws-cli ## Run the bootstraps under AWS's emulator, and send Fuse's requests to moto; installs both from PyPI
@@ -103,13 +107,16 @@ differential: ## Compare random queries with plain DataFusion; QUERIES=5000 SEED
 differential-real: ## The same with a real table too, if this machine has it; a quarter as many queries
 	BUZZ_DIFFERENTIAL_QUERIES=$(or $(QUERIES),5000) BUZZ_DIFFERENTIAL_SEED=$(or $(SEED),1) $(AGAINST) differential_real::
 
-check: ## Check format and lints; warnings are errors
+check: ## Check format, lints, documentation, dependencies and wording; warnings are errors
 	cargo fmt --all --check
+	@python3 code/testkit/lint/words.py
+	@python3 code/testkit/lint/dependencies.py
 	cargo clippy --workspace --all-targets -- --deny warnings
 	@echo "checking the workers with their own features …" >&2
 	cargo clippy --package buzz-worker --bins -- --deny warnings
 	@if cargo tree --package buzz-worker --edges normal --invert sqlparser 2> /dev/null | grep -q .; then \
 	  echo "error: the workers have a SQL parser: \`cargo tree --package buzz-worker --edges normal --invert sqlparser\`" >&2; exit 1; fi
+	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items
 	@infra/bin/check.sh
 
 check-infra: ## Check the infrastructure: format, validity, permissions, Terraform tests

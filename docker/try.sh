@@ -32,7 +32,7 @@ cp -r "$SAMPLE/." "$folder/sample"
 cp code/examples/*.json "$folder/examples"
 install -D -m 644 "$(certificates)" "$folder/root/etc/ssl/certs/ca-certificates.crt"
 for program in "${programs[@]}"; do
-    [ -f "$BINARIES/$program" ] || fail "\`$BINARIES/$program\` is not there"
+    [ -f "$BINARIES/$program" ] || fail "\`$BINARIES/$program\` does not exist"
     strip -o "$folder/programs/$program" "$BINARIES/$program"
     # Copies the shared libraries of a dynamic program to their original paths.
     for library in $(ldd "$BINARIES/$program" 2>/dev/null | grep -o '/[^ ]*' || true); do

@@ -25,7 +25,7 @@ def function(name):
     """Returns the configuration of a function: memory, processor and variables."""
     told = aws("lambda", "get-function-configuration", "--function-name", name, missing={})
     if not told:
-        fail(f"function {name} is not there: is the stage deployed in {os.environ['REGION']}?")
+        fail(f"function {name} does not exist: is the stage deployed in {os.environ['REGION']}?")
     return told
 
 

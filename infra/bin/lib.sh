@@ -70,14 +70,14 @@ need_stage() {
 account() {
     local id
     id=$(aws sts get-caller-identity --query Account --output text) ||
-        fail "AWS does not know who asks, with ${DEPLOY_PROFILE:+profile \`$DEPLOY_PROFILE\` of }the usual credentials: log in, or set DEPLOY_PROFILE"
+        fail "AWS does not accept the caller, with ${DEPLOY_PROFILE:+profile \`$DEPLOY_PROFILE\` of }the usual credentials: log in, or set DEPLOY_PROFILE"
     echo "$id"
 }
 
 # confirm QUESTION: requires the answer yes, unless AUTO_APPROVE=1.
 confirm() {
     [ "${AUTO_APPROVE:-}" != 1 ] || return 0
-    [ -t 0 ] || fail "nobody is there to be asked: AUTO_APPROVE=1 answers yes"
+    [ -t 0 ] || fail "this needs an approval, and the input is not a terminal: AUTO_APPROVE=1 approves"
     local answer
     read -r -p "$1 [y/N] " answer
     [[ $answer =~ ^[yY] ]] || fail "nothing was changed"

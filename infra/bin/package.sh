@@ -59,7 +59,7 @@ SYSTEM_LIBRARIES='libc|libm|libdl|librt|libpthread|libgcc_s|ld-linux-x86-64|ld-l
 # image has no libraries.
 check_program() { # FILE STATIC?
     local head libraries others needed
-    [ -f "$1" ] || fail "\`$1\` is not there: BINARIES must hold fuse_lambda, hbee_lambda and hcomb"
+    [ -f "$1" ] || fail "\`$1\` does not exist: BINARIES must hold fuse_lambda, hbee_lambda and hcomb"
     have readelf "it tells which C library a program needs (Debian: binutils)"
     # In variables, since a pipe that is closed early fails intermittently.
     head=$(readelf -h "$1" 2>/dev/null || true)

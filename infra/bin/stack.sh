@@ -98,7 +98,7 @@ init() { # `known`: fails unless the stack exists
     local deployed
     deployed=$(tf output -json sizes 2>/dev/null | python3 -c 'import json, sys; print(json.load(sys.stdin).get("region", ""))' 2>/dev/null || true)
     [ -z "$deployed" ] || [ "$deployed" = "$REGION" ] ||
-        fail "stage $STAGE is in $deployed, not in $REGION: say REGION=$deployed, or take another stage for $REGION"
+        fail "stage $STAGE is in $deployed, not in $REGION: set REGION=$deployed, or use another stage for $REGION"
 
     export TF_VAR_region=$REGION TF_VAR_arch=$ARCH TF_VAR_comb_network=${COMB_NETWORK:-public_ipv4} TF_VAR_log_level=${LOG_LEVEL:-info}
     TF_VAR_data_locations=$(json_list "${DATA_LOCATIONS:-}")
@@ -124,7 +124,7 @@ make_state_bucket() ( # BUCKET REGION PROFILE
     local place=()
     [ "$2" = us-east-1 ] || place=(--create-bucket-configuration "LocationConstraint=$2")
     aws s3api create-bucket --bucket "$1" "${place[@]}" >/dev/null ||
-        fail "bucket $1 for Terraform's state is not there and cannot be made: name one in BACKEND_BUCKET"
+        fail "bucket $1 for Terraform's state does not exist and cannot be created: name one in BACKEND_BUCKET"
     aws s3api put-bucket-versioning --bucket "$1" --versioning-configuration Status=Enabled
     aws s3api put-public-access-block --bucket "$1" --public-access-block-configuration \
         BlockPublicAcls=true,IgnorePublicAcls=true,BlockPublicPolicy=true,RestrictPublicBuckets=true
@@ -234,7 +234,7 @@ destroy() {
     rm -f "$planned"
     TF_WORKSPACE='' tf workspace select default >/dev/null
     tf workspace delete "$STAGE" >/dev/null
-    say "stage $STAGE is gone. Terraform's state bucket stays: it serves all stages"
+    say "stage $STAGE is deleted. Terraform's state bucket stays: it serves all stages"
 }
 
 bucket() {

@@ -82,7 +82,7 @@ impl Stores {
         }
     }
 
-    /// Sets the host that is asked for the regions of buckets, instead of S3.
+    /// Sets the host that returns the regions of buckets, instead of S3.
     #[must_use]
     pub fn with_region_host(mut self, host: impl Into<String>) -> Self {
         self.region_host = host.into();
@@ -202,7 +202,7 @@ impl QueryStores {
         })
     }
 
-    /// Returns how the bucket at `url` is reached, including its region: S3 is asked if no setting names it. Returns
+    /// Returns how the bucket at `url` is reached, including its region, which S3 returns if no setting names it. Returns
     /// empty options for other stores, and no region if S3 does not respond within 5 seconds.
     pub async fn bucket_options(&self, url: &Url) -> BucketOptions {
         let Some(bucket) = bucket_name(url) else {
@@ -256,8 +256,8 @@ impl QueryStores {
         Ok(store)
     }
 
-    /// Returns a presigned link to the object at `place` that is `valid` for so long. None if the store has no such
-    /// links.
+    /// Returns a presigned link to the object at `place` that is `valid` for so long. None if the store cannot
+    /// make links.
     ///
     /// # Errors
     /// `Invalid` if the settings of the store are incomplete, `Unavailable` without credentials.

@@ -73,7 +73,7 @@ async fn execute(command: Command, threads: usize, interrupted: CancellationToke
     }
 }
 
-/// Asks `question` as `how` says, and writes the answer.
+/// Runs `question` with the settings in `how`, and writes the answer.
 async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted: &CancellationToken) -> Result<()> {
     let engine = match how.stack.is_named() {
         true => compose::stack_engine(&how.stack).await?,

@@ -23,7 +23,7 @@ use stack::{Stack, Watched};
 /// Maximum time to wait for the answer to a call. Calls only read and write small objects.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Interval at which the stack is asked for the progress of a query.
+/// Interval between requests for the progress of a query.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 
 /// The engine of a deployed stack.

@@ -57,7 +57,7 @@ impl FuseFunction {
                     () = &mut over, if in_time => {
                         in_time = false;
                         progress.stop(QueryError::limit(format!(
-                            "the Fuse function reached its time limit, {} seconds after the query was asked; ask for \
+                            "the Fuse function reached its time limit, {} seconds after the query began; read \
                              less, or raise its timeout (AWS allows 900 seconds)",
                             progress.elapsed().as_secs()
                         )));

@@ -7,7 +7,7 @@ use buzz_plan::QueryPlan;
 use buzz_protocol::{CombAddress, InlineRows, ReducerChoice, Result, StageId, TaskIndex, TaskOutcome};
 use parking_lot::Mutex;
 
-/// Who reduces one run of a query.
+/// The reducers of one run of a query.
 #[derive(Debug, Clone)]
 pub(crate) enum Reducers {
     /// Fuse; combs may take over if the rows do not fit.

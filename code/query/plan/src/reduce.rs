@@ -34,7 +34,7 @@ use crate::query_plan::{QueryPlan, ReduceStep};
 use crate::table::InboxTarget;
 use crate::{Planning, wire};
 
-/// Who can reduce a query.
+/// The possible reducers of a query.
 pub(crate) struct Reducer {
     /// Reason why only Fuse can. None if combs can.
     pub(crate) fuse_only: Option<String>,

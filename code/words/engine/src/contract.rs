@@ -9,7 +9,7 @@ use crate::{Content, Engine, Question, Want};
 /// Time within which a cancelled query ends.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(60);
 
-/// Asks for the plan of `question` and checks that the answer is a plan, that nothing ran, and that the plan names
+/// Requests the plan of `question` and checks that the answer is a plan, that nothing ran, and that the plan names
 /// `step`.
 ///
 /// # Panics

@@ -57,7 +57,7 @@ pub enum Status {
     /// It is planned or runs.
     #[default]
     Running,
-    /// It was asked to stop.
+    /// It is being stopped.
     Cancelling,
 }
 

@@ -5,6 +5,21 @@ use std::path::PathBuf;
 use buzz_protocol::{Format, Options, Query, QueryId};
 
 /// A query and how it is to be answered.
+///
+/// ```
+/// use buzz_engine::{Question, Want};
+/// use buzz_protocol::{Format, Query};
+///
+/// let json = r#"{
+///     "sql": "SELECT COUNT(*) FROM trips",
+///     "catalogs": [{"name": "trips", "type": "Parquet", "uri": "trips/*.parquet"}]
+/// }"#;
+/// let (query, warnings) = Query::parse(json, "an example")?;
+/// assert!(warnings.is_empty());
+/// let question = Question::new(query, "/data").with_want(Want::Rows(Format::Json));
+/// # assert_eq!(question.query.catalogs.len(), 1);
+/// # Ok::<(), buzz_protocol::QueryError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Question {
     /// Id under which logs, progress and results of the query are found.

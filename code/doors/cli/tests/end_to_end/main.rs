@@ -11,6 +11,10 @@ mod engine;
 
 mod errors;
 
+mod examples;
+
+mod explain;
+
 mod faults;
 
 mod files;
@@ -20,6 +24,8 @@ mod flowing;
 mod inline;
 
 mod queries;
+
+mod snapshots;
 
 mod sql;
 

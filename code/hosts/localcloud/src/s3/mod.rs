@@ -1,6 +1,6 @@
 //! Emulates S3 on a folder, with one subfolder per bucket.
 //!
-//! `s3s` implements the protocol and checks signatures; `s3s-fs` stores objects as files. [`Store`](store::Store) wraps
+//! `s3s` implements the protocol and checks signatures; `s3s-fs` stores objects as files. [`Store`] wraps
 //! `s3s-fs` and adds the missing semantics: atomic conditional writes, conditional reads, and folders that are not
 //! objects.
 //!

@@ -20,7 +20,7 @@ async fn engine(deployed: &Deployed) -> StackEngine {
     StackEngine::new(&sdk, FUSE.to_string())
 }
 
-/// Asks for the trips. The type of the table is detected by the stack, which can read it.
+/// Makes a question about the trips. The type of the table is detected by the stack, which can read it.
 fn asked(sql: &str) -> Question {
     let query = Query {
         body: QueryBody::Sql(sql.to_string()),

@@ -9,7 +9,7 @@ use datafusion::physical_expr::PhysicalExpr;
 pub enum ScanSource {
     /// The splits of the task, one per evaluation or all at once.
     Splits,
-    /// All files of the build side at this position of [`Fragment::builds`].
+    /// All files of the build side at this position of the fragment's `builds`.
     Build(usize),
 }
 

@@ -65,7 +65,7 @@ pub struct AnswerMessage {
     /// Place of the rows, if they are not in the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<OutputPlace>,
-    /// The plan, if it was asked for.
+    /// The plan, if the event requests it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub explain: Option<String>,
     /// Number of rows.
