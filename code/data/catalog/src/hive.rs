@@ -32,7 +32,10 @@ pub(crate) fn partitions(found: &Found, given: Option<&[ColumnSpec]>) -> Result<
     let mut pairs = Vec::new();
     for file in &found.files {
         let path = full_path(&found.root.store, file.location.as_ref());
-        pairs.push((pairs_of(found.depth, file).map_err(|error| error.at(Place::File { path: path.clone(), table: None }))?, path));
+        pairs.push((
+            pairs_of(found.depth, file).map_err(|error| error.at(Place::File { path: path.clone(), table: None }))?,
+            path,
+        ));
     }
     let fields = match given {
         Some(given) => given.iter().map(ColumnSpec::field).collect::<Result<_>>()?,

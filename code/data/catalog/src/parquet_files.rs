@@ -95,7 +95,9 @@ async fn read_footer(
     root: &Location,
     object: ObjectMeta,
 ) -> Result<(Schema, Arc<ParquetMetaData>)> {
-    let place = |error: QueryError| error.at(Place::File { path: full_path(&root.store, object.location.as_ref()), table: None });
+    let place = |error: QueryError| {
+        error.at(Place::File { path: full_path(&root.store, object.location.as_ref()), table: None })
+    };
     let footer = buzz_storage::footer(store.as_ref(), &object, None).await.map_err(place)?;
     Ok((buzz_storage::footer_schema(&footer).map_err(place)?, footer))
 }

@@ -38,7 +38,8 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores
     let found = find(&entry.uri, ends, base, stores).await?;
     let store = stores.store(&found.root.store)?;
     let partitions = hive::partitions(&found, entry.partition_columns.as_deref())?;
-    let place = |object: &ObjectMeta| Place::File { path: full_path(&found.root.store, object.location.as_ref()), table: None };
+    let place =
+        |object: &ObjectMeta| Place::File { path: full_path(&found.root.store, object.location.as_ref()), table: None };
 
     let (format, schema) = if entry.kind == CatalogType::Csv {
         let mut csv = entry.csv_format()?;

@@ -6,9 +6,7 @@ use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
 use buzz_aws::clients::sdk;
 use buzz_aws::failure;
-use buzz_engine::wire::{
-    AnswerMessage, Described, FailureMessage, Submitted, cancel_event, watch_event,
-};
+use buzz_engine::wire::{AnswerMessage, Described, FailureMessage, Submitted, cancel_event, watch_event};
 use buzz_engine::{Progress, ProgressReport, TableDescription};
 use buzz_protocol::{ErrorKind, QueryError, QueryId, Result};
 use serde::Deserialize;

@@ -100,7 +100,9 @@ impl FuseFunction {
         let function = &self.settings.function;
         let payload = Blob::new(json!({"resume": query}).to_string());
         let call = self.lambda.invoke().function_name(function).payload(payload);
-        call.invocation_type(InvocationType::Event).send().await
+        call.invocation_type(InvocationType::Event)
+            .send()
+            .await
             .map_err(|error| failure::of_call("invoke", &format!("function {function}"), &error))?;
         let place = self.results.of_query(query, "")?;
         raw(&Submitted { status: "submitted".to_string(), query_id: query, results: format!("{place}/") })

@@ -67,7 +67,8 @@ enum Stop {
 /// - Missing memory of a custom runtime: the service kills the process and reports `Runtime.ExitError` and
 ///   `Runtime exited with error: signal: killed`.
 fn stopped(error_type: &str, message: &str) -> Option<Stop> {
-    let of_service = error_type.split_once('.').is_some_and(|(part, _)| ["Runtime", "Extension", "Sandbox"].contains(&part));
+    let of_service =
+        error_type.split_once('.').is_some_and(|(part, _)| ["Runtime", "Extension", "Sandbox"].contains(&part));
     match error_type {
         "Sandbox.Timedout" => Some(Stop::TimedOut),
         "Runtime.OutOfMemory" => Some(Stop::OutOfMemory),
@@ -123,13 +124,11 @@ where
         (None, _) => causes(error),
     };
     match error {
-        _ if no_credentials(error) => {
-            QueryError::invalid(format!(
-                "{call}: there are no credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or set \
+        _ if no_credentials(error) => QueryError::invalid(format!(
+            "{call}: there are no credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or set \
                  AWS_PROFILE to a profile with keys or a role; for a profile with single sign-on or a program, export \
                  its keys with `eval \"$(aws configure export-credentials --format env)\"`"
-            ))
-        }
+        )),
         SdkError::ConstructionFailure(_) => QueryError::internal(format!("{call}: invalid request: {said}")),
         SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => {
             QueryError::unavailable(format!("{call}: no answer: {said}"))

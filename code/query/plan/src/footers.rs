@@ -52,9 +52,7 @@ async fn by_footer(
     file: &DataFile,
     target: u64,
 ) -> Result<Vec<FileSplit>> {
-    let place = |error: QueryError| {
-        error.at(Place::file_of(&table.name, full_path(&table.store, &file.path)))
-    };
+    let place = |error: QueryError| error.at(Place::file_of(&table.name, full_path(&table.store, &file.path)));
     let object = object_meta(file).map_err(place)?;
     let footer = buzz_storage::footer(store.as_ref(), &object, None).await.map_err(place)?;
     Ok(row_group_splits(index, file.size, &footer, target))

@@ -3,9 +3,9 @@
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 
+use crate::QueryError;
 use crate::error::{column_not_found, from_arrow, from_external, from_io};
 use crate::store_error::from_object_store;
-use crate::QueryError;
 
 impl QueryError {
     /// Converts this error into one of DataFusion's, to pass it through streams. [`QueryError::from`] restores it
@@ -35,9 +35,7 @@ impl From<DataFusionError> for QueryError {
 
 pub(crate) fn from_datafusion(error: &DataFusionError) -> QueryError {
     match error {
-        DataFusionError::Context(context, inner) => {
-            carried(context).unwrap_or_else(|| from_datafusion(inner))
-        }
+        DataFusionError::Context(context, inner) => carried(context).unwrap_or_else(|| from_datafusion(inner)),
         DataFusionError::Diagnostic(_, inner) => from_datafusion(inner),
         DataFusionError::Shared(inner) => from_datafusion(inner),
         DataFusionError::Collection(errors) => {

@@ -14,6 +14,7 @@ mod mapping;
 mod paths;
 
 mod deletion;
+mod failure;
 
 mod statistics;
 
@@ -38,7 +39,7 @@ use crate::values::partition_value;
 /// `Data` if the table does not exist, its log is invalid, or it requires a feature that Buzz does not support;
 /// `Invalid` if the requested version does not exist; `Unavailable` if the store does not respond.
 pub(crate) async fn open(place: Location, entry: &CatalogEntry, stores: &QueryStores) -> Result<Table> {
-    let failed = |error: DeltaTableError| log::query_error(&place, error);
+    let failed = |error: DeltaTableError| failure::query_error(&place, error);
     let store = stores.store(&place.store)?;
     let wanted = version::wanted(&place, entry, store.as_ref()).await?;
     let table = match wanted {
@@ -88,11 +89,12 @@ pub(crate) async fn open(place: Location, entry: &CatalogEntry, stores: &QuerySt
             path: paths.path(&path)?,
             size: u64::try_from(view.size()).unwrap_or_default(),
             e_tag: None,
-            partition_values: typed_values(&partitions, view.partition_values_map(), &mut known_values)
-                .map_err(|error| {
+            partition_values: typed_values(&partitions, view.partition_values_map(), &mut known_values).map_err(
+                |error| {
                     let file = Place::File { path: path.to_string(), table: None };
                     error.at(file).at(format!("Delta table {place}"))
-                })?,
+                },
+            )?,
             deletion_vector: view
                 .deletion_vector_descriptor()
                 .map(|descriptor| deletion::vector(&mut paths, &descriptor))

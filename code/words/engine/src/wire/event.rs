@@ -157,8 +157,9 @@ impl Event {
             return Ok(Event::Describe(Box::new(Ask::bare(query, "event in `describe`")?)));
         }
         if fields.contains_key("query") {
-            let envelope: Envelope = serde_json::from_value(event.clone())
-                .map_err(|error| QueryError::invalid(format!("{error}; {FORMS}")).at(Place::Query("event".to_string())))?;
+            let envelope: Envelope = serde_json::from_value(event.clone()).map_err(|error| {
+                QueryError::invalid(format!("{error}; {FORMS}")).at(Place::Query("event".to_string()))
+            })?;
             return Ok(Event::Ask(Box::new(envelope.checked()?)));
         }
         Ok(Event::Ask(Box::new(Ask::bare(event, "event")?)))
@@ -232,7 +233,9 @@ impl Envelope {
                 Value::String(text) => text.clone(),
                 value => value.to_string(),
             };
-            options.set(&format!("{key}={text}")).map_err(|error| error.at(Place::Query("event in `options`".to_string())))?;
+            options
+                .set(&format!("{key}={text}"))
+                .map_err(|error| error.at(Place::Query("event in `options`".to_string())))?;
         }
         let output = self.output.map(RawOutput::checked).transpose()?;
         Ok(Ask { query, options, later: self.later, output, encoding: self.encoding, explain: self.explain, warnings })
