@@ -5,6 +5,7 @@
 //! `ObjectStoreRegistry`. No other crate names a kind of storage.
 
 mod footer;
+mod http;
 mod location;
 mod region;
 mod s3;

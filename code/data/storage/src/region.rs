@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{Method, Request};
+use ::http::{Method, Request};
 use object_store::ClientOptions;
 use object_store::client::{HttpConnector, HttpRequestBody, ReqwestConnector};
 

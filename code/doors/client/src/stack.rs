@@ -186,3 +186,57 @@ impl Stack {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_lambda::config::{Credentials, SharedCredentialsProvider};
+    use axum::Router;
+    use axum::body::Bytes;
+    use axum::routing::post;
+    use buzz_protocol::{Place, TaskIndex};
+    use serde_json::json;
+
+    use super::*;
+
+    /// Creates the client of a stack whose Fuse answers every event with `answer` and `headers`.
+    async fn stack(answer: Value, headers: [(&'static str, &'static str); 1]) -> Stack {
+        let invoked = async move |event: Bytes| {
+            let event: Value = serde_json::from_slice(&event).unwrap();
+            assert_eq!(event["failure"], "json");
+            (headers, answer.to_string())
+        };
+        let app = Router::new().route("/2015-03-31/functions/{name}/invocations", post(invoked));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let keys = SharedCredentialsProvider::new(Credentials::new("AK", "SK", None, None, "test"));
+        let sdk = sdk(READ_TIMEOUT, Some(&url)).await.into_builder().credentials_provider(keys);
+        let sdk = sdk.region(aws_config::Region::new("us-east-2")).build();
+        Stack { client: Client::new(&sdk), function: "fuse".to_string() }
+    }
+
+    #[tokio::test]
+    async fn failure_of_a_query_arrives_whole() {
+        let error = QueryError::data("is truncated").retry_after(Some(Duration::from_secs(3)));
+        let error = error.at(Place::file_of("trips", "s3://lake/a.parquet")).at_task("m", TaskIndex(3));
+        let message = serde_json::to_value(FailureMessage::new(error.clone())).unwrap();
+        let stack = stack(message, [("x-test", "")]).await;
+        match stack.watch(QueryId::fresh()).await.unwrap() {
+            Watched::Failed(failed) => assert_eq!(failed, error),
+            other => panic!("{other:?}"),
+        }
+        let event = json!({"describe": {}, "failure": "json"});
+        assert_eq!(stack.describe(&event).await.unwrap_err(), error);
+        stack.cancel(QueryId::fresh()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn failed_invocation_keeps_its_kind() {
+        let answer = json!({"errorType": "Limit", "errorMessage": "the query took more than 3 seconds"});
+        let stack = stack(answer, [("x-amz-function-error", "Unhandled")]).await;
+        match stack.watch(QueryId::fresh()).await.unwrap() {
+            Watched::Failed(failed) => assert_eq!(failed, QueryError::limit("the query took more than 3 seconds")),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -167,3 +167,87 @@ pub(crate) fn raw(value: &impl Serialize) -> Result<Box<RawValue>> {
     serde_json::value::to_raw_value(value)
         .map_err(|error| QueryError::internal(format!("an answer cannot be encoded as JSON: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use async_trait::async_trait;
+    use buzz_aws::settings::HBeeSettings;
+    use buzz_engine::{Question, Running, TableDescription};
+    use buzz_protocol::{Place, TaskIndex};
+    use buzz_storage::{Location, Stores};
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    fn failure() -> QueryError {
+        let error = QueryError::data("is truncated").retry_after(Some(Duration::from_secs(3)));
+        error.at(Place::file_of("trips", "s3://lake/a.parquet")).at_task("m", TaskIndex(3))
+    }
+
+    /// An engine whose queries fail with [`failure`].
+    #[derive(Debug)]
+    struct Failing;
+
+    #[async_trait]
+    impl Engine for Failing {
+        async fn describe(&self, _: &Question) -> Result<Vec<TableDescription>> {
+            Err(failure())
+        }
+
+        fn start(&self, question: Question) -> Running {
+            Running::spawn(Arc::new(Progress::of(question.id)), async { Err(failure()) })
+        }
+    }
+
+    async fn function() -> FuseFunction {
+        let stores = Arc::new(Stores::default());
+        let place = Location::parse("s3://bucket/results", Path::new("/")).unwrap();
+        stores.replace(&place.store, Arc::new(InMemory::new()));
+        let results = Results::new(stores.for_query(), place.clone());
+        let hbee = HBeeSettings { function: "hbee".to_string(), timeout: Duration::ZERO, memory_mb: 1, concurrency: 1 };
+        let settings = FuseSettings {
+            stage: "test".to_string(),
+            results: place,
+            hbee,
+            combs: None,
+            function: "fuse".to_string(),
+            memory_mb: 1024,
+        };
+        let sdk = aws_config::SdkConfig::builder().behavior_version(aws_config::BehaviorVersion::latest()).build();
+        FuseFunction::new(Arc::new(Failing), results, Arc::default(), settings, &sdk)
+    }
+
+    fn query() -> Value {
+        json!({"sql": "SELECT 1", "catalogs": []})
+    }
+
+    #[tokio::test]
+    async fn failure_is_answered_whole_if_the_event_requests_it() {
+        let (function, deadline) = (function().await, now_ms() + 60_000);
+        for event in [json!({"query": query()}), json!({"describe": query()})] {
+            assert_eq!(function.answer(&event, deadline).await.unwrap_err(), failure());
+            let mut event = event;
+            event["failure"] = json!("json");
+            let answer = function.answer(&event, deadline).await.unwrap();
+            let message: FailureMessage = serde_json::from_str(answer.get()).unwrap();
+            assert_eq!((message.status.as_str(), message.error), ("failed", failure()));
+        }
+        let answer = function.answer(&json!({"watch": 7, "failure": "json"}), deadline).await.unwrap();
+        let message: FailureMessage = serde_json::from_str(answer.get()).unwrap();
+        assert_eq!(message.error.to_string(), "event in `watch`: it is not a query id");
+    }
+
+    #[tokio::test]
+    async fn stored_failure_is_watched_whole() {
+        let (function, deadline, id) = (function().await, now_ms() + 60_000, QueryId::fresh());
+        let request = function.results.of_query(id, "request.json").unwrap();
+        function.results.put_json(&request, &json!({"query": query(), "async": true})).await.unwrap();
+        function.answer(&json!({"resume": id}), deadline).await.unwrap();
+        assert_eq!(function.answer(&json!({"watch": id}), deadline).await.unwrap_err(), failure());
+        let answer = function.answer(&json!({"watch": id, "failure": "json"}), deadline).await.unwrap();
+        let message: FailureMessage = serde_json::from_str(answer.get()).unwrap();
+        assert_eq!(message.error, failure());
+    }
+}

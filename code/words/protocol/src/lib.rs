@@ -39,6 +39,7 @@ pub use nearest::nearest;
 pub use options::{Options, ReducerChoice, Transport};
 pub use place::Place;
 pub use query::{Param, Query, QueryBody, Split, Step, StepType};
+pub use store_error::{StoreAnswer, StoreSilent};
 pub use task::{
     ColumnMapping, DeletionVector, Delivered, Evaluation, FileSlice, HBeeTask, Partitioning, ScanSpec, StoreRoot,
     TaskFile, TaskOutcome,

@@ -10,6 +10,8 @@ use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use url::Url;
 
+use super::failure::{in_table, query_error};
+
 /// A snapshot cached for the next query, and the commit file of its version. If that file has changed, the table was
 /// replaced and the snapshot is invalid.
 struct Kept {
@@ -91,10 +93,6 @@ async fn explained(place: &Location, store: &dyn ObjectStore, error: DeltaTableE
     }
 }
 
-fn in_table(place: &Location, error: QueryError) -> QueryError {
-    QueryError { message: format!("Delta table {place}: {}", error.message), ..error }
-}
-
 /// Registers the log store of `file` URLs with delta-rs for the scheme of `url`. Without it, delta-rs rejects `s3`,
 /// although the store is passed in: its S3 log store comes only with its S3 client, which Buzz does not use.
 fn know_scheme(url: &Url) {
@@ -104,39 +102,4 @@ fn know_scheme(url: &Url) {
     if let Some(plain) = plain {
         log_stores.entry(parse(url.scheme())).or_insert(plain);
     }
-}
-
-/// Converts an error of delta-rs about the table at `place`.
-pub(super) fn query_error(place: &Location, error: DeltaTableError) -> QueryError {
-    match error {
-        DeltaTableError::NotATable(_) | DeltaTableError::InvalidTableLocation(_) => {
-            QueryError::data(format!("there is no Delta table at {place}"))
-        }
-        DeltaTableError::ObjectStore { source } => in_table(place, source.into()),
-        error => {
-            // The other lines are a backtrace.
-            let text = error.to_string().lines().next().unwrap_or_default().to_string();
-            let absent = ["No files in log segment", "not a Delta table", "Invalid table location"];
-            if absent.iter().any(|words| text.contains(words)) {
-                QueryError::data(format!("there is no Delta table at {place}"))
-            } else if text.contains("catalog-managed") {
-                QueryError::data(format!(
-                    "Delta table {place} uses the reader feature `catalogManaged`, which Buzz does not support"
-                ))
-            } else if let Some((before, after)) = gap(&text) {
-                QueryError::data(format!(
-                    "the log of Delta table {place} has a gap: version {before} is followed by version {after}"
-                ))
-            } else {
-                QueryError::data(format!("the log of Delta table {place} cannot be read: {text}"))
-            }
-        }
-    }
-}
-
-/// Returns the versions before and after a gap in the log, parsed from the error `text`.
-fn gap(text: &str) -> Option<(u64, u64)> {
-    let (_, told) = text.split_once("found gap")?;
-    let mut versions = told.split(", version: ").skip(1).filter_map(|rest| rest.split(',').next()?.parse().ok());
-    Some((versions.next()?, versions.next()?))
 }

@@ -14,6 +14,7 @@ mod mapping;
 mod paths;
 
 mod deletion;
+mod failure;
 
 mod statistics;
 
@@ -38,7 +39,7 @@ use crate::values::partition_value;
 /// `Data` if the table does not exist, its log is invalid, or it requires a feature that Buzz does not support;
 /// `Invalid` if the requested version does not exist; `Unavailable` if the store does not respond.
 pub(crate) async fn open(place: Location, entry: &CatalogEntry, stores: &QueryStores) -> Result<Table> {
-    let failed = |error: DeltaTableError| log::query_error(&place, error);
+    let failed = |error: DeltaTableError| failure::query_error(&place, error);
     let store = stores.store(&place.store)?;
     let wanted = version::wanted(&place, entry, store.as_ref()).await?;
     let table = match wanted {

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use buzz_fuse::Fuse;
 use buzz_host::{Combs, Compute, Host, Refused};
 use buzz_local::{LocalCombs, LocalCompute, LocalHost};
-use buzz_protocol::{CombAddress, ErrorKind, HBeeTask, QueryError, Result, TaskOutcome};
+use buzz_protocol::{CombAddress, ErrorKind, HBeeTask, Place, QueryError, Result, TaskIndex, TaskOutcome};
 use buzz_storage::Stores;
 use buzz_testkit::{FaultyStore, SilentProxy, sorted_text};
 use parking_lot::Mutex;
@@ -223,6 +223,61 @@ async fn lost_comb_causes_one_rerun_without_losing_rows() {
                     assert_eq!(asked.expect_err(&case).kind, ErrorKind::Unavailable, "{case}");
                 }
             }
+        }
+    }
+}
+
+/// Runs the first task. At the others, stops the inboxes of the last comb for `reason`, and never ends.
+#[derive(Debug)]
+struct InboxStopper {
+    inner: Arc<LocalCompute>,
+    combs: Arc<LocalCombs>,
+    reason: QueryError,
+}
+
+#[async_trait]
+impl Compute for InboxStopper {
+    async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
+        if task.task.0 == 0 {
+            return self.inner.run(task, refused).await;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        self.combs.combs().last().expect("a comb runs").inboxes().stop(&self.reason);
+        std::future::pending().await
+    }
+
+    fn concurrency(&self) -> usize {
+        4
+    }
+
+    fn tasks_min(&self) -> usize {
+        4
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reason_of_a_stopped_inbox_reaches_the_caller_whole_through_the_combs() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 8, 100);
+    // The second GROUP BY sends rows from each comb to the others.
+    let query = steps(
+        2,
+        &[("m", "SELECT grp, COUNT(*) AS n FROM rides GROUP BY grp")],
+        &[("r", "SELECT n, COUNT(*) AS k FROM (SELECT grp, SUM(n) AS n FROM m GROUP BY grp) GROUP BY n")],
+        &[("rides", "Parquet", "rides")],
+    );
+    for transport in TRANSPORTS {
+        for kind in [ErrorKind::Data, ErrorKind::Limit, ErrorKind::Invalid] {
+            let reason = QueryError::new(kind, "is \"truncated\"").retry_after(Some(Duration::from_secs(1)));
+            let reason = reason.at(Place::file_of("rides", "s3://lake/a")).at_task("m", TaskIndex(7));
+            let sets = [transport, "reducer=comb"];
+            let host = host(&sets);
+            let (inner, combs) = (Arc::clone(&host.compute), Arc::clone(&host.combs));
+            let compute = InboxStopper { inner, combs, reason: reason.clone() };
+            let fuse = Fuse::new(Host { compute: Arc::new(compute), ..host.host() });
+            let asked = ask_fuse(&fuse, &query, dir.path(), &sets);
+            let asked = tokio::time::timeout(Duration::from_secs(30), asked).await.expect(transport);
+            assert_eq!(asked.unwrap_err(), reason.at(Place::Step("r".to_string())), "{transport}");
         }
     }
 }

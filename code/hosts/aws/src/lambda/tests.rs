@@ -9,7 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use buzz_protocol::{BUILD_ID, ErrorKind, Partitioning, QueryId, QueryToken, StageId, TaskIndex};
+use buzz_protocol::{BUILD_ID, ErrorKind, Partitioning, Place, QueryId, QueryToken, StageId, TaskIndex};
 use buzz_storage::{Location, Stores};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -44,9 +44,9 @@ async fn invoked(
 }
 
 fn outcome() -> Value {
-    json!({
+    json!({"done": {
         "delivery": uuid(), "rows": [1, 2], "bytes_delivered": 3, "rows_scanned": 4, "bytes_scanned": 5, "milliseconds": 6
-    })
+    }})
 }
 
 fn uuid() -> String {
@@ -144,11 +144,7 @@ async fn other_failures_are_not_retried_and_keep_their_kind() {
         (refused(404, "ResourceNotFoundException"), ErrorKind::Invalid, "function hbee does not exist"),
         (refused(403, "AccessDeniedException"), ErrorKind::Invalid, "is not allowed"),
         (refused(413, "RequestTooLargeException"), ErrorKind::Internal, "RequestTooLargeException"),
-        (
-            failed("Data", "step `m`, task 3: file `a` is truncated"),
-            ErrorKind::Data,
-            "step `m`, task 3: file `a` is truncated",
-        ),
+        (failed("Data", "file `a` is truncated"), ErrorKind::Data, "step `m`, task 3: file `a` is truncated"),
         (
             failed("Runtime.ExitError", "RequestId: 1 Error: Runtime exited with error: exit status 1"),
             ErrorKind::Unavailable,
@@ -170,6 +166,72 @@ async fn other_failures_are_not_retried_and_keep_their_kind() {
         assert!(text.contains(message) && text.starts_with("step `m`, task 3: "), "{text}");
         assert_eq!(service.asked.lock().len(), 1, "{said:?}");
     }
+}
+
+#[tokio::test]
+async fn failure_of_a_task_arrives_whole() {
+    let kinds = [
+        ErrorKind::Invalid,
+        ErrorKind::Data,
+        ErrorKind::Unavailable,
+        ErrorKind::Limit,
+        ErrorKind::Cancelled,
+        ErrorKind::Internal,
+    ];
+    for kind in kinds {
+        let file = Place::file_of("trips", "s3://lake/a.parquet");
+        let error = QueryError::new(kind, "is `truncated`").retry_after(Some(Duration::from_millis(1500)));
+        let error = error.at(file).at_task("m", TaskIndex(3));
+        let answer = serde_json::to_value(HBeeAnswer::from(Err(error.clone()))).unwrap();
+        let (outcome, service, _) = run(task(10), vec![(200, vec![], answer)]).await;
+        assert_eq!(outcome.unwrap_err(), error);
+        assert_eq!(service.asked.lock().unwrap().len(), 1);
+    }
+    // A message that looks like a place is not one.
+    let error = QueryError::data("step `x` is a text");
+    let answer = serde_json::to_value(HBeeAnswer::from(Err(error.clone()))).unwrap();
+    let (outcome, ..) = run(task(10), vec![(200, vec![], answer)]).await;
+    assert_eq!(outcome.unwrap_err(), error.at_task("m", TaskIndex(3)));
+}
+
+#[tokio::test]
+async fn throttled_invocation_waits_as_long_as_the_service_requires() {
+    let (status, mut headers, body) = refused(429, "TooManyRequestsException");
+    headers.push(("retry-after", "1"));
+    let started = Instant::now();
+    let (outcome, ..) = run(task(10), vec![(status, headers.clone(), body.clone())]).await;
+    outcome.unwrap();
+    assert!(started.elapsed() >= Duration::from_secs(1), "{:?}", started.elapsed());
+    // An error that is not retried here carries the time to the caller.
+    let says = vec![(503, vec![("x-amzn-errortype", "ServiceException"), ("retry-after", "7")], body)];
+    let (outcome, ..) = run(task(10), says).await;
+    assert_eq!(outcome.unwrap_err().retry_after, Some(Duration::from_secs(7)));
+}
+
+/// A source of credentials that has none.
+#[derive(Debug)]
+struct NoCredentials;
+
+impl aws_credential_types::provider::ProvideCredentials for NoCredentials {
+    fn provide_credentials<'a>(&'a self) -> aws_credential_types::provider::future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        use aws_credential_types::provider::error::CredentialsError;
+        let error = CredentialsError::not_loaded("no source has keys");
+        aws_credential_types::provider::future::ProvideCredentials::ready(Err(error))
+    }
+}
+
+#[tokio::test]
+async fn missing_credentials_are_recognised_by_their_type() {
+    let sdk = clients::sdk(Duration::from_secs(1), Some("http://127.0.0.1:9")).await;
+    let keys = aws_sdk_lambda::config::SharedCredentialsProvider::new(NoCredentials);
+    let sdk = sdk.into_builder().credentials_provider(keys).region(aws_config::Region::new("us-east-2")).build();
+    let call = Client::new(&sdk).invoke().function_name("hbee").send().await.unwrap_err();
+    let error = failure::of_call("invoke", "function hbee", &call);
+    assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
+    assert!(error.message.contains("there are no credentials for AWS"), "{error}");
 }
 
 #[tokio::test]
