@@ -1,0 +1,36 @@
+//! The epoch protocol of continuous queries: how offsets, state and output become visible together, exactly once.
+//!
+//! An *epoch* reads rows from sources, folds them into state, and makes output. A coordinator writes state and output
+//! into files that nobody reads yet, and then creates one [`Record`] that names them, together with the offsets of the
+//! sources. The store lets only one process create an object, so of several coordinators one
+//! wins each epoch, and the others load its record and continue from there. A coordinator that dies before the record
+//! has done nothing; one that dies after it has done everything.
+//!
+//! Read in this order:
+//!
+//! - [`Record`] is what an epoch made. Names of files carry their epoch ([`epoch_of`]).
+//! - [`PipelineSpec`] and [`Manifest`]: versions of a pipeline, and going back to an earlier epoch.
+//! - [`groups_of`] divides state among combs.
+//! - [`Clock`] is the time, which a test moves.
+//!
+//! Decisions are functions over values; only `log`, `outbox`, `source` and `object` call the store.
+
+mod record;
+
+mod names;
+
+mod search;
+
+mod pipeline;
+
+mod groups;
+
+mod clock;
+
+pub use clock::{Clock, SystemClock, VirtualClock};
+pub use groups::{files_of, groups_of};
+pub use names::{NAME_BYTES_MAX, epoch_of};
+pub use pipeline::{KEY_GROUPS_MAX, Manifest, PipelineSpec, SCRIPT_BYTES_MAX, Span, VERSIONS_MAX};
+pub use record::{
+    INLINE_BYTES_MAX, Moved, OutputFile, RECORD_BYTES_MAX, Record, StateFile, TIMERS_MAX, Timer, TimerTime, due,
+};
