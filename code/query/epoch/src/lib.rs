@@ -13,6 +13,7 @@
 //! - [`PipelineSpec`] and [`Manifest`]: versions of a pipeline, and going back to an earlier epoch.
 //! - [`Keep`]: which files are garbage.
 //! - [`Target`] and [`publish_pending`] bring output into tables outside, once.
+//! - [`SourceLog`] keeps rows that are pushed by others, and leaves out requests that were repeated.
 //! - [`groups_of`] divides state among combs.
 //! - [`Clock`] is the time, which a test moves.
 //!
@@ -34,6 +35,12 @@ mod garbage;
 
 mod outbox;
 
+mod segment;
+
+mod seal;
+
+mod source;
+
 mod groups;
 
 mod clock;
@@ -54,3 +61,6 @@ pub use pipeline::{KEY_GROUPS_MAX, Manifest, PipelineSpec, SCRIPT_BYTES_MAX, Spa
 pub use record::{
     INLINE_BYTES_MAX, Moved, OutputFile, RECORD_BYTES_MAX, Record, StateFile, TIMERS_MAX, Timer, TimerTime, due,
 };
+pub use seal::{ENTRY_SEGMENTS_MAX, Entry, KEYS_MAX, Sealed, SealedRows, Times};
+pub use segment::{KEY_BYTES_MAX, PARTS_MAX, Part, SEGMENT_BYTES_MAX, Segment};
+pub use source::{SourceLog, SourceSpec};
