@@ -18,7 +18,8 @@
 //! - [`synced_folder`] is a store on a local disk that survives power loss.
 //! - [`Clock`] is the time, which a test moves.
 //!
-//! Decisions are functions over values; only `log`, `outbox`, `source` and `object` call the store.
+//! Decisions are functions over values; only `log`, `outbox`, `source` and `object` call the store. The tests run all of
+//! it in a simulator (`simulator`) that dies at each call.
 
 mod record;
 
@@ -49,6 +50,9 @@ mod folder;
 mod clock;
 
 mod rules;
+
+#[cfg(test)]
+mod simulator;
 
 #[cfg(test)]
 mod tests;
