@@ -44,13 +44,10 @@ pub struct EpochLog {
 
 #[derive(Debug)]
 struct Shared {
-    store: Arc<dyn ObjectStore>,
-    pipeline: String,
+    place: Place,
     /// `<root>/pipelines/<pipeline>`.
     folder: Path,
     manifest: Manifest,
-    ids: Ids,
-    rules: Rules,
     known: Mutex<Known>,
 }
 
@@ -110,7 +107,7 @@ impl EpochLog {
 
     /// Returns the store.
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
-        &self.shared.store
+        &self.shared.place.store
     }
 
     /// Returns the record that the next epoch starts from; `None` before the first epoch of a pipeline. The next epoch
@@ -173,14 +170,14 @@ impl EpochLog {
 
     /// Writes a state or output file. May be repeated.
     pub async fn put(&self, path: &Path, bytes: Bytes) -> Result<()> {
-        self.shared.store.put(path, bytes.into()).await?;
+        self.shared.place.store.put(path, bytes.into()).await?;
         Ok(())
     }
 
     /// Reads a file; `None` if it does not exist. For a file that a record names, [`EpochLog::read`] decides what that
     /// means.
     pub async fn get(&self, path: &Path) -> Result<Option<Bytes>> {
-        object::read(&self.shared.store, path).await
+        object::read(&self.shared.place.store, path).await
     }
 
     /// Reads a file that the record of `epoch` names; `None` if the file is missing because newer epochs exist and
@@ -196,16 +193,18 @@ impl EpochLog {
             None => Err(QueryError::data(format!(
                 "`{path}`, which epoch {epoch} names, does not exist; restore it, or go back with `--from-epoch`"
             ))
-            .at(format!("pipeline {}", self.shared.pipeline))),
+            .at(format!("pipeline {}", self.shared.place.pipeline))),
         }
     }
 
-    /// Returns whether a newer record than the one of `epoch` exists in this version.
+    /// Returns whether a newer record than the one of `epoch` exists.
     pub async fn superseded(&self, epoch: u64) -> Result<bool> {
-        if self.shared.known.lock().epoch > epoch {
+        let Manifest { version, first, .. } = self.shared.manifest;
+        let earlier_version = version > 1 && epoch < first;
+        if earlier_version || self.shared.known.lock().epoch > epoch {
             return Ok(true);
         }
-        object::exists(&self.shared.store, &self.record_path(epoch + 1)).await
+        object::exists(&self.shared.place.store, &self.record_path(epoch + 1)).await
     }
 
     /// Creates the record of an epoch. That is the only moment at which its offsets, state and output become visible.
@@ -224,12 +223,13 @@ impl EpochLog {
         }
         let follows = epoch == self.shared.manifest.first
             || epoch - 1 <= self.shared.known.lock().epoch
-            || object::exists(&self.shared.store, &self.record_path(epoch - 1)).await?;
+            || object::exists(&self.shared.place.store, &self.record_path(epoch - 1)).await?;
         if !follows {
             return Err(QueryError::internal(format!("epoch {epoch} cannot be committed before epoch {}", epoch - 1)));
         }
         let path = self.record_path(epoch);
-        let created = object::create(&self.shared.store, &path, record.encode()?, self.shared.rules).await?;
+        let created =
+            object::create(&self.shared.place.store, &path, record.encode()?, self.shared.place.rules).await?;
         match created {
             Created::Mine => {
                 self.remember(record);
@@ -255,22 +255,23 @@ impl EpochLog {
     /// Deletes files that are not in `keep` and that no coordinator can name any more, at most [`DELETES_MAX`]. Returns
     /// the number of deleted files.
     pub async fn collect_garbage_except(&self, keep: &Keep) -> Result<u64> {
-        let Some(newest) = self.newest_of_version().await?.map(|record| record.epoch) else { return Ok(0) };
-        let count = keep.records.clamp(1, LISTED_RECORDS_MAX) as u64;
-        let first = self.shared.manifest.first;
+        let Some(last) = self.newest_of_version().await? else { return Ok(0) };
+        let (first, newest) = (self.shared.manifest.first, last.epoch);
+        // The record that closes a version has no files, so it is not one of those to go back to.
+        let count = keep.records.clamp(1, LISTED_RECORDS_MAX) as u64 + u64::from(last.moved.is_some());
         let oldest = (newest + 1).saturating_sub(count).max(first);
         let records = self.read_all((oldest..=newest).collect()).await?;
         let state: BTreeSet<String> = records.iter().flat_map(Record::state_paths).map(String::from).collect();
         let output: BTreeSet<String> = records.iter().flat_map(Record::output_paths).map(String::from).collect();
 
-        let files = object::list(&self.shared.store, &self.version_folder().join("state"), None).await?;
-        let mut garbage = garbage::of_state(files, newest, &state, self.shared.rules);
-        let sinks = self.shared.store.list_with_delimiter(Some(&self.version_folder().join("output"))).await?;
+        let files = object::list(&self.shared.place.store, &self.version_folder().join("state"), None).await?;
+        let mut garbage = garbage::of_state(files, newest, &state, self.shared.place.rules);
+        let sinks = self.shared.place.store.list_with_delimiter(Some(&self.version_folder().join("output"))).await?;
         for folder in sinks.common_prefixes {
             let sink = folder.filename().unwrap_or_default();
             let published = keep.published.iter().find(|(name, _)| escaped(name) == sink).map(|(_, epoch)| *epoch);
             let window = names::before_epoch(&folder, newest.saturating_sub(OUTPUT_SWEEP_EPOCHS));
-            let files = object::list(&self.shared.store, &folder, published.is_none().then_some(&window)).await?;
+            let files = object::list(&self.shared.place.store, &folder, published.is_none().then_some(&window)).await?;
             let published = published.unwrap_or(0);
             let unclear = files.iter().filter(|path| !output.contains(path.as_ref())).filter_map(names::epoch_of);
             let recorded = first.max(published.saturating_add(1))..=newest;
@@ -281,7 +282,7 @@ impl EpochLog {
             garbage.extend(garbage::of_output(files, newest, &output, &own, published));
         }
         garbage.truncate(DELETES_MAX);
-        object::delete(&self.shared.store, garbage).await
+        object::delete(&self.shared.place.store, garbage).await
     }
 
     /// Goes back to `to_epoch`: closes this version and returns the next one, which starts from that epoch's offsets and
@@ -306,7 +307,7 @@ impl EpochLog {
         if version > VERSIONS_MAX {
             return Err(QueryError::limit(format!("a pipeline cannot have more than {VERSIONS_MAX} versions")));
         }
-        let by = self.shared.ids.next().to_string();
+        let by = self.shared.place.ids.next().to_string();
         let mut copied: Option<Record> = None;
         for _ in 0..RACES_MAX {
             let newest = self.newest().await?;
@@ -320,7 +321,7 @@ impl EpochLog {
             if base.is_some() {
                 let differences = manifest.spec.state_differences(spec);
                 if !differences.is_empty() {
-                    return Err(pipeline::refuse(&self.shared.pipeline, manifest, &differences));
+                    return Err(pipeline::refuse(&self.shared.place.pipeline, manifest, &differences));
                 }
             }
             let mut start = match (base, copied.take()) {
@@ -343,14 +344,13 @@ impl EpochLog {
                 ..Default::default()
             };
             if let Commit::Done = self.commit(&closing).await? {
-                let place = self.place();
-                place.finish(&moved).await?;
-                return Ok(place.version(moved.manifest.clone()));
+                self.shared.place.finish(&moved).await?;
+                return Ok(self.shared.place.version(moved.manifest));
             }
         }
         Err(QueryError::unavailable(format!(
             "pipeline `{}` could not be closed, because {RACES_MAX} epochs were faster; stop it first",
-            self.shared.pipeline
+            self.shared.place.pipeline
         )))
     }
 
@@ -360,7 +360,7 @@ impl EpochLog {
             Some(record) if record.moved.is_none() => Ok(record),
             _ => Err(QueryError::invalid(format!(
                 "epoch {epoch} does not exist in pipeline `{}`; `buzz stream epochs` lists those that do",
-                self.shared.pipeline
+                self.shared.place.pipeline
             ))),
         }
     }
@@ -375,8 +375,8 @@ impl EpochLog {
             async move {
                 let old = Path::parse(&file.path).map_err(|error| QueryError::data(error.to_string()))?;
                 let ext = old.extension().unwrap_or("state").to_string();
-                let new = folder.join(names::file(epoch, self.shared.ids.next(), &ext));
-                match self.shared.store.copy(&old, &new).await {
+                let new = folder.join(names::file(epoch, self.shared.place.ids.next(), &ext));
+                match self.shared.place.store.copy(&old, &new).await {
                     Ok(()) => Ok(crate::StateFile { path: new.to_string(), ..file }),
                     Err(object_store::Error::NotFound { .. }) => Err(QueryError::invalid(format!(
                         "epoch {epoch} cannot be restored, because its state `{old}` was deleted; choose a newer epoch"
@@ -400,7 +400,7 @@ impl EpochLog {
         }
         let mut search = Search::above(low);
         while let Some(epoch) = search.probe() {
-            search.answer(epoch, object::exists(&self.shared.store, &self.record_path(epoch)).await?);
+            search.answer(epoch, object::exists(&self.shared.place.store, &self.record_path(epoch)).await?);
         }
         let newest = search.newest();
         if newest < first {
@@ -414,11 +414,11 @@ impl EpochLog {
 
     /// Returns the epoch of the hint, if it is one of this version and exists.
     async fn hinted_epoch(&self) -> Result<Option<u64>> {
-        let hint = read_hint(&self.shared.store, &self.shared.folder).await?;
+        let hint = read_hint(&self.shared.place.store, &self.shared.folder).await?;
         if hint.version != self.shared.manifest.version || hint.epoch < self.shared.manifest.first {
             return Ok(None);
         }
-        let exists = object::exists(&self.shared.store, &self.record_path(hint.epoch)).await?;
+        let exists = object::exists(&self.shared.place.store, &self.record_path(hint.epoch)).await?;
         Ok(exists.then_some(hint.epoch))
     }
 
@@ -430,7 +430,7 @@ impl EpochLog {
             }
         }
         let path = names::record(&self.shared.folder, version, epoch);
-        match object::read(&self.shared.store, &path).await? {
+        match object::read(&self.shared.place.store, &path).await? {
             Some(bytes) => Ok(Some(Record::decode(&path, &bytes)?)),
             None => Ok(None),
         }
@@ -452,7 +452,7 @@ impl EpochLog {
 
     /// Writes the hint. A failure costs probes, nothing else.
     async fn write_hint(&self, version: u64, epoch: u64) {
-        write_hint(&self.shared.store, &self.shared.folder, &Hint { version, epoch }).await;
+        write_hint(&self.shared.place.store, &self.shared.folder, &Hint { version, epoch }).await;
     }
 
     fn version_folder(&self) -> Path {
@@ -464,13 +464,13 @@ impl EpochLog {
     }
 
     fn path(&self, kind: &str, owner: &str, epoch: u64, ext: &str) -> Path {
-        self.version_folder().join(kind).join(owner).join(names::file(epoch, self.shared.ids.next(), ext))
+        self.version_folder().join(kind).join(owner).join(names::file(epoch, self.shared.place.ids.next(), ext))
     }
 
     fn lost(&self, epoch: u64) -> QueryError {
         QueryError::data(format!(
             "the record of epoch {epoch} of pipeline `{}` was deleted, although newer ones exist; restore it",
-            self.shared.pipeline
+            self.shared.place.pipeline
         ))
     }
 
@@ -478,15 +478,8 @@ impl EpochLog {
         let (old, new) = (self.shared.manifest.version, moved.manifest.version);
         QueryError::cancelled(format!(
             "version {old} of pipeline `{}` was replaced by version {new}; start the pipeline again to run that version",
-            self.shared.pipeline
+            self.shared.place.pipeline
         ))
-    }
-
-    fn place(&self) -> Place {
-        let Shared { store, pipeline, ids, rules, .. } = &*self.shared;
-        // The folder is `<root>/pipelines/<pipeline>`.
-        let root = self.shared.folder.parent().and_then(|pipelines| pipelines.parent()).unwrap_or_default();
-        Place { store: store.clone(), root, pipeline: pipeline.clone(), ids: ids.clone(), rules: *rules }
     }
 }
 
@@ -532,7 +525,7 @@ impl Place {
 
     /// Opens the newest version, and finishes a move that another process began.
     pub(crate) async fn newest(&self) -> Result<Option<EpochLog>> {
-        let folder = names::pipeline_folder(&self.root, &self.pipeline);
+        let folder = self.folder();
         let mut low = read_hint(&self.store, &folder).await?.version;
         if low > 0 && !object::exists(&self.store, &names::manifest(&folder, low)).await? {
             low = 0;
@@ -564,7 +557,7 @@ impl Place {
     /// Creates the first record and the manifest of the version that `moved` announces, in this order: a version that
     /// has a manifest has its first record. Changes nothing if another process was faster.
     async fn finish(&self, moved: &Moved) -> Result<()> {
-        let folder = names::pipeline_folder(&self.root, &self.pipeline);
+        let folder = self.folder();
         let Manifest { version, first, .. } = moved.manifest;
         let path = names::record(&folder, version, first);
         object::create(&self.store, &path, moved.start.encode()?, Rules::default()).await?;
@@ -574,7 +567,7 @@ impl Place {
     }
 
     async fn create_manifest(&self, manifest: &Manifest) -> Result<()> {
-        let folder = names::pipeline_folder(&self.root, &self.pipeline);
+        let folder = self.folder();
         let bytes = serde_json::to_vec_pretty(manifest)
             .map_err(|error| QueryError::internal(format!("the manifest cannot be encoded: {error}")))?;
         let path = names::manifest(&folder, manifest.version);
@@ -582,11 +575,13 @@ impl Place {
         Ok(())
     }
 
+    fn folder(&self) -> Path {
+        names::pipeline_folder(&self.root, &self.pipeline)
+    }
+
     fn version(&self, manifest: Manifest) -> EpochLog {
-        let Place { store, root, pipeline, ids, rules } = self.clone();
-        let folder = names::pipeline_folder(&root, &pipeline);
-        let known = Mutex::default();
-        EpochLog { shared: Arc::new(Shared { store, pipeline, folder, manifest, ids, rules, known }) }
+        let (place, folder, known) = (self.clone(), self.folder(), Mutex::default());
+        EpochLog { shared: Arc::new(Shared { place, folder, manifest, known }) }
     }
 }
 

@@ -152,6 +152,19 @@ async fn one_of_many_threads_creates_an_object_and_readers_see_it_whole() {
     }
 }
 
+#[tokio::test]
+async fn pipeline_without_files_is_collected_and_moved() {
+    let (_folder, store) = folder();
+    let spec = PipelineSpec { script: "none".into(), key_groups: 1, ..Default::default() };
+    let log = EpochLog::open(store.clone(), Path::from(""), "p", &spec).await.unwrap();
+    assert_eq!(log.collect_garbage(1).await.unwrap(), 0);
+    log.commit(&Record { epoch: 1, ..Default::default() }).await.unwrap();
+    assert_eq!(log.collect_garbage(1).await.unwrap(), 0);
+    assert_eq!(log.rewind(1).await.unwrap().newest().await.unwrap().unwrap().epoch, 2);
+    let log = EpochLog::open(store, Path::from(""), "p", &spec).await.unwrap();
+    assert_eq!((log.manifest().version, log.newest().await.unwrap().unwrap().epoch), (2, 2));
+}
+
 /// Runs epochs until `until` are recorded: adds the epoch to the sum in the state, and writes it as output.
 async fn coordinate(store: Arc<dyn ObjectStore>, id: &str, until: u64) {
     let spec = PipelineSpec { script: "sum".into(), key_groups: 1, ..Default::default() };

@@ -209,6 +209,8 @@ async fn rewound_pipeline_continues_from_the_state_of_its_epoch() {
     assert_eq!((start.epoch, start.sources["events"].as_u64(), start.outputs.len()), (6, Some(3), 0));
     // The state is a copy that the first version cannot delete.
     log.collect_garbage(1).await.unwrap();
+    assert_eq!(files(&store, "root/pipelines/p/v1/state").await, [5]);
+    assert_eq!(next.read(3, "root/pipelines/p/v1/state/deleted").await.unwrap(), None);
     assert_eq!(next.read(6, &start.state[0].path).await.unwrap().unwrap(), "3 by a");
     run(&next, 7..=8).await;
     let epochs: Vec<u64> = next.list(10).await.unwrap().iter().map(|record| record.epoch).collect();
