@@ -15,6 +15,8 @@ pub(crate) enum Rule {
     CreateRecords,
     /// Rows with a key that was sealed before are left out.
     Deduplicate,
+    /// Sealing looks for segments as long as a write to the inbox may take.
+    WaitForWrites,
     /// Files of an epoch without a record are not garbage.
     SpareUnrecorded,
     /// An object with the bytes that this process wrote is its own.
@@ -28,6 +30,10 @@ impl Rules {
 
     pub(crate) fn deduplicates(self) -> bool {
         self.holds(Rule::Deduplicate)
+    }
+
+    pub(crate) fn waits_for_writes(self) -> bool {
+        self.holds(Rule::WaitForWrites)
     }
 
     pub(crate) fn spares_unrecorded(self) -> bool {

@@ -198,7 +198,8 @@ impl Index {
             Sealed { segment: found.name, rows }
         };
         let segments = found.into_iter().map(&mut seal).collect();
-        let settled = at_ms.saturating_sub(times.settle_ms());
+        let settle_ms = if rules.waits_for_writes() { times.settle_ms() } else { 0 };
+        let settled = at_ms.saturating_sub(settle_ms);
         // Never smaller than before: older segments are all sealed.
         let scan_from_ms = settled.min(rest_ms.unwrap_or(i64::MAX)).max(self.scan_from_ms.unwrap_or(i64::MIN));
         Some(Entry { n: self.head + 1, by, at_ms, scan_from_ms, segments, repeated })

@@ -9,7 +9,7 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::run::{Event, GROUPS, Mutant, Row, TIMER_WINDOW, WIDTH, spec};
-use super::world::{Process, SimulatedTarget, World, pause};
+use super::world::{Process, SimulatedTarget, SkewedClock, World, pause};
 use crate::clock::Ids;
 use crate::log::Place;
 use crate::rules::Rules;
@@ -24,6 +24,9 @@ pub(super) const SINK: &str = "out";
 
 /// So small that the simulation exceeds it: a write that takes longer is repeated.
 const APPEND_MS_MAX: i64 = 15;
+
+/// Maximum difference between two clocks: each is up to half of it before or after the true time.
+const CLOCK_SKEW_MS_MAX: i64 = 10;
 
 /// Segments per entry, and entries per epoch: so small that a backlog takes several.
 const SEGMENTS_MAX: usize = 3;
@@ -53,8 +56,13 @@ fn ids(world: &World) -> Ids {
     Ids::seeded(world.random(u64::MAX))
 }
 
+fn skewed(world: &Arc<World>) -> SkewedClock {
+    let skew_ms = world.random(CLOCK_SKEW_MS_MAX as u64 + 1) as i64 - CLOCK_SKEW_MS_MAX / 2;
+    SkewedClock { world: world.clone(), skew_ms }
+}
+
 async fn source(process: &Process) -> Result<SourceLog> {
-    let times = Times { dedup_horizon_ms: 1 << 40, append_ms_max: APPEND_MS_MAX, clock_skew_ms_max: 0 };
+    let times = Times { dedup_horizon_ms: 1 << 40, append_ms_max: APPEND_MS_MAX, clock_skew_ms_max: CLOCK_SKEW_MS_MAX };
     let spec = SourceSpec { ddl: "create table events".into(), format: "json".into(), times };
     let world = &process.world;
     let (ids, rules) = (ids(world), rules(world));
@@ -70,6 +78,8 @@ pub(super) async fn pipeline(process: &Process) -> Result<EpochLog> {
 
 /// Sends `batches` in order. Each batch is several requests, which a server may group into one segment.
 pub(super) async fn producer(world: Arc<World>, id: usize, batches: Vec<Vec<Vec<Event>>>) {
+    // The servers of one producer have the same clock, so that its rows are sealed in order.
+    let clock = skewed(&world);
     for (number, requests) in batches.into_iter().enumerate() {
         for _ in 0..world.random(120) {
             pause().await;
@@ -99,7 +109,7 @@ pub(super) async fn producer(world: Arc<World>, id: usize, batches: Vec<Vec<Vec<
             let send = async {
                 let source = source(&server).await?;
                 for segment in &segments {
-                    source.append(segment, &*world).await?;
+                    source.append(segment, &clock).await?;
                 }
                 Ok::<_, QueryError>(())
             };
@@ -125,7 +135,7 @@ pub(super) async fn coordinator(world: Arc<World>, moves: bool) {
         match process.live(life(&process, moves)).await {
             Some(true) => return,
             Some(false) => world.count("stops", 1),
-            None => world.count("deaths", 1),
+            None => {}
         }
     }
 }
@@ -196,7 +206,8 @@ async fn epoch(
 ) -> Result<()> {
     let world = &process.world;
     let all_sent = world.all_sent();
-    while source.seal(&**world).await?.is_some() {}
+    let clock = skewed(world);
+    while source.seal(&clock).await?.is_some() {}
     let offset = before.sources.get(SOURCE).and_then(|offset| offset.as_u64()).unwrap_or(0);
     let head = source.head(offset).await?;
     let to = head.min(offset + 1 + world.random(ENTRIES_MAX));

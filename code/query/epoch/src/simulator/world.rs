@@ -41,6 +41,18 @@ pub(super) enum Fault {
 
 pub(super) const FAULTS: [Fault; 4] = [Fault::DieBefore, Fault::DieAfter, Fault::LostAnswer, Fault::Late];
 
+impl Fault {
+    /// Returns the name in the figures of a run.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Fault::DieBefore => "deaths before the effect",
+            Fault::DieAfter => "deaths after the effect",
+            Fault::LostAnswer => "lost answers",
+            Fault::Late => "late effects",
+        }
+    }
+}
+
 /// When faults happen.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Faults {
@@ -134,12 +146,16 @@ impl World {
             // A put that would overwrite an object fails now, as it would have failed then.
             let _ = self.store.put_opts(&path, payload, options).now_or_never().expect("memory does not wait");
         }
-        match self.faults {
+        let fault = match self.faults {
             Faults::At(at, fault) => (at == number).then_some(fault),
             Faults::PerMille(rate) => {
                 (shared.rng.random_range(0..1000) < rate).then(|| FAULTS[shared.rng.random_range(0..FAULTS.len())])
             }
+        };
+        if let Some(fault) = fault {
+            *shared.stats.entry(fault.name()).or_default() += 1;
         }
+        fault
     }
 }
 
@@ -322,9 +338,16 @@ impl Target for SimulatedTarget {
     }
 }
 
-impl Clock for World {
+/// The clock of one machine, which differs from those of others.
+#[derive(Debug)]
+pub(super) struct SkewedClock {
+    pub(super) world: Arc<World>,
+    pub(super) skew_ms: i64,
+}
+
+impl Clock for SkewedClock {
     fn now_ms(&self) -> i64 {
-        self.clock.now_ms()
+        self.world.clock.now_ms() + self.skew_ms
     }
 }
 
