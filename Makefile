@@ -38,9 +38,9 @@ build: ## Build the buzz command
 	@cargo build --workspace --bin buzz
 
 ifeq ($(STAGE),)
-sample: local-sample ## Make the sample table in data/; with STAGE=dev upload it to that stack's bucket
+sample: local-sample ## Generate the sample table in data/; with STAGE=dev also upload it to the bucket of that stack
 
-run-query: local-sample ## Ask QUERY (default: the taxi example) in one process; with STAGE=dev ask that stack
+run-query: local-sample ## Run QUERY (default: the taxi example) in one process; with STAGE=dev run it on that stack
 	@$(BUZZ) query $(QUERY) $(if $(TABLE_LOCAL),--table $(TABLE_LOCAL)) --format $(FORMAT)
 else
 sample: local-sample
@@ -63,10 +63,10 @@ programs: # all of Buzz's programs
 	@cargo build --workspace --bins
 	@$(BUZZ) sample $(SAMPLE)
 
-local-cloud: programs ## Start S3, Lambda and ECS with Buzz deployed, all on this machine; Ctrl-C stops all
+local-cloud: programs ## Start a local S3, Lambda and ECS with Buzz deployed on them; Ctrl-C stops everything
 	@exec $(LOCAL_CLOUD) serve $(LOCAL_CLOUD_OPTIONS)
 
-local-cloud-query: programs ## Ask the local cloud QUERY (default: the taxi example) and print its rows
+local-cloud-query: programs ## Run QUERY (default: the taxi example) on the local cloud and print its rows
 	@$(LOCAL_CLOUD) run $(LOCAL_CLOUD_OPTIONS) -- $(BUZZ) query $(QUERY) --stack local --format $(FORMAT)
 
 test: aws-cli ## Run all tests
@@ -75,7 +75,7 @@ test: aws-cli ## Run all tests
 	cargo test --workspace --lib --bins --tests
 
 .PHONY: cross-check
-cross-check: programs aws-cli ## Try the bootstraps under AWS's own emulator, and Fuse's requests on moto; from PyPI
+cross-check: programs aws-cli ## Run the bootstraps under AWS's emulator, and send Fuse's requests to moto; installs both from PyPI
 	@PATH=$(AWS_CLI)/bin:$$PATH; \
 	  $(LOCAL_CLOUD) run $(LOCAL_CLOUD_OPTIONS) -- python3 code/localcloud/crosscheck/rie.py \
 	    --bin $(CARGO_TARGET_DIR)/debug --tools $(CARGO_TARGET_DIR)/cross-check --query code/examples/query-delta-taxi.json && \
@@ -83,18 +83,18 @@ cross-check: programs aws-cli ## Try the bootstraps under AWS's own emulator, an
 	    --tools $(CARGO_TARGET_DIR)/cross-check --folder data/cross-check
 
 .PHONY: aws-cli
-aws-cli: ## Install the aws command that tests use, if there is none
+aws-cli: ## Install the aws command that the tests use, if it is missing
 	@[ -x $(AWS_CLI)/bin/aws ] || command -v aws > /dev/null || { \
 	  echo "installing the aws command in $(AWS_CLI) …" >&2; \
 	  python3 -m venv $(AWS_CLI) && $(AWS_CLI)/bin/pip install --quiet --disable-pip-version-check awscli >&2; }
 
-slt: ## Every SELECT of the shared sqllogictest files, against plain DataFusion, with one comb and with four
+slt: ## Compare every SELECT of the shared sqllogictest files with plain DataFusion, with 1 and 4 combs
 	$(AGAINST) slt::
 
-slt-known: ## The same, and write the list of those that do not agree anew; reasons stay
+slt-known: ## Run slt and rewrite the list of statements that differ; recorded reasons are kept
 	BUZZ_SLT_WRITE_KNOWN=1 $(AGAINST) slt::
 
-differential: ## Random queries against plain DataFusion; QUERIES=5000 SEED=1
+differential: ## Compare random queries with plain DataFusion; QUERIES=5000 SEED=1
 	BUZZ_DIFFERENTIAL_QUERIES=$(or $(QUERIES),5000) BUZZ_DIFFERENTIAL_SEED=$(or $(SEED),1) $(AGAINST) differential::
 
 check: ## Check format and lints; warnings are errors
@@ -106,7 +106,7 @@ check: ## Check format and lints; warnings are errors
 	  echo "error: the workers have a SQL parser: \`cargo tree --package buzz-worker --edges normal --invert sqlparser\`" >&2; exit 1; fi
 	@infra/bin/check.sh
 
-check-infra: ## Check and test the infrastructure: format, validity, permissions, Terraform tests
+check-infra: ## Check the infrastructure: format, validity, permissions, Terraform tests
 	@infra/bin/check.sh
 
 format: ## Format the code
@@ -142,7 +142,7 @@ bench: bench-tools release ## Compare with plain DataFusion and DuckDB; BENCH_RU
 		--folder $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1) --runs $(or $(BENCH_RUNS),3)
 
 .PHONY: bench-cloud
-bench-cloud: deployed ## Measure the programs of a stack; writes docs/FIGURES.md; BENCH_RUNS=5 BINARIES=folder
+bench-cloud: deployed ## Measure a stack's programs on the local cloud; writes docs/FIGURES.md; BENCH_RUNS=5 BINARIES=folder
 	python3 code/testkit/bench/cloud.py --bin $(DEPLOYED) --build small --sample $(SAMPLE) \
 		--runs $(or $(BENCH_RUNS),5) --output docs/FIGURES.md
 
@@ -150,71 +150,71 @@ bench-tools:
 	@[ -x $(BENCH)/bin/tpchgen-cli ] || { python3 -m venv $(BENCH) && \
 		$(BENCH)/bin/pip install --quiet duckdb==2.0.0 tpchgen-cli==4.0.0; }
 
-fuzz: build ## Read mutated Parquet files and Delta logs for SECONDS=60; a panic, crash, hang or bug is a finding
+fuzz: build ## Read mutated Parquet files and Delta logs for SECONDS=60; fails on a panic, crash, hang or bug
 	@cargo build --workspace --bin buzz-fuzz
 	@$(CARGO_TARGET_DIR)/debug/buzz-fuzz $(or $(SECONDS),60) $(BUZZ) $(SEED)
 
-##@ A stack on AWS: STAGE and REGION say which, here or in default.env
+##@ A stack on AWS: STAGE and REGION select it, on the command line or in default.env
 
-deploy: ## Package what changed, show the plan, ask once, apply it, push the image
+deploy: ## Package what changed, show the plan, ask for approval, apply the plan, push the image
 	@infra/bin/stack.sh deploy
 
 deploy-all: deploy
 
-plan: ## Show what `deploy` would change
+plan: ## Show the changes that deploy would make
 	@infra/bin/stack.sh plan
 
-destroy: ## Delete the stack and all that is in it
+destroy: ## Delete the stack with all its resources
 	@infra/bin/stack.sh destroy
 
-logs: ## Print what a role logged: ROLE=fuse, hbee or comb, SINCE=1h, QUERY_ID=…
+logs: ## Print the log of ROLE=fuse, hbee or comb; SINCE=1h, QUERY_ID=…
 	@infra/bin/logs.py
 
-costs: ## Print what the stack cost, per day (DAYS=7) and per query, and what it costs idle
+costs: ## Print the cost of the stack per day (DAYS=7) and per query, and its idle cost
 	@infra/bin/costs.py
 
-init: ## Choose the stage's Terraform state; makes the bucket for it if there is none
+init: ## Initialize Terraform's state for the stage; creates its bucket if it is missing
 	@infra/bin/stack.sh init
 
 docker-login: ## Log in to the stack's image registry
 	@infra/bin/stack.sh login
 
-check-dirty: ## Fail if something is not committed
+check-dirty: ## Fail if the working tree has uncommitted changes
 	@infra/bin/stack.sh check-dirty
 
-##@ Packages, and trying the deployment without an account
+##@ Packages, and tests of the deployment without an account
 
-package: ## Build the two functions' zips and the combs' image; ARCH=arm64, BINARIES=folder
+package: ## Build the zips of the two functions and the image of the combs; ARCH=arm64, BINARIES=folder
 	@infra/bin/package.sh
 
-package-lambdas: ## Build the two functions' zips
+package-lambdas: ## Build the zips of the two functions
 	@infra/bin/package.sh lambdas
 
-package-hcomb: ## Build the combs' image
+package-hcomb: ## Build the image of the combs
 	@infra/bin/package.sh hcomb
 
-try-infra: ## Deploy, plan again and destroy on a stand-in for AWS, both kinds of comb network
+try-infra: ## Deploy, plan again and destroy on a stand-in for AWS, with both comb networks
 	@infra/bin/try.sh
 
-try-packages: ## Start the packages as AWS would: zips under its Runtime Interface Emulator, the image, and a query by all
+try-packages: ## Run a query on the packages: zips under AWS's Runtime Interface Emulator, and the image
 	@infra/bin/try_packages.sh
 
-try-reproducible: ## Build the packages twice, in two places, and compare them; takes an hour and a half
+try-reproducible: ## Build the packages twice in different folders and compare them; takes 1.5 hours
 	@infra/bin/try_reproducible.sh
 
-scan-infra: ## Scan the configuration; exceptions and their reasons stand in infra/scan.yaml
+scan-infra: ## Scan the configuration for security problems; infra/scan.yaml lists exceptions and reasons
 	@infra/bin/scan.sh
 
-run-integ-local: ## Run the taxi example with all roles in one process
+run-integ-local: ## Run the taxi example in one process
 	@$(MAKE) --no-print-directory run-query STAGE=
 
 run-integ-docker: ## Run the taxi example with the roles in containers
 	@docker/try.sh
 
-run-integ-aws: ## Upload the sample to the stack and run the taxi example on it
+run-integ-aws: ## Upload the sample table to the stack and run the taxi example on it
 	@infra/bin/stack.sh need
 	@$(MAKE) --no-print-directory sample
 	@$(MAKE) --no-print-directory run-query
 
-clean: ## Remove the sample; compiled code stays in CARGO_TARGET_DIR
+clean: ## Delete data/ with the sample table; compiled code stays in CARGO_TARGET_DIR
 	rm -rf data

@@ -1,5 +1,5 @@
-# The local cloud: an S3 server, Lambda functions and ECS tasks on one machine, with Buzz's own programs. Built by
-# docker/try.sh from a folder that it prepares: programs, the C library they are linked with, the sample.
+# The local cloud: an S3 server, Lambda functions and ECS tasks on one machine, with the programs of Buzz. docker/try.sh
+# prepares the build folder with the programs, their C library and the sample, and builds the image.
 FROM scratch
 COPY root /
 COPY programs /buzz

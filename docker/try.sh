@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Asks the taxi example in containers: one with the local cloud and Buzz's roles, one that asks.
+# Runs the taxi example in two containers: one with the local cloud and Buzz's roles, one with the client.
 #
 #   BINARIES  a folder with localcloud, fuse_lambda, hbee_lambda, hcomb and buzz, instead of building them
 #   COMPOSE   the program, by default `docker compose` or `podman-compose`
@@ -34,7 +34,7 @@ install -D -m 644 "$(certificates)" "$folder/root/etc/ssl/certs/ca-certificates.
 for program in "${programs[@]}"; do
     [ -f "$BINARIES/$program" ] || fail "\`$BINARIES/$program\` is not there"
     strip -o "$folder/programs/$program" "$BINARIES/$program"
-    # A program that is not static takes its libraries along, where it looks for them.
+    # Copies the shared libraries of a dynamic program to their original paths.
     for library in $(ldd "$BINARIES/$program" 2>/dev/null | grep -o '/[^ ]*' || true); do
         [ -f "$folder/root$library" ] || install -D "$library" "$folder/root$library"
     done
@@ -46,7 +46,7 @@ compose() {
 }
 trap 'compose down >/dev/null 2>&1 || true' EXIT
 compose build >&2
-compose down >/dev/null 2>&1 || true # what an earlier run left
+compose down >/dev/null 2>&1 || true # containers of an earlier run
 compose up --detach cloud >&2
 for _ in $(seq 60); do
     if compose logs cloud 2>&1 | grep -q 'The local cloud is at'; then break; fi

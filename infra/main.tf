@@ -1,5 +1,5 @@
-# The stack of one stage: a network, two functions, what starts combs, and a bucket. ARCHITECTURE.md says what the
-# programs do; the README what the stack costs and what it may do.
+# The stack of one stage: a network, two functions, the resources to start combs, and a bucket. ARCHITECTURE.md
+# describes the programs; the README describes the cost and the permissions of the stack.
 
 data "aws_caller_identity" "current" {}
 data "aws_partition" "current" {}
@@ -18,7 +18,7 @@ locals {
   # Regions where Fargate did not run tasks in IPv6-only subnets in autumn 2026.
   regions_without_ipv6_tasks = ["eu-west-1", "eu-north-1", "eu-central-2", "mx-central-1", "ap-southeast-5", "ap-southeast-7"]
 
-  # Given to functions and combs alike.
+  # Environment variables of functions and combs.
   environment = merge(
     length(var.bucket_regions) == 0 ? {} : {
       BUZZ_BUCKET_REGIONS = join(",", [for bucket, region in var.bucket_regions : "${bucket}=${region}"])
@@ -27,7 +27,7 @@ locals {
       BUZZ_STAGE                 = local.stage
       BUZZ_LOG                   = var.log_level
       BUZZ_RESULTS               = module.storage.results_uri
-      AWS_USE_DUALSTACK_ENDPOINT = "true" # IPv4 hosts have no route from here
+      AWS_USE_DUALSTACK_ENDPOINT = "true" # there is no route to IPv4 hosts
     },
   )
 }

@@ -1,5 +1,5 @@
 output "fuse_lambda_name" {
-  description = "The function to ask: its event is the query."
+  description = "Name of the Fuse function, whose event is a query."
   value       = module.functions.fuse_name
 }
 
@@ -14,7 +14,7 @@ output "comb_cluster" {
 }
 
 output "comb_repository" {
-  description = "Where the combs' image is pushed to."
+  description = "URL of the repository of the combs' image."
   value       = module.combs.repository_url
 }
 
@@ -24,17 +24,17 @@ output "bucket" {
 }
 
 output "log_groups" {
-  description = "Where each role logs."
+  description = "Log group of each role."
   value       = { fuse = module.functions.fuse_log_group, hbee = module.functions.hbee_log_group, comb = module.combs.log_group }
 }
 
 output "version" {
-  description = "Version of what is deployed."
+  description = "Deployed version."
   value       = var.build_version
 }
 
 output "sizes" {
-  description = "What the costs are computed from."
+  description = "Sizes from which the costs are computed."
   value = {
     region         = var.region
     arch           = var.arch

@@ -1,5 +1,5 @@
 variable "region" {
-  description = "AWS region of the stack, as `us-east-2`. Best where the data is."
+  description = "AWS region of the stack, such as `us-east-2`. Preferably the region of the data."
   type        = string
 }
 
@@ -30,7 +30,7 @@ variable "comb_network" {
 }
 
 variable "data_locations" {
-  description = "What the stack may read: `s3://bucket/prefix/`, `s3://bucket/key`, or `s3://bucket` for all of a bucket. Nothing else is readable."
+  description = "Locations that the stack may read: `s3://bucket/prefix/`, `s3://bucket/key`, or `s3://bucket` for a whole bucket. Nothing else is readable."
   type        = list(string)
   default     = []
 
@@ -41,7 +41,7 @@ variable "data_locations" {
 }
 
 variable "output_locations" {
-  description = "Where results may be written besides the stack's own bucket: `s3://bucket/prefix/`, or `s3://bucket`."
+  description = "Locations where results may be written, in addition to the stack's bucket: `s3://bucket/prefix/`, or `s3://bucket`."
   type        = list(string)
   default     = []
 
@@ -52,7 +52,7 @@ variable "output_locations" {
 }
 
 variable "bucket_regions" {
-  description = "Regions of data buckets that are not in the stack's region, to save asking S3 for them."
+  description = "Regions of data buckets outside the stack's region. Saves a request to S3 that looks up the region."
   type        = map(string)
   default     = {}
 }
@@ -84,12 +84,12 @@ variable "comb_image_tag" {
 }
 
 variable "build_version" {
-  description = "Version of what is deployed, as `0.1.0-1a2b3c4` or `0.1.0-1a2b3c4-dirty`. Shown by the functions' descriptions and the output `version`."
+  description = "Deployed version, such as `0.1.0-1a2b3c4` or `0.1.0-1a2b3c4-dirty`. Shown by the functions' descriptions and the output `version`."
   type        = string
 }
 
 variable "log_level" {
-  description = "What the programs log: `error`, `warn`, `info` or `debug`, of Buzz itself, or by crate as `warn,buzz=info,buzz_fuse=debug`."
+  description = "Log filter of the programs: `error`, `warn`, `info` or `debug` for Buzz itself, or by crate, such as `warn,buzz=info,buzz_fuse=debug`."
   type        = string
   default     = "info"
 }

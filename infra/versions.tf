@@ -8,7 +8,7 @@ terraform {
     }
   }
 
-  # Bucket, region and profile are given by `make init`. A workspace is a stage.
+  # `make init` sets bucket, region and profile. A workspace is a stage.
   backend "s3" {
     key                  = "terraform.tfstate"
     workspace_key_prefix = "buzz-rust"

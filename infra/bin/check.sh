@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Format, validity and tests of the infrastructure, without an account: the provider's answers are made up.
+# Checks format and validity of the infrastructure and runs its tests with a mocked provider, without an account.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . infra/bin/lib.sh
@@ -18,7 +18,7 @@ fi
 cd infra
 terraform fmt -check -recursive . || fail "the files above are not formatted: \`terraform fmt -recursive infra\`"
 
-# Apart from the folder that deployments use, which knows a backend.
+# A data folder of its own, since that of deployments is configured with a backend.
 export TF_DATA_DIR=$PWD/.terraform/check TF_WORKSPACE=dev
 mkdir -p .terraform
 find_plugins

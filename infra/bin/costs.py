@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Prints what a stack cost: per day (DAYS=7), of the last queries, and while idle. Computed from its own records (the
-functions' metrics, the combs' logs, what is stored) and list prices; credits, free tiers and taxes are not in it."""
+"""Prints the cost of a stack: per day (DAYS=7), of the last queries, and while idle. Computed from the functions'
+metrics, the combs' logs, the stored bytes and list prices. Excludes credits, free tiers and taxes."""
 
 import datetime
 import json
@@ -8,7 +8,8 @@ import os
 
 from stack_aws import aws, fail, log_group, milliseconds, stage_and_region
 
-# List prices of us-east-2 in dollars, of autumn 2026, as in code/aws/src/price.rs. Other regions are up to a third dearer.
+# List prices of us-east-2 in dollars, of autumn 2026, as in code/aws/src/price.rs. Other regions cost up to a third
+# more.
 PRICES_OF = "us-east-2, autumn 2026"
 PRICES = {
     "x86_64": {"gb_second": 0.0000166667, "vcpu_hour": 0.04048, "gb_hour": 0.004445},
@@ -17,11 +18,11 @@ PRICES = {
 INVOCATION = 0.20 / 1e6
 ADDRESS_HOUR = 0.005
 STORED_GB_MONTH = {"images": 0.10, "logs": 0.03, "bucket": 0.023}
-COMB_SECONDS_MIN = 60  # Fargate bills a minute at least
+COMB_SECONDS_MIN = 60  # Fargate bills at least one minute
 
 
 def function(name):
-    """Memory, processor and variables of a function."""
+    """Returns the configuration of a function: memory, processor and variables."""
     told = aws("lambda", "get-function-configuration", "--function-name", name, missing={})
     if not told:
         fail(f"function {name} is not there: is the stage deployed in {os.environ['REGION']}?")
@@ -29,7 +30,7 @@ def function(name):
 
 
 def daily_sums(name, metric, start, end):
-    """A function's metric by day."""
+    """Returns the daily sums of a metric of a function."""
     told = aws(
         "cloudwatch", "get-metric-statistics", "--namespace", "AWS/Lambda", "--metric-name", metric, "--statistics", "Sum",
         "--dimensions", f"Name=FunctionName,Value={name}", "--period", "86400",
@@ -39,7 +40,7 @@ def daily_sums(name, metric, start, end):
 
 
 def comb_seconds(stage, start):
-    """Seconds that combs ran, by the day they started: each writes one log stream, from its start to its end."""
+    """Returns the seconds that combs ran, by the day of their start. A log stream spans the life of a comb."""
     seconds = {}
     told = aws("logs", "describe-log-streams", "--log-group-name", log_group("comb", stage), missing={"logStreams": []})
     for stream in told["logStreams"]:
@@ -52,7 +53,7 @@ def comb_seconds(stage, start):
 
 
 def per_day(stage, days):
-    """Rows (day, calls of Fuse, GB-seconds, hours of combs, dollars), newest last."""
+    """Yields rows (day, calls of Fuse, GB-seconds, hours of combs, dollars), newest last."""
     today = datetime.datetime.now(datetime.timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
     start, end = today - datetime.timedelta(days=days - 1), today + datetime.timedelta(days=1)
     fuse, hbee = f"buzz-rust-fuse-{stage}", f"buzz-rust-hbee-{stage}"
@@ -76,7 +77,7 @@ def per_day(stage, days):
 
 
 def queries(stage, start):
-    """What Fuse logged of each query, oldest first."""
+    """Yields the log entries of queries: timestamp, outcome and fields."""
     for outcome in ("query answered", "query failed"):
         told = aws(
             "logs", "filter-log-events", "--log-group-name", log_group("fuse", stage), "--start-time", milliseconds(start),
@@ -87,14 +88,14 @@ def queries(stage, start):
             try:
                 line = json.loads(event["message"][begin:])
             except ValueError:
-                continue  # a line of another kind that has the words
+                continue  # an unrelated line that contains the words
             fields = {**line, **line.get("fields", {})}
             if fields.get("message") == outcome:
                 yield event["timestamp"], outcome, fields
 
 
 def idle(stage):
-    """Rows (what is stored, bytes, dollars a month)."""
+    """Yields rows (kind of storage, bytes, dollars per month)."""
     repository = f"buzz-rust-hcomb-{stage}"
     images = aws("ecr", "describe-images", "--repository-name", repository, missing={"imageDetails": []})["imageDetails"]
     logs = sum(

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the scripts share. Sourced, never run.
+# Functions that the scripts share. Sourced, never run.
 
 fail() {
     echo "error: $*" >&2
@@ -10,18 +10,18 @@ say() {
     echo "$*" >&2
 }
 
-# need NAME WHAT: the variable NAME must have a value.
+# need NAME WHAT: fails unless the variable NAME has a value.
 need() {
     [ -n "${!1:-}" ] || fail "$1 is not set: $2. Give it as \`make … $1=…\` or in default.env"
 }
 
-# have PROGRAM WHY
+# have PROGRAM WHY: fails unless PROGRAM is installed.
 have() {
     command -v "$1" >/dev/null || fail "\`$1\` is not installed: $2"
 }
 
-# Sets `plugins` to the argument that lets Terraform take the provider from a folder of this machine, if one has it;
-# otherwise it is downloaded. TF_PLUGIN_DIR names such a folder.
+# Sets `plugins` to the argument that makes Terraform load the provider from a local folder, if there is one. Otherwise
+# Terraform downloads it. TF_PLUGIN_DIR names such a folder.
 find_plugins() {
     plugins=()
     local found=${TF_PLUGIN_DIR:-}
@@ -29,16 +29,16 @@ find_plugins() {
         found=$(find / -xdev -maxdepth 6 -type d -path '*/hashicorp/aws' -not -path '*/.terraform/*' 2>/dev/null | head -n 1 || true)
         found=${found%/*/hashicorp/aws}
     fi
-    # shellcheck disable=SC2034 # used by those who source this
+    # shellcheck disable=SC2034 # used by scripts that source this file
     if [ -n "$found" ]; then plugins=("-plugin-dir=$found"); fi
 }
 
-# A configuration file that is named but not there gives a warning on each call.
+# A configuration file that does not exist causes a warning on each call.
 if [ ! -e "${TF_CLI_CONFIG_FILE:-/dev/null}" ]; then unset TF_CLI_CONFIG_FILE; fi
 export CHECKPOINT_DISABLE=1 TF_IN_AUTOMATION=1 TF_INPUT=0
 
-# Prints the program that builds and pushes images: IMAGE_TOOL, or the first that works. A Docker command line without
-# an engine does not.
+# Prints the program that builds and pushes images: IMAGE_TOOL, or the first that works. Docker works only with a
+# running engine.
 image_tool() {
     local tool
     for tool in ${IMAGE_TOOL:-docker podman buildah}; do
@@ -51,7 +51,7 @@ image_tool() {
     fail "no program to build images with works here: ${IMAGE_TOOL:-docker (with its engine), podman or buildah}"
 }
 
-# need_stage: the values that every verb of a stack needs, named all at once.
+# need_stage: fails unless all variables that every verb needs are set. The error names all missing ones.
 need_stage() {
     local missing=()
     [ -n "${STAGE:-}" ] || missing+=("STAGE (a stage of infra/env/conf.tf, as dev)")
@@ -66,7 +66,7 @@ need_stage() {
     if [ -n "${DEPLOY_PROFILE:-}" ]; then export AWS_PROFILE=$DEPLOY_PROFILE; fi
 }
 
-# The account of the stack. The first request to AWS, so it tells when there are no credentials.
+# Prints the account of the stack. This is the first request to AWS, so it fails if there are no credentials.
 account() {
     local id
     id=$(aws sts get-caller-identity --query Account --output text) ||
@@ -74,7 +74,7 @@ account() {
     echo "$id"
 }
 
-# confirm QUESTION: asks once, unless AUTO_APPROVE=1.
+# confirm QUESTION: requires the answer yes, unless AUTO_APPROVE=1.
 confirm() {
     [ "${AUTO_APPROVE:-}" != 1 ] || return 0
     [ -t 0 ] || fail "nobody is there to be asked: AUTO_APPROVE=1 answers yes"
@@ -83,7 +83,7 @@ confirm() {
     [[ $answer =~ ^[yY] ]] || fail "nothing was changed"
 }
 
-# Prints the file of this machine's certificate authorities, without which the SDK does not start.
+# Prints the file of this machine's certificate authorities, which the SDK requires to start.
 certificates() {
     local file
     for file in "${SSL_CERT_FILE:-}" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do

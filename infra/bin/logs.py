@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints what a role of the stack logged: ROLE=fuse|hbee|comb, SINCE=1h, and QUERY_ID=… for one query's lines."""
+"""Prints the log of a role of the stack: ROLE=fuse|hbee|comb, SINCE=1h, and QUERY_ID=… for the lines of one query."""
 
 import datetime
 import os

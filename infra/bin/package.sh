@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# package.sh [lambdas] [hcomb]: builds the packages of a deployment, both kinds without an argument.
+# package.sh [lambdas] [hcomb]: builds the packages of a deployment; without an argument both kinds.
 #
-# Functions: one zip each with the static program as `bootstrap`. Combs: one image from nothing but the static program
-# and the certificate authorities. Names hold the hash of the content, so what did not change is not deployed again.
-# What was made is listed in $PACKAGES/packages.env.
+# Functions: one zip each, with the static program as `bootstrap`. Combs: one image with only the static program and the
+# certificate authorities. Names contain the hash of the content, so unchanged packages are not deployed again.
+# $PACKAGES/packages.env lists the packages.
 #
 #   ARCH        x86_64 (default) or arm64
 #   BINARIES    a folder with fuse_lambda, hbee_lambda and hcomb, instead of building them
-#   PACKAGES    where packages go; by default below CARGO_TARGET_DIR
+#   PACKAGES    output folder; by default below CARGO_TARGET_DIR
 #   IMAGE_TOOL  docker, podman or buildah; by default the first that works
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -25,14 +25,14 @@ arm64) machine=aarch64 format=AArch64 ;;
 esac
 mkdir -p "$PACKAGES"
 
-# What all programs are made of, in an order that no machine changes, and by what.
+# Prints all sources, in the same order on every machine, and the version of the compiler.
 sources() {
     find Cargo.toml Cargo.lock code -name '*.rs' -o -name 'Cargo.*' -o -path 'code/catalog/lists/*' | LC_ALL=C sort | tr '\n' '\0' | xargs -0 cat
     rustc --version
 }
 
-# Builds the three programs, static, and sets BINARIES. On Linux with the same processor the usual toolchain does;
-# elsewhere cargo-zigbuild brings its own linker and C library.
+# Builds the three static programs and sets BINARIES. On Linux with the same processor the usual toolchain is enough;
+# elsewhere cargo-zigbuild provides a linker and a C library.
 build() {
     local target tool=build flags="-C target-feature=+crt-static"
     if [ "$(uname -s)-$(uname -m)" = "Linux-$machine" ]; then
@@ -42,26 +42,26 @@ build() {
         have cargo-zigbuild "programs for $ARCH Linux cannot be linked on $(uname -s) $(uname -m) without it: \`pip install cargo-zigbuild\`, then \`rustup target add $target\`"
     fi
     say "building for $ARCH; the first time takes about 40 minutes on two cores …"
-    # The one folder of this machine that programs would name; the sources of Buzz itself are named from its root.
+    # Programs would contain the path of this folder. Paths of the sources of Buzz are relative to its root.
     flags+=" --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
     export BUZZ_BUILD RUSTFLAGS=$flags
     BUZZ_BUILD=$(sources | hash_of -)
     cargo "$tool" --profile small --target "$target" --workspace --bin fuse_lambda
-    # Workers on their own, so that their libraries have no SQL parser.
+    # HBee and comb are built separately, so that their libraries do not include the SQL parser.
     cargo "$tool" --profile small --target "$target" --package buzz-worker --bins
     BINARIES=$CARGO_TARGET_DIR/$target/small
 }
 
-# The libraries that Amazon Linux 2023 has for every program.
+# Libraries that Amazon Linux 2023 provides.
 SYSTEM_LIBRARIES='libc|libm|libdl|librt|libpthread|libgcc_s|ld-linux-x86-64|ld-linux-aarch64'
 
-# Refuses a program that does not run where it is sent to: Amazon Linux 2023 has glibc 2.34 and few libraries, an image
-# from nothing has none at all.
+# Rejects a program that cannot run on its target: Amazon Linux 2023 has glibc 2.34 and few libraries, and an empty
+# image has no libraries.
 check_program() { # FILE STATIC?
     local head libraries others needed
     [ -f "$1" ] || fail "\`$1\` is not there: BINARIES must hold fuse_lambda, hbee_lambda and hcomb"
     have readelf "it tells which C library a program needs (Debian: binutils)"
-    # Into variables: a pipe that is read in part fails by chance.
+    # In variables, since a pipe that is closed early fails intermittently.
     head=$(readelf -h "$1" 2>/dev/null || true)
     [[ $head == *"Machine:"*"$format"* ]] || fail "\`$1\` is not a program for $ARCH Linux"
     libraries=$(readelf -d "$1" 2>/dev/null | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p')
@@ -76,7 +76,7 @@ check_program() { # FILE STATIC?
     fi
 }
 
-hash_of() { # FILE…: the same for the same contents in the same order
+hash_of() { # FILE…: prints the hash of the concatenated contents
     cat "$@" | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c 1-16
 }
 
@@ -85,7 +85,7 @@ zip_function() { # fuse|hbee: sets `made`
     check_program "$binary" any
     made=$PACKAGES/$1-$(hash_of "$binary").zip
     [ -f "$made" ] || python3 infra/bin/zip.py "$binary" "$made"
-    # More than this AWS does not take, packed or unpacked.
+    # AWS rejects larger functions, packed or unpacked.
     local unpacked
     unpacked=$(wc -c <"$binary")
     [ "$unpacked" -le 262144000 ] || fail "\`$binary\` has $((unpacked / 1048576)) MB; a function may have 250. Debug builds are too large: leave BINARIES out"
@@ -98,7 +98,7 @@ build_image() { # sets `tag`
     authorities=$(certificates)
     tool=$(image_tool)
     folder=$(mktemp -d)
-    # shellcheck disable=SC2064 # the folder of now
+    # shellcheck disable=SC2064 # expands the folder now
     trap "rm -rf '$folder'" EXIT
     cp "$BINARIES/hcomb" "$folder/program"
     cp "$authorities" "$folder/ca-certificates.crt"

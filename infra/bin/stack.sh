@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# stack.sh VERB: init, plan, deploy, destroy, login, sample or query, on the stack of one stage.
+# stack.sh VERB: runs init, plan, deploy, destroy, login, sample or query on the stack of one stage.
 #
-#   STAGE, REGION   which stack; both are needed
+#   STAGE, REGION   stage and region of the stack; both are required
 #   DEPLOY_PROFILE  AWS profile of the stack's account; by default the usual credentials
 #   BACKEND_PROFILE, BACKEND_BUCKET, BACKEND_REGION
-#                   where Terraform's state is; by default a bucket in the stack's account, made when it is not there
-#   AUTO_APPROVE=1  asks nothing
-#   ALLOW_DIRTY=1   deploys what is not committed; the version then ends in -dirty
-#   IMAGE_ARCHIVE   a folder that images are written to instead of being pushed, to try without a registry
+#                   location of Terraform's state; by default a bucket in the stack's account, created if missing
+#   AUTO_APPROVE=1  skips confirmations
+#   ALLOW_DIRTY=1   deploys uncommitted changes; the version then ends in -dirty
+#   IMAGE_ARCHIVE   folder to which images are written instead of being pushed, for tests without a registry
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . infra/bin/lib.sh
@@ -22,8 +22,8 @@ tf() {
     terraform -chdir="$INFRA" "$@"
 }
 
-# What is deployed, as 0.1.0-1a2b3c4 or 0.1.0-1a2b3c4-dirty, and 0.1.0-binaries where the programs were built elsewhere.
-# BUILD_VERSION says it where there is no git.
+# Prints the deployed version: 0.1.0-1a2b3c4, 0.1.0-1a2b3c4-dirty, or 0.1.0-binaries for programs that were built
+# elsewhere. BUILD_VERSION overrides it, for folders without git.
 version() {
     if [ -n "${BUILD_VERSION:-}" ]; then
         echo "$BUILD_VERSION"
@@ -46,7 +46,7 @@ check_dirty() {
     [ -z "$changed" ] || fail "the tree has changes that are not committed, as \`${changed%%$'\n'*}\`: commit them, or deploy them with ALLOW_DIRTY=1"
 }
 
-# `a b` as ["a","b"], and `a=b c=d` as {"a":"b","c":"d"}, for Terraform.
+# Converts `a b` to ["a","b"], and `a=b c=d` to {"a":"b","c":"d"}, for Terraform.
 json_list() {
     local word all=''
     for word in $1; do all+="${all:+,}\"$word\""; done
@@ -61,7 +61,7 @@ json_map() {
     echo "{$all}"
 }
 
-# Before anything is built: whether infra/env/conf.tf has the stage.
+# Checks that infra/env/conf.tf has the stage, before anything is built.
 check_stage() {
     have terraform "version 1.10 or later makes the stack"
     local said
@@ -69,8 +69,8 @@ check_stage() {
         fail "$(grep -A 2 "^Stage \`" <<<"$said" | tr '\n' ' ' || echo "$said")"
 }
 
-# Chooses the stage's state: its workspace, in a data folder of its own, so that no verb touches another stage.
-init() { # `known`: only of a stack that is there
+# Selects the workspace of the stage, in a data folder per stage, so that no verb changes another stage.
+init() { # `known`: fails unless the stack exists
     have terraform "version 1.10 or later makes the stack"
     local profile=${BACKEND_PROFILE:-${DEPLOY_PROFILE:-}} region=${BACKEND_REGION:-$REGION} bucket=${BACKEND_BUCKET:-} owner
     export TF_DATA_DIR=$PWD/infra/.terraform/$STAGE
@@ -94,7 +94,7 @@ init() { # `known`: only of a stack that is there
     fi
     [ "$(tf workspace show)" = "$STAGE" ] || fail "Terraform did not choose workspace \`$STAGE\`: is TF_WORKSPACE set?"
 
-    # Where the state of several regions is in one bucket, a stage is still in one of them.
+    # One bucket can hold the state of several regions, but a stage is in only one of them.
     local deployed
     deployed=$(tf output -json sizes 2>/dev/null | python3 -c 'import json, sys; print(json.load(sys.stdin).get("region", ""))' 2>/dev/null || true)
     [ -z "$deployed" ] || [ "$deployed" = "$REGION" ] ||
@@ -109,8 +109,8 @@ init() { # `known`: only of a stack that is there
     export TF_VAR_data_locations TF_VAR_output_locations TF_VAR_data_kms_keys TF_VAR_bucket_regions TF_VAR_build_version
 }
 
-# shellcheck disable=SC2030,SC2031 # another profile and region only in here
-profile_account() ( # PROFILE, or `` for the usual credentials
+# shellcheck disable=SC2030,SC2031 # changes profile and region in this subshell only
+profile_account() ( # PROFILE, or `` for the default credentials
     if [ -n "$1" ]; then export AWS_PROFILE=$1 DEPLOY_PROFILE=$1; fi
     account
 )
@@ -130,19 +130,19 @@ make_state_bucket() ( # BUCKET REGION PROFILE
         BlockPublicAcls=true,IgnorePublicAcls=true,BlockPublicPolicy=true,RestrictPublicBuckets=true
 )
 
-# Fargate starts nothing in an account that never had this role.
+# Fargate cannot start tasks in an account without this role.
 make_service_role() {
     if aws iam get-role --role-name AWSServiceRoleForECS >/dev/null 2>&1; then return; fi
     local said
     say "making the account's service role for ECS …"
-    # Who may not look for it hears only now that it is there.
+    # Without permission for get-role, the role may exist: then this call fails with "has been taken".
     said=$(aws iam create-service-linked-role --aws-service-name ecs.amazonaws.com 2>&1) || [[ $said == *"has been taken"* ]] ||
         say "warning: could not: $said. Combs will not start until someone may: aws iam create-service-linked-role --aws-service-name ecs.amazonaws.com"
 }
 
 package() {
     infra/bin/package.sh
-    # shellcheck disable=SC1091 # made by package.sh
+    # shellcheck disable=SC1091 # written by package.sh
     . "$PACKAGES/packages.env"
     export TF_VAR_fuse_zip=$FUSE_ZIP TF_VAR_hbee_zip=$HBEE_ZIP TF_VAR_comb_image_tag=$COMB_IMAGE_TAG
 }
@@ -155,8 +155,7 @@ login() {
         fail "\`$tool\` could not log in to $registry"
 }
 
-# Pushes the image unless the repository has it. Without a repository, as before the first deployment, nothing happens
-# and the answer is 1.
+# Pushes the image unless the repository has it. Returns 1 if there is no repository, as before the first deployment.
 push() {
     local name=buzz-rust-hcomb-$STAGE tool target
     local image=localhost/buzz-rust-hcomb:$COMB_IMAGE_TAG
@@ -181,7 +180,7 @@ push() {
     { "$tool" tag "$image" "$target" && "$tool" push "$target" >&2; } || fail "the image could not be pushed to $target"
 }
 
-# Shows what would change and keeps it in a file. The answer is 1 when nothing would.
+# Prints the changes and saves the plan in a file. Returns 1 if there are no changes.
 plan() { # further arguments of terraform plan
     local status=0
     planned=$TF_DATA_DIR/planned
@@ -212,7 +211,7 @@ deploy() {
     say "stage $STAGE in $REGION has $(version). Next: make sample STAGE=$STAGE, make run-query STAGE=$STAGE"
 }
 
-# Combs hold the network; those that still run are told to stop.
+# Stops running combs, since the network cannot be deleted while they use it.
 stop_combs() {
     local cluster=buzz-rust-cluster-$STAGE task
     for task in $(aws ecs list-tasks --cluster "$cluster" --query 'taskArns[]' --output text 2>/dev/null || true); do
@@ -254,7 +253,7 @@ sample() {
     say "  buzz sql 'SELECT payment_type, COUNT(*) FROM nyc_taxi GROUP BY payment_type' --table nyc_taxi=$target --stack $STAGE"
 }
 
-# The example reads the uploaded sample, other queries what they name.
+# The example query reads the uploaded sample; other queries read the tables that they name.
 query() {
     local table=()
     if [ -n "${TABLE:-}" ]; then
@@ -262,8 +261,8 @@ query() {
     elif [ "$QUERY" = code/examples/query-delta-taxi.json ]; then
         table=(--table "nyc_taxi=s3://$(bucket)/sample/nyc-taxi-daily")
     fi
-    # Profiles with single sign-on, or with a program that gives keys, are read by the AWS command line only. Version 1 of
-    # that cannot tell them; then the query finds its credentials itself.
+    # Only the AWS command line reads profiles with single sign-on or a credential process. Its version 1 cannot export
+    # credentials; then `buzz` looks them up itself.
     local keys
     if keys=$(aws configure export-credentials --format env 2>/dev/null); then eval "$keys"; fi
     exec "$BUZZ" query "$QUERY" --stack "$STAGE" "${table[@]}" --format "${FORMAT:-table}"

@@ -1,4 +1,4 @@
-"""What `costs` and `logs` share: the stage's names, and AWS's answers by its command line."""
+"""Helpers of `costs` and `logs`: names of a stage, and calls of the AWS command line."""
 
 import datetime
 import json
@@ -13,7 +13,7 @@ def fail(message):
 
 
 def stage_and_region():
-    """The stage and its region; every missing one is named at once."""
+    """Returns the stage and its region. The error names all missing variables."""
     missing = [name for name in ("STAGE", "REGION") if not os.environ.get(name)]
     if missing:
         fail(f"not set: {', '.join(missing)}. Give them as `make … STAGE=dev REGION=us-east-2` or in default.env")
@@ -23,7 +23,7 @@ def stage_and_region():
 
 
 def aws(*arguments, missing=None):
-    """The answer of one AWS command. `missing` is answered instead when the thing asked for is not there."""
+    """Runs an AWS command and returns its JSON, or `missing` if the resource does not exist."""
     command = ["aws", *arguments, "--output", "json", "--region", os.environ["REGION"]]
     try:
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AWS_PAGER": ""})
@@ -37,7 +37,7 @@ def aws(*arguments, missing=None):
 
 
 def since(text):
-    """The time so long ago, as `30m`, `2h` or `7d`."""
+    """Returns the time of an age such as `30m`, `2h` or `7d`."""
     units = {"m": "minutes", "h": "hours", "d": "days"}
     if not text[:-1].isdigit() or text[-1:] not in units:
         fail(f"SINCE is `{text}`; it takes minutes, hours or days, as 30m, 2h or 7d")
@@ -45,12 +45,12 @@ def since(text):
 
 
 def milliseconds(time):
-    """The time as AWS's logs count it."""
+    """Returns the time in milliseconds since 1970, as text."""
     return str(int(time.timestamp() * 1000))
 
 
 def log_group(role, stage):
-    """Where a role logs."""
+    """Returns the log group of a role."""
     groups = {"fuse": f"/aws/lambda/buzz-rust-fuse-{stage}", "hbee": f"/aws/lambda/buzz-rust-hbee-{stage}", "comb": f"/buzz/buzz-rust-hcomb-{stage}"}
     if role not in groups:
         fail(f"ROLE is `{role}`; it can be {', '.join(groups)}")

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""stand_in.py PORT: serves moto, which answers AWS's calls from memory, on this machine.
+"""stand_in.py PORT: serves moto, an in-memory emulation of AWS, on this machine.
 
-Three things are mended. moto tells the state of a subnet's IPv6 range as a structure where AWS tells a word, and Terraform
-would wait for the word. Of an IPv6-only subnet it tells all 2^64 addresses as free where AWS tells none, and it forgets
-how the subnet names its hosts.
+Patches moto in three ways:
+- It returns the state of a subnet's IPv6 range as a structure, AWS as a string, for which Terraform waits.
+- It reports all 2^64 addresses of an IPv6-only subnet as free, AWS reports none.
+- It does not store how a subnet names its hosts.
 """
 
 import sys

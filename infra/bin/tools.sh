@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# tools.sh NAME REQUIREMENT…: installs Python tools in an environment of their own below the cache folder, once, and
-# prints the folder of their programs.
+# tools.sh NAME REQUIREMENT…: installs Python tools once, in a separate virtual environment below the cache folder.
+# Prints the folder of their programs.
 set -euo pipefail
 name=$1
 shift

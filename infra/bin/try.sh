@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Deploys, plans again and destroys a stack on moto, a stand-in for AWS on this machine: the very verbs that a user
-# gives, up to what moto cannot do (nothing runs there, and it has no image registry: the image goes to a file).
+# Deploys, plans again and destroys a stack on moto, an emulation of AWS, with the verbs that a user runs. moto runs no
+# programs and has no image registry, so the image is written to a file.
 #
 #   KINDS     comb networks to try, by default both
 #   BINARIES  the programs to package; by default empty ones
@@ -23,7 +23,7 @@ for _ in $(seq 100); do
     sleep 0.2
 done
 
-# Nothing of the user's own settings or credentials.
+# Removes the user's own settings and credentials.
 for name in $(compgen -e | grep -E '^(AWS_|TF_VAR_|DATA_|OUTPUT_|BACKEND_|DEPLOY_PROFILE|COMB_NETWORK|BUCKET_REGIONS)' || true); do unset "$name"; done
 export AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=secret AWS_ENDPOINT_URL=http://127.0.0.1:$port
 export AWS_EC2_METADATA_DISABLED=true AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null
@@ -33,7 +33,7 @@ export BACKEND_CONFIG='-backend-config=use_path_style=true -backend-config=skip_
 
 mkdir "$INFRA"
 cp -r infra/*.tf infra/env infra/modules "$INFRA"
-# What moto does otherwise than AWS, and nothing else.
+# Overrides for differences between moto and AWS.
 cp infra/tests/stand_in/root.tf "$INFRA/stand_in_override.tf"
 for module in network storage functions; do
     cp "infra/tests/stand_in/$module.tf" "$INFRA/modules/$module/stand_in_override.tf"

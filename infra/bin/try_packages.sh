@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Starts what `make package` made as AWS would: each zip's program under AWS's own Runtime Interface Emulator, in a root
-# folder that holds nothing else but devices and certificate authorities, where Amazon Linux has them, and the image with
-# podman or docker. Fuse must answer a query, the HBee must refuse a task that is none, the comb must tell that it is
-# healthy. Then all of them together answer a query in the local cloud: the functions as processes of this machine, two
-# combs as containers, which reduce.
+# Starts the packages of `make package` as AWS does. The program of each zip runs under AWS's Runtime Interface
+# Emulator, in a root folder with only devices and certificate authorities, at their paths in Amazon Linux. The image
+# runs with podman or docker.
+#
+# Fuse must answer a query, the HBee must reject an invalid task, and the comb must pass its health check. Then they run
+# a query together in the local cloud: the functions as processes, and two combs, which reduce, as containers.
 #
 #   BINARIES       a folder with localcloud and buzz, instead of building them
-#   IMAGE          the combs' image, by default the one that was made
-#   RUN_ARGUMENTS  more arguments to start it with
+#   IMAGE          the combs' image, by default the one of `make package`
+#   RUN_ARGUMENTS  additional arguments to run the image
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . infra/bin/lib.sh
@@ -21,7 +22,7 @@ PACKAGES=${PACKAGES:-$CARGO_TARGET_DIR/packages/$ARCH}
 
 work=$(mktemp -d)
 started=() label=buzz-try=$$
-# shellcheck disable=SC2317 # called at the end, whatever that is
+# shellcheck disable=SC2317 # called on exit
 stop() {
     local process
     for process in "${started[@]}"; do
@@ -51,7 +52,7 @@ fi
 authorities=$(certificates)
 export AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=secret AWS_REGION=us-east-2 AWS_DEFAULT_REGION=us-east-2
 
-# Sets `port` to where the zip's function is served.
+# Serves the function of a zip and sets `port` to its port.
 serve() { # ZIP NAME=VALUE…
     local root=$work/${1##*/} api
     mkdir -p "$root/tmp" "$root/dev" "$root/etc/pki/tls/certs"
@@ -96,7 +97,7 @@ say "the HBee's zip, alone in its root folder, refuses what is no task: $answer"
 tool=$(image_tool)
 [ "$tool" != buildah ] || fail "images are started with podman or docker"
 image=${IMAGE:-localhost/buzz-rust-hcomb:$COMB_IMAGE_TAG}
-# As on Fargate, nothing but /tmp can be written. The limits are some that any user may ask for.
+# As on Fargate, only /tmp is writable. Any user may set these limits.
 run=("$tool" run --network host --read-only --tmpfs /tmp --label "$label" --ulimit nofile=16384 --ulimit nproc=16384)
 # shellcheck disable=SC2206 # several arguments, if any
 run+=(${RUN_ARGUMENTS:-})
@@ -125,7 +126,7 @@ for role in fuse hbee; do
     chmod 755 "$programs/bootstrap"
     mv "$programs/bootstrap" "$programs/${role}_lambda"
 done
-# In place of the combs' program, which is started with the variables of the task definition and nothing else.
+# Replaces the combs' program, which runs with the variables of the task definition only.
 cat >"$programs/hcomb" <<END
 #!/usr/bin/env bash
 variables=()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the packages twice from what is committed, in two places and with nothing compiled before, and compares them.
-# Takes twice the time of a first `make package`, and some 20 GB below WORK (by default a temporary folder).
+# Builds the packages twice from the committed sources, in two folders and from scratch, and compares them. Takes twice
+# the time of a first `make package`, and about 20 GB below WORK (by default a temporary folder).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . infra/bin/lib.sh
@@ -13,7 +13,7 @@ for turn in one other/place; do
     mkdir -p "$work/$turn/buzz"
     git archive HEAD | tar -x -C "$work/$turn/buzz"
     CARGO_TARGET_DIR=$work/$turn/target PACKAGES=$work/$turn/packages "$work/$turn/buzz/infra/bin/package.sh"
-    # The places differ, and nothing else may.
+    # The paths differ; nothing else may.
     sed -i "s|$work/$turn/packages/||" "$work/$turn/packages/packages.env"
 done
 diff -r "$work/one/packages" "$work/other/place/packages" >&2 || fail "two builds of the same sources differ"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""zip.py PROGRAM ZIP: packs one program as a function's `bootstrap`, with the same bytes each time."""
+"""zip.py PROGRAM ZIP: packs one program as a function's `bootstrap`, reproducibly."""
 
 import os
 import sys
@@ -9,9 +9,9 @@ from pathlib import Path
 
 def main():
     program, target = map(Path, sys.argv[1:])
-    # The oldest time that the format has, and fixed rights: the zip depends on the program alone.
+    # The oldest time of the format and fixed permissions, so that the zip depends only on the program.
     entry = zipfile.ZipInfo("bootstrap", date_time=(1980, 1, 1, 0, 0, 0))
-    entry.create_system = 3  # Unix, so that the rights count
+    entry.create_system = 3  # Unix, so that the permissions apply
     entry.external_attr = 0o100755 << 16
     entry.compress_type = zipfile.ZIP_DEFLATED
     unfinished = target.with_suffix(".part")

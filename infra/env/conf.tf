@@ -1,5 +1,5 @@
-# What differs between stages, and the sizes that all of them start from. A stage is a Terraform workspace of the same
-# name: to have another one, add it to `stages`. Anything of `defaults` may be set differently in a stage.
+# Settings of each stage, and the default sizes of all stages. A stage is a Terraform workspace of the same name. To add
+# a stage, add it to `stages`. A stage can override any value of `defaults`.
 
 locals {
   stages = {
@@ -14,23 +14,23 @@ locals {
   }
 
   defaults = {
-    zones = 2 # availability zones used; between two zones AWS takes $0.01 per GB and direction
+    zones = 2 # availability zones used; AWS charges $0.01 per GB and direction between two zones
 
-    fuse_memory_mb = 3008 # also what a new account allows at most
-    fuse_disk_mb   = 2048 # /tmp, for what a query reduced at Fuse spills; the first 512 MB cost nothing
-    fuse_timeout_s = 900  # AWS's own limit: the longest query
+    fuse_memory_mb = 3008 # also the maximum of a new account
+    fuse_disk_mb   = 2048 # /tmp, for spilled rows of queries that Fuse reduces; the first 512 MB cost nothing
+    fuse_timeout_s = 900  # limit of AWS, and thus of the longest query
 
-    hbee_memory_mb = 2048 # AWS gives processor in proportion: one and a fifth here
+    hbee_memory_mb = 2048 # AWS allocates processors in proportion to memory: 1.2 here
     hbee_timeout_s = 300
-    hbee_at_once   = 900 # invocations at once; an account has 1,000, a new one as few as 10
+    hbee_at_once   = 900 # concurrent invocations; the quota of an account is 1,000, and as low as 10 for a new one
 
     comb_cpu       = 2048 # 1024 are one processor
     comb_memory_mb = 4096
     comb_port      = 3333
-    comb_idle_s    = 300 # a comb that nobody asked for this long stops itself
+    comb_idle_s    = 300 # a comb without a query for this time stops itself
 
     log_days     = 14
-    results_days = 7 # results and what functions left for combs
+    results_days = 7 # results, and files from functions to combs
   }
 }
 

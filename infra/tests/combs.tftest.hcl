@@ -1,4 +1,4 @@
-# What combs are started from.
+# Tests the resources from which combs are started.
 
 mock_provider "aws" {
   mock_resource "aws_ecr_repository" {

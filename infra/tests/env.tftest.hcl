@@ -1,4 +1,4 @@
-# Stages and their settings.
+# Tests the settings of stages.
 
 run "dev" {
   variables {

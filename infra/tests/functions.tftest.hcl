@@ -1,4 +1,4 @@
-# The two functions and what they may do.
+# Tests both functions and their permissions.
 
 mock_provider "aws" {
   mock_resource "aws_iam_role" {

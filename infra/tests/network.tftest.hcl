@@ -1,4 +1,4 @@
-# The network's two kinds, with the provider's answers made up: no account, no server.
+# Tests both kinds of network with a mocked provider: no account, no server.
 
 mock_provider "aws" {
   mock_data "aws_availability_zones" {

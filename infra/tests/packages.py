@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Packages depend on the programs alone: made twice, at other times, in other places and by users with other settings,
-they have the same names and the same bytes."""
+"""Checks that packages are reproducible. The same programs, packaged at another time, in another folder and with
+other user settings, give the same names and the same bytes."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ PROGRAMS = ("fuse_lambda", "hbee_lambda", "hcomb")
 
 
 def programs(folder):
-    """Small static programs that differ."""
+    """Compiles small static programs that differ from each other."""
     folder.mkdir()
     source = folder / "program.c"
     for number, program in enumerate(PROGRAMS):
@@ -25,7 +25,7 @@ def programs(folder):
 
 
 def package(binaries, packages, **settings):
-    """The zips that `make package-lambdas` makes, by name."""
+    """Returns the zips that `make package-lambdas` creates, by name."""
     environment = os.environ | {"BINARIES": str(binaries), "PACKAGES": str(packages), "ARCH": "x86_64"} | settings
     command = ["bash", "-c", f"umask {settings.get('UMASK', '022')}; infra/bin/package.sh lambdas"]
     subprocess.run(command, check=True, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Holds the policies of the roles against the calls that the code makes: fails when a call has no permission, when a
-permission has no call, and when the configuration has something that costs while idle or a variable that nobody reads.
+"""Compares the policies of the roles with the AWS calls in the code. Fails if a call has no permission, if a
+permission has no call, if a resource costs while idle, or if no program reads a variable.
 
-Needs neither Terraform nor an account: both sides are read as text.
+Needs neither Terraform nor an account: policies and code are parsed as text.
 """
 
 import re
@@ -12,16 +12,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ROOT / "infra" / "modules"
 
-# Which role runs which part of code/aws. A file with a call must be here.
+# The role that runs each file of code/aws. Every file with a call must be listed.
 ROLE_OF = {
     "lambda.rs": "fuse",
     "combs.rs": "fuse",
     "combs/tasks.rs": "fuse",
     "fuse_function.rs": "fuse",
-    "stack.rs": "user",  # the command line, with the user's own rights
+    "stack.rs": "user",  # the command line, with the user's own permissions
 }
 
-# The SDK's calls, and what each needs.
+# Actions that each SDK call needs.
 SDK = {
     "invoke": ["lambda:InvokeFunction"],
     "list_tasks": ["ecs:ListTasks"],
@@ -30,7 +30,7 @@ SDK = {
     "stop_task": ["ecs:StopTask"],
 }
 
-# Methods of an object store, and what each needs. `put_multipart` also gives up what it cannot finish.
+# Actions that each method of an object store needs. `put_multipart` also aborts uploads that it cannot complete.
 STORE = {
     "get": ["s3:GetObject"],
     "get_opts": ["s3:GetObject"],
@@ -49,17 +49,17 @@ STORE = {
     "rename": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"],
 }
 
-# Which sources reach an object store on behalf of which role.
+# Sources that access an object store, by role.
 STORE_SOURCES = {
     "fuse": ["code/catalog/src", "code/storage/src", "code/fuse/src", "code/aws/src/results.rs", "code/aws/src/fuse_function"],
     "hbee": ["code/worker/src/hbee.rs", "code/worker/src/counting.rs", "code/hbee/src", "code/storage/src"],
     "comb": ["code/hcomb/src", "code/exchange/src", "code/worker/src/comb.rs"],
 }
 
-# A missing object is told from a forbidden one only to those who may list.
+# S3 returns 404 for a missing object only with the permission to list; otherwise 403.
 FOR_MISSING = {"fuse": ["s3:ListBucket"], "hbee": ["s3:ListBucket"]}
 
-# Done by AWS with the role, not by the program.
+# Actions that AWS performs with the role, not the program.
 BY_SERVICE = {
     "functions": {
         "logs:CreateLogStream", "logs:PutLogEvents",
@@ -73,19 +73,19 @@ BY_SERVICE = {
     },
 }  # fmt: skip
 
-# What bills by the hour, whether or not anybody asks.
+# Resources that are billed by the hour, even when idle.
 COSTS_WHILE_IDLE = ["aws_nat_gateway", "aws_eip", "aws_ecs_service", "aws_instance", "aws_lb", "aws_kms_key", "aws_flow_log",
                     "aws_lambda_provisioned_concurrency_config", "aws_networkfirewall_firewall", "aws_ec2_transit_gateway"]  # fmt: skip
 
 
 def program(path):
-    """A source's text without its tests and comments."""
+    """Returns the text of a source file without its tests and comments."""
     text = path.read_text().split("#[cfg(test)]\nmod tests")[0]
     return re.sub(r"^\s*//.*$", "", text, flags=re.M)
 
 
 def sources(places):
-    """The Rust files at or below `places`, without test files."""
+    """Yields the Rust files at or below `places`, without test files."""
     for place in places:
         path = ROOT / place
         found = sorted(path.rglob("*.rs")) if path.is_dir() else [path] if path.exists() else []
@@ -93,7 +93,7 @@ def sources(places):
 
 
 def sdk_calls(problems):
-    """Actions by role that the SDK's calls in code/aws need."""
+    """Returns, by role, the actions that the SDK calls in code/aws need."""
     needed = {}
     folder = ROOT / "code" / "aws" / "src"
     for path in sources(["code/aws/src"]):
@@ -114,10 +114,10 @@ def sdk_calls(problems):
 
 
 def store_calls():
-    """Actions by role that the object stores' calls need."""
+    """Returns, by role, the actions that object store calls need."""
     needed = {}
     methods = "|".join(STORE)
-    # On a store by its usual names, or on what `.store(…)` gives.
+    # Calls on a store by its usual variable names, or on the result of `.store(…)`.
     call = re.compile(rf"(?:\bstore|\bstore\([^()]*\)\??|\bobject_store)\s*\.\s*({methods})\(")
     for role, places in STORE_SOURCES.items():
         for path in sources(places):
@@ -128,7 +128,7 @@ def store_calls():
 
 
 def allowed():
-    """Actions by role that the policies allow."""
+    """Returns, by role, the actions that the policies allow."""
     functions = (MODULES / "functions" / "roles.tf").read_text()
     combs = (MODULES / "combs" / "roles.tf").read_text()
     storage = (MODULES / "storage" / "access.tf").read_text() + (MODULES / "storage" / "outputs.tf").read_text()

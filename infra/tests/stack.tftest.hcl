@@ -1,5 +1,5 @@
-# The whole stack of stage `dev`, planned and applied on made-up answers. TF_WORKSPACE=dev must be set: a stage is a
-# workspace.
+# Plans and applies the complete stack of stage `dev` with mocked providers. TF_WORKSPACE=dev must be set, since a stage
+# is a workspace.
 
 mock_provider "aws" {
   mock_data "aws_availability_zones" {

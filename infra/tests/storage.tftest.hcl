@@ -1,4 +1,4 @@
-# The bucket, and what may be read.
+# Tests the bucket and the permissions to read data.
 
 mock_provider "aws" {}
 

@@ -1,4 +1,4 @@
-//! Writes an answer in the form that was asked for.
+//! Writes a result in one of several formats.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -29,10 +29,10 @@ use parquet::file::properties::WriterProperties;
 
 use crate::rows::{Batches, Rows};
 
-/// Forms of an answer.
+/// Formats of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// A table for people.
+    /// A table for reading in a terminal.
     Table,
     /// An array of objects.
     Json,
@@ -46,9 +46,9 @@ pub enum Format {
     Parquet,
 }
 
-/// Every form and what it is, for `--help`.
+/// Every format and its description, for `--help`.
 pub const FORMATS: [(Format, &str); 6] = [
-    (Format::Table, "A table for people"),
+    (Format::Table, "A table for reading in a terminal"),
     (Format::Json, "An array of objects"),
     (Format::Ndjson, "One object per line"),
     (Format::Csv, "Comma-separated values with a header"),
@@ -57,7 +57,7 @@ pub const FORMATS: [(Format, &str); 6] = [
 ];
 
 impl Format {
-    /// Its name on the command line and in events.
+    /// Returns the name used on the command line and in events.
     pub fn name(self) -> &'static str {
         match self {
             Format::Table => "table",
@@ -83,17 +83,17 @@ impl FromStr for Format {
         let found = FORMATS.iter().find(|(format, _)| format.name() == text);
         found.map(|(format, _)| *format).ok_or_else(|| {
             let all = FORMATS.map(|(format, _)| format.name()).join(", ");
-            QueryError::invalid(format!("there is no format `{text}`; there are {all}"))
+            QueryError::invalid(format!("format `{text}` does not exist; use one of {all}"))
         })
     }
 }
 
-/// What stops writing: the place, or the rows.
+/// An error of writing: in the output or in the rows.
 #[derive(Debug)]
 pub enum WriteError {
-    /// The place cannot be written to.
+    /// The output is not writable.
     Io(io::Error),
-    /// The rows cannot be read, or do not fit the form.
+    /// The rows cannot be read, or do not fit the format.
     Rows(QueryError),
 }
 
@@ -126,15 +126,15 @@ impl From<parquet::errors::ParquetError> for WriteError {
                 Ok(source) => Self::Io(*source),
                 Err(source) => Self::Rows(QueryError::invalid(source.to_string())),
             },
-            other => Self::Rows(QueryError::invalid(format!("the rows do not fit Parquet: {other}"))),
+            other => Self::Rows(QueryError::invalid(format!("the result cannot be written as Parquet: {other}"))),
         }
     }
 }
 
-/// Whether an answer with `schema` can be written as `format`: known before it is computed.
+/// Checks that a result with `schema` can be written as `format`, before the query runs.
 ///
 /// # Errors
-/// `Invalid` when two columns of a JSON object would have one name.
+/// `Invalid` if two columns of a JSON object would have the same name.
 pub fn check(schema: &Schema, format: Format) -> Result<()> {
     match format {
         Format::Json | Format::Ndjson => check_unique(schema),
@@ -145,7 +145,7 @@ pub fn check(schema: &Schema, format: Format) -> Result<()> {
 /// Writes `rows` to `out`.
 ///
 /// # Errors
-/// `Io` when `out` is not writable, `Rows` when the rows cannot be read or do not fit the format.
+/// `Io` if `out` is not writable, `Rows` if the rows cannot be read or do not fit the format.
 pub fn write(rows: &Rows, format: Format, out: &mut dyn Write) -> Result<(), WriteError> {
     let schema = rows.schema();
     check(&schema, format)?;
@@ -165,12 +165,12 @@ pub fn write(rows: &Rows, format: Format, out: &mut dyn Write) -> Result<(), Wri
     }
 }
 
-/// What the system said, without the path of a temporary file, which means nothing to the user.
+/// Returns the operating system's error without the path, which may be that of a temporary file.
 pub fn plain(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| io::Error::from(error.kind()), io::Error::from_raw_os_error)
 }
 
-/// A place that remembers why it could not be written to: some writers tell it as text, as if the rows were wrong.
+/// An output that records its last error: some writers return it only as text, like an error in the rows.
 struct Watched<'a> {
     out: &'a mut dyn Write,
     failed: Option<io::Error>,
@@ -202,7 +202,7 @@ fn check_unique(schema: &Schema) -> Result<()> {
     let mut names = HashSet::new();
     match schema.fields().iter().find(|field| !names.insert(field.name())) {
         Some(twice) => Err(QueryError::invalid(format!(
-            "two columns are called `{}`, which a JSON object cannot hold; rename one, as \"SELECT … AS other_name\"",
+            "two columns are called `{}`, which a JSON object cannot contain; rename one: \"SELECT … AS other_name\"",
             twice.name()
         ))),
         None => Ok(()),
@@ -235,7 +235,7 @@ fn json<F: arrow::json::writer::JsonFormat>(
     Ok(out.write_all(end)?)
 }
 
-/// Keys of maps become text, as keys of JSON objects are.
+/// Converts the keys of maps to text, which JSON requires.
 fn json_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     replace_columns(batch, |array| match array.data_type() {
         DataType::Map(entries, sorted) => match entries.data_type() {
@@ -251,8 +251,8 @@ fn json_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     })
 }
 
-/// Values that JSON has no form for, or that arrow's writer would lose: NaN and the infinities become strings, binary
-/// becomes base64. Integers and decimals keep every digit as they are.
+/// Encodes values that JSON cannot represent or that arrow's writer would lose. NaN and infinities become strings,
+/// binary becomes base64. Integers and decimals keep every digit.
 #[derive(Debug)]
 struct ExactValues;
 
@@ -289,7 +289,7 @@ impl EncoderFactory for ExactValues {
     }
 }
 
-/// A float as JSON: the shortest text that reads back as the same value.
+/// Formats a float as JSON: the shortest text that parses to the same value.
 trait ToText {
     fn to_text(self) -> String;
 }
@@ -347,7 +347,7 @@ impl Encoder for Base64<'_> {
 }
 
 fn bytes_of<'a>(array: Option<&'a dyn Bytes>) -> Result<Box<dyn Encoder + 'a>, ArrowError> {
-    let array = array.ok_or_else(|| ArrowError::CastError("an array is not of its own type".to_string()))?;
+    let array = array.ok_or_else(|| ArrowError::CastError("an array has another type than it declares".to_string()))?;
     Ok(Box::new(Base64(array)))
 }
 
@@ -360,7 +360,7 @@ fn csv(schema: &SchemaRef, batches: Batches, out: &mut dyn Write) -> Result<(), 
     Ok(())
 }
 
-/// Nested values and binaries become text, for which CSV has room.
+/// Converts nested and binary values to text, which CSV requires.
 fn csv_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     replace_columns(batch, |array| match array.data_type() {
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
@@ -390,7 +390,7 @@ fn arrow_file(schema: &SchemaRef, batches: Batches, out: &mut dyn Write) -> Resu
 fn parquet_file(schema: &SchemaRef, batches: Batches, out: &mut dyn Write) -> Result<(), WriteError> {
     let schema = plain_batch(&RecordBatch::new_empty(Arc::clone(schema)))?.schema();
     let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
-    // `ArrowWriter` wants an output that can be sent between threads; standard output's lock cannot.
+    // `ArrowWriter` requires an output that is `Send`; the lock of standard output is not.
     let mut buffer = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut buffer, schema, Some(properties))?;
     for batch in batches {
@@ -403,8 +403,8 @@ fn parquet_file(schema: &SchemaRef, batches: Batches, out: &mut dyn Write) -> Re
     Ok(out.write_all(&buffer)?)
 }
 
-/// Views and dictionaries become the plain types that every reader of Arrow and Parquet files knows. Batches of several
-/// files may also have several dictionaries, of which an Arrow file holds one for each column.
+/// Converts views and dictionaries to plain types, which every reader of Arrow and Parquet files supports. Batches of
+/// several files may also have different dictionaries, but an Arrow file has one per column.
 fn plain_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     replace_columns(batch, |array| match plain_type(array.data_type()) {
         same if same == *array.data_type() => Ok(Arc::clone(array)),
@@ -450,7 +450,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dictionaries_of_several_files_fit_one() {
+    fn batches_with_different_dictionaries_are_written() {
         let batch = |text: &str| {
             let texts: ArrayRef =
                 Arc::new([Some(text), None].into_iter().collect::<arrow::array::DictionaryArray<_>>()
@@ -474,7 +474,7 @@ mod tests {
         assert_eq!(plain.column(1).data_type(), &plain_type(plain.column(1).data_type()));
     }
 
-    /// A disk with room for `left` bytes.
+    /// A disk with `left` free bytes.
     struct Full {
         left: usize,
     }
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_as_one_in_every_form() {
+    fn full_disk_is_an_io_error_in_every_format() {
         let mut rows = Rows::new();
         let values: arrow::array::ArrayRef = std::sync::Arc::new(arrow::array::Int64Array::from_iter_values(0..1000));
         let batch = RecordBatch::try_from_iter([("a", values)]).unwrap();

@@ -1,5 +1,5 @@
-//! Answers: [`Rows`] keeps the rows of one until it is whole, [`mod@format`] writes them in the form that was asked for.
-//! The command line and Fuse as a function share this.
+//! Results of queries. [`Rows`] collects the rows until the result is complete, and [`mod@format`] writes them in one
+//! of several formats. The command line and the Fuse function share this crate.
 
 pub mod rows;
 

@@ -1,4 +1,4 @@
-//! Keeps an answer until it is whole: in memory, then in a temporary file. Nothing is printed of a query that fails.
+//! Collects a result until it is complete, in memory and then in a temporary file. A query that fails prints no rows.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -12,10 +12,10 @@ use arrow::ipc::writer::StreamWriter;
 use buzz_fuse::ResultSink;
 use buzz_protocol::{QueryError, Result};
 
-/// Bytes of rows that are kept in memory.
+/// Maximum bytes of rows in memory; further rows spill to a file.
 const MEMORY_BYTES: usize = 128 << 20;
 
-/// An answer in the making.
+/// The rows of a result, collected batch by batch.
 pub struct Rows {
     schema: SchemaRef,
     memory: Vec<RecordBatch>,
@@ -37,25 +37,25 @@ impl Default for Rows {
 }
 
 impl Rows {
-    /// No rows yet.
+    /// Creates an empty result.
     pub fn new() -> Self {
         Self::with_memory(MEMORY_BYTES)
     }
 
-    /// No rows yet; beyond `memory_bytes_max` they go to a file.
+    /// Creates an empty result that spills rows to a file above `memory_bytes_max`.
     pub fn with_memory(memory_bytes_max: usize) -> Self {
         Self { schema: Arc::new(Schema::empty()), memory: Vec::new(), memory_bytes: 0, memory_bytes_max, spilled: None }
     }
 
-    /// The columns.
+    /// Returns the columns.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 
-    /// The rows, in their order. They can be read any number of times.
+    /// Returns the rows in their original order. They can be read any number of times.
     ///
     /// # Errors
-    /// `Limit` when the temporary file cannot be read back.
+    /// `Limit` if the temporary file cannot be opened again.
     pub fn batches(&self) -> Result<Batches> {
         let memory = self.memory.clone().into_iter().map(Ok);
         let Some(writer) = &self.spilled else {
@@ -67,10 +67,10 @@ impl Rows {
     }
 }
 
-/// Batches in order.
+/// The batches of a result, in order.
 pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch>>>;
 
-/// Reads a file from its start without moving the place where it is written.
+/// Reads a file from its start without moving its write position.
 struct ReadAt {
     file: File,
     offset: u64,
@@ -105,8 +105,10 @@ impl ResultSink for Rows {
             let file = tempfile::tempfile().map_err(not_kept)?;
             self.spilled = Some(StreamWriter::try_new(file, &batch.schema())?);
         }
-        let writer = self.spilled.as_mut().expect("it was made just now or before");
-        writer.write(&batch).map_err(|error| QueryError::limit(format!("the result cannot be kept: {error}")))
+        let writer = self.spilled.as_mut().expect("the writer exists from here on");
+        writer
+            .write(&batch)
+            .map_err(|error| QueryError::limit(format!("the result cannot be kept in a temporary file: {error}")))
     }
 }
 

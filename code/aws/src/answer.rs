@@ -1,4 +1,4 @@
-//! What Fuse as a function answers.
+//! Answers of the Fuse function.
 
 use arrow::array::RecordBatch;
 use arrow::util::pretty::pretty_format_batches_with_schema;
@@ -13,12 +13,11 @@ use serde_json::value::RawValue;
 use crate::event::Encoding;
 use crate::price::{PRICES_OF, Used};
 
-/// The largest answer of a function is
-/// [6 MB](https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html); this leaves room for what is beside
-/// the rows.
+/// Maximum bytes of rows in an answer. An answer is limited to
+/// [6 MB](https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html); the rest is for the other fields.
 pub const ROWS_BYTES_MAX: usize = 11 << 19;
 
-/// Rows that the log's tail shows, of the 4 KB that it carries.
+/// Maximum rows and bytes of the table in the log's tail, which holds 4 KB.
 const TAIL_ROWS: usize = 20;
 const TAIL_BYTES: usize = 3 << 10;
 
@@ -27,9 +26,9 @@ const TAIL_BYTES: usize = 3 << 10;
 pub struct Answer {
     /// `answered`.
     pub status: &'static str,
-    /// The query.
+    /// Id of the query.
     pub query_id: QueryId,
-    /// Names and types, in order.
+    /// Names and types of the columns, in order.
     pub columns: Vec<Column>,
     /// The rows as objects.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,92 +36,92 @@ pub struct Answer {
     /// The rows as an Arrow IPC file in base64.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rows_arrow: Option<String>,
-    /// Where the rows are, if not here.
+    /// Location of the rows, if the answer does not contain them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<OutputPlace>,
-    /// The plan, if that is what was asked for.
+    /// The plan, for an explained query.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explain: Option<String>,
     /// Number of rows.
     pub row_count: u64,
-    /// What it took.
+    /// Resources and time used.
     pub summary: AnswerSummary,
-    /// What the caller should know.
+    /// Warnings for the caller.
     pub warnings: Vec<String>,
 }
 
 /// A column.
 #[derive(Debug, Serialize)]
 pub struct Column {
-    /// Its name.
+    /// Name of the column.
     pub name: String,
-    /// Its type, as Arrow prints it.
+    /// Type of the column, as Arrow prints it.
     #[serde(rename = "type")]
     pub data_type: String,
 }
 
-/// Where rows are.
+/// The location of a result in storage.
 #[derive(Debug, Serialize)]
 pub struct OutputPlace {
     /// `s3://bucket/key`.
     pub uri: String,
-    /// Their form.
+    /// Format of the rows.
     pub format: String,
-    /// A link that needs no credentials, for an hour at most.
+    /// Link that requires no credentials, valid for one hour at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Bytes.
+    /// Size of the object in bytes.
     pub bytes: u64,
 }
 
-/// What an answer took.
+/// Resources and time that a query used.
 #[derive(Debug, Serialize)]
 pub struct AnswerSummary {
-    /// Files that the catalogs named.
+    /// Files in the tables, before pruning.
     pub files_found: u64,
-    /// Files that were read.
+    /// Files read, after pruning.
     pub files_read: u64,
     /// Bytes read from storage.
     pub bytes_read: u64,
-    /// Requests to storage by HBees.
+    /// Requests to storage.
     pub requests: u64,
-    /// Tasks.
+    /// Number of tasks.
     pub tasks: u64,
-    /// Invocations for tasks: those that ran, and those that were refused, as by the account's concurrency.
+    /// Invocations for tasks, including those that were throttled, for example by the account's concurrency limit.
     pub attempts: u64,
-    /// Runs of the whole query beyond the first.
+    /// Reruns of the whole query.
     pub reruns: u64,
-    /// Combs that reduced.
+    /// Number of combs that reduced.
     pub combs: usize,
-    /// Who reduced: `comb` or `inline`.
+    /// `comb` if combs reduced, `inline` if Fuse did.
     pub reducer: &'static str,
     /// Rows delivered by HBees.
     pub rows_delivered: u64,
-    /// Time of each phase.
+    /// Duration of each phase.
     pub milliseconds: Phases,
-    /// Gigabyte-seconds of functions.
+    /// Gigabyte-seconds of all functions.
     pub gb_seconds: f64,
-    /// US dollars by list price.
+    /// Cost in US dollars at list prices.
     pub cost_usd: f64,
-    /// When the prices were so.
+    /// Date of the list prices.
     pub prices_of: &'static str,
 }
 
 /// Milliseconds of each phase.
 #[derive(Debug, Serialize)]
 pub struct Phases {
-    /// To open the catalogs.
+    /// Opening the catalogs.
     pub open: u64,
-    /// To plan.
+    /// Planning.
     pub plan: u64,
     /// From dispatch to the last row.
     pub run: u64,
-    /// All together.
+    /// The whole query.
     pub total: u64,
 }
 
 impl AnswerSummary {
-    /// The summary of a query that took `total_ms` and used `used`.
+    /// Builds the summary of a query that took `total_ms` milliseconds and used `used`.
     pub fn new(summary: &Summary, used: &Used, reruns: u64, total_ms: u64) -> Self {
         let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
@@ -149,7 +148,7 @@ impl AnswerSummary {
     }
 }
 
-/// The columns of `rows`. Views are how strings are read, not what they are.
+/// Returns the columns of `rows`. View types are reported as the types they represent: `Utf8View` as `Utf8`.
 pub fn columns(rows: &Rows) -> Vec<Column> {
     let plain = |data_type: String| data_type.replace("Utf8View", "Utf8").replace("BinaryView", "Binary");
     let schema = rows.schema();
@@ -160,19 +159,19 @@ pub fn columns(rows: &Rows) -> Vec<Column> {
     schema.fields().iter().map(column).collect()
 }
 
-/// Rows in an answer, as one of its two fields.
+/// Encoded rows, for one of two fields of an answer.
 #[derive(Debug)]
 pub enum Encoded {
-    /// `rows`.
+    /// For field `rows`.
     Json(Box<RawValue>),
-    /// `rows_arrow`.
+    /// For field `rows_arrow`.
     Arrow(String),
 }
 
-/// The rows as they stand in an answer; None if they are too large for one.
+/// Encodes the rows for an answer. Returns `None` if they are too large for one.
 ///
 /// # Errors
-/// `Invalid` when they do not fit the encoding, `Limit` when the temporary file cannot be read back.
+/// `Invalid` if the rows do not fit the encoding, `Limit` if the temporary file cannot be read back.
 pub fn encode(rows: &Rows, encoding: Encoding) -> Result<Option<Encoded>> {
     let (format, bytes_max) = match encoding {
         Encoding::Json => (Format::Json, ROWS_BYTES_MAX),
@@ -197,7 +196,7 @@ pub fn encode(rows: &Rows, encoding: Encoding) -> Result<Option<Encoded>> {
     }))
 }
 
-/// A buffer that refuses more than `max` bytes.
+/// A buffer that rejects more than `max` bytes.
 struct Bounded {
     bytes: Vec<u8>,
     max: usize,
@@ -219,10 +218,10 @@ impl std::io::Write for Bounded {
     }
 }
 
-/// The first rows as a table of at most 3 KB, for the log's tail.
+/// Formats the first rows as a table of at most 3 KB, for the log's tail.
 ///
 /// # Errors
-/// `Limit` when the temporary file cannot be read back.
+/// `Limit` if the temporary file cannot be read back.
 pub fn tail(rows: &Rows, row_count: u64) -> Result<String> {
     let mut first: Vec<RecordBatch> = Vec::new();
     let mut left = TAIL_ROWS;
@@ -267,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_fit_stand_in_the_answer() {
+    fn small_rows_are_encoded_in_the_answer() {
         let Some(Encoded::Json(json)) = encode(&rows(2, 1), Encoding::Json).unwrap() else { panic!("they fit") };
         assert_eq!(json.get(), r#"[{"id":0,"text":"x"},{"id":1,"text":"x"}]"#);
         let Some(Encoded::Arrow(text)) = encode(&rows(2, 1), Encoding::Arrow).unwrap() else { panic!("they fit") };
@@ -277,10 +276,10 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_do_not_fit_are_not_cut() {
+    fn oversized_rows_are_omitted_not_truncated() {
         for encoding in [Encoding::Json, Encoding::Arrow] {
             assert!(encode(&rows(6_000, 1000), encoding).unwrap().is_none());
-            // The answer and what is beside the rows stay under 6 MB.
+            // The rows and the other fields of the answer stay below 6 MB.
             let most = match encode(&rows(4_000, 1000), encoding).unwrap() {
                 Some(Encoded::Json(json)) => json.get().len(),
                 Some(Encoded::Arrow(text)) => text.len(),
@@ -291,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tail_shows_the_first_rows_and_says_how_many_there_are() {
+    fn tail_contains_the_first_rows_and_the_row_count() {
         let text = tail(&rows(100, 5), 100).unwrap();
         assert!(text.contains("| 19 | xxxxx |") && !text.contains("| 20 |"), "{text}");
         assert!(text.ends_with("… of 100 rows"), "{text}");

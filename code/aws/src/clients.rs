@@ -1,4 +1,4 @@
-//! How AWS's clients are set up, once per process.
+//! Configuration of the AWS clients, created once per process.
 
 use std::time::Duration;
 
@@ -7,18 +7,18 @@ use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 
-/// How long a connection to AWS may take to be made.
+/// Maximum time to connect to AWS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Region, credentials and endpoint from the usual variables and files (`AWS_USE_DUALSTACK_ENDPOINT` among them), or the
-/// endpoint at `endpoint_url`. An answer may take `read_timeout`. Nothing is tried again here: callers know what a
-/// repetition means.
+/// Loads region, credentials and endpoint from the standard files and variables, such as `AWS_USE_DUALSTACK_ENDPOINT`.
+/// `endpoint_url` overrides the endpoint. Requests time out after `read_timeout` and are not retried: only callers can
+/// decide whether a retry is safe.
 pub async fn sdk(read_timeout: Duration, endpoint_url: Option<&str>) -> SdkConfig {
     let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(read_timeout).build();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts)
-        // An invocation that computes for minutes sends nothing meanwhile.
+        // An invocation can compute for minutes without sending a byte.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
     if let Some(url) = endpoint_url {
         loader = loader.endpoint_url(url);

@@ -1,9 +1,9 @@
-//! Combs on Fargate: finds those that run, starts those that are missing.
+//! Combs on Fargate: finds the running combs and starts the missing ones.
 //!
-//! A stack has slots for combs, numbered from 0. A comb is started for the first slot that has none, and says which by
-//! `startedBy`. ECS answers the same `clientToken` with the same task, so that two Fuses that miss the same comb at the
-//! same moment start it once; as it also answers with a task that has long stopped, the token holds a generation, which
-//! is raised (once, by a conditional write) when its task is found dead.
+//! A stack has slots for combs, numbered from 0. Fuse starts a comb for the first free slot and records the slot in
+//! `startedBy`. ECS returns the same task for the same `clientToken`, so two Fuses that need the same comb at the same
+//! time start it once. ECS also returns a task that stopped long ago. The token therefore contains a generation, which
+//! a conditional write increments once when its task is found stopped.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -23,40 +23,40 @@ use crate::settings::CombSettings;
 
 pub mod tasks;
 
-/// How often tasks that start are looked at.
+/// Interval between two looks at tasks that are starting.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// How long a comb may take to answer a health check.
+/// Maximum time for the answer to a health check.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a comb that refused a query is not offered again. One that is lost does not say its build.
+/// Time during which a comb that rejected a query is not used again. The build of a lost comb is unknown.
 const AVOIDED_FOR: Duration = Duration::from_secs(30);
 
-/// Combs of one slot that may be found dead before Fuse gives up.
+/// Maximum number of combs of one slot that may stop before the call fails.
 const DEAD_MAX: usize = 3;
 
-/// How long a task may run before its comb answers.
+/// Maximum time between the start of a task and the first answer of its comb.
 const SILENT_MAX: Duration = Duration::from_secs(10);
 
-/// The most slots of a stack.
+/// Maximum number of slots of a stack.
 const SLOTS_MAX: usize = 64;
 
-/// Combs of one stack and build.
+/// The combs of one stack and build.
 #[derive(Debug)]
 pub struct FargateCombs {
     settings: CombSettings,
     tasks: Arc<dyn Tasks>,
     results: Results,
     network: Arc<dyn Network>,
-    /// Names this stack, build and kind of comb, in tokens and in the generations' places.
+    /// Identifies this stack, build and kind of comb in tokens and in the paths of the generations.
     fleet: String,
     avoided: Mutex<HashMap<CombAddress, Instant>>,
-    /// The tasks whose combs answered, by where they did.
+    /// ARNs of the tasks whose combs answered, by address.
     seen: Mutex<HashMap<CombAddress, String>>,
 }
 
 impl FargateCombs {
-    /// Combs of the stack `stage`, started by `tasks`, whose generations `results` keeps.
+    /// Creates the combs of stack `stage`: `tasks` starts them and `results` stores their generations.
     pub fn new(
         stage: &str,
         settings: CombSettings,
@@ -68,7 +68,7 @@ impl FargateCombs {
         Self { settings, tasks, results, network, fleet, avoided: Mutex::default(), seen: Mutex::default() }
     }
 
-    /// The tasks of this fleet that live, and whether each answers.
+    /// Lists the live tasks of this fleet and sends each a health check.
     async fn look(&self, started: &HashSet<String>) -> Result<Fleet> {
         let mut fleet = Fleet::default();
         let (live, dead) = self.tasks.find(started).await?;
@@ -105,7 +105,7 @@ impl FargateCombs {
                 return Health::NotForUs;
             }
         }
-        // A connection that slept with this function may be dead: the second try makes a new one.
+        // A connection may have broken while this function was frozen. The second attempt opens a new one.
         let build = async {
             match self.network.build(address).await {
                 Ok(build) => Ok(build),
@@ -119,7 +119,7 @@ impl FargateCombs {
         }
     }
 
-    /// Starts a comb for `slot`, or finds the one that another Fuse starts for it. Its ARN and generation.
+    /// Starts a comb for `slot`, or finds the one that another Fuse started. Returns its ARN and generation.
     async fn start(&self, slot: usize) -> Result<(String, u64)> {
         let place = |error: QueryError| error.at(format!("starting comb {slot}"));
         for _ in 0..DEAD_MAX {
@@ -131,10 +131,10 @@ impl FargateCombs {
             }
             self.results.end_generation(&self.fleet, slot, generation).await.map_err(place)?;
         }
-        Err(place(QueryError::unavailable("every comb that is started is found stopped")))
+        Err(place(QueryError::unavailable(format!("the last {DEAD_MAX} combs stopped right after their start"))))
     }
 
-    /// Makes room for another comb where one that was started here died.
+    /// Frees the slot of a comb that was started here and stopped, so that another comb can start in it.
     async fn bury(&self, dead: &CombTask, wait: &mut Wait) -> Result<()> {
         let slot = wait.started.iter().find(|(_, (arn, _))| *arn == dead.arn).map(|(slot, _)| *slot);
         let Some((slot, (_, generation))) = slot.and_then(|slot| wait.started.remove_entry(&slot)) else {
@@ -143,53 +143,54 @@ impl FargateCombs {
         let deaths = wait.dead.entry(slot).or_default();
         *deaths += 1;
         if *deaths >= DEAD_MAX {
-            let reason = dead.stopped_reason.as_deref().unwrap_or("no reason is given");
+            let reason = dead.stopped_reason.as_deref().unwrap_or("no reason given");
             return Err(QueryError::unavailable(format!("combs stop as soon as they are started: {reason}")));
         }
         self.results.end_generation(&self.fleet, slot, generation).await
     }
 }
 
-/// What a look at the tasks gave.
+/// The state of the tasks at one look.
 #[derive(Debug, Default)]
 struct Fleet {
-    /// Slots that a live task has.
+    /// Slots with a live task.
     slots: HashSet<usize>,
-    /// Combs that answered with this build, by slot.
+    /// Combs that answered with this build, ordered by slot.
     ready: Vec<(usize, CombAddress)>,
     /// Tasks that do not answer yet.
     coming: Vec<(CombTask, Option<CombAddress>)>,
-    /// Of the tasks that were asked about, those that stopped.
+    /// Stopped tasks, of those that [`Wait::known`] returns.
     dead: Vec<CombTask>,
 }
 
 enum Health {
     Ready,
-    /// It may still come.
+    /// Does not answer yet.
     Coming,
-    /// Of another build, or it refused lately.
+    /// Has another build, or recently rejected a query.
     NotForUs,
 }
 
-/// What one wait for combs knows.
+/// The state of one wait for combs.
 #[derive(Debug, Default)]
 struct Wait {
-    /// Tasks that were started here, by slot, with their generation: what ECS lists lags behind.
+    /// ARN and generation of each task started here, by slot. The list of ECS lags behind.
     started: BTreeMap<usize, (String, u64)>,
-    /// Tasks of a slot that were found dead.
+    /// Number of stopped tasks of each slot.
     dead: HashMap<usize, usize>,
-    /// Since when a task runs and does not answer.
+    /// First time that a running task did not answer, by ARN.
     silent: HashMap<String, Instant>,
 }
 
 impl Wait {
+    /// Returns the ARNs of the tasks started here.
     fn known(&self) -> HashSet<String> {
         self.started.values().map(|(arn, _)| arn.clone()).collect()
     }
 
-    /// Tasks that may still become ready: one that runs for a while and does not answer will not.
+    /// Counts the tasks that may still become ready. Excludes tasks that run for [`SILENT_MAX`] without an answer.
     fn coming(&mut self, fleet: &Fleet) -> usize {
-        // What was started just now may not be listed yet.
+        // A task that just started may not be listed yet.
         let listed =
             |slot: &usize, arn: &str| fleet.slots.contains(slot) || fleet.dead.iter().any(|task| task.arn == arn);
         let mut count = self.started.iter().filter(|(slot, (arn, _))| !listed(slot, arn)).count();
@@ -228,9 +229,9 @@ impl Combs for FargateCombs {
                 let seconds = self.settings.start_max.as_secs();
                 let first = fleet.coming.first();
                 return Err(QueryError::unavailable(format!(
-                    "{count} combs are needed and {} answer after {seconds} seconds; {}",
+                    "only {} of {count} combs answered within {seconds} seconds; {}",
                     fleet.ready.len(),
-                    first.map_or("no other runs".to_string(), |(task, address)| task.why_not(address))
+                    first.map_or("no other comb is starting".to_string(), |(task, address)| task.why_not(address))
                 )));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -251,11 +252,11 @@ impl Combs for FargateCombs {
         let arn = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(address).cloned()?;
         let (_, dead) = self.tasks.find(&HashSet::from([arn])).await.ok()?;
         let reason = dead.first()?.stopped_reason.clone()?;
-        // What ECS says when the kernel ends a container for its memory.
+        // ECS reports this when the kernel kills a container for its memory use.
         reason.contains("OutOfMemory").then(|| {
             QueryError::limit(format!(
-                "a comb of {} MB ran out of memory ({reason}); divide the query among more combs (`capacity.zones`), lower \
-                 the options `inbox_memory_bytes` and `memory_bytes`, or raise `comb_memory_mb` in infra/env/conf.tf",
+                "a comb of {} MB ran out of memory ({reason}); use more combs (`capacity.zones`), lower the \
+                 options `inbox_memory_bytes` and `memory_bytes`, or raise `comb_memory_mb` in infra/env/conf.tf",
                 self.settings.memory_mb
             ))
         })
@@ -266,14 +267,14 @@ impl Combs for FargateCombs {
     }
 }
 
-/// For a stack without combs: Fuse reduces everything itself.
+/// The combs of a stack without combs. Fuse reduces every query itself.
 #[derive(Debug)]
 pub struct NoCombs;
 
 #[async_trait]
 impl Combs for NoCombs {
     async fn ready(&self, _count: usize) -> Result<Vec<CombAddress>> {
-        Err(QueryError::invalid("this stack has no combs (BUZZ_COMB_CLUSTER is not set), and this query needs them"))
+        Err(QueryError::invalid("this query requires combs, but this stack has none; set BUZZ_COMB_CLUSTER"))
     }
 
     async fn warm(&self, _count: usize) -> Result<Vec<CombAddress>> {
@@ -285,7 +286,7 @@ impl Combs for NoCombs {
     }
 }
 
-/// A name for what two Fuses must have in common to share a comb: everything that `RunTask` is told, and the build.
+/// Hashes everything that two Fuses must have in common to share a comb: the `RunTask` parameters and the build.
 fn fleet(stage: &str, settings: &CombSettings) -> String {
     let mut hasher = DefaultHasher::new();
     (stage, BUILD_ID, &settings.cluster, &settings.task_definition).hash(&mut hasher);
@@ -293,7 +294,8 @@ fn fleet(stage: &str, settings: &CombSettings) -> String {
     format!("{:012x}", hasher.finish() >> 16)
 }
 
-/// At most 64 printable characters. The same token with the same parameters gives the same task.
+/// Returns a `clientToken` of at most 64 printable characters. For the same token and parameters, ECS returns the same
+/// task.
 fn client_token(fleet: &str, slot: usize, generation: u64) -> String {
     format!("buzz-{fleet}-{slot}-{generation}")
 }

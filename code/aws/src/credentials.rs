@@ -1,4 +1,4 @@
-//! The keys that the AWS command line would use, for reading buckets.
+//! Credentials to read buckets, from the same sources as the AWS command line.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use tokio::sync::Mutex;
 
 use crate::clients;
 
-/// How long before they run out keys are asked for again.
+/// Remaining validity below which credentials are refreshed.
 const REMAINING_MIN: Duration = Duration::from_secs(300);
 
-/// Time for an answer of the services that give keys to machines.
+/// Maximum time to wait for the services that provide credentials to machines.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Keys from the usual chain: variables, profiles of `~/.aws` (`AWS_PROFILE` names one), roles, the machine's own. Nothing
-/// is looked for before the first request.
+/// Credentials from the default chain: variables, profiles of `~/.aws` (chosen by `AWS_PROFILE`), roles and the
+/// machine's own. They are loaded at the first request.
 #[derive(Default)]
 pub struct UsualCredentials {
     held: Mutex<Held>,
@@ -30,7 +30,7 @@ pub struct UsualCredentials {
 #[derive(Default)]
 struct Held {
     chain: Option<SharedCredentialsProvider>,
-    /// The keys, and when they run out.
+    /// The credentials and their expiry.
     keys: Option<(Arc<AwsCredential>, Option<SystemTime>)>,
 }
 
@@ -51,7 +51,7 @@ impl CredentialProvider for UsualCredentials {
         {
             return Ok(Arc::clone(keys));
         }
-        // A chain that has failed says only once why.
+        // A chain returns the reason of its failure only once, so a failed chain is dropped.
         let chain = match held.chain.take() {
             Some(chain) => chain,
             None => clients::sdk(PATIENCE, None).await.credentials_provider().ok_or_else(|| failed(missing()))?,
@@ -74,9 +74,9 @@ fn failed(error: QueryError) -> Error {
 
 fn missing() -> QueryError {
     QueryError::invalid(
-        "there are no credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE to a profile \
-         with keys or a role; of one with single sign-on or a program, take the keys by \
-         `eval \"$(aws configure export-credentials --format env)\"`; a public bucket wants AWS_SKIP_SIGNATURE=true",
+        "there are no credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or set AWS_PROFILE to a \
+         profile with keys or a role; for a profile with single sign-on or a program, export its keys with \
+         `eval \"$(aws configure export-credentials --format env)\"`; for a public bucket, set AWS_SKIP_SIGNATURE=true",
     )
 }
 
@@ -84,7 +84,7 @@ fn told(error: &CredentialsError) -> QueryError {
     let why = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
     match error {
         CredentialsError::CredentialsNotLoaded(_) => missing(),
-        // What the SDK was built without, as single sign-on.
+        // The SDK is built without this provider, for example single sign-on.
         _ if why.contains("cargo feature") => missing(),
         other => QueryError::invalid(format!("the credentials for AWS cannot be read: {other}{why}")),
     }

@@ -1,7 +1,7 @@
-//! What Fuse as a function is asked.
+//! Events of the Fuse function.
 //!
-//! The bare query JSON is asked and answered at once, as it always was. The envelope adds options, a place for the
-//! result, and asking now to be answered later:
+//! A bare query JSON is answered synchronously, as it has always been. The envelope adds options, an output location
+//! and asynchronous queries:
 //!
 //! ```json
 //! {"query": {"sql": "…", "catalogs": []}, "options": {"tasks": 64}, "async": true,
@@ -13,58 +13,58 @@ use buzz_protocol::{Options, Query, QueryError, QueryId, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// What a caller wants.
+/// An event of the Fuse function.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// An answer.
+    /// Run a query.
     Ask(Box<Ask>),
-    /// How far a query is, or its answer.
+    /// Return the progress of a query, or its answer.
     Watch(QueryId),
-    /// That a query stops.
+    /// Cancel a query.
     Cancel(QueryId),
-    /// From Fuse to itself: the query that was written down under this id.
+    /// Answer the query that is stored under this id. Fuse sends this event to itself.
     Resume(QueryId),
 }
 
-/// What warnings and errors call a query that came in an envelope.
+/// Name of a query from an envelope, in warnings and errors.
 pub const IN_ENVELOPE: &str = "event in `query`";
 
-/// A question.
+/// A query with its settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ask {
     /// The query.
     pub query: Query,
-    /// Bounds and choices.
+    /// Options of the query.
     pub options: Options,
-    /// Whether the caller does not wait.
+    /// True for an asynchronous query: the caller does not wait.
     pub later: bool,
-    /// Where the rows should go, if not into the answer.
+    /// Destination of the rows; `None` returns them in the answer.
     pub output: Option<Output>,
-    /// How the rows are written in an answer.
+    /// Encoding of rows in the answer.
     pub encoding: Encoding,
-    /// Whether only the plan is asked for.
+    /// True to return the plan without running it.
     pub explain: bool,
-    /// What the caller should know.
+    /// Warnings for the caller.
     pub warnings: Vec<String>,
 }
 
-/// Where rows go.
+/// The destination of rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
-    /// `s3://bucket/key`; None for a place under the stack's results.
+    /// `s3://bucket/key`; `None` for a location under the stack's results.
     pub uri: Option<String>,
-    /// Their form.
+    /// Format of the rows.
     pub format: Format,
 }
 
-/// How rows are written in an answer.
+/// The encoding of rows in an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Encoding {
     /// An array of objects.
     #[default]
     Json,
-    /// An Arrow IPC file in base64, which loses no type.
+    /// An Arrow IPC file in base64, which keeps all types.
     Arrow,
 }
 
@@ -93,14 +93,14 @@ struct RawOutput {
     format: Option<String>,
 }
 
-/// The forms in which a result can be put into storage.
+/// Formats of a result in storage.
 const OUTPUT_FORMATS: &str = "parquet, csv, json, ndjson or arrow";
 
 impl Event {
-    /// Reads an event.
+    /// Parses an event.
     ///
     /// # Errors
-    /// `Invalid`, naming the place, when it is none of the forms.
+    /// `Invalid`, naming the field, if the event has none of the accepted forms.
     pub fn parse(event: &Value) -> Result<Event> {
         let Value::Object(fields) = event else {
             return Err(QueryError::invalid(format!("event: {FORMS}")));
@@ -110,7 +110,7 @@ impl Event {
         {
             if let Some(id) = fields.get(name) {
                 let id = serde_json::from_value(id.clone());
-                let id = id.map_err(|_| QueryError::invalid(format!("event in `{name}`: it is not a query id")))?;
+                let id = id.map_err(|_| QueryError::invalid(format!("event in `{name}`: not a query id")))?;
                 return Ok(make(id));
             }
         }
@@ -171,7 +171,7 @@ impl RawOutput {
 }
 
 fn bad_format() -> QueryError {
-    QueryError::invalid(format!("event in `output.format`: it can be {OUTPUT_FORMATS}"))
+    QueryError::invalid(format!("event in `output.format`: the format must be {OUTPUT_FORMATS}"))
 }
 
 #[cfg(test)]
@@ -192,23 +192,23 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_query_and_an_envelope_ask_the_same() {
+    fn bare_query_equals_envelope_with_defaults() {
         let bare = asked(query()).unwrap();
         assert_eq!(bare, asked(json!({"query": query()})).unwrap());
         assert!(!bare.later && bare.output.is_none());
     }
 
     #[test]
-    fn options_are_those_of_the_command_line() {
+    fn envelope_accepts_the_options_of_the_command_line() {
         let ask =
             asked(json!({"query": query(), "options": {"tasks": 7, "task_bytes": "64MiB"}, "async": true})).unwrap();
         assert_eq!((ask.options.tasks, ask.options.task_bytes, ask.later), (7, 64 << 20, true));
         let wrong = asked(json!({"query": query(), "options": {"task": 7}})).unwrap_err().to_string();
-        assert_eq!(wrong, "event in `options`: there is no option `task`; the nearest is `tasks`");
+        assert_eq!(wrong, "event in `options`: option `task` does not exist; did you mean `tasks`?");
     }
 
     #[test]
-    fn an_output_has_a_place_and_a_form() {
+    fn output_has_a_location_and_a_format() {
         let output = |output: Value| asked(json!({"query": query(), "output": output})).map(|ask| ask.output.unwrap());
         assert_eq!(output(json!({})).unwrap(), Output { uri: None, format: Format::Parquet });
         let csv = Output { uri: Some("s3://b/x.csv".to_string()), format: Format::Csv };
@@ -217,17 +217,17 @@ mod tests {
         assert!(output(json!({"uri": "/tmp/x"})).unwrap_err().to_string().contains("`/tmp/x` is not of the form"));
         for format in ["table", "xml"] {
             let error = output(json!({"format": format})).unwrap_err().to_string();
-            assert_eq!(error, "event in `output.format`: it can be parquet, csv, json, ndjson or arrow");
+            assert_eq!(error, "event in `output.format`: the format must be parquet, csv, json, ndjson or arrow");
         }
     }
 
     #[test]
-    fn what_is_no_event_says_what_is() {
+    fn malformed_event_is_rejected_with_the_accepted_forms() {
         let id = QueryId::fresh();
         assert_eq!(Event::parse(&json!({"watch": id})).unwrap(), Event::Watch(id));
         assert_eq!(Event::parse(&json!({"cancel": id.to_string()})).unwrap(), Event::Cancel(id));
         let error = |event: Value| Event::parse(&event).unwrap_err().to_string();
-        assert_eq!(error(json!({"watch": 7})), "event in `watch`: it is not a query id");
+        assert_eq!(error(json!({"watch": 7})), "event in `watch`: not a query id");
         assert!(error(json!("x")).starts_with("event: send the query's JSON"));
         assert!(error(json!({"query": query(), "asynch": true})).contains("unknown field `asynch`"));
         assert!(error(json!({"query": {"sql": "x"}})).starts_with("event in `query`: missing field `catalogs`"));

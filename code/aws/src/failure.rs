@@ -1,30 +1,30 @@
-//! What went wrong with an invocation, and what its reader can do about it.
+//! Converts failures of calls to AWS into errors with a kind.
 //!
-//! A function's own failure is in the answer (header `X-Amz-Function-Error`), with one of our kinds as `errorType`, or
-//! what the service says of a process that died. A failure of the call is an error of the API, or no answer at all.
+//! A failure of the function is in the answer (header `X-Amz-Function-Error`). Its `errorType` is one of Buzz's error
+//! kinds, or a word of the service if the process stopped. A failure of the call is an API error or a missing answer.
 
 use aws_sdk_lambda::error::{ProvideErrorMetadata, SdkError};
 use buzz_protocol::{ErrorKind, QueryError};
 use serde::Deserialize;
 
-/// A function's failure, as the service passes it on.
-/// [Documented here](https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html#runtimes-api-invokeerror).
+/// The failure of a function, as the service returns it
+/// ([documentation](https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html#runtimes-api-invokeerror)).
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct FunctionFailure {
-    /// One of our kinds, or a word of the service as `Sandbox.Timedout`.
+    /// One of Buzz's error kinds, or a word of the service such as `Sandbox.Timedout`.
     pub error_type: String,
-    /// What happened.
+    /// Text of the failure.
     pub error_message: String,
 }
 
-/// The kind that `name` is the name of.
+/// Returns the error kind with this name.
 pub fn kind_named(name: &str) -> Option<ErrorKind> {
     use ErrorKind::{Cancelled, Data, Internal, Invalid, Limit, Unavailable};
     [Invalid, Data, Unavailable, Limit, Cancelled, Internal].into_iter().find(|kind| kind.to_string() == name)
 }
 
-/// What the payload of a failed invocation of `function` means. `size` is what to raise when it ran out of memory.
+/// Converts the payload of a failed invocation of `function` to an error.
 pub fn of_function(function: &str, payload: &[u8]) -> QueryError {
     let failure: FunctionFailure = serde_json::from_slice(payload).unwrap_or_else(|_| FunctionFailure {
         error_type: String::new(),
@@ -37,24 +37,24 @@ pub fn of_function(function: &str, payload: &[u8]) -> QueryError {
     let message = error_message.trim();
     if error_type == "Sandbox.Timedout" || message.contains("Task timed out") {
         return QueryError::limit(format!(
-            "function {function} ran out of its time ({message}); raise its timeout, or make tasks smaller with the \
-             options `task_bytes` or `tasks`"
-        ));
-    }
-    // The service has no word of its own for a custom runtime without memory: its processes are killed.
-    if error_type == "Runtime.OutOfMemory" || message.contains("signal: killed") {
-        return QueryError::limit(format!(
-            "function {function} ran out of memory ({message}); raise its size, or make tasks smaller with the options \
+            "function {function} timed out ({message}); raise its timeout, or make tasks smaller with the options \
              `task_bytes` or `tasks`"
         ));
     }
+    // For a custom runtime, the service has no error type for missing memory: it kills the process.
+    if error_type == "Runtime.OutOfMemory" || message.contains("signal: killed") {
+        return QueryError::limit(format!(
+            "function {function} ran out of memory ({message}); raise its memory size, or make tasks smaller with the \
+             options `task_bytes` or `tasks`"
+        ));
+    }
     if ["Runtime.", "Extension.", "Sandbox."].iter().any(|prefix| error_type.starts_with(prefix)) {
-        return QueryError::unavailable(format!("function {function} died: {error_type}: {message}"));
+        return QueryError::unavailable(format!("function {function} stopped: {error_type}: {message}"));
     }
     QueryError::internal(format!("function {function} failed: {error_type}: {message}"))
 }
 
-/// Whether a failed call came too early: all workers are taken, or the function is not ready yet. Nothing was run.
+/// Returns true if a call failed because all workers are busy or the function is not ready yet. Nothing ran.
 pub fn came_too_early<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool {
     const TOO_EARLY: [&str; 8] = [
         "TooManyRequestsException",
@@ -69,7 +69,7 @@ pub fn came_too_early<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> boo
     error.code().is_some_and(|code| TOO_EARLY.contains(&code))
 }
 
-/// What a failed call of `action` on `resource` means; `status` is that of the HTTP answer, if there was one.
+/// Converts a failed call of `action` on `resource` to an error. `status` is the HTTP status, if there was an answer.
 pub fn of_call<E, R>(action: &str, resource: &str, status: Option<u16>, error: &SdkError<E, R>) -> QueryError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -82,12 +82,12 @@ where
         (None, _) => causes(error),
     };
     match error {
-        SdkError::ConstructionFailure(_) => QueryError::internal(format!("{call} cannot be asked: {said}")),
+        SdkError::ConstructionFailure(_) => QueryError::internal(format!("{call}: invalid request: {said}")),
         SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) if no_credentials(&said) => {
             QueryError::invalid(format!(
-                "{call}: there are no credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE \
-                 to a profile with keys or a role; of one with single sign-on or a program, take the keys by \
-                 `eval \"$(aws configure export-credentials --format env)\"`"
+                "{call}: there are no credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or set \
+                 AWS_PROFILE to a profile with keys or a role; for a profile with single sign-on or a program, export \
+                 its keys with `eval \"$(aws configure export-credentials --format env)\"`"
             ))
         }
         SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => {
@@ -98,7 +98,7 @@ where
         }
         _ => match status {
             Some(403) => QueryError::invalid(format!("{call} is not allowed: {said}")),
-            Some(404) => QueryError::invalid(format!("{call}: there is no such thing: {said}")),
+            Some(404) => QueryError::invalid(format!("{call}: {resource} does not exist: {said}")),
             _ => QueryError::internal(format!("{call}: {said}")),
         },
     }
@@ -108,7 +108,7 @@ fn no_credentials(said: &str) -> bool {
     said.contains("credentials provider") || said.contains("no providers in chain")
 }
 
-/// An error and its causes, which the SDK's own text leaves out.
+/// Returns the text of an error and its causes, which the SDK's own text omits.
 fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_keeps_the_kind_it_was_born_with() {
+    fn function_failure_keeps_its_kind() {
         for name in ["Invalid", "Data", "Unavailable", "Limit", "Cancelled", "Internal"] {
             assert_eq!(kind(name, "x").to_string(), name);
         }
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn out_of_memory_and_out_of_time_are_not_worth_another_try() {
+    fn out_of_memory_and_timeout_are_limit_errors() {
         assert_eq!(
             kind("Runtime.ExitError", "RequestId: 1 Error: Runtime exited with error: signal: killed"),
             ErrorKind::Limit
@@ -152,14 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_died_is_worth_another_try() {
+    fn stopped_process_is_unavailable() {
         assert_eq!(kind("Runtime.ExitError", "Runtime exited with error: exit status 1"), ErrorKind::Unavailable);
         assert_eq!(kind("Runtime.ExitError", "Runtime exited with error: signal: aborted"), ErrorKind::Unavailable);
         assert_eq!(kind("Extension.Crash", "…"), ErrorKind::Unavailable);
     }
 
     #[test]
-    fn what_nobody_knows_is_a_bug() {
+    fn unknown_failure_is_internal() {
         assert_eq!(kind("alloc::boxed::Box<dyn Error>", "no"), ErrorKind::Internal);
         assert_eq!(of_function("hbee", b"not json").to_string(), "function hbee failed: : not json");
     }

@@ -1,7 +1,8 @@
-//! Fuse as a Lambda function: an event comes in, an answer goes out.
+//! Fuse as a Lambda function: receives an event and returns an answer.
 //!
-//! A question is answered by the invocation that was asked, or written down and answered by another one, which Fuse
-//! starts itself; then progress and answer are objects under the stack's results, and so is a wish to cancel.
+//! A synchronous query is answered by the invocation that received it. An asynchronous query is stored and answered by
+//! another invocation, which Fuse starts itself. Its progress, its answer and a request to cancel it are objects under
+//! the stack's results.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,30 +31,30 @@ use crate::settings::FuseSettings;
 
 pub mod upload;
 
-/// How much before the function's end a query is stopped, so that tasks and combs hear of it and its caller learns why.
+/// Time before the function's timeout at which a query is stopped, so that tasks, combs and the caller are notified.
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// Shares of Fuse's memory for the operators and the inbox of a query that it reduces itself.
 const OPERATOR_PERCENT: u64 = 40;
 const INBOX_PERCENT: u64 = 20;
 
-/// How often progress is written and a cancellation looked for.
+/// Interval at which progress is written and cancellation is checked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A query that has not written its progress for so long is not running any more.
+/// Milliseconds without a progress report after which a query counts as lost.
 const SILENT_MAX_MS: u64 = 30_000;
 
-/// How long looking for a cancellation, or writing progress, may take; then it is tried anew.
+/// Maximum time to check for cancellation or to write progress. The next [`LOOK_EVERY`] tick tries again.
 const REPORT_MAX: Duration = Duration::from_secs(5);
 
-/// How long a query may be submitted and not begun: an event is older than five minutes only if it was dropped
+/// Maximum milliseconds between the submission of a query and its start. Lambda drops events older than five minutes
 /// (`maximum_event_age_in_seconds` in `infra/modules/functions`).
 const SUBMITTED_MAX_MS: u64 = 330_000;
 
-/// How long a link to a result is good for. Credentials of functions end sooner or later; so does the link then.
+/// Maximum validity of a link to a result. The link expires earlier if the function's credentials do.
 const LINK_VALID: Duration = Duration::from_secs(3600);
 
-/// Answers the events of one process, one after the other.
+/// Answers the events of one process, one at a time.
 #[derive(Debug)]
 pub struct FuseFunction {
     fuse: Fuse,
@@ -63,12 +64,12 @@ pub struct FuseFunction {
     lambda: Client,
 }
 
-/// How far a query is, as its watcher sees it.
+/// The progress of a query, as returned to a caller that watches it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ProgressReport {
     /// `submitted`, `running` or `cancelling`.
     pub status: String,
-    /// The query.
+    /// Id of the query.
     pub query_id: QueryId,
     /// `plan`, `map` or `reduce`.
     pub phase: String,
@@ -76,19 +77,19 @@ pub struct ProgressReport {
     pub tasks: u64,
     /// Tasks whose delivery was accepted.
     pub tasks_done: u64,
-    /// Rows that the accepted tasks' scans gave.
+    /// Rows that the scans of the accepted tasks returned.
     pub rows_scanned: u64,
-    /// Bytes that they read.
+    /// Bytes that the accepted tasks read.
     pub bytes_scanned: u64,
     /// Attempts beyond each task's first.
     pub retries: u64,
-    /// Since the query was asked.
+    /// Milliseconds since Fuse started to answer the query.
     pub milliseconds: u64,
-    /// When this was written, in milliseconds since 1970.
+    /// Time of this report, in milliseconds since 1970.
     pub written_ms: u64,
 }
 
-/// How a query ended, where nobody waits for it.
+/// The stored failure of an asynchronous query.
 #[derive(Debug, Serialize, Deserialize)]
 struct Failed {
     status: String,
@@ -96,7 +97,8 @@ struct Failed {
 }
 
 impl FuseFunction {
-    /// Answers with `fuse`, and keeps what it notes in `results`; `requests` counts the requests to the storage of both.
+    /// Creates a function that runs queries on `fuse` and stores its objects in `results`. `requests` counts the
+    /// storage requests of both.
     pub fn new(
         fuse: Fuse,
         results: Results,
@@ -104,15 +106,15 @@ impl FuseFunction {
         settings: FuseSettings,
         sdk: &SdkConfig,
     ) -> Self {
-        // An event to itself can be repeated: only one invocation goes on with a query.
+        // Repeating an event to itself is safe: only one invocation resumes a query.
         let config = aws_sdk_lambda::config::Builder::from(sdk).retry_config(RetryConfig::standard()).build();
         Self { fuse, requests, results, settings, lambda: Client::from_conf(config) }
     }
 
-    /// Answers `event` before `deadline_ms` (since 1970), at which the service ends this process.
+    /// Answers `event` before `deadline_ms` (milliseconds since 1970), when the service stops this process.
     ///
     /// # Errors
-    /// `Invalid` when the event is none, else as [`Fuse::plan`] and [`Fuse::answer`].
+    /// `Invalid` if the event is malformed, otherwise as for [`Fuse::plan`] and [`Fuse::answer`].
     pub async fn answer(&self, event: &Value, deadline_ms: u64) -> Result<Box<RawValue>> {
         let left = Duration::from_millis(deadline_ms.saturating_sub(now_ms())).saturating_sub(MARGIN);
         match Event::parse(event)? {
@@ -145,7 +147,7 @@ impl FuseFunction {
     }
 
     async fn resume(&self, query: QueryId, left: Duration) -> Result<Box<RawValue>> {
-        // The service may deliver an asynchronous event twice: one of the two goes on.
+        // The service may deliver an asynchronous event twice. Only one of the two invocations continues.
         if !self.results.claim(&self.results.of_query(query, "started")?).await? {
             return raw(&json!({"status": "running", "query_id": query}));
         }
@@ -153,7 +155,7 @@ impl FuseFunction {
         let outcome = match request.as_ref().map(Event::parse) {
             Some(Ok(Event::Ask(ask))) => unpanicked(self.ask(*ask, query, left)).await,
             Some(Err(error)) => Err(error),
-            _ => Err(QueryError::internal(format!("there is no request of query {query}"))),
+            _ => Err(QueryError::internal(format!("the request of query {query} does not exist"))),
         };
         let place = self.results.of_query(query, "answer.json")?;
         match &outcome {
@@ -163,7 +165,7 @@ impl FuseFunction {
                 self.results.put_json(&place, &failed).await?;
             }
         }
-        // Nobody hears this answer.
+        // The service discards the answer of an asynchronous invocation.
         raw(&json!({"status": if outcome.is_ok() { "answered" } else { "failed" }, "query_id": query}))
     }
 
@@ -174,32 +176,33 @@ impl FuseFunction {
             }
             let answer =
                 String::from_utf8(answer.to_vec()).map_err(|_| QueryError::internal("an answer is not UTF-8"))?;
-            return RawValue::from_string(answer).map_err(|error| QueryError::internal(format!("an answer: {error}")));
+            return RawValue::from_string(answer)
+                .map_err(|error| QueryError::internal(format!("an answer is not JSON: {error}")));
         }
         let report: Option<ProgressReport> =
             self.results.get_json(&self.results.of_query(query, "progress.json")?).await?;
-        let report = report.ok_or_else(|| QueryError::invalid(format!("there is no query {query}")))?;
+        let report = report.ok_or_else(|| QueryError::invalid(format!("query {query} does not exist")))?;
         let silent_ms = now_ms().saturating_sub(report.written_ms);
         let submitted = report.status == "submitted";
         if submitted && silent_ms > SUBMITTED_MAX_MS {
             return Err(QueryError::unavailable(format!(
-                "query {query} was submitted {} seconds ago and never begun: the functions of this account were too busy, or \
-                 its own died; ask again",
+                "query {query} was submitted {} seconds ago and did not start: all functions of the account were busy, \
+                 or its own stopped; submit the query again",
                 silent_ms / 1000
             )));
         }
         if !submitted && silent_ms > SILENT_MAX_MS {
             return Err(QueryError::unavailable(format!(
-                "query {query} has been silent for {} seconds: its function died; see its log",
+                "query {query} has not reported progress for {} seconds: its function stopped; see the function's log",
                 silent_ms / 1000
             )));
         }
         raw(&report)
     }
 
-    /// Answers `ask`, and writes its progress and looks for a cancellation if its caller does not wait.
+    /// Answers `ask`. For an asynchronous query, also writes progress and checks for cancellation.
     async fn ask(&self, mut ask: Ask, query: QueryId, left: Duration) -> Result<Box<RawValue>> {
-        // Tasks and combs need not outlive this function.
+        // Tasks and combs do not need to outlive this function.
         ask.options.timeout_seconds = ask.options.timeout_seconds.min(left.as_secs() + 2);
         let started = Instant::now();
         let progress = Progress::of(query);
@@ -214,13 +217,13 @@ impl FuseFunction {
                 tokio::select! {
                     biased;
                     answered = &mut answered => break answered,
-                    // It ends when the query is cancelled; then the query ends, once it has told its tasks and combs.
+                    // Completes when the query is cancelled. The query then ends after it has notified tasks and combs.
                     () = &mut watching, if watch => watch = false,
                     () = &mut over, if in_time => {
                         in_time = false;
                         progress.stop(QueryError::limit(format!(
-                            "the time of the Fuse function is over, {} seconds after the query was asked; ask for less, \
-                             or raise its timeout (AWS allows 900 seconds)",
+                            "the Fuse function reached its time limit {} seconds after the query started; read less \
+                             data, or raise the function's timeout (AWS allows 900 seconds)",
                             started.elapsed().as_secs()
                         )));
                     }
@@ -234,7 +237,7 @@ impl FuseFunction {
         outcome
     }
 
-    /// Writes progress once a second until somebody cancels the query, and then stops it.
+    /// Writes progress every [`LOOK_EVERY`] until the query is cancelled, then stops the query.
     async fn report(&self, query: QueryId, progress: &Progress, started: Instant) {
         let mut tick = tokio::time::interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -247,15 +250,15 @@ impl FuseFunction {
                     progress.stop(QueryError::cancelled("the query was cancelled"));
                     return;
                 }
-                // The next second will tell.
+                // The next tick tries again.
                 Err(error) => tracing::warn!(query_id = %query, %error, "progress cannot be written"),
             }
         }
     }
 
-    /// Writes `report`; whether the query is cancelled.
+    /// Writes `report`. Returns true if the query is cancelled.
     async fn report_once(&self, query: QueryId, report: &ProgressReport) -> Result<bool> {
-        let silent = || QueryError::unavailable(format!("nothing is heard for {} seconds", REPORT_MAX.as_secs()));
+        let silent = || QueryError::unavailable(format!("storage did not answer for {} seconds", REPORT_MAX.as_secs()));
         let place = self.results.of_query(query, "cancel")?;
         let looked = tokio::time::timeout(REPORT_MAX, self.results.get(&place)).await;
         let cancelled = looked.unwrap_or_else(|_| Err(silent()))?.is_some();
@@ -272,7 +275,7 @@ impl FuseFunction {
     async fn ask_now(&self, ask: Ask, query: QueryId, progress: &Progress, started: Instant) -> Result<Box<RawValue>> {
         let Ask { query: asked, mut options, output, encoding, explain, mut warnings, .. } = ask;
         let before = self.requests.load(Ordering::Relaxed);
-        // Of what Fuse reduces itself. Combs and HBees know their own size.
+        // Limits what Fuse reduces itself. Combs and HBees apply their own memory limits.
         let own_bytes = self.settings.memory_mb << 20;
         options.memory_bytes = options.memory_bytes.min(own_bytes * OPERATOR_PERCENT / 100);
         options.inbox_memory_bytes = options.inbox_memory_bytes.min(own_bytes * INBOX_PERCENT / 100);
@@ -363,7 +366,7 @@ impl FuseFunction {
     }
 }
 
-/// What cannot be written is told before anything runs.
+/// Checks before the run that the result can be written in the requested format.
 fn check_encoding(plan: &QueryPlan, output: &Option<Output>, encoding: crate::event::Encoding) -> Result<()> {
     let wanted = output.as_ref().map_or(Output::of(encoding).format, |output| output.format);
     match plan.reduces.last() {
@@ -373,7 +376,7 @@ fn check_encoding(plan: &QueryPlan, output: &Option<Output>, encoding: crate::ev
 }
 
 impl Output {
-    /// Where rows go that are too large for an answer.
+    /// Returns the output for rows that are too large for an answer.
     fn of(encoding: crate::event::Encoding) -> Output {
         let format = match encoding {
             crate::event::Encoding::Json => Format::Json,
@@ -412,5 +415,5 @@ fn millis(time: Duration) -> u64 {
 
 fn raw(value: &impl Serialize) -> Result<Box<RawValue>> {
     serde_json::value::to_raw_value(value)
-        .map_err(|error| QueryError::new(ErrorKind::Internal, format!("an answer has no JSON: {error}")))
+        .map_err(|error| QueryError::new(ErrorKind::Internal, format!("an answer cannot be serialized: {error}")))
 }

@@ -17,25 +17,25 @@ use crate::failure;
 use crate::results::Results;
 use crate::settings::HBeeSettings;
 
-/// The largest payload of an invocation that is waited for is
-/// [6 MB](https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html); this leaves room for headers.
+/// Maximum payload of a synchronous invocation. Lambda's limit is
+/// [6 MB](https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html); the rest is for headers.
 const PAYLOAD_BYTES_MAX: usize = 11 << 19;
 
-/// Rows of an outcome, in memory: compressed and in base64 they stay below the 6 MB of an answer even if they do not
-/// shrink.
+/// Maximum bytes in memory of the rows of an outcome. In base64 they stay below the 6 MB of an answer, even if
+/// compression does not reduce them.
 const INLINE_BYTES_MAX: u64 = 4_500_000;
 
-/// Descriptors that are not for invocations: the store, combs, the log, the runtime.
+/// File descriptors reserved for the store, combs, the log and the runtime.
 const DESCRIPTORS_KEPT: usize = 100;
 
-/// The first and the longest wait when all workers are taken, or the function is not ready.
+/// First and longest pause of the exponential backoff while all workers are busy or the function is not ready.
 const WAIT_FIRST: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// How long Fuse waits for a worker at most. A function that nobody called for weeks gets its network back in minutes.
+/// Maximum time to wait for a worker. AWS takes minutes to restore the network of a function that was idle for weeks.
 const WAIT_IN_ALL: Duration = Duration::from_secs(300);
 
-/// The most of a function's answer that is shown when it cannot be read.
+/// Maximum bytes of an unreadable answer in the error message.
 const SHOWN_BYTES: usize = 200;
 
 /// Runs each task as one invocation.
@@ -49,16 +49,16 @@ pub struct LambdaCompute {
 }
 
 impl LambdaCompute {
-    /// Invokes `function` by `sdk`, whose read timeout must be above the function's own. Payloads that are too large go
-    /// through `results`.
+    /// Creates a client that invokes `function`. The read timeout of `sdk` must exceed the function's timeout.
+    /// Oversized payloads are passed through `results`.
     pub fn new(sdk: &SdkConfig, function: HBeeSettings, results: Results) -> Self {
         let concurrency = concurrency(function.concurrency, descriptors_max());
         let invocations = Arc::new(Semaphore::new(concurrency));
         Self { client: Client::new(sdk), function, results, invocations, concurrency }
     }
 
-    /// Connects to the service, so that the first task does not wait for it. Nothing is run; a failure will be told by
-    /// the first task.
+    /// Opens a connection to the service, so that the first task does not wait for it. Nothing runs. A failure is only
+    /// logged; the first task will report it.
     pub async fn connect(&self) {
         let call = self.client.invoke().function_name(&self.function.function);
         if let Err(error) = call.invocation_type(InvocationType::DryRun).send().await {
@@ -94,12 +94,12 @@ impl LambdaCompute {
                 Err(error) => error,
             };
             let status = error.raw_response().map(|answer| answer.status().as_u16());
-            // Half of the wait is by chance, so that those who were refused together do not come back together.
+            // Half of the pause is random, so that invocations throttled together do not retry together.
             let pause = wait.mul_f64(0.5 + rand::random::<f64>() / 2.0);
             if !failure::came_too_early(&error) || Instant::now() + pause > deadline {
                 return Err(failure::of_call("invoke", &format!("function {function}"), status, &error));
             }
-            tracing::debug!(function, %error, ?pause, "no worker yet");
+            tracing::debug!(function, %error, ?pause, "no worker available, retrying");
             refused();
             tokio::time::sleep(pause).await;
             wait = (wait * 2).min(WAIT_MAX);
@@ -109,7 +109,8 @@ impl LambdaCompute {
 
 #[async_trait]
 impl Compute for LambdaCompute {
-    /// An invocation that finds no worker waits for one, up to five minutes, and is then `Unavailable`.
+    /// Runs `task` as one invocation. Retries for up to five minutes while no worker is available, then fails with
+    /// `Unavailable`.
     async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
         let place = |error: QueryError| {
             if error.message.starts_with("step `") {
@@ -118,7 +119,7 @@ impl Compute for LambdaCompute {
                 error.at(format!("step `{}`, task {}", task.step, task.task))
             }
         };
-        let _permit = self.invocations.acquire().await.expect("it is never closed");
+        let _permit = self.invocations.acquire().await.expect("the semaphore is never closed");
         let payload = self.payload(task).await.map_err(place)?;
         let answer = self.invoke(payload, Instant::now() + WAIT_IN_ALL, refused).await.map_err(place)?;
         serde_json::from_slice(&answer).map_err(|error| {
@@ -136,18 +137,18 @@ impl Compute for LambdaCompute {
     }
 
     fn tasks_min(&self) -> usize {
-        // A function starts in the time in which another reads some megabytes: bytes alone decide.
+        // A function starts in the time that another needs to read some megabytes, so the bytes alone decide.
         1
     }
 }
 
-/// Invocations at once: each has a connection, so that descriptors bound them.
+/// Limits the concurrent invocations by the file descriptors: each invocation has its own connection.
 fn concurrency(wanted: usize, descriptors: Option<usize>) -> usize {
     let possible = descriptors.map_or(usize::MAX, |descriptors| descriptors.saturating_sub(DESCRIPTORS_KEPT));
     wanted.min(possible).max(1)
 }
 
-/// How many descriptors this process may have, as the kernel tells.
+/// Returns the kernel's limit of file descriptors for this process.
 fn descriptors_max() -> Option<usize> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;

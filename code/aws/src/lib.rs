@@ -1,10 +1,15 @@
-//! The roles as AWS runs them: Fuse and HBee as Lambda functions, HComb as a Fargate task.
+//! Buzz on AWS: Fuse and HBee are Lambda functions, an HComb is a Fargate task.
 //!
-//! Fuse's binary does what only a process can ([`settings`], clients) and calls this library; those of HBee and HComb are
-//! in `buzz-worker`. [`event`] is what Fuse is asked and [`fuse_function`] how it answers ([`answer`], [`price`]);
-//! [`lambda`] runs HBee tasks ([`failure`] tells what went wrong), [`combs`] finds and starts combs,
-//! [`results`] keeps what outlives an invocation, and [`stack`] asks a stack from outside, for the command
-//! line, which reads buckets with the usual keys ([`credentials`]). This is the only crate that names AWS's SDK.
+//! Fuse's binary reads [`settings`], creates [`clients`] and calls this library. The binaries of HBee and HComb are in
+//! `buzz-worker`.
+//!
+//! - [`event`] parses the events of Fuse and [`fuse_function`] answers them ([`answer`], [`price`]).
+//! - [`lambda`] runs HBee tasks, and [`failure`] converts failed calls to errors.
+//! - [`combs`] finds and starts combs.
+//! - [`results`] stores objects that outlive an invocation.
+//! - [`stack`] is the client of a stack for the command line, which reads buckets with [`credentials`].
+//!
+//! This is the only crate that depends on the AWS SDK.
 
 pub mod settings;
 

@@ -1,15 +1,15 @@
-//! What a query costs: AWS's list prices, with their date.
+//! Cost of a query at AWS's list prices.
 
-/// When the prices below were those of AWS's public price list for us-east-2.
+/// Date of the prices below, from AWS's public price list for us-east-2.
 pub const PRICES_OF: &str = "autumn 2026";
 
-/// What depends on the processor that a stack is built for.
+/// Prices that depend on the processor that a stack is built for.
 struct Processor {
-    /// Dollars for a gigabyte-second of a function, [first tier](https://aws.amazon.com/lambda/pricing/).
+    /// US dollars per gigabyte-second of a function, [first tier](https://aws.amazon.com/lambda/pricing/).
     lambda_gb_second: f64,
-    /// Dollars for a vCPU of a [Fargate](https://aws.amazon.com/fargate/pricing/) task on Linux for an hour.
+    /// US dollars per vCPU-hour of a [Fargate](https://aws.amazon.com/fargate/pricing/) task on Linux.
     fargate_vcpu_hour: f64,
-    /// Dollars for a gigabyte of such a task for an hour.
+    /// US dollars per gigabyte-hour of such a task.
     fargate_gb_hour: f64,
 }
 
@@ -19,56 +19,56 @@ const X86_64: Processor =
 const ARM64: Processor =
     Processor { lambda_gb_second: 0.000_013_333_4, fargate_vcpu_hour: 0.032_38, fargate_gb_hour: 0.003_56 };
 
-/// All roles of a stack are built for the same processor as the one that tells the costs.
+/// Prices of this build's processor. All roles of a stack are built for the same one.
 const OWN: Processor = if cfg!(target_arch = "aarch64") { ARM64 } else { X86_64 };
 
-/// Dollars for an invocation.
+/// US dollars per invocation.
 const LAMBDA_INVOCATION: f64 = 0.20 / 1e6;
 
-/// Dollars for a public IPv4 address for an hour.
+/// US dollars per hour of a public IPv4 address.
 const PUBLIC_IPV4_HOUR: f64 = 0.005;
 
-/// Dollars for a [read of S3](https://aws.amazon.com/s3/pricing/).
+/// US dollars per [GET request to S3](https://aws.amazon.com/s3/pricing/).
 const S3_GET: f64 = 0.000_4 / 1e3;
 
-/// What a query used.
+/// Resources that a query used.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Used {
-    /// Milliseconds of all HBee invocations together.
+    /// Milliseconds of all HBee invocations, summed.
     pub hbee_milliseconds: u64,
-    /// Size of the HBee function.
+    /// Memory of the HBee function, in MB.
     pub hbee_memory_mb: u64,
-    /// Invocations of HBees, without those that were refused.
+    /// Invocations of HBees, without throttled ones.
     pub invocations: u64,
     /// Milliseconds of Fuse.
     pub fuse_milliseconds: u64,
-    /// Size of the Fuse function.
+    /// Memory of the Fuse function, in MB.
     pub fuse_memory_mb: u64,
-    /// Milliseconds of all combs together that were reserved for the query.
+    /// Milliseconds for which combs were reserved for the query, summed over all combs.
     pub comb_milliseconds: u64,
-    /// Processors of a comb.
+    /// vCPUs of one comb.
     pub comb_vcpus: f64,
-    /// Size of a comb.
+    /// Memory of one comb, in MB.
     pub comb_memory_mb: u64,
     /// Requests to storage.
     pub requests: u64,
 }
 
 impl Used {
-    /// Gigabyte-seconds of functions.
+    /// Returns the gigabyte-seconds of all functions.
     pub fn gb_seconds(&self) -> f64 {
         gb_seconds(self.hbee_milliseconds, self.hbee_memory_mb)
             + gb_seconds(self.fuse_milliseconds, self.fuse_memory_mb)
     }
 
-    /// US dollars by list price. Of combs it counts the time of this query, not the quiet time before they stop; free
-    /// tiers and storage are not counted.
+    /// Returns the cost in US dollars at list prices. Combs count for the time of this query, not for the idle time
+    /// before they stop. Free tiers and storage are not counted.
     pub fn cost_usd(&self) -> f64 {
         self.cost_on(&OWN)
     }
 
     fn cost_on(&self, processor: &Processor) -> f64 {
-        // One more invocation: Fuse.
+        // Fuse is one more invocation.
         let functions =
             self.gb_seconds() * processor.lambda_gb_second + (self.invocations + 1) as f64 * LAMBDA_INVOCATION;
         let hours = self.comb_milliseconds as f64 / 3.6e6;
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn costs_are_those_of_the_price_list() {
+    fn cost_follows_the_price_list() {
         let functions = Used {
             hbee_milliseconds: 64_000,
             hbee_memory_mb: 2048,

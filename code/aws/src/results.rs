@@ -1,14 +1,14 @@
-//! What outlives an invocation: small objects under the stack's results prefix.
+//! Small objects under the stack's results prefix, which outlive an invocation.
 //!
 //! ```text
-//! queries/<query id>/request.json     what was asked, of a query that is answered later
-//! queries/<query id>/progress.json    how far it is
+//! queries/<query id>/request.json     event of an asynchronous query
+//! queries/<query id>/progress.json    its latest progress report
 //! queries/<query id>/answer.json      its answer or failure
-//! queries/<query id>/started          an invocation answers it
-//! queries/<query id>/cancel           somebody wants it to stop
-//! queries/<query id>/result.<format>  its rows, if they do not fit an answer
-//! queries/<query id>/tasks/…          a task that does not fit an invocation
-//! combs/<fleet>/<slot>.json           which generation of combs a slot is at
+//! queries/<query id>/started          exists once an invocation answers it
+//! queries/<query id>/cancel           exists once its cancellation is requested
+//! queries/<query id>/result.<format>  its rows, if they do not fit into an answer
+//! queries/<query id>/tasks/…          a task that does not fit into an invocation
+//! combs/<fleet>/<slot>.json           current generation of a slot
 //! ```
 
 use std::sync::Arc;
@@ -22,29 +22,29 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// The objects of one stack.
+/// The result objects of one stack.
 #[derive(Debug, Clone)]
 pub struct Results {
     storage: Arc<Storage>,
     root: Location,
 }
 
-/// What a slot of combs is at.
+/// The stored state of a slot of combs.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Slot {
     generation: u64,
 }
 
 impl Results {
-    /// The objects below `root`.
+    /// Creates the results below `root`.
     pub fn new(storage: Arc<Storage>, root: Location) -> Self {
         Self { storage, root }
     }
 
-    /// The place of object `name` of a query.
+    /// Returns the location of object `name` of a query.
     ///
     /// # Errors
-    /// `Internal` when `name` is not a path.
+    /// `Internal` if `name` is not a valid path.
     pub fn of_query(&self, query: QueryId, name: &str) -> Result<Location> {
         self.place(&format!("queries/{query}/{name}"))
     }
@@ -53,10 +53,10 @@ impl Results {
         self.root.join(key).map_err(|error| QueryError::internal(error.to_string()))
     }
 
-    /// The store of `place`, reached as the environment says.
+    /// Returns the store of `place`, configured from the environment.
     ///
     /// # Errors
-    /// `Invalid` when its settings are incomplete.
+    /// `Invalid` if the settings of the store are incomplete.
     pub fn store(&self, place: &Location) -> Result<Arc<dyn ObjectStore>> {
         self.storage.store(&place.store)
     }
@@ -64,7 +64,7 @@ impl Results {
     /// Writes an object.
     ///
     /// # Errors
-    /// `Unavailable` when the store does not answer, `Data` when it refuses.
+    /// `Unavailable` if the store does not answer, `Data` if it denies the write.
     pub async fn put(&self, place: &Location, bytes: impl Into<Bytes>) -> Result<()> {
         let written = self.store(place)?.put(&place.path, PutPayload::from(bytes.into())).await;
         written.map(|_| ()).map_err(|error| not_written(place, error))
@@ -73,23 +73,23 @@ impl Results {
     /// Writes `value` as JSON.
     ///
     /// # Errors
-    /// As [`Results::put`].
+    /// As for [`Results::put`].
     pub async fn put_json(&self, place: &Location, value: &impl Serialize) -> Result<()> {
         let json = serde_json::to_vec(value)
-            .map_err(|error| QueryError::internal(format!("object {place} has no JSON: {error}")))?;
+            .map_err(|error| QueryError::internal(format!("object {place} cannot be serialized: {error}")))?;
         self.put(place, json).await
     }
 
-    /// Whether the caller is the first to write the object at `place`, of all who try.
+    /// Returns true for exactly one of all callers that claim `place`: the first to write its object.
     ///
     /// # Errors
-    /// As [`Results::put`].
+    /// As for [`Results::put`].
     pub async fn claim(&self, place: &Location) -> Result<bool> {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let claim = Bytes::from(json!({"claim": uuid::Uuid::new_v4()}).to_string());
         match self.store(place)?.put_opts(&place.path, PutPayload::from(claim.clone()), options).await {
             Ok(_) => Ok(true),
-            // Also if it was this one, whose answer was lost: the store has been asked again.
+            // This caller may have written the object itself and lost the answer, and the store client retried.
             Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
                 Ok(self.get(place).await? == Some(claim))
             }
@@ -97,23 +97,23 @@ impl Results {
         }
     }
 
-    /// Reads an object; None if it is not there.
+    /// Reads an object. Returns `None` if it does not exist.
     ///
     /// # Errors
-    /// `Unavailable` when the store does not answer.
+    /// `Unavailable` if the store does not answer.
     pub async fn get(&self, place: &Location) -> Result<Option<Bytes>> {
         match self.store(place)?.get(&place.path).await {
             Ok(found) => Ok(Some(found.bytes().await?)),
-            // Who may not list a bucket is told "forbidden" of what is not there.
+            // Without the right to list the bucket, S3 reports a missing object as forbidden.
             Err(StoreError::NotFound { .. } | StoreError::PermissionDenied { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Reads JSON; None if the object is not there.
+    /// Reads a JSON object. Returns `None` if it does not exist.
     ///
     /// # Errors
-    /// As [`Results::get`], and `Internal` when the object is something else.
+    /// As for [`Results::get`], and `Internal` if the object does not parse as a `T`.
     pub async fn get_json<T: DeserializeOwned>(&self, place: &Location) -> Result<Option<T>> {
         let Some(bytes) = self.get(place).await? else {
             return Ok(None);
@@ -122,18 +122,18 @@ impl Results {
         value.map(Some).map_err(|error| QueryError::internal(format!("object {place} is not readable: {error}")))
     }
 
-    /// A link by which anybody can read the object at `place` for a while.
+    /// Creates a link that can read the object at `place` without credentials, for `valid` at most.
     ///
     /// # Errors
-    /// `Unavailable` when there are no credentials to sign it with.
+    /// `Unavailable` if there are no credentials to sign the link.
     pub async fn link(&self, place: &Location, valid: Duration) -> Result<Option<String>> {
         self.storage.signed_link(place, valid).await
     }
 
-    /// The generation that `slot` of `fleet` is at; 0 before its first.
+    /// Returns the current generation of `slot` of `fleet`, or 0 if none is stored.
     ///
     /// # Errors
-    /// `Unavailable` when the store does not answer.
+    /// `Unavailable` if the store does not answer.
     pub async fn generation(&self, fleet: &str, slot: usize) -> Result<u64> {
         Ok(self.slot(fleet, slot).await?.0.generation)
     }
@@ -152,21 +152,21 @@ impl Results {
         }
     }
 
-    /// Ends generation `dead` of a slot: the next one is the slot's, whoever of several callers comes first.
+    /// Ends generation `dead` of a slot by a conditional write of the next one. Concurrent calls increment it once.
     ///
     /// # Errors
-    /// `Unavailable` when the store does not answer, `Data` when it refuses.
+    /// `Unavailable` if the store does not answer, `Data` if it denies the write.
     pub async fn end_generation(&self, fleet: &str, slot: usize, dead: u64) -> Result<()> {
         let (found, version) = self.slot(fleet, slot).await?;
         if found.generation != dead {
             return Ok(());
         }
         let place = self.place(&format!("combs/{fleet}/{slot}.json"))?;
-        let next = serde_json::to_vec(&Slot { generation: dead + 1 }).expect("a number has JSON");
+        let next = serde_json::to_vec(&Slot { generation: dead + 1 }).expect("a number serializes as JSON");
         let mode = version.map_or(PutMode::Create, PutMode::Update);
         let options = PutOptions { mode, ..PutOptions::default() };
         match self.store(&place)?.put_opts(&place.path, PutPayload::from(next), options).await {
-            // Somebody else ended it just now.
+            // Another caller ended the generation in the meantime.
             Ok(_) | Err(StoreError::Precondition { .. } | StoreError::AlreadyExists { .. }) => Ok(()),
             Err(error) => Err(not_written(&place, error)),
         }
@@ -178,7 +178,7 @@ fn not_written(place: &Location, error: StoreError) -> QueryError {
         StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
             QueryError::data(format!("no permission to write {place}"))
         }
-        StoreError::NotFound { .. } => QueryError::data(format!("{place} cannot be written: there is no such bucket")),
+        StoreError::NotFound { .. } => QueryError::data(format!("cannot write {place}: the bucket does not exist")),
         error => QueryError::from(error).at(place),
     }
 }
@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    /// In memory: conditional writes are atomic there, as on S3.
+    /// Creates results in memory, where conditional writes are atomic, as on S3.
     fn results() -> Results {
         let storage = Storage::default();
         let place = Location::parse("s3://bucket/results", Path::new("/")).unwrap();
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_written_is_read_back() {
+    async fn written_objects_are_read_back() {
         let results = results();
         let place = results.of_query(QueryId::fresh(), "progress.json").unwrap();
         assert_eq!(results.get(&place).await.unwrap(), None);
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_generation_ends_once_however_many_end_it() {
+    async fn concurrent_ends_increment_a_generation_once() {
         let results = results();
         assert_eq!(results.generation("f", 3).await.unwrap(), 0);
         let ends = (0..8).map(|_| results.end_generation("f", 3, 0));

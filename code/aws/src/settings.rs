@@ -1,4 +1,4 @@
-//! What each program is told by its environment, read once at its start.
+//! Settings of Fuse, read once from the environment at the start.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -8,10 +8,10 @@ use buzz_protocol::Result;
 use buzz_storage::Location;
 use buzz_worker::environment::Variables;
 
-/// How the combs of a stack reach AWS, and where they are reached.
+/// The network of a stack's combs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CombNetwork {
-    /// Each has a public IPv4 address for what it asks of AWS; it is reached by its private one.
+    /// Each comb calls AWS through a public IPv4 address and is reached at its private one.
     PublicIpv4,
     /// IPv6 only.
     Ipv6Only,
@@ -29,61 +29,61 @@ impl FromStr for CombNetwork {
     }
 }
 
-/// What Fuse is told.
+/// Settings of Fuse.
 #[derive(Debug, Clone)]
 pub struct FuseSettings {
-    /// The stack's stage.
+    /// Name of the stack.
     pub stage: String,
-    /// Where results, progress and intermediate objects go.
+    /// Location of results, progress reports and intermediate objects.
     pub results: Location,
     /// The function that runs tasks.
     pub hbee: HBeeSettings,
-    /// How combs are started; None for a stack without them.
+    /// Settings of combs; `None` for a stack without combs.
     pub combs: Option<CombSettings>,
-    /// Fuse's own name, to invoke itself.
+    /// Name of the Fuse function, which invokes itself.
     pub function: String,
-    /// Fuse's own size.
+    /// Memory of the Fuse function, in MB.
     pub memory_mb: u64,
 }
 
-/// The HBee function, as Fuse sees it.
+/// Settings of the HBee function.
 #[derive(Debug, Clone)]
 pub struct HBeeSettings {
-    /// Name or ARN.
+    /// Name or ARN of the function.
     pub function: String,
-    /// Its time limit.
+    /// Timeout of an invocation.
     pub timeout: Duration,
-    /// Its size.
+    /// Memory in MB.
     pub memory_mb: u64,
-    /// Invocations at once.
+    /// Maximum number of concurrent invocations.
     pub concurrency: usize,
 }
 
-/// How combs are started and reached.
+/// Settings to start combs and to connect to them.
 #[derive(Debug, Clone)]
 pub struct CombSettings {
     /// Name or ARN of the cluster.
     pub cluster: String,
-    /// `family`, `family:revision` or an ARN.
+    /// Task definition: `family`, `family:revision` or an ARN.
     pub task_definition: String,
     /// Subnets of the tasks.
     pub subnets: Vec<String>,
     /// Security groups of the tasks.
     pub security_groups: Vec<String>,
-    /// How they reach AWS and are reached.
+    /// Network of the tasks.
     pub network: CombNetwork,
-    /// Where they answer.
+    /// TCP port of a comb.
     pub port: u16,
-    /// The longest time from the start of a task to its first answer.
+    /// Maximum time to wait for combs that start.
     pub start_max: Duration,
-    /// Processors of one comb.
+    /// vCPUs of one comb.
     pub vcpus: f64,
-    /// Memory of one comb.
+    /// Memory of one comb, in MB.
     pub memory_mb: u64,
 }
 
 impl FuseSettings {
-    /// The settings in `get`, a look-up of variables.
+    /// Reads the settings with `get`, which returns the value of a variable.
     ///
     /// # Errors
     /// `Invalid`, naming every variable that is missing or wrong.
@@ -111,7 +111,7 @@ impl FuseSettings {
             stage: variables.required("BUZZ_STAGE"),
             results: Location::parse(&results, Path::new("/")).unwrap_or_else(|error| {
                 variables.problem(format!("BUZZ_RESULTS: {error}"));
-                Location::parse("/", Path::new("/")).expect("the root is a place")
+                Location::parse("/", Path::new("/")).expect("the root is a valid location")
             }),
             hbee,
             combs,
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stack_without_combs_needs_little() {
+    fn stack_without_combs_requires_no_comb_settings() {
         let settings = fuse(&[]).unwrap();
         assert!(settings.combs.is_none());
         assert_eq!(settings.results.to_string(), "s3://bucket/results");
@@ -149,13 +149,13 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_is_named_at_once() {
+    fn all_problems_are_reported_in_one_error() {
         let sets =
             [("BUZZ_STAGE", ""), ("BUZZ_COMB_CLUSTER", "c"), ("BUZZ_COMB_SUBNETS", "a, b"), ("BUZZ_COMB_PORT", "x")];
         assert_eq!(
             fuse(&sets).unwrap_err().to_string(),
-            "the environment is not complete: BUZZ_COMB_TASK_DEFINITION is not set; BUZZ_COMB_SECURITY_GROUPS is not \
-             set; BUZZ_COMB_PORT cannot be `x`; BUZZ_STAGE is not set"
+            "environment variables are missing or invalid: BUZZ_COMB_TASK_DEFINITION is not set; \
+             BUZZ_COMB_SECURITY_GROUPS is not set; BUZZ_COMB_PORT has the invalid value `x`; BUZZ_STAGE is not set"
         );
     }
 }

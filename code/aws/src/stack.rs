@@ -1,5 +1,5 @@
-//! Asks a stack from outside, for the command line: submits a query, watches it, takes its rows, cancels it. All of it is
-//! invocations of Fuse, so that nothing but the right to invoke it is needed.
+//! The client of a stack, for the command line: submits a query, watches it, downloads its rows and cancels it. Every
+//! call is an invocation of Fuse, so the right to invoke Fuse is the only permission required.
 
 use std::time::{Duration, Instant};
 
@@ -17,58 +17,59 @@ use crate::clients::sdk;
 use crate::failure;
 use crate::fuse_function::ProgressReport;
 
-/// How long an answer to a call may take. None computes: they read and write small objects.
+/// Maximum time to wait for the answer to a call. Calls only read and write small objects.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long a stack that is not ready is waited for. After weeks without a question, AWS gives a function its network
-/// back in minutes.
+/// Maximum time to wait for a stack that is not ready, and the pause between two attempts. AWS removes the network of a
+/// function that is idle for weeks and takes minutes to restore it.
 const WAIT_IN_ALL: Duration = Duration::from_secs(300);
 const WAIT_EACH: Duration = Duration::from_secs(5);
 
-/// How long a call that may come twice is repeated when the service does not take it, and how soon.
+/// Limits for retries of an idempotent call: the total time, the pause between attempts and the consecutive function
+/// failures.
 const REPEATED_FOR: Duration = Duration::from_secs(60);
 const REPEATED_AFTER: Duration = Duration::from_secs(1);
 const FAILURES_IN_A_ROW: usize = 3;
 
-/// How long the place of a result may say nothing.
+/// Maximum time to connect to the store of a result, or between two reads of it.
 const DOWNLOAD_SILENT_MAX: Duration = Duration::from_secs(60);
 
-/// A stack, as whoever asks it sees it.
+/// A client of one stack.
 #[derive(Debug)]
 pub struct Stack {
     client: Client,
     function: String,
 }
 
-/// What has become of a query.
+/// The state of a query.
 #[derive(Debug)]
 pub enum Watched {
-    /// It is not over.
+    /// The query has not ended.
     Running(ProgressReport),
-    /// It is answered.
+    /// The query is answered.
     Answered(Box<StackAnswer>),
-    /// It failed.
+    /// The query failed.
     Failed(QueryError),
 }
 
-/// An answer, as [`crate::answer::Answer`] is read.
+/// The answer of a stack: the fields of [`crate::answer::Answer`] that the command line reads.
 #[derive(Debug, Deserialize)]
 pub struct StackAnswer {
     /// The rows as an Arrow IPC file in base64.
     pub rows_arrow: Option<String>,
-    /// Where the rows are, if not here.
+    /// Location of the rows, if the answer does not contain them.
     pub output: Option<StackOutput>,
-    /// The plan, if that is what was asked for.
+    /// The plan, for an explained query.
     pub explain: Option<String>,
     /// Number of rows.
     pub row_count: u64,
-    /// What it took.
+    /// Resources and time used.
     pub summary: StackSummary,
-    /// What the caller should know.
+    /// Warnings for the caller.
     pub warnings: Vec<String>,
 }
 
-/// Where rows are.
+/// The location of a result in storage.
 #[derive(Debug, Deserialize)]
 pub struct StackOutput {
     /// `s3://bucket/key`.
@@ -77,50 +78,51 @@ pub struct StackOutput {
     pub url: Option<String>,
 }
 
-/// What a query took, as far as the command line tells.
+/// Resources and time that a query used: the fields that the command line prints.
 #[derive(Debug, Deserialize)]
 pub struct StackSummary {
-    /// Files that the catalogs named.
+    /// Files in the tables, before pruning.
     pub files_found: u64,
-    /// Files that were read.
+    /// Files read, after pruning.
     pub files_read: u64,
     /// Bytes read from storage.
     pub bytes_read: u64,
-    /// Tasks.
+    /// Number of tasks.
     pub tasks: u64,
-    /// Runs of tasks.
+    /// Number of task attempts, including invocations that were throttled.
     pub attempts: u64,
     /// Time of each phase.
     pub milliseconds: StackPhases,
-    /// US dollars by list price.
+    /// Cost in US dollars at list prices.
     pub cost_usd: f64,
 }
 
-/// Milliseconds.
+/// Milliseconds of each phase.
 #[derive(Debug, Deserialize)]
 pub struct StackPhases {
-    /// All together, at Fuse.
+    /// Total, measured in Fuse.
     pub total: u64,
 }
 
-/// The name of the Fuse function of stack `name`.
+/// Returns the name of the Fuse function of stack `name`.
 pub fn function_of(name: &str) -> String {
     format!("buzz-rust-fuse-{name}")
 }
 
-/// What became of an invocation that has no answer.
+/// The failure of an invocation.
 enum Failure {
-    /// The service could not be asked, or did not answer.
+    /// The request could not be sent, or the service did not answer.
     Call(QueryError),
     /// The function failed.
     Function(QueryError),
 }
 
 impl Stack {
-    /// The stack whose Fuse is `function`, with region and credentials from the usual variables and files.
+    /// Creates a client of the stack whose Fuse is `function`. Region and credentials come from the standard `AWS_`
+    /// variables and files.
     ///
     /// # Errors
-    /// `Invalid` when no region is set.
+    /// `Invalid` if no region is set.
     pub async fn connect(function: String, endpoint_url: Option<&str>) -> Result<Stack> {
         let sdk = sdk(READ_TIMEOUT, endpoint_url).await;
         if sdk.region().is_none() {
@@ -129,10 +131,10 @@ impl Stack {
         Ok(Stack { client: Client::new(&sdk), function })
     }
 
-    /// Submits `event`, an envelope with `"async": true`, and says under which id it is answered.
+    /// Submits `event`, an envelope with `"async": true`, and returns the id of its query.
     ///
     /// # Errors
-    /// `Invalid` when it is refused or there is no such stack, `Unavailable` when the stack does not answer.
+    /// `Invalid` if the event is rejected or the stack does not exist, `Unavailable` if the stack does not answer.
     pub async fn submit(&self, event: &Value) -> Result<QueryId> {
         #[derive(Deserialize)]
         struct Submitted {
@@ -141,10 +143,10 @@ impl Stack {
         Ok(self.invoke::<Submitted>(event).await?.query_id)
     }
 
-    /// What has become of `query`. A stack that does not answer is asked again for a while.
+    /// Returns the state of `query`. Retries for up to a minute if the stack does not answer.
     ///
     /// # Errors
-    /// As [`Stack::submit`].
+    /// As for [`Stack::submit`].
     pub async fn watch(&self, query: QueryId) -> Result<Watched> {
         let answer: Value = match self.repeated(&json!({"watch": query})).await {
             Ok(answer) => answer,
@@ -160,21 +162,22 @@ impl Stack {
         serde_json::from_value(answer).map(Watched::Running).map_err(unreadable)
     }
 
-    /// Wants `query` to stop; it does within seconds. A stack that does not answer is told again for a while.
+    /// Requests the cancellation of `query`, which stops within seconds. Retries for up to a minute if the stack does
+    /// not answer.
     ///
     /// # Errors
-    /// As [`Stack::submit`].
+    /// As for [`Stack::submit`].
     pub async fn cancel(&self, query: QueryId) -> Result<()> {
         match self.repeated::<Value>(&json!({"cancel": query})).await {
             Err(Failure::Function(error)) if error.kind == ErrorKind::Unavailable => Err(error),
-            // What the query fails with is its watcher's business.
+            // The query's own failure is reported by `watch`.
             Ok(_) | Err(Failure::Function(_)) => Ok(()),
             Err(Failure::Call(error)) => Err(error),
         }
     }
 
-    /// Invokes Fuse with an event that may come twice: until it answers, for as long as [`REPEATED_FOR`]. An invocation that
-    /// fails because something did not answer is no more than that, unless the next ones fail as well.
+    /// Invokes Fuse with an idempotent event and retries for up to [`REPEATED_FOR`]. A function that fails with
+    /// `Unavailable` is retried up to [`FAILURES_IN_A_ROW`] times.
     async fn repeated<T: for<'de> Deserialize<'de>>(&self, event: &Value) -> Result<T, Failure> {
         let deadline = Instant::now() + REPEATED_FOR;
         let mut failures = 0;
@@ -196,7 +199,7 @@ impl Stack {
         }
     }
 
-    /// Invokes Fuse once, and again while its stack is being made.
+    /// Invokes Fuse. Retries for up to [`WAIT_IN_ALL`] while the function is throttled or not ready.
     async fn invoke<T: for<'de> Deserialize<'de>>(&self, event: &Value) -> Result<T> {
         let deadline = Instant::now() + WAIT_IN_ALL;
         let mut told = false;
@@ -210,14 +213,14 @@ impl Stack {
                 return Err(error);
             }
             if !told {
-                eprintln!("the stack is not ready or very busy, which may take some minutes: {error}");
+                eprintln!("the stack is busy or not ready; retrying for up to 5 minutes: {error}");
                 told = true;
             }
             tokio::time::sleep(WAIT_EACH).await;
         }
     }
 
-    /// One invocation; of a failure, whether it came too early.
+    /// Invokes Fuse once. A failure carries true if the function was throttled or not ready, so that nothing ran.
     async fn invoke_once<T: for<'de> Deserialize<'de>>(&self, event: &Value) -> Result<T, (Failure, bool)> {
         let payload = Blob::new(event.to_string());
         let call = self.client.invoke().function_name(&self.function).payload(payload);
@@ -245,10 +248,10 @@ impl Stack {
 }
 
 impl StackAnswer {
-    /// Gives the rows to `sink`, from the answer or from where it says they are.
+    /// Writes the rows to `sink`, from the answer or from the location in it.
     ///
     /// # Errors
-    /// `Unavailable` when the place does not answer, `Internal` when something else is there.
+    /// `Unavailable` if the store does not answer, `Internal` if the answer has no readable rows.
     pub async fn rows(&self, sink: &mut dyn ResultSink) -> Result<()> {
         match (&self.rows_arrow, &self.output) {
             (Some(text), _) => {
@@ -260,7 +263,7 @@ impl StackAnswer {
                 let file = output.download().await.map_err(|error| error.at(format!("result {}", output.uri)))?;
                 read(std::io::BufReader::new(file), sink)
             }
-            (None, None) => Err(QueryError::internal("an answer has neither rows nor their place")),
+            (None, None) => Err(QueryError::internal("an answer has neither rows nor their location")),
         }
     }
 }
@@ -275,13 +278,13 @@ fn read(file: impl std::io::Read + std::io::Seek, sink: &mut dyn ResultSink) -> 
 }
 
 impl StackOutput {
-    /// The object in a temporary file.
+    /// Downloads the object into a temporary file.
     async fn download(&self) -> Result<std::fs::File> {
         use std::io::{Seek, Write};
-        let url = self.url.as_ref().ok_or_else(|| QueryError::internal("there is no link to it"))?;
+        let url = self.url.as_ref().ok_or_else(|| QueryError::internal("the answer has no download link"))?;
         let broken = |error: reqwest::Error| QueryError::unavailable(error.without_url().to_string());
         let kept = |error: std::io::Error| {
-            QueryError::new(ErrorKind::Limit, format!("it cannot be kept in a temporary file: {error}"))
+            QueryError::new(ErrorKind::Limit, format!("writing it to a temporary file failed: {error}"))
         };
         let http = reqwest::Client::builder().connect_timeout(DOWNLOAD_SILENT_MAX).read_timeout(DOWNLOAD_SILENT_MAX);
         let http = http.build().map_err(broken)?;

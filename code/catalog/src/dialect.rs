@@ -1,11 +1,11 @@
-//! What a CSV file is like, as its first lines show: what divides values, what escapes quotes, whether there is a header.
+//! Detects the dialect of a CSV file from its first lines: delimiter, escape character, and header.
 
 use arrow::datatypes::DataType;
 use buzz_protocol::CsvFormat;
 
 use crate::infer::type_of;
 
-/// The records of a CSV file that begins with `head`, without the first if that is a `header`.
+/// Returns the records of a CSV file that starts with `head`. Skips the first record if `header` is true.
 pub(crate) fn records<'a>(
     csv: &CsvFormat,
     header: bool,
@@ -23,16 +23,16 @@ pub(crate) fn records<'a>(
     reader.into_byte_records()
 }
 
-/// How a file divides its lines into values, and what stands before quotes inside of quoted ones.
+/// The delimiter of a CSV file, and the character that escapes quotes within quoted values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Dialect {
     pub(crate) delimiter: u8,
     pub(crate) escape: Option<u8>,
 }
 
-/// The dialect of a file that begins with `head`, as far as `delimiter` and the escape of `csv` leave it open: of comma, tab,
-/// semicolon and bar the one that divides its first lines in the same number of parts, and the most. None where nothing
-/// divides them.
+/// Detects the dialect of a file that starts with `head`. A given `delimiter` and the escape of `csv` are kept.
+/// Otherwise the delimiter is the one of comma, tab, semicolon and bar that gives the first 20 records the same number
+/// of values, and the most. Returns `None` if no delimiter gives more than one value and no escape is detected.
 pub(crate) fn sniff_dialect(csv: &CsvFormat, delimiter: Option<u8>, head: &[u8]) -> Option<Dialect> {
     let candidates = delimiter.map_or(vec![b',', b'\t', b';', b'|'], |given| vec![given]);
     let mut best = (1, None);
@@ -46,16 +46,19 @@ pub(crate) fn sniff_dialect(csv: &CsvFormat, delimiter: Option<u8>, head: &[u8])
         if first > best.0 && counts.all(|count| count == first) {
             best = (first, dialect);
         } else if escape.is_some() && first == 1 && delimiter == candidates[0] {
-            // One column, whose values have quotes.
+            // A file with one column, whose values contain escaped quotes.
             best = (1, dialect);
         }
     }
     best.1
 }
 
-/// What stands before quotes inside of quoted values in a file that begins with `head`: a backslash, if without it the
-/// first lines have different numbers of parts, more of them are within one value, or a quoted value would go on behind its
-/// end, and with it none of these; usually nothing.
+/// Detects the character that escapes quotes within quoted values, in a file that starts with `head`: a backslash or,
+/// more often, none. A backslash is chosen if the first 1,000 lines, read with it as escape character, give records of
+/// equal length, and reading them without it does one of these:
+/// - gives records of different lengths, but not more of them,
+/// - gives fewer records, because several lines are within one value,
+/// - leaves text behind the closing quote of a value.
 fn sniff_escape(csv: &CsvFormat, head: &[u8]) -> Option<u8> {
     if !head.contains(&b'\\') {
         return None;
@@ -68,19 +71,20 @@ fn sniff_escape(csv: &CsvFormat, head: &[u8]) -> Option<u8> {
         let mut counts: Vec<usize> =
             records(&csv, false, head).map_while(Result::ok).map(|record| record.len()).collect();
         if is_cut {
-            // Perhaps within a value.
+            // The last record may be incomplete.
             counts.pop();
         }
         (counts.iter().all(|count| Some(count) == counts.first()), counts.len())
     };
     let ((plain_even, plain), (even, escaped)) = (read(None), read(Some(b'\\')));
-    // Breaks within a value are lines of their own to whoever takes its first quote for its end.
+    // Without the escape, an escaped quote may end its value, and a later line break within the value starts a record.
+    // Such files have fewer records with the escape; `goes_on_behind_backslash` detects them.
     let more = (!plain_even && escaped >= plain) || escaped > plain;
     (even && (more || goes_on_behind_backslash(csv, head))).then_some(b'\\')
 }
 
-/// Whether a quoted value, read as if nothing were escaped, ends with a backslash and text follows, as in `"say \"so"`.
-/// Blanks alone are no text.
+/// Returns whether a quoted value, read without an escape character, ends with a backslash and text follows, as in
+/// `"say \"so"`. Spaces alone do not count as text.
 fn goes_on_behind_backslash(csv: &CsvFormat, head: &[u8]) -> bool {
     let ends_value = |byte: u8| byte == csv.delimiter || byte == b'\n' || byte == b'\r';
     let (mut quoted, mut position) = (false, 0);
@@ -102,8 +106,8 @@ fn goes_on_behind_backslash(csv: &CsvFormat, head: &[u8]) -> bool {
     false
 }
 
-/// Whether the first line of a file that begins with `head` names its columns: each value in it is a text. A file of
-/// one line is its header.
+/// Returns whether the first line of a file that starts with `head` is a header: all its values are text or empty. Also
+/// returns true if the file has no line that can be read.
 pub(crate) fn sniff_header(csv: &CsvFormat, head: &[u8]) -> bool {
     match records(csv, false, head).next() {
         Some(Ok(first)) => first.iter().all(|cell| {
@@ -124,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_file_is_like_is_seen_from_its_first_lines() {
+    fn delimiter_and_header_are_detected() {
         let csv = CsvFormat::default();
         assert_eq!(dialect("a\tb\n1,5\t2,5\n"), Some(('\t', false)));
         assert_eq!(dialect("a;b\n1,5;2,5\n"), Some((';', false)));
@@ -135,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn backslashes_before_quotes_are_seen_where_they_are_no_part_of_values() {
+    fn backslash_escape_is_distinguished_from_backslash_in_value() {
         assert_eq!(dialect("1,\"say \\\"a, b\\\"\"\n2,x\n"), Some((',', true)));
         assert_eq!(dialect("1,\"say \\\"so\\\"\"\n2,x\n"), Some((',', true)));
         assert_eq!(dialect("a;b\n1;\"x\\\";y\"\n"), Some((';', true)));
@@ -147,7 +151,7 @@ mod tests {
         let long = ["t,n\n\"say \\\"so\\\"\",1\nz,1\n", &"\"x\ny\",1\n".repeat(700)].concat();
         assert_eq!(dialect(&long), Some((',', true)));
         assert_eq!(dialect("a,b\n\"x \\\"q\\\" y\",1\nz\n").map(|(delimiter, _)| delimiter), None);
-        // Folders, also before a space.
+        // Windows paths that end with a backslash, also before a space.
         assert_eq!(dialect("1,\"C:\\\"\n2,\"say \"\"x\"\"\"\n"), Some((',', false)));
         assert_eq!(dialect("1,\"C:\\\",\"a \"\"b\"\"\"\r\n2,\"\",y\r\n"), Some((',', false)));
         assert_eq!(dialect("\"C:\\tmp\\\" ,1\n\"C:\\tmp\\\" ,2\n"), Some((',', false)));

@@ -1,4 +1,4 @@
-//! Which files a uri without a log means: one file, a folder, or a glob; and what is written in their paths.
+//! Finds the files of a URI that has no log: one file, a folder, or a glob.
 
 use std::path::Path;
 
@@ -7,21 +7,21 @@ use buzz_storage::{Location, Storage};
 use futures::TryStreamExt;
 use object_store::{Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt};
 
-/// The files that a uri means, in the order of their paths, and the place that they are below.
+/// The files of a URI, sorted by path, and the root that contains them.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) root: Location,
-    /// Leading parts of the files' paths that tell no partition: those of the folder, or of a glob up to its first
-    /// `name=value`.
+    /// Number of leading path parts that are not searched for partition values: those of the folder, or of a glob up to
+    /// its first `name=value`.
     pub(crate) depth: usize,
     pub(crate) files: Vec<ObjectMeta>,
 }
 
-/// Finds the files of `uri`. In a folder, these are the ones whose names have one of `ends` (before an ending that says
-/// how they are compressed); a file or glob is taken at its word.
+/// Finds the files of `uri`. In a folder, these are the files with one of the extensions `ends`, which may be followed
+/// by that of a compression. A file or glob may have any extension.
 ///
 /// # Errors
-/// `Data` when there is none, `Unavailable` when the store does not answer.
+/// `Data` if no file is found, `Unavailable` if the store does not respond.
 pub(crate) async fn find(uri: &str, ends: &[&str], base: &Path, storage: &Storage) -> Result<Found> {
     let (root, pattern) = split_glob(uri)?;
     let root = Location::parse(root, base)?;
@@ -30,7 +30,7 @@ pub(crate) async fn find(uri: &str, ends: &[&str], base: &Path, storage: &Storag
         Some(pattern) => matching(&root, pattern, store.as_ref()).await?,
         None => match store.head(&root.path).await {
             Ok(object) => vec![object],
-            // A folder answers NotFound on S3 and something else on a file system; what counts is what is in it.
+            // For a folder, S3 returns NotFound and a file system another error. Listing shows whether it has files.
             Err(error) => {
                 let is_certain = root.store.scheme() == "file" || matches!(error, StoreError::NotFound { .. });
                 if !is_certain && store.list(Some(&root.path)).try_next().await.is_ok_and(|first| first.is_none()) {
@@ -47,14 +47,15 @@ pub(crate) async fn find(uri: &str, ends: &[&str], base: &Path, storage: &Storag
     Ok(Found { root, depth, files })
 }
 
-/// At most `count` of `files`, which are not none: the first, the last, and some between.
+/// Returns at most `count` of `files`, which must not be empty: the first, the last, and files evenly spaced between
+/// them.
 pub(crate) fn some_of(files: &[ObjectMeta], count: usize) -> Vec<&ObjectMeta> {
     let mut chosen: Vec<usize> = (0..count).map(|n| n * (files.len() - 1) / (count - 1).max(1)).collect();
     chosen.dedup();
     chosen.into_iter().map(|index| &files[index]).collect()
 }
 
-/// The ending of a file's name in lower case, before one that says how it is compressed.
+/// Returns the extension of a file name in lower case, ignoring that of a compression.
 pub(crate) fn ending(path: &str) -> Option<String> {
     let lower = path.to_lowercase();
     let (_, name) = Compression::by_name(&lower);
@@ -62,14 +63,14 @@ pub(crate) fn ending(path: &str) -> Option<String> {
     name.rsplit_once('.').map(|(_, end)| end.to_string())
 }
 
-/// Splits `a/b*/c.parquet` into `a` and the pattern, or gives the whole back without one.
+/// Splits `a/b*/c.parquet` into `a/` and the pattern `b*/c.parquet`. Without a pattern, returns the whole `uri`.
 fn split_glob(uri: &str) -> Result<(&str, Option<glob::Pattern>)> {
     let Some(first) = uri.find(['*', '?', '[']) else {
         return Ok((uri, None));
     };
     let cut = uri[..first].rfind('/').map_or(0, |slash| slash + 1);
     let pattern = glob::Pattern::new(&uri[cut..])
-        .map_err(|error| QueryError::invalid(format!("`{uri}` is not a glob: {error}")))?;
+        .map_err(|error| QueryError::invalid(format!("`{uri}` is not a valid glob: {error}")))?;
     let root = if cut == 0 { "." } else { &uri[..cut] };
     Ok((root, Some(pattern)))
 }
@@ -97,20 +98,20 @@ async fn in_folder(root: &Location, ends: &[&str], store: &dyn ObjectStore) -> R
     let has_end = |object: &ObjectMeta| ending(object.location.as_ref()).is_some_and(|end| ends.contains(&&*end));
     let kept: Vec<ObjectMeta> = all.into_iter().filter(has_end).collect();
     if kept.is_empty() {
-        return Err(QueryError::data(format!("the folder {root} holds no .{} file", ends[0])));
+        return Err(QueryError::data(format!("folder {root} contains no .{} file", ends[0])));
     }
     Ok(kept)
 }
 
-/// The files in the folder `root` that are not hidden by `_` or `.` in their path. A partition column may begin so:
-/// `_year=2024` hides nothing.
+/// Lists the files in the folder `root`, except those with a path part that starts with `.` or `_`. A partition folder
+/// such as `_year=2024` is not hidden.
 ///
 /// # Errors
-/// `Data` when there is no such folder.
+/// `Data` if the folder does not exist or is empty.
 pub(crate) async fn visible(root: &Location, store: &dyn ObjectStore) -> Result<Vec<ObjectMeta>> {
     let all: Vec<ObjectMeta> = store.list(Some(&root.path)).try_collect().await?;
     if all.is_empty() {
-        return Err(QueryError::data(format!("there is no file or folder {root}, or nothing is in it")));
+        return Err(QueryError::data(format!("file or folder {root} does not exist or is empty")));
     }
     let depth = root.path.parts().count();
     let hidden = |part: &str| part.starts_with('.') || (part.starts_with('_') && !part.contains('='));
@@ -123,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_glob_is_split_at_its_first_special_part() {
+    fn glob_is_split_before_its_first_pattern_part() {
         let split = |uri| split_glob(uri).map(|(root, pattern)| (root, pattern.map(|p| p.to_string()))).unwrap();
         assert_eq!(split("s3://b/t/2009/*/x-?.parquet"), ("s3://b/t/2009/", Some("*/x-?.parquet".to_string())));
         assert_eq!(split("*.parquet"), (".", Some("*.parquet".to_string())));
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ending_is_the_one_before_that_of_the_compression() {
+    fn extension_of_compression_is_ignored() {
         assert_eq!(ending("a.b/x.CSV.gz").as_deref(), Some("csv"));
         assert_eq!(ending("x.parquet").as_deref(), Some("parquet"));
         assert_eq!(ending("a.b/x"), None);

@@ -1,4 +1,4 @@
-//! Partition values that stand in paths, as Hive writes them: `year=2024/month=01/part-0.parquet`.
+//! Reads Hive partition values from paths such as `year=2024/month=01/part-0.parquet`.
 
 use arrow::datatypes::{DataType, Field};
 use buzz_protocol::{ColumnSpec, QueryError, Result};
@@ -10,24 +10,24 @@ use percent_encoding::percent_decode_str;
 use crate::files::Found;
 use crate::values::partition_value;
 
-/// What Hive writes for null.
+/// The value that Hive writes for null.
 const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// The partition columns of some files, and each file's values.
 #[derive(Debug, Default)]
 pub(crate) struct Partitions {
     pub(crate) fields: Vec<Field>,
-    /// For each file, one value for each field.
+    /// One list per file, with one value per field.
     pub(crate) values: Vec<Vec<ScalarValue>>,
 }
 
-/// Reads partition values from the paths of the files that were found. Their columns are those of `given`, or else those that
-/// all paths have, with the narrowest of the types Int64, Date32 and Utf8 that all their values are of. A number with
-/// leading zeros is one (`month=01`).
+/// Reads partition values from the paths of the files in `found`. The columns are those of `given`. Without `given`,
+/// they are inferred from the paths, with the first type of Int64, Date32 and Utf8 that fits all values. A number with
+/// leading zeros (`month=01`) is an Int64.
 ///
 /// # Errors
-/// `Invalid` when a given type is unknown; `Data` when paths differ in their columns, lack a given one, or hold a value
-/// that is not of its type.
+/// `Invalid` if a given type is unknown; `Data` if paths differ in their columns, lack a given column, or contain a
+/// value that does not fit its type.
 pub(crate) fn partitions(found: &Found, given: Option<&[ColumnSpec]>) -> Result<Partitions> {
     let mut pairs = Vec::new();
     for file in &found.files {
@@ -43,7 +43,7 @@ pub(crate) fn partitions(found: &Found, given: Option<&[ColumnSpec]>) -> Result<
         let value = |field: &Field| {
             let pair = pairs.iter().find(|(name, _)| name == field.name());
             let (_, text) = pair.ok_or_else(|| {
-                QueryError::data(format!("its path has no `{}=`, which is a partition column", field.name()))
+                QueryError::data(format!("its path has no `{0}=` folder for partition column `{0}`", field.name()))
             })?;
             partition_value(field.name(), field.data_type(), text.as_deref())
         };
@@ -55,7 +55,7 @@ pub(crate) fn partitions(found: &Found, given: Option<&[ColumnSpec]>) -> Result<
 
 type Pair = (String, Option<String>);
 
-/// The `name=value` folders of `file` below the first `depth` parts of its path; None for null.
+/// Returns the `name=value` folders of `file` after the first `depth` parts of its path. A null value is `None`.
 fn pairs_of(depth: usize, file: &ObjectMeta) -> Result<Vec<Pair>> {
     let parts: Vec<_> = file.location.parts().collect();
     let folders = parts.len().saturating_sub(1);
@@ -66,7 +66,7 @@ fn pairs_of(depth: usize, file: &ObjectMeta) -> Result<Vec<Pair>> {
         };
         let decoded = |text: &str| {
             let text = percent_decode_str(text).decode_utf8();
-            let text = text.map_err(|_| QueryError::data(format!("the folder `{}` is not UTF-8", part.as_ref())));
+            let text = text.map_err(|_| QueryError::data(format!("folder `{}` is not valid UTF-8", part.as_ref())));
             text.map(|text| text.into_owned())
         };
         let value = if value == NULL { None } else { Some(decoded(value)?) };
@@ -83,8 +83,8 @@ fn inferred(pairs: &[(Vec<Pair>, String)]) -> Result<Vec<Field>> {
     let wanted = names(first);
     if let Some((_, path)) = pairs.iter().find(|(pairs, _)| names(pairs) != wanted) {
         return Err(QueryError::data(format!(
-            "`{first_path}` and `{path}` have different partition folders; give the catalog its `partition_columns` \
-             ([] for none)"
+            "`{first_path}` and `{path}` have different partition folders; set `partition_columns` in the catalog \
+             entry ([] for none)"
         )));
     }
     let column = |index: usize| pairs.iter().filter_map(move |(pairs, _)| pairs[index].1.as_deref());
@@ -93,7 +93,7 @@ fn inferred(pairs: &[(Vec<Pair>, String)]) -> Result<Vec<Field>> {
             column(index).all(|text| {
                 let plain = match data_type {
                     DataType::Int64 => text.bytes().all(|b| b.is_ascii_digit() || b == b'-'),
-                    // A time would be cut off.
+                    // Text with a time of day also parses as a date, but the time would be lost.
                     _ => text.len() == "2024-01-31".len(),
                 };
                 plain && !text.is_empty() && partition_value(name, data_type, Some(text)).is_ok()
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn types_are_the_narrowest_that_all_values_have() {
+    fn inferred_type_is_the_narrowest_that_fits_all_values() {
         let paths = ["y=2024/d=2024-01-31/k=a%2Fb/0.parquet", "y=-7/d=__HIVE_DEFAULT_PARTITION__/k=1/0.parquet"];
         let (fields, values) = read(&paths, None).unwrap();
         assert_eq!(fields, ["y Int64", "d Date32", "k Utf8"]);
@@ -145,19 +145,19 @@ mod tests {
     }
 
     #[test]
-    fn given_columns_win() {
+    fn given_columns_override_inferred_ones() {
         let column = |name: &str, kind: &str| ColumnSpec { name: name.to_string(), data_type: kind.to_string() };
         let given = [column("m", "Utf8")];
         assert_eq!(read(&["x=1/m=01/a", "m=12/b"], Some(&given)).unwrap().1, [["01"], ["12"]]);
         assert!(read(&["m=1/a"], Some(&[])).unwrap().0.is_empty());
         let error = read(&["m=1/a", "b"], Some(&given)).unwrap_err().to_string();
-        assert_eq!(error, "file `/lake/t/b`: its path has no `m=`, which is a partition column");
+        assert_eq!(error, "file `/lake/t/b`: its path has no `m=` folder for partition column `m`");
         let error = read(&["m=x/a"], Some(&[column("m", "Int32")])).unwrap_err().to_string();
         assert!(error.contains("`x` is not a value of type Int32"), "{error}");
     }
 
     #[test]
-    fn folders_that_differ_are_named() {
+    fn different_partition_folders_are_rejected_with_their_paths() {
         let error = read(&["a=1/x", "b=1/x"], None).unwrap_err().to_string();
         assert!(error.contains("`/lake/t/a=1/x` and `/lake/t/b=1/x` have different partition folders"), "{error}");
     }

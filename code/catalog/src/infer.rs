@@ -1,4 +1,4 @@
-//! Types of columns, from the text of their values.
+//! Infers the types of columns from the text of their values.
 
 use std::sync::Arc;
 
@@ -10,32 +10,32 @@ use buzz_storage::text::column_names;
 
 use crate::dialect::records;
 
-/// A column and the type that all its values seen so far have; None when only nulls were seen.
+/// A column and the common type of its values so far; `None` if all are null.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Inferred {
     pub(crate) name: String,
     pub(crate) data_type: Option<DataType>,
 }
 
-/// Digits of the longest whole number that is read as a decimal: with more, what compares it with a fraction overflows,
-/// since that has 15 digits behind the point and 38 in all.
+/// Maximum number of digits of a whole number that is read as a decimal. With more, comparing it with a fraction
+/// overflows, because the common type has 15 digits after the point and 38 in total.
 pub(crate) const DIGITS_MAX: usize = 23;
 
-/// The type of whole numbers beyond 64 bits.
+/// The type of whole numbers that do not fit 64 bits.
 pub(crate) const WHOLE: DataType = DataType::Decimal128(38, 0);
 
 const MICROSECONDS: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
 
-/// The columns of a CSV file that begins with `head`, in its order.
+/// Returns the columns of a CSV file that starts with `head`, in file order.
 ///
 /// # Errors
-/// `Data` when it is not such a file.
+/// `Data` if `head` is not valid CSV.
 pub(crate) fn csv_columns(csv: &CsvFormat, head: &[u8]) -> Result<Vec<Inferred>> {
     let names = column_names(csv, head)?;
     let mut columns: Vec<Inferred> = names.into_iter().map(|name| Inferred { name, data_type: None }).collect();
     let mut decided = vec![false; columns.len()];
     for record in records(csv, csv.header, head) {
-        let record = record.map_err(|error| QueryError::data(format!("not readable CSV: {error}")))?;
+        let record = record.map_err(|error| QueryError::data(format!("invalid CSV: {error}")))?;
         for (index, cell) in record.iter().take(columns.len()).enumerate() {
             let cell = String::from_utf8_lossy(cell);
             if decided[index] || cell.is_empty() || csv.null.as_deref() == Some(&*cell) {
@@ -50,12 +50,12 @@ pub(crate) fn csv_columns(csv: &CsvFormat, head: &[u8]) -> Result<Vec<Inferred>>
     Ok(columns)
 }
 
-/// The narrowest type of which `text` is a value; what this says, arrow's CSV reader can read.
+/// Returns the narrowest type of which `text` is a value. Arrow's CSV reader can parse `text` as that type.
 pub(crate) fn type_of(text: &str) -> DataType {
     let digits = text.trim_start_matches(['-', '+']);
     if digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.is_empty() {
         if digits.len() > 1 && digits.starts_with('0') {
-            // A zip code or the like, which is another one without its zeros.
+            // Probably a code such as a zip code, in which leading zeros are significant.
             return DataType::Utf8;
         }
         return match Int64Type::parse(text) {
@@ -82,7 +82,7 @@ pub(crate) fn type_of(text: &str) -> DataType {
     DataType::Utf8
 }
 
-/// The type that can hold values of both.
+/// Returns the narrowest type that can hold values of both types.
 pub(crate) fn common(a: &DataType, b: &DataType) -> DataType {
     use DataType::{Date32, Decimal128, Float64, Int64, List, Null, Struct, Timestamp, Utf8};
     match (a, b) {
@@ -112,7 +112,7 @@ fn common_fields(a: &Fields, b: &Fields) -> Fields {
     joined.chain(added).collect()
 }
 
-/// All columns of all files. Of a column that only had nulls, nothing more is known than that texts may come.
+/// Merges the columns of all files by name. Columns that contain only nulls become text.
 pub(crate) fn merged(files: Vec<Vec<Inferred>>) -> Schema {
     let mut all: Vec<Inferred> = Vec::new();
     for column in files.into_iter().flatten() {
@@ -130,7 +130,7 @@ pub(crate) fn merged(files: Vec<Vec<Inferred>>) -> Schema {
     Schema::new(all.into_iter().map(field).collect::<Vec<_>>())
 }
 
-/// `data_type` with text where nothing is known, also inside.
+/// Replaces unknown types in `data_type` by text, also within nested types.
 fn known(data_type: &DataType) -> DataType {
     let inner = |field: &Arc<Field>| Field::new(field.name(), known(field.data_type()), true);
     match data_type {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_column_has_the_narrowest_type_of_all_its_values() {
+    fn column_gets_the_narrowest_type_of_its_values() {
         assert_eq!(types("a,b,c\n1,2.5,x\n-2,3,\n"), ["a: Int64", "b: Float64", "c: Utf8"]);
         assert_eq!(types("a,b\n1,true\n1.5,FALSE\n"), ["a: Float64", "b: Boolean"]);
         assert_eq!(types("d,t\n2024-01-31,2024-01-31\n,2024-01-31 10:00:00\n"), ["d: Date32", "t: Timestamp(µs)"]);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_joined_by_name() {
+    fn columns_of_files_are_merged_by_name() {
         let csv = CsvFormat::default();
         let files = ["a,b\n1,2\n", "b,c\n2.5,x\n"].map(|text| csv_columns(&csv, text.as_bytes()).unwrap());
         let schema = merged(files.to_vec());

@@ -1,4 +1,4 @@
-//! Types of columns from lines of JSON.
+//! Infers the types of columns from lines of JSON.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,14 +12,14 @@ use serde_json::value::RawValue;
 
 use crate::infer::{DIGITS_MAX, Inferred, WHOLE, common};
 
-/// The columns of a file of JSON lines that begins with `head`, in the order in which they come.
+/// Returns the columns of a file of JSON lines that starts with `head`, in order of appearance.
 ///
 /// # Errors
-/// `Data` when it is not such a file.
+/// `Data` if `head` is not JSON lines.
 pub(crate) fn json_columns(head: &[u8]) -> Result<Vec<Inferred>> {
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     if head.trim_ascii_start().starts_with(b"[") {
-        return Err(QueryError::data("it is a JSON array; Buzz reads files with one JSON object a line"));
+        return Err(QueryError::data("the file is a JSON array; convert it to one JSON object per line"));
     }
     let mut rows = DataType::Struct(Fields::empty());
     for line in serde_json::Deserializer::from_slice(head).into_iter::<&RawValue>() {
@@ -27,7 +27,7 @@ pub(crate) fn json_columns(head: &[u8]) -> Result<Vec<Inferred>> {
             serde_json::from_str::<Members<'_>>(line.get())?;
             type_of(line, DEPTH_MAX)
         });
-        let row = row.map_err(|error| QueryError::data(format!("not readable JSON lines: {error}")))?;
+        let row = row.map_err(|error| QueryError::data(format!("invalid JSON lines: {error}")))?;
         rows = common(&rows, &row);
     }
     let DataType::Struct(fields) = rows else { return Ok(Vec::new()) };
@@ -38,15 +38,15 @@ pub(crate) fn json_columns(head: &[u8]) -> Result<Vec<Inferred>> {
     Ok(fields.iter().map(column).collect())
 }
 
-/// Levels of lists and objects within each other.
+/// Maximum nesting depth of lists and objects.
 const DEPTH_MAX: usize = 64;
 
-/// The narrowest type of which `value`, of `depth` levels at the most, is one. Of null, and of what is in an empty list,
-/// nothing is known.
+/// Returns the narrowest type of `value`, which may have at most `depth` levels. The type of null, and of the items of
+/// an empty list, is `Null`.
 fn type_of(value: &RawValue, depth: usize) -> Result<DataType, serde_json::Error> {
     let text = value.get();
     let Some(below) = depth.checked_sub(1) else {
-        return Err(serde::de::Error::custom(format!("it has more than {DEPTH_MAX} levels")));
+        return Err(serde::de::Error::custom(format!("a value is nested more than {DEPTH_MAX} levels deep")));
     };
     Ok(match text.as_bytes().first() {
         Some(b'{') => {
@@ -55,7 +55,7 @@ fn type_of(value: &RawValue, depth: usize) -> Result<DataType, serde_json::Error
             let mut known: HashMap<String, usize> = HashMap::with_capacity(members.len());
             for (name, value) in members {
                 let field = Field::new(&name, type_of(value, below)?, true);
-                // Of members of one name, the last counts.
+                // If a name is repeated, the last member wins.
                 match known.entry(name) {
                     Entry::Occupied(place) => fields[*place.get()] = field,
                     Entry::Vacant(place) => {
@@ -81,7 +81,8 @@ fn type_of(value: &RawValue, depth: usize) -> Result<DataType, serde_json::Error
     })
 }
 
-/// The type of a number: exact where it is whole, and not so long that calculating with it overflows.
+/// Returns the type of a number. Whole numbers have an exact type, unless they have so many digits that arithmetic
+/// overflows.
 fn number(text: &str) -> DataType {
     let digits = text.trim_start_matches('-');
     match digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -91,7 +92,7 @@ fn number(text: &str) -> DataType {
     }
 }
 
-/// The members of an object, in its order, as they stand there.
+/// The members of an object, in their order and unparsed.
 struct Members<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_are_joined() {
+    fn nested_types_are_merged() {
         let lines = "{\"a\": 1, \"s\": {\"x\": null}}\n\n{\"a\": 2.5, \"s\": {\"y\": [1]}}\n";
         assert_eq!(types(&[lines]), ["a: Float64", "s: Struct(\"x\": Utf8, \"y\": List(Int64))"]);
         let nulls = r#"{"a": [null]} {"a": [{"b": 1}, null]} {"a": []} {"a": null}"#;
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers_are_exact_as_long_as_they_can_be_compared() {
+    fn whole_numbers_are_exact_up_to_23_digits() {
         let line = r#"{"a": 18446744073709551616, "s": {"x": [1, -9223372036854775809], "y": 1e3}, "f": 2.0, "i": 1}"#;
         let expected = [
             "a: Decimal128(38, 0)",

@@ -1,4 +1,4 @@
-//! What kind of table a place holds, where nobody says so.
+//! Detects the catalog type of a URI, for tables given without a type.
 
 use std::path::Path;
 
@@ -9,12 +9,15 @@ use object_store::ObjectStoreExt;
 
 use crate::{files, parquet_files, text_files};
 
-/// The kind of table that `uri` names: a Delta Lake table if it has a `_delta_log`, a manifest if it is a JSON object
-/// that lists `files`, or else as its files' names end (`.csv`, `.tsv`, `.jsonl`, `.json` and so on, also compressed);
-/// Parquet where they say nothing.
+/// Detects the catalog type of `uri`, in this order:
+/// 1. `DeltaLake` if it contains a `_delta_log`.
+/// 2. `Static` if it is a `.json` file with one object that lists `files`.
+/// 3. The type of its file name extension, or of a file in the folder (`.csv`, `.tsv`, `.jsonl`, `.json` and so on,
+///    also compressed). For a glob, only this is checked.
+/// 4. `Parquet`.
 ///
 /// # Errors
-/// `Invalid` when the uri cannot be one.
+/// `Invalid` if the URI is invalid.
 pub async fn kind_of(uri: &str, base: &Path, storage: &Storage) -> Result<CatalogType> {
     if uri.contains(['*', '?', '[']) {
         return Ok(kind_by_name(uri).unwrap_or(CatalogType::Parquet));
@@ -43,15 +46,16 @@ fn kind_by_name(path: &str) -> Option<CatalogType> {
     kinds.into_iter().find_map(|(ends, kind)| ends.contains(&&*ending).then_some(kind))
 }
 
-/// Bytes of a JSON file that are looked at before all of it is.
+/// Bytes of a JSON file that are read first, to avoid reading a large file of JSON lines whole.
 const MANIFEST_HEAD_BYTES: u64 = 256 << 10;
 
-/// Whether the file is one JSON object with a list of files. A file of JSON lines is not one value.
+/// Returns whether the file is one JSON object with a list `files`. A file of JSON lines has several values, so it is
+/// not.
 async fn is_manifest(place: &Location, storage: &Storage) -> bool {
     let Ok(store) = storage.store(&place.store) else {
         return false;
     };
-    // A large file of lines is told by the first of them.
+    // A large file is JSON lines if its first line is a complete value.
     let Ok(head) = store.get_range(&place.path, 0..MANIFEST_HEAD_BYTES).await else {
         return false;
     };

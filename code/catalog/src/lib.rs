@@ -1,7 +1,7 @@
-//! Catalogs: from a name and a place to a [`Table`], which is a schema and a list of files.
+//! Catalogs: open the table of a catalog entry as a [`Table`], which has a schema and a list of files.
 //!
-//! Delta Lake tables, folders of Parquet, CSV or JSON, and Static lists differ only in how they find that list.
-//! Everything after it (pruning, splitting, reading) is one code path for all.
+//! Delta Lake tables, folders of Parquet, CSV or JSON, and `Static` lists differ only in how they find that list. All
+//! later steps (pruning, splitting, reading) share one code path.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -42,11 +42,10 @@ pub use kind::kind_of;
 pub use statistics::{ColumnBounds, FileStatistics};
 pub use table::{DataFile, Extent, Table};
 
-/// Tells `storage` how the buckets of a query are reached, and nothing that an earlier query said. Before its tables are
-/// opened.
+/// Replaces the bucket options in `storage` by those of a query's `entries`. Call it before opening the query's tables.
 ///
 /// # Errors
-/// `Invalid` when two of `entries` say different things of one bucket.
+/// `Invalid` if two entries have different options for the same bucket.
 pub fn know_buckets(entries: &[CatalogEntry], storage: &Storage) -> Result<()> {
     storage.forget_buckets();
     let mut said: HashMap<Url, &CatalogEntry> = HashMap::new();
@@ -56,7 +55,7 @@ pub fn know_buckets(entries: &[CatalogEntry], storage: &Storage) -> Result<()> {
         match said.insert(bucket, entry) {
             Some(other) if other.storage != entry.storage => {
                 return Err(QueryError::invalid(format!(
-                    "catalogs `{}` and `{}` are in one bucket and say different `storage`: say the same for both",
+                    "catalogs `{}` and `{}` are in one bucket but have different `storage`; use the same for both",
                     other.name, entry.name
                 )));
             }
@@ -66,11 +65,11 @@ pub fn know_buckets(entries: &[CatalogEntry], storage: &Storage) -> Result<()> {
     Ok(())
 }
 
-/// Opens the table that `entry` names. A relative uri is below `base`.
+/// Opens the table that `entry` names. A relative URI is resolved against `base`.
 ///
 /// # Errors
-/// `Invalid` when the entry cannot be one, `Data` when the table is not there or not as it should be, `Unavailable` when
-/// the store does not answer. The error says which catalog it is of.
+/// `Invalid` if the entry is invalid, `Data` if the table does not exist or is invalid, `Unavailable` if the store does
+/// not respond. The error names the catalog entry.
 pub async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Result<Table> {
     if let Some(bucket) = bucket_of(&entry.uri) {
         storage.know_bucket(&bucket, &entry.storage);
@@ -78,7 +77,7 @@ pub async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Resul
     }
     let opened = match entry.kind {
         CatalogType::DeltaLake => match Location::parse(&entry.uri, base) {
-            // The log's reader has been seen to panic where it says something unheard of.
+            // delta-rs has been observed to panic on logs with unexpected content.
             Ok(place) => unpanicked(delta::open(place, entry, storage)).await.and_then(|opened| opened),
             Err(error) => Err(error),
         },
@@ -99,7 +98,7 @@ pub async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Resul
             Ok(table)
         }
         Err(error) => {
-            // Stores answer by paths within them, or by none.
+            // Errors of stores name a path without its bucket, or none.
             let names_it = bucket_of(&entry.uri).is_none_or(|bucket| error.to_string().contains(bucket.as_str()));
             let error = if names_it { error } else { error.at(&entry.uri) };
             Err(error.at(format!("catalog `{}`", entry.name)))
@@ -107,13 +106,13 @@ pub async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Resul
     }
 }
 
-/// The root of the bucket that `uri` names, if it names one.
+/// Returns the root of the bucket in `uri`; `None` if it has no bucket.
 fn bucket_of(uri: &str) -> Option<Url> {
     let rest = uri.strip_prefix("s3://").or_else(|| uri.strip_prefix("s3a://"))?;
     Url::parse(&format!("s3://{}/", rest.split('/').next()?)).ok()
 }
 
-/// What to say of a table of which a bucket is not in the region `own`, where this runs.
+/// Returns a warning for each bucket of the table that is not in the region `own`, where this process runs.
 fn other_region(table: &Table, own: Option<&str>) -> Vec<String> {
     let own = own.filter(|own| !own.is_empty());
     let warning = |(url, bucket): (&Url, &BucketOptions)| {
@@ -121,7 +120,7 @@ fn other_region(table: &Table, own: Option<&str>) -> Vec<String> {
         let (own, bucket) = (own.filter(|own| *own != region)?, url.host_str()?);
         let name = &table.name;
         Some(format!(
-            "table `{name}`: its bucket `{bucket}` is in {region}, this runs in {own}; AWS bills the transfer"
+            "table `{name}`: bucket `{bucket}` is in {region} but Buzz runs in {own}; AWS charges for the transfer"
         ))
     };
     let roots = table.stores.iter().map(|root| (&root.url, &root.bucket));
@@ -136,19 +135,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_of_another_region_is_warned_of() {
+    fn bucket_in_another_region_gives_a_warning() {
         let store = bucket_of("s3a://lake/t/*.parquet").unwrap();
         let mut table = Table::new("t".to_string(), store, &Schema::empty(), Vec::new(), Vec::new()).unwrap();
         assert_eq!(other_region(&table, Some("us-east-1")), [""; 0]);
         table.bucket = BucketOptions { region: Some("eu-west-1".to_string()), ..BucketOptions::default() };
         assert_eq!((other_region(&table, Some("eu-west-1")), other_region(&table, None)), (Vec::new(), Vec::new()));
         let warning = other_region(&table, Some("us-east-1"));
-        assert!(warning[0].contains("`lake` is in eu-west-1, this runs in us-east-1"), "{warning:?}");
+        assert!(warning[0].contains("`lake` is in eu-west-1 but Buzz runs in us-east-1"), "{warning:?}");
         assert_eq!(bucket_of("/s3://x"), None);
     }
 
     #[test]
-    fn catalogs_in_one_bucket_say_the_same_of_it() {
+    fn different_options_for_one_bucket_are_rejected() {
         let storage = Storage::default();
         let entry = |name: &str, uri: &str| CatalogEntry::new(name, CatalogType::Parquet, uri);
         let mut entries = [entry("a", "s3://lake/a"), entry("b", "s3://lake/b"), entry("c", "s3://other/c")];

@@ -1,11 +1,15 @@
-//! One schema of those of all Parquet files of a table.
+//! Merges the schemas of a table's Parquet files.
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, FieldRef, Schema};
 use buzz_protocol::{QueryError, Result};
 
-/// All columns of all files that `is_read` names, and all fields of their structs; what a file lacks is null there.
+/// Merges the columns for which `is_read` returns true, and the fields of their structs. Columns and fields that a file
+/// lacks are null in that file.
+///
+/// # Errors
+/// `Data` if a file has two columns of the same name, or the types of a column cannot be merged.
 pub(crate) fn merge(schemas: &[(String, &Schema)], is_read: impl Fn(&str) -> bool) -> Result<Schema> {
     let mut merged: Vec<(FieldRef, &str)> = Vec::new();
     for (path, schema) in schemas {
@@ -19,7 +23,7 @@ pub(crate) fn merge(schemas: &[(String, &Schema)], is_read: impl Fn(&str) -> boo
             };
             let Some(both) = joined(known.data_type(), field.data_type()) else {
                 return Err(QueryError::data(format!(
-                    "column `{}` is {} in `{first}` and {} in `{path}`",
+                    "column `{}` has type {} in `{first}` but {} in `{path}`",
                     field.name(),
                     known.data_type(),
                     field.data_type()
@@ -33,11 +37,11 @@ pub(crate) fn merge(schemas: &[(String, &Schema)], is_read: impl Fn(&str) -> boo
     Ok(Schema::new(merged.into_iter().map(|(field, _)| field).collect::<Vec<_>>()))
 }
 
-/// The type that holds the values of both; None where they differ in more than fields that a struct lacks. How a list
-/// calls its items, and how texts are stored, is each file's business.
+/// Returns the type that holds the values of both types; `None` if they differ in more than missing struct fields and
+/// physical encoding. The name of list items and the storage of text do not matter.
 fn joined(a: &DataType, b: &DataType) -> Option<DataType> {
     match (as_read(a), as_read(b)) {
-        // A column of nulls, as pandas writes it.
+        // A column that contains only nulls, as written by pandas.
         (DataType::Null, _) => Some(b.clone()),
         (_, DataType::Null) => Some(a.clone()),
         (DataType::List(a), DataType::List(b)) => joined_field(a, b).map(DataType::List),
@@ -62,7 +66,7 @@ fn joined(a: &DataType, b: &DataType) -> Option<DataType> {
     }
 }
 
-/// The type as which both are read, if they only differ in how Arrow holds what Parquet holds in one way.
+/// Returns the type as which both types are read, if they are different Arrow representations of the same Parquet type.
 fn stored_alike(a: &DataType, b: &DataType) -> Option<DataType> {
     use DataType::{Decimal32, Decimal64, Decimal128, FixedSizeList, LargeList, LargeListView, List, ListView};
     let item = |data_type: &DataType| match data_type {
@@ -73,7 +77,8 @@ fn stored_alike(a: &DataType, b: &DataType) -> Option<DataType> {
     };
     let is_large = |data_type: &DataType| matches!(data_type, LargeList(_) | LargeListView(_));
     match (item(a), item(b)) {
-        // Fields of structs are followed by name only where both lists are of one kind.
+        // The reader matches struct fields by name only if both lists are of the same kind, so here items must be
+        // equal.
         (Some(x), Some(y)) if as_read(x.data_type()) == as_read(y.data_type()) => {
             let item = Arc::new(x.as_ref().clone().with_nullable(x.is_nullable() || y.is_nullable()));
             Some(if is_large(a) || is_large(b) { LargeList(item) } else { List(item) })
@@ -94,7 +99,7 @@ fn joined_field(a: &FieldRef, b: &FieldRef) -> Option<FieldRef> {
     Some(Arc::new(a.as_ref().clone().with_data_type(data_type).with_nullable(a.is_nullable() || b.is_nullable())))
 }
 
-/// The type as which values of `data_type` are read.
+/// Returns the type as which values of `data_type` are read.
 fn as_read(data_type: &DataType) -> &DataType {
     match data_type {
         DataType::Dictionary(_, values) => as_read(values),
@@ -111,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn types_that_only_differ_in_how_they_are_stored_are_alike() {
+    fn types_with_different_storage_are_merged() {
         let list = |name: &str, item: DataType| DataType::List(Arc::new(Field::new(name, item, true)));
         let texts = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
         let known = list("item", texts);
@@ -127,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn two_columns_of_one_name_are_refused_unless_the_path_has_it() {
+    fn duplicate_columns_are_rejected_unless_they_are_partition_columns() {
         let field = |name: &str, data_type| Field::new(name, data_type, true);
         let twice = Schema::new(vec![field("a", DataType::Int64), field("a", DataType::Int64)]);
         let error = merge(&[("x.parquet".to_string(), &twice)], |_| true).unwrap_err().to_string();
@@ -138,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn structs_have_the_fields_of_all_files() {
+    fn merged_structs_have_the_fields_of_all_files() {
         let field = |name: &str, nullable: bool| Field::new(name, DataType::Int64, nullable);
         let fields = |fields: &[Field]| DataType::Struct(fields.to_vec().into());
         let map = |value: DataType| {

@@ -1,5 +1,5 @@
-//! Parquet files: one, a folder of them, or a glob. The schema is given, or that of all footers together; of very many
-//! files, that of some.
+//! Parquet files: one file, a folder, or a glob. The schema comes from the catalog entry or is merged from all footers.
+//! For more than 1,000 files, it is merged from 64 footers.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,19 +18,20 @@ use crate::statistics::FileStatistics;
 use crate::table::{DataFile, Table};
 use crate::text_files;
 
-/// Endings of Parquet files' names.
+/// File name extensions of Parquet files.
 pub(crate) const ENDS: &[&str] = &["parquet", "parq", "pq"];
 
-/// Footers that are read at the same time.
+/// Maximum number of footers that are read concurrently.
 const FOOTERS_AT_ONCE: usize = 32;
 
-/// Files whose footers are all read before a query is planned. Of more, reading them would take longer and more memory than
-/// what their statistics spare.
+/// Maximum number of files for which all footers are read before a query is planned. For more files, reading the
+/// footers costs more time and memory than their statistics save.
 const FOOTERS_MAX: usize = 1000;
 
-/// Files of which a table of more than that takes its columns.
+/// Number of files whose footers give the columns of a table with more than [`FOOTERS_MAX`] files.
 const FILES_SAMPLED: usize = 64;
 
+/// Opens the Parquet table that `entry` names.
 pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Result<Table> {
     let found = find(&entry.uri, ENDS, base, storage).await?;
     let store = storage.store(&found.root.store)?;
@@ -64,7 +65,7 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -
     table.warnings.extend(schema.fields().iter().filter(|field| *field.data_type() == interval).map(|field| {
         let name = &entry.name;
         format!(
-            "table `{name}`: of the intervals in column `{}`, days and milliseconds are read and months are not",
+            "table `{name}`: the months of intervals in column `{}` are ignored; only days and milliseconds are read",
             field.name()
         )
     }));
@@ -72,8 +73,8 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -
         table.statistics = Some(FileStatistics::of_footers(&table.file_schema(), &footers)?);
     } else if !is_given {
         table.warnings.push(format!(
-            "table `{}` has {} files: its columns are those of {sampled} of them, and their statistics rule no file out; \
-             give the catalog a `schema`, or make it a Delta Lake table",
+            "table `{}` has {} files: its columns come from {sampled} of them, and statistics prune no file; \
+             set `schema` in the catalog entry, or use a Delta Lake table",
             entry.name,
             table.files.len()
         ));
@@ -81,7 +82,8 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -
     Ok(table)
 }
 
-/// `schema` with the partition columns behind it. Where files have a column of that name too, the path's value counts.
+/// Appends the partition columns to `schema`. If files have a column of the same name, the value in the path takes
+/// precedence.
 pub(crate) fn with_partitions(schema: Schema, partitions: &hive::Partitions) -> Schema {
     let is_partition = |field: &FieldRef| partitions.fields.iter().any(|partition| partition.name() == field.name());
     let in_files = schema.fields().iter().filter(|field| !is_partition(field)).cloned();
@@ -111,7 +113,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn of_very_many_files_some_are_looked_into() {
+    async fn footers_of_many_files_are_sampled() {
         let dir = tempfile::tempdir().unwrap();
         let column: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
         let batch = RecordBatch::try_from_iter([("id", column)]).unwrap();
@@ -137,11 +139,7 @@ mod tests {
         assert!(asked.requests() - before < 4 * FILES_SAMPLED, "{} requests", asked.requests() - before);
         assert_eq!((table.files.len(), table.file_schema().fields().len()), (FOOTERS_MAX + 1, 1));
         assert!(table.statistics.is_none());
-        assert!(
-            table.warnings[0].contains("has 1001 files: its columns are those of 64 of them"),
-            "{:?}",
-            table.warnings
-        );
+        assert!(table.warnings[0].contains("has 1001 files: its columns come from 64 of them"), "{:?}", table.warnings);
 
         entry.schema = serde_json::from_value(json!([{"name": "id", "type": "Int32"}])).unwrap();
         let before = asked.requests();

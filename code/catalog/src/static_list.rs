@@ -1,5 +1,5 @@
-//! Static lists: a JSON manifest names the schema and the files. The three lists of the original Buzz are manifests
-//! that are built in.
+//! `Static` lists: a JSON manifest contains the schema and the files. The three lists of the original Buzz are built-in
+//! manifests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,7 +13,7 @@ use url::Url;
 use crate::table::{DataFile, Table};
 use crate::values::partition_value;
 
-/// The built-in lists, by the name that stands in the query's `uri`.
+/// The built-in lists, by the name used as `uri` of a catalog entry.
 const BUILT_IN: &[(&str, &str)] = &[
     ("nyc_taxi_cloudfuse_sample", include_str!("../lists/nyc_taxi_cloudfuse_sample.json")),
     ("nyc_taxi_cloudfuse", include_str!("../lists/nyc_taxi_cloudfuse.json")),
@@ -22,7 +22,7 @@ const BUILT_IN: &[(&str, &str)] = &[
 
 #[derive(Deserialize)]
 struct Manifest {
-    /// Where the bucket is; None when the environment knows.
+    /// Region of the bucket; `None` to use the environment's.
     region: Option<String>,
     schema: Vec<ColumnSpec>,
     #[serde(default)]
@@ -38,6 +38,7 @@ struct ListedFile {
     partitions: BTreeMap<String, Option<String>>,
 }
 
+/// Opens the built-in list or the manifest that `uri` names.
 pub(crate) async fn open(uri: &str, base: &Path, storage: &Storage) -> Result<Table> {
     if let Some((_, json)) = BUILT_IN.iter().find(|(name, _)| *name == uri) {
         return listed(uri, json, &Location::parse(".", base)?, storage);
@@ -53,7 +54,7 @@ pub(crate) async fn open(uri: &str, base: &Path, storage: &Storage) -> Result<Ta
             ),
         )
     })?;
-    let json = String::from_utf8(bytes).map_err(|_| QueryError::data(format!("manifest {place} is not UTF-8 text")))?;
+    let json = String::from_utf8(bytes).map_err(|_| QueryError::data(format!("manifest {place} is not UTF-8")))?;
     listed(&place.to_string(), &json, &place.parent(), storage)
 }
 
@@ -124,7 +125,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_lists_of_the_original_are_as_they_were() {
+    async fn built_in_lists_match_the_original() {
         let storage = Storage::default();
         let list = async |name| open(name, Path::new("/"), &storage).await.unwrap();
         let sample = list("nyc_taxi_cloudfuse_sample").await;
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_manifest_that_is_wrong_says_where() {
+    async fn invalid_manifest_is_reported_with_the_field() {
         let dir = tempfile::tempdir().unwrap();
         let error = async |json: &str| {
             std::fs::write(dir.path().join("list.json"), json).unwrap();

@@ -1,4 +1,4 @@
-//! What a table knows of the values in its files, before one is opened: from Delta's log or from Parquet's footers.
+//! Statistics of a table's files, from Delta's log or Parquet footers: row counts, bounds and null counts per column.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,33 +14,33 @@ use parquet::file::metadata::ParquetMetaData;
 
 use crate::table::Table;
 
-/// Row counts and bounds of files. Every array has one element for each of [`Table::files`], null where nothing is known.
+/// Row counts and bounds of files. Every array has one element per file of [`Table::files`]; unknown values are null.
 #[derive(Debug, Clone)]
 pub struct FileStatistics {
-    /// Rows of each file, deleted ones among them.
+    /// Number of rows of each file, including deleted rows.
     pub row_counts: UInt64Array,
-    /// Bounds by the column's name, for columns that are not inside others.
+    /// Bounds of top-level columns, by column name.
     pub columns: BTreeMap<String, ColumnBounds>,
 }
 
 /// Bounds of one column in each file.
 #[derive(Debug, Clone)]
 pub struct ColumnBounds {
-    /// No value is less.
+    /// Lower bound of the values.
     pub min: ArrayRef,
-    /// No value is greater.
+    /// Upper bound of the values.
     pub max: ArrayRef,
-    /// Nulls, deleted rows among them.
+    /// Number of nulls, including those in deleted rows.
     pub null_counts: UInt64Array,
-    /// Whether both bounds are values of the column.
+    /// True if both bounds are values of the column.
     pub exact: bool,
 }
 
 impl FileStatistics {
-    /// The statistics of the files at `positions`, in that order.
+    /// Returns the statistics of the files at `positions`, in that order.
     ///
     /// # Errors
-    /// `Internal` when a position is beyond the files.
+    /// `Internal` if a position is out of range.
     pub fn of(&self, positions: &UInt64Array) -> Result<FileStatistics> {
         let counts = |counts: &UInt64Array| -> Result<UInt64Array> {
             let taken = take(counts, positions, None)?;
@@ -59,10 +59,10 @@ impl FileStatistics {
         Ok(FileStatistics { row_counts: counts(&self.row_counts)?, columns })
     }
 
-    /// What `footers` say, which are of files with the columns of `schema`, partition columns not among them.
+    /// Collects the statistics in `footers` for the columns of `schema`, which excludes partition columns.
     ///
     /// # Errors
-    /// `Internal` when values have no array.
+    /// `Internal` if values cannot be converted to an array.
     pub(crate) fn of_footers(schema: &Schema, footers: &[(Schema, Arc<ParquetMetaData>)]) -> Result<FileStatistics> {
         let rows = |(_, footer): &(Schema, Arc<ParquetMetaData>)| u64::try_from(footer.file_metadata().num_rows()).ok();
         let mut columns = BTreeMap::new();
@@ -87,7 +87,7 @@ impl FileStatistics {
     }
 }
 
-/// Bounds of one column in one file; None where they are not known.
+/// Bounds of one column in one file; `None` if unknown.
 #[derive(Debug, Default)]
 struct Bounds {
     min: Option<ScalarValue>,
@@ -97,7 +97,7 @@ struct Bounds {
 
 fn footer_bounds(name: &str, data_type: &DataType, schema: &Schema, footer: &ParquetMetaData) -> Bounds {
     if schema.field_with_name(name).is_err() {
-        // A column that the file lacks is null there.
+        // All values of a missing column are null.
         return Bounds { nulls: u64::try_from(footer.file_metadata().num_rows()).ok(), ..Bounds::default() };
     }
     row_group_bounds(name, data_type, schema, footer).unwrap_or_default()
@@ -123,7 +123,7 @@ fn row_group_bounds(name: &str, data_type: &DataType, schema: &Schema, footer: &
         if rows == 0 || (nulls.is_valid(index) && nulls.value(index) == rows) {
             continue;
         }
-        // One group without bounds leaves the file without.
+        // If one row group has no bounds, the file has none.
         let (Some(min), Some(max)) = (scalar(&mins, index), scalar(&maxes, index)) else {
             return Some(Bounds { nulls: bounds.nulls, ..Bounds::default() });
         };
@@ -133,7 +133,8 @@ fn row_group_bounds(name: &str, data_type: &DataType, schema: &Schema, footer: &
     Some(bounds)
 }
 
-/// Whether values of type `from` are in the same order once they are cast to `to`: 5 is before 10, and `10` before `5`.
+/// Returns whether a cast from `from` to `to` keeps the order of values. A cast of numbers to text does not: 5 < 10,
+/// but `10` < `5`.
 fn keeps_order(from: &DataType, to: &DataType) -> bool {
     let is_text = |data_type: &DataType| matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
     let is_binary =
@@ -154,13 +155,13 @@ fn keeps_order(from: &DataType, to: &DataType) -> bool {
     }
 }
 
-/// Whether bounds of the type are worth keeping: of what is nested there are none.
+/// Returns whether bounds are kept for columns of the type. Nested types have none.
 pub(crate) fn is_plain(data_type: &DataType) -> bool {
     !data_type.is_nested() && !matches!(data_type, DataType::Null | DataType::Interval(_))
 }
 
-/// Whether bounds of the type can be values of the column. Those of texts may be cut, those of floats leave NaN out and
-/// do not tell the two zeros apart.
+/// Returns whether bounds of the type are values of the column. Bounds of text may be truncated. Bounds of floats
+/// ignore NaN and do not distinguish the two zeros.
 pub(crate) fn can_be_exact(data_type: &DataType) -> bool {
     data_type.is_integer()
         || data_type.is_decimal()
@@ -168,8 +169,8 @@ pub(crate) fn can_be_exact(data_type: &DataType) -> bool {
 }
 
 impl Table {
-    /// What is known of the rows of the whole table, for the planner: over the columns of [`Table::file_schema`] and
-    /// then the partition columns. A figure is exact only if it is one of the rows that are not deleted.
+    /// Returns the statistics of the whole table for the planner. They cover the columns of [`Table::file_schema`],
+    /// followed by the partition columns. Column statistics are inexact if the table has deleted rows.
     pub fn planner_statistics(&self) -> Statistics {
         let fields = self.file_schema().fields().iter().cloned().chain(self.partition_fields()).collect::<Vec<_>>();
         let mut all = Statistics::new_unknown(&Schema::new(fields.clone()));
@@ -224,7 +225,7 @@ fn column_statistics(bounds: &ColumnBounds, row_counts: &UInt64Array, data_type:
     if let Some(nulls) = bounds.null_counts.iter().sum::<Option<u64>>() {
         column.null_count = Precision::Exact(usize::try_from(nulls).unwrap_or(usize::MAX));
     }
-    // Files that have no value in the column bound nothing.
+    // Files without a non-null value in the column have no bounds.
     let empty = |index: usize| {
         let rows = row_counts.value(index);
         rows == 0 || (bounds.null_counts.is_valid(index) && bounds.null_counts.value(index) == rows)
@@ -256,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bounds_are_kept_where_a_cast_keeps_their_order() {
+    fn casts_that_keep_order_are_recognized() {
         use DataType::{Boolean, Date32, Dictionary, Float64, Int8, Int64, LargeUtf8, Timestamp, Utf8, Utf8View};
         let second = |zone: Option<&str>| Timestamp(TimeUnit::Second, zone.map(Into::into));
         let texts = Dictionary(Box::new(Int8), Box::new(LargeUtf8));

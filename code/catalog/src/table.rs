@@ -1,4 +1,4 @@
-//! What every catalog gives.
+//! The [`Table`] that every catalog type opens.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,46 +11,46 @@ use url::Url;
 
 use crate::statistics::FileStatistics;
 
-/// A table as of now: its schema and its files.
+/// A snapshot of a table: its schema and its files.
 #[derive(Debug, Clone)]
 pub struct Table {
     /// The name that steps use.
     pub name: String,
-    /// Where it is, for messages.
+    /// Location of the table, for messages.
     pub uri: String,
     /// Root of the store that holds the files.
     pub store: Url,
-    /// How the store is reached, as far as it is not the environment's business.
+    /// Options of the store's bucket that override the environment.
     pub bucket: BucketOptions,
-    /// The stores that hold the files, if they are several; then `store` is [`buzz_storage::SEVERAL_STORES`].
+    /// The stores that hold the files, if there are several; then `store` is [`buzz_storage::SEVERAL_STORES`].
     pub stores: Vec<StoreRoot>,
-    /// What the user should know of the table.
+    /// Warnings for the user about this table.
     pub warnings: Vec<String>,
-    /// The version that was read, where the format has versions.
+    /// The version that was read, if the format has versions.
     pub version: Option<u64>,
-    /// All columns in the table's order, partition columns among them. All are nullable, strings and binaries are views
-    /// (as DataFusion's Parquet reader makes them), and fields carry no metadata.
+    /// All columns in the table's order, including partition columns. All are nullable, top-level strings and binaries
+    /// are views (as in DataFusion's Parquet reader), and fields have no metadata.
     pub schema: SchemaRef,
     /// The partition columns, in the order of [`DataFile::partition_values`].
     pub partition_columns: Vec<String>,
-    /// What the files are like.
+    /// Format of the files.
     pub format: FileFormat,
-    /// How columns are called in the files.
+    /// Names and ids of the columns in the files.
     pub mapping: ColumnMapping,
     /// The files, in the catalog's order.
     pub files: Vec<DataFile>,
-    /// How much the whole table is, if these are a part of it.
+    /// Size of the whole table, of which `files` may be a part.
     pub extent: Extent,
-    /// What is known of their values, where the catalog says.
+    /// Statistics of the files, if the catalog has them.
     pub statistics: Option<FileStatistics>,
 }
 
-/// How much there is of a table.
+/// Size of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// Files.
+    /// Number of files.
     pub files: usize,
-    /// Their bytes.
+    /// Bytes of all files.
     pub bytes: u64,
 }
 
@@ -61,18 +61,18 @@ pub struct DataFile {
     pub number: usize,
     /// Path within the table's store.
     pub path: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// The store's tag of this version of the file, where it was asked.
+    /// The store's tag (`ETag`) of this version of the file, if it was requested.
     pub e_tag: Option<String>,
-    /// Values of the partition columns for all rows of the file; files of one partition may share them.
+    /// Values of the partition columns for all rows of the file. Files of one partition may share them.
     pub partition_values: Arc<[ScalarValue]>,
     /// Rows that were deleted without rewriting the file.
     pub deletion_vector: Option<DeletionVector>,
 }
 
 impl DataFile {
-    /// How many of its rows are deleted.
+    /// Returns the number of deleted rows.
     pub fn deleted_rows(&self) -> u64 {
         match &self.deletion_vector {
             None => 0,
@@ -80,7 +80,7 @@ impl DataFile {
         }
     }
 
-    /// The file that was found as `object`.
+    /// Creates the file of a listed `object`.
     pub(crate) fn found(object: ObjectMeta, partition_values: Vec<ScalarValue>) -> DataFile {
         DataFile {
             number: 0,
@@ -94,10 +94,10 @@ impl DataFile {
 }
 
 impl Table {
-    /// A table whose fields are as [`Table::schema`] promises.
+    /// Creates a table and converts its schema to the form of [`Table::schema`].
     ///
     /// # Errors
-    /// `Data` when a column name stands twice or a partition column is not in the schema.
+    /// `Data` if a column name appears twice or a partition column is not in the schema.
     pub(crate) fn new(
         uri: String,
         store: Url,
@@ -110,7 +110,7 @@ impl Table {
         }
         let mut names = BTreeSet::new();
         if let Some(twice) = schema.fields().iter().find(|field| !names.insert(field.name())) {
-            return Err(QueryError::data(format!("column `{}` stands twice in the schema of `{uri}`", twice.name())));
+            return Err(QueryError::data(format!("column `{}` appears twice in the schema of `{uri}`", twice.name())));
         }
         if let Some(missing) = partition_columns.iter().find(|name| !names.contains(name)) {
             return Err(QueryError::data(format!("partition column `{missing}` is not in the schema of `{uri}`")));
@@ -134,10 +134,10 @@ impl Table {
         })
     }
 
-    /// The part of this table that is in `files`, which are some of its own.
+    /// Returns this table with only `files`, which must be some of its own.
     ///
     /// # Errors
-    /// `Internal` when a file is not one of the table's.
+    /// `Internal` if a file is not in the table.
     pub fn only(&self, mut files: Vec<DataFile>) -> Result<Table> {
         let positions = files.iter().map(|file| Some(file.number as u64)).collect();
         let statistics = self.statistics.as_ref().map(|known| known.of(&positions)).transpose()?;
@@ -162,19 +162,19 @@ impl Table {
         })
     }
 
-    /// Bytes of all files.
+    /// Returns the total size of all files in bytes.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
     }
 
-    /// The columns that stand in the files, in the table's order.
+    /// Returns the columns that are stored in the files, in the table's order.
     pub fn file_schema(&self) -> SchemaRef {
         let fields: Vec<FieldRef> =
             self.schema.fields().iter().filter(|field| !self.is_partition_column(field.name())).cloned().collect();
         Arc::new(Schema::new(fields))
     }
 
-    /// The partition columns' fields, in the order of [`Table::partition_columns`].
+    /// Returns the fields of the partition columns, in the order of [`Table::partition_columns`].
     pub fn partition_fields(&self) -> Vec<FieldRef> {
         let field = |name: &String| self.schema.fields().iter().find(|field| field.name() == name).cloned();
         self.partition_columns.iter().filter_map(field).collect()
@@ -191,8 +191,8 @@ fn reader_schema(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// Top-level strings and binaries become views, which DataFusion reads and groups fastest. Metadata of nested fields
-/// (Delta's column ids, for one) goes, or every batch would be cast.
+/// Converts top-level strings and binaries to views, which DataFusion reads and groups fastest. Removes the metadata of
+/// nested fields, such as Delta's column ids, because otherwise every batch would be cast.
 fn reader_type(data_type: &DataType) -> DataType {
     match data_type {
         DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,

@@ -1,4 +1,5 @@
-//! CSV and JSON files: one, a folder of them, or a glob. Their schema is given, or inferred from what they begin with.
+//! CSV and JSON files: one file, a folder, or a glob. The schema comes from the catalog entry or is inferred from the
+//! start of the files.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,18 +20,19 @@ use crate::infer_json::json_columns;
 use crate::parquet_files::with_partitions;
 use crate::table::{DataFile, Table};
 
-/// Endings of CSV files' names.
+/// File name extensions of CSV files.
 pub(crate) const CSV_ENDS: &[&str] = &["csv", "tsv", "psv", "txt"];
 
-/// Endings of the names of files with one JSON object a line.
+/// File name extensions of files with one JSON object per line.
 pub(crate) const JSON_ENDS: &[&str] = &["jsonl", "ndjson", "json"];
 
-/// Files that are looked into for the schema: the first, the last, and some between.
+/// Maximum number of files from which the schema is inferred: the first, the last, and some between.
 const SAMPLED_FILES: usize = 8;
 
-/// Bytes of text that are looked at in each of them. Smaller files are seen whole, so their types are certain.
+/// Maximum bytes of text that are read from each of them. Smaller files are read whole, so their types are certain.
 const SAMPLE_BYTES: usize = 4 << 20;
 
+/// Opens the CSV or JSON table that `entry` names.
 pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -> Result<Table> {
     let ends = if entry.kind == CatalogType::Csv { CSV_ENDS } else { JSON_ENDS };
     let found = find(&entry.uri, ends, base, storage).await?;
@@ -45,7 +47,7 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -
         if let Some(dialect) = dialect(entry, &csv, &heads)? {
             (csv.delimiter, csv.escape) = (dialect.delimiter, dialect.escape);
         }
-        // An empty file says nothing of the others.
+        // Skip empty files: they do not reveal whether the others have a header.
         if entry.header.is_none()
             && let Some((head, _)) = heads.iter().find(|(head, _)| !head.trim_ascii().is_empty())
         {
@@ -77,10 +79,11 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, storage: &Storage) -
     Ok(table)
 }
 
-/// The dialect of the files that begin with `heads`, where the entry leaves it open and one of them says it.
+/// Detects the dialect of the files that start with `heads`. A delimiter or escape in the entry is kept. Returns `None`
+/// if no file shows a dialect.
 ///
 /// # Errors
-/// `Data` when two files say different things.
+/// `Data` if two files have different delimiters.
 fn dialect(entry: &CatalogEntry, csv: &CsvFormat, heads: &[(Bytes, String)]) -> Result<Option<Dialect>> {
     let given = entry.delimiter.is_some().then_some(csv.delimiter);
     let mut known: Option<(Dialect, &str)> = None;
@@ -90,12 +93,12 @@ fn dialect(entry: &CatalogEntry, csv: &CsvFormat, heads: &[(Bytes, String)]) -> 
             known = Some((found, name));
             continue;
         };
-        // A small file may look as if something else divided it too.
+        // A small file may be consistent with several delimiters.
         let is_divided = || sniff_dialect(csv, Some(all.delimiter), head).is_some();
         if all.delimiter != found.delimiter && !is_divided() {
             let [a, b] = [all.delimiter, found.delimiter].map(|byte| char::from(byte).escape_default());
             return Err(QueryError::data(format!(
-                "{first} is divided by `{a}` and {name} by `{b}`: say which with `delimiter`, or make it two tables"
+                "{first} is delimited by `{a}` but {name} by `{b}`; set `delimiter`, or split the table in two"
             )));
         }
         all.escape = all.escape.or(found.escape);
@@ -103,20 +106,20 @@ fn dialect(entry: &CatalogEntry, csv: &CsvFormat, heads: &[(Bytes, String)]) -> 
     Ok(known.map(|(dialect, _)| dialect))
 }
 
-/// Whether the entry leaves something open that only the files can say.
+/// Returns whether the entry lacks an option that must be detected from the files.
 fn looks_into_files(entry: &CatalogEntry) -> bool {
     entry.schema.is_none() || entry.delimiter.is_none() || entry.escape.is_none() || entry.header.is_none()
 }
 
-/// The columns that an entry says are in the files.
+/// Converts the column list of an entry to a schema.
 ///
 /// # Errors
-/// `Invalid` when a type is none.
+/// `Invalid` if a type is unknown.
 pub(crate) fn given(schema: &[ColumnSpec]) -> Result<Schema> {
     Ok(Schema::new(schema.iter().map(ColumnSpec::field).collect::<Result<Vec<Field>>>()?))
 }
 
-/// What some of the files begin with, and their names for messages.
+/// Reads the start of some of the files. Returns it with the file's name for messages.
 async fn heads(
     entry: &CatalogEntry,
     csv: &CsvFormat,
@@ -148,7 +151,7 @@ fn inferred(heads: &[(Bytes, String)], columns: impl Fn(&[u8]) -> Result<Vec<Inf
     }
     let schema = merged(all);
     if schema.fields().is_empty() {
-        return Err(QueryError::data("no column is in its files; give the catalog a `schema`"));
+        return Err(QueryError::data("its files contain no columns; set `schema` in the catalog entry"));
     }
     Ok(schema)
 }

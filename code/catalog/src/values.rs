@@ -1,14 +1,14 @@
-//! Partition values, which every format stores as text.
+//! Parses partition values, which every format stores as text.
 
 use arrow::datatypes::DataType;
 use buzz_protocol::{QueryError, Result};
 use datafusion::scalar::ScalarValue;
 
-/// The typed value that `text` stands for in partition column `column`. None and the empty string are null, as the
-/// [Delta protocol](https://github.com/delta-io/delta/blob/master/PROTOCOL.md#partition-value-serialization) says.
+/// Parses `text` as a value of partition column `column`. `None` and the empty string are null, as in the
+/// [Delta protocol](https://github.com/delta-io/delta/blob/master/PROTOCOL.md#partition-value-serialization).
 ///
 /// # Errors
-/// `Data` when the text is not a value of the type.
+/// `Data` if `text` is not a value of `data_type`.
 pub(crate) fn partition_value(column: &str, data_type: &DataType, text: Option<&str>) -> Result<ScalarValue> {
     let bad = || {
         let text = text.unwrap_or_default();
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_becomes_what_the_column_holds() {
+    fn text_is_parsed_as_the_column_type() {
         let value = |data_type: DataType, text| partition_value("p", &data_type, Some(text)).unwrap().to_string();
         assert_eq!(value(DataType::Date32, "2009-01-05"), "2009-01-05");
         assert_eq!(value(DataType::Int32, "-7"), "-7");

@@ -1,4 +1,4 @@
-//! What can be asked on the command line.
+//! Arguments of the `buzz` command. The doc comments are its `--help` text.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -12,65 +12,77 @@ use clap::{Args, Parser, Subcommand};
 const EXAMPLES: &str = "\
 Examples:
   buzz sample data/nyc-taxi-daily
-      Generates the sample table: a month of taxi rides, 3 million rows, as Delta Lake.
+      Generate the sample table: one month of taxi rides, 3 million rows, in Delta Lake format.
   buzz query code/examples/query-delta-taxi.json --table nyc_taxi=data/nyc-taxi-daily
-      Runs the example on it and prints a table.
-  buzz query query.json --format parquet --output result.parquet
-      Writes the rows to a file; it appears whole or not at all.
-  buzz query query.json --explain
-      Shows steps, files after pruning, tasks and plans; runs nothing.
+      Run the example query on the sample table and print the rows.
   buzz sql 'SELECT payment_type, COUNT(*) FROM trips GROUP BY payment_type' --table trips=data/nyc-taxi-daily
-      Runs one statement; Buzz divides it between HBees and HCombs by itself.
+      Run one SQL statement without a query file. Buzz divides the work between HBees and HCombs.
   buzz sql 'SELECT COUNT(*) FROM t' --table t=rides/2024/*.csv.gz
-      Reads CSV; so it does JSON lines (.jsonl), Parquet, and Delta Lake, also as of a version: t=table@v12.
+      Read CSV files. Parquet, JSON lines (.jsonl) and Delta Lake work the same way.
+  buzz sql 'SELECT COUNT(*) FROM t' --table t=lake/trips@v12
+      Read version 12 of a Delta Lake table.
+  buzz query query.json --explain
+      Print steps, files after pruning, tasks and plans, without running the query.
+  buzz query query.json --format parquet --output result.parquet
+      Write the rows to a Parquet file.
   buzz tables query.json
-      Shows what the query's catalogs hold.
+      List files, size, columns and partition columns of each table of the query.
   buzz query query.json --stack dev
-      Runs it on the stack `dev` on AWS; Ctrl-C cancels it there.
+      Run the query on the stack `dev` on AWS. Ctrl-C cancels it there.
   echo '{…}' | buzz query - --format ndjson | head
-      Reads the query from standard input.
+      Read the query from standard input and print one JSON object per row.
 
-Rows go to standard output; progress, warnings and the summary go to standard error.
-Exit code: 0 answered, 1 the query failed, 2 wrong usage, 130 interrupted.";
+Output: rows on standard output; progress, warnings and a summary on standard error.
+Log: off by default; BUZZ_LOG=info (or buzz_fuse=debug) writes it to standard error.
+Exit codes: 0 success, 1 query failed, 2 invalid arguments, 130 interrupted.";
 
-/// SQL over data lakes: functions map, combs reduce, here all in one process.
+/// Runs SQL queries over data lakes.
+///
+/// Buzz splits a query into tasks. Workers (HBees) run them in parallel, reducers (HCombs) combine their results, and a
+/// scheduler (Fuse) plans and dispatches both. By default all run in this process; with --stack they run on AWS.
 #[derive(Debug, Parser)]
 #[command(name = "buzz", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
 pub struct Arguments {
-    /// Threads to use; by default one for each core.
+    /// Number of threads [default: one per CPU core].
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
 
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a query given as JSON.
+    /// Run a query from a JSON file.
+    ///
+    /// The JSON has the field "sql" (one statement) or "steps" (one statement each, with the role that runs it). Its
+    /// field "catalogs" has the name, type and uri of each table. The folder code/examples contains examples.
     #[command(after_help = option_help())]
     Query(QueryArguments),
 
-    /// Run one SQL statement over tables that --table names.
+    /// Run one SQL statement on the tables given by --table.
+    ///
+    /// The type of each table is detected from its files. EXPLAIN prints the plan without running the statement.
+    /// EXPLAIN ANALYZE runs it and prints the plan with measurements.
     #[command(after_help = option_help())]
     Sql(SqlArguments),
 
-    /// Show what a query's catalogs hold: files, bytes, schema and partition columns.
+    /// List the tables of a query: files, bytes, columns and partition columns.
     Tables {
-        /// The query's JSON, or - for standard input.
+        /// JSON file with the query, or - for standard input.
         file: PathBuf,
-        /// Read a catalog from another place.
+        /// Replace the uri of a catalog entry; can be repeated.
         #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
         tables: Vec<(String, String)>,
     },
 
-    /// Generate the sample table, a month of taxi rides, as Delta Lake.
+    /// Generate the sample table: one month of taxi rides in Delta Lake format.
     Sample {
-        /// The folder to make; nothing is done if the table is there.
+        /// Folder to create. An existing table is left unchanged.
         folder: PathBuf,
-        /// Rows of the table.
+        /// Number of rows. The same number always generates the same rows.
         #[arg(long, default_value_t = 3_000_000, value_name = "N")]
         rows: u64,
     },
@@ -79,10 +91,10 @@ pub enum Command {
 /// A query in a file.
 #[derive(Debug, Args)]
 pub struct QueryArguments {
-    /// The query's JSON, or - for standard input.
+    /// JSON file with the query, or - for standard input.
     pub file: PathBuf,
 
-    /// How to run it.
+    /// Arguments to run the query.
     #[command(flatten)]
     pub how: HowArguments,
 }
@@ -90,55 +102,58 @@ pub struct QueryArguments {
 /// A statement on the command line.
 #[derive(Debug, Args)]
 pub struct SqlArguments {
-    /// The statement.
+    /// SQL statement.
     pub sql: String,
 
-    /// Combs that reduce, 1 to 16.
+    /// Number of combs that reduce, 1 to 16.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub zones: usize,
 
-    /// How to run it.
+    /// Arguments to run the statement.
     #[command(flatten)]
     pub how: HowArguments,
 }
 
-/// How to run a query.
+/// Arguments to run a query, shared by `query` and `sql`.
 #[derive(Debug, Args)]
 pub struct HowArguments {
-    /// Form of the rows.
+    /// Format of the rows.
     #[arg(long, value_parser = format(), default_value_t = Format::Table)]
     pub format: Format,
 
-    /// Write the rows to this file instead of standard output; it appears whole or not at all.
+    /// Write the rows to this file instead of standard output. It is created or replaced only if the query succeeds.
     #[arg(long, value_name = "PATH")]
     pub output: Option<PathBuf>,
 
-    /// Set an option; see the list below.
+    /// Set an option, such as tasks=64; can be repeated. The options are listed below.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
     pub sets: Vec<String>,
 
-    /// The value of `$NAME` in the SQL: a number, true, false, null, or a text.
+    /// Set the value of parameter $NAME in the SQL: a number, true, false, null, or a string; can be repeated.
     #[arg(long = "param", value_name = "NAME=VALUE", value_parser = param)]
     pub params: Vec<(String, Param)>,
 
-    /// The place of a table: a Delta Lake folder, Parquet, CSV or JSON lines (file, folder or glob), or a manifest. Behind
-    /// a Delta Lake folder may stand a version, as `t=path@v12` or `t=path@2024-01-31T12:00:00Z`. For a query in a file, it
-    /// replaces the catalog's uri. A relative path is looked for in the working directory, then in the query's folder.
+    /// Set the uri of a table; can be repeated.
+    ///
+    /// The uri names a Delta Lake folder, a file, folder or glob of Parquet, CSV or JSON lines, or a manifest. A Delta
+    /// Lake folder can have a version or a time: t=path@v12 or t=path@2024-01-31T12:00:00Z. For a query file, the uri
+    /// replaces that of the catalog entry with this name. A relative path is resolved against the working directory, or
+    /// against the folder of the query file if it does not exist there.
     #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
     pub tables: Vec<(String, String)>,
 
-    /// Show steps, files after pruning, tasks and plans; run nothing.
+    /// Print steps, files after pruning, tasks and plans, without running the query.
     #[arg(long)]
     pub explain: bool,
 
-    /// Where to run it, if not here.
+    /// The stack to run the query on, if any.
     #[cfg(feature = "stack")]
     #[command(flatten)]
     pub stack: StackArguments,
 }
 
 impl HowArguments {
-    /// Whether a stack runs it.
+    /// Returns true if a stack runs the query.
     pub fn is_remote(&self) -> bool {
         #[cfg(feature = "stack")]
         return self.stack.stack.is_some() || self.stack.function.is_some();
@@ -147,25 +162,25 @@ impl HowArguments {
     }
 }
 
-/// A stack on AWS that answers in place of this process.
+/// The stack on AWS that runs the query.
 #[cfg(feature = "stack")]
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("stack_name").args(["stack", "function"]))]
 pub struct StackArguments {
-    /// Ask the stack of this stage on AWS. Region and credentials come from the usual AWS_ variables and files.
+    /// Run the query on the AWS stack with this name. AWS_ variables and ~/.aws set region and credentials.
     #[arg(long, value_name = "NAME")]
     pub stack: Option<String>,
 
-    /// Ask the stack whose Fuse has this function name or ARN.
+    /// Run the query on the AWS stack whose Fuse function has this name or ARN.
     #[arg(long, value_name = "NAME", conflicts_with = "stack")]
     pub function: Option<String>,
 
-    /// Another endpoint for AWS Lambda, as that of a local cloud; with --stack or --function.
+    /// Endpoint of AWS Lambda, for example of a local cloud; requires --stack or --function.
     #[arg(long, value_name = "URL", requires = "stack_name")]
     pub endpoint_url: Option<String>,
 }
 
-/// The formats by name, with what each is.
+/// Parses a format by name. `--help` lists each format with its description.
 fn format() -> impl TypedValueParser<Value = Format> {
     let named = FORMATS.map(|(format, help)| PossibleValue::new(format.name()).help(help));
     PossibleValuesParser::new(named).map(|name| name.parse().expect("only formats are possible"))
@@ -183,7 +198,7 @@ fn assignment(text: &str) -> Result<String, String> {
 
 fn param(text: &str) -> Result<(String, Param), String> {
     let (name, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form NAME=VALUE"))?;
-    // What is not a JSON value is a text without quotes.
+    // A value that is not JSON is a string without quotes.
     let param = serde_json::from_str(value).unwrap_or_else(|_| Param::Text(value.to_string()));
     Ok((name.trim_start_matches('$').to_string(), param))
 }
@@ -200,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_arguments_are_consistent() {
+    fn arguments_pass_clap_debug_assertions() {
         use clap::CommandFactory;
         Arguments::command().debug_assert();
     }

@@ -1,4 +1,4 @@
-//! Carries out what the command line asks.
+//! Executes the commands of the command line.
 
 use std::io::{self, ErrorKind as IoErrorKind, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -18,19 +18,19 @@ use crate::local::LocalHost;
 use crate::output::{Output, write_rows};
 use crate::{sample, watch};
 
-/// Exit code of a process that was interrupted: 128 and the signal's number.
+/// Exit code of an interrupted process: 128 plus the number of the signal.
 const INTERRUPTED: u8 = 130;
 
-/// How long a stack may take to end a query that is cancelled.
+/// Maximum time to wait until a stack has stopped a cancelled query.
 const CANCEL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15);
 
-/// Carries out `arguments`; what fails is said on standard error.
+/// Executes `arguments`. Prints errors to standard error and returns the exit code.
 pub async fn carry_out(arguments: Arguments) -> ExitCode {
     let threads = match arguments.threads {
         Some(threads) => threads.get(),
         None => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
     };
-    // In a task of its own, so that an interruption is noticed while it computes.
+    // Runs in a separate task, so that an interrupt is handled while it computes.
     let interrupted = CancellationToken::new();
     let remote = match &arguments.command {
         Command::Query(QueryArguments { how, .. }) | Command::Sql(SqlArguments { how, .. }) => how.is_remote(),
@@ -47,7 +47,7 @@ pub async fn carry_out(arguments: Arguments) -> ExitCode {
         _ = tokio::signal::ctrl_c() => {
             interrupted.cancel();
             if remote {
-                // The stack is told, and says when the query has ended. A second Ctrl-C does not wait for that.
+                // Cancels the query on the stack and waits for its end. A second Ctrl-C does not wait.
                 tokio::select! {
                     _ = tokio::time::timeout(CANCEL_TIMEOUT, &mut work) => {}
                     _ = tokio::signal::ctrl_c() => {}
@@ -58,7 +58,7 @@ pub async fn carry_out(arguments: Arguments) -> ExitCode {
                 return ExitCode::from(INTERRUPTED);
             }
             work.abort();
-            // Waits for nothing but the removal of a half-written output.
+            // Waits only for the removal of a partially written output.
             _ = tokio::time::timeout(std::time::Duration::from_millis(500), work).await;
             eprintln!("interrupted");
             return ExitCode::from(INTERRUPTED);
@@ -72,7 +72,7 @@ pub async fn carry_out(arguments: Arguments) -> ExitCode {
         }
         Err(ended) => {
             let panic = ended.try_into_panic().ok();
-            let message = panic.as_ref().map_or("it was stopped", |panic| panic_message(panic.as_ref()));
+            let message = panic.as_ref().map_or("its task was aborted", |panic| panic_message(panic.as_ref()));
             eprintln!("error: a bug in Buzz stopped the query: {message}");
             ExitCode::FAILURE
         }
@@ -97,7 +97,7 @@ async fn ask_file(arguments: QueryArguments, threads: usize, interrupted: Cancel
 
 async fn ask_sql(arguments: SqlArguments, threads: usize, interrupted: CancellationToken) -> Result<()> {
     let base = std::env::current_dir()
-        .map_err(|error| QueryError::invalid(format!("the working directory is not there: {error}")))?;
+        .map_err(|error| QueryError::invalid(format!("the working directory is not accessible: {error}")))?;
     let storage = storage();
     let mut catalogs = Vec::new();
     for (name, text) in &arguments.how.tables {
@@ -122,7 +122,8 @@ async fn ask_sql(arguments: SqlArguments, threads: usize, interrupted: Cancellat
     ask(query, base, arguments.how, threads).await
 }
 
-/// Storage of one command. Without keys in the variables, they are looked for where the AWS command line does.
+/// Creates the storage of one command. If the variables have no credentials, it looks for them where the AWS command
+/// line does.
 fn storage() -> Storage {
     let storage = Storage::default();
     #[cfg(feature = "stack")]
@@ -132,17 +133,17 @@ fn storage() -> Storage {
     storage
 }
 
-/// Asks the stack that the arguments name.
+/// Runs the query on the stack in the arguments.
 #[cfg(feature = "stack")]
 async fn ask_stack(mut query: serde_json::Value, how: HowArguments, interrupted: &CancellationToken) -> Result<()> {
     for (name, value) in &how.params {
         query["params"][name] = serde_json::to_value(value)
-            .map_err(|error| QueryError::invalid(format!("--param {name}: it has no JSON: {error}")))?;
+            .map_err(|error| QueryError::invalid(format!("--param {name}: not serializable: {error}")))?;
     }
     crate::remote::ask(query, &how.stack, &how, interrupted).await
 }
 
-/// Replaces the place of catalog `name`, which the query has.
+/// Replaces the uri of the catalog entry `name`, which exists in the query.
 #[cfg(feature = "stack")]
 fn set_uri(query: &mut serde_json::Value, name: &str, text: &str) {
     let (uri, version, timestamp) = split_version(text);
@@ -202,7 +203,7 @@ fn one_line(summary: &Summary) -> String {
     )
 }
 
-/// A query's text, where it came from, and the folder that its relative uris are below.
+/// The text of a query, its source, and the base folder of its relative uris.
 struct QueryText {
     json: String,
     source: String,
@@ -222,7 +223,7 @@ fn read_text(file: &Path) -> Result<QueryText> {
     Ok(QueryText { json, source: file.display().to_string(), base: folder.to_path_buf() })
 }
 
-/// The query in `text`, with the uris of `tables`, and the folder that its relative uris are below.
+/// Parses the query in `text` and replaces the uris given by `tables`. Also returns the base folder of relative uris.
 fn parse_query(text: &QueryText, tables: &[(String, String)]) -> Result<(Query, PathBuf)> {
     let QueryText { json, source, base } = text;
     let (mut query, warnings) = Query::parse(json, source)?;
@@ -237,7 +238,7 @@ fn parse_query(text: &QueryText, tables: &[(String, String)]) -> Result<(Query, 
     Ok((query, base))
 }
 
-/// A path on the command line means the working directory, if there is such a path.
+/// Resolves a path against the working directory, if it exists there. Otherwise returns `uri` unchanged.
 fn from_working_directory(uri: &str) -> String {
     if uri.contains("://") {
         return uri.to_string();
@@ -246,7 +247,7 @@ fn from_working_directory(uri: &str) -> String {
         plain if plain.len() < uri.len() => uri.split_at(plain.len()),
         _ => (uri, ""),
     };
-    // Of a glob, the part before the first special character decides.
+    // For a glob, checks the folder before the first special character.
     let plain =
         uri.find(['*', '?', '[']).map_or(uri, |at| uri[..at].rsplit_once('/').map_or(".", |(folder, _)| folder));
     match std::path::absolute(uri) {
@@ -272,7 +273,7 @@ async fn show_tables(file: PathBuf, tables: Vec<(String, String)>) -> Result<()>
             if table.partition_columns.is_empty() { "none".to_string() } else { table.partition_columns.join(", ") };
         text.push_str(&format!("  partition columns: {partitions}\n  columns:\n"));
         for field in table.schema.fields() {
-            // Views are how strings are read, not what they are.
+            // Shows view types as the types they represent.
             let shown = field.data_type().to_string().replace("Utf8View", "Utf8").replace("BinaryView", "Binary");
             text.push_str(&format!("    {}: {shown}\n", field.name()));
         }
@@ -280,13 +281,13 @@ async fn show_tables(file: PathBuf, tables: Vec<(String, String)>) -> Result<()>
     print(&text)
 }
 
-/// Prints to standard output; a reader that has gone away is not an error.
+/// Prints to standard output. A closed pipe is not an error.
 pub(crate) fn print(text: &str) -> Result<()> {
     use io::Write;
     quiet_when_closed(io::stdout().lock().write_all(text.as_bytes()))
 }
 
-/// The outcome of writing to standard output, where a closed pipe only means that the reader has seen enough.
+/// Converts the outcome of a write to standard output. A closed pipe is not an error: the reader has read enough.
 pub(crate) fn quiet_when_closed(written: io::Result<()>) -> Result<()> {
     match written {
         Err(error) if error.kind() == IoErrorKind::BrokenPipe => Ok(()),
@@ -295,7 +296,7 @@ pub(crate) fn quiet_when_closed(written: io::Result<()>) -> Result<()> {
     }
 }
 
-/// Whether somebody watches standard error.
+/// Returns true if standard error is a terminal.
 pub(crate) fn watched() -> bool {
     io::stderr().is_terminal()
 }

@@ -1,7 +1,9 @@
-//! The `buzz` command: everything put together on one machine.
+//! The `buzz` command: runs queries in one process, or on a stack.
 //!
-//! [`args`] says what can be asked, [`ask`] asks it, [`local`] is the host (functions and combs in this process),
-//! [`rows`] keeps the answer, [`output`] says where it goes, `remote` asks a stack on AWS instead, [`sample`] generates the sample table.
+//! - [`args`] defines the arguments and [`ask`] executes them.
+//! - [`local`] runs Fuse, HBees and combs in this process; `remote` sends the query to a stack on AWS.
+//! - [`rows`] collects the result and [`output`] writes it.
+//! - [`sample`] generates the sample table.
 
 pub mod args;
 

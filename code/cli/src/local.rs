@@ -1,4 +1,4 @@
-//! One machine as a host: HBees are Tokio tasks, combs are in this process, in memory or behind loopback sockets.
+//! A host on one machine: HBees are Tokio tasks. Combs run in this process, in memory or behind loopback sockets.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,24 +12,24 @@ use buzz_storage::{Storage, panic_message};
 use tokio::runtime::Runtime;
 use tokio_util::task::AbortOnDropHandle;
 
-/// A host that needs nothing but this process.
+/// A host that runs everything in this process.
 #[derive(Debug)]
 pub struct LocalHost {
-    /// Where tables are read from.
+    /// Storage of the tables.
     pub storage: Arc<Storage>,
-    /// What runs tasks.
+    /// Runs tasks.
     pub compute: Arc<LocalCompute>,
-    /// What reduces.
+    /// Starts combs.
     pub combs: Arc<LocalCombs>,
-    /// The way to the combs.
+    /// Connects to combs.
     pub network: Arc<dyn Network>,
 }
 
 impl LocalHost {
-    /// A host with `threads` threads, whose transport and memory are as `options` say.
+    /// Creates a host with `threads` threads. `options` set the transport and the memory.
     ///
     /// # Errors
-    /// `Internal` when there is no directory for temporary files.
+    /// `Internal` if there is no directory for temporary files.
     pub fn new(storage: Arc<Storage>, options: &Options, threads: usize) -> Result<LocalHost> {
         let memory = Arc::new(MemoryNetwork::default());
         let network: Arc<dyn Network> = match options.transport {
@@ -49,7 +49,7 @@ impl LocalHost {
         Ok(LocalHost { storage, compute: Arc::new(compute), combs: Arc::new(combs), network })
     }
 
-    /// A Fuse on this host.
+    /// Creates a Fuse on this host.
     pub fn fuse(&self) -> Fuse {
         Fuse::new(
             Arc::clone(&self.storage),
@@ -60,7 +60,7 @@ impl LocalHost {
     }
 }
 
-/// Runs tasks as Tokio tasks; dropping the future of one stops it.
+/// Runs each task as a Tokio task, which is aborted if its future is dropped.
 #[derive(Debug)]
 pub struct LocalCompute {
     hbee: Arc<HBee>,
@@ -98,7 +98,7 @@ impl Compute for LocalCompute {
     }
 }
 
-/// Combs in this process, started when they are first needed.
+/// Combs in this process, started on demand.
 #[derive(Debug)]
 pub struct LocalCombs {
     running: Mutex<Vec<RunningComb>>,
@@ -113,7 +113,7 @@ pub struct LocalCombs {
 struct RunningComb {
     address: CombAddress,
     comb: Comb,
-    /// A comb behind a socket has threads of its own: when it is gone, so are its connections.
+    /// Runtime of a comb behind a socket. When the runtime stops, the connections of the comb close.
     server: Option<Runtime>,
 }
 
@@ -168,17 +168,17 @@ impl LocalCombs {
             }
         });
         let address = format!("http://127.0.0.1:{port}").parse();
-        let address = address.map_err(|_| QueryError::internal("a socket without an address"))?;
+        let address = address.map_err(|_| QueryError::internal("the address of a comb is invalid"))?;
         Ok(RunningComb { address: CombAddress(address), comb, server: Some(server) })
     }
 
-    /// The combs that run, for tests and reports.
+    /// Returns the running combs, for tests and reports.
     pub fn combs(&self) -> Vec<Comb> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.iter().map(|running| running.comb.clone()).collect()
     }
 
-    /// Kills all combs, as if their hosts had gone; [`Combs::ready`] starts others.
+    /// Stops all combs, as if their hosts were lost. [`Combs::ready`] starts new ones.
     pub fn kill(&self) {
         let killed: Vec<RunningComb> = self.running.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
         for running in killed {
@@ -191,9 +191,9 @@ impl LocalCombs {
 impl Drop for RunningComb {
     fn drop(&mut self) {
         match self.server.take() {
-            // Connections break; the inboxes die with the process that a real comb is.
+            // Connections break. The inboxes of a real comb would be lost with its process.
             Some(server) => server.shutdown_background(),
-            None => self.comb.inboxes().stop(&QueryError::unavailable(format!("comb {} is gone", self.address))),
+            None => self.comb.inboxes().stop(&QueryError::unavailable(format!("comb {} is lost", self.address))),
         }
     }
 }

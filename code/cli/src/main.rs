@@ -9,10 +9,10 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // What fails is said in one message; the log is for those who ask for it.
+    // A failure is one message on standard error. The log is off unless `BUZZ_LOG` enables it.
     let filter = EnvFilter::try_from_env("BUZZ_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    // A panic becomes an error where it is caught, and is told there.
+    // The code that catches a panic converts it to an error and reports it.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panic")));
 
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -22,12 +22,12 @@ fn main() -> ExitCode {
     let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: cannot start: {error}");
+            eprintln!("error: the async runtime cannot start: {error}");
             return ExitCode::FAILURE;
         }
     };
     let code = runtime.block_on(ask::carry_out(arguments));
-    // Work that was cancelled may still be in the middle of a computation; nobody waits for it.
+    // Does not wait for cancelled work, which may still be computing.
     runtime.shutdown_background();
     code
 }

@@ -1,4 +1,4 @@
-//! Where the command's rows go.
+//! The destination of the rows: standard output, a file or a device.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -11,42 +11,42 @@ use tempfile::NamedTempFile;
 
 use crate::ask::quiet_when_closed;
 
-/// Where rows go.
+/// The destination of rows.
 #[derive(Debug)]
 pub struct Output(Place);
 
 #[derive(Debug)]
 enum Place {
     Stdout,
-    /// A device or a pipe: it is written to, never replaced.
+    /// A device or a pipe, which is written in place.
     Device(File, PathBuf),
-    /// A file that appears whole or not at all.
+    /// A temporary file, which replaces the destination once it is complete.
     File(NamedTempFile, PathBuf),
 }
 
 impl Output {
-    /// The file at `path`, or standard output. A place that cannot be written to is found out here, before anything
-    /// runs.
+    /// Opens the file at `path`, or standard output. Call it before the query runs, so that an unwritable path fails
+    /// early.
     ///
     /// # Errors
-    /// `Invalid` when the file cannot be made.
+    /// `Invalid` if the file cannot be created.
     pub fn open(path: Option<&Path>) -> Result<Output> {
         let Some(path) = path else {
             return Ok(Output(Place::Stdout));
         };
         let bad = |why: &dyn std::fmt::Display| not_writable(path, why);
         if path.is_dir() {
-            return Err(bad(&"it is a folder"));
+            return Err(bad(&"the path is a folder"));
         }
         if path.metadata().is_ok_and(|found| !found.is_file()) {
             let device = OpenOptions::new().write(true).open(path).map_err(|error| bad(&error))?;
             return Ok(Output(Place::Device(device, path.to_path_buf())));
         }
-        // A link stays; what it names is replaced.
+        // Follows a symbolic link, so that its target is replaced and not the link.
         let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if !folder.exists() {
-            return Err(bad(&format!("there is no folder `{}`", folder.display())));
+            return Err(bad(&format!("folder `{}` does not exist", folder.display())));
         }
         let mut builder = tempfile::Builder::new();
         builder.prefix(".buzz-output-");
@@ -73,7 +73,7 @@ impl Output {
     }
 }
 
-/// `out`, once all of what `write` gave is in it.
+/// Writes to `out` through a buffer, flushes it and returns `out`.
 fn written<W: Write>(out: W, write: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>) -> Result<W, WriteError> {
     let mut out = BufWriter::new(out);
     write(&mut out)?;
@@ -95,9 +95,9 @@ fn not_writable(path: &Path, why: &dyn std::fmt::Display) -> QueryError {
 /// Writes `rows` to `output`.
 ///
 /// # Errors
-/// `Invalid` when the output is not writable or the rows do not fit the format.
+/// `Invalid` if the output is not writable or the rows do not fit the format.
 pub fn write_rows(rows: &Rows, format: Format, output: Output) -> Result<()> {
-    // What cannot be written leaves no half of it behind.
+    // Checks the format first, so that a failure leaves no partial output.
     buzz_answer::format::check(&rows.schema(), format)?;
     output.write(|out| write(rows, format, out))
 }

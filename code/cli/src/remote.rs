@@ -1,4 +1,4 @@
-//! A stack on AWS as a host: the query goes there, progress and rows come back.
+//! Runs a query on a stack on AWS, shows its progress and downloads its rows.
 
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ use crate::ask::print;
 use crate::output::{Output, write_rows};
 use crate::watch::Line;
 
-/// How often the stack is asked how far the query is.
+/// Interval at which the progress of the query is requested.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Asks the stack that `stack` names for `query`, the JSON of one, as `how` says. If `interrupted`, the query is
-/// cancelled there.
+/// Runs `query`, a query JSON, on the stack `stack` with the settings in `how`. Cancels it there if `interrupted` is
+/// cancelled.
 ///
 /// # Errors
-/// The query's, and `Unavailable` when the stack does not answer.
+/// The error of the query, and `Unavailable` if the stack does not answer.
 pub(crate) async fn ask(
     query: Value,
     stack: &StackArguments,
@@ -31,7 +31,7 @@ pub(crate) async fn ask(
     interrupted: &CancellationToken,
 ) -> Result<()> {
     check_places(&query)?;
-    // Whoever read the query has said them.
+    // The caller has already printed these warnings.
     let (_, said) = Query::parse(&query.to_string(), IN_ENVELOPE)?;
     let event = json!({
         "query": query,
@@ -67,7 +67,7 @@ async fn wait(stack: &Stack, query: QueryId, interrupted: &CancellationToken) ->
     loop {
         let watched = tokio::select! {
             watched = stack.watch(query) => watched.map_err(|error| unheard(query, error))?,
-            // A stack that is slow to say how far it is would be as slow to be told.
+            // Interrupts the watch call, which may be slow to answer.
             () = interrupted.cancelled(), if !cancelling => {
                 cancelling = true;
                 eprintln!("cancelling query {query} …");
@@ -87,10 +87,10 @@ async fn wait(stack: &Stack, query: QueryId, interrupted: &CancellationToken) ->
     }
 }
 
-/// What is said when nothing more can be heard of a query that may well go on.
+/// Adds to `error` that the query may still run on the stack, and how to follow or cancel it.
 fn unheard(query: QueryId, error: QueryError) -> QueryError {
     let hint = format!(
-        "query {query} may go on; `{{\"watch\": \"{query}\"}}` and `{{\"cancel\": \"{query}\"}}` ask the stack for it"
+        "query {query} may still run; invoke Fuse with `{{\"watch\": \"{query}\"}}` or `{{\"cancel\": \"{query}\"}}`"
     );
     QueryError { message: format!("{} ({hint})", error.message), ..error }
 }
@@ -122,18 +122,18 @@ fn one_line(answer: &StackAnswer) -> String {
     )
 }
 
-/// The options as an event has them. That they are right is found out here, before anything is sent.
+/// Converts options to the form of an event. Checks them before anything is sent.
 fn options(sets: &[String]) -> Result<Map<String, Value>> {
     let mut map = Map::new();
     for assignment in sets {
         Options::default().set(assignment)?;
-        let (key, value) = assignment.split_once('=').expect("it was set just now");
+        let (key, value) = assignment.split_once('=').expect("`set` accepted the assignment");
         map.insert(key.trim().to_string(), value.trim().into());
     }
     Ok(map)
 }
 
-/// A stack does not see this machine's files.
+/// Checks that no catalog entry is a local path, which a stack cannot read.
 fn check_places(query: &Value) -> Result<()> {
     for catalog in query["catalogs"].as_array().into_iter().flatten() {
         let uri = catalog["uri"].as_str().unwrap_or_default();
@@ -141,7 +141,7 @@ fn check_places(query: &Value) -> Result<()> {
         if !uri.contains("://") && !built_in {
             let name = catalog["name"].as_str().unwrap_or_default();
             return Err(QueryError::invalid(format!(
-                "catalog `{name}`: a stack cannot read `{uri}` of this machine; name a place in object storage, as \
+                "catalog `{name}`: a stack cannot read the local path `{uri}`; use a uri in object storage, such as \
                  --table {name}=s3://bucket/path"
             )));
         }
@@ -154,18 +154,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_of_this_machine_are_refused_before_anything_is_sent() {
+    fn local_paths_are_rejected_for_a_stack() {
         let check = |kind: &str, uri: &str| {
             check_places(&json!({"catalogs": [{"name": "t", "type": kind, "uri": uri}]})).map_err(|e| e.to_string())
         };
         assert!(check("DeltaLake", "s3://lake/t").is_ok());
         assert!(check("Static", "nyc_taxi_cloudfuse_sample").is_ok());
-        assert!(check("Static", "lists/t.json").unwrap_err().contains("a stack cannot read `lists/t.json`"));
+        assert!(check("Static", "lists/t.json").unwrap_err().contains("cannot read the local path `lists/t.json`"));
         assert!(check("Parquet", "/data/t").unwrap_err().contains("--table t=s3://bucket/path"));
     }
 
     #[test]
-    fn options_are_checked_and_sent_as_texts() {
+    fn options_are_checked_and_sent_as_strings() {
         let sent = options(&["tasks=7".to_string(), "reducer = comb".to_string()]).unwrap();
         assert_eq!(Value::Object(sent), json!({"tasks": "7", "reducer": "comb"}));
         assert!(options(&["task=7".to_string()]).is_err());

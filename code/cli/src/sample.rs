@@ -1,7 +1,7 @@
-//! The sample table: a month of taxi rides that never happened, as Delta Lake, partitioned by day.
+//! The sample table: one month of generated taxi rides in Delta Lake format, partitioned by day.
 //!
-//! It has the columns of the original Buzz's `nyc_taxi_cloudfuse` list, less `rate_code_id`, and the partition column
-//! `pickup_date`. The same number of rows always gives the same rows.
+//! It has the columns of the original Buzz's `nyc_taxi_cloudfuse` list without `rate_code_id`, and the partition column
+//! `pickup_date`. The same number of rows always generates the same rows.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -26,23 +26,24 @@ const FILES_PER_DAY: u64 = 3;
 const FIRST_DAY_MICROS: i64 = 1_230_768_000_000_000;
 const DAY_MICROS: i64 = 86_400_000_000;
 
-/// Milliseconds since the epoch that the log gives for every file: the table is the same whenever it is made.
+/// Modification time of every file in the log, in milliseconds since the epoch. It is fixed, so that the table does not
+/// depend on when it is generated.
 const MODIFIED_MILLIS: i64 = 1_233_446_400_000;
 
 const PAYMENT_TYPES: [(&str, u32); 6] =
     [("CASH", 420), ("Cash", 330), ("CREDIT", 120), ("Credit", 122), ("No Charge", 6), ("Dispute", 2)];
 
-/// Generates the table in `folder`, unless there is one.
+/// Generates the table in `folder`, unless it already exists.
 ///
 /// # Errors
-/// `Invalid` when the folder cannot be written.
+/// `Invalid` if the folder is not writable.
 pub async fn generate(folder: PathBuf, rows: u64, threads: usize) -> Result<()> {
     if folder.join("_delta_log/00000000000000000000.json").exists() {
-        eprintln!("the sample table is already in {}", folder.display());
+        eprintln!("the sample table already exists in {}", folder.display());
         return Ok(());
     }
     eprintln!("generating the sample table, {rows} rows, in {} …", folder.display());
-    // Written beside its place and moved there whole: an interrupted run leaves nothing that looks like a table.
+    // Writes to a temporary folder and renames it, so that an interrupted run leaves no partial table.
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|error| not_written(parent, &error))?;
     let making = tempfile::Builder::new().prefix(".buzz-sample-").tempdir_in(parent);
@@ -121,7 +122,7 @@ fn write_file(table: &Path, file: u64, rows: u64) -> Result<Value> {
 }
 
 fn rides(file: u64, day: u64, rows: u64) -> Result<RecordBatch> {
-    // A day's files differ, and so does every day; the seed is the file.
+    // The seed is the file number, so that all files differ.
     let mut random = StdRng::seed_from_u64(file);
     let count = usize::try_from(rows).unwrap_or_default();
     let weights: u32 = PAYMENT_TYPES.iter().map(|(_, weight)| weight).sum();
@@ -224,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_file_has_the_same_rides() {
+    fn same_file_number_generates_the_same_rides() {
         assert_eq!(rides(4, 1, 100).unwrap(), rides(4, 1, 100).unwrap());
         assert_ne!(rides(4, 1, 100).unwrap(), rides(5, 1, 100).unwrap());
     }

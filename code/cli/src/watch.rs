@@ -1,4 +1,4 @@
-//! A line on the terminal while a query runs.
+//! The progress line on the terminal while a query runs.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::ask::watched;
 
-/// How often the line is drawn anew.
+/// Interval at which the line is redrawn.
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// The line; without a terminal there is none.
+/// The progress line, or `None` if standard error is not a terminal.
 pub(crate) struct Line(Option<ProgressBar>);
 
 impl Line {

@@ -1,7 +1,6 @@
-//! Real tables, with the answers that others computed, on the whole engine.
+//! Runs queries on real tables with the complete engine, and compares them with answers that other engines computed.
 //!
-//! The tables are looked for where [`buzz_testkit::shared_data`] says; where there are none, every test counts as
-//! ignored and says so.
+//! [`buzz_testkit::shared_data`] locates the tables. Without them, all tests are reported as ignored.
 
 mod common;
 
@@ -49,7 +48,7 @@ async fn answer(query: &Value, base: &Path, sets: &[&str]) -> Result<Answer, Fai
     ask(query, base, sets).await.map_err(|error: QueryError| Failed::from(format!("{:?}: {error}", error.kind)))
 }
 
-/// Texts of the same value: dates, times and decimals are written in several ways.
+/// Returns true if `found` and `expected` are the same value. Dates, times and decimals have several text forms.
 fn same_value(found: &str, expected: &Value) -> bool {
     let plain = |text: &str| {
         let text = text.replace('T', " ").trim_end_matches('Z').trim_end_matches("+00").to_string();
@@ -69,13 +68,13 @@ fn same_value(found: &str, expected: &Value) -> bool {
     }
 }
 
-/// A query that others answered, as a user of steps would write it.
+/// A query with a known answer, written as steps.
 struct Answered {
     name: &'static str,
-    /// The file with answers, and the position of the query in it.
+    /// File with the answers; `query` is the position in it.
     file: &'static str,
     query: usize,
-    /// The catalog: name, type, place below the folder of the file.
+    /// Catalog entry: name, type, and path relative to the folder of `file`.
     catalog: (&'static str, &'static str, &'static str),
     map: &'static str,
     reduce: &'static str,
@@ -190,7 +189,8 @@ const ANSWERED: &[Answered] = &[
     },
 ];
 
-/// Compares with the stored answer, with one comb and with several; and Parquet also with plain DataFusion.
+/// Compares the rows with the stored answer, with one comb and with two. Single Parquet files are also compared with
+/// plain DataFusion.
 async fn answered(data: PathBuf, case: &Answered) -> Result<(), Failed> {
     let file = data.join(case.file);
     let folder = file.parent().ok_or("a file has a folder")?;
@@ -222,7 +222,7 @@ async fn answered(data: PathBuf, case: &Answered) -> Result<(), Failed> {
             let plain = plain_rows(stored["sql"].as_str().unwrap_or_default(), &tables, 2).await;
             let plain = plain.map_err(|error| error.to_string())?;
             if sorted_text(&plain) != sorted_text(&rows) {
-                return Err("plain DataFusion has other rows".into());
+                return Err("the rows of plain DataFusion differ".into());
             }
         }
     }
@@ -242,7 +242,7 @@ fn all_rows(rows: &[RecordBatch]) -> Result<Vec<Vec<String>>, Failed> {
     Ok(texts)
 }
 
-/// Parquet files that are corrupt. Each has stopped a reader in its own way, some by a panic.
+/// Corrupt Parquet files. Each has made a reader fail in a different way, some by a panic.
 const BROKEN: &[&str] = &[
     "arrow-testing/parquet/ARROW-17100.parquet",
     "duckdb/invalid_utf8_dba.parquet",
@@ -258,7 +258,7 @@ const BROKEN: &[&str] = &[
     "parquet-testing/data/nation.dict-malformed.parquet",
 ];
 
-/// A corrupt file is an error of the data that names the file.
+/// Checks that a corrupt file fails with kind `Data` and an error that names the file.
 async fn broken(path: PathBuf) -> Result<(), Failed> {
     let path = path.to_string_lossy();
     let name = path.rsplit('/').next().unwrap_or_default();
@@ -267,20 +267,19 @@ async fn broken(path: PathBuf) -> Result<(), Failed> {
     match ask(&query, Path::new("/"), &[]).await {
         Err(error) if error.kind == ErrorKind::Data && error.to_string().contains(name) => Ok(()),
         Err(error) => Err(format!("{:?}: {error}", error.kind).into()),
-        Ok(_) => Err("it was answered".into()),
+        Ok(_) => Err("the query succeeded".into()),
     }
 }
 
 const TPCH_TABLES: [&str; 8] = ["customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier"];
 
-/// A TPC-H query, as an HComb step over whole tables and as one statement that Buzz cuts: its joins run on one comb and on
-/// four. Compared with plain
-/// DataFusion on the same files.
+/// Runs a TPC-H query, as an HComb step over whole tables and as one statement that Buzz cuts. Its joins run on one
+/// comb and on four. Compares the rows with plain DataFusion on the same files.
 async fn tpch(data: PathBuf, number: u64) -> Result<(), Failed> {
     let folder = data.join("tables/tpch-sf0.01");
     let queries: Value = serde_json::from_slice(&std::fs::read(folder.join("queries.json"))?)?;
     let query = queries["queries"].as_array().into_iter().flatten().find(|query| query["q"] == number);
-    let sql = query.and_then(|query| query["sql"].as_str()).ok_or("the query is not there")?;
+    let sql = query.and_then(|query| query["sql"].as_str()).ok_or("queries.json lacks the query")?;
     let words: Vec<&str> = sql.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
     let tables: Vec<&str> = TPCH_TABLES.into_iter().filter(|table| words.contains(table)).collect();
 

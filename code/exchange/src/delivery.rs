@@ -19,24 +19,24 @@ use datafusion::physical_plan::repartition::BatchPartitioner;
 use crate::network::InboxNetwork;
 use crate::service::{DeliveryHeader, DeliverySink};
 
-/// Where a delivery goes and under which name.
+/// The combs, the query and the task of a delivery, and its limits.
 #[derive(Debug, Clone)]
 pub struct Destination {
     /// The query.
     pub query: QueryId,
-    /// What the combs want to be shown.
+    /// The token that calls to the combs carry.
     pub token: QueryToken,
     /// The stage.
     pub stage: StageId,
     /// The task.
     pub task: TaskIndex,
-    /// How rows are divided among the partitions of all combs.
+    /// The partitioning of the rows among the partitions of all combs.
     pub partitioning: Partitioning,
-    /// The combs; each owns an equal run of partitions. Without any, the rows are kept for the outcome.
+    /// The combs; each owns an equal range of partitions. If empty, the rows are kept for the outcome.
     pub combs: Vec<CombAddress>,
-    /// Bytes of rows, in memory, that are kept at most.
+    /// Maximum bytes of rows, in memory, that are kept for the outcome.
     pub inline_bytes: u64,
-    /// Rows per batch that is sent.
+    /// Rows of each batch that is sent.
     pub batch_size: usize,
 }
 
@@ -56,20 +56,20 @@ impl From<&HBeeTask> for Destination {
     }
 }
 
-/// Divides batches among partitions, gathers them to full size, and sends them to the combs that own them.
+/// Divides batches among partitions, coalesces them to full size, and sends them to the combs that own the partitions.
 pub struct DeliveryWriter {
     network: Arc<dyn InboxNetwork>,
     destination: Destination,
     delivery: DeliveryId,
     schema: SchemaRef,
     coalescers: Vec<Option<BatchCoalescer>>,
-    /// By comb; opened with the first batch for it.
+    /// The sinks by comb; each is opened with the first batch for its comb.
     sinks: Vec<Option<Box<dyn DeliverySink>>>,
-    /// What is kept if there are no combs.
+    /// The rows that are kept if there are no combs.
     kept: InlineRows,
-    /// What divides rows by hash; None to divide them in turn.
+    /// Divides rows by hash; `None` for round-robin.
     by_hash: Option<BatchPartitioner>,
-    /// How many batches were sent, not by hash; begins with another partition for each task.
+    /// Position in the round-robin; starts at a different partition for each task.
     turn: usize,
     rows: Vec<u64>,
     bytes: u64,
@@ -81,38 +81,38 @@ impl fmt::Debug for DeliveryWriter {
     }
 }
 
-/// The very code by which DataFusion's exchanges divide rows, so that deliveries and exchanges agree.
+/// Creates the hash partitioner of DataFusion's own exchanges, so that deliveries and exchanges agree.
 fn by_hash(partitioning: &Partitioning, schema: &SchemaRef) -> Result<Option<BatchPartitioner>> {
     let Partitioning::Hash { columns, count } = partitioning else {
         return Ok(None);
     };
     let column = |&index: &usize| match schema.fields().get(index) {
         Some(field) => Ok(Arc::new(Column::new(field.name(), index)) as Arc<dyn PhysicalExpr>),
-        None => Err(QueryError::internal(format!("rows are divided by column {index}, which they do not have"))),
+        None => Err(QueryError::internal(format!("the rows have no column {index}, which is a partitioning key"))),
     };
     let keys = columns.iter().map(column).collect::<Result<Vec<_>>>()?;
     let hash = datafusion::physical_plan::Partitioning::Hash(keys, *count);
     Ok(Some(BatchPartitioner::try_new(hash, Time::new(), 0, 1)?))
 }
 
-/// A delivery that is complete.
+/// A complete delivery.
 #[derive(Debug)]
 pub struct Delivery {
-    /// The name of the delivery.
+    /// The id of the delivery.
     pub delivery: DeliveryId,
-    /// Where the rows are.
+    /// The place of the rows.
     pub delivered: Delivered,
-    /// Rows by partition of all combs.
+    /// Rows by partition, over all combs.
     pub rows: Vec<u64>,
-    /// Bytes of the batches in memory.
+    /// Size in memory of the batches, in bytes.
     pub bytes: u64,
 }
 
 impl DeliveryWriter {
-    /// A delivery under a fresh name, of batches with `schema`. No comb is called before there is a batch for it.
+    /// Creates a delivery with a new id, of batches with `schema`. Calls a comb only once there is a batch for it.
     ///
     /// # Errors
-    /// `Internal` when the rows are to be divided by columns that they do not have.
+    /// `Internal` when a partitioning key is not a column of `schema`.
     pub fn new(network: Arc<dyn InboxNetwork>, destination: Destination, schema: SchemaRef) -> Result<Self> {
         let by_hash = by_hash(&destination.partitioning, &schema)?;
         let count = destination.partitioning.count();
@@ -132,7 +132,7 @@ impl DeliveryWriter {
         })
     }
 
-    /// Whether there are more rows than the outcome can carry. Then there is no use in going on.
+    /// Returns true if the rows exceed what the outcome can carry. The task can then stop early.
     pub fn is_too_large(&self) -> bool {
         self.destination.combs.is_empty() && self.bytes > self.destination.inline_bytes
     }
@@ -156,7 +156,8 @@ impl DeliveryWriter {
         Ok(())
     }
 
-    /// The next partition in turn: one of each comb before the second of any, so that few batches reach many combs.
+    /// Returns the next partition of the round-robin. It alternates between combs, so that few batches reach many
+    /// combs.
     fn in_turn(&mut self) -> usize {
         let combs = self.destination.combs.len().max(1);
         let share = (self.rows.len() / combs).max(1);
@@ -165,7 +166,7 @@ impl DeliveryWriter {
         partition
     }
 
-    /// Sends what is gathered and waits until every comb holds it.
+    /// Sends all coalesced rows and waits until every comb holds them.
     ///
     /// # Errors
     /// As [`DeliverySink::finish`].
@@ -189,7 +190,8 @@ impl DeliveryWriter {
         Ok(Delivery { delivery: self.delivery, delivered, rows: self.rows, bytes: self.bytes })
     }
 
-    /// Gathering copies, which also frees a few rows from the buffers of the many that they were chosen from.
+    /// Coalesces the batches of a partition and sends each full one. This copies rows, which releases the large buffers
+    /// of the batches from which few rows were selected.
     async fn gather(&mut self, partition: usize, batch: RecordBatch) -> Result<()> {
         if self.schema.fields().is_empty() {
             return self.send(partition, batch).await;
@@ -229,7 +231,7 @@ impl DeliveryWriter {
 
     async fn begin(&mut self, comb: usize) -> Result<Box<dyn DeliverySink>> {
         let address =
-            self.destination.combs.get(comb).ok_or_else(|| QueryError::internal("a delivery has no comb to go to"))?;
+            self.destination.combs.get(comb).ok_or_else(|| QueryError::internal("no comb owns this partition"))?;
         let header = DeliveryHeader {
             build: BUILD_ID.to_string(),
             query: self.destination.query,

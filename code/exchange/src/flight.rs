@@ -1,10 +1,11 @@
 //! A comb's inboxes over Arrow Flight.
 //!
 //! A delivery is one `DoPut`: the descriptor's command is a [`DeliveryHeader`] as JSON, the first message the schema,
-//! and each batch carries its partition (of those of all combs) in `app_metadata`, as four bytes, little endian. It is
-//! answered once, when all of it is held. `DoAction` serves the other calls, with JSON bodies: `open`
-//! ([`OpenQuery`]), `commit`, `abort`, `close`. Each call carries the query's token in the header `x-buzz-token`; only
-//! `build`, which answers the build, needs none. A failure is a status whose details are a [`QueryError`] as JSON.
+//! and each batch carries its partition (in the numbering of all combs) in `app_metadata`, as four bytes, little
+//! endian. The comb responds once, when it holds the whole delivery. `DoAction` serves the other calls, with JSON
+//! bodies: `open` ([`OpenQuery`]), `commit`, `abort`, `close`. Each call carries the query's token in the header
+//! `x-buzz-token`, except `build`, which returns the build. A failure is a status whose details are a [`QueryError`] as
+//! JSON.
 
 use std::sync::Arc;
 
@@ -39,10 +40,10 @@ use crate::inbox::Inboxes;
 use crate::network::TOKEN_HEADER;
 use crate::service::{Commit, DeliveryHeader, DeliverySink, InboxService, OpenQuery};
 
-/// Batches in flight on one delivery before its sender waits for the network.
+/// Maximum number of messages in flight on one delivery before its sender waits for the network.
 const MESSAGES_IN_FLIGHT: usize = 4;
 
-/// Bytes that one message aims to stay under; larger batches are sent in slices.
+/// Target size of a message, in bytes; larger batches are sent in slices.
 const MESSAGE_BYTES: usize = 4 << 20;
 
 #[derive(Serialize, Deserialize)]
@@ -75,7 +76,7 @@ type Answer<T> = std::result::Result<Response<T>, Status>;
 type Answers<T> = BoxStream<'static, std::result::Result<T, Status>>;
 
 fn not_served<T>() -> Answer<T> {
-    Err(Status::unimplemented("a comb takes deliveries (DoPut) and actions (DoAction)"))
+    Err(Status::unimplemented("a comb supports deliveries (DoPut) and actions (DoAction) only"))
 }
 
 #[async_trait]
@@ -141,9 +142,9 @@ impl FlightService for InboxFlight {
 
 impl InboxFlight {
     async fn take_delivery(&self, token: QueryToken, mut messages: Streaming<FlightData>) -> Result<()> {
-        let broken = |what: &str| QueryError::internal(format!("a delivery on the wire has a broken {what}"));
+        let broken = |what: &str| QueryError::internal(format!("a received delivery has an invalid {what}"));
         let first = messages.message().await.map_err(|status| from_status(&status))?;
-        let first = first.ok_or_else(|| broken("beginning"))?;
+        let first = first.ok_or_else(|| broken("first message"))?;
         let command = first.flight_descriptor.as_ref().map(|descriptor| descriptor.cmd.clone());
         let header: DeliveryHeader = from_json(&command.ok_or_else(|| broken("descriptor"))?)?;
         self.inboxes.check(header.query, &token)?;
@@ -170,7 +171,7 @@ impl InboxFlight {
         match name {
             "open" => {
                 let open: OpenQuery = from_json(body)?;
-                // Opening an open query does nothing; whoever opens it again is who opened it.
+                // Opening an open query does nothing; the caller must have the query's token.
                 self.inboxes.check(open.query, &token)?;
                 self.inboxes.open(open).await
             }
@@ -194,19 +195,19 @@ impl InboxFlight {
     }
 }
 
-/// The token that a caller shows, if any.
+/// Returns the token in the headers of a call; empty if there is none.
 fn shown(metadata: &MetadataMap) -> QueryToken {
     QueryToken::shown(metadata.get(TOKEN_HEADER).and_then(|token| token.to_str().ok()).unwrap_or_default())
 }
 
 fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes)
-        .map_err(|error| QueryError::internal(format!("a message to a comb is not readable: {error}")))
+        .map_err(|error| QueryError::internal(format!("a message to a comb cannot be decoded: {error}")))
 }
 
 fn to_json<T: Serialize>(value: &T) -> Result<Bytes> {
     let bytes = serde_json::to_vec(value);
-    bytes.map(Bytes::from).map_err(|error| QueryError::internal(format!("a message to a comb has no JSON: {error}")))
+    bytes.map(Bytes::from).map_err(|error| QueryError::internal(format!("a message cannot be encoded: {error}")))
 }
 
 fn to_status(error: &QueryError) -> Status {
@@ -217,7 +218,7 @@ fn to_status(error: &QueryError) -> Status {
 fn from_status(status: &Status) -> QueryError {
     match serde_json::from_slice(status.details()) {
         Ok(error) => error,
-        Err(_) => QueryError::unavailable(format!("a comb does not answer: {}", status.message())),
+        Err(_) => QueryError::unavailable(format!("a comb did not respond: {}", status.message())),
     }
 }
 
@@ -225,11 +226,11 @@ fn from_flight(error: FlightError) -> QueryError {
     match error {
         FlightError::Tonic(status) => from_status(&status),
         FlightError::Arrow(error) => error.into(),
-        other => QueryError::unavailable(format!("a delivery broke off: {other}")),
+        other => QueryError::unavailable(format!("a delivery was interrupted: {other}")),
     }
 }
 
-/// The inboxes of a comb behind a connection.
+/// The inboxes of a remote comb.
 #[derive(Debug)]
 pub struct FlightInbox {
     address: CombAddress,
@@ -238,28 +239,28 @@ pub struct FlightInbox {
 }
 
 impl FlightInbox {
-    /// The comb at `address`, which `channel` leads to and `token` is shown to.
+    /// Creates a client for the comb at `address`, connected by `channel`. All calls carry `token`.
     pub fn new(address: CombAddress, channel: Channel, token: QueryToken) -> Self {
         Self { address, client: FlightServiceClient::new(channel), token }
     }
 
-    /// The comb's build.
+    /// Returns the comb's build.
     ///
     /// # Errors
-    /// `Unavailable` when it does not answer.
+    /// `Unavailable` when the comb does not respond.
     pub async fn build(&self) -> Result<String> {
         let failed = |status: Status| from_status(&status).at(format!("comb {}", self.address));
         let action = Action { r#type: "build".to_string(), body: Bytes::new() };
         let answers = self.client.clone().do_action(action).await.map_err(failed)?;
         let answers: Vec<_> = answers.into_inner().try_collect().await.map_err(failed)?;
         let build = answers.first().map(|answer| String::from_utf8_lossy(&answer.body).into_owned());
-        build.ok_or_else(|| QueryError::unavailable("it does not say its build").at(format!("comb {}", self.address)))
+        build.ok_or_else(|| QueryError::unavailable("it did not report its build").at(format!("comb {}", self.address)))
     }
 
     fn request<T>(&self, message: T) -> Result<Request<T>> {
         let mut request = Request::new(message);
         let token = self.token.as_str().parse();
-        let token = token.map_err(|_| QueryError::internal("a token cannot be sent"))?;
+        let token = token.map_err(|_| QueryError::internal("the token is not ASCII"))?;
         request.metadata_mut().insert(TOKEN_HEADER, token);
         Ok(request)
     }
@@ -280,7 +281,7 @@ impl InboxService for FlightInbox {
 
     async fn deliver(&self, header: DeliveryHeader, schema: SchemaRef) -> Result<Box<dyn DeliverySink>> {
         let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
-        // Batches refer to dictionaries by the numbers that the schema gave them.
+        // Batches refer to dictionaries by the numbers assigned in the schema.
         let mut dictionaries = DictionaryTracker::new(false);
         let encoded =
             IpcDataGenerator::default().schema_to_bytes_with_dictionary_tracker(&schema, &mut dictionaries, &options);
@@ -335,7 +336,7 @@ impl std::fmt::Debug for FlightDelivery {
 
 impl Drop for FlightDelivery {
     fn drop(&mut self) {
-        // A delivery that is given up must not look like one that ended: the call is broken off first.
+        // An abandoned delivery must not look complete: the call is aborted before its stream ends.
         if let Some(put) = self.put.take() {
             put.abort();
         }
@@ -348,22 +349,22 @@ impl FlightDelivery {
             Some(sender) => sender.send(data).await.is_ok(),
             None => false,
         };
-        // The comb closed the stream before its end: its answer says why.
+        // If the comb closed the stream early, its response contains the reason.
         if sent {
             Ok(())
         } else {
-            Err(self.answer().await.err().unwrap_or_else(|| self.lost("it closed the delivery")))
+            Err(self.answer().await.err().unwrap_or_else(|| self.lost("the comb closed the delivery")))
         }
     }
 
     async fn answer(&mut self) -> Result<usize> {
         let Some(put) = self.put.take() else {
-            return Err(self.lost("the delivery is over"));
+            return Err(self.lost("the delivery has already ended"));
         };
         match put.await {
             Ok(Ok(answers)) => Ok(answers),
             Ok(Err(status)) => Err(from_status(&status).at(format!("comb {}", self.address))),
-            Err(_) => Err(self.lost("the delivery was broken off")),
+            Err(_) => Err(self.lost("the delivery was aborted")),
         }
     }
 
@@ -375,7 +376,7 @@ impl FlightDelivery {
 #[async_trait]
 impl DeliverySink for FlightDelivery {
     async fn send(&mut self, partition: usize, batch: RecordBatch) -> Result<()> {
-        let partition = u32::try_from(partition).map_err(|_| QueryError::internal("a partition beyond 32 bits"))?;
+        let partition = u32::try_from(partition).map_err(|_| QueryError::internal("the partition exceeds 32 bits"))?;
         let messages = get_record_batch_memory_size(&batch).div_ceil(MESSAGE_BYTES).clamp(1, batch.num_rows().max(1));
         let rows_each = batch.num_rows().div_ceil(messages).max(1);
         let mut start = 0;
@@ -401,7 +402,7 @@ impl DeliverySink for FlightDelivery {
     async fn finish(mut self: Box<Self>) -> Result<()> {
         self.sender = None;
         match self.answer().await? {
-            0 => Err(self.lost("it did not confirm the delivery")),
+            0 => Err(self.lost("the comb did not confirm the delivery")),
             _ => Ok(()),
         }
     }

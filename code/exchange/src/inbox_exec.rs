@@ -1,4 +1,4 @@
-//! The leaf of every reduce plan: it reads what was accepted in an inbox.
+//! The leaf of every reduce plan, which reads accepted deliveries from an inbox.
 
 use std::fmt;
 use std::ops::Range;
@@ -23,8 +23,8 @@ use prost::Message;
 
 use crate::inbox::Inboxes;
 
-/// Reads partitions of a stage from the [`Inboxes`] that the session holds as an extension. Its output partition `i` is
-/// the stage's partition `partitions.start + i`, of those of all combs.
+/// Reads partitions of a stage from the [`Inboxes`] that the session has as an extension. Its output partition `i` is
+/// the stage's partition `partitions.start + i`, in the numbering of all combs.
 #[derive(Debug, Clone)]
 pub struct InboxExec {
     query: QueryId,
@@ -32,19 +32,19 @@ pub struct InboxExec {
     /// The step's name, for display.
     step: String,
     partitions: Range<usize>,
-    /// The columns by which the stage is divided; empty if it is divided in turn.
+    /// The columns by which the stage is hash-partitioned; empty for round-robin.
     keys: Vec<usize>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
 
 impl InboxExec {
-    /// A leaf over `partitions` of a stage whose batches have `schema` and are divided in turn.
+    /// Creates a leaf over `partitions` of a stage whose batches have `schema` and are divided round-robin.
     pub fn new(query: QueryId, stage: StageId, step: String, partitions: Range<usize>, schema: SchemaRef) -> Self {
         Self::divided_by(Vec::new(), query, stage, step, partitions, schema)
     }
 
-    /// A leaf over `partitions` of a stage whose batches have `schema` and are divided by the hash of the columns `keys`.
+    /// Creates a leaf over `partitions` of a stage whose batches have `schema` and are hash-partitioned by `keys`.
     pub fn divided_by(
         keys: Vec<usize>,
         query: QueryId,
@@ -68,14 +68,14 @@ impl InboxExec {
         Self { query, stage, step, partitions, keys, properties, metrics: Default::default() }
     }
 
-    /// The same leaf over other partitions of the stage.
+    /// Returns the same leaf over other partitions of the stage.
     #[must_use]
     pub fn over(&self, partitions: Range<usize>) -> Self {
         let keys = self.keys.clone();
         Self::divided_by(keys, self.query, self.stage, self.step.clone(), partitions, self.schema())
     }
 
-    /// The stage that is read.
+    /// Returns the stage that the leaf reads.
     pub fn stage(&self) -> StageId {
         self.stage
     }
@@ -119,8 +119,8 @@ impl ExecutionPlan for InboxExec {
         let inboxes = context
             .session_config()
             .get_extension::<Inboxes>()
-            .ok_or_else(|| internal_datafusion_err!("the session of a reduce plan holds no inboxes"))?;
-        // A session that a call from outside made holds the token that the caller showed.
+            .ok_or_else(|| internal_datafusion_err!("the session of a reduce plan has no inboxes"))?;
+        // A session that a remote call created has the token of the caller.
         if let Some(token) = context.session_config().get_extension::<QueryToken>() {
             inboxes.check(self.query, &token).map_err(buzz_protocol::QueryError::into_datafusion)?;
         }
@@ -139,7 +139,7 @@ impl ExecutionPlan for InboxExec {
     }
 }
 
-/// Writes and reads [`InboxExec`] within a plan.
+/// Encodes and decodes [`InboxExec`] within a plan.
 #[derive(Debug)]
 pub struct InboxCodec;
 
@@ -169,7 +169,7 @@ impl PhysicalExtensionCodec for InboxCodec {
         _ctx: &TaskContext,
         _converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let broken = |what: &str| internal_datafusion_err!("an InboxExec on the wire has a broken {what}");
+        let broken = |what: &str| internal_datafusion_err!("an encoded InboxExec has an invalid {what}");
         let proto = InboxProto::decode(buf).map_err(|_| broken("message"))?;
         let query = QueryId(proto.query.parse().map_err(|_| broken("query id"))?);
         let schema: Schema = proto.schema.as_ref().ok_or_else(|| broken("schema"))?.try_into()?;
@@ -190,7 +190,7 @@ impl PhysicalExtensionCodec for InboxCodec {
         _converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
         let Some(inbox) = node.downcast_ref::<InboxExec>() else {
-            return internal_err!("{} has no encoding", node.name());
+            return internal_err!("{} cannot be encoded", node.name());
         };
         let proto = InboxProto {
             query: inbox.query.to_string(),

@@ -1,12 +1,12 @@
-//! Where map ends and reduce begins: deliveries, the inboxes that hold them, and the plan leaf that reads an inbox.
+//! The exchange between map and reduce: deliveries, the inboxes that hold them, and the plan leaf that reads an inbox.
 //!
 //! An HBee opens a [`DeliveryWriter`], which divides its rows among the partitions of all combs and sends them through
-//! an [`InboxNetwork`]: handed over within the process, or by Arrow Flight. Each comb's [`Inboxes`] hold deliveries aside
-//! until Fuse has accepted one for each task; [`InboxExec`] reads what was accepted. Fuse (when it reduces itself) and
-//! the combs use the very same code.
+//! an [`InboxNetwork`]: by reference within the process, or by Arrow Flight. The [`Inboxes`] of each comb hold
+//! deliveries back until Fuse accepts one for each task; [`InboxExec`] reads the accepted ones. Fuse (when it reduces
+//! itself) and the combs use the same code.
 //!
-//! Read in this order: [`service`] (the words), [`delivery`] (the sending side), [`inbox`] (the holding side),
-//! [`inbox_exec`] (the reading side), then [`network`] and [`flight`] (the way in between).
+//! Read in this order: [`service`] (the interface), [`delivery`] (the sending side), [`inbox`] (the holding side),
+//! [`inbox_exec`] (the reading side), then [`network`] and [`flight`] (the transport).
 
 pub mod service;
 

@@ -1,4 +1,4 @@
-//! How the roles reach a comb: in the same process, or by gRPC.
+//! Connections to combs: in the same process, or by gRPC.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,39 +26,40 @@ use crate::inbox::Inboxes;
 use crate::service::InboxService;
 
 /// The header of every reduce call that carries the session's DataFusion configuration, as a JSON object of strings.
-/// Workers get no option of the session otherwise, and a time zone that is lost changes rows.
+/// Without it, a comb would use default options, and a wrong time zone changes the result.
 pub const SESSION_HEADER: &str = "x-buzz-session";
 
 /// The header of every call to a comb that carries the query's token ([`QueryToken`]).
 pub const TOKEN_HEADER: &str = "x-buzz-token";
 
-/// A way to the inboxes of combs: all that an HBee needs. Whoever has no [`Network`] has nothing of the reduce engine.
+/// Connects to the inboxes of combs, which is all that an HBee needs. Code without a [`Network`] does not depend on the
+/// reduce engine.
 #[async_trait]
 pub trait InboxNetwork: fmt::Debug + Send + Sync {
-    /// The inboxes of the comb at `address`, for callers who show `token`.
+    /// Returns the inboxes of the comb at `address`. All calls carry `token`.
     ///
     /// # Errors
-    /// `Unavailable` when there is no comb.
+    /// `Unavailable` when no comb runs at `address`.
     async fn inbox(&self, address: &CombAddress, token: &QueryToken) -> Result<Arc<dyn InboxService>>;
 }
 
-/// A way to combs.
+/// Connects to combs.
 #[async_trait]
 pub trait Network: InboxNetwork {
-    /// The build of the comb at `address`: a comb that says it is healthy.
+    /// Returns the build of the comb at `address`. Serves as the health check.
     ///
     /// # Errors
-    /// `Unavailable` when there is no comb.
+    /// `Unavailable` when no comb responds at `address`.
     async fn build(&self, address: &CombAddress) -> Result<String>;
 
-    /// The reduce worker of the comb at `address`.
+    /// Returns the reduce worker of the comb at `address`.
     ///
     /// # Errors
-    /// `Unavailable` when there is no comb.
+    /// `Unavailable` when no comb runs at `address`.
     async fn worker(&self, address: &CombAddress) -> Result<Box<dyn WorkerChannel>>;
 }
 
-/// Makes a [`Network`] the way in which `datafusion-distributed` reaches its workers.
+/// Adapts a [`Network`] for `datafusion-distributed` to connect to its workers.
 #[derive(Debug, Clone)]
 pub struct NetworkChannelResolver(pub Arc<dyn Network>);
 
@@ -69,8 +70,8 @@ impl ChannelResolver for NetworkChannelResolver {
     }
 }
 
-/// Combs in this process. Batches are handed over; plans are encoded all the same, because the tasks of a plan object
-/// would otherwise share the state of its operators.
+/// Combs in this process. Batches are passed by reference. Plans are encoded nevertheless: tasks that run the same plan
+/// object would share the state of its operators.
 #[derive(Default)]
 pub struct MemoryNetwork {
     combs: RwLock<HashMap<CombAddress, (Arc<Inboxes>, Worker)>>,
@@ -88,14 +89,14 @@ impl MemoryNetwork {
         self.combs.write().unwrap_or_else(PoisonError::into_inner).insert(address, (inboxes, worker));
     }
 
-    /// Makes a comb unreachable, as if its host had gone.
+    /// Makes a comb unreachable, as if its host were lost.
     pub fn remove(&self, address: &CombAddress) {
         self.combs.write().unwrap_or_else(PoisonError::into_inner).remove(address);
     }
 
     fn comb(&self, address: &CombAddress) -> Result<(Arc<Inboxes>, Worker)> {
         let combs = self.combs.read().unwrap_or_else(PoisonError::into_inner);
-        combs.get(address).cloned().ok_or_else(|| QueryError::unavailable(format!("there is no comb at {address}")))
+        combs.get(address).cloned().ok_or_else(|| QueryError::unavailable(format!("no comb runs at {address}")))
     }
 }
 
@@ -149,13 +150,14 @@ impl WorkerChannel for InProcessWorker {
     }
 }
 
-/// How often an idle or busy connection is asked for a sign of life, and how long it may take. Without these, a host
-/// that vanishes without a word is waited for without end.
+/// Interval of the keep-alive pings on every connection. Without them, a caller would wait forever for a host that
+/// vanishes without closing its connections.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// Timeout of the answer to a keep-alive ping.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Combs behind sockets. One connection per comb, made when it is first needed, shared by everything.
+/// Remote combs. Keeps one connection per comb, opened on first use and shared by all calls.
 #[derive(Debug, Default)]
 pub struct TcpNetwork {
     channels: Mutex<HashMap<CombAddress, Channel>>,
@@ -168,7 +170,7 @@ impl TcpNetwork {
             return Ok(channel.clone());
         }
         let endpoint = Endpoint::from_shared(address.to_string())
-            .map_err(|error| QueryError::internal(format!("`{address}` is not the address of a comb: {error}")))?;
+            .map_err(|error| QueryError::internal(format!("`{address}` is not a valid comb address: {error}")))?;
         let channel = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)

@@ -1,4 +1,4 @@
-//! What a comb's inboxes are asked to do, wherever the comb is.
+//! The interface of a comb's inboxes, local or remote.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,23 +15,23 @@ use tokio::sync::watch;
 /// Opens a query's inbox on one comb, which reserves the comb for the query.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OpenQuery {
-    /// The build that asks ([`buzz_protocol::BUILD_ID`]); a comb of another build refuses.
+    /// The build of the caller ([`buzz_protocol::BUILD_ID`]); a comb of another build refuses the call.
     pub build: String,
     /// The query.
     pub query: QueryId,
-    /// What whoever calls from outside must show from now on.
+    /// The token that all later remote calls for this query must carry.
     pub token: QueryToken,
-    /// When the query is over in any case, in milliseconds since 1970; None if whoever opens it lives in this process.
+    /// The deadline of the query, in milliseconds since 1970; `None` if the query cannot become overdue.
     #[serde(default)]
     pub deadline_ms: Option<u64>,
-    /// What will be delivered.
+    /// The stages that will be delivered.
     pub stages: Vec<StageSpec>,
-    /// Whether batches can be read as soon as they are delivered, before their delivery is accepted. Only where a task is
-    /// run once, and a failure of it ends the run: a batch that was read cannot be taken back.
+    /// Makes batches readable as soon as they are delivered, before their delivery is accepted. Requires that each task
+    /// has one attempt and that its failure ends the run: a batch that was read cannot be taken back.
     #[serde(default)]
     pub flowing: bool,
-    /// Whether a flowing delivery waits while much of it lies unread. Only where this comb is the query's only one: a
-    /// delivery goes to all combs in turn, and on another one a reader may wait for it.
+    /// Makes a flowing delivery wait while too much of its stage is unread (back-pressure). Requires that the query has
+    /// only this comb: a delivery sends to all combs in turn, and a reader on another comb may wait for it.
     #[serde(default)]
     pub paced: bool,
     /// Bytes held in memory before deliveries are spilled.
@@ -45,23 +45,23 @@ pub struct OpenQuery {
 pub struct StageSpec {
     /// The stage.
     pub stage: StageId,
-    /// The step's name, for messages.
+    /// The step's name, for error messages.
     pub step: String,
-    /// Schema of every delivered batch, as [`buzz_protocol::plan::encode_schema`] writes it.
+    /// Schema of every delivered batch, as encoded by [`buzz_protocol::plan::encode_schema`].
     #[serde(with = "base64_bytes")]
     pub schema: Bytes,
-    /// The partitions that this comb owns, of those of all combs.
+    /// The partitions that this comb owns, in the numbering of all combs.
     pub partitions: Range<usize>,
-    /// Number of tasks; the stage is whole once a delivery is accepted for each.
+    /// Number of tasks; the stage is complete once a delivery is accepted for each.
     pub tasks: u32,
-    /// Number of plan leaves that read the stage; each reads all of it.
+    /// Number of plan leaves that read the stage; each reads all rows.
     pub readers: u32,
 }
 
-/// Announces a delivery.
+/// The header that begins a delivery.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeliveryHeader {
-    /// The build that delivers.
+    /// The build of the sender.
     pub build: String,
     /// The query.
     pub query: QueryId,
@@ -69,11 +69,11 @@ pub struct DeliveryHeader {
     pub stage: StageId,
     /// The task.
     pub task: TaskIndex,
-    /// The name of the delivery; every run of a task has its own.
+    /// The id of the delivery; every attempt of a task has its own.
     pub delivery: DeliveryId,
 }
 
-/// Accepts a delivery.
+/// The acceptance of a delivery.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Commit {
     /// The stage.
@@ -82,59 +82,62 @@ pub struct Commit {
     pub task: TaskIndex,
     /// The accepted delivery; all others of the task are dropped.
     pub delivery: DeliveryId,
-    /// Rows by partition that the comb owns, as the task reported them.
+    /// Rows by partition that the comb owns, as reported by the task.
     pub rows: Vec<u64>,
 }
 
-/// A comb's inboxes, near or far.
+/// A comb's inboxes, local or remote.
 ///
-/// Nothing here waits for a reader, but for deliveries that are [`OpenQuery::paced`]. All calls may be repeated: opening an
-/// open query, accepting the accepted delivery and closing or aborting an unknown query do nothing.
+/// No call waits for a reader, except deliveries that are [`OpenQuery::paced`]. Opening, accepting, aborting and
+/// closing are idempotent: opening an open query, accepting an accepted delivery and closing or aborting an unknown
+/// query do nothing.
 #[async_trait]
 pub trait InboxService: fmt::Debug + Send + Sync {
     /// Opens a query's inbox.
     ///
     /// # Errors
-    /// `Unavailable` when the comb is of another build, `Cancelled` when the query was closed before this arrived.
+    /// `Unavailable` when the comb is of another build, is stopping or has no free slot, `Cancelled` when the query is
+    /// already closed.
     async fn open(&self, open: OpenQuery) -> Result<()>;
 
-    /// Begins a delivery. Its batches are held aside; none counts before [`InboxService::commit`], unless the query was
-    /// opened for [`OpenQuery::flowing`] deliveries.
+    /// Begins a delivery. Its batches cannot be read before [`InboxService::commit`], unless the query is
+    /// [`OpenQuery::flowing`].
     ///
     /// # Errors
-    /// `Unavailable` for a query that the comb does not know (it was restarted, or the query is over), `Cancelled` when
-    /// another delivery of the task was accepted, `Internal` for a wrong stage, task or schema.
+    /// `Unavailable` when the query is not open (the comb restarted, or the query ended), `Cancelled` when another
+    /// delivery of the task was accepted, `Internal` for a wrong stage, task or schema.
     async fn deliver(
         &self,
         header: DeliveryHeader,
         schema: arrow::datatypes::SchemaRef,
     ) -> Result<Box<dyn DeliverySink>>;
 
-    /// Accepts one delivery each of some tasks. With none, it asks whether the comb still knows the query.
+    /// Accepts one delivery for each of some tasks. Without commits, it checks that the query is open on the comb.
     ///
     /// # Errors
-    /// `Unavailable` for an unknown query or a delivery that did not arrive whole, `Internal` when another delivery of
-    /// the task was accepted before.
+    /// `Unavailable` when the query is not open or the delivery is incomplete, `Internal` when another delivery of the
+    /// task was accepted before.
     async fn commit(&self, query: QueryId, commits: Vec<Commit>) -> Result<()>;
 
-    /// The stages of a query that somebody reads by now, where the comb is near enough to say so: whoever runs the tasks
-    /// can do those first that are waited for.
+    /// Returns the stages of a query that are being read, so that Fuse can run their tasks first. `None` if the comb is
+    /// remote or the query is not open.
     fn demand(&self, query: QueryId) -> Option<watch::Receiver<BTreeSet<StageId>>> {
         let _ = query;
         None
     }
 
-    /// Ends the query's streams with `reason` and drops what it holds.
+    /// Fails the query's streams with `reason` and drops its batches.
     async fn abort(&self, query: QueryId, reason: QueryError) -> Result<()>;
 
-    /// Forgets the query and drops what it holds; it cannot be opened again.
+    /// Removes the query and drops its batches. The query cannot be opened again.
     async fn close(&self, query: QueryId) -> Result<()>;
 }
 
-/// The batches of one delivery, on their way to one comb. Dropped before [`DeliverySink::finish`], it never was.
+/// Sends the batches of one delivery to one comb. If it is dropped before [`DeliverySink::finish`], the delivery is
+/// discarded.
 #[async_trait]
 pub trait DeliverySink: fmt::Debug + Send {
-    /// Sends a batch for `partition` (of those of all combs).
+    /// Sends a batch for `partition`, in the numbering of all combs.
     ///
     /// # Errors
     /// As [`InboxService::deliver`], and `Limit` when the inbox is full.

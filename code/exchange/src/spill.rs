@@ -1,4 +1,4 @@
-//! What an inbox cannot hold in memory goes to one unnamed file per query.
+//! Spills batches that exceed an inbox's memory to one unnamed file per query.
 
 use std::fs::File;
 use std::io::Cursor;
@@ -11,14 +11,15 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use buzz_protocol::{QueryError, Result};
 
-/// A place in the spill file.
+/// The position of a batch in the spill file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SpilledBatch {
     offset: u64,
     length: usize,
 }
 
-/// An append-only file of batches, each an Arrow IPC stream of its own. It has no name, so it is gone with the process.
+/// An append-only file of batches, each a separate Arrow IPC stream. It has no name, so the system deletes it when the
+/// process ends.
 #[derive(Debug)]
 pub(crate) struct SpillFile {
     file: OnceLock<File>,
@@ -31,7 +32,7 @@ impl SpillFile {
         Self { file: OnceLock::new(), end: AtomicU64::new(0), bytes_max }
     }
 
-    /// Bytes written so far.
+    /// Returns the bytes written so far.
     pub(crate) fn bytes(&self) -> u64 {
         self.end.load(Ordering::Relaxed)
     }
@@ -39,7 +40,7 @@ impl SpillFile {
     /// Writes a batch.
     ///
     /// # Errors
-    /// `Limit` when the bound or the disk is full.
+    /// `Limit` when the bound is exceeded or the disk is full.
     pub(crate) async fn write(self: &Arc<Self>, batch: RecordBatch) -> Result<SpilledBatch> {
         let this = Arc::clone(self);
         blocking(move || this.write_now(&batch)).await
@@ -60,7 +61,7 @@ impl SpillFile {
                 self.bytes_max
             )));
         }
-        let full = |error: std::io::Error| QueryError::limit(format!("the inbox cannot be spilled to disk: {error}"));
+        let full = |error: std::io::Error| QueryError::limit(format!("the inbox failed to spill to disk: {error}"));
         let file = match self.file.get() {
             Some(file) => file,
             None => {
@@ -75,7 +76,7 @@ impl SpillFile {
     /// Reads a batch back.
     ///
     /// # Errors
-    /// `Internal` when the file does not hold what was written.
+    /// `Internal` when the batch cannot be read back.
     pub(crate) async fn read(self: &Arc<Self>, place: SpilledBatch) -> Result<RecordBatch> {
         let this = Arc::clone(self);
         blocking(move || {
@@ -84,7 +85,7 @@ impl SpillFile {
             let mut bytes = vec![0; place.length];
             file.read_exact_at(&mut bytes, place.offset).map_err(|error| lost(error.to_string()))?;
             let mut reader = StreamReader::try_new(Cursor::new(bytes), None)?;
-            reader.next().ok_or_else(|| lost("it is empty".to_string()))?.map_err(QueryError::from)
+            reader.next().ok_or_else(|| lost("the stream is empty".to_string()))?.map_err(QueryError::from)
         })
         .await
     }

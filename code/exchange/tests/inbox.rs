@@ -1,4 +1,4 @@
-//! The contract of [`InboxService`], for inboxes in this process and behind a socket.
+//! Tests the contract of [`InboxService`], for in-process inboxes and for inboxes behind a socket.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 
 const STAGE: StageId = StageId(3);
 
-/// A comb's inboxes, how they are reached, and what lies behind.
+/// The inboxes of a comb, and the network and client that connect to them.
 struct Comb {
     name: &'static str,
     behind: Arc<Inboxes>,
@@ -53,7 +53,7 @@ async fn both() -> Vec<Comb> {
     vec![near, far]
 }
 
-/// What all tests show.
+/// Returns the token of all queries in these tests.
 fn token() -> QueryToken {
     QueryToken::shown("the token of these tests")
 }
@@ -132,7 +132,7 @@ fn accepting(header: &DeliveryHeader, rows: &[u64]) -> Vec<Commit> {
 
 async fn read(comb: &Comb, query: QueryId, partition: usize) -> Result<Vec<RecordBatch>> {
     let stream = comb.behind.read(query, STAGE, partition)?;
-    tokio::time::timeout(Duration::from_secs(20), stream.try_collect()).await.expect("the stream never ended")
+    tokio::time::timeout(Duration::from_secs(20), stream.try_collect()).await.expect("the stream ends")
 }
 
 fn ids(batches: &[RecordBatch]) -> Vec<i64> {
@@ -143,7 +143,7 @@ fn ids(batches: &[RecordBatch]) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn only_what_is_accepted_is_read_and_the_stage_ends_with_its_last_task() {
+async fn only_committed_deliveries_are_read_and_stage_ends_after_last_commit() {
     for comb in both().await {
         let query = open(&comb, 0..2, 2, 1).await;
         let (first, second) = (header(query, 0), header(query, 1));
@@ -163,7 +163,7 @@ async fn only_what_is_accepted_is_read_and_the_stage_ends_with_its_last_task() {
 }
 
 #[tokio::test]
-async fn two_deliveries_of_one_task_at_once_count_once() {
+async fn concurrent_deliveries_of_one_task_are_counted_once() {
     for comb in both().await {
         let query = open(&comb, 0..1, 1, 1).await;
         let (one, other) = (header(query, 0), header(query, 0));
@@ -177,7 +177,7 @@ async fn two_deliveries_of_one_task_at_once_count_once() {
             sink.finish().await.unwrap();
         }
         comb.service.commit(query, accepting(&other, &[3])).await.unwrap();
-        // Said again it changes nothing; the other one is refused.
+        // A repeated commit is idempotent; a commit of the other delivery is rejected.
         comb.service.commit(query, accepting(&other, &[3])).await.unwrap();
         let refused = comb.service.commit(query, accepting(&one, &[3])).await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Internal, "{}", comb.name);
@@ -186,7 +186,7 @@ async fn two_deliveries_of_one_task_at_once_count_once() {
 }
 
 #[tokio::test]
-async fn a_late_delivery_is_told_so_and_dropped() {
+async fn delivery_after_commit_is_cancelled_and_dropped() {
     for comb in both().await {
         let query = open(&comb, 0..1, 1, 1).await;
         let (early, slow, late) = (header(query, 0), header(query, 0), header(query, 0));
@@ -207,7 +207,7 @@ async fn a_late_delivery_is_told_so_and_dropped() {
 }
 
 #[tokio::test]
-async fn part_of_a_delivery_is_nothing() {
+async fn incomplete_delivery_cannot_be_committed() {
     for comb in both().await {
         let query = open(&comb, 0..1, 1, 1).await;
         let (broken, wrong, whole) = (header(query, 0), header(query, 0), header(query, 0));
@@ -217,7 +217,7 @@ async fn part_of_a_delivery_is_nothing() {
         let refused = comb.service.commit(query, accepting(&broken, &[2])).await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Unavailable, "{}: {refused}", comb.name);
 
-        // Whole, but not with the rows that the task reported.
+        // The delivery is complete, but its row count differs from the one in the commit.
         deliver(&comb, &wrong, &[batch(0..2)]).await.unwrap();
         let refused = comb.service.commit(query, accepting(&wrong, &[3])).await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Unavailable, "{}", comb.name);
@@ -229,7 +229,7 @@ async fn part_of_a_delivery_is_nothing() {
 }
 
 #[tokio::test]
-async fn what_does_not_belong_is_refused() {
+async fn delivery_with_wrong_schema_partition_task_query_or_build_is_rejected() {
     for comb in both().await {
         let query = open(&comb, 4..6, 1, 1).await;
         let refused = |outcome: Result<()>| outcome.unwrap_err();
@@ -245,9 +245,9 @@ async fn what_does_not_belong_is_refused() {
             Err(error) => error,
         };
         assert_eq!(error.kind, ErrorKind::Internal, "{}: {error}", comb.name);
-        assert!(error.message.contains("where"), "{}: {error}", comb.name);
+        assert!(error.message.contains("but the plan expects"), "{}: {error}", comb.name);
 
-        // Partition 0 is another comb's; the query has one task; the query is not known; the build is another.
+        // In turn: a partition of another comb, a task index out of range, an unknown query, a different build.
         assert_eq!(refused(deliver(&comb, &header(query, 0), &[batch(0..1)]).await).kind, ErrorKind::Internal);
         assert_eq!(refused(deliver(&comb, &header(query, 1), &[]).await).kind, ErrorKind::Internal);
         let unknown = refused(deliver(&comb, &header(QueryId::fresh(), 0), &[]).await);
@@ -262,7 +262,7 @@ async fn what_does_not_belong_is_refused() {
 }
 
 #[tokio::test]
-async fn abort_ends_readers_with_its_reason_and_close_forgets() {
+async fn abort_fails_readers_with_its_reason_and_close_removes_the_query() {
     for comb in both().await {
         let query = open(&comb, 0..1, 2, 1).await;
         let reading = tokio::spawn(comb.behind.read(query, STAGE, 0).unwrap().try_collect::<Vec<_>>());
@@ -274,7 +274,7 @@ async fn abort_ends_readers_with_its_reason_and_close_forgets() {
         comb.service.close(query).await.unwrap();
         comb.service.close(query).await.unwrap();
         comb.service.abort(query, reason).await.unwrap();
-        // An open that was overtaken by the close leaves nothing behind.
+        // An open that arrives after the close is rejected and leaves no query behind.
         let late = opening(query);
         assert_eq!(comb.service.open(late).await.unwrap_err().kind, ErrorKind::Cancelled, "{}", comb.name);
         assert_eq!(comb.behind.open_queries(), 0, "{}", comb.name);
@@ -282,7 +282,7 @@ async fn abort_ends_readers_with_its_reason_and_close_forgets() {
 }
 
 #[tokio::test]
-async fn deliveries_never_wait_for_a_reader_and_every_reader_reads_all() {
+async fn deliveries_spill_without_readers_and_every_reader_reads_all_rows() {
     for comb in both().await {
         let query = open_with(&comb, 0..1, 20, 2, &schema(), 5_000).await;
         for task in 0..20 {
@@ -298,7 +298,8 @@ async fn deliveries_never_wait_for_a_reader_and_every_reader_reads_all() {
     }
 }
 
-/// A query whose deliveries to partitions 0 and 1 are read as they come and wait for slow readers.
+/// Opens a query with partitions 0 and 1, whose uncommitted deliveries can be read (flowing) and wait for slow readers
+/// (paced).
 async fn open_paced(comb: &Comb) -> QueryId {
     let query = QueryId::fresh();
     let schema = encode_schema(&schema()).into();
@@ -308,7 +309,7 @@ async fn open_paced(comb: &Comb) -> QueryId {
     query
 }
 
-/// Delivers `count` batches to both partitions, and counts them as they go.
+/// Delivers `count` batches to each of both partitions, counts them in `sent`, and commits the delivery.
 async fn deliver_many(comb: &Comb, header: &DeliveryHeader, count: u64, sent: &AtomicU64) -> Result<()> {
     let mut sink = begin(comb, header).await?;
     for _ in 0..count {
@@ -316,32 +317,32 @@ async fn deliver_many(comb: &Comb, header: &DeliveryHeader, count: u64, sent: &A
             sink.send(partition, batch(0..10_000)).await?;
         }
         sent.fetch_add(1, Ordering::Relaxed);
-        // Readers are on the same thread.
+        // Readers run on the same thread.
         tokio::task::yield_now().await;
     }
     sink.finish().await?;
     comb.service.commit(header.query, accepting(header, &[count * 10_000, count * 10_000])).await
 }
 
-/// A reader takes one batch, and the delivery does not end before.
+/// Reads one batch, and asserts that the delivery does not finish before.
 async fn takes_one(
     reader: &mut (impl TryStream<Ok = RecordBatch, Error = QueryError> + Unpin),
     delivery: &mut (impl Future<Output = Result<()>> + Unpin),
 ) {
     tokio::select! {
         first = reader.try_next() => assert_eq!(first.unwrap().unwrap().num_rows(), 10_000),
-        _ = delivery => panic!("it did not wait"),
+        _ = delivery => panic!("the delivery did not wait for its reader"),
     }
 }
 
 #[tokio::test]
-async fn a_paced_delivery_waits_for_readers_that_have_rows_and_for_no_others() {
+async fn paced_delivery_waits_only_for_readers_with_unread_rows() {
     let comb = &both().await[0];
-    // Nobody reads yet: it does not wait. 100 batches are about 25 MB for each partition.
+    // Without a reader the delivery does not wait. 100 batches are about 25 MB per partition.
     let query = open_paced(comb).await;
     deliver_many(comb, &header(query, 0), 100, &AtomicU64::new(0)).await.unwrap();
 
-    // A reader has taken one batch and is busy with it.
+    // A reader has read one batch and is busy with it.
     let query = open_paced(comb).await;
     let (header, sent) = (header(query, 0), AtomicU64::new(0));
     let mut slow = Box::pin(comb.behind.read(query, STAGE, 0).unwrap());
@@ -351,7 +352,7 @@ async fn a_paced_delivery_waits_for_readers_that_have_rows_and_for_no_others() {
     let waits_at = sent.load(Ordering::Relaxed);
     assert!((2..20).contains(&waits_at), "{waits_at} batches");
 
-    // Another reader waits for rows, which may be behind those that lie unread: no more waiting.
+    // Another reader waits for rows, which may come after unread rows of the first: the delivery must not wait.
     let other = comb.behind.read(query, STAGE, 1).unwrap().try_collect::<Vec<_>>();
     let (delivered, other) = tokio::join!(&mut delivery, other);
     delivered.unwrap();
@@ -360,7 +361,7 @@ async fn a_paced_delivery_waits_for_readers_that_have_rows_and_for_no_others() {
 }
 
 #[tokio::test]
-async fn a_paced_delivery_ends_with_its_query() {
+async fn paced_delivery_is_cancelled_with_its_query() {
     let comb = &both().await[0];
     let query = open_paced(comb).await;
     let (header, sent) = (header(query, 0), AtomicU64::new(0));
@@ -376,7 +377,7 @@ async fn a_paced_delivery_ends_with_its_query() {
 }
 
 #[tokio::test]
-async fn a_writer_divides_rows_among_all_partitions_and_dictionaries_survive() {
+async fn writer_distributes_rows_to_all_partitions_and_preserves_dictionaries() {
     for comb in both().await {
         let names: ArrayRef = Arc::new(DictionaryArray::<Int32Type>::from_iter(["a", "b", "a"]));
         let plain = RecordBatch::try_from_iter_with_nullable([("name", names, true)]).unwrap();
@@ -415,7 +416,7 @@ async fn a_writer_divides_rows_among_all_partitions_and_dictionaries_survive() {
 }
 
 #[tokio::test]
-async fn only_who_shows_the_token_has_to_do_with_a_query() {
+async fn requests_with_wrong_token_are_rejected() {
     let combs = both().await;
     let far = combs.iter().find(|comb| comb.name == "tcp").unwrap();
     let query = open(far, 0..1, 1, 1).await;
@@ -425,11 +426,11 @@ async fn only_who_shows_the_token_has_to_do_with_a_query() {
     let refused = |outcome: Result<()>| {
         let error = outcome.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
-        assert!(error.to_string().contains("the token shown is not that of query"), "{error}");
+        assert!(error.to_string().contains("the token does not match query"), "{error}");
     };
     refused(stranger.open(OpenQuery { token: QueryToken::shown("a guess"), ..opening(query) }).await);
     refused(stranger.commit(query, vec![]).await);
-    refused(stranger.abort(query, QueryError::cancelled("by nobody")).await);
+    refused(stranger.abort(query, QueryError::cancelled("wrong token")).await);
     refused(stranger.close(query).await);
     let mut delivery = stranger.deliver(header(DeliveryId::fresh()), schema()).await.unwrap();
     _ = delivery.send(0, batch(0..3)).await;
@@ -441,7 +442,7 @@ async fn only_who_shows_the_token_has_to_do_with_a_query() {
 }
 
 #[tokio::test]
-async fn a_comb_takes_no_more_queries_than_it_can_and_none_before_it_stops() {
+async fn comb_rejects_queries_above_its_limit_and_before_it_stops() {
     let inboxes = Arc::new(Inboxes::default());
     inboxes.limit(InboxLimits { memory_bytes: 1 << 20, queries: 2 });
     let queries = [QueryId::fresh(), QueryId::fresh(), QueryId::fresh()];
@@ -449,7 +450,7 @@ async fn a_comb_takes_no_more_queries_than_it_can_and_none_before_it_stops() {
         inboxes.open(opening(*query)).await.unwrap();
     }
     let full = inboxes.open(opening(queries[2])).await.unwrap_err();
-    assert_eq!((full.kind, full.to_string().as_str()), (ErrorKind::Unavailable, "this comb has 2 queries already"));
+    assert_eq!((full.kind, full.to_string().as_str()), (ErrorKind::Unavailable, "this comb already has 2 queries"));
     inboxes.open(opening(queries[1])).await.unwrap();
 
     assert!(!inboxes.refuse_if_idle());
@@ -459,11 +460,11 @@ async fn a_comb_takes_no_more_queries_than_it_can_and_none_before_it_stops() {
     assert_eq!(inboxes.closed_count(), 2);
     assert!(inboxes.refuse_if_idle());
     let late = inboxes.open(opening(queries[2])).await.unwrap_err();
-    assert_eq!((late.kind, late.to_string().as_str()), (ErrorKind::Unavailable, "this comb is about to stop"));
+    assert_eq!((late.kind, late.to_string().as_str()), (ErrorKind::Unavailable, "this comb is stopping"));
 }
 
 #[tokio::test]
-async fn a_query_that_nobody_closes_ends_with_its_time() {
+async fn unclosed_query_is_removed_after_its_deadline() {
     let inboxes = Arc::new(Inboxes::default());
     let (left, kept) = (QueryId::fresh(), QueryId::fresh());
     inboxes.open(OpenQuery { deadline_ms: Some(1000), ..opening(left) }).await.unwrap();
@@ -475,7 +476,7 @@ async fn a_query_that_nobody_closes_ends_with_its_time() {
 }
 
 #[tokio::test]
-async fn queries_share_the_memory_of_their_comb() {
+async fn queries_share_the_memory_limit_of_their_comb() {
     let inboxes = Arc::new(Inboxes::default());
     let bytes = datafusion::common::utils::memory::get_record_batch_memory_size(&batch(0..100)) as u64;
     inboxes.limit(InboxLimits { memory_bytes: bytes, queries: 2 });

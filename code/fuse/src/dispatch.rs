@@ -1,4 +1,4 @@
-//! Runs the tasks of all map stages and accepts one delivery for each.
+//! Runs the tasks of all map stages and accepts one delivery for each task.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -20,18 +20,18 @@ use crate::reducer::Kept;
 use crate::summary::Progress;
 use crate::{Fuse, MapStage, QueryPlan, Refused};
 
-/// The first wait before a task is tried again; it doubles each time, with jitter.
+/// First wait of the exponential backoff between attempts of a task. It doubles each time, with jitter.
 const RETRY_WAIT: Duration = Duration::from_millis(200);
 
-/// The longest wait before a task is tried again.
+/// Maximum wait between attempts of a task.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Why tasks could not be done.
+/// The failure of a task.
 #[derive(Debug)]
 pub(crate) struct TaskError {
     /// The failure.
     pub(crate) error: QueryError,
-    /// Whether the rows of a task were too many for its outcome: on combs the query may succeed.
+    /// True if the rows of a task did not fit in its outcome: the query may succeed on combs.
     pub(crate) too_large: bool,
 }
 
@@ -41,10 +41,10 @@ impl From<QueryError> for TaskError {
     }
 }
 
-/// Which stages may run.
+/// The stages whose tasks may run.
 ///
-/// Where rows flow to their readers at once, a stage waits until somebody reads it. Its rows would lie in memory
-/// otherwise: those of a join's probe side until the build side is complete.
+/// A stage of a flowing query waits until a reader reads it. Otherwise its rows would fill memory: the rows of a join's
+/// probe side would wait there until the build side is complete.
 enum Demand {
     All,
     Read(Vec<watch::Receiver<BTreeSet<StageId>>>),
@@ -66,40 +66,40 @@ impl Demand {
         }
     }
 
-    /// Waits until there may be more of them.
+    /// Waits until more stages may run.
     async fn grows(&mut self) {
         let Self::Read(told) = self else {
             return std::future::pending().await;
         };
         let changes = told.iter_mut().map(|stages| Box::pin(stages.changed()));
         if futures::future::select_all(changes).await.0.is_err() {
-            // The inboxes were closed; whoever closed them ends the tasks as well.
+            // The inboxes were closed; the code that closed them also ends the tasks.
             std::future::pending().await
         }
     }
 }
 
-/// What the tasks of one run are of, and where they go.
+/// The inputs and the destination of the tasks of one run.
 pub(crate) struct Dispatch<'a> {
     pub(crate) fuse: &'a Fuse,
     pub(crate) plan: &'a QueryPlan,
     pub(crate) query: QueryId,
     pub(crate) inboxes: &'a Inboxes,
     pub(crate) progress: &'a Progress,
-    /// What an earlier run left, or what this one leaves to a later one.
+    /// Rows that an earlier run kept, or that this run keeps for a later one.
     pub(crate) kept: &'a Kept,
-    /// Whether batches are read as they come, so that a task is run once.
+    /// True if batches are read as they arrive, so that each task has one attempt only.
     pub(crate) flowing: bool,
-    /// Whether combs take over if rows are too many for Fuse.
+    /// True if combs take over when the rows exceed what Fuse can hold.
     pub(crate) or_combs: bool,
 }
 
 impl Dispatch<'_> {
-    /// Runs every task of every stage, at most `concurrency` at once, until all are accepted. A task that is `Unavailable`
-    /// is tried again; any other failure is the query's. Dropping the future gives up the tasks that run.
+    /// Runs every task of every stage, at most `concurrency` at once, until all are accepted. A task that fails with
+    /// `Unavailable` is retried; any other failure fails the query. Dropping the future abandons the running tasks.
     ///
     /// # Errors
-    /// The first task's failure that is not mended by trying again.
+    /// The first failure of a task that cannot be retried or has no attempts left.
     pub(crate) async fn all(&self) -> Result<(), TaskError> {
         let concurrency = self.concurrency();
         let of_stage = |stage| (0..MapStage::task_count(stage)).map(move |task| (stage, task));
@@ -123,8 +123,8 @@ impl Dispatch<'_> {
         }
     }
 
-    /// Bytes of rows that one outcome may carry. Where combs can take over, the outcomes of all tasks that run at once are
-    /// no more than Fuse has memory for them.
+    /// Returns the bytes of rows that one outcome may carry. If combs can take over, the outcomes of all concurrent
+    /// tasks together fit in `inbox_memory_bytes`.
     fn inline_bytes(&self) -> u64 {
         let most = self.fuse.compute.inline_bytes();
         if !self.or_combs {
@@ -134,7 +134,7 @@ impl Dispatch<'_> {
         most.min(self.plan.options.inbox_memory_bytes / (tasks.min(self.concurrency()) as u64).max(1))
     }
 
-    /// Tasks that run at once.
+    /// Returns the maximum number of concurrent tasks.
     fn concurrency(&self) -> usize {
         let concurrency = match self.plan.options.concurrency {
             0 => self.fuse.compute.concurrency(),
@@ -171,8 +171,8 @@ impl Dispatch<'_> {
         Ok(())
     }
 
-    /// Runs a task until it succeeds, at most as often as the options say. Gives its attempts, those that no worker took
-    /// among them.
+    /// Runs a task until it succeeds, within the attempts that the options allow. Also returns the number of attempts,
+    /// including those that no worker accepted.
     async fn run(&self, task: &HBeeTask) -> Result<(TaskOutcome, u32)> {
         let attempts_max = if self.flowing { 1 } else { self.plan.options.attempts };
         let retry = ExponentialBuilder::default()
@@ -193,7 +193,7 @@ impl Dispatch<'_> {
             async move {
                 let started = Instant::now();
                 let ran = self.fuse.compute.run(&task, refused).await;
-                // What failed is paid for as well; only its caller can tell how long it took.
+                // A failed attempt is paid for as well; only the caller can measure how long it took.
                 let waited = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let milliseconds = ran.as_ref().map_or(waited, |outcome| outcome.milliseconds);
                 Progress::add(&self.progress.task_milliseconds, milliseconds);
@@ -206,14 +206,14 @@ impl Dispatch<'_> {
             .when(|error| error.kind == ErrorKind::Unavailable)
             .notify(|error, wait| {
                 let (query_id, step) = (self.query, &task.step);
-                tracing::warn!(%query_id, task = %task.task, step, %error, ?wait, "task is tried again");
+                tracing::warn!(%query_id, task = %task.task, step, %error, ?wait, "retrying the task");
                 Progress::add(&self.progress.retries, 1);
             })
             .await?;
         Ok((outcome, attempts + refusals.load(Ordering::Relaxed)))
     }
 
-    /// Delivers to combs what a task had answered to Fuse, under a name of its own.
+    /// Delivers to combs the rows that an earlier run kept for this task, under a new delivery id.
     async fn deliver_kept(&self, task: &HBeeTask, outcome: TaskOutcome, rows: InlineRows) -> Result<TaskOutcome> {
         let Some((_, first)) = rows.batches.first() else {
             let rows = vec![0; task.partitioning.count()];
@@ -238,7 +238,8 @@ async fn accept(task: &HBeeTask, outcome: &mut TaskOutcome, inboxes: &Inboxes) -
         }
         Delivered::TooLarge => {
             let error = QueryError::limit(format!(
-                "step `{}`, task {}: its rows are more than Fuse can be sent, and combs may not reduce this query (option `reducer`)",
+                "step `{}`, task {}: the rows of this task exceed what one response can carry; set the option \
+                 `reducer` to `auto` or `comb`, or let the step return fewer rows",
                 task.step, task.task
             ));
             return Err(TaskError { error, too_large: true });

@@ -1,4 +1,4 @@
-//! A plan, for people.
+//! Plans as text, for `EXPLAIN` and `EXPLAIN ANALYZE`.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::plan::{Evaluate, MapStage, QueryPlan, Reducer};
 use crate::{Fuse, Summary, reduce};
 
 impl Fuse {
-    /// What would run: each step with its files, tasks, partitions and plan.
+    /// Describes the plan: each step with its files, tasks, partitions and operators.
     ///
     /// # Errors
     /// `Invalid` when a reduce step cannot be planned.
@@ -19,7 +19,8 @@ impl Fuse {
         self.explain_steps(plan, None).boxed()
     }
 
-    /// What did run: as [`Fuse::explain`], with each stage's rows, bytes and times and each comb's share of the rows.
+    /// Describes a run: [`Fuse::explain`] plus the rows, bytes and times of each stage and each comb's share of the
+    /// rows.
     ///
     /// # Errors
     /// As [`Fuse::explain`].
@@ -38,12 +39,12 @@ impl Fuse {
         }
         for step in &plan.reduces {
             let combs = match &plan.reducer {
-                Reducer::Fuse { because } => format!("at Fuse, since {because}"),
+                Reducer::Fuse { because } => format!("Fuse ({because})"),
                 Reducer::Combs if plan.comb_count == 1 => "1 comb".to_string(),
                 Reducer::Combs => format!("{} combs", plan.comb_count),
             };
             let target = match step.target {
-                Some(stage) => format!("its rows become stage {stage}, for the steps that read it"),
+                Some(stage) => format!("its rows become stage {stage}, which later steps read"),
                 None => "its rows are the answer".to_string(),
             };
             let shown = reduce::display(step, plan, &self.network).await?;
@@ -97,7 +98,7 @@ fn explain_stage(stage: &MapStage, plan: &QueryPlan) -> String {
 fn analyzed_stage(stage: &MapStage, plan: &QueryPlan, summary: &Summary) -> String {
     let mut text = String::new();
     let Some(done) = summary.stages.iter().find(|done| done.stage == stage.id) else {
-        _ = writeln!(text, "  ran: none of its tasks, the answer was whole without them");
+        _ = writeln!(text, "  ran: no tasks; the answer was complete without them");
         return text;
     };
     let delivered: u64 = done.rows_by_partition.iter().sum();
@@ -133,7 +134,7 @@ fn indented(plan: &str) -> String {
     plan.lines().map(|line| format!("    {line}\n")).collect()
 }
 
-/// `count` bytes in the unit that suits it, as `12.3 MB`.
+/// Formats `count` bytes with a decimal unit, for example `12.3 MB`.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
     let mut value = count as f64;
@@ -150,7 +151,7 @@ mod tests {
     use super::bytes;
 
     #[test]
-    fn bytes_have_a_unit() {
+    fn bytes_are_formatted_with_a_decimal_unit() {
         assert_eq!(
             [0, 999, 1_000, 999_400, 12_345_678, 7_000_000_000].map(bytes),
             ["0 B", "999 B", "1.0 kB", "999.4 kB", "12.3 MB", "7.0 GB"]

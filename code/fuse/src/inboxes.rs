@@ -1,4 +1,4 @@
-//! The inboxes of one run: reserved before it, told what counts, given back after it.
+//! The inboxes of one run: reserved before it, sent the commits during it, released after it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,20 +19,20 @@ use crate::{Fuse, QueryPlan};
 /// The inboxes of a query, in the order in which they own partitions: one on each comb, or a single one at Fuse.
 #[derive(Debug, Clone)]
 pub(crate) struct Inboxes {
-    /// Where each comb is, for deliveries; none if the inbox is Fuse's own.
+    /// The address of each comb, for deliveries; empty if the inbox is Fuse's own.
     pub(crate) addresses: Vec<CombAddress>,
     /// The inboxes themselves.
     pub(crate) services: Vec<Arc<dyn InboxService>>,
-    /// Partitions of each.
+    /// Partitions of each comb.
     pub(crate) partitions_per_comb: usize,
-    /// What combs want to be shown.
+    /// The token that calls to combs carry.
     pub(crate) token: QueryToken,
-    /// When the query's time is over, in milliseconds since 1970.
+    /// The deadline of the query, in milliseconds since 1970.
     pub(crate) deadline_ms: u64,
 }
 
 impl Inboxes {
-    /// Those that a run delivers to, and the place where its reduce plans run.
+    /// Connects to the inboxes that a run delivers to. Also returns the place where its reduce plans run.
     ///
     /// # Errors
     /// `Unavailable` when a comb cannot be reached.
@@ -58,7 +58,7 @@ impl Inboxes {
         Ok((Self { addresses, services, partitions_per_comb, token, deadline_ms }, place))
     }
 
-    /// Opens them for `query`. A failure names the positions of the combs that failed like the first of them.
+    /// Opens the inboxes for `query`. A failure also carries the positions of all combs that failed.
     ///
     /// # Errors
     /// As [`InboxService::open`].
@@ -107,7 +107,7 @@ impl Inboxes {
         });
         let mut failed: Vec<(QueryError, usize)> =
             futures::future::join_all(calls).await.into_iter().flatten().collect();
-        // One that is not a refusal is the query's end.
+        // A failure that is not a refusal comes first: it fails the query.
         failed.sort_by_key(|(error, comb)| (error.kind == ErrorKind::Unavailable, *comb));
         let Some((error, _)) = failed.first() else {
             return Ok(());
@@ -115,7 +115,7 @@ impl Inboxes {
         Err((error.clone(), failed.iter().map(|(_, comb)| *comb).collect()))
     }
 
-    /// How tasks divide their rows: by the hash of the columns `keys`, or in turn if there are none.
+    /// Returns the partitioning of the tasks' rows: by hash of the columns `keys`, or round-robin without keys.
     pub(crate) fn partitioning(&self, keys: &[usize]) -> Partitioning {
         let count = self.services.len() * self.partitions_per_comb;
         match keys {
@@ -124,7 +124,7 @@ impl Inboxes {
         }
     }
 
-    /// Tells every comb which delivery counts. `rows` are by partition of all combs.
+    /// Sends `commit` to every comb. Its `rows` are by partition, over all combs.
     ///
     /// # Errors
     /// As [`InboxService::commit`].
@@ -133,7 +133,7 @@ impl Inboxes {
             let own = Commit { rows: rows.to_vec(), ..commit.clone() };
             async move {
                 match service.commit(query, vec![own.clone()]).await {
-                    // A connection broke, or the comb is gone; said twice it counts once.
+                    // The connection broke, or the comb is lost. A commit is idempotent, so it can be sent again.
                     Err(error) if error.kind == ErrorKind::Unavailable => service.commit(query, vec![own]).await,
                     done => done,
                 }
@@ -142,7 +142,7 @@ impl Inboxes {
         futures::future::try_join_all(calls).await.map(|_| ())
     }
 
-    /// Puts rows that came in an outcome into Fuse's own inbox, as a delivery that is still to be accepted.
+    /// Writes the rows of an outcome to Fuse's own inbox, as a delivery that is not yet committed.
     ///
     /// # Errors
     /// As [`InboxService::deliver`].
@@ -166,7 +166,8 @@ impl Inboxes {
     }
 }
 
-/// The query's reservation of its combs. Dropped before its end, as by Ctrl-C, it is given back in the background.
+/// The query's reservation of its combs. If it is dropped before [`Self::close`] or [`Self::abort`] (by Ctrl-C, for
+/// example), it is released in the background.
 pub(crate) struct OpenInboxes {
     query: QueryId,
     inboxes: Inboxes,
@@ -202,10 +203,10 @@ impl Drop for OpenInboxes {
     }
 }
 
-/// How long combs may take to hear that a query is over while its user waits, who should not wait for a comb that is gone.
+/// Timeout of closing a query on its combs while the user waits: the user should not wait for a lost comb.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long they may take when nobody waits.
+/// Timeout of closing a query on its combs in the background.
 const CLOSE_TIMEOUT_BACKGROUND: Duration = Duration::from_secs(30);
 
 async fn close_all(inboxes: &Inboxes, query: QueryId, reason: Option<QueryError>, timeout: Duration) {
@@ -218,12 +219,12 @@ async fn close_all(inboxes: &Inboxes, query: QueryId, reason: Option<QueryError>
             service.close(query).await
         };
         tokio::time::timeout(timeout, closed)
-            .map(|closed| closed.unwrap_or_else(|_| Err(QueryError::unavailable("it does not answer"))))
+            .map(|closed| closed.unwrap_or_else(|_| Err(QueryError::unavailable("the comb did not respond"))))
     });
     for outcome in futures::future::join_all(calls).await {
-        // The answer stands, or has failed for another reason; the comb drops the query when it stops.
+        // The outcome of the query is already decided. The comb drops the query when it stops.
         if let Err(error) = outcome {
-            tracing::warn!(query_id = %query, %error, "a comb could not be told that the query is over");
+            tracing::warn!(query_id = %query, %error, "failed to close the query on a comb");
         }
     }
 }

@@ -1,9 +1,10 @@
-//! Fuse: from a query to its rows.
+//! Fuse, the scheduler: turns a query into its rows.
 //!
 //! [`Fuse::plan`] opens the catalogs, plans each step ([`steps`]) or cuts the plan of one statement ([`sql`], [`cut`]),
-//! drops files ([`prune`]) and makes tasks of the rest ([`split`]). [`Fuse::answer`] opens inboxes on the combs, dispatches tasks ([`dispatch`]), accepts one delivery for
-//! each, runs the reduce plans ([`reduce`]) and gives their rows to a [`ResultSink`] ([`run`]). What differs between
-//! the cloud and one machine is behind [`Compute`] and [`Combs`].
+//! prunes files ([`prune`]) and divides the rest into tasks ([`split`]). [`Fuse::answer`] opens inboxes on the combs,
+//! dispatches tasks ([`dispatch`]) and accepts one delivery for each. It runs the reduce plans ([`reduce`]) and writes
+//! their rows to a [`ResultSink`] ([`run`]). The traits [`Compute`] and [`Combs`] hide the differences between the
+//! cloud and one machine.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,18 +59,18 @@ pub use run::{NoRows, ResultSink};
 pub use seams::{Combs, Compute, Refused};
 pub use summary::{Progress, Summary};
 
-/// What is asked of Fuse.
+/// A query to plan, with its options.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The query.
     pub query: Query,
-    /// The folder that relative uris are below.
+    /// The folder that relative URIs are resolved against.
     pub base: PathBuf,
-    /// Bounds and choices.
+    /// The options of the query.
     pub options: Options,
 }
 
-/// The scheduler. It has no state of its own: one can answer any number of queries.
+/// The scheduler. It has no state of its own: one instance can answer any number of queries.
 #[derive(Debug)]
 pub struct Fuse {
     storage: Arc<Storage>,
@@ -79,7 +80,8 @@ pub struct Fuse {
 }
 
 impl Fuse {
-    /// A Fuse that reads tables from `storage`, runs tasks on `compute` and reduces on `combs`, which `network` reaches.
+    /// Creates a Fuse that reads tables from `storage`, runs tasks on `compute` and reduces on `combs` through
+    /// `network`.
     pub fn new(
         storage: Arc<Storage>,
         compute: Arc<dyn Compute>,
@@ -89,11 +91,11 @@ impl Fuse {
         Self { storage, compute, combs, network }
     }
 
-    /// Opens the catalogs and plans the query; nothing is invoked.
+    /// Opens the catalogs and plans the query. No task is started.
     ///
     /// # Errors
-    /// `Invalid` when a step's SQL or filter is wrong, `Data` when a table is not as it should be, `Unavailable` when a
-    /// store does not answer, `Limit` when planning alone takes as long as the query may.
+    /// `Invalid` when a step's SQL or filter is wrong, `Data` when a table is missing or malformed, `Unavailable` when
+    /// a store does not respond, `Limit` when planning alone exceeds the query's timeout.
     pub fn plan<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<QueryPlan>> {
         let timeout = request.options.timeout();
         let planning = tokio::time::timeout(timeout, self.plan_steps(request));
@@ -101,7 +103,7 @@ impl Fuse {
             .map(move |planned| {
                 planned.unwrap_or_else(|_| {
                     let error = run::out_of_time(timeout);
-                    Err(QueryError { message: format!("{} (it was not planned by then)", error.message), ..error })
+                    Err(QueryError { message: format!("{} (planning did not finish)", error.message), ..error })
                 })
             })
             .boxed()
@@ -128,12 +130,12 @@ impl Fuse {
         Ok(plan)
     }
 
-    /// Runs a planned query and gives its rows to `sink`. When a comb is lost on the way, the query is run once more
-    /// from the start and `sink` is started anew.
+    /// Runs a planned query and writes its rows to `sink`. If a comb is lost during the run, the query is rerun from
+    /// the start and `sink` is started again.
     ///
     /// # Errors
-    /// The first failure of any role, with the kind it was born with; `Limit` when the query takes too long; what
-    /// [`Progress::stop`] was given.
+    /// The first failure of any role, with its original kind; `Limit` when the query exceeds its timeout; the reason
+    /// passed to [`Progress::stop`].
     pub fn answer<'a>(
         &'a self,
         plan: &'a QueryPlan,

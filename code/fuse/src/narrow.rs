@@ -1,8 +1,9 @@
-//! Conditions on partition columns, answered while planning.
+//! Evaluates conditions on partition columns while planning.
 //!
-//! Such a condition passes all rows of a file or none. So the scan below it becomes one of a table with the files that
-//! pass, and the condition is gone: what is known of these files then holds for the rows that are asked for, and where
-//! it is exact it answers `COUNT`, `MIN` and `MAX` without reading any. Joins are planned by the bytes that are left.
+//! Such a condition passes all rows of a file or none. The scan below it is replaced by a scan of a table with the
+//! files that pass, and the condition is removed. The statistics of these files then describe exactly the requested
+//! rows. If they are exact, they answer `COUNT`, `MIN` and `MAX` without reading a file. Joins are planned by the
+//! remaining bytes.
 
 use std::sync::Arc;
 
@@ -18,11 +19,11 @@ use datafusion::logical_expr::{Filter, LogicalPlan};
 use crate::prune;
 use crate::table::FileTable;
 
-/// `plan`, which is optimized, without conditions on partition columns alone right above scans. The tables that these
-/// leave are put behind `tables`, whose positions are the numbers that scans name.
+/// Removes conditions that refer to partition columns only from directly above the scans of `plan`, which is optimized.
+/// Appends the remaining tables to `tables`; the position of a table is the number in its scans.
 ///
 /// # Errors
-/// `Internal` when the plan cannot be put together again.
+/// `Internal` when the plan cannot be rebuilt.
 pub(crate) fn narrowed(state: &SessionState, plan: LogicalPlan, tables: &mut Vec<Arc<Table>>) -> Result<LogicalPlan> {
     Ok(plan.transform_up_with_subqueries(|node| narrowed_scan(state, node, tables))?.data)
 }
@@ -36,7 +37,7 @@ fn narrowed_scan(
         return Ok(Transformed::no(node));
     };
     let scan = match filter.input.as_ref() {
-        // With a limit, the scan would have to give the first rows of all files.
+        // With a limit, the scan would have to return the first rows of all files.
         LogicalPlan::TableScan(scan) if scan.fetch.is_none() => scan,
         _ => return Ok(Transformed::no(node)),
     };
@@ -50,7 +51,7 @@ fn narrowed_scan(
     if decided.is_empty() {
         return Ok(Transformed::no(node));
     }
-    // One that cannot be evaluated fails where rows are asked for.
+    // A condition that cannot be evaluated fails when the query runs.
     let Ok(files) = prune::by_conditions(state, &table, table.files.clone(), decided) else {
         return Ok(Transformed::no(node));
     };

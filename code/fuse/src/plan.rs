@@ -1,4 +1,4 @@
-//! A planned query: what HBees do, what combs do, and what each task is told.
+//! A planned query: the map stages, the reduce steps and the inputs of each task.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,28 +17,28 @@ use datafusion::scalar::ScalarValue;
 use crate::cut::CutRules;
 use crate::split::FileSplit;
 
-/// A planned query, good for any number of runs.
+/// A planned query. It can be run any number of times.
 #[derive(Debug)]
 pub struct QueryPlan {
-    /// Bounds and choices.
+    /// The options of the query.
     pub options: Options,
-    /// What HBees do, in the order of the steps.
+    /// The map stages, which run on HBees, in the order of the steps.
     pub stages: Vec<MapStage>,
-    /// What combs do, in the order of the steps; the last gives the answer.
+    /// The reduce steps, in the order of the steps; the last one returns the answer.
     pub reduces: Vec<ReduceStep>,
-    /// Whether the statement was `EXPLAIN …`.
+    /// The kind of `EXPLAIN` that the statement requests.
     pub explain: Explain,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
-    /// Who reduces.
+    /// The role that runs the reduce steps.
     pub reducer: Reducer,
-    /// Number of combs, if they reduce: the zones asked for, or 1 where the plan cannot be distributed.
+    /// Number of combs, if they reduce: the requested zones, or 1 if the plan cannot be distributed.
     pub comb_count: usize,
-    /// Partitions that each comb works on at the same time.
+    /// Partitions that each comb processes at the same time.
     pub partitions_per_comb: usize,
-    /// What `now()` is.
+    /// The value of `now()`.
     pub start: DateTime<Utc>,
-    /// DataFusion configuration that every role has alike.
+    /// DataFusion configuration, the same for every role.
     pub session: BTreeMap<String, String>,
     /// Time to open the catalogs.
     pub opened_in: Duration,
@@ -46,34 +46,34 @@ pub struct QueryPlan {
     pub planned_in: Duration,
 }
 
-/// What is asked for beside the rows, or instead of them.
+/// The output that a statement requests: rows, plan, or plan and statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Explain {
     /// The rows.
     #[default]
     No,
-    /// The plan; nothing is run.
+    /// The plan; the query does not run.
     Plan,
-    /// The plan, and what it did when it was run. The rows are dropped.
+    /// The plan and the statistics of a run. The rows are dropped.
     Analyze,
 }
 
-/// Who runs the reduce plans.
+/// The role that runs the reduce plans.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reducer {
     /// Combs.
     Combs,
     /// Fuse, in its own process and memory.
     Fuse {
-        /// Why not combs, for people.
+        /// The reason why combs cannot reduce, for messages.
         because: String,
     },
 }
 
-/// What HBees do for one step.
+/// The map side of one step, which runs on HBees.
 #[derive(Debug)]
 pub struct MapStage {
-    /// Its name on the wire.
+    /// Its id in messages between the roles.
     pub id: StageId,
     /// The step's name.
     pub step: String,
@@ -83,85 +83,85 @@ pub struct MapStage {
     pub schema: SchemaRef,
     /// The plan of one evaluation.
     pub fragment: Bytes,
-    /// The plan, for people.
+    /// The plan as text, for `EXPLAIN`.
     pub display: String,
-    /// Files that the step reads.
+    /// Files that the step reads, after pruning.
     pub files: Vec<DataFile>,
-    /// Files that `partition_filter` left.
+    /// Number of files after pruning by `partition_filter`.
     pub files_by_filter: usize,
-    /// Files of those that conditions on partition columns left.
+    /// Number of files after pruning by `partition_filter` and by conditions on partition columns.
     pub files_by_partition: usize,
-    /// What each scan of the fragment reads, in pre-order of the plan.
+    /// The source of each scan of the fragment, in pre-order of the plan.
     pub scans: Vec<ScanSource>,
-    /// Tables that every task reads whole: the build sides of the fragment's joins.
+    /// Tables that every task reads completely: the build sides of the fragment's broadcast joins.
     pub builds: Vec<BuildSide>,
-    /// Columns by whose hash its rows are delivered; none to deliver them in turn.
+    /// Columns by which delivered rows are hash-partitioned; empty for round-robin.
     pub keys: Vec<usize>,
-    /// How often a task runs the fragment.
+    /// The number of times that a task runs the fragment.
     pub evaluate: Evaluate,
-    /// What each task reads.
+    /// The splits of each task.
     pub tasks: Vec<Vec<FileSplit>>,
 }
 
-/// What a scan of a fragment reads.
+/// The source of a scan of a fragment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScanSource {
-    /// The splits of the task, one after the other or all.
+    /// The splits of the task, one per evaluation or all at once.
     Splits,
     /// All files of the build side at this position of [`MapStage::builds`].
     Build(usize),
 }
 
-/// A table that every task of a stage reads whole.
+/// A table that every task of a stage reads completely.
 #[derive(Debug)]
 pub struct BuildSide {
     /// The table.
     pub table: Arc<Table>,
-    /// Its files that are read.
+    /// The files that are read, after pruning.
     pub files: Vec<DataFile>,
 }
 
 impl BuildSide {
-    /// Bytes of the files that are read.
+    /// Returns the bytes of the files that are read.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
     }
 }
 
-/// How often a task runs its fragment.
+/// The number of times that a task runs its fragment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Evaluate {
-    /// Once for each split: what the SQL of an `HBee` step means.
+    /// Once for each split, as the SQL of an `HBee` step requires.
     EachSplit,
-    /// Once for all its splits: Fuse cut the plan so that it may.
+    /// Once for all its splits, as a plan that Fuse cut allows.
     Together,
 }
 
-/// What combs do for one step.
+/// The reduce side of one step.
 #[derive(Debug)]
 pub struct ReduceStep {
     /// The step's name.
     pub step: String,
-    /// The optimized plan. Its leaves are inboxes, or, if it is to be cut, tables.
+    /// The optimized plan. Its leaves are inboxes, or tables if the plan is still to be cut.
     pub logical: LogicalPlan,
-    /// For the plan of one statement, which is to be cut: what decides where.
+    /// The rules to cut the plan of a statement; `None` for a step, whose plan is not cut.
     pub cut: Option<CutRules>,
-    /// The stage that takes its rows for later steps; None for the answer.
+    /// The stage that receives its rows for later steps; `None` for the answer.
     pub target: Option<StageId>,
     /// Schema of its rows.
     pub schema: SchemaRef,
 }
 
 impl MapStage {
-    /// Number of tasks.
+    /// Returns the number of tasks.
     pub fn task_count(&self) -> usize {
         self.tasks.len()
     }
 
-    /// What the scans of task `task` read, and its evaluations.
+    /// Returns the scans of task `task` and its evaluations.
     ///
     /// # Errors
-    /// `Internal` when partition values have no array.
+    /// `Internal` when partition values cannot be converted to arrays.
     pub fn task_inputs(&self, task: usize) -> Result<(Vec<ScanSpec>, Vec<Evaluation>)> {
         let splits = &self.tasks[task];
         let mut positions: BTreeMap<usize, u32> = BTreeMap::new();
@@ -199,17 +199,17 @@ impl MapStage {
         Ok((specs, evaluations))
     }
 
-    /// Files of the tables that it reads.
+    /// Returns the number of files of all tables that it reads, before pruning.
     pub fn files_found(&self) -> usize {
         self.table.extent.files + self.builds.iter().map(|build| build.table.extent.files).sum::<usize>()
     }
 
-    /// Those of them that are read, however many tasks read them.
+    /// Returns the number of files after pruning. A file that several tasks read counts once.
     pub fn files_read(&self) -> usize {
         self.files.len() + self.builds.iter().map(|build| build.files.len()).sum::<usize>()
     }
 
-    /// Bytes of the files that tasks share out.
+    /// Returns the bytes of the files that are divided among the tasks.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
     }
@@ -237,7 +237,7 @@ fn task_file(file: &DataFile) -> TaskFile {
     }
 }
 
-/// Partition values of `files` as an Arrow IPC stream of one batch; empty without partition columns.
+/// Encodes the partition values of `files` as an Arrow IPC stream of one batch; empty without partition columns.
 fn constants(table: &Table, files: &[&DataFile]) -> Result<Bytes> {
     let fields = table.partition_fields();
     if fields.is_empty() || files.is_empty() {

@@ -1,5 +1,4 @@
-//! Which files a step reads: those whose partition values pass the step's `partition_filter` and its WHERE, and whose
-//! statistics do not rule out that a row passes.
+//! Prunes files: by partition values (the step's `partition_filter` and its WHERE), then by statistics (its WHERE).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -23,12 +22,12 @@ use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::scalar::ScalarValue;
 
-/// The files whose partition values, path (`key`) or size in bytes (`length`) pass `filter`, a boolean SQL expression.
-/// A number or date that is compared with a text means what the text means; an operator that only texts have applies to
-/// the value's text.
+/// Returns the files whose partition values, path (`key`) or size in bytes (`length`) pass `filter`, a boolean SQL
+/// expression. A text literal compared with a number or date is cast to that type. A text operator such as `LIKE`
+/// applies to the text form of the value.
 ///
 /// # Errors
-/// `Invalid` when the filter is not such an expression.
+/// `Invalid` when the filter is not a boolean expression over these columns.
 pub fn by_partition_filter(
     state: &SessionState,
     table: &Table,
@@ -45,14 +44,15 @@ pub fn by_partition_filter(
         expr.transform_up(|expr| text_means_value(expr, &schema)).data().map_err(|error| place(error.into()))?;
     match typed.get_type(&schema).map_err(|error| place(not_a_partition(error, table)))? {
         DataType::Boolean | DataType::Null => {}
-        other => return Err(place(QueryError::invalid(format!("it is {other}, not a condition")))),
+        other => return Err(place(QueryError::invalid(format!("it is of type {other}, not a condition")))),
     }
     let keep = evaluate(state, typed, &schema, &batch).map_err(place)?;
     Ok(kept(files, &keep))
 }
 
-/// The files that can have rows for `plan`, judged by partition values and then by statistics, and how many the former
-/// left. All of them, if the plan could give rows without any input: then an evaluation counts even if it reads nothing.
+/// Prunes files by the conditions of `plan`: first by partition values, then by statistics. Returns the number of files
+/// after the first step and the files after both. Keeps all files if the plan can return rows without input rows: each
+/// evaluation then contributes to the result.
 ///
 /// # Errors
 /// `Invalid` when a condition cannot be evaluated.
@@ -89,7 +89,7 @@ fn by_where_on_partitions(
     )
 }
 
-/// Whether `condition` asks of partition columns alone, so that it is one value for all rows of a file.
+/// Checks if `condition` refers to partition columns only, so that it has the same value for all rows of a file.
 pub fn is_of_partitions(table: &Table, condition: &Expr) -> bool {
     let columns = condition.column_refs();
     !columns.is_empty()
@@ -98,10 +98,10 @@ pub fn is_of_partitions(table: &Table, condition: &Expr) -> bool {
         && !condition.is_volatile()
 }
 
-/// The files whose partition values pass all `conditions`, which are [of partition columns](is_of_partitions).
+/// Returns the files whose partition values pass all `conditions`. Each must satisfy [`is_of_partitions`].
 ///
 /// # Errors
-/// `Invalid` when one cannot be evaluated.
+/// `Invalid` when a condition cannot be evaluated.
 pub fn by_conditions(
     state: &SessionState,
     table: &Table,
@@ -122,7 +122,7 @@ pub fn by_conditions(
     Ok(kept(files, &keep))
 }
 
-/// `filter` with columns that name no table.
+/// Removes the table name from all columns of `filter`.
 fn unqualified(filter: Expr) -> Result<Expr> {
     let plain = filter.transform(|expr| match expr {
         Expr::Column(column) => Ok(Transformed::yes(Expr::Column(Column::from_name(column.name)))),
@@ -131,7 +131,8 @@ fn unqualified(filter: Expr) -> Result<Expr> {
     Ok(plain.data()?)
 }
 
-/// The files whose partition values pass what `predicate`, the predicate of a scan, asks of partition columns alone.
+/// Returns the files whose partition values pass the conjuncts of `predicate`, the predicate of a scan, that refer to
+/// partition columns only.
 ///
 /// # Errors
 /// `Invalid` when the predicate cannot be evaluated.
@@ -161,8 +162,8 @@ pub fn by_predicate(table: &Table, files: Vec<DataFile>, predicate: &Arc<dyn Phy
     Ok(kept(files, &keep))
 }
 
-/// The files that can have rows for `predicate`, whose columns are those of `schema`, judged by the statistics of the
-/// table's files. All of them where nothing is known.
+/// Returns the files that may contain rows for `predicate`, a predicate over `schema`, according to the table's file
+/// statistics. Without statistics, returns all files.
 ///
 /// # Errors
 /// `Internal` when the statistics contradict themselves.
@@ -175,7 +176,7 @@ pub fn by_statistics(
     let Some(statistics) = &table.statistics else {
         return Ok(files);
     };
-    // What cannot be asked of statistics keeps every file.
+    // A predicate that statistics cannot answer keeps every file.
     let builder = PruningPredicateBuilder::new().with_file_schema(schema);
     let Ok(pruning) = builder.try_build(Arc::clone(predicate)) else {
         return Ok(files);
@@ -189,7 +190,7 @@ pub fn by_statistics(
     Ok(kept(files, &keep))
 }
 
-/// The statistics of some files, as DataFusion asks for them.
+/// The statistics of some files, in the form that DataFusion's pruning requires.
 struct KnownValues(FileStatistics);
 
 impl PruningStatistics for KnownValues {
@@ -222,7 +223,7 @@ fn kept(files: Vec<DataFile>, keep: &[bool]) -> Vec<DataFile> {
     files.into_iter().zip(keep).filter(|(_, keep)| **keep).map(|(file, _)| file).collect()
 }
 
-/// One row per file: its partition values.
+/// Returns a batch with one row per file: its partition values.
 fn describe(table: &Table, files: &[DataFile]) -> Result<RecordBatch> {
     let mut fields = Vec::new();
     let mut columns: Vec<ArrayRef> = Vec::new();
@@ -238,7 +239,8 @@ fn describe(table: &Table, files: &[DataFile]) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?)
 }
 
-/// `batch`, which describes `files`, with their `key` and `length` unless the table has columns of these names.
+/// Appends the columns `(key: Utf8, length: UInt64)` of `files` to `batch`, unless the table has columns of these
+/// names.
 fn with_key(batch: RecordBatch, table: &Table, files: &[DataFile]) -> Result<RecordBatch> {
     let mut fields: Vec<FieldRef> = batch.schema().fields().iter().cloned().collect();
     let mut columns = batch.columns().to_vec();
@@ -266,14 +268,16 @@ fn not_a_partition(error: DataFusionError, table: &Table) -> QueryError {
     if table.schema.field_with_name(&field.name).is_ok() {
         let there = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         return QueryError::invalid(format!(
-            "`{}` is not a partition column of `{}`, it is in the files; filter it in the step's SQL (here there are {there})",
+            "column `{}` is not a partition column of `{}`; filter it in the step's SQL \
+             (`partition_filter` supports {there})",
             field.name, table.name
         ));
     }
-    QueryError::invalid(column_not_found(&field.name, &format!(" a partition column of `{}`", table.name), &names))
+    let place = format!(" among the partition columns of `{}`", table.name);
+    QueryError::invalid(column_not_found(&field.name, &place, &names))
 }
 
-/// Subqueries, aggregates and window functions have no meaning for a single file.
+/// Rejects subqueries, aggregates and window functions: they have no meaning for a single file.
 fn check_plain(expr: &Expr) -> Result<()> {
     let mut odd = None;
     expr.apply(|expr| {
@@ -287,7 +291,7 @@ fn check_plain(expr: &Expr) -> Result<()> {
         Ok(if odd.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     match odd {
-        Some(what) => Err(QueryError::invalid(format!("it cannot hold {what}"))),
+        Some(what) => Err(QueryError::invalid(format!("it cannot contain {what}"))),
         None => Ok(()),
     }
 }
@@ -349,7 +353,7 @@ fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null)
 }
 
-/// Both sides, where a text literal beside a value of another type has become a value of that type.
+/// Returns both sides. A text literal next to a value of another type is cast to that type.
 fn same_type(left: Expr, right: Expr, schema: &DFSchema) -> Result<(Expr, Expr), DataFusionError> {
     let (left_type, right_type) = (left.get_type(schema)?, right.get_type(schema)?);
     match (is_text(&left_type), is_text(&right_type)) {
@@ -377,7 +381,7 @@ fn evaluate(state: &SessionState, expr: Expr, schema: &DFSchema, batch: &RecordB
     passes(&state.create_physical_expr(expr, schema)?, batch)
 }
 
-/// For each row of `batch`, whether `condition` is true.
+/// Evaluates `condition` for each row of `batch`. Null counts as false.
 fn passes(condition: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<Vec<bool>> {
     let array = condition.evaluate(batch)?.into_array(batch.num_rows())?;
     let array = arrow::compute::cast(&array, &DataType::Boolean)?;
@@ -386,7 +390,7 @@ fn passes(condition: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<Vec<
     Ok(passes.iter().map(|passes| passes == Some(true)).collect())
 }
 
-/// The conditions on the scan of a plan that gives no row without input rows; None for any other plan.
+/// Returns the filters of a plan's scan if the plan returns no rows without input rows, otherwise `None`.
 fn scan_filters(plan: &LogicalPlan) -> Option<&[Expr]> {
     match plan {
         LogicalPlan::TableScan(scan) => Some(&scan.filters),

@@ -1,9 +1,8 @@
-//! The reduce side: reduce plans over inboxes, run by `datafusion-distributed` on one comb or on several, or by Fuse
-//! itself.
+//! The reduce side: plans over inboxes, run by `datafusion-distributed` on one or more combs, or by Fuse itself.
 //!
-//! With T combs and P partitions on each, HBees divide their rows among P·T partitions and comb *t* owns
-//! `t·P .. (t+1)·P`. T is fixed before anything is dispatched. One comb is sent the whole plan: the distributed planner
-//! would hand a plan of one task back, to be run by Fuse, where the inboxes are empty.
+//! With T combs and P partitions on each, HBees divide their rows among P·T partitions, and comb *t* owns
+//! `t·P .. (t+1)·P`. T is fixed before dispatch. A single comb receives the whole plan directly: the distributed
+//! planner would return a plan of one task for Fuse to run, and Fuse's inboxes are empty.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,23 +54,23 @@ pub struct Reduction {
     place: Place,
 }
 
-/// Where a reduce plan runs.
+/// The place where a reduce plan runs.
 #[derive(Debug, Clone)]
 pub enum Place {
-    /// On these combs, which want to be shown the token.
+    /// On these combs, with the token that calls to them carry.
     Combs(Vec<CombAddress>, QueryToken),
     /// In Fuse's process, over an inbox of its own.
     Fuse(Arc<Inboxes>),
 }
 
-/// Partitions of each of `count` combs. With one partition the planner leaves out the very exchanges along which a plan
-/// is divided, so several combs have at least two each.
+/// Returns the number of partitions of each of `count` combs. Several combs have at least two each: with one partition
+/// the planner omits the exchanges along which a plan is divided.
 pub(crate) fn partitions_per_comb(combs: &dyn Combs, count: usize) -> usize {
     combs.partitions_per_comb(count).max(count.min(2))
 }
 
-/// Who reduces, and with how many combs. `planned` is the plan over inboxes, if it is known by now; `warnings` gains what
-/// the user should know.
+/// Chooses the reducer and the number of combs. `planned` is the plan over inboxes, if it is already known. Appends
+/// warnings for the user to `warnings`.
 pub(crate) async fn reducer(
     reduces: &[ReduceStep],
     planned: Option<&Arc<dyn ExecutionPlan>>,
@@ -83,30 +82,30 @@ pub(crate) async fn reducer(
     let wanted = request.query.zones;
     let recursion = reduces.iter().any(|step| has_recursion(&step.logical));
     let unsendable = match planned {
-        _ if recursion => Some("a recursion cannot be sent to combs".to_string()),
-        Some(plan) if !can_be_sent(plan) => Some("a part of it cannot be sent to combs".to_string()),
+        _ if recursion => Some("a recursive query cannot be sent to combs".to_string()),
+        Some(plan) if !can_be_sent(plan) => Some("one of its operators cannot be sent to combs".to_string()),
         _ => reduces.iter().find_map(|step| wire::unsendable(&step.logical)),
     };
     if let Some(because) = unsendable {
         if wanted > 1 {
-            warnings.push(format!("this query is not divided among {wanted} combs, Fuse reduces it: {because}"));
+            warnings.push(format!("Fuse reduces this query instead of {wanted} combs: {because}"));
         }
         return Ok((Reducer::Fuse { because }, 1));
     }
     let count = comb_count(reduces, &request.options, start, wanted, partitions_per_comb(combs, wanted)).await?;
     if count < wanted {
-        warnings.push(format!("this query cannot be divided among {wanted} combs; one reduces it"));
+        warnings.push(format!("this query cannot be divided among {wanted} combs; one comb reduces it"));
     }
     Ok((Reducer::Combs, count))
 }
 
-/// Whether every operator of `plan` has an encoding.
+/// Checks that every operator of `plan` can be encoded.
 fn can_be_sent(plan: &Arc<dyn ExecutionPlan>) -> bool {
     let converter = DeduplicatingProtoConverter {};
     physical_plan_to_bytes_with_proto_converter(Arc::clone(plan), &InboxCodec, &converter).is_ok()
 }
 
-/// Whether `plan` has a recursion: its operator has no encoding.
+/// Checks if `plan` contains a recursive query, whose operator cannot be encoded.
 fn has_recursion(plan: &LogicalPlan) -> bool {
     let mut found = false;
     let visited = plan.apply_with_subqueries(|node| {
@@ -116,7 +115,7 @@ fn has_recursion(plan: &LogicalPlan) -> bool {
     visited.is_ok() && found
 }
 
-/// How many combs can reduce: `wanted`, or 1 where a plan has a part that cannot be divided among several.
+/// Returns the number of combs that can reduce: `wanted`, or 1 if a part of a plan cannot be divided among several.
 async fn comb_count(
     reduces: &[ReduceStep],
     options: &Options,
@@ -145,7 +144,8 @@ async fn comb_count(
 /// Plans a reduce step for one run on `combs`.
 ///
 /// # Errors
-/// `Invalid` when the step cannot be planned, `Internal` when it cannot be divided as [`comb_count`] found it could.
+/// `Invalid` when the step cannot be planned, `Internal` when it cannot be divided although [`comb_count`] found that
+/// it can.
 pub async fn prepare(
     reduce: &ReduceStep,
     plan: &QueryPlan,
@@ -181,7 +181,7 @@ pub async fn prepare(
     Ok(Reduction { plan: planned, state, place: place.clone() })
 }
 
-/// A session in which Fuse runs a reduce plan itself, within the memory that operators may have.
+/// Creates a session in which Fuse runs a reduce plan itself. Operators are limited to the option `memory_bytes`.
 fn own_state(plan: &QueryPlan, inboxes: &Arc<Inboxes>) -> Result<SessionState> {
     let bytes = usize::try_from(plan.options.memory_bytes).unwrap_or(usize::MAX);
     let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(bytes))).build_arc()?;
@@ -190,7 +190,7 @@ fn own_state(plan: &QueryPlan, inboxes: &Arc<Inboxes>) -> Result<SessionState> {
     Ok(SessionStateBuilder::new_from_existing(state).with_runtime_env(runtime).build())
 }
 
-/// The plan of a reduce step, for people.
+/// Returns the plan of a reduce step as text, for `EXPLAIN`.
 ///
 /// # Errors
 /// As [`prepare`].
@@ -210,7 +210,8 @@ pub async fn display(reduce: &ReduceStep, plan: &QueryPlan, network: &Arc<dyn Ne
 }
 
 impl Reduction {
-    /// How often each leaf of the plan reads which stage. A recursion reads what is below it any number of times.
+    /// Returns the stage of each leaf and how often the leaf reads it. In a recursive query this is unbounded:
+    /// `u32::MAX`.
     pub fn readers(&self) -> Vec<(StageId, u32)> {
         let mut stages = Vec::new();
         let times = if is_recursive(&self.plan) { u32::MAX } else { 1 };
@@ -223,16 +224,16 @@ impl Reduction {
         stages
     }
 
-    /// Runs the plan; it can be run once. The rows come in the order of the plan.
+    /// Runs the plan. The stream returns the rows in the order of the plan.
     ///
     /// # Errors
-    /// `Unavailable` when a comb does not answer. The stream fails as the plan does.
+    /// `Unavailable` when a comb does not respond. The stream fails if the plan fails.
     pub async fn run(self, network: &Arc<dyn Network>) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         match &self.place {
             Place::Combs(combs, _) if combs.len() == 1 => run_on_one(&self.plan, &self.state, &combs[0], network).await,
             _ => {
                 let batches = self.plan.execute(0, self.state.task_ctx())?;
-                // The plan holds what keeps its tasks on the combs alive.
+                // Dropping the plan would stop its tasks on the combs.
                 let plan = self.plan;
                 let held = batches.map_err(QueryError::from).inspect(move |_| {
                     let _held = &plan;
@@ -243,7 +244,7 @@ impl Reduction {
     }
 }
 
-/// Sends the whole plan to one comb, over the protocol by which the engine's own tasks are run.
+/// Sends the whole plan to one comb, over the protocol that `datafusion-distributed` uses for its own tasks.
 async fn run_on_one(
     plan: &Arc<dyn ExecutionPlan>,
     state: &SessionState,
@@ -262,7 +263,7 @@ async fn run_on_one(
         target_worker_url: comb.0.clone(),
         query_start_time_ns: usize::try_from(Utc::now().timestamp_nanos_opt().unwrap_or_default()).unwrap_or_default(),
     };
-    // The worker keeps the plan for as long as this channel is open; it says nothing and ends with the rows.
+    // The worker keeps the plan while this channel is open. It carries no messages and closes with the rows.
     let (open, closed) = oneshot::channel::<()>();
     let silence = futures::stream::once(closed).filter_map(|_| async { None }).boxed();
     let metrics = ExecutionPlanMetricsSet::new();
@@ -274,7 +275,7 @@ async fn run_on_one(
         producer_head: ProducerHead::None,
     };
     let mut streams = worker.execute_task(headers, request, metrics, &ctx).await?;
-    let rows = streams.pop().ok_or_else(|| QueryError::internal("a comb gave no stream for its plan"))?;
+    let rows = streams.pop().ok_or_else(|| QueryError::internal("a comb returned no stream for its plan"))?;
     let held = (open, answers, worker);
     Ok(rows
         .map_err(QueryError::from)
@@ -284,7 +285,7 @@ async fn run_on_one(
         .boxed())
 }
 
-/// The undistributed plan over inboxes, with one output partition.
+/// Plans `step` over inboxes, undistributed, with one output partition.
 async fn physical(
     step: &ReduceStep,
     options: &Options,
@@ -298,10 +299,10 @@ async fn physical(
     }
 }
 
-/// The physical plan of `logical` for one comb's share, with one output partition.
+/// Creates the physical plan of `logical` for the partitions of one comb, with one output partition.
 ///
 /// # Errors
-/// `Invalid` when it cannot be planned.
+/// `Invalid` when the plan cannot be created.
 pub(crate) async fn planned(
     logical: &LogicalPlan,
     options: &Options,
@@ -331,15 +332,15 @@ struct SessionHeaders(HeaderMap);
 
 fn session_headers(plan: &QueryPlan, token: &QueryToken) -> Result<HeaderMap> {
     let json = serde_json::to_string(&plan.session);
-    let json = json.map_err(|error| QueryError::internal(format!("the session has no JSON: {error}")))?;
+    let json = json.map_err(|error| QueryError::internal(format!("the session cannot be encoded as JSON: {error}")))?;
     let value = HeaderValue::from_str(&json)
-        .map_err(|_| QueryError::invalid("the option `time_zone` holds characters that cannot be sent"))?;
-    let token = HeaderValue::from_str(token.as_str()).map_err(|_| QueryError::internal("a token cannot be sent"))?;
+        .map_err(|_| QueryError::invalid("the option `time_zone` contains characters that a header cannot carry"))?;
+    let token = HeaderValue::from_str(token.as_str()).map_err(|_| QueryError::internal("the token is not ASCII"))?;
     let name = http::HeaderName::from_static;
     Ok(HeaderMap::from_iter([(name(SESSION_HEADER), value), (name(TOKEN_HEADER), token)]))
 }
 
-/// A session whose planner divides `whole` among `combs`.
+/// Creates a session whose planner divides `whole` among `combs`.
 #[expect(clippy::too_many_arguments, reason = "two calls; a struct would only name the same things again")]
 fn distributing(
     options: &Options,
@@ -388,7 +389,7 @@ fn distributing(
     Ok(builder.build())
 }
 
-/// One variant of the leaf for each comb. A stage that was given fewer tasks than there are combs reads them all.
+/// Creates one variant of the leaf for each comb. If a stage has fewer tasks than combs, its tasks read from all combs.
 fn divided(
     event: ScaleUpLeafNodeEvent<'_>,
     inbox: &InboxExec,
@@ -405,8 +406,8 @@ fn divided(
     Ok(ScaleUpLeafNodeEventResponse::new(Arc::new(gathered)))
 }
 
-/// There is no public way to divide a physical plan, but the distributed planner divides whatever its inner planner
-/// gives.
+/// A planner that returns a fixed plan. `datafusion-distributed` has no public function that divides a physical plan,
+/// but its planner divides the plan that its inner planner returns.
 #[derive(Debug)]
 struct Fixed(Arc<dyn ExecutionPlan>);
 

@@ -1,4 +1,4 @@
-//! Who reduces a query: combs, or Fuse itself. Decided when it runs, by what it expects and by what is there.
+//! Chooses the reducer of a run, combs or Fuse itself, by the expected number of rows and the combs that are running.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,15 +14,15 @@ use datafusion::physical_plan::aggregates::AggregateExec;
 use crate::plan::{MapStage, Reducer};
 use crate::{Fuse, QueryPlan};
 
-/// Bytes of files from which even all rows together are little.
+/// Bytes of files up to which a stage's rows are expected to fit in Fuse, even without an aggregate.
 const LITTLE_BYTES: u64 = 8 << 20;
 
-/// Who reduces one run of a query.
+/// The reducer of one run of a query.
 #[derive(Debug, Clone)]
 pub(crate) enum Choice {
-    /// Fuse; if the rows turn out to be too many for it, combs may take over.
+    /// Fuse; combs may take over if the rows do not fit.
     Fuse {
-        /// Whether they may.
+        /// True if combs may take over.
         or_combs: bool,
     },
     /// These combs.
@@ -30,7 +30,7 @@ pub(crate) enum Choice {
 }
 
 impl Choice {
-    /// The combs that reduce.
+    /// Returns the combs that reduce; empty for Fuse.
     pub(crate) fn combs(&self) -> &[CombAddress] {
         match self {
             Self::Fuse { .. } => &[],
@@ -39,10 +39,10 @@ impl Choice {
     }
 }
 
-/// Chooses for the first run of `plan`.
+/// Chooses the reducer of the first run of `plan`.
 ///
 /// # Errors
-/// `Unavailable` when combs are needed and there are none.
+/// `Unavailable` when combs are needed and none can be started.
 pub(crate) async fn choose(fuse: &Fuse, plan: &QueryPlan) -> Result<Choice> {
     if let Reducer::Fuse { .. } = plan.reducer {
         return Ok(Choice::Fuse { or_combs: false });
@@ -57,9 +57,9 @@ pub(crate) async fn choose(fuse: &Fuse, plan: &QueryPlan) -> Result<Choice> {
                     return Ok(Choice::Combs(warm));
                 }
                 Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "whether there are combs cannot be found out"),
+                Err(error) => tracing::warn!(%error, "failed to list the running combs"),
             }
-            // A scan cannot be decoded without the store that it reads.
+            // Decoding a scan requires the store that it reads.
             let registry = Arc::clone(&fuse.storage) as Arc<dyn ObjectStoreRegistry>;
             let runtime = RuntimeEnvBuilder::new().with_object_store_registry(registry).build_arc()?;
             let state = SessionStateBuilder::new().with_default_features().with_runtime_env(runtime).build();
@@ -72,20 +72,21 @@ pub(crate) async fn choose(fuse: &Fuse, plan: &QueryPlan) -> Result<Choice> {
     }
 }
 
-/// Combs, started if they are not there.
+/// Returns combs that are ready, starting them if necessary.
 ///
 /// # Errors
-/// `Unavailable` when there are none.
+/// `Unavailable` when fewer combs are ready than the plan requires.
 pub(crate) async fn combs(fuse: &Fuse, plan: &QueryPlan) -> Result<Choice> {
     fuse.combs.ready(plan.comb_count).await.map(Choice::Combs)
 }
 
-/// Whether few rows are expected of each task: it aggregates or takes the first few, or there is little to read.
+/// Returns true if each task is expected to return few rows: it aggregates, has a limit, or the stage reads at most
+/// [`LITTLE_BYTES`].
 fn expects_little(stage: &MapStage, ctx: &TaskContext) -> bool {
     if stage.bytes() <= LITTLE_BYTES {
         return true;
     }
-    // A wrong guess costs time, never rows: what does not fit an outcome says so.
+    // A wrong guess costs time, never rows: a task reports when its rows do not fit in its outcome.
     decode_fragment(&stage.fragment, ctx).is_ok_and(|plan| reduces_rows(plan.as_ref()))
 }
 
@@ -97,8 +98,7 @@ fn reduces_rows(plan: &dyn ExecutionPlan) -> bool {
     }
 }
 
-/// Rows that tasks answered to Fuse, in case the query goes on with combs: then only the tasks whose rows did not fit
-/// run again.
+/// Rows that Fuse keeps in case the query is rerun on combs. Then only the tasks whose rows are not kept run again.
 #[derive(Debug)]
 pub(crate) struct Kept {
     bytes_max: u64,
@@ -112,12 +112,12 @@ struct KeptTasks {
 }
 
 impl Kept {
-    /// None yet, and later at most `bytes_max`.
+    /// Creates an empty store of at most `bytes_max` bytes.
     pub(crate) fn up_to(bytes_max: u64) -> Self {
         Self { bytes_max, tasks: Mutex::default() }
     }
 
-    /// Keeps the rows of a task that ended with `outcome`, as long as there is room; a task that is not kept runs again.
+    /// Keeps the rows of a task that ended with `outcome` if they fit in the bound.
     pub(crate) fn keep(&self, stage: StageId, task: TaskIndex, outcome: &TaskOutcome, rows: &InlineRows) {
         let mut kept = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.bytes + outcome.bytes_delivered <= self.bytes_max {
@@ -126,7 +126,7 @@ impl Kept {
         }
     }
 
-    /// What was kept of a task, once.
+    /// Removes and returns the kept rows of a task.
     pub(crate) fn take(&self, stage: StageId, task: TaskIndex) -> Option<(TaskOutcome, InlineRows)> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).by_task.remove(&(stage, task))
     }
@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether the plan of `sql`, as a fragment is encoded and decoded, is expected to give few rows.
+    /// Returns true if the plan of `sql`, encoded and decoded as a fragment, is expected to return few rows.
     async fn few(sql: &str) -> bool {
         let ctx = SessionContext::new();
         let field = |name: &str| Field::new(name, DataType::Int64, true);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn aggregates_and_first_rows_are_few() {
+    async fn aggregates_and_limits_are_expected_to_return_few_rows() {
         assert!(few("SELECT a, COUNT(*), approx_distinct(b) FROM t GROUP BY a").await);
         assert!(few("SELECT a FROM t ORDER BY b LIMIT 10").await);
         assert!(!few("SELECT a FROM t WHERE b > 3").await);

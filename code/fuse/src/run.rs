@@ -18,22 +18,23 @@ use crate::reducer::{self, Choice, Kept, choose};
 use crate::summary::{Progress, Summary};
 use crate::{Fuse, QueryPlan};
 
-/// Takes the rows of an answer.
+/// Receives the rows of an answer.
 pub trait ResultSink: Send {
-    /// Begins an answer with `schema`. Called again, it forgets what it was given before: the query is run once more.
+    /// Begins an answer with `schema`. A second call means that the query is rerun: it discards all rows written
+    /// before.
     ///
     /// # Errors
-    /// When the rows cannot be kept.
+    /// When the rows cannot be stored.
     fn start(&mut self, schema: SchemaRef) -> Result<()>;
 
-    /// Takes the next rows.
+    /// Writes the next rows.
     ///
     /// # Errors
-    /// When the rows cannot be kept.
+    /// When the rows cannot be stored.
     fn write(&mut self, batch: RecordBatch) -> Result<()>;
 }
 
-/// Drops the rows: only what the query did is asked for.
+/// Drops the rows, for callers that need the [`Summary`] only.
 #[derive(Debug)]
 pub struct NoRows;
 
@@ -47,23 +48,23 @@ impl ResultSink for NoRows {
     }
 }
 
-/// A failure, and whether another run may succeed.
+/// A failure, and whether a rerun may succeed.
 struct RunError {
     error: QueryError,
     again: Again,
 }
 
-/// Whether and how a query is run once more.
+/// The kind of rerun that may succeed after a failure.
 #[derive(PartialEq, Eq)]
 enum Again {
     No,
-    /// A task that may succeed at another time failed; deliveries are held back until they are accepted.
+    /// Rerun with deliveries held back until they are accepted: a task failed that may succeed later.
     Held,
-    /// A comb was lost.
+    /// Rerun on other combs: a comb was lost.
     OnOtherCombs,
-    /// A comb did not take the query, and nothing of it ran.
+    /// Rerun on any combs that accept the query: a comb refused it, and nothing ran.
     OnWhoeverTakesIt,
-    /// Its rows are too many for Fuse.
+    /// Rerun on combs: the rows do not fit in Fuse.
     OnCombs,
 }
 
@@ -73,7 +74,7 @@ impl From<QueryError> for RunError {
     }
 }
 
-/// A failure of something that only combs do: when it is `Unavailable`, a comb is lost.
+/// Classifies a failure of a call to a comb: `Unavailable` means that the comb is lost.
 fn of_comb(error: QueryError) -> RunError {
     let again = if error.kind == ErrorKind::Unavailable { Again::OnOtherCombs } else { Again::No };
     RunError { error, again }
@@ -81,29 +82,29 @@ fn of_comb(error: QueryError) -> RunError {
 
 /// One run of a query.
 struct Run<'a> {
-    /// Its name, which no other run has.
+    /// The id of this run; every run has its own.
     query: QueryId,
     choice: &'a Choice,
-    /// Whether batches are read as they are delivered.
+    /// True if batches are read as they are delivered.
     flowing: bool,
 }
 
-/// Of the memory in which Fuse holds rows that tasks answered, the part that may be held in case combs must take over.
+/// Divisor of `inbox_memory_bytes`: the share in which Fuse keeps rows in case combs must take over.
 const KEPT_PART: u64 = 3;
 
-/// How often combs may refuse a query.
+/// Maximum number of times that combs may refuse a query.
 const REFUSALS_MAX: usize = 4;
 
-/// What a query fails with that takes longer than `timeout`.
+/// Returns the error of a query that exceeds `timeout`.
 pub(crate) fn out_of_time(timeout: Duration) -> QueryError {
     let seconds = timeout.as_secs();
     QueryError::limit(format!("the query took more than {seconds} seconds; raise the option `timeout_seconds`"))
 }
 
-/// When a query ends in any case.
+/// The deadline of a query and the counters that can stop it.
 struct End<'a> {
     progress: &'a Progress,
-    /// The time it may take, and its end.
+    /// The time that the query may take in total.
     timeout: Duration,
     at: tokio::time::Instant,
     at_ms: u64,
@@ -118,7 +119,7 @@ impl<'a> End<'a> {
         Self { progress, timeout, at, at_ms: u64::try_from(at_ms).unwrap_or_default() }
     }
 
-    /// What `work` comes to, unless the query's time is over or somebody stops it before.
+    /// Runs `work` until it completes, the query is stopped or its deadline passes.
     async fn unless<T, E: From<QueryError>>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         tokio::select! {
             biased;
@@ -130,15 +131,15 @@ impl<'a> End<'a> {
         }
     }
 
-    /// `error` and what was done until then.
+    /// Appends the number of finished tasks to the message of `error`.
     fn with_done(&self, error: QueryError) -> QueryError {
         let (tasks, done) = (Progress::get(&self.progress.tasks), Progress::get(&self.progress.tasks_done));
         QueryError { message: format!("{} ({done} of {tasks} tasks were done)", error.message), ..error }
     }
 }
 
-/// Runs a plan; once more if a comb is lost or refuses, if the rows turn out to be too many for Fuse, and with
-/// deliveries held back if a task fails that might succeed at another time.
+/// Runs a plan and reruns it if that may help (see [`Again`]): a comb is lost or refuses the query, the rows do not fit
+/// in Fuse, or a task of a flowing query fails with `Unavailable`.
 pub(crate) async fn run(
     fuse: &Fuse,
     plan: &QueryPlan,
@@ -179,30 +180,31 @@ pub(crate) async fn run(
                 Progress::add(&progress.reruns, 1);
             }
             Again::OnWhoeverTakesIt if refusals < REFUSALS_MAX => refusals += 1,
-            // What was answered to Fuse is delivered to combs, and the other tasks go on towards them.
+            // The rows kept by Fuse are delivered to the combs, and the other tasks deliver to the combs too.
             Again::OnCombs if matches!(choice, Choice::Fuse { or_combs: true }) => {}
             _ => return Err(error),
         }
         let next = progress.next_run();
-        tracing::warn!(query_id = %query, again_as = %next, %error, "the query is run once more");
+        tracing::warn!(query_id = %query, again_as = %next, %error, "rerunning the query");
         query = next;
         progress.restart();
         choice = end.unless(reducer::combs(fuse, plan)).await.map_err(|failed| match failed.kind {
-            // Why combs were needed again says more than that there are none.
+            // The reason for the rerun tells more than the lack of combs.
             ErrorKind::Unavailable => QueryError { message: format!("{error}; then: {}", failed.message), ..failed },
             _ => failed,
         })?;
     }
 }
 
-/// What ended one of the combs that were lost, if a query must fail for it. That may be known only after another run.
+/// Returns the error to fail the query with if a lost comb stopped for a reason that a rerun cannot avoid. The reason
+/// may become known only after another run.
 async fn fate_of(fuse: &Fuse, lost: &[CombAddress]) -> Option<QueryError> {
     let fates = lost.iter().map(|comb| fuse.combs.fate(comb));
     let fates = tokio::time::timeout(FATE_TIMEOUT, futures::future::join_all(fates)).await.unwrap_or_default();
     fates.into_iter().flatten().next()
 }
 
-/// How long it may take to hear what ended a comb.
+/// Timeout of the request for the reason why combs stopped.
 const FATE_TIMEOUT: Duration = Duration::from_secs(10);
 
 async fn run_once(
@@ -266,7 +268,8 @@ async fn run_once(
     })
 }
 
-/// Maps and reduces at the same time; the rows end when the last reduce step does, whether or not all tasks have.
+/// Maps and reduces at the same time. Returns the number of rows when the last reduce step ends, even if tasks still
+/// run.
 async fn work(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &mut dyn ResultSink) -> Result<u64, RunError> {
     let Dispatch { fuse, plan, query, inboxes, flowing, .. } = *dispatch;
     let map = dispatch.all();
@@ -275,12 +278,12 @@ async fn work(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &mut dy
     let mut mapping = true;
     loop {
         tokio::select! {
-            // A task's failure comes before the failure that it causes downstream.
+            // A task's failure is reported before the failure that it causes downstream.
             biased;
             mapped = &mut map, if mapping => {
                 if let Err(failed) = mapped {
                     if flowing && failed.error.kind == ErrorKind::Unavailable {
-                        // What it delivered may have been read.
+                        // Its rows may have been read.
                         return Err(RunError { error: failed.error, again: Again::Held });
                     }
                     return Err(task_failed(failed, query, inboxes).await);
@@ -292,7 +295,7 @@ async fn work(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &mut dy
     }
 }
 
-/// A task that cannot deliver may be the first to notice that a comb is gone.
+/// Classifies a task's failure. A task that cannot deliver may be the first to notice that a comb is lost.
 async fn task_failed(failed: TaskError, query: QueryId, inboxes: &Inboxes) -> RunError {
     let TaskError { error, too_large } = failed;
     if too_large {

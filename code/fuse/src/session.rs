@@ -11,31 +11,31 @@ use datafusion::execution::context::ExecutionProps;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
 
-/// DataFusion configuration, by key, that every role of the query has alike.
+/// Returns the DataFusion configuration, by key, that all roles of a query share.
 pub(crate) fn session_options(options: &Options) -> BTreeMap<String, String> {
     let zone = options.time_zone.clone().map(|zone| ("datafusion.execution.time_zone".to_string(), zone));
     let batch_size = ("datafusion.execution.batch_size".to_string(), options.batch_size.to_string());
     zone.into_iter().chain([batch_size]).collect()
 }
 
-/// Configuration for plans of `partitions` partitions. Dynamic filters are off while planning: a filter that is filled
-/// while running must be made where it runs.
+/// Returns the configuration for plans of `partitions` partitions. Dynamic filters are disabled while planning: a
+/// filter that is updated during the run must be created in the process that runs it.
 pub(crate) fn planning_config(options: &Options, partitions: usize) -> Result<SessionConfig> {
     let mut config = SessionConfig::new().with_target_partitions(partitions).with_information_schema(false);
     for (key, value) in session_options(options) {
         config.options_mut().set(&key, &value)?;
     }
     config.options_mut().set("datafusion.optimizer.enable_dynamic_filter_pushdown", "false")?;
-    // Otherwise scalar subqueries are nodes that datafusion-distributed cannot cut.
+    // Otherwise scalar subqueries become nodes that datafusion-distributed cannot cut.
     config.options_mut().optimizer.enable_physical_uncorrelated_scalar_subquery = false;
-    // Nor do they keep which columns can be null below a UNION; a plan is none the worse for allowing nulls that never come.
+    // Plans also lose the nullability of columns below a UNION. Allowing nulls that never occur is harmless.
     config.options_mut().execution.skip_physical_aggregate_schema_check = true;
-    // Files are divided by Fuse; the planner sees none.
+    // Fuse divides the files; the planner has none.
     config.options_mut().optimizer.repartition_file_scans = false;
     Ok(config)
 }
 
-/// A session in which only `tables` exist, and in which `now()` is `start`.
+/// Creates a session with `tables` only, in which `now()` is `start`.
 pub(crate) fn session<'a>(
     config: SessionConfig,
     start: DateTime<Utc>,

@@ -1,4 +1,4 @@
-//! From files to tasks: what is evaluated on its own, and which of it goes to the same worker.
+//! Divides files into splits and packs splits into tasks.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -7,23 +7,23 @@ use buzz_catalog::DataFile;
 use buzz_protocol::Options;
 use parquet::file::metadata::ParquetMetaData;
 
-/// What the SQL of an `HBee` step is evaluated for, once: a file or a part of one.
+/// A file or a part of one. The SQL of an `HBee` step is evaluated once for each split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileSplit {
-    /// Position in the table's kept files.
+    /// Position in the table's files after pruning.
     pub file: usize,
-    /// First byte and the byte after the last, if not the whole file.
+    /// First byte (inclusive) and last byte (exclusive); `None` for the whole file.
     pub range: Option<(u64, u64)>,
-    /// Bytes of the file that fall to it.
+    /// Size of the split in bytes.
     pub bytes: u64,
 }
 
-/// One split for each file.
+/// Returns one split for each file.
 pub fn whole_files(files: &[DataFile]) -> Vec<FileSplit> {
     files.iter().enumerate().map(|(file, data)| FileSplit { file, range: None, bytes: data.size }).collect()
 }
 
-/// Splits of about `target` bytes of `file`, cut between row groups. Ranges finer than row groups would give tasks
+/// Divides a Parquet file into splits of about `target` bytes, between row groups. Smaller ranges would result in tasks
 /// without rows.
 pub fn row_group_splits(file: usize, size: u64, footer: &ParquetMetaData, target: u64) -> Vec<FileSplit> {
     let mut starts: Vec<u64> = footer.row_groups().iter().filter_map(row_group_start).collect();
@@ -31,20 +31,20 @@ pub fn row_group_splits(file: usize, size: u64, footer: &ParquetMetaData, target
     ranges_between(file, size, &starts, target)
 }
 
-/// Splits of a file whose row groups begin at `starts`, in order: cut where a row group begins next to where even parts
-/// would.
+/// Divides a file whose row groups begin at `starts`, in ascending order. Cuts at the row group starts that are nearest
+/// to the ends of equal parts.
 fn ranges_between(file: usize, size: u64, starts: &[u64], target: u64) -> Vec<FileSplit> {
     let target = target.max(1);
     let parts = u128::from((size.saturating_add(target / 2) / target).max(1));
     let even_end = |part: u128| u64::try_from(u128::from(size) * part / parts).unwrap_or(size);
     let mut cuts = vec![0];
     let mut part = 1;
-    // The first row group belongs to the first split, wherever it starts.
+    // The first row group always belongs to the first split.
     for (index, &start) in starts.iter().enumerate().skip(1) {
         let (next, end) = (starts.get(index + 1).copied().unwrap_or(size), even_end(part));
         if part < parts && start > cuts[cuts.len() - 1] && start.abs_diff(end) <= next.abs_diff(end) {
             cuts.push(start);
-            // A large row group may reach beyond several even parts.
+            // A large row group may span several equal parts.
             part = part.max(u128::from(start) * parts / u128::from(size.max(1))) + 1;
         }
     }
@@ -56,8 +56,7 @@ fn ranges_between(file: usize, size: u64, starts: &[u64], target: u64) -> Vec<Fi
     cuts.into_iter().zip(ends).map(split).collect()
 }
 
-/// Splits of about `target` bytes of `file`, whose rows are lines: one that begins inside a line leaves it to the split
-/// before.
+/// Divides a file of lines into splits of about `target` bytes. A line belongs to the split in which it begins.
 pub fn line_splits(file: usize, size: u64, target: u64) -> Vec<FileSplit> {
     let count = (size / target.max(1)).max(1);
     let cut = |part: u64| u64::try_from(u128::from(size) * u128::from(part) / u128::from(count)).unwrap_or(size);
@@ -68,32 +67,32 @@ pub fn line_splits(file: usize, size: u64, target: u64) -> Vec<FileSplit> {
     (0..count).map(split).collect()
 }
 
-/// Where DataFusion says that a row group starts: a scan of a range takes the row groups that start in it.
+/// Returns the start of a row group as DataFusion defines it: a scan of a range reads the row groups that start in it.
 fn row_group_start(row_group: &parquet::file::metadata::RowGroupMetaData) -> Option<u64> {
     let first = row_group.columns().first()?;
     let start = first.dictionary_page_offset().unwrap_or_else(|| first.data_page_offset());
     u64::try_from(start).ok()
 }
 
-/// How many tasks a stage over `bytes` should have: as many as an option says, else one for each `task_bytes`, but at
-/// least `tasks_min`.
+/// Returns the number of tasks for a stage over `bytes`: the option `tasks` if set, otherwise one per `task_bytes` and
+/// at least `tasks_min`.
 pub fn tasks_wanted(bytes: u64, options: &Options, tasks_min: usize) -> usize {
     let by_bytes = usize::try_from(bytes.div_ceil(options.task_bytes.max(1))).unwrap_or(usize::MAX);
     if options.tasks > 0 { options.tasks } else { by_bytes.max(tasks_min).max(1) }
 }
 
-/// Bytes that a split should have, so that `tasks` share `bytes` evenly: not more than the option `split_bytes`, and not
-/// so few that a task costs more than it does.
+/// Returns the target size of a split, in bytes, so that `tasks` share `bytes` evenly: at most the option
+/// `split_bytes`, and at least 1 MiB if that option allows it.
 pub fn split_target(bytes: u64, options: &Options, tasks: usize) -> u64 {
     let share = bytes / (tasks as u64).max(1);
     share.max(SPLIT_BYTES_MIN).min(options.split_bytes)
 }
 
-/// Files of less are not divided to occupy more tasks.
+/// Minimum size of a split, in bytes: a smaller split costs more as a task than it saves.
 const SPLIT_BYTES_MIN: u64 = 1 << 20;
 
-/// Packs splits into `count` tasks of about equal bytes, or into one each if they are fewer: the largest first, each to
-/// the task that has the least.
+/// Packs splits into `count` tasks of about equal bytes, or one task per split if there are fewer splits. Assigns the
+/// largest split first, always to the smallest task.
 pub fn pack(mut splits: Vec<FileSplit>, count: usize) -> Vec<Vec<FileSplit>> {
     let count = count.min(splits.len());
     splits.sort_by_key(|split| Reverse(split.bytes));
@@ -103,7 +102,7 @@ pub fn pack(mut splits: Vec<FileSplit>, count: usize) -> Vec<Vec<FileSplit>> {
         let Some(Reverse((bytes, task))) = least.pop() else {
             break;
         };
-        // A file costs a request or two, however small it is.
+        // Even a very small file costs one or two requests.
         least.push(Reverse((bytes + split.bytes.max(FILE_COST_BYTES), task)));
         tasks[task].push(split);
     }
@@ -113,7 +112,7 @@ pub fn pack(mut splits: Vec<FileSplit>, count: usize) -> Vec<Vec<FileSplit>> {
     tasks
 }
 
-/// What opening a file costs, in bytes that could have been read meanwhile: 30 ms at 50 MiB/s, a store's usual figures.
+/// The cost of opening a file, in bytes that could be read in the same time: 30 ms at 50 MiB/s, usual for a store.
 const FILE_COST_BYTES: u64 = 3 << 19;
 
 #[cfg(test)]
@@ -125,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn tasks_follow_bytes_within_their_bounds() {
+    fn task_count_follows_bytes_within_bounds() {
         let options = |tasks, task_bytes| Options { tasks, task_bytes, ..Options::default() };
         assert_eq!(tasks_wanted(500 << 20, &options(0, 64 << 20), 1), 8);
         assert_eq!(tasks_wanted(500 << 20, &options(0, 250 << 20), 1), 2);
@@ -135,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn splits_occupy_all_tasks_but_are_not_tiny() {
+    fn splits_fill_all_tasks_but_have_a_minimum_size() {
         let options = Options { split_bytes: 128 << 20, ..Options::default() };
         assert_eq!(split_target(64 << 20, &options, 4), 16 << 20);
         assert_eq!(split_target(1 << 30, &options, 4), 128 << 20);
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn row_groups_are_divided_where_it_is_nearest_to_even() {
+    fn row_groups_are_cut_nearest_to_equal_parts() {
         let lengths = |size, starts: &[u64], target| {
             let splits = ranges_between(0, size, starts, target);
             splits.into_iter().map(|split| split.bytes).collect::<Vec<_>>()
@@ -157,7 +156,7 @@ mod tests {
         assert_eq!(lengths(105, &starts, 105), [105]);
         assert_eq!(lengths(105, &[4], 1), [105]);
         assert_eq!(lengths(105, &[], 1), [105]);
-        // Row groups without bytes, and starts beyond a file that is shorter than its footer says.
+        // Row groups without bytes, and starts beyond the end of a file.
         assert_eq!(lengths(20, &[4, 4, 10, 10], 1), [4, 6, 10]);
         assert_eq!(lengths(5, &[4, 8], 1).iter().sum::<u64>(), 5);
     }
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn packing_is_even_and_loses_nothing() {
+    fn packing_is_balanced_and_keeps_all_splits() {
         let sizes = [90 << 20, 10 << 20, 50 << 20, 40 << 20, 60 << 20, 30 << 20];
         let tasks = pack(splits(&sizes), 3);
         let mut files: Vec<usize> = tasks.iter().flatten().map(|split| split.file).collect();

@@ -1,4 +1,4 @@
-//! From one SQL statement to what will run.
+//! Plans one SQL statement: its map stages and one reduce step.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use crate::steps::{self, delivered_schema};
 use crate::table::{FileTable, InboxTarget};
 use crate::{Combs, Compute, Request, prune};
 
-/// What the only reduce step of a statement is called.
+/// The name of the only reduce step of a statement.
 const STEP: &str = "query";
 
 /// Plans the statement `sql` of `request` over its opened `tables`.
@@ -57,7 +57,7 @@ pub(crate) async fn plan(
                 continue;
             }
             let names = tables.iter().map(|table| table.name.as_str());
-            return Err(QueryError::invalid(format!("there is no table `{name}`{}", name_help(name, names))));
+            return Err(QueryError::invalid(format!("table `{name}` does not exist{}", name_help(name, names))));
         };
         providers.push((name.to_string(), Arc::new(FileTable::for_cut(Arc::clone(&tables[number]), number))));
     }
@@ -77,7 +77,7 @@ pub(crate) async fn plan(
     let mut warnings = Vec::new();
     let mut cut = cut_for(1).await?;
     let (reducer, comb_count) = if cut.fragments.is_empty() {
-        (Reducer::Fuse { because: "it reads no file".to_string() }, 1)
+        (Reducer::Fuse { because: "it reads no files".to_string() }, 1)
     } else {
         reduce::reducer(&reduces, Some(&cut.reduce), request, start, combs, &mut warnings).await?
     };
@@ -106,12 +106,13 @@ pub(crate) async fn plan(
     })
 }
 
-/// Whether `name` is a function that gives a table, as `generate_series`: such a name may be no table at all.
+/// Checks if `name` is a table function, such as `generate_series`. Such a name does not have to be a table.
 fn is_table_function(name: &str) -> bool {
     ["generate_series", "range"].contains(&name)
 }
 
-/// What reading each table would cost, before statistics drop any of its files: the same for every run of the query.
+/// Returns the cost of reading each table, before statistics prune its files. The cost is the same for every run of the
+/// query.
 fn cut_rules(tables: &[Arc<Table>], options: &Options, compute: &dyn Compute) -> CutRules {
     let cost = |table: &Arc<Table>| {
         let bytes = table.bytes();
@@ -123,7 +124,7 @@ fn cut_rules(tables: &[Arc<Table>], options: &Options, compute: &dyn Compute) ->
     CutRules { tables: tables.iter().map(cost).collect(), build_bytes: options.build_bytes }
 }
 
-/// Whether `plan` aggregates by GROUPING SETS, ROLLUP or CUBE.
+/// Checks if `plan` aggregates by GROUPING SETS, ROLLUP or CUBE.
 fn has_grouping_sets(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     let grouped = |node: &Arc<dyn ExecutionPlan>| {
         node.downcast_ref::<AggregateExec>().is_some_and(|aggregate| aggregate.group_expr().has_grouping_set())
@@ -142,7 +143,7 @@ async fn map_stage(
     let options = &request.options;
     let (table, files_by_partition, mut files) = scanned(&fragment.scan, tables)?;
     if files.is_empty() && has_grouping_sets(&fragment.plan)? {
-        // The total over no rows is a row, and only a task's partial aggregate makes it.
+        // The total over no rows is a row, and only a task's partial aggregate computes it.
         files.extend(table.files.first().cloned());
     }
     let mut builds = Vec::new();
@@ -173,7 +174,8 @@ async fn map_stage(
     })
 }
 
-/// The table of a scan, how many of its files partition values leave, and those that can have rows for it.
+/// Returns the table of a scan, the number of its files after pruning by partition values, and the files after pruning
+/// by statistics as well.
 fn scanned(scan: &Scan, tables: &[Arc<Table>]) -> Result<(Arc<Table>, usize, Vec<DataFile>)> {
     let table = Arc::clone(&tables[scan.table]);
     let Some(predicate) = &scan.predicate else {

@@ -1,5 +1,5 @@
-//! From the steps of a query to what will run: one map stage for each `HBee` step that is read, and one reduce step for
-//! each `HComb` step, or for several where each is read once and by the next.
+//! Plans the steps of a query. Each `HBee` step that a later step reads becomes a map stage. Each `HComb` step becomes
+//! a reduce step, or part of its reader's reduce step if it is read exactly once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -50,7 +50,7 @@ pub(crate) async fn plan(
     let steps = parse_steps(steps, &tables)?;
     let mut warnings = Vec::new();
 
-    // Every step is planned as if all earlier ones were tables; that tells who reads what, and how often.
+    // Each step is planned as if all earlier steps were tables. The plans show which steps read which, and how often.
     let mut planned: Vec<PlannedStep> = Vec::new();
     for step in &steps {
         let place = |error: QueryError| error.at(format!("step `{}`", step.step.name));
@@ -92,11 +92,11 @@ pub(crate) async fn plan(
     })
 }
 
-/// A step whose SQL is a query and whose tables are there.
+/// A step whose SQL is a query over existing tables.
 struct ParsedStep<'a> {
     step: &'a Step,
     statement: Statement,
-    /// The tables as the SQL names them, and what they are.
+    /// The table names in the SQL and the source of each.
     reads: Vec<(String, Source)>,
 }
 
@@ -135,7 +135,7 @@ fn parse_step<'a>(index: usize, step: &'a Step, steps: &[Step], tables: &[Arc<Ta
     Ok(ParsedStep { step, statement, reads })
 }
 
-/// Parses one query; anything else is refused.
+/// Parses one query. Rejects any other statement.
 pub(crate) fn parse_query(sql: &str) -> Result<Statement> {
     check_query(parse_statement(sql)?)
 }
@@ -143,14 +143,14 @@ pub(crate) fn parse_query(sql: &str) -> Result<Statement> {
 /// Parses one statement.
 pub(crate) fn parse_statement(sql: &str) -> Result<Statement> {
     let mut statements = DFParser::parse_sql_with_dialect(sql, &GenericDialect {})?;
-    let statement = statements.pop_front().ok_or_else(|| QueryError::invalid("its SQL is empty"))?;
+    let statement = statements.pop_front().ok_or_else(|| QueryError::invalid("the SQL is empty"))?;
     if !statements.is_empty() {
-        return Err(QueryError::invalid("its SQL holds several statements; write one query"));
+        return Err(QueryError::invalid("the SQL contains several statements; write one query"));
     }
     Ok(statement)
 }
 
-/// `statement`, if it is a query.
+/// Returns `statement` if it is a query, otherwise an error.
 pub(crate) fn check_query(statement: Statement) -> Result<Statement> {
     let verb = match &statement {
         Statement::Statement(sql) => match sql.as_ref() {
@@ -165,7 +165,7 @@ pub(crate) fn check_query(statement: Statement) -> Result<Statement> {
     Err(QueryError::invalid(format!("{verb} is not a query; Buzz only reads, write a SELECT")))
 }
 
-/// The first word of a statement.
+/// Returns the first word of a statement, in upper case.
 fn verb(statement: &impl std::fmt::Display) -> String {
     statement.to_string().split_whitespace().next().unwrap_or_default().to_uppercase()
 }
@@ -177,11 +177,11 @@ fn find_source(name: &str, index: usize, steps: &[Step], tables: &[Arc<Table>]) 
     }
     match steps.iter().position(|step| same(&step.name)) {
         Some(earlier) if earlier < index => Ok(Source::Step(earlier)),
-        Some(same) if same == index => Err(QueryError::invalid("it reads itself")),
-        Some(_) => Err(QueryError::invalid(format!("it reads `{name}`, a later step; put `{name}` before it"))),
+        Some(same) if same == index => Err(QueryError::invalid("the step reads itself")),
+        Some(_) => Err(QueryError::invalid(format!("it reads the later step `{name}`; put `{name}` before it"))),
         None => {
             let names = tables.iter().map(|table| table.name.as_str()).chain(steps.iter().map(|s| s.name.as_str()));
-            Err(QueryError::invalid(format!("there is no table `{name}`{}", name_help(name, names))))
+            Err(QueryError::invalid(format!("table `{name}` does not exist{}", name_help(name, names))))
         }
     }
 }
@@ -246,7 +246,7 @@ async fn plan_step(
     Ok(PlannedStep { name: parsed.step.name.clone(), logical, schema })
 }
 
-/// The plan of `statement` as it is written, and optimized.
+/// Returns the plan of `statement`, first as written, then optimized.
 ///
 /// # Errors
 /// `Invalid` when the statement is wrong.
@@ -258,7 +258,7 @@ pub(crate) async fn to_logical(
     let values: HashMap<String, ScalarValue> =
         params.iter().map(|(name, param)| (name.clone(), param_value(param))).collect();
     let logical = wire::sendable(state.statement_to_plan(statement).await?.with_param_values(values)?)?;
-    // Analysing finds the mistakes that only types show, and optimizing those that only values show.
+    // Analysis detects type errors; optimization detects errors in constant values.
     let optimized = state.optimize(&logical).map_err(|error| match error {
         DataFusionError::Context(_, inner) => QueryError::from(*inner),
         other => QueryError::from(other),
@@ -284,16 +284,16 @@ fn stage_id(step_index: usize) -> StageId {
     StageId(u32::try_from(step_index).expect("a query's text does not hold 2^32 steps"))
 }
 
-/// The schema of a step as later steps read it: all columns nullable, no metadata.
+/// Returns the schema of a step as later steps read it: all columns nullable, no metadata.
 pub(crate) fn delivered_schema(schema: &Schema) -> SchemaRef {
     let field = |field: &Arc<Field>| Field::new(field.name(), field.data_type().clone(), true);
     Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
 }
 
-/// How often each step is read by the later ones, as their SQL says.
+/// Counts how often the SQL of later steps reads each step.
 fn count_reads(planned: &[PlannedStep]) -> Vec<usize> {
     let mut reads = vec![0; planned.len()];
-    // A step that nobody reads does not run, so what it reads does not count.
+    // A step without readers does not run, so its own reads do not count.
     for index in (0..planned.len()).rev() {
         if index + 1 != planned.len() && reads[index] == 0 {
             continue;
@@ -375,12 +375,12 @@ async fn map_stage(
     })
 }
 
-/// `plan`, if its rows have the names and types of `schema`.
+/// Returns `plan` if its rows have the types of `schema`, otherwise an error.
 fn with_schema(plan: Arc<dyn ExecutionPlan>, schema: &Schema) -> Result<Arc<dyn ExecutionPlan>> {
     let planned = plan.schema();
     let same = planned.fields().len() == schema.fields().len()
         && planned.fields().iter().zip(schema.fields()).all(|(a, b)| a.data_type() == b.data_type());
-    if same { Ok(plan) } else { Err(QueryError::internal(format!("the plan gives {planned} instead of {schema}"))) }
+    if same { Ok(plan) } else { Err(QueryError::internal(format!("the plan returns {planned} instead of {schema}"))) }
 }
 
 fn scanned_table(plan: &LogicalPlan) -> Result<Arc<Table>> {
@@ -414,10 +414,10 @@ fn count_scans(plan: &Arc<dyn ExecutionPlan>) -> usize {
     here + plan.children().into_iter().map(count_scans).sum::<usize>()
 }
 
-/// Footers that are read at the same time.
+/// Maximum number of footers read at the same time.
 const FOOTERS_AT_ONCE: usize = 32;
 
-/// Splits of about `target` bytes: Parquet files of more are cut between row groups, text files at any byte.
+/// Divides files into splits of about `target` bytes: larger Parquet files between row groups, text files at any byte.
 pub(crate) async fn row_groups(
     storage: &Storage,
     table: &Table,
@@ -435,7 +435,7 @@ pub(crate) async fn row_groups(
             large.push((index, file));
         }
     }
-    // What reads a footer takes kilobytes, and there may be very many files.
+    // The future that reads a footer takes kilobytes, and the number of files is unbounded.
     for some in large.chunks(FOOTERS_AT_ONCE * 8) {
         let reading: Vec<_> =
             some.iter().map(|(index, file)| by_footer(Arc::clone(&store), table, *index, file, target)).collect();
@@ -446,7 +446,7 @@ pub(crate) async fn row_groups(
     Ok(splits)
 }
 
-/// The splits of one large Parquet file.
+/// Divides one large Parquet file by its footer.
 async fn by_footer(
     store: Arc<dyn ObjectStore>,
     table: &Table,
@@ -468,8 +468,8 @@ fn object_meta(file: &DataFile) -> Result<ObjectMeta> {
     Ok(ObjectMeta { location, last_modified: DateTime::UNIX_EPOCH, size: file.size, e_tag: None, version: None })
 }
 
-/// The reduce steps: an `HComb` step that is read exactly once becomes part of its reader's plan; one that is read more
-/// often is run once and its rows become a stage, so that all readers see the same ones.
+/// Plans the reduce steps. An `HComb` step that is read exactly once becomes part of its reader's plan. A step that is
+/// read more often runs once and its rows become a stage, so that all readers get the same rows.
 async fn reduce_steps(
     steps: &[ParsedStep<'_>],
     planned: Vec<PlannedStep>,
@@ -486,7 +486,7 @@ async fn reduce_steps(
         }
         let provider = |source: &Source| -> Arc<dyn TableProvider> {
             match source {
-                Source::Catalog(_) => unreachable!("an HComb step that reads a catalog was refused when it was parsed"),
+                Source::Catalog(_) => unreachable!("parsing rejects an HComb step that reads a catalog"),
                 Source::Step(step) => match inlined.get(step) {
                     Some(logical) => Arc::new(ViewTable::new(logical.clone(), None)),
                     None => Arc::new(inbox_table(*step, &planned[*step])),

@@ -1,4 +1,4 @@
-//! What a query did, while it runs and at its end.
+//! Counts of the work that a query did, during the run and at its end.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,50 +10,50 @@ use tokio::sync::watch;
 
 use crate::plan::MapStage;
 
-/// Counts that grow while a query runs, for whoever watches.
+/// Counters that grow while a query runs. Other threads may read them at any time.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Tasks of all map stages.
     pub tasks: AtomicU64,
     /// Tasks whose delivery was accepted.
     pub tasks_done: AtomicU64,
-    /// Attempts beyond each task's first.
+    /// Attempts after the first of each task.
     pub retries: AtomicU64,
-    /// Those of them that no worker took, so that nothing ran.
+    /// Retries because no worker accepted the task, so that nothing ran.
     pub refusals: AtomicU64,
-    /// Rows that the accepted tasks' scans gave.
+    /// Rows that the scans of the accepted tasks returned.
     pub rows_scanned: AtomicU64,
-    /// Bytes that the accepted tasks' scans read.
+    /// Bytes that the scans of the accepted tasks read.
     pub bytes_scanned: AtomicU64,
     /// Rows that the accepted tasks delivered.
     pub rows_delivered: AtomicU64,
-    /// Bytes of those rows in memory.
+    /// Size in memory of those rows, in bytes.
     pub bytes_delivered: AtomicU64,
-    /// Runs of the whole query, beyond the first.
+    /// Runs of the whole query after the first.
     pub reruns: AtomicU64,
-    /// Milliseconds of all accepted tasks together, those of earlier runs of the query among them.
+    /// Sum of the milliseconds of all attempts, including failed ones and earlier runs of the query.
     pub task_milliseconds: AtomicU64,
-    /// Requests to storage of the same, where they are counted.
+    /// Requests to storage by tasks that succeeded, if they are counted.
     pub requests: AtomicU64,
-    /// Why the query should end, once somebody wants it to.
+    /// The reason to end the query early, once [`Progress::stop`] was called.
     stop: watch::Sender<Option<QueryError>>,
-    /// Runs of tasks that were begun, in all runs of the query.
+    /// Attempts that ended, in all runs of the query.
     pub invocations: AtomicU64,
-    /// Milliseconds in which combs were reserved, of all combs and all runs of the query.
+    /// Milliseconds for which combs were reserved, summed over all combs and all runs of the query.
     pub comb_milliseconds: AtomicU64,
-    /// What the accepted tasks of each stage did.
+    /// The work of the accepted tasks, by stage.
     stages: Mutex<BTreeMap<StageId, StageSummary>>,
-    /// The id of the query's first run, until that begins.
+    /// The id of the query's first run; taken when that run begins.
     first_run: Mutex<Option<QueryId>>,
 }
 
 impl Progress {
-    /// Of a query whose first run is called `query`. Without it, that has an id that nobody knows.
+    /// Creates the counters of a query whose first run has the id `query`. The default uses a random id.
     pub fn of(query: QueryId) -> Self {
         Self { first_run: Mutex::new(Some(query)), ..Self::default() }
     }
 
-    /// The id of the next run: every run of a query has its own.
+    /// Returns the id of the next run. Every run of a query has its own.
     pub(crate) fn next_run(&self) -> QueryId {
         let first = self.first_run.lock().unwrap_or_else(PoisonError::into_inner).take();
         first.unwrap_or_else(QueryId::fresh)
@@ -63,20 +63,20 @@ impl Progress {
         counter.fetch_add(amount, Ordering::Relaxed);
     }
 
-    /// The present value of one of the counters.
+    /// Returns the current value of a counter.
     pub fn get(counter: &AtomicU64) -> u64 {
         counter.load(Ordering::Relaxed)
     }
 
-    /// Ends the query with `reason`, once its tasks and combs were told.
+    /// Ends the query with `reason`, after its tasks and combs were cancelled.
     pub fn stop(&self, reason: QueryError) {
         self.stop.send_replace(Some(reason));
     }
 
-    /// What `work` comes to, unless somebody wants the query to end before.
+    /// Runs `work` until it completes or [`Progress::stop`] is called.
     ///
     /// # Errors
-    /// What [`Progress::stop`] was given.
+    /// The error of `work`, or the reason passed to [`Progress::stop`].
     pub async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             biased;
@@ -85,7 +85,7 @@ impl Progress {
         }
     }
 
-    /// Waits until somebody wants the query to end.
+    /// Waits until [`Progress::stop`] is called and returns the reason.
     pub(crate) async fn stopped(&self) -> QueryError {
         let mut stop = self.stop.subscribe();
         loop {
@@ -98,7 +98,7 @@ impl Progress {
         }
     }
 
-    /// Back to the start, for another run of the query; retries are kept.
+    /// Resets the counters for a rerun of the query. Retries are kept.
     pub(crate) fn restart(&self) {
         let counters =
             [&self.tasks_done, &self.rows_scanned, &self.bytes_scanned, &self.rows_delivered, &self.bytes_delivered];
@@ -126,41 +126,42 @@ impl Progress {
         }
     }
 
-    /// What the accepted tasks of each stage did so far, by stage.
+    /// Returns the work of the accepted tasks so far, in order of stages.
     pub fn stages(&self) -> Vec<StageSummary> {
         self.stages.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 
-/// What the accepted tasks of one stage did.
+/// The work of the accepted tasks of one stage.
 #[derive(Debug, Clone, Default)]
 pub struct StageSummary {
     /// The stage.
     pub stage: StageId,
     /// The step's name.
     pub step: String,
-    /// Milliseconds that each task took, and which it was.
+    /// The milliseconds and the index of each task.
     pub tasks: Vec<(u64, TaskIndex)>,
-    /// Attempts of all of them.
+    /// Sum of the attempts of these tasks.
     pub attempts: u32,
-    /// Rows that the scans gave.
+    /// Rows that the scans returned.
     pub rows_scanned: u64,
     /// Bytes that the scans read from storage.
     pub bytes_scanned: u64,
-    /// Bytes of the delivered rows in memory.
+    /// Size in memory of the delivered rows, in bytes.
     pub bytes_delivered: u64,
-    /// Rows that were delivered, by partition of all combs.
+    /// Rows delivered to each partition, over all combs.
     pub rows_by_partition: Vec<u64>,
 }
 
 impl StageSummary {
-    /// Rows that were delivered to each of `combs` combs.
+    /// Returns the rows that were delivered to each of `combs` combs.
     pub fn rows_by_comb(&self, combs: usize) -> Vec<u64> {
         let share = (self.rows_by_partition.len() / combs.max(1)).max(1);
         self.rows_by_partition.chunks(share).map(|rows| rows.iter().sum()).collect()
     }
 
-    /// The median of the tasks' milliseconds, and the slowest task's with its place. None without tasks.
+    /// Returns the median of the tasks' milliseconds, the maximum, and the index of the slowest task. `None` without
+    /// tasks.
     pub fn median_and_slowest(&self) -> Option<(u64, u64, TaskIndex)> {
         let mut tasks = self.tasks.clone();
         tasks.sort_unstable();
@@ -169,30 +170,30 @@ impl StageSummary {
     }
 }
 
-/// What an answered query did.
+/// The work of a query that succeeded.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
     /// Rows of the result.
     pub rows: u64,
-    /// Files that the catalogs named, for all map stages.
+    /// Files that the catalogs list, for all map stages.
     pub files_found: u64,
     /// Files that were read.
     pub files_read: u64,
     /// Bytes read from storage.
     pub bytes_read: u64,
-    /// Tasks.
+    /// Tasks of all map stages.
     pub tasks: u64,
-    /// Attempts beyond each task's first.
+    /// Attempts after the first of each task.
     pub retries: u64,
-    /// Those of them that no worker took, so that nothing ran.
+    /// Retries because no worker accepted the task, so that nothing ran.
     pub refusals: u64,
     /// Rows delivered to combs.
     pub rows_delivered: u64,
     /// Bytes delivered to combs.
     pub bytes_delivered: u64,
-    /// Combs that reduced; 0 if Fuse did.
+    /// Combs that reduced; 0 if Fuse reduced.
     pub combs: usize,
-    /// What the tasks of each stage did. A query with a LIMIT may end before all its tasks have.
+    /// The work of the accepted tasks, by stage. A query with a LIMIT may end before all its tasks do.
     pub stages: Vec<StageSummary>,
     /// Time to open the catalogs.
     pub opened_in: Duration,

@@ -1,5 +1,5 @@
-//! Tables as the planner sees them: one over files, one over an inbox. Neither names a file or a comb, so a plan is the
-//! same whatever is read and wherever it runs.
+//! Table providers for the planner: one over files, one over an inbox. Neither names a file or a comb, so a plan does
+//! not depend on the files that are read or the place where it runs.
 
 use std::sync::{Arc, OnceLock};
 
@@ -26,29 +26,30 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::projection::ProjectionExec;
 
-/// A table whose files the HBee will put into the scan. For a step that is run verbatim it has no statistics: DataFusion
-/// would fold `COUNT(*)` into a number that every evaluation then returned.
+/// A table whose scan receives its files from the HBee. For an `HBee` step it has no statistics: DataFusion would
+/// replace `COUNT(*)` by a constant, and every evaluation would return it.
 #[derive(Debug)]
 pub struct FileTable {
     table: Arc<Table>,
-    /// For a plan that is cut: the table's number, by which its scans are known.
+    /// The table number that identifies its scans in a plan to be cut; `None` for an `HBee` step.
     number: Option<usize>,
-    /// A plan is made more than once, and a table may have many files.
+    /// Cached, since a query is planned more than once and a table may have many files.
     statistics: OnceLock<Statistics>,
 }
 
 impl FileTable {
-    /// Over the files of `table`, for a step that is run verbatim.
+    /// Creates a table over the files of `table`, for an `HBee` step.
     pub fn new(table: Arc<Table>) -> Self {
         Self { table, number: None, statistics: OnceLock::new() }
     }
 
-    /// Over the files of `table`, for a plan that is cut; its scans are known by `number` ([`scan_number`]).
+    /// Creates a table over the files of `table`, for a plan to be cut. `number` identifies its scans
+    /// ([`scan_number`]).
     pub fn for_cut(table: Arc<Table>, number: usize) -> Self {
         Self { table, number: Some(number), statistics: OnceLock::new() }
     }
 
-    /// The table.
+    /// Returns the table.
     pub fn table(&self) -> Arc<Table> {
         Arc::clone(&self.table)
     }
@@ -71,7 +72,7 @@ impl TableProvider for FileTable {
         _filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        // A scan has the files' columns first and the partition columns behind them; the table may order them otherwise.
+        // A scan has the files' columns first, then the partition columns. The table may have another order.
         let schema = TableSchema::builder(self.table.file_schema())
             .with_table_partition_cols(self.table.partition_fields())
             .build();
@@ -96,9 +97,10 @@ impl TableProvider for FileTable {
         let groups = match self.number {
             None => vec![FileGroup::new(Vec::new())],
             Some(number) => {
-                // With several partitions, the planner divides aggregates and sorts in the phases along which it is cut.
+                // With several partitions, the planner splits aggregates and sorts into phases; the plan is cut between
+                // them.
                 let partitions = inbox_target(state)?.partitions.max(2);
-                // What joins are ordered by, and what answers COUNT, MIN and MAX where it is exact.
+                // The planner orders joins by statistics, and answers COUNT, MIN and MAX from them if they are exact.
                 statistics = self.statistics.get_or_init(|| self.table.planner_statistics()).clone();
                 vec![FileGroup::new(vec![PartitionedFile::new(number.to_string(), 0)]); partitions]
             }
@@ -117,18 +119,18 @@ impl TableProvider for FileTable {
     }
 }
 
-/// The number of the table that a scan of a plan to be cut reads.
+/// Returns the number of the table that a scan reads, in a plan to be cut.
 pub fn scan_number(scan: &FileScanConfig) -> Option<usize> {
     let stand_in = scan.file_groups.first()?.files().first()?;
     stand_in.path().as_ref().parse().ok()
 }
 
-/// For which query and over how many partitions an [`InboxTable`] is planned: an extension of the session.
+/// The query and the number of partitions for which an [`InboxTable`] is planned: an extension of the session.
 #[derive(Debug, Clone, Copy)]
 pub struct InboxTarget {
     /// The query.
     pub query: QueryId,
-    /// Partitions that one comb owns of each stage.
+    /// Partitions of each stage that one comb owns.
     pub partitions: usize,
 }
 
@@ -137,10 +139,10 @@ fn inbox_target(state: &dyn Session) -> Result<InboxTarget> {
     target.map(|target| *target).ok_or_else(|| internal_datafusion_err!("a reduce plan has no target"))
 }
 
-/// The result of a step, as later steps see it.
+/// The result of a step, as later steps read it.
 #[derive(Debug)]
 pub struct InboxTable {
-    /// The stage that holds it.
+    /// The stage that contains the rows.
     pub stage: StageId,
     /// The step's name.
     pub step: String,

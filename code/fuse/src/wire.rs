@@ -1,8 +1,8 @@
-//! What a plan loses on its way to a comb, written so that nothing is lost.
+//! Rewrites the parts of a plan that its encoding would lose on the way to a comb.
 //!
-//! The encoding of physical plans has no place for the `FILTER` of a window's aggregate, nor for `IGNORE NULLS` of a window
-//! function: both would vanish without a word, and other rows would come back. A literal of type Float16 would come back
-//! as Float32. What cannot be written otherwise is not sent: Fuse reduces such a plan itself.
+//! The encoding of physical plans silently drops the `FILTER` of a window's aggregate and the `IGNORE NULLS` of a
+//! window function, so the result would be wrong. It decodes a literal of type Float16 as Float32. A plan that cannot
+//! be rewritten is not sent: Fuse reduces it itself.
 
 use arrow::datatypes::DataType;
 use buzz_protocol::Result;
@@ -13,7 +13,7 @@ use datafusion::logical_expr::expr::{NullTreatment, WindowFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Case, Cast, Expr, LogicalPlan, WindowFunctionDefinition};
 
-/// Aggregates for which a row that is filtered out is the same as a null.
+/// Aggregates that ignore nulls, so that a filtered row can be replaced by a null.
 const SKIP_NULLS: &[&str] = &[
     "approx_distinct",
     "approx_median",
@@ -38,10 +38,10 @@ const SKIP_NULLS: &[&str] = &[
     "var_pop",
 ];
 
-/// The same plan, in which `sum(x) FILTER (WHERE p) OVER w` is `sum(CASE WHEN p THEN x END) OVER w`.
+/// Rewrites `sum(x) FILTER (WHERE p) OVER w` in `plan` to `sum(CASE WHEN p THEN x END) OVER w`.
 ///
 /// # Errors
-/// `Internal` when the plan contradicts itself.
+/// `Internal` when the rewritten plan is inconsistent.
 pub(crate) fn sendable(plan: LogicalPlan) -> Result<LogicalPlan> {
     let sendable = plan.transform_up_with_subqueries(|node| {
         let names = NamePreserver::new(&node);
@@ -54,10 +54,10 @@ pub(crate) fn sendable(plan: LogicalPlan) -> Result<LogicalPlan> {
     Ok(sendable.data)
 }
 
-/// The same optimized plan, in which each literal of type Float16 is a cast of one that can be sent.
+/// Replaces each literal of type Float16 in the optimized `plan` by a cast of a Float32 literal.
 ///
 /// # Errors
-/// `Internal` when the plan contradicts itself.
+/// `Internal` when the rewritten plan is inconsistent.
 pub(crate) fn sendable_literals(plan: LogicalPlan) -> Result<LogicalPlan> {
     let sendable = plan.transform_up_with_subqueries(|node| {
         let names = NamePreserver::new(&node);
@@ -78,7 +78,7 @@ fn float16(expression: Expr) -> DataFusionResult<Transformed<Expr>> {
     Ok(Transformed::yes(Expr::Cast(cast)))
 }
 
-/// What `plan` would still lose on its way, for people; None if nothing.
+/// Describes a part of `plan` that its encoding would lose, for messages. `None` if there is none.
 pub(crate) fn unsendable(plan: &LogicalPlan) -> Option<String> {
     let mut found = None;
     let visited = plan.apply_with_subqueries(|node| {
@@ -115,7 +115,7 @@ fn window(expression: Expr) -> DataFusionResult<Transformed<Expr>> {
     let Some(filter) = window.params.filter.take() else {
         return Ok(Transformed::no(Expr::WindowFunction(window)));
     };
-    #[expect(deprecated, reason = "how `count(*)` is written before it is analysed")]
+    #[expect(deprecated, reason = "the form of `count(*)` before analysis")]
     let value = match window.params.args.first_mut() {
         Some(Expr::Wildcard { .. }) | None => Expr::Literal(ScalarValue::Int64(Some(1)), None),
         Some(value) => std::mem::take(value),

@@ -1,4 +1,4 @@
-//! Joins that can be stopped.
+//! Makes joins yield, so that they can be cancelled.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
 
-/// The same plan, whose joins give up their thread from time to time. Of one batch a join may make any number, and as long
-/// as it does, nothing else happens on its thread: no time limit, no cancellation, no delivery. The planner has scans and
-/// exchanges give it up, of which there may be none for long.
+/// Wraps the joins of `plan` so that they yield their thread regularly. A join may produce any number of batches from
+/// one input batch and blocks its thread meanwhile: no timeout, cancellation or delivery can run. The planner makes
+/// only scans and exchanges yield, and a join may run for long without reading from one.
 ///
 /// # Errors
-/// `Internal` when the plan contradicts itself.
+/// `Internal` when the rewritten plan is inconsistent.
 pub fn yielding(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let after_joins = |node: Arc<dyn ExecutionPlan>| {
         let joins = node.children().len() == 2 && node.name().ends_with("JoinExec");

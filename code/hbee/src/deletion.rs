@@ -1,4 +1,4 @@
-//! Deleted rows: from a deletion vector to the rows of a Parquet file that remain.
+//! Deleted rows: converts a deletion vector to a selection of the remaining rows of a Parquet file.
 
 use std::ops::Range;
 
@@ -13,10 +13,11 @@ use roaring::RoaringTreemap;
 /// Magic number of a `RoaringBitmapArray` in its portable form.
 const MAGIC: u32 = 1_681_511_377;
 
-/// The rows of the file at `path`, which has `row_count`, that `vector` leaves, as the Parquet reader takes them.
+/// Returns the selection of rows that `vector` does not delete, for the Parquet reader. `path` is the data file, which
+/// has `row_count` rows.
 ///
 /// # Errors
-/// `Data` when the vector is not readable or names rows that the file does not have.
+/// `Data` if the vector cannot be decoded or names rows beyond the end of the file.
 pub async fn remaining_rows(
     vector: &DeletionVector,
     store: &dyn ObjectStore,
@@ -26,18 +27,18 @@ pub async fn remaining_rows(
     let (bytes, cardinality) = match vector {
         DeletionVector::Inline { bytes, cardinality } => (bytes.clone(), *cardinality),
         DeletionVector::File { path, offset, size, cardinality } => {
-            let place = Path::parse(path).map_err(|error| bad(&format!("`{path}` has no path: {error}")))?;
-            // A big-endian length, the bytes, a CRC-32 over them.
+            let place = Path::parse(path).map_err(|error| bad(&format!("`{path}` is not a valid path: {error}")))?;
+            // Layout: a big-endian length, the bytes, a CRC-32 of the bytes.
             let stored = store.get_range(&place, *offset..offset + size + 8).await?;
             (checked(&stored, *size).map_err(|why| bad(&format!("`{path}` {why}")))?, *cardinality)
         }
     };
     let deleted = parse(&bytes).map_err(|why| bad(&format!("of `{path}` {why}")))?;
     if deleted.len() != cardinality {
-        return Err(bad(&format!("of `{path}` deletes {} rows where the log says {cardinality}", deleted.len())));
+        return Err(bad(&format!("of `{path}` deletes {} rows, but the log records {cardinality}", deleted.len())));
     }
     if deleted.max().is_some_and(|last| last >= row_count as u64) {
-        return Err(bad(&format!("of `{path}` deletes rows beyond its {row_count}")));
+        return Err(bad(&format!("of `{path}` deletes rows beyond the file's {row_count}")));
     }
     let kept = RowSelection::from_consecutive_ranges(gaps(&deleted, row_count).into_iter(), row_count);
     Ok(ParquetRowSelection::new(kept))
@@ -51,12 +52,12 @@ fn checked(stored: &Bytes, size: u64) -> Result<Bytes, String> {
     let size = usize::try_from(size).map_err(|_| "is too large".to_string())?;
     let length = stored.get(..4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
     if length.map(|length| length as usize) != Some(size) || stored.len() != size + 8 {
-        return Err(format!("does not have the {size} bytes that the log says"));
+        return Err(format!("does not have the {size} bytes that the log records"));
     }
     let bytes = stored.slice(4..4 + size);
     let sum = stored[4 + size..].try_into().map(u32::from_be_bytes);
     if sum.ok() != Some(crc32fast::hash(&bytes)) {
-        return Err("is corrupt: its checksum is another".to_string());
+        return Err("is corrupt: its checksum does not match".to_string());
     }
     Ok(bytes)
 }
@@ -64,12 +65,12 @@ fn checked(stored: &Bytes, size: u64) -> Result<Bytes, String> {
 fn parse(bytes: &[u8]) -> Result<RoaringTreemap, String> {
     let magic = bytes.get(..4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
     if magic != Some(MAGIC) {
-        return Err("does not begin with its magic number".to_string());
+        return Err("does not start with the magic number".to_string());
     }
-    RoaringTreemap::deserialize_from(&bytes[4..]).map_err(|error| format!("is not readable: {error}"))
+    RoaringTreemap::deserialize_from(&bytes[4..]).map_err(|error| format!("cannot be decoded: {error}"))
 }
 
-/// The runs of rows that are not deleted.
+/// Returns the ranges of rows that are not deleted.
 fn gaps(deleted: &RoaringTreemap, row_count: usize) -> Vec<Range<usize>> {
     let mut kept = Vec::new();
     let mut next = 0;
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_deleted_remains() {
+    fn rows_outside_the_deletion_vector_are_kept() {
         let deleted: RoaringTreemap = [0, 3, 4, 9].into_iter().collect();
         assert_eq!(gaps(&deleted, 10), [1..3, 5..9]);
         assert_eq!(gaps(&deleted, 12), [1..3, 5..9, 10..12]);
@@ -99,12 +100,12 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_vector_are_refused() {
+    fn corrupt_deletion_vectors_are_rejected() {
         assert!(parse(b"").unwrap_err().contains("magic"));
         assert!(parse(&[1, 2, 3, 4, 5]).unwrap_err().contains("magic"));
         let mut truncated = MAGIC.to_le_bytes().to_vec();
         truncated.extend_from_slice(&[1, 0, 0]);
-        assert!(parse(&truncated).unwrap_err().contains("not readable"));
+        assert!(parse(&truncated).unwrap_err().contains("cannot be decoded"));
         assert!(checked(&Bytes::from_static(&[0, 0, 0, 9, 1, 2]), 9).is_err());
         let mut stored = [&[0, 0, 0, 2, 7, 8][..], &crc32fast::hash(&[7, 8]).to_be_bytes()].concat();
         assert_eq!(checked(&Bytes::from(stored.clone()), 2).unwrap(), [7, 8][..]);

@@ -1,5 +1,5 @@
-//! Maps whose values have changed since a file was written: a field was added to the structs that a map holds, or one was
-//! widened. DataFusion follows such changes through structs and lists by name, and maps it casts by position.
+//! Casts maps whose value type has changed since a file was written: a field was added to the structs in a map, or
+//! widened. DataFusion matches the fields of structs by name, also within lists, but casts maps by position.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use datafusion::error::Result;
 
 use crate::nested::{key_and_value, with_items};
 
-/// Whether values of type `file` hold, at any depth, maps that [`evolved`] must make those of `table`.
+/// Returns whether `file` contains a map, at any depth, that only [`evolved`] can cast to its type in `table`.
 pub(crate) fn has_evolved_map(file: &DataType, table: &DataType) -> bool {
     match (file, table) {
         (DataType::Map(file, _), DataType::Map(table, _)) => {
@@ -31,10 +31,10 @@ pub(crate) fn has_evolved_map(file: &DataType, table: &DataType) -> bool {
     }
 }
 
-/// `array` as `table` has it: fields of structs are found by name, those that are missing are null.
+/// Casts `array` to the type `table`. Fields of structs are matched by name; missing fields are null.
 ///
 /// # Errors
-/// When a value does not fit its new type, or a field that must not be null is missing.
+/// Fails if a value does not fit its new type, or a non-nullable field is missing.
 pub(crate) fn evolved(array: &ArrayRef, table: &DataType) -> Result<ArrayRef> {
     if !has_evolved_map(array.data_type(), table) {
         return cast_column(array, table, &CastOptions { safe: false, ..CastOptions::default() });
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_in_the_values_of_a_map_are_found_by_name() {
+    fn struct_fields_in_map_values_are_matched_by_name() {
         let fields = Fields::from(vec![Field::new("a", DataType::Int32, true), Field::new("b", DataType::Int32, true)]);
         let values = StructBuilder::from_fields(fields.clone(), 3);
         let mut builder = MapBuilder::new(None, StringBuilder::new(), values);
@@ -76,7 +76,7 @@ mod tests {
         builder.append(false).unwrap();
         let map: ArrayRef = Arc::new(builder.finish());
 
-        // Reordered, widened, and one more, all below a list in a struct, as a table may have it.
+        // Fields reordered, widened and added, nested in a list in a struct.
         let table = Fields::from(vec![
             Field::new("new", DataType::Utf8, true),
             Field::new("b", DataType::Int64, true),

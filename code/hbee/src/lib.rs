@@ -1,7 +1,8 @@
 //! HBee: runs one map task.
 //!
-//! [`HBee::run`] decodes the task's fragment, puts the task's files back into its scans ([`scan`]), skips deleted rows
-//! ([`deletion`]), runs it once for each evaluation and delivers the rows. It never parses SQL and never opens a catalog.
+//! [`HBee::run`] decodes the task's fragment, restores the task's files in its scans ([`scan`]), skips deleted rows
+//! ([`deletion`]), runs the fragment once per evaluation and delivers the rows. It never parses SQL and never opens a
+//! catalog.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -41,20 +42,21 @@ mod named;
 use named::naming_files;
 use scan::ScanFiles;
 
-/// Runs tasks, several at once if asked to. Made once per process: it keeps connections and footers.
+/// Runs tasks, which may be concurrent. Create one per process: it keeps connections and caches footers.
 #[derive(Debug)]
 pub struct HBee {
-    /// Functions, runtime and the options that no task changes.
+    /// Functions, runtime, and the options that are the same for every task.
     context: TaskContext,
     storage: Arc<Storage>,
     network: Arc<dyn InboxNetwork>,
 }
 
 impl HBee {
-    /// An HBee that reads from `storage`, delivers through `network`, and whose operators have `memory_bytes`.
+    /// Creates an HBee that reads from `storage`, delivers through `network`, and whose operators may use
+    /// `memory_bytes`.
     ///
     /// # Errors
-    /// `Internal` when the runtime cannot be made, as without a directory for temporary files.
+    /// `Internal` if the runtime cannot be created, for example without a directory for temporary files.
     pub fn new(storage: Arc<Storage>, network: Arc<dyn InboxNetwork>, memory_bytes: u64) -> Result<HBee> {
         let memory = usize::try_from(memory_bytes).unwrap_or(usize::MAX);
         let runtime = RuntimeEnvBuilder::new()
@@ -64,15 +66,15 @@ impl HBee {
         Ok(HBee { context: context(runtime)?, storage, network })
     }
 
-    /// Runs `task` once: delivers its rows under a fresh name and says what was delivered. Nothing counts until Fuse
-    /// accepts that delivery. Dropping the future stops the task and takes back what it had delivered.
+    /// Runs one attempt of `task`: delivers its rows as a new delivery and returns the outcome. The rows count only
+    /// once Fuse commits that delivery. Dropping the future stops the attempt and aborts its delivery.
     ///
     /// # Errors
-    /// `Data` naming the file that is not as it should be, `Unavailable` when a store or comb does not answer,
-    /// `Invalid` when the SQL fails on a value, `Cancelled` when another run of the task was accepted.
+    /// `Data`, naming the file that is invalid; `Unavailable` if a store or comb does not respond; `Invalid` if the SQL
+    /// fails on a value; `Cancelled` if another attempt of the task was committed.
     pub async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
         if task.build != BUILD_ID {
-            return Err(QueryError::internal(format!("a task of build {} reached build {BUILD_ID}", task.build)));
+            return Err(QueryError::internal(format!("a task of build {} reached HBee build {BUILD_ID}", task.build)));
         }
         let place = || format!("step `{}`, task {}", task.step, task.task);
         self.run_here(task).await.map_err(|error| error.at(place()))
@@ -92,7 +94,7 @@ impl HBee {
         let mut writer = DeliveryWriter::new(Arc::clone(&self.network), task.into(), fragment.schema())?;
         let mut read = Read::default();
         for evaluations in task.evaluations.chunks(at_once) {
-            // A plan object is good for one execution only, so every run of it starts from the bytes.
+            // A plan object can be executed only once, so it is decoded again for each execution.
             let fragment = decode_fragment(&task.fragment, &ctx)?;
             let plan = scans
                 .put_into(fragment, evaluations, &ctx)
@@ -100,7 +102,7 @@ impl HBee {
                 .map_err(|(error, evaluation)| name_file(error, task, evaluation))?;
             let plan = if evaluations.len() == 1 { with_dynamic_filters(plan, &ctx)? } else { plan };
             let plan = naming_files(plan, &task.scans)?;
-            // A lone evaluation may have several output partitions, as those of a UNION.
+            // A plan for one evaluation may have several output partitions, for example with a UNION.
             let partitions_each = plan.properties().partitioning.partition_count() / evaluations.len();
             for (index, evaluation) in evaluations.iter().enumerate() {
                 if writer.is_too_large() {
@@ -131,9 +133,9 @@ impl HBee {
         for (key, value) in &task.session {
             config.options_mut().set(key, value)?;
         }
-        // An evaluation is of its own files: no partition may take over those of another.
+        // Each evaluation must read only its own files, so partitions must not steal files from each other.
         config.options_mut().execution.enable_file_stream_work_stealing = false;
-        // Some functions keep options of the session, as `to_timestamp` its time zone.
+        // Some functions store session options, such as the time zone of `to_timestamp`.
         let of_session = |(name, function): (&String, &Arc<ScalarUDF>)| {
             let updated = function.inner().with_updated_config(config.options());
             (name.clone(), updated.map_or_else(|| Arc::clone(function), Arc::new))
@@ -151,8 +153,8 @@ impl HBee {
     }
 }
 
-/// What tasks run in: every function that a plan may name. Gathered here and not by a session, which would bring the SQL
-/// parser and the optimizer along: the program is smaller without them.
+/// Creates the context of tasks, with every function that a plan may call. It is not taken from a session, because that
+/// would add the SQL parser and the optimizer to the program.
 fn context(runtime: Arc<RuntimeEnv>) -> Result<TaskContext> {
     let mut context = TaskContext::default().with_runtime(runtime);
     for function in SessionStateDefaults::default_scalar_functions() {
@@ -170,29 +172,29 @@ fn context(runtime: Arc<RuntimeEnv>) -> Result<TaskContext> {
     Ok(context)
 }
 
-/// What the scans of a task gave.
+/// Rows and bytes read by the scans of a task.
 #[derive(Debug, Default)]
 struct Read {
     rows: u64,
     bytes: u64,
 }
 
-/// `plan` with the filters that a top-k fills while it runs, and the order in which its scan should read. Both are lost
-/// on the wire, and a filter must not be shared by evaluations.
+/// Adds the dynamic filters of top-k operators to `plan`, and pushes sort orders down to its scans. Both are lost when
+/// a plan is encoded, and evaluations must not share a filter.
 fn with_dynamic_filters(plan: Arc<dyn ExecutionPlan>, ctx: &TaskContext) -> Result<Arc<dyn ExecutionPlan>> {
     let options = ctx.session_config().options();
     let plan = PushdownSort::new().optimize(plan, options)?;
     Ok(FilterPushdown::new_post_optimization().optimize(plan, options)?)
 }
 
-/// Evaluations that share a plan object, each as one of its partitions.
+/// Maximum number of evaluations that run as partitions of one plan object.
 const EVALUATIONS_AT_ONCE: usize = 32;
 
-/// Whether every operator of `plan` computes each partition from the same partition of its input, so that several
-/// evaluations can be partitions of one plan. A decoded plan costs more than a small file.
+/// Returns whether every operator of `plan` computes each partition from the same partition of its input. Then several
+/// evaluations can run as partitions of one plan. Decoding a plan costs more than reading a small file.
 fn is_partition_wise(plan: &dyn ExecutionPlan) -> bool {
     let own = if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
-        // Other modes combine, or are combined with, other partitions.
+        // Other modes combine partitions, or are combined by a later aggregate.
         *aggregate.mode() == AggregateMode::Single
     } else {
         plan.downcast_ref::<DataSourceExec>().is_some()
@@ -208,7 +210,7 @@ async fn evaluate(
     ctx: &Arc<TaskContext>,
     writer: &mut DeliveryWriter,
 ) -> Result<()> {
-    // All at once: partitions of one plan may wait for each other.
+    // Run concurrently: partitions of one plan may wait for each other.
     let streams = partitions.map(|partition| plan.execute(partition, Arc::clone(ctx)));
     let mut batches = futures::stream::select_all(streams.collect::<Result<Vec<_>, _>>()?);
     while let Some(batch) = batches.try_next().await? {
@@ -232,8 +234,8 @@ fn count_scans(plan: &dyn ExecutionPlan, read: &mut Read) {
     }
 }
 
-/// An error of kind `Data` that does not come from a scan, as a reader's panic: what an evaluation that reads a single file
-/// fails with is about that file.
+/// Adds the file's name to an error of kind `Data` that no scan has named, such as a panic of a reader. Only possible
+/// if the evaluation reads a single file.
 fn name_file(error: QueryError, task: &HBeeTask, evaluation: &Evaluation) -> QueryError {
     let files = evaluation.inputs.iter().zip(&task.scans).flat_map(|(slices, scan)| {
         slices.iter().filter_map(move |slice| Some((scan, scan.files.get(slice.file as usize)?)))
@@ -258,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_task_may_call_what_a_session_offers() {
+    fn tasks_have_all_functions_and_options_of_a_session() {
         let own = context(Arc::default()).unwrap();
         let session = TaskContext::from(&SessionStateBuilder::new().with_default_features().build());
         assert_eq!(own.udfs(), session.udfs());
@@ -269,7 +271,7 @@ mod tests {
         let names = |context: &TaskContext| {
             context.scalar_functions().iter().map(name).collect::<std::collections::BTreeMap<_, _>>()
         };
-        assert_eq!(names(&own), names(&session), "also by other names");
+        assert_eq!(names(&own), names(&session), "aliases included");
         assert_eq!(own.session_config().options().entries().len(), session.session_config().options().entries().len());
     }
 }

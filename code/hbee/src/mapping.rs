@@ -1,5 +1,5 @@
-//! Reads columns as the table has them: under their physical names, where the table says `fare` and its files say
-//! `col-5d9c`, also inside of structs, lists and maps; and maps that have changed since as they are now ([`evolved`]).
+//! Maps the columns of files to those of the table. Columns are read by their physical names: the table's `fare` may be
+//! `col-5d9c` in its files, also within structs, lists and maps. Maps are cast to their current type ([`evolved`]).
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -22,15 +22,15 @@ use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 use crate::evolved::{evolved, has_evolved_map};
 use crate::nested::with_items;
 
-/// Adapts expressions over a table's columns to files that have them otherwise.
+/// Adapts expressions over a table's columns to files with other names or types.
 #[derive(Debug, Clone)]
 pub(crate) struct MappedColumns(pub(crate) ColumnMapping);
 
 impl PhysicalExprAdapterFactory for MappedColumns {
     fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
-        // The default adapter maps by name, so it is shown the file's columns under the names of the table.
+        // The default adapter matches by name, so it gets the file's columns with the table's names.
         let named: Vec<Field> = physical.fields().iter().map(|field| shown(field, &self.0)).collect();
-        // What it cannot cast it is shown as if the file had it so.
+        // Columns that it cannot cast get the table's type; `ReadAs` casts them.
         let read_as = named.iter().map(|field| match logical.field_with_name(field.name()) {
             Ok(wanted) if has_evolved_map(field.data_type(), wanted.data_type()) => {
                 field.clone().with_data_type(wanted.data_type().clone())
@@ -46,18 +46,18 @@ impl PhysicalExprAdapterFactory for MappedColumns {
 #[derive(Debug)]
 struct MappedColumnsAdapter {
     by_name: Arc<dyn PhysicalExprAdapter>,
-    /// The columns of the file.
+    /// Schema of the file.
     physical: SchemaRef,
-    /// The same with the table's names, also inside.
+    /// Schema of the file with the table's names, also in nested types.
     named: Schema,
-    /// And with the maps that the table has.
+    /// The schema `named`, with the table's type for columns that contain changed maps.
     read_as: SchemaRef,
 }
 
 impl PhysicalExprAdapter for MappedColumnsAdapter {
     fn rewrite(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
         let expr = self.by_name.rewrite(expr)?;
-        // Positions are right by now; the names must be those of the file.
+        // Column indexes are already those of the file; the names are not.
         expr.transform_up(|node| {
             let Some(column) = node.downcast_ref::<Column>() else {
                 return Ok(Transformed::no(node));
@@ -76,12 +76,12 @@ impl PhysicalExprAdapter for MappedColumnsAdapter {
     }
 }
 
-/// `field` of a file under the name that the table has for it. One that has the name of another column of the table is
-/// hidden.
+/// Renames `field` of a file to its name in the table. A field that has the name of another column of the table is
+/// renamed so that no column matches it.
 fn shown(field: &FieldRef, mapping: &ColumnMapping) -> Field {
     let id = field.metadata().get(PARQUET_FIELD_ID_META_KEY).and_then(|id| id.parse::<i64>().ok());
     let by_id = id.and_then(|id| mapping.ids.iter().find(|(_, known)| **known == id));
-    // Where columns are found by id, only a field without one is found by its name.
+    // If the mapping has ids, only a field without an id is matched by name.
     let other_id = id.is_some() && !mapping.ids.is_empty();
     let by_name = || mapping.physical_names.iter().find(|(_, physical)| !other_id && *physical == field.name());
     let logical = by_id.map(|(name, _)| name).or_else(|| by_name().map(|(name, _)| name));
@@ -101,8 +101,8 @@ fn shown(field: &FieldRef, mapping: &ColumnMapping) -> Field {
     field.as_ref().clone().with_name(name).with_data_type(data_type)
 }
 
-/// `data_type` with the names that the table has for what is inside. What a list or a map holds has the names `element`,
-/// `key` and `value` in the mapping, however a file calls it.
+/// Renames the nested fields of `data_type` to their names in the table. In the mapping, the items of lists and maps
+/// are always named `element`, `key` and `value`, whatever their names in the file.
 fn shown_type(data_type: &DataType, mapping: &ColumnMapping) -> DataType {
     let held = |field: &FieldRef, called: &str| match mapping.inside.get(called) {
         Some(inside) => Arc::new(field.as_ref().clone().with_data_type(shown_type(field.data_type(), inside))),
@@ -125,17 +125,17 @@ fn shown_type(data_type: &DataType, mapping: &ColumnMapping) -> DataType {
     }
 }
 
-/// A column with other names inside, and other maps.
+/// Reads a column, renames its nested fields and casts its maps.
 #[derive(Debug, Eq)]
 struct ReadAs {
     read: Arc<dyn PhysicalExpr>,
-    /// The type of the file with the names of the table.
+    /// The type in the file, with the table's names.
     named: DataType,
-    /// The type of the table as far as maps go.
+    /// The resulting type: that of the table if the column contains changed maps, otherwise `named`.
     data_type: DataType,
 }
 
-// As DataFusion's own expressions do it: a derived PartialEq would move out of the Arc.
+// Written by hand, as in DataFusion's own expressions: a derived PartialEq would move out of the Arc.
 impl PartialEq for ReadAs {
     fn eq(&self, other: &Self) -> bool {
         self.read.eq(&other.read) && self.named == other.named && self.data_type == other.data_type
@@ -185,7 +185,7 @@ impl PhysicalExpr for ReadAs {
     }
 }
 
-/// `array` with the names of `to`, which is of the same shape.
+/// Renames the nested fields of `array` to the names in `to`, which has the same shape.
 fn renamed(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     if array.data_type() == to {
         return Ok(Arc::clone(array));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn names_inside_of_lists_and_structs_are_the_tables() {
+    fn fields_in_lists_and_structs_get_the_names_of_the_table() {
         let pair = |name: &str| Field::new(name, DataType::Int32, true);
         let values = Arc::new(Int32Array::from(vec![1, 2, 3])) as ArrayRef;
         let items = StructArray::from(vec![(Arc::new(pair("col-1")), values)]);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_counts_more_than_a_name() {
+    fn field_ids_take_precedence_over_names() {
         let mut mapping = names(&[("a", "x"), ("b", "y")], &[]);
         mapping.ids = BTreeMap::from([("a".to_string(), 7), ("b".to_string(), 8)]);
         let field = |name: &str, id: &str| {

@@ -1,4 +1,4 @@
-//! Scans whose errors say which file of which table they are about: readers of files do not.
+//! Scans whose errors name the file and the table. DataFusion's readers do not name them.
 
 use std::any::Any;
 use std::fmt;
@@ -24,11 +24,11 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 use url::Url;
 
-/// `plan` with scans that name the file in their errors of kind `Data`; they are those of `specs`, in pre-order. Nothing
-/// about the plan may change any more: the scans no longer show what they are.
+/// Wraps the scans of `plan` so that errors of kind `Data` name the file. `specs` describes the scans in pre-order. The
+/// plan must not be optimized afterwards, because the wrapper hides the type of each scan's source.
 ///
 /// # Errors
-/// When the plan cannot be put together again.
+/// Fails if the plan cannot be rebuilt.
 pub(crate) fn naming_files(plan: Arc<dyn ExecutionPlan>, specs: &[ScanSpec]) -> Result<Arc<dyn ExecutionPlan>> {
     let mut specs = specs.iter();
     plan.transform_down(|node| {
@@ -45,22 +45,22 @@ pub(crate) fn naming_files(plan: Arc<dyn ExecutionPlan>, specs: &[ScanSpec]) -> 
     .data()
 }
 
-/// How people know the file at `path` of a table in `store`.
+/// Returns the name of a file for messages: its full path and its table.
 pub(crate) fn file_name(table: &str, store: &Url, path: &str) -> String {
     format!("file `{}` of table `{table}`", full_path(store, path))
 }
 
-/// `error`, if it is of kind `Data`, with what it is about in front; and nothing twice.
+/// Prefixes an error of kind `Data` with `place`, unless its message contains `place` already.
 pub(crate) fn named(error: QueryError, place: &str, path: &str) -> QueryError {
     if error.kind != ErrorKind::Data || error.message.contains(place) {
         return error;
     }
-    // Some name the file by its path in the store.
+    // Some messages already start with the file's path within the store.
     let what = error.message.strip_prefix(&format!("`{path}`: ")).unwrap_or(&error.message);
     QueryError { message: format!("{place}: {what}"), ..error }
 }
 
-/// What reads files, as far as a scan that runs needs it.
+/// A file source that names files in errors. Implements only what the execution of a scan needs.
 struct NamingSource {
     inner: Arc<dyn FileSource>,
     /// The table's name and the root of its store.
@@ -147,7 +147,7 @@ impl Morselizer for NamingMorselizer {
     }
 }
 
-/// What the file is called, for people and in its store.
+/// The names of a file: `place` for messages, `path` within its store.
 #[derive(Debug)]
 struct Name {
     place: String,
@@ -160,7 +160,7 @@ impl Name {
     }
 }
 
-/// Readers of corrupt files have been seen to panic.
+/// Converts the panic of a reader to an error. Readers have been observed to panic on corrupt files.
 fn panicked(panic: Box<dyn Any + Send>) -> DataFusionError {
     reader_panicked(panic.as_ref()).into_datafusion()
 }

@@ -1,4 +1,4 @@
-//! Lists and maps with other items in the same places.
+//! Replaces the items of lists and maps.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, LargeListArray,
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::error::Result;
 
-/// The list or map `array` as one of type `to`, whose items, keys and values `change` makes of the old ones, which are as
-/// many. What is neither stays as it is.
+/// Converts the list or map `array` to type `to`. `change` converts its items, or its keys and values, to the given
+/// type and must keep their number. Arrays of other types are returned unchanged.
 ///
 /// # Errors
-/// Those of `change`, and when it gives what `to` does not hold.
+/// Fails if `change` fails, or if its result does not fit `to`.
 pub(crate) fn with_items(
     array: &ArrayRef,
     to: &DataType,
@@ -44,7 +44,7 @@ pub(crate) fn with_items(
     })
 }
 
-/// The two fields of a map's entries.
+/// Returns the key field and the value field of a map's entries.
 pub(crate) fn key_and_value(entries: &FieldRef) -> Option<&[FieldRef]> {
     match entries.data_type() {
         DataType::Struct(pair) if pair.len() == 2 => Some(pair),

@@ -1,4 +1,4 @@
-//! Puts a task's files back into the scans of its fragment, with what the encoding of plans leaves out.
+//! Restores a task's files in the scans of its fragment, and the properties that the encoding of plans omits.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Cursor;
@@ -35,10 +35,10 @@ pub struct ScanFiles {
 }
 
 impl ScanFiles {
-    /// Decodes what `task` says of its files.
+    /// Decodes the scans of `task`.
     ///
     /// # Errors
-    /// `Internal` when the task contradicts itself.
+    /// `Internal` if the task is inconsistent.
     pub fn of(task: &HBeeTask, _ctx: &TaskContext) -> Result<ScanFiles> {
         let mut scans = Vec::new();
         for spec in &task.scans {
@@ -48,11 +48,11 @@ impl ScanFiles {
         Ok(ScanFiles { scans })
     }
 
-    /// `fragment` with the files of `evaluations` in its scans. Each evaluation is one partition of each scan.
+    /// Adds the files of `evaluations` to the scans of `fragment`. Each evaluation becomes one partition of each scan.
     ///
     /// # Errors
-    /// With the evaluation that it is of: `Data` for a footer or deletion vector that is not readable, `Unavailable` when
-    /// the store does not answer, `Internal` when the task names files or scans that are not there.
+    /// Returned with the evaluation that failed: `Data` if a footer or deletion vector cannot be decoded, `Unavailable`
+    /// if the store does not respond, `Internal` if the task names a file or scan that does not exist.
     pub async fn put_into<'a>(
         &self,
         fragment: Arc<dyn ExecutionPlan>,
@@ -85,7 +85,7 @@ impl ScanFiles {
                 let Some((group, (spec, _))) = groups.next() else {
                     return Err(QueryError::internal("a fragment has more scans than its task").into_datafusion());
                 };
-                // Statistics are of the whole table, not of the task's files.
+                // The encoded statistics describe the whole table, not the task's files.
                 let unknown = Statistics::new_unknown(scan.file_source().table_schema().table_schema());
                 let builder = FileScanConfigBuilder::from(scan.clone()).with_statistics(unknown);
                 let builder = builder.with_file_groups(group);
@@ -105,7 +105,7 @@ impl ScanFiles {
     }
 }
 
-/// The source of a scan of text files: the one that was decoded knows only the columns.
+/// Creates the source of a scan of text files. The decoded source has only the columns, not the format.
 fn text_source(scan: &FileScanConfig, format: &FileFormat) -> DataFusionResult<Arc<dyn FileSource>> {
     let source = TextSource::new(format.clone(), scan.file_source().table_schema().clone());
     Ok(match scan.file_source().projection() {
@@ -127,11 +127,11 @@ fn constants(spec: &ScanSpec) -> Result<Option<RecordBatch>> {
     let batch = reader.next().transpose()?;
     match batch {
         Some(batch) if batch.num_rows() == spec.files.len() => Ok(Some(batch)),
-        _ => Err(QueryError::internal(format!("the partition values of table `{}` are not one per file", spec.table))),
+        _ => Err(QueryError::internal(format!("table `{}` needs one row of partition values per file", spec.table))),
     }
 }
 
-/// Footers that one scan reads at the same time.
+/// Maximum number of footers that one scan reads concurrently.
 const FOOTERS_AT_ONCE: usize = 32;
 
 async fn file_group(
@@ -144,7 +144,7 @@ async fn file_group(
     for slice in slices {
         let row = slice.file as usize;
         let file = spec.files.get(row).ok_or_else(|| {
-            QueryError::internal(format!("a task names file {row} of table `{}`, which it does not bring", spec.table))
+            QueryError::internal(format!("a task names file {row} of table `{}` but does not contain it", spec.table))
         })?;
         let on_file = |error| named(error, &file_name(&spec.table, &spec.store, &file.path), &file.path);
         reading.push(partitioned_file(spec, file, constants, slice, ctx).map_err(on_file));
@@ -153,8 +153,8 @@ async fn file_group(
     Ok(FileGroup::new(files))
 }
 
-/// A time that differs between files of equal paths and sizes in different stores, or of different versions: DataFusion's
-/// cache of footers knows a file by its path, its size and when it was written, and serves all queries of a process.
+/// Returns a modification time that depends on the file's store and version. DataFusion's cache of footers identifies a
+/// file by path, size and modification time, and is shared by all queries of a process.
 fn version_of(spec: &ScanSpec, file: &TaskFile) -> DateTime<Utc> {
     let mut hasher = DefaultHasher::new();
     (spec.store.as_str(), &spec.bucket.endpoint, &file.e_tag).hash(&mut hasher);
@@ -169,9 +169,9 @@ async fn partitioned_file(
     ctx: &TaskContext,
 ) -> Result<PartitionedFile> {
     let mut partitioned = PartitionedFile::new(file.path.clone(), file.size);
-    // `new` would encode a path that is encoded already.
+    // `new` encodes the path, which is encoded already.
     partitioned.object_meta.location = object_store::path::Path::parse(&file.path)
-        .map_err(|error| QueryError::data(format!("`{}` is not a path: {error}", file.path)))?;
+        .map_err(|error| QueryError::data(format!("`{}` is not a valid path: {error}", file.path)))?;
     partitioned.object_meta.e_tag = file.e_tag.clone();
     partitioned.object_meta.last_modified = version_of(spec, file);
     if let Some(constants) = constants {
@@ -195,8 +195,8 @@ async fn partitioned_file(
     Ok(partitioned)
 }
 
-/// The footer of a file, which the scan then finds in the cache. Read here, its errors keep their kind; the scan would
-/// turn them into text.
+/// Reads the footer of a file into the cache, where the scan finds it. Errors that occur here keep their kind, whereas
+/// the scan would convert them to text.
 async fn footer(store: Arc<dyn ObjectStore>, file: &ObjectMeta, ctx: &TaskContext) -> Result<Arc<ParquetMetaData>> {
     let cache = ctx.runtime_env().cache_manager.get_file_metadata_cache();
     buzz_storage::footer(&UnchangedStore::new(store, file.clone()), file, Some(cache)).await

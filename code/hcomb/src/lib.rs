@@ -1,7 +1,7 @@
-//! HComb: reduces.
+//! HComb: runs reduce plans.
 //!
-//! A comb is its [`Inboxes`], which take deliveries, and a worker of `datafusion-distributed`, which runs (its part of)
-//! the reduce plan over them. Both are served on one port by [`serve`]; in one process they are handed to a
+//! A comb has [`Inboxes`], which receive deliveries, and a [`Worker`] of `datafusion-distributed`, which runs its part
+//! of the reduce plan over them. [`serve`] serves both on one port. Within one process, they are passed to a
 //! [`MemoryNetwork`](buzz_exchange::MemoryNetwork) instead.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Status};
 
-/// How many of the largest consumers an out-of-memory message names.
+/// Number of largest memory consumers that an out-of-memory message names.
 const CONSUMERS_NAMED: usize = 3;
 
 /// One comb.
@@ -41,10 +41,10 @@ impl std::fmt::Debug for Comb {
 }
 
 impl Comb {
-    /// A comb whose operators have `memory_bytes`, and which reaches the other combs through `network`.
+    /// Creates a comb whose operators may use `memory_bytes`, and which reaches other combs through `network`.
     ///
     /// # Errors
-    /// `Internal` when the runtime cannot be made, as without a directory for temporary files.
+    /// `Internal` if the runtime cannot be created, for example without a directory for temporary files.
     pub fn new(network: Arc<dyn Network>, memory_bytes: u64) -> Result<Comb> {
         let inboxes = Arc::new(Inboxes::default());
         let runtime = bounded_runtime(memory_bytes)?;
@@ -57,12 +57,12 @@ impl Comb {
         Ok(Comb { inboxes, worker })
     }
 
-    /// Where deliveries arrive.
+    /// Returns the inboxes, which receive deliveries.
     pub fn inboxes(&self) -> &Arc<Inboxes> {
         &self.inboxes
     }
 
-    /// What runs reduce plans.
+    /// Returns the worker, which runs reduce plans.
     pub fn worker(&self) -> &Worker {
         &self.worker
     }
@@ -94,7 +94,7 @@ fn reduce_session(
         .builder
         .with_distributed_user_codec(InboxCodec)
         .with_distributed_channel_resolver(NetworkChannelResolver(network))
-        // To the combs whose rows this one asks for.
+        // Sent to the other combs with every request for rows.
         .with_distributed_passthrough_headers(passed_on)?;
     Ok(builder.build())
 }
@@ -104,19 +104,20 @@ fn session_options(headers: &HeaderMap) -> DataFusionResult<BTreeMap<String, Str
         return Ok(BTreeMap::new());
     };
     serde_json::from_slice(header.as_bytes())
-        .map_err(|error| exec_datafusion_err!("the header {SESSION_HEADER} is not readable: {error}"))
+        .map_err(|error| exec_datafusion_err!("cannot decode the header {SESSION_HEADER}: {error}"))
 }
 
-/// Signs of life that a comb asks of its callers, so that those of a vanished host end.
+/// Interval of HTTP/2 keep-alive pings to callers, so that connections to a lost host are closed.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Time within which a caller must answer a keep-alive ping.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves a comb on `listener` until `shutdown` resolves.
 ///
 /// # Errors
-/// `Unavailable` when the socket fails.
+/// `Unavailable` if the socket fails.
 pub async fn serve(comb: Comb, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
-    // The server's own option does not reach sockets that it was handed; without this, small answers wait 40 ms.
+    // The server's own option does not apply to a socket that is passed in. Without this, small responses wait 40 ms.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let inboxes = Arc::clone(&comb.inboxes);
     let worker = comb.worker.into_worker_server();
@@ -125,7 +126,7 @@ pub async fn serve(comb: Comb, listener: TcpListener, shutdown: impl Future<Outp
         if inboxes.knows(&QueryToken::shown(token)) {
             return Ok(call);
         }
-        Err(Status::unauthenticated("a reduce call shows no token of a query that is open on this comb"))
+        Err(Status::unauthenticated("a reduce call requires the token of a query that is open on this comb"))
     };
     let served = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))

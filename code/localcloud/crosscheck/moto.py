@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Sends Fuse's ECS and S3 requests to moto, which checks them against botocore's models.
+"""Sends Fuse's ECS and S3 requests to moto, which validates them against botocore's models.
 
-Needs the variables that `localcloud run` sets, for Lambda. moto runs no containers: a comb never answers, so the query
-fails once the time for its start is over. What counts is that moto took every request: the tasks with their tokens, and
-the query's own objects, of which `started` is a conditional write.
+Needs the variables that `localcloud run` sets, for Lambda. moto runs no containers, so no comb responds and the query
+fails when the start timeout of its combs has passed. The check passes if moto accepts every request: the tasks with
+their tokens, and the objects of the query, of which `started` is a conditional write.
 """
 import argparse
 import json
@@ -38,8 +38,8 @@ def main():
     parser.add_argument("--localcloud", required=True, help="the command")
     parser.add_argument("--buzz", required=True, help="the command")
     parser.add_argument("--aws", default="aws", help="the command")
-    parser.add_argument("--tools", required=True, help="folder where moto is kept")
-    parser.add_argument("--folder", required=True, help="folder for a local cloud of its own")
+    parser.add_argument("--tools", required=True, help="folder where moto is installed")
+    parser.add_argument("--folder", required=True, help="folder of a separate local cloud")
     arguments = parser.parse_args()
 
     port = free_port()
@@ -67,7 +67,7 @@ def main():
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.1)
-        # Otherwise every look at a task pushes it towards its end.
+        # Otherwise every DescribeTasks call advances the state of a task towards STOPPED.
         post(
             "/moto-api/state-manager/set-transition",
             {"model_name": "ecs::task", "transition": {"progression": "manual", "times": 1000}},
@@ -114,7 +114,7 @@ def main():
         objects = {item["Key"].rsplit("/", 1)[-1] for item in found}
         assert len(tasks) == 2, tasks
         assert {"request.json", "progress.json", "started", "answer.json"} <= objects, objects
-        print(f"moto: took the tasks of {len(tasks)} combs, and the objects {', '.join(sorted(objects))}")
+        print(f"moto: accepted the tasks of {len(tasks)} combs and the objects {', '.join(sorted(objects))}")
         print(asked.stderr.strip().splitlines()[-1])
     finally:
         server.terminate()

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Runs the bootstraps under AWS's own Runtime Interface Emulator: the example through both, and a query that fails.
+"""Runs the bootstraps under AWS's own Runtime Interface Emulator: the example query, and a query that fails.
 
-Needs the variables that `localcloud run` sets: tables and results are in the local cloud's S3. The emulator takes one
-invocation at a time and knows only the function name `function`, so each bootstrap has one of its own, and Fuse asks
-for one task at a time. It comes with the wheel of aws-sam-cli.
+Needs the variables that `localcloud run` sets: tables and results are in the local cloud's S3. The emulator accepts one
+invocation at a time and only the function name `function`. Therefore each bootstrap has its own emulator, and Fuse
+invokes one task at a time. The emulator is part of the aws-sam-cli wheel.
 """
 import argparse
 import glob
@@ -63,7 +63,7 @@ def invoke(endpoint, event):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bin", required=True, help="folder of fuse_lambda and hbee_lambda")
-    parser.add_argument("--tools", required=True, help="folder where the emulator is kept")
+    parser.add_argument("--tools", required=True, help="folder where the emulator is installed")
     parser.add_argument("--query", required=True, help="the query's JSON")
     arguments = parser.parse_args()
     rie = emulator(arguments.tools)
@@ -85,7 +85,7 @@ def main():
         assert wrong.get("errorType") == "Invalid", wrong
         broken = invoke(hbee_url, {"task": {}})
         assert "errorType" in broken, broken
-        print(f"RIE: answered with {answer['summary']['tasks']} tasks; a wrong query: {wrong['errorMessage']}")
+        print(f"RIE: answered with {answer['summary']['tasks']} tasks; an invalid query fails: {wrong['errorMessage']}")
     finally:
         for process in processes:
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,15 +1,15 @@
-//! What all services share: the account, its region and keys, and where processes find them.
+//! The account that all services share: its region, keys and names, and the variables that pass them to processes.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The region that everything is in.
+/// Region of all resources.
 pub const REGION: &str = "us-east-2";
-/// The account's number.
+/// The account number.
 pub const ACCOUNT: &str = "123456789012";
-/// The key pair that S3 accepts.
+/// Access key of the key pair that S3 accepts.
 pub const ACCESS_KEY: &str = "AKIALOCAL";
-/// The secret of the key pair.
+/// Secret key of the key pair.
 pub const SECRET_KEY: &str = "local-secret";
 
 /// The account of one local cloud.
@@ -17,14 +17,14 @@ pub const SECRET_KEY: &str = "local-secret";
 pub(crate) struct Account {
     /// `http://host:port` of all services.
     pub(crate) endpoint: String,
-    /// Folder of what processes print.
+    /// Folder of the log files of processes.
     pub(crate) logs: PathBuf,
-    /// Folder of what processes write for themselves; gone with the local cloud.
+    /// Folder of the temporary files of processes; deleted with the local cloud.
     pub(crate) scratch: PathBuf,
 }
 
 impl Account {
-    /// The variables that every process gets.
+    /// Returns the environment variables that every process gets.
     pub(crate) fn environment(&self) -> BTreeMap<String, String> {
         let mut environment = client_environment(&self.endpoint);
         let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_string());
@@ -51,7 +51,7 @@ impl Account {
     }
 }
 
-/// The variables with which any AWS client finds the local cloud at `endpoint`.
+/// Returns the environment variables that point any AWS client to the local cloud at `endpoint`.
 pub fn client_environment(endpoint: &str) -> BTreeMap<String, String> {
     [
         ("AWS_ENDPOINT_URL", endpoint),

@@ -1,10 +1,12 @@
-//! Bodies of bounded size.
+//! Reads HTTP bodies of limited size.
 
 use axum::body::{Body, Bytes};
 use futures::StreamExt;
 
-/// The whole body, or nothing if it has more than `bytes_max`. What is too much is read and dropped: the sender would
-/// see a broken connection otherwise, and not the answer.
+/// Reads a whole body. Returns `None` if it has more than `bytes_max` bytes.
+///
+/// The rest of a larger body is read and dropped. Otherwise the sender would get a broken connection instead of the
+/// response.
 ///
 /// # Errors
 /// When the connection breaks.

@@ -1,4 +1,4 @@
-//! The services together behind one endpoint.
+//! Serves all services on one endpoint.
 
 use std::fs;
 use std::io;
@@ -21,31 +21,31 @@ use crate::process::Spawner;
 use crate::s3::S3;
 use crate::{ACCESS_KEY, Account, REGION, SECRET_KEY};
 
-/// What a local cloud consists of.
+/// The configuration of a local cloud.
 #[derive(Debug, Clone)]
 pub struct Setup {
-    /// Where the endpoint listens; port 0 is any free one.
+    /// Address on which the endpoint listens; port 0 selects a free port.
     pub listen: SocketAddr,
-    /// Folder of everything: buckets in `s3`, logs in `logs`, and for as long as it runs `scratch`.
+    /// Folder of all data: buckets in `s3`, logs in `logs`, and temporary files in `scratch` while it runs.
     pub folder: PathBuf,
-    /// Buckets that are there from the start.
+    /// Buckets that exist from the start.
     pub buckets: Vec<String>,
-    /// Functions.
+    /// Lambda functions.
     pub functions: Vec<Function>,
-    /// Invocations of all functions at once; a new account has 10 to 50, the usual quota is 1,000.
+    /// Maximum number of concurrent invocations of all functions. A new account has 10 to 50, the usual quota is 1,000.
     pub concurrency: usize,
-    /// What ECS runs.
+    /// The task definition that ECS runs.
     pub task_definition: TaskDefinition,
 }
 
-/// A running local cloud. Dropping it ends every process that it started.
+/// A running local cloud. Dropping it kills every process that it started.
 #[derive(Debug)]
 pub struct LocalCloud {
     /// `http://host:port` of all services.
     pub endpoint: String,
-    /// The functions.
+    /// The Lambda functions.
     pub lambda: Lambda,
-    /// The tasks.
+    /// The ECS tasks.
     pub ecs: Ecs,
     spawner: Spawner,
     scratch: PathBuf,
@@ -63,7 +63,7 @@ impl LocalCloud {
     /// Starts all services.
     ///
     /// # Errors
-    /// When the address is taken, the folder cannot be written, or a program is not there.
+    /// When the address is in use, the folder is not writable, or a program does not exist.
     pub async fn start(setup: Setup) -> io::Result<LocalCloud> {
         let programs = setup.functions.iter().map(|function| &function.bootstrap);
         for program in programs.chain([&setup.task_definition.program]) {
@@ -71,7 +71,7 @@ impl LocalCloud {
         }
         let folder = std::path::absolute(&setup.folder)?;
         let (logs, scratch) = (folder.join("logs"), folder.join("scratch"));
-        // Of one that was killed.
+        // A killed local cloud may have left the folder.
         let _absent = fs::remove_dir_all(&scratch);
         for part in [&logs, &scratch] {
             fs::create_dir_all(part)?;
@@ -79,7 +79,7 @@ impl LocalCloud {
         let taken =
             |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {}: {error}", setup.listen));
         let listener = TcpListener::bind(setup.listen).await.map_err(taken)?;
-        // The roles are on this machine, also when others reach it from elsewhere.
+        // The roles run on this machine, even if clients connect from other machines.
         let mut reached = listener.local_addr()?;
         if reached.ip().is_unspecified() {
             reached.set_ip(Ipv4Addr::LOCALHOST.into());
@@ -96,18 +96,18 @@ impl LocalCloud {
         let routes = Router::new()
             .route("/2015-03-31/functions/{name}/invocations", post(invoke))
             .fallback(other)
-            // Every service bounds its own bodies.
+            // Every service limits the size of its own bodies.
             .layer(DefaultBodyLimit::disable())
             .with_state(services);
         let listener = listener.tap_io(|connection| {
-            // Without it small answers wait 40 ms.
+            // Without it small responses are delayed by 40 ms.
             let _still_works = connection.set_nodelay(true);
         });
         let server = tokio::spawn(async move { axum::serve(listener, routes).await }).abort_handle();
         Ok(LocalCloud { endpoint, lambda, ecs, spawner, scratch, server })
     }
 
-    /// Ends every process, waits for their ends, and removes what they left in `scratch`.
+    /// Kills every process, waits until they have ended, and deletes `scratch`.
     pub async fn stop(self) {
         self.server.abort();
         self.spawner.stop().await;
@@ -118,7 +118,7 @@ impl Drop for LocalCloud {
     fn drop(&mut self) {
         self.server.abort();
         self.spawner.kill_all();
-        // Dying processes may still hold files there; what stays is of no use and removed with the folder.
+        // Dying processes may still write files there. The next start deletes them.
         let _partly = fs::remove_dir_all(&self.scratch);
     }
 }
@@ -127,7 +127,7 @@ fn check_program(program: &Path) -> io::Result<()> {
     if program.is_file() {
         return Ok(());
     }
-    let message = format!("{} is not there; `cargo build --workspace --bins` builds it", program.display());
+    let message = format!("{} does not exist; build it with `cargo build --workspace --bins`", program.display());
     Err(io::Error::new(io::ErrorKind::NotFound, message))
 }
 

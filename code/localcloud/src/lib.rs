@@ -1,8 +1,12 @@
-//! Stand-ins for the cloud services that Buzz uses, on one machine: for tests and for looking.
+//! Emulates the cloud services that Buzz uses on one machine, for tests and for local use.
 //!
-//! A [`LocalCloud`] is one HTTP endpoint with three services behind it: [`s3`], a folder; [`lambda`], which runs real
-//! bootstraps as processes within the service's limits; [`ecs`], which runs the real `hcomb`. [`stack`] says what a
-//! deployed Buzz consists of. Nothing outlives a local cloud ([`process`]).
+//! A [`LocalCloud`] serves three services on one HTTP endpoint:
+//! - [`s3`] stores objects in a folder.
+//! - [`lambda`] runs the real bootstraps as processes, within the limits of the service.
+//! - [`ecs`] runs the real `hcomb`.
+//!
+//! [`stack`] defines the functions, tasks and buckets of a deployed Buzz. All processes end with their local cloud
+//! ([`process`]).
 
 mod account;
 mod body;

@@ -1,4 +1,4 @@
-//! The local cloud as a command.
+//! The command `localcloud`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -21,11 +21,11 @@ Examples:
   localcloud serve --port 4566
       Starts S3, Lambda and ECS on one endpoint, with Buzz deployed as the stack `local`.
   localcloud run -- aws s3 ls
-      Runs a command whose AWS client finds the local cloud; starts one for it if none runs.
+      Runs a command with AWS variables that point to the local cloud; starts a local cloud if none is running.
   localcloud run --upload data/trips=s3://buzz-local/trips -- \\
       buzz sql 'SELECT COUNT(*) FROM trips' --table trips=s3://buzz-local/trips --stack local";
 
-/// AWS for Buzz on one machine: an S3 server, Lambda functions and ECS tasks that are real processes.
+/// Emulate AWS for Buzz on one machine: an S3 server, and Lambda functions and ECS tasks as real processes.
 #[derive(Debug, Parser)]
 #[command(name = "localcloud", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
 struct Arguments {
@@ -35,18 +35,18 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start all services, print how to reach them, and stop all on Ctrl-C.
+    /// Start all services, print their endpoint and AWS variables, and stop on Ctrl-C.
     Serve {
         #[command(flatten)]
         cloud: CloudArguments,
-        /// Address on which the endpoint listens, as 0.0.0.0 in a container. There is no other protection than S3's keys.
+        /// Address on which the endpoint listens, such as 0.0.0.0 in a container. Only S3 requests are authenticated.
         #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
         listen: IpAddr,
-        /// Port of the endpoint; 0 is any free one.
+        /// Port of the endpoint; 0 selects a free port.
         #[arg(long, default_value_t = 4566, value_name = "PORT")]
         port: u16,
     },
-    /// Run a command with the local cloud that runs over the folder, or else with one that ends with the command.
+    /// Run a command with the local cloud of the folder. Without one, start a local cloud that ends with the command.
     Run {
         #[command(flatten)]
         cloud: CloudArguments,
@@ -58,31 +58,31 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct CloudArguments {
-    /// Folder of the buckets and logs.
+    /// Folder for buckets and logs.
     #[arg(long, default_value = "data/local-cloud", value_name = "FOLDER")]
     folder: PathBuf,
-    /// Folder of the programs fuse_lambda, hbee_lambda and hcomb; by default where this one is.
+    /// Folder of the programs fuse_lambda, hbee_lambda and hcomb; by default the folder of this program.
     #[arg(long, value_name = "FOLDER")]
     programs: Option<PathBuf>,
-    /// Copy a folder to a bucket first, unless it is there.
+    /// Copy the files of a folder to a bucket first; files that exist there with the same size are skipped.
     #[arg(long = "upload", value_name = "FOLDER=s3://BUCKET/PREFIX", value_parser = upload_pair)]
     uploads: Vec<(PathBuf, String)>,
-    /// Seconds from RunTask until a comb's program starts; on Fargate 15 to 25.
+    /// Seconds from RunTask to the start of a comb's program; 15 to 25 on Fargate.
     #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
     comb_start_delay: f64,
-    /// Seconds without a query after which a comb stops.
+    /// Seconds without a query until a comb stops.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     comb_idle: u64,
-    /// Size of an HBee in MB.
+    /// Memory of an HBee in MB.
     #[arg(long, default_value_t = 2048, value_name = "MB")]
     hbee_memory: u64,
-    /// Invocations at once; one more is refused with 429.
+    /// Maximum number of concurrent invocations; further ones are rejected with 429.
     #[arg(long, default_value_t = 1000, value_name = "N")]
     concurrency: usize,
-    /// Set one more variable of Fuse.
+    /// Set an additional environment variable of Fuse.
     #[arg(long = "fuse-env", value_name = "NAME=VALUE", value_parser = variable)]
     fuse_environment: Vec<(String, String)>,
-    /// Describe combs with IPv6 addresses only.
+    /// Report only IPv6 addresses for combs.
     #[arg(long)]
     ipv6: bool,
 }
@@ -104,7 +104,7 @@ async fn main() -> ExitCode {
 async fn serve(arguments: &CloudArguments, place: (IpAddr, u16)) -> Result<ExitCode, Error> {
     let Some(claim) = Claim::try_on(&arguments.folder)? else {
         let endpoint = endpoint_of(&arguments.folder).await?;
-        return Err(format!("a local cloud runs over {} already, at {endpoint}", arguments.folder.display()).into());
+        return Err(format!("folder {} is in use by the local cloud at {endpoint}", arguments.folder.display()).into());
     };
     let cloud = start(arguments, place).await?;
     claim.announce(&cloud.endpoint)?;
@@ -167,7 +167,8 @@ async fn upload_all(endpoint: &str, uploads: &[(PathBuf, String)]) -> Result<(),
     Ok(())
 }
 
-/// Runs the command in the foreground. A Ctrl-C reaches it by itself, and its end is waited for.
+/// Runs the command in the foreground and returns its exit code. The terminal sends Ctrl-C to the command itself, so
+/// this process ignores it and waits.
 async fn run_command(command: &[String], environment: &BTreeMap<String, String>) -> Result<ExitCode, Error> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut running = tokio::process::Command::new(&command[0])
@@ -177,7 +178,7 @@ async fn run_command(command: &[String], environment: &BTreeMap<String, String>)
         .env_remove("AWS_PROFILE")
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| format!("`{}` does not start: {error}", command[0]))?;
+        .map_err(|error| format!("cannot start `{}`: {error}", command[0]))?;
     loop {
         tokio::select! {
             status = running.wait() => {
@@ -220,22 +221,22 @@ Logs of functions and combs: {}",
     );
 }
 
-/// The right to run a local cloud over a folder; given up by the kernel when the process ends, however it ends.
+/// An exclusive lock on the folder of a local cloud. The kernel releases it when the process ends, even after a crash.
 struct Claim {
     _lock: File,
     endpoint: PathBuf,
 }
 
 impl Claim {
-    /// None if another process has it.
+    /// Locks `folder`. Returns `None` if another process holds the lock.
     fn try_on(folder: &Path) -> Result<Option<Claim>, Error> {
-        let unusable = |error| format!("{} cannot be used: {error}", folder.display());
+        let unusable = |error| format!("cannot use folder {}: {error}", folder.display());
         fs::create_dir_all(folder).map_err(unusable)?;
         let lock = File::create(folder.join("lock")).map_err(unusable)?;
         match lock.try_lock() {
             Ok(()) => {
                 let endpoint = folder.join("endpoint");
-                // Of one that was killed.
+                // A killed process may have left the file.
                 let _absent = fs::remove_file(&endpoint);
                 Ok(Some(Claim { _lock: lock, endpoint }))
             }
@@ -244,7 +245,7 @@ impl Claim {
         }
     }
 
-    /// Tells others where it is.
+    /// Writes the endpoint to the folder, for other processes to read.
     fn announce(&self, endpoint: &str) -> Result<(), Error> {
         let draft = self.endpoint.with_extension("draft");
         fs::write(&draft, endpoint)?;
@@ -258,7 +259,7 @@ impl Drop for Claim {
     }
 }
 
-/// Where the local cloud over `folder` is; it may be about to start.
+/// Returns the endpoint of the local cloud over `folder`. Waits up to 10 seconds for it to start.
 async fn endpoint_of(folder: &Path) -> Result<String, Error> {
     for _ in 0..100 {
         if let Ok(endpoint) = fs::read_to_string(folder.join("endpoint")) {
@@ -266,7 +267,11 @@ async fn endpoint_of(folder: &Path) -> Result<String, Error> {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Err(format!("the local cloud over {} does not say where it is", folder.display()).into())
+    Err(format!(
+        "the local cloud over {} has not written its endpoint within 10 s; stop it and try again",
+        folder.display()
+    )
+    .into())
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {

@@ -1,7 +1,8 @@
-//! Real programs as child processes that never outlive the local cloud.
+//! Runs real programs as child processes that never outlive the local cloud.
 //!
-//! The kernel kills a child when the *thread* that started it ends, so one thread starts them all and lives as long as
-//! its [`Spawner`]. That holds also when the local cloud itself is killed. The only unsafe code of the crate is here.
+//! The kernel kills a child when the *thread* that started it ends. Therefore one thread starts all children and lives
+//! as long as its [`Spawner`]. Children also end if the local cloud itself is killed. The only unsafe code of the crate
+//! is in this module.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -14,18 +15,18 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
-/// What to start.
+/// A program to start.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
-    /// The executable.
+    /// Path of the executable.
     pub(crate) path: PathBuf,
-    /// The whole environment; nothing is inherited.
+    /// The complete environment; nothing is inherited.
     pub(crate) environment: BTreeMap<String, String>,
     /// Working directory.
     pub(crate) folder: PathBuf,
-    /// File that standard output and error are appended to.
+    /// File to which standard output and standard error are appended.
     pub(crate) log: PathBuf,
-    /// Descriptors it may open, or fewer if the local cloud itself may not open so many.
+    /// Maximum number of open descriptors, capped by the local cloud's own limit.
     pub(crate) descriptors: u64,
 }
 
@@ -38,7 +39,7 @@ pub(crate) struct Process {
 
 type Order = (Program, oneshot::Sender<io::Result<Process>>);
 
-/// How long [`Spawner::stop`] waits for processes that were killed.
+/// Maximum time that [`Spawner::stop`] waits for killed processes.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// Starts processes. When the last clone is dropped, every process that it started is killed.
@@ -55,34 +56,33 @@ struct Started {
 }
 
 impl Spawner {
-    /// A spawner within the current Tokio runtime.
+    /// Creates a spawner in the current Tokio runtime.
     ///
     /// # Errors
-    /// When no thread can be had.
+    /// When no thread can be started.
     pub(crate) fn new() -> io::Result<Spawner> {
         let (orders, inbox) = mpsc::channel::<Order>();
         let runtime = tokio::runtime::Handle::current();
         std::thread::Builder::new().name("spawner".to_string()).spawn(move || {
             let _entered = runtime.enter();
             while let Ok((program, answer)) = inbox.recv() {
-                // Nobody waits any more: the process goes with its handle.
+                // The caller no longer waits for the process; it ends when its handle is dropped.
                 let _unheard = answer.send(start(&program));
             }
         })?;
         Ok(Spawner { orders, started: Arc::default() })
     }
 
-    /// Starts `program` in a process group of its own.
+    /// Starts `program` in its own process group.
     ///
     /// # Errors
-    /// When it cannot be started; the message names it.
+    /// When the program cannot be started; the message contains its path.
     pub(crate) async fn start(&self, program: Program) -> io::Result<Process> {
         let path = program.path.display().to_string();
         let (answer, started) = oneshot::channel();
         self.orders.send((program, answer)).map_err(|_| io::Error::other("the spawner has ended"))?;
         let process = started.await.map_err(|_| io::Error::other("the spawner has ended"))?;
-        let process =
-            process.map_err(|error| io::Error::new(error.kind(), format!("{path} does not start: {error}")))?;
+        let process = process.map_err(|error| io::Error::new(error.kind(), format!("cannot start {path}: {error}")))?;
         let mut started = self.started();
         if started.closed {
             process.signal(libc::SIGKILL);
@@ -92,7 +92,7 @@ impl Spawner {
         Ok(process)
     }
 
-    /// Kills every process that it started; those that start from now on are killed at once.
+    /// Kills every process that this spawner started. Processes started later are killed immediately.
     pub(crate) fn kill_all(&self) {
         let mut started = self.started();
         started.closed = true;
@@ -127,12 +127,12 @@ fn start(program: &Program) -> io::Result<Process> {
         .stderr(log)
         .process_group(0);
     let mut own = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a value of this function.
+    // SAFETY: the pointer refers to a local variable.
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut own) };
     let descriptors = program.descriptors.min(own.rlim_max);
     let limit = libc::rlimit { rlim_cur: descriptors, rlim_max: descriptors };
     let parent = std::process::id();
-    // SAFETY: only async-signal-safe calls, on values that were copied before the fork.
+    // SAFETY: the closure makes only async-signal-safe calls, on values that were copied before the fork.
     unsafe {
         command.pre_exec(move || {
             let failed = libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) != 0
@@ -155,28 +155,28 @@ fn start(program: &Program) -> io::Result<Process> {
 }
 
 impl Process {
-    /// Waits for its end.
+    /// Waits until the process has ended.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let status = self.status.wait_for(Option::is_some).await.ok().and_then(|status| *status);
         status.unwrap_or_else(|| ExitStatus::from_raw(libc::SIGKILL))
     }
 
-    /// How it ended, if it did.
+    /// Returns the exit status, or `None` while the process runs.
     pub(crate) fn exit_status(&self) -> Option<ExitStatus> {
         *self.status.borrow()
     }
 
-    /// Sends `signal` to it and its children. Nothing happens if it has ended.
-    #[allow(unsafe_code, reason = "the standard library only knows SIGKILL")]
+    /// Sends `signal` to the process and its children. Does nothing if the process has ended.
+    #[allow(unsafe_code, reason = "the standard library can only send SIGKILL")]
     pub(crate) fn signal(&self, signal: i32) {
         if self.exit_status().is_none() {
-            // SAFETY: a system call on numbers. The group is the process's own, and it has not been waited for yet.
+            // SAFETY: a system call on integers. The process has its own group and has not been reaped yet.
             unsafe { libc::kill(-self.pid, signal) };
         }
     }
 
-    /// Bytes of memory that only it holds: what counts against a function's size. The code of a program is not in it,
-    /// since the kernel can drop and read it again.
+    /// Returns the private memory of the process in bytes, which counts against a function's memory size. Program code
+    /// is not included, since the kernel can evict it and read it again.
     pub(crate) fn memory_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
         let kilobytes = |name: &str| -> u64 {
@@ -187,7 +187,7 @@ impl Process {
     }
 }
 
-/// How a process ended, in the words of Go's runtime, which are Lambda's: `exit status 1`, `signal: killed`.
+/// Formats `status` as Go's runtime does, which Lambda uses: `exit status 1`, `signal: killed`.
 pub(crate) fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),

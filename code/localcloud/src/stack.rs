@@ -1,4 +1,4 @@
-//! What a deployed Buzz consists of, as the deployment on AWS names and sizes it.
+//! The functions, tasks and buckets of a deployed Buzz, with the names and sizes of the deployment on AWS.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,24 +9,24 @@ use crate::Setup;
 use crate::ecs::{AddressKind, TaskDefinition};
 use crate::lambda::Function;
 
-/// The stage, which is also the name for `buzz --stack`.
+/// Name of the stage, which is also the name for `buzz --stack`.
 pub const STAGE: &str = "local";
-/// The function that plans and answers.
+/// Name of the Fuse function, which plans and answers queries.
 pub const FUSE: &str = "buzz-rust-fuse-local";
-/// The function that maps.
+/// Name of the HBee function, which runs tasks.
 pub const HBEE: &str = "buzz-rust-hbee-local";
-/// The cluster of the combs.
+/// Name of the ECS cluster of the combs.
 pub const CLUSTER: &str = "buzz-rust-cluster-local";
-/// The family of the combs' tasks.
+/// Family of the combs' task definition.
 pub const COMB_FAMILY: &str = "buzz-rust-hcomb-local";
-/// The bucket of the stack.
+/// Name of the bucket of the stack.
 pub const BUCKET: &str = "buzz-local";
-/// The bucket that the example names; here it holds the sample.
+/// Name of the bucket in the example query's catalog. In the local cloud it holds the sample.
 pub const EXAMPLE_BUCKET: &str = "cloudfuse-taxi-data";
-/// Where Fuse keeps results and progress.
+/// Location where Fuse writes results and progress.
 pub const RESULTS: &str = "s3://buzz-local/results/";
 
-/// A stack's sizes.
+/// The sizes and settings of a stack.
 #[derive(Debug, Clone)]
 pub struct Stack {
     /// Folder of the programs `fuse_lambda`, `hbee_lambda` and `hcomb`.
@@ -35,34 +35,34 @@ pub struct Stack {
     pub folder: PathBuf,
     /// Address on which the endpoint listens.
     pub address: IpAddr,
-    /// Port of the endpoint; 0 is any free one.
+    /// Port of the endpoint; 0 selects a free port.
     pub port: u16,
-    /// Size of Fuse in MB.
+    /// Memory of Fuse in MB.
     pub fuse_memory_mb: u64,
-    /// Time limit of Fuse.
+    /// Timeout of the Fuse function.
     pub fuse_timeout: Duration,
-    /// Size of an HBee in MB.
+    /// Memory of an HBee in MB.
     pub hbee_memory_mb: u64,
-    /// Time limit of an HBee.
+    /// Timeout of the HBee function.
     pub hbee_timeout: Duration,
-    /// Invocations of both functions at once.
+    /// Maximum number of concurrent invocations of both functions together.
     pub concurrency: usize,
-    /// From `RunTask` until a comb's program starts; on Fargate 15 to 25 seconds.
+    /// Time from `RunTask` to the start of a comb's program; 15 to 25 seconds on Fargate.
     pub comb_start_delay: Duration,
-    /// After so long without a query a comb stops.
+    /// Time without a query until a comb stops.
     pub comb_idle: Duration,
-    /// Size of a comb in MB.
+    /// Memory of a comb in MB.
     pub comb_memory_mb: u64,
-    /// The kind of address by which Fuse and HBees reach combs.
+    /// Kind of address at which Fuse and HBees connect to combs.
     pub comb_address: AddressKind,
-    /// What the programs log, as `info` or `buzz_fuse=debug`.
+    /// Log filter of the programs, such as `info` or `buzz_fuse=debug`.
     pub log: String,
-    /// More variables of Fuse.
+    /// Additional environment variables of Fuse.
     pub fuse_environment: BTreeMap<String, String>,
 }
 
 impl Stack {
-    /// The default sizes, with programs from `programs` and everything else in `folder`.
+    /// Returns a stack of default sizes with programs from `programs` and all data in `folder`.
     pub fn new(programs: &Path, folder: &Path) -> Stack {
         Stack {
             programs: programs.to_path_buf(),
@@ -83,7 +83,7 @@ impl Stack {
         }
     }
 
-    /// The local cloud that holds the stack.
+    /// Returns the configuration of a local cloud with this stack.
     pub fn setup(&self) -> Setup {
         let network = match self.comb_address {
             AddressKind::Ipv4 => "public_ipv4",
@@ -147,5 +147,5 @@ impl Stack {
     }
 }
 
-/// The port that every comb listens on.
+/// Port on which every comb listens.
 const COMB_PORT: u16 = 3333;

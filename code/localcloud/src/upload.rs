@@ -1,4 +1,4 @@
-//! Folders into buckets.
+//! Uploads folders to buckets.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,20 +13,20 @@ use crate::{ACCESS_KEY, REGION, SECRET_KEY};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// What an upload did.
+/// The outcome of an upload.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Uploaded {
-    /// Files that were sent.
+    /// Number of files that were uploaded.
     pub sent: usize,
-    /// Files that were there already, with the same size.
+    /// Number of files that already existed with the same size.
     pub kept: usize,
 }
 
-/// Copies the files below `folder` to `s3://bucket/prefix` of the local cloud at `endpoint`. A Delta log goes last, so
-/// that the table never names a file that is not there.
+/// Copies the files below `folder` to `s3://bucket/prefix` of the local cloud at `endpoint`. A Delta log is
+/// uploaded last, so that the table never refers to a missing file.
 ///
 /// # Errors
-/// When the folder cannot be read, `to` is not such a place, or S3 refuses.
+/// When the folder cannot be read, `to` is not an S3 location, or S3 rejects a request.
 pub async fn upload(endpoint: &str, folder: &Path, to: &str) -> Result<Uploaded, Error> {
     let place = to.strip_prefix("s3://").ok_or_else(|| format!("`{to}` is not of the form s3://bucket/prefix"))?;
     let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
@@ -35,7 +35,7 @@ pub async fn upload(endpoint: &str, folder: &Path, to: &str) -> Result<Uploaded,
         store.list(Some(&prefix)).map_ok(|object| (object.location, object.size)).try_collect().await?;
 
     let mut files = Vec::new();
-    find_files(folder, &mut files).map_err(|error| format!("{} cannot be read: {error}", folder.display()))?;
+    find_files(folder, &mut files).map_err(|error| format!("cannot read folder {}: {error}", folder.display()))?;
     files.sort_by_key(|file| (file.iter().any(|part| part == "_delta_log"), file.clone()));
     let mut uploaded = Uploaded::default();
     for file in files {
@@ -51,7 +51,7 @@ pub async fn upload(endpoint: &str, folder: &Path, to: &str) -> Result<Uploaded,
     Ok(uploaded)
 }
 
-/// An S3 client for one bucket of the local cloud at `endpoint`.
+/// Creates an S3 client for one bucket of the local cloud at `endpoint`.
 ///
 /// # Errors
 /// When the endpoint is not a URL.

@@ -1,4 +1,4 @@
-//! A table as a query names it: where it is, and what its files are like where they do not say so themselves.
+//! The catalog entry of a table: its place, and the format of its files as far as they do not define it themselves.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,82 +8,85 @@ use serde::{Deserialize, Serialize};
 
 use crate::{QueryError, Result};
 
-/// A table by name, as the query gives it. Fields that its type does not use are ignored with a warning.
+/// The catalog entry of one table, as written in the query. Fields that its type does not use are ignored with a
+/// warning.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct CatalogEntry {
     /// The table name that steps use.
     pub name: String,
-    /// How its files are found.
+    /// The kind of table, which decides how its files are found.
     #[serde(rename = "type")]
     pub kind: CatalogType,
-    /// Where it is.
+    /// The place of the table.
     pub uri: String,
-    /// `DeltaLake`: the version to read; the newest by default.
+    /// `DeltaLake`: the version to read; by default the newest.
     #[serde(default)]
     pub version: Option<u64>,
-    /// `DeltaLake`: reads the newest version that is not younger than this time, as `2024-01-31T12:00:00Z`.
+    /// `DeltaLake`: reads the newest version at or before this time, such as `2024-01-31T12:00:00Z`.
     #[serde(default)]
     pub timestamp: Option<String>,
-    /// Folders: the columns that stand in paths as `year=2024`. Found there by default; an empty list means none.
+    /// Folders: the partition columns, written in paths such as `year=2024`. By default they are found in the paths;
+    /// an empty list means none.
     #[serde(default)]
     pub partition_columns: Option<Vec<ColumnSpec>>,
-    /// Folders: the columns in the files. By default `Parquet` files say them, and for `Csv` and `Json` they are inferred
-    /// from the first megabytes.
+    /// Folders: the columns in the files. By default they are read from the footers of `Parquet` files, and inferred
+    /// from the first megabytes of `Csv` and `Json` files.
     #[serde(default)]
     pub schema: Option<Vec<ColumnSpec>>,
-    /// `Csv`: whether each file begins with the names of its columns; by default seen from the first lines.
+    /// `Csv`: true if each file begins with the names of its columns; by default inferred from the first lines.
     #[serde(default)]
     pub header: Option<bool>,
-    /// `Csv`: what stands between values; by default seen from the first line.
+    /// `Csv`: the separator of values; by default inferred from the first line.
     #[serde(default)]
     pub delimiter: Option<String>,
-    /// `Csv`: what stands around a value that holds delimiters; `"` by default.
+    /// `Csv`: the character around a value that contains delimiters; by default `"`.
     #[serde(default)]
     pub quote: Option<String>,
-    /// `Csv`: what stands before a quote inside a quoted value; by default such a quote is doubled, unless the first lines
-    /// only make sense with a backslash.
+    /// `Csv`: the character before a quote inside a quoted value. By default such a quote is doubled, unless the first
+    /// lines can only be parsed with a backslash.
     #[serde(default)]
     pub escape: Option<String>,
-    /// `Csv`: lines that begin so are skipped; none by default.
+    /// `Csv`: the first character of lines to skip; by default none.
     #[serde(default)]
     pub comment: Option<String>,
-    /// `Csv`: the text that means null, beside the empty one.
+    /// `Csv`: the text that means null, in addition to the empty text.
     #[serde(default)]
     pub null: Option<String>,
-    /// `Csv`: whether quoted values may hold line breaks. Then a file is read by one task; true by default.
+    /// `Csv`: true (default) if quoted values may contain line breaks; one task must then read the whole file.
     #[serde(default)]
     pub newlines_in_values: Option<bool>,
-    /// `Csv` and `Json`: how the files are compressed; by default as their names end (`.gz`, `.zst`, `.bz2`, `.xz`).
+    /// `Csv` and `Json`: the compression of the files; by default given by the end of their names (`.gz`, `.zst`,
+    /// `.bz2`, `.xz`).
     #[serde(default)]
     pub compression: Option<Compression>,
-    /// How its bucket is reached, where the environment says it otherwise or not at all.
+    /// Connection settings of its bucket. They override those of the environment.
     #[serde(default)]
     pub storage: BucketOptions,
 }
 
-/// How a bucket of S3 is reached. What is None is as the `AWS_` variables of the environment say.
+/// Connection settings of an S3 bucket. Each `None` falls back to the `AWS_` variables of the environment.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BucketOptions {
-    /// The region; found by asking S3 where nothing says it.
+    /// The region. If it is unset, Buzz looks it up in S3.
     pub region: Option<String>,
-    /// The address of a service that speaks as S3 does, as `http://localhost:9000`.
+    /// The address of an S3-compatible service, such as `http://localhost:9000`.
     pub endpoint: Option<String>,
-    /// Whether the bucket's name stands in the path instead of the host.
+    /// True if the bucket's name is part of the path instead of the host.
     pub path_style: Option<bool>,
-    /// Whether requests are not signed, as for a public bucket.
+    /// True if requests are not signed, for a public bucket.
     pub anonymous: Option<bool>,
-    /// Whether the reader pays for the requests and the transfer.
+    /// True if the reader pays for the requests and the transfer.
     pub requester_pays: Option<bool>,
 }
 
 impl BucketOptions {
-    /// Whether nothing is said.
+    /// Returns true if no option is set.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// These options, and `others` where they say nothing.
+    /// Returns these options, with unset ones taken from `others`.
     #[must_use]
     pub fn or(&self, others: &BucketOptions) -> BucketOptions {
         BucketOptions {
@@ -96,7 +99,7 @@ impl BucketOptions {
     }
 }
 
-/// How a catalog finds its files.
+/// The kind of a table, which decides how its files are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum CatalogType {
     /// A Delta Lake table.
@@ -105,7 +108,7 @@ pub enum CatalogType {
     Parquet,
     /// A CSV file, a folder of them, or a glob.
     Csv,
-    /// A file with one JSON object a line, a folder of them, or a glob.
+    /// A file with one JSON object per line, a folder of them, or a glob.
     Json,
     /// A list of files: one of three built-in names, or the path of a JSON manifest.
     Static,
@@ -128,23 +131,26 @@ pub struct ColumnSpec {
 }
 
 impl ColumnSpec {
-    /// The column as a nullable field.
+    /// Returns the column as a nullable field.
     ///
     /// # Errors
-    /// `Invalid` when there is no such type.
+    /// `Invalid` if the type does not exist.
     pub fn field(&self) -> Result<Field> {
         let data_type = DataType::from_str(&self.data_type).map_err(|_| {
-            QueryError::invalid(format!("column `{}` has the unknown type `{}`", self.name, self.data_type))
+            QueryError::invalid(format!(
+                "column `{}` has the unknown type `{}`; use an Arrow type such as `Utf8` or `Int64`",
+                self.name, self.data_type
+            ))
         })?;
         Ok(Field::new(&self.name, data_type, true))
     }
 }
 
-/// How a file is compressed as a whole; it may be several compressed streams, one after the other.
+/// The compression of a whole file, which may consist of several concatenated compressed streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// Not at all.
+    /// No compression.
     None,
     /// gzip.
     Gzip,
@@ -169,7 +175,7 @@ impl fmt::Display for Compression {
 }
 
 impl Compression {
-    /// What the end of `path` says, and the path without it.
+    /// Returns the compression given by the end of `path`, and the path without that end.
     pub fn by_name(path: &str) -> (Compression, &str) {
         let ends = [
             (".gz", Compression::Gzip),
@@ -184,23 +190,23 @@ impl Compression {
     }
 }
 
-/// What the files of a table are like.
+/// The format of the files of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum FileFormat {
-    /// Parquet, which says the rest itself.
+    /// Parquet, whose files describe themselves.
     #[default]
     Parquet,
-    /// Lines of values.
+    /// Lines of delimited values.
     Csv(CsvFormat),
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json {
-        /// How files are compressed; None for what their names say.
+        /// Compression of the files; `None` means that their names decide.
         compression: Option<Compression>,
     },
 }
 
 impl FileFormat {
-    /// The name of the format, in lower case.
+    /// Returns the name of the format, in lower case.
     pub fn name(&self) -> &'static str {
         match self {
             FileFormat::Parquet => "parquet",
@@ -209,7 +215,7 @@ impl FileFormat {
         }
     }
 
-    /// How the file at `path` is compressed as a whole.
+    /// Returns the compression of the whole file at `path`.
     pub fn compression(&self, path: &str) -> Compression {
         let fixed = match self {
             FileFormat::Parquet => Some(Compression::None),
@@ -219,7 +225,7 @@ impl FileFormat {
         fixed.unwrap_or_else(|| Compression::by_name(path).0)
     }
 
-    /// Whether the file at `path` can be read from any byte on, at the next line break.
+    /// Returns true if the file at `path` can be read from any byte, starting after the next line break.
     pub fn is_divisible(&self, path: &str) -> bool {
         let lines = match self {
             FileFormat::Parquet => false,
@@ -230,25 +236,24 @@ impl FileFormat {
     }
 }
 
-/// What CSV files are like.
+/// The format of CSV files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CsvFormat {
-    /// Whether each file begins with the names of its columns, by which they are then found. Without, columns are found
-    /// by position.
+    /// True if each file begins with the names of its columns; columns are then found by name, otherwise by position.
     pub header: bool,
-    /// Between values.
+    /// Separator of values.
     pub delimiter: u8,
-    /// Around values that hold delimiters, quotes or line breaks.
+    /// Character around values that contain delimiters, quotes or line breaks.
     pub quote: u8,
-    /// Before a quote inside a quoted value; None when it is doubled.
+    /// Character before a quote inside a quoted value; `None` if such a quote is doubled.
     pub escape: Option<u8>,
-    /// At the start of lines to skip.
+    /// First character of lines to skip.
     pub comment: Option<u8>,
-    /// The text that means null, beside the empty one.
+    /// Text that means null, in addition to the empty text.
     pub null: Option<String>,
-    /// Whether quoted values may hold line breaks.
+    /// True if quoted values may contain line breaks.
     pub newlines_in_values: bool,
-    /// How files are compressed; None for what their names say.
+    /// Compression of the files; `None` means that their names decide.
     pub compression: Option<Compression>,
 }
 
@@ -268,7 +273,7 @@ impl Default for CsvFormat {
 }
 
 impl CatalogEntry {
-    /// The entry of a table that needs no more than its place.
+    /// Creates the entry of a table from its name, type and URI; all other fields are unset.
     pub fn new(name: impl Into<String>, kind: CatalogType, uri: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -290,11 +295,11 @@ impl CatalogEntry {
         }
     }
 
-    /// What the entry says of CSV files. A header and a delimiter that it does not say are the defaults; the catalog
-    /// looks at the files.
+    /// Returns the CSV format that the entry defines. An unset header or delimiter is the default here; the catalog
+    /// infers it from the files.
     ///
     /// # Errors
-    /// `Invalid` when a delimiter, quote, escape or comment is not one ASCII character.
+    /// `Invalid` if a delimiter, quote, escape or comment is not one ASCII character.
     pub fn csv_format(&self) -> Result<CsvFormat> {
         let defaults = CsvFormat::default();
         Ok(CsvFormat {
@@ -309,7 +314,7 @@ impl CatalogEntry {
         })
     }
 
-    /// The fields that are set and that a catalog of this type does not use.
+    /// Returns the fields that are set but not used by a catalog of this type.
     pub fn unused_fields(&self) -> Vec<&'static str> {
         use CatalogType::{Csv, DeltaLake, Json, Parquet};
         let fields: [(&'static str, bool, &[CatalogType]); 12] = [
@@ -331,8 +336,8 @@ impl CatalogEntry {
     }
 }
 
-/// Splits what `--table` takes, `uri@v12` or `uri@2024-01-31T12:00:00Z`, into the uri and the version or timestamp.
-/// Another `@` belongs to the uri.
+/// Splits a value of `--table`, such as `uri@v12` or `uri@2024-01-31T12:00:00Z`, into URI, version and timestamp.
+/// Any other `@` belongs to the URI.
 pub fn split_version(text: &str) -> (&str, Option<u64>, Option<&str>) {
     let Some((uri, suffix)) = text.rsplit_once('@') else {
         return (text, None, None);
@@ -351,7 +356,7 @@ fn one_byte(field: &str, text: Option<&str>) -> Result<Option<u8>> {
         Some((_, [byte])) if byte.is_ascii() => Ok(Some(*byte)),
         Some(("\\t", _)) => Ok(Some(b'\t')),
         Some((text, _)) => {
-            Err(QueryError::invalid(format!("`{field}` is `{text}`; it must be one ASCII character, as `;` or `\\t`")))
+            Err(QueryError::invalid(format!("`{field}` is `{text}`; use one ASCII character such as `;` or `\\t`")))
         }
     }
 }
@@ -361,7 +366,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_says_what_csv_files_are_like() {
+    fn entry_fields_set_the_csv_format() {
         let json = r#"{"name": "t", "type": "Csv", "uri": "t.csv", "delimiter": "\t", "header": false, "null": "NA",
                        "version": 3, "compression": "zstd"}"#;
         let entry: CatalogEntry = serde_json::from_str(json).unwrap();
@@ -370,11 +375,11 @@ mod tests {
         assert_eq!(entry.unused_fields(), ["version"]);
         let odd = CatalogEntry { quote: Some("''".to_string()), ..entry };
         let error = odd.csv_format().unwrap_err().to_string();
-        assert_eq!(error, "`quote` is `''`; it must be one ASCII character, as `;` or `\\t`");
+        assert_eq!(error, "`quote` is `''`; use one ASCII character such as `;` or `\\t`");
     }
 
     #[test]
-    fn a_version_stands_behind_the_last_at_sign() {
+    fn version_follows_the_last_at_sign() {
         assert_eq!(split_version("s3://b/t@v12"), ("s3://b/t", Some(12), None));
         assert_eq!(split_version("t@2024-01-31T12:00:00Z"), ("t", None, Some("2024-01-31T12:00:00Z")));
         assert_eq!(split_version("t@2024-01-31"), ("t", None, Some("2024-01-31")));
@@ -383,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_divided_only_where_lines_are_rows() {
+    fn only_uncompressed_files_with_a_row_per_line_are_divisible() {
         let json = FileFormat::Json { compression: None };
         assert!(json.is_divisible("a.jsonl") && !json.is_divisible("a.jsonl.gz"));
         let csv = |newlines_in_values| FileFormat::Csv(CsvFormat { newlines_in_values, ..CsvFormat::default() });

@@ -1,4 +1,4 @@
-//! The one error that crosses role boundaries.
+//! The error type that all roles exchange.
 
 use std::fmt;
 
@@ -13,20 +13,20 @@ use crate::store_error::from_object_store;
 /// Shorthand for results that fail with a [`QueryError`].
 pub type Result<T, E = QueryError> = std::result::Result<T, E>;
 
-/// What the reader of an error can do about it.
+/// The kind of an error, which determines what its reader can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ErrorKind {
     /// Change the query.
     Invalid,
-    /// The table is not as it should be.
+    /// Repair the table: its files or its log are missing, unreadable or inconsistent.
     Data,
-    /// Try again: a worker, a comb or a store did not answer.
+    /// Try again: an HBee, a comb or a store did not respond.
     Unavailable,
-    /// Raise the bound that the message names, or ask for less.
+    /// Raise the limit that the message names, or reduce the work of the query.
     Limit,
-    /// Somebody stopped it.
+    /// Nothing to do: the query was cancelled.
     Cancelled,
-    /// A bug here.
+    /// Report it: a bug in Buzz.
     Internal,
 }
 
@@ -36,14 +36,14 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// A failure on its way to the user: its kind, a message that names the thing, and where it happened.
+/// A failure as reported to the user: kind, message and place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub struct QueryError {
-    /// What the reader can do.
+    /// The kind of the error.
     pub kind: ErrorKind,
-    /// Lower case, without a final stop, naming the thing.
+    /// The message, in lower case and without a final stop: thing, state, remedy.
     pub message: String,
-    /// The place, as `step nyc_taxi_map` or `task 3 of step nyc_taxi_map`; empty when the message says it all.
+    /// The place, such as `step nyc_taxi_map` or `task 3 of step nyc_taxi_map`; empty if the message needs none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub origin: String,
 }
@@ -55,51 +55,51 @@ impl fmt::Display for QueryError {
 }
 
 impl QueryError {
-    /// An error of `kind`, with no place yet.
+    /// Creates an error of `kind` without a place.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), origin: String::new() }
     }
 
-    /// The query is wrong: its writer can mend it.
+    /// Creates an error of kind `Invalid`: the query must be changed.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Invalid, message)
     }
 
-    /// The table is not as it should be.
+    /// Creates an error of kind `Data`: the table is missing, unreadable or inconsistent.
     pub fn data(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Data, message)
     }
 
-    /// Something did not answer; trying again may help.
+    /// Creates an error of kind `Unavailable`: a service did not respond, and a retry may succeed.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unavailable, message)
     }
 
-    /// A bound was hit; the message names it and the option that raises it.
+    /// Creates an error of kind `Limit`. The message names the limit and the option that raises it.
     pub fn limit(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Limit, message)
     }
 
-    /// Somebody stopped it.
+    /// Creates an error of kind `Cancelled`.
     pub fn cancelled(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Cancelled, message)
     }
 
-    /// A bug in Buzz.
+    /// Creates an error of kind `Internal`: a bug in Buzz.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal, message)
     }
 
-    /// The same error, said to have happened at `place`, before the places within it that are known.
+    /// Returns the same error with `place` put before the places that it already names.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
         self.origin = if self.origin.is_empty() { place.to_string() } else { format!("{place}, {}", self.origin) };
         self
     }
 
-    /// This error as one of DataFusion's, to travel through its streams. [`QueryError::from`] gets it back whole
-    /// within a process; of what goes from comb to comb, `datafusion-distributed` keeps the text, and contexts: so the kind
-    /// travels as one.
+    /// Converts this error into one of DataFusion's, to pass it through streams. Within a process,
+    /// [`QueryError::from`] restores it unchanged. Between combs, `datafusion-distributed` keeps only the text and the
+    /// contexts, so the kind is also sent as a context.
     pub fn into_datafusion(self) -> DataFusionError {
         match self.kind {
             ErrorKind::Limit => DataFusionError::ResourcesExhausted(self.to_string()),
@@ -108,10 +108,10 @@ impl QueryError {
     }
 }
 
-/// Before the kind of an error, in a context of DataFusion's.
+/// Prefix of the kind of an error in a DataFusion context.
 const KIND: &str = "buzz kind ";
 
-/// The kind that [`QueryError::into_datafusion`] wrote as `context`.
+/// Parses the kind that [`QueryError::into_datafusion`] wrote as `context`.
 fn kind_of(context: &str) -> Option<ErrorKind> {
     let kind = context.strip_prefix(KIND)?;
     let kinds =
@@ -149,7 +149,7 @@ fn from_datafusion(error: &DataFusionError) -> QueryError {
         DataFusionError::Diagnostic(_, inner) => from_datafusion(inner),
         DataFusionError::Shared(inner) => from_datafusion(inner),
         DataFusionError::Collection(errors) => {
-            errors.first().map_or_else(|| QueryError::internal("an empty list of errors"), from_datafusion)
+            errors.first().map_or_else(|| QueryError::internal("DataFusion returned no error"), from_datafusion)
         }
         DataFusionError::External(source) => from_external(source.as_ref()),
         DataFusionError::SchemaError(schema, _) => from_schema_error(schema),
@@ -175,8 +175,8 @@ fn from_datafusion(error: &DataFusionError) -> QueryError {
     }
 }
 
-/// The part of DataFusion's message that a user can act on: no backtrace, no list of every signature that was tried, no
-/// request to report a bug.
+/// Returns the part of DataFusion's message that helps a user. Removes the backtrace, the list of all signatures tried
+/// and the request to report a bug.
 fn plain(message: &str) -> String {
     let useful = message.find("No function matches").map_or(message, |at| &message[at..]);
     let mut lines = useful.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -190,10 +190,10 @@ fn plain(message: &str) -> String {
     line.trim_end_matches('.').to_string()
 }
 
-/// `Execution` is DataFusion's word for what a value made impossible (a cast, an overflow), and also for a few things
-/// that come from files.
+/// Converts the message of an `Execution` error. DataFusion uses it for values that make a step impossible (a cast, an
+/// overflow), and also for some errors of files and connections.
 fn from_execution(message: &str) -> QueryError {
-    // What is further behind may be a value.
+    // Only the start is compared: the rest of the message may contain values.
     let begins = |words: &[&str]| words.iter().any(|words| message.starts_with(words));
     if begins(&["Parquet", "Cannot cast column"]) {
         QueryError::data(message)
@@ -204,12 +204,12 @@ fn from_execution(message: &str) -> QueryError {
     }
 }
 
-/// An error of reading; decompressors and streams carry those of the store within.
+/// Converts an error of reading. Decompressors and streams wrap the error of the store.
 fn from_io(source: &std::io::Error) -> QueryError {
     source.get_ref().and_then(|inner| known_cause(inner)).unwrap_or_else(|| QueryError::data(source.to_string()))
 }
 
-/// The first error in the chain of `source` whose kind is known.
+/// Returns the first error in the chain of `source` that has a known type.
 fn known_cause(source: &(dyn std::error::Error + 'static)) -> Option<QueryError> {
     let mut cause = Some(source);
     while let Some(error) = cause {
@@ -235,7 +235,7 @@ fn from_external(source: &(dyn std::error::Error + Send + Sync + 'static)) -> Qu
         return known;
     }
     let message = source.to_string();
-    // datafusion-distributed has no typed "worker lost": what is left here comes from tonic and hyper.
+    // datafusion-distributed has no typed error for a lost worker: the remaining errors come from tonic and hyper.
     if ["status:", "transport", "h2", "connect", "broken pipe"].iter().any(|word| message.contains(word)) {
         QueryError::unavailable(message)
     } else {
@@ -271,20 +271,20 @@ fn from_schema_error(error: &SchemaError) -> QueryError {
     }
 }
 
-/// "column `x` is not{place}", with the nearest of `names`, or all of them when few.
+/// Returns "column `x` does not exist{place}" and a remedy: the most similar of `names`, or up to 20 of them.
 pub fn column_not_found(name: &str, place: &str, names: &[&str]) -> String {
     let help = match nearest(name, names.iter().copied()) {
-        Some(near) => format!("; the nearest is `{near}`"),
+        Some(near) => format!("; did you mean `{near}`?"),
         None if names.is_empty() => String::new(),
         None => {
             let mut shown: Vec<String> = names.iter().take(20).map(|name| format!("`{name}`")).collect();
             if names.len() > shown.len() {
                 shown.push("…".to_string());
             }
-            format!("; there are {}", shown.join(", "))
+            format!("; available: {}", shown.join(", "))
         }
     };
-    format!("column `{name}` is not{}{help}", if place.is_empty() { " there" } else { place })
+    format!("column `{name}` does not exist{place}{help}")
 }
 
 #[cfg(test)]
@@ -292,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_error_survives_a_trip_through_datafusion() {
+    fn query_error_survives_conversion_to_datafusion() {
         let born = QueryError::data("file `a.parquet` is truncated").at("task 3");
         let arrow = ArrowError::ExternalError(Box::new(born.clone().into_datafusion()));
         let wrapped = DataFusionError::ArrowError(Box::new(arrow), None).context("while scanning");
@@ -300,8 +300,8 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_outlives_the_error_that_had_it() {
-        // As datafusion-distributed sends what a comb fails with.
+    fn error_kind_survives_transfer_between_combs() {
+        // Converts an error the way datafusion-distributed does between combs.
         let over_the_wire = |error: DataFusionError| match error {
             DataFusionError::Context(context, inner) => {
                 DataFusionError::External(inner.to_string().trim_start_matches("External error: ").into())
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn values_do_not_decide_what_an_error_is() {
+    fn value_in_a_message_does_not_change_the_kind() {
         let failed = |message: &str| QueryError::from(DataFusionError::Execution(message.to_string())).kind;
         assert_eq!(failed("Error parsing timestamp from 'connection 1'"), ErrorKind::Invalid);
         assert_eq!(failed("Date part 'Parquet' not supported"), ErrorKind::Invalid);
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_stay_limits() {
+    fn limit_error_keeps_its_kind() {
         let error = QueryError::limit("inbox is full").into_datafusion();
         assert_eq!(QueryError::from(error).kind, ErrorKind::Limit);
     }

@@ -1,4 +1,4 @@
-//! Small types for names that could be swapped by mistake.
+//! Small types for ids that could be swapped by mistake.
 
 use std::fmt;
 
@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;
 
-/// Names one run of one query. A query that is run again after a lost comb gets a new id, so nothing can mix.
+/// Identifies one run of one query. A rerun after a lost comb gets a new id, so deliveries of two runs never mix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct QueryId(pub Uuid);
 
 impl QueryId {
-    /// A fresh id; later ids sort after earlier ones.
+    /// Creates a new id. Later ids sort after earlier ones.
     pub fn fresh() -> Self {
         Self(Uuid::now_v7())
     }
@@ -23,7 +23,7 @@ impl fmt::Display for QueryId {
     }
 }
 
-/// Names a stage within a query: the output of one map stage or of one step that several later steps read.
+/// Identifies a stage within a query: the output of one map stage, or of one step that several later steps read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct StageId(pub u32);
 
@@ -33,7 +33,7 @@ impl fmt::Display for StageId {
     }
 }
 
-/// The place of a task within its stage, from 0.
+/// The index of a task within its stage, from 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TaskIndex(pub u32);
 
@@ -43,12 +43,12 @@ impl fmt::Display for TaskIndex {
     }
 }
 
-/// Names what one run of one task delivers. Every run makes a fresh one; Fuse accepts one of them per task.
+/// Identifies the delivery of one attempt of one task. Every attempt creates a new id; Fuse accepts one per task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DeliveryId(pub Uuid);
 
 impl DeliveryId {
-    /// A fresh id.
+    /// Creates a new id.
     pub fn fresh() -> Self {
         Self(Uuid::new_v4())
     }
@@ -60,24 +60,24 @@ impl fmt::Display for DeliveryId {
     }
 }
 
-/// What everybody must show who wants something of a query's inboxes: 256 random bits, as hexadecimal text. It is never
+/// The secret that each request to a query's inboxes must contain: 256 random bits, as hexadecimal text. It is never
 /// logged.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct QueryToken(String);
 
 impl QueryToken {
-    /// A fresh token.
+    /// Creates a new random token.
     pub fn fresh() -> Self {
         let bytes: [u8; 32] = rand::random();
         Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// The token that a caller shows.
+    /// Wraps the token that a request contains.
     pub fn shown(text: &str) -> Self {
         Self(text.to_string())
     }
 
-    /// The token as text.
+    /// Returns the token as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -89,12 +89,12 @@ impl fmt::Debug for QueryToken {
     }
 }
 
-/// Where a comb answers: `http://host:port`, or `memory://comb-N` in one process.
+/// The address of a comb: `http://host:port`, or `memory://comb-N` within a process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CombAddress(pub Url);
 
 impl CombAddress {
-    /// The address of the `index`th comb of a process that needs no sockets.
+    /// Returns the address of comb `index` of a process that uses no sockets.
     pub fn in_memory(index: usize) -> Self {
         Self(Url::parse(&format!("memory://comb-{index}")).expect("a constant URL with a number parses"))
     }

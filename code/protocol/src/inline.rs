@@ -1,4 +1,4 @@
-//! Rows that travel in a task's outcome.
+//! Rows that a task returns in its outcome.
 
 use std::io::Cursor;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::plan::base64_bytes;
 use crate::{QueryError, Result};
 
-/// Batches and the partition that each is of. Within a process they are handed over as they are; serialized, they are an
-/// Arrow IPC stream with ZSTD.
+/// Batches with their partitions. Within a process they are passed unchanged; otherwise they are serialized as an Arrow
+/// IPC stream with ZSTD compression.
 #[derive(Debug, Clone, Default)]
 pub struct InlineRows {
-    /// The partition, of those of all combs, and a batch. All batches have one schema.
+    /// Pairs of a partition, counted over all combs, and a batch. All batches have the same schema.
     pub batches: Vec<(u32, RecordBatch)>,
 }
 
@@ -40,7 +40,7 @@ impl InlineRows {
         let mut stream = Vec::new();
         let mut writer = StreamWriter::try_new_with_options(&mut stream, &first.schema(), options)?;
         for (_, batch) in &self.batches {
-            // Batches of one schema may hold it in different objects.
+            // Batches with equal schemas may hold them as different objects.
             writer.write(&batch.clone().with_schema(Arc::clone(&first.schema()))?)?;
         }
         writer.finish()?;
@@ -56,7 +56,7 @@ impl InlineRows {
             }
         }
         if batches.len() != wire.partitions.len() {
-            return Err(QueryError::internal("the rows of an outcome are not one batch per partition named"));
+            return Err(QueryError::internal("the rows of an outcome are not one batch per partition entry"));
         }
         Ok(InlineRows { batches: wire.partitions.into_iter().zip(batches).collect() })
     }
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_survive_the_wire() {
+    fn rows_survive_serialization() {
         let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true)]));
         let batch = |ids: Vec<Option<i64>>| {
             RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from(ids))]).expect("a batch")
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_without_columns_are_counted() {
+    fn batch_without_columns_keeps_its_row_count() {
         let schema = Arc::new(Schema::empty());
         let options = RecordBatchOptions::new().with_row_count(Some(7));
         let batch = RecordBatch::try_new_with_options(schema, vec![], &options).expect("a batch");
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_contradict_themselves_are_refused() {
+    fn partition_without_a_batch_is_rejected() {
         let wrong = r#"{"partitions": [1], "stream": ""}"#;
         let error = serde_json::from_str::<InlineRows>(wrong).expect_err("one partition, no batch");
         assert!(error.to_string().contains("not one batch per partition"), "{error}");

@@ -1,8 +1,8 @@
-//! The words that the roles exchange.
+//! The types that the roles exchange.
 //!
-//! A [`Query`] is what a user asks. Fuse turns it into [`HBeeTask`]s; each is answered with a [`TaskOutcome`]. Every
-//! failure, wherever it happens, is a [`QueryError`] with the [`ErrorKind`] it was born with. [`Options`] are the
-//! bounds and choices of one query. Plans travel as bytes ([`plan`]), schemas and batches as Arrow IPC.
+//! A user sends a [`Query`]. Fuse divides it into [`HBeeTask`]s, and each attempt of a task returns a [`TaskOutcome`].
+//! Every failure is a [`QueryError`] that keeps its original [`ErrorKind`] on the way to the user. [`Options`] are the
+//! limits and choices of one query. Plans are sent as bytes ([`plan`]), schemas and batches as Arrow IPC.
 //!
 //! Read in this order: [`query`], [`catalog`], [`options`], [`task`], [`inline`], [`ids`], [`plan`], [`error`].
 
@@ -40,9 +40,9 @@ pub use task::{
     TaskFile, TaskOutcome,
 };
 
-/// Identifies the build that a message comes from: hashes and plan bytes agree only between equal builds, so Fuse,
-/// HBees and HCombs refuse to work with another one. Packages are built with a hash of all sources in `BUZZ_BUILD`; the
-/// programs of one machine are always built together.
+/// Identifies the build that sent a message. Hashes and plan bytes agree only between equal builds, so Fuse, HBees and
+/// HCombs reject messages of another build. Packages are built with a hash of all sources in `BUZZ_BUILD`; the programs
+/// on one machine are always built together.
 pub const BUILD_ID: &str = match option_env!("BUZZ_BUILD") {
     Some(build) => build,
     None => concat!(env!("CARGO_PKG_VERSION"), "+df55"),

@@ -1,7 +1,7 @@
-//! The nearest of some names, for error messages that help.
+//! Similar names, for the remedies of error messages.
 
-/// The candidate that most resembles `name`, if any does: at most half of the letters differ, or one name contains
-/// the other.
+/// Returns the candidate most similar to `name`. A candidate qualifies if at most half of the letters differ, or if one
+/// name contains the other.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = name.to_lowercase();
     candidates
@@ -23,12 +23,12 @@ mod tests {
     use super::nearest;
 
     #[test]
-    fn a_short_name_is_not_near_to_everything() {
+    fn short_candidate_is_not_suggested_for_a_long_name() {
         assert_eq!(nearest("elsewhere", ["rides", "m", "r"]), None);
     }
 
     #[test]
-    fn a_typo_finds_its_name_and_a_stranger_finds_none() {
+    fn typo_gets_a_suggestion_and_unrelated_name_gets_none() {
         let columns = ["payment_type", "fare_amount", "tip_amount"];
         assert_eq!(nearest("paymnet_type", columns), Some("payment_type"));
         assert_eq!(nearest("fare", columns), Some("fare_amount"));

@@ -1,4 +1,4 @@
-//! The bounds and choices of one query, as `--set key=value` and the `options` of an event give them.
+//! The limits and choices of one query, set with `--set key=value` or with the `options` of an event.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,59 +8,60 @@ use serde::{Deserialize, Serialize};
 use crate::query::name_help;
 use crate::{QueryError, Result};
 
-/// How deliveries reach the combs and the combs reach each other.
+/// The way deliveries reach the combs and combs reach each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Transport {
-    /// Batches are handed over within the process.
+    /// Batches are passed within the process.
     Memory,
     /// Arrow Flight over loopback sockets.
     Tcp,
 }
 
-/// Who reduces.
+/// The place where the reduce plan runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReducerChoice {
-    /// Combs if they are there at once, else Fuse if little is expected, else combs once they have started.
+    /// Combs if enough of them already run; else Fuse if few rows are expected; else combs, which are started.
     Auto,
-    /// Combs.
+    /// Combs, which are started if necessary.
     Comb,
-    /// Fuse: tasks answer it their rows.
+    /// Fuse, to which tasks return their rows.
     Inline,
 }
 
-/// The bounds and choices of one query. A bound that is hit is an error of kind `Limit` that names it.
+/// The limits and choices of one query. Exceeding a limit is an error of kind `Limit` that names the option.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// How deliveries travel when everything runs in one process.
+    /// Transport of deliveries when everything runs in one process.
     pub transport: Transport,
-    /// Who reduces.
+    /// Place where the reduce plan runs.
     pub reducer: ReducerChoice,
-    /// Number of tasks of each map stage; 0 lets Fuse choose by bytes. A task takes at least one split.
+    /// Number of tasks of each map stage; 0 derives it from `task_bytes`. A task has at least one split.
     pub tasks: usize,
-    /// Bytes of files that a task takes, when `tasks` is 0.
+    /// Bytes of files per task, if `tasks` is 0.
     pub task_bytes: u64,
-    /// Bytes that a split takes at most, about, where a file may be divided: in one statement, and with
-    /// `"split": "row_groups"`. It takes fewer where a stage would else have fewer splits than tasks.
+    /// Approximate maximum of bytes per split of a file that may be divided: in one statement, and with
+    /// `"split": "row_groups"`. Splits are smaller if a stage would otherwise have fewer splits than tasks.
     pub split_bytes: u64,
-    /// Bytes of a join's build side, times the tasks that would read it, up to which HBees do the join themselves;
-    /// 0 leaves every join to combs.
+    /// Maximum of a join's build side bytes × the tasks that read it, up to which HBees run a broadcast join.
+    /// With 0, combs run every join.
     pub build_bytes: u64,
-    /// Tasks that run at the same time.
+    /// Maximum number of tasks that run at the same time; 0 uses the default of the place where tasks run.
     pub concurrency: usize,
-    /// How often a task is tried when it fails with `Unavailable`.
+    /// Maximum number of attempts of a task that fails with `Unavailable`.
     pub attempts: u32,
-    /// Bytes that a query's inbox holds in memory on one comb; beyond it spills to disk.
+    /// Bytes that a query's inbox holds in memory on one comb; above that it spills to disk.
     pub inbox_memory_bytes: u64,
-    /// Bytes that a query's inbox spills to disk on one comb; beyond it the query fails with `Limit`.
+    /// Bytes that a query's inbox spills to disk on one comb; above that the query fails with `Limit`.
     pub inbox_disk_bytes: u64,
-    /// Bytes of memory for the operators of HBees and of HCombs, each: sorts and joins spill or fail beyond it.
+    /// Bytes of memory for the operators of each HBee and each HComb. Above that, sorts and joins spill or fail.
     pub memory_bytes: u64,
     /// Seconds after which the query fails with `Limit`.
     pub timeout_seconds: u64,
-    /// Time zone of the session, as `Europe/Paris` or `+02:00`; without one, functions give timestamps without a zone.
+    /// Time zone of the session, such as `Europe/Paris` or `+02:00`. Without it, functions return timestamps without
+    /// a zone.
     pub time_zone: Option<String>,
     /// Rows per batch.
     pub batch_size: usize,
@@ -87,30 +88,30 @@ impl Default for Options {
     }
 }
 
-/// Every option's key and what it changes, for `--help`.
+/// Key and description of every option, for `--help`.
 pub const OPTION_HELP: &[(&str, &str)] = &[
-    ("transport", "memory (default) or tcp: how batches travel when everything runs in one process"),
+    ("transport", "transport of batches when everything runs in one process: memory (default) or tcp"),
     (
         "reducer",
-        "auto (default), comb, or inline: whether Fuse reduces itself; auto does if no comb is there and little is expected",
+        "auto (default), comb, or inline (Fuse reduces); auto is inline if no combs run and few rows are expected",
     ),
-    ("tasks", "number of tasks of each map stage; 0 (default) chooses by task_bytes"),
-    ("task_bytes", "bytes of files per task (default 64MiB)"),
+    ("tasks", "number of tasks of each map stage; 0 (default) derives it from task_bytes"),
+    ("task_bytes", "bytes of files per task, if tasks is 0 (default 64MiB)"),
     (
         "split_bytes",
-        "bytes per split of a large file, in one statement or with \"split\": \"row_groups\" (default 128MiB)",
+        "maximum bytes per split of a file, in one statement or with \"split\": \"row_groups\" (default 128MiB)",
     ),
     (
         "build_bytes",
-        "bytes of a join's smaller side times tasks, up to which every task reads it; 0 never (default 256MiB)",
+        "maximum build side bytes × tasks for a broadcast join in HBees; 0 disables these joins (default 256MiB)",
     ),
-    ("concurrency", "tasks that run at once; 0 (default) means as many as there are threads"),
-    ("attempts", "how often a task is tried when a worker is unavailable (default 3)"),
-    ("inbox_memory_bytes", "bytes a comb holds in memory before it spills deliveries (default 1GiB)"),
-    ("inbox_disk_bytes", "bytes a comb spills before the query fails (default 64GiB)"),
+    ("concurrency", "maximum number of tasks that run at the same time; 0 (default) means one per thread"),
+    ("attempts", "maximum number of attempts of a task that fails with Unavailable (default 3)"),
+    ("inbox_memory_bytes", "bytes of deliveries that a comb holds in memory before it spills (default 1GiB)"),
+    ("inbox_disk_bytes", "bytes of deliveries that a comb spills before the query fails (default 64GiB)"),
     ("memory_bytes", "bytes for sorts, joins and aggregates before they spill or fail (default 4GiB)"),
     ("timeout_seconds", "seconds after which the query fails (default 3600)"),
-    ("time_zone", "time zone of the session, as Europe/Paris or +02:00 (default none)"),
+    ("time_zone", "time zone of the session, such as Europe/Paris or +02:00 (default none)"),
     ("batch_size", "rows per batch (default 8192)"),
 ];
 
@@ -118,11 +119,11 @@ impl Options {
     /// Sets one option from `key=value` text.
     ///
     /// # Errors
-    /// `Invalid` when there is no such option or the value does not fit it.
+    /// `Invalid` if the option does not exist or does not accept the value.
     pub fn set(&mut self, assignment: &str) -> Result<()> {
         let (key, value) = assignment
             .split_once('=')
-            .ok_or_else(|| QueryError::invalid(format!("`{assignment}` is not of the form key=value")))?;
+            .ok_or_else(|| QueryError::invalid(format!("option `{assignment}` has no `=`; write it as key=value")))?;
         let (key, value) = (key.trim(), value.trim());
         match key {
             "transport" => {
@@ -154,36 +155,36 @@ impl Options {
             "time_zone" => {
                 value
                     .parse::<arrow::array::timezone::Tz>()
-                    .map_err(|_| misfit(key, value, "a zone as Europe/Paris or +02:00"))?;
+                    .map_err(|_| misfit(key, value, "a zone such as Europe/Paris or +02:00"))?;
                 self.time_zone = Some(value.to_string());
             }
             "batch_size" => self.batch_size = number(key, value, 1)?,
             _ => {
                 let known = OPTION_HELP.iter().map(|(key, _)| *key);
-                return Err(QueryError::invalid(format!("there is no option `{key}`{}", name_help(key, known))));
+                return Err(QueryError::invalid(format!("option `{key}` does not exist{}", name_help(key, known))));
             }
         }
         Ok(())
     }
 
-    /// The time a query may take: a year, if more is said than clocks can count.
+    /// Returns the maximum duration of the query, at most 365 days: clocks overflow on larger values.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout_seconds.min(365 * 24 * 3600))
     }
 }
 
 fn misfit(key: &str, value: &str, expected: &str) -> QueryError {
-    QueryError::invalid(format!("option `{key}` cannot be `{value}`; it takes {expected}"))
+    QueryError::invalid(format!("option `{key}` cannot be `{value}`; use {expected}"))
 }
 
 fn number<T: std::str::FromStr + PartialOrd + fmt::Display + Copy>(key: &str, value: &str, least: T) -> Result<T> {
     let number = value.parse().ok().filter(|number| *number >= least);
-    number.ok_or_else(|| misfit(key, value, &format!("a whole number from {least}")))
+    number.ok_or_else(|| misfit(key, value, &format!("a whole number of at least {least}")))
 }
 
-/// Parses `1048576`, `64KiB`, `512MB`, `2GiB`: decimal units are thousands, binary units are 1024s.
+/// Parses `1048576`, `64KiB`, `512MB`, `2GiB`. Decimal units are powers of 1000, binary units powers of 1024.
 fn bytes(key: &str, value: &str) -> Result<u64> {
-    let expected = "bytes, as 1048576, 64MiB or 2GB";
+    let expected = "bytes, such as 1048576, 64MiB or 2GB";
     let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
     let count: u64 = value[..digits].parse().map_err(|_| misfit(key, value, expected))?;
     let unit: u64 = match value[digits..].trim().to_ascii_lowercase().as_str() {
@@ -220,14 +221,14 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_option_says_what_would_be_right() {
+    fn invalid_option_error_includes_the_remedy() {
         let error = |text: &str| Options::default().set(text).unwrap_err().to_string();
-        assert_eq!(error("task=3"), "there is no option `task`; the nearest is `tasks`");
-        assert_eq!(error("tasks=x"), "option `tasks` cannot be `x`; it takes a whole number from 0");
+        assert_eq!(error("task=3"), "option `task` does not exist; did you mean `tasks`?");
+        assert_eq!(error("tasks=x"), "option `tasks` cannot be `x`; use a whole number of at least 0");
         assert_eq!(
             error("task_bytes=5 apples"),
-            "option `task_bytes` cannot be `5 apples`; it takes bytes, as 1048576, 64MiB or 2GB"
+            "option `task_bytes` cannot be `5 apples`; use bytes, such as 1048576, 64MiB or 2GB"
         );
-        assert_eq!(error("tasks"), "`tasks` is not of the form key=value");
+        assert_eq!(error("tasks"), "option `tasks` has no `=`; write it as key=value");
     }
 }

@@ -1,4 +1,4 @@
-//! Plans and schemas as bytes.
+//! Encoding of plans and schemas as bytes.
 
 use std::sync::Arc;
 
@@ -22,42 +22,42 @@ use operators::Operators;
 /// Encodes a plan fragment. The deduplicating converter keeps a dynamic filter linked to the operator that fills it.
 ///
 /// # Errors
-/// `Invalid` when an operator has no encoding.
+/// `Invalid` if an operator has no encoding.
 pub fn encode_fragment(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
     physical_plan_to_bytes_with_proto_converter(
         plan,
         &DefaultPhysicalExtensionCodec {},
         &DeduplicatingProtoConverter {},
     )
-    .map_err(|error| QueryError::invalid(format!("a part of this SQL cannot be sent to workers: {error}")))
+    .map_err(|error| QueryError::invalid(format!("a part of this SQL cannot be sent to HBees: {error}")))
 }
 
-/// Decodes a plan fragment. The result is good for one execution; decode again for the next.
+/// Decodes a plan fragment. The result can be executed once; decode again for another execution.
 ///
 /// # Errors
-/// `Internal` when the bytes are not a plan of this build, or have an operator that no fragment has.
+/// `Internal` if the bytes are not a plan of this build, or contain an operator that fragments cannot have.
 pub fn decode_fragment(bytes: &[u8], ctx: &TaskContext) -> Result<Arc<dyn ExecutionPlan>> {
     physical_plan_from_bytes_with_proto_converter(bytes, ctx, &DefaultPhysicalExtensionCodec {}, &Operators::default())
-        .map_err(|error| QueryError::internal(format!("the plan of this task cannot be read: {error}")))
+        .map_err(|error| QueryError::internal(format!("the plan of this task cannot be decoded: {error}")))
 }
 
-/// A schema as an Arrow IPC flatbuffer.
+/// Encodes a schema as an Arrow IPC flatbuffer.
 pub fn encode_schema(schema: &Schema) -> Vec<u8> {
     let mut dictionaries = DictionaryTracker::new(false);
     IpcSchemaEncoder::new().with_dictionary_tracker(&mut dictionaries).schema_to_fb(schema).finished_data().to_vec()
 }
 
-/// The schema of [`encode_schema`].
+/// Decodes a schema written by [`encode_schema`].
 ///
 /// # Errors
-/// `Internal` when the bytes are not a schema.
+/// `Internal` if the bytes are not a schema.
 pub fn decode_schema(bytes: &[u8]) -> Result<SchemaRef> {
     let schema = arrow::ipc::root_as_schema(bytes)
-        .map_err(|error| QueryError::internal(format!("a schema on the wire is not readable: {error}")))?;
+        .map_err(|error| QueryError::internal(format!("a received schema cannot be decoded: {error}")))?;
     Ok(Arc::new(arrow::ipc::convert::fb_to_schema(schema)))
 }
 
-/// Serde for byte strings in JSON: base64.
+/// Serde functions for byte strings in JSON, as base64.
 pub mod base64_bytes {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;

@@ -1,7 +1,7 @@
-//! What a user asks: the query JSON, parsed once at the door.
+//! The query of a user: its JSON, parsed and checked once on arrival.
 //!
-//! The format is the one of the original Buzz (`steps`, `capacity.zones`, `catalogs`) and what was added since. Fields
-//! that Buzz does not know are ignored with a warning.
+//! The format is that of the original Buzz (`steps`, `capacity.zones`, `catalogs`) with later additions. Unknown fields
+//! are ignored with a warning.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -10,24 +10,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::{CatalogEntry, QueryError, Result, nearest, split_version};
 
-/// The most combs that one query may ask for.
+/// Maximum number of combs that one query can request.
 pub const ZONES_MAX: usize = 16;
 
-/// A parsed query whose names are unique and whose steps are in an order that can run. That the SQL is right is found
-/// out when it is planned.
+/// A parsed query. Its names are unique and its steps are in an order that can run. The SQL is checked later, by the
+/// planner.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Query {
-    /// What is asked.
+    /// The steps or the statement.
     pub body: QueryBody,
     /// Number of combs, 1 to [`ZONES_MAX`].
     pub zones: usize,
     /// The tables that the steps read.
     pub catalogs: Vec<CatalogEntry>,
-    /// Values of the `$name`s in the SQL, by name.
+    /// Values of the `$name` parameters in the SQL, by name.
     pub params: BTreeMap<String, Param>,
 }
 
-/// The value of a parameter. It is a typed value, never text that is pasted into SQL.
+/// The value of a parameter. It is a typed value, and is never inserted into the SQL as text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Param {
@@ -37,18 +37,18 @@ pub enum Param {
     Int(i64),
     /// Any other number.
     Float(f64),
-    /// A text; where a date or time is wanted, what it means.
+    /// A text. It is parsed if a date or time is required.
     Text(String),
     /// `null`.
     Null,
 }
 
-/// What is asked, in one of two forms.
+/// The work of a query, in one of two forms.
 #[derive(Debug, Clone, PartialEq)]
 pub enum QueryBody {
     /// One or several `HBee` steps, then one or several `HComb` steps, each run verbatim.
     Steps(Vec<Step>),
-    /// One statement over catalogs, which Fuse cuts itself.
+    /// One statement over catalogs, whose plan Fuse divides between HBees and combs.
     Sql(String),
 }
 
@@ -59,20 +59,20 @@ pub struct Step {
     pub sql: String,
     /// The table name that later steps use.
     pub name: String,
-    /// Who runs it.
+    /// The role that runs it.
     pub step_type: StepType,
     /// On an `HBee` step: a boolean SQL expression over partition columns, `key` and `length` that chooses files.
     #[serde(default)]
     pub partition_filter: Option<String>,
-    /// On an `HBee` step: what the SQL is evaluated for.
+    /// On an `HBee` step: the unit for which the SQL is evaluated.
     #[serde(default)]
     pub split: Split,
 }
 
-/// Who runs a step.
+/// The role that runs a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum StepType {
-    /// Functions, once per file of one catalog.
+    /// HBees, once per file of one catalog.
     HBee,
     /// Combs, once over the results of earlier steps.
     HComb,
@@ -84,14 +84,15 @@ impl fmt::Display for StepType {
     }
 }
 
-/// What the SQL of an `HBee` step is evaluated for, once each.
+/// The unit for which the SQL of an `HBee` step is evaluated, once each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
-    /// A whole file, so the rows do not depend on the number of tasks.
+    /// A whole file. The rows do not depend on the number of tasks.
     #[default]
     File,
-    /// A run of row groups of a file: finer tasks. The SQL's author vouches that its rows may be computed so.
+    /// Consecutive row groups of a file, which allows smaller tasks. The author of the SQL must ensure that its rows
+    /// can be computed this way.
     RowGroups,
 }
 
@@ -121,8 +122,8 @@ impl Query {
     /// Parses `json`, which came from `source` (a file name, for messages). Returns the query and warnings.
     ///
     /// # Errors
-    /// `Invalid`, naming the place, when the JSON is not one, a field is missing or of another type, or the steps
-    /// cannot be run in their order.
+    /// `Invalid`, naming the place, if the JSON is malformed, a field is missing or has the wrong type, or the steps
+    /// cannot run in their order.
     pub fn parse(json: &str, source: &str) -> Result<(Query, Vec<String>)> {
         let mut ignored = Vec::new();
         let mut track = serde_path_to_error::Track::new();
@@ -132,7 +133,7 @@ impl Query {
                 ignored.push(path.to_string())
             });
         let raw = raw.and_then(|raw| deserializer.end().map(|()| raw)).map_err(|error| {
-            // What is not even a field name has no path of its own.
+            // Malformed JSON in the place of a field name has no path of its own.
             let path = track.path().to_string().trim_end_matches(".?").to_string();
             let place = if path == "." || path == "?" { String::new() } else { format!(" in `{path}`") };
             QueryError::invalid(format!("{source}{place}: {error}"))
@@ -147,7 +148,7 @@ impl Query {
     fn checked(raw: RawQuery, warnings: &mut Vec<String>) -> Result<Query> {
         let zones = usize::try_from(raw.capacity.zones).ok().filter(|zones| (1..=ZONES_MAX).contains(zones));
         let zones = zones.ok_or_else(|| {
-            QueryError::invalid(format!("`capacity.zones` is {}; it can be 1 to {ZONES_MAX}", raw.capacity.zones))
+            QueryError::invalid(format!("`capacity.zones` is {}; it must be 1 to {ZONES_MAX}", raw.capacity.zones))
         })?;
 
         let mut names = HashSet::new();
@@ -155,10 +156,10 @@ impl Query {
         let all_names = raw.catalogs.iter().map(|c| &c.name).chain(steps.iter().map(|s| &s.name));
         for name in all_names {
             if name.is_empty() {
-                return Err(QueryError::invalid("a catalog or step has an empty name"));
+                return Err(QueryError::invalid("a catalog or step has an empty name; set its `name`"));
             }
             if !names.insert(name.to_lowercase()) {
-                return Err(QueryError::invalid(format!("the name `{name}` is used twice; names are one namespace")));
+                return Err(QueryError::invalid(format!("the name `{name}` is used twice, ignoring case; rename one")));
             }
         }
 
@@ -184,16 +185,16 @@ impl Query {
                     QueryBody::Steps(steps)
                 }
             },
-            (Some(_), Some(_)) => return Err(QueryError::invalid("it has both `steps` and `sql`; write one of them")),
-            (None, None) => return Err(QueryError::invalid("it has neither `steps` nor `sql`; write one of them")),
+            (Some(_), Some(_)) => return Err(QueryError::invalid("the query has both `steps` and `sql`; remove one")),
+            (None, None) => return Err(QueryError::invalid("the query has neither `steps` nor `sql`; add one")),
         };
         Ok(Query { body, zones, catalogs: raw.catalogs, params: raw.params })
     }
 
-    /// Replaces the uri of catalog `name`, as `--table name=uri` does, and with `uri@v12` or `uri@2024-01-31` its version.
+    /// Replaces the URI of catalog `name`, for `--table name=uri`; with `uri@v12` or `uri@2024-01-31` also its version.
     ///
     /// # Errors
-    /// `Invalid` when the query has no such catalog.
+    /// `Invalid` if the query has no catalog of that name.
     pub fn replace_uri(&mut self, name: &str, uri: &str) -> Result<()> {
         match self.catalogs.iter_mut().find(|catalog| catalog.name == name) {
             Some(catalog) => {
@@ -205,34 +206,34 @@ impl Query {
                 Ok(())
             }
             None => Err(QueryError::invalid(format!(
-                "--table {name}: the query has no such catalog{}",
+                "--table {name}: the query has no catalog `{name}`{}",
                 name_help(name, self.catalogs.iter().map(|catalog| catalog.name.as_str()))
             ))),
         }
     }
 }
 
-/// "; the nearest is `x`", or "; there are `a`, `b`", or nothing.
+/// Returns a remedy for an unknown `name`: "; did you mean `x`?", "; available: `a`, `b`", or an empty text.
 pub fn name_help<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.collect();
     match nearest(name, names.iter().copied()) {
-        Some(near) => format!("; the nearest is `{near}`"),
+        Some(near) => format!("; did you mean `{near}`?"),
         None if names.is_empty() => String::new(),
         None => {
-            format!("; there are {}", names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))
+            format!("; available: {}", names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))
         }
     }
 }
 
 fn check_order(steps: &[Step]) -> Result<()> {
     if steps.is_empty() {
-        return Err(QueryError::invalid("`steps` is empty; write an HBee step and an HComb step that reads it"));
+        return Err(QueryError::invalid("`steps` is empty; add an HBee step and an HComb step that reads it"));
     }
     let Some(first_comb) = steps.iter().position(|step| step.step_type == StepType::HComb) else {
         let last = &steps[steps.len() - 1].name;
         return Err(QueryError::invalid(format!(
-            "no HComb step; add one that reads an HBee step, as {{\"name\": \"result\", \"step_type\": \"HComb\", \
-             \"sql\": \"SELECT * FROM {last}\"}}"
+            "the query has no HComb step; add one that reads an HBee step: {{\"name\": \"result\", \
+             \"step_type\": \"HComb\", \"sql\": \"SELECT * FROM {last}\"}}"
         )));
     };
     if first_comb == 0 {
@@ -243,7 +244,7 @@ fn check_order(steps: &[Step]) -> Result<()> {
     }
     if let Some(late) = steps[first_comb..].iter().find(|step| step.step_type == StepType::HBee) {
         return Err(QueryError::invalid(format!(
-            "HBee step `{}` stands after an HComb step; put all HBee steps first",
+            "HBee step `{}` comes after an HComb step; put all HBee steps first",
             late.name
         )));
     }
@@ -268,29 +269,29 @@ mod tests {
     }
 
     #[test]
-    fn the_original_form_parses() {
+    fn original_format_parses() {
         let (query, warnings) = Query::parse(GOOD, "q.json").unwrap();
         assert_eq!(query.zones, 2);
-        let QueryBody::Steps(steps) = &query.body else { panic!("it has steps") };
+        let QueryBody::Steps(steps) = &query.body else { panic!("the query has steps") };
         assert_eq!(steps[0].partition_filter.as_deref(), Some("d='x'"));
         assert_eq!(query.catalogs[0].kind, crate::CatalogType::DeltaLake);
         assert!(warnings.is_empty());
     }
 
     #[test]
-    fn unknown_fields_are_warnings() {
+    fn unknown_field_gives_a_warning() {
         let json = GOOD.replace("\"zones\": 2", "\"zones\": 2, \"regions\": 3");
         let (_, warnings) = Query::parse(&json, "q.json").unwrap();
         assert_eq!(warnings, ["q.json: unknown field `capacity.regions` is ignored"]);
     }
 
     #[test]
-    fn each_mistake_names_its_place() {
+    fn parse_error_names_its_place() {
         let cases = [
             ("{\"steps\": [", "q.json in `steps`: EOF while parsing a list at line 1 column 11"),
             ("{\"sql\": \"SELECT 1\", }", "q.json: trailing comma at line 1 column 21"),
             ("{}", "q.json: missing field `catalogs` at line 1 column 2"),
-            ("{\"catalogs\": []}", "q.json: it has neither `steps` nor `sql`; write one of them"),
+            ("{\"catalogs\": []}", "q.json: the query has neither `steps` nor `sql`; add one"),
         ];
         for (json, message) in cases {
             assert_eq!(error(json), message);
@@ -304,10 +305,10 @@ mod tests {
             replaced("\"sql\": \"SELECT a FROM t\", ", ""),
             "q.json in `steps[0]`: missing field `sql` at line 3 column 77"
         );
-        assert_eq!(replaced("zones\": 2", "zones\": 17"), "q.json: `capacity.zones` is 17; it can be 1 to 16");
+        assert_eq!(replaced("zones\": 2", "zones\": 17"), "q.json: `capacity.zones` is 17; it must be 1 to 16");
         assert_eq!(
             replaced("\"map\", \"step", "\"T\", \"step"),
-            "q.json: the name `T` is used twice; names are one namespace"
+            "q.json: the name `T` is used twice, ignoring case; rename one"
         );
         assert!(replaced("\"HComb\"", "\"HBee\"").contains("no HComb step; add one"));
         assert!(replaced("\"HBee\"", "\"HComb\"").contains("the first step, `map`, is an HComb step"));

@@ -1,10 +1,10 @@
-//! What the answers of object stores mean to whoever asks a query.
+//! Conversion of object store errors into errors for the user.
 
 use object_store::Error;
 
 use crate::QueryError;
 
-/// Codes by which S3 says that it does not accept the keys that a request is signed with.
+/// Error codes of S3 for requests that are signed with keys it rejects.
 /// [Documented here](https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html).
 const KEYS_REFUSED: &[&str] = &[
     "SignatureDoesNotMatch",
@@ -15,14 +15,14 @@ const KEYS_REFUSED: &[&str] = &[
     "TokenRefreshRequired",
 ];
 
-/// Statuses that another attempt may not get.
+/// Statuses of temporary failures: a retry may succeed.
 const PASSING: &[u16] = &[408, 409, 425, 429];
 
 pub(crate) fn from_object_store(error: &Error) -> QueryError {
     match error {
         Error::NotFound { path, source } => match Answer::of(source.as_ref()) {
             Some(answer) if answer.code == "NoSuchBucket" => answer.meaning(),
-            _ => QueryError::data(format!("there is no object `{path}`")),
+            _ => QueryError::data(format!("object `{path}` does not exist")),
         },
         Error::PermissionDenied { path, source } | Error::Unauthenticated { path, source } => {
             let why = Answer::of(source.as_ref()).map(|answer| answer.why()).unwrap_or_default();
@@ -44,7 +44,7 @@ fn generic(store: &str, source: &(dyn std::error::Error + 'static)) -> QueryErro
         return QueryError::data(format!("{source}{cause}"));
     }
     let text = source.to_string();
-    // The address of the instance metadata service, which is asked when nothing else gives credentials.
+    // The address of the instance metadata service, the last source of credentials that is tried.
     if text.contains("169.254.169.254") {
         return QueryError::invalid(format!(
             "{store}: there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
@@ -55,7 +55,7 @@ fn generic(store: &str, source: &(dyn std::error::Error + 'static)) -> QueryErro
         return answer.meaning();
     }
     if text.contains("redirect without LOCATION") {
-        return QueryError::data("the bucket is in another region than its `region` or AWS_REGION says");
+        return QueryError::data("the bucket is in another region than `region` or AWS_REGION; set its own region");
     }
     match asked_host(&text) {
         Some(host) => QueryError::unavailable(format!("{store} at {host} does not answer: {}", deepest(source))),
@@ -63,11 +63,11 @@ fn generic(store: &str, source: &(dyn std::error::Error + 'static)) -> QueryErro
     }
 }
 
-/// What S3 answered instead of what was asked for.
+/// An error response of S3.
 #[derive(Debug)]
 struct Answer {
     status: u16,
-    /// Its word for what is wrong; empty if the answer has no body.
+    /// S3's error code; empty if the response has no body.
     code: String,
     message: String,
     text: String,
@@ -86,7 +86,7 @@ impl Answer {
         Some(Answer { status, code, message, text })
     }
 
-    /// In brackets, what S3 says; and what can be done.
+    /// Returns S3's code and message in brackets, with a remedy if the keys were rejected.
     fn why(&self) -> String {
         let said = match (self.code.as_str(), self.message.as_str()) {
             ("", _) => return String::new(),
@@ -94,35 +94,35 @@ impl Answer {
             (code, message) => format!("{code}, {message}"),
         };
         let help = match KEYS_REFUSED.contains(&self.code.as_str()) {
-            true => "; look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN",
+            true => "; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN",
             false => "",
         };
         format!(" ({}{help})", said.trim_end_matches('.'))
     }
 
     fn meaning(&self) -> QueryError {
-        let bucket = || asked_place(&self.text).map(|place| format!(" (asked at {place})")).unwrap_or_default();
+        let bucket = || asked_place(&self.text).map(|place| format!(" (requested from {place})")).unwrap_or_default();
         match (self.status, self.code.as_str()) {
-            (_, "NoSuchBucket") => QueryError::data(format!("there is no such bucket{}", bucket())),
+            (_, "NoSuchBucket") => QueryError::data(format!("the bucket does not exist{}", bucket())),
             (401 | 403, _) => QueryError::data(format!("no permission to list or read the bucket{}", self.why())),
             (_, "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException") => {
-                QueryError::data(format!("the bucket is in another region{}; name it as `region`", self.why()))
+                QueryError::data(format!("the bucket is in another region{}; set it as `region`", self.why()))
             }
             (status, _) if (400..500).contains(&status) && !PASSING.contains(&status) => {
-                QueryError::data(format!("S3 refuses with status {status}{}", self.why()))
+                QueryError::data(format!("S3 rejected the request with status {status}{}", self.why()))
             }
             _ => QueryError::unavailable(format!("S3: {}", self.text)),
         }
     }
 }
 
-/// The URL without its query in `text`, which tells of a request.
+/// Returns the first URL in `text`, without its query.
 fn asked_place(text: &str) -> Option<&str> {
     let start = ["http://", "https://"].iter().filter_map(|scheme| text.find(scheme)).min()?;
     text[start..].split([' ', '?']).next()
 }
 
-/// Scheme, host and port of it.
+/// Returns scheme, host and port of the first URL in `text`.
 fn asked_host(text: &str) -> Option<&str> {
     let place = asked_place(text)?;
     let (scheme, rest) = place.split_once("://")?;
@@ -130,7 +130,7 @@ fn asked_host(text: &str) -> Option<&str> {
     Some(&place[..scheme.len() + 3 + host.len()])
 }
 
-/// The last cause of `error`, which says what the machine knows.
+/// Returns the innermost cause of `error`, which is the message of the operating system.
 fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
     let mut last = error;
     while let Some(source) = last.source() {
@@ -150,14 +150,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_s3_is_told_by_what_can_be_done() {
+    fn s3_error_gets_kind_and_remedy() {
         let get = "Error performing list request: Error performing GET http://127.0.0.1:1/lake?list-type=2 in 1ms";
         let answered =
             |status: &str, body: &str| told(&format!("{get} - Server returned non-2xx status code: {status}: {body}"));
         let data = |message: &str| (ErrorKind::Data, message.to_string());
         assert_eq!(
             answered("404 Not Found", "<Error><Code>NoSuchBucket</Code></Error>"),
-            data("there is no such bucket (asked at http://127.0.0.1:1/lake)")
+            data("the bucket does not exist (requested from http://127.0.0.1:1/lake)")
         );
         assert_eq!(
             answered("403 Forbidden", "<Code>AccessDenied</Code><Message>Access Denied.</Message>"),
@@ -166,11 +166,11 @@ mod tests {
         assert_eq!(
             answered("403 Forbidden", "<Code>SignatureDoesNotMatch</Code>"),
             data(
-                "no permission to list or read the bucket (SignatureDoesNotMatch; look at AWS_ACCESS_KEY_ID, \
+                "no permission to list or read the bucket (SignatureDoesNotMatch; check AWS_ACCESS_KEY_ID, \
                  AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN)"
             )
         );
-        assert_eq!(answered("400 Bad Request", ""), data("S3 refuses with status 400"));
+        assert_eq!(answered("400 Bad Request", ""), data("S3 rejected the request with status 400"));
         assert_eq!(answered("503 Service Unavailable", "<Code>SlowDown</Code>").0, ErrorKind::Unavailable);
         assert_eq!(answered("429 Too Many Requests", "").0, ErrorKind::Unavailable);
         assert_eq!(told("Error performing PUT http://169.254.169.254/latest/api/token in 3ms").0, ErrorKind::Invalid);

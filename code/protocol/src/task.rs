@@ -1,8 +1,8 @@
-//! What Fuse asks of an HBee, and what it answers.
+//! The task that Fuse sends to an HBee, and the outcome that the HBee returns.
 //!
-//! A task is a serialized plan fragment and the files to run it on. `datafusion-proto` drops parts of a scan without
-//! saying so (deleted rows, the mapping of renamed columns, version tags), so files, constants, mapping and deletion
-//! vectors travel beside the fragment and the HBee rebuilds the scan from them.
+//! A task is a serialized plan fragment and the files to run it on. `datafusion-proto` silently drops parts of a scan:
+//! deleted rows, the mapping of renamed columns and version tags. So a task carries files, constants, mapping and
+//! deletion vectors separately, and the HBee rebuilds the scan from them.
 
 use std::collections::BTreeMap;
 
@@ -14,68 +14,67 @@ use crate::inline::InlineRows;
 use crate::plan::base64_bytes;
 use crate::{BucketOptions, CombAddress, DeliveryId, FileFormat, QueryId, QueryToken, StageId, TaskIndex};
 
-/// One task of a map stage. Running it twice is harmless: every run delivers under a fresh [`DeliveryId`], and Fuse
-/// accepts one.
+/// One task of a map stage. It is idempotent: every attempt delivers under a new [`DeliveryId`], and Fuse accepts one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HBeeTask {
-    /// The build that made the task ([`crate::BUILD_ID`]).
+    /// The build that created the task ([`crate::BUILD_ID`]).
     pub build: String,
     /// The query.
     pub query: QueryId,
-    /// What the combs want to be shown.
+    /// The secret that combs require in each request.
     pub token: QueryToken,
-    /// When the query's time is over, in milliseconds since 1970.
+    /// The query's deadline, in milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
-    /// The stage that the task is of.
+    /// The stage of the task.
     pub stage: StageId,
     /// The step's name, for messages.
     pub step: String,
-    /// The place of the task in its stage.
+    /// The index of the task in its stage.
     pub task: TaskIndex,
-    /// From 1; grows when the task is tried again.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// The plan, as [`crate::plan::encode_fragment`] makes it. Its scans name no file.
+    /// The plan, encoded by [`crate::plan::encode_fragment`]. Its scans name no file.
     #[serde(with = "base64_bytes")]
     pub fragment: Bytes,
-    /// What each scan of the fragment reads, in pre-order of the plan.
+    /// The input of each scan of the fragment, in pre-order of the plan.
     pub scans: Vec<ScanSpec>,
-    /// The fragment is run once for each of these, and the task's rows are those of all runs.
+    /// The evaluations of the fragment. The rows of the task are those of all evaluations.
     pub evaluations: Vec<Evaluation>,
     /// DataFusion configuration of the session, by key.
     pub session: BTreeMap<String, String>,
-    /// How rows are divided among the partitions of all combs.
+    /// The partitioning of the rows over the partitions of all combs.
     pub partitioning: Partitioning,
-    /// The combs. With `n` partitions in all, comb `t` of `T` owns `t·n/T .. (t+1)·n/T`. Without any, the rows go into
-    /// the outcome, to Fuse.
+    /// The combs. With `n` partitions in total, comb `t` of `T` owns `t·n/T .. (t+1)·n/T`. Without combs, the outcome
+    /// carries the rows to Fuse.
     pub combs: Vec<CombAddress>,
-    /// Bytes of rows, in memory, that the outcome can carry if there are no combs.
+    /// Maximum bytes of rows, in memory, that the outcome can carry if there are no combs.
     #[serde(default)]
     pub inline_bytes: u64,
 }
 
-/// What one scan leaf of the fragment reads.
+/// The input of one scan of the fragment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ScanSpec {
-    /// Root of the object store, as `file:///` or `s3://bucket/`, or `several:///` for all of `stores`.
+    /// Root of the object store: `file:///`, `s3://bucket/`, or `several:///` for all of `stores`.
     pub store: Url,
-    /// How the store is reached, where the environment does not say it.
+    /// Connection settings of the store. They override those of the environment.
     #[serde(default, skip_serializing_if = "BucketOptions::is_empty")]
     pub bucket: BucketOptions,
-    /// The stores of the files, if they are several.
+    /// The stores of the files, if there are several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stores: Vec<StoreRoot>,
     /// The table's name, for messages.
     pub table: String,
-    /// What the files are like.
+    /// The format of the files.
     #[serde(default)]
     pub format: FileFormat,
-    /// The files that this task's evaluations name by position.
+    /// The files, to which the evaluations of the task refer by position.
     pub files: Vec<TaskFile>,
     /// Partition values as an Arrow IPC stream of one batch: one column per partition column, one row per file.
     #[serde(with = "base64_bytes")]
     pub constants: Bytes,
-    /// How the table's columns are called in its files.
+    /// The names of the table's columns in its files.
     #[serde(default, skip_serializing_if = "ColumnMapping::is_identity")]
     pub mapping: ColumnMapping,
 }
@@ -83,15 +82,15 @@ pub struct ScanSpec {
 /// One of the stores that hold the files of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreRoot {
-    /// Root of the store, as `file:///` or `s3://bucket/`.
+    /// Root of the store, such as `file:///` or `s3://bucket/`.
     pub url: Url,
-    /// How it is reached, where the environment does not say it.
+    /// Connection settings of the store. They override those of the environment.
     #[serde(default, skip_serializing_if = "BucketOptions::is_empty")]
     pub bucket: BucketOptions,
 }
 
 impl StoreRoot {
-    /// The store at `url`, reached as the environment says.
+    /// Creates the root of the store at `url`, with the connection settings of the environment.
     pub fn new(url: Url) -> Self {
         Self { url, bucket: BucketOptions::default() }
     }
@@ -102,9 +101,9 @@ impl StoreRoot {
 pub struct TaskFile {
     /// Path within the store.
     pub path: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// The store's tag of the version that was planned, where it was asked; another one now is an error.
+    /// The store's tag of the planned version, if it is known. Reading another version is an error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub e_tag: Option<String>,
     /// Rows that the table deleted without rewriting the file.
@@ -112,30 +111,31 @@ pub struct TaskFile {
     pub deletion_vector: Option<DeletionVector>,
 }
 
-/// How the columns of a table are called in its files, at one level: its columns, or the fields inside of one. What a
-/// list or a map holds is called `element`, `key` and `value` here.
+/// The names of a table's columns in its files, at one level: its columns, or the fields inside one column. The
+/// contents of lists and maps are named `element`, `key` and `value`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ColumnMapping {
-    /// Logical name to physical name, where they differ.
+    /// Logical name to physical name, if they differ.
     pub physical_names: BTreeMap<String, String>,
-    /// Logical name to field id, if the table finds columns by these rather than by physical names.
+    /// Logical name to field id, if the table finds columns by ids instead of physical names.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub ids: BTreeMap<String, i64>,
-    /// What is inside of columns, by their logical name, where anything there has another name.
+    /// Logical name of a column to the mapping of its nested fields, if any of them has another name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub inside: BTreeMap<String, ColumnMapping>,
 }
 
 impl ColumnMapping {
-    /// Whether every column is found by its own name.
+    /// Returns true if every column is found by its own name.
     pub fn is_identity(&self) -> bool {
         self.physical_names.is_empty() && self.ids.is_empty() && self.inside.is_empty()
     }
 }
 
-/// Where the positions of a file's deleted rows are found. The bytes are a `RoaringBitmapArray` as the
-/// [Delta protocol](https://github.com/delta-io/delta/blob/master/PROTOCOL.md#deletion-vector-format) has it.
+/// The positions of a file's deleted rows, or the place where they are stored. The bytes are a `RoaringBitmapArray` as
+/// defined by the
+/// [Delta protocol](https://github.com/delta-io/delta/blob/master/PROTOCOL.md#deletion-vector-format).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum DeletionVector {
     /// The bytes themselves, magic number first.
@@ -146,11 +146,11 @@ pub enum DeletionVector {
         /// Number of deleted rows.
         cardinality: u64,
     },
-    /// In a file of the table's store: at `offset` a big-endian length, then magic number and bitmap, then a CRC-32.
+    /// In a file of the table's store. At `offset` are a big-endian length, magic number, bitmap and CRC-32.
     File {
         /// Path within the store.
         path: String,
-        /// Where the length stands.
+        /// Position of the length in the file.
         offset: u64,
         /// Bytes of magic number and bitmap.
         size: u64,
@@ -159,10 +159,10 @@ pub enum DeletionVector {
     },
 }
 
-/// One run of the fragment: for each scan, what it reads.
+/// One evaluation of the fragment: the input of each scan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// As many as there are scans.
+    /// One list of inputs per scan.
     pub inputs: Vec<Vec<FileSlice>>,
 }
 
@@ -171,30 +171,30 @@ pub struct Evaluation {
 pub struct FileSlice {
     /// Position in [`ScanSpec::files`].
     pub file: u32,
-    /// First byte and the byte after the last, if not the whole file.
+    /// First byte and the byte after the last; `None` for the whole file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<(u64, u64)>,
 }
 
-/// How the rows of a task are divided.
+/// The partitioning of a task's rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Partitioning {
-    /// Batch by batch in turn, beginning with a partition that depends on the task.
+    /// Batch by batch, starting at a partition that depends on the task.
     RoundRobin {
-        /// Partitions of all combs together.
+        /// Number of partitions of all combs together.
         count: usize,
     },
-    /// By DataFusion's hash of some columns, the one by which its own exchanges divide rows.
+    /// By DataFusion's hash of some columns, the same as in its own hash repartitioning.
     Hash {
         /// Positions of the columns in the delivered schema.
         columns: Vec<usize>,
-        /// Partitions of all combs together.
+        /// Number of partitions of all combs together.
         count: usize,
     },
 }
 
 impl Partitioning {
-    /// Partitions of all combs together.
+    /// Returns the number of partitions of all combs together.
     pub fn count(&self) -> usize {
         match self {
             Partitioning::RoundRobin { count } | Partitioning::Hash { count, .. } => *count,
@@ -202,38 +202,38 @@ impl Partitioning {
     }
 }
 
-/// What one run of a task did. It counts only once Fuse has accepted its delivery.
+/// The outcome of one attempt of a task. It counts only after Fuse has accepted its delivery.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TaskOutcome {
-    /// The name under which every comb holds the rows.
+    /// The id under which every comb holds the rows.
     pub delivery: DeliveryId,
-    /// Where the rows are.
+    /// Place of the rows.
     #[serde(default)]
     pub delivered: Delivered,
     /// Rows delivered, by partition of all combs.
     pub rows: Vec<u64>,
     /// Bytes of delivered batches in memory.
     pub bytes_delivered: u64,
-    /// Rows that the scans gave.
+    /// Rows returned by the scans.
     pub rows_scanned: u64,
     /// Bytes that the scans read from storage.
     pub bytes_scanned: u64,
-    /// Requests to storage, where they are counted.
+    /// Requests to storage, if they are counted.
     #[serde(default)]
     pub requests: u64,
-    /// Time from start to end.
+    /// Duration of the attempt.
     pub milliseconds: u64,
 }
 
-/// Where the rows of a task are.
+/// The place of a task's rows.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Delivered {
-    /// On the combs, under the delivery's name.
+    /// On the combs, under the delivery's id.
     #[default]
     ToCombs,
-    /// Here.
+    /// In this outcome.
     Inline(InlineRows),
-    /// Nowhere: they are more than an outcome can carry, and the task must run again, towards combs.
+    /// Nowhere: they exceed the bytes that an outcome can carry. The task must run again and deliver to combs.
     TooLarge,
 }

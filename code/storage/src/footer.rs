@@ -20,15 +20,15 @@ use datafusion::parquet::schema::types::ColumnDescriptor;
 use futures::FutureExt;
 use object_store::{ObjectMeta, ObjectStore};
 
-/// The unit in which timestamps that take 96 bits are read, as DataFusion writes it in its option. In nanoseconds, which
-/// arrow's reader would take, years before 1678 and after 2261 become others.
+/// The unit in which 96-bit timestamps are read, as a value of DataFusion's option. In nanoseconds, the default of
+/// arrow's reader, years before 1678 and after 2261 would overflow.
 pub const INT96_UNIT: &str = "us";
 
-/// The footer of `file`; kept in `cache` if there is one.
+/// Reads the footer of `file`, through `cache` if given.
 ///
 /// # Errors
-/// `Data` when it is not a Parquet file, contradicts itself, or is not there; `Unavailable` when the store does not
-/// answer.
+/// `Data` if the file does not exist, is not a Parquet file or has inconsistent row counts; `Unavailable` if the store
+/// does not respond.
 pub async fn footer(
     store: &dyn ObjectStore,
     file: &ObjectMeta,
@@ -49,7 +49,7 @@ pub async fn footer(
     let (whole, parts) = (footer.file_metadata().num_rows(), rows_of_groups(&footer));
     if whole != parts {
         return Err(QueryError::data(format!(
-            "not readable Parquet: its footer says it has {whole} rows, and that its row groups have {parts}"
+            "not readable Parquet: the footer lists {whole} rows for the file, but {parts} for its row groups"
         )));
     }
     Ok(footer)
@@ -59,8 +59,8 @@ fn rows_of_groups(footer: &ParquetMetaData) -> i64 {
     footer.row_groups().iter().map(RowGroupMetaData::num_rows).fold(0, i64::saturating_add)
 }
 
-/// `footer` with the rows of its row groups together, where it says that the file has none: some old writers left that
-/// number out. None when it says otherwise.
+/// Returns `footer` with the sum of its row groups' rows, if it lists zero rows for the file: some old writers omitted
+/// that number. Returns `None` for any other footer.
 fn with_rows_of_groups(footer: &ParquetMetaData) -> Option<ParquetMetaData> {
     let (file, rows) = (footer.file_metadata(), rows_of_groups(footer));
     if file.num_rows() != 0 || rows <= 0 {
@@ -74,9 +74,11 @@ fn with_rows_of_groups(footer: &ParquetMetaData) -> Option<ParquetMetaData> {
     Some(builder.set_offset_index(footer.offset_index().cloned()).build())
 }
 
-/// `footer` without the bounds that old writers left of bytes and of numbers without sign: they compared them in another
-/// way than readers do, so that a reader who trusts them skips rows. None when there are none.
-/// [Documented here](https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift), at `Statistics`.
+/// Returns `footer` without the minima and maxima that old writers computed for bytes and unsigned numbers. These
+/// writers used another order than readers, so pruning by these bounds would lose rows. Returns `None` if there are no
+/// such bounds.
+/// [Documented here](https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift), at
+/// `Statistics`.
 fn without_old_bounds(footer: &ParquetMetaData) -> Option<ParquetMetaData> {
     let is_old = |column: &ColumnChunkMetaData| {
         let of_bytes = matches!(
@@ -101,11 +103,11 @@ fn without_old_bounds(footer: &ParquetMetaData) -> Option<ParquetMetaData> {
     Some(footer.clone().into_builder().set_row_groups(groups).build())
 }
 
-/// The columns that `footer` gives, as they are read: texts that a logical type says are texts, timestamps of 96 bits in
+/// Returns the columns of `footer` with the types in which they are read: enumerations as text, 96-bit timestamps in
 /// microseconds.
 ///
 /// # Errors
-/// `Data` when a type has no counterpart, or a group has no fields: columns behind it cannot be found.
+/// `Data` if a type has no Arrow type, or a group has no fields: columns after it cannot be found.
 pub fn footer_schema(footer: &ParquetMetaData) -> Result<Schema> {
     let parquet = footer.file_metadata().schema_descr();
     let used: HashSet<usize> = (0..parquet.num_columns()).map(|column| parquet.get_column_root_idx(column)).collect();
@@ -125,7 +127,7 @@ pub fn footer_schema(footer: &ParquetMetaData) -> Result<Schema> {
     Ok(Schema::new(schema.fields().iter().map(read).collect::<Vec<_>>()))
 }
 
-/// The name of a column that is not inside another and holds names of an enumeration.
+/// Returns the name of `column` if it is a top-level column of an enumeration type.
 fn enum_column(column: &ColumnDescriptor) -> Option<&str> {
     let is_enum =
         matches!(column.logical_type_ref(), Some(LogicalType::Enum)) || column.converted_type() == ConvertedType::ENUM;
@@ -135,21 +137,21 @@ fn enum_column(column: &ColumnDescriptor) -> Option<&str> {
     }
 }
 
-/// What `read`, which reads a file, comes to. Readers of corrupt files have been seen to panic; that is an error of the
-/// file, not of the process.
+/// Runs `read`, which reads a file, and converts a panic into an error. Readers sometimes panic on corrupt files; that
+/// is an error of the file, not of the process.
 ///
 /// # Errors
-/// `Data` when it panics.
+/// `Data` if `read` panics.
 pub async fn unpanicked<T>(read: impl Future<Output = T>) -> Result<T> {
     AssertUnwindSafe(read).catch_unwind().await.map_err(|panic| reader_panicked(panic.as_ref()))
 }
 
-/// What the panic of a file's reader means.
+/// Converts the panic of a file's reader into an error of kind `Data`.
 pub fn reader_panicked(panic: &(dyn Any + Send)) -> QueryError {
     QueryError::data(format!("the file is corrupt, its reader panicked: {}", panic_message(panic)))
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")

@@ -1,7 +1,7 @@
-//! The one place where object stores are made.
+//! The only place where object stores are created.
 //!
-//! A [`Location`] is a store and a path within it. [`Storage`] makes each store once, keeps it, and serves it to
-//! DataFusion as an [`ObjectStoreRegistry`]: nothing else in Buzz names a kind of storage.
+//! A [`Location`] is a store and a path within it. [`Storage`] creates each store once, caches it, and provides it to
+//! DataFusion as an [`ObjectStoreRegistry`]. No other part of Buzz names a kind of storage.
 
 mod footer;
 
@@ -39,21 +39,23 @@ pub use footer::{INT96_UNIT, footer, footer_schema, panic_message, reader_panick
 pub use several::{SEVERAL_STORES, several_stores};
 pub use unchanged::UnchangedStore;
 
-/// How often and how long a store is asked again before it counts as unavailable.
+/// Maximum number of retries of a request before the store counts as unavailable.
 const RETRIES: usize = 4;
+
+/// Maximum duration of a request with its retries.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Requests to one bucket at the same time. Each has a connection of its own, and a function has 1,024 descriptors; a log of
-/// many small commits would have more.
+/// Maximum number of concurrent requests to one bucket. Each uses its own connection, and a function has 1,024
+/// descriptors. A log of many small commits would exceed them.
 const REQUESTS_AT_ONCE: usize = 256;
 
-/// Things that are kept from one query to the next.
+/// Maximum number of values that [`Storage::keep`] caches.
 const KEPT_MAX: usize = 32;
 
 /// A place in a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
-    /// Root of the store, as `file:///` or `s3://bucket/`.
+    /// Root of the store, such as `file:///` or `s3://bucket/`.
     pub store: Url,
     /// Path within the store; empty for its root.
     pub path: Path,
@@ -65,7 +67,7 @@ impl fmt::Display for Location {
     }
 }
 
-/// `path` within `store` as its user knows it: `/data/x.parquet` or `s3://bucket/x.parquet`.
+/// Returns the full path of `path` within `store`, such as `/data/x.parquet` or `s3://bucket/x.parquet`.
 pub fn full_path(store: &Url, path: &str) -> String {
     match store.scheme() {
         "file" => format!("/{path}"),
@@ -78,26 +80,25 @@ pub fn full_path(store: &Url, path: &str) -> String {
 }
 
 impl Location {
-    /// Finds the place that `uri` names: an `s3://` or `file://` URI, or a path, relative to `base` if it is not
-    /// absolute. Nothing is opened.
+    /// Parses `uri`: an `s3://` or `file://` URI, or a path, relative to `base` if it is not absolute. Opens nothing.
     ///
     /// # Errors
-    /// `Invalid` for a scheme without a store, or a path that cannot be one.
+    /// `Invalid` if the scheme is not supported or the path is malformed.
     pub fn parse(uri: &str, base: &FilePath) -> Result<Location> {
-        let bad = |why: String| QueryError::invalid(format!("`{uri}` is not a place to read from: {why}"));
+        let bad = |why: String| QueryError::invalid(format!("`{uri}` cannot be read: {why}"));
         match uri.split_once("://") {
             Some(("file", path)) => Self::local(FilePath::new(path)).map_err(bad),
             Some(("s3" | "s3a", rest)) => {
                 let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
                 if bucket.is_empty() {
-                    return Err(bad("the bucket is missing".to_string()));
+                    return Err(bad("the bucket is missing; write s3://bucket/path".to_string()));
                 }
                 let store = Url::parse(&format!("s3://{bucket}/")).map_err(|error| bad(error.to_string()))?;
                 let path = Path::parse(key.trim_end_matches('/')).map_err(|error| bad(error.to_string()))?;
                 Ok(Location { store, path })
             }
-            Some((scheme, _)) => Err(bad(format!("there is no storage for `{scheme}://`; use a path or s3://"))),
-            None if uri.is_empty() => Err(bad("it is empty".to_string())),
+            Some((scheme, _)) => Err(bad(format!("scheme `{scheme}://` is not supported; use a path or s3://"))),
+            None if uri.is_empty() => Err(bad("it is empty; use a path or s3://".to_string())),
             None => Self::local(&base.join(uri)).map_err(bad),
         }
     }
@@ -119,12 +120,12 @@ impl Location {
         Ok(Location { store: Url::parse("file:///").expect("a constant URL parses"), path })
     }
 
-    /// The place `relative` below this one.
+    /// Returns the place `relative` below this one.
     ///
     /// # Errors
-    /// `Data` when it is not a path.
+    /// `Data` if `relative` is not a path.
     pub fn join(&self, relative: &str) -> Result<Location> {
-        // As one text: a log may name very many files.
+        // Parsed as one text for speed: a log may name many files.
         let path = match (self.path.as_ref(), relative.trim_matches('/')) {
             (folder, "") => Path::parse(folder),
             ("", relative) => Path::parse(relative),
@@ -134,7 +135,7 @@ impl Location {
         Ok(Location { store: self.store.clone(), path })
     }
 
-    /// The folder that holds this place.
+    /// Returns the folder that contains this place.
     #[must_use]
     pub fn parent(&self) -> Location {
         let parts: Vec<_> = self.path.parts().collect();
@@ -142,7 +143,7 @@ impl Location {
         Location { store: self.store.clone(), path }
     }
 
-    /// The URL of this place, as Delta's reader wants it: with a slash at the end.
+    /// Returns the URL of this place with a final slash, as Delta's reader requires it.
     pub fn directory_url(&self) -> Url {
         let mut url = self.store.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -152,12 +153,12 @@ impl Location {
     }
 }
 
-/// What is known of buckets, by their names.
+/// Connection settings of buckets, by bucket name.
 #[derive(Debug, Default)]
 struct Buckets {
-    /// Where they are, whoever asks.
+    /// Regions, valid for all queries.
     regions: HashMap<String, String>,
-    /// How the query at hand says that they are reached.
+    /// Settings of the current query.
     said: HashMap<String, BucketOptions>,
 }
 
@@ -171,15 +172,15 @@ impl Buckets {
 
 type Wrap = dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync;
 
-/// Makes object stores and keeps them.
+/// Creates object stores and caches them.
 pub struct Storage {
     stores: Arc<Mutex<HashMap<String, Arc<dyn ObjectStore>>>>,
     buckets: Mutex<Buckets>,
-    /// What readers keep of tables from one query to the next.
+    /// Values that readers of tables cache from one query to the next.
     kept: Mutex<HashMap<String, Arc<dyn Any + Send + Sync>>>,
-    /// Where S3 is asked in which region a bucket is.
+    /// URL of S3 for lookups of a bucket's region.
     region_host: String,
-    /// What gives keys for buckets, instead of the `AWS_` variables.
+    /// Provider of keys for buckets, instead of the `AWS_` variables.
     credentials: Option<AwsCredentialProvider>,
     wrap: Box<Wrap>,
 }
@@ -197,7 +198,7 @@ impl Default for Storage {
 }
 
 impl Storage {
-    /// Storage whose every store goes through `wrap`: a limit, a delay, a fault.
+    /// Creates a storage that passes each new store through `wrap`, to add a limit, a delay or a fault.
     pub fn with_wrapper(wrap: impl Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync + 'static) -> Self {
         let region_host = region::default_host().to_string();
         Self {
@@ -210,27 +211,27 @@ impl Storage {
         }
     }
 
-    /// This storage, which asks `host` instead of S3 in which region a bucket is.
+    /// Returns this storage with `host` instead of S3 for lookups of a bucket's region.
     #[must_use]
     pub fn with_region_host(mut self, host: impl Into<String>) -> Self {
         self.region_host = host.into();
         self
     }
 
-    /// This storage, whose buckets are read with keys of `credentials` where they are not anonymous.
+    /// Returns this storage with `credentials` as the provider of keys for buckets that are not anonymous.
     #[must_use]
     pub fn with_credentials(mut self, credentials: AwsCredentialProvider) -> Self {
         self.credentials = Some(credentials);
         self
     }
 
-    /// Says that `bucket` is in `region`.
+    /// Sets the region of `bucket`, for all queries.
     pub fn know_region(&self, bucket: &str, region: &str) {
         self.change(bucket, |buckets| buckets.regions.insert(bucket.to_string(), region.to_string()));
     }
 
-    /// Says how the query at hand reaches the bucket at `url`: as `options` say, and as the environment does where they
-    /// say nothing. What was said before is forgotten.
+    /// Sets the connection settings of the bucket at `url` for the current query, and replaces earlier ones. Unset
+    /// options fall back to the environment.
     pub fn know_bucket(&self, url: &Url, options: &BucketOptions) {
         if let Some(bucket) = bucket_name(url) {
             self.change(bucket, |buckets| match options.is_empty() {
@@ -240,7 +241,7 @@ impl Storage {
         }
     }
 
-    /// Forgets what queries have said of buckets.
+    /// Removes the connection settings of all queries.
     pub fn forget_buckets(&self) {
         let said: Vec<String> = {
             let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -251,7 +252,7 @@ impl Storage {
         }
     }
 
-    /// Changes what is known of `bucket`. Its store is made anew if it would be another one.
+    /// Changes the settings of `bucket`. If they differ from the previous ones, its store is created again when needed.
     fn change<T>(&self, bucket: &str, change: impl FnOnce(&mut Buckets) -> T) {
         let changed = {
             let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -259,13 +260,13 @@ impl Storage {
             change(&mut buckets);
             buckets.options(bucket) != before
         };
-        // Not while the other is locked: making a store locks them the other way round.
+        // Locked after `buckets` is released: `store` locks both in the opposite order.
         if changed {
             self.stores.lock().unwrap_or_else(PoisonError::into_inner).remove(&format!("s3://{bucket}"));
         }
     }
 
-    /// Makes `roots` part of the store of all stores, [`SEVERAL_STORES`].
+    /// Adds `roots` to the combined store, [`SEVERAL_STORES`].
     ///
     /// # Errors
     /// As [`Storage::store`].
@@ -276,8 +277,8 @@ impl Storage {
         })
     }
 
-    /// How the bucket at `url` is reached, with its region: S3 is asked where nothing says it. Nothing for another store,
-    /// or when S3 does not answer.
+    /// Returns the connection settings of the bucket at `url`. If its region is not known and no endpoint is set, the
+    /// region is requested from S3; it stays unset if S3 does not respond. Returns no settings for other stores.
     pub async fn bucket_options(&self, url: &Url) -> BucketOptions {
         let Some(bucket) = bucket_name(url) else {
             return BucketOptions::default();
@@ -293,16 +294,17 @@ impl Storage {
         known
     }
 
-    /// What is known by now of how the bucket at `url` is reached; nothing of another store.
+    /// Returns the known connection settings of the bucket at `url`, without a lookup; no settings for other stores.
     pub fn known_options(&self, url: &Url) -> BucketOptions {
         let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         bucket_name(url).map(|bucket| buckets.options(bucket)).unwrap_or_default()
     }
 
-    /// The store at the root of `url`. S3 takes its credentials, region and endpoint from the usual `AWS_` variables.
+    /// Returns the store at the root of `url`, and creates it if necessary. S3's credentials, region and endpoint come
+    /// from the usual `AWS_` variables.
     ///
     /// # Errors
-    /// `Invalid` when there is no store for the scheme, or its settings are incomplete.
+    /// `Invalid` if the scheme is not supported or the settings are incomplete.
     pub fn store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
         let key = store_key(url);
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
@@ -324,7 +326,7 @@ impl Storage {
                 let bucket = self.s3(url.host_str().unwrap_or_default())?;
                 Ok(Arc::new(LimitStore::new(bucket, REQUESTS_AT_ONCE)))
             }
-            scheme => Err(QueryError::invalid(format!("there is no storage for `{scheme}://`"))),
+            scheme => Err(QueryError::invalid(format!("scheme `{scheme}://` is not supported; use file:// or s3://"))),
         }
     }
 
@@ -333,10 +335,11 @@ impl Storage {
         s3::bucket(bucket, &options, self.credentials.clone())
     }
 
-    /// A link by which anybody can read the object at `place` for as long as `valid`; None where there are no such links.
+    /// Returns a signed link to the object at `place`, which allows reading without keys for `valid`. Returns `None` if
+    /// the store does not support such links.
     ///
     /// # Errors
-    /// `Invalid` when the settings of the store are incomplete, `Unavailable` without credentials.
+    /// `Invalid` if the settings of the store are incomplete, `Unavailable` without credentials.
     pub async fn signed_link(&self, place: &Location, valid: Duration) -> Result<Option<String>> {
         match place.store.scheme() {
             "s3" => {
@@ -347,13 +350,13 @@ impl Storage {
         }
     }
 
-    /// What [`Storage::keep`] was last given under `key`, if it is a `T`.
+    /// Returns the value cached by [`Storage::keep`] under `key`, if its type is `T`.
     pub fn kept<T: Any + Send + Sync>(&self, key: &str) -> Option<Arc<T>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(kept.get(key)?).downcast().ok()
     }
 
-    /// Keeps `what` for the next query, under `key`. Of too many things, some are forgotten.
+    /// Caches `what` under `key` for later queries. If the cache is full, it is cleared first.
     pub fn keep<T: Any + Send + Sync>(&self, key: &str, what: T) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT_MAX && !kept.contains_key(key) {
@@ -362,15 +365,15 @@ impl Storage {
         kept.insert(key.to_string(), Arc::new(what));
     }
 
-    /// Size in bytes of the object at `place`.
+    /// Returns the size of the object at `place`, in bytes.
     ///
     /// # Errors
-    /// `Data` when it is not there or not readable, `Unavailable` when the store does not answer.
+    /// `Data` if the object does not exist or may not be read, `Unavailable` if the store does not respond.
     pub async fn size(&self, place: &Location) -> Result<u64> {
         Ok(self.store(&place.store)?.head(&place.path).await?.size)
     }
 
-    /// The bytes of the object at `place`.
+    /// Reads the bytes of the object at `place`.
     ///
     /// # Errors
     /// As [`Storage::size`].
@@ -403,7 +406,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_uri_names_a_store_and_a_path() {
+    fn uri_is_parsed_into_store_and_path() {
         let base = FilePath::new("/lake/queries");
         let place = |uri: &str| Location::parse(uri, base).map(|place| place.to_string()).map_err(|e| e.to_string());
         assert_eq!(place("taxi.parquet").unwrap(), "/lake/queries/taxi.parquet");
@@ -411,17 +414,17 @@ mod tests {
         assert_eq!(place("/data/a=b%2Fc/x").unwrap(), "/data/a=b%2Fc/x");
         assert_eq!(place("file:///data/t").unwrap(), "/data/t");
         assert_eq!(place("s3://bucket/a/b/").unwrap(), "s3://bucket/a/b");
-        assert!(place("ftp://host/x").unwrap_err().contains("no storage for `ftp://`"));
+        assert!(place("ftp://host/x").unwrap_err().contains("scheme `ftp://` is not supported"));
         assert!(place("").unwrap_err().contains("it is empty"));
     }
 
     #[tokio::test]
-    async fn a_bucket_is_asked_once_for_its_region_and_keeps_what_is_said_of_it() {
+    async fn region_lookup_runs_once_and_keeps_other_options() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let storage = Storage::default().with_region_host(format!("http://{}", listener.local_addr().unwrap()));
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
-            // What is closed with something unread is reset.
+            // Closing a connection with unread bytes resets it.
             tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1024]).await.unwrap();
             let answer = "HTTP/1.1 301 Moved\r\nx-amz-bucket-region: eu-west-1\r\ncontent-length: 0\r\n\r\n";
             tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await.unwrap();
@@ -437,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_query_says_of_a_bucket_is_not_for_the_next() {
+    fn bucket_options_of_one_query_do_not_apply_to_the_next() {
         let storage = Storage::default();
         storage.know_region("lake", "eu-west-1");
         let url = Url::parse("s3://lake/").unwrap();

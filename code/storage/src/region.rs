@@ -1,4 +1,4 @@
-//! In which region a bucket is.
+//! Lookup of a bucket's region.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use http::{Method, Request};
 use object_store::ClientOptions;
 use object_store::client::{HttpConnector, HttpRequestBody, ReqwestConnector};
 
-/// Time for the answer. Without one, the environment's region is taken.
+/// Timeout of the lookup. Without a response, the environment's region is used.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The region in which S3 says that `bucket` is, asked at `host`; None when it does not answer. The header comes with any
-/// answer, also one that denies access or points to another region
+/// Requests the region of `bucket` from S3 at `host`. Returns `None` if S3 does not respond. Every response has the
+/// header, including those that deny access or redirect to another region
 /// ([HeadBucket](https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadBucket.html)).
 pub(crate) async fn find(host: &str, bucket: &str) -> Option<String> {
     let options = ClientOptions::new().with_timeout(PATIENCE).with_connect_timeout(PATIENCE).with_allow_http(true);
@@ -21,8 +21,8 @@ pub(crate) async fn find(host: &str, bucket: &str) -> Option<String> {
     Some(region.to_string())
 }
 
-/// Where S3 is asked for regions. The host that has IPv6 addresses too is the only one that answers where there is no way
-/// out for IPv4.
+/// Returns the URL of S3 for region lookups. On a network without outgoing IPv4, only the dual-stack host (IPv4 and
+/// IPv6) is reachable.
 pub(crate) fn default_host() -> &'static str {
     let dual_stack = std::env::var("AWS_USE_DUALSTACK_ENDPOINT").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
     if dual_stack { "https://s3.dualstack.us-east-1.amazonaws.com" } else { "https://s3.us-east-1.amazonaws.com" }
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_region_stands_in_any_answer() {
+    async fn region_is_read_from_any_response() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = format!("http://{}", listener.local_addr().unwrap());
         let served = tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! Buckets of S3.
+//! S3 buckets as object stores.
 
 use buzz_protocol::{BucketOptions, QueryError, Result};
 use object_store::RetryConfig;
@@ -7,13 +7,12 @@ use url::Url;
 
 use crate::{RETRIES, RETRY_TIMEOUT};
 
-/// A bucket that is reached as `options` say, or else as the usual `AWS_` variables do, with keys of `credentials` if they
-/// are given. With
-/// `AWS_USE_DUALSTACK_ENDPOINT=true` and no endpoint, it is reached by the host that has IPv6 addresses too: the other one
-/// does not answer where there is no way out for IPv4.
+/// Creates the store of a bucket. `options` override the usual `AWS_` variables; `credentials`, if given, provide the
+/// keys. With `AWS_USE_DUALSTACK_ENDPOINT=true` and no endpoint, it uses the dual-stack host: the other host is not
+/// reachable on a network without outgoing IPv4.
 ///
 /// # Errors
-/// `Invalid` when the settings are not complete.
+/// `Invalid` if the settings are incomplete or the endpoint is not a URL.
 pub(crate) fn bucket(
     bucket: &str,
     options: &BucketOptions,
@@ -66,26 +65,29 @@ pub(crate) fn bucket(
     builder.build().map_err(|error| QueryError::invalid(format!("bucket `{bucket}` cannot be read: {error}")))
 }
 
-/// `endpoint`, if it is the address of a service.
+/// Parses `endpoint`. Rejects a URL without host or with another scheme than `http` and `https`.
 fn checked_endpoint(endpoint: &str) -> Result<Url> {
-    let wrong = || QueryError::invalid(format!("the endpoint `{endpoint}` is not a URL as http://localhost:9000"));
+    let wrong =
+        || QueryError::invalid(format!("the endpoint `{endpoint}` is not a URL; write it as http://localhost:9000"));
     let url = Url::parse(endpoint).map_err(|_| wrong())?;
     if matches!(url.scheme(), "http" | "https") && url.has_host() { Ok(url) } else { Err(wrong()) }
 }
 
-/// `endpoint` with `bucket` in front of its host.
+/// Returns `endpoint` with `bucket` as the first label of its host.
 fn bucket_host(endpoint: &Url, bucket: &str) -> Result<String> {
     let host = endpoint.host_str().unwrap_or_default();
     let mut url = endpoint.clone();
     if !host.starts_with(&format!("{bucket}.")) {
         url.set_host(Some(&format!("{bucket}.{host}"))).map_err(|_| {
-            QueryError::invalid(format!("bucket `{bucket}` cannot stand in front of the host `{host}`"))
+            QueryError::invalid(format!(
+                "bucket `{bucket}` cannot be put in front of the host `{host}`; set `path_style` to true"
+            ))
         })?;
     }
     Ok(url.as_str().trim_end_matches('/').to_string())
 }
 
-/// Whether `options` or the environment name a service that is not at S3's own hosts.
+/// Returns true if `options` or the environment set an endpoint, that is, a service other than S3.
 pub(crate) fn has_endpoint(options: &BucketOptions) -> bool {
     let builder = AmazonS3Builder::from_env();
     let keys = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
@@ -93,8 +95,8 @@ pub(crate) fn has_endpoint(options: &BucketOptions) -> bool {
         || keys.iter().any(|key| builder.get_config_value(key).is_some_and(|url| !url.is_empty()))
 }
 
-/// The endpoint of a bucket by IPv6 and IPv4, and whether it names the bucket. A name with dots is no part of a host that
-/// a certificate covers.
+/// Returns the dual-stack endpoint (IPv4 and IPv6) of a bucket, and true if its host contains the bucket's name. A name
+/// with dots cannot be in the host, because S3's certificate does not cover it.
 /// [Documented here](https://docs.aws.amazon.com/AmazonS3/latest/API/dual-stack-endpoints.html).
 fn dual_stack_host(bucket: &str, region: &str) -> (String, bool) {
     let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
@@ -109,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_have_a_host_of_both_families() {
+    fn dual_stack_host_contains_bucket_without_dots() {
         let host = |bucket, region| dual_stack_host(bucket, region);
         assert_eq!(host("lake", "us-east-2"), ("https://lake.s3.dualstack.us-east-2.amazonaws.com".to_string(), true));
         assert_eq!(host("my.lake", "eu-west-1"), ("https://s3.dualstack.eu-west-1.amazonaws.com".to_string(), false));
@@ -117,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_is_a_url_and_may_name_the_bucket() {
+    fn endpoint_must_be_a_url_and_may_contain_the_bucket() {
         let told =
             |endpoint: &str| checked_endpoint(endpoint).map(|url| url.to_string()).map_err(|error| error.message);
         assert_eq!(told("http://localhost:9000").unwrap(), "http://localhost:9000/");

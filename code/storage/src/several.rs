@@ -1,4 +1,4 @@
-//! Several stores as one, for tables whose files are not all in the same.
+//! Several stores combined into one, for tables whose files are in different stores.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,15 +16,15 @@ use url::Url;
 
 use crate::Location;
 
-/// Root of the store of all stores. Its paths begin with the store that is meant: `file/data/x` is `/data/x` and
-/// `s3/bucket/x` is `s3://bucket/x`.
+/// Root of the combined store. Its paths begin with the underlying store: `file/data/x` is `/data/x` and `s3/bucket/x`
+/// is `s3://bucket/x`.
 pub const SEVERAL_STORES: &str = "several:///";
 
 /// The scheme of [`SEVERAL_STORES`].
 pub(crate) const SCHEME: &str = "several";
 
 impl Location {
-    /// The path of this place in the store of all stores.
+    /// Returns the path of this place in the combined store, [`SEVERAL_STORES`].
     pub fn path_among_stores(&self) -> String {
         match self.store.host_str() {
             Some(host) => format!("{}/{host}/{}", self.store.scheme(), self.path),
@@ -33,7 +33,8 @@ impl Location {
     }
 }
 
-/// What [`Location::path_among_stores`] was made of: the key of the store, its root as a URL, and the path within it.
+/// Splits a path of [`Location::path_among_stores`] into the key of the store (`scheme://authority`) and the path
+/// within it.
 pub(crate) fn among_stores(path: &str) -> Option<(String, &str)> {
     match path.split_once('/')? {
         ("s3", rest) => {
@@ -45,10 +46,10 @@ pub(crate) fn among_stores(path: &str) -> Option<(String, &str)> {
     }
 }
 
-/// The store of all stores that were made so far.
+/// The combined store: contains every store that was created so far.
 #[derive(Debug)]
 pub(crate) struct SeveralStores {
-    /// By `scheme://authority`.
+    /// Stores by `scheme://authority`.
     pub(crate) stores: Arc<Mutex<HashMap<String, Arc<dyn ObjectStore>>>>,
 }
 
@@ -68,9 +69,9 @@ impl fmt::Display for SeveralStores {
     }
 }
 
-/// Files of such tables are read and nothing else.
+/// Returns the error of every operation that does not read a file by its path.
 fn only_read() -> Error {
-    Error::NotSupported { source: "several stores as one are only read from".into() }
+    Error::NotSupported { source: "the combined store only reads files".into() }
 }
 
 #[async_trait]
@@ -112,7 +113,7 @@ impl ObjectStore for SeveralStores {
     }
 }
 
-/// The URL of [`SEVERAL_STORES`].
+/// Returns [`SEVERAL_STORES`] as a URL.
 pub fn several_stores() -> Url {
     Url::parse(SEVERAL_STORES).expect("a constant URL parses")
 }
@@ -126,7 +127,7 @@ mod tests {
     use crate::{Location, Storage, full_path, several_stores};
 
     #[tokio::test]
-    async fn a_path_names_the_store_that_it_is_read_from() {
+    async fn path_selects_the_store_to_read_from() {
         let storage = Storage::default();
         let place = |uri: &str| Location::parse(uri, std::path::Path::new("/")).unwrap();
         let (ours, theirs) = (place("s3://ours/t/a b.parquet"), place("s3://theirs/t/a b.parquet"));

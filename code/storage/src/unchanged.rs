@@ -1,4 +1,4 @@
-//! A store through which one object is read only as it was when the query was planned.
+//! A store that rejects reads of an object that has changed since the query was planned.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-/// Refuses to read the planned object when its size, or its tag where that is known, has changed: rows of two versions
-/// of a file would be mixed, or a footer looked for in the wrong place. Every answer of a store says both, so this costs
-/// no request.
+/// Rejects reads of the planned object if its size, or its tag if known, has changed. Otherwise a query could mix rows
+/// of two versions of a file, or look for a footer at the wrong position. Every response of a store contains both, so
+/// the check needs no extra request.
 #[derive(Debug)]
 pub struct UnchangedStore {
     inner: Arc<dyn ObjectStore>,
@@ -22,7 +22,7 @@ pub struct UnchangedStore {
 }
 
 impl UnchangedStore {
-    /// Reads `planned` from `inner`.
+    /// Creates a store that reads from `inner` and checks `planned`.
     pub fn new(inner: Arc<dyn ObjectStore>, planned: ObjectMeta) -> Self {
         Self { inner, planned }
     }
@@ -30,9 +30,9 @@ impl UnchangedStore {
     fn check(&self, found: &ObjectMeta) -> Result<()> {
         let planned = &self.planned;
         let why = if found.size != planned.size {
-            format!("it has {} bytes where its table says {}", found.size, planned.size)
+            format!("it has {} bytes, but its table lists {}", found.size, planned.size)
         } else if planned.e_tag.is_some() && found.e_tag.is_some() && planned.e_tag != found.e_tag {
-            "it was replaced while the query ran".to_string()
+            "it was replaced while the query ran; run the query again".to_string()
         } else {
             return Ok(());
         };
@@ -56,7 +56,7 @@ impl ObjectStore for UnchangedStore {
                 self.check(&result.meta)?;
                 Ok(result)
             }
-            // A range beyond the end of an object that has shrunk.
+            // The range may be beyond the end of an object that is now smaller.
             Err(Error::Generic { .. }) if *location == self.planned.location => {
                 let head = GetOptions { head: true, ..GetOptions::default() };
                 self.check(&self.inner.get_opts(location, head).await?.meta)?;

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Compares `buzz` with plain DataFusion: the same files, the same machine, turn by turn in one run.
+"""Compares `buzz` with plain DataFusion on the same files and the same machine, in alternating runs.
 
-Each measurement is a fresh process with two threads. The time is that of the whole process, from start to the last
-printed row; memory is the peak resident set. Prints the medians and the ratio of buzz to plain DataFusion.
+Each measurement is a new process with two threads. Time is that of the whole process, from its start to the last
+printed row; memory is the peak resident set size. Prints the medians and the ratio of buzz to plain DataFusion.
 """
 import argparse
 import json
@@ -78,7 +78,7 @@ def compare(name, runs, commands):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bin", required=True, help="folder of the release binaries")
-    parser.add_argument("--sample", required=True, help="where the sample table is, or is made")
+    parser.add_argument("--sample", required=True, help="folder of the sample table; created if it does not exist")
     parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()
     buzz, plain = (os.path.join(arguments.bin, name) for name in ("buzz", "plain-datafusion"))
@@ -106,7 +106,7 @@ def main():
             query = steps("nyc_taxi", "DeltaLake", arguments.sample, map_sql, reduce_sql, partition_filter, False)
             compare(name, arguments.runs, commands("nyc_taxi", arguments.sample, sql, query))
         if not os.path.exists(flights):
-            print("flights-3m: not there (BUZZ_TEST_DATA), not measured")
+            print("flights-3m: skipped: the file does not exist; set BUZZ_TEST_DATA")
             return
         for name, sql, map_sql, reduce_sql in FLIGHTS:
             query = steps("flights3m", "Parquet", flights, map_sql, reduce_sql, None, True)

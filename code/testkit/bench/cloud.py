@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Measures a deployed Buzz on this machine, and prints the figures as Markdown.
 
-The time of the example query in the local cloud by phase, Fuse's processor time to issue invocations, how fast a comb
-takes deliveries, the sizes of the packages, and how soon the functions ask for their first event. Run it while nothing
-else runs.
+Reports the time of the example query in the local cloud by phase, Fuse's processor time to issue invocations, the
+intake rate of a comb, the sizes of the packages, and the time from a function's start to its first request for an
+event. Run it on an idle machine.
 """
 import argparse
 import asyncio
@@ -47,7 +47,7 @@ def table(head, rows):
 
 @contextlib.contextmanager
 def local_cloud(programs, sample, folder):
-    """A local cloud with everything cold; gives its endpoint."""
+    """Starts a local cloud without warm instances or combs, and yields its endpoint."""
     command = [os.path.join(programs, "localcloud"), "serve", "--port", "0", "--folder", folder, "--programs", programs]
     command += ["--comb-start-delay", str(COMB_START_DELAY), "--upload", f"{sample}={SAMPLE_PLACE}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -55,7 +55,7 @@ def local_cloud(programs, sample, folder):
         said = process.stdout.readline()
         found = re.search(r"http://\S+", said)
         if not found:
-            sys.exit(f"the local cloud does not start: {said}")
+            sys.exit(f"the local cloud did not start: {said}")
         yield found.group()
     finally:
         process.terminate()
@@ -63,7 +63,7 @@ def local_cloud(programs, sample, folder):
 
 
 def ask(endpoint, reducer):
-    """Milliseconds of the caller and the answer's summary."""
+    """Invokes the example query. Returns the caller's milliseconds and the summary of the answer."""
     with open(QUERY, encoding="utf-8") as file:
         event = {"query": json.load(file), "options": {"reducer": reducer}}
     url = f"{endpoint}/2015-03-31/functions/buzz-rust-fuse-local/invocations"
@@ -72,12 +72,12 @@ def ask(endpoint, reducer):
         said = json.load(answer)
     milliseconds = 1000 * (time.perf_counter() - started)
     if said.get("status") != "answered":
-        sys.exit(f"the example is not answered: {said}")
+        sys.exit(f"the example query failed: {said}")
     return milliseconds, said["summary"]
 
 
 def phases(programs, sample, runs):
-    """Rows of the table: by reducer, cold and warm."""
+    """Returns the rows of the table (by reducer, cold and warm) and the summary of a query."""
     rows = []
     for reducer in ("inline", "comb"):
         cold, warm = [], []
@@ -92,7 +92,7 @@ def phases(programs, sample, runs):
 
 
 def phase_medians(measured):
-    """Medians of what the caller waits, the phases, and the rest of Fuse's time."""
+    """Returns medians: the caller's time, the start and call of Fuse, and the phases of the query."""
 
     def median(value):
         return f"{statistics.median(value(caller, summary['milliseconds']) for caller, summary in measured):.0f}"
@@ -111,7 +111,7 @@ def phase_medians(measured):
 
 
 def sizes(programs, folder):
-    """Rows of the table: each program as it is deployed."""
+    """Returns the rows of the table: each program with its stripped and compressed size."""
     rows = []
     for name in ("fuse_lambda", "hbee_lambda", "hcomb"):
         stripped, packed = os.path.join(folder, name), os.path.join(folder, f"{name}.zip")
@@ -127,7 +127,7 @@ def sizes(programs, folder):
 
 
 async def starts(programs, runs, log):
-    """Milliseconds from the start of each function's process to its first request for an event."""
+    """Returns the rows of the table: milliseconds from each process start to its first request for an event."""
     rows = []
     for name in ("fuse_lambda", "hbee_lambda"):
         variables = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "BUZZ_HBEE_FUNCTION": "hbee", "BUZZ_RESULTS": "s3://b/r/"}
@@ -144,7 +144,7 @@ async def starts(programs, runs, log):
 
 
 def intake(programs, sample):
-    """Rows of the table: by the number of deliveries at once."""
+    """Returns the rows of the table: throughput by the number of concurrent deliveries."""
     command = [os.path.join(programs, "comb-intake"), os.path.join(programs, "hcomb"), sample]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     rows = []
@@ -176,40 +176,40 @@ def report(arguments, log):
     return f"""# Figures of a deployed Buzz, on one machine
 
 Measured on {datetime.date.today():%d %B %Y} on {machine()}, {arguments.build} build,
-with `make bench-cloud`. The local cloud runs the programs as processes: it has no network and no S3 latency, and functions
-start as fast as processes do. So these are the times of Buzz itself; AWS adds its own. Figures are medians. The machine's load, from other work, was
-{load:.1f} at the beginning.
+with `make bench-cloud`. The local cloud runs the programs as processes: without network and S3 latency, and functions
+start as fast as processes. The figures are the times of Buzz alone, to which AWS adds its own; they are medians. The
+load of the machine from other work was {load:.1f} at the beginning.
 
 ## The example query
 
 `code/examples/query-delta-taxi.json` over the sample (files: {summary["files_read"]} of {summary["files_found"]}, \
 tasks: {summary["tasks"]}), invoked as `aws lambda invoke` does.
-Combs start {COMB_START_DELAY} seconds after they are asked for, as on Fargate. Milliseconds:
+Combs start {COMB_START_DELAY} seconds after the request, as on Fargate. Milliseconds:
 
 {table(["", "caller waits", "start of Fuse, call", "open", "plan", "wait for combs, answer", "run"], phase_rows)}
 
-*Cold*: no process runs when the query comes. *Run* has the start of HBees, the tasks and the reduction.
+*Cold*: no process runs when the query arrives. *Run* includes the start of HBees, the tasks and the reduction.
 
 ## Dispatch
 
-Fuse's processor time, user and system, for a query of {TASKS} tasks against an HBee function that answers at once is
-{1000 * asked:.0f} ms, of which {1000 * planned:.0f} ms are planning. So it is **{1000 * (asked - planned):.0f} ms for \
-{TASKS} invocations**: making, serializing, signing and
-sending tasks, reading outcomes with rows, accepting these, and the final reduction.
+Fuse's processor time (user and system) for a query of {TASKS} tasks, with an HBee function that responds immediately, is
+{1000 * asked:.0f} ms, of which planning takes {1000 * planned:.0f} ms. The remaining **{1000 * (asked - planned):.0f} ms \
+for {TASKS} invocations** are spent on creating, serializing, signing and sending tasks, reading outcomes with rows,
+committing them, and the final reduction.
 
 ## Intake of a comb
 
-Deliveries of the sample's rows over loopback by Arrow Flight into the inbox of a comb, held and accepted. Bytes are those
-of the batches in memory.
+Rows of the sample are delivered over loopback, with Arrow Flight, to the inbox of a comb, which stores and commits
+them. Bytes are those of the batches in memory.
 
-{table(["deliveries at once", "throughput", "per processor second of the comb", "of the sender"], intake_rows)}
+{table(["concurrent deliveries", "throughput", "per processor second of the comb", "of the sender"], intake_rows)}
 
 ## Programs
 
 {table(["program", "stripped", "compressed"], size_rows)}
 
-Functions are compressed as zips, the comb as the layer of its image. Most of each is DataFusion: operators, functions and
-kernels, compiled for every type of value. AWS takes functions of up to 250 MB unpacked.
+Functions are compressed as zips, the comb as a layer of its image. Most of each program is DataFusion: operators,
+functions and kernels, compiled for every data type. AWS accepts functions of up to 250 MB unpacked.
 
 From the start of the process to its first request for an event:
 
@@ -220,10 +220,10 @@ From the start of the process to its first request for an event:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bin", required=True, help="folder of the programs")
-    parser.add_argument("--sample", required=True, help="where the sample table is, or is made")
+    parser.add_argument("--sample", required=True, help="folder of the sample table; created if it does not exist")
     parser.add_argument("--runs", type=int, default=5, help="repetitions of each measurement")
-    parser.add_argument("--build", help="what the programs were built for, by default as the folder is called")
-    parser.add_argument("--output", help="the file to write, by default standard output")
+    parser.add_argument("--build", help="name of the build profile; by default the name of the folder")
+    parser.add_argument("--output", help="output file; by default standard output")
     arguments = parser.parse_args()
     arguments.bin = os.path.abspath(arguments.bin)
     arguments.build = arguments.build or os.path.basename(arguments.bin)

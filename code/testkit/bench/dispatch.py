@@ -1,6 +1,6 @@
-"""Fuse's processor time to issue invocations: the real Fuse against a function that answers at once.
+"""Measures Fuse's processor time to issue invocations: the real Fuse with a function that responds immediately.
 
-The first task is given to a real HBee. Its outcome, under another delivery's name each time, answers all tasks.
+A real HBee runs the first task. Its outcome, with a new delivery id each time, is the response to all tasks.
 """
 import asyncio
 import json
@@ -15,7 +15,7 @@ SQL = "SELECT payment_type, COUNT(*) AS n, SUM(fare_amount) AS fare FROM trips G
 
 
 class InstantFunction:
-    """Answers tasks as one of them was answered."""
+    """A function that returns the outcome of the first task for every task."""
 
     def __init__(self, hbee):
         self.hbee = hbee
@@ -35,7 +35,7 @@ class InstantFunction:
 
 
 def one_file(sample):
-    """Some Parquet file of the sample."""
+    """Returns the path of one Parquet file of the sample."""
     for folder, _, files in os.walk(sample):
         for name in sorted(files):
             if name.endswith(".parquet") and "_delta_log" not in folder:
@@ -44,7 +44,7 @@ def one_file(sample):
 
 
 async def measure(bin_folder, sample, log, tasks, runs):
-    """Medians of the processor seconds of a query with `tasks` tasks and of its planning alone."""
+    """Returns the median processor seconds of a query with `tasks` tasks, and of its planning alone."""
     with tempfile.TemporaryDirectory() as folder:
         table, results = os.path.join(folder, "trips"), os.path.join(folder, "results")
         os.mkdir(table)
@@ -67,7 +67,7 @@ async def measure(bin_folder, sample, log, tasks, runs):
             ask = {"query": query, "options": options}
             plan = ask | {"explain": True}
             await fuse.invoke(plan)
-            await fuse.invoke(ask)  # the first one makes the connections
+            await fuse.invoke(ask)  # the first query opens the connections
             asked, planned = [], []
             for _ in range(runs):
                 before, count = fuse.cpu_seconds(), function.count

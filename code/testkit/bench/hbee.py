@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Processor time of HBees that were built in different ways, on the same questions, in the local cloud.
+"""Compares the processor time of HBees from different builds, on the same statements, in the local cloud.
 
-Each program answers statements over TPC-H's lineitem, whose tasks are reduced by Fuse. Prints milliseconds of all HBees per
-statement, medians over turns in which every program has its turn. All programs must be of one build (BUZZ_BUILD).
+Each program runs tasks of statements over TPC-H's lineitem, which Fuse reduces. Prints the milliseconds of all HBees by
+statement, as medians over turns; every turn runs all programs. All programs must have the same BUZZ_BUILD.
 
     hbee.py --bin FOLDER --lineitem lineitem.parquet small=FILE release=FILE
 """
@@ -32,7 +32,7 @@ STATEMENTS = {
 
 
 def processor_ms():
-    """Milliseconds of all HBees that run, so far."""
+    """Returns the processor milliseconds that all running HBees have used so far."""
     total = 0
     for process in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -52,18 +52,18 @@ def ask(endpoint, sql):
     with urllib.request.urlopen(urllib.request.Request(url, json.dumps(event).encode()), timeout=300) as answer:
         said = json.load(answer)
     if said.get("status") != "answered":
-        sys.exit(f"`{sql}` is not answered: {said}")
+        sys.exit(f"`{sql}` failed: {said}")
 
 
 def turn(programs, hbee, lineitem):
-    """Milliseconds of each statement, with warm HBees."""
+    """Returns the processor milliseconds of each statement, with warm HBees."""
     with tempfile.TemporaryDirectory() as folder:
         own, table = os.path.join(folder, "programs"), os.path.join(folder, "t")
         os.mkdir(own)
         os.mkdir(table)
         for name in ("localcloud", "fuse_lambda", "hcomb"):
             os.symlink(os.path.abspath(os.path.join(programs, name)), os.path.join(own, name))
-        # A copy, so that processes are told by their program's name.
+        # A copy, since processes are identified by the name of their program.
         shutil.copy(hbee, os.path.join(own, "hbee_lambda"))
         os.symlink(os.path.abspath(lineitem), os.path.join(table, "lineitem.parquet"))
         command = [os.path.join(programs, "localcloud"), "serve", "--port", "0", "--folder", os.path.join(folder, "cloud")]

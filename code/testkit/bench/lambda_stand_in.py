@@ -1,5 +1,5 @@
-"""Lambda's two sides, as thin as can be: the runtime API that a bootstrap asks for events, and the API that a client
-invokes functions by. So what a program takes is its own, and not that of an emulator."""
+"""A minimal emulation of Lambda's runtime API, for bootstraps, and of its Invoke API, for clients. Measured times are
+those of the program, not of a full emulator."""
 import asyncio
 import json
 import os
@@ -10,7 +10,7 @@ DEADLINE_SECONDS = 900
 
 
 async def read_request(reader):
-    """Method, path, headers and body of the next request; None when the other side has gone."""
+    """Reads a request. Returns its method, path, headers and body, or None if the connection was closed."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
     except (asyncio.IncompleteReadError, ConnectionError):
@@ -29,7 +29,7 @@ async def read_request(reader):
 
 
 async def write_answer(writer, status, body=b"", headers=None):
-    """An answer on a connection that stays open."""
+    """Writes a response and keeps the connection open."""
     lines = [f"HTTP/1.1 {status} OK", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     writer.write(("\r\n".join(lines) + "\r\n\r\n").encode() + body)
@@ -37,7 +37,7 @@ async def write_answer(writer, status, body=b"", headers=None):
 
 
 class Server:
-    """Answers with what `handle(method, path, headers, body)` gives: status, body, headers."""
+    """An HTTP server. `handle(method, path, headers, body)` returns status, body and optional headers."""
 
     def __init__(self, handle):
         self.handle = handle
@@ -45,7 +45,7 @@ class Server:
 
     @classmethod
     async def start(cls, handle):
-        """A server on a free port."""
+        """Starts a server on a free port."""
         self = cls(handle)
         self.listener = await asyncio.start_server(self.connected, "127.0.0.1", 0, limit=1 << 24, backlog=1024)
         self.address = "{}:{}".format(*self.listener.sockets[0].getsockname())
@@ -70,7 +70,7 @@ class Server:
 
 
 class Function:
-    """One instance of a function: a bootstrap that runs, and the events it is given."""
+    """One instance of a function: a running bootstrap and its events."""
 
     def __init__(self):
         self.waiting = asyncio.Queue()
@@ -79,7 +79,7 @@ class Function:
 
     @classmethod
     async def start(cls, bootstrap, memory_mb, variables, log):
-        """Starts `bootstrap`. Nothing of this process's environment but PATH reaches it."""
+        """Starts `bootstrap`. It inherits only PATH from this process."""
         self = cls()
         self.server = await Server.start(self.handle)
         environment = {
@@ -116,16 +116,16 @@ class Function:
         return 202, b"{}"
 
     async def seconds_to_next(self):
-        """From the start of the process until it asks for its first event."""
+        """Returns the seconds from the start of the process to its first request for an event."""
         died = asyncio.ensure_future(self.process.wait())
         await asyncio.wait([self.first_next, died], return_when=asyncio.FIRST_COMPLETED)
         if not self.first_next.done():
-            raise RuntimeError(f"the bootstrap ended with exit code {died.result()} before it asked for an event")
+            raise RuntimeError(f"the bootstrap ended with exit code {died.result()} before it requested an event")
         died.cancel()
         return self.first_next.result()
 
     async def invoke(self, event):
-        """The answer to `event`, as bytes."""
+        """Sends `event` to the bootstrap and returns its response as bytes."""
         name = str(uuid.uuid4())
         answered = asyncio.get_running_loop().create_future()
         self.answers[name] = answered
@@ -141,7 +141,7 @@ class Function:
         return body
 
     def cpu_seconds(self):
-        """User and system time of the process until now."""
+        """Returns the user and system time of the process so far, in seconds."""
         return cpu_seconds(self.process.pid)
 
     async def stop(self):
@@ -152,7 +152,7 @@ class Function:
 
 
 def cpu_seconds(pid):
-    """User and system time of process `pid` until now."""
+    """Returns the user and system time of process `pid` so far, in seconds."""
     with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
         fields = file.read().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

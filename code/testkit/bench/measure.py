@@ -1,4 +1,4 @@
-"""Runs one process and measures it."""
+"""Measures the time and memory of one process."""
 import os
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Measured(NamedTuple):
-    """What one process took and printed."""
+    """Time, peak memory and output of one process."""
 
     seconds: float
     megabytes: float
@@ -17,7 +17,7 @@ class Measured(NamedTuple):
 
 
 def measure(command):
-    """Seconds from start to end, and peak resident megabytes. A process that fails ends the benchmark."""
+    """Runs `command`. Measures its wall time and its peak resident memory. Exits if the command fails."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=err)

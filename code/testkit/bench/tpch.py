@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""TPC-H on one machine: `buzz` against plain DataFusion and DuckDB, the same files, two threads each, turn by turn.
+"""Runs TPC-H on `buzz`, plain DataFusion and DuckDB: the same files, two threads each, in alternating runs.
 
-Each measurement is a fresh process. The time of `buzz` and of plain DataFusion is that of the whole process; that of
-DuckDB is taken inside it, from opening the files to the last row, since Python's own start is not DuckDB's. Memory is the
-peak resident set. Prints the medians of every query, their sum, and the ratios of `buzz` to the others.
+Each measurement is a new process. The time of `buzz` and of plain DataFusion is that of the whole process. The time of
+DuckDB is measured inside the process, from opening the files to the last row, to exclude the start of Python. Memory is
+the peak resident set size. Prints the medians of every query, their sum, and the ratios of `buzz` to the others.
 """
 import argparse
 import glob
@@ -34,7 +34,7 @@ print(len(rows))
 
 
 def generate(folder, scale):
-    """The tables at `scale`, made once."""
+    """Generates the tables at `scale`, unless they exist."""
     if all(os.path.exists(os.path.join(folder, f"{table}.parquet")) for table in TABLES):
         return
     generator = os.path.join(os.path.dirname(sys.executable), "tpchgen-cli")
@@ -48,7 +48,7 @@ def queries(data):
 
 
 def commands(bin_folder, folder, sql, threads):
-    """The command of each engine, over the tables that the query names."""
+    """Returns the command of each engine, with the tables that the query uses."""
     words = set(re.findall(r"\w+", sql))
     tables = [f"{table}={os.path.join(folder, table)}.parquet" for table in TABLES if table in words]
     buzz = [os.path.join(bin_folder, "buzz"), "--threads", threads, "sql", sql]
@@ -62,7 +62,7 @@ def commands(bin_folder, folder, sql, threads):
 
 
 def run_query(engines, runs):
-    """Medians of seconds and megabytes of each engine, and whether buzz prints what plain DataFusion prints."""
+    """Returns the medians by engine, the spread, and if buzz printed the same rows as plain DataFusion."""
     seconds = {name: [] for name in engines}
     megabytes = {name: [] for name in engines}
     printed = {}
@@ -81,7 +81,7 @@ def run_query(engines, runs):
 
 
 def same_text(left, right):
-    """Equal but for order within ties and the last digits of floats."""
+    """Returns true if both texts have the same words in any order, with floats rounded to six digits."""
     numbers = re.compile(r"-?\d+\.\d{6,}")
     rounded = [numbers.sub(lambda found: f"{float(found.group()):.6g}", text) for text in (left, right)]
     return sorted(rounded[0].split()) == sorted(rounded[1].split())
@@ -90,7 +90,7 @@ def same_text(left, right):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bin", required=True, help="folder of the binaries")
-    parser.add_argument("--folder", required=True, help="where the tables are, or are made")
+    parser.add_argument("--folder", required=True, help="folder of the tables; created if they do not exist")
     parser.add_argument("--scale", type=float, default=1)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", default="2")
@@ -100,7 +100,7 @@ def main():
     here = os.path.dirname(os.path.abspath(__file__))
     data = os.environ.get("BUZZ_TEST_DATA") or os.path.join(here, "../../../../shared/data")
     if not os.path.isdir(data):
-        print("TPC-H: the texts of the queries are not there (BUZZ_TEST_DATA), not measured")
+        print("TPC-H: skipped: the folder of the query texts does not exist; set BUZZ_TEST_DATA")
         return
     generate(arguments.folder, arguments.scale)
     size = sum(os.path.getsize(path) for path in glob.glob(os.path.join(arguments.folder, "*.parquet")))
@@ -122,7 +122,7 @@ def main():
             peak[name] = max(peak.get(name, 0), megabytes)
         line(f"q{number}", {name: m[0] for name, m in medians.items()}, {name: m[1] for name, m in medians.items()}, same)
     line("sum, max", total, peak, True)
-    print(f"greatest spread of a query between turns: x {worst_spread:.2f}")
+    print(f"maximum spread of a query between runs: x {worst_spread:.2f}")
 
 
 def line(name, seconds, megabytes, same):
@@ -130,7 +130,7 @@ def line(name, seconds, megabytes, same):
     text += f"    x {seconds['buzz'] / seconds['datafusion']:5.2f}  x {seconds['buzz'] / seconds['duckdb']:5.2f}"
     text += f"{megabytes['buzz']:8.0f}{megabytes['datafusion']:12.0f}{megabytes['duckdb']:8.0f}"
     text += f"     x {megabytes['buzz'] / megabytes['datafusion']:4.2f}"
-    print(text + ("" if same else "   OTHER ROWS"), flush=True)
+    print(text + ("" if same else "   DIFFERENT ROWS"), flush=True)
 
 
 if __name__ == "__main__":

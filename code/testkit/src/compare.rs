@@ -1,8 +1,8 @@
-//! Compares an answer with what plain DataFusion answers, as far as a query settles its answer at all.
+//! Compares an answer with those of plain DataFusion, as far as the query determines its answer.
 //!
-//! `LIMIT` without an order, `array_agg` without an order and ties leave an answer open. What they leave open is found by
-//! asking plain DataFusion several times, each time with the same rows in other files and other partitions: what differs
-//! there may differ here too, everything else may not.
+//! `LIMIT` without an order, `array_agg` without an order and ties do not determine the answer completely. To find the
+//! undetermined parts, plain DataFusion runs the query several times, with the same rows in different files and
+//! partitions. Only the parts that are equal in all those runs are compared.
 
 use std::collections::HashMap;
 
@@ -11,23 +11,23 @@ use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-/// Rows that are matched one by one when sorting does not bring equal ones together.
+/// Maximum number of rows that are matched pairwise if sorting does not align equal rows.
 const MATCHED_ONE_BY_ONE: usize = 3000;
 
-/// The rows of an answer as text, cell by cell.
+/// The rows of an answer, with one text per cell.
 #[derive(Debug, Clone, Default)]
 pub struct Rows {
-    /// One text per row and column; null is `NULL`.
+    /// One text per row and column; a null is `NULL`.
     pub rows: Vec<Vec<String>>,
-    /// For each column how far numbers in it may be apart, as a share; none where texts must be equal.
+    /// Relative tolerance of the numbers in each column; `None` if texts must be equal.
     tolerances: Vec<Option<f64>>,
 }
 
 impl Rows {
-    /// The rows of `batches`.
+    /// Formats the rows of `batches`.
     ///
     /// # Errors
-    /// When a value has no text.
+    /// When a value cannot be formatted as text.
     pub fn of(batches: &[RecordBatch]) -> Result<Rows, ArrowError> {
         let options = FormatOptions::default().with_null("NULL").with_display_error(false);
         let mut rows = Vec::new();
@@ -47,7 +47,7 @@ impl Rows {
         Ok(Rows { rows, tolerances: fields.map(|field| tolerance(field.data_type())).collect() })
     }
 
-    /// The same rows, whose numbers may be `share` apart: for aggregates that only estimate.
+    /// Sets the relative tolerance of all columns to `share`, for approximate aggregates.
     #[must_use]
     pub fn estimated(mut self, share: f64) -> Rows {
         self.tolerances.fill(Some(share));
@@ -78,14 +78,14 @@ impl Rows {
             && self.rows.iter().zip(&other.rows).all(|(left, right)| self.same_row(left, right))
     }
 
-    /// Rows of `self` that `other` lacks, and rows of `other` that `self` lacks; every row counts as often as it is there.
+    /// Returns the rows of `self` that `other` lacks, and the rows of `other` that `self` lacks, as multisets.
     fn without_each_other(&self, other: &Rows) -> (Vec<Vec<String>>, Vec<Vec<String>>) {
         let (left, right) = (self.sorted(), other.sorted());
         let pairwise = left.len() == right.len() && left.iter().zip(&right).all(|(l, r)| self.same_row(l, r));
         if pairwise {
             return (Vec::new(), Vec::new());
         }
-        // First what is the same text, then what is close enough.
+        // First removes rows with equal text, then rows within the tolerance.
         let mut counted: HashMap<Vec<String>, usize> = HashMap::new();
         right.into_iter().for_each(|row| *counted.entry(row).or_default() += 1);
         let mut surplus: Vec<Vec<String>> = Vec::new();
@@ -124,7 +124,7 @@ impl Rows {
     }
 }
 
-/// Floats differ in their last digits with every division of the work.
+/// Returns the relative tolerance of a type, since the last digits of floats depend on how the work is divided.
 fn tolerance(kind: &DataType) -> Option<f64> {
     match kind {
         DataType::Float16 => Some(1e-2),
@@ -141,7 +141,7 @@ fn tolerance(kind: &DataType) -> Option<f64> {
     }
 }
 
-/// Whether two texts are the same but for the last digits of the numbers in them.
+/// Returns true if two texts are equal, with numbers compared with the relative tolerance `share`.
 fn same_numbers(left: &str, right: &str, share: f64) -> bool {
     let split = |text: &str| -> Vec<String> {
         let within = |c: char| c.is_ascii_digit() || matches!(c, '.' | '-' | '+' | 'e' | 'E');
@@ -164,8 +164,8 @@ fn same_numbers(left: &str, right: &str, share: f64) -> bool {
         })
 }
 
-/// In what `found` contradicts the answers `plain`, which are of the same query on the same rows; none if it does not.
-/// Rows are compared in their order if `ordered`.
+/// Describes how `found` contradicts `plain`, which are answers to the same query on the same rows. Returns `None` if
+/// it does not. Rows are compared in order if `ordered`.
 pub fn disagreement(found: &Rows, plain: &[Rows], ordered: bool) -> Option<String> {
     let (first, others) = plain.split_first()?;
     let settled_count = others.iter().all(|other| other.rows.len() == first.rows.len());
@@ -206,7 +206,7 @@ pub fn disagreement(found: &Rows, plain: &[Rows], ordered: bool) -> Option<Strin
     })
 }
 
-/// Rows of `found` that are not among `all`, where `found` is a part of it; none if all are.
+/// Describes the rows of `found` that are not in `all`. Returns `None` if `found` is a subset of `all`.
 pub fn not_among(found: &Rows, all: &Rows) -> Option<String> {
     let (_, missing) = all.without_each_other(found);
     if missing.is_empty() { None } else { Some(told(&missing, &[])) }
@@ -220,7 +220,7 @@ fn example(found: &Rows, plain: &Rows) -> String {
 fn told(surplus: &[Vec<String>], missing: &[Vec<String>]) -> String {
     let some = |rows: &[Vec<String>]| -> Vec<String> { rows.iter().take(3).map(|row| row.join(" | ")).collect() };
     format!(
-        "{} rows too many, as {:?}; {} missing, as {:?}",
+        "{} unexpected rows, such as {:?}; {} missing rows, such as {:?}",
         surplus.len(),
         some(surplus),
         missing.len(),
@@ -238,19 +238,19 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_row_is_told_and_another_order_is_not() {
+    fn wrong_row_is_reported_and_order_matters_only_if_ordered() {
         let plain = [rows(&[&["1", "a"], &["2", "b"]], &[None, None])];
         let turned = rows(&[&["2", "b"], &["1", "a"]], &[None, None]);
         let wrong = rows(&[&["1", "a"], &["2", "c"]], &[None, None]);
         assert_eq!(disagreement(&turned, &plain, false), None);
         assert!(disagreement(&turned, &plain, true).unwrap().contains("another order"));
         let told = disagreement(&wrong, &plain, false).unwrap();
-        assert_eq!(told, r#"1 rows too many, as ["2 | c"]; 1 missing, as ["2 | b"]"#);
+        assert_eq!(told, r#"1 unexpected rows, such as ["2 | c"]; 1 missing rows, such as ["2 | b"]"#);
         assert!(disagreement(&rows(&[&["1", "a"]], &[None, None]), &plain, false).unwrap().starts_with("1 rows"));
     }
 
     #[test]
-    fn floats_may_differ_in_their_last_digits_only() {
+    fn floats_may_differ_only_in_their_last_digits() {
         let tolerances = [Some(1e-9)];
         let plain = [rows(&[&["0.30000000000000004"], &["[1.5, NULL]"]], &tolerances)];
         assert_eq!(disagreement(&rows(&[&["[1.5, NULL]"], &["0.3"]], &tolerances), &plain, false), None);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_plain_answers_leave_open_is_left_open() {
+    fn columns_that_differ_between_plain_runs_are_not_compared() {
         let none = [None, None];
         let plain = [rows(&[&["1", "a"], &["2", "b"]], &none), rows(&[&["1", "a"], &["2", "x"]], &none)];
         assert_eq!(disagreement(&rows(&[&["1", "a"], &["2", "z"]], &none), &plain, true), None);
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_told_from_what_is_not_there() {
+    fn subset_is_accepted_and_extra_row_is_reported() {
         let all = rows(&[&["1"], &["2"], &["3"]], &[None]);
         assert_eq!(not_among(&rows(&[&["3"], &["1"]], &[None]), &all), None);
         assert!(not_among(&rows(&[&["3"], &["3"]], &[None]), &all).is_some());

@@ -1,4 +1,4 @@
-//! A store that is far away.
+//! An object store with added latency.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use object_store::{
     PutOptions, PutPayload, PutResult, Result,
 };
 
-/// Wraps a store: every answer takes a while, and what is asked of it is counted.
+/// Wraps a store: delays every read and listing by a fixed latency, and counts them.
 #[derive(Debug)]
 pub struct DistantStore {
     inner: Arc<dyn ObjectStore>,
@@ -22,7 +22,7 @@ pub struct DistantStore {
     asked: Arc<Asked>,
 }
 
-/// What was asked of a [`DistantStore`].
+/// Request counters of a [`DistantStore`].
 #[derive(Debug, Default)]
 pub struct Asked {
     requests: AtomicUsize,
@@ -31,12 +31,12 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Reads and listings so far.
+    /// Returns the number of reads and listings so far.
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// The most of them that waited for their answer at the same time.
+    /// Returns the maximum number of concurrent reads and listings.
     pub fn at_once_max(&self) -> usize {
         self.waiting_max.load(Ordering::Relaxed)
     }
@@ -51,7 +51,7 @@ impl Asked {
 }
 
 impl DistantStore {
-    /// A store whose reads and listings take `latency` longer, and are counted in `asked`.
+    /// Creates a store whose reads and listings take `latency` longer and are counted in `asked`.
     pub fn new(inner: Arc<dyn ObjectStore>, latency: Duration, asked: Arc<Asked>) -> Self {
         Self { inner, latency, asked }
     }

@@ -1,4 +1,4 @@
-//! A store that fails on purpose.
+//! An object store that fails on purpose.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-/// Wraps a store: of objects whose path holds a word, the first reads fail as if the store were not there, and every read
-/// takes a while.
+/// Wraps a store. For objects whose path contains a given word, the first reads fail with a generic store error, and
+/// every read is delayed.
 #[derive(Debug)]
 pub struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
@@ -24,7 +24,8 @@ pub struct FaultyStore {
 }
 
 impl FaultyStore {
-    /// A store whose first `failures` reads of paths with `word` fail, and whose reads of them take `delay` longer.
+    /// Creates a store whose first `failures` reads of paths with `word` fail. Every read of such a path takes `delay`
+    /// longer.
     pub fn new(inner: Arc<dyn ObjectStore>, word: &str, failures: usize, delay: Duration) -> Self {
         Self { inner, word: word.to_string(), failures_left: AtomicUsize::new(failures), delay }
     }

@@ -1,4 +1,5 @@
-//! What tests and benchmarks share: real tables, faults, and plain DataFusion to compare with. For development only.
+//! Helpers for tests and benchmarks: real tables, fault injection, and comparison with plain DataFusion. For
+//! development only.
 
 mod compare;
 

@@ -1,14 +1,14 @@
-//! Plain DataFusion, to compare with.
+//! Runs queries on plain DataFusion, for comparison.
 
 use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::error::Result;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 
-/// What plain DataFusion answers to `sql`, where `tables` are names with a Parquet file or folder each.
+/// Runs `sql` on plain DataFusion. `tables` maps each name to a Parquet file or folder.
 ///
 /// # Errors
-/// As DataFusion.
+/// Any error of DataFusion.
 pub async fn plain_rows(sql: &str, tables: &[(&str, &str)], threads: usize) -> Result<Vec<RecordBatch>> {
     let ctx = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(threads));
     for (name, path) in tables {
@@ -17,8 +17,8 @@ pub async fn plain_rows(sql: &str, tables: &[(&str, &str)], threads: usize) -> R
     ctx.sql(sql).await?.collect().await
 }
 
-/// Every row as text, one cell per value; floats are rounded to ten significant digits, since sums differ in the last
-/// ones with every division of the work.
+/// Formats every row as text, one string per value. Floats are rounded to ten significant digits, since the last digits
+/// of sums depend on how the work is divided.
 fn rows_as_text(batches: &[RecordBatch]) -> Vec<Vec<String>> {
     let options = FormatOptions::default().with_null("NULL");
     let mut rows = Vec::new();
@@ -43,14 +43,14 @@ fn rows_as_text(batches: &[RecordBatch]) -> Vec<Vec<String>> {
     rows
 }
 
-/// The rows of `batches` as sorted lines of text.
+/// Formats the rows of `batches` as sorted lines of text.
 pub fn sorted_text(batches: &[RecordBatch]) -> Vec<String> {
     let mut lines: Vec<String> = rows_as_text(batches).into_iter().map(|row| row.join(" | ")).collect();
     lines.sort();
     lines
 }
 
-/// Whether two answers have the same rows, in the same order if `ordered`.
+/// Returns true if two answers have the same rows, in the same order if `ordered`.
 pub fn same_rows(left: &[RecordBatch], right: &[RecordBatch], ordered: bool) -> bool {
     if ordered { rows_as_text(left) == rows_as_text(right) } else { sorted_text(left) == sorted_text(right) }
 }

@@ -1,4 +1,4 @@
-//! A way to a server that can fall silent, as when a host or a network vanishes: nothing is refused, nothing arrives.
+//! A TCP proxy that can stop forwarding without closing connections, as when a host or a network fails.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use tokio::sync::watch;
 /// A TCP proxy to one server.
 #[derive(Debug, Clone)]
 pub struct SilentProxy {
-    /// Where it listens.
+    /// Address on which the proxy listens.
     pub address: SocketAddr,
     silent: Arc<watch::Sender<bool>>,
 }
 
 impl SilentProxy {
-    /// A proxy on a loopback port that leads to `server`.
+    /// Starts a proxy to `server` on a free loopback port.
     ///
     /// # Errors
-    /// When no socket can be had.
+    /// When no socket can be bound.
     pub async fn to(server: SocketAddr) -> std::io::Result<SilentProxy> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -39,7 +39,7 @@ impl SilentProxy {
         Ok(proxy)
     }
 
-    /// From now on nothing gets through, and nobody is told.
+    /// Stops forwarding; connections stay open.
     pub fn fall_silent(&self) {
         self.silent.send_replace(true);
     }
@@ -53,7 +53,7 @@ async fn carry(
     let mut buffer = vec![0; 64 << 10];
     while let Ok(count) = from.read(&mut buffer).await {
         if *silent.borrow_and_update() {
-            // Holds both sockets open and says nothing more, until the proxy is gone.
+            // Keeps both sockets open without forwarding, until the proxy is dropped.
             while silent.changed().await.is_ok() {}
             return;
         }

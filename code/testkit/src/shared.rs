@@ -1,9 +1,9 @@
-//! Where the real tables with expected answers are.
+//! Locates the real tables with expected answers.
 
 use std::path::PathBuf;
 
-/// The folder of real tables, if there is one: the one that `BUZZ_TEST_DATA` names, or `../shared/data` beside the
-/// project.
+/// Returns the folder of real tables: the folder in `BUZZ_TEST_DATA`, or `../shared/data` next to the project. Returns
+/// `None` if neither exists.
 pub fn shared_data() -> Option<PathBuf> {
     let named = std::env::var_os("BUZZ_TEST_DATA").map(PathBuf::from);
     let beside = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data"));

@@ -1,4 +1,4 @@
-//! HComb as a container: serves one comb until nobody asks it any more.
+//! HComb as a container: serves one comb until it has been idle for a set time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,43 +12,44 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::environment::Variables;
 use crate::process::{POOL_PERCENT, now_ms};
 
-/// Share of a comb's memory in which its inboxes hold deliveries, those of all queries together. With the operators' share
-/// that leaves the rest for what is decoded and sent.
+/// Percentage of a comb's memory that its inboxes may use for deliveries, across all queries. The memory that neither
+/// inboxes nor operators use is left for batches that are decoded or sent.
 const INBOX_PERCENT: u64 = 25;
 
-/// Of the rest, the share of the operators.
+/// Percentage of a comb's memory that operators may use.
 const OPERATOR_PERCENT: u64 = POOL_PERCENT - INBOX_PERCENT;
 
-/// Queries that a comb takes at the same time; the next one is refused and goes to another comb.
+/// Maximum number of queries that are open on a comb at the same time. Further queries are refused and go to another
+/// comb.
 const QUERIES_MAX: usize = 8;
 
-/// How often a comb looks whether it is still wanted.
+/// Interval at which a comb checks whether it is idle.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long answers that are on their way may take when a comb stops.
+/// Maximum time that a stopping comb waits for open responses.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 
-/// How long a comb may take to say that it is healthy.
+/// Timeout of a health check.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a comb is told.
+/// Settings of a comb.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CombSettings {
     /// Address to listen on; `[::]` serves IPv6 and IPv4.
     pub listen: String,
     /// Port to listen on.
     pub port: u16,
-    /// Time without a query after which it stops.
+    /// Time without a query after which the comb stops.
     pub idle: Duration,
-    /// Memory of the container, if it should not be found out.
+    /// Memory of the container in MiB; detected if `None`.
     pub memory_mb: Option<u64>,
 }
 
 impl CombSettings {
-    /// The settings in `get`, a look-up of variables.
+    /// Reads the settings from environment variables, which `get` returns by name.
     ///
     /// # Errors
-    /// `Invalid`, naming every variable that is wrong.
+    /// `Invalid`, naming every variable that is invalid.
     pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let mut variables = Variables::new(&get);
         let memory_mb: u64 = variables.optional("BUZZ_COMB_MEMORY_MB", 0);
@@ -62,10 +63,10 @@ impl CombSettings {
     }
 }
 
-/// Serves a comb until it has been idle for as long as `settings` say, or the service wants it to stop.
+/// Serves a comb until it has been idle for `settings.idle`, or the process receives SIGTERM or SIGINT.
 ///
 /// # Errors
-/// `Unavailable` when the port cannot be had, `Internal` when there is no directory for temporary files.
+/// `Unavailable` if the port cannot be bound, `Internal` if there is no directory for temporary files.
 pub async fn run(settings: &CombSettings) -> Result<()> {
     let memory_mb = settings.memory_mb.or_else(container_memory_mb).unwrap_or(4096);
     let memory = memory_mb << 20;
@@ -85,11 +86,11 @@ pub async fn run(settings: &CombSettings) -> Result<()> {
     let terminated = terminated()?;
     tokio::select! {
         served = &mut served => return served.unwrap_or_else(|_| Err(QueryError::internal("a comb's server panicked"))),
-        () = idle(&comb, settings.idle) => tracing::info!("no query for a while; stopping"),
+        () = idle(&comb, settings.idle) => tracing::info!("idle time reached; stopping"),
         () = terminated => {
-            tracing::info!("told to stop");
+            tracing::info!("received a stop signal");
             comb.inboxes().refuse();
-            comb.inboxes().stop(&QueryError::unavailable("this comb was told to stop"));
+            comb.inboxes().stop(&QueryError::unavailable("this comb is stopping"));
         }
     }
     _ = stop.send(());
@@ -97,8 +98,8 @@ pub async fn run(settings: &CombSettings) -> Result<()> {
     Ok(())
 }
 
-/// Waits until no query was open for `time`, and from then on takes none. Queries whose time is over are closed: whoever
-/// opened them is gone.
+/// Waits until no query has been open for `time`, then refuses new queries. Queries past their deadline are closed,
+/// because the Fuse that opened them is lost.
 async fn idle(comb: &Comb, time: Duration) {
     let mut busy_at = Instant::now();
     let mut closed_before = 0;
@@ -106,7 +107,7 @@ async fn idle(comb: &Comb, time: Duration) {
         tokio::time::sleep(LOOK_EVERY.min(time)).await;
         comb.inboxes().end_overdue(now_ms());
         let closed = comb.inboxes().closed_count();
-        // One may have come and gone between two looks.
+        // A query may have opened and closed between two checks.
         if comb.inboxes().open_queries() > 0 || closed > closed_before {
             busy_at = Instant::now();
         }
@@ -117,9 +118,9 @@ async fn idle(comb: &Comb, time: Duration) {
     }
 }
 
-/// Waits for the service's wish to stop.
+/// Registers signal handlers and returns a future that resolves on SIGTERM or SIGINT.
 fn terminated() -> Result<impl Future<Output = ()>> {
-    let failed = |error: std::io::Error| QueryError::internal(format!("signals cannot be heard: {error}"));
+    let failed = |error: std::io::Error| QueryError::internal(format!("cannot listen for signals: {error}"));
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     Ok(async move {
@@ -130,27 +131,28 @@ fn terminated() -> Result<impl Future<Output = ()>> {
     })
 }
 
-/// Asks the comb on this machine whether it is healthy.
+/// Runs a health check on the comb of this machine.
 ///
 /// # Errors
-/// `Unavailable` when it does not answer or is of another build.
+/// `Unavailable` if it does not respond or runs another build.
 pub async fn health(settings: &CombSettings) -> Result<()> {
     let host = match settings.listen.as_str() {
         "[::]" | "0.0.0.0" => "127.0.0.1",
         host => host,
     };
     let address = format!("http://{host}:{}", settings.port);
-    let url = address.parse().map_err(|_| QueryError::invalid(format!("{address} is not an address")))?;
+    let url = address.parse().map_err(|_| QueryError::invalid(format!("`{address}` is not a valid address")))?;
     let network = TcpNetwork::default();
     let build = tokio::time::timeout(HEALTH_TIMEOUT, network.build(&CombAddress(url))).await;
-    match build.unwrap_or_else(|_| Err(QueryError::unavailable("it does not answer"))) {
+    match build.unwrap_or_else(|_| Err(QueryError::unavailable("the comb does not respond"))) {
         Ok(build) if build == BUILD_ID => Ok(()),
-        Ok(build) => Err(QueryError::unavailable(format!("{address} is of build {build}, not {BUILD_ID}"))),
+        Ok(build) => Err(QueryError::unavailable(format!("{address} runs build {build}; expected {BUILD_ID}"))),
         Err(error) => Err(error.at(address)),
     }
 }
 
-/// Megabytes that this container has, as the kernel tells: its control group's bound, else the machine's memory.
+/// Returns the memory of this container in MiB: the limit of its control group, or the machine's memory if that is
+/// less.
 fn container_memory_mb() -> Option<u64> {
     let bound = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
     let bound: Option<u64> = bound.and_then(|text| text.trim().parse().ok());

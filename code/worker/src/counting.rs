@@ -1,4 +1,4 @@
-//! Counts requests to storage, which cost.
+//! Counts requests to storage, because each of them is billed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use object_store::{
     PutOptions, PutPayload, PutResult, Result,
 };
 
-/// Storage whose requests are counted in `requests`.
+/// Returns a storage that counts its requests in `requests`.
 pub fn counting_storage(requests: &Arc<AtomicU64>) -> Storage {
     let counted = Arc::clone(requests);
     Storage::with_wrapper(move |store| Arc::new(CountingStore::new(store, Arc::clone(&counted))))
 }
 
-/// Wraps a store and counts its reads and writes; a listing counts once, as it mostly is one page.
+/// A store that counts its reads and writes. A listing counts as one request, because most listings have one page.
 #[derive(Debug)]
 struct CountingStore {
     inner: Arc<dyn ObjectStore>,
@@ -27,7 +27,7 @@ struct CountingStore {
 }
 
 impl CountingStore {
-    /// Counts the requests to `inner` in `requests`.
+    /// Wraps `inner` and counts its requests in `requests`.
     fn new(inner: Arc<dyn ObjectStore>, requests: Arc<AtomicU64>) -> Self {
         Self { inner, requests }
     }

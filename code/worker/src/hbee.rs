@@ -1,4 +1,4 @@
-//! HBee as a Lambda function: one event is one task, its answer the outcome.
+//! HBee as a Lambda function: the event is a task, the response is its outcome.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,54 +12,56 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::{POOL_PERCENT, now_ms, unpanicked};
 
-/// How much before the function's end a task is stopped, so that its failure still has a kind.
+/// Time before the deadline at which a task is stopped, so that the failure is still reported with its kind.
 const MARGIN: Duration = Duration::from_millis(500);
 
-/// What an HBee is asked.
+/// An event sent to the HBee function.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HBeeEvent {
     /// A task.
     Task(Box<HBeeTask>),
-    /// The place of a task that is too large for an event.
+    /// The URI of a task that is too large for an event.
     TaskAt(String),
 }
 
 impl HBeeEvent {
-    /// The event as bytes.
+    /// Encodes the event as JSON.
     ///
     /// # Errors
-    /// `Internal` when it has no JSON.
+    /// `Internal` if it cannot be encoded.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        serde_json::to_vec(self).map_err(|error| QueryError::internal(format!("a task has no JSON: {error}")))
+        serde_json::to_vec(self).map_err(|error| QueryError::internal(format!("cannot encode a task as JSON: {error}")))
     }
 }
 
-/// What runs the events of one process, one after the other.
+/// Handles the events of one process, one at a time.
 #[derive(Debug)]
 pub struct HBeeFunction {
     hbee: HBee,
-    /// Where tasks are that are too large for an event. Not that of tables, of which queries say how it is reached.
+    /// Storage of tasks that are too large for an event. Separate from the storage of tables, whose bucket options
+    /// change with each query.
     own: Storage,
     requests: Arc<AtomicU64>,
 }
 
 impl HBeeFunction {
-    /// An HBee in a function of `memory_mb`, which reads tables from `tables` and large tasks from `own`; `requests`
-    /// counts the requests to both.
+    /// Creates an HBee for a function of `memory_mb` MiB. It reads tables from `tables` and large tasks from `own`;
+    /// `requests` counts the requests to both.
     ///
     /// # Errors
-    /// `Internal` when there is no directory for temporary files.
+    /// `Internal` if there is no directory for temporary files.
     pub fn new(tables: Arc<Storage>, own: Storage, requests: Arc<AtomicU64>, memory_mb: u64) -> Result<Self> {
         let pool = (memory_mb << 20) * POOL_PERCENT / 100;
         let hbee = HBee::new(tables, Arc::new(TcpNetwork::default()), pool)?;
         Ok(Self { hbee, own, requests })
     }
 
-    /// Runs the task of `event`, within the process's time (`deadline_ms` since 1970) and the query's.
+    /// Runs the task of `event` until the earlier of the function's deadline and the query's. `deadline_ms` is the
+    /// function's deadline in milliseconds since 1970.
     ///
     /// # Errors
-    /// As [`HBee::run`], and `Limit` when time is over.
+    /// The errors of [`HBee::run`], and `Limit` if the deadline passes.
     pub async fn answer(&self, event: HBeeEvent, deadline_ms: u64) -> Result<TaskOutcome> {
         let task = match event {
             HBeeEvent::Task(task) => task,
@@ -75,10 +77,10 @@ impl HBeeFunction {
         let query = task.query;
         let ran = tokio::time::timeout(left, unpanicked(self.hbee.run(&task))).await.unwrap_or_else(|_| {
             let whose = if end_ms == deadline_ms {
-                "the time of the HBee function is over; raise its timeout, or make tasks smaller with the options \
+                "the HBee function reached its timeout; raise the timeout, or make tasks smaller with the options \
                  `task_bytes` or `tasks`"
             } else {
-                "the query's time is over; raise the option `timeout_seconds`"
+                "the query reached its time limit; raise the option `timeout_seconds`"
             };
             Err(QueryError::limit(whose).at(&place))
         });
@@ -103,6 +105,7 @@ impl HBeeFunction {
 
     async fn read_task(&self, uri: &str) -> Result<HBeeTask> {
         let bytes = self.own.read(&Location::parse(uri, std::path::Path::new("/"))?).await?;
-        serde_json::from_slice(&bytes).map_err(|error| QueryError::internal(format!("{uri} is not a task: {error}")))
+        serde_json::from_slice(&bytes)
+            .map_err(|error| QueryError::internal(format!("cannot decode the task at {uri}: {error}")))
     }
 }

@@ -1,9 +1,9 @@
-//! The workers as AWS runs them, HBee as a Lambda function ([`hbee`]) and HComb as a Fargate task ([`comb`]), and what every
-//! process there has: [`log`], [`environment`], [`counting`], [`process`].
+//! HBee as a Lambda function ([`hbee`]) and HComb as a Fargate task ([`comb`]), and the modules that every process on
+//! AWS uses: [`log`], [`environment`], [`counting`], [`process`].
 //!
-//! Workers are started by the hundred, so their programs are small: this crate and what it builds on name neither the SQL
-//! parser nor a catalog nor AWS's SDK. Built on its own (`cargo build --package buzz-worker`), without the features that
-//! other crates ask of the same libraries, it has none of their code.
+//! HBees are started by the hundred, so these programs must be small: this crate and its dependencies use neither the
+//! SQL parser, nor catalogs, nor the AWS SDK. Build it on its own (`cargo build --package buzz-worker`) to leave out
+//! features that other crates enable in the same libraries.
 
 pub mod log;
 

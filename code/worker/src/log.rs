@@ -11,22 +11,22 @@ use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Logs what `BUZZ_LOG` asks for, by default `info`. A level alone is that of Buzz; libraries say warnings and errors.
-/// Anything else is taken as it is: `info`'s long form is `warn,buzz=info`.
+/// Starts logging at the level in `BUZZ_LOG`, by default `info`. A level alone applies to Buzz, and libraries log only
+/// warnings and errors. Any other value is used as the filter itself: `info` is short for `warn,buzz=info`.
 pub fn start() {
     let wanted = std::env::var("BUZZ_LOG").unwrap_or_default();
     let filter = EnvFilter::try_new(directives(&wanted)).unwrap_or_else(|error| {
-        eprintln!("BUZZ_LOG: {error}; it is taken as `info`");
+        eprintln!("BUZZ_LOG: {error}; using `info`");
         EnvFilter::new(directives("info"))
     });
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).event_format(JsonLines);
-    // A second call, as of tests in one process, keeps the first log.
+    // A second call keeps the first log, for example in tests that share a process.
     _ = log.try_init();
-    // A panic becomes an error where it is caught, and is told there.
+    // A panic is converted to an error where it is caught, and reported there.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panic")));
 }
 
-/// What `wanted` means as a filter of targets, of which those of Buzz begin with `buzz`.
+/// Returns the filter directives for `wanted`. The targets of Buzz start with `buzz`.
 fn directives(wanted: &str) -> String {
     match wanted.trim() {
         "" => "warn,buzz=info".to_string(),
@@ -89,7 +89,7 @@ mod tests {
     use super::directives;
 
     #[test]
-    fn a_level_alone_is_that_of_buzz() {
+    fn level_without_target_applies_to_buzz() {
         assert_eq!(directives(""), "warn,buzz=info");
         assert_eq!(directives("debug"), "warn,buzz=debug");
         assert_eq!(directives("error"), "error,buzz=error");

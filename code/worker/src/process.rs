@@ -1,4 +1,4 @@
-//! What is the same in all processes: the memory they give to operators, the clock, how a failure is told.
+//! Shared by all processes: the memory of operators, the clock, and the conversion of failures.
 
 use std::panic::AssertUnwindSafe;
 
@@ -7,25 +7,25 @@ use buzz_storage::panic_message;
 use futures::FutureExt;
 use lambda_runtime::Diagnostic;
 
-/// Share of a process's memory that sorts, joins and aggregates may fill. The rest is for decoded batches on their way,
+/// Percentage of a process's memory that sorts, joins and aggregates may use. The rest is for decoded batches,
 /// connections and code.
 pub const POOL_PERCENT: u64 = 60;
 
-/// Milliseconds since 1970.
+/// Returns the current time in milliseconds since 1970.
 pub fn now_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A failed event, as a Lambda function says it.
+/// Converts an error to the response of a failed Lambda function.
 pub fn failed(error: &QueryError) -> Diagnostic {
     Diagnostic { error_type: error.kind.to_string(), error_message: error.to_string() }
 }
 
-/// What `work` comes to; a panic is a bug that the caller hears of, not the end of the process.
+/// Awaits `work` and converts a panic to an error, so that a bug fails the event and not the process.
 ///
 /// # Errors
-/// `Internal` when it panics, else its own.
+/// `Internal` if `work` panics, otherwise the error of `work`.
 pub async fn unpanicked<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     AssertUnwindSafe(work)
         .catch_unwind()
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_is_an_answer_too() {
+    async fn panic_becomes_an_error() {
         let error = unpanicked::<()>(async { panic!("oh") }).await.unwrap_err();
         assert_eq!(error.to_string(), "a bug in Buzz: oh");
     }

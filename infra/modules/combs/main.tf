@@ -1,9 +1,9 @@
-# What a comb is started from. Nothing here runs by itself: Fuse starts combs, and they stop themselves.
+# Resources to start combs: repository, cluster and task definition. Fuse starts combs, and they stop themselves.
 
 locals {
   name = "buzz-rust-hcomb-${var.stage}"
 
-  # The repository has two names. The usual one answers over IPv4 only.
+  # The repository has two host names. The default one supports IPv4 only.
   image_ipv4 = "${aws_ecr_repository.combs.repository_url}:${var.image_tag}"
   image_ipv6 = "${aws_ecr_repository.combs.registry_id}.dkr-ecr.${var.region}.on.aws/${aws_ecr_repository.combs.name}:${var.image_tag}"
 
@@ -16,7 +16,7 @@ locals {
 
 resource "aws_ecr_repository" "combs" {
   name                 = local.name
-  image_tag_mutability = "IMMUTABLE" # a tag is the hash of what it names
+  image_tag_mutability = "IMMUTABLE" # a tag is the hash of the content of its image
   force_delete         = true
 
   image_scanning_configuration {
@@ -64,7 +64,7 @@ resource "aws_ecs_task_definition" "comb" {
     operating_system_family = "LINUX"
   }
 
-  # Where rows are spilled. The rest of the container's files are read-only.
+  # Volume for spilled rows. The other files of the container are read-only.
   volume {
     name = "tmp"
   }
@@ -95,7 +95,7 @@ resource "aws_ecs_task_definition" "comb" {
         awslogs-group         = aws_cloudwatch_log_group.combs.name
         awslogs-region        = var.region
         awslogs-stream-prefix = "comb"
-        mode                  = "non-blocking" # a log that cannot be delivered does not stop a query
+        mode                  = "non-blocking" # a failing log delivery does not block a query
         max-buffer-size       = "4m"
       }
     }

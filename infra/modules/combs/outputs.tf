@@ -19,16 +19,16 @@ output "task_definition_arn" {
 }
 
 output "role_arns" {
-  description = "The roles that whoever starts a comb must pass: both."
+  description = "Both roles of a comb. A caller that starts combs needs the permission to pass them."
   value       = [aws_iam_role.comb.arn, aws_iam_role.execution.arn]
 }
 
 output "repository_url" {
-  description = "Where the image is pushed to."
+  description = "URL of the image repository."
   value       = aws_ecr_repository.combs.repository_url
 }
 
 output "log_group" {
-  description = "Where combs log."
+  description = "Log group of the combs."
   value       = aws_cloudwatch_log_group.combs.name
 }

@@ -1,5 +1,5 @@
-# Two roles: what ECS does for a comb (execution), and what the comb's program may do (nothing: it computes on what it
-# is sent, and answers).
+# Two roles. With the execution role, ECS starts a comb. The task role of the program has no permissions: a comb only
+# processes the data that it receives.
 
 locals {
   trust = jsonencode({
@@ -35,7 +35,7 @@ resource "aws_iam_role_policy" "execution" {
     Version = "2012-10-17"
     Statement = [
       {
-        Sid      = "LogInToRegistry" # has no narrower form
+        Sid      = "LogInToRegistry" # does not support resource-level permissions
         Effect   = "Allow"
         Action   = ["ecr:GetAuthorizationToken"]
         Resource = ["*"]

@@ -14,7 +14,7 @@ variable "account_id" {
 }
 
 variable "partition" {
-  description = "First part of ARNs, `aws` nearly everywhere."
+  description = "Partition of ARNs, usually `aws`."
   type        = string
 }
 
@@ -24,7 +24,7 @@ variable "arch" {
 }
 
 variable "comb_network" {
-  description = "`public_ipv4` or `ipv6_only`: decides by which name the image is fetched."
+  description = "`public_ipv4` or `ipv6_only`: selects the host name from which the image is pulled."
   type        = string
 }
 
@@ -34,7 +34,7 @@ variable "image_tag" {
 }
 
 variable "cpu" {
-  description = "Processor of one comb: 1024 are one."
+  description = "CPU units of one comb: 1024 are one processor."
   type        = number
 }
 
@@ -54,7 +54,7 @@ variable "idle_s" {
 }
 
 variable "log_days" {
-  description = "Days that logs are kept."
+  description = "Retention of logs in days."
   type        = number
 }
 

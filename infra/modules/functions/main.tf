@@ -1,8 +1,8 @@
-# Fuse and HBee, one function each. A function that nobody calls costs nothing.
+# Fuse and HBee, one function each. An idle function costs nothing.
 
 locals {
   names = { for role in ["fuse", "hbee"] : role => "buzz-rust-${role}-${var.stage}" }
-  # Written out, since the roles need them before the functions exist.
+  # Built from names, since the roles need the ARNs before the functions exist.
   arns = { for role, name in local.names : role => "arn:${var.partition}:lambda:${var.region}:${var.account_id}:function:${name}" }
 
   functions = {
@@ -28,13 +28,14 @@ locals {
     hbee = {
       does        = "runs one task of a query"
       sizes       = var.hbee
-      disk_mb     = 512 # what costs nothing
+      disk_mb     = 512 # included in the price
       environment = {}
     }
   }
 }
 
-# By way of the bucket, where a package may be larger than in a request. The hash in the name makes each a new object.
+# Uploaded through the bucket, which allows larger packages than a request. The hash in the name makes each a new
+# object.
 resource "aws_s3_object" "package" {
   for_each = local.functions
 
@@ -89,12 +90,12 @@ resource "aws_lambda_function" "function" {
     log_group  = aws_cloudwatch_log_group.function[each.key].name
   }
 
-  # Without its policy a function gets no network interface.
+  # Without its policy a function cannot get a network interface.
   depends_on = [aws_iam_role_policy.fuse, aws_iam_role_policy.hbee]
 }
 
-# Buzz repeats what failed itself; a second run by the service would be an expensive twin. A query that could not begin for
-# five minutes is given up, and whoever watches it is told.
+# Buzz retries by itself; a retry by the service would run the query twice. A query that cannot start within five
+# minutes is dropped, and watching it returns an error.
 resource "aws_lambda_function_event_invoke_config" "function" {
   for_each = aws_lambda_function.function
 

@@ -1,5 +1,5 @@
 output "fuse_name" {
-  description = "Name of the function to ask."
+  description = "Name of the Fuse function, which answers queries."
   value       = aws_lambda_function.function["fuse"].function_name
 }
 
@@ -9,11 +9,11 @@ output "hbee_name" {
 }
 
 output "fuse_log_group" {
-  description = "Where Fuse logs."
+  description = "Log group of Fuse."
   value       = aws_cloudwatch_log_group.function["fuse"].name
 }
 
 output "hbee_log_group" {
-  description = "Where HBees log."
+  description = "Log group of HBees."
   value       = aws_cloudwatch_log_group.function["hbee"].name
 }

@@ -1,5 +1,4 @@
-# What the functions may do. Each action is there because a call needs it; infra/tests/permissions.py holds this
-# against the code.
+# Permissions of the functions. Each action is required by a call in the code; infra/tests/permissions.py checks this.
 
 locals {
   trust = jsonencode({
@@ -20,8 +19,8 @@ locals {
     "ec2:UnassignPrivateIpAddresses",
   ]
 
-  # The service puts a function into the VPC with the function's own role; the second statement keeps the function's
-  # program from doing the same.
+  # Lambda uses the role of the function to attach it to the VPC. The second statement denies these actions to the
+  # program of the function.
   basics = { for role, arn in local.arns : role => [
     {
       Sid      = "ServiceMakesInterfaces"
@@ -83,7 +82,7 @@ resource "aws_iam_role_policy" "fuse" {
         Condition = { ArnEquals = { "ecs:cluster" = var.combs.cluster_arn } }
       },
       {
-        Sid       = "FindCombs" # has no narrower form on Fargate than its condition
+        Sid       = "FindCombs" # on Fargate it can only be restricted by its condition
         Effect    = "Allow"
         Action    = ["ecs:ListTasks"]
         Resource  = ["*"]

@@ -14,7 +14,7 @@ variable "account_id" {
 }
 
 variable "partition" {
-  description = "First part of ARNs, `aws` nearly everywhere."
+  description = "Partition of ARNs, usually `aws`."
   type        = string
 }
 
@@ -24,12 +24,12 @@ variable "arch" {
 }
 
 variable "build_version" {
-  description = "Version of what is deployed, for the functions' descriptions."
+  description = "Deployed version, for the descriptions of the functions."
   type        = string
 }
 
 variable "bucket" {
-  description = "The stack's bucket: packages are uploaded there."
+  description = "Bucket of the stack, to which packages are uploaded."
   type        = string
 }
 
@@ -39,7 +39,7 @@ variable "environment" {
 }
 
 variable "log_days" {
-  description = "Days that logs are kept."
+  description = "Retention of logs in days."
   type        = number
 }
 
@@ -64,7 +64,7 @@ variable "fuse" {
 }
 
 variable "hbee" {
-  description = "The HBees' package and sizes, and how many Fuse calls at once."
+  description = "The HBees' package and sizes, and the maximum number of concurrent invocations."
   type = object({
     zip       = string
     memory_mb = number
@@ -74,7 +74,7 @@ variable "hbee" {
 }
 
 variable "combs" {
-  description = "What Fuse starts combs with."
+  description = "Settings with which Fuse starts combs."
   type = object({
     cluster_arn         = string
     cluster_name        = string

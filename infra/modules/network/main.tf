@@ -1,13 +1,13 @@
-# A dual-stack network that costs nothing while idle: no NAT gateway and no interface endpoint. Functions reach AWS over
-# IPv6, by the egress-only gateway, and S3 by its gateway endpoint.
+# A dual-stack network without idle cost: no NAT gateway and no interface endpoint. Functions connect to AWS over IPv6
+# through the egress-only gateway, and to S3 through its gateway endpoint.
 
 data "aws_availability_zones" "available" {
   state            = "available"
-  exclude_zone_ids = ["use1-az3"] # has no functions in a VPC
+  exclude_zone_ids = ["use1-az3"] # does not support functions in a VPC
 
   filter {
     name   = "opt-in-status"
-    values = ["opt-in-not-required"] # leaves local zones out
+    values = ["opt-in-not-required"] # excludes local zones
   }
 }
 
@@ -25,7 +25,7 @@ resource "aws_vpc" "main" {
   tags = { Name = var.name }
 }
 
-# Whatever names no group gets this one, which lets nothing through.
+# The default group of resources without a security group. It has no rules, so it blocks all traffic.
 resource "aws_default_security_group" "closed" {
   vpc_id = aws_vpc.main.id
 }
@@ -36,7 +36,7 @@ resource "aws_egress_only_internet_gateway" "main" {
   tags = { Name = var.name }
 }
 
-# Functions: always dual-stack, since AWS takes no IPv6-only subnet for them.
+# Functions: always dual-stack, since Lambda does not support IPv6-only subnets.
 
 resource "aws_subnet" "functions" {
   count = var.zones
@@ -80,8 +80,8 @@ resource "aws_vpc_endpoint" "s3" {
   tags = { Name = "${var.name}-s3" }
 }
 
-# Combs: dual-stack with a way out over IPv4, or IPv6 alone. In a dual-stack subnet without such a way Fargate cannot
-# fetch its image.
+# Combs: dual-stack with IPv4 egress, or IPv6 only. In a dual-stack subnet without IPv4 egress, Fargate cannot pull its
+# image.
 
 resource "aws_subnet" "combs" {
   count = var.zones
@@ -92,8 +92,8 @@ resource "aws_subnet" "combs" {
   ipv6_native                     = local.ipv6_only
   ipv6_cidr_block                 = cidrsubnet(aws_vpc.main.ipv6_cidr_block, 8, 16 + count.index)
   assign_ipv6_address_on_creation = true
-  map_public_ip_on_launch         = false # a comb is given its address when it is started
-  enable_dns64                    = false # with it, hosts that have only IPv4 become black holes
+  map_public_ip_on_launch         = false # RunTask assigns the address of a comb
+  enable_dns64                    = false # with DNS64, connections to IPv4-only hosts hang
 
   private_dns_hostname_type_on_launch            = local.ipv6_only ? "resource-name" : "ip-name"
   enable_resource_name_dns_aaaa_record_on_launch = local.ipv6_only

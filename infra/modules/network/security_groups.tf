@@ -1,4 +1,5 @@
-# Who may talk to whom. Nothing comes in from outside: functions admit nobody, combs admit functions and other combs.
+# Allowed connections. No inbound traffic from outside: functions accept no connections, and combs accept connections
+# from functions and other combs only.
 
 resource "aws_security_group" "functions" {
   name        = "${var.name}-functions"
@@ -24,7 +25,7 @@ locals {
   functions = aws_security_group.functions.id
   combs     = aws_security_group.combs.id
 
-  # Each opens one TCP port of a group (`of`) towards a group, a list of addresses, or a range of them.
+  # Each rule opens one TCP port of a group (`of`) to another group, a prefix list, or an address range.
   ways_out = merge(
     {
       functions_to_aws   = { of = local.functions, port = 443, ipv6 = "::/0", description = "AWS, over IPv6" }
@@ -40,7 +41,8 @@ locals {
       combs_from_functions = { of = local.combs, port = var.comb_port, group = local.functions, description = "Deliveries and reduce plans" }
       combs_from_combs     = { of = local.combs, port = var.comb_port, group = local.combs, description = "Exchanges between combs" }
     },
-    # The functions' interfaces are AWS's own. Should their IPv6 traffic not count as their group's, this lets it in.
+    # AWS owns the functions' network interfaces. This admits their IPv6 traffic if AWS does not attribute it to the
+    # group.
     { for index in range(var.zones) : "combs_from_function_subnet_${index}" => {
       of = local.combs, port = var.comb_port, ipv6 = aws_subnet.functions[index].ipv6_cidr_block, description = "Functions, by their IPv6 range"
     } },

@@ -1,13 +1,13 @@
-# Statements for the roles' policies: what data may be read, and where results may be written.
+# Policy statements for the roles: readable data and writable result locations.
 
 locals {
   locations = concat(["s3://${var.bucket}/sample/"], var.data_locations)
   parsed = [for uri in local.locations : {
     bucket = split("/", uri)[2]
-    key    = replace(uri, "/^s3://[^/]+/?/", "") # `` for all of the bucket
+    key    = replace(uri, "/^s3://[^/]+/?/", "") # empty for the whole bucket
   }]
 
-  # A folder, named with or without its last slash, means what is in it; a key without one may also be a file.
+  # A folder, with or without a trailing slash, grants access to its content. A key without a slash can also be a file.
   patterns = [for location in local.parsed : {
     bucket = location.bucket
     keys   = location.key == "" || endswith(location.key, "/") ? ["${location.key}*"] : [location.key, "${location.key}/*"]
@@ -23,8 +23,9 @@ locals {
 
   output_objects = [for uri in var.output_locations : "arn:${var.partition}:s3:::${trimsuffix(trimprefix(uri, "s3://"), "/")}/*"]
 
-  # Listing also decides between 404 and 403 for an object that is missing. One statement per bucket, since the
-  # condition is on prefixes within it; a listing of all of a bucket names no prefix, and would not meet one.
+  # With this permission S3 returns 404 instead of 403 for a missing object. One statement per bucket, since the
+  # condition is on prefixes in the bucket. A listing of a whole bucket has no prefix and would not satisfy such a
+  # condition.
   list_buckets = [for index, bucket in keys(local.buckets) : merge(
     {
       Sid      = "ListBucket${index}"

@@ -1,5 +1,5 @@
-# The stack's own bucket: private, encrypted, and emptied by itself. `destroy` deletes it with what is in it, since all
-# of that was computed or uploaded by Buzz.
+# The bucket of the stack: private, encrypted, with expiring results. `destroy` deletes it with all objects, since Buzz
+# computed or uploaded all of them.
 
 resource "aws_s3_bucket" "stack" {
   bucket        = var.bucket
@@ -22,7 +22,7 @@ resource "aws_s3_bucket_ownership_controls" "stack" {
   }
 }
 
-# S3's own keys: a customer key would cost a dollar a month while idle.
+# Keys of S3: a customer-managed key would cost a dollar a month while idle.
 resource "aws_s3_bucket_server_side_encryption_configuration" "stack" {
   bucket = aws_s3_bucket.stack.id
 

@@ -4,7 +4,7 @@ output "bucket" {
 }
 
 output "results_uri" {
-  description = "Where results are written."
+  description = "Location of results."
   value       = "s3://${var.bucket}/results/"
 }
 
@@ -14,7 +14,7 @@ output "read_data" {
 }
 
 output "read_results" {
-  description = "Policy statements: read below `results/`, and learn of an object that it is not there."
+  description = "Policy statements: read below `results/`, and get 404 for missing objects."
   value = [
     {
       Sid      = "ReadResults"
@@ -33,7 +33,7 @@ output "read_results" {
 }
 
 output "write_results" {
-  description = "Policy statements: write below `results/` and the output locations, and read from those what a link names."
+  description = "Policy statements: write below `results/` and the output locations, and read the latter through presigned links."
   value = concat([{
     Sid      = "WriteResults"
     Effect   = "Allow"

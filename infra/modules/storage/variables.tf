@@ -4,7 +4,7 @@ variable "bucket" {
 }
 
 variable "partition" {
-  description = "First part of ARNs, `aws` nearly everywhere."
+  description = "Partition of ARNs, usually `aws`."
   type        = string
 }
 
@@ -14,16 +14,16 @@ variable "results_days" {
 }
 
 variable "data_locations" {
-  description = "What may be read, as s3:// locations."
+  description = "Readable locations, as s3:// URIs."
   type        = list(string)
 }
 
 variable "output_locations" {
-  description = "Folders that results may be written to besides the stack's own, as s3:// locations."
+  description = "Writable folders for results in addition to the stack's bucket, as s3:// URIs."
   type        = list(string)
 }
 
 variable "data_kms_keys" {
-  description = "ARNs of keys that the data is encrypted with."
+  description = "ARNs of the KMS keys that encrypt the data."
   type        = list(string)
 }

@@ -1,4 +1,4 @@
-# moto forgets an endpoint's kind of addresses, and the descriptions of rules that name a group or a list.
+# moto does not store the address type of an endpoint, nor the descriptions of rules with a group or a prefix list.
 resource "aws_vpc_endpoint" "s3" {
   lifecycle {
     ignore_changes = [ip_address_type]

@@ -1,4 +1,4 @@
-# moto holds every request against the bucket's policy, which refuses connections without TLS.
+# moto enforces the bucket policy, which denies connections without TLS.
 resource "aws_s3_bucket_policy" "stack" {
   count = 0
 }

@@ -1,4 +1,4 @@
-//! Fuse as a Lambda bootstrap.
+//! The bootstrap of the Fuse function on Lambda.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use buzz_worker::process::failed;
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
 use serde_json::Value;
 
-/// How much longer than the HBee function may run its answer is waited for.
+/// Time added to the HBee function's timeout to get the read timeout of its answer.
 const ANSWER_MARGIN: Duration = Duration::from_secs(10);
 
 #[tokio::main]
@@ -27,7 +27,7 @@ async fn main() -> Result<(), Error> {
     log::start();
     let settings = FuseSettings::read(environment)?;
     let requests = Arc::default();
-    // Of the storage of tables, queries say how it is reached.
+    // Queries configure the storage of their tables; the environment configures Fuse's own.
     let [tables, own] = [counting_storage(&requests), counting_storage(&requests)];
     know_regions(&tables, environment)?;
     know_regions(&own, environment)?;
@@ -42,7 +42,7 @@ async fn main() -> Result<(), Error> {
             Arc::new(FargateCombs::new(&settings.stage, combs.clone(), tasks, results.clone(), Arc::clone(&network)))
         }
     };
-    // While the first event is read and planned.
+    // Connects while the first event is parsed and planned.
     let connecting = Arc::clone(&compute);
     tokio::spawn(async move { connecting.connect().await });
 

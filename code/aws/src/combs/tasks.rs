@@ -1,4 +1,4 @@
-//! Combs as ECS sees them: tasks.
+//! ECS tasks that run combs: list, describe and start them.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -17,45 +17,45 @@ use crate::combs::STARTED_BY;
 use crate::failure;
 use crate::settings::{CombNetwork, CombSettings};
 
-/// A comb, as ECS tells of it.
+/// An ECS task that runs a comb.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CombTask {
-    /// The task's ARN.
+    /// ARN of the task.
     pub arn: String,
-    /// `family:revision`'s ARN.
+    /// ARN of the task definition (`family:revision`).
     pub definition: String,
-    /// `PROVISIONING`, `PENDING`, `ACTIVATING`, `RUNNING`, or a state of its end.
+    /// `PROVISIONING`, `PENDING`, `ACTIVATING`, `RUNNING`, or one of the states after `RUNNING`.
     pub last_status: String,
     /// `RUNNING` or `STOPPED`.
     pub desired_status: String,
-    /// Who started it: `buzz-<slot>`.
+    /// `startedBy` of the task: `buzz-<slot>`.
     pub started_by: String,
-    /// Address in the VPC.
+    /// Private IPv4 address in the VPC.
     pub ipv4: Option<String>,
     /// IPv6 address.
     pub ipv6: Option<String>,
-    /// Why it stopped.
+    /// Reason for the stop, if the task stopped.
     pub stopped_reason: Option<String>,
 }
 
 impl CombTask {
-    /// Whether its containers run.
+    /// Returns true if the containers run.
     pub fn is_running(&self) -> bool {
         self.last_status == "RUNNING"
     }
 
-    /// Whether it stopped, or will.
+    /// Returns true if the task stopped or is stopping.
     pub fn is_over(&self) -> bool {
         self.desired_status == "STOPPED"
             || ["DEACTIVATING", "STOPPING", "DEPROVISIONING", "STOPPED"].contains(&self.last_status.as_str())
     }
 
-    /// The slot that it was started for.
+    /// Returns the slot that the task was started for.
     pub fn slot(&self) -> Option<usize> {
         self.started_by.strip_prefix(STARTED_BY)?.parse().ok()
     }
 
-    /// Where it will answer, once it has an address.
+    /// Returns the address of the comb, or `None` until ECS has assigned one.
     pub fn address(&self, settings: &CombSettings) -> Option<CombAddress> {
         let host = match settings.network {
             CombNetwork::PublicIpv4 => self.ipv4.clone()?,
@@ -64,11 +64,12 @@ impl CombTask {
         Url::parse(&format!("http://{host}:{}", settings.port)).ok().map(CombAddress)
     }
 
-    /// Why it does not answer, as far as one can tell from here.
+    /// Describes the most likely reason why the comb does not answer.
     pub fn why_not(&self, address: &Option<CombAddress>) -> String {
         match address {
             Some(address) if self.is_running() => format!(
-                "a comb runs at {address} and does not answer: its security group must admit the function's on that port"
+                "a comb runs at {address} and does not answer; its security group must allow that port from the \
+                 function's security group"
             ),
             _ => format!("a comb is still {}", self.last_status),
         }
@@ -92,7 +93,7 @@ impl From<&Task> for CombTask {
     }
 }
 
-/// The task's own reason and its containers', which say more.
+/// Joins the stop reason of the task with that of its container, which is more specific.
 fn stopped_reason(task: &Task) -> Option<String> {
     let own = task.stopped_reason().map(str::to_string);
     let inner = task.containers().iter().find_map(|container| {
@@ -105,24 +106,24 @@ fn stopped_reason(task: &Task) -> Option<String> {
     }
 }
 
-/// What is asked of ECS.
+/// The ECS operations that combs require.
 #[async_trait]
 pub trait Tasks: fmt::Debug + Send + Sync {
-    /// The live tasks of this kind of comb, those of `known` among them even if ECS does not list them yet; and which of
-    /// `known` are over.
+    /// Returns the live tasks of this kind of comb, then the tasks of `known` that stopped. Live tasks of `known` are
+    /// included even if ECS does not list them yet.
     ///
     /// # Errors
-    /// `Unavailable` when ECS does not answer, `Invalid` when it is not allowed.
+    /// `Unavailable` if ECS does not answer, `Invalid` if the call is not allowed.
     async fn find(&self, known: &HashSet<String>) -> Result<(Vec<CombTask>, Vec<CombTask>)>;
 
-    /// Starts a task, or finds the one that was started with the same `token`, which may be over.
+    /// Starts a task, or returns the one that was started with the same `token`, even if it has stopped.
     ///
     /// # Errors
-    /// `Unavailable` when there is no capacity or no answer, `Invalid` when it is not allowed.
+    /// `Unavailable` if there is no capacity or no answer, `Invalid` if the call is not allowed.
     async fn run(&self, token: &str, started_by: &str) -> Result<CombTask>;
 }
 
-/// ECS itself.
+/// [`Tasks`] on Amazon ECS.
 #[derive(Debug)]
 pub struct EcsTasks {
     client: Client,
@@ -130,9 +131,9 @@ pub struct EcsTasks {
 }
 
 impl EcsTasks {
-    /// Asks ECS by `sdk`.
+    /// Creates a client for ECS from `sdk`.
     pub fn new(sdk: &SdkConfig, settings: CombSettings) -> Self {
-        // Everything asked here can be repeated: a task is started once for each token.
+        // Every call here is idempotent: ECS starts one task per token. The SDK may retry.
         let config = aws_sdk_ecs::config::Builder::from(sdk).retry_config(RetryConfig::standard()).build();
         Self { client: Client::from_conf(config), settings }
     }
@@ -154,7 +155,7 @@ impl EcsTasks {
 
     async fn describe(&self, arns: &[String]) -> Result<Vec<CombTask>> {
         let mut tasks = Vec::new();
-        // ECS takes 100 at once.
+        // ECS accepts up to 100 ARNs per call.
         for some in arns.chunks(100) {
             let call = self.client.describe_tasks().cluster(&self.settings.cluster);
             let described = call.set_tasks(Some(some.to_vec())).send().await;
@@ -197,7 +198,7 @@ impl Tasks for EcsTasks {
             .set_security_groups(Some(self.settings.security_groups.clone()))
             .assign_public_ip(public_ip)
             .build()
-            .map_err(|error| QueryError::internal(format!("a comb has no network: {error}")))?;
+            .map_err(|error| QueryError::internal(format!("a comb's network configuration is invalid: {error}")))?;
         let call = self
             .client
             .run_task()
@@ -212,7 +213,7 @@ impl Tasks for EcsTasks {
         let started = match call.send().await {
             Ok(started) => started,
             Err(error) => {
-                // The token's task was started with other parameters, as by another version of this function.
+                // The token's task was started with other parameters, for example by another version of this function.
                 if let Some(RunTaskError::ConflictException(conflict)) = error.as_service_error()
                     && let Some(task) = self.describe(conflict.resource_ids()).await?.pop()
                 {
@@ -226,19 +227,20 @@ impl Tasks for EcsTasks {
         }
         let reasons = started.failures().iter().map(|failure| {
             let detail = failure.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
-            format!("{}{detail}", failure.reason().unwrap_or("no reason is given"))
+            format!("{}{detail}", failure.reason().unwrap_or("no reason given"))
         });
         Err(QueryError::unavailable(format!("no comb was started: {}", reasons.collect::<Vec<_>>().join("; "))))
     }
 }
 
-/// The family that `definition` (`family`, `family:revision` or an ARN) is of.
+/// Returns the family of `definition`, which is `family`, `family:revision` or an ARN.
 pub fn family(definition: &str) -> &str {
     let name = definition.rsplit_once('/').map_or(definition, |(_, name)| name);
     name.split_once(':').map_or(name, |(family, _)| family)
 }
 
-/// Whether a task whose definition has the ARN `running` is what `wanted` names; without a revision, any of the family is.
+/// Returns true if the definition ARN `running` matches `wanted`. If `wanted` has no revision, any revision of its
+/// family matches.
 pub fn same_definition(wanted: &str, running: &str) -> bool {
     let name = |definition: &str| definition.rsplit_once('/').map_or(definition, |(_, name)| name).to_string();
     let (wanted, running) = (name(wanted), name(running));

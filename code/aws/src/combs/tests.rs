@@ -23,7 +23,7 @@ fn settings() -> CombSettings {
 }
 
 #[test]
-fn tokens_fit_and_differ_where_combs_do() {
+fn client_tokens_fit_64_characters_and_differ_between_fleets_and_slots() {
     let fleet_of = |change: &dyn Fn(&mut CombSettings)| {
         let mut settings = settings();
         change(&mut settings);
@@ -41,7 +41,7 @@ fn tokens_fit_and_differ_where_combs_do() {
 }
 
 #[test]
-fn a_definition_may_be_named_in_three_ways() {
+fn definition_matches_by_arn_revision_or_family() {
     let running = "arn:aws:ecs:us-east-2:123456789012:task-definition/buzz-rust-hcomb-dev:7";
     for wanted in [running, "buzz-rust-hcomb-dev:7", "buzz-rust-hcomb-dev"] {
         assert_eq!(family(wanted), "buzz-rust-hcomb-dev");
@@ -52,7 +52,7 @@ fn a_definition_may_be_named_in_three_ways() {
 }
 
 #[test]
-fn a_comb_is_dialled_in_its_network() {
+fn comb_address_depends_on_the_network() {
     let task = CombTask {
         ipv4: Some("10.0.1.5".to_string()),
         ipv6: Some("2600:1f16::5".to_string()),
@@ -66,13 +66,13 @@ fn a_comb_is_dialled_in_its_network() {
     assert_eq!(CombTask { started_by: "somebody".to_string(), ..task }.slot(), None);
 }
 
-/// ECS as far as combs go: a task is shown at the second look after it was started and runs at the third, unless it is
-/// one that dies.
+/// A simulated ECS: a task is listed at the second look after its start and runs at the third. The first `dying` tasks
+/// stop instead.
 #[derive(Debug)]
 struct FakeTasks {
     network: Arc<MemoryNetwork>,
     state: Mutex<Vec<FakeTask>>,
-    /// How many of the first tasks stop in place of running.
+    /// Number of tasks, from the first, that stop instead of running.
     dying: usize,
 }
 
@@ -141,7 +141,7 @@ impl Tasks for FakeTasks {
     }
 }
 
-/// A Fuse's view of the combs that `tasks` starts; `results` are shared by all Fuses of a stack.
+/// Creates the combs of one Fuse, which `tasks` starts. All Fuses of a stack share `results`.
 fn fuse(tasks: &Arc<FakeTasks>, results: &Results) -> FargateCombs {
     let network = Arc::clone(&tasks.network) as Arc<dyn Network>;
     FargateCombs::new("dev", settings(), Arc::clone(tasks) as _, results.clone(), network)
@@ -155,7 +155,7 @@ fn results() -> Results {
 }
 
 #[tokio::test]
-async fn two_first_queries_at_the_same_moment_start_one_comb() {
+async fn two_concurrent_first_queries_start_one_comb() {
     let (tasks, results) = (FakeTasks::new(0), results());
     let (one, other) = (fuse(&tasks, &results), fuse(&tasks, &results));
     assert!(one.warm(1).await.unwrap().is_empty());
@@ -166,11 +166,11 @@ async fn two_first_queries_at_the_same_moment_start_one_comb() {
 }
 
 #[tokio::test]
-async fn a_comb_that_stopped_is_started_anew() {
+async fn stopped_comb_is_replaced_once() {
     let (tasks, results) = (FakeTasks::new(0), results());
     let first = fuse(&tasks, &results).ready(1).await.unwrap();
     tasks.stop(0);
-    // The same token would be answered with the stopped task.
+    // ECS would return the stopped task for the same token.
     let (one, other) = (fuse(&tasks, &results), fuse(&tasks, &results));
     let (a, b) = tokio::join!(one.ready(1), other.ready(1));
     let a = a.unwrap();
@@ -179,7 +179,7 @@ async fn a_comb_that_stopped_is_started_anew() {
 }
 
 #[tokio::test]
-async fn a_comb_that_refuses_is_left_alone_for_a_while() {
+async fn comb_that_rejected_a_query_is_not_reused_immediately() {
     let (tasks, results) = (FakeTasks::new(0), results());
     let combs = fuse(&tasks, &results);
     let first = combs.ready(1).await.unwrap();
@@ -189,7 +189,7 @@ async fn a_comb_that_refuses_is_left_alone_for_a_while() {
     assert_eq!(combs.warm(1).await.unwrap(), second);
 }
 
-/// Combs of which some are what an earlier deployment left behind.
+/// A network in which the comb `old` has the build of an earlier deployment.
 #[derive(Debug)]
 struct Builds {
     combs: Arc<MemoryNetwork>,
@@ -216,7 +216,7 @@ impl Network for Builds {
 }
 
 #[tokio::test]
-async fn a_comb_of_another_build_is_not_used() {
+async fn comb_of_another_build_is_not_used() {
     let (tasks, results) = (FakeTasks::new(0), results());
     let old = fuse(&tasks, &results).ready(1).await.unwrap().remove(0);
     let network = Arc::new(Builds { combs: Arc::clone(&tasks.network), old: old.clone() });
@@ -228,7 +228,7 @@ async fn a_comb_of_another_build_is_not_used() {
 }
 
 #[tokio::test]
-async fn combs_that_never_run_are_told_with_their_reason() {
+async fn combs_that_never_run_fail_with_the_stop_reason() {
     let (tasks, results) = (FakeTasks::new(usize::MAX), results());
     let error = fuse(&tasks, &results).ready(1).await.unwrap_err();
     assert_eq!(error.to_string(), "combs stop as soon as they are started: CannotPullContainerError");
@@ -239,11 +239,11 @@ async fn combs_that_never_run_are_told_with_their_reason() {
 }
 
 #[tokio::test]
-async fn a_comb_without_memory_is_told_apart_from_one_that_is_gone() {
+async fn fate_is_a_limit_error_only_for_a_comb_that_ran_out_of_memory() {
     let tasks = FakeTasks::new(0);
     let combs = fuse(&tasks, &results());
     let ready = combs.ready(2).await.unwrap();
-    assert!(combs.fate(&ready[0]).await.is_none(), "it lives");
+    assert!(combs.fate(&ready[0]).await.is_none(), "the comb still runs");
     for (position, reason) in
         ["Host EC2 (instance i-1) terminated.", "OutOfMemoryError: Container killed due to memory usage"]
             .into_iter()
@@ -252,7 +252,7 @@ async fn a_comb_without_memory_is_told_apart_from_one_that_is_gone() {
         tasks.state.lock().unwrap()[position].task.stopped_reason = Some(reason.to_string());
         tasks.stop(position);
     }
-    assert!(combs.fate(&ready[0]).await.is_none(), "another one may do better");
+    assert!(combs.fate(&ready[0]).await.is_none(), "another comb may succeed");
     let fate = combs.fate(&ready[1]).await.unwrap();
     assert_eq!(fate.kind.to_string(), "Limit");
     assert!(fate.message.contains("ran out of memory (OutOfMemoryError"), "{fate}");

@@ -1,5 +1,5 @@
-//! Rows on their way to object storage: written by one thread, uploaded in parts meanwhile. Nothing appears of an upload
-//! that fails.
+//! Uploads rows to object storage: one thread encodes them while encoded parts are uploaded. A failed upload leaves no
+//! object.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, UploadPart};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// Bytes of a part; S3 wants 5 MiB at least, and has 10,000 of them.
+/// Bytes of a part. S3 requires at least 5 MiB and allows 10,000 parts.
 const PART_BYTES: usize = 8 << 20;
 
-/// Parts on their way at the same time, and waiting to be sent.
+/// Maximum number of parts that upload at the same time, and of parts that wait for it.
 const PARTS_AT_ONCE: usize = 4;
 
-/// Writes `rows` as `format` to `place` in `store`; how many bytes that is.
+/// Writes `rows` as `format` to `place` in `store`. Returns the number of bytes.
 ///
 /// # Errors
-/// `Invalid` when the rows do not fit the format, `Data` or `Unavailable` when the store does not take them.
+/// `Invalid` if the rows do not fit the format, `Data` or `Unavailable` if the store does not accept them.
 pub async fn rows(rows: Arc<Rows>, format: Format, store: Arc<dyn ObjectStore>, place: &Location) -> Result<u64> {
     let failed = |error: object_store::Error| QueryError::from(error).at(format!("writing the result to {place}"));
     let mut upload = Upload(Some(store.put_multipart(&place.path).await.map_err(failed)?));
@@ -55,7 +55,7 @@ pub async fn rows(rows: Arc<Rows>, format: Format, store: Arc<dyn ObjectStore>, 
     Ok(bytes)
 }
 
-/// Waits for one of `parts`.
+/// Waits until one of `parts` is uploaded.
 async fn uploaded(parts: &mut JoinSet<object_store::Result<()>>) -> object_store::Result<()> {
     match parts.join_next().await {
         Some(Ok(part)) => part,
@@ -64,7 +64,8 @@ async fn uploaded(parts: &mut JoinSet<object_store::Result<()>>) -> object_store
     }
 }
 
-/// An upload that is taken back if it is dropped before its end: its parts would cost for as long as the bucket keeps them.
+/// A multipart upload that is aborted if it is dropped before it completes. The bucket would keep the parts, which cost
+/// money.
 struct Upload(Option<Box<dyn MultipartUpload>>);
 
 impl Upload {
@@ -92,14 +93,14 @@ impl Drop for Upload {
     }
 }
 
-/// Gives away what is written in chunks of one size, but for the last: not every store takes parts of different sizes.
+/// A writer that sends chunks of equal size, except the last: some stores reject parts of different sizes.
 struct ChunkWriter {
     sender: mpsc::Sender<Bytes>,
     chunk: Vec<u8>,
 }
 
 impl ChunkWriter {
-    /// Gives away what is there, if anything.
+    /// Sends the buffered bytes, if any.
     fn give(&mut self) -> io::Result<()> {
         if self.chunk.is_empty() {
             return Ok(());
@@ -119,7 +120,7 @@ impl Write for ChunkWriter {
         Ok(fits)
     }
 
-    /// Does nothing: a part that is too small is refused.
+    /// Does nothing: S3 rejects parts that are too small.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Against a service on loopback that answers as AWS Lambda does.
+//! Tests against a simulated AWS Lambda on loopback.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -17,10 +17,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::clients;
 
-/// What the service answers: status, headers, body.
+/// A response of the service: status, headers, body.
 type Said = (u16, Vec<(&'static str, &'static str)>, Value);
 
-/// What was asked, and what is answered to it, in order; then the outcome.
+/// The requests received, and the responses to return in order. After the last one, the service returns [`outcome`].
 #[derive(Debug, Default)]
 struct Service {
     asked: Mutex<Vec<(String, HeaderMap, Value)>>,
@@ -81,13 +81,13 @@ fn task(fragment_bytes: usize) -> HBeeTask {
     }
 }
 
-/// Runs a task on a function that says `says` first.
+/// Runs a task on a function whose first responses are `says`.
 async fn run(task: HBeeTask, says: Vec<Said>) -> (Result<TaskOutcome>, Arc<Service>, Results) {
     let (outcome, service, results, _) = run_counted(task, says).await;
     (outcome, service, results)
 }
 
-/// As [`run`], with the number of calls that no worker took.
+/// Runs a task like [`run`], and also returns the number of calls that no worker took.
 async fn run_counted(task: HBeeTask, says: Vec<Said>) -> (Result<TaskOutcome>, Arc<Service>, Results, u32) {
     let service = Arc::new(Service { asked: Mutex::default(), says: Mutex::new(says.into()) });
     let app = Router::new().route("/2015-03-31/functions/{name}/invocations", post(invoked));
@@ -119,7 +119,7 @@ async fn run_counted(task: HBeeTask, says: Vec<Said>) -> (Result<TaskOutcome>, A
 }
 
 #[tokio::test]
-async fn a_task_is_one_invocation_that_is_waited_for() {
+async fn task_runs_as_one_synchronous_invocation() {
     let (outcome, service, _) = run(task(10), vec![]).await;
     assert_eq!(outcome.unwrap().rows, [1, 2]);
     let asked = service.asked.lock().unwrap();
@@ -130,7 +130,7 @@ async fn a_task_is_one_invocation_that_is_waited_for() {
 }
 
 #[tokio::test]
-async fn who_comes_too_early_waits() {
+async fn throttled_or_unready_invocations_are_retried() {
     let early = ["TooManyRequestsException", "ResourceNotReadyException", "ENINotReadyException"];
     let says = vec![refused(429, early[0]), refused(502, early[1]), refused(502, early[2])];
     let (outcome, service, _, refusals) = run_counted(task(10), says).await;
@@ -139,10 +139,10 @@ async fn who_comes_too_early_waits() {
 }
 
 #[tokio::test]
-async fn other_failures_are_told_at_once_and_with_their_kind() {
+async fn other_failures_are_not_retried_and_keep_their_kind() {
     let cases = [
         (refused(500, "ServiceException"), ErrorKind::Unavailable, "invoke on function hbee: ServiceException: no"),
-        (refused(404, "ResourceNotFoundException"), ErrorKind::Invalid, "there is no such thing"),
+        (refused(404, "ResourceNotFoundException"), ErrorKind::Invalid, "function hbee does not exist"),
         (refused(403, "AccessDeniedException"), ErrorKind::Invalid, "is not allowed"),
         (refused(413, "RequestTooLargeException"), ErrorKind::Internal, "RequestTooLargeException"),
         (
@@ -153,14 +153,14 @@ async fn other_failures_are_told_at_once_and_with_their_kind() {
         (
             failed("Runtime.ExitError", "RequestId: 1 Error: Runtime exited with error: exit status 1"),
             ErrorKind::Unavailable,
-            "died",
+            "function hbee stopped: Runtime.ExitError",
         ),
         (
             failed("Runtime.ExitError", "RequestId: 1 Error: Runtime exited with error: signal: killed"),
             ErrorKind::Limit,
             "ran out of memory",
         ),
-        (failed("Sandbox.Timedout", "Task timed out after 300.00 seconds"), ErrorKind::Limit, "ran out of its time"),
+        (failed("Sandbox.Timedout", "Task timed out after 300.00 seconds"), ErrorKind::Limit, "hbee timed out"),
         ((200, vec![], json!("what?")), ErrorKind::Internal, "an HBee's answer is not readable"),
     ];
     for (said, kind, message) in cases {
@@ -174,7 +174,7 @@ async fn other_failures_are_told_at_once_and_with_their_kind() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_not_there_is_unavailable() {
+async fn unreachable_service_is_unavailable() {
     let sdk = clients::sdk(Duration::from_secs(1), Some("http://127.0.0.1:9")).await;
     let keys = aws_sdk_lambda::config::Credentials::new("AK", "SK", None, None, "test");
     let keys = aws_sdk_lambda::config::SharedCredentialsProvider::new(keys);
@@ -187,7 +187,7 @@ async fn a_service_that_is_not_there_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_task_that_is_too_large_goes_through_storage() {
+async fn oversized_task_is_passed_through_storage() {
     let large = task(PAYLOAD_BYTES_MAX);
     let (outcome, service, results) = run(large.clone(), vec![]).await;
     outcome.unwrap();
@@ -198,7 +198,7 @@ async fn a_task_that_is_too_large_goes_through_storage() {
 }
 
 #[test]
-fn descriptors_bound_the_invocations() {
+fn file_descriptors_limit_the_concurrency() {
     assert_eq!(concurrency(900, Some(1024)), 900);
     assert_eq!(concurrency(900, Some(256)), 156);
     assert_eq!(concurrency(0, Some(50)), 1);

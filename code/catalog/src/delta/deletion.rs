@@ -1,4 +1,4 @@
-//! Where the deleted rows of a file stand.
+//! Locates the deletion vector of a file, which lists its deleted rows.
 
 use buzz_protocol::{DeletionVector, QueryError, Result};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -14,6 +14,10 @@ const UUID_LENGTH: usize = 20;
 /// Magic number of a `RoaringBitmapArray`.
 const DELETION_VECTOR_MAGIC: u32 = 1_681_511_377;
 
+/// Converts a deletion vector of the log to its location, or its bytes if it is inline.
+///
+/// # Errors
+/// `Data` if the descriptor is invalid.
 pub(super) fn vector(paths: &mut FilePaths<'_>, descriptor: &DeletionVectorDescriptor) -> Result<DeletionVector> {
     let table = paths.table().to_string();
     let bad = |why: &str| QueryError::data(format!("Delta table {table}: a deletion vector {why}"));
@@ -21,19 +25,19 @@ pub(super) fn vector(paths: &mut FilePaths<'_>, descriptor: &DeletionVectorDescr
     let cardinality = u64::try_from(descriptor.cardinality).map_err(|_| bad("has a negative cardinality"))?;
     let path = match descriptor.storage_type {
         StorageType::Inline => {
-            let bytes = inline_bytes(text, descriptor.size_in_bytes).ok_or_else(|| bad("is not Base85"))?;
+            let bytes = inline_bytes(text, descriptor.size_in_bytes).ok_or_else(|| bad("is not valid Base85"))?;
             return Ok(DeletionVector::Inline { bytes, cardinality });
         }
         StorageType::UuidRelativePath => {
             let split = text.len().checked_sub(UUID_LENGTH).filter(|at| text.is_char_boundary(*at));
             let (prefix, encoded) = text.split_at(split.ok_or_else(|| bad("has a name that is too short"))?);
             let uuid = z85::decode(encoded).ok().and_then(|bytes| Uuid::from_slice(&bytes).ok());
-            let uuid = uuid.ok_or_else(|| bad("has a name that is not Base85"))?;
+            let uuid = uuid.ok_or_else(|| bad("has a name that is not valid Base85"))?;
             let slash = if prefix.is_empty() { "" } else { "/" };
             paths.path(&format!("{prefix}{slash}deletion_vector_{uuid}.bin"))?
         }
         StorageType::AbsolutePath => {
-            // A URI, as the paths of data files are, which come decoded.
+            // A URI-encoded path. The paths of data files are URI-encoded too, but delta-rs decodes them.
             let decoded = percent_decode_str(text).decode_utf8().map_err(|_| bad("has a path that is not UTF-8"))?;
             paths.path(&decoded)?
         }
@@ -46,7 +50,8 @@ pub(super) fn vector(paths: &mut FilePaths<'_>, descriptor: &DeletionVectorDescr
     })
 }
 
-/// Inline bytes, cut to their length (Base85 pads to four) and with the magic number in front, as files have them.
+/// Decodes inline bytes and truncates them to their length, because Base85 pads to four bytes. Adds the magic number in
+/// front if it is missing, so that they have the form of bytes in a file.
 fn inline_bytes(text: &str, size_in_bytes: i32) -> Option<Bytes> {
     let mut decoded = z85::decode(text).ok()?;
     decoded.truncate(usize::try_from(size_in_bytes).ok()?);
@@ -68,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_relative_deletion_vector_is_found_as_the_protocol_says() {
+    fn relative_deletion_vector_resolves_to_the_path_in_the_protocol() {
         // The example of PROTOCOL.md, "Derived Fields".
         let place = Location::parse("/t", Path::new("/")).unwrap();
         let descriptor = DeletionVectorDescriptor {

@@ -1,4 +1,4 @@
-//! Loads a table's log with delta-rs, and keeps what was loaded for the next query.
+//! Loads a table's log with delta-rs, and caches the snapshot for the next query.
 
 use std::sync::Arc;
 
@@ -10,26 +10,26 @@ use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use url::Url;
 
-/// A snapshot that is kept for the next query, and the commit that it ends with: if that is another one by then, the
-/// table was made anew.
+/// A snapshot cached for the next query, and the commit file of its version. If that file has changed, the table was
+/// replaced and the snapshot is invalid.
 struct Kept {
     table: DeltaTable,
     commit: ObjectMeta,
 }
 
-/// The newest version. A process that has read the table before asks only for what came since.
+/// Loads the newest version. If this process has a valid snapshot, only newer commits are read.
 ///
 /// # Errors
-/// As [`load`].
+/// The errors of [`load`].
 pub(super) async fn newest(place: &Location, store: &Arc<dyn ObjectStore>, storage: &Storage) -> Result<DeltaTable> {
-    // What is kept reads from the store that it was loaded from.
+    // A snapshot keeps the store that it was loaded from, so the key includes the store's options.
     let key = format!("delta {place} {:?}", storage.known_options(&place.store));
     let mut table = None;
     if let Some(kept) = storage.kept::<Kept>(&key)
         && store.head(&kept.commit.location).await.is_ok_and(|commit| commit == kept.commit)
     {
         let mut newer = kept.table.clone();
-        // Whatever is wrong with it is found again, and said, by reading the whole log.
+        // On failure, reading the whole log reports the error.
         if newer.update_incremental(None).await.is_ok() {
             table = Some(newer);
         }
@@ -45,11 +45,11 @@ pub(super) async fn newest(place: &Location, store: &Arc<dyn ObjectStore>, stora
     Ok(table)
 }
 
-/// The given version, or the newest.
+/// Loads the given version, or the newest if `version` is `None`.
 ///
 /// # Errors
-/// `Data` when there is no table or its log is not readable, `Invalid` when there is no such version yet, `Unavailable`
-/// when the store does not answer.
+/// `Data` if the table does not exist or its log is invalid, `Invalid` if the version is newer than the newest,
+/// `Unavailable` if the store does not respond.
 pub(super) async fn load(place: &Location, store: &Arc<dyn ObjectStore>, version: Option<u64>) -> Result<DeltaTable> {
     let failed = |failure: DeltaTableError| query_error(place, failure);
     let url = place.directory_url();
@@ -61,7 +61,8 @@ pub(super) async fn load(place: &Location, store: &Arc<dyn ObjectStore>, version
             Err(error) => Err(explained(place, store.as_ref(), error).await),
         };
     };
-    // delta-rs would look for each version up to one that is far away. An old one may be in a checkpoint only.
+    // For a version far ahead, delta-rs would look for every version before it. An old version may exist only in a
+    // checkpoint, so a missing commit file alone proves nothing.
     let commit = place.join(&format!("_delta_log/{version:020}.json"))?;
     if matches!(store.head(&commit.path).await, Err(object_store::Error::NotFound { .. })) {
         let newest = Box::pin(load(place, store, None)).await?.version().unwrap_or_default();
@@ -77,8 +78,8 @@ pub(super) async fn load(place: &Location, store: &Arc<dyn ObjectStore>, version
     }
 }
 
-/// What `error` means. Of a store that refuses or does not answer, delta-rs keeps no more than the text; so the store is
-/// asked once more.
+/// Converts `error` to a query error. delta-rs keeps only the text of errors of the store, so this lists the log once
+/// more to get the store's own error.
 async fn explained(place: &Location, store: &dyn ObjectStore, error: DeltaTableError) -> QueryError {
     let listed = match place.join("_delta_log") {
         Ok(log) => store.list(Some(&log.path)).try_next().await,
@@ -94,8 +95,8 @@ fn in_table(place: &Location, error: QueryError) -> QueryError {
     QueryError { message: format!("Delta table {place}: {}", error.message), ..error }
 }
 
-/// Tells delta-rs that logs of this scheme are read as those of files are. It refuses `s3` otherwise, though the store is
-/// handed in: its own S3 client would bring its log store along.
+/// Registers the log store of `file` URLs with delta-rs for the scheme of `url`. Without it, delta-rs rejects `s3`,
+/// although the store is passed in: its S3 log store comes only with its S3 client, which Buzz does not use.
 fn know_scheme(url: &Url) {
     let log_stores = logstore_factories();
     let parse = |scheme: &str| Url::parse(&format!("{scheme}://")).expect("the scheme of a URL makes one");
@@ -105,7 +106,7 @@ fn know_scheme(url: &Url) {
     }
 }
 
-/// What an error of delta-rs means for the table at `place`.
+/// Converts an error of delta-rs about the table at `place`.
 pub(super) fn query_error(place: &Location, error: DeltaTableError) -> QueryError {
     match error {
         DeltaTableError::NotATable(_) | DeltaTableError::InvalidTableLocation(_) => {
@@ -113,7 +114,7 @@ pub(super) fn query_error(place: &Location, error: DeltaTableError) -> QueryErro
         }
         DeltaTableError::ObjectStore { source } => in_table(place, source.into()),
         error => {
-            // Further lines are a backtrace.
+            // The other lines are a backtrace.
             let text = error.to_string().lines().next().unwrap_or_default().to_string();
             let absent = ["No files in log segment", "not a Delta table", "Invalid table location"];
             if absent.iter().any(|words| text.contains(words)) {
@@ -127,13 +128,13 @@ pub(super) fn query_error(place: &Location, error: DeltaTableError) -> QueryErro
                     "the log of Delta table {place} has a gap: version {before} is followed by version {after}"
                 ))
             } else {
-                QueryError::data(format!("the log of Delta table {place} is not readable: {text}"))
+                QueryError::data(format!("the log of Delta table {place} cannot be read: {text}"))
             }
         }
     }
 }
 
-/// The versions around a gap in the log, of which the error `text` tells.
+/// Returns the versions before and after a gap in the log, parsed from the error `text`.
 fn gap(text: &str) -> Option<(u64, u64)> {
     let (_, told) = text.split_once("found gap")?;
     let mut versions = told.split(", version: ").skip(1).filter_map(|rest| rest.split(',').next()?.parse().ok());

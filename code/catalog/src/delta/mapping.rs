@@ -1,4 +1,4 @@
-//! How columns are called in files, where the table says that they are called otherwise.
+//! Column mapping: the names and ids of columns in files, if they differ from those of the table.
 
 use arrow::datatypes::{DataType, Fields};
 use buzz_protocol::ColumnMapping;
@@ -6,7 +6,7 @@ use buzz_protocol::ColumnMapping;
 const PHYSICAL_NAME: &str = "delta.columnMapping.physicalName";
 const COLUMN_ID: &str = "delta.columnMapping.id";
 
-/// How the fields of one level, and those inside of them, are called in files. `by_id` is what the table's mode says.
+/// Returns the mapping of `fields` and of their nested fields. `by_id` is true if the table's mode is `id`.
 pub(super) fn of_fields(fields: &Fields, by_id: bool) -> ColumnMapping {
     let mut mapping = ColumnMapping::default();
     for field in fields {

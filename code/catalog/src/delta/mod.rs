@@ -1,7 +1,7 @@
-//! Delta Lake: the log, read by delta-rs ([`log`]), becomes a [`Table`].
+//! Delta Lake: converts the log, which delta-rs reads ([`log`]), to a [`Table`].
 //!
-//! Only the list of files is taken from delta-rs; reading them is Buzz's own path. Its checks of what a reader must
-//! understand sit in the scan that is bypassed here, so [`protocol`] makes them: an unknown feature is refused.
+//! Only the list of files comes from delta-rs; Buzz reads the files itself. delta-rs checks the required reader
+//! features in its own scan, which is bypassed here, so [`protocol`] checks them and rejects unknown features.
 
 mod log;
 
@@ -32,11 +32,11 @@ use self::paths::FilePaths;
 use crate::table::{DataFile, Table};
 use crate::values::partition_value;
 
-/// Opens the table at `place`, in the version that `entry` asks for.
+/// Opens the table at `place`, in the version that `entry` requests.
 ///
 /// # Errors
-/// `Data` when there is no table, its log is not readable or it wants what Buzz does not support; `Invalid` when it has no
-/// such version; `Unavailable` when the store does not answer.
+/// `Data` if the table does not exist, its log is invalid, or it requires a feature that Buzz does not support;
+/// `Invalid` if the requested version does not exist; `Unavailable` if the store does not respond.
 pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storage) -> Result<Table> {
     let failed = |error: DeltaTableError| log::query_error(&place, error);
     let store = storage.store(&place.store)?;
@@ -47,7 +47,7 @@ pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storag
     };
     let snapshot = table.snapshot().map_err(failed)?.snapshot();
     let protocol = serde_json::to_value(snapshot.protocol())
-        .map_err(|error| QueryError::internal(format!("the protocol of {place} has no JSON form: {error}")))?;
+        .map_err(|error| QueryError::internal(format!("cannot encode the protocol of {place} as JSON: {error}")))?;
     protocol::check(&place, &protocol)?;
 
     let logged = snapshot.arrow_schema();
@@ -97,10 +97,10 @@ pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storag
         });
     }
     drop(views);
-    // In the order of the views. Statistics that are not readable are none; where there are none, their columns are spared.
+    // In the order of the views. Statistics are optional, so an error is ignored; without any, reading them is skipped.
     let logged_statistics =
         if has_statistics { snapshot.add_actions_batches(false).unwrap_or_default() } else { Vec::new() };
-    // The log has no order of its own; a stable one makes tasks and messages repeatable.
+    // The log has no defined order. Sorting makes tasks and messages deterministic.
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let order: UInt64Array = files.iter().map(|file| Some(file.number as u64)).collect();
 
@@ -113,7 +113,8 @@ pub(crate) async fn open(place: Location, entry: &CatalogEntry, storage: &Storag
     Ok(opened)
 }
 
-/// The values of a file's `partitions`, which the log has as texts. Those that are `known` are shared.
+/// Parses the partition values of a file, which the log stores as text. Files with equal values share them through
+/// `known`.
 fn typed_values(
     partitions: &[(&str, String, DataType)],
     mut values: HashMap<String, Option<String>>,
@@ -156,7 +157,7 @@ mod tests {
         }})
     }
 
-    /// The actions that a table begins with.
+    /// The first actions of a table's log.
     fn head() -> [Value; 2] {
         let schema = r#"{"type":"struct","fields":[{"name":"id","type":"long","nullable":true,"metadata":{}}]}"#;
         [
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_kept_snapshot_sees_new_versions_and_new_tables() {
+    async fn cached_snapshot_is_updated_and_replaced_with_its_table() {
         let dir = tempfile::tempdir().unwrap();
         let head = head();
         let storage = Storage::default();
@@ -184,7 +185,7 @@ mod tests {
         commit(dir.path(), 1, &[added("b")]);
         assert_eq!(files().await, (1, names(&["a", "b"])));
         assert_eq!(files().await, (1, names(&["a", "b"])));
-        // Another table in the same place.
+        // Another table at the same location.
         std::fs::remove_dir_all(dir.path().join("_delta_log")).unwrap();
         commit(dir.path(), 0, &[&head[..], &[added("c")]].concat());
         commit(dir.path(), 1, &[added("dd")]);
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn many_small_commits_of_a_distant_store_are_read_at_once() {
+    async fn commits_are_read_concurrently() {
         const COMMITS: u64 = 1000;
         let dir = tempfile::tempdir().unwrap();
         commit(dir.path(), 0, &head());

@@ -1,4 +1,4 @@
-//! Where the files are that a log names.
+//! Resolves the paths of files that a log names.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,8 +7,8 @@ use buzz_protocol::{Result, StoreRoot};
 use buzz_storage::{Location, several_stores};
 use url::Url;
 
-/// The paths of a table's files: within its own store, or among several if one of them is elsewhere, as those of a shallow
-/// clone are.
+/// Resolves the paths of a table's files. They are relative to the table's store, or to the combined store of several
+/// if a file is in another one, as in a shallow clone.
 #[derive(Debug)]
 pub(super) struct FilePaths<'a> {
     table: &'a Location,
@@ -17,25 +17,25 @@ pub(super) struct FilePaths<'a> {
 }
 
 impl<'a> FilePaths<'a> {
-    /// Of the table at `table`.
+    /// Creates the resolver of the table at `table`.
     pub(super) fn of(table: &'a Location) -> Self {
         Self { table, among_stores: false, other_stores: BTreeSet::new() }
     }
 
-    /// Where the table is.
+    /// Returns the location of the table.
     pub(super) fn table(&self) -> &Location {
         self.table
     }
 
-    /// The path of a file that the log names, relative to the table or absolute.
+    /// Returns the path of a file that the log names, relative to the table or absolute.
     ///
     /// # Errors
-    /// `Data` or `Invalid` when it is not a path, or in a store that Buzz does not have.
+    /// `Data` or `Invalid` if the path is invalid, or in a store that Buzz does not support.
     pub(super) fn path(&mut self, named: &str) -> Result<String> {
         let place = if named.contains("://") || named.starts_with('/') {
             Location::parse(named, Path::new("/"))?
         } else if let Some(path) = named.strip_prefix("file:/") {
-            // As Java writes a local URI.
+            // The form in which Java writes a local URI.
             Location::parse(&format!("/{path}"), Path::new("/"))?
         } else {
             self.table.join(named)?
@@ -46,14 +46,15 @@ impl<'a> FilePaths<'a> {
         Ok(if self.among_stores { place.path_among_stores() } else { place.path.into() })
     }
 
-    /// Whether a file turned out to be in another store, so that all paths must be asked for once more.
+    /// Returns whether a file was found in another store, so that all paths must be resolved again. Returns true only
+    /// once.
     pub(super) fn must_be_made_anew(&mut self) -> bool {
         let anew = !self.among_stores && !self.other_stores.is_empty();
         self.among_stores |= anew;
         anew
     }
 
-    /// The store within which the paths are, and of which stores it is made if they are several.
+    /// Returns the store of the paths and, if it combines several stores, their roots.
     pub(super) fn stores(self) -> (Url, Vec<StoreRoot>) {
         if !self.among_stores {
             return (self.table.store.clone(), Vec::new());
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_names_files_of_its_own_store_and_of_others() {
+    fn paths_resolve_within_one_store_and_across_stores() {
         let table = Location::parse("/lake/t", Path::new("/")).unwrap();
         let mut paths = FilePaths::of(&table);
         for (named, path) in [
@@ -90,6 +91,6 @@ mod tests {
         let roots: Vec<_> = roots.iter().map(|root| root.url.as_str()).collect();
         assert_eq!((store.as_str(), roots), ("several:///", vec!["file:///", "s3://b/"]));
         let error = FilePaths::of(&table).path("gs://b/k").unwrap_err().to_string();
-        assert!(error.contains("no storage for `gs://`"), "{error}");
+        assert!(error.contains("scheme `gs://` is not supported"), "{error}");
     }
 }

@@ -1,9 +1,9 @@
-//! What a reader must understand of a table, checked before anything of it is read.
+//! Checks that Buzz supports the reader version and features that a table requires, before its files are read.
 
 use buzz_protocol::{QueryError, Result};
 use buzz_storage::Location;
 
-/// Reader features that Buzz honours, by their name in the protocol.
+/// Reader features that Buzz supports, by their name in the protocol.
 const READER_FEATURES: &[&str] = &[
     "columnMapping",
     "deletionVectors",
@@ -12,12 +12,12 @@ const READER_FEATURES: &[&str] = &[
     "typeWidening-preview",
     "v2Checkpoint",
     "vacuumProtocolCheck",
-    // Read as it is stored: a struct of the binaries `metadata` and `value`. Shredded ones are another feature.
+    // Read as stored: a struct of the binaries `metadata` and `value`. Shredded variants are a separate feature.
     "variantType",
     "variantType-preview",
 ];
 
-/// Refuses what a reader must understand and Buzz does not.
+/// Rejects a table that requires a reader version or feature that Buzz does not support.
 ///
 /// # Errors
 /// `Data` naming the version or the feature.
@@ -25,7 +25,7 @@ pub(super) fn check(place: &Location, protocol: &serde_json::Value) -> Result<()
     let version = protocol.get("minReaderVersion").and_then(serde_json::Value::as_i64).unwrap_or(1);
     if version > 3 {
         return Err(QueryError::data(format!(
-            "Delta table {place} wants a reader of version {version}; Buzz reads up to version 3"
+            "Delta table {place} requires reader version {version}; Buzz supports versions up to 3"
         )));
     }
     let features = protocol.get("readerFeatures").and_then(serde_json::Value::as_array);
@@ -49,12 +49,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_reader_feature_is_refused_by_name() {
+    fn unknown_reader_feature_is_rejected_by_name() {
         let place = Location::parse("/t", Path::new("/")).unwrap();
         let protocol = serde_json::json!({"minReaderVersion": 3, "readerFeatures": ["deletionVectors", "telepathy"]});
         let error = check(&place, &protocol).unwrap_err();
         assert_eq!(error.message, "Delta table /t uses the reader feature `telepathy`, which Buzz does not support");
         let newer = check(&place, &serde_json::json!({"minReaderVersion": 4})).unwrap_err();
-        assert_eq!(newer.message, "Delta table /t wants a reader of version 4; Buzz reads up to version 3");
+        assert_eq!(newer.message, "Delta table /t requires reader version 4; Buzz supports versions up to 3");
     }
 }

@@ -1,4 +1,5 @@
-//! Statistics of files as Delta's log has them, from JSON or from columns of checkpoints: both arrive here as columns.
+//! Reads the statistics of files from Delta's log. delta-rs provides them as columns, whether they come from JSON or
+//! from checkpoints.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,12 +11,12 @@ use buzz_protocol::{ColumnMapping, Result};
 
 use crate::statistics::{ColumnBounds, FileStatistics, can_be_exact, is_plain};
 
-/// Reads the statistics of the files in `batches`, which have the columns `num_records`, and `null_count`, `min` and `max`
-/// with a field for each column of the table. The result has the files in the order that `order` gives by position, and
-/// the columns of `schema`. None when no file has any.
+/// Reads the statistics of the files in `batches`, which have the columns `num_records`, and `null_count`, `min` and
+/// `max` with a field for each column of the table. The result has the columns of `schema`; its files are those at the
+/// positions `order`. Returns `None` if no file has statistics.
 ///
 /// # Errors
-/// `Internal` when arrays do not fit together.
+/// `Internal` if arrays do not match in type or length.
 pub(crate) fn read(
     batches: &[RecordBatch],
     order: &UInt64Array,
@@ -28,7 +29,7 @@ pub(crate) fn read(
     let inside = |path: [&str; 2], data_type: &DataType| -> Result<ArrayRef> {
         let mut parts = Vec::new();
         for batch in batches {
-            // What does not fit the column's type says nothing about it.
+            // Values that cannot be cast to the column's type are unknown.
             let found = member(batch, path).and_then(|array| cast(&array, data_type).ok());
             parts.push(found.unwrap_or_else(|| arrow::array::new_null_array(data_type, batch.num_rows())));
         }
@@ -54,7 +55,7 @@ pub(crate) fn read(
         if min.null_count() == min.len() && null_counts.null_count() == null_counts.len() {
             continue;
         }
-        // The log has milliseconds: the rest of the greatest time was cut off.
+        // The log truncates times to milliseconds, so the maximum must be rounded up.
         let is_time = matches!(field.data_type(), DataType::Timestamp(TimeUnit::Microsecond, _));
         let max = if is_time { round_up(&max, field.data_type())? } else { max };
         let exact = can_be_exact(field.data_type()) && !is_time;
@@ -63,7 +64,8 @@ pub(crate) fn read(
     Ok(Some(FileStatistics { row_counts, columns }))
 }
 
-/// The column at `path` of `batch`, which has two parts or a second one that is empty.
+/// Returns the column at `path` of `batch`: a top-level column if the second part is empty, otherwise a field of a
+/// struct.
 fn member(batch: &RecordBatch, path: [&str; 2]) -> Option<ArrayRef> {
     let outer = batch.column_by_name(path[0])?;
     match path[1] {

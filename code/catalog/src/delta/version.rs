@@ -1,4 +1,4 @@
-//! Which version of a Delta Lake table is asked for: a number, or the newest at some time.
+//! Resolves the requested version of a Delta Lake table: a number, or the newest version at a given time.
 
 use buzz_protocol::{CatalogEntry, QueryError, Result};
 use buzz_storage::Location;
@@ -7,19 +7,19 @@ use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde_json::Value;
 
-/// The version that `entry` asks for; None for the newest.
+/// Returns the version that `entry` requests; `None` for the newest.
 ///
 /// # Errors
-/// `Invalid` when it asks for both a version and a time, or for a time before the oldest version.
+/// `Invalid` if `entry` has both a version and a time, or a time before the oldest version.
 pub(crate) async fn wanted(place: &Location, entry: &CatalogEntry, store: &dyn ObjectStore) -> Result<Option<u64>> {
     match (entry.version, &entry.timestamp) {
-        (Some(_), Some(_)) => Err(QueryError::invalid("it has both `version` and `timestamp`; write one of them")),
+        (Some(_), Some(_)) => Err(QueryError::invalid("both `version` and `timestamp` are set; set only one")),
         (version, None) => Ok(version),
         (None, Some(text)) => version_at(place, store, parse(text)?).await.map(Some),
     }
 }
 
-/// A time as a user writes it. Without a zone it is UTC, without a time it is midnight.
+/// Parses a time that a user wrote. The default zone is UTC, the default time of day is midnight.
 fn parse(text: &str) -> Result<DateTime<Utc>> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.to_utc());
@@ -28,13 +28,15 @@ fn parse(text: &str) -> Result<DateTime<Utc>> {
     let local = NaiveDateTime::parse_from_str(&plain, "%Y-%m-%dT%H:%M:%S%.f").ok();
     let midnight = || NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().map(|day| day.and_time(NaiveTime::MIN));
     local.or_else(midnight).map(|time| time.and_utc()).ok_or_else(|| {
-        QueryError::invalid(format!("`timestamp` is `{text}`; write a time as 2024-01-31T12:00:00Z or 2024-01-31"))
+        QueryError::invalid(format!(
+            "`timestamp` has the invalid value `{text}`; use a form such as 2024-01-31T12:00:00Z or 2024-01-31"
+        ))
     })
 }
 
-/// The newest version that is not younger than `time`. The time of a version is what its commit says
-/// ([in-commit timestamps](https://github.com/delta-io/delta/blob/master/PROTOCOL.md#in-commit-timestamps)), or else when
-/// its file was written.
+/// Returns the newest version at or before `time`. The time of a version is its
+/// [in-commit timestamp](https://github.com/delta-io/delta/blob/master/PROTOCOL.md#in-commit-timestamps), or else the
+/// modification time of its commit file.
 async fn version_at(place: &Location, store: &dyn ObjectStore, time: DateTime<Utc>) -> Result<u64> {
     let log = place.join("_delta_log")?;
     let listed: Vec<ObjectMeta> = store.list(Some(&log.path)).try_collect().await?;
@@ -42,10 +44,10 @@ async fn version_at(place: &Location, store: &dyn ObjectStore, time: DateTime<Ut
         listed.into_iter().filter_map(|object| Some((commit_version(&object)?, object))).collect();
     commits.sort_by_key(|(version, _)| *version);
     let Some((_, newest)) = commits.last() else {
-        return Err(QueryError::data(format!("there is no Delta table at {place}, or no commit is left in its log")));
+        return Err(QueryError::data(format!("there is no Delta table at {place}, or its log has no commits")));
     };
 
-    // Times grow with versions, so the first commit that is younger is found by halving.
+    // Times increase with versions, so a binary search finds the first later commit.
     let told = in_commit_time(store, newest).await?.is_some();
     let (mut low, mut high) = (0, commits.len());
     while low < high {
@@ -58,7 +60,8 @@ async fn version_at(place: &Location, store: &dyn ObjectStore, time: DateTime<Ut
             let (version, oldest) = &commits[0];
             let since = commit_time(store, oldest, told).await?.to_rfc3339_opts(SecondsFormat::Millis, true);
             Err(QueryError::invalid(format!(
-                "Delta table {place} has no version as old as {}; the oldest commit in its log, version {version}, is of {since}",
+                "Delta table {place} has no version at or before {}; the oldest commit in its log, version {version}, \
+                 is from {since}",
                 time.to_rfc3339_opts(SecondsFormat::Millis, true)
             )))
         }
@@ -75,7 +78,7 @@ async fn commit_time(store: &dyn ObjectStore, commit: &ObjectMeta, told: bool) -
     Ok(in_commit.unwrap_or(commit.last_modified))
 }
 
-/// The time that stands in a commit, which is then in its first action.
+/// Returns the in-commit timestamp of a commit. If there is one, it is in the first action.
 async fn in_commit_time(store: &dyn ObjectStore, commit: &ObjectMeta) -> Result<Option<DateTime<Utc>>> {
     let bytes = store.get(&commit.location).await?.bytes().await?;
     let first = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
@@ -94,16 +97,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_needs_neither_zone_nor_hour() {
+    fn time_without_zone_or_hour_is_utc_midnight() {
         let text = |text| parse(text).unwrap().to_rfc3339_opts(SecondsFormat::Secs, true);
         assert_eq!(text("2024-01-31T12:00:00+02:00"), "2024-01-31T10:00:00Z");
         assert_eq!(text("2024-01-31 12:00:00"), "2024-01-31T12:00:00Z");
         assert_eq!(text("2024-01-31"), "2024-01-31T00:00:00Z");
-        assert!(parse("yesterday").unwrap_err().message.contains("write a time as"));
+        assert!(parse("yesterday").unwrap_err().message.contains("use a form such as"));
     }
 
     #[tokio::test]
-    async fn a_time_means_the_newest_version_that_is_not_younger() {
+    async fn timestamp_selects_the_newest_version_at_or_before_it() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("_delta_log");
         std::fs::create_dir(&log).unwrap();
@@ -123,7 +126,7 @@ mod tests {
         }
         assert_eq!([at(300).await, at(599).await, at(9999).await], [Ok(3), Ok(5), Ok(6)]);
         let error = at(299).await.unwrap_err();
-        assert!(error.contains("the oldest commit in its log, version 3, is of 1970-01-01T00:05:00"), "{error}");
+        assert!(error.contains("the oldest commit in its log, version 3, is from 1970-01-01T00:05:00"), "{error}");
         commit(6, 1, r#"{"commitInfo":{"inCommitTimestamp":600000}}"#);
         assert_eq!([at(599).await, at(600).await], [Ok(5), Ok(6)]);
     }

@@ -1,4 +1,4 @@
-//! Runs queries on the whole engine in one process.
+//! Runs queries on the complete engine in one process.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use buzz_protocol::{HBeeTask, Options, Query, Result, TaskOutcome};
 use buzz_storage::Storage;
 use serde_json::{Value, json};
 
-/// An answer and how it came about.
+/// The rows of an answer, with its summary, warnings and plan.
 #[derive(Debug)]
 pub struct Answer {
     pub rows: Vec<RecordBatch>,
@@ -23,7 +23,7 @@ pub struct Answer {
     pub reruns: u64,
 }
 
-/// Options from `key=value` texts.
+/// Parses options from `key=value` texts.
 pub fn options(sets: &[&str]) -> Options {
     let mut options = Options::default();
     for assignment in sets {
@@ -32,24 +32,24 @@ pub fn options(sets: &[&str]) -> Options {
     options
 }
 
-/// Answers `query` on a fresh host with 2 threads.
+/// Runs `query` on a new host with 2 threads.
 pub async fn ask(query: &Value, base: &Path, sets: &[&str]) -> Result<Answer> {
     ask_on(&host(sets), query, base, sets).await
 }
 
-/// A host with 2 threads.
+/// Creates a host with 2 threads.
 pub fn host(sets: &[&str]) -> LocalHost {
     LocalHost::new(Arc::new(Storage::default()), &options(sets), 2).unwrap()
 }
 
-/// Answers `query` on `host`. Tasks and outcomes go through their JSON, as between machines.
+/// Runs `query` on `host`. Tasks and outcomes are serialized to JSON and back, as between machines.
 pub async fn ask_on(host: &LocalHost, query: &Value, base: &Path, sets: &[&str]) -> Result<Answer> {
     let compute = Arc::new(WiredCompute(Arc::clone(&host.compute)));
     let fuse = Fuse::new(Arc::clone(&host.storage), compute, Arc::clone(&host.combs) as _, Arc::clone(&host.network));
     ask_fuse(&fuse, query, base, sets).await
 }
 
-/// Runs what is left of a task once it was text.
+/// Runs tasks after a round trip through JSON.
 #[derive(Debug)]
 struct WiredCompute(Arc<LocalCompute>);
 
@@ -72,7 +72,7 @@ impl Compute for WiredCompute {
     }
 }
 
-/// Answers `query` with `fuse`.
+/// Runs `query` with `fuse`.
 pub async fn ask_fuse(fuse: &Fuse, query: &Value, base: &Path, sets: &[&str]) -> Result<Answer> {
     let (query, mut warnings) = Query::parse(&query.to_string(), "query")?;
     let request = Request { query, base: PathBuf::from(base), options: options(sets) };
@@ -85,7 +85,7 @@ pub async fn ask_fuse(fuse: &Fuse, query: &Value, base: &Path, sets: &[&str]) ->
     Ok(Answer { rows, summary, warnings, plan, reruns })
 }
 
-/// A query of HBee steps and HComb steps, each `(name, SQL)`, over `(name, type, uri)` catalogs.
+/// Builds a query of HBee steps and HComb steps, each `(name, SQL)`, with catalog entries `(name, type, uri)`.
 pub fn steps(zones: usize, maps: &[(&str, &str)], reduces: &[(&str, &str)], catalogs: &[(&str, &str, &str)]) -> Value {
     let step = |kind: &str, (name, sql): &(&str, &str)| json!({"name": name, "sql": sql, "step_type": kind});
     let maps = maps.iter().map(|named| step("HBee", named));
@@ -98,7 +98,7 @@ pub fn steps(zones: usize, maps: &[(&str, &str)], reduces: &[(&str, &str)], cata
     })
 }
 
-/// One statement over `(name, type, uri)` catalogs.
+/// Builds a query of one statement, with catalog entries `(name, type, uri)`.
 pub fn statement(zones: usize, sql: &str, catalogs: &[(&str, &str, &str)]) -> Value {
     let catalog = |(name, kind, uri): &(&str, &str, &str)| json!({"name": name, "type": kind, "uri": uri});
     json!({

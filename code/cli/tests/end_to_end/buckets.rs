@@ -1,5 +1,5 @@
-//! Tables in buckets, read by the command from the project's own S3 server: how a bucket is reached, and what is said when
-//! it is not.
+//! Tests tables in buckets, which the command reads from the S3 server of the local cloud: storage settings,
+//! credentials and errors.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::tables::{parquet_folder, partitioned_delta};
 
-/// An S3 server with the bucket `lake`, which holds a Delta table `days` and a folder `rides`.
+/// An S3 server with the buckets `lake`, with a Delta table `days` and a folder `rides`, and `sea`.
 struct Lake {
     cloud: LocalCloud,
     folder: TempDir,
@@ -55,7 +55,7 @@ async fn lake() -> Lake {
 const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)];
 
 impl Lake {
-    /// Runs the command with these variables and no others of AWS.
+    /// Runs the command with `variables` and no other `AWS_` variables.
     async fn buzz(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_buzz"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
@@ -66,7 +66,7 @@ impl Lake {
         command.envs(variables.iter().copied()).stdin(Stdio::null()).output().await.unwrap()
     }
 
-    /// Counts the rows of the table at `uri`, reached as `storage` says.
+    /// Counts the rows of the table at `uri` with the settings `storage`.
     async fn count(&self, kind: &str, uri: &str, storage: &Value, variables: &[(&str, &str)]) -> Output {
         let catalog = json!({"name": "t", "type": kind, "uri": uri, "storage": storage});
         let query = json!({"sql": "SELECT COUNT(*) AS n, SUM(id) AS s FROM t", "catalogs": [catalog]});
@@ -84,7 +84,7 @@ fn rows(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// What a command that failed said, in one line.
+/// Returns the error of a failed command, which must be one line.
 fn told(output: &Output) -> String {
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
     let told = String::from_utf8(output.stderr.clone()).unwrap();
@@ -93,7 +93,7 @@ fn told(output: &Output) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tables_in_a_bucket_are_read_as_the_catalog_or_the_variables_say() {
+async fn catalog_storage_settings_override_environment_variables() {
     let lake = lake().await;
     let days = lake.count("DeltaLake", "s3://lake/tables/days", &lake.reached(), &KEYS).await;
     assert_eq!(rows(&days), "n,s\n300,44850\n");
@@ -105,14 +105,14 @@ async fn tables_in_a_bucket_are_read_as_the_catalog_or_the_variables_say() {
     let sql = "SELECT COUNT(*) AS n FROM days WHERE day = '2024-01-01' AND id % 2 = 0";
     let table = ["--table", "days=s3://lake/tables/days", "--format", "csv"];
     assert_eq!(rows(&lake.buzz(&[&["sql", sql], &table[..]].concat(), &variables).await), "n\n50\n");
-    // The catalog counts, where both say something.
+    // Settings of the catalog entry override the variables.
     let wrong = [&KEYS[..], &[("AWS_ENDPOINT_URL", "http://127.0.0.1:1"), ("AWS_REGION", "eu-west-1")]].concat();
     let days = lake.count("DeltaLake", "s3://lake/tables/days", &lake.reached(), &wrong).await;
     assert_eq!(rows(&days), "n,s\n300,44850\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_of_a_profile_are_used() {
+async fn credentials_are_read_from_the_aws_profile() {
     let lake = lake().await;
     let aws = lake.folder.path().join(".aws");
     fs::create_dir(&aws).unwrap();
@@ -131,12 +131,12 @@ async fn keys_of_a_profile_are_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_of_one_table_are_in_several_stores() {
+async fn files_of_one_table_can_be_in_several_stores() {
     let lake = lake().await;
     let folder = lake.folder.path();
     let far = parquet_folder(folder, "far", 2, 300);
     upload(&lake.cloud.endpoint, &far, "s3://sea/far").await.unwrap();
-    // A shallow clone: its own file is local, the others are where they were written.
+    // A shallow clone: its own file is local, the other files stay in their original stores.
     let clone = parquet_folder(folder, "clone", 1, 200);
     let size = |path: &Path| fs::metadata(path).unwrap().len();
     let (near, middle, last) = (clone.join("part-0.parquet"), far.join("part-0.parquet"), far.join("part-1.parquet"));
@@ -171,7 +171,7 @@ async fn files_of_one_table_are_in_several_stores() {
     };
     let sum = "SELECT COUNT(*) AS n, SUM(id) AS s FROM t";
     assert_eq!(rows(&ask(sum, "t=clone").await), format!("n,s\n800,{}\n", 199 * 100 + 599 * 300));
-    // Row groups are found and left out in each of the stores.
+    // Row groups are pruned in each of the stores.
     let few = "SELECT MIN(id) AS a, MAX(id) AS b, COUNT(*) AS n FROM t WHERE id BETWEEN 190 AND 310 AND grp <> 'cash'";
     assert_eq!(rows(&ask(few, "t=clone").await), "a,b,n\n190,310,88\n");
     let catalog = json!({"name": "t", "type": "Static", "uri": "list.json"});
@@ -187,10 +187,10 @@ async fn files_of_one_table_are_in_several_stores() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn equal_paths_in_two_buckets_are_two_files() {
+async fn equal_paths_in_two_buckets_are_distinct_files() {
     let lake = lake().await;
     let folder = lake.folder.path();
-    // Files of equal size with different bounds: the footer of one says that the other has no such row.
+    // Files of equal size with different bounds. Mixing up their footers would prune the wrong file.
     for (bucket, start) in [("lake", 100_000), ("sea", 200_000)] {
         let twin = folder.join(bucket);
         fs::create_dir(&twin).unwrap();
@@ -208,11 +208,11 @@ async fn equal_paths_in_two_buckets_are_two_files() {
     }
 }
 
-/// A table's type, its uri, how it is reached, variables, and words of what is said.
+/// Type and URI of a table, storage settings, variables, and words of the expected error.
 type Case<'a> = (&'a str, &'a str, Value, &'a [(&'a str, &'a str)], &'a [&'a str]);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_keeps_a_bucket_from_being_read_is_said() {
+async fn unreadable_bucket_error_names_the_cause() {
     let lake = lake().await;
     let with = |key: &str, value: Value| {
         let mut storage = lake.reached();
@@ -222,11 +222,11 @@ async fn what_keeps_a_bucket_from_being_read_is_said() {
     let wrong_secret = [KEYS[0], ("AWS_SECRET_ACCESS_KEY", "wrong")];
     let wrong_key = [("AWS_ACCESS_KEY_ID", "AKIANOBODY"), KEYS[1]];
     let (days, rides) = ("s3://lake/tables/days", "s3://lake/tables/rides");
-    let refused = "look at AWS_ACCESS_KEY_ID";
+    let refused = "check AWS_ACCESS_KEY_ID";
     let cases: [Case<'_>; 12] = [
-        ("DeltaLake", "s3://pond/days", lake.reached(), &KEYS, &["there is no such bucket", "s3://pond/days"]),
-        ("Parquet", "s3://pond/rides", lake.reached(), &KEYS, &["there is no such bucket", "s3://pond/rides"]),
-        ("Parquet", "s3://lake/nothing", lake.reached(), &KEYS, &["there is no file or folder s3://lake/nothing"]),
+        ("DeltaLake", "s3://pond/days", lake.reached(), &KEYS, &["the bucket does not exist", "s3://pond/days"]),
+        ("Parquet", "s3://pond/rides", lake.reached(), &KEYS, &["the bucket does not exist", "s3://pond/rides"]),
+        ("Parquet", "s3://lake/nothing", lake.reached(), &KEYS, &["file or folder s3://lake/nothing does not exist"]),
         ("DeltaLake", "s3://lake/nothing", lake.reached(), &KEYS, &["there is no Delta table at s3://lake/nothing"]),
         ("DeltaLake", days, lake.reached(), &wrong_secret, &["no permission", "SignatureDoesNotMatch", refused]),
         ("Parquet", rides, lake.reached(), &wrong_secret, &["no permission", "SignatureDoesNotMatch", refused]),
@@ -258,12 +258,12 @@ async fn what_keeps_a_bucket_from_being_read_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_that_is_gone_from_the_bucket_is_named() {
+async fn missing_object_is_named_in_the_error() {
     let lake = lake().await;
     let stored = lake.folder.path().join("cloud/s3/lake/tables/days/day=2024-01-02/kind=a/level=1/part-0.parquet");
     fs::remove_file(&stored).unwrap();
     let told = told(&lake.count("DeltaLake", "s3://lake/tables/days", &lake.reached(), &KEYS).await);
     let named = "file `s3://lake/tables/days/day=2024-01-02/kind=a/level=1/part-0.parquet` of table `t`";
-    assert!(told.contains(named) && told.contains("there is no object"), "{told}");
+    assert!(told.contains(named) && told.contains("does not exist"), "{told}");
     assert!(Path::new(&stored).parent().unwrap().exists());
 }

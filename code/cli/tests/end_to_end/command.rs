@@ -1,4 +1,4 @@
-//! The command as a user calls it: what it prints where, and how it ends.
+//! Tests the command `buzz` as a user runs it: its output, its error messages and its exit codes.
 
 use std::fs;
 use std::io::Write;
@@ -27,7 +27,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn every_format_holds_the_same_rows() {
+fn every_format_has_the_same_rows() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 2, 10);
     query(dir.path(), "SELECT id, grp, amount FROM m ORDER BY id");
@@ -62,7 +62,7 @@ fn every_format_holds_the_same_rows() {
 }
 
 #[test]
-fn json_keeps_what_json_has_no_form_for() {
+fn json_keeps_large_numbers_nan_bytes_times_and_maps() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 1, 10);
     query(
@@ -89,7 +89,7 @@ fn json_keeps_what_json_has_no_form_for() {
 }
 
 #[test]
-fn exit_codes_and_streams_are_as_documented() {
+fn exit_codes_and_output_streams_are_as_documented() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 2, 10);
     query(dir.path(), "SELECT id FROM m");
@@ -99,19 +99,15 @@ fn exit_codes_and_streams_are_as_documented() {
         assert!(text(&output.stderr).contains(words), "{arguments:?}: {}", text(&output.stderr));
     };
     failed(&["query", "missing.json"], 1, "error: query file `missing.json`: No such file");
-    failed(&["query", "query.json", "--table", "ride=x"], 1, "no such catalog; the nearest is `rides`");
-    failed(
-        &["query", "query.json", "--table", "rides=nowhere"],
-        1,
-        "error: catalog `rides`: there is no file or folder",
-    );
+    failed(&["query", "query.json", "--table", "ride=x"], 1, "no catalog `ride`; did you mean `rides`?");
+    failed(&["query", "query.json", "--table", "rides=nowhere"], 1, "error: catalog `rides`: file or folder");
     failed(
         &["query", "query.json", "--output", "no/such/folder/x"],
         1,
         "error: output `no/such/folder/x` is not writable",
     );
     failed(&["query", "query.json", "--format", "xml"], 2, "possible values: table, json");
-    failed(&["query", "query.json", "--set", "task=1"], 2, "the nearest is `tasks`");
+    failed(&["query", "query.json", "--set", "task=1"], 2, "did you mean `tasks`?");
     failed(&["query"], 2, "Usage");
     failed(&["frobnicate"], 2, "Usage");
     fs::write(dir.path().join("bad.json"), "{\"steps\": [\n  {,}\n]}").unwrap();
@@ -142,7 +138,7 @@ fn exit_codes_and_streams_are_as_documented() {
 }
 
 #[test]
-fn the_query_may_come_from_standard_input_and_a_closed_pipe_is_quiet() {
+fn query_is_read_from_standard_input_and_closed_pipe_prints_no_error() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 2, 10);
     query(
@@ -169,7 +165,7 @@ fn the_query_may_come_from_standard_input_and_a_closed_pipe_is_quiet() {
 }
 
 #[test]
-fn an_output_appears_whole_or_not_at_all() {
+fn output_file_is_replaced_atomically() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 2, 10);
     query(dir.path(), "SELECT id FROM m ORDER BY id");
@@ -186,7 +182,7 @@ fn an_output_appears_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_full_disk_is_said_so() {
+fn unwritable_output_is_reported() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 2, 10);
     query(dir.path(), "SELECT id FROM m ORDER BY id");
@@ -200,20 +196,20 @@ fn a_full_disk_is_said_so() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("error: standard output is not writable: No space left"), "{output:?}");
 
-    // A device, also behind a link, is written to and not replaced by a file.
+    // A device, also behind a link, is written in place and not replaced by a file.
     std::os::unix::fs::symlink("/dev/full", dir.path().join("full")).unwrap();
     let output = buzz(dir.path(), &["query", "query.json", "--format", "csv", "--output", "full"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("error: output `full` is not writable: No space left"), "{output:?}");
     assert!(dir.path().join("full").is_symlink());
 
-    // A folder that is not there is named.
+    // A missing folder is named.
     let output = buzz(dir.path(), &["query", "query.json", "--output", "nowhere/rows.csv"]);
     assert_eq!(output.status.code(), Some(1));
-    let said = "error: output `nowhere/rows.csv` is not writable: there is no folder `nowhere`";
+    let said = "error: output `nowhere/rows.csv` is not writable: folder `nowhere` does not exist";
     assert!(text(&output.stderr).contains(said), "{output:?}");
 
-    // Of a link to a file, the file is what is written.
+    // A link to a file is kept, and the file is replaced.
     fs::write(dir.path().join("rows.csv"), "old").unwrap();
     std::os::unix::fs::symlink("rows.csv", dir.path().join("link.csv")).unwrap();
     let output = buzz(dir.path(), &["query", "query.json", "--format", "csv", "--output", "link.csv"]);
@@ -222,7 +218,7 @@ fn a_full_disk_is_said_so() {
 }
 
 #[test]
-fn an_interruption_stops_everything() {
+fn interrupt_stops_the_query_and_removes_its_temporary_output() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 1, 3000);
     let slow = "SELECT count(*) AS n FROM rides a, rides b, rides c, rides d WHERE a.id + b.id + c.id + d.id = -1";
@@ -235,20 +231,20 @@ fn an_interruption_stops_everything() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // The temporary output shows that the query is under way.
+    // The temporary output file exists while the query runs.
     let started = Instant::now();
     while fs::read_dir(dir.path()).unwrap().count() < 3 {
-        assert!(started.elapsed() < Duration::from_secs(60), "the query never began");
+        assert!(started.elapsed() < Duration::from_secs(60), "the query did not start");
         std::thread::sleep(Duration::from_millis(20));
     }
     std::thread::sleep(Duration::from_millis(300));
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "something was left behind");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the temporary output was not removed");
 }
 
 #[test]
-fn the_sample_is_made_once_and_answers_the_example() {
+fn sample_is_created_once_and_works_with_the_example_query() {
     let dir = tempdir().unwrap();
     let made = buzz(dir.path(), &["sample", "data/taxi", "--rows", "3000"]);
     assert!(made.status.success(), "{}", text(&made.stderr));

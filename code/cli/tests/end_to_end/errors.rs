@@ -1,4 +1,4 @@
-//! What users get wrong, and what they are told.
+//! Mistakes of users, and the errors that report them.
 
 use std::fs;
 use std::path::Path;
@@ -25,7 +25,7 @@ async fn told(query: &Value, base: &Path) -> (ErrorKind, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_mistake_is_named_with_its_place() {
+async fn error_names_the_mistake_and_its_step_or_catalog() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 2, 10);
     parquet_folder(dir.path(), "others", 1, 10);
@@ -80,8 +80,8 @@ async fn each_mistake_is_named_with_its_place() {
         (map("SELECT group FROM rides)"), &["step `m`: SQL syntax"]),
         (map("SELECT grp FROM rides; SELECT 1"), &["step `m`", "several statements"]),
         (map(""), &["step `m`", "SQL is empty"]),
-        (map("SELECT gruop FROM rides"), &["step `m`: column `gruop`", "the nearest is `grp`"]),
-        (map("SELECT id FROM ridse"), &["step `m`: there is no table `ridse`", "the nearest is `rides`"]),
+        (map("SELECT gruop FROM rides"), &["step `m`: column `gruop`", "did you mean `grp`?"]),
+        (map("SELECT id FROM ridse"), &["step `m`: table `ridse` does not exist", "did you mean `rides`?"]),
         (map("SELECT 1 AS one"), &["step `m`", "write FROM rides"]),
         (map("DROP TABLE rides"), &["step `m`: DROP is not a query", "write a SELECT"]),
         (map("INSERT INTO rides VALUES (1)"), &["step `m`: INSERT is not a query"]),
@@ -90,22 +90,22 @@ async fn each_mistake_is_named_with_its_place() {
         (map("SELECT nosuchfunction(id) FROM rides"), &["step `m`", "nosuchfunction"]),
         (map("SELECT CAST(grp AS INT) AS n FROM rides"), &["step `m`, task", "Cannot cast string"]),
         (reduce("SELECT 1 / (n - n) AS n FROM m"), &["division by zero"]),
-        (reduce("SELECT m FROM elsewhere"), &["step `r`: there is no table `elsewhere`", "`rides`, `m`, `r`"]),
+        (reduce("SELECT m FROM elsewhere"), &["step `r`: table `elsewhere` does not exist", "`rides`, `m`, `r`"]),
         (reduce("SELECT * FROM rides"), &["step `r`", "reads the catalog `rides`", "write an HBee step"]),
-        (reduce("SELECT * FROM r"), &["step `r`: it reads itself"]),
+        (reduce("SELECT * FROM r"), &["step `r`: the step reads itself"]),
         (two_catalogs, &["step `m`", "`a` and `b`", "one HBee step for each", "`r`"]),
-        (later, &["step `x`", "`y`, a later step"]),
+        (later, &["step `x`", "reads the later step `y`"]),
         (map_reads_step, &["step `o`", "reads the step `m`", "HComb"]),
-        (table("Parquet", "ftp://host/x"), &["catalog `rides`", "no storage for `ftp://`"]),
+        (table("Parquet", "ftp://host/x"), &["catalog `rides`", "scheme `ftp://` is not supported"]),
         (
             filter("amount > 3"),
             &["step `m`", "`amount` is not a partition column of `rides`", "filter it in the step's SQL"],
         ),
-        (filter("dya = '2024-01-01'"), &["column `dya`", "the nearest is `day`"]),
+        (filter("dya = '2024-01-01'"), &["column `dya`", "did you mean `day`?"]),
         (filter("day < 'yesterday'"), &["'yesterday' is not a value of type Date32"]),
         (filter("day <"), &["partition_filter \"day <\"", "SQL"]),
         (filter("level + 1"), &["not a condition"]),
-        (filter("max(level) = 1"), &["it cannot hold an aggregate"]),
+        (filter("max(level) = 1"), &["it cannot contain an aggregate"]),
     ];
     for (query, words) in invalid {
         let (kind, message) = told(query, dir.path()).await;
@@ -115,7 +115,7 @@ async fn each_mistake_is_named_with_its_place() {
     }
 
     let data: &[(Value, &[&str])] = &[
-        (table("Parquet", "nowhere"), &["catalog `rides`", "there is no file or folder", "nowhere"]),
+        (table("Parquet", "nowhere"), &["catalog `rides`", "does not exist or is empty", "nowhere"]),
         (table("Parquet", "empty"), &["catalog `rides`", "empty"]),
         (table("Parquet", "rides/*.csv"), &["catalog `rides`", "matches `*.csv`"]),
         (table("DeltaLake", "rides"), &["catalog `rides`", "there is no Delta table at", "rides"]),
@@ -130,7 +130,7 @@ async fn each_mistake_is_named_with_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_file_is_named() {
+async fn corrupt_or_missing_file_is_named_in_the_error() {
     let dir = tempdir().unwrap();
     let table = partitioned_delta(dir.path());
     let mut query = good();
@@ -151,9 +151,9 @@ async fn a_broken_file_is_named() {
     fs::remove_file(&broken).unwrap();
     let (kind, message) = told(&query, dir.path()).await;
     assert_eq!(kind, ErrorKind::Data, "{message}");
-    assert!(message.contains("there is no object") && message.contains("part-0.parquet"), "{message}");
+    assert!(message.contains("does not exist") && message.contains("part-0.parquet"), "{message}");
 
-    // As a folder of Parquet, the footer is read while planning.
+    // For a folder of Parquet, planning reads the footers.
     let folder = parquet_folder(dir.path(), "cut", 2, 10);
     let file = folder.join("part-1.parquet");
     let bytes = fs::read(&file).unwrap();
@@ -165,12 +165,12 @@ async fn a_broken_file_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_that_is_broken_among_many_files_of_one_task_is_named_with_its_file() {
+async fn corrupt_page_in_a_task_of_many_files_names_its_file() {
     let dir = tempdir().unwrap();
     let folder = parquet_folder(dir.path(), "rides", 5, 1000);
     let broken = folder.join("part-3.parquet");
     let mut bytes = fs::read(&broken).unwrap();
-    // Behind the magic number begins the first page, of `id`.
+    // The first page, of `id`, starts after the magic number.
     bytes[4..600].fill(0xff);
     fs::write(&broken, &bytes).unwrap();
     for sql in

@@ -1,4 +1,4 @@
-//! Workers that die, are slow or deliver twice, stores that do not answer, combs that go away.
+//! Tests faults: HBees that crash, are slow or deliver twice, stores that fail, and combs that are lost.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -30,18 +30,18 @@ fn query(zones: usize) -> Value {
 
 const EXPECTED: [&str; 3] = ["cash | 267", "credit | 267", "dispute | 266"];
 
-/// What a faulty worker does with a run of a task.
+/// The fault of an HBee that runs a task.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
-    /// The first run of every task is not answered, as if its worker had died before it began.
+    /// The first attempt of every task fails before it starts, as if the HBee had crashed.
     DiesBefore,
-    /// The first run of every task delivers everything, and then its answer is lost.
+    /// The first attempt of every task delivers all rows, and then its outcome is lost.
     DiesAfter,
-    /// Every task is run twice at the same time; the answer of the second counts.
+    /// Every attempt runs twice concurrently; the outcome of the second run is returned.
     RunsTwice,
-    /// The worker reports a failure that trying again does not mend.
+    /// The HBee reports an error that a retry cannot fix.
     Fails,
-    /// No worker is ever there.
+    /// No HBee is ever available.
     NeverThere,
 }
 
@@ -101,7 +101,7 @@ impl Compute for FaultyCompute {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_counts_once_however_often_it_runs() {
+async fn lost_or_duplicate_task_runs_are_counted_once() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 8, 100);
     for fault in [Fault::DiesBefore, Fault::DiesAfter, Fault::RunsTwice] {
@@ -120,7 +120,7 @@ async fn a_task_counts_once_however_often_it_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_unavailable_is_tried_again_and_not_for_ever() {
+async fn only_unavailable_tasks_are_retried_up_to_the_attempt_limit() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 4, 10);
     let host = host(&[]);
@@ -135,14 +135,14 @@ async fn only_unavailable_is_tried_again_and_not_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_fails_for_a_while_costs_retries_and_no_row() {
+async fn transient_store_failure_is_retried_without_losing_rows() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 8, 100);
     let options = options(&[]);
     let storage =
         Storage::with_wrapper(|store| Arc::new(FaultyStore::new(store, "part-3", 1, Duration::from_millis(1))));
     let host = LocalHost::new(Arc::new(storage), &options, 2).unwrap();
-    // Planning reads nothing of the files that a manifest lists, so the first read is a task's.
+    // Planning does not read the files of a manifest, so the first read is by a task.
     let mut manifest = serde_json::json!({
         "schema": [{"name": "id", "type": "Int64"}, {"name": "grp", "type": "Utf8"}],
         "files": []
@@ -160,7 +160,7 @@ async fn a_store_that_fails_for_a_while_costs_retries_and_no_row() {
     assert_eq!(answer.summary.retries, 1);
 }
 
-/// Kills all combs during the first runs of tasks, `deaths` times.
+/// Kills all combs during the first `deaths_left` task attempts, before or after they deliver.
 #[derive(Debug)]
 struct CombKiller {
     inner: Arc<LocalCompute>,
@@ -198,7 +198,7 @@ impl Compute for CombKiller {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_comb_costs_a_second_run_and_no_row() {
+async fn lost_comb_causes_one_rerun_without_losing_rows() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 8, 100);
     for transport in TRANSPORTS {
@@ -230,7 +230,7 @@ async fn a_lost_comb_costs_a_second_run_and_no_row() {
     }
 }
 
-/// A host whose store takes half a minute for every read of a data file, and a query on it.
+/// Creates a host whose store delays every read of a data file by 30 seconds, and a query on it.
 fn slow_host(dir: &std::path::Path, sets: &[&str]) -> (LocalHost, Value) {
     parquet_folder(dir, "rides", 1, 100);
     let size = std::fs::metadata(dir.join("rides/part-0.parquet")).unwrap().len();
@@ -246,7 +246,7 @@ fn slow_host(dir: &std::path::Path, sets: &[&str]) -> (LocalHost, Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_that_is_dropped_leaves_no_inbox() {
+async fn dropped_query_closes_its_inboxes() {
     for transport in TRANSPORTS {
         let dir = tempdir().unwrap();
         let sets = [transport];
@@ -265,7 +265,7 @@ async fn a_query_that_is_dropped_leaves_no_inbox() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_that_takes_too_long_ends() {
+async fn query_past_timeout_seconds_fails_with_kind_limit() {
     let dir = tempdir().unwrap();
     let sets = ["timeout_seconds=1"];
     let (host, query) = slow_host(dir.path(), &sets);
@@ -273,7 +273,7 @@ async fn a_query_that_takes_too_long_ends() {
     assert_eq!((error.kind, error.to_string().contains("`timeout_seconds`")), (ErrorKind::Limit, true));
 }
 
-/// Combs behind proxies that fall silent once the first task has run, or before anything is asked of them.
+/// Combs behind proxies that stop forwarding: with `at_once` from the start, otherwise after the first task.
 #[derive(Debug)]
 struct SilentCombs {
     inner: Arc<LocalCombs>,
@@ -326,7 +326,7 @@ impl Compute for Silencer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_comb_that_falls_silent_is_noticed() {
+async fn silent_comb_is_detected_by_keep_alive() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 8, 100);
     let sets = ["transport=tcp", "attempts=1"];
@@ -335,16 +335,16 @@ async fn a_comb_that_falls_silent_is_noticed() {
     let compute = Silencer { inner: Arc::clone(&host.compute), combs: Arc::clone(&combs) };
     let fuse = Fuse::new(Arc::clone(&host.storage), Arc::new(compute), combs, Arc::clone(&host.network));
     let query = query(2);
-    // Both runs of the query meet silence; each is noticed by its keep-alive, long before this bound.
+    // Both runs of the query get no response. Keep-alive detects it each time, long before this timeout.
     let asked = tokio::time::timeout(Duration::from_secs(120), ask_fuse(&fuse, &query, dir.path(), &sets)).await;
-    assert_eq!(asked.expect("it hangs").unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(asked.expect("the query ends").unwrap_err().kind, ErrorKind::Unavailable);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_comb_that_does_not_answer_takes_no_more_than_the_querys_time() {
+async fn unresponsive_comb_fails_the_query_at_its_deadline() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 8, 100);
-    // Less than keep-alive needs to notice it.
+    // Shorter than the time that keep-alive needs to detect the lost comb.
     let sets = ["transport=tcp", "timeout_seconds=1"];
     let host = host(&sets);
     let combs = SilentCombs { inner: Arc::clone(&host.combs), at_once: true, proxies: Mutex::default() };

@@ -1,5 +1,5 @@
-//! Folders of CSV, JSON lines and Parquet, with partitions in their paths, compressed, divided, and as users get them
-//! wrong.
+//! Tests tables of CSV, JSON lines, Parquet and Delta: partitions in paths, compression, splits, merged schemas, and
+//! invalid files.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::common::{ask, statement};
 use crate::tables::{rides, write_file};
 
-/// Answers `sql` over the catalog `entry`, called `t`; rows as lines of text.
+/// Runs `sql` on the catalog entry `entry`, named `t`. Returns rows as lines of text.
 async fn rows(sql: &str, entry: Value, base: &Path, sets: &[&str]) -> Result<Vec<String>, QueryError> {
     let mut query = statement(1, sql, &[]);
     let mut entry = entry;
@@ -47,7 +47,7 @@ fn write(path: &Path, text: impl AsRef<[u8]>) {
 }
 
 #[tokio::test]
-async fn partitions_in_paths_are_columns_and_choose_files() {
+async fn hive_partitions_become_columns_and_prune_files() {
     let dir = tempfile::tempdir().unwrap();
     for (index, folder) in
         ["year=2024/kind=a%2Fb", "year=2024/kind=c d", "year=__HIVE_DEFAULT_PARTITION__/kind=x"].into_iter().enumerate()
@@ -76,7 +76,7 @@ async fn partitions_in_paths_are_columns_and_choose_files() {
 }
 
 #[tokio::test]
-async fn csv_files_of_a_folder_are_joined_by_their_headers() {
+async fn csv_files_are_merged_by_header() {
     let dir = tempfile::tempdir().unwrap();
     write(&dir.path().join("t/day=2024-01-01/a.csv"), "id,name,price\n1,one,1.5\n2,\"two, too\",\n");
     write(&dir.path().join("t/day=2024-01-02/b.csv.gz"), ZIPPED);
@@ -89,7 +89,7 @@ async fn csv_files_of_a_folder_are_joined_by_their_headers() {
 }
 
 #[tokio::test]
-async fn csv_is_read_as_its_entry_says() {
+async fn csv_options_of_the_catalog_entry_apply() {
     let dir = tempfile::tempdir().unwrap();
     write(&dir.path().join("t.txt"), "# made by hand\n1;'a;''b''';-\n2;c;2024-01-31\n");
     let entry = json!({
@@ -101,7 +101,7 @@ async fn csv_is_read_as_its_entry_says() {
 }
 
 #[tokio::test]
-async fn lines_are_divided_among_tasks_without_losing_one() {
+async fn csv_and_json_splits_keep_every_line() {
     let dir = tempfile::tempdir().unwrap();
     let lines = |line: &dyn Fn(usize) -> String| (0..5000).map(line).collect::<String>();
     write(&dir.path().join("t.csv"), format!("id,text\n{}", lines(&|id| format!("{id},{}\n", "x".repeat(id % 50)))));
@@ -118,7 +118,7 @@ async fn lines_are_divided_among_tasks_without_losing_one() {
 }
 
 #[tokio::test]
-async fn a_wrong_value_names_the_file_and_the_line() {
+async fn invalid_value_error_names_the_file_and_the_value() {
     let dir = tempfile::tempdir().unwrap();
     write(&dir.path().join("t.csv"), "id,x\n1,2\n2,oops\n");
     let entry = json!({"type": "Csv", "uri": "t.csv", "schema": [
@@ -134,7 +134,7 @@ async fn a_wrong_value_names_the_file_and_the_line() {
 }
 
 #[tokio::test]
-async fn a_delta_table_is_read_as_of_a_version_or_a_time() {
+async fn delta_time_travel_by_version_or_timestamp() {
     let dir = tempfile::tempdir().unwrap();
     let table = crate::tables::partitioned_delta(dir.path());
     let log = table.join("_delta_log");
@@ -161,11 +161,11 @@ async fn a_delta_table_is_read_as_of_a_version_or_a_time() {
     let missing = count("version", json!(7)).await.unwrap_err();
     assert!(missing.contains("has no version 7; the newest is 1"), "{missing}");
     let early = count("timestamp", json!("1970-01-01")).await.unwrap_err();
-    assert!(early.contains("has no version as old as 1970-01-01T00:00:00.000Z"), "{early}");
+    assert!(early.contains("has no version at or before 1970-01-01T00:00:00.000Z"), "{early}");
 }
 
 #[tokio::test]
-async fn what_the_log_names_and_the_store_lacks_is_named() {
+async fn changed_or_missing_delta_files_are_named_in_the_error() {
     let dir = tempfile::tempdir().unwrap();
     let table = crate::tables::partitioned_delta(dir.path());
     let entry = || json!({"type": "DeltaLake", "uri": "partitioned"});
@@ -177,12 +177,12 @@ async fn what_the_log_names_and_the_store_lacks_is_named() {
     assert_eq!(error.kind, ErrorKind::Data);
     let text = error.to_string();
     assert!(text.contains("day=2024-01-02/kind=a/level=1/part-0.parquet` of table `t`"), "{text}");
-    assert!(text.contains(&format!("it has {} bytes where its table says {}", bytes.len() + 4, bytes.len())), "{text}");
+    assert!(text.contains(&format!("it has {} bytes, but its table lists {}", bytes.len() + 4, bytes.len())), "{text}");
     fs::remove_file(&file).unwrap();
     let error = failed().await;
     assert_eq!(error.kind, ErrorKind::Data);
     let text = error.to_string();
-    assert!(text.contains("level=1/part-0.parquet` of table `t`: there is no object"), "{text}");
+    assert!(text.contains("level=1/part-0.parquet` of table `t`: object `"), "{text}");
 
     let log = table.join("_delta_log");
     write(&log.join("00000000000000000002.json"), "{}");
@@ -191,7 +191,7 @@ async fn what_the_log_names_and_the_store_lacks_is_named() {
 }
 
 #[tokio::test]
-async fn a_variant_of_a_delta_table_is_read_as_it_is_stored() {
+async fn delta_variant_is_read_as_stored() {
     let dir = tempfile::tempdir().unwrap();
     let binary = |name: &str, value: &[u8]| {
         let column: ArrayRef = Arc::new(BinaryArray::from(vec![value; 2]));
@@ -224,14 +224,14 @@ async fn a_variant_of_a_delta_table_is_read_as_it_is_stored() {
     let entry = || json!({"type": "DeltaLake", "uri": "t"});
     commit(json!(["variantType"]));
     assert_eq!(rows(sql, entry(), dir.path(), &[]).await.unwrap(), ["1 | 0c07 | 010000", "2 | 0c07 | 010000"]);
-    // Shredded, a part of the value would stand in columns of its own.
+    // With shredding, parts of the value would be stored in separate columns.
     commit(json!(["variantType", "variantShredding-preview"]));
     let error = rows(sql, entry(), dir.path(), &[]).await.unwrap_err();
     assert!(error.message.contains("`variantShredding-preview`, which Buzz does not support"), "{error}");
 }
 
 #[tokio::test]
-async fn structs_have_the_fields_of_all_files_also_in_maps() {
+async fn struct_fields_are_merged_across_files_also_in_maps() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("t");
     fs::create_dir_all(&folder).unwrap();

@@ -1,4 +1,4 @@
-//! Deliveries that are read as they come, where each task is run once and in this process.
+//! Tests flowing deliveries, which are read before they are committed. Each task runs once, in this process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,7 +28,7 @@ fn fuse(host: &LocalHost, compute: impl Compute + 'static) -> Fuse {
     Fuse::new(storage, Arc::new(compute), Arc::clone(&host.combs) as _, network)
 }
 
-/// Whose first task dies after it has delivered, where deliveries are read as they come.
+/// Loses the outcome of the first task after its delivery. Deliveries are flowing.
 #[derive(Debug)]
 struct FlowsAndDies {
     inner: Arc<LocalCompute>,
@@ -56,7 +56,7 @@ impl Compute for FlowsAndDies {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_were_read_of_a_task_that_died_do_not_count_twice() {
+async fn rows_read_from_a_lost_task_are_not_counted_twice() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 8, 100);
     for zones in [1, 3] {
@@ -69,7 +69,7 @@ async fn rows_that_were_read_of_a_task_that_died_do_not_count_twice() {
     }
 }
 
-/// Remembers which step's tasks began and ended, in their order.
+/// Records the order in which tasks of each step begin and end.
 #[derive(Debug)]
 struct Remembers {
     inner: Arc<LocalCompute>,
@@ -99,7 +99,7 @@ impl Compute for Remembers {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_probe_side_of_a_join_is_read_once_its_build_side_is_complete() {
+async fn probe_side_of_a_join_starts_after_its_build_side_is_complete() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 8, 100);
     let sql = "SELECT COUNT(*), MAX(b.id) FROM rides a JOIN rides b ON a.id = b.id + 1";
@@ -115,6 +115,6 @@ async fn the_probe_side_of_a_join_is_read_once_its_build_side_is_complete() {
         let last = events.iter().rposition(|event| *event == ("map_0".to_string(), "ends")).unwrap();
         let first = events.iter().position(|event| *event == ("map_1".to_string(), "begins")).unwrap();
         assert!(last < first || zones > 1, "{events:?}");
-        assert_eq!(events.len(), 16, "four tasks of each begin and end");
+        assert_eq!(events.len(), 16, "four tasks of each step begin and end");
     }
 }

@@ -1,4 +1,4 @@
-//! Fuse reduces itself: tasks answer their rows, and combs go on when these are too many.
+//! Tests inline reduction: tasks return their rows to Fuse, and the query moves to combs if there are too many rows.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,12 +15,12 @@ use tempfile::tempdir;
 use crate::common::{Answer, ask_fuse, host, statement};
 use crate::tables::parquet_folder;
 
-/// Runs tasks whose outcomes carry so many bytes at most, and notes where each was to deliver.
+/// Runs tasks whose outcomes are limited to `inline_bytes`, and records the destination of each attempt.
 #[derive(Debug)]
 struct BoundedCompute {
     inner: Arc<LocalCompute>,
     inline_bytes: u64,
-    /// By task: to Fuse (`false`) or to combs (`true`).
+    /// Destinations of the attempts of each task: Fuse (`false`) or combs (`true`).
     ran: Mutex<HashMap<u32, Vec<bool>>>,
 }
 
@@ -44,7 +44,7 @@ impl Compute for BoundedCompute {
     }
 }
 
-/// Combs that are not there before somebody waits for them; the first may refuse.
+/// Combs that do not run before [`Combs::ready`] is called.
 #[derive(Debug)]
 struct ColdCombs {
     inner: Arc<LocalCombs>,
@@ -95,7 +95,7 @@ fn grouped(zones: usize) -> Value {
 const EXPECTED: [&str; 3] = ["cash | 267", "credit | 267", "dispute | 266"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_comb_at_hand_fuse_reduces_what_is_little() {
+async fn small_result_without_warm_combs_is_reduced_inline() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 8, 100);
     let asked = ask(&grouped(1), dir.path(), u64::MAX, &["tasks=8"]).await;
@@ -105,7 +105,7 @@ async fn without_a_comb_at_hand_fuse_reduces_what_is_little() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_choice_is_kept() {
+async fn reducer_option_is_respected() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 8, 100);
     for (choice, zones, combs) in [("comb", 1, 1), ("comb", 3, 3), ("inline", 3, 0), ("auto", 3, 0)] {
@@ -117,7 +117,7 @@ async fn a_choice_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_rows_are_too_many_combs_go_on_and_nothing_is_lost() {
+async fn oversized_inline_rows_move_to_combs_without_losing_rows() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 8, 100);
     let all = statement(3, "SELECT grp, id FROM rides", &[("rides", "Parquet", "rides")]);
@@ -128,7 +128,7 @@ async fn when_rows_are_too_many_combs_go_on_and_nothing_is_lost() {
     let answer = asked.answer.unwrap();
     assert_eq!(sorted_text(&answer.rows), expected);
     assert_eq!((answer.summary.combs, answer.reruns, asked.combs_started), (3, 0, 1));
-    // The first did not fit, so that the others were sent to combs at once.
+    // The rows of the first task did not fit, so all other tasks delivered to combs.
     assert_eq!(asked.ran[&0], [false, true]);
     assert!(asked.ran.iter().all(|(task, ran)| *task == 0 || *ran == [true]), "{:?}", asked.ran);
 
@@ -137,7 +137,7 @@ async fn when_rows_are_too_many_combs_go_on_and_nothing_is_lost() {
     assert!(forced.to_string().contains("option `reducer`"), "{forced}");
 }
 
-/// The last task's rows do not fit an outcome.
+/// Returns an outcome that is too large for the last task.
 #[derive(Debug)]
 struct LastTooLarge(BoundedCompute);
 
@@ -159,7 +159,7 @@ impl Compute for LastTooLarge {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_tasks_whose_rows_did_not_fit_run_again() {
+async fn only_tasks_with_oversized_rows_run_again() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 8, 100);
     let sets = ["tasks=8"];
@@ -177,7 +177,7 @@ async fn only_tasks_whose_rows_did_not_fit_run_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_watches_can_stop_a_query() {
+async fn query_is_cancelled_through_its_progress() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 8, 100);
     let host = host(&[]);

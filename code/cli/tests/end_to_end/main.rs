@@ -1,4 +1,4 @@
-//! Whole queries on the whole engine, on tables that are made here, compared with plain DataFusion.
+//! Runs complete queries on the complete engine, on generated tables, and compares the rows with plain DataFusion.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,4 +1,4 @@
-//! Queries and their rows.
+//! Tests the rows of queries with steps.
 
 use arrow::array::RecordBatch;
 use buzz_testkit::{plain_rows, same_rows, sorted_text};
@@ -8,7 +8,8 @@ use tempfile::tempdir;
 use crate::common::{ask, steps};
 use crate::tables::{parquet_folder, partitioned_delta};
 
-/// Asks the steps on a folder of 8 files in every way of running them, and compares with plain DataFusion's `sql`.
+/// Runs the steps on a folder of 8 files with different zones, transports and task counts. Compares the rows with those
+/// of `sql` on plain DataFusion.
 async fn check(maps: &[(&str, &str)], reduces: &[(&str, &str)], sql: &str, ordered: bool) {
     let dir = tempdir().unwrap();
     let folder = parquet_folder(dir.path(), "rides", 8, 250);
@@ -30,7 +31,7 @@ async fn check(maps: &[(&str, &str)], reduces: &[(&str, &str)], sql: &str, order
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn aggregates_are_the_same_however_they_are_divided() {
+async fn aggregates_match_plain_datafusion_for_any_task_count() {
     check(
         &[("m", "SELECT grp, COUNT(*) AS n, SUM(amount) AS s, MAX(id) AS hi FROM rides WHERE id % 2 = 0 GROUP BY grp")],
         &[("r", "SELECT grp, SUM(n) AS n, SUM(s) AS s, MAX(hi) AS hi FROM m GROUP BY grp ORDER BY grp")],
@@ -41,7 +42,7 @@ async fn aggregates_are_the_same_however_they_are_divided() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_come_through_whole_and_in_order() {
+async fn rows_are_complete_and_in_order() {
     check(
         &[("m", "SELECT * FROM rides WHERE amount > 10")],
         &[("r", "SELECT id, grp, amount FROM m ORDER BY amount DESC, id LIMIT 700 OFFSET 20")],
@@ -52,7 +53,7 @@ async fn rows_come_through_whole_and_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn any_sql_may_stand_in_an_hbee_step() {
+async fn hbee_step_accepts_unions_joins_windows_and_ctes() {
     check(
         &[
             ("u", "SELECT id FROM rides WHERE id % 5 = 0 UNION ALL SELECT id + 1000000 FROM rides WHERE id % 7 = 0"),
@@ -76,7 +77,7 @@ async fn any_sql_may_stand_in_an_hbee_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn steps_may_be_read_twice_and_joined() {
+async fn steps_can_be_read_twice_and_joined() {
     check(
         &[
             ("counts", "SELECT grp, COUNT(*) AS n FROM rides GROUP BY grp"),
@@ -96,7 +97,7 @@ async fn steps_may_be_read_twice_and_joined() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unions_subqueries_and_null_aware_joins_are_right_on_several_combs() {
+async fn unions_subqueries_and_null_aware_joins_match_plain_datafusion_on_several_combs() {
     check(
         &[("m", "SELECT id, grp, amount FROM rides")],
         &[(
@@ -112,7 +113,7 @@ async fn unions_subqueries_and_null_aware_joins_are_right_on_several_combs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn windows_and_rollups_are_right_on_several_combs() {
+async fn windows_and_rollups_match_plain_datafusion_on_several_combs() {
     check(
         &[("m", "SELECT id, grp, amount FROM rides")],
         &[("r", "SELECT grp, rnk, COUNT(*) AS n FROM (SELECT grp, id % 5 AS rnk, ROW_NUMBER() OVER (PARTITION BY grp ORDER BY id DESC) AS p FROM m) w \
@@ -125,7 +126,7 @@ async fn windows_and_rollups_are_right_on_several_combs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_sql_of_an_hbee_step_is_evaluated_once_per_file() {
+async fn hbee_step_is_evaluated_once_per_file_or_row_group() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 5, 400);
     let maps = [("m", "SELECT COUNT(*) AS n FROM rides WHERE id >= 400")];
@@ -139,14 +140,14 @@ async fn the_sql_of_an_hbee_step_is_evaluated_once_per_file() {
         let answer = ask(&query, dir.path(), &[tasks]).await.unwrap();
         assert_eq!(sorted_text(&answer.rows), ["0 | 1", "400 | 4"]);
     }
-    // By row groups, of 100 rows here: four times as many evaluations.
+    // Split by row groups of 100 rows: four times as many evaluations.
     query["steps"][0]["split"] = json!("row_groups");
     let answer = ask(&query, dir.path(), &["split_bytes=1"]).await.unwrap();
     assert_eq!(sorted_text(&answer.rows), ["0 | 4", "100 | 16"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn partition_columns_stand_anywhere_and_prune() {
+async fn partition_columns_keep_their_position_and_prune_files() {
     let dir = tempdir().unwrap();
     partitioned_delta(dir.path());
     let catalogs = [("t", "DeltaLake", "partitioned")];
@@ -168,7 +169,7 @@ async fn partition_columns_stand_anywhere_and_prune() {
     assert_eq!(sorted_text(&answer.rows), ["a | 1 | 100 | 2", "b/c d | NULL | 100 | 2"]);
     assert_eq!((answer.summary.files_read, answer.summary.files_found), (4, 6));
 
-    // A file that WHERE empties still counts where an evaluation gives a row without input.
+    // A file without matching rows still counts if the step returns a row for empty input.
     let counted = [("m", "SELECT COUNT(*) AS n FROM t WHERE day < DATE '2024-02-01'")];
     let answer = ask(&steps(1, &counted, &[("r", "SELECT n FROM m")], &catalogs), dir.path(), &[]).await.unwrap();
     assert_eq!(answer.summary.files_read, 6);
@@ -176,7 +177,7 @@ async fn partition_columns_stand_anywhere_and_prune() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_filter_compares_as_its_text_means() {
+async fn partition_filter_compares_by_column_type() {
     let dir = tempdir().unwrap();
     partitioned_delta(dir.path());
     let maps = [("m", "SELECT COUNT(*) AS n FROM t")];
@@ -203,7 +204,7 @@ async fn a_partition_filter_compares_as_its_text_means() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_file_the_reduce_still_runs() {
+async fn reduce_step_runs_when_all_files_are_pruned() {
     let dir = tempdir().unwrap();
     partitioned_delta(dir.path());
     let maps = [("m", "SELECT grp, COUNT(*) AS n FROM t WHERE day > DATE '2030-01-01' GROUP BY grp")];
@@ -218,7 +219,7 @@ async fn without_a_file_the_reduce_still_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_step_that_is_read_twice_has_the_same_rows_both_times() {
+async fn step_read_twice_returns_the_same_rows() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 3, 100);
     let query = steps(
@@ -236,7 +237,7 @@ async fn a_step_that_is_read_twice_has_the_same_rows_both_times() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_inbox_that_spills_loses_nothing() {
+async fn spilling_inbox_keeps_all_rows() {
     let dir = tempdir().unwrap();
     let folder = parquet_folder(dir.path(), "rides", 8, 5000);
     let sql = "SELECT grp, COUNT(*) AS n, SUM(amount) AS s FROM rides GROUP BY grp";
@@ -256,7 +257,7 @@ async fn an_inbox_that_spills_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_static_manifest_is_a_catalog() {
+async fn static_manifest_is_read_as_a_table() {
     let dir = tempdir().unwrap();
     let folder = parquet_folder(dir.path(), "rides", 2, 100);
     let size = |file: &str| std::fs::metadata(folder.join(file)).unwrap().len();
@@ -280,7 +281,7 @@ async fn a_static_manifest_is_a_catalog() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_time_zone_reaches_every_role_and_now_is_one_value() {
+async fn time_zone_and_now_are_the_same_in_every_role() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 3, 10);
     let maps = [("m", "SELECT id, now() AS t, CAST('2024-07-01T12:00:00Z' AS TIMESTAMPTZ) AS z FROM rides")];
@@ -296,7 +297,7 @@ async fn the_time_zone_reaches_every_role_and_now_is_one_value() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_no_effect_is_a_warning() {
+async fn ineffective_parts_of_a_query_are_warnings() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 2, 10);
     let maps = [("m", "SELECT id FROM rides ORDER BY id"), ("unread", "SELECT id FROM rides")];

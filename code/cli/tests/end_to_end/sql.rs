@@ -1,4 +1,4 @@
-//! One statement, cut by Buzz, against plain DataFusion on the same files.
+//! Compares single statements, which Buzz cuts into steps, with plain DataFusion on the same files.
 
 use buzz_protocol::ErrorKind;
 use buzz_testkit::{plain_rows, same_rows, sorted_text};
@@ -8,7 +8,7 @@ use tempfile::tempdir;
 use crate::common::{ask, ask_fuse, host, statement, steps};
 use crate::tables::{kinds_folder, parquet_folder, partitioned_delta};
 
-/// Statements whose rows do not depend on how the work is divided. An ORDER BY at the end is total.
+/// Statements whose rows do not depend on how the work is divided. An ORDER BY at the end is a total order.
 const STATEMENTS: &[&str] = &[
     // Aggregates, in two phases.
     "SELECT COUNT(*), COUNT(amount), SUM(amount), AVG(amount), MIN(id), MAX(grp) FROM rides",
@@ -61,11 +61,11 @@ const STATEMENTS: &[&str] = &[
     "SELECT id, SUM(amount) OVER (PARTITION BY grp, id % 5 ORDER BY id) AS s, RANK() OVER (PARTITION BY grp ORDER BY id % 5) AS r FROM rides WHERE grp = 'cash' AND id < 400 ORDER BY id",
     "SELECT id, COUNT(*) OVER (PARTITION BY grp) AS n, LAST_VALUE(id) OVER (PARTITION BY id % 3 ORDER BY amount, id) AS l FROM rides WHERE grp = 'cash' AND id % 3 = 0 ORDER BY id",
     "WITH q AS (SELECT id AS a, id AS b FROM rides) SELECT RANK() OVER (PARTITION BY a ORDER BY a) AS r FROM q QUALIFY RANK() OVER (PARTITION BY b ORDER BY b DESC) <= 3",
-    // Recursions, over a table's rows and joined with a table in every round.
+    // Recursions, over the rows of a table and joined with a table in every iteration.
     "WITH RECURSIVE n AS (SELECT MIN(id) AS i FROM rides UNION ALL SELECT i + 1 FROM n WHERE i < 30) SELECT i FROM n ORDER BY i",
     "WITH RECURSIVE r AS (SELECT id, 0 AS depth FROM rides WHERE id = 3 UNION ALL SELECT rides.id, depth + 1 FROM rides JOIN r ON rides.id = r.id * 2) SELECT id, depth FROM r ORDER BY id",
     "WITH RECURSIVE n AS (SELECT 1 AS i UNION SELECT i % 5 + 1 FROM n) SELECT grp, SUM(i) FROM n JOIN rides ON n.i = rides.id GROUP BY grp",
-    // Joins that HBees do.
+    // Joins that run in HBees.
     "SELECT r.grp, k.label, COUNT(*), SUM(r.amount) FROM rides r JOIN kinds k ON r.grp = k.grp GROUP BY r.grp, k.label",
     "SELECT r.id, k.label FROM kinds k RIGHT JOIN rides r ON r.grp = k.grp AND k.label <> 'paid' WHERE r.id < 50 ORDER BY r.id",
     "SELECT COUNT(*) FROM rides WHERE grp IN (SELECT grp FROM kinds WHERE label = 'paid')",
@@ -73,12 +73,12 @@ const STATEMENTS: &[&str] = &[
     "SELECT r.id, a.label, b.label AS other FROM rides r JOIN kinds a ON r.grp = a.grp CROSS JOIN kinds b WHERE r.id < 9 ORDER BY r.id, other",
     "SELECT r.id, k.label FROM rides r JOIN kinds k ON r.grp < k.grp WHERE r.id < 30 ORDER BY r.id, k.label",
     "SELECT k.label, r.id FROM kinds k LEFT JOIN rides r ON r.grp = k.grp AND r.id < 10 ORDER BY k.label, r.id",
-    // Functions that keep the time zone of the session, and tables that are functions.
+    // Functions that depend on the session time zone, and table functions.
     "SELECT id, to_timestamp(CAST(id AS DECIMAL(10, 2))) AS t FROM rides WHERE id < 5 ORDER BY id",
     "SELECT t.i, COUNT(*) FROM generate_series(1, 6) AS t(i) LEFT JOIN rides ON rides.id % 6 = t.i GROUP BY t.i",
     "SELECT id, COUNT(*) FILTER (WHERE amount > 100) OVER (PARTITION BY grp) AS n, SUM(id) FILTER (WHERE id % 2 = 0) OVER (ORDER BY id ROWS BETWEEN 3 PRECEDING AND CURRENT ROW) AS s FROM rides ORDER BY id",
     "SELECT id, MAX(id) FILTER (WHERE grp = 'cash') OVER () FROM rides WHERE id > (SELECT MIN(n) + 980 FROM (SELECT COUNT(*) FILTER (WHERE id > 9) OVER () AS n FROM rides WHERE id < 20)) ORDER BY id",
-    // Literals of a type that plans have no encoding for.
+    // Literals of a type that the plan encoding does not support.
     "SELECT id, h IN (arrow_cast(3.0, 'Float16'), arrow_cast(5.0, 'Float16')) AS i, h > arrow_cast(2.5, 'Float16') AS g FROM (SELECT id, arrow_cast(id, 'Float16') AS h FROM rides) WHERE h < arrow_cast(9, 'Float16') ORDER BY id",
     "SELECT SUM(CAST(arrow_cast(id % 8, 'Float16') + arrow_cast(0.5, 'Float16') AS DOUBLE)) AS s, MAX(arrow_cast(1.5, 'Float16')) FROM rides",
     // No table at all.
@@ -87,11 +87,11 @@ const STATEMENTS: &[&str] = &[
     "SELECT r.id, v.column2 FROM rides r JOIN (VALUES (3, 'three'), (900, 'many')) v ON r.id = v.column1",
 ];
 
-/// Asked as the command does, where deliveries are read as they come.
+/// Options of queries that run as the command runs them, with flowing deliveries.
 const FLOWING: [&str; 3] = ["transport=memory", "tasks=5", "split_bytes=1"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_statement_has_the_rows_of_plain_datafusion() {
+async fn every_statement_matches_plain_datafusion() {
     let dir = tempdir().unwrap();
     let folder = parquet_folder(dir.path(), "rides", 4, 250);
     let kinds = kinds_folder(dir.path());
@@ -127,7 +127,7 @@ async fn every_statement_has_the_rows_of_plain_datafusion() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn conditions_on_partition_columns_choose_files() {
+async fn partition_column_filters_prune_files() {
     let dir = tempdir().unwrap();
     partitioned_delta(dir.path());
     let asked = async |sql: &str| {
@@ -146,7 +146,7 @@ async fn conditions_on_partition_columns_choose_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_without_files_has_its_totals() {
+async fn table_without_files_returns_totals() {
     let dir = tempdir().unwrap();
     let full = partitioned_delta(dir.path()).join("_delta_log/00000000000000000000.json");
     let log = std::fs::read_to_string(full).unwrap();
@@ -172,7 +172,7 @@ async fn a_table_without_files_has_its_totals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_only_partial_rows_need_is_done_by_hbees() {
+async fn filters_limits_and_partial_aggregates_are_pushed_down_to_hbees() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 4, 250);
     let delivered = async |sql: &str| {
@@ -190,7 +190,7 @@ async fn what_only_partial_rows_need_is_done_by_hbees() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_small_side_of_a_join_is_read_by_every_task() {
+async fn small_join_side_is_broadcast_to_every_task() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 4, 250);
     kinds_folder(dir.path());
@@ -202,12 +202,12 @@ async fn a_small_side_of_a_join_is_read_by_every_task() {
         (answer.plan.stages.len(), answer.summary.rows_delivered, answer.summary.files_read)
     };
     assert_eq!(asked(&["tasks=4"]).await, (1, 8, 5));
-    // Too dear, both sides are delivered.
+    // Above `build_bytes` both sides are delivered to the combs.
     assert_eq!(asked(&["tasks=4", "build_bytes=0"]).await, (2, 1002, 5));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_comb_can_do_fuse_does() {
+async fn constants_and_recursions_are_reduced_by_fuse() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 2, 10);
     let catalogs = [("rides", "Parquet", "rides")];
@@ -219,7 +219,7 @@ async fn what_no_comb_can_do_fuse_does() {
         SELECT COUNT(*) FROM n";
     let counted = asked(3, recursion).await;
     assert_eq!((sorted_text(&counted.rows), counted.summary.combs), (vec!["20".to_string()], 0));
-    assert!(counted.warnings.iter().any(|warning| warning.contains("Fuse reduces it: a recursion")));
+    assert!(counted.warnings.iter().any(|warning| warning.contains("combs: a recursive query")));
 
     let endless = "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n";
     let limited = ask(&statement(1, endless, &catalogs), dir.path(), &["timeout_seconds=1"]).await.unwrap_err();
@@ -227,27 +227,27 @@ async fn what_no_comb_can_do_fuse_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partial_aggregation_that_does_not_pay_is_given_up() {
+async fn partial_aggregation_of_mostly_distinct_groups_is_skipped() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 1, 300_000);
-    // The first 200,000 rows are as many groups, which tells that it does not pay; the others are one group.
+    // The first 200,000 rows are 200,000 groups, so partial aggregation is skipped. The other rows are one group.
     let sql = "SELECT COUNT(*), SUM(n), MAX(n) FROM
         (SELECT CASE WHEN id < 200000 THEN id ELSE -1 END AS k, COUNT(*) AS n FROM rides GROUP BY 1)";
     let query = statement(1, sql, &[("rides", "Parquet", "rides")]);
     let answer = ask(&query, dir.path(), &["tasks=1"]).await.unwrap();
     assert_eq!(sorted_text(&answer.rows), ["200001 | 300000 | 100000"]);
     let delivered = answer.summary.rows_delivered;
-    assert!(delivered > 250_000, "{delivered} rows: all were aggregated");
+    assert!(delivered > 250_000, "{delivered} rows delivered: all rows were aggregated");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_join_that_takes_too_long_is_stopped() {
+async fn join_past_timeout_seconds_is_stopped() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 4, 250);
     // About 10^13 rows, from a thousand.
     let sql = "SELECT COUNT(*) FROM rides a JOIN rides b ON a.grp = b.grp JOIN rides c ON b.grp = c.grp
         JOIN rides d ON c.grp = d.grp JOIN rides e ON d.grp = e.grp";
-    // Where HBees join, and where combs do.
+    // Once with the join in HBees, and once with the join in combs.
     for (zones, build) in [(1, "build_bytes=1GB"), (1, "build_bytes=0"), (2, "build_bytes=0")] {
         let query = statement(zones, sql, &[("rides", "Parquet", "rides")]);
         let error = ask(&query, dir.path(), &[build, "timeout_seconds=1"]).await.unwrap_err();
@@ -256,7 +256,7 @@ async fn a_join_that_takes_too_long_is_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn parameters_are_values_and_not_text() {
+async fn parameters_are_bound_as_values_not_text() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 2, 10);
     let mut query =
@@ -275,7 +275,7 @@ async fn parameters_are_values_and_not_text() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_single_hcomb_step_over_a_catalog_is_the_same_as_sql() {
+async fn single_hcomb_step_over_a_catalog_entry_runs_like_sql() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 2, 10);
     let query = json!({
@@ -286,12 +286,12 @@ async fn a_single_hcomb_step_over_a_catalog_is_the_same_as_sql() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_statement_that_cannot_run_says_why() {
+async fn invalid_statement_error_names_the_cause() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 1, 10);
     let cases = [
-        ("SELECT gruop FROM rides", "column `gruop` is not in table `rides`; the nearest is `grp`"),
-        ("SELECT 1 FROM ridse", "there is no table `ridse`; the nearest is `rides`"),
+        ("SELECT gruop FROM rides", "column `gruop` does not exist in table `rides`; did you mean `grp`?"),
+        ("SELECT 1 FROM ridse", "table `ridse` does not exist; did you mean `rides`?"),
         ("SELECT 1 / 0 AS n, id FROM rides", "division by zero"),
         ("CREATE TABLE x AS SELECT 1", "CREATE is not a query"),
         ("SET datafusion.execution.batch_size = 1", "SET is not a query"),

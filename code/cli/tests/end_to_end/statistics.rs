@@ -1,4 +1,4 @@
-//! What statistics save: files that cannot have a row, and whole queries; and what they must not change.
+//! Tests statistics: they prune files and answer queries, and must not change rows.
 
 use std::fs;
 use std::path::Path;
@@ -13,8 +13,8 @@ async fn sql(sql: &str, base: &Path, kind: &str, uri: &str) -> Answer {
     ask(&statement(1, sql, &[("t", kind, uri)]), base, &[]).await.unwrap()
 }
 
-/// A Delta table `t` of three files of 50 rows each: `id` 0 to 149. The second one's first 10 rows are deleted. Only
-/// the first two have statistics, if `third` is not given as the third's.
+/// Writes a Delta table `t` of three files of 50 rows each, with `id` 0 to 149. The first 10 rows of the second file
+/// are deleted. The statistics of the third file are `third`.
 fn delta(dir: &Path, third: Option<Value>) {
     let table = dir.join("t");
     fs::create_dir_all(table.join("_delta_log")).unwrap();
@@ -52,7 +52,7 @@ fn delta(dir: &Path, third: Option<Value>) {
     fs::write(table.join("_delta_log/00000000000000000000.json"), log).unwrap();
 }
 
-/// An inline deletion vector of the rows 0 to 9.
+/// Returns an inline deletion vector of the rows 0 to 9.
 fn ten_rows() -> Value {
     let rows: roaring::RoaringTreemap = (0..10).collect();
     let mut bytes = 1_681_511_377_u32.to_le_bytes().to_vec();
@@ -63,7 +63,7 @@ fn ten_rows() -> Value {
 }
 
 #[tokio::test]
-async fn footers_rule_files_out_and_answer_counts() {
+async fn footer_statistics_prune_files_and_answer_counts() {
     let dir = tempfile::tempdir().unwrap();
     parquet_folder(dir.path(), "t", 4, 50);
     let answer = sql("SELECT COUNT(*) AS n FROM t WHERE id BETWEEN 120 AND 130", dir.path(), "Parquet", "t").await;
@@ -81,7 +81,7 @@ async fn footers_rule_files_out_and_answer_counts() {
 
     let answer = sql("SELECT COUNT(*), MIN(id), MAX(id), COUNT(amount) FROM t", dir.path(), "Parquet", "t").await;
     assert_eq!((answer.summary.tasks, sorted_text(&answer.rows)), (0, vec!["200 | 0 | 199 | 171".to_string()]));
-    // Bounds of floats leave NaN out, and those of texts may be cut.
+    // Bounds of floats exclude NaN, and bounds of texts may be truncated.
     for expression in ["MIN(amount)", "MAX(grp)"] {
         let answer = sql(&format!("SELECT {expression} FROM t"), dir.path(), "Parquet", "t").await;
         assert!(answer.summary.tasks > 0, "{expression}");
@@ -89,7 +89,7 @@ async fn footers_rule_files_out_and_answer_counts() {
 }
 
 #[tokio::test]
-async fn a_step_counts_once_per_file_whatever_statistics_say() {
+async fn step_returns_one_count_per_file_despite_pruning() {
     let dir = tempfile::tempdir().unwrap();
     parquet_folder(dir.path(), "t", 4, 50);
     let maps = [("m", "SELECT COUNT(*) AS n, MAX(id) AS greatest FROM t WHERE id < 60")];
@@ -99,7 +99,7 @@ async fn a_step_counts_once_per_file_whatever_statistics_say() {
 }
 
 #[tokio::test]
-async fn deleted_rows_are_counted_off_and_bounds_are_then_read() {
+async fn deletion_vectors_are_subtracted_from_counts_and_disable_bounds() {
     let dir = tempfile::tempdir().unwrap();
     let third = json!({"numRecords": 50, "minValues": {"id": 100}, "maxValues": {"id": 149}, "nullCount": {"id": 0}});
     delta(dir.path(), Some(third));
@@ -113,7 +113,7 @@ async fn deleted_rows_are_counted_off_and_bounds_are_then_read() {
 }
 
 #[tokio::test]
-async fn totals_of_grouping_sets_are_rows_even_when_every_file_is_ruled_out() {
+async fn grouping_set_totals_are_returned_when_all_files_are_pruned() {
     let dir = tempfile::tempdir().unwrap();
     parquet_folder(dir.path(), "t", 4, 50);
     let answer = sql("SELECT SUM(id) FROM t WHERE id > 999 GROUP BY CUBE (grp)", dir.path(), "Parquet", "t").await;
@@ -123,7 +123,7 @@ async fn totals_of_grouping_sets_are_rows_even_when_every_file_is_ruled_out() {
 }
 
 #[tokio::test]
-async fn a_file_without_statistics_is_always_read() {
+async fn file_without_statistics_is_always_read() {
     let dir = tempfile::tempdir().unwrap();
     delta(dir.path(), None);
     let answer = sql("SELECT COUNT(*), MAX(id) FROM t WHERE id > 145", dir.path(), "DeltaLake", "t").await;
@@ -136,8 +136,8 @@ async fn a_file_without_statistics_is_always_read() {
     assert_eq!(sorted_text(&answer.rows), ["300 | 2024-01-01"]);
 }
 
-/// A Delta table `t` with the partition column `day`: two files of 50 rows on each of two days and one without a day, `id`
-/// 0 to 249. The first 10 rows of the file that begins with 150 are deleted.
+/// Writes a Delta table `t` with the partition column `day`, and `id` 0 to 249. It has files of 50 rows: two on each of
+/// two days, and one whose day is null. The first 10 rows of the file that starts with `id` 150 are deleted.
 fn days(dir: &Path) {
     let table = dir.join("t");
     fs::create_dir_all(table.join("_delta_log")).unwrap();
@@ -169,7 +169,7 @@ fn days(dir: &Path) {
     fs::write(table.join("_delta_log/00000000000000000000.json"), log).unwrap();
 }
 
-/// The rows, and whether a task was needed for them.
+/// Runs a query. Returns its rows, and true if it ran tasks.
 async fn told(query: &str, base: &Path, kind: &str) -> (Vec<String>, bool) {
     let answer = sql(query, base, kind, "t").await;
     assert_eq!(answer.plan.stages.is_empty(), answer.summary.tasks == 0, "{query}");
@@ -177,7 +177,7 @@ async fn told(query: &str, base: &Path, kind: &str) -> (Vec<String>, bool) {
 }
 
 #[tokio::test]
-async fn conditions_on_partitions_leave_statistics_exact() {
+async fn partition_filters_keep_statistics_exact() {
     let dir = tempfile::tempdir().unwrap();
     days(dir.path());
     let all = "SELECT COUNT(*), MIN(id), MAX(id) FROM t WHERE";
@@ -191,7 +191,7 @@ async fn conditions_on_partitions_leave_statistics_exact() {
             "2024-01-01 | 2024-01-01",
             false,
         ),
-        // Deleted rows are counted off; a bound may be one of them.
+        // Deleted rows are subtracted from counts. A bound may belong to a deleted row.
         (format!("{count} day > '2024-01-01'"), "90", false),
         (format!("{all} day > '2024-01-01'"), "90 | 100 | 199", true),
         (format!("{count} day = '2024-01-01' AND id % 2 = 0"), "50", true),
@@ -221,7 +221,7 @@ async fn conditions_on_partitions_leave_statistics_exact() {
 }
 
 #[tokio::test]
-async fn conditions_on_partitions_of_a_folder_leave_footers_exact() {
+async fn partition_filters_on_a_folder_keep_footer_statistics_exact() {
     let dir = tempfile::tempdir().unwrap();
     for (file, year) in [2023, 2024, 2024].into_iter().enumerate() {
         let folder = dir.path().join(format!("t/year={year}/kind=even"));

@@ -1,4 +1,4 @@
-//! Tables for the tests of this folder.
+//! Generates tables for the tests in this folder.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use serde_json::json;
 
-/// A folder of `files` Parquet files, `rows` rows each: `(id: Int64, grp: Utf8, amount: Float64)`. Row groups have 100
-/// rows; every seventh `amount` is null.
+/// Writes a folder of `files` Parquet files with `rows` rows each: `(id: Int64, grp: Utf8, amount: Float64)`. Row
+/// groups have 100 rows; every seventh `amount` is null.
 pub(crate) fn parquet_folder(dir: &Path, name: &str, files: usize, rows: usize) -> PathBuf {
     let folder = dir.join(name);
     fs::create_dir_all(&folder).unwrap();
@@ -20,7 +20,7 @@ pub(crate) fn parquet_folder(dir: &Path, name: &str, files: usize, rows: usize) 
     folder
 }
 
-/// The rows `start..start + rows` of the table.
+/// Returns the rows `start..start + rows` of the table.
 pub(crate) fn rides(start: usize, rows: usize) -> RecordBatch {
     let ids = start..start + rows;
     let groups = ids.clone().map(|id| ["cash", "credit", "dispute"][id % 3]);
@@ -33,7 +33,7 @@ pub(crate) fn rides(start: usize, rows: usize) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap()
 }
 
-/// A folder with one Parquet file of two rows, `(grp: Utf8, label: Utf8)`; the third group has no label.
+/// Writes a folder with one Parquet file of two rows, `(grp: Utf8, label: Utf8)`. The third group has no label.
 pub(crate) fn kinds_folder(dir: &Path) -> PathBuf {
     let folder = dir.join("kinds");
     fs::create_dir_all(&folder).unwrap();
@@ -52,8 +52,8 @@ pub(crate) fn write_file(path: &Path, batch: &RecordBatch) {
     writer.close().unwrap();
 }
 
-/// A Delta table with three partition columns, `day` (date) first, `kind` (string) in the middle and `level` (integer)
-/// last: columns `day, id, kind, grp, amount, level`. Every file has 50 rows.
+/// Writes a Delta table with the columns `day, id, kind, grp, amount, level`. The partition columns are `day` (date),
+/// `kind` (string) and `level` (integer): the first, a middle and the last column. Every file has 50 rows.
 pub(crate) fn partitioned_delta(dir: &Path) -> PathBuf {
     let table = dir.join("partitioned");
     let mut adds = Vec::new();
@@ -65,7 +65,7 @@ pub(crate) fn partitioned_delta(dir: &Path) -> PathBuf {
             fs::create_dir_all(table.join(&path).parent().unwrap()).unwrap();
             write_file(&table.join(&path), &rides(start, 50));
             start += 50;
-            // The log holds paths as URIs, in which a percent sign is escaped once more.
+            // The log stores paths as URIs, so percent signs are escaped again.
             let logged = path.replace('%', "%25").replace(' ', "%20");
             let level = level.map(|level: i32| level.to_string());
             let size = fs::metadata(table.join(&path)).unwrap().len();

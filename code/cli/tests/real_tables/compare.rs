@@ -1,18 +1,18 @@
-//! What another reader counted in a table, and how to count it here.
+//! Compares counts of a table with those of another reader.
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use serde_json::Value;
 
-/// Counts to compare: an SQL expression each and what it should be.
+/// The expected counts: SQL expressions and their values.
 #[derive(Debug)]
 pub(crate) struct Counted {
     wanted: Vec<(String, Value)>,
 }
 
 impl Counted {
-    /// The counts of `expected`, over columns named `names` here. Columns that another reader had to name itself are
-    /// found by their position.
+    /// Builds the counts of `expected` for the columns `names` of Buzz. Columns with generated names, such as
+    /// `column0`, are matched by position.
     pub(crate) fn new(expected: &Value, names: &[String]) -> Counted {
         let mut wanted = vec![("COUNT(*)".to_string(), expected["rows"].clone())];
         let columns = expected["columns"].as_object().into_iter().flatten();
@@ -32,7 +32,7 @@ impl Counted {
             };
             add(format!("COUNT({quoted})"), &column["non_null"]);
             add(format!("COUNT(DISTINCT {quoted})"), &column["distinct"]);
-            // Bytes are written in another way by everyone.
+            // The text form of bytes differs between readers.
             if kind != "BLOB" {
                 add(format!("MIN({quoted})"), &column["min"]);
                 add(format!("MAX({quoted})"), &column["max"]);
@@ -45,7 +45,7 @@ impl Counted {
         Counted { wanted }
     }
 
-    /// The counts that statistics may answer: rows, and the bounds of whole numbers, decimals and dates.
+    /// Selects the counts that statistics can answer: rows, and the bounds of integers, decimals and dates.
     pub(crate) fn bounds(&self, expected: &Value) -> Counted {
         let exact =
             |kind: &str| kind.ends_with("INT") || kind == "INTEGER" || kind == "DATE" || kind.starts_with("DECIMAL");
@@ -59,18 +59,18 @@ impl Counted {
         Counted { wanted: self.wanted.iter().filter(is_bound).cloned().collect() }
     }
 
-    /// The query that counts in `table`.
+    /// Returns the SQL that computes the counts of `table`.
     pub(crate) fn sql(&self, table: &str) -> String {
-        // Names that several expressions share would collide.
+        // Aliases, since several expressions can have the same name.
         let selected = self.wanted.iter().enumerate().map(|(at, (expression, _))| format!("{expression} AS c{at}"));
         format!("SELECT {} FROM {table}", selected.collect::<Vec<_>>().join(", "))
     }
 }
 
-/// What in `rows`, the answer of [`Counted::sql`], is not as expected.
+/// Returns the differences between `rows`, the answer of [`Counted::sql`], and the expected counts.
 ///
 /// # Errors
-/// When it is not one row.
+/// When `rows` is not one row.
 pub(crate) fn differences(counted: &Counted, rows: &[RecordBatch]) -> Result<Vec<String>, String> {
     let batch = rows.iter().find(|batch| batch.num_rows() == 1).ok_or("the answer is not one row")?;
     let options = FormatOptions::default().with_null("NULL");
@@ -80,7 +80,7 @@ pub(crate) fn differences(counted: &Counted, rows: &[RecordBatch]) -> Result<Vec
     Ok(unlike.map(|(found, (what, expected))| format!("{what} is {found} instead of {expected}")).collect())
 }
 
-/// Whether both are texts of the same value: dates, times, decimals and floats are written in several ways.
+/// Returns true if both are the same value. Dates, times, decimals and floats have several text forms.
 fn same_value(found: &str, expected: &Value) -> bool {
     let expected = expected.as_str().map_or_else(|| expected.to_string(), str::to_string);
     if same_text(found, &expected) || format!("{found} 00:00:00") == expected {
@@ -96,7 +96,7 @@ fn same_value(found: &str, expected: &Value) -> bool {
     }
 }
 
-/// Whether both texts are the same but for how times and decimals are written.
+/// Returns true if both texts are equal except for the format of times and decimals.
 pub(crate) fn same_text(found: &str, expected: &str) -> bool {
     let plain = |cell: &str| {
         let text =

@@ -1,8 +1,9 @@
-//! Every real table that has an `expected.json`, through the whole engine: row count, and for each column the non-null and
-//! distinct counts, least, greatest and sum; and of Delta's golden tables the very rows that Spark stored.
+//! Reads every real table that has an `expected.json` with the complete engine. Compares the row count, and for each
+//! column the non-null count, distinct count, minimum, maximum and sum. The rows of Delta's golden tables are compared
+//! with those that Spark stored.
 //!
-//! `not_yet.txt` lists the tables that may fail, each with its reason. A table on the list that passes fails the test, so
-//! that the list stays true. What passed of what was tried is printed by folder.
+//! `not_yet.txt` lists the tables that may fail, each with its reason. A listed table that passes fails the test, so
+//! the list stays accurate. The numbers of passed and tested tables are printed by folder.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -23,21 +24,21 @@ use serde_json::{Value, json};
 /// Tables that may fail, with the reason: `folder/table: reason`.
 const NOT_YET: &str = include_str!("not_yet.txt");
 
-/// A table and what another reader answered to it.
+/// A table and the answers of another reader.
 #[derive(Debug, Clone)]
 struct Table {
-    /// The folder of the `expected.json`, as `delta/golden`.
+    /// Folder of the `expected.json`, such as `delta/golden`.
     folder: String,
-    /// The table's path in it.
+    /// Path of the table in the folder.
     path: String,
     kind: &'static str,
-    /// What is expected of it; None where the other readers failed: then any answer and any error but a bug will do.
+    /// Expected counts. `None` if the other readers failed: then any answer and any error except a bug is accepted.
     expected: Option<Value>,
-    /// A folder of Parquet with the rows that Spark read.
+    /// Folder of Parquet files with the rows that Spark read.
     rows: Option<PathBuf>,
 }
 
-/// Passed and tried, by folder.
+/// Number of passed and of tested tables, by folder.
 type Score = Mutex<BTreeMap<String, (usize, usize)>>;
 
 fn main() {
@@ -58,7 +59,9 @@ fn main() {
         trials.push(Trial::test(name, move || judged(&data, &table, reason.as_deref(), &score)));
     }
     for (name, _) in allowed {
-        trials.push(Trial::test(format!("not_yet/{name}"), || Err("there is no such table in the data".into())));
+        trials.push(Trial::test(format!("not_yet/{name}"), || {
+            Err("the table does not exist in the data; remove it from not_yet.txt".into())
+        }));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     for (folder, (passed, tried)) in score.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -67,7 +70,7 @@ fn main() {
     conclusion.exit();
 }
 
-/// Turns the outcome round for a table on the list. A bug is never allowed.
+/// Runs the test of a table. Inverts the outcome of a listed table, except that a bug always fails.
 fn judged(data: &Path, table: &Table, reason: Option<&str>, score: &Score) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(tried(data, table));
@@ -77,7 +80,7 @@ fn judged(data: &Path, table: &Table, reason: Option<&str>, score: &Score) -> Re
     *passed += usize::from(outcome.is_ok());
     match (outcome, reason) {
         (Ok(()), Some(reason)) => {
-            Err(format!("it passes now; take it off not_yet.txt, where it stands because: {reason}").into())
+            Err(format!("the table passes; remove it from not_yet.txt, where its reason is: {reason}").into())
         }
         (Err(error), Some(_)) if error.starts_with("Internal") => Err(error.into()),
         (Err(_), Some(_)) => Ok(()),
@@ -85,7 +88,7 @@ fn judged(data: &Path, table: &Table, reason: Option<&str>, score: &Score) -> Re
     }
 }
 
-/// All tables with an expectation, in a stable order.
+/// Returns all tables with expected answers, in a stable order.
 fn tables(data: &Path) -> Vec<Table> {
     let mut found = Vec::new();
     for group in ["delta", "parquet", "tables", "csv-json"] {
@@ -103,7 +106,7 @@ fn tables(data: &Path) -> Vec<Table> {
             let json: Value = serde_json::from_slice(&json).expect("expected.json is JSON");
             let entries = ["tables", "files"].iter().find_map(|key| json[*key].as_object());
             let entries = entries.expect("expected.json has tables or files").iter();
-            // Of some files only the answers are there.
+            // For some files the data has only the answers.
             for (path, expected) in entries.filter(|(path, _)| data.join(&folder).join(path).exists()) {
                 found.push(table(data, &folder, path, expected));
             }
@@ -121,7 +124,7 @@ fn table(data: &Path, folder: &str, path: &str, expected: &Value) -> Table {
     };
     let readers = ["expected_dir", "deltalake", "duckdb"].iter().map(|by| &expected[*by]);
     let counted = readers.chain([expected]).find(|by| by["rows"].is_u64()).cloned();
-    // Where only pyarrow answered, the row count is known.
+    // If only pyarrow read the table, only the row count is known.
     let pyarrow = expected["pyarrow"]["rows"].as_u64().map(|rows| json!({ "rows": rows }));
     let spark = path.strip_suffix("/delta").map(|name| data.join(folder).join(name).join("expected"));
     Table {
@@ -161,7 +164,7 @@ async fn tried(data: &Path, table: &Table) -> Result<(), String> {
     }
 }
 
-/// The rows of `reduce` over `m`, which has all rows of the table, read by several tasks.
+/// Runs `reduce` over the step `m`, which returns all rows of the table and is read by several tasks.
 async fn whole(base: &Path, table: &Table, reduce: &str) -> Result<Vec<arrow::array::RecordBatch>, QueryError> {
     let query = json!({
         "steps": [
@@ -184,7 +187,7 @@ async fn column_names(base: &Path, table: &Table) -> Result<Vec<String>, QueryEr
     Ok(opened.schema.fields().iter().map(|field| field.name().clone()).collect())
 }
 
-/// Compares with the rows that Spark stored, all of them.
+/// Compares all rows with those that Spark stored.
 async fn spark_rows(base: &Path, table: &Table, folder: &Path, names: &[String]) -> Result<(), String> {
     let columns: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
     let columns = columns.join(", ");
@@ -194,9 +197,9 @@ async fn spark_rows(base: &Path, table: &Table, folder: &Path, names: &[String])
     let rows = whole(base, table, &format!("SELECT {columns} FROM m")).await.map_err(|error| shown(&error))?;
     let found = sorted_text(&rows);
     match found.iter().zip(&expected).find(|(found, expected)| !compare::same_text(found, expected)) {
-        Some((found, expected)) => Err(format!("Spark has the row {expected}, here it is {found}")),
+        Some((found, expected)) => Err(format!("Spark has the row {expected}, Buzz has {found}")),
         None if found.len() != expected.len() => {
-            Err(format!("Spark has {} rows, here are {}", expected.len(), found.len()))
+            Err(format!("Spark has {} rows, Buzz has {}", expected.len(), found.len()))
         }
         None => Ok(()),
     }

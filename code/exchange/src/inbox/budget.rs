@@ -1,4 +1,4 @@
-//! Batches in memory, within bounds, or on disk.
+//! Bounds the bytes of batches in memory; batches beyond the bound go to disk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 
 use crate::spill::SpilledBatch;
 
-/// Bytes of batches in memory: of one query, within those of the comb if it has a bound.
+/// A bound on the bytes of batches in memory: of one query, nested in that of the comb if the comb has one.
 #[derive(Debug)]
 pub(super) struct Budget {
     used: AtomicU64,
@@ -40,7 +40,7 @@ impl Budget {
     }
 }
 
-/// A batch in memory, which gives its bytes back when it is dropped, or on disk.
+/// A batch in memory or on disk. Dropping it releases its reserved bytes.
 #[derive(Debug)]
 pub(super) struct Chunk {
     pub(super) data: ChunkData,

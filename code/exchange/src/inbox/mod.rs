@@ -1,11 +1,12 @@
-//! The holding side: what was delivered, what of it counts, and who has read it.
+//! The holding side: holds deliveries, accepts one for each task, and serves its batches to readers.
 //!
-//! A delivery is held aside under its name until Fuse accepts it. Then, and only then, its batches can be read; all
-//! other deliveries of the same task are dropped. A stage ends for its readers once a delivery is accepted for each of
-//! its tasks. A delivery never waits for a reader: beyond the memory bound, batches go to disk.
+//! A delivery is held back under its id until Fuse accepts it. Only then can its batches be read; all other deliveries
+//! of the same task are dropped. A stage ends for its readers once a delivery is accepted for each of its tasks. A
+//! delivery never waits for a reader: batches beyond the memory bound are spilled to disk.
 //!
-//! A *flowing* query is one whose tasks are run exactly once: there batches can be read as they come, and accepting a
-//! delivery only tells that it is complete. If it is also *paced*, whoever delivers waits for slow readers.
+//! A query is *flowing* if each of its tasks has one attempt only. Its batches can be read as they arrive, and
+//! accepting a delivery only confirms that it is complete. If the query is also *paced*, deliveries wait for slow
+//! readers.
 
 mod budget;
 mod pace;
@@ -32,35 +33,35 @@ use crate::spill::SpillFile;
 #[derive(Debug, Default)]
 pub struct Inboxes {
     queries: Mutex<HashMap<QueryId, Arc<QueryInbox>>>,
-    /// The last queries that were closed: a call to open one that arrives behind its close must not open it for ever.
+    /// The last closed queries. A delayed call must not open one of them again, since nothing would close it.
     closed: Mutex<VecDeque<QueryId>>,
     limits: Mutex<Limits>,
     closed_count: AtomicU64,
 }
 
-/// What a comb takes on.
+/// The limits of a comb.
 #[derive(Debug, Clone, Copy)]
 pub struct InboxLimits {
-    /// Bytes in memory, of all queries together; beyond it they spill.
+    /// Bytes in memory, over all queries; batches beyond this bound are spilled.
     pub memory_bytes: u64,
-    /// Queries at the same time.
+    /// Maximum number of open queries.
     pub queries: usize,
 }
 
 #[derive(Debug, Default)]
 struct Limits {
-    /// None for a comb that takes what comes.
+    /// `None` for a comb without a memory bound.
     memory: Option<Arc<Budget>>,
-    /// None for a comb that takes what comes.
+    /// `None` for a comb without a bound on open queries.
     queries: Option<usize>,
-    /// Whether the comb is about to stop.
+    /// True if the comb is stopping and refuses new queries.
     refusing: bool,
 }
 
-/// Closed queries that are remembered.
+/// Maximum number of closed queries that are remembered.
 const CLOSED_REMEMBERED: usize = 1024;
 
-/// What a comb holds for one query.
+/// The inbox of one query on one comb.
 #[derive(Debug)]
 struct QueryInbox {
     token: QueryToken,
@@ -71,24 +72,24 @@ struct QueryInbox {
 }
 
 impl Inboxes {
-    /// Number of queries that are open: the comb is in use while it is not 0.
+    /// Returns the number of open queries. The comb is in use unless it is 0.
     pub fn open_queries(&self) -> usize {
         locked(&self.queries).len()
     }
 
-    /// Takes no more on than `limits` from now on.
+    /// Sets the limits of the comb for queries opened from now on.
     pub fn limit(&self, limits: InboxLimits) {
         let InboxLimits { memory_bytes, queries } = limits;
         let mut held = locked(&self.limits);
         (held.memory, held.queries) = (Some(Budget::new(memory_bytes, None)), Some(queries));
     }
 
-    /// Takes no query from now on.
+    /// Refuses all new queries from now on.
     pub fn refuse(&self) {
         locked(&self.limits).refusing = true;
     }
 
-    /// Takes no query from now on, unless there is one; whether it is so.
+    /// Refuses all new queries from now on if no query is open. Returns true in that case.
     pub fn refuse_if_idle(&self) -> bool {
         let queries = locked(&self.queries);
         if queries.is_empty() {
@@ -97,12 +98,13 @@ impl Inboxes {
         queries.is_empty()
     }
 
-    /// How many queries were closed so far, to notice those that come and go.
+    /// Returns the number of queries closed so far, to detect queries that opened and closed between two checks.
     pub fn closed_count(&self) -> u64 {
         self.closed_count.load(Ordering::Relaxed)
     }
 
-    /// Ends and forgets the queries whose deadline is before `now_ms`, milliseconds since 1970: whoever opened them is gone.
+    /// Ends and removes the queries whose deadline is before `now_ms`, in milliseconds since 1970. Their Fuse is lost,
+    /// or it would have closed them.
     pub fn end_overdue(&self, now_ms: u64) {
         let mut overdue = Vec::new();
         locked(&self.queries).retain(|query, inbox| {
@@ -113,30 +115,30 @@ impl Inboxes {
             !over
         });
         for (query, inbox) in overdue {
-            tracing::warn!(query_id = %query, "the query's time is over and nobody closed it");
-            inbox.end(&QueryError::limit("the query's time is over"));
+            tracing::warn!(query_id = %query, "closing a query after its deadline");
+            inbox.end(&QueryError::limit("the query exceeded its deadline"));
         }
     }
 
-    /// Whether whoever shows `token` may have to do with `query`. A query that is not open is nobody's.
+    /// Checks `token` against the query's token. Succeeds for a query that is not open.
     ///
     /// # Errors
     /// `Invalid` when the token is not the query's.
     pub fn check(&self, query: QueryId, token: &QueryToken) -> Result<()> {
         match locked(&self.queries).get(&query) {
             Some(inbox) if !same_token(&inbox.token, token) => {
-                Err(QueryError::invalid(format!("the token shown is not that of query {query}")))
+                Err(QueryError::invalid(format!("the token does not match query {query}")))
             }
             _ => Ok(()),
         }
     }
 
-    /// Whether `token` is that of any open query.
+    /// Checks if `token` is the token of any open query.
     pub fn knows(&self, token: &QueryToken) -> bool {
         locked(&self.queries).values().any(|inbox| same_token(&inbox.token, token))
     }
 
-    /// Ends every query with `reason` and forgets it, as when the comb stops.
+    /// Ends every query with `reason` and removes it, for example when the comb stops.
     pub fn stop(&self, reason: &QueryError) {
         let queries: Vec<Arc<QueryInbox>> = locked(&self.queries).drain().map(|(_, inbox)| inbox).collect();
         for inbox in queries {
@@ -144,17 +146,18 @@ impl Inboxes {
         }
     }
 
-    /// Bytes that a query has spilled so far, on this comb.
+    /// Returns the bytes that a query has spilled so far on this comb.
     pub fn spilled_bytes(&self, query: QueryId) -> u64 {
         let inbox = locked(&self.queries).get(&query).cloned();
         inbox.map(|inbox| inbox.shared.spill.bytes()).unwrap_or_default()
     }
 
-    /// What was accepted in one partition (of those of all combs) of a stage, in no particular order, as it comes. The
-    /// stream ends when the stage is whole; it fails when the query is aborted or closed.
+    /// Returns the accepted batches of one partition of a stage, as they are accepted and in no particular order. The
+    /// partition is in the numbering of all combs. The stream ends when the stage is complete; it fails when the query
+    /// is aborted or closed.
     ///
     /// # Errors
-    /// `Unavailable` when the query is not open here, `Internal` when the partition is another comb's.
+    /// `Unavailable` when the query is not open on this comb, `Internal` when another comb owns the partition.
     pub fn read(
         &self,
         query: QueryId,
@@ -202,17 +205,17 @@ impl InboxService for Arc<Inboxes> {
         }
         let mut queries = locked(&self.queries);
         if locked(&self.closed).contains(&open.query) {
-            return Err(QueryError::cancelled(format!("query {} is over", open.query)));
+            return Err(QueryError::cancelled(format!("query {} has ended", open.query)));
         }
         if queries.contains_key(&open.query) {
             return Ok(());
         }
         let Limits { refusing, queries: queries_max, .. } = &*locked(&self.limits);
         if *refusing {
-            return Err(QueryError::unavailable("this comb is about to stop"));
+            return Err(QueryError::unavailable("this comb is stopping"));
         }
         if let Some(most) = queries_max.filter(|most| queries.len() >= *most) {
-            return Err(QueryError::unavailable(format!("this comb has {most} queries already")));
+            return Err(QueryError::unavailable(format!("this comb already has {most} queries")));
         }
         let OpenQuery { query, token, deadline_ms, .. } = open;
         queries.insert(query, Arc::new(QueryInbox { token, deadline_ms, stages, shared, opened: Instant::now() }));
@@ -279,7 +282,7 @@ impl QueryInbox {
     }
 }
 
-/// Compares in a time that does not tell how much of a guess is right.
+/// Compares two tokens without an early exit, so that the time does not reveal how much of a guess is right.
 fn same_token(a: &QueryToken, b: &QueryToken) -> bool {
     let (a, b) = (a.as_str().as_bytes(), b.as_str().as_bytes());
     a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0

@@ -1,17 +1,17 @@
-//! Who delivers to a flowing query waits for slow readers, or its rows would pile up in memory.
+//! Back-pressure: deliveries to a flowing query wait for slow readers, otherwise unread rows would fill memory.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// Bytes of one stage that may lie unread before deliveries to it wait.
+/// Maximum bytes of one stage that may be unread before deliveries to it wait.
 pub(super) const UNREAD_BYTES_MAX: u64 = 2 << 20;
 
-/// How the readers of one query keep up.
+/// The back-pressure state of one query.
 ///
-/// A delivery waits only while no reader of the query, of any stage, waits for rows: what is waited for may be behind the
-/// very delivery that would wait. A reader that was given rows no longer waits, even if it has had no time to take them.
+/// A delivery waits only while no reader of the query, of any stage, waits for rows: otherwise it could block the rows
+/// that the reader waits for. A reader stops waiting once rows arrive for it, even before it reads them.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     hungry: AtomicUsize,
@@ -19,17 +19,17 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Whether a reader waits for rows.
+    /// Returns true if a reader waits for rows.
     pub(super) fn is_hungry(&self) -> bool {
         self.hungry.load(Ordering::SeqCst) > 0
     }
 
-    /// Ends when something changes from now on that a delivery may wait for.
+    /// Returns a future that completes at the next change that a delivery may wait for.
     pub(super) fn change(&self) -> Notified<'_> {
         self.changed.notified()
     }
 
-    /// Lets waiting deliveries look again.
+    /// Wakes all waiting deliveries, so that they check again.
     pub(super) fn changed(&self) {
         self.changed.notify_waiters();
     }
@@ -39,12 +39,12 @@ impl Pace {
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     readers: usize,
-    /// How often rows came for those who waited.
+    /// Number of times that rows arrived for waiting readers.
     fed: u64,
 }
 
 impl Waiting {
-    /// Notes one more reader that waits, and what to [`Waiting::leave`] with.
+    /// Adds a waiting reader. Returns the value to pass to [`Waiting::leave`].
     pub(super) fn join(&mut self, pace: &Pace) -> u64 {
         self.readers += 1;
         pace.hungry.fetch_add(1, Ordering::SeqCst);
@@ -52,13 +52,13 @@ impl Waiting {
         self.fed
     }
 
-    /// Notes that rows came for all who wait.
+    /// Records that rows arrived for all waiting readers.
     pub(super) fn feed(&mut self, pace: &Pace) {
         pace.hungry.fetch_sub(std::mem::take(&mut self.readers), Ordering::SeqCst);
         self.fed += 1;
     }
 
-    /// Notes that a reader that joined at `fed` waits no more, with rows or without.
+    /// Removes a reader that joined at `fed`, whether it received rows or not.
     pub(super) fn leave(&mut self, pace: &Pace, fed: u64) {
         if fed == self.fed {
             self.readers -= 1;
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reader_is_hungry_until_it_is_fed_or_leaves() {
+    fn reader_waits_until_rows_arrive_or_it_leaves() {
         let pace = Pace::default();
         let (mut one, mut other) = (Waiting::default(), Waiting::default());
         let (first, second, third) = (one.join(&pace), one.join(&pace), other.join(&pace));

@@ -1,4 +1,4 @@
-//! One stage's share of an inbox: deliveries held aside, and what of them can be read.
+//! One stage's share of an inbox: deliveries that are held back, and batches that can be read.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,11 +18,11 @@ use super::pace::{Pace, UNREAD_BYTES_MAX, Waiting};
 use crate::service::{Commit, DeliveryHeader, DeliverySink, StageSpec};
 use crate::spill::SpillFile;
 
-/// What the stages of a query share.
+/// The state that the stages of a query share.
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
     pub(super) flowing: bool,
-    /// None if deliveries never wait for readers.
+    /// `None` if deliveries never wait for readers.
     pub(super) pace: Option<Arc<Pace>>,
     pub(super) budget: Arc<Budget>,
     pub(super) spill: Arc<SpillFile>,
@@ -37,9 +37,9 @@ pub(super) struct Stage {
     schema: SchemaRef,
     shared: Shared,
     state: Mutex<StageState>,
-    /// Bytes in memory that can be read and were not yet.
+    /// Bytes in memory that can be read and are still unread.
     unread_bytes: AtomicU64,
-    /// Grows with every change that a reader may wait for.
+    /// Version that increases with every change that a reader may wait for.
     changed: watch::Sender<u64>,
 }
 
@@ -47,17 +47,17 @@ pub(super) struct Stage {
 struct StageState {
     /// The accepted delivery of each task that has one.
     accepted: HashMap<TaskIndex, DeliveryId>,
-    /// Deliveries held aside.
+    /// Deliveries that are held back until they are accepted.
     held: HashMap<(TaskIndex, DeliveryId), Held>,
-    /// What can be read, by partition that this comb owns.
+    /// The batches that can be read, by partition that this comb owns.
     partitions: Vec<Partition>,
-    /// Why readers and deliveries end early, if they do.
+    /// The error with which readers and deliveries end early.
     ended: Option<QueryError>,
 }
 
 #[derive(Debug, Default)]
 struct Partition {
-    /// In the order in which they came; those that all readers took are gone.
+    /// The batches in order of arrival; `None` for a batch that all readers have taken.
     batches: Vec<Option<Readable>>,
     waiting: Waiting,
 }
@@ -69,7 +69,7 @@ struct Held {
     whole: bool,
 }
 
-/// A batch that can be read, and how many readers have yet to take it.
+/// A batch that can be read, and the number of readers that have not taken it yet.
 #[derive(Debug)]
 struct Readable {
     chunk: Arc<Chunk>,
@@ -77,10 +77,10 @@ struct Readable {
 }
 
 impl Stage {
-    /// An empty one.
+    /// Creates an empty stage.
     ///
     /// # Errors
-    /// `Internal` when its schema cannot be read.
+    /// `Internal` when its schema cannot be decoded.
     pub(super) fn new(spec: StageSpec, shared: Shared) -> Result<Self> {
         let partitions = spec.partitions.clone().map(|_| Partition::default()).collect();
         let state = Mutex::new(StageState { partitions, ..StageState::default() });
@@ -94,17 +94,17 @@ impl Stage {
         })
     }
 
-    /// Tasks of which a delivery was accepted.
+    /// Returns the number of tasks with an accepted delivery.
     pub(super) fn accepted_tasks(&self) -> usize {
         locked(&self.state).accepted.len()
     }
 
-    /// A receiver that notices every change that a reader may wait for.
+    /// Returns a receiver of every change that a reader may wait for.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// The position, among those that this comb owns, of a partition of those of all combs.
+    /// Converts a partition in the numbering of all combs to its position among the partitions that this comb owns.
     pub(super) fn local(&self, partition: usize) -> Result<usize> {
         let owned = &self.spec.partitions;
         if owned.contains(&partition) {
@@ -123,7 +123,7 @@ impl Stage {
         }
         if !same_columns(schema, &self.schema) {
             return Err(QueryError::internal(format!(
-                "task {} of step `{step}` delivers {schema} where {} was planned",
+                "task {} of step `{step}` delivers {schema}, but the plan expects {}",
                 header.task, self.schema
             )));
         }
@@ -164,7 +164,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits until more of the stage may lie unread.
+    /// Waits until more rows of the stage may be unread.
     async fn room(&self) {
         let Some(pace) = &self.shared.pace else {
             return;
@@ -172,7 +172,7 @@ impl Stage {
         let may_grow = || {
             self.unread_bytes.load(Ordering::SeqCst) < UNREAD_BYTES_MAX
                 || pace.is_hungry()
-                // What will be read only after all of it is there.
+                // A stage that is not read yet must not block: its readers may start only after all of it is delivered.
                 || !self.shared.demand.borrow().contains(&self.spec.stage)
                 || locked(&self.state).ended.is_some()
         };
@@ -226,7 +226,7 @@ impl Stage {
         let complete = if expected == 0 { held.batches.is_empty() } else { held.whole && held.rows == rows };
         if !complete {
             return Err(QueryError::unavailable(format!(
-                "the delivery of task {task} of step `{}` did not arrive whole",
+                "the delivery of task {task} of step `{}` is incomplete",
                 self.spec.step
             )));
         }
@@ -253,7 +253,7 @@ impl Stage {
         }
     }
 
-    /// The batch at `cursor` of a partition, once there is one; None at the end of the stage.
+    /// Waits for the batch at `cursor` of a partition. Returns `None` at the end of the stage.
     pub(super) async fn next(
         &self,
         index: usize,
@@ -285,18 +285,18 @@ impl Stage {
                 };
             }
             if changed.changed().await.is_err() {
-                return Err(QueryError::cancelled("the inbox is gone"));
+                return Err(QueryError::cancelled("the inbox was dropped"));
             }
         }
     }
 
-    /// Notes that a reader of a partition waits for rows, until what is returned is dropped.
+    /// Records that a reader of a partition waits for rows, until the returned guard is dropped.
     fn hungry(&self, index: usize, waiting: &mut Waiting) -> Option<Hungry<'_>> {
         let pace = self.shared.pace.as_ref()?;
         Some(Hungry { stage: self, index, fed: waiting.join(pace) })
     }
 
-    /// Takes a batch for one reader; the last reader leaves nothing behind.
+    /// Takes a batch for one reader. The last reader removes it.
     fn take(&self, slot: &mut Option<Readable>) -> Result<Arc<Chunk>> {
         let Some(mut readable) = slot.take() else {
             return Err(QueryError::internal("a partition of an inbox was read more often than planned"));
@@ -327,7 +327,7 @@ impl StageState {
     }
 }
 
-/// A reader that waits for rows.
+/// The guard of a reader that waits for rows.
 struct Hungry<'a> {
     stage: &'a Stage,
     index: usize,
@@ -342,7 +342,7 @@ impl Drop for Hungry<'_> {
     }
 }
 
-/// Whether batches of one schema can stand where the other was planned: the same names and types.
+/// Checks that two schemas have the same column names and types.
 fn same_columns(a: &Schema, b: &Schema) -> bool {
     a.fields().len() == b.fields().len()
         && a.fields().iter().zip(b.fields()).all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type())

@@ -1,4 +1,4 @@
-//! What each task can compute on its own.
+//! Finds the parts of a plan that each task can compute on its own.
 
 use std::sync::Arc;
 
@@ -31,11 +31,11 @@ type PlanNode = Arc<dyn ExecutionPlan>;
 /// The scans of a fragment, in pre-order.
 #[derive(Default)]
 pub(super) struct Scans {
-    /// The one whose files tasks share out.
+    /// The scan whose files are divided among the tasks.
     pub(super) shared_out: Option<Scan>,
-    /// Those that every task does whole.
+    /// The scans that every task runs completely.
     pub(super) builds: Vec<Scan>,
-    /// Which of these each leaf is.
+    /// The source of each leaf.
     pub(super) sources: Vec<ScanSource>,
 }
 
@@ -69,7 +69,7 @@ fn file_scan(node: &PlanNode) -> Option<&FileScanConfig> {
     source.data_source().downcast_ref::<FileScanConfig>().filter(|scan| scan_number(scan).is_some())
 }
 
-/// The input of an exchange by the hash of plain columns, if that is a fragment.
+/// Returns the input of `node` and its key columns if `node` is a hash exchange on plain columns over a fragment.
 pub(super) fn hashed_fragment(node: &PlanNode, rules: &CutRules) -> Option<(PlanNode, Vec<usize>)> {
     let exchange = node.downcast_ref::<RepartitionExec>()?;
     let Partitioning::Hash(keys, _) = exchange.partitioning() else {
@@ -80,7 +80,7 @@ pub(super) fn hashed_fragment(node: &PlanNode, rules: &CutRules) -> Option<(Plan
     Some((Arc::clone(exchange.input()), columns))
 }
 
-/// The scan from whose splits `node` can be computed by each task on its own, if it can.
+/// Returns the scan whose files are divided among the tasks, if each task can compute `node` from its own splits.
 pub(super) fn scan_of_fragment<'a>(node: &'a PlanNode, rules: &CutRules) -> Option<&'a FileScanConfig> {
     if node.downcast_ref::<DataSourceExec>().is_some() {
         return file_scan(node);
@@ -91,14 +91,14 @@ pub(super) fn scan_of_fragment<'a>(node: &'a PlanNode, rules: &CutRules) -> Opti
         return rules.affords(bytes_of_build(build, rules)?, *table).then_some(scan);
     }
     let alone = if let Some(aggregate) = node.downcast_ref::<AggregateExec>() {
-        // Partial states that depend on an order are computed from sorted rows.
+        // Partial states that depend on the order are computed from sorted rows.
         if let Some(sort) = aggregate.input().downcast_ref::<SortExec>()
             && *aggregate.mode() == AggregateMode::Partial
         {
             return scan_of_fragment(sort.input(), rules);
         }
         if aggregate.group_expr().has_grouping_set() && reads_no_file(node, rules) {
-            // The total over no rows is a row, and there is no task to make it.
+            // The total over no rows is a row, and a stage without files has no task to compute it.
             return None;
         }
         *aggregate.mode() == AggregateMode::Partial
@@ -119,15 +119,15 @@ pub(super) fn scan_of_fragment<'a>(node: &'a PlanNode, rules: &CutRules) -> Opti
     }
 }
 
-/// Whether the table whose files tasks would share out for `node` has none.
+/// Checks if the table whose files would be divided among the tasks has no files.
 fn reads_no_file(node: &PlanNode, rules: &CutRules) -> bool {
     let mut scans = Scans::default();
     let table = scans.visit(node, true).ok().and(scans.shared_out).and_then(|scan| rules.tables.get(scan.table));
     table.is_some_and(|table| table.tasks == 0)
 }
 
-/// The build and the probe side of a join that reads its whole build side first and of it gives nothing on its own: each
-/// row of its result stems from a row of the probe side, so whoever has part of the probe side computes part of the result.
+/// Returns the build and the probe side of a join that can be computed for parts of the probe side. Such a join reads
+/// its whole build side first, and each output row comes from one probe row.
 fn join_sides(node: &PlanNode) -> Option<(&PlanNode, &PlanNode)> {
     let gives_probe_rows = |kind: &JoinType| {
         use JoinType::{Inner, Right, RightAnti, RightMark, RightSemi};
@@ -143,7 +143,7 @@ fn join_sides(node: &PlanNode) -> Option<(&PlanNode, &PlanNode)> {
     node.downcast_ref::<CrossJoinExec>().map(|join| (join.left(), join.right()))
 }
 
-/// Bytes of the files that `build` reads, if every task can compute it, and all the same.
+/// Returns the bytes of the files that `build` reads, if every task can compute it with the same result.
 fn bytes_of_build(build: &PlanNode, rules: &CutRules) -> Option<u64> {
     if let Some(scan) = file_scan(build) {
         return Some(rules.tables.get(scan_number(scan)?)?.bytes);
@@ -166,7 +166,7 @@ fn bytes_of_build(build: &PlanNode, rules: &CutRules) -> Option<u64> {
     }
 }
 
-/// A task reads its files as one partition, which nothing needs to divide or to gather.
+/// Removes exchanges between partitions: a task reads its files as one partition.
 pub(super) fn without_exchanges(plan: &PlanNode) -> DataFusionResult<PlanNode> {
     Arc::clone(plan)
         .transform_up(|node| {

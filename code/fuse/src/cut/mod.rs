@@ -1,13 +1,14 @@
-//! Cuts the plan of one statement: what each HBee can do on its own becomes fragments, the rest reads their results from
-//! inboxes.
+//! Cuts the plan of one statement: the parts that each HBee can compute on its own become fragments. The rest becomes
+//! the reduce plan, which reads the fragments' rows from inboxes.
 //!
-//! A fragment begins at a scan and takes in what stands above it for as long as its rows do not depend on rows of other
-//! tasks: filters, projections, unnesting, *partial* aggregates, local top-k and limits, and joins whose build side every
-//! task can afford to read whole. A top-k stays on both sides. Where the planner wants the rows hashed, they are delivered
-//! hashed and the exchange is gone. Partial aggregates over a UNION are first moved below it.
+//! A fragment begins at a scan and includes the operators above it whose rows do not depend on rows of other tasks:
+//! filters, projections, unnesting, *partial* aggregates, local top-k and limits, and broadcast joins whose build side
+//! is small enough for every task to read ([`CutRules`]). A top-k stays on both sides. If the next operator requires
+//! hash-partitioned rows, tasks deliver them hash-partitioned and the exchange is removed. Partial aggregates over a
+//! UNION are first moved below it.
 //!
-//! Read in this order: this file (the cut), `fragment` (what a task can do on its own), `planner` (what has to be
-//! mended, since the planner saw one plan).
+//! Read in this order: this file (the cut), `fragment` (finding fragments), `planner` (adjustments, since the planner
+//! planned one plan).
 
 mod fragment;
 mod planner;
@@ -26,57 +27,57 @@ use self::planner::{below_unions, divided_alike, in_order, is_window};
 use crate::plan::ScanSource;
 use crate::table::InboxTarget;
 
-/// What decides where a plan is cut. The same rules always cut the same plan alike.
+/// The rules that decide where a plan is cut. The same rules always cut the same plan in the same way.
 #[derive(Debug, Clone, Default)]
 pub struct CutRules {
-    /// Of each table, by its number, what it would cost to read it.
+    /// The cost of reading each table, by table number.
     pub tables: Vec<TableCost>,
-    /// Bytes of a join's build side, times the tasks that read it, up to which HBees do the join.
+    /// Maximum bytes of a build side, times the tasks that read it, for a broadcast join on HBees.
     pub build_bytes: u64,
 }
 
 impl CutRules {
-    /// Whether each task over `table` can afford to read a build side of `bytes`: together they read no more than the
-    /// option says, and not more for it than of their own table, unless it is next to nothing.
+    /// Checks if each task over `table` may read a build side of `bytes`: `bytes` × tasks must be at most `build_bytes`
+    /// and at most the larger of the table's bytes and 8 MiB.
     fn affords(&self, bytes: u64, table: TableCost) -> bool {
         let together = bytes.saturating_mul(table.tasks);
         together <= self.build_bytes.min(table.bytes.max(BUILD_BYTES_FREE))
     }
 }
 
-/// Bytes of build sides that cost less to read than what an exchange of both sides takes.
+/// Bytes of build sides that are cheaper to read than an exchange of both sides.
 const BUILD_BYTES_FREE: u64 = 8 << 20;
 
-/// What it costs to read a table.
+/// The cost of reading a table.
 #[derive(Debug, Clone, Copy)]
 pub struct TableCost {
     /// Bytes of its files.
     pub bytes: u64,
-    /// Tasks that share them out.
+    /// Tasks among which the files are divided.
     pub tasks: u64,
 }
 
 /// A plan that was cut.
 #[derive(Debug)]
 pub struct Cut {
-    /// What combs do; its leaves are inboxes.
+    /// The reduce plan; its leaves are inboxes.
     pub reduce: Arc<dyn ExecutionPlan>,
-    /// What HBees do; the position of each is its stage.
+    /// The fragments that HBees run; the position of each is its stage.
     pub fragments: Vec<Fragment>,
 }
 
-/// What HBees do for one scan.
+/// The plan that the tasks of one stage run.
 #[derive(Debug)]
 pub struct Fragment {
     /// The plan; its leaves are scans.
     pub plan: Arc<dyn ExecutionPlan>,
-    /// The scan whose files tasks share out.
+    /// The scan whose files are divided among the tasks.
     pub scan: Scan,
-    /// The scans that every task does whole.
+    /// The scans that every task runs completely.
     pub builds: Vec<Scan>,
-    /// Which of these each leaf is, in pre-order.
+    /// The source of each leaf, in pre-order.
     pub sources: Vec<ScanSource>,
-    /// Columns by whose hash its rows are delivered; none to deliver them in turn.
+    /// Columns by which delivered rows are hash-partitioned; empty for round-robin.
     pub keys: Vec<usize>,
 }
 
@@ -85,14 +86,14 @@ pub struct Fragment {
 pub struct Scan {
     /// The number of the table that is scanned.
     pub table: usize,
-    /// What the rows must pass, over the columns of the table.
+    /// The filter of the scan, over the columns of the table.
     pub predicate: Option<Arc<dyn PhysicalExpr>>,
 }
 
-/// Cuts `plan`. The same plan is always cut in the same way.
+/// Cuts `plan` into fragments and a reduce plan. The same plan is always cut in the same way.
 ///
 /// # Errors
-/// `Internal` when a fragment contradicts itself.
+/// `Internal` when a fragment is inconsistent.
 pub fn cut(plan: Arc<dyn ExecutionPlan>, rules: &CutRules, target: InboxTarget) -> Result<Cut> {
     let mut cutter = Cutter { rules, target, fragments: Vec::new() };
     let reduce = cutter.node(below_unions(plan)?)?;
@@ -126,7 +127,7 @@ impl Cutter<'_> {
         node.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
-    /// The inbox that takes the rows of `input`, which becomes a fragment.
+    /// Makes `input` a fragment and returns the inbox that receives its rows.
     fn leaf(&mut self, input: &Arc<dyn ExecutionPlan>, keys: Vec<usize>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let stage = u32::try_from(self.fragments.len())
             .map_err(|_| QueryError::internal("a plan with 2^32 scans").into_datafusion())?;
@@ -143,7 +144,7 @@ impl Cutter<'_> {
     }
 }
 
-/// A top-k of each task is not yet the top-k: it stands above the inbox once more.
+/// Repeats a top-k above the inbox, since the top-k of each task is not yet the global one.
 fn again(node: &Arc<dyn ExecutionPlan>, inbox: Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
     match node.downcast_ref::<SortExec>() {
         Some(_) => {

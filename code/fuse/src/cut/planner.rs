@@ -1,4 +1,4 @@
-//! The planner saw one plan where there are several: what is moved before the cut, and mended after it.
+//! Adjusts a plan before and after the cut, since the planner planned it as one plan.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use datafusion::physical_plan::union::{InterleaveExec, UnionExec, can_interleave
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, Partitioning, ReplaceChildrenOptions};
 
-/// `plan` with partial aggregates over a UNION done for each of its parts: then HBees do them.
+/// Moves partial aggregates over a UNION below it, so that HBees compute them.
 pub(super) fn below_unions(plan: Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
     plan.transform_up(|node| {
         let Some(aggregate) =
@@ -39,9 +39,9 @@ pub(super) fn below_unions(plan: Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc
     .data()
 }
 
-/// `input` in an order that its reader asks for. The planner may have found it in order by what it knew of the rows below
-/// the cut, as that one of their columns is the same in all, which an inbox does not know. Of alternatives, `first_only`
-/// takes the first: a window was planned for that one.
+/// Sorts `input` if it does not satisfy `order`, the ordering that its reader requires. The planner may have relied on
+/// a property of the rows below the cut (a constant column, for example) that an inbox does not have. With
+/// `first_only`, only the first alternative of `order` counts: a window is planned for that one.
 pub(super) fn in_order(
     input: Arc<dyn ExecutionPlan>,
     order: Option<OrderingRequirements>,
@@ -65,12 +65,12 @@ pub(super) fn in_order(
     Ok(Arc::new(SortExec::new(LexOrdering::from(first), input).with_preserve_partitioning(each)))
 }
 
-/// Whether `node` computes window functions.
+/// Checks if `node` computes window functions.
 pub(super) fn is_window(node: &Arc<dyn ExecutionPlan>) -> bool {
     node.downcast_ref::<BoundedWindowAggExec>().is_some() || node.downcast_ref::<WindowAggExec>().is_some()
 }
 
-/// The inputs of `node`, which if it interleaves them must be divided alike: also that the planner may only have known.
+/// Repartitions the inputs of `node` if it interleaves them and they are no longer partitioned alike after the cut.
 pub(super) fn divided_alike(
     node: &Arc<dyn ExecutionPlan>,
     inputs: Vec<Arc<dyn ExecutionPlan>>,

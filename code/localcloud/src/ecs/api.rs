@@ -1,4 +1,4 @@
-//! The JSON protocol: `RunTask`, `ListTasks`, `DescribeTasks`, `StopTask`.
+//! Implements the JSON protocol of ECS: `RunTask`, `ListTasks`, `DescribeTasks`, `StopTask`.
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use crate::body::read_bounded;
 
 const TARGET: &str = "AmazonEC2ContainerServiceV20141113.";
 const REQUEST_BYTES_MAX: usize = 1 << 20;
-/// Bounds of the service for one call.
+/// Limits of the service for one call.
 const RUN_MAX: u64 = 10;
 const DESCRIBE_MAX: usize = 100;
 const LIST_MAX: usize = 100;
 const TOKEN_LENGTH_MAX: usize = 64;
 
-/// Whether a request is one of ECS.
+/// Checks if a request is for ECS.
 pub(crate) fn is_ecs(headers: &HeaderMap) -> bool {
     action(headers).is_some()
 }
@@ -28,7 +28,7 @@ fn action(headers: &HeaderMap) -> Option<&str> {
     headers.get("X-Amz-Target")?.to_str().ok()?.strip_prefix(TARGET)
 }
 
-/// An exception of the service.
+/// An exception of the service: name, message and further fields.
 struct Exception(&'static str, String, Value);
 
 type Result<T> = std::result::Result<T, Exception>;
@@ -44,7 +44,7 @@ pub(crate) async fn answer(ecs: &Ecs, headers: &HeaderMap, body: Body) -> Respon
             Ok(request) => call(&ecs.0, action(headers).unwrap_or_default(), &request),
             Err(error) => exception("SerializationException", error.to_string()),
         },
-        _ => exception("InvalidParameterException", "the request cannot be read"),
+        _ => exception("InvalidParameterException", "cannot read the request"),
     };
     let (status, answer) = match result {
         Ok(answer) => (200, answer),
@@ -71,7 +71,9 @@ fn call(shared: &Arc<Shared>, action: &str, request: &Value) -> Result<Value> {
         "ListTasks" => list_tasks(shared, request),
         "DescribeTasks" => describe_tasks(shared, request),
         "StopTask" => stop_task(shared, request),
-        action => exception("UnknownOperationException", format!("the local cloud does not know {action}")),
+        action => {
+            exception("UnknownOperationException", format!("the local cloud does not support the action {action}"))
+        }
     }
 }
 
@@ -125,7 +127,7 @@ fn run_task(shared: &Arc<Shared>, request: &Value) -> Result<Value> {
     let mut ids = Vec::new();
     for _ in 0..count {
         let Some(address) = shared.free_address() else {
-            return exception("ServerException", "no loopback address has its port free");
+            return exception("ServerException", "no free loopback address found");
         };
         let id = Uuid::new_v4().simple().to_string();
         state.tasks.insert(id.clone(), Task::new(id.clone(), address, request));

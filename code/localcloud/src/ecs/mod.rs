@@ -1,11 +1,11 @@
-//! ECS: one cluster with one task definition, whose tasks are real processes.
+//! Emulates ECS with one cluster and one task definition, whose tasks are real processes.
 //!
-//! [`api`] speaks the service's JSON protocol, [`task`] is a task's life; here are the tasks and the tokens that make
-//! `RunTask` idempotent. Each task has a loopback address of its own, so that all can listen on the same port.
+//! [`api`] implements the JSON protocol of the service and [`task`] the life cycle of a task. This module holds the
+//! tasks and the tokens that make `RunTask` idempotent. Each task has its own loopback address, so that all tasks can
+//! listen on the same port.
 //!
-//! As the service: <https://docs.aws.amazon.com/AmazonECS/latest/APIReference/>. Differences: reads never lag behind
-//! writes; memory and CPU are not bounded; subnets, security groups and roles are not looked at; requests are not checked
-//! for their signatures.
+//! Follows <https://docs.aws.amazon.com/AmazonECS/latest/APIReference/>. Differences: reads are consistent with writes;
+//! memory and CPU are not limited; subnets, security groups and roles are ignored; request signatures are not checked.
 
 mod api;
 mod task;
@@ -24,42 +24,42 @@ use crate::process::Spawner;
 pub(crate) use api::{answer, is_ecs};
 use task::{Status, Task};
 
-/// Which address a task is described with.
+/// The kind of address that `DescribeTasks` returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AddressKind {
-    /// `privateIpv4Address`, as 127.a.b.c.
+    /// `privateIpv4Address`, in the form 127.a.b.c.
     #[default]
     Ipv4,
-    /// `ipv6Address`, as ::ffff:127.a.b.c: loopback has a single IPv6 address of its own.
+    /// `ipv6Address`, in the form ::ffff:127.a.b.c, since loopback has only one IPv6 address of its own.
     Ipv6,
 }
 
-/// The task definition: a container that listens on a port.
+/// A task definition with one container that listens on a port.
 #[derive(Debug, Clone)]
 pub struct TaskDefinition {
-    /// Name of the cluster it runs in.
+    /// Name of the cluster.
     pub cluster: String,
-    /// Its family; the revision is 1.
+    /// Family of the task definition; the revision is 1.
     pub family: String,
-    /// The container's name.
+    /// Name of the container.
     pub container: String,
-    /// The container's program.
+    /// Program of the container.
     pub program: PathBuf,
-    /// The container's own variables.
+    /// Environment variables of the container.
     pub environment: BTreeMap<String, String>,
-    /// The variable that tells the program its address: on the service it may listen on every one.
+    /// Environment variable that holds the program's listen address. On AWS the program can listen on all addresses.
     pub listen_variable: String,
-    /// The port it listens on.
+    /// Port on which the program listens.
     pub port: u16,
-    /// Which address it is described with.
+    /// Kind of address that `DescribeTasks` returns.
     pub address: AddressKind,
-    /// From `RunTask` until the program starts.
+    /// Time from `RunTask` to the start of the program.
     pub start_delay: Duration,
-    /// From the first signal of `StopTask` to the second; the service's default is 30 s.
+    /// Time from SIGTERM to SIGKILL after `StopTask`; the default of the service is 30 s.
     pub stop_timeout: Duration,
 }
 
-/// The tasks of the cluster.
+/// The emulated ECS service with the tasks of its cluster.
 #[derive(Debug, Clone)]
 pub struct Ecs(Arc<Shared>);
 
@@ -73,9 +73,9 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// By id; ended tasks stay, as on the service for an hour.
+    /// Tasks by id. Stopped tasks are kept; the service keeps them for an hour.
     tasks: BTreeMap<String, Task>,
-    /// Token, parameters and ids of the tasks.
+    /// By client token: the request and the ids of its tasks.
     tokens: HashMap<String, (Value, Vec<String>)>,
     refusals: usize,
     calls: usize,
@@ -86,17 +86,17 @@ impl Ecs {
         Ecs(Arc::new(Shared { account, spawner, definition, state: Mutex::default() }))
     }
 
-    /// Refuses the next `count` calls of `RunTask` for lack of capacity.
+    /// Rejects the next `count` calls of `RunTask` for lack of capacity.
     pub fn refuse_next(&self, count: usize) {
         self.0.state().refusals += count;
     }
 
-    /// Kills the processes of all running tasks at once, as when their hosts fail; returns how many there were.
+    /// Kills the processes of all running tasks, as a host failure does. Returns the number of processes.
     pub fn kill_running(&self) -> usize {
         self.signal_running(libc::SIGKILL)
     }
 
-    /// Tells all running tasks to stop, as when their hosts are maintained; returns how many there were.
+    /// Sends SIGTERM to all running tasks, as host maintenance does. Returns the number of processes.
     pub fn stop_running(&self) -> usize {
         self.signal_running(libc::SIGTERM)
     }
@@ -108,17 +108,17 @@ impl Ecs {
         running.inspect(|process| process.signal(signal)).count()
     }
 
-    /// How many tasks were ever started.
+    /// Returns the number of tasks started so far.
     pub fn started(&self) -> usize {
         self.0.state().tasks.len()
     }
 
-    /// How many calls of `RunTask` there were.
+    /// Returns the number of `RunTask` calls so far.
     pub fn run_calls(&self) -> usize {
         self.0.state().calls
     }
 
-    /// Addresses of the running tasks, with the port.
+    /// Returns the addresses of the running tasks, in the form `host:port`.
     pub fn running(&self) -> Vec<String> {
         let state = self.0.state();
         let running = state.tasks.values().filter(|task| task.status == Status::Running);
@@ -131,7 +131,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A loopback address whose port is free. Random, since several local clouds may run on one machine.
+    /// Returns a random loopback address whose port is free, or `None` after 64 tries. Random, since several local
+    /// clouds may run on one machine.
     fn free_address(&self) -> Option<Ipv4Addr> {
         let mut random = rand::rng();
         for _ in 0..64 {

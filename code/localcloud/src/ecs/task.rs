@@ -1,4 +1,4 @@
-//! One task: from `PROVISIONING` to `STOPPED`.
+//! The life cycle of one task, from `PROVISIONING` to `STOPPED`.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use super::{AddressKind, Shared};
 use crate::process::{Process, Program, describe};
 
-/// Descriptors of a task: Fargate's default limit.
+/// Maximum number of open descriptors of a task: Fargate's default.
 const DESCRIPTORS: u64 = 65_535;
 
-/// Where a task is in its life; the service has more states around these.
+/// The status of a task; the service has further intermediate states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
     Provisioning,
@@ -35,17 +35,17 @@ impl Status {
     }
 }
 
-/// A task and what is known of it.
+/// The state of a task.
 #[derive(Debug)]
 pub(super) struct Task {
     pub(super) id: String,
     pub(super) address: Ipv4Addr,
     pub(super) status: Status,
     pub(super) started_by: Option<String>,
-    /// What the request said to run otherwise.
+    /// Overrides of the task definition in the request.
     pub(super) overrides: Value,
     pub(super) tags: Value,
-    /// Why it is to stop: a code and a reason.
+    /// Stop code and reason, once the task stops.
     pub(super) stop: Option<(&'static str, String)>,
     pub(super) process: Option<Process>,
     pub(super) created: SystemTime,
@@ -76,7 +76,7 @@ impl Task {
         if self.stop.is_some() || self.status == Status::Stopped { "STOPPED" } else { "RUNNING" }
     }
 
-    /// The task as `DescribeTasks` shows it.
+    /// Returns the JSON of the task for `DescribeTasks`.
     pub(super) fn describe(&self, shared: &Shared) -> Value {
         let (account, definition) = (&shared.account, &shared.definition);
         let arn = account.task_arn(&definition.cluster, &self.id);
@@ -136,7 +136,7 @@ impl Task {
     }
 }
 
-/// Leads the task `id` through its life.
+/// Runs the task `id` from its start to its end.
 pub(super) async fn live(shared: Arc<Shared>, id: String) {
     let half = shared.definition.start_delay / 2;
     tokio::time::sleep(half).await;
@@ -169,14 +169,14 @@ pub(super) async fn live(shared: Arc<Shared>, id: String) {
         }
     }
     let status = process.ended().await;
-    // As a container's exit code: 128 and the signal's number.
+    // The exit code of a container that ended by a signal: 128 + signal number.
     let code =
         status.code().or_else(|| std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal));
     tracing::info!(task = id, how = describe(status), "a task has ended");
     stopped(&shared, &id, code, "Essential container in task exited");
 }
 
-/// Takes the next step unless the task is to stop; then it is stopped and has no further steps.
+/// Sets the status of a task and returns true. If a stop was requested, marks the task as stopped and returns false.
 fn advance(shared: &Shared, id: &str, status: Status) -> bool {
     let mut state = shared.state();
     let Some(task) = state.tasks.get_mut(id) else {
@@ -190,7 +190,7 @@ fn advance(shared: &Shared, id: &str, status: Status) -> bool {
     true
 }
 
-/// What the task runs. None if it is to stop already.
+/// Returns the program of a task, or `None` if a stop was requested.
 fn program(shared: &Shared, id: &str) -> Option<std::io::Result<Program>> {
     if !advance(shared, id, Status::Pending) {
         return None;
@@ -226,7 +226,7 @@ fn stopped(shared: &Shared, id: &str, exit_code: Option<i32>, reason: &str) {
         task.stop.get_or_insert_with(|| (code, reason.to_string()));
         (task.status, task.stopped, task.exit_code) = (Status::Stopped, Some(SystemTime::now()), exit_code);
     }
-    // The folder holds what the task spilled; the log is elsewhere.
+    // The folder holds spilled rows. The log is in another folder.
     let _absent = fs::remove_dir_all(shared.account.scratch.join(format!("task-{id}")));
 }
 

@@ -1,4 +1,4 @@
-//! The Invoke API.
+//! Implements the Invoke API.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{Deployed, Fault, Lambda, Outcome};
 use crate::body::read_bounded;
 
-/// The largest request in bytes, and the largest one of an `Event`:
+/// Maximum size of a request in bytes, and of a request of type `Event`:
 /// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
 const REQUEST_BYTES_MAX: usize = 6 * 1024 * 1024;
 const EVENT_BYTES_MAX: usize = 1024 * 1024;
@@ -24,21 +24,21 @@ const EVENT_BYTES_MAX: usize = 1024 * 1024;
 pub struct ApiError {
     /// HTTP status.
     pub status: u16,
-    /// The exception's name, as in `x-amzn-ErrorType`.
+    /// Name of the exception, as in `x-amzn-ErrorType`.
     pub kind: String,
-    /// What it says.
+    /// Error message.
     pub message: String,
-    /// What throttling is due to.
+    /// Reason of throttling, for `TooManyRequestsException`.
     pub reason: Option<String>,
 }
 
 impl ApiError {
-    /// An error with that status, name and message.
+    /// Creates an error without a throttling reason.
     pub fn new(status: u16, kind: &str, message: impl Into<String>) -> ApiError {
         ApiError { status, kind: kind.to_string(), message: message.into(), reason: None }
     }
 
-    /// The account has no room for another invocation.
+    /// Creates the error of an account whose concurrency is used up.
     pub fn throttled() -> ApiError {
         let reason = Some("ConcurrentInvocationLimitExceeded".to_string());
         ApiError { reason, ..ApiError::new(429, "TooManyRequestsException", "Rate Exceeded.") }
@@ -59,7 +59,7 @@ impl ApiError {
     }
 }
 
-/// Answers one Invoke request of the function that `name` (a name or an ARN) names.
+/// Handles one Invoke request for the function `name` (a name or an ARN).
 pub(crate) async fn answer(lambda: &Lambda, name: &str, headers: &HeaderMap, body: Body) -> Response<Body> {
     invoke(lambda, name, headers, body).await.unwrap_or_else(|error| error.response())
 }
@@ -83,20 +83,20 @@ async fn invoke(lambda: &Lambda, name: &str, headers: &HeaderMap, body: Body) ->
     match kind {
         "DryRun" => Ok(accepted(StatusCode::NO_CONTENT)),
         "Event" => {
-            // Queued by the service, and not retried: stacks of Buzz set `maximum_retry_attempts = 0`.
+            // The service queues events. It does not retry them: stacks of Buzz set `maximum_retry_attempts = 0`.
             let lambda = lambda.clone();
             tokio::spawn(async move {
                 let Ok(permit) = Arc::clone(&lambda.capacity).acquire_owned().await else { return };
                 let fault = deployed.next_fault();
                 if let Err(error) = lambda.run(&deployed, payload, fault).await {
-                    tracing::error!(%error, "an event's instance does not start");
+                    tracing::error!(%error, "cannot start the instance of an event");
                 }
                 drop(permit);
             });
             Ok(accepted(StatusCode::ACCEPTED))
         }
         _ => {
-            // In a task of its own: an invocation goes on when its caller hangs up.
+            // In a Tokio task, so that the invocation continues if its caller disconnects.
             let (lambda, tail) = (lambda.clone(), header("X-Amz-Log-Type") == "Tail");
             let outcome = tokio::spawn(async move { request(&lambda, &deployed, payload).await }).await;
             let outcome = outcome.unwrap_or_else(|panic| Err(service_error(&panic.to_string())))?;
@@ -121,7 +121,7 @@ async fn request(lambda: &Lambda, deployed: &Arc<Deployed>, payload: Bytes) -> R
     outcome.map_err(|error| service_error(&error.to_string()))
 }
 
-/// Runs the same event on two instances at once and answers with the later one.
+/// Runs the same event on two instances concurrently and returns the later outcome.
 async fn run_twice(lambda: &Lambda, deployed: &Arc<Deployed>, payload: Bytes) -> std::io::Result<Outcome> {
     let run = async || {
         let outcome = lambda.run(deployed, payload.clone(), None).await;
@@ -148,7 +148,7 @@ async fn read_payload(body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
     Ok(payload)
 }
 
-/// The bare name in a name, an ARN, or the end of an ARN.
+/// Extracts the function name from a name, an ARN or a partial ARN.
 fn short_name(name: &str) -> &str {
     match name.split_once("function:") {
         Some((_, rest)) => rest.split(':').next().unwrap_or(rest),
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_function_is_found_by_name_and_by_arn() {
+    fn function_is_found_by_name_and_by_arn() {
         assert_eq!(short_name("fuse"), "fuse");
         assert_eq!(short_name("fuse:live"), "fuse");
         assert_eq!(short_name("123456789012:function:fuse"), "fuse");

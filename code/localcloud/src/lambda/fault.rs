@@ -1,20 +1,20 @@
-//! What can be made to go wrong.
+//! Faults that tests can inject.
 
 use std::time::Duration;
 
 use super::ApiError;
 
-/// A fault of one invocation.
+/// A fault injected into one invocation.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// The Invoke API refuses it.
+    /// The Invoke API rejects the request.
     Refuse(ApiError),
-    /// The process dies as soon as it has the event.
+    /// The process dies as soon as it receives the event.
     DieAtStart,
-    /// The process does its work and dies before its answer is heard.
+    /// The process completes its work, and dies before its response is accepted.
     DieBeforeAnswer,
-    /// The event runs twice at once; the later answer is the one that is given.
+    /// The event runs twice concurrently; the later response is returned.
     Twice,
-    /// The instance has the event only after a while.
+    /// The instance receives the event after a delay.
     Slow(Duration),
 }

@@ -1,4 +1,4 @@
-//! One instance of a function: a process, its runtime API, and one invocation at a time.
+//! One instance of a function: a process with its runtime API that runs one invocation at a time.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -15,41 +15,41 @@ use super::{Fault, Function, Outcome};
 use crate::Account;
 use crate::process::{Process, Program, Spawner, describe};
 
-/// How long the service lets the init phase take before it counts against the first invocation.
+/// Duration of the init phase that does not count against the first invocation's timeout.
 const INIT_MAX: Duration = Duration::from_secs(10);
-/// A caller's answer waits so long for the process to ask for the next event, so that a warm instance is idle when the
-/// same caller comes again.
+/// Maximum time that a response is held back until the process requests its next event. Without it, the next request of
+/// the same caller could find the warm instance busy.
 const SETTLE: Duration = Duration::from_secs(1);
 const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
 const LOG_TAIL_BYTES: u64 = 4096;
-/// Lambda's bound of open descriptors.
+/// Lambda's limit of open descriptors.
 const DESCRIPTORS: u64 = 1024;
 
-/// A process that runs a function.
+/// An instance: a process that runs a function.
 #[derive(Debug)]
 pub(super) struct Instance {
     process: Process,
     api: RuntimeApi,
     function: Function,
-    /// Its working directory and place for temporary files; gone with it.
+    /// Working directory and temporary files of the process; deleted with the instance.
     _folder: TempDir,
     log: PathBuf,
     started: Instant,
-    /// How long it took to start, until that was reported.
+    /// Duration of the init phase, until it is reported.
     init: Option<Duration>,
-    /// It asked for an event and has none.
+    /// True while the process waits for an event.
     ready: bool,
     frozen: bool,
 }
 
-/// How the process took an event.
+/// The process's response to an event, or an error as JSON.
 enum Ending {
     Answer(Bytes),
     Error(Bytes),
 }
 
 impl Instance {
-    /// Starts a process. It may not be ready yet.
+    /// Starts a process. Does not wait until it is ready.
     pub(super) async fn start(account: &Account, spawner: &Spawner, function: &Function) -> io::Result<Instance> {
         let api = RuntimeApi::serve(account.function_arn(&function.name)).await?;
         let folder = tempfile::Builder::new().prefix("instance-").tempdir_in(&account.scratch)?;
@@ -97,7 +97,7 @@ impl Instance {
         })
     }
 
-    /// Runs one event to its end, whatever that is.
+    /// Runs one event and returns its outcome: a response, an error, a crash or a timeout.
     pub(super) async fn invoke(&mut self, payload: Bytes, fault: Option<&Fault>) -> Outcome {
         let request_id = Uuid::new_v4().to_string();
         let log_start = fs::metadata(&self.log).map(|log| log.len()).unwrap_or(0);
@@ -130,7 +130,7 @@ impl Instance {
         }
     }
 
-    /// Waits until the process asked for its first event.
+    /// Waits until the process requests its first event.
     async fn initialize(&mut self, request_id: &str) -> Result<(), Bytes> {
         if self.ready {
             return Ok(());
@@ -197,7 +197,7 @@ impl Instance {
                         return Ending::Error(error("Function.ResponseSizeTooLarge", &message));
                     }
                     Some(Said::Next) => self.ready = true,
-                    // An answer to an earlier event is dropped.
+                    // A response to an earlier event is dropped.
                     Some(_) => {}
                     None => return Ending::Error(exit_error(id, "the runtime API has ended")),
                 },
@@ -217,13 +217,13 @@ impl Instance {
         }
     }
 
-    /// Whether the process asked for its next event within a moment. Then it is frozen, as the service does: what it
-    /// does in the background stands still until the next invocation.
+    /// Waits up to [`SETTLE`] for the process to request its next event, and freezes it as the service does: its
+    /// background work stops until the next invocation. Returns false if the process has ended or is still busy.
     pub(super) async fn settle_shortly(&mut self) -> bool {
         self.lives() && tokio::time::timeout(SETTLE, self.settle()).await.unwrap_or(false)
     }
 
-    /// Waits for the process to ask for its next event, and freezes it. False if it ended instead.
+    /// Waits until the process requests its next event, and freezes it. Returns false if it ended instead.
     pub(super) async fn settle(&mut self) -> bool {
         while !self.ready {
             tokio::select! {
@@ -241,7 +241,7 @@ impl Instance {
         true
     }
 
-    /// Whether the process runs.
+    /// Returns true while the process runs.
     pub(super) fn lives(&self) -> bool {
         self.process.exit_status().is_none()
     }
@@ -256,7 +256,7 @@ impl Instance {
         error("Sandbox.Timedout", &message)
     }
 
-    /// The process writes to the same file by itself.
+    /// Appends `text` to the log file, to which the process also writes.
     fn write_log(&self, text: &str) {
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         if let Err(error) = log.and_then(|mut log| log.write_all(text.as_bytes())) {

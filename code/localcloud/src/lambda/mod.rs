@@ -1,12 +1,14 @@
-//! Lambda: functions whose instances are real bootstraps, each a process with a runtime API of its own.
+//! Emulates Lambda. Every instance of a function is a real bootstrap: a process with its own runtime API.
 //!
-//! [`api`] is the Invoke API in front, [`runtime_api`] what an instance speaks behind, [`instance`] one process and its
-//! invocations; here are the functions, their warm instances and the account's concurrency.
+//! [`api`] implements the Invoke API for callers, [`runtime_api`] the API for instances, and [`instance`] one process
+//! and its invocations. This module holds the functions, their warm instances and the concurrency limit of the account.
 //!
-//! As the service: <https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html> and
-//! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>. Differences: memory is looked at ten times a second,
-//! so a short peak above the size passes; CPU is not divided by size; requests are not checked for their signatures; an
-//! `Event` that finds no capacity waits in memory, without an end.
+//! Follows <https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html> and
+//! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>. Differences:
+//! - Memory is measured ten times a second, so a short peak above the memory size is not detected.
+//! - CPU is not allocated by memory size.
+//! - Request signatures are not checked.
+//! - An `Event` without capacity waits in memory, for an unlimited time.
 
 mod api;
 mod fault;
@@ -30,46 +32,46 @@ pub(crate) use api::answer;
 pub use fault::Fault;
 use instance::Instance;
 
-/// A function as it is deployed.
+/// The configuration of a function.
 #[derive(Debug, Clone)]
 pub struct Function {
-    /// Its name, without an ARN's beginning.
+    /// Name of the function (not its ARN).
     pub name: String,
-    /// The program that every instance runs.
+    /// Program that every instance runs.
     pub bootstrap: PathBuf,
-    /// Size in MB: an instance with more memory is killed.
+    /// Memory size in MB. An instance that uses more is killed.
     pub memory_mb: u64,
-    /// How long one invocation may take.
+    /// Maximum duration of one invocation.
     pub timeout: Duration,
-    /// The function's own variables.
+    /// Environment variables of the function.
     pub environment: BTreeMap<String, String>,
 }
 
-/// What a function has done since the local cloud started.
+/// Counters of a function since the start of the local cloud.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Invocations that an instance took.
+    /// Number of invocations that ran on an instance.
     pub invocations: usize,
-    /// Instances that were started.
+    /// Number of instances started.
     pub cold_starts: usize,
-    /// Requests that were refused for lack of capacity.
+    /// Number of requests rejected for lack of capacity.
     pub throttles: usize,
-    /// The most instances that were busy at once.
+    /// Maximum number of instances that were busy at the same time.
     pub busy_max: usize,
 }
 
-/// How an invocation ended.
+/// The outcome of an invocation.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// The answer, or the error's JSON.
+    /// The response, or the error as JSON.
     pub(crate) payload: Bytes,
-    /// Whether it is a function error.
+    /// True for a function error.
     pub(crate) failed: bool,
     /// The last 4 KB of the log.
     pub(crate) log_tail: Vec<u8>,
 }
 
-/// All functions of the account.
+/// The emulated Lambda service with all functions of the account.
 #[derive(Debug, Clone)]
 pub struct Lambda {
     account: Arc<Account>,
@@ -82,7 +84,7 @@ pub struct Lambda {
 #[derive(Debug)]
 pub(crate) struct Deployed {
     function: Function,
-    /// Frozen instances, the one that was used last at the end.
+    /// Frozen instances; the most recently used is last.
     idle: Mutex<Vec<Instance>>,
     faults: Mutex<VecDeque<Fault>>,
     invocations: AtomicUsize,
@@ -109,12 +111,12 @@ impl Lambda {
         Lambda { account, spawner, functions, capacity }
     }
 
-    /// Makes the next `count` invocations of `function` go wrong.
+    /// Injects `fault` into the next `count` invocations of `function`.
     ///
     /// # Panics
-    /// When there is no such function.
+    /// When `function` does not exist.
     pub fn fail_next(&self, function: &str, fault: &Fault, count: usize) {
-        let deployed = self.functions.get(function).expect("a test names a function that is there");
+        let deployed = self.functions.get(function).expect("the function exists");
         deployed
             .faults
             .lock()
@@ -122,21 +124,21 @@ impl Lambda {
             .extend(std::iter::repeat_n(fault.clone(), count));
     }
 
-    /// How many of the faults of [`fail_next`](Self::fail_next) have not happened yet.
+    /// Returns the number of faults of [`fail_next`](Self::fail_next) that have not occurred yet.
     ///
     /// # Panics
-    /// When there is no such function.
+    /// When `function` does not exist.
     pub fn faults_left(&self, function: &str) -> usize {
-        let deployed = self.functions.get(function).expect("a test names a function that is there");
+        let deployed = self.functions.get(function).expect("the function exists");
         deployed.faults.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// What `function` has done.
+    /// Returns the counters of `function`.
     ///
     /// # Panics
-    /// When there is no such function.
+    /// When `function` does not exist.
     pub fn counts(&self, function: &str) -> Counts {
-        let deployed = self.functions.get(function).expect("a test names a function that is there");
+        let deployed = self.functions.get(function).expect("the function exists");
         Counts {
             invocations: deployed.invocations.load(Ordering::Relaxed),
             cold_starts: deployed.cold_starts.load(Ordering::Relaxed),
@@ -145,19 +147,19 @@ impl Lambda {
         }
     }
 
-    /// Ends all warm instances, so that the next invocations are cold.
+    /// Ends all warm instances, so that the next invocations start cold.
     pub fn cool_down(&self) {
         for deployed in self.functions.values() {
             deployed.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
     }
 
-    /// Room for one invocation, or none.
+    /// Takes a permit for one invocation. Returns `None` if the concurrency of the account is used up.
     fn room(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.capacity).try_acquire_owned().ok()
     }
 
-    /// Runs `payload` on a warm instance, or on a new one. The permit is given back with the outcome.
+    /// Runs `payload` on a warm instance, or on a new one if there is none.
     async fn run(&self, deployed: &Arc<Deployed>, payload: Bytes, fault: Option<Fault>) -> io::Result<Outcome> {
         deployed.invocations.fetch_add(1, Ordering::Relaxed);
         let _busy = Busy::enter(deployed);

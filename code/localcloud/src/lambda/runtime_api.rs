@@ -1,4 +1,4 @@
-//! The runtime API of one instance: what its process asks and answers.
+//! Serves the Lambda runtime API to the process of one instance.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,10 +15,10 @@ use tokio::task::AbortHandle;
 
 use crate::body::read_bounded;
 
-/// The largest response of a function in bytes: 6 MB and room for the service's own words.
+/// Maximum size of a function's response in bytes: 6 MB plus 100 bytes of overhead of the service.
 pub(super) const RESPONSE_BYTES_MAX: usize = 6 * 1024 * 1024 + 100;
 
-/// An event on its way to the process.
+/// An event for the process.
 #[derive(Debug)]
 pub(super) struct Event {
     pub(super) request_id: String,
@@ -26,25 +26,25 @@ pub(super) struct Event {
     pub(super) deadline: SystemTime,
 }
 
-/// What the process has said.
+/// A request of the process to the runtime API.
 #[derive(Debug)]
 pub(super) enum Said {
-    /// It is ready for the next event.
+    /// The process requests the next event.
     Next,
-    /// Its answer to an event.
+    /// Response to the event of a request id.
     Answer(String, Bytes),
-    /// An answer that is larger than the service allows.
+    /// Response that exceeds the size limit of the service.
     TooLarge(String),
-    /// It could not answer an event; the error's JSON.
+    /// Failure of an event, with the error as JSON.
     Failed(String, Bytes),
-    /// It cannot start; the error's JSON.
+    /// Failure to start, with the error as JSON.
     InitFailed(Bytes),
 }
 
-/// Serves the runtime API to one process.
+/// The runtime API of one process.
 #[derive(Debug)]
 pub(super) struct RuntimeApi {
-    /// `host:port`, as the process gets it.
+    /// `host:port` of the API, which the process gets in its environment.
     pub(super) address: String,
     events: mpsc::Sender<Event>,
     said: mpsc::Receiver<Said>,
@@ -74,13 +74,13 @@ impl RuntimeApi {
         Ok(RuntimeApi { address, events, said, server })
     }
 
-    /// Hands an event to the process, once it asks.
+    /// Sends an event to the process as soon as the process requests one.
     pub(super) async fn send(&self, event: Event) {
-        // The server, which holds the other end, lives as long as this.
+        // The server holds the other end and lives as long as `self`.
         let _sent = self.events.send(event).await;
     }
 
-    /// What the process says next.
+    /// Returns the next request of the process.
     pub(super) async fn heard(&mut self) -> Option<Said> {
         self.said.recv().await
     }
@@ -141,7 +141,7 @@ async fn init_error(State(shared): State<Arc<Shared>>, headers: HeaderMap, body:
     status(StatusCode::ACCEPTED)
 }
 
-/// The error as the caller sees it; a process that says nothing has at least a type.
+/// Returns the error as JSON for the caller. For an empty body it is built from the error type in the headers.
 fn error_json(headers: &HeaderMap, body: Bytes) -> Bytes {
     if !body.is_empty() {
         return body;

@@ -1,11 +1,11 @@
-//! One lock for each key that is in use.
+//! Locks for the keys that are in use.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
-/// Locks of objects: many readers or one writer for each key. A lock lives as long as somebody holds or awaits it.
+/// Read-write locks by object. A lock exists as long as it is held or awaited.
 #[derive(Debug, Default)]
 pub(super) struct Locks(Mutex<HashMap<Name, Weak<RwLock<()>>>>);
 
@@ -13,12 +13,12 @@ pub(super) struct Locks(Mutex<HashMap<Name, Weak<RwLock<()>>>>);
 type Name = (String, String);
 
 impl Locks {
-    /// Waits until nobody writes the object.
+    /// Waits until no other task writes the object, and takes the read lock.
     pub(super) async fn read(&self, bucket: &str, key: &str) -> OwnedRwLockReadGuard<()> {
         self.lock(bucket, key).read_owned().await
     }
 
-    /// Waits until nobody reads or writes the object.
+    /// Waits until no other task reads or writes the object, and takes the write lock.
     pub(super) async fn write(&self, bucket: &str, key: &str) -> OwnedRwLockWriteGuard<()> {
         self.lock(bucket, key).write_owned().await
     }

@@ -1,11 +1,11 @@
-//! S3: a folder, with a bucket in each of its folders.
+//! Emulates S3 on a folder, with one subfolder per bucket.
 //!
-//! `s3s` speaks the protocol and checks signatures, `s3s-fs` keeps objects as files. [`Store`](store::Store) wraps it and
-//! does what it leaves out of the service's semantics: atomic conditional writes, preconditions of reads, folders that
-//! are not objects.
+//! `s3s` implements the protocol and checks signatures; `s3s-fs` stores objects as files. [`Store`](store::Store) wraps
+//! `s3s-fs` and adds the missing semantics: atomic conditional writes, conditional reads, and folders that are not
+//! objects.
 //!
-//! Differences from the service: a key cannot be both an object and a folder of others; names of files bound keys (about
-//! 160 bytes); there are no versions, no access rules besides the one key pair, no lifecycle.
+//! Differences from the service: a key cannot be both an object and the prefix of other keys; file names limit keys to
+//! about 160 bytes; there are no versions, no lifecycle rules and no access rules besides the one key pair.
 
 mod locks;
 mod preconditions;
@@ -22,7 +22,7 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 
 use store::Store;
 
-/// The S3 server over one folder.
+/// An S3 server over one folder.
 #[derive(Clone)]
 pub(crate) struct S3 {
     service: S3Service,
@@ -35,10 +35,10 @@ impl std::fmt::Debug for S3 {
 }
 
 impl S3 {
-    /// A server over `folder`, with `buckets` made if they are not there. Requests must be signed with the key pair.
+    /// Opens a server over `folder` and creates missing `buckets`. Requests must be signed with the key pair.
     ///
     /// # Errors
-    /// When the folder cannot be made or read.
+    /// When the folder cannot be created or read.
     pub(crate) fn open(folder: &Path, buckets: &[String], region: &str, keys: (&str, &str)) -> io::Result<S3> {
         for bucket in buckets {
             fs::create_dir_all(folder.join(bucket))?;
@@ -49,7 +49,7 @@ impl S3 {
         Ok(S3 { service: builder.build() })
     }
 
-    /// Answers one request.
+    /// Handles one request.
     pub(crate) async fn answer(&self, request: Request<Body>) -> Response<Body> {
         match self.service.call(request.map(s3s::Body::http_body_unsync)).await {
             Ok(response) => response.map(Body::new),

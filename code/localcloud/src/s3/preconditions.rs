@@ -1,10 +1,10 @@
-//! Preconditions of reads, as S3 and RFC 9110 define them:
+//! Preconditions of reads, as defined by S3 and RFC 9110:
 //! <https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-reads.html>.
 
 use s3s::dto::{ETag, ETagCondition, Timestamp, TimestampFormat};
 use s3s::{S3Result, s3_error};
 
-/// What a reader asks of an object before it wants it.
+/// The conditional headers of a read request.
 #[derive(Debug, Default)]
 pub(super) struct Preconditions {
     pub(super) if_match: Option<ETagCondition>,
@@ -14,12 +14,12 @@ pub(super) struct Preconditions {
 }
 
 impl Preconditions {
-    /// Checks them against the object's tag and time of change.
+    /// Checks the conditions against the object's ETag and modification time.
     ///
     /// # Errors
     /// `PreconditionFailed` (412) or `NotModified` (304).
     pub(super) fn check(&self, tag: Option<&ETag>, modified: Option<&Timestamp>) -> S3Result<()> {
-        // A tag's condition overrides the one on time.
+        // A condition on the ETag overrides the condition on the time.
         let meets = match (&self.if_match, &self.if_unmodified_since) {
             (Some(condition), _) => matches(condition, tag, ETag::strong_cmp),
             (None, Some(since)) => seconds(modified) <= seconds(Some(since)),
@@ -45,7 +45,7 @@ fn matches(condition: &ETagCondition, tag: Option<&ETag>, same: fn(&ETag, &ETag)
     }
 }
 
-/// Whole seconds since 1970: HTTP dates carry no fractions.
+/// Returns whole seconds since 1970, since HTTP dates have no fractions.
 fn seconds(time: Option<&Timestamp>) -> Option<i64> {
     let mut text = Vec::new();
     time?.format(TimestampFormat::EpochSeconds, &mut text).ok()?;
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn preconditions_follow_the_standard() {
+    fn preconditions_follow_rfc_9110() {
         assert_eq!(code(&Preconditions::default()), "met");
         assert_eq!(code(&Preconditions { if_match: tag("abc"), ..Default::default() }), "met");
         assert_eq!(code(&Preconditions { if_match: tag("x"), ..Default::default() }), "PreconditionFailed");

@@ -1,4 +1,4 @@
-//! Objects as files, with the semantics of S3.
+//! Stores objects as files, with the semantics of S3.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,10 @@ use s3s_fs::FileSystem;
 use super::locks::Locks;
 use super::preconditions::Preconditions;
 
-/// A folder of buckets. Writers of a key exclude each other and its readers, from the first check to the last byte: that
-/// makes `If-Match` and `If-None-Match` of writes atomic, and a tag always belongs to its bytes.
+/// A folder of buckets.
+///
+/// A writer holds an exclusive lock on its key, from the first check to the last byte. Therefore `If-Match` and
+/// `If-None-Match` of writes are atomic, and an ETag always matches its bytes.
 #[derive(Debug)]
 pub(super) struct Store {
     files: FileSystem,
@@ -27,7 +29,10 @@ impl Store {
         Ok(Store { files, folder, region, locks: Locks::default() })
     }
 
-    /// Refuses what is no object: a folder of objects, or a key in a bucket that is not there.
+    /// Returns the size of an object in bytes.
+    ///
+    /// # Errors
+    /// `NoSuchKey` if the key is missing or a folder of objects, `NoSuchBucket` if the bucket is missing.
     fn object_size(&self, bucket: &str, key: &str) -> S3Result<u64> {
         match std::fs::metadata(self.folder.join(bucket).join(key)) {
             Ok(found) if found.is_file() => Ok(found.len()),
@@ -48,7 +53,7 @@ impl S3 for Store {
             if_modified_since: req.input.if_modified_since.take(),
             if_unmodified_since: req.input.if_unmodified_since.take(),
         };
-        // A suffix longer than the object is the whole object; the folder would seek before its beginning.
+        // A suffix longer than the object is the whole object. `s3s-fs` would seek to a negative offset.
         if matches!(req.input.range, Some(Range::Suffix { length }) if length > size) {
             req.input.range = Some(Range::Int { first: 0, last: None });
         }

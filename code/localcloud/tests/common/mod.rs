@@ -1,12 +1,12 @@
-//! What both test programs need.
+//! Helpers for both test binaries.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use buzz_localcloud::client_environment;
 
-/// Runs the `aws` command in `folder` with the local cloud at `endpoint`; gives its standard output, or its standard
-/// error if it fails.
+/// Runs the `aws` command in `folder` against the local cloud at `endpoint`. Returns its standard output, or its
+/// standard error if it fails.
 pub(crate) async fn aws(endpoint: &str, folder: &Path, arguments: &[&str]) -> Result<String, String> {
     let output = tokio::process::Command::new(aws_command())
         .args(arguments)
@@ -22,13 +22,13 @@ pub(crate) async fn aws(endpoint: &str, folder: &Path, arguments: &[&str]) -> Re
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
-/// The `aws` command that `make aws-cli` installed, or else the one of the machine.
+/// Returns the `aws` command that `make aws-cli` installed, or else the command in `PATH`.
 fn aws_command() -> PathBuf {
     let ours = programs().parent().map(|target| target.join("aws-cli/bin/aws"));
     ours.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("aws"))
 }
 
-/// The folder of the workspace's programs: where cargo puts them, above this test.
+/// Returns the folder of the workspace's programs, which cargo places two levels above the test binary.
 pub(crate) fn programs() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
     test.ancestors().nth(2).expect("a test is in debug/deps").to_path_buf()

@@ -1,4 +1,4 @@
-//! The command `buzz`, asking a stack.
+//! The command `buzz --stack`.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::process::Child;
 use crate::stack::{Deployed, GROUPS, LARGE, TRIPS, ask, assert_same, deploy, plain, stderr};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_asks_the_stack_about_the_months() {
+async fn sql_command_runs_on_the_stack_with_inline_and_comb_reduction() {
     let deployed = deploy(|_| {}).await;
     let sql = "SELECT t.\"PULocationID\", COUNT(*) AS n, SUM(t.total_amount) AS total, MAX(t.trip_distance) AS far \
                FROM trips t GROUP BY 1 ORDER BY n DESC, 1 LIMIT 20";
@@ -23,11 +23,11 @@ async fn the_command_asks_the_stack_about_the_months() {
     }
     let printed = deployed.buzz(&["sql", sql, "--table", &table, "--format", "csv"]).output().await.unwrap();
     assert!(printed.status.success(), "{}", stderr(&printed));
-    assert_eq!(String::from_utf8(printed.stdout).unwrap().lines().count(), 21, "rows only on standard output");
+    assert_eq!(String::from_utf8(printed.stdout).unwrap().lines().count(), 21, "standard output has only rows");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_fetches_a_result_of_20_mb() {
+async fn query_command_downloads_result_of_20_mb() {
     let deployed = deploy(|_| {}).await;
     let file = deployed.path("query.json");
     std::fs::write(&file, ask(LARGE, 1, json!({}))["query"].to_string()).unwrap();
@@ -36,7 +36,7 @@ async fn the_command_fetches_a_result_of_20_mb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_query_is_exit_code_1_and_says_why() {
+async fn failed_query_exits_with_1_and_prints_the_error() {
     let deployed = deploy(|_| {}).await;
     let file = deployed.path("wrong.json");
     let wrong = ask("SELECT fare FROM nyc_taxi", 1, json!({}));
@@ -47,7 +47,7 @@ async fn a_failed_query_is_exit_code_1_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_warning_is_said_once() {
+async fn warning_is_printed_once() {
     let deployed = deploy(|_| {}).await;
     let file = deployed.path("query.json");
     let mut query = ask("SELECT COUNT(*) FROM nyc_taxi", 1, json!({}))["query"].clone();
@@ -59,7 +59,7 @@ async fn a_warning_is_said_once() {
     assert!(said.contains("query.json: unknown field `colour`") && said.matches("colour").count() == 1, "{said}");
 }
 
-/// Presses Ctrl-C for a running `buzz`, which must say so, print nothing, and end soon.
+/// Sends SIGINT to a running `buzz`, which must exit with 130 within 30 seconds and print no rows.
 async fn interrupt(running: Child) {
     let pid = running.id().unwrap().to_string();
     assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
@@ -69,7 +69,7 @@ async fn interrupt(running: Child) {
     assert!(ended.stdout.is_empty());
 }
 
-/// Whether some query of the stack has ended as cancelled.
+/// Returns true if a query of the stack has ended as cancelled.
 fn cancelled(deployed: &Deployed) -> bool {
     let queries = std::fs::read_dir(deployed.path("cloud/s3/buzz-local/results/queries")).into_iter().flatten();
     queries.flatten().any(|query| {
@@ -79,7 +79,7 @@ fn cancelled(deployed: &Deployed) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ctrl_c_cancels_on_the_stack() {
+async fn ctrl_c_cancels_the_query_on_the_stack() {
     let at_once = |stack: &mut Stack| {
         stack.fuse_environment.insert("BUZZ_HBEE_CONCURRENCY".to_string(), "4".to_string());
     };
@@ -89,23 +89,23 @@ async fn ctrl_c_cancels_on_the_stack() {
     std::fs::write(&file, ask(GROUPS, 1, json!({}))["query"].to_string()).unwrap();
     let running = deployed.buzz(&["query", file.to_str().unwrap(), "--set", "tasks=12"]).spawn().unwrap();
     let asked = |cloud: &LocalCloud| cloud.lambda.counts(HBEE).invocations;
-    deployed.until("HBees are asked", |cloud| asked(cloud) >= 4).await;
+    deployed.until("HBees are invoked", |cloud| asked(cloud) >= 4).await;
     interrupt(running).await;
     deployed.until("the query ends on the stack", |_| cancelled(&deployed)).await;
-    // Twelve were to be asked.
+    // The query has twelve tasks.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(asked(&deployed.cloud), 4, "no HBee is asked any more");
+    assert_eq!(asked(&deployed.cloud), 4, "no further HBee is invoked");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ctrl_c_before_the_stack_has_taken_the_query_cancels_it_too() {
+async fn ctrl_c_before_fuse_receives_the_query_cancels_it() {
     let deployed = deploy(|_| {}).await;
     deployed.cloud.lambda.fail_next(FUSE, &Fault::Slow(Duration::from_secs(3)), 1);
     deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(60)), 4);
     let file = deployed.path("query.json");
     std::fs::write(&file, ask(GROUPS, 1, json!({}))["query"].to_string()).unwrap();
     let running = deployed.buzz(&["query", file.to_str().unwrap(), "--set", "tasks=4"]).spawn().unwrap();
-    deployed.until("Fuse is asked", |cloud| cloud.lambda.counts(FUSE).invocations >= 1).await;
+    deployed.until("Fuse is invoked", |cloud| cloud.lambda.counts(FUSE).invocations >= 1).await;
     interrupt(running).await;
     deployed.until("the query ends on the stack", |_| cancelled(&deployed)).await;
 }

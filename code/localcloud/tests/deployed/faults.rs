@@ -1,4 +1,4 @@
-//! What goes wrong in a cloud, and loses or doubles no row.
+//! Faults of a cloud, none of which may lose or duplicate a row.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::stack::{GROUPS, ask, assert_answers, deploy, plain};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hbees_that_die_are_throttled_or_run_twice_change_no_row() {
+async fn crashed_throttled_or_duplicate_hbees_do_not_change_rows() {
     let deployed = deploy(|_| {}).await;
     let expected = plain(GROUPS).await;
     let unready = ApiError::new(502, "ResourceNotReadyException", "The function is being initialized");
@@ -29,7 +29,7 @@ async fn hbees_that_die_are_throttled_or_run_twice_change_no_row() {
             println!("{reducer}, {fault:?}");
             assert_answers(&answer, &expected);
             let attempts = answer.unwrap()["summary"]["attempts"].as_u64().unwrap();
-            // An invocation that was refused counts as well, though nothing ran.
+            // A rejected invocation counts as an attempt, although no task ran.
             let expected = if matches!(fault, Fault::Twice) { 6 } else { 8 };
             assert_eq!(attempts, expected);
             assert_eq!(deployed.cloud.lambda.faults_left(HBEE), 0);
@@ -38,17 +38,17 @@ async fn hbees_that_die_are_throttled_or_run_twice_change_no_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_tasks_than_the_accounts_concurrency_are_all_run() {
+async fn tasks_above_account_concurrency_are_throttled_and_retried() {
     let deployed = deploy(|stack| stack.concurrency = 6).await;
     let answer = deployed.invoke(&ask(GROUPS, 1, json!({"tasks": 24, "attempts": 20}))).await;
     assert_answers(&answer, &plain(GROUPS).await);
     let throttles = deployed.cloud.lambda.counts(HBEE).throttles as u64;
-    assert!(throttles > 0, "Fuse asks for more than there is");
+    assert!(throttles > 0, "Fuse exceeds the concurrency of the account");
     assert_eq!(answer.unwrap()["summary"]["attempts"], 24 + throttles);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_hbee_that_always_dies_fails_the_query_and_says_so() {
+async fn hbee_that_always_crashes_fails_the_query() {
     let deployed = deploy(|_| {}).await;
     deployed.cloud.lambda.fail_next(HBEE, &Fault::DieAtStart, 100);
     let (kind, message) = deployed.invoke(&ask(GROUPS, 1, json!({"tasks": 2}))).await.unwrap_err();
@@ -57,14 +57,14 @@ async fn an_hbee_that_always_dies_fails_the_query_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_hbee_without_enough_memory_is_told_apart() {
+async fn hbee_out_of_memory_fails_with_kind_limit() {
     let deployed = deploy(|stack| stack.hbee_memory_mb = 8).await;
     let (kind, message) = deployed.invoke(&ask(GROUPS, 1, json!({"tasks": 1}))).await.unwrap_err();
     assert_eq!(kind, "Limit", "{message}");
     assert!(message.contains("memory"), "{message}");
 }
 
-/// Ends the combs of a query by `end` while HBees work; other combs must take over.
+/// Ends the combs of a query with `end` while its HBees run. New combs must take over.
 async fn combs_end_in_the_middle(end: fn(&LocalCloud) -> usize) {
     let deployed = deploy(|_| {}).await;
     let expected = plain(GROUPS).await;
@@ -75,27 +75,27 @@ async fn combs_end_in_the_middle(end: fn(&LocalCloud) -> usize) {
     deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(3)), 6);
     let before = deployed.cloud.lambda.counts(HBEE).invocations;
     let (answer, ended) = tokio::join!(deployed.invoke(&event), async {
-        deployed.until("HBees are asked", |cloud| cloud.lambda.counts(HBEE).invocations >= before + 6).await;
+        deployed.until("HBees are invoked", |cloud| cloud.lambda.counts(HBEE).invocations >= before + 6).await;
         end(&deployed.cloud)
     });
     assert_eq!(ended, 2);
     assert_answers(&answer, &expected);
     assert_eq!(answer.unwrap()["summary"]["reruns"], 1);
-    assert_eq!(deployed.cloud.ecs.started(), 4, "other combs took over");
+    assert_eq!(deployed.cloud.ecs.started(), 4, "new combs took over");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_comb_that_is_killed_in_the_middle_costs_a_second_run() {
+async fn comb_killed_mid_query_causes_one_rerun() {
     combs_end_in_the_middle(|cloud| cloud.ecs.kill_running()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_comb_that_is_told_to_stop_in_the_middle_costs_a_second_run() {
+async fn comb_stopped_mid_query_causes_one_rerun() {
     combs_end_in_the_middle(|cloud| cloud.ecs.stop_running()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_first_queries_at_the_same_moment_start_one_fleet() {
+async fn concurrent_first_queries_share_new_combs() {
     let deployed = deploy(|_| {}).await;
     let expected = plain(GROUPS).await;
     let event = ask(GROUPS, 2, json!({"reducer": "comb", "tasks": 4}));
@@ -106,11 +106,11 @@ async fn two_first_queries_at_the_same_moment_start_one_fleet() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn combs_stop_when_idle_and_the_next_query_starts_new_ones() {
+async fn idle_combs_stop_and_next_query_starts_new_ones() {
     let deployed = deploy(|stack| stack.comb_idle = Duration::from_secs(1)).await;
     let expected = plain(GROUPS).await;
     let event = ask(GROUPS, 1, json!({"reducer": "comb", "tasks": 2}));
-    // The second comb takes the place of the first in what Fuses agree on, and the third that of the second.
+    // In the state that Fuse instances share, the second comb replaces the first, and the third the second.
     for started in 1..=3 {
         assert_answers(&deployed.invoke(&event).await, &expected);
         assert_eq!(deployed.cloud.ecs.started(), started);
@@ -119,7 +119,7 @@ async fn combs_stop_when_idle_and_the_next_query_starts_new_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn combs_do_not_stop_in_the_middle_of_a_query() {
+async fn combs_do_not_stop_as_idle_during_a_query() {
     let deployed = deploy(|stack| stack.comb_idle = Duration::from_secs(1)).await;
     deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(4)), 2);
     let answer = deployed.invoke(&ask(GROUPS, 1, json!({"reducer": "comb", "tasks": 2}))).await;

@@ -1,4 +1,4 @@
-//! Submit, watch, cancel.
+//! Submits, watches and cancels queries.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ async fn submit(deployed: &Deployed, mut event: Value) -> Value {
     submitted["query_id"].clone()
 }
 
-/// Watches until `done`; gives what was seen last.
+/// Watches a query until `done` holds, and returns the last answer.
 async fn watch(deployed: &Deployed, query: &Value, done: impl Fn(&Answer) -> bool) -> Answer {
     for _ in 0..200 {
         let seen = deployed.invoke(&json!({"watch": query})).await;
@@ -32,7 +32,7 @@ fn status(seen: &Answer) -> &str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_submitted_query_shows_its_progress_and_its_answer() {
+async fn submitted_query_reports_progress_then_answer() {
     let deployed = deploy(|_| {}).await;
     deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(6)), 3);
     let query = submit(&deployed, ask(GROUPS, 1, json!({"tasks": 8}))).await;
@@ -47,25 +47,25 @@ async fn a_submitted_query_shows_its_progress_and_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_query_ends_and_says_so() {
+async fn cancelled_query_fails_with_kind_cancelled() {
     let deployed = deploy(|_| {}).await;
     deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(60)), 4);
     let query = submit(&deployed, ask(GROUPS, 1, json!({"tasks": 4}))).await;
-    deployed.until("HBees are asked", |cloud| cloud.lambda.counts(HBEE).invocations >= 4).await;
+    deployed.until("HBees are invoked", |cloud| cloud.lambda.counts(HBEE).invocations >= 4).await;
     deployed.invoke(&json!({"cancel": query})).await.unwrap();
     let (kind, message) = watch(&deployed, &query, |seen| status(seen) == "failed").await.unwrap_err();
     assert_eq!(kind, "Cancelled", "{message}");
     let (kind, _) = deployed.invoke(&json!({"watch": "01890a5d-ac96-774b-bcce-b302099a8057"})).await.unwrap_err();
-    assert_eq!(kind, "Invalid", "nobody asked that");
+    assert_eq!(kind, "Invalid", "a query that was never submitted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_ends_before_its_function_does_and_says_what_was_done() {
+async fn query_fails_before_fuse_timeout_and_reports_finished_tasks() {
     let deployed = deploy(|stack| stack.fuse_timeout = Duration::from_secs(12)).await;
     deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(60)), 1);
     let answer = deployed.invoke(&ask(GROUPS, 1, json!({"tasks": 4}))).await;
     let (kind, message) = answer.unwrap_err();
     assert_eq!(kind, "Limit", "{message}");
-    assert!(message.contains("the time of the Fuse function is over"), "{message}");
+    assert!(message.contains("the Fuse function reached its time limit"), "{message}");
     assert!(message.contains("of 4 tasks were done"), "{message}");
 }

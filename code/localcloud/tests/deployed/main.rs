@@ -1,5 +1,5 @@
-//! Buzz as it is deployed, in a local cloud: the real bootstraps and the real comb, asked with the `aws` command and with
-//! `buzz --stack`. Rows are compared with plain DataFusion's over the same files.
+//! Tests a deployed Buzz in a local cloud: the real bootstraps and the real comb, queried with the `aws` command and
+//! with `buzz --stack`. Rows are compared with those of plain DataFusion on the same files.
 
 mod command;
 #[path = "../common/mod.rs"]

@@ -1,4 +1,4 @@
-//! Questions without faults.
+//! Queries without faults.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use buzz_localcloud::stack::{FUSE, HBEE};
 use crate::stack::{EXAMPLE_SQL, GROUPS, LARGE, TRIPS, ask, assert_answers, deploy, example, plain};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_example_is_answered_without_a_comb_cold_and_warm() {
+async fn example_query_runs_without_combs_cold_and_warm() {
     let deployed = deploy(|_| {}).await;
     let expected = plain(EXAMPLE_SQL).await;
     let (answer, log) = deployed.invoke_logged(&example()).await;
@@ -18,17 +18,17 @@ async fn the_example_is_answered_without_a_comb_cold_and_warm() {
     assert_eq!(answer["columns"][0], json!({"name": "payment_type", "type": "Utf8"}));
     assert_eq!((&answer["summary"]["files_found"], &answer["summary"]["files_read"]), (&json!(93), &json!(15)));
     assert!(answer["summary"]["cost_usd"].as_f64().unwrap() > 0.0);
-    assert!(log.contains("payment_type") && log.contains("REPORT RequestId"), "the log's tail has the table: {log}");
+    assert!(log.contains("payment_type") && log.contains("REPORT RequestId"), "the log tail contains the table: {log}");
     assert_eq!(deployed.cloud.ecs.started(), 0);
 
     let cold = deployed.cloud.lambda.counts(FUSE).cold_starts + deployed.cloud.lambda.counts(HBEE).cold_starts;
     assert_answers(&deployed.invoke(&example()).await, &expected);
     let warm = deployed.cloud.lambda.counts(FUSE).cold_starts + deployed.cloud.lambda.counts(HBEE).cold_starts;
-    assert_eq!(warm, cold, "the second query finds everything warm");
+    assert_eq!(warm, cold, "the second query starts no new instance");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_are_the_same_inline_and_by_combs_for_1_and_64_tasks_and_1_and_3_zones() {
+async fn inline_and_comb_reduction_return_equal_rows_for_1_and_64_tasks_and_1_and_3_zones() {
     let deployed = deploy(|_| {}).await;
     let expected = plain(GROUPS).await;
     for reducer in ["inline", "comb"] {
@@ -48,7 +48,7 @@ async fn rows_are_the_same_inline_and_by_combs_for_1_and_64_tasks_and_1_and_3_zo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn combs_with_ipv6_addresses_only_are_reached() {
+async fn combs_with_only_ipv6_addresses_are_reachable() {
     let deployed = deploy(|stack| stack.comb_address = AddressKind::Ipv6).await;
     let answer = deployed.invoke(&ask(GROUPS, 2, json!({"reducer": "comb"}))).await;
     assert_answers(&answer, &plain(GROUPS).await);
@@ -56,7 +56,7 @@ async fn combs_with_ipv6_addresses_only_are_reached() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_result_of_20_mb_goes_to_storage_and_is_never_cut() {
+async fn result_of_20_mb_is_written_to_storage_in_full() {
     let deployed = deploy(|_| {}).await;
     let sql = LARGE;
     let expected = plain(sql).await;
@@ -75,9 +75,9 @@ async fn a_result_of_20_mb_goes_to_storage_and_is_never_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn results_that_do_not_fit_inline_are_reduced_by_combs() {
+async fn rows_too_large_for_inline_are_reduced_by_combs() {
     let deployed = deploy(|_| {}).await;
-    // A single task delivers all rows, some 3 MB, which are more than Fuse is to hold.
+    // One task delivers all rows, about 3 MB, which exceeds `inbox_memory_bytes`.
     let sql = "SELECT COUNT(*) AS n, SUM(r) AS r, MIN(pickup_at) AS lo, MAX(payment_type) AS t FROM (SELECT pickup_at, \
                payment_type, ROW_NUMBER() OVER (ORDER BY pickup_at, dropoff_at, total_amount) AS r FROM nyc_taxi)";
     let answer = deployed.invoke(&ask(sql, 1, json!({"tasks": 1, "inbox_memory_bytes": "1MB"}))).await;
@@ -86,7 +86,7 @@ async fn results_that_do_not_fit_inline_are_reduced_by_combs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_query_is_a_function_error() {
+async fn failed_query_returns_function_error() {
     let deployed = deploy(|_| {}).await;
     let wrong = ask("SELECT fare FROM nyc_taxi", 1, json!({}));
     let (kind, message) = deployed.invoke(&wrong).await.unwrap_err();
@@ -95,9 +95,9 @@ async fn a_failed_query_is_a_function_error() {
     let (kind, message) = deployed.invoke(&json!({"nonsense": 1})).await.unwrap_err();
     assert_eq!(kind, "Invalid", "{message}");
     let (kind, message) = deployed.invoke(&ask(GROUPS, 1, json!({"task": 3}))).await.unwrap_err();
-    assert!(kind == "Invalid" && message.contains("nearest is `tasks`"), "{message}");
+    assert!(kind == "Invalid" && message.contains("did you mean `tasks`?"), "{message}");
 
-    // A file that is no Parquet: the error comes from an HBee and keeps its kind and place.
+    // A file that is not Parquet. The HBee's error keeps its kind and location.
     let broken = deployed.path("broken");
     std::fs::create_dir_all(&broken).unwrap();
     std::fs::write(broken.join("a.parquet"), vec![0_u8; 5000]).unwrap();
@@ -114,7 +114,7 @@ async fn a_failed_query_is_a_function_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_months_are_answered_as_plain_datafusion_does() {
+async fn monthly_trips_query_matches_plain_datafusion() {
     let deployed = deploy(|_| {}).await;
     let sql = "SELECT t.\"PULocationID\" AS place, COUNT(*) AS n, SUM(t.passenger_count) AS passengers, \
                MAX(t.lpep_pickup_datetime) AS last FROM trips t JOIN \

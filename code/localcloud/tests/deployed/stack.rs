@@ -1,4 +1,4 @@
-//! A stack to ask, its tables, and what plain DataFusion says about them.
+//! Deploys a stack with tables, and compares its answers with plain DataFusion.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -19,11 +19,11 @@ use tempfile::TempDir;
 
 use crate::common;
 
-/// Where the example's catalog says its table is.
+/// Location of the table in the example's catalog.
 const SAMPLE: &str = "s3://cloudfuse-taxi-data/delta-tables/nyc-taxi-daily";
-/// Where the TLC months are.
+/// Location of the TLC trips.
 pub(crate) const TRIPS: &str = "s3://buzz-local/trips";
-/// Few enough that a test's processes fit a small machine.
+/// Number of rows of the sample, small enough for the processes of a test on a small machine.
 const SAMPLE_ROWS: &str = "60000";
 
 /// A deployed Buzz.
@@ -32,10 +32,10 @@ pub(crate) struct Deployed {
     folder: TempDir,
 }
 
-/// The answer of the function: its JSON, or its error's type and message.
+/// The response of Fuse as JSON, or the type and message of its error.
 pub(crate) type Answer = Result<Value, (String, String)>;
 
-/// A stack with both tables, where at most 16 HBees run at once.
+/// Deploys a stack with both tables and at most 16 concurrent HBees.
 pub(crate) async fn deploy(change: impl FnOnce(&mut Stack)) -> Deployed {
     let folder = tempfile::tempdir().unwrap();
     let mut stack = Stack::new(&common::programs(), &folder.path().join("cloud"));
@@ -54,7 +54,7 @@ impl Deployed {
         self.invoke_logged(event).await.0
     }
 
-    /// As [`invoke`](Self::invoke), with the log's tail.
+    /// Invokes Fuse with the `aws` command. Returns the answer and the log tail.
     pub(crate) async fn invoke_logged(&self, event: &Value) -> (Answer, String) {
         let name = format!("{}.json", uuid::Uuid::new_v4());
         let (input, output) = (self.path(&format!("in-{name}")), self.path(&format!("out-{name}")));
@@ -73,7 +73,7 @@ impl Deployed {
         (if failed { Err((text("errorType"), text("errorMessage"))) } else { Ok(answer) }, log)
     }
 
-    /// The `buzz` command, asking this stack.
+    /// Builds a `buzz` command that queries this stack.
     pub(crate) fn buzz(&self, arguments: &[&str]) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(common::programs().join("buzz"));
         command.args(arguments).args(["--stack", "local"]).envs(client_environment(&self.cloud.endpoint));
@@ -82,7 +82,7 @@ impl Deployed {
         command
     }
 
-    /// The rows that `buzz` writes for those arguments.
+    /// Runs `buzz` and returns the rows that it writes.
     pub(crate) async fn buzz_rows(&self, arguments: &[&str]) -> Vec<RecordBatch> {
         let file = self.path(&format!("{}.arrow", uuid::Uuid::new_v4()));
         let output = ["--format", "arrow", "--output", file.to_str().unwrap()];
@@ -96,7 +96,7 @@ impl Deployed {
         self.folder.path().join(name)
     }
 
-    /// Waits until `what` holds.
+    /// Waits up to a minute until `holds` is true; `what` describes the condition.
     pub(crate) async fn until(&self, what: &str, holds: impl Fn(&LocalCloud) -> bool) {
         for _ in 0..3000 {
             if holds(&self.cloud) {
@@ -104,7 +104,7 @@ impl Deployed {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("a minute has passed, and not: {what}");
+        panic!("timed out after a minute waiting for: {what}");
     }
 }
 
@@ -112,28 +112,28 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The sample, made once for all tests.
+/// Creates the sample once for all tests and returns its folder.
 pub(crate) fn sample() -> PathBuf {
     static MAKING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sample-{SAMPLE_ROWS}"));
     let buzz = common::programs().join("buzz");
     let made = std::process::Command::new(buzz).arg("sample").arg(&folder).args(["--rows", SAMPLE_ROWS]).output();
-    let made = made.expect("`buzz` is there; `cargo build --workspace --bins` builds it");
+    let made = made.expect("`buzz` exists; build it with `cargo build --workspace --bins`");
     assert!(made.status.success(), "{}", stderr(&made));
     folder
 }
 
-/// The folder of the TLC months: the real ones if this machine has them, else three that look like them.
+/// Returns the folder of the TLC trips: the real months if this machine has them, otherwise three generated months.
 pub(crate) fn months() -> PathBuf {
     let real = shared_data().map(|data| data.join("tables/nyc-tlc")).filter(|folder| folder.is_dir());
     real.unwrap_or_else(|| {
-        println!("no real tables: neither BUZZ_TEST_DATA nor ../shared/data is a folder; months are made up instead");
+        println!("no real tables: neither BUZZ_TEST_DATA nor ../shared/data is a folder; using generated months");
         made_months()
     })
 }
 
-/// Months made up once for all tests.
+/// Generates three months once for all tests and returns their folder.
 fn made_months() -> PathBuf {
     static MAKING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -158,7 +158,7 @@ fn made_months() -> PathBuf {
     folder
 }
 
-/// What plain DataFusion answers over the sample (`nyc_taxi`) and the months (`trips`).
+/// Runs `sql` with plain DataFusion on the sample (`nyc_taxi`) and the trips (`trips`).
 pub(crate) async fn plain(sql: &str) -> Vec<RecordBatch> {
     let ctx = SessionContext::new();
     let partitioned =
@@ -169,13 +169,13 @@ pub(crate) async fn plain(sql: &str) -> Vec<RecordBatch> {
     ctx.sql(sql).await.unwrap().collect().await.unwrap()
 }
 
-/// Compares rows of Arrow; in order if `ordered`.
+/// Asserts that Arrow rows are equal, in the same order if `ordered`.
 #[track_caller]
 pub(crate) fn assert_same(rows: &[RecordBatch], expected: &[RecordBatch], ordered: bool) {
     assert!(same_rows(rows, expected, ordered), "{:#?} instead of {:#?}", sorted_text(rows), sorted_text(expected));
 }
 
-/// Compares an answer's JSON rows, in any order; floats are no part of such queries.
+/// Asserts that the JSON rows of an answer are as expected, in any order. Rows must not contain floats.
 #[track_caller]
 pub(crate) fn assert_answers(answer: &Answer, expected: &[RecordBatch]) {
     let answer = answer.as_ref().expect("the query is answered");
@@ -192,27 +192,27 @@ pub(crate) fn assert_answers(answer: &Answer, expected: &[RecordBatch]) {
     assert_eq!(answer["row_count"], lines.len());
 }
 
-/// The example, verbatim.
+/// Returns the example query from its file, unchanged.
 pub(crate) fn example() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/query-delta-taxi.json");
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// What the example asks.
+/// The SQL equivalent of the example query.
 pub(crate) const EXAMPLE_SQL: &str =
     "SELECT payment_type, COUNT(payment_type) FROM nyc_taxi WHERE pickup_date <= '2009-01-05' GROUP BY payment_type";
 
-/// A statement over the sample, with options.
+/// Builds a Fuse event for a statement over the sample, with options.
 pub(crate) fn ask(sql: &str, zones: usize, options: Value) -> Value {
     let catalogs = json!([{"name": "nyc_taxi", "type": "DeltaLake", "uri": SAMPLE}]);
     let query = json!({"sql": sql, "capacity": {"zones": zones}, "catalogs": catalogs});
     json!({"query": query, "options": options})
 }
 
-/// A statement that needs every file, and whose groups meet at the combs.
+/// A statement that reads every file and merges its groups at the combs.
 pub(crate) const GROUPS: &str = "SELECT pickup_date, payment_type, COUNT(*) AS n, SUM(passenger_count) AS passengers, \
                                  MIN(pickup_at) AS first FROM nyc_taxi GROUP BY pickup_date, payment_type";
 
-/// Some 20 MB of text: three times the sample, with all its columns.
+/// A statement with about 20 MB of text: all columns of the sample, three times.
 pub(crate) const LARGE: &str =
     "SELECT *, 1 AS turn FROM nyc_taxi UNION ALL SELECT *, 2 FROM nyc_taxi UNION ALL SELECT *, 3 FROM nyc_taxi";

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A Lambda bootstrap that does what its event says, to try the emulator's limits with."""
+"""A Lambda bootstrap that is controlled by its event, to test the limits of the emulator."""
 import json
 import os
 import sys
@@ -65,5 +65,5 @@ while True:
         os.close(descriptor)
     last_status = post(f"/invocation/{request_id}/response", result)
     if "background" in event:
-        # What is written after the answer shows how long the process ran on.
+        # Output after the response shows how long the process continued to run.
         urllib.request.urlopen(f"{API}/invocation/next", timeout=event["background"])

@@ -1,4 +1,4 @@
-//! A local cloud with small programs, and clients for it.
+//! A local cloud with small test programs, and clients for it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,13 +12,13 @@ use tempfile::TempDir;
 
 use crate::common;
 
-/// A local cloud that goes with its folder.
+/// A local cloud and its temporary folder.
 pub(crate) struct Cloud {
     pub(crate) cloud: LocalCloud,
     pub(crate) folder: TempDir,
 }
 
-/// What differs from test to test.
+/// Settings that tests change.
 #[derive(Clone)]
 pub(crate) struct Sizes {
     pub(crate) memory_mb: u64,
@@ -96,7 +96,7 @@ impl Cloud {
         aws_sdk_ecs::Client::new(&self.config().await)
     }
 
-    /// Runs the `aws` command; gives its standard output, or its standard error if it fails.
+    /// Runs the `aws` command. Returns its standard output, or its standard error if it fails.
     pub(crate) async fn aws(&self, arguments: &[&str]) -> Result<String, String> {
         common::aws(&self.cloud.endpoint, self.folder.path(), arguments).await
     }

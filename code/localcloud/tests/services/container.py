@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A container's program: says its process id to whoever connects, until it is told to stop."""
+"""The program of a container: sends its process id to every client, until it receives SIGTERM."""
 import os
 import signal
 import socket

@@ -1,4 +1,4 @@
-//! ECS's contract: <https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html>.
+//! The contract of ECS: <https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html>.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn run(client: &aws_sdk_ecs::Client) -> RunTaskFluentBuilder {
 
 async fn describe(client: &aws_sdk_ecs::Client, arn: &str) -> Task {
     let described = client.describe_tasks().cluster("cluster").tasks(arn).send().await.unwrap();
-    described.tasks().first().expect("the task is there").clone()
+    described.tasks().first().expect("the task exists").clone()
 }
 
 async fn reaches(client: &aws_sdk_ecs::Client, arn: &str, status: &str) -> Task {
@@ -43,7 +43,7 @@ async fn list(client: &aws_sdk_ecs::Client, desired: DesiredStatus) -> usize {
     listed.unwrap().task_arns().len()
 }
 
-/// What the container says at `address`; it may still be about to listen.
+/// Connects to `address`, with retries for up to 10 seconds, and returns the text that the container sends.
 async fn talk(address: &str) -> String {
     for _ in 0..500 {
         if let Ok(mut connection) = TcpStream::connect(address).await {
@@ -53,7 +53,7 @@ async fn talk(address: &str) -> String {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("nobody listens at {address}");
+    panic!("no container listens at {address}");
 }
 
 fn interface(task: &Task) -> aws_sdk_ecs::types::NetworkInterface {
@@ -61,7 +61,7 @@ fn interface(task: &Task) -> aws_sdk_ecs::types::NetworkInterface {
 }
 
 #[tokio::test]
-async fn a_task_runs_at_an_address_of_its_own_until_it_is_stopped() {
+async fn task_runs_at_its_own_address_until_stopped() {
     let cloud = start(Sizes { start_delay: Duration::from_millis(600), ..Sizes::default() }).await;
     let client = cloud.ecs().await;
     let started = run(&client).count(2).started_by("test").send().await.unwrap();
@@ -91,7 +91,7 @@ async fn a_task_runs_at_an_address_of_its_own_until_it_is_stopped() {
 }
 
 #[tokio::test]
-async fn a_task_that_is_stopped_before_it_starts_never_runs() {
+async fn task_stopped_before_start_never_runs() {
     let cloud = start(Sizes { start_delay: Duration::from_millis(400), ..Sizes::default() }).await;
     let client = cloud.ecs().await;
     let arn = run(&client).send().await.unwrap().tasks()[0].task_arn().unwrap().to_string();
@@ -100,7 +100,7 @@ async fn a_task_that_is_stopped_before_it_starts_never_runs() {
 }
 
 #[tokio::test]
-async fn an_ipv6_address_leads_to_the_container_too() {
+async fn container_is_reachable_over_ipv6() {
     let cloud = start(Sizes { address: AddressKind::Ipv6, ..Sizes::default() }).await;
     let client = cloud.ecs().await;
     let arn = run(&client).send().await.unwrap().tasks()[0].task_arn().unwrap().to_string();
@@ -110,7 +110,7 @@ async fn an_ipv6_address_leads_to_the_container_too() {
 }
 
 #[tokio::test]
-async fn the_same_token_gives_the_same_tasks() {
+async fn run_task_is_idempotent_by_client_token() {
     let cloud = start(Sizes::default()).await;
     let client = cloud.ecs().await;
     let token = |token: &str| run(&client).client_token(token);
@@ -133,7 +133,7 @@ async fn the_same_token_gives_the_same_tasks() {
 }
 
 #[tokio::test]
-async fn wrong_requests_have_the_services_errors() {
+async fn invalid_requests_return_ecs_exceptions() {
     let cloud = start(Sizes::default()).await;
     let client = cloud.ecs().await;
     let code = |error: RunTaskError| error.code().unwrap_or_default().to_string();
@@ -153,7 +153,7 @@ async fn wrong_requests_have_the_services_errors() {
 }
 
 #[tokio::test]
-async fn the_aws_command_runs_and_lists_tasks() {
+async fn aws_cli_runs_and_lists_tasks() {
     let cloud: Cloud = start(Sizes::default()).await;
     let network = "awsvpcConfiguration={subnets=[subnet-1]}";
     let arguments = ["ecs", "run-task", "--cluster", "cluster", "--task-definition", "family"];

@@ -1,4 +1,4 @@
-//! Lambda's contract: <https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html>.
+//! The contract of Lambda: <https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html>.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ async fn answer(cloud: &Cloud, event: Value) -> Value {
     payload(&output)
 }
 
-/// The type and message of a function error.
+/// Invokes the function and returns the type and message of its error.
 async fn function_error(cloud: &Cloud, event: Value) -> (String, String) {
     let output = invoke(cloud, &event).await.unwrap();
     assert_eq!(output.function_error(), Some("Unhandled"));
@@ -38,15 +38,15 @@ async fn function_error(cloud: &Cloud, event: Value) -> (String, String) {
     (text("errorType"), text("errorMessage"))
 }
 
-/// The status and name of an error of the API.
+/// Returns the HTTP status and the name of an API error.
 fn api_error(invoked: Invoked) -> (u16, String) {
-    let error = invoked.expect_err("the API refuses");
-    let status = error.raw_response().expect("there is an answer").status().as_u16();
+    let error = invoked.expect_err("the API rejects the request");
+    let status = error.raw_response().expect("the service responded").status().as_u16();
     (status, error.code().unwrap_or_default().to_string())
 }
 
 #[tokio::test]
-async fn a_warm_instance_answers_again_and_a_cold_one_after_cooling_down() {
+async fn warm_instance_is_reused_until_cool_down() {
     let cloud = start(Sizes::default()).await;
     let first = answer(&cloud, json!({"print": "hello"})).await;
     assert_eq!(first["event"], json!({"print": "hello"}));
@@ -66,7 +66,7 @@ async fn a_warm_instance_answers_again_and_a_cold_one_after_cooling_down() {
 }
 
 #[tokio::test]
-async fn invocations_at_once_have_an_instance_each() {
+async fn concurrent_invocations_get_one_instance_each() {
     let cloud = start(Sizes::default()).await;
     let together = futures::future::join_all((0..8).map(|_| answer(&cloud, json!({"sleep": 1})))).await;
     let processes: std::collections::HashSet<_> = together.iter().map(|answer| answer["pid"].to_string()).collect();
@@ -75,7 +75,7 @@ async fn invocations_at_once_have_an_instance_each() {
 }
 
 #[tokio::test]
-async fn more_than_the_accounts_concurrency_is_throttled() {
+async fn invocation_above_account_concurrency_is_throttled() {
     let cloud = start(Sizes { concurrency: 2, ..Sizes::default() }).await;
     let event = json!({"sleep": 1});
     let (left, right, late) = tokio::join!(invoke(&cloud, &event), invoke(&cloud, &event), async {
@@ -91,7 +91,7 @@ async fn more_than_the_accounts_concurrency_is_throttled() {
 }
 
 #[tokio::test]
-async fn errors_of_a_function_are_answers_with_a_header() {
+async fn function_error_is_a_200_response_with_error_header() {
     let cloud = start(Sizes::default()).await;
     let failed = function_error(&cloud, json!({"fail": "file x is corrupt"})).await;
     assert_eq!(failed, ("Data".to_string(), "file x is corrupt".to_string()));
@@ -106,7 +106,7 @@ async fn errors_of_a_function_are_answers_with_a_header() {
 }
 
 #[tokio::test]
-async fn a_function_that_takes_too_long_is_killed() {
+async fn function_past_its_timeout_is_killed() {
     let cloud = start(Sizes { timeout: Duration::from_secs(1), ..Sizes::default() }).await;
     let (kind, message) = function_error(&cloud, json!({"sleep": 30})).await;
     assert_eq!(kind, "Sandbox.Timedout");
@@ -115,7 +115,7 @@ async fn a_function_that_takes_too_long_is_killed() {
 }
 
 #[tokio::test]
-async fn a_function_with_more_memory_than_its_size_is_killed() {
+async fn function_above_its_memory_size_is_killed() {
     let cloud = start(Sizes { memory_mb: 64, ..Sizes::default() }).await;
     assert_eq!(answer(&cloud, json!({})).await["count"], 1);
     let (kind, message) = function_error(&cloud, json!({"allocate_mb": 100})).await;
@@ -124,7 +124,7 @@ async fn a_function_with_more_memory_than_its_size_is_killed() {
 }
 
 #[tokio::test]
-async fn a_failed_start_is_told() {
+async fn init_failure_is_returned_as_function_error() {
     let environment = |name: &str| BTreeMap::from([(name.to_string(), "1".to_string())]);
     let cloud = start(Sizes { environment: environment("INIT_FAILS"), ..Sizes::default() }).await;
     let failed = function_error(&cloud, json!({})).await;
@@ -136,10 +136,10 @@ async fn a_failed_start_is_told() {
 }
 
 #[tokio::test]
-async fn requests_and_responses_have_their_bounds() {
+async fn oversized_or_malformed_requests_are_rejected() {
     let cloud = start(Sizes::default()).await;
     let padded = |bytes: usize| json!({"padding": "x".repeat(bytes)});
-    assert!(invoke(&cloud, &padded((6 << 20) - 20)).await.is_ok(), "the echo of it is the event and a little more");
+    assert!(invoke(&cloud, &padded((6 << 20) - 20)).await.is_ok(), "the response is slightly larger than the event");
     let refused = api_error(invoke(&cloud, &padded(6 << 20)).await);
     assert_eq!(refused, (413, "RequestTooLargeException".to_string()));
 
@@ -154,7 +154,7 @@ async fn requests_and_responses_have_their_bounds() {
 }
 
 #[tokio::test]
-async fn a_response_that_is_too_large_is_an_error_and_the_instance_lives() {
+async fn oversized_response_is_a_function_error_and_keeps_the_instance() {
     let cloud = start(Sizes::default()).await;
     let large = answer(&cloud, json!({"bytes": 6_000_000})).await;
     assert_eq!(large["padding"].as_str().map(str::len), Some(6_000_000));
@@ -166,14 +166,14 @@ async fn a_response_that_is_too_large_is_an_error_and_the_instance_lives() {
 }
 
 #[tokio::test]
-async fn a_function_may_open_1024_descriptors() {
+async fn function_can_open_at_most_1024_descriptors() {
     let cloud = start(Sizes::default()).await;
     let opened = answer(&cloud, json!({"descriptors": 2000})).await["opened"].as_u64().unwrap();
     assert!((900..1024).contains(&opened), "{opened}");
 }
 
 #[tokio::test]
-async fn the_log_tail_ends_with_what_was_printed_and_the_report() {
+async fn log_tail_ends_with_output_and_report() {
     let cloud = start(Sizes::default()).await;
     let client = cloud.lambda().await;
     let event = json!({"print": format!("{}the last line", "x".repeat(9000))}).to_string();
@@ -182,7 +182,7 @@ async fn the_log_tail_ends_with_what_was_printed_and_the_report() {
     let tail = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, invoked.log_result().unwrap()).unwrap();
     assert_eq!(tail.len(), 4096);
     let tail = String::from_utf8(tail).unwrap();
-    let (printed, report) = tail.split_once("the last line\n").expect("the last line is there");
+    let (printed, report) = tail.split_once("the last line\n").expect("the log tail has the last line");
     assert!(printed.ends_with("xxx"));
     assert!(report.contains("END RequestId") && report.contains("Memory Size: 256 MB"), "{report}");
     assert!(report.contains("Init Duration"), "{report}");
@@ -191,7 +191,7 @@ async fn the_log_tail_ends_with_what_was_printed_and_the_report() {
 }
 
 #[tokio::test]
-async fn other_kinds_of_invocation() {
+async fn dry_run_unknown_function_and_arn_invocations() {
     let cloud = start(Sizes::default()).await;
     let client = cloud.lambda().await;
     let dry = client.invoke().function_name("echo").invocation_type(InvocationType::DryRun).send().await.unwrap();
@@ -201,12 +201,12 @@ async fn other_kinds_of_invocation() {
     assert_eq!(api_error(unknown), (404, "ResourceNotFoundException".to_string()));
     let arn = "arn:aws:lambda:us-east-2:123456789012:function:echo:$LATEST";
     let by_arn = client.invoke().function_name(arn).send().await.unwrap();
-    assert_eq!(payload(&by_arn)["event"], json!({}), "no payload is an empty object");
+    assert_eq!(payload(&by_arn)["event"], json!({}), "a missing payload is an empty object");
     assert_eq!(by_arn.executed_version(), Some("$LATEST"));
 }
 
 #[tokio::test]
-async fn faults_happen_when_asked_for() {
+async fn injected_faults_apply_to_the_next_invocations() {
     let cloud = start(Sizes::default()).await;
     let lambda = &cloud.cloud.lambda;
     lambda.fail_next("echo", &Fault::Refuse(ApiError::throttled()), 2);
@@ -235,7 +235,7 @@ async fn faults_happen_when_asked_for() {
 }
 
 #[tokio::test]
-async fn an_invocation_goes_on_when_its_caller_hangs_up() {
+async fn invocation_continues_after_caller_disconnects() {
     let cloud = start(Sizes::default()).await;
     let event = json!({"sleep": 1, "print": "went on"});
     let hung_up = tokio::time::timeout(Duration::from_millis(500), invoke(&cloud, &event)).await;
@@ -254,7 +254,7 @@ async fn an_invocation_goes_on_when_its_caller_hangs_up() {
 }
 
 #[tokio::test]
-async fn the_aws_command_invokes() {
+async fn aws_cli_invokes_functions() {
     let cloud = start(Sizes::default()).await;
     std::fs::write(cloud.path("in.json"), r#"{"print": "hello"}"#).unwrap();
     let arguments = ["lambda", "invoke", "--function-name", "echo", "--log-type", "Tail"];

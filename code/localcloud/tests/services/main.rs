@@ -1,4 +1,4 @@
-//! The stand-ins by themselves, with small programs behind them and the real clients in front.
+//! Tests the emulated services on their own, with small programs as functions and containers and with real clients.
 
 mod clients;
 #[path = "../common/mod.rs"]

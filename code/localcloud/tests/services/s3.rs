@@ -1,4 +1,4 @@
-//! S3's semantics, as far as Buzz relies on them.
+//! The semantics of S3 on which Buzz relies.
 
 use buzz_localcloud::SECRET_KEY;
 use buzz_localcloud::upload::{Uploaded, client, upload};
@@ -40,7 +40,7 @@ fn kind<T: std::fmt::Debug>(result: object_store::Result<T>) -> &'static str {
 }
 
 #[tokio::test]
-async fn objects_are_read_whole_and_in_ranges() {
+async fn objects_are_read_whole_and_by_range() {
     let cloud = start(Sizes::default()).await;
     let store = store(&cloud);
     store.put(&"a/b=1%2F2/c".into(), "0123456789".into()).await.unwrap();
@@ -54,13 +54,13 @@ async fn objects_are_read_whole_and_in_ranges() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_not_found() {
+async fn missing_object_or_bucket_returns_not_found() {
     let cloud = start(Sizes::default()).await;
     let store = store(&cloud);
     store.put(&"folder/file".into(), "x".into()).await.unwrap();
     assert_eq!(kind(store.head(&"nothing".into()).await), "not found");
     assert_eq!(kind(store.get(&"nothing".into()).await), "not found");
-    assert_eq!(kind(store.head(&"folder".into()).await), "not found", "a folder of objects is no object");
+    assert_eq!(kind(store.head(&"folder".into()).await), "not found", "a folder of objects is not an object");
     assert_eq!(kind(store.get(&"folder".into()).await), "not found");
     let elsewhere = client(&cloud.cloud.endpoint, "no-such-bucket").unwrap();
     assert_eq!(kind(elsewhere.get(&"x".into()).await), "not found");
@@ -70,7 +70,7 @@ async fn what_is_not_there_is_not_found() {
 }
 
 #[tokio::test]
-async fn of_many_writers_that_create_one_wins() {
+async fn concurrent_creates_have_one_winner() {
     let cloud = start(Sizes::default()).await;
     let store = store(&cloud);
     let create = async |text: String| store.put_opts(&"once".into(), text.into(), PutMode::Create.into()).await;
@@ -83,7 +83,7 @@ async fn of_many_writers_that_create_one_wins() {
 }
 
 #[tokio::test]
-async fn of_many_writers_that_replace_one_wins() {
+async fn concurrent_conditional_updates_have_one_winner() {
     let cloud = start(Sizes::default()).await;
     let store = store(&cloud);
     let tag = store.put(&"state".into(), "0".into()).await.unwrap().e_tag;
@@ -97,7 +97,7 @@ async fn of_many_writers_that_replace_one_wins() {
 }
 
 #[tokio::test]
-async fn reads_may_have_preconditions() {
+async fn conditional_reads_check_the_etag() {
     let cloud = start(Sizes::default()).await;
     let store = store(&cloud);
     let tag = store.put(&"a".into(), "x".into()).await.unwrap().e_tag;
@@ -110,7 +110,7 @@ async fn reads_may_have_preconditions() {
 }
 
 #[tokio::test]
-async fn large_objects_come_in_parts_and_appear_whole() {
+async fn multipart_upload_is_visible_only_after_completion() {
     let cloud = start(Sizes::default()).await;
     let store = store(&cloud);
     let part = vec![7_u8; 5 << 20];
@@ -128,7 +128,7 @@ async fn large_objects_come_in_parts_and_appear_whole() {
 }
 
 #[tokio::test]
-async fn requests_and_links_need_the_right_signature() {
+async fn wrong_signature_is_denied_for_requests_and_presigned_urls() {
     let cloud = start(Sizes::default()).await;
     let ours = store(&cloud);
     ours.put(&"a".into(), "secret".into()).await.unwrap();
@@ -155,7 +155,7 @@ async fn requests_and_links_need_the_right_signature() {
 }
 
 #[tokio::test]
-async fn a_folder_is_uploaded_once() {
+async fn second_upload_skips_existing_files() {
     let cloud = start(Sizes::default()).await;
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(folder.path().join("_delta_log")).unwrap();
@@ -173,7 +173,7 @@ async fn a_folder_is_uploaded_once() {
 }
 
 #[tokio::test]
-async fn the_aws_command_copies_and_asks_for_the_region() {
+async fn aws_cli_copies_objects_and_reads_bucket_region() {
     let cloud = start(Sizes::default()).await;
     std::fs::write(cloud.path("file"), vec![1_u8; 9 << 20]).unwrap();
     cloud.aws(&["s3", "cp", "file", "s3://bucket/a/file"]).await.unwrap();

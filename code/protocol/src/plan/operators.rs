@@ -1,5 +1,5 @@
-//! The operators that a fragment may have. `datafusion-proto` knows more: those that write files, above all, bring
-//! writers of Parquet, CSV and JSON into each program that can decode them, and nobody sends them.
+//! The operators that a fragment can contain. `datafusion-proto` decodes more of them, which Buzz never sends. Decoding
+//! those that write files would link the writers of Parquet, CSV and JSON into each program.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -43,11 +43,11 @@ use datafusion_proto::physical_plan::{
 use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
 use datafusion_proto::protobuf::{PhysicalExprNode, PhysicalPlanNode};
 
-/// Makes the operators of one fragment. An expression that occurs several times, as a dynamic filter in the operator that
-/// fills it and in the scan that uses it, stays one.
+/// Decodes the operators of one fragment. An expression that occurs several times stays shared, such as a dynamic
+/// filter in the operator that fills it and in the scan that uses it.
 #[derive(Default)]
 pub(super) struct Operators {
-    /// Expressions by their identity on the wire.
+    /// Expressions by their id in the encoded plan.
     seen: RefCell<HashMap<u64, Arc<dyn PhysicalExpr>>>,
 }
 
@@ -60,7 +60,7 @@ impl PhysicalProtoConverterExtension for Operators {
         let below = Below { operators: self, ctx };
         let ctx = ExecutionPlanDecodeCtx::new(&below);
         let Some(operator) = &node.physical_plan_type else {
-            return Err(DataFusionError::Internal("an operator without a kind".to_owned()));
+            return Err(DataFusionError::Internal("an operator has no type".to_owned()));
         };
         match operator {
             PhysicalPlanType::Aggregate(_) => AggregateExec::try_from_proto(node, &ctx),
@@ -92,7 +92,7 @@ impl PhysicalProtoConverterExtension for Operators {
             PhysicalPlanType::Union(_) => UnionExec::try_from_proto(node, &ctx),
             PhysicalPlanType::Unnest(_) => UnnestExec::try_from_proto(node, &ctx),
             PhysicalPlanType::Window(_) => WindowAggExec::try_from_proto(node, &ctx),
-            other => Err(DataFusionError::NotImplemented(format!("a fragment has no operators like {other:?}"))),
+            other => Err(DataFusionError::NotImplemented(format!("a fragment cannot contain {other:?}"))),
         }
     }
 
@@ -109,7 +109,7 @@ impl PhysicalProtoConverterExtension for Operators {
             self.seen.borrow_mut().insert(id, Arc::clone(&made));
             return Ok(made);
         };
-        // What it is computed from differs from place to place; what it holds is shared.
+        // Each occurrence has its own children, but shares the state.
         let children = made.children().into_iter().cloned().collect();
         first.with_new_children(children)
     }
@@ -132,10 +132,10 @@ impl PhysicalProtoConverterExtension for Operators {
 }
 
 fn only_decodes() -> DataFusionError {
-    DataFusionError::Internal("operators are decoded here, not encoded".to_owned())
+    DataFusionError::Internal("this converter decodes operators, it does not encode them".to_owned())
 }
 
-/// What an operator asks for while it is made: its inputs, expressions and functions.
+/// Decodes the inputs, expressions and functions of an operator.
 struct Below<'a, 'ctx> {
     operators: &'a Operators,
     ctx: &'a PhysicalPlanDecodeContext<'ctx>,
@@ -162,7 +162,7 @@ impl ExecutionPlanDecode for Below<'_, '_> {
         self.ctx.task_ctx()
     }
 
-    // Functions are DataFusion's own and known by name; nothing of them is on the wire but that.
+    // Functions are DataFusion's own, so only their names are sent.
     fn decode_udf(&self, name: &str, _payload: Option<&[u8]>) -> Result<Arc<ScalarUDF>> {
         self.task_ctx().udf(name)
     }

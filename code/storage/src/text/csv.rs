@@ -1,4 +1,4 @@
-//! What the first lines of a CSV file say.
+//! Names and positions of the columns of a CSV file, from its first lines.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use arrow::csv::reader::Format;
 use buzz_protocol::{CsvFormat, QueryError, Result};
 use regex::Regex;
 
-/// How arrow reads files that are like `csv`. The header is not its business: names are found by [`column_names`].
+/// Returns `csv` as arrow's format, without its header: [`column_names`] finds the names.
 pub(super) fn arrow_format(csv: &CsvFormat) -> Format {
     let mut format = Format::default().with_delimiter(csv.delimiter).with_quote(csv.quote);
     if let Some(escape) = csv.escape {
@@ -23,11 +23,11 @@ pub(super) fn arrow_format(csv: &CsvFormat) -> Format {
     format
 }
 
-/// Names of the columns of a file that begins with `head`: those of its header, or `column_1`, `column_2` and so on.
-/// A name that is empty becomes its position's, one that stands there again gets a number.
+/// Returns the column names of a file that begins with `head`: those of its header, or `column_1`, `column_2` and so
+/// on. An empty name is replaced by that of its position. A duplicate name gets a number as suffix.
 ///
 /// # Errors
-/// `Data` when the first record is not readable.
+/// `Data` if the first record is not valid CSV.
 pub fn column_names(csv: &CsvFormat, head: &[u8]) -> Result<Vec<String>> {
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     let head = &head[..first_record_end(csv, head).unwrap_or(head.len())];
@@ -37,7 +37,7 @@ pub fn column_names(csv: &CsvFormat, head: &[u8]) -> Result<Vec<String>> {
     let (schema, _) = arrow_format(csv)
         .with_header(csv.header)
         .infer_schema(head, Some(1))
-        .map_err(|error| QueryError::data(format!("its first line is not CSV: {error}")))?;
+        .map_err(|error| QueryError::data(format!("the first line is not valid CSV: {error}")))?;
     let mut taken = HashSet::new();
     let mut names = Vec::new();
     for (index, field) in schema.fields().iter().enumerate() {
@@ -55,8 +55,8 @@ pub fn column_names(csv: &CsvFormat, head: &[u8]) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Where the first record of `bytes` ends, its line break included; None when it goes on beyond them. Comments and empty
-/// lines before it are part of it.
+/// Returns the end of the first record of `bytes`, after its line break, or `None` if it is incomplete. Comments and
+/// empty lines before it are skipped.
 pub(super) fn first_record_end(csv: &CsvFormat, bytes: &[u8]) -> Option<usize> {
     let mut start = 0;
     loop {
@@ -70,7 +70,7 @@ pub(super) fn first_record_end(csv: &CsvFormat, bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Where the first record of `bytes` begins that is neither empty nor a comment; at their end if there is none.
+/// Returns the start of the first record of `bytes`, after comments and empty lines.
 pub(super) fn first_record_start(csv: &CsvFormat, bytes: &[u8]) -> usize {
     let end = first_record_end(csv, bytes).unwrap_or(bytes.len());
     let mut start = 0;
@@ -97,12 +97,12 @@ fn record_end(csv: &CsvFormat, bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// The columns of one file and where in them those that a scan wants are.
+/// The columns of one file, and the positions of the wanted columns in it.
 #[derive(Debug)]
 pub(super) struct FileColumns {
-    /// All columns of the file; those that are not wanted as text.
+    /// All columns of the file. Columns that are not wanted have type text.
     pub(super) schema: arrow::datatypes::SchemaRef,
-    /// For each wanted column, its position in the file.
+    /// For each wanted column, its position in the file; `None` if the file lacks it.
     pub(super) positions: Vec<Option<usize>>,
 }
 
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_gives_every_column_a_name() {
+    fn every_column_gets_a_unique_name() {
         let names = |text: &str| column_names(&CsvFormat::default(), text.as_bytes()).unwrap();
         assert_eq!(names("a,\"b\nc\",,a\n1,2,3,4\n"), ["a", "b\nc", "column_3", "a_1"]);
         assert_eq!(names("\u{feff}id;x\n"), ["id;x"]);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_ends_at_a_line_break_outside_of_quotes() {
+    fn record_ends_at_an_unquoted_line_break() {
         let csv = CsvFormat { escape: Some(b'\\'), ..CsvFormat::default() };
         assert_eq!(first_record_end(&csv, b"a,\"x\\\"\ny\"\nb"), Some(10));
         assert_eq!(first_record_end(&csv, b"a,\"x"), None);

@@ -1,6 +1,6 @@
-//! Whole numbers, decimals and dates as they stand in the text. Arrow's decoders cut off what does not fit the type: `3.9`
-//! in a column of whole numbers, as the first lines had it, would be read as 3, and a time in a column of dates as its day.
-//! So such columns are decoded as texts, and each text is a value of the column's type or an error.
+//! Exact parsing of integers, decimals and dates. Arrow's decoders truncate values that do not fit the type. If a
+//! column was inferred as integer from the first lines, `3.9` would be read as 3; in a date column, a time would be
+//! read as its day. So such columns are decoded as text, and each text must be a value of the column's type.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use arrow::datatypes::{
 };
 use arrow::error::ArrowError;
 
-/// `schema` with texts for all types, at any depth, that `is_exact` names.
+/// Returns `schema` with type text for all types, at any depth, that `is_exact` selects.
 pub(super) fn as_texts(schema: &Schema, is_exact: fn(&DataType) -> bool) -> SchemaRef {
     Arc::new(Schema::new(fields_as_texts(schema.fields(), is_exact)))
 }
@@ -35,10 +35,11 @@ fn as_text(field: &FieldRef, is_exact: fn(&DataType) -> bool) -> Field {
     field.as_ref().clone().with_data_type(data_type)
 }
 
-/// `batch`, which was decoded with the schema that [`as_texts`] made of `wanted`, as `wanted`.
+/// Parses the texts of `batch`, which was decoded with the schema [`as_texts`] of `wanted`. Returns a batch of schema
+/// `wanted`.
 ///
 /// # Errors
-/// `ParseError` when a text is no value of its column's type.
+/// `ParseError` if a text is not a value of its column's type.
 pub(super) fn exact_batch(batch: &RecordBatch, wanted: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     let columns = batch.columns().iter().zip(wanted.fields());
     let columns = columns.map(|(column, field)| exact(column, field)).collect::<Result<_, _>>()?;
@@ -70,7 +71,7 @@ fn exact(array: &ArrayRef, field: &FieldRef) -> Result<ArrayRef, ArrowError> {
     }
 }
 
-/// The values of type `wanted` that `texts` are, or the first that is none.
+/// Parses `texts` as values of type `wanted`, or returns the first text that is not one.
 fn values(texts: &StringArray, wanted: &DataType) -> Result<ArrayRef, String> {
     macro_rules! decimals {
         ($array:ty, $number:ty, $precision:expr, $scale:expr) => {{
@@ -95,12 +96,12 @@ fn values(texts: &StringArray, wanted: &DataType) -> Result<ArrayRef, String> {
         whole => {
             let numbers: ArrayRef = match parsed(texts, |text| text.parse().ok()) {
                 Ok(numbers) => Arc::new(numbers.collect::<Int64Array>()),
-                // As 3.0 or 1e3, or beyond 64 bits.
+                // For example 3.0, 1e3 or more than 64 bits.
                 Err(_) => values(texts, &DataType::Decimal128(38, 0))?,
             };
             let options = CastOptions { safe: false, ..CastOptions::default() };
             cast_with_options(&numbers, whole, &options).map_err(|_| {
-                // Which one it is, is asked for once it is known that there is one.
+                // Finds the failing value only after the fast cast has failed.
                 let fits = |index: &usize| cast_with_options(&numbers.slice(*index, 1), whole, &options).is_ok();
                 (0..texts.len()).find(|index| !fits(index)).map_or("", |index| texts.value(index)).to_string()
             })?
@@ -110,7 +111,7 @@ fn values(texts: &StringArray, wanted: &DataType) -> Result<ArrayRef, String> {
 
 const MICROSECONDS_OF_DAY: i64 = 86_400_000_000;
 
-/// What `parse` makes of each of `texts`, or the first of which it makes nothing.
+/// Applies `parse` to each of `texts`, or returns the first text for which it returns `None`.
 fn parsed<T>(texts: &StringArray, parse: impl Fn(&str) -> Option<T>) -> Result<std::vec::IntoIter<Option<T>>, String> {
     let number = |text: Option<&str>| match text {
         Some(text) => parse(text).map(Some).ok_or_else(|| text.to_string()),
@@ -119,8 +120,8 @@ fn parsed<T>(texts: &StringArray, parse: impl Fn(&str) -> Option<T>) -> Result<s
     Ok(texts.iter().map(number).collect::<Result<Vec<_>, _>>()?.into_iter())
 }
 
-/// The digits of the number `text`, with `scale` of them behind the point and no point. None if that takes more digits than
-/// `precision`, or digits that are not zero behind those, or if it is no number.
+/// Returns the number `text` × 10^`scale` as digits. Returns `None` if `text` is not a number, needs more than
+/// `precision` digits, or has nonzero digits after `scale` decimal places.
 fn unscaled(text: &str, precision: u8, scale: i8) -> Option<String> {
     let number = text.strip_prefix(['-', '+']).unwrap_or(text);
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_a_number_of_its_type_or_an_error() {
+    fn text_is_parsed_exactly_or_rejected() {
         let whole = DataType::Int64;
         assert_eq!(read(&["1", "-2", "9223372036854775807"], &whole).unwrap(), ["1", "-2", "9223372036854775807"]);
         assert_eq!(read(&["1", "3.0", "1e3", "1.5e1"], &whole).unwrap(), ["1", "3", "1000", "15"]);
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_inside_of_lists_and_structs_are_exact_too() {
+    fn nested_numbers_are_parsed_exactly() {
         let item = |data_type| Arc::new(Field::new("item", data_type, true));
         let wanted = Schema::new(vec![Field::new("l", DataType::List(item(DataType::Int32)), true)]);
         let texts = as_texts(&wanted, DataType::is_integer);

@@ -1,8 +1,8 @@
-//! Files of lines, CSV and JSON, as DataFusion scans them.
+//! CSV and JSON files as a DataFusion source.
 //!
-//! DataFusion's own sources find CSV columns by position only, know one compression for all files of a scan, and lose
-//! both compression and the text of nulls when a plan is encoded. [`TextSource`] is planned with, travels as no more than
-//! its columns, and is put back by the HBee with the [`FileFormat`] that the task brings.
+//! DataFusion's own sources find CSV columns by position only and support one compression for all files of a scan. They
+//! also lose the compression and the text of nulls when a plan is encoded. Fuse plans with [`TextSource`], of which
+//! only the columns are encoded. The HBee restores it with the [`FileFormat`] of the task.
 
 mod csv;
 
@@ -40,14 +40,14 @@ pub struct TextSource {
     format: FileFormat,
     table_schema: TableSchema,
     projection: SplitProjection,
-    /// What the rows must pass. The scan does not check it; files are dropped by it.
+    /// The condition on rows. The scan does not evaluate it; it is used to prune files.
     filter: Option<Arc<dyn PhysicalExpr>>,
     batch_size: usize,
     metrics: ExecutionPlanMetricsSet,
 }
 
 impl TextSource {
-    /// A scan of files that are like `format` says. In `table_schema`, strings are views.
+    /// Creates a scan of files in `format`. In `table_schema`, strings must be of type `Utf8View`.
     pub fn new(format: FileFormat, table_schema: TableSchema) -> Self {
         Self {
             format,
@@ -59,10 +59,10 @@ impl TextSource {
         }
     }
 
-    /// This scan with the columns of `projection` only.
+    /// Returns this scan with the columns of `projection` only.
     ///
     /// # Errors
-    /// When the projection is not of this table.
+    /// Fails if the projection does not belong to this table.
     pub fn project(&self, projection: &ProjectionExprs) -> Result<TextSource> {
         let merged = self.projection.source.try_merge(projection)?;
         let projection = SplitProjection::new(self.table_schema.file_schema(), &merged);
@@ -121,7 +121,7 @@ impl FileSource for TextSource {
     }
 
     fn supports_repartitioning(&self) -> bool {
-        // Fuse divides files.
+        // Fuse splits files itself.
         false
     }
 
@@ -153,7 +153,7 @@ impl FileSource for TextSource {
         Ok(TreeNodeRecursion::Continue)
     }
 
-    /// Travels as a scan of JSON, the message with the least in it; the rest is in the task.
+    /// Encodes the source as a scan of JSON, which is the smallest message. The task carries the rest.
     fn try_to_proto(
         &self,
         base: &FileScanConfig,

@@ -1,4 +1,4 @@
-//! Opens one file of lines: fetches, decompresses, decodes, and says what is wrong with the file.
+//! Opens one CSV or JSON file: fetches, decompresses and decodes it, and names the file in errors.
 
 use std::io;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use super::csv::{FileColumns, arrow_format, column_names, first_record_end, firs
 use super::exact::{as_texts, exact_batch};
 use crate::UnchangedStore;
 
-/// Bytes that are fetched to find a file's header, when the part of the file that is read is not its first.
+/// Bytes fetched to find a file's header when a later part of the file is read.
 const HEAD_BYTES: u64 = 64 << 10;
 
 /// Opens files for one partition of a scan.
@@ -33,9 +33,9 @@ const HEAD_BYTES: u64 = 64 << 10;
 pub(super) struct TextOpener {
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) format: FileFormat,
-    /// All columns that the table has in its files.
+    /// All columns of the table that are stored in its files.
     pub(super) columns: SchemaRef,
-    /// Those that the scan gives.
+    /// The columns that the scan returns.
     pub(super) wanted: SchemaRef,
     pub(super) batch_size: usize,
     pub(super) bytes_scanned: Count,
@@ -90,7 +90,7 @@ impl TextOpener {
                     }
                     (true, Some((start, end))) => {
                         let head = head_of(store.as_ref(), &planned, csv).await?;
-                        // Comments may stand before it, so that it is not in the first part.
+                        // Comments before the header may move it out of the first part.
                         let header_at = first_record_start(csv, &head) as u64;
                         (column_names(csv, &head)?, (start..end).contains(&header_at))
                     }
@@ -109,7 +109,7 @@ impl TextOpener {
         skip_header: bool,
         bytes: BoxStream<'static, DataFusionResult<Bytes>>,
     ) -> Batches {
-        // Of whole numbers, arrow takes no others.
+        // Arrow's CSV decoder already parses integers exactly.
         let read_as = as_texts(&self.wanted, |exact| exact.is_decimal() || *exact == DataType::Date32);
         let FileColumns { schema, positions } = FileColumns::find(names, &read_as);
         let decoder = csv::ReaderBuilder::new(schema)
@@ -149,18 +149,18 @@ fn offset(at: i64) -> u64 {
     u64::try_from(at).unwrap_or_default()
 }
 
-/// What an error of a decoder means. What comes from the store or the decompression keeps its kind.
+/// Converts an error of a decoder. Errors of the store and of the decompression keep their kind.
 fn not_readable(what: &str, error: ArrowError) -> QueryError {
     match error {
         ArrowError::ExternalError(_) | ArrowError::IoError(_, _) => QueryError::from(error),
         ArrowError::CsvError(text) | ArrowError::JsonError(text) | ArrowError::ParseError(text) => QueryError::data(
-            format!("not readable {what}: {text} (a `schema` in the catalog entry replaces the inferred types)"),
+            format!("not readable {what}: {text}; set `schema` in the catalog entry to replace the inferred types"),
         ),
         error => QueryError::data(format!("not readable {what}: {error}")),
     }
 }
 
-/// `batch`, which has the wanted columns that the file has, with those that it lacks as nulls.
+/// Adds the wanted columns that the file lacks to `batch`, as nulls.
 fn with_absent_columns(
     batch: &RecordBatch,
     positions: &[Option<usize>],
@@ -178,7 +178,7 @@ fn with_absent_columns(
     RecordBatch::try_new_with_options(Arc::clone(wanted), columns, &options)
 }
 
-/// `bytes` without the mark with which some programs begin a text in UTF-8.
+/// Removes the UTF-8 byte order mark, which some programs write, from the start of `bytes`.
 async fn without_mark(
     mut bytes: BoxStream<'static, DataFusionResult<Bytes>>,
 ) -> Result<BoxStream<'static, DataFusionResult<Bytes>>> {
@@ -194,10 +194,10 @@ async fn without_mark(
     Ok(futures::stream::iter([Ok(head)]).chain(bytes).boxed())
 }
 
-/// The byte order mark.
+/// The UTF-8 byte order mark.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The first record of `bytes`, and all of them again.
+/// Returns the start of `bytes` up to the end of its first record at least, and a stream of all bytes.
 async fn with_first_record(
     csv: &CsvFormat,
     mut bytes: BoxStream<'static, DataFusionResult<Bytes>>,
@@ -214,7 +214,7 @@ async fn with_first_record(
     Ok((head, again.boxed()))
 }
 
-/// The beginning of an uncompressed file, as long as its first record at least.
+/// Reads the start of an uncompressed file, up to the end of its first record at least.
 async fn head_of(store: &dyn ObjectStore, file: &ObjectMeta, csv: &CsvFormat) -> Result<Bytes> {
     let mut length = HEAD_BYTES;
     loop {
@@ -235,7 +235,8 @@ async fn first_bytes(store: &dyn ObjectStore, file: &ObjectMeta, length: u64) ->
     Ok(store.get_opts(&file.location, options).await?.bytes().await?)
 }
 
-/// The text of `bytes`. A file may be several compressed streams, one after the other, as parallel programs write them.
+/// Decompresses `bytes`. A file may consist of several concatenated compressed streams, as parallel compressors write
+/// them.
 fn decompressed(
     compression: Compression,
     bytes: BoxStream<'static, DataFusionResult<Bytes>>,
@@ -257,26 +258,27 @@ fn decompressed(
     }
 }
 
-/// What an error of a decompression means: the store's own, or that the bytes are not what they should be.
+/// Converts an error of decompression: the store's own error, or an error in the compressed bytes.
 fn not_decompressed(compression: Compression, error: io::Error) -> DataFusionError {
     if error.get_ref().is_some_and(|inner| inner.is::<DataFusionError>()) {
         return DataFusionError::from(error);
     }
     let why = match error.to_string() {
-        // So the decoder of xz tells that the file ends too early.
-        text if text == "out of memory" => "it ends too early".to_string(),
+        // The xz decoder reports a truncated file as "out of memory".
+        text if text == "out of memory" => "the file is truncated".to_string(),
         text => text,
     };
     QueryError::data(format!("not readable {compression}: {why}")).into_datafusion()
 }
 
-/// Bytes of text that are decompressed at a time.
+/// Buffer size of the decompression, in bytes of text.
 const TEXT_BYTES_AT_ONCE: usize = 64 << 10;
 
-/// The first `bytes_max` bytes of the text in `file`, cut at the end of a line unless that is all of it.
+/// Reads the first `bytes_max` bytes of the text in `file`. A longer text is cut after a line.
 ///
 /// # Errors
-/// `Data` when the file is not there or not compressed as `format` says, `Unavailable` when the store does not answer.
+/// `Data` if the file does not exist or has another compression than `format`, `Unavailable` if the store does not
+/// respond.
 pub async fn sample(
     store: &Arc<dyn ObjectStore>,
     file: &ObjectMeta,

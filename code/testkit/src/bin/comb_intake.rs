@@ -1,8 +1,8 @@
-//! How fast a comb takes deliveries: `comb-intake HCOMB FOLDER` starts the program HCOMB, delivers the Parquet files of
-//! FOLDER to it again and again, as HBees do, and prints one line of JSON for each number of deliveries at once.
+//! Measures the intake rate of a comb. `comb-intake HCOMB FOLDER` starts the program HCOMB and repeatedly delivers the
+//! Parquet files of FOLDER to it, as HBees do. It prints one line of JSON per number of concurrent deliveries.
 //!
-//! The comb holds what it is sent, and accepts it; nothing is reduced. Bytes are those of the batches in memory, of which
-//! fewer go over the wire (LZ4). What both sides compute is told apart by their processor times.
+//! The comb stores and commits the deliveries, and reduces nothing. Bytes are those of the batches in memory; fewer
+//! bytes are sent, since batches are compressed (LZ4). Processor time is reported for each side.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -20,15 +20,15 @@ use tokio::process::{Child, Command};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Partitions of the comb, as many as it has for two processors.
+/// Number of partitions of the comb: that of a comb with two processors.
 const PARTITIONS: usize = 2;
-/// What one delivery is of, about as much as a task's.
+/// Bytes of one delivery, about as many as a task delivers.
 const DELIVERY_BYTES: u64 = 32 << 20;
-/// What the comb holds at most before it is emptied; it has more memory than that.
+/// Bytes that are delivered before the query is closed; less than the memory of the comb.
 const ROUND_BYTES: u64 = 512 << 20;
-/// What is delivered in all, for each number of deliveries at once.
+/// Total bytes delivered for each number of concurrent deliveries.
 const ALL_BYTES: u64 = 4 << 30;
-/// Size of the comb.
+/// Memory of the comb in MB.
 const MEMORY_MB: &str = "4096";
 
 #[tokio::main]
@@ -58,7 +58,7 @@ async fn main() -> Result<(), Error> {
     Ok(())
 }
 
-/// A comb in a process of its own, which ends with this one.
+/// A comb in a child process, which ends with this process.
 struct RunningComb {
     process: Child,
     address: CombAddress,
@@ -83,10 +83,10 @@ impl RunningComb {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Err(format!("{} does not answer", program.display()).into())
+        Err(format!("{} does not respond", program.display()).into())
     }
 
-    /// One query's deliveries, `at_once` at a time; gives their bytes.
+    /// Sends the deliveries of one query, `at_once` concurrently. Returns their bytes.
     async fn round(&self, schema: &SchemaRef, batches: &[RecordBatch], at_once: usize) -> Result<u64, Error> {
         let (query, token) = (QueryId::fresh(), QueryToken::fresh());
         let inbox = self.network.inbox(&self.address, &token).await?;
@@ -126,7 +126,7 @@ impl RunningComb {
         let mut running = tokio::task::JoinSet::new();
         for task in (0..u32::try_from(tasks)?).map(TaskIndex) {
             if running.len() == at_once {
-                bytes += running.join_next().await.ok_or("nothing runs")???;
+                bytes += running.join_next().await.ok_or("no delivery is running")???;
             }
             let writer = DeliveryWriter::new(Arc::clone(&self.network), destination(task), Arc::clone(schema))?;
             running.spawn(deliver(writer, batches.to_vec(), Arc::clone(&inbox), query, task));
@@ -143,7 +143,7 @@ impl RunningComb {
     }
 }
 
-/// Delivers batches, from the start again when they end, and has them accepted; gives their bytes.
+/// Delivers batches in a cycle up to the size of a delivery, and commits it. Returns the bytes delivered.
 async fn deliver(
     mut writer: DeliveryWriter,
     batches: Vec<RecordBatch>,
@@ -165,7 +165,7 @@ async fn deliver(
     Ok(delivery.bytes)
 }
 
-/// The rows of some Parquet files below `folder`, all of one schema, about as many as a delivery has.
+/// Reads batches of Parquet files below `folder`, which all have the same schema, up to the size of a delivery.
 fn read(folder: &Path) -> Result<(SchemaRef, Vec<RecordBatch>), Error> {
     let mut batches = Vec::new();
     let mut bytes = 0;
@@ -199,10 +199,10 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(found)
 }
 
-/// User and system time of a process until now, which the kernel tells in hundredths of a second.
+/// Returns the user and system time of a process so far, in seconds. The kernel reports hundredths of a second.
 fn cpu_seconds(process: &str) -> Result<f64, Error> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
-    let (_, fields) = stat.rsplit_once(')').ok_or("the kernel tells no times")?;
+    let (_, fields) = stat.rsplit_once(')').ok_or("cannot parse /proc/PID/stat")?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / 100.0)
 }

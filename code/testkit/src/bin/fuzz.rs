@@ -1,6 +1,7 @@
-//! Reads broken tables for a while: `buzz-fuzz SECONDS BUZZ [SEED]` mutates Parquet files and Delta logs at random and has
-//! the command BUZZ read them. An answer is right and so is an error; a panic, a crash, a bug, a hang or a great deal of
-//! memory is a finding. Findings are kept in a folder whose name is printed, with the command that shows them again.
+//! Fuzzes the table readers: `buzz-fuzz SECONDS BUZZ [SEED]` mutates Parquet files and Delta logs at random, and reads
+//! them with the command BUZZ. Answers and errors are expected. A panic, a crash, an internal error, a hang or more
+//! than 6 GiB of address space is a finding. Findings are kept in a folder; the command that reproduces each one is
+//! printed.
 
 use std::fs;
 use std::io::Read;
@@ -20,13 +21,13 @@ use rand::{Rng, SeedableRng};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Time after which a reading counts as hanging.
+/// Time after which a read counts as a hang.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Kilobytes of address space that a reading may have. Threads reserve much and use little of it.
+/// Maximum address space of a read in kilobytes. Threads reserve far more address space than they use.
 const MEMORY_KILOBYTES: usize = 6 << 20;
 
-/// Files that are larger are no seeds: a mutation would hardly hit what matters.
+/// Maximum size of a seed file in bytes. In a larger file a mutation rarely hits the metadata.
 const SEED_BYTES_MAX: u64 = 20_000;
 
 fn main() -> Result<ExitCode, Error> {
@@ -51,7 +52,7 @@ fn main() -> Result<ExitCode, Error> {
         let (table, sql) = if random.random_bool(0.5) {
             (broken_file(files.choose(&mut random).ok_or("no files")?, &place, &mut random)?, "SELECT * FROM t")
         } else {
-            // Its files are not there; what counts is that the log is read.
+            // The data files do not exist; only the log is tested.
             (broken_log(logs.choose(&mut random).ok_or("no logs")?, &place, &mut random)?, "EXPLAIN SELECT * FROM t")
         };
         tried += 1;
@@ -74,7 +75,7 @@ fn main() -> Result<ExitCode, Error> {
     Ok(ExitCode::FAILURE)
 }
 
-/// Parquet files and Delta logs to start from: some made here, and the small ones of the real tables if they are there.
+/// Returns Parquet files and Delta logs to mutate: generated ones, and small ones of the real tables if available.
 fn seeds(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Error> {
     let made = folder.join("made.parquet");
     let lists = (0..300).map(|row| (row % 5 > 0).then(|| (0..row % 4).map(Some)));
@@ -116,7 +117,7 @@ fn seeds(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Error> {
             }
         })?;
     }
-    // The order of a folder is not the same everywhere, and a seed must mean the same cases.
+    // Directory order differs between machines, but a seed must select the same cases everywhere.
     files.sort();
     logs.sort();
     Ok((files, logs))
@@ -161,7 +162,7 @@ fn broken_log(seed: &Path, place: &Path, random: &mut StdRng) -> Result<PathBuf,
     Ok(place.to_path_buf())
 }
 
-/// Texts and numbers that readers have stumbled upon.
+/// Texts and numbers that readers have failed on.
 const ODD: &[&[u8]] = &[
     b"null",
     b"-1",
@@ -194,7 +195,7 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut StdRng) {
                 bytes.splice(at..at, copied);
             }
             5 => drop(bytes.splice(at..at + length, ODD[random.random_range(0..ODD.len())].iter().copied())),
-            // Lengths of footers and pages stand near the end of a file.
+            // The lengths of footers and pages are near the end of a file.
             _ => {
                 let near_end = bytes.len() - 1 - random.random_range(0..bytes.len().min(200));
                 bytes[near_end] = random.random();
@@ -210,7 +211,7 @@ enum Outcome {
 }
 
 fn read(buzz: &Path, sql: &str, table: &Path) -> Result<Outcome, Error> {
-    // The shell bounds the memory; what asks for more is killed.
+    // The shell limits the address space. A process that exceeds it aborts.
     let limited = format!("ulimit -v {MEMORY_KILOBYTES}; exec \"$0\" \"$@\"");
     let mut child = Command::new("sh")
         .args(["-c", &limited])

@@ -1,5 +1,6 @@
-//! Plain DataFusion in one process, for benchmarks: `plain-datafusion THREADS SQL NAME=PATH…` prints the rows and, on
-//! standard error, the time from opening the tables to the last row. A folder with a `_delta_log` is read by delta-rs.
+//! Runs plain DataFusion in one process, for benchmarks: `plain-datafusion THREADS SQL NAME=PATH…` prints the rows. It
+//! prints the time from opening the tables to the last row on standard error. A folder with a `_delta_log` is read by
+//! delta-rs.
 
 use std::path::Path;
 use std::time::Instant;

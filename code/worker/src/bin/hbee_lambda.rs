@@ -1,4 +1,4 @@
-//! HBee as a Lambda bootstrap.
+//! The `bootstrap` program of the HBee Lambda function.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! HComb as a container's program: `hcomb` serves, `hcomb health` asks whether it does.
+//! The program of the HComb container: `hcomb` serves a comb, `hcomb health` runs a health check.
 
 use std::process::ExitCode;
 
@@ -7,13 +7,13 @@ use buzz_worker::environment::environment;
 use buzz_worker::log;
 
 const USAGE: &str = "\
-hcomb: takes deliveries and reduces, until nobody asks any more
+hcomb: receives deliveries and runs reduce plans, until idle for BUZZ_COMB_IDLE_SECONDS
 
-usage: hcomb          serves
-       hcomb health   exit code 0 if the comb on this machine serves
+usage: hcomb          serves a comb
+       hcomb health   exits with code 0 if the comb on this machine is healthy
 
 variables: BUZZ_COMB_PORT (3333), BUZZ_COMB_LISTEN ([::]), BUZZ_COMB_IDLE_SECONDS (300),
-           BUZZ_COMB_MEMORY_MB (what the container has), BUZZ_LOG (info)";
+           BUZZ_COMB_MEMORY_MB (memory of the container), BUZZ_LOG (info)";
 
 #[tokio::main]
 async fn main() -> ExitCode {
