@@ -86,6 +86,10 @@ pub enum Command {
         #[arg(long, default_value_t = 3_000_000, value_name = "N")]
         rows: u64,
     },
+
+    /// Run continuous queries.
+    #[command(subcommand)]
+    Stream(crate::stream::StreamCommand),
 }
 
 /// A query in a file.

@@ -30,6 +30,9 @@ pub async fn carry_out(arguments: Arguments) -> ExitCode {
         Some(threads) => threads.get(),
         None => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
     };
+    if let Command::Stream(command) = arguments.command {
+        return crate::stream::carry_out(command, threads).await;
+    }
     // Runs in a separate task, so that an interrupt is handled while it computes.
     let interrupted = CancellationToken::new();
     let remote = match &arguments.command {
@@ -41,6 +44,7 @@ pub async fn carry_out(arguments: Arguments) -> ExitCode {
         Command::Sql(statement) => ask_sql(statement, threads, interrupted.clone()).boxed(),
         Command::Tables { file, tables } => show_tables(file, tables).boxed(),
         Command::Sample { folder, rows } => sample::generate(folder, rows, threads).boxed(),
+        Command::Stream(_) => unreachable!("streams are executed above"),
     });
     let done = tokio::select! {
         done = &mut work => done,

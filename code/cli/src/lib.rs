@@ -17,6 +17,8 @@ pub mod output;
 
 pub mod sample;
 
+pub mod stream;
+
 mod watch;
 
 #[cfg(feature = "stack")]

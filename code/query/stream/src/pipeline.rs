@@ -390,9 +390,21 @@ impl Pipeline {
         self.statements[stage.statement].stages[stage.stage].ends(batches)
     }
 
-    /// Returns true if no open window needs state rows whose largest end is `end`.
+    /// Returns true if no open window needs state rows whose largest end is `end`. A session may grow beyond the end
+    /// that its rows have now, so its rows are needed until the state is written anew.
     pub fn is_closed(&self, stage: StageId, end: i64, watermark: i64) -> bool {
-        self.statements[stage.statement].stages[stage.stage].spec.is_closed(end, watermark)
+        let spec = self.statements[stage.statement].stages[stage.stage].spec;
+        matches!(spec, WindowSpec::Hop { .. }) && spec.is_closed(end, watermark)
+    }
+
+    /// Sets the watermarks of statements from those of their sources, after the state was loaded.
+    pub fn set_watermarks(&self, state: &mut State) {
+        for (index, statement) in self.statements.iter().enumerate() {
+            let marks = statement.sources.iter().map(|name| {
+                state.sources.get(name).and_then(|time| time.watermark).unwrap_or(i64::MIN)
+            });
+            state.watermarks[index] = marks.min().unwrap_or(i64::MIN);
+        }
     }
 
     /// Adds state rows that an earlier process stored. Files must be added in the order of their epochs. `before` is the

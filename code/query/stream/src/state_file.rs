@@ -1,5 +1,6 @@
 //! State rows as bytes: Parquet, or Arrow IPC for types that Parquet lacks.
 
+use std::collections::HashMap;
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -33,11 +34,18 @@ fn needs_ipc(data_type: &DataType) -> bool {
     }
 }
 
-/// Encodes state rows.
+/// The key of the watermark in the metadata of a state file.
+const BEFORE: &str = "buzz.before";
+
+/// Encodes state rows. `before` is the watermark, in nanoseconds, that was valid before the rows were added.
 ///
 /// # Errors
 /// `Internal` if the rows cannot be encoded.
-pub fn encode(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Bytes> {
+pub fn encode(schema: &SchemaRef, before: i64, batches: &[RecordBatch]) -> Result<Bytes> {
+    let metadata = HashMap::from([(BEFORE.to_string(), before.to_string())]);
+    let schema = &Arc::new(schema.as_ref().clone().with_metadata(metadata));
+    let batches = batches.iter().map(|batch| batch.clone().with_schema(Arc::clone(schema)));
+    let batches = &batches.collect::<Result<Vec<_>, _>>()?;
     let mut bytes = Vec::new();
     if extension(schema) == "arrow" {
         let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD))?;
@@ -63,16 +71,19 @@ pub fn encode(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Bytes> {
     Ok(Bytes::from(bytes))
 }
 
-/// Decodes state rows.
+/// Decodes state rows, and the watermark that was valid before they were added.
 ///
 /// # Errors
 /// `Data` if the bytes are not such a file.
-pub fn decode(schema: &SchemaRef, bytes: Bytes) -> Result<Vec<RecordBatch>> {
+pub fn decode(schema: &SchemaRef, bytes: Bytes) -> Result<(i64, Vec<RecordBatch>)> {
+    let stored: SchemaRef;
     let batches: Vec<RecordBatch> = if extension(schema) == "arrow" {
         let reader = StreamReader::try_new(Cursor::new(bytes), None)?;
+        stored = reader.schema();
         reader.collect::<Result<_, _>>()?
     } else {
         let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(broken)?;
+        stored = Arc::clone(builder.schema());
         builder.build().map_err(broken)?.collect::<Result<_, _>>()?
     };
     for batch in &batches {
@@ -83,7 +94,9 @@ pub fn decode(schema: &SchemaRef, bytes: Bytes) -> Result<Vec<RecordBatch>> {
             ));
         }
     }
-    Ok(batches)
+    let before = stored.metadata().get(BEFORE).and_then(|text| text.parse().ok());
+    let before = before.ok_or_else(|| QueryError::data("a state file has no watermark; it was not written by Buzz"))?;
+    Ok((before, batches))
 }
 
 fn failed(error: parquet::errors::ParquetError) -> QueryError {

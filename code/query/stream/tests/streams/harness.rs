@@ -27,7 +27,6 @@ pub(crate) fn input_of(batch: &RecordBatch, time: Option<&str>, delay: i64) -> S
 
 struct StoredState {
     stage: StageId,
-    before: i64,
     bytes: Bytes,
 }
 
@@ -56,8 +55,8 @@ pub(crate) async fn run(
             (state.sources, state.watermarks) = (times, watermarks);
             let schemas: BTreeMap<StageId, _> = pipeline.stages().collect();
             for file in &files {
-                let batches = state_file::decode(&schemas[&file.stage], file.bytes.clone())?;
-                pipeline.restore(&mut state, file.stage, batches, file.before).await?;
+                let (before, batches) = state_file::decode(&schemas[&file.stage], file.bytes.clone())?;
+                pipeline.restore(&mut state, file.stage, batches, before).await?;
             }
             pipeline.restored(&mut state).await?;
         }
@@ -77,15 +76,15 @@ pub(crate) async fn run(
         output.extend(epoch.rows.into_iter().next_back().into_iter().flatten());
         let schemas: BTreeMap<StageId, _> = pipeline.stages().collect();
         for delta in epoch.deltas {
-            let bytes = state_file::encode(&schemas[&delta.stage], &delta.batches)?;
-            files.push(StoredState { stage: delta.stage, before: delta.before, bytes });
+            let bytes = state_file::encode(&schemas[&delta.stage], delta.before, &delta.batches)?;
+            files.push(StoredState { stage: delta.stage, bytes });
         }
         if cut.snapshot {
             files.clear();
             for (stage, schema) in &schemas {
                 let before = state.watermarks[stage.statement];
-                let bytes = state_file::encode(schema, &pipeline.snapshot(&state, *stage))?;
-                files.push(StoredState { stage: *stage, before, bytes });
+                let bytes = state_file::encode(schema, before, &pipeline.snapshot(&state, *stage))?;
+                files.push(StoredState { stage: *stage, bytes });
             }
         }
     }
