@@ -327,12 +327,27 @@ pub fn store(uri: &str, base: &std::path::Path, create: bool) -> Result<(Arc<dyn
         return Ok((Arc::from(store), path));
     }
     let local = base.join(uri.trim_start_matches("file://"));
-    let local = std::path::absolute(local).map_err(|error| invalid(&error))?;
+    let local = normal(&std::path::absolute(local).map_err(|error| invalid(&error))?);
     if create {
         std::fs::create_dir_all(&local).map_err(|error| invalid(&error))?;
     }
     let path = Path::from_absolute_path(&local).map_err(|error| invalid(&error))?;
     Ok((Arc::new(LocalFileSystem::new()), path))
+}
+
+/// Resolves `..` in an absolute path. A store's paths must not contain it.
+fn normal(path: &std::path::Path) -> PathBuf {
+    if let Ok(path) = path.canonicalize() {
+        return path;
+    }
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::ParentDir => _ = normal.pop(),
+            part => normal.push(part),
+        }
+    }
+    normal
 }
 
 /// Returns the columns of a schema as they are read: without constraints on nulls, which a source cannot promise.
