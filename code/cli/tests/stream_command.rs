@@ -95,7 +95,9 @@ fn main() {
     }
     for name in RISINGWAVE {
         let data = data.join("risingwave");
-        trials.push(Trial::test(format!("risingwave::{name}"), move || risingwave(&data, name)).with_ignored_flag(absent));
+        trials.push(
+            Trial::test(format!("risingwave::{name}"), move || risingwave(&data, name)).with_ignored_flag(absent),
+        );
     }
     let data = data.join("risingwave");
     trials.push(Trial::test("risingwave::time_window", move || time_window(&data)).with_ignored_flag(absent));
@@ -178,7 +180,8 @@ fn same(name: &str, expected: &[String], found: &[String]) -> Result {
     }
     let missing: Vec<_> = expected.iter().filter(|row| !found.contains(row)).take(3).collect();
     let extra: Vec<_> = found.iter().filter(|row| !expected.contains(row)).take(3).collect();
-    Err(format!("{name}: {} rows instead of {}\nmissing {missing:#?}\nextra {extra:#?}", found.len(), expected.len()).into())
+    Err(format!("{name}: {} rows instead of {}\nmissing {missing:#?}\nextra {extra:#?}", found.len(), expected.len())
+        .into())
 }
 
 /// Runs a script straight; then with 2 workers, stopped after three epochs; then from there with 3 workers.
@@ -212,8 +215,16 @@ fn arroyo_refused(data: &Path, name: &str, message: &str) -> Result {
 fn inserted(path: &Path) -> Result<String> {
     let text = fs::read_to_string(path)?;
     let (head, values) = text.split_once("VALUES").ok_or("no VALUES")?;
-    let columns: Vec<&str> =
-        head.split_once('(').ok_or("no columns")?.1.split_once(')').ok_or("no columns")?.0.split(',').map(str::trim).collect();
+    let columns: Vec<&str> = head
+        .split_once('(')
+        .ok_or("no columns")?
+        .1
+        .split_once(')')
+        .ok_or("no columns")?
+        .0
+        .split(',')
+        .map(str::trim)
+        .collect();
     let (mut lines, mut row, mut field, mut quoted) = (String::new(), Vec::new(), String::new(), false);
     let mut inside = false;
     let mut is_text = false;
@@ -300,7 +311,9 @@ fn risingwave(data: &Path, name: &str) -> Result {
 /// The text of a value as in RisingWave's answers, with times as `date time`.
 fn plain(value: &Value) -> String {
     let text = match value {
-        Value::String(text) => text.replace('T', if text.len() >= 19 && text.as_bytes()[10] == b'T' { " " } else { "T" }),
+        Value::String(text) => {
+            text.replace('T', if text.len() >= 19 && text.as_bytes()[10] == b'T' { " " } else { "T" })
+        }
         Value::Null => "NULL".to_string(),
         other => other.to_string(),
     };
@@ -340,12 +353,18 @@ fn time_window(data: &Path) -> Result {
         .collect();
     let input = folder.write("t1.json", &lines)?;
     let cases = [
-        ("select row_id, uid, created_at, window_start, window_end from tumble(t1, created_at, interval '30' minute)", "from mv_tumble order"),
+        (
+            "select row_id, uid, created_at, window_start, window_end from tumble(t1, created_at, interval '30' minute)",
+            "from mv_tumble order",
+        ),
         (
             "select row_id, uid, created_at, window_start, window_end from hop(t1, created_at, interval '15' minute, interval '30' minute)",
             "from mv_hop order",
         ),
-        ("select sum(v) as sum_v, window_start from tumble(t1, created_at, interval '30' minute) group by window_start", "from mv_tumble_agg_1"),
+        (
+            "select sum(v) as sum_v, window_start from tumble(t1, created_at, interval '30' minute) group by window_start",
+            "from mv_tumble_agg_1",
+        ),
         (
             "select uid, sum(v) as sum_v, window_start from tumble(t1, created_at, interval '30' minute) group by window_start, uid",
             "from mv_tumble_agg_2",
@@ -435,7 +454,10 @@ fn scripts(folder: &Folder, events: u64) -> [String; 3] {
          disorder='2s');\nSET epoch_rows = 300;\n"
     );
     let json = |name: &str| {
-        format!("CREATE TABLE out WITH (connector='single_file', path='{}', format='json', type='sink');\n", folder.text(name))
+        format!(
+            "CREATE TABLE out WITH (connector='single_file', path='{}', format='json', type='sink');\n",
+            folder.text(name)
+        )
     };
     let parquet =
         format!("CREATE TABLE out WITH (connector='parquet', path='{}', type='sink');\n", folder.text("out-2"));
@@ -490,7 +512,8 @@ fn kills() -> Result {
             if rounds == 1 {
                 succeeds(&["run", &script.display().to_string(), "--until-end"])?;
             }
-            let script = killed.write(&format!("s{index}.sql"), &scripts(&killed, events)[index])?.display().to_string();
+            let script =
+                killed.write(&format!("s{index}.sql"), &scripts(&killed, events)[index])?.display().to_string();
             let state = killed.text(&format!("state-{rounds}"));
             for _ in 0..kills.div_ceil(3).min(12) {
                 let workers = rng.random_range(1..5).to_string();
@@ -506,7 +529,11 @@ fn kills() -> Result {
                 count += 1;
             }
             succeeds(&["run", &script, "--until-end", "--state", &state])?;
-            same(&format!("statement {index} after {count} kills"), &output_rows(&still, index)?, &output_rows(&killed, index)?)?;
+            same(
+                &format!("statement {index} after {count} kills"),
+                &output_rows(&still, index)?,
+                &output_rows(&killed, index)?,
+            )?;
         }
         fs::remove_dir_all(killed.path("out-2"))?;
     }
@@ -549,7 +576,11 @@ fn from_epoch() -> Result {
     // The target keeps what it has, and gets the rows after epoch 10 again.
     let again = output_rows(&folder, 0)?;
     let distinct: BTreeSet<&String> = again.iter().collect();
-    if again.len() > whole.len() && distinct == whole.iter().collect() { Ok(()) } else { Err(format!("{} rows", again.len()).into()) }
+    if again.len() > whole.len() && distinct == whole.iter().collect() {
+        Ok(())
+    } else {
+        Err(format!("{} rows", again.len()).into())
+    }
 }
 
 fn other_script() -> Result {
@@ -576,11 +607,8 @@ fn bounded_state() -> Result {
     let state = folder.text("state");
     succeeds(&["run", &script, "--until-end", "--state", &state])?;
     let epochs = succeeds(&["epochs", "--state", &state, "--last", "60"])?;
-    let bytes: Vec<u64> = epochs
-        .lines()
-        .skip(4)
-        .filter_map(|line| line.split_whitespace().nth(5)?.parse().ok())
-        .collect();
+    let bytes: Vec<u64> =
+        epochs.lines().skip(4).filter_map(|line| line.split_whitespace().nth(5)?.parse().ok()).collect();
     match bytes.iter().max() {
         Some(most) if bytes.len() > 40 && *most < 400_000 => Ok(()),
         _ => Err(format!("{bytes:?}\n{epochs}").into()),
@@ -604,10 +632,8 @@ fn late_rows() -> Result {
     let script = folder.write("s.sql", &script)?.display().to_string();
     let output = buzz(&["run", &script, "--until-end"])?;
     let (rows, summary) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let sums: Vec<u64> = rows
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok()?["s"].as_u64())
-        .collect();
+    let sums: Vec<u64> =
+        rows.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?["s"].as_u64()).collect();
     if sums == [1, 10] && summary.contains("late: 1") { Ok(()) } else { Err(format!("{rows}{summary}").into()) }
 }
 
@@ -682,7 +708,11 @@ fn bad_rows() -> Result {
     folder.write("s.sql", &script(", bad_data='drop'"))?;
     let output = buzz(&["run", &path, "--until-end"])?;
     let (out, summary) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if out == "{\"v\":1}\n{\"v\":2}\n" && summary.contains("bad: 2") { Ok(()) } else { Err(format!("{out}{summary}").into()) }
+    if out == "{\"v\":1}\n{\"v\":2}\n" && summary.contains("bad: 2") {
+        Ok(())
+    } else {
+        Err(format!("{out}{summary}").into())
+    }
 }
 
 fn parquet_round_trip() -> Result {
@@ -718,7 +748,14 @@ fn check_names_stages() -> Result {
     let script = format!("{TUTORIAL}SELECT count(*) AS n, tumble(interval '10 seconds') AS w FROM nexmark GROUP BY w;");
     let path = folder.write("s.sql", &script)?.display().to_string();
     let text = succeeds(&["check", &path])?;
-    for part in ["HBee", "HComb", "tumble(10 s)", "one row per key and slice of 10 s", "watermark: date_time", "epoch: every 1 s"] {
+    for part in [
+        "HBee",
+        "HComb",
+        "tumble(10 s)",
+        "one row per key and slice of 10 s",
+        "watermark: date_time",
+        "epoch: every 1 s",
+    ] {
         if !text.contains(part) {
             return Err(format!("`{part}` is not in\n{text}").into());
         }

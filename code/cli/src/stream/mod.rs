@@ -127,7 +127,16 @@ async fn epochs(state: &str, name: Option<String>, last: usize) -> Result<()> {
     let records = log.list(last).await?;
     let mut text = format!(
         "pipeline {name}, version {}\n{:>8}  {:24}  {:>12}  {:>12}  {:26}  {:>11}  {:>6}  {:>6}  {:>8}\n",
-        log.manifest().version, "epoch", "time", "rows in", "rows out", "watermark", "state bytes", "late", "bad", "seconds"
+        log.manifest().version,
+        "epoch",
+        "time",
+        "rows in",
+        "rows out",
+        "watermark",
+        "state bytes",
+        "late",
+        "bad",
+        "seconds"
     );
     for record in records {
         let metric = |key: &str| record.metrics.get(key).and_then(serde_json::Value::as_u64).unwrap_or_default();

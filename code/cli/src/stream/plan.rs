@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use buzz_connect::{OpenSource, Place, Sink, Stdout, WriteFormat, nullable, open_sink, open_source};
+use buzz_connect::{BadData, OpenSource, Place, Sink, Stdout, WriteFormat, nullable, open_sink, open_source};
 use buzz_protocol::{QueryError, Result};
 use buzz_stream::{Pipeline, Script, SourceInput, TableDefinition, declared_columns};
 use serde_json::Value;
@@ -51,7 +51,8 @@ pub(super) async fn open_table(
     offset: Option<&Value>,
 ) -> Result<OpenSource> {
     let table = script.table(name);
-    let table = table.ok_or_else(|| QueryError::invalid(format!("table `{name}` is not declared; add CREATE TABLE")))?;
+    let table =
+        table.ok_or_else(|| QueryError::invalid(format!("table `{name}` is not declared; add CREATE TABLE")))?;
     let columns = declared_columns(table).await?.map(|schema| read_columns(table, &schema));
     open_source(name, &table.options, columns, place, offset).await
 }
@@ -98,13 +99,18 @@ pub(super) async fn plan(text: &str, parallelism: usize, until_end: bool, pipeli
             continue;
         }
         if written.contains(name) {
-            return Err(QueryError::invalid(format!("INSERT INTO {name}: the table is a source; declare type = 'sink'")));
+            return Err(QueryError::invalid(format!(
+                "INSERT INTO {name}: the table is a source; declare type = 'sink'"
+            )));
         }
-        let opened = open_table(&script, name, &place, None).await.map_err(|error| error.at(format!("table {name}")))?;
+        let opened =
+            open_table(&script, name, &place, None).await.map_err(|error| error.at(format!("table {name}")))?;
         let input = SourceInput {
             schema: opened.source.schema(),
             time_column: opened.time_column.clone(),
             delay: opened.delay,
+            late_side: opened.late_side,
+            bad_side: opened.bad_data == BadData::Side,
         };
         inputs.insert(name.to_string(), input);
         sources.insert(name.to_string(), opened);
@@ -118,9 +124,9 @@ pub(super) async fn plan(text: &str, parallelism: usize, until_end: bool, pipeli
     }
     let setting = |key: &str| script.settings.get(key).map(String::as_str);
     let parallelism = match setting("parallelism") {
-        Some(text) if parallelism == 0 => text.parse().map_err(|_| {
-            QueryError::invalid(format!("SET parallelism = '{text}': a number is required"))
-        })?,
+        Some(text) if parallelism == 0 => text
+            .parse()
+            .map_err(|_| QueryError::invalid(format!("SET parallelism = '{text}': a number is required")))?,
         _ => parallelism,
     };
     let epoch_nanos = match setting("epoch") {
@@ -143,8 +149,7 @@ pub(super) async fn plan(text: &str, parallelism: usize, until_end: bool, pipeli
     let pipeline = Pipeline::plan(&script, &inputs, &sink_columns, parallelism.max(1)).await?;
     let read = pipeline.sources();
     sources.retain(|name, _| read.contains(name.as_str()));
-    let targets: Vec<String> =
-        pipeline.outputs().map(|(into, _)| into.unwrap_or(STDOUT).to_string()).collect();
+    let targets: Vec<String> = pipeline.outputs().map(|(into, _)| into.unwrap_or(STDOUT).to_string()).collect();
     if targets.iter().any(|target| target == STDOUT) && !sinks.contains_key(STDOUT) {
         sinks.insert(STDOUT.to_string(), Arc::new(Stdout { format: WriteFormat::Json }));
     }

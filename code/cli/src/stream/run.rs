@@ -197,7 +197,9 @@ impl Runner {
 
     /// Fails if a source has no end.
     fn check_ends(&self) -> Result<()> {
-        for (name, table) in self.planned.sources.keys().filter_map(|name| Some((name, self.planned.script.table(name)?))) {
+        for (name, table) in
+            self.planned.sources.keys().filter_map(|name| Some((name, self.planned.script.table(name)?)))
+        {
             let generated = matches!(table.option("connector"), Some("nexmark" | "impulse"));
             let bounded = ["events", "message_count", "runtime"].iter().any(|key| table.option(key).is_some());
             if generated && !bounded {
@@ -275,10 +277,13 @@ impl Runner {
                 *silent = Instant::now();
             }
             let idle = opened.idle_timeout.is_some_and(|nanos| silent.elapsed() >= Duration::from_nanos(nanos as u64));
-            let idle = if idle { read.partitions.iter().map(|(name, _)| name.clone()).collect() } else { Default::default() };
+            let idle =
+                if idle { read.partitions.iter().map(|(name, _)| name.clone()).collect() } else { Default::default() };
             (more, ended, rows_in) = (more | read.more, ended & read.ended, rows_in + rows);
             if !read.bad.is_empty() {
                 bad.insert(name.clone(), read.bad.len() as u64);
+                let rows = read.bad.into_iter().map(|row| (row.text, row.reason)).collect();
+                input.bad.insert(name.clone(), rows);
             }
             input.sources.insert(name.clone(), SourceRows { partitions: read.partitions, ended: read.ended, idle });
         }
@@ -315,7 +320,13 @@ impl Runner {
     }
 
     /// Returns the record of the next epoch, without its files.
-    fn record_of(&self, output: &EpochOutput, late: BTreeMap<String, u64>, bad: BTreeMap<String, u64>, at_ms: i64) -> Record {
+    fn record_of(
+        &self,
+        output: &EpochOutput,
+        late: BTreeMap<String, u64>,
+        bad: BTreeMap<String, u64>,
+        at_ms: i64,
+    ) -> Record {
         let mut record = Record {
             epoch: self.record.epoch + 1,
             by: self.by.clone(),
@@ -405,7 +416,8 @@ impl Runner {
         for (stage, schema) in pipeline.stages() {
             let watermark = self.state.watermarks[stage.statement];
             let name = stage.to_string();
-            let mut files: Vec<StateFile> = self.record.state.iter().filter(|file| file.stage == name).cloned().collect();
+            let mut files: Vec<StateFile> =
+                self.record.state.iter().filter(|file| file.stage == name).cloned().collect();
             files.retain(|file| file.slices.is_none_or(|(_, end)| !pipeline.is_closed(stage, end, watermark)));
             let delta = output.deltas.iter().find(|delta| delta.stage == stage);
             let (kept_rows, _) = pipeline.size(&self.state, stage);

@@ -17,8 +17,9 @@ pub(super) fn open(uri: &str, sync: bool) -> Result<(Arc<dyn ObjectStore>, Path)
     if sync {
         return Ok((buzz_epoch::synced_folder(folder)?, Path::default()));
     }
-    let failed =
-        |error: &dyn std::fmt::Display| QueryError::data(format!("folder `{}` cannot be used: {error}", folder.display()));
+    let failed = |error: &dyn std::fmt::Display| {
+        QueryError::data(format!("folder `{}` cannot be used: {error}", folder.display()))
+    };
     std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
     let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| failed(&error))?;
     Ok((Arc::new(store), Path::default()))
@@ -37,6 +38,8 @@ pub(super) async fn only_pipeline(store: &Arc<dyn ObjectStore>, root: &Path) -> 
     match names.as_slice() {
         [name] => Ok(name.clone()),
         [] => Err(QueryError::invalid("the state has no pipeline; start one with `buzz stream run FILE --state URI`")),
-        names => Err(QueryError::invalid(format!("the state has pipelines {}; choose one with --name", names.join(", ")))),
+        names => {
+            Err(QueryError::invalid(format!("the state has pipelines {}; choose one with --name", names.join(", "))))
+        }
     }
 }

@@ -84,10 +84,9 @@ pub(crate) fn decode_lines(
                         good.extend_from_slice(line);
                         good.push(b'\n');
                     }
-                    Err(error) => decoded.bad.push(BadRow {
-                        text: String::from_utf8_lossy(line).into_owned(),
-                        reason: error.to_string(),
-                    }),
+                    Err(error) => decoded
+                        .bad
+                        .push(BadRow { text: String::from_utf8_lossy(line).into_owned(), reason: error.to_string() }),
                 }
             }
             if decoded.bad.is_empty() {

@@ -95,7 +95,9 @@ impl FileSource {
             return match self.store.head(&self.path).await {
                 Ok(meta) => Ok(vec![meta]),
                 Err(object_store::Error::NotFound { .. }) if self.follow => Ok(Vec::new()),
-                Err(object_store::Error::NotFound { .. }) => Err(QueryError::data(format!("file `{}` does not exist", self.path))),
+                Err(object_store::Error::NotFound { .. }) => {
+                    Err(QueryError::data(format!("file `{}` does not exist", self.path)))
+                }
                 Err(error) => Err(error.into()),
             };
         }

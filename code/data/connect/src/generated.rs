@@ -38,7 +38,8 @@ impl GeneratedSource {
     /// `Data` if the offset is not one of a generator.
     pub fn resume(&mut self, offset: &Value) -> Result<()> {
         let number = |key: &str| offset.get(key).cloned().unwrap_or(Value::Null);
-        self.next = number("next").as_u64().ok_or_else(|| QueryError::data(format!("offset {offset} has no `next`")))?;
+        self.next =
+            number("next").as_u64().ok_or_else(|| QueryError::data(format!("offset {offset} has no `next`")))?;
         self.base = number("base").as_i64().or(self.base);
         Ok(())
     }

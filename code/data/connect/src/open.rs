@@ -39,6 +39,8 @@ pub struct OpenSource {
     pub idle_timeout: Option<i64>,
     /// Treatment of rows that cannot be decoded.
     pub bad_data: BadData,
+    /// Late rows are readable as a table of their own.
+    pub late_side: bool,
 }
 
 /// How files of a script are found.
@@ -67,10 +69,18 @@ pub async fn open_source(
     let bad_data = match options.text(&["bad_data"]).as_deref() {
         None | Some("fail") => BadData::Fail,
         Some("drop") => BadData::Drop,
+        Some("side") => BadData::Side,
         Some(other) => {
             return Err(QueryError::invalid(format!(
-                "option `bad_data` of table `{name}` is `{other}`; use fail or drop"
+                "option `bad_data` of table `{name}` is `{other}`; use fail, drop or side"
             )));
+        }
+    };
+    let late_side = match options.text(&["late"]).as_deref() {
+        None | Some("drop") => false,
+        Some("side") => true,
+        Some(other) => {
+            return Err(QueryError::invalid(format!("option `late` of table `{name}` is `{other}`; use drop or side")));
         }
     };
     let mut opened = match connector {
@@ -89,6 +99,7 @@ pub async fn open_source(
     options.finish()?;
     opened.idle_timeout = idle_timeout;
     opened.bad_data = bad_data;
+    opened.late_side = late_side;
     Ok(opened)
 }
 
@@ -99,11 +110,12 @@ fn generated(
     place: &Place,
     offset: Option<&Value>,
 ) -> Result<OpenSource> {
-    let rate: f64 = match (options.number(&["event_rate", "events_per_second"])?, options.duration(&["event_time_interval"])?) {
-        (Some(rate), _) => rate,
-        (None, Some(interval)) => 1e9 / interval.max(1) as f64,
-        (None, None) => 100.0,
-    };
+    let rate: f64 =
+        match (options.number(&["event_rate", "events_per_second"])?, options.duration(&["event_time_interval"])?) {
+            (Some(rate), _) => rate,
+            (None, Some(interval)) => 1e9 / interval.max(1) as f64,
+            (None, None) => 100.0,
+        };
     if !(rate > 0.0 && rate.is_finite()) {
         return Err(QueryError::invalid(format!("`event_rate` of table `{}` must be above zero", options.table())));
     }
@@ -165,6 +177,7 @@ fn generated(
         delay: disorder_nanos,
         idle_timeout: None,
         bad_data: BadData::Fail,
+        late_side: false,
     })
 }
 
@@ -202,7 +215,7 @@ async fn files(
     if let Some(offset) = offset {
         source.resume(offset)?;
     }
-    Ok(OpenSource { source: Box::new(source), time_column: None, delay: 0, idle_timeout: None, bad_data })
+    Ok(OpenSource { source: Box::new(source), time_column: None, delay: 0, idle_timeout: None, bad_data, late_side: false })
 }
 
 fn format_name(options: &mut Options, connector: &str) -> Result<String> {
@@ -322,8 +335,7 @@ pub fn store(uri: &str, base: &std::path::Path, create: bool) -> Result<(Arc<dyn
     let invalid = |error: &dyn std::fmt::Display| QueryError::invalid(format!("`{uri}` cannot be used: {error}"));
     if uri.contains("://") && !uri.starts_with("file://") {
         let parsed = url::Url::parse(uri).map_err(|error| invalid(&error))?;
-        let (store, path) =
-            object_store::parse_url_opts(&parsed, std::env::vars()).map_err(|error| invalid(&error))?;
+        let (store, path) = object_store::parse_url_opts(&parsed, std::env::vars()).map_err(|error| invalid(&error))?;
         return Ok((Arc::from(store), path));
     }
     let local = base.join(uri.trim_start_matches("file://"));

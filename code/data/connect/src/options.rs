@@ -13,16 +13,8 @@ pub struct Options {
 }
 
 /// Options that a pipeline reads itself.
-const COMMON: [&str; 8] = [
-    "connector",
-    "type",
-    "format",
-    "event_time_field",
-    "event_time",
-    "watermark_field",
-    "idle_timeout",
-    "bad_data",
-];
+const COMMON: [&str; 8] =
+    ["connector", "type", "format", "event_time_field", "event_time", "watermark_field", "idle_timeout", "bad_data"];
 
 impl Options {
     /// Takes the options of `table`.
@@ -60,7 +52,10 @@ impl Options {
     pub fn number<T: std::str::FromStr>(&mut self, keys: &[&str]) -> Result<Option<T>> {
         let Some(text) = self.text(keys) else { return Ok(None) };
         let number = text.trim().parse().map_err(|_| {
-            QueryError::invalid(format!("option `{}` of table `{}` is `{text}`; a number is required", keys[0], self.table))
+            QueryError::invalid(format!(
+                "option `{}` of table `{}` is `{text}`; a number is required",
+                keys[0], self.table
+            ))
         })?;
         Ok(Some(number))
     }
@@ -140,7 +135,14 @@ mod tests {
         let parsed = ["5s", "200 ms", "1 minute", "2", "0.5s", "x"].map(parse_duration);
         assert_eq!(
             parsed,
-            [Some(5_000_000_000), Some(200_000_000), Some(60_000_000_000), Some(2_000_000_000), Some(500_000_000), None]
+            [
+                Some(5_000_000_000),
+                Some(200_000_000),
+                Some(60_000_000_000),
+                Some(2_000_000_000),
+                Some(500_000_000),
+                None
+            ]
         );
     }
 

@@ -245,9 +245,9 @@ impl Folder {
         let schema = rows.schema();
         let mut texts = Vec::new();
         for name in &self.partition_by {
-            let column = rows.column_by_name(name).ok_or_else(|| {
-                QueryError::invalid(format!("partition column `{name}` is not a column of the rows"))
-            })?;
+            let column = rows
+                .column_by_name(name)
+                .ok_or_else(|| QueryError::invalid(format!("partition column `{name}` is not a column of the rows")))?;
             texts.push(match column.data_type() {
                 DataType::Struct(_) | DataType::List(_) => {
                     return Err(QueryError::invalid(format!("column `{name}` has a nested type and cannot partition")));

@@ -56,4 +56,6 @@ pub enum BadData {
     Fail,
     /// Count the row and leave it out.
     Drop,
+    /// Count the row, leave it out, and make it readable as a table of its own.
+    Side,
 }

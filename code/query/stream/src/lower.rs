@@ -22,8 +22,8 @@ use datafusion::functions::core::expr_fn::{coalesce, get_field};
 use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
-    Aggregate, Distinct, Expr, ExprSchemable, Filter, Join, LogicalPlan, LogicalPlanBuilder, Operator, Projection, Sort,
-    SubqueryAlias, TableScan, Union, Unnest, Window, WindowFunctionDefinition, lit,
+    Aggregate, Distinct, Expr, ExprSchemable, Filter, Join, LogicalPlan, LogicalPlanBuilder, Operator, Projection,
+    Sort, SubqueryAlias, TableScan, Union, Unnest, Window, WindowFunctionDefinition, lit,
 };
 
 use crate::feed::FeedTable;
@@ -98,7 +98,8 @@ pub(crate) struct Lowered {
     pub(crate) above: LogicalPlan,
 }
 
-/// Lowers `plan`. Slots are named `slot <prefix>.<number>`.
+/// Lowers `plan`. Slots are named `slot <prefix>.<number>`. With `on_close`, rows that belong to no window are kept until
+/// the watermark has passed their time.
 ///
 /// # Errors
 /// `Invalid`, naming the clause, the reason and a remedy, if the statement cannot run over streams.
@@ -106,21 +107,18 @@ pub(crate) fn lower(
     plan: &LogicalPlan,
     sources: &BTreeMap<String, SourceScan>,
     prefix: &str,
+    on_close: bool,
 ) -> Result<Lowered> {
     // Hopping windows are first planned by slices. If the statement reads the window before it groups by it, each row
     // is repeated per window instead.
-    let mut lowering = Lowering { sources, prefix, repeat: false, needs_repeat: false, stages: Vec::new() };
-    match lowering.statement(plan) {
-        Err(_) if lowering.needs_repeat => {
-            let mut lowering = Lowering { sources, prefix, repeat: true, needs_repeat: false, stages: Vec::new() };
-            let above = lowering.statement(plan)?;
-            Ok(Lowered { stages: lowering.stages, above })
-        }
-        above => {
-            let above = above?;
-            Ok(Lowered { stages: lowering.stages, above })
-        }
+    let attempt = |repeat| Lowering { sources, prefix, repeat, needs_repeat: false, on_close, stages: Vec::new() };
+    let mut lowering = attempt(false);
+    let mut above = lowering.statement(plan);
+    if above.is_err() && lowering.needs_repeat {
+        lowering = attempt(true);
+        above = lowering.statement(plan);
     }
+    Ok(Lowered { above: above?, stages: lowering.stages })
 }
 
 /// A column that holds a window or a part of one.
@@ -238,14 +236,24 @@ struct Lowering<'a> {
     repeat: bool,
     /// Set with an error that `repeat` avoids.
     needs_repeat: bool,
+    /// Keeps rows until the watermark has passed them.
+    on_close: bool,
     stages: Vec<StageDraft>,
 }
 
 impl Lowering<'_> {
     fn statement(&mut self, plan: &LogicalPlan) -> Result<LogicalPlan> {
-        let flow = self.lower(plan)?;
+        let mut flow = self.lower(plan)?;
         if !flow.streaming {
             return Err(QueryError::invalid("the statement reads no stream; run it with `buzz sql`"));
+        }
+        if self.on_close && self.stages.is_empty() {
+            // A window of a microsecond closes when the watermark has passed it.
+            let spec = WindowSpec::Hop { slide: 1_000, width: 1_000 };
+            let window =
+                WindowColumn { spec, part: Part::Start, closed: false, pending: false, repeated: false };
+            let slice = slice_udf().call(vec![flow.time(), lit(1_000_i64)]);
+            flow = self.buffer(flow, &slice, window)?;
         }
         for index in 0..flow.width() - 1 {
             self.materialized(&flow, index)?;
@@ -400,7 +408,8 @@ impl Lowering<'_> {
                         Some(position) if input.times.contains(&position) => {
                             // The end of a closed window is later than the time of its row, so it may replace it.
                             let replaces = input.windows.contains_key(&position);
-                            Ok(replaces.then(|| time.clone().cast_to(&time_type(), input.plan.schema()))
+                            Ok(replaces
+                                .then(|| time.clone().cast_to(&time_type(), input.plan.schema()))
                                 .transpose()
                                 .unwrap_or_default())
                         }
@@ -453,15 +462,13 @@ impl Lowering<'_> {
                     WindowSpec::Hop { slide, width } if slide == width => {
                         Ok(Transformed::yes(window_udf().call(vec![time, lit(width)])))
                     }
-                    WindowSpec::Hop { slide, width } if self.repeat => {
-                        match repeat_rows(input, time, slide, width) {
-                            Ok(column) => Ok(Transformed::yes(column)),
-                            Err(error) => {
-                                failure = Some(error);
-                                Ok(Transformed::no(node))
-                            }
+                    WindowSpec::Hop { slide, width } if self.repeat => match repeat_rows(input, time, slide, width) {
+                        Ok(column) => Ok(Transformed::yes(column)),
+                        Err(error) => {
+                            failure = Some(error);
+                            Ok(Transformed::no(node))
                         }
-                    }
+                    },
                     spec => {
                         failure = Some(self.pending_error(spec));
                         Ok(Transformed::no(node))
@@ -679,20 +686,24 @@ impl Lowering<'_> {
         }
         let start = window_start(expr.clone().unalias_nested().data, window.part, width);
         let start = start.cast_to(&time_type(), flow.plan.schema())?;
-        let mut exprs: Vec<Expr> = (0..flow.width()).map(|index| flow.column(index).alias(format!("c{index}"))).collect();
+        let mut exprs: Vec<Expr> =
+            (0..flow.width()).map(|index| flow.column(index).alias(format!("c{index}"))).collect();
         exprs.push(start.alias(SLICE));
         let below = LogicalPlanBuilder::from(flow.plan.clone()).project(exprs)?.build()?;
         let last = flow.width() - 1;
         let schema = slot_schema(flow.plan.schema().fields().iter().take(last).map(|field| field.data_type().clone()));
         let names: Vec<_> = flow.plan.schema().iter().take(last).map(|(q, f)| (q.cloned(), f.name().clone())).collect();
-        let plan = self.cut(StageDraft {
-            slot: String::new(),
-            spec: window.spec,
-            kind: StageKind::Buffer,
-            below,
-            schema,
-            clause: format!("rows of {}", window.spec),
-        }, &names)?;
+        let plan = self.cut(
+            StageDraft {
+                slot: String::new(),
+                spec: window.spec,
+                kind: StageKind::Buffer,
+                below,
+                schema,
+                clause: format!("rows of {}", window.spec),
+            },
+            &names,
+        )?;
         // Rows with the window of `expr` are now emitted together.
         let mut windows = flow.windows;
         for known in windows.values_mut() {
@@ -778,12 +789,7 @@ impl Lowering<'_> {
     }
 
     /// An aggregate over closed windows that groups by the window: a batch operator.
-    fn closed_aggregate(
-        &mut self,
-        aggregate: &Aggregate,
-        input: Flow,
-        keys: &[Option<WindowColumn>],
-    ) -> Result<Flow> {
+    fn closed_aggregate(&mut self, aggregate: &Aggregate, input: Flow, keys: &[Option<WindowColumn>]) -> Result<Flow> {
         self.plain("GROUP BY of closed windows", &aggregate.group_expr, &input)?;
         let mut aggregates = aggregate.aggr_expr.clone();
         aggregates.push(max(input.time()).alias(TIME));
@@ -841,14 +847,17 @@ impl Lowering<'_> {
         let below = LogicalPlan::Aggregate(Aggregate::try_new(Arc::new(input.plan), groups, aggregates)?);
         let mut clause: Vec<String> = aggregate.aggr_expr.iter().map(|expr| expr.human_display().to_string()).collect();
         clause.push(format!("by {}", window.spec));
-        let plan = self.cut(StageDraft {
-            slot: String::new(),
-            spec: window.spec,
-            kind: StageKind::Fold { window_index, outputs, exact },
-            below,
-            schema,
-            clause: clause.join(", "),
-        }, &names)?;
+        let plan = self.cut(
+            StageDraft {
+                slot: String::new(),
+                spec: window.spec,
+                kind: StageKind::Fold { window_index, outputs, exact },
+                below,
+                schema,
+                clause: clause.join(", "),
+            },
+            &names,
+        )?;
         let times = local_ends(&windows);
         Ok(Flow { plan, streaming: true, windows, times, pairs: Vec::new() })
     }
@@ -1026,10 +1035,14 @@ fn check_expression(expr: &Expr) -> Result<()> {
                 ));
             }
             Expr::OuterReferenceColumn(..) => {
-                failure = Some(refused("a correlated subquery", "it is not supported over streams", "write it as a JOIN"));
+                failure =
+                    Some(refused("a correlated subquery", "it is not supported over streams", "write it as a JOIN"));
             }
             Expr::ScalarFunction(function)
-                if matches!(function.name(), "now" | "current_date" | "current_time" | "current_timestamp" | "today") =>
+                if matches!(
+                    function.name(),
+                    "now" | "current_date" | "current_time" | "current_timestamp" | "today"
+                ) =>
             {
                 failure = Some(refused(
                     &format!("{}()", function.name()),

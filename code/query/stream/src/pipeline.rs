@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, TimestampNanosecondArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, TimestampNanosecondArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampNanosecondType};
 use buzz_protocol::{QueryError, Result};
@@ -36,7 +36,16 @@ pub struct SourceInput {
     pub time_column: Option<String>,
     /// How late rows of that column may be, in nanoseconds.
     pub delay: i64,
+    /// Late rows can be read as table `<name>__late`.
+    pub late_side: bool,
+    /// Rows that could not be decoded can be read as table `<name>__bad`.
+    pub bad_side: bool,
 }
+
+/// Suffix of the table of late rows.
+const LATE: &str = "__late";
+/// Suffix of the table of rows that could not be decoded.
+const BAD: &str = "__bad";
 
 /// A planned script.
 pub struct Pipeline {
@@ -93,6 +102,8 @@ pub struct EpochInput {
     pub now: i64,
     /// Rows by source.
     pub sources: BTreeMap<String, SourceRows>,
+    /// Rows that could not be decoded, by source: the text and the reason.
+    pub bad: BTreeMap<String, Vec<(String, String)>>,
 }
 
 /// The rows that a source read for an epoch.
@@ -229,6 +240,20 @@ impl Pipeline {
                 prepare(&context, name, table, input).await.map_err(|error| error.at(format!("table {name}")))?;
             let feed = FeedTable { name: source_feed(name), schema: visible };
             context.register_table(quoted(name), Arc::new(feed))?;
+            if input.late_side {
+                let side = format!("{name}{LATE}");
+                let feed = FeedTable { name: source_feed(&side), schema: Arc::new(source.visible()) };
+                context.register_table(quoted(&side), Arc::new(feed))?;
+                scans.insert(side, SourceScan { time_column: None, ..scan.clone() });
+            }
+            if input.bad_side {
+                let side = format!("{name}{BAD}");
+                let mut fields = vec![Field::new("text", DataType::Utf8, true), Field::new("reason", DataType::Utf8, true)];
+                let feed = FeedTable { name: source_feed(&side), schema: Arc::new(Schema::new(fields.clone())) };
+                context.register_table(quoted(&side), Arc::new(feed))?;
+                fields.push(Field::new(TIME, time_type(), true));
+                scans.insert(side, SourceScan { schema: Arc::new(Schema::new(fields)), time_column: None });
+            }
             prepared.insert(name.clone(), source);
             scans.insert(name.clone(), scan);
         }
@@ -242,23 +267,27 @@ impl Pipeline {
                 Some(into) => format!("INSERT INTO {into}"),
                 None => "SELECT".to_string(),
             };
-            if output.on_close && !mentions_window(&output.query) {
-                return Err(QueryError::invalid(
-                    "EMIT ON WINDOW CLOSE requires a window; group by tumble, hop or session, or remove it",
-                )
-                .at(place));
-            }
             let planned = async {
                 let plan = logical(&context, &output.query).await?;
                 let target = output.into.as_ref().and_then(|into| sinks.get(into));
                 let plan = into_columns(plan, &output.columns, target)?;
-                let lowered = lower(&plan, &scans, &index.to_string())?;
+                let lowered = lower(&plan, &scans, &index.to_string(), output.on_close)?;
                 let mut stages = Vec::new();
                 for draft in &lowered.stages {
                     stages.push(Arc::new(Stage::plan(draft, &context.state()).await?));
                 }
                 let mut read = BTreeSet::new();
                 collect_sources(&plan, &mut read);
+                let side = read.iter().find(|name| !sources.contains_key(*name)).cloned();
+                if let Some(side) = side {
+                    if !stages.is_empty() {
+                        return Err(QueryError::invalid(format!(
+                            "a window over `{side}` cannot run: its rows are late for all windows; select them as they are"
+                        )));
+                    }
+                    // Rows of a side table come with those of its source.
+                    read = read.iter().map(|name| source_of(name, sources).to_string()).collect();
+                }
                 let above = context.state().create_physical_plan(&lowered.above).await?;
                 Ok::<_, QueryError>(Statement {
                     into: output.into.clone(),
@@ -275,9 +304,10 @@ impl Pipeline {
 
     /// Returns the empty state.
     pub fn start(&self) -> State {
-        let stages = self.statements.iter().map(|statement| {
-            statement.stages.iter().map(|_| StageState::new(self.parallelism)).collect()
-        });
+        let stages = self
+            .statements
+            .iter()
+            .map(|statement| statement.stages.iter().map(|_| StageState::new(self.parallelism)).collect());
         State {
             stages: stages.collect(),
             sources: self.sources.keys().map(|name| (name.clone(), SourceTime::default())).collect(),
@@ -295,17 +325,14 @@ impl Pipeline {
         self.statements.iter().flat_map(|statement| statement.sources.iter().map(String::as_str)).collect()
     }
 
-    /// Returns the columns of a source, then its event time.
-    pub fn source_schema(&self, name: &str) -> Option<SchemaRef> {
-        self.sources.get(name).map(|source| Arc::clone(&source.schema))
-    }
-
     /// Returns the stages and the columns of their state.
     pub fn stages(&self) -> impl Iterator<Item = (StageId, SchemaRef)> {
         self.statements.iter().enumerate().flat_map(|(statement, planned)| {
-            planned.stages.iter().enumerate().map(move |(stage, planned)| {
-                (StageId { statement, stage }, Arc::clone(&planned.state_schema))
-            })
+            planned
+                .stages
+                .iter()
+                .enumerate()
+                .map(move |(stage, planned)| (StageId { statement, stage }, Arc::clone(&planned.state_schema)))
         })
     }
 
@@ -326,12 +353,19 @@ impl Pipeline {
             }
             feeds.insert(source_feed(name), spread(prepared.batches, self.parallelism.max(2)));
         }
+        for name in self.sources.keys() {
+            let late = self.late(name, &feeds[&source_feed(name)], &state.watermarks)?;
+            feeds.insert(source_feed(&format!("{name}{LATE}")), vec![late.clone()]);
+            feeds.insert(source_feed(&format!("{name}{BAD}")), vec![bad_rows(input.bad.get(name), input.now)?]);
+            if !late.is_empty() {
+                output.late.insert(name.clone(), late);
+            }
+        }
         let context = self.context.task_ctx();
         for (index, statement) in self.statements.iter().enumerate() {
             let before = state.watermarks[index];
             let marks = statement.sources.iter().map(|name| state.sources[name].watermark.unwrap_or(i64::MIN));
             let watermark = marks.min().unwrap_or(END_OF_TIME).max(before);
-            self.count_late(statement, &feeds, before, &mut output)?;
             let rows = statement.run(index, &mut state.stages[index], &feeds, before, watermark, &context, &mut output);
             output.rows[index] = rows.await?;
             state.watermarks[index] = watermark;
@@ -339,39 +373,34 @@ impl Pipeline {
         Ok(output)
     }
 
-    fn count_late(
-        &self,
-        statement: &Statement,
-        feeds: &BTreeMap<String, Rows>,
-        before: i64,
-        output: &mut EpochOutput,
-    ) -> Result<()> {
-        if before == i64::MIN {
-            return Ok(());
+    /// Returns the rows of a source of which all windows were closed in at least one stage that reads it. `watermarks`
+    /// are those of the statements before the epoch.
+    fn late(&self, name: &str, rows: &Rows, watermarks: &[i64]) -> Result<Vec<RecordBatch>> {
+        let mut specs: Vec<(WindowSpec, i64)> = Vec::new();
+        for (statement, &before) in self.statements.iter().zip(watermarks) {
+            if before == i64::MIN || !statement.sources.contains(name) {
+                continue;
+            }
+            let feed = source_feed(name);
+            let reading = statement.stages.iter().filter(|stage| crate::feed::names(&stage.input()).contains(&feed));
+            specs.extend(reading.map(|stage| (stage.spec, before)));
         }
-        let specs: BTreeSet<_> = statement.stages.iter().map(|stage| stage.spec).map(SpecKey).collect();
-        for name in &statement.sources {
-            for batch in feeds[&source_feed(name)].iter().flatten() {
-                let times = batch.column(batch.num_columns() - 1).as_primitive::<TimestampNanosecondType>();
-                if times.values().iter().all(|&time| time >= before) {
-                    continue;
-                }
-                let late: BooleanArray = times
-                    .iter()
-                    .map(|time| {
-                        let closed = |spec: WindowSpec, time| {
-                            spec.last_end(time).is_some_and(|end| spec.is_closed(end, before))
-                        };
-                        Some(time.is_some_and(|time| specs.iter().any(|spec| closed(spec.0, time))))
-                    })
-                    .collect();
-                let late = filter_record_batch(batch, &late)?;
-                if late.num_rows() > 0 {
-                    output.late.entry(name.clone()).or_default().push(late);
-                }
+        let Some(newest) = specs.iter().map(|(_, before)| *before).max() else { return Ok(Vec::new()) };
+        let mut late = Vec::new();
+        for batch in rows.iter().flatten() {
+            let times = batch.column(batch.num_columns() - 1).as_primitive::<TimestampNanosecondType>();
+            if times.null_count() == 0 && times.values().iter().all(|&time| time >= newest) {
+                continue;
+            }
+            let is_late = |time: i64| {
+                specs.iter().any(|&(spec, before)| spec.last_end(time).is_some_and(|end| spec.is_closed(end, before)))
+            };
+            let mask: BooleanArray = times.iter().map(|time| Some(time.is_some_and(is_late))).collect();
+            if mask.true_count() > 0 {
+                late.push(filter_record_batch(batch, &mask)?);
             }
         }
-        Ok(())
+        Ok(late)
     }
 
     /// Returns all state rows of a stage.
@@ -400,9 +429,10 @@ impl Pipeline {
     /// Sets the watermarks of statements from those of their sources, after the state was loaded.
     pub fn set_watermarks(&self, state: &mut State) {
         for (index, statement) in self.statements.iter().enumerate() {
-            let marks = statement.sources.iter().map(|name| {
-                state.sources.get(name).and_then(|time| time.watermark).unwrap_or(i64::MIN)
-            });
+            let marks = statement
+                .sources
+                .iter()
+                .map(|name| state.sources.get(name).and_then(|time| time.watermark).unwrap_or(i64::MIN));
             state.watermarks[index] = marks.min().unwrap_or(i64::MIN);
         }
     }
@@ -464,7 +494,8 @@ impl Pipeline {
                     stage.kept()
                 ));
             }
-            let kind = if statement.stages.is_empty() { "map (HBee, no state)" } else { "closed windows (HComb, no state)" };
+            let kind =
+                if statement.stages.is_empty() { "map (HBee, no state)" } else { "closed windows (HComb, no state)" };
             text.push_str(&format!("  {kind}: reads {}, emits rows\n", list(&feeds_of(&statement.above))));
             if plans {
                 for line in displayable(statement.above.as_ref()).indent(false).to_string().lines() {
@@ -476,24 +507,23 @@ impl Pipeline {
     }
 }
 
-/// Orders window specifications so that they fit in a set.
-#[derive(PartialEq, Eq)]
-struct SpecKey(WindowSpec);
-
-impl Ord for SpecKey {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        let key = |spec: &Self| match spec.0 {
-            WindowSpec::Hop { slide, width } => (0, slide, width),
-            WindowSpec::Session { gap } => (1, gap, 0),
-        };
-        key(self).cmp(&key(other))
-    }
+/// Returns the source of a side table, or the name itself.
+fn source_of<'a>(name: &'a str, sources: &BTreeMap<String, SourceInput>) -> &'a str {
+    let base = name.strip_suffix(LATE).or_else(|| name.strip_suffix(BAD));
+    base.filter(|base| !sources.contains_key(name) && sources.contains_key(*base)).unwrap_or(name)
 }
 
-impl PartialOrd for SpecKey {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
+/// Rows that could not be decoded, as a batch of `(text, reason, time)`.
+fn bad_rows(rows: Option<&Vec<(String, String)>>, now: i64) -> Result<Vec<RecordBatch>> {
+    let Some(rows) = rows.filter(|rows| !rows.is_empty()) else { return Ok(Vec::new()) };
+    let texts: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(text, _)| text)));
+    let reasons: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, reason)| reason)));
+    let times: ArrayRef = Arc::new(TimestampNanosecondArray::from_value(now, rows.len()));
+    Ok(vec![RecordBatch::try_from_iter_with_nullable([
+        ("text", texts, true),
+        ("reason", reasons, true),
+        (TIME, times, true),
+    ])?])
 }
 
 fn list<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
@@ -537,7 +567,9 @@ impl Statement {
 }
 
 fn reads_rows(plan: &Arc<dyn ExecutionPlan>, feeds: &BTreeMap<String, Rows>) -> bool {
-    crate::feed::names(plan).iter().any(|name| feeds.get(name).is_some_and(|rows| rows.iter().any(|part| !part.is_empty())))
+    crate::feed::names(plan)
+        .iter()
+        .any(|name| feeds.get(name).is_some_and(|rows| rows.iter().any(|part| !part.is_empty())))
 }
 
 impl Stage {
@@ -552,6 +584,12 @@ struct Prepared {
 }
 
 impl Source {
+    /// Returns the columns that a statement can name.
+    fn visible(&self) -> Schema {
+        let fields = &self.schema.fields()[..self.schema.fields().len() - 1];
+        Schema::new(fields.to_vec())
+    }
+
     /// Computes the columns and event times of the rows of an epoch, and moves the watermark.
     fn prepare(&self, rows: Option<&SourceRows>, time: &mut SourceTime, now: i64) -> Result<Prepared> {
         let mut prepared = Prepared { batches: Vec::new(), without_time: 0 };
@@ -656,20 +694,27 @@ async fn prepare(
     let column = |wanted: &str| {
         let found = exprs.iter().find(|(_, field)| field.name() == wanted);
         found.map(|(expr, _)| expr.clone()).ok_or_else(|| {
-            QueryError::invalid(format!("the event time `{wanted}` is not a column of `{name}`; declare it as TIMESTAMP"))
+            QueryError::invalid(format!(
+                "the event time `{wanted}` is not a column of `{name}`; declare it as TIMESTAMP"
+            ))
         })
     };
     let option = |keys: &[&str]| table.and_then(|table| keys.iter().find_map(|key| table.option(key)));
     let watermark = table.and_then(|table| table.watermark.clone());
     let time_column = match &watermark {
         Some((column, _)) => Some(column.clone()),
-        None => option(&["event_time_field", "event_time"])
-            .map(str::to_lowercase)
-            .or_else(|| input.time_column.clone().filter(|time| visible.field_with_name(time).is_ok() || raw.has_column_with_unqualified_name(time))),
+        None => option(&["event_time_field", "event_time"]).map(str::to_lowercase).or_else(|| {
+            input
+                .time_column
+                .clone()
+                .filter(|time| visible.field_with_name(time).is_ok() || raw.has_column_with_unqualified_name(time))
+        }),
     };
     let time = match &time_column {
         Some(name) if visible.field_with_name(name).is_ok() => Some(column(name)?),
-        Some(hidden) if raw.has_column_with_unqualified_name(hidden) => Some(Expr::Column(Column::new(Some(name), hidden))),
+        Some(hidden) if raw.has_column_with_unqualified_name(hidden) => {
+            Some(Expr::Column(Column::new(Some(name), hidden)))
+        }
         Some(missing) => Some(column(missing)?),
         None => None,
     };
@@ -685,7 +730,8 @@ async fn prepare(
             None => {
                 let field = time_column.clone().unwrap_or_default();
                 let delay = arrow::datatypes::IntervalMonthDayNano::new(0, 0, input.delay);
-                let delay = datafusion::logical_expr::lit(datafusion::common::ScalarValue::IntervalMonthDayNano(Some(delay)));
+                let delay =
+                    datafusion::logical_expr::lit(datafusion::common::ScalarValue::IntervalMonthDayNano(Some(delay)));
                 match input.delay {
                     0 => Some((time.clone(), field)),
                     nanos => Some((
@@ -757,7 +803,12 @@ async fn register_views(context: &SessionContext, script: &Script) -> Result<()>
         }
         let schema = declared_columns(table).await?.map(Arc::new);
         let columns = inserts[0].columns.clone();
-        waiting.push((table.name.clone(), schema, columns, inserts.iter().map(|output| output.query.clone()).collect()));
+        waiting.push((
+            table.name.clone(),
+            schema,
+            columns,
+            inserts.iter().map(|output| output.query.clone()).collect(),
+        ));
     }
     for view in &script.views {
         waiting.push((view.name.clone(), None, view.columns.clone(), vec![view.query.clone()]));
@@ -819,7 +870,8 @@ fn named_columns(plan: LogicalPlan, names: &[String], view: &str) -> Result<Logi
             plan.schema().fields().len()
         )));
     }
-    let columns: Vec<Expr> = plan.schema().columns().into_iter().zip(names).map(|(column, name)| Expr::Column(column).alias(name)).collect();
+    let columns: Vec<Expr> =
+        plan.schema().columns().into_iter().zip(names).map(|(column, name)| Expr::Column(column).alias(name)).collect();
     Ok(LogicalPlanBuilder::from(plan).project(columns)?.build()?)
 }
 
@@ -845,9 +897,10 @@ fn into_columns(plan: LogicalPlan, named: &[String], target: Option<&SchemaRef>)
             target.iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ")
         )));
     }
-    let exprs = columns.into_iter().zip(target).map(|(column, field)| {
-        cast(Expr::Column(column), field.data_type().clone()).alias(field.name())
-    });
+    let exprs = columns
+        .into_iter()
+        .zip(target)
+        .map(|(column, field)| cast(Expr::Column(column), field.data_type().clone()).alias(field.name()));
     Ok(LogicalPlanBuilder::from(plan).project(exprs.collect::<Vec<_>>())?.build()?)
 }
 
@@ -858,9 +911,4 @@ fn collect_sources(plan: &LogicalPlan, found: &mut BTreeSet<String>) {
     for input in plan.inputs() {
         collect_sources(input, found);
     }
-}
-
-fn mentions_window(query: &Query) -> bool {
-    let text = query.to_string().to_lowercase();
-    ["tumble(", "hop(", "session("].iter().any(|name| text.contains(name)) || text.contains("window")
 }

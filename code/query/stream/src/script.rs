@@ -188,12 +188,14 @@ impl Script {
             rest = &rest[3..];
         }
         let bad = || {
-            QueryError::invalid(
-                "CREATE SINK requires a name, AS SELECT … or FROM table, and WITH (connector = '…', …)",
-            )
+            QueryError::invalid("CREATE SINK requires a name, AS SELECT … or FROM table, and WITH (connector = '…', …)")
         };
         let [Token::Word(name), rest @ ..] = rest else { return Err(bad()) };
-        let name = normal(&datafusion::sql::sqlparser::ast::Ident { value: name.value.clone(), quote_style: name.quote_style, span: datafusion::sql::sqlparser::tokenizer::Span::empty() });
+        let name = normal(&datafusion::sql::sqlparser::ast::Ident {
+            value: name.value.clone(),
+            quote_style: name.quote_style,
+            span: datafusion::sql::sqlparser::tokenizer::Span::empty(),
+        });
         let (rest, options) = take_options(rest.to_vec())?;
         let options = options.ok_or_else(bad)?;
         let mut statement = match words(&rest, 1).first().map(String::as_str) {
@@ -243,7 +245,9 @@ impl Script {
                 _ => {}
             }
             match (depth, &token, elements.is_empty() && tail.is_empty()) {
-                (0, Token::RParen, _) => tail.push(Token::Whitespace(datafusion::sql::sqlparser::tokenizer::Whitespace::Space)),
+                (0, Token::RParen, _) => {
+                    tail.push(Token::Whitespace(datafusion::sql::sqlparser::tokenizer::Whitespace::Space))
+                }
                 (0, _, true) => head.push(token),
                 (0, _, false) => tail.push(token),
                 (1, Token::LParen, true) => elements.push(Vec::new()),
@@ -282,7 +286,9 @@ impl Script {
         let head = join(&head);
         let head = head.trim().to_string();
         let head = match is_source {
-            true => head.replacen(&head[..head.to_uppercase().find("SOURCE").unwrap_or_default() + 6], "CREATE TABLE", 1),
+            true => {
+                head.replacen(&head[..head.to_uppercase().find("SOURCE").unwrap_or_default() + 6], "CREATE TABLE", 1)
+            }
             false => head,
         };
         let Statement::CreateTable(table) = parse(&format!("{head} ({placeholder})"))? else {
@@ -301,7 +307,9 @@ impl Script {
 fn watermark(element: &[Token]) -> Result<(String, Option<String>)> {
     let tokens: Vec<&Token> = element.iter().filter(|token| !matches!(token, Token::Whitespace(_))).collect();
     let [_, _, Token::Word(column), rest @ ..] = tokens.as_slice() else {
-        return Err(QueryError::invalid("WATERMARK FOR requires a column, as in WATERMARK FOR ts AS ts - INTERVAL '5 seconds'"));
+        return Err(QueryError::invalid(
+            "WATERMARK FOR requires a column, as in WATERMARK FOR ts AS ts - INTERVAL '5 seconds'",
+        ));
     };
     let name = match column.quote_style {
         Some(_) => column.value.clone(),
@@ -328,7 +336,9 @@ fn generated(element: Vec<Token>, found: &mut BTreeMap<String, String>) -> Resul
         match token {
             Token::LParen => depth += 1,
             Token::RParen => depth -= 1,
-            Token::Word(word) if depth == 0 && at.is_none() && word.value.eq_ignore_ascii_case("as") => at = Some(index),
+            Token::Word(word) if depth == 0 && at.is_none() && word.value.eq_ignore_ascii_case("as") => {
+                at = Some(index)
+            }
             _ => {}
         }
     }
@@ -533,7 +543,11 @@ fn relation(factor: &TableFactor) -> Result<Option<TableFactor>> {
             "hop" => "HOP(table, time, INTERVAL slide, INTERVAL width)".to_string(),
             name => format!("{}(table, time, INTERVAL …)", name.to_uppercase()),
         };
-        return Err(QueryError::invalid(format!("{} has {} arguments; write {usage}", function.to_uppercase(), exprs.len())));
+        return Err(QueryError::invalid(format!(
+            "{} has {} arguments; write {usage}",
+            function.to_uppercase(),
+            exprs.len()
+        )));
     }
     let alias = match alias {
         Some(alias) => alias.to_string(),

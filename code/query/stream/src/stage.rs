@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, TimestampNanosecondArray, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, TimestampNanosecondArray, UInt32Array,
+};
 use arrow::compute::{concat_batches, filter_record_batch, sort_to_indices, take_record_batch};
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef, TimestampNanosecondType};
 use arrow::row::{RowConverter, SortField};
@@ -305,9 +307,9 @@ impl Stage {
                 let last = self.state_schema.fields().len() - 1;
                 for batch in delta {
                     // Sessions that ended before are closed; their late rows are dropped.
-                    let open = times(&batch, last).iter().map(|last| {
-                        last.map(|last| !self.spec.is_closed(last.saturating_add(gap), before))
-                    });
+                    let open = times(&batch, last)
+                        .iter()
+                        .map(|last| last.map(|last| !self.spec.is_closed(last.saturating_add(gap), before)));
                     let batch = filter_record_batch(&batch, &open.collect())?;
                     let kept = state.slices.entry(0).or_default();
                     kept.rows += batch.num_rows();
@@ -458,7 +460,8 @@ impl Stage {
         let mut closed = Vec::new();
         let (mut rows, mut row_count) = (Vec::new(), 0);
         if let Some((&first, _)) = state.slices.first_key_value() {
-            let mut start = if before == i64::MIN { first_with(first) } else { first_open(before).max(first_with(first)) };
+            let mut start =
+                if before == i64::MIN { first_with(first) } else { first_open(before).max(first_with(first)) };
             while start.saturating_add(width) <= watermark {
                 let mut parts = state.slices.range(start..start.saturating_add(width)).peekable();
                 if parts.peek().is_none() {
@@ -686,7 +689,12 @@ fn by_slice(batch: &RecordBatch, index: usize) -> Result<Vec<(i64, RecordBatch)>
 }
 
 /// The partial aggregate over `rows`, whose slice is the start of their session within these rows.
-fn sessions(partial: &AggregateExec, rows: &RecordBatch, window_index: usize, gap: i64) -> Result<Arc<dyn ExecutionPlan>> {
+fn sessions(
+    partial: &AggregateExec,
+    rows: &RecordBatch,
+    window_index: usize,
+    gap: i64,
+) -> Result<Arc<dyn ExecutionPlan>> {
     let (mut keys, mut time) = (Vec::new(), None);
     for (index, (expr, _)) in partial.group_expr().expr().iter().enumerate() {
         let array = expr.evaluate(rows)?.into_array(rows.num_rows())?;

@@ -58,10 +58,8 @@ pub fn encode(schema: &SchemaRef, before: i64, batches: &[RecordBatch]) -> Resul
     } else {
         // Without dictionaries, files of many groups are five times smaller and faster to read.
         let level = ZstdLevel::try_new(1).map_err(failed)?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(level))
-            .set_dictionary_enabled(false)
-            .build();
+        let properties =
+            WriterProperties::builder().set_compression(Compression::ZSTD(level)).set_dictionary_enabled(false).build();
         let mut writer = ArrowWriter::try_new(&mut bytes, Arc::clone(schema), Some(properties)).map_err(failed)?;
         for batch in batches {
             writer.write(batch).map_err(failed)?;

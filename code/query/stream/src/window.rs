@@ -230,10 +230,9 @@ fn interval(function: &str, expr: &Expr) -> Result<i64> {
 
 /// Returns the functions that a planning session needs.
 pub(crate) fn functions() -> Vec<ScalarUDF> {
-    let placeholders = PLACEHOLDERS.into_iter().map(|name| Placeholder {
-        name,
-        signature: Signature::variadic_any(Volatility::Volatile),
-    });
+    let placeholders = PLACEHOLDERS
+        .into_iter()
+        .map(|name| Placeholder { name, signature: Signature::variadic_any(Volatility::Volatile) });
     placeholders.map(ScalarUDF::from).chain([slice_udf(), window_udf(), windows_udf()]).collect()
 }
 

@@ -22,7 +22,13 @@ pub(crate) struct Cut {
 }
 
 pub(crate) fn input_of(batch: &RecordBatch, time: Option<&str>, delay: i64) -> SourceInput {
-    SourceInput { schema: batch.schema(), time_column: time.map(str::to_string), delay }
+    SourceInput {
+        schema: batch.schema(),
+        time_column: time.map(str::to_string),
+        delay,
+        late_side: false,
+        bad_side: false,
+    }
 }
 
 struct StoredState {

@@ -47,7 +47,8 @@ fn check_refused(result: Result<Vec<String>>, expected: &str) {
 
 #[tokio::test]
 async fn statements_that_mix_windows_are_refused() {
-    let grouped = "(SELECT bid.auction AS auction, count(*) AS n, tumble(interval '2 seconds') AS w FROM nexmark GROUP BY 1, w)";
+    let grouped =
+        "(SELECT bid.auction AS auction, count(*) AS n, tumble(interval '2 seconds') AS w FROM nexmark GROUP BY 1, w)";
     let cases = [
         ("SELECT count(*) FROM nexmark".to_string(), "without a window"),
         ("SELECT bid.auction, count(*) FROM nexmark GROUP BY 1".to_string(), "without a window"),
@@ -113,8 +114,10 @@ async fn coalesce_of_a_full_join_is_a_window() {
 
 #[tokio::test]
 async fn raw_hop_repeats_rows_per_window() {
-    let rows = run("SELECT bid.auction, window_start FROM HOP(nexmark, date_time, interval '2 seconds', interval '10 seconds') \
-         WHERE bid IS NOT NULL")
+    let rows = run(
+        "SELECT bid.auction, window_start FROM HOP(nexmark, date_time, interval '2 seconds', interval '10 seconds') \
+         WHERE bid IS NOT NULL",
+    )
     .await
     .expect("it runs");
     assert_eq!(rows.len(), 1380 * 5);
@@ -122,13 +125,14 @@ async fn raw_hop_repeats_rows_per_window() {
 
 #[tokio::test]
 async fn view_and_table_without_connector_are_names() {
-    let rows = run("CREATE VIEW bids AS SELECT bid.auction AS auction, bid.price AS price, date_time AS ts FROM nexmark \
+    let rows =
+        run("CREATE VIEW bids AS SELECT bid.auction AS auction, bid.price AS price, date_time AS ts FROM nexmark \
          WHERE bid IS NOT NULL;
          CREATE TABLE cheap (auction BIGINT, ts TIMESTAMP);
          INSERT INTO cheap SELECT auction, ts FROM bids WHERE price < 200;
          SELECT count(*) AS n, tumble(interval '5 seconds') AS w FROM cheap GROUP BY w;")
-    .await
-    .expect("it runs");
+        .await
+        .expect("it runs");
     assert_eq!(rows.len(), 3);
 }
 

@@ -212,7 +212,8 @@ pub(crate) fn twin(rng: &mut StdRng) -> Twin {
             let common = spec(rng, false);
             let (left, right) = (grouped(rng, common), grouped(rng, common));
             let join = *["JOIN", "LEFT JOIN", "FULL JOIN", "RIGHT JOIN"].choose(rng).expect("not empty");
-            let on = *["l.w = r.w", "l.w.start = r.w.start", "l.w.\"end\" = r.w.\"end\""].choose(rng).expect("not empty");
+            let on =
+                *["l.w = r.w", "l.w.start = r.w.start", "l.w.\"end\" = r.w.\"end\""].choose(rng).expect("not empty");
             let outer = |l: &str, r: &str| {
                 format!("SELECT l.a0 AS la, r.a0 AS ra, l.w AS lw, r.w AS rw FROM ({l}) AS l {join} ({r}) AS r ON {on}")
             };
@@ -245,10 +246,8 @@ fn chained(rng: &mut StdRng) -> Twin {
     let inner = grouped(rng, first);
     let Spec::Hop(slide, width) = spec(rng, false) else { unreachable!("no session was asked for") };
     let second = Spec::Hop(slide, width).call(None);
-    let stream = format!(
-        "SELECT count(*) AS n, max(w.start) AS last, {second} AS w2 FROM ({}) AS g GROUP BY w2",
-        inner.stream
-    );
+    let stream =
+        format!("SELECT count(*) AS n, max(w.start) AS last, {second} AS w2 FROM ({}) AS g GROUP BY w2", inner.stream);
     let batch = format!(
         "SELECT count(*) AS n, max(w.start) AS last, win AS w2 FROM ({}) AS g JOIN {} AS windows ON \
          w.\"end\" - interval '1 nanosecond' >= win.start AND w.\"end\" - interval '1 nanosecond' < win.\"end\" GROUP BY win",
@@ -264,9 +263,7 @@ fn raw(spec: Spec, kind: &str, columns: &str) -> (String, String, (i64, i64)) {
     let Spec::Hop(slide, width) = spec else { unreachable!("no session was asked for") };
     let function = match slide == width {
         true => format!("TUMBLE(nexmark, date_time, INTERVAL '{width} milliseconds')"),
-        false => format!(
-            "HOP(nexmark, date_time, INTERVAL '{slide} milliseconds', INTERVAL '{width} milliseconds')"
-        ),
+        false => format!("HOP(nexmark, date_time, INTERVAL '{slide} milliseconds', INTERVAL '{width} milliseconds')"),
     };
     let stream = format!("SELECT {columns}, window_start, window_end FROM {function} WHERE {kind}");
     let batch = format!(
@@ -280,12 +277,15 @@ fn raw(spec: Spec, kind: &str, columns: &str) -> (String, String, (i64, i64)) {
 /// Raw rows of two kinds joined within a window.
 fn raw_join(rng: &mut StdRng) -> Twin {
     let common = spec(rng, false);
-    let (ls, lb, window) = raw(common, "bid IS NOT NULL AND bid.price > 2000", "bid.auction AS auction, bid.price AS price");
+    let (ls, lb, window) =
+        raw(common, "bid IS NOT NULL AND bid.price > 2000", "bid.auction AS auction, bid.price AS price");
     let (rs, rb, _) = raw(common, "auction IS NOT NULL", "auction.id AS id, auction.seller AS seller");
     let join = *["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"].choose(rng).expect("not empty");
     let on = "l.window_start = r.window_start AND l.window_end = r.window_end AND l.auction % 20 = r.id % 20";
     let outer = |l: &str, r: &str| {
-        format!("SELECT l.auction, l.price, r.seller, l.window_start AS ls, r.window_start AS rs FROM ({l}) AS l {join} ({r}) AS r ON {on}")
+        format!(
+            "SELECT l.auction, l.price, r.seller, l.window_start AS ls, r.window_start AS rs FROM ({l}) AS l {join} ({r}) AS r ON {on}"
+        )
     };
     Twin { stream: outer(&ls, &rs), batch: outer(&lb, &rb), windows: BTreeSet::from([window]) }
 }
@@ -293,7 +293,8 @@ fn raw_join(rng: &mut StdRng) -> Twin {
 /// The best raw rows of each window.
 fn raw_ranks(rng: &mut StdRng) -> Twin {
     let common = spec(rng, false);
-    let (s, b, window) = raw(common, "bid IS NOT NULL", "bid.auction AS auction, bid.price AS price, bid.bidder AS bidder");
+    let (s, b, window) =
+        raw(common, "bid IS NOT NULL", "bid.auction AS auction, bid.price AS price, bid.bidder AS bidder");
     let order = "price DESC, auction, bidder";
     let outer = |rows: &str| {
         format!(
