@@ -53,6 +53,12 @@ endif
 local-sample: build
 	@$(BUZZ) sample $(SAMPLE)
 
+STREAM ?= code/examples/top-auctions.sql
+
+.PHONY: run-stream stream-differential bench-stream
+run-stream: build ## Run the continuous query STREAM (default: the top auctions of 10 s, every 2 s) and print its rows
+	@$(BUZZ) stream run $(STREAM)
+
 LOCAL_CLOUD := $(CARGO_TARGET_DIR)/debug/localcloud
 # Where the example's catalog says its table is.
 LOCAL_CLOUD_OPTIONS = --folder data/local-cloud --upload $(SAMPLE)=s3://cloudfuse-taxi-data/delta-tables/nyc-taxi-daily
@@ -93,6 +99,10 @@ slt: ## Compare every SELECT of the shared sqllogictest files with plain DataFus
 
 slt-known: ## Run slt and rewrite the list of statements that differ; recorded reasons are kept
 	BUZZ_SLT_WRITE_KNOWN=1 $(AGAINST) slt::
+
+stream-differential: ## Run random windowed statements in random epochs and compare with batch; STATEMENTS=5000 SEED=1
+	BUZZ_STREAM_STATEMENTS=$(or $(STATEMENTS),5000) BUZZ_STREAM_SEED=$(or $(SEED),1) \
+		cargo test --workspace --test streams -- --nocapture random_statements
 
 differential: ## Compare random queries with plain DataFusion; QUERIES=5000 SEED=1
 	BUZZ_DIFFERENTIAL_QUERIES=$(or $(QUERIES),5000) BUZZ_DIFFERENTIAL_SEED=$(or $(SEED),1) $(AGAINST) differential::
@@ -145,6 +155,10 @@ bench: bench-tools release ## Compare with plain DataFusion and DuckDB; BENCH_RU
 bench-cloud: deployed ## Measure a stack's programs on the local cloud; writes docs/FIGURES.md; BENCH_RUNS=5 BINARIES=folder
 	python3 code/testkit/bench/cloud.py --bin $(DEPLOYED) --build small --sample $(SAMPLE) \
 		--runs $(or $(BENCH_RUNS),5) --output docs/FIGURES.md
+
+bench-stream: release ## Measure continuous queries; BENCH_RUNS=3 EVENTS=4000000 BINARIES=folder
+	python3 code/testkit/bench/stream.py --bin $(MEASURED) --folder $(BENCH)/stream --runs $(or $(BENCH_RUNS),3) \
+		--events $(or $(EVENTS),4000000)
 
 bench-tools:
 	@[ -x $(BENCH)/bin/tpchgen-cli ] || { python3 -m venv $(BENCH) && \

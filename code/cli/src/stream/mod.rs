@@ -2,8 +2,10 @@
 //!
 //! - `run` is the loop: sources, epochs, state files, records, sinks.
 //! - `plan` turns a script into a pipeline with its sources and sinks.
+//! - `json` translates the JSON form of a query to a script.
 //! - `store` is where state is kept.
 
+mod json;
 mod plan;
 mod run;
 mod store;
@@ -19,7 +21,7 @@ use clap::{Args, Subcommand};
 /// The commands of `buzz stream`.
 #[derive(Debug, Subcommand)]
 pub enum StreamCommand {
-    /// Run a script of continuous queries.
+    /// Run a script of continuous queries, or a query in JSON with "stream".
     ///
     /// The script has CREATE TABLE for sources and sinks, views, and INSERT INTO … SELECT. The rows of a SELECT without
     /// INSERT are printed as JSON lines. With --state, the run can be killed and started again without losing or
@@ -101,7 +103,7 @@ pub async fn carry_out(command: StreamCommand, threads: usize) -> ExitCode {
 }
 
 async fn check(file: &std::path::Path, plans: bool) -> Result<()> {
-    let text = plan::read_script(file)?;
+    let (text, _) = plan::read_script(file)?;
     let planned = plan::plan(&text, 1, false, "check").await?;
     let mut description = planned.pipeline.describe(plans);
     let epoch = planned.epoch_nanos as f64 / 1e9;

@@ -31,16 +31,18 @@ pub(super) struct Planned {
     pub(super) place: Place,
 }
 
-/// Reads a script.
-pub(super) fn read_script(file: &Path) -> Result<String> {
-    if file == Path::new("-") {
+/// Reads a script, or a query in JSON, which is translated to one. Returns it with the name that the query gives.
+pub(super) fn read_script(file: &Path) -> Result<(String, Option<String>)> {
+    let text = if file == Path::new("-") {
         let mut text = String::new();
         let read = std::io::stdin().read_to_string(&mut text);
         read.map_err(|error| QueryError::invalid(format!("standard input is not readable: {error}")))?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(file)
-        .map_err(|error| QueryError::invalid(format!("script `{}` is not readable: {error}", file.display())))
+        text
+    } else {
+        std::fs::read_to_string(file)
+            .map_err(|error| QueryError::invalid(format!("script `{}` is not readable: {error}", file.display())))?
+    };
+    if text.trim_start().starts_with('{') { super::json::to_script(&text) } else { Ok((text, None)) }
 }
 
 /// Opens the sources that statements read, from `offset` or from the start.

@@ -34,12 +34,16 @@ const GARBAGE_EPOCHS: u64 = 32;
 /// Epochs to which `--from-epoch` can go back.
 const KEPT_EPOCHS: usize = 16;
 
+/// Epochs of which the time is kept for the summary.
+const TIMED_EPOCHS_MAX: usize = 100_000;
+
 /// Epochs that other processes may win before this one stops.
 const LOST_MAX: u32 = 3;
 
 /// Runs a script until its sources end, it fails, or it is interrupted.
-pub(super) async fn run(arguments: RunArguments, threads: usize) -> Result<()> {
-    let text = read_script(&arguments.file)?;
+pub(super) async fn run(mut arguments: RunArguments, threads: usize) -> Result<()> {
+    let (text, name) = read_script(&arguments.file)?;
+    arguments.name = arguments.name.or(name);
     let workers = arguments.parallelism.map_or(0, std::num::NonZeroUsize::get);
     let workers = if workers == 0 { threads } else { workers };
     let mut runner = match &arguments.state {
@@ -170,7 +174,8 @@ struct Runner {
     rows_out: u64,
     late: u64,
     bad: u64,
-    slowest: Duration,
+    /// Seconds of epochs, of at most [`TIMED_EPOCHS_MAX`].
+    seconds: Vec<f64>,
     /// Identifies this process in records.
     by: String,
 }
@@ -190,7 +195,7 @@ impl Runner {
             rows_out: 0,
             late: 0,
             bad: 0,
-            slowest: Duration::ZERO,
+            seconds: Vec::new(),
             by,
         }
     }
@@ -314,7 +319,9 @@ impl Runner {
             self.rows_out += rows_out;
             self.late += late.values().sum::<u64>();
             self.bad += bad.values().sum::<u64>();
-            self.slowest = self.slowest.max(started.elapsed());
+            if self.seconds.len() < TIMED_EPOCHS_MAX {
+                self.seconds.push(started.elapsed().as_secs_f64());
+            }
         }
         Ok(if ended { Step::Ended } else { Step::Done { more } })
     }
@@ -474,17 +481,25 @@ impl Runner {
     }
 
     fn summary(&self, time: Duration) -> String {
-        let seconds = time.as_secs_f64();
+        let mut seconds = self.seconds.clone();
+        seconds.sort_by(f64::total_cmp);
+        let quantile = |share: f64| {
+            let index = (seconds.len() as f64 * share) as usize;
+            seconds.get(index.min(seconds.len().saturating_sub(1))).copied().unwrap_or_default()
+        };
         format!(
-            "epochs: {}, rows in: {}, rows out: {}, late: {}, bad: {}, slowest epoch: {:.3} s, time: {seconds:.2} s, \
-             rows per second: {:.0}",
+            "epochs: {}, rows in: {}, rows out: {}, late: {}, bad: {}, epoch p50: {:.3} s, p99: {:.3} s, max: {:.3} s, \
+             time: {:.2} s, rows per second: {:.0}",
             self.epochs_run,
             self.rows_in,
             self.rows_out,
             self.late,
             self.bad,
-            self.slowest.as_secs_f64(),
-            self.rows_in as f64 / seconds.max(1e-9),
+            quantile(0.5),
+            quantile(0.99),
+            quantile(1.0),
+            time.as_secs_f64(),
+            self.rows_in as f64 / time.as_secs_f64().max(1e-9),
         )
     }
 }

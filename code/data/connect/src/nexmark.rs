@@ -132,7 +132,8 @@ impl Nexmark {
             // The hot auction changes every 100 auctions.
             return FIRST_ID + (last - FIRST_ID) / 100 * 100;
         }
-        (last - (choice / 2 % AUCTIONS_IN_FLIGHT) as i64).max(FIRST_ID)
+        let recent = AUCTIONS_IN_FLIGHT.min((last - FIRST_ID) as u64 + 1);
+        last - (choice / 2 % recent) as i64
     }
 
     fn price(&self, index: u64, salt: u64) -> i64 {

@@ -283,9 +283,10 @@ pub fn open_sink(
                 "json" => WriteFormat::Json,
                 "csv" => WriteFormat::Csv,
                 "parquet" => WriteFormat::Parquet,
+                "arrow" => WriteFormat::Arrow,
                 other => {
                     return Err(QueryError::invalid(format!(
-                        "format `{other}` of table `{name}` cannot be written; use json, csv or parquet"
+                        "format `{other}` of table `{name}` cannot be written; use json, csv, parquet or arrow"
                     )));
                 }
             };

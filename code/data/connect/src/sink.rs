@@ -48,6 +48,8 @@ pub enum WriteFormat {
     Csv,
     /// Parquet.
     Parquet,
+    /// Arrow IPC streams.
+    Arrow,
 }
 
 impl WriteFormat {
@@ -56,6 +58,7 @@ impl WriteFormat {
             Self::Json => "json",
             Self::Csv => "csv",
             Self::Parquet => "parquet",
+            Self::Arrow => "arrow",
         }
     }
 }
@@ -80,12 +83,22 @@ pub fn encode_lines(format: WriteFormat, rows: &[RecordBatch]) -> Result<Vec<u8>
                 writer.write(batch)?;
             }
         }
-        WriteFormat::Parquet => return Err(QueryError::internal("Parquet is not text")),
+        WriteFormat::Parquet | WriteFormat::Arrow => return Err(QueryError::internal("the format is not text")),
     }
     Ok(bytes)
 }
 
 fn encode(format: WriteFormat, schema: &SchemaRef, rows: &[RecordBatch]) -> Result<Bytes> {
+    if format == WriteFormat::Arrow {
+        let mut bytes = Vec::new();
+        let mut writer = arrow::ipc::writer::StreamWriter::try_new(&mut bytes, schema)?;
+        for batch in rows {
+            writer.write(batch)?;
+        }
+        writer.finish()?;
+        drop(writer);
+        return Ok(bytes.into());
+    }
     if format != WriteFormat::Parquet {
         return Ok(encode_lines(format, rows)?.into());
     }
