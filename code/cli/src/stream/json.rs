@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 /// # Errors
 /// `Invalid` if a field is missing, unknown or of another type.
 pub(super) fn to_script(text: &str) -> Result<(String, Option<String>)> {
-    let json: Value = serde_json::from_str(text).map_err(|error| QueryError::invalid(format!("the query is not JSON: {error}")))?;
+    let json: Value =
+        serde_json::from_str(text).map_err(|error| QueryError::invalid(format!("the query is not JSON: {error}")))?;
     let query = json.as_object().ok_or_else(|| QueryError::invalid("the query is not a JSON object"))?;
     known(query, "the query", &["stream", "sql", "steps", "catalogs", "sinks"])?;
     let stream = query.get("stream").and_then(Value::as_object).ok_or_else(|| {
@@ -34,13 +35,20 @@ pub(super) fn to_script(text: &str) -> Result<(String, Option<String>)> {
     let into = into.map(|into| format!("INSERT INTO {} ", quoted(into))).unwrap_or_default();
     let steps = list(query, "steps")?;
     match (query.get("sql").and_then(Value::as_str), steps.as_slice()) {
-        (Some(sql), []) if sql.trim_start().to_uppercase().starts_with("SELECT") || sql.trim_start().to_uppercase().starts_with("WITH") => {
+        (Some(sql), [])
+            if sql.trim_start().to_uppercase().starts_with("SELECT")
+                || sql.trim_start().to_uppercase().starts_with("WITH") =>
+        {
             script.push_str(&format!("{into}{sql};\n"));
         }
         (Some(sql), []) => script.push_str(&format!("{sql};\n")),
         (None, [first @ .., last]) => {
             for step in first {
-                script.push_str(&format!("CREATE VIEW {} AS {};\n", quoted(text_of(step, "a step", "name")?), step_sql(step)?));
+                script.push_str(&format!(
+                    "CREATE VIEW {} AS {};\n",
+                    quoted(text_of(step, "a step", "name")?),
+                    step_sql(step)?
+                ));
             }
             script.push_str(&format!("{into}{};\n", step_sql(last)?));
         }
@@ -64,7 +72,11 @@ fn source(entry: &Map<String, Value>) -> Result<String> {
     let mut elements = Vec::new();
     for column in list(entry, "schema")? {
         known(column, "a column", &["name", "type"])?;
-        elements.push(format!("{} {}", quoted(text_of(column, "a column", "name")?), text_of(column, "a column", "type")?));
+        elements.push(format!(
+            "{} {}",
+            quoted(text_of(column, "a column", "name")?),
+            text_of(column, "a column", "type")?
+        ));
     }
     if let Some(watermark) = entry.get("watermark").and_then(Value::as_object) {
         known(watermark, "watermark", &["column", "delay"])?;
@@ -80,7 +92,8 @@ fn source(entry: &Map<String, Value>) -> Result<String> {
         });
     }
     let columns = if elements.is_empty() { String::new() } else { format!(" ({})", elements.join(", ")) };
-    let mut options = connector(entry, "a catalog", &[("Nexmark", "nexmark"), ("Impulse", "impulse"), ("Stream", "json")])?;
+    let mut options =
+        connector(entry, "a catalog", &[("Nexmark", "nexmark"), ("Impulse", "impulse"), ("Stream", "json")])?;
     options.push(("type".to_string(), "source".to_string()));
     Ok(format!("CREATE TABLE {}{columns} WITH ({});\n", quoted(name), with(&options)))
 }
@@ -97,7 +110,14 @@ fn sink(entry: &Map<String, Value>) -> Result<String> {
 fn connector(entry: &Map<String, Value>, place: &str, more: &[(&str, &str)]) -> Result<Vec<(String, String)>> {
     let kind = text_of(entry, place, "type")?;
     let format = entry.get("format").and_then(Value::as_str).map(str::to_lowercase);
-    let known = [("Parquet", "parquet"), ("JSON", "json"), ("Json", "json"), ("CSV", "csv"), ("Csv", "csv"), ("SingleFile", "single_file")];
+    let known = [
+        ("Parquet", "parquet"),
+        ("JSON", "json"),
+        ("Json", "json"),
+        ("CSV", "csv"),
+        ("Csv", "csv"),
+        ("SingleFile", "single_file"),
+    ];
     let connector = known.iter().chain(more).find(|(name, _)| *name == kind).map(|(_, connector)| *connector);
     let connector = connector.ok_or_else(|| {
         let mut names: Vec<&str> = known.iter().chain(more).map(|(name, _)| *name).collect();
@@ -152,10 +172,9 @@ fn list<'a>(object: &'a Map<String, Value>, key: &str) -> Result<Vec<&'a Map<Str
 fn known(object: &Map<String, Value>, place: &str, keys: &[&str]) -> Result<()> {
     match object.keys().find(|key| !keys.contains(&key.as_str())) {
         None => Ok(()),
-        Some(unknown) => Err(QueryError::invalid(format!(
-            "field `{unknown}` of {place} is unknown; known are {}",
-            keys.join(", ")
-        ))),
+        Some(unknown) => {
+            Err(QueryError::invalid(format!("field `{unknown}` of {place} is unknown; known are {}", keys.join(", "))))
+        }
     }
 }
 

@@ -215,7 +215,14 @@ async fn files(
     if let Some(offset) = offset {
         source.resume(offset)?;
     }
-    Ok(OpenSource { source: Box::new(source), time_column: None, delay: 0, idle_timeout: None, bad_data, late_side: false })
+    Ok(OpenSource {
+        source: Box::new(source),
+        time_column: None,
+        delay: 0,
+        idle_timeout: None,
+        bad_data,
+        late_side: false,
+    })
 }
 
 fn format_name(options: &mut Options, connector: &str) -> Result<String> {

@@ -250,8 +250,7 @@ impl Lowering<'_> {
         if self.on_close && self.stages.is_empty() {
             // A window of a microsecond closes when the watermark has passed it.
             let spec = WindowSpec::Hop { slide: 1_000, width: 1_000 };
-            let window =
-                WindowColumn { spec, part: Part::Start, closed: false, pending: false, repeated: false };
+            let window = WindowColumn { spec, part: Part::Start, closed: false, pending: false, repeated: false };
             let slice = slice_udf().call(vec![flow.time(), lit(1_000_i64)]);
             flow = self.buffer(flow, &slice, window)?;
         }

@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, TimestampNanosecondArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, TimestampNanosecondArray,
+};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampNanosecondType};
 use buzz_protocol::{QueryError, Result};
@@ -248,7 +250,8 @@ impl Pipeline {
             }
             if input.bad_side {
                 let side = format!("{name}{BAD}");
-                let mut fields = vec![Field::new("text", DataType::Utf8, true), Field::new("reason", DataType::Utf8, true)];
+                let mut fields =
+                    vec![Field::new("text", DataType::Utf8, true), Field::new("reason", DataType::Utf8, true)];
                 let feed = FeedTable { name: source_feed(&side), schema: Arc::new(Schema::new(fields.clone())) };
                 context.register_table(quoted(&side), Arc::new(feed))?;
                 fields.push(Field::new(TIME, time_type(), true));
