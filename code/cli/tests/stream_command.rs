@@ -78,6 +78,10 @@ fn main() {
         Trial::test("state::state_of_closed_windows_is_dropped", bounded_state),
         Trial::test("time::late_rows_are_counted", late_rows),
         Trial::test("time::idle_source_closes_its_windows", idle_source),
+        Trial::test("time::late_and_bad_rows_are_tables", side_tables),
+        Trial::test("time::emit_on_window_close_waits_for_the_watermark", emit_on_window_close),
+        Trial::test("json::steps_run_over_a_stream", json_form),
+        Trial::test("state::hot_key_is_one_row_per_slice", hot_key),
         Trial::test("files::folder_is_followed", followed_folder),
         Trial::test("files::bad_rows_fail_or_are_counted", bad_rows),
         Trial::test("files::parquet_sink_is_partitioned_and_read_back", parquet_round_trip),
@@ -768,4 +772,92 @@ fn unknown_option() -> Result {
     let path = folder.write("s.sql", "CREATE TABLE n WITH (connector='nexmark', rate='5'); SELECT bid FROM n;")?;
     let error = fails(&["check", &path.display().to_string()])?;
     if error.contains("option `rate` of table `n` is unknown") { Ok(()) } else { Err(error.into()) }
+}
+
+const PAD: &str = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
+
+/// Rows of which an epoch of one row takes about one: with times in seconds of 2024-01-01T00:00.
+fn timed_rows(rows: &[(u32, i64)]) -> String {
+    let line = |(second, v): &(u32, i64)| {
+        format!("{{\"t\":\"2024-01-01T00:00:{second:02}\",\"v\":{v},\"pad\":\"{PAD}\"}}\n")
+    };
+    rows.iter().map(line).collect()
+}
+
+fn side_tables() -> Result {
+    let folder = Folder::new()?;
+    let mut lines = timed_rows(&[(1, 1), (25, 2), (2, 4)]);
+    lines.push_str("nonsense\n");
+    lines.push_str(&timed_rows(&[(26, 8)]));
+    let input = folder.write("in.json", &lines)?;
+    let script = format!(
+        "CREATE TABLE t (t TIMESTAMP, v BIGINT, WATERMARK FOR t AS t - INTERVAL '5 seconds') WITH \
+         (connector='single_file', path='{}', format='json', late='side', bad_data='side');\nSET epoch_rows = 1;\n\
+         SELECT 'late' AS kind, v FROM t__late;\nSELECT 'bad' AS kind, text FROM t__bad;\n\
+         SELECT sum(v) AS s, tumble(interval '10 seconds') AS w FROM t GROUP BY w;",
+        input.display()
+    );
+    let script = folder.write("s.sql", &script)?.display().to_string();
+    let out = succeeds(&["run", &script, "--until-end"])?;
+    let expected = ["{\"kind\":\"late\",\"v\":4}\n", "{\"kind\":\"bad\",\"text\":\"nonsense\"}\n", "{\"s\":1,", "{\"s\":10,"];
+    if expected.iter().all(|row| out.contains(row)) && out.lines().count() == 4 { Ok(()) } else { Err(out.into()) }
+}
+
+fn emit_on_window_close() -> Result {
+    let folder = Folder::new()?;
+    let input = folder.write("in.json", &timed_rows(&[(1, 1), (3, 2), (2, 3), (12, 4), (30, 5)]))?;
+    let script = format!(
+        "CREATE TABLE t (t TIMESTAMP, v BIGINT, WATERMARK FOR t AS t - INTERVAL '5 seconds') WITH \
+         (connector='single_file', path='{}', format='json');\nSET epoch_rows = 1;\n\
+         SELECT v FROM t EMIT ON WINDOW CLOSE;",
+        input.display()
+    );
+    let script = folder.write("s.sql", &script)?.display().to_string();
+    let state = folder.text("state");
+    // With the fourth row the watermark is at 7 s, with the fifth at 25 s.
+    let first = succeeds(&["run", &script, "--until-end", "--state", &state, "--epochs", "4"])?;
+    let rest = succeeds(&["run", &script, "--until-end", "--state", &state])?;
+    let numbers = |text: &str| {
+        let mut numbers: Vec<i64> =
+            text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?["v"].as_i64()).collect();
+        numbers.sort();
+        numbers
+    };
+    // The rows of the last epoch before the stop may be printed again.
+    if numbers(&first) == [1, 2, 3] && numbers(&rest).ends_with(&[4, 5]) { Ok(()) } else { Err(format!("{first}\n{rest}").into()) }
+}
+
+fn json_form() -> Result {
+    let folder = Folder::new()?;
+    let query = r#"{ "stream": { "name": "busy" },
+        "steps": [ { "name": "m", "step_type": "HBee", "sql": "SELECT bid.auction % 3 AS a, count(*) AS n, hop(interval '2 seconds', interval '10 seconds') AS w FROM nexmark WHERE bid IS NOT NULL GROUP BY 1, 3" },
+                   { "name": "r", "step_type": "HComb", "sql": "SELECT sum(n) AS n, w FROM m GROUP BY w" } ],
+        "catalogs": [ { "name": "nexmark", "type": "Nexmark", "options": { "events": 5000, "real_time": false } } ] }"#;
+    let path = folder.write("q.json", query)?.display().to_string();
+    let out = succeeds(&["run", &path, "--until-end"])?;
+    let total: u64 = out.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?["n"].as_u64()).sum();
+    // Each bid is in five windows.
+    if total == 4600 * 5 { Ok(()) } else { Err(format!("{total}\n{out}").into()) }
+}
+
+/// A key with 90 % of the rows has one row of state per slice.
+fn hot_key() -> Result {
+    let folder = Folder::new()?;
+    let script = "CREATE TABLE nexmark WITH (connector='nexmark', event_rate='10000', events='300000', real_time='false',
+            hot_percent='90', keys='1000');
+        CREATE TABLE out WITH (connector='blackhole', type='sink');
+        SET epoch_rows = 20000;
+        INSERT INTO out SELECT bid.auction AS a, count(*) AS n, tumble(interval '1 hour') AS w FROM nexmark GROUP BY 1, w;";
+    let script = folder.write("s.sql", script)?.display().to_string();
+    let state = folder.text("state");
+    succeeds(&["run", &script, "--until-end", "--state", &state, "--epochs", "14", "--parallelism", "4"])?;
+    let record = fs::read_dir(folder.path("state/pipelines/s/v1/epochs"))?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .max()
+        .ok_or("no record")?;
+    let record: Value = serde_json::from_str(&fs::read_to_string(record)?)?;
+    let rows: Vec<u64> =
+        record["state"].as_array().into_iter().flatten().filter_map(|file| file["rows"].as_u64()).collect();
+    // At most 1,001 keys per epoch and partition of the map.
+    if !rows.is_empty() && rows.iter().all(|rows| *rows <= 4 * 1_002) { Ok(()) } else { Err(format!("{rows:?}").into()) }
 }

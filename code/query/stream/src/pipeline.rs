@@ -491,7 +491,7 @@ impl Pipeline {
             for stage in &statement.stages {
                 text.push_str(&format!(
                     "  map (HBee, no state): reads {}, computes partial rows\n  keep (HComb, {}): {}\n    state: {}\n",
-                    list(&feeds_of(&stage.input())),
+                    list(feeds_of(&stage.input())),
                     stage.slot,
                     stage.clause,
                     stage.kept()
@@ -499,7 +499,7 @@ impl Pipeline {
             }
             let kind =
                 if statement.stages.is_empty() { "map (HBee, no state)" } else { "closed windows (HComb, no state)" };
-            text.push_str(&format!("  {kind}: reads {}, emits rows\n", list(&feeds_of(&statement.above))));
+            text.push_str(&format!("  {kind}: reads {}, emits rows\n", list(feeds_of(&statement.above))));
             if plans {
                 for line in displayable(statement.above.as_ref()).indent(false).to_string().lines() {
                     text.push_str(&format!("    {line}\n"));
@@ -726,7 +726,7 @@ async fn prepare(
             // The expression names columns of the table, of which some may be generated.
             let table_schema = DFSchema::try_from_qualified_schema(quoted(name), &visible)?;
             let parsed = context.parse_sql_expr(text, &table_schema)?;
-            Some((inlined(parsed, &exprs)?, format!("{text}")))
+            Some((inlined(parsed, &exprs)?, text.clone()))
         }
         (_, Some(time)) => match option(&["watermark_field"]) {
             Some(field) => Some((column(&field.to_lowercase())?, field.to_string())),
@@ -792,9 +792,12 @@ fn is_name_only(script: &Script, name: &str) -> bool {
     script.table(name).is_some_and(|table| table.option("connector").is_none())
 }
 
+/// A name, the columns that its table declares, the columns that an INSERT names, and its queries.
+type NamedQueries = (String, Option<SchemaRef>, Vec<String>, Vec<Box<Query>>);
+
 async fn register_views(context: &SessionContext, script: &Script) -> Result<()> {
     // A view may read another one, or a table that is only a name, that is declared later.
-    let mut waiting: Vec<(String, Option<SchemaRef>, Vec<String>, Vec<Box<Query>>)> = Vec::new();
+    let mut waiting: Vec<NamedQueries> = Vec::new();
     for table in script.tables.iter().filter(|table| table.option("connector").is_none()) {
         let inserts: Vec<_> =
             script.statements.iter().filter(|output| output.into.as_ref() == Some(&table.name)).collect();

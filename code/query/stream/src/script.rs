@@ -363,8 +363,11 @@ fn generated(element: Vec<Token>, found: &mut BTreeMap<String, String>) -> Resul
     Ok(join(&declaration))
 }
 
+/// Values of options by their key.
+type Values = BTreeMap<String, String>;
+
 /// Takes the last `WITH (key = value, …)` out of the tokens.
-fn take_options(tokens: Vec<Token>) -> Result<(Vec<Token>, Option<BTreeMap<String, String>>)> {
+fn take_options(tokens: Vec<Token>) -> Result<(Vec<Token>, Option<Values>)> {
     let is_blank = |token: &Token| matches!(token, Token::Whitespace(_));
     let mut depth = 0;
     let mut start = None;
