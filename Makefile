@@ -55,7 +55,7 @@ local-sample: build
 
 STREAM ?= code/examples/top-auctions.sql
 
-.PHONY: run-stream stream-differential bench-stream
+.PHONY: run-stream stream-differential stream-mutations bench-stream
 run-stream: build ## Run the continuous query STREAM (default: the top auctions of 10 s, every 2 s) and print its rows
 	@$(BUZZ) stream run $(STREAM)
 
@@ -100,7 +100,10 @@ slt: ## Compare every SELECT of the shared sqllogictest files with plain DataFus
 slt-known: ## Run slt and rewrite the list of statements that differ; recorded reasons are kept
 	BUZZ_SLT_WRITE_KNOWN=1 $(AGAINST) slt::
 
-stream-differential: ## Run random windowed statements in random epochs and compare with batch; STATEMENTS=5000 SEED=1
+stream-stream-mutations: ## Break the planner of streams in three ways and check that the random statements notice
+	code/query/stream/tests/mutations.sh
+
+differential: ## Run random windowed statements in random epochs and compare with batch; STATEMENTS=5000 SEED=1
 	BUZZ_STREAM_STATEMENTS=$(or $(STATEMENTS),5000) BUZZ_STREAM_SEED=$(or $(SEED),1) \
 		cargo test --workspace --test streams -- --nocapture random_statements
 
