@@ -59,6 +59,12 @@ local-sample: build
 examples: local-sample ## Make the files that code/examples reads, in data/examples
 	@BUZZ=$(BUZZ) SAMPLE=$(SAMPLE) code/examples/files.sh
 
+STREAM ?= code/examples/top-auctions.sql
+
+.PHONY: run-stream stream-differential stream-mutations bench-stream
+run-stream: build ## Run the continuous query STREAM (default: the top auctions of 10 s, every 2 s) and print its rows
+	@$(BUZZ) stream run $(STREAM)
+
 LOCAL_CLOUD := $(CARGO_TARGET_DIR)/debug/localcloud
 # Where the example's catalog says its table is.
 LOCAL_CLOUD_OPTIONS = --folder data/local-cloud --upload $(SAMPLE)=s3://cloudfuse-taxi-data/delta-tables/nyc-taxi-daily
@@ -100,6 +106,13 @@ slt: ## Compare every statement of DataFusion's sqllogictest files with plain Da
 
 slt-known: ## The same, and write the lists of statements that do not agree; reasons stay
 	BUZZ_SLT_WRITE_KNOWN=1 $(AGAINST) slt::
+
+stream-mutations: ## Break the planner of streams in three ways and check that the random statements notice
+	code/query/stream/tests/mutations.sh
+
+stream-differential: ## Run random windowed statements in random epochs and compare with batch; STATEMENTS=5000 SEED=1
+	BUZZ_STREAM_STATEMENTS=$(or $(STATEMENTS),5000) BUZZ_STREAM_SEED=$(or $(SEED),1) \
+		cargo test --workspace --test streams -- --nocapture random_statements
 
 differential: ## Compare random queries with plain DataFusion; QUERIES=5000 SEED=1
 	BUZZ_DIFFERENTIAL_QUERIES=$(or $(QUERIES),5000) BUZZ_DIFFERENTIAL_SEED=$(or $(SEED),1) $(AGAINST) differential::
@@ -158,6 +171,10 @@ bench: bench-tools release ## Compare with plain DataFusion and DuckDB; BENCH_RU
 bench-cloud: deployed ## Measure a stack's programs on the local cloud; writes docs/FIGURES.md; BENCH_RUNS=5 BINARIES=folder
 	python3 code/testkit/bench/cloud.py --bin $(DEPLOYED) --build small --sample $(SAMPLE) \
 		--runs $(or $(BENCH_RUNS),5) --output docs/FIGURES.md
+
+bench-stream: release ## Measure continuous queries; BENCH_RUNS=3 EVENTS=4000000 BINARIES=folder
+	python3 code/testkit/bench/stream.py --bin $(MEASURED) --folder $(BENCH)/stream --runs $(or $(BENCH_RUNS),3) \
+		--events $(or $(EVENTS),4000000)
 
 bench-tools:
 	@[ -x $(BENCH)/bin/tpchgen-cli ] || { python3 -m venv $(BENCH) && \

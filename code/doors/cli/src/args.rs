@@ -79,6 +79,10 @@ pub enum Command {
         #[arg(long, default_value_t = 3_000_000, value_name = "N")]
         rows: u64,
     },
+
+    /// Run continuous queries.
+    #[command(subcommand)]
+    Stream(crate::stream::StreamCommand),
 }
 
 /// A query in a file.
@@ -189,7 +193,7 @@ impl Arguments {
         match &self.command {
             Command::Query(QueryArguments { how, .. }) | Command::Sql(SqlArguments { how, .. }) => how.stack.is_named(),
             Command::Tables(TablesArguments { stack, .. }) => stack.is_named(),
-            Command::Sample { .. } => false,
+            Command::Sample { .. } | Command::Stream(_) => false,
         }
     }
 }

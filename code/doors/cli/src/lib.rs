@@ -9,5 +9,6 @@ pub mod compose;
 pub mod output;
 mod question;
 pub mod sample;
+pub mod stream;
 mod terminal;
 mod watch;

@@ -1,0 +1,271 @@
+//! Files as a source: one file, or a folder of files that may be followed.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use buzz_protocol::{QueryError, Result};
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use serde_json::{Value, json};
+
+use crate::decode::{Decoded, Format, csv_names, decode_file, decode_lines, file_schema, pieces};
+use crate::source::{BadData, Source, SourceBatch};
+
+/// Bytes of lines that one task decodes.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Average bytes of a row, from which the number of rows of a read is estimated.
+const ROW_BYTES: usize = 128;
+
+/// A file of a followed folder is read when it has not changed for this time.
+const SETTLE_MS: i64 = 500;
+
+/// Reads files in the order of their last change, then of their names.
+#[derive(Debug)]
+pub struct FileSource {
+    /// The store of the files.
+    pub store: Arc<dyn ObjectStore>,
+    /// The file, or the folder.
+    pub path: Path,
+    /// `path` is a folder.
+    pub folder: bool,
+    /// Waits for new files instead of ending.
+    pub follow: bool,
+    /// The format of the files.
+    pub format: Format,
+    /// The columns.
+    pub schema: SchemaRef,
+    /// Treatment of rows that cannot be decoded.
+    pub bad_data: BadData,
+    /// The file that was read last.
+    pub(crate) last: Option<(i64, String)>,
+    /// Bytes (of lines) or batches that were read of the current file.
+    pub(crate) position: u64,
+    pub(crate) current: Option<Current>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Current {
+    key: (i64, String),
+    /// Bytes before the first row.
+    start: u64,
+    /// The rest of the lines.
+    lines: Bytes,
+    names: Vec<String>,
+    /// Batches of a binary file, decoded and not returned yet.
+    batches: std::collections::VecDeque<arrow::array::RecordBatch>,
+}
+
+impl FileSource {
+    /// Opens a file or a folder.
+    pub fn new(store: Arc<dyn ObjectStore>, path: Path, format: Format, schema: SchemaRef) -> Self {
+        Self {
+            store,
+            path,
+            folder: false,
+            follow: false,
+            format,
+            schema,
+            bad_data: BadData::Fail,
+            last: None,
+            position: 0,
+            current: None,
+        }
+    }
+
+    /// Goes on from an offset.
+    ///
+    /// # Errors
+    /// `Data` if the offset is not one of files.
+    pub fn resume(&mut self, offset: &Value) -> Result<()> {
+        let broken = || QueryError::data(format!("offset {offset} is not one of files"));
+        self.position = offset.get("position").and_then(Value::as_u64).ok_or_else(broken)?;
+        self.last = match (offset.get("time").and_then(Value::as_i64), offset.get("file").and_then(Value::as_str)) {
+            (Some(time), Some(file)) => Some((time, file.to_string())),
+            _ => None,
+        };
+        Ok(())
+    }
+
+    async fn listed(&self) -> Result<Vec<ObjectMeta>> {
+        if !self.folder {
+            return match self.store.head(&self.path).await {
+                Ok(meta) => Ok(vec![meta]),
+                Err(object_store::Error::NotFound { .. }) if self.follow => Ok(Vec::new()),
+                Err(object_store::Error::NotFound { .. }) => {
+                    Err(QueryError::data(format!("file `{}` does not exist", self.path)))
+                }
+                Err(error) => Err(error.into()),
+            };
+        }
+        let mut files: Vec<ObjectMeta> = self.store.list(Some(&self.path)).try_collect().await?;
+        files.retain(|file| {
+            let name = file.location.filename().unwrap_or_default();
+            !name.starts_with(['.', '_']) && file.size > 0
+        });
+        files.sort_by_key(key);
+        Ok(files)
+    }
+
+    /// Opens the next file. Returns false if there is none.
+    async fn open_next(&mut self, now: i64) -> Result<bool> {
+        let partly = self.position > 0;
+        for file in self.listed().await? {
+            let key = key(&file);
+            let next = match &self.last {
+                None => true,
+                // A file that was read in part is opened again.
+                Some(last) if partly => key >= *last,
+                Some(last) => key > *last,
+            };
+            if !next || (self.follow && key.0 > now / 1_000_000 - SETTLE_MS) {
+                continue;
+            }
+            if partly && self.last.as_ref() != Some(&key) {
+                let file = &self.last.as_ref().map(|last| last.1.clone()).unwrap_or_default();
+                return Err(QueryError::data(format!(
+                    "file `{file}` was read in part and has changed since; start again without --state"
+                )));
+            }
+            let bytes = self.store.get(&file.location).await?.bytes().await?;
+            self.current = Some(self.opened(key, bytes)?);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn opened(&self, key: (i64, String), bytes: Bytes) -> Result<Current> {
+        let mut current =
+            Current { key, start: 0, lines: Bytes::new(), names: Vec::new(), batches: Default::default() };
+        if !self.format.has_lines() {
+            let decoded = decode_file(&self.format, &self.schema, bytes).map_err(|error| error.at(&current.key.1))?;
+            current.batches = decoded.into_iter().skip(self.position as usize).collect();
+            return Ok(current);
+        }
+        let mut start = 0;
+        if let Format::Csv { header, delimiter } = self.format {
+            if header {
+                current.names = csv_names(&bytes, delimiter)?;
+                start = bytes.iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |at| at + 1);
+            } else {
+                current.names = self.schema.fields().iter().map(|field| field.name().clone()).collect();
+            }
+        }
+        current.start = start as u64;
+        let position = (self.position as usize).max(start);
+        if position > bytes.len() {
+            return Err(QueryError::data(format!("file `{}` is shorter than what was read of it", current.key.1)));
+        }
+        current.lines = bytes.slice(position..);
+        Ok(current)
+    }
+
+    /// Takes up to `rows` rows of the current file. Returns None if it has no more.
+    async fn take(&mut self, rows: usize) -> Result<Option<Decoded>> {
+        let Some(current) = &mut self.current else { return Ok(None) };
+        if !self.format.has_lines() {
+            let mut decoded = Decoded::default();
+            let mut count = 0;
+            while count < rows
+                && let Some(batch) = current.batches.pop_front()
+            {
+                count += batch.num_rows();
+                self.position += 1;
+                decoded.batches.push(batch);
+            }
+            return Ok((!decoded.batches.is_empty()).then_some(decoded));
+        }
+        if current.lines.is_empty() {
+            return Ok(None);
+        }
+        let wanted = rows.saturating_mul(ROW_BYTES).clamp(1, 256 << 20);
+        let piece = pieces(&current.lines, wanted).swap_remove(0);
+        let taken = piece.len();
+        let mut tasks = Vec::new();
+        for piece in pieces(&piece, PIECE_BYTES.min(wanted.div_ceil(2))) {
+            let (format, schema, names) = (self.format.clone(), Arc::clone(&self.schema), current.names.clone());
+            let bad_data = self.bad_data;
+            tasks.push(tokio::task::spawn_blocking(move || decode_lines(&format, &schema, &names, &piece, bad_data)));
+        }
+        let mut decoded = Decoded::default();
+        for task in tasks {
+            let part = task.await.map_err(|error| QueryError::internal(format!("a decoder stopped: {error}")))?;
+            let part = part.map_err(|error| error.at(&current.key.1))?;
+            decoded.batches.extend(part.batches);
+            decoded.bad.extend(part.bad);
+        }
+        current.lines = current.lines.slice(taken..);
+        self.position = self.position.max(current.start) + taken as u64;
+        Ok(Some(decoded))
+    }
+}
+
+fn key(file: &ObjectMeta) -> (i64, String) {
+    (file.last_modified.timestamp_millis(), file.location.to_string())
+}
+
+/// Returns the columns of the first file, for formats that say them.
+///
+/// # Errors
+/// `Invalid` if the columns are not known.
+pub(crate) async fn first_schema(source: &FileSource, table: &str) -> Result<SchemaRef> {
+    let declare = || {
+        QueryError::invalid(format!("table `{table}` has no columns and no file that says them; declare its columns"))
+    };
+    if source.format.has_lines() {
+        return Err(declare());
+    }
+    let file = source.listed().await?.into_iter().next().ok_or_else(declare)?;
+    let bytes = source.store.get(&file.location).await?.bytes().await?;
+    file_schema(&source.format, bytes)
+}
+
+#[async_trait]
+impl Source for FileSource {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    async fn read(&mut self, rows: usize, now: i64) -> Result<SourceBatch> {
+        let mut read = SourceBatch::default();
+        let (mut batches, mut count) = (Vec::new(), 0);
+        while count < rows {
+            if self.current.is_none() && !self.open_next(now).await? {
+                read.ended = !self.follow;
+                break;
+            }
+            let before = self.position;
+            match self.take(rows - count).await? {
+                Some(decoded) => {
+                    if let Some(current) = &self.current {
+                        self.last = Some(current.key.clone());
+                    }
+                    read.bytes += if self.format.has_lines() { self.position - before } else { 0 };
+                    count += decoded.batches.iter().map(arrow::array::RecordBatch::num_rows).sum::<usize>();
+                    batches.extend(decoded.batches);
+                    read.bad.extend(decoded.bad);
+                }
+                None => {
+                    if let Some(current) = self.current.take() {
+                        self.last = Some(current.key);
+                    }
+                    self.position = 0;
+                }
+            }
+        }
+        read.more = count >= rows;
+        read.partitions = vec![("0".to_string(), batches)];
+        Ok(read)
+    }
+
+    fn offset(&self) -> Value {
+        let (time, file) = match &self.last {
+            Some((time, file)) => (json!(time), json!(file)),
+            None => (Value::Null, Value::Null),
+        };
+        json!({"time": time, "file": file, "position": self.position})
+    }
+}

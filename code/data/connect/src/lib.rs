@@ -1,0 +1,33 @@
+//! Sources and sinks of streams.
+//!
+//! A [`Source`] returns batches and an offset; reading again from an offset returns the same rows. A [`Sink`] takes the
+//! rows of an epoch, as often as it is asked to, with the same result. This crate knows no query.
+//!
+//! Read in this order: [`Source`] and [`Sink`] are the traits; `generated`, with the generators `nexmark` and `impulse`,
+//! and `files` are the sources; `decode` reads formats; `open` makes a source or a sink of a table's options.
+
+mod source;
+
+mod generate;
+mod generated;
+mod impulse;
+mod nexmark;
+
+mod decode;
+mod files;
+
+mod sink;
+
+mod open;
+mod options;
+
+pub use decode::Format;
+pub use files::FileSource;
+pub use generate::Generator;
+pub use generated::GeneratedSource;
+pub use impulse::Impulse;
+pub use nexmark::Nexmark;
+pub use open::{OpenSource, Place, nullable, open_sink, open_source, store};
+pub use options::{Options, parse_duration};
+pub use sink::{Blackhole, Folder, SingleFile, Sink, Stdout, WriteFormat, encode_lines};
+pub use source::{BadData, BadRow, Source, SourceBatch};

@@ -1,0 +1,156 @@
+//! The options of a table: what `WITH (…)` says.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use buzz_protocol::{QueryError, Result};
+
+/// The options of one table. Each option must be read once; [`Options::finish`] refuses those that nothing read.
+#[derive(Debug)]
+pub struct Options {
+    table: String,
+    values: BTreeMap<String, String>,
+    read: BTreeSet<String>,
+}
+
+/// Options that a pipeline reads itself.
+const COMMON: [&str; 8] =
+    ["connector", "type", "format", "event_time_field", "event_time", "watermark_field", "idle_timeout", "bad_data"];
+
+impl Options {
+    /// Takes the options of `table`.
+    pub fn new(table: &str, values: &BTreeMap<String, String>) -> Self {
+        let read = COMMON.iter().map(ToString::to_string).collect();
+        Self { table: table.to_string(), values: values.clone(), read }
+    }
+
+    /// Returns the table's name.
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// Returns the value of the first of `keys` that is given.
+    pub fn text(&mut self, keys: &[&str]) -> Option<String> {
+        self.read.extend(keys.iter().map(ToString::to_string));
+        keys.iter().find_map(|key| self.values.get(*key).cloned())
+    }
+
+    /// Returns an option that must be given.
+    ///
+    /// # Errors
+    /// `Invalid` if it is missing.
+    pub fn required(&mut self, keys: &[&str]) -> Result<String> {
+        let table = self.table.clone();
+        self.text(keys).ok_or_else(|| {
+            QueryError::invalid(format!("table `{table}` has no option `{}`; add it to WITH (…)", keys[0]))
+        })
+    }
+
+    /// Returns a number.
+    ///
+    /// # Errors
+    /// `Invalid` if the value is not a number.
+    pub fn number<T: std::str::FromStr>(&mut self, keys: &[&str]) -> Result<Option<T>> {
+        let Some(text) = self.text(keys) else { return Ok(None) };
+        let number = text.trim().parse().map_err(|_| {
+            QueryError::invalid(format!(
+                "option `{}` of table `{}` is `{text}`; a number is required",
+                keys[0], self.table
+            ))
+        })?;
+        Ok(Some(number))
+    }
+
+    /// Returns a duration in nanoseconds, written as `5s`, `200 ms` or `1 minute`. A number without a unit is seconds.
+    ///
+    /// # Errors
+    /// `Invalid` if the value is not a duration.
+    pub fn duration(&mut self, keys: &[&str]) -> Result<Option<i64>> {
+        let Some(text) = self.text(keys) else { return Ok(None) };
+        let parsed = parse_duration(&text);
+        let parsed = parsed.ok_or_else(|| {
+            QueryError::invalid(format!(
+                "option `{}` of table `{}` is `{text}`; a duration such as `5s` or `200 ms` is required",
+                keys[0], self.table
+            ))
+        })?;
+        Ok(Some(parsed))
+    }
+
+    /// Returns a yes or no.
+    ///
+    /// # Errors
+    /// `Invalid` if the value is neither `true` nor `false`.
+    pub fn flag(&mut self, keys: &[&str], default: bool) -> Result<bool> {
+        match self.text(keys).as_deref() {
+            None => Ok(default),
+            Some("true") => Ok(true),
+            Some("false") => Ok(false),
+            Some(other) => Err(QueryError::invalid(format!(
+                "option `{}` of table `{}` is `{other}`; use true or false",
+                keys[0], self.table
+            ))),
+        }
+    }
+
+    /// Fails if an option was given that nothing reads.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the option and those that are known.
+    pub fn finish(&self) -> Result<()> {
+        match self.values.keys().find(|key| !self.read.contains(*key)) {
+            None => Ok(()),
+            Some(unknown) => Err(QueryError::invalid(format!(
+                "option `{unknown}` of table `{}` is unknown; known are: {}",
+                self.table,
+                self.read.iter().cloned().collect::<Vec<_>>().join(", ")
+            ))),
+        }
+    }
+}
+
+/// Parses a duration to nanoseconds.
+pub fn parse_duration(text: &str) -> Option<i64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().ok()?;
+    let unit = match text[digits..].trim().to_lowercase().as_str() {
+        "ns" | "nanosecond" | "nanoseconds" => 1.0,
+        "us" | "µs" | "microsecond" | "microseconds" => 1e3,
+        "ms" | "millisecond" | "milliseconds" => 1e6,
+        "" | "s" | "sec" | "second" | "seconds" => 1e9,
+        "m" | "min" | "minute" | "minutes" => 60e9,
+        "h" | "hour" | "hours" => 3600e9,
+        "d" | "day" | "days" => 86_400e9,
+        _ => return None,
+    };
+    Some((number * unit) as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        let parsed = ["5s", "200 ms", "1 minute", "2", "0.5s", "x"].map(parse_duration);
+        assert_eq!(
+            parsed,
+            [
+                Some(5_000_000_000),
+                Some(200_000_000),
+                Some(60_000_000_000),
+                Some(2_000_000_000),
+                Some(500_000_000),
+                None
+            ]
+        );
+    }
+
+    #[test]
+    fn unknown_option_is_refused() {
+        let values = BTreeMap::from([("rate".to_string(), "5".to_string())]);
+        let mut options = Options::new("t", &values);
+        options.number::<u64>(&["event_rate"]).expect("it is not given");
+        assert!(options.finish().expect_err("rate is unknown").to_string().contains("`rate` of table `t` is unknown"));
+    }
+}

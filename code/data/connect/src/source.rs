@@ -1,0 +1,61 @@
+//! The trait of sources.
+
+use std::fmt;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use buzz_protocol::Result;
+use serde_json::Value;
+
+/// Reads rows, and can read them again.
+#[async_trait]
+pub trait Source: fmt::Debug + Send {
+    /// Returns the columns of its batches.
+    fn schema(&self) -> SchemaRef;
+
+    /// Reads what there is now, about `rows` rows at most. `now` is the time in nanoseconds since 1970. A source without
+    /// new rows returns at once.
+    ///
+    /// # Errors
+    /// `Data` if rows cannot be decoded, `Unavailable` if the store does not answer.
+    async fn read(&mut self, rows: usize, now: i64) -> Result<SourceBatch>;
+
+    /// Returns the position after the rows that were read. A source that is opened with it goes on there.
+    fn offset(&self) -> Value;
+}
+
+/// Rows of one read.
+#[derive(Debug, Default)]
+pub struct SourceBatch {
+    /// Rows by partition. Each partition of the source is named in each read.
+    pub partitions: Vec<(String, Vec<RecordBatch>)>,
+    /// No rows follow.
+    pub ended: bool,
+    /// More rows can be read at once.
+    pub more: bool,
+    /// Bytes that were read from a store.
+    pub bytes: u64,
+    /// Rows that could not be decoded, with the reason.
+    pub bad: Vec<BadRow>,
+}
+
+/// A row that could not be decoded.
+#[derive(Debug, Clone)]
+pub struct BadRow {
+    /// The row as it came.
+    pub text: String,
+    /// The reason.
+    pub reason: String,
+}
+
+/// Treatment of rows that cannot be decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadData {
+    /// Stop the pipeline.
+    Fail,
+    /// Count the row and leave it out.
+    Drop,
+    /// Count the row, leave it out, and make it readable as a table of its own.
+    Side,
+}

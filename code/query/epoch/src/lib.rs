@@ -1,0 +1,74 @@
+//! The epoch protocol of continuous queries: how offsets, state and output become visible together, exactly once.
+//!
+//! An *epoch* reads rows from sources, folds them into state, and makes output. A coordinator writes state and output
+//! into files that nobody reads yet, and then creates one [`Record`] that names them, together with the offsets of the
+//! sources ([`EpochLog::commit`]). The store lets only one process create an object, so of several coordinators one
+//! wins each epoch, and the others load its record and continue from there. A coordinator that dies before the record
+//! has done nothing; one that dies after it has done everything.
+//!
+//! Read in this order:
+//!
+//! - [`Record`] is what an epoch made. Names of files carry their epoch ([`epoch_of`]).
+//! - [`EpochLog`] opens a pipeline, finds the newest record, and commits the next one.
+//! - [`PipelineSpec`] and [`Manifest`]: versions of a pipeline, and going back to an earlier epoch.
+//! - [`Keep`]: which files are garbage.
+//! - [`Target`] and [`publish_pending`] bring output into tables outside, once.
+//! - [`SourceLog`] keeps rows that are pushed by others, and leaves out requests that were repeated.
+//! - [`groups_of`] divides state among combs.
+//! - [`synced_folder`] is a store on a local disk that survives power loss.
+//! - [`Clock`] is the time, which a test moves.
+//!
+//! Decisions are functions over values; only `log`, `outbox`, `source` and `object` call the store. The tests run all of
+//! it in a simulator (`simulator`) that dies at each call.
+
+mod record;
+
+mod names;
+
+mod object;
+
+mod search;
+
+mod log;
+
+mod pipeline;
+
+mod garbage;
+
+mod outbox;
+
+mod segment;
+
+mod seal;
+
+mod source;
+
+mod groups;
+
+mod folder;
+
+mod clock;
+
+mod rules;
+
+#[cfg(test)]
+mod simulator;
+
+#[cfg(test)]
+mod tests;
+
+pub use clock::{Clock, SystemClock, VirtualClock};
+pub use folder::synced_folder;
+pub use garbage::Keep;
+pub use groups::{files_of, groups_of};
+pub use log::{Commit, DELETES_MAX, EpochLog, LISTED_RECORDS_MAX, OUTPUT_SWEEP_EPOCHS};
+pub use names::{NAME_BYTES_MAX, epoch_of};
+pub use object::{LISTED_MAX, OBJECT_BYTES_MAX};
+pub use outbox::{Target, publish_pending};
+pub use pipeline::{KEY_GROUPS_MAX, Manifest, PipelineSpec, SCRIPT_BYTES_MAX, Span, VERSIONS_MAX};
+pub use record::{
+    INLINE_BYTES_MAX, Moved, OutputFile, RECORD_BYTES_MAX, Record, StateFile, TIMERS_MAX, Timer, TimerTime, due,
+};
+pub use seal::{ENTRY_SEGMENTS_MAX, Entry, KEYS_MAX, Sealed, SealedRows, Times};
+pub use segment::{KEY_BYTES_MAX, PARTS_MAX, Part, SEGMENT_BYTES_MAX, Segment};
+pub use source::{SourceLog, SourceSpec};

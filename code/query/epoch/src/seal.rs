@@ -1,0 +1,307 @@
+//! Decides which rows of an inbox count: pure functions over the log's entries and the headers of segments.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use buzz_protocol::{QueryError, Result};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::clock::time_of;
+use crate::rules::Rules;
+use crate::segment::Part;
+
+/// Maximum number of segments in an entry of the log.
+pub const ENTRY_SEGMENTS_MAX: usize = 1000;
+
+/// Maximum number of idempotency keys that a sealing process keeps in memory.
+pub const KEYS_MAX: usize = 10_000_000;
+
+/// Times that decide about repetitions, fixed when a source is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Times {
+    /// Rows with the key of rows that were sealed within this time are left out. Later ones are new rows.
+    pub dedup_horizon_ms: i64,
+    /// Maximum duration of a write to the inbox. A write that takes longer is not acknowledged.
+    pub append_ms_max: i64,
+    /// Maximum difference between the clocks of two writers or sealing processes.
+    pub clock_skew_ms_max: i64,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        let minute_ms = 60_000;
+        Self { dedup_horizon_ms: 24 * 60 * minute_ms, append_ms_max: minute_ms, clock_skew_ms_max: 5 * minute_ms }
+    }
+}
+
+impl Times {
+    /// Time after which no acknowledged segment with an older name can appear in the inbox.
+    pub(crate) fn settle_ms(self) -> i64 {
+        self.append_ms_max.saturating_add(self.clock_skew_ms_max)
+    }
+
+    /// Returns the oldest time of entries that a sealing process needs, if `newest` is the newest one.
+    pub(crate) fn entries_from_ms(self, newest: &Entry) -> i64 {
+        let keys = newest.at_ms.saturating_sub(self.dedup_horizon_ms);
+        keys.min(newest.scan_from_ms.saturating_sub(self.settle_ms()))
+    }
+}
+
+/// An entry of a source's log, created once under its number. Rows belong to the source because an entry names them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Entry {
+    /// The number of the entry, from 1.
+    pub n: u64,
+    /// The process that created it.
+    pub by: String,
+    /// The time of sealing in milliseconds; not smaller than that of the entry before.
+    pub at_ms: i64,
+    /// Every acknowledged segment with an older name is in this entry or one before.
+    pub scan_from_ms: i64,
+    /// The segments, in the order of their names. A segment is in one entry only.
+    pub segments: Vec<Sealed>,
+    /// Rows that were left out because their key was sealed before.
+    pub repeated: u64,
+}
+
+/// A segment in the log.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sealed {
+    /// The name of the segment in the inbox.
+    pub segment: String,
+    /// Runs of rows that count, in ascending order.
+    pub rows: Vec<SealedRows>,
+}
+
+/// A run of rows that count: those of one request.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SealedRows {
+    /// The first row in the segment.
+    pub from: u64,
+    /// The request.
+    #[serde(flatten)]
+    pub part: Part,
+}
+
+/// A segment in the inbox that no entry names.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) name: String,
+    pub(crate) parts: Vec<Part>,
+}
+
+/// What a sealing process remembers of the log.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    /// The number of the newest entry that was applied.
+    pub(crate) head: u64,
+    at_ms: i64,
+    scan_from_ms: Option<i64>,
+    /// Segments that entries name and that the next listing of the inbox may return.
+    named: BTreeSet<String>,
+    /// The time at which a key was sealed last.
+    keys: HashMap<String, i64>,
+    /// The keys in the order of their time.
+    oldest: VecDeque<(i64, String)>,
+}
+
+impl Index {
+    /// Adds the next entry, and forgets what the next one does not need.
+    ///
+    /// # Errors
+    /// `Limit` if there are more than [`KEYS_MAX`] keys within the horizon.
+    pub(crate) fn apply(&mut self, entry: &Entry, times: Times) -> Result<()> {
+        self.head = entry.n;
+        self.at_ms = entry.at_ms;
+        self.scan_from_ms = Some(entry.scan_from_ms);
+        for segment in &entry.segments {
+            self.named.insert(segment.segment.clone());
+            for key in segment.rows.iter().filter_map(|rows| rows.part.key.as_ref()) {
+                self.keys.insert(key.clone(), entry.at_ms);
+                self.oldest.push_back((entry.at_ms, key.clone()));
+            }
+        }
+        self.named = self.named.split_off(&first_name(entry.scan_from_ms));
+        while let Some((at_ms, _)) = self.oldest.front()
+            && *at_ms < entry.at_ms.saturating_sub(times.dedup_horizon_ms)
+        {
+            let (at_ms, key) = self.oldest.pop_front().expect("the queue has a first key");
+            if self.keys.get(&key) == Some(&at_ms) {
+                self.keys.remove(&key);
+            }
+        }
+        if self.oldest.len() > KEYS_MAX {
+            return Err(QueryError::limit(format!(
+                "the source has more than {KEYS_MAX} idempotency keys within its horizon; shorten the horizon or send \
+                 more rows per key"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Returns a name before all those that the next listing of the inbox needs; `None` for all.
+    pub(crate) fn scan_from(&self) -> Option<String> {
+        self.scan_from_ms.map(first_name)
+    }
+
+    /// Returns the time of an entry that is created at `now_ms`.
+    pub(crate) fn next_at_ms(&self, now_ms: i64) -> i64 {
+        now_ms.max(self.at_ms)
+    }
+
+    /// Selects the segments of the next entry from `names`, the sorted names of a listing, and returns the time of the
+    /// first one that must wait for the entry after it.
+    pub(crate) fn select(&self, names: Vec<String>, segments_max: usize) -> (Vec<String>, Option<i64>) {
+        let open = names.into_iter().filter(|name| name_time(name).is_some() && !self.named.contains(name));
+        let mut selected: Vec<String> = open.take(segments_max + 1).collect();
+        let rest = selected.get(segments_max).and_then(|name| name_time(name));
+        selected.truncate(segments_max);
+        (selected, rest)
+    }
+
+    /// Returns the next entry: all of `found`, without the rows of keys that were sealed within the horizon. `at_ms` is
+    /// the time before the listing that returned them. `None` if there is nothing to seal.
+    pub(crate) fn next(
+        &self,
+        by: String,
+        at_ms: i64,
+        found: Vec<Found>,
+        rest_ms: Option<i64>,
+        times: Times,
+        rules: Rules,
+    ) -> Option<Entry> {
+        if found.is_empty() {
+            return None;
+        }
+        let mut fresh = BTreeSet::new();
+        let mut repeated = 0;
+        let mut seal = |found: Found| {
+            let mut from = 0;
+            let mut rows = Vec::new();
+            for part in found.parts {
+                let first = from;
+                from += part.rows;
+                let new = part.key.as_ref().is_none_or(|key| {
+                    let sealed =
+                        self.keys.get(key).is_some_and(|at| *at >= at_ms.saturating_sub(times.dedup_horizon_ms));
+                    !sealed && fresh.insert(key.clone())
+                });
+                if new || !rules.deduplicates() {
+                    rows.push(SealedRows { from: first, part });
+                } else {
+                    repeated += part.rows;
+                }
+            }
+            Sealed { segment: found.name, rows }
+        };
+        let segments = found.into_iter().map(&mut seal).collect();
+        let settle_ms = if rules.waits_for_writes() { times.settle_ms() } else { 0 };
+        let settled = at_ms.saturating_sub(settle_ms);
+        // Never smaller than before: older segments are all sealed.
+        let scan_from_ms = settled.min(rest_ms.unwrap_or(i64::MAX)).max(self.scan_from_ms.unwrap_or(i64::MIN));
+        Some(Entry { n: self.head + 1, by, at_ms, scan_from_ms, segments, repeated })
+    }
+}
+
+/// Returns the time in the name of a segment; `None` if this crate did not make the name.
+fn name_time(name: &str) -> Option<i64> {
+    time_of(&Uuid::parse_str(name).ok()?)
+}
+
+/// Returns a text that sorts before the names of all segments of `at_ms` and later.
+fn first_name(at_ms: i64) -> String {
+    let ms = u128::try_from(at_ms.max(0)).expect("the time is not negative");
+    Uuid::from_u128(ms << 80).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Ids;
+
+    const TIMES: Times = Times { dedup_horizon_ms: 1000, append_ms_max: 50, clock_skew_ms_max: 50 };
+
+    fn part(key: &str, rows: u64) -> Part {
+        Part { key: Some(key.to_string()).filter(|key| !key.is_empty()), rows, ..Default::default() }
+    }
+
+    fn found(at_ms: i64, parts: &[Part]) -> Found {
+        Found { name: Ids::random().next_at(at_ms).to_string(), parts: parts.to_vec() }
+    }
+
+    fn next(index: &Index, at_ms: i64, found: Vec<Found>) -> Entry {
+        index.next("me".into(), at_ms, found, None, TIMES, Rules::default()).unwrap()
+    }
+
+    fn counted(entry: &Entry) -> Vec<(u64, u64)> {
+        entry.segments.iter().flat_map(|s| &s.rows).map(|rows| (rows.from, rows.part.rows)).collect()
+    }
+
+    #[test]
+    fn rows_of_a_key_count_once_in_an_entry_and_across_entries() {
+        let mut index = Index::default();
+        let entry = next(
+            &index,
+            5000,
+            vec![found(4990, &[part("a", 2), part("b", 3)]), found(4991, &[part("a", 2), part("c", 1)])],
+        );
+        assert_eq!((counted(&entry), entry.repeated), (vec![(0, 2), (2, 3), (2, 1)], 2));
+        index.apply(&entry, TIMES).unwrap();
+        let entry = next(&index, 5100, vec![found(5090, &[part("c", 1), part("d", 4), part("c", 1)])]);
+        assert_eq!((entry.n, counted(&entry), entry.repeated), (2, vec![(1, 4)], 2));
+    }
+
+    #[test]
+    fn rows_without_key_always_count() {
+        let mut index = Index::default();
+        for _ in 0..2 {
+            let entry = next(&index, 5000, vec![found(4990, &[part("", 2), part("", 2)])]);
+            assert_eq!(counted(&entry), [(0, 2), (2, 2)]);
+            index.apply(&entry, TIMES).unwrap();
+        }
+    }
+
+    #[test]
+    fn key_counts_again_after_the_horizon() {
+        let mut index = Index::default();
+        let entry = next(&index, 5000, vec![found(4990, &[part("a", 1)])]);
+        index.apply(&entry, TIMES).unwrap();
+        let again = |index: &Index, at_ms| counted(&next(index, at_ms, vec![found(at_ms, &[part("a", 1)])])).len();
+        assert_eq!((again(&index, 6000), again(&index, 6001)), (0, 1));
+        let other = next(&index, 6001, vec![found(6001, &[part("z", 1)])]);
+        index.apply(&other, TIMES).unwrap();
+        assert_eq!(index.keys.keys().collect::<Vec<_>>(), ["z"]);
+        assert_eq!(index.oldest.len(), 1);
+    }
+
+    #[test]
+    fn segment_is_selected_until_an_entry_names_it() {
+        let mut index = Index::default();
+        let (a, b) = (found(4990, &[part("a", 1)]), found(4991, &[part("b", 1)]));
+        let names = || vec![a.name.clone(), b.name.clone(), "notes.txt".to_string()];
+        let (selected, rest) = index.select(names(), 1);
+        assert_eq!((selected, rest), (vec![a.name.clone()], Some(4991)));
+        let entry = index.next("me".into(), 9000, vec![a.clone()], rest, TIMES, Rules::default()).unwrap();
+        // The listing starts at the segment that waits, although it is older than the time to settle.
+        assert_eq!(entry.scan_from_ms, 4991);
+        index.apply(&entry, TIMES).unwrap();
+        assert_eq!(index.select(names()[1..].to_vec(), 10), (vec![b.name.clone()], None));
+        assert!(index.scan_from().unwrap() < b.name && index.scan_from().unwrap() > a.name);
+        let entry = next(&index, 9000, vec![b.clone()]);
+        assert_eq!(entry.scan_from_ms, 8900);
+        index.apply(&entry, TIMES).unwrap();
+        assert_eq!(index.named.len(), 0);
+    }
+
+    #[test]
+    fn time_of_entries_does_not_go_back() {
+        let mut index = Index::default();
+        let entry = next(&index, 5000, vec![found(4990, &[part("a", 1)])]);
+        index.apply(&entry, TIMES).unwrap();
+        assert_eq!((index.next_at_ms(4000), index.next_at_ms(6000)), (5000, 6000));
+        assert!(index.next("me".into(), 6000, vec![], None, TIMES, Rules::default()).is_none());
+    }
+}

@@ -1,0 +1,92 @@
+//! The log of a source.
+
+use std::sync::Arc;
+
+use buzz_protocol::ErrorKind;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use crate::{Part, Segment, SourceLog, SourceSpec, Times, VirtualClock};
+
+const TIMES: Times = Times { dedup_horizon_ms: 1000, append_ms_max: 50, clock_skew_ms_max: 50 };
+
+async fn source(store: &Arc<dyn ObjectStore>) -> SourceLog {
+    let spec = SourceSpec { ddl: "create table events".into(), format: "json".into(), times: TIMES };
+    SourceLog::open(store.clone(), Path::from("root"), "events", &spec).await.unwrap()
+}
+
+fn segment(keys: &[&str]) -> Segment {
+    let part = |key: &&str| Part { key: Some(key.to_string()), rows: 1, ..Default::default() };
+    Segment { parts: keys.iter().map(part).collect(), payload: keys.join("\n").into() }
+}
+
+#[tokio::test]
+async fn repeated_request_is_sealed_once_by_any_process() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let (a, b) = (source(&store).await, source(&store).await);
+    let clock = VirtualClock::new(1_000_000);
+    assert_eq!(a.seal(&clock).await.unwrap(), None);
+    a.append(&segment(&["1", "2"]), &clock).await.unwrap();
+    clock.advance(10);
+    let first = a.seal(&clock).await.unwrap().unwrap();
+    assert_eq!((first.n, first.repeated, first.segments[0].rows.len()), (1, 0, 2));
+    assert_eq!(b.seal(&clock).await.unwrap(), None);
+    clock.advance(10);
+    b.append(&segment(&["2", "3"]), &clock).await.unwrap();
+    let second = b.seal(&clock).await.unwrap().unwrap();
+    let rows: Vec<_> = second.segments[0].rows.iter().map(|rows| (rows.from, rows.part.key.as_deref())).collect();
+    assert_eq!((second.n, second.repeated, rows), (2, 1, vec![(1, Some("3"))]));
+    // A process that starts later reads the log.
+    let c = source(&store).await;
+    c.append(&segment(&["3", "1", "4"]), &clock).await.unwrap();
+    let third = c.seal(&clock).await.unwrap().unwrap();
+    assert_eq!((third.n, third.repeated, third.segments[0].rows[0].from), (3, 2, 2));
+    assert_eq!(a.head(0).await.unwrap(), 3);
+    let after: Vec<u64> = a.entries_after(1, 9).await.unwrap().iter().map(|entry| entry.n).collect();
+    assert_eq!(after, [2, 3]);
+    assert_eq!(a.segment(&third.segments[0]).await.unwrap(), segment(&["3", "1", "4"]));
+}
+
+#[tokio::test]
+async fn long_log_is_read_back_as_far_as_the_horizon() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let (log, clock) = (source(&store).await, VirtualClock::new(1_000_000));
+    for n in 1..=60 {
+        log.append(&segment(&[&n.to_string()]), &clock).await.unwrap();
+        assert_eq!(log.seal(&clock).await.unwrap().unwrap().n, n);
+        clock.advance(40);
+    }
+    // Entries of the last 1,000 ms are 36 to 60, so older ones are not needed.
+    store.delete(&Path::from("root/sources/events/log/00000000000000000001.json")).await.unwrap();
+    let later = source(&store).await;
+    for n in [60, 40, 36] {
+        later.append(&segment(&[&n.to_string()]), &clock).await.unwrap();
+    }
+    assert_eq!(later.seal(&clock).await.unwrap().unwrap().repeated, 3);
+    later.append(&segment(&["20"]), &clock).await.unwrap();
+    assert_eq!(later.seal(&clock).await.unwrap().unwrap().repeated, 0);
+}
+
+#[tokio::test]
+async fn damaged_segment_and_changed_declaration_are_named() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let (log, clock) = (source(&store).await, VirtualClock::new(1_000_000));
+    let name = log.append(&segment(&["1"]), &clock).await.unwrap();
+    store.put(&Path::from(format!("root/sources/events/inbox/{name}")), "buzz".into()).await.unwrap();
+    let error = log.seal(&clock).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Data && error.message.contains(&name), "{error}");
+    let other = SourceSpec { ddl: "create table other".into(), ..log.spec().clone() };
+    let error = SourceLog::open(store, Path::from("root"), "events", &other).await.unwrap_err();
+    assert!(error.message.contains("exists with another declaration: `create table events`"), "{error}");
+}
+
+#[tokio::test]
+async fn header_that_exceeds_the_first_read_is_sealed() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let (log, clock) = (source(&store).await, VirtualClock::new(1_000_000));
+    let keys: Vec<String> = (0..crate::PARTS_MAX).map(|n| format!("a key of a usual length, {n}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    log.append(&segment(&keys), &clock).await.unwrap();
+    assert_eq!(log.seal(&clock).await.unwrap().unwrap().segments[0].rows.len(), keys.len());
+}

@@ -1,0 +1,145 @@
+//! Rows of single statements.
+
+use buzz_connect::Nexmark;
+use buzz_protocol::Result;
+
+use crate::harness::{Cut, run_nexmark, texts};
+
+async fn run(script: &str) -> Result<Vec<String>> {
+    let cuts = [Cut { events: 300, reload: None, snapshot: false }; 4];
+    let rows = run_nexmark(script, &Nexmark::default(), 1500, &cuts).await?;
+    Ok(texts(&rows))
+}
+
+#[tokio::test]
+async fn filter_passes_rows_through() {
+    let rows = run("SELECT bid FROM nexmark WHERE bid IS NOT NULL").await.expect("it runs");
+    assert_eq!(rows.len(), 1380);
+}
+
+#[tokio::test]
+async fn hop_without_key_has_one_row_per_slide() {
+    let rows = run("SELECT avg(bid.price) as avg_price FROM nexmark WHERE bid IS NOT NULL \
+         GROUP BY hop(interval '2 seconds', interval '10 seconds')")
+    .await
+    .expect("it runs");
+    // 15 s of events are in windows that start from 12 s to 34 s.
+    assert_eq!(rows.len(), 12);
+}
+
+#[tokio::test]
+async fn top_5_of_each_window() {
+    let rows = run("SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY window ORDER BY count DESC) AS row_num \
+         FROM (SELECT count(*) AS count, bid.auction AS auction, hop(interval '2 seconds', interval '60 seconds') AS window \
+         FROM nexmark WHERE bid is not null GROUP BY 2, window)) WHERE row_num <= 5")
+    .await
+    .expect("it runs");
+    assert_eq!(rows.len(), 37 * 5);
+}
+
+#[track_caller]
+fn check_refused(result: Result<Vec<String>>, expected: &str) {
+    match result {
+        Ok(rows) => panic!("{} rows instead of an error with `{expected}`", rows.len()),
+        Err(error) => assert!(error.to_string().contains(expected), "{error}"),
+    }
+}
+
+#[tokio::test]
+async fn statements_that_mix_windows_are_refused() {
+    let grouped =
+        "(SELECT bid.auction AS auction, count(*) AS n, tumble(interval '2 seconds') AS w FROM nexmark GROUP BY 1, w)";
+    let cases = [
+        ("SELECT count(*) FROM nexmark".to_string(), "without a window"),
+        ("SELECT bid.auction, count(*) FROM nexmark GROUP BY 1".to_string(), "without a window"),
+        (format!("SELECT auction, sum(n) FROM {grouped} GROUP BY auction"), "without a window"),
+        (format!("SELECT max(n) FROM {grouped}"), "without a window"),
+        (format!("SELECT a.n, b.n FROM {grouped} a JOIN {grouped} b ON a.auction = b.auction"), "without equal windows"),
+        (format!("SELECT a.n, b.n FROM {grouped} a, {grouped} b WHERE a.w <> b.w"), "without equal windows"),
+        (format!("SELECT *, row_number() OVER (ORDER BY n) FROM {grouped}"), "PARTITION BY"),
+        (format!("SELECT *, row_number() OVER (PARTITION BY auction ORDER BY n) FROM {grouped}"), "PARTITION BY"),
+        (format!("SELECT DISTINCT auction FROM {grouped}"), "DISTINCT"),
+        (format!("SELECT * FROM {grouped} ORDER BY n"), "ORDER BY"),
+        (format!("SELECT * FROM {grouped} LIMIT 3"), "LIMIT"),
+        (format!("SELECT * FROM {grouped} WHERE n > (SELECT avg(n) FROM {grouped})"), "subquery"),
+        (format!("SELECT * FROM {grouped} WHERE auction IN (SELECT auction.id FROM nexmark)"), "subquery"),
+        ("SELECT n.bid FROM nexmark n JOIN nexmark m ON n.bid.auction = m.auction.id".to_string(), "without equal windows"),
+        (
+            "SELECT a.w FROM (SELECT tumble(interval '2 seconds') w, count(*) FROM nexmark GROUP BY w) a JOIN \
+             (SELECT tumble(interval '4 seconds') w, count(*) FROM nexmark GROUP BY w) b ON a.w.start = b.w.start"
+                .to_string(),
+            "without equal windows",
+        ),
+        (
+            "SELECT s.start, count(*) FROM (SELECT session(interval '1 second') s, bid.auction FROM nexmark GROUP BY 1, 2) \
+             GROUP BY s.start"
+                .to_string(),
+            "without a window",
+        ),
+        (
+            "SELECT l.w, count(*) FROM (SELECT tumble(interval '2 seconds') w, count(*) n FROM nexmark GROUP BY w) l \
+             FULL JOIN (SELECT tumble(interval '2 seconds') w, count(*) n FROM nexmark WHERE bid.price > 5000 GROUP BY w) r \
+             ON l.w = r.w GROUP BY l.w"
+                .to_string(),
+            "without a window",
+        ),
+        ("SELECT session(interval '1 second') FROM nexmark".to_string(), "session()"),
+        ("SELECT count(*) FROM TUMBLE(nexmark, bid.datetime, interval '1 second') GROUP BY window_start".to_string(), "WATERMARK FOR"),
+        ("SELECT count(*), now() FROM nexmark GROUP BY tumble(interval '1 second')".to_string(), "now()"),
+        ("SELECT bid.auction FROM nexmark UNION SELECT auction.id FROM nexmark".to_string(), "DISTINCT"),
+        (
+            "SELECT bid.auction, count(*) FROM nexmark GROUP BY ROLLUP (bid.auction, tumble(interval '1 second'))".to_string(),
+            "ROLLUP",
+        ),
+        ("SELECT count(*) FROM nexmark GROUP BY tumble(interval '1 month')".to_string(), "months"),
+        ("SELECT count(*) FROM nexmark GROUP BY hop(interval '0', interval '1 second')".to_string(), "longer than zero"),
+        ("SELECT count(*) FROM nexmark GROUP BY hop(interval '3 seconds', interval '1 second')".to_string(), "slide"),
+    ];
+    for (script, expected) in cases {
+        println!("{script}");
+        check_refused(run(&script).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn coalesce_of_a_full_join_is_a_window() {
+    let rows = run("SELECT w, count(*) AS n FROM (SELECT coalesce(l.w, r.w) AS w FROM \
+         (SELECT tumble(interval '2 seconds') w, count(*) n FROM nexmark WHERE bid.price > 1000 GROUP BY w) l \
+         FULL JOIN (SELECT tumble(interval '2 seconds') w, count(*) n FROM nexmark WHERE bid.price > 5000 GROUP BY w) r \
+         ON l.w = r.w) GROUP BY w")
+    .await
+    .expect("it runs");
+    assert_eq!(rows.len(), 8);
+}
+
+#[tokio::test]
+async fn raw_hop_repeats_rows_per_window() {
+    let rows = run(
+        "SELECT bid.auction, window_start FROM HOP(nexmark, date_time, interval '2 seconds', interval '10 seconds') \
+         WHERE bid IS NOT NULL",
+    )
+    .await
+    .expect("it runs");
+    assert_eq!(rows.len(), 1380 * 5);
+}
+
+#[tokio::test]
+async fn view_and_table_without_connector_are_names() {
+    let rows =
+        run("CREATE VIEW bids AS SELECT bid.auction AS auction, bid.price AS price, date_time AS ts FROM nexmark \
+         WHERE bid IS NOT NULL;
+         CREATE TABLE cheap (auction BIGINT, ts TIMESTAMP);
+         INSERT INTO cheap SELECT auction, ts FROM bids WHERE price < 200;
+         SELECT count(*) AS n, tumble(interval '5 seconds') AS w FROM cheap GROUP BY w;")
+        .await
+        .expect("it runs");
+    assert_eq!(rows.len(), 3);
+}
+
+#[tokio::test]
+async fn subquery_with_star_keeps_the_window() {
+    let rows = run("SELECT count(*) AS n, w FROM (SELECT *, tumble(interval '5 seconds') AS w FROM nexmark WHERE bid.price > 1) AS nexmark GROUP BY w")
+    .await
+    .expect("it runs");
+    assert_eq!(rows.len(), 3);
+}
