@@ -44,7 +44,7 @@ impl Default for Sizes {
 }
 
 pub(crate) fn program(name: &str) -> PathBuf {
-    workspace_root().join("code/localcloud/tests/services").join(name)
+    workspace_root().join("code/hosts/localcloud/tests/services").join(name)
 }
 
 pub(crate) async fn start(sizes: Sizes) -> Cloud {
