@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aws_config::SdkConfig;
+use buzz_aws::clients::sdk;
 use buzz_engine::wire::{AnswerMessage, ask_event, describe_event};
 use buzz_engine::{Answer, Content, Engine, Progress, Question, Rows, Running, TableDescription};
 use buzz_protocol::{CatalogType, QueryError, QueryId, Result};
@@ -17,6 +19,9 @@ use serde_json::Value;
 
 pub use stack::function_of;
 use stack::{Stack, Watched};
+
+/// Maximum time to wait for the answer to a call. Calls only read and write small objects.
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Interval at which the stack is asked for the progress of a query.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
@@ -48,7 +53,16 @@ impl StackEngine {
     /// # Errors
     /// `Invalid` if no region is set.
     pub async fn connect(function: String, endpoint_url: Option<&str>) -> Result<Self> {
-        Ok(Self { stack: Arc::new(Stack::connect(function, endpoint_url).await?) })
+        let sdk = sdk(READ_TIMEOUT, endpoint_url).await;
+        if sdk.region().is_none() {
+            return Err(QueryError::invalid("no region is set; set AWS_REGION to the region of the stack"));
+        }
+        Ok(Self::new(&sdk, function))
+    }
+
+    /// Makes the engine of the stack whose Fuse is `function`, which `sdk` reaches.
+    pub fn new(sdk: &SdkConfig, function: String) -> Self {
+        Self { stack: Arc::new(Stack::new(sdk, function)) }
     }
 }
 

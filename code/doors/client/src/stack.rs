@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use aws_config::SdkConfig;
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
-use buzz_aws::clients::sdk;
 use buzz_aws::failure;
 use buzz_engine::wire::{AnswerMessage, Described, FailureMessage, Submitted, cancel_event, watch_event};
 use buzz_engine::{Progress, ProgressReport, TableDescription};
@@ -13,9 +13,6 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{decoded, unreadable};
-
-/// Maximum time to wait for the answer to a call. Calls only read and write small objects.
-const READ_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Maximum time to wait for a stack that is not ready, and the pause between two attempts. AWS removes the network of a
 /// function that is idle for weeks and takes minutes to restore it.
@@ -60,17 +57,9 @@ enum Failure {
 }
 
 impl Stack {
-    /// Creates a client of the stack whose Fuse is `function`. Region and credentials come from the standard `AWS_`
-    /// variables and files.
-    ///
-    /// # Errors
-    /// `Invalid` if no region is set.
-    pub(crate) async fn connect(function: String, endpoint_url: Option<&str>) -> Result<Stack> {
-        let sdk = sdk(READ_TIMEOUT, endpoint_url).await;
-        if sdk.region().is_none() {
-            return Err(QueryError::invalid("no region is set; set AWS_REGION to the region of the stack"));
-        }
-        Ok(Stack { client: Client::new(&sdk), function })
+    /// Makes a client of the stack whose Fuse is `function`, which `sdk` reaches.
+    pub(crate) fn new(sdk: &SdkConfig, function: String) -> Self {
+        Self { client: Client::new(sdk), function }
     }
 
     /// Submits `event`, an envelope with `"async": true`, and returns the id of its query.

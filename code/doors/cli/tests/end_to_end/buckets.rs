@@ -22,8 +22,8 @@ struct Lake {
     folder: TempDir,
 }
 
-async fn lake() -> Lake {
-    let folder = tempfile::tempdir().unwrap();
+/// Starts an S3 server with the buckets `lake` and `sea` over `folder`.
+async fn server_over(folder: &Path) -> LocalCloud {
     let never_run = TaskDefinition {
         cluster: String::new(),
         family: String::new(),
@@ -38,13 +38,38 @@ async fn lake() -> Lake {
     };
     let setup = Setup {
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        folder: folder.path().join("cloud"),
+        folder: folder.join("cloud"),
         buckets: vec!["lake".to_string(), "sea".to_string()],
         functions: Vec::new(),
         concurrency: 1,
         task_definition: never_run,
     };
-    let cloud = LocalCloud::start(setup).await.unwrap();
+    LocalCloud::start(setup).await.unwrap()
+}
+
+/// An S3 server with empty buckets `lake` and `sea`.
+pub(crate) struct BucketServer {
+    pub(crate) endpoint: String,
+    _cloud: LocalCloud,
+    folder: TempDir,
+}
+
+/// Starts an S3 server with empty buckets.
+pub(crate) async fn bucket_server() -> BucketServer {
+    let folder = tempfile::tempdir().unwrap();
+    let cloud = server_over(folder.path()).await;
+    BucketServer { endpoint: cloud.endpoint.clone(), _cloud: cloud, folder }
+}
+
+/// Uploads the table `rides` of `files` files with `rows` rows each to `s3://lake/tables/rides`.
+pub(crate) async fn upload_rides(server: &BucketServer, files: usize, rows: usize) {
+    let rides = parquet_folder(server.folder.path(), "rides", files, rows);
+    upload(&server.endpoint, &rides, "s3://lake/tables/rides").await.unwrap();
+}
+
+async fn lake() -> Lake {
+    let folder = tempfile::tempdir().unwrap();
+    let cloud = server_over(folder.path()).await;
     let days = partitioned_delta(folder.path());
     let rides = parquet_folder(folder.path(), "rides", 3, 20);
     upload(&cloud.endpoint, &days, "s3://lake/tables/days").await.unwrap();

@@ -7,6 +7,8 @@ mod buckets;
 
 mod command;
 
+mod engine;
+
 mod errors;
 
 mod faults;

@@ -45,6 +45,8 @@ pub struct Ask {
     pub output: Option<OutputRequest>,
     /// Encoding of rows in the answer.
     pub encoding: Encoding,
+    /// Format in which the caller will write the rows. The query is refused if they cannot be written so.
+    pub format: Option<Format>,
     /// True if only the plan is wanted.
     pub explain: bool,
     /// Warnings about the request.
@@ -116,6 +118,8 @@ struct Envelope {
     #[serde(default)]
     encoding: Encoding,
     #[serde(default)]
+    format: Option<String>,
+    #[serde(default)]
     explain: bool,
 }
 
@@ -175,6 +179,7 @@ impl Ask {
             later: false,
             output: None,
             encoding: Encoding::Json,
+            format: None,
             explain: false,
             warnings,
         })
@@ -183,7 +188,8 @@ impl Ask {
     /// Makes the question under the id `id`. A function has no working directory, so relative URIs are resolved
     /// against the root.
     pub fn question(&self, id: QueryId) -> Question {
-        let format = self.output.as_ref().map_or(self.encoding.format(), |output| output.format);
+        let stored = self.output.as_ref().map_or(self.encoding.format(), |output| output.format);
+        let format = self.format.unwrap_or(stored);
         Question {
             id,
             query: self.query.clone(),
@@ -199,11 +205,16 @@ impl Ask {
 /// # Errors
 /// `Internal` if the options have no JSON.
 pub fn ask_event(question: &Question) -> Result<Value> {
+    let format = match question.want {
+        Want::Rows(format) => Some(format.name()),
+        Want::Plan => None,
+    };
     Ok(json!({
         "query": question.query.to_json(),
         "options": question.options.changed()?,
         "async": true,
         "encoding": Encoding::Arrow,
+        "format": format,
         "explain": question.want == Want::Plan,
         "failure": FailureForm::Json,
     }))
@@ -238,7 +249,10 @@ impl Envelope {
                 .map_err(|error| error.at(Place::Query("event in `options`".to_string())))?;
         }
         let output = self.output.map(RawOutput::checked).transpose()?;
-        Ok(Ask { query, options, later: self.later, output, encoding: self.encoding, explain: self.explain, warnings })
+        let format = self.format.as_deref().map(str::parse).transpose();
+        let format = format.map_err(|error: QueryError| error.at("event in `format`"))?;
+        let Envelope { later, encoding, explain, .. } = self;
+        Ok(Ask { query, options, later, output, encoding, format, explain, warnings })
     }
 }
 
