@@ -5,6 +5,7 @@ use object_store::RetryConfig;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider};
 use url::Url;
 
+use crate::http::StoreConnector;
 use crate::{RETRIES, RETRY_TIMEOUT};
 
 /// Creates the store of a bucket. `options` override the usual `AWS_` variables; `credentials`, if given, provide the
@@ -23,6 +24,7 @@ pub(crate) fn bucket(
         retry_timeout: RETRY_TIMEOUT,
         ..RetryConfig::default()
     });
+    builder = builder.with_http_connector(StoreConnector::default());
     if let Some(credentials) = credentials {
         builder = builder.with_credentials(credentials);
     }
