@@ -141,7 +141,8 @@ impl FileSource {
         let mut current =
             Current { key, start: 0, lines: Bytes::new(), names: Vec::new(), batches: Default::default() };
         if !self.format.has_lines() {
-            let decoded = decode_file(&self.format, &self.schema, bytes).map_err(|error| error.at(&current.key.1))?;
+            let decoded =
+                decode_file(&self.format, &self.schema, bytes).map_err(|error| error.at(current.key.1.as_str()))?;
             current.batches = decoded.into_iter().skip(self.position as usize).collect();
             return Ok(current);
         }
@@ -193,7 +194,7 @@ impl FileSource {
         let mut decoded = Decoded::default();
         for task in tasks {
             let part = task.await.map_err(|error| QueryError::internal(format!("a decoder stopped: {error}")))?;
-            let part = part.map_err(|error| error.at(&current.key.1))?;
+            let part = part.map_err(|error| error.at(current.key.1.as_str()))?;
             decoded.batches.extend(part.batches);
             decoded.bad.extend(part.bad);
         }

@@ -225,7 +225,7 @@ mod tests {
 
     #[tokio::test]
     async fn failure_is_answered_whole_if_the_event_requests_it() {
-        let (function, deadline) = (function().await, now_ms() + 60_000);
+        let (function, deadline) = (function().await, buzz_protocol::now_ms() + 60_000);
         for event in [json!({"query": query()}), json!({"describe": query()})] {
             assert_eq!(function.answer(&event, deadline).await.unwrap_err(), failure());
             let mut event = event;
@@ -241,7 +241,7 @@ mod tests {
 
     #[tokio::test]
     async fn stored_failure_is_watched_whole() {
-        let (function, deadline, id) = (function().await, now_ms() + 60_000, QueryId::fresh());
+        let (function, deadline, id) = (function().await, buzz_protocol::now_ms() + 60_000, QueryId::fresh());
         let request = function.results.of_query(id, "request.json").unwrap();
         function.results.put_json(&request, &json!({"query": query(), "async": true})).await.unwrap();
         function.answer(&json!({"resume": id}), deadline).await.unwrap();

@@ -210,8 +210,9 @@ impl SourceLog {
                 (0..READS_AT_ONCE as u64).filter(|back| *back < next).map(|back| self.entry(next - back)).collect();
             let batch: Vec<Option<Entry>> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
             next = next.saturating_sub(READS_AT_ONCE as u64);
-            let missing =
-                || QueryError::data("an entry of the log existed and does not any more").at(&self.shared.folder);
+            let missing = || {
+                QueryError::data("an entry of the log existed and does not any more").at(self.shared.folder.to_string())
+            };
             entries.extend(batch.into_iter().map(|entry| entry.ok_or_else(missing)).collect::<Result<Vec<_>>>()?);
             let oldest = entries.last().map_or(i64::MIN, |entry| entry.at_ms);
             if oldest < entries.first().map_or(i64::MIN, |newest| times.entries_from_ms(newest)) {

@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use buzz_protocol::{ErrorKind, Format, QueryError};
+use buzz_protocol::{ErrorKind, Format, QueryError, QueryId};
 
 use crate::{Content, Engine, Question, Want};
 
 /// Time within which a cancelled query ends.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Copies `question` under a fresh id.
+fn again(question: &Question) -> Question {
+    Question { id: QueryId::fresh(), ..question.clone() }
+}
 
 /// Requests the plan of `question` and checks that the answer is a plan, that nothing ran, and that the plan names
 /// `step`.
@@ -15,7 +20,7 @@ const CANCELLED_WITHIN: Duration = Duration::from_secs(60);
 /// # Panics
 /// If the engine breaks the contract.
 pub async fn a_plan_runs_nothing(engine: &dyn Engine, question: &Question, step: &str) {
-    let mut running = engine.start(question.clone().with_want(Want::Plan));
+    let mut running = engine.start(again(question).with_want(Want::Plan));
     let answer = running.answer().await.expect("the plan of a correct query");
     let Content::Plan(text) = answer.content else { panic!("rows instead of a plan") };
     assert!(text.contains(step), "the plan does not name `{step}`: {text}");
@@ -27,8 +32,7 @@ pub async fn a_plan_runs_nothing(engine: &dyn Engine, question: &Question, step:
 /// # Panics
 /// If the engine breaks the contract.
 pub async fn questions_run_at_the_same_time(engine: &dyn Engine, question: &Question, rows: u64) {
-    let (first, second) = (question.clone(), Question { id: buzz_protocol::QueryId::fresh(), ..question.clone() });
-    let mut running = [engine.start(first), engine.start(second)];
+    let mut running = [engine.start(again(question)), engine.start(again(question))];
     let [one, two] = &mut running;
     let (one, two) = tokio::join!(one.answer(), two.answer());
     for answer in [one, two] {
@@ -47,6 +51,7 @@ pub async fn questions_run_at_the_same_time(engine: &dyn Engine, question: &Ques
 /// # Panics
 /// If the engine breaks the contract.
 pub async fn a_format_that_cannot_hold_the_answer_is_refused(engine: &dyn Engine, question: &Question) {
+    let question = again(question);
     let mut running = engine.start(question.clone().with_want(Want::Rows(Format::Json)));
     let error = running.answer().await.expect_err("JSON objects cannot have two fields of one name");
     assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
@@ -60,14 +65,14 @@ pub async fn a_format_that_cannot_hold_the_answer_is_refused(engine: &dyn Engine
 /// # Panics
 /// If the engine breaks the contract.
 pub async fn a_query_ends_when_it_is_cancelled_or_dropped(engine: &dyn Engine, question: &Question, next: &Question) {
-    let mut running = engine.start(question.clone());
+    let mut running = engine.start(again(question));
     tokio::time::sleep(Duration::from_millis(300)).await;
     running.cancel();
     let ended = tokio::time::timeout(CANCELLED_WITHIN, running.answer()).await;
     let error: QueryError = ended.expect("a cancelled query ends").expect_err("a cancelled query has no answer");
     assert_eq!(error.kind, ErrorKind::Cancelled, "{error}");
 
-    drop(engine.start(Question { id: buzz_protocol::QueryId::fresh(), ..question.clone() }));
-    let mut after = engine.start(next.clone());
+    drop(engine.start(again(question)));
+    let mut after = engine.start(again(next));
     after.answer().await.expect("a query after one that was dropped");
 }

@@ -22,7 +22,8 @@ use buzz_protocol::{Format, Options, Query, QueryId};
 /// ```
 #[derive(Debug, Clone)]
 pub struct Question {
-    /// Id under which logs, progress and results of the query are found.
+    /// Id under which logs, progress and results of the query are found. Each start of a question needs its own; a stack
+    /// assigns one itself.
     pub id: QueryId,
     /// The parsed query.
     pub query: Query,

@@ -115,7 +115,7 @@ async fn check(file: &std::path::Path, plans: bool) -> Result<()> {
         "epoch: every {epoch} s; at most {puts} files ({stages} of state, {sinks} of output and their copies, 1 record); \
          on S3 at 0.005 US$ per 1,000 PUTs at most {month:.2} US$ in 30 days of events\n"
     ));
-    crate::ask::print(&description)
+    crate::terminal::print(&description)
 }
 
 async fn epochs(state: &str, name: Option<String>, last: usize) -> Result<()> {
@@ -161,5 +161,5 @@ async fn epochs(state: &str, name: Option<String>, last: usize) -> Result<()> {
             if record.stop { "  stop" } else { "" },
         ));
     }
-    crate::ask::print(&text)
+    crate::terminal::print(&text)
 }

@@ -259,7 +259,7 @@ impl Runner {
             let Some(bytes) = log.read(self.record.epoch, &file.path).await? else { return Ok(false) };
             let schema = schemas.get(&stage);
             let schema = schema.ok_or_else(|| QueryError::data(format!("the script has no stage {stage}")))?;
-            let (before, batches) = state_file::decode(schema, bytes).map_err(|error| error.at(&file.path))?;
+            let (before, batches) = state_file::decode(schema, bytes).map_err(|error| error.at(file.path.as_str()))?;
             self.planned.pipeline.restore(&mut self.state, stage, batches, before).await?;
         }
         self.planned.pipeline.restored(&mut self.state).await?;
