@@ -15,10 +15,13 @@ pub(crate) struct Found {
     /// its first `name=value`.
     pub(crate) depth: usize,
     pub(crate) files: Vec<ObjectMeta>,
+    /// Warning about files of the folder that are not part of the table.
+    pub(crate) warning: Option<String>,
 }
 
 /// Finds the files of `uri`. In a folder, these are the files with one of the extensions `ends`, which may be followed
-/// by that of a compression. A file or glob may have any extension.
+/// by that of a compression; `.txt` counts only if the folder has no other of them. Objects of 0 bytes that stand for a
+/// folder or a Parquet file are skipped. A file or glob may have any extension.
 ///
 /// # Errors
 /// `Data` if no file is found, `Unavailable` if the store does not respond.
@@ -26,6 +29,7 @@ pub(crate) async fn find(uri: &str, ends: &[&str], base: &Path, stores: &QuerySt
     let (root, pattern) = split_glob(uri)?;
     let root = Location::parse(root, base)?;
     let store = stores.store(&root.store)?;
+    let mut warning = None;
     let mut files = match &pattern {
         Some(pattern) => matching(&root, pattern, store.as_ref()).await?,
         None => match store.head(&root.path).await {
@@ -36,7 +40,9 @@ pub(crate) async fn find(uri: &str, ends: &[&str], base: &Path, stores: &QuerySt
                 if !is_certain && store.list(Some(&root.path)).try_next().await.is_ok_and(|first| first.is_none()) {
                     return Err(error.into());
                 }
-                in_folder(&root, ends, store.as_ref()).await?
+                let (files, skipped) = in_folder(&root, ends, store.as_ref()).await?;
+                warning = skipped;
+                files
             }
         },
     };
@@ -44,7 +50,7 @@ pub(crate) async fn find(uri: &str, ends: &[&str], base: &Path, stores: &QuerySt
     let parts = root.path.parts().count();
     let named = root.path.parts().position(|part| part.as_ref().contains('='));
     let depth = if pattern.is_some() { named.unwrap_or(parts) } else { parts };
-    Ok(Found { root, depth, files })
+    Ok(Found { root, depth, files, warning })
 }
 
 /// Returns at most `count` of `files`, which must not be empty: the first, the last, and files evenly spaced between
@@ -81,6 +87,7 @@ async fn matching(root: &Location, pattern: &glob::Pattern, store: &dyn ObjectSt
     let all: Vec<ObjectMeta> = store.list(Some(&root.path)).try_collect().await?;
     let kept: Vec<ObjectMeta> = all
         .into_iter()
+        .filter(|object| !is_placeholder(&root.path, object))
         .filter(|object| {
             let path = object.location.as_ref();
             let relative = if root.path.as_ref().is_empty() { Some(path) } else { path.strip_prefix(&prefix) };
@@ -93,15 +100,40 @@ async fn matching(root: &Location, pattern: &glob::Pattern, store: &dyn ObjectSt
     Ok(kept)
 }
 
-async fn in_folder(root: &Location, ends: &[&str], store: &dyn ObjectStore) -> Result<Vec<ObjectMeta>> {
+/// Returns the files of a folder that have one of the extensions `ends`, and a warning about the others.
+async fn in_folder(
+    root: &Location,
+    ends: &[&str],
+    store: &dyn ObjectStore,
+) -> Result<(Vec<ObjectMeta>, Option<String>)> {
     let all = visible(root, store).await?;
-    let has_end = |object: &ObjectMeta| ending(object.location.as_ref()).is_some_and(|end| ends.contains(&&*end));
-    let kept: Vec<ObjectMeta> = all.into_iter().filter(has_end).collect();
+    let end = |object: &ObjectMeta| ending(object.location.as_ref()).filter(|end| ends.contains(&end.as_str()));
+    let only_text = all.iter().filter_map(end).all(|end| end == TEXT_END);
+    let is_kept = |object: &ObjectMeta| end(object).is_some_and(|end| only_text || end != TEXT_END);
+    let (kept, others): (Vec<ObjectMeta>, Vec<ObjectMeta>) = all.into_iter().partition(is_kept);
     if kept.is_empty() {
         return Err(QueryError::data(format!("folder {root} contains no .{} file", ends[0])));
     }
-    Ok(kept)
+    let warning = others.first().map(|first| {
+        let (count, name) = (others.len(), first.location.filename().unwrap_or_default());
+        let kind = end(&kept[0]).unwrap_or_default();
+        format!("{count} of the files in {root} are not .{kind} files and are skipped, such as `{name}`")
+    });
+    Ok((kept, warning))
 }
+
+/// Extension of files that are often not data, such as `README.txt`. A folder's table has them only if it has no other.
+pub(crate) const TEXT_END: &str = "txt";
+
+/// Checks if an object of 0 bytes stands for the folder `root`, as the S3 console and Hadoop leave it, or for a Parquet
+/// file, which has at least 12 bytes.
+fn is_placeholder(root: &object_store::path::Path, object: &ObjectMeta) -> bool {
+    let is_parquet = || ending(object.location.as_ref()).is_some_and(|end| PARQUET_ENDS.contains(&end.as_str()));
+    object.size == 0 && (object.location == *root || is_parquet())
+}
+
+/// File name extensions of Parquet files.
+pub(crate) const PARQUET_ENDS: &[&str] = &["parquet", "parq", "pq"];
 
 /// Lists the files in the folder `root`, except those with a path part that starts with `.` or `_`. A partition folder
 /// such as `_year=2024` is not hidden.
@@ -110,13 +142,13 @@ async fn in_folder(root: &Location, ends: &[&str], store: &dyn ObjectStore) -> R
 /// `Data` if the folder does not exist or is empty.
 pub(crate) async fn visible(root: &Location, store: &dyn ObjectStore) -> Result<Vec<ObjectMeta>> {
     let all: Vec<ObjectMeta> = store.list(Some(&root.path)).try_collect().await?;
-    if all.is_empty() {
+    if all.iter().all(|object| is_placeholder(&root.path, object)) {
         return Err(QueryError::data(format!("file or folder {root} does not exist or is empty")));
     }
     let depth = root.path.parts().count();
     let hidden = |part: &str| part.starts_with('.') || (part.starts_with('_') && !part.contains('='));
     let is_hidden = |object: &ObjectMeta| object.location.parts().skip(depth).any(|part| hidden(part.as_ref()));
-    Ok(all.into_iter().filter(|object| !is_hidden(object)).collect())
+    Ok(all.into_iter().filter(|object| !is_hidden(object) && !is_placeholder(&root.path, object)).collect())
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ mod tests {
         };
         let files: Vec<ObjectMeta> = paths.iter().map(file).collect();
         let depth = root.path.parts().count();
-        let found = partitions(&Found { root, depth, files }, given)?;
+        let found = partitions(&Found { root, depth, files, warning: None }, given)?;
         let fields = found.fields.iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
         let texts = |row: &Vec<ScalarValue>| row.iter().map(ToString::to_string).collect();
         Ok((fields, found.values.iter().map(texts).collect()))

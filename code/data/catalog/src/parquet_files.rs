@@ -19,7 +19,7 @@ use crate::table::{DataFile, Table};
 use crate::text_files;
 
 /// File name extensions of Parquet files.
-pub(crate) const ENDS: &[&str] = &["parquet", "parq", "pq"];
+pub(crate) use crate::files::PARQUET_ENDS as ENDS;
 
 /// Maximum number of footers that are read concurrently.
 const FOOTERS_AT_ONCE: usize = 32;
@@ -61,6 +61,7 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores
     let files = files.map(|(object, values)| DataFile::found(object, values)).collect();
     let columns = partitions.fields.into_iter().map(|field| field.name().clone()).collect();
     let mut table = Table::new(entry.uri.clone(), found.root.store, &schema, columns, files)?;
+    table.warnings.extend(found.warning);
     let interval = DataType::Interval(IntervalUnit::DayTime);
     table.warnings.extend(schema.fields().iter().filter(|field| *field.data_type() == interval).map(|field| {
         let name = &entry.name;

@@ -77,6 +77,7 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores
     let columns = partitions.fields.into_iter().map(|field| field.name().clone()).collect();
     let mut table = Table::new(entry.uri.clone(), found.root.store, &schema, columns, files)?;
     table.format = format;
+    table.warnings.extend(found.warning);
     Ok(table)
 }
 

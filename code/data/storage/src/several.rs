@@ -154,7 +154,7 @@ mod tests {
         let local = place(file.path().to_str().unwrap());
         let root = |place: &Location| StoreRoot { url: place.store.clone(), bucket: BucketOptions::default() };
         let query = stores.for_query();
-        query.open_all(&[root(&ours), root(&local)]).unwrap();
+        query.open_all(&[root(&ours), root(&theirs), root(&local)]).unwrap();
 
         let several = query.store(&several_stores()).unwrap();
         for (place, size) in [(&ours, 1), (&theirs, 2), (&local, 3)] {

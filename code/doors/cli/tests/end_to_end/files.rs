@@ -259,3 +259,35 @@ async fn struct_fields_are_merged_across_files_also_in_maps() {
     let named = ["column `s`", "part-0.parquet", "part-2.parquet"];
     assert!(named.iter().all(|word| error.to_string().contains(word)), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_files_of_a_folder_do_not_change_its_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = crate::tables::parquet_folder(dir.path(), "t", 2, 3);
+    for (name, text) in [("aaa.txt", "a,b\n1,2\n"), ("README.txt", "two\nlines\n"), ("expected.json", "{\"id\": 7}\n")]
+    {
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+    std::fs::write(folder.join("empty.parquet"), "").unwrap();
+    for entry in
+        [serde_json::json!({"name": "t", "uri": "t"}), serde_json::json!({"name": "t", "type": "Parquet", "uri": "t"})]
+    {
+        let query = serde_json::json!({"sql": "SELECT COUNT(*) AS n FROM t", "catalogs": [entry]});
+        let answer = ask(&query, dir.path(), &[]).await.unwrap();
+        assert_eq!(buzz_testkit::sorted_text(&answer.rows), ["6"]);
+        let [warning] = answer.warnings.as_slice() else { panic!("{:?}", answer.warnings) };
+        assert!(warning.starts_with("3 of the files in ") && warning.contains("are not .parquet files"), "{warning}");
+    }
+    let csv = dir.path().join("c");
+    std::fs::create_dir(&csv).unwrap();
+    for (name, text) in [
+        ("README.txt", "This folder holds the data\nof two days\n"),
+        ("d0.csv", "x,y\n1,2\n"),
+        ("d1.csv", "x,y\n3,4\n"),
+    ] {
+        std::fs::write(csv.join(name), text).unwrap();
+    }
+    let query = serde_json::json!({"sql": "SELECT x, y FROM c", "catalogs": [{"name": "c", "uri": "c"}]});
+    let answer = ask(&query, dir.path(), &[]).await.unwrap();
+    assert_eq!(buzz_testkit::sorted_text(&answer.rows), ["1 | 2", "3 | 4"]);
+}
