@@ -54,6 +54,18 @@ impl Rows {
         self
     }
 
+    /// Returns the same rows with the elements of lists sorted, in every cell.
+    #[must_use]
+    pub fn with_sorted_elements(mut self) -> Rows {
+        for cell in self.rows.iter_mut().flatten() {
+            let inner = cell.trim_matches(['[', ']']);
+            let mut elements: Vec<&str> = inner.split(',').map(str::trim).collect();
+            elements.sort_unstable();
+            *cell = elements.join(", ");
+        }
+        self
+    }
+
     fn width(&self) -> usize {
         self.rows.first().map_or(0, Vec::len)
     }
@@ -265,6 +277,14 @@ mod tests {
         assert_eq!(disagreement(&rows(&[&["1", "a"], &["2", "z"]], &none), &plain, true), None);
         assert!(disagreement(&rows(&[&["1", "a"], &["3", "b"]], &none), &plain, true).is_some());
         assert!(disagreement(&rows(&[&["1", "a"]], &none), &plain, true).is_some());
+    }
+
+    #[test]
+    fn sorted_elements_are_the_same_in_any_order() {
+        let sorted = |cell: &str| rows(&[&[cell]], &[None]).with_sorted_elements().rows[0][0].clone();
+        assert_eq!(sorted("[c, a, b]"), sorted("[a, b, c]"));
+        assert_ne!(sorted("[a, a]"), sorted("[a, b]"));
+        assert_eq!(sorted("c,a"), "a, c");
     }
 
     #[test]

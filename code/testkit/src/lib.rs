@@ -7,15 +7,24 @@ mod distant;
 
 mod faulty;
 
+mod paths;
+
 mod plain;
 
 mod proxy;
 
 mod shared;
 
+mod slt_files;
+
+mod tpch;
+
 pub use compare::{Rows, disagreement, not_among};
 pub use distant::{Asked, DistantStore};
 pub use faulty::FaultyStore;
+pub use paths::{program, program_folder, target_folder, workspace_root};
 pub use plain::{plain_rows, same_rows, sorted_text};
 pub use proxy::SilentProxy;
-pub use shared::shared_data;
+pub use shared::{NO_SHARED_DATA, shared_data};
+pub use slt_files::datafusion_slt_files;
+pub use tpch::{TPCH_ANSWERS_SCALE, TPCH_TABLES, TpchStatement, tpch_statement, tpch_table};

@@ -1,11 +1,16 @@
-//! Locates the real tables with expected answers.
+//! The folder of real tables with expected answers.
 
 use std::path::PathBuf;
 
-/// Returns the folder of real tables: the folder in `BUZZ_TEST_DATA`, or `../shared/data` next to the project. Returns
-/// `None` if neither exists.
+use crate::paths::find_workspace_root;
+
+/// Why tests of real tables are ignored in a clone without them.
+pub const NO_SHARED_DATA: &str = "no real tables: neither BUZZ_TEST_DATA nor ../shared/data is a folder";
+
+/// Returns the folder of real tables, if it exists: the one that `BUZZ_TEST_DATA` names, or `../shared/data` beside the
+/// clone.
 pub fn shared_data() -> Option<PathBuf> {
     let named = std::env::var_os("BUZZ_TEST_DATA").map(PathBuf::from);
-    let beside = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data"));
-    [named, Some(beside)].into_iter().flatten().find(|folder| folder.is_dir())
+    let beside = find_workspace_root().and_then(|root| Some(root.parent()?.join("shared/data")));
+    [named, beside].into_iter().flatten().find(|folder| folder.is_dir())
 }

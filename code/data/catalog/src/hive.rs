@@ -1,7 +1,7 @@
 //! Reads Hive partition values from paths such as `year=2024/month=01/part-0.parquet`.
 
 use arrow::datatypes::{DataType, Field};
-use buzz_protocol::{ColumnSpec, QueryError, Result};
+use buzz_protocol::{ColumnSpec, Place, QueryError, Result};
 use buzz_storage::full_path;
 use datafusion::scalar::ScalarValue;
 use object_store::ObjectMeta;
@@ -32,7 +32,10 @@ pub(crate) fn partitions(found: &Found, given: Option<&[ColumnSpec]>) -> Result<
     let mut pairs = Vec::new();
     for file in &found.files {
         let path = full_path(&found.root.store, file.location.as_ref());
-        pairs.push((pairs_of(found.depth, file).map_err(|error| error.at(format!("file `{path}`")))?, path));
+        pairs.push((
+            pairs_of(found.depth, file).map_err(|error| error.at(Place::File { path: path.clone(), table: None }))?,
+            path,
+        ));
     }
     let fields = match given {
         Some(given) => given.iter().map(ColumnSpec::field).collect::<Result<_>>()?,
@@ -48,7 +51,7 @@ pub(crate) fn partitions(found: &Found, given: Option<&[ColumnSpec]>) -> Result<
             partition_value(field.name(), field.data_type(), text.as_deref())
         };
         let row = fields.iter().map(value).collect::<Result<_>>();
-        values.push(row.map_err(|error: QueryError| error.at(format!("file `{path}`")))?);
+        values.push(row.map_err(|error: QueryError| error.at(Place::File { path: path.clone(), table: None }))?);
     }
     Ok(Partitions { fields, values })
 }

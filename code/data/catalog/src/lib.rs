@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use buzz_protocol::{BucketOptions, CatalogEntry, CatalogType, QueryError, Result};
+use buzz_protocol::{BucketOptions, CatalogEntry, CatalogType, Place, QueryError, Result};
 use buzz_storage::{Location, QueryStores, unpanicked};
 use url::Url;
 
@@ -97,8 +97,8 @@ pub async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores) -> Re
         Err(error) => {
             // Errors of stores name a path without its bucket, or none.
             let names_it = bucket_of(&entry.uri).is_none_or(|bucket| error.to_string().contains(bucket.as_str()));
-            let error = if names_it { error } else { error.at(&entry.uri) };
-            Err(error.at(format!("catalog `{}`", entry.name)))
+            let error = if names_it { error } else { error.at(entry.uri.as_str()) };
+            Err(error.at(Place::Catalog(entry.name.clone())))
         }
     }
 }

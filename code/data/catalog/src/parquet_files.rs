@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, FieldRef, IntervalUnit, Schema};
-use buzz_protocol::{CatalogEntry, QueryError, Result};
+use buzz_protocol::{CatalogEntry, Place, QueryError, Result};
 use buzz_storage::{Location, QueryStores, full_path};
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore};
@@ -95,7 +95,9 @@ async fn read_footer(
     root: &Location,
     object: ObjectMeta,
 ) -> Result<(Schema, Arc<ParquetMetaData>)> {
-    let place = |error: QueryError| error.at(format!("file `{}`", full_path(&root.store, object.location.as_ref())));
+    let place = |error: QueryError| {
+        error.at(Place::File { path: full_path(&root.store, object.location.as_ref()), table: None })
+    };
     let footer = buzz_storage::footer(store.as_ref(), &object, None).await.map_err(place)?;
     Ok((buzz_storage::footer_schema(&footer).map_err(place)?, footer))
 }

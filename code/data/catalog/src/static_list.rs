@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use buzz_protocol::{ColumnSpec, QueryError, Result, StoreRoot};
+use buzz_protocol::{ColumnSpec, Place, QueryError, Result, StoreRoot};
 use buzz_storage::{Location, QueryStores, path_among_stores, several_stores};
 use serde::Deserialize;
 use url::Url;
@@ -59,16 +59,17 @@ pub(crate) async fn open(uri: &str, base: &Path, stores: &QueryStores) -> Result
 }
 
 fn listed(name: &str, json: &str, folder: &Location, stores: &QueryStores) -> Result<Table> {
+    let in_manifest = |error: QueryError| error.at(format!("manifest {name}"));
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let manifest: Manifest = serde_path_to_error::deserialize(&mut deserializer)
-        .map_err(|error| QueryError::data(format!("manifest {name}: `{}`: {}", error.path(), error.inner())))?;
+        .map_err(|error| in_manifest(QueryError::data(format!("`{}`: {}", error.path(), error.inner()))))?;
 
     let fields: Vec<Field> = manifest
         .schema
         .iter()
         .map(ColumnSpec::field)
         .collect::<Result<_>>()
-        .map_err(|error| QueryError::data(format!("manifest {name}: {}", error.message)))?;
+        .map_err(|error| in_manifest(QueryError::data(error.message)))?;
     let schema = Schema::new(fields);
 
     let mut places = Vec::new();
@@ -79,14 +80,15 @@ fn listed(name: &str, json: &str, folder: &Location, stores: &QueryStores) -> Re
         } else {
             folder.join(&file.uri)?
         };
+        let in_file = |error: QueryError| in_manifest(error.at(Place::File { path: file.uri.clone(), table: None }));
         let mut values = Vec::new();
         for column in &manifest.partition_columns {
             let data_type = schema.field_with_name(column).map_or(&DataType::Utf8, |field| field.data_type());
             let text = file.partitions.get(column).ok_or_else(|| {
-                QueryError::data(format!("manifest {name}: file `{}` has no value for partition `{column}`", file.uri))
+                in_manifest(QueryError::data(format!("file `{}` has no value for partition `{column}`", file.uri)))
             })?;
             let value = partition_value(column, data_type, text.as_deref());
-            values.push(value.map_err(|error| error.at(format!("manifest {name}, file `{}`", file.uri)))?);
+            values.push(value.map_err(in_file)?);
         }
         files.push(DataFile {
             number: 0,
@@ -97,7 +99,7 @@ fn listed(name: &str, json: &str, folder: &Location, stores: &QueryStores) -> Re
             deletion_vector: None,
         });
         if let Some(region) = &manifest.region {
-            stores.suggest_region(&place.store, region).map_err(|error| error.at(format!("manifest {name}")))?;
+            stores.suggest_region(&place.store, region).map_err(in_manifest)?;
         }
         places.push(place);
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema};
-use buzz_protocol::{CatalogEntry, CatalogType, ColumnSpec, CsvFormat, FileFormat, QueryError, Result};
+use buzz_protocol::{CatalogEntry, CatalogType, ColumnSpec, CsvFormat, FileFormat, Place, QueryError, Result};
 use buzz_storage::text::sample;
 use buzz_storage::{QueryStores, full_path};
 use bytes::Bytes;
@@ -38,7 +38,8 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores
     let found = find(&entry.uri, ends, base, stores).await?;
     let store = stores.store(&found.root.store)?;
     let partitions = hive::partitions(&found, entry.partition_columns.as_deref())?;
-    let place = |object: &ObjectMeta| format!("file `{}`", full_path(&found.root.store, object.location.as_ref()));
+    let place =
+        |object: &ObjectMeta| Place::File { path: full_path(&found.root.store, object.location.as_ref()), table: None };
 
     let (format, schema) = if entry.kind == CatalogType::Csv {
         let mut csv = entry.csv_format()?;
@@ -84,9 +85,9 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores
 ///
 /// # Errors
 /// `Data` if two files have different delimiters.
-fn dialect(entry: &CatalogEntry, csv: &CsvFormat, heads: &[(Bytes, String)]) -> Result<Option<Dialect>> {
+fn dialect(entry: &CatalogEntry, csv: &CsvFormat, heads: &[(Bytes, Place)]) -> Result<Option<Dialect>> {
     let given = entry.delimiter.is_some().then_some(csv.delimiter);
-    let mut known: Option<(Dialect, &str)> = None;
+    let mut known: Option<(Dialect, &Place)> = None;
     for (head, name) in heads {
         let Some(found) = sniff_dialect(csv, given, head) else { continue };
         let Some((all, first)) = &mut known else {
@@ -125,8 +126,8 @@ async fn heads(
     csv: &CsvFormat,
     files: &[ObjectMeta],
     store: &Arc<dyn ObjectStore>,
-    place: impl Fn(&ObjectMeta) -> String,
-) -> Result<Vec<(Bytes, String)>> {
+    place: impl Fn(&ObjectMeta) -> Place,
+) -> Result<Vec<(Bytes, Place)>> {
     let format = match entry.kind {
         CatalogType::Csv => FileFormat::Csv(csv.clone()),
         _ => FileFormat::Json { compression: entry.compression },
@@ -144,10 +145,10 @@ async fn heads(
     futures::stream::iter(reading).buffered(SAMPLED_FILES).try_collect().await
 }
 
-fn inferred(heads: &[(Bytes, String)], columns: impl Fn(&[u8]) -> Result<Vec<Inferred>>) -> Result<Schema> {
+fn inferred(heads: &[(Bytes, Place)], columns: impl Fn(&[u8]) -> Result<Vec<Inferred>>) -> Result<Schema> {
     let mut all = Vec::new();
     for (head, name) in heads {
-        all.push(columns(head).map_err(|error| error.at(name))?);
+        all.push(columns(head).map_err(|error| error.at(name.clone()))?);
     }
     let schema = merged(all);
     if schema.fields().is_empty() {

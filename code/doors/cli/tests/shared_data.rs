@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use buzz_protocol::{ErrorKind, QueryError};
-use buzz_testkit::{plain_rows, same_rows, shared_data, sorted_text};
+use buzz_testkit::{NO_SHARED_DATA, plain_rows, same_rows, shared_data, sorted_text};
 use common::{Answer, ask, statement, steps};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
@@ -20,7 +20,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let data = shared_data();
     if data.is_none() {
-        println!("no real tables: neither BUZZ_TEST_DATA nor ../shared/data is a folder; their tests are ignored");
+        println!("{NO_SHARED_DATA}; their tests are ignored");
     }
     let absent = data.is_none();
     let data = data.unwrap_or_default();

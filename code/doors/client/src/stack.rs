@@ -6,11 +6,11 @@ use aws_config::SdkConfig;
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
 use buzz_aws::failure;
-use buzz_engine::wire::{AnswerMessage, Described, Submitted};
+use buzz_engine::wire::{AnswerMessage, Described, FailureMessage, Submitted, cancel_event, watch_event};
 use buzz_engine::{Progress, ProgressReport, TableDescription};
 use buzz_protocol::{ErrorKind, QueryError, QueryId, Result};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{decoded, unreadable};
 
@@ -83,7 +83,7 @@ impl Stack {
     /// # Errors
     /// As for [`Stack::submit`].
     pub(crate) async fn watch(&self, query: QueryId) -> Result<Watched> {
-        let answer: Value = match self.repeated(&json!({"watch": query})).await {
+        let answer: Value = match self.repeated(&watch_event(query)).await {
             Ok(answer) => answer,
             Err(Failure::Function(error)) => return Ok(Watched::Failed(error)),
             Err(Failure::Call(error)) => return Err(error),
@@ -100,7 +100,7 @@ impl Stack {
     /// # Errors
     /// As for [`Stack::submit`].
     pub(crate) async fn cancel(&self, query: QueryId) -> Result<()> {
-        match self.repeated::<Value>(&json!({"cancel": query})).await {
+        match self.repeated::<Value>(&cancel_event(query)).await {
             Err(Failure::Function(error)) if error.kind == ErrorKind::Unavailable => Err(error),
             // The query's own failure is reported by `watch`.
             Ok(_) | Err(Failure::Function(_)) => Ok(()),
@@ -156,6 +156,17 @@ impl Stack {
         }
     }
 
+    /// Decodes the answer to an event that requests its failure as JSON.
+    fn answered<T: for<'de> Deserialize<'de>>(&self, payload: &[u8]) -> Result<T, Failure> {
+        let failed = |error| Failure::Call(unreadable(&self.function, &error));
+        let answer: Value = serde_json::from_slice(payload).map_err(failed)?;
+        if answer["status"] == FailureMessage::STATUS {
+            let failure: FailureMessage = serde_json::from_value(answer).map_err(failed)?;
+            return Err(Failure::Function(failure.error));
+        }
+        serde_json::from_value(answer).map_err(failed)
+    }
+
     /// Invokes Fuse once. A failure carries true if the function was throttled or not ready, so that nothing ran.
     async fn invoke_once<T: for<'de> Deserialize<'de>>(&self, event: &Value) -> Result<T, (Failure, bool)> {
         let payload = Blob::new(event.to_string());
@@ -163,15 +174,13 @@ impl Stack {
         match call.send().await {
             Ok(answer) => {
                 let payload = answer.payload.map(Blob::into_inner).unwrap_or_default();
-                match answer.function_error {
-                    None => serde_json::from_slice(&payload)
-                        .map_err(|error| (Failure::Call(unreadable(&self.function, &error)), false)),
-                    Some(_) => Err((Failure::Function(failure::of_function(&self.function, &payload)), false)),
+                if answer.function_error.is_some() {
+                    return Err((Failure::Function(failure::of_function(&self.function, &payload)), false));
                 }
+                self.answered(&payload).map_err(|failure| (failure, false))
             }
             Err(error) => {
-                let status = error.raw_response().map(|answer| answer.status().as_u16());
-                let failed = failure::of_call("invoke", &format!("function {}", self.function), status, &error);
+                let failed = failure::of_call("invoke", &format!("function {}", self.function), &error);
                 Err((Failure::Call(failed), failure::came_too_early(&error)))
             }
         }

@@ -16,7 +16,7 @@ use aws_sdk_lambda::types::InvocationType;
 use buzz_aws::failure;
 use buzz_aws::results::Results;
 use buzz_aws::settings::FuseSettings;
-use buzz_engine::wire::{Described, Event, FailureMessage, Submitted};
+use buzz_engine::wire::{Described, Event, FailureForm, FailureMessage, Submitted};
 use buzz_engine::{Engine, Progress, ProgressReport, Status};
 use buzz_protocol::{QueryError, QueryId, Result};
 use buzz_worker::process::unpanicked;
@@ -63,8 +63,16 @@ impl FuseFunction {
     /// Answers `event` before `deadline_ms` (milliseconds since 1970), when the service stops this process.
     ///
     /// # Errors
-    /// `Invalid` if the event is malformed, otherwise the errors of the query.
+    /// `Invalid` if the event is malformed, otherwise the errors of the query. An event that requests
+    /// [`FailureForm::Json`] is answered with the error instead.
     pub async fn answer(&self, event: &Value, deadline_ms: u64) -> Result<Box<RawValue>> {
+        match self.act(event, deadline_ms).await {
+            Err(error) if FailureForm::of(event) == FailureForm::Json => raw(&FailureMessage::new(error)),
+            answered => answered,
+        }
+    }
+
+    async fn act(&self, event: &Value, deadline_ms: u64) -> Result<Box<RawValue>> {
         let left = Duration::from_millis(deadline_ms.saturating_sub(buzz_protocol::now_ms())).saturating_sub(MARGIN);
         match Event::parse(event)? {
             Event::Ask(ask) if ask.later => self.submit(event).await,
@@ -92,10 +100,10 @@ impl FuseFunction {
         let function = &self.settings.function;
         let payload = Blob::new(json!({"resume": query}).to_string());
         let call = self.lambda.invoke().function_name(function).payload(payload);
-        call.invocation_type(InvocationType::Event).send().await.map_err(|error| {
-            let status = error.raw_response().map(|answer| answer.status().as_u16());
-            failure::of_call("invoke", &format!("function {function}"), status, &error)
-        })?;
+        call.invocation_type(InvocationType::Event)
+            .send()
+            .await
+            .map_err(|error| failure::of_call("invoke", &format!("function {function}"), &error))?;
         let place = self.results.of_query(query, "")?;
         raw(&Submitted { status: "submitted".to_string(), query_id: query, results: format!("{place}/") })
     }
@@ -115,8 +123,7 @@ impl FuseFunction {
         match &outcome {
             Ok(answer) => self.results.put(&place, answer.get().to_string()).await?,
             Err(error) => {
-                let failed = FailureMessage { status: "failed".to_string(), error: error.clone() };
-                self.results.put_json(&place, &failed).await?;
+                self.results.put_json(&place, &FailureMessage::new(error.clone())).await?;
             }
         }
         // The service discards the answer of an asynchronous invocation.

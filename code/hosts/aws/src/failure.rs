@@ -3,6 +3,10 @@
 //! A failure of the function is in the answer (header `X-Amz-Function-Error`). Its `errorType` is one of Buzz's error
 //! kinds, or a word of the service if the process stopped. A failure of the call is an API error or a missing answer.
 
+use std::error::Error;
+use std::time::Duration;
+
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_lambda::error::{ProvideErrorMetadata, SdkError};
 use buzz_protocol::{ErrorKind, QueryError};
 use serde::Deserialize;
@@ -35,27 +39,49 @@ pub fn of_function(function: &str, payload: &[u8]) -> QueryError {
         return QueryError::new(kind, error_message);
     }
     let message = error_message.trim();
-    if error_type == "Sandbox.Timedout" || message.contains("Task timed out") {
-        return QueryError::limit(format!(
+    match stopped(&error_type, message) {
+        Some(Stop::TimedOut) => QueryError::limit(format!(
             "function {function} timed out ({message}); raise its timeout, or make tasks smaller with the options \
              `task_bytes` or `tasks`"
-        ));
-    }
-    // For a custom runtime, the service has no error type for missing memory: it kills the process.
-    if error_type == "Runtime.OutOfMemory" || message.contains("signal: killed") {
-        return QueryError::limit(format!(
+        )),
+        Some(Stop::OutOfMemory) => QueryError::limit(format!(
             "function {function} ran out of memory ({message}); raise its memory size, or make tasks smaller with the \
              options `task_bytes` or `tasks`"
-        ));
+        )),
+        Some(Stop::Process) => QueryError::unavailable(format!("function {function} stopped: {error_type}: {message}")),
+        None => QueryError::internal(format!("function {function} failed: {error_type}: {message}")),
     }
-    if ["Runtime.", "Extension.", "Sandbox."].iter().any(|prefix| error_type.starts_with(prefix)) {
-        return QueryError::unavailable(format!("function {function} stopped: {error_type}: {message}"));
+}
+
+/// The reason why the service stopped a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    TimedOut,
+    OutOfMemory,
+    Process,
+}
+
+/// Returns why the service stopped a function. Two reasons have no error type of their own, and only the text tells:
+///
+/// - A timeout without `Sandbox.Timedout`: `… Task timed out after 3.00 seconds`, with no or another type.
+/// - Missing memory of a custom runtime: the service kills the process and reports `Runtime.ExitError` and
+///   `Runtime exited with error: signal: killed`.
+fn stopped(error_type: &str, message: &str) -> Option<Stop> {
+    let of_service =
+        error_type.split_once('.').is_some_and(|(part, _)| ["Runtime", "Extension", "Sandbox"].contains(&part));
+    match error_type {
+        "Sandbox.Timedout" => Some(Stop::TimedOut),
+        "Runtime.OutOfMemory" => Some(Stop::OutOfMemory),
+        _ if !of_service && !error_type.is_empty() => None,
+        _ if message.contains("Task timed out after ") => Some(Stop::TimedOut),
+        "Runtime.ExitError" if message.contains("signal: killed") => Some(Stop::OutOfMemory),
+        _ if of_service => Some(Stop::Process),
+        _ => None,
     }
-    QueryError::internal(format!("function {function} failed: {error_type}: {message}"))
 }
 
 /// Returns true if a call failed because all workers are busy or the function is not ready yet. Nothing ran.
-pub fn came_too_early<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool {
+pub fn came_too_early<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
     const TOO_EARLY: [&str; 8] = [
         "TooManyRequestsException",
         "ThrottlingException",
@@ -69,11 +95,27 @@ pub fn came_too_early<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> boo
     error.code().is_some_and(|code| TOO_EARLY.contains(&code))
 }
 
-/// Converts a failed call of `action` on `resource` to an error. `status` is the HTTP status, if there was an answer.
-pub fn of_call<E, R>(action: &str, resource: &str, status: Option<u16>, error: &SdkError<E, R>) -> QueryError
+/// Returns the time after which the service accepts a retry, if it sent one
+/// ([`TooManyRequestsException`](https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html#API_Invoke_Errors)).
+pub fn retry_after<E>(error: &SdkError<E>) -> Option<Duration> {
+    let headers = error.raw_response()?.headers();
+    let number = |name| headers.get(name).and_then(|value| value.trim().parse().ok());
+    let seconds = number("retry-after").map(Duration::from_secs);
+    seconds.or_else(|| number("x-amz-retry-after").map(Duration::from_millis))
+}
+
+/// Converts a failed call of `action` on `resource` to an error.
+pub fn of_call<E>(action: &str, resource: &str, error: &SdkError<E>) -> QueryError
 where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-    R: std::fmt::Debug + 'static,
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    let status = error.raw_response().map(|answer| answer.status().as_u16());
+    kind_of_call(action, resource, status, error).retry_after(retry_after(error))
+}
+
+fn kind_of_call<E>(action: &str, resource: &str, status: Option<u16>, error: &SdkError<E>) -> QueryError
+where
+    E: ProvideErrorMetadata + Error + 'static,
 {
     let call = format!("{action} on {resource}");
     let said = match (error.code(), error.message()) {
@@ -82,14 +124,12 @@ where
         (None, _) => causes(error),
     };
     match error {
-        SdkError::ConstructionFailure(_) => QueryError::internal(format!("{call}: invalid request: {said}")),
-        SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) if no_credentials(&said) => {
-            QueryError::invalid(format!(
-                "{call}: there are no credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or set \
+        _ if no_credentials(error) => QueryError::invalid(format!(
+            "{call}: there are no credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or set \
                  AWS_PROFILE to a profile with keys or a role; for a profile with single sign-on or a program, export \
                  its keys with `eval \"$(aws configure export-credentials --format env)\"`"
-            ))
-        }
+        )),
+        SdkError::ConstructionFailure(_) => QueryError::internal(format!("{call}: invalid request: {said}")),
         SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => {
             QueryError::unavailable(format!("{call}: no answer: {said}"))
         }
@@ -104,12 +144,22 @@ where
     }
 }
 
-fn no_credentials(said: &str) -> bool {
-    said.contains("credentials provider") || said.contains("no providers in chain")
+/// Returns true if a call was not sent because no source has credentials.
+fn no_credentials(error: &(dyn Error + 'static)) -> bool {
+    let mut chain = std::iter::successors(Some(error), |&cause| cause.source());
+    let failure = chain.find_map(|cause| cause.downcast_ref::<CredentialsError>());
+    matches!(
+        failure,
+        Some(
+            CredentialsError::CredentialsNotLoaded(_)
+                | CredentialsError::InvalidConfiguration(_)
+                | CredentialsError::ProviderTimedOut(_)
+        )
+    )
 }
 
 /// Returns the text of an error and its causes, which the SDK's own text omits.
-fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -149,6 +199,18 @@ mod tests {
         );
         assert_eq!(kind("Runtime.OutOfMemory", "…"), ErrorKind::Limit);
         assert_eq!(kind("Sandbox.Timedout", "RequestId: 1 Error: Task timed out after 3.00 seconds"), ErrorKind::Limit);
+    }
+
+    #[test]
+    fn each_text_of_the_service_is_recognised_with_its_type_only() {
+        let timed_out = "2026-01-01T00:00:00Z 1 Task timed out after 3.00 seconds";
+        assert_eq!(stopped("", timed_out), Some(Stop::TimedOut));
+        assert_eq!(stopped("Runtime.Unknown", timed_out), Some(Stop::TimedOut));
+        assert_eq!(stopped("Error", timed_out), None, "a text of another program");
+        let killed = "RequestId: 1 Error: Runtime exited with error: signal: killed";
+        assert_eq!(stopped("Runtime.ExitError", killed), Some(Stop::OutOfMemory));
+        assert_eq!(stopped("Extension.Crash", killed), Some(Stop::Process));
+        assert_eq!(stopped("Error", killed), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::InvocationType;
 use buzz_host::{Compute, Refused};
 use buzz_protocol::{HBeeTask, QueryError, Result, TaskOutcome};
-use buzz_worker::hbee::HBeeEvent;
+use buzz_worker::hbee::{HBeeAnswer, HBeeEvent};
 use tokio::sync::Semaphore;
 
 use crate::failure;
@@ -93,11 +93,12 @@ impl LambdaCompute {
                 }
                 Err(error) => error,
             };
-            let status = error.raw_response().map(|answer| answer.status().as_u16());
-            // Half of the pause is random, so that invocations throttled together do not retry together.
+            // Half of the pause is random, so that invocations throttled together do not retry together. The service may
+            // require a longer pause.
             let pause = wait.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+            let pause = pause.max(failure::retry_after(&error).unwrap_or_default());
             if !failure::came_too_early(&error) || Instant::now() + pause > deadline {
-                return Err(failure::of_call("invoke", &format!("function {function}"), status, &error));
+                return Err(failure::of_call("invoke", &format!("function {function}"), &error));
             }
             tracing::debug!(function, %error, ?pause, "no worker available, retrying");
             refused();
@@ -112,20 +113,16 @@ impl Compute for LambdaCompute {
     /// Runs `task` as one invocation. Retries for up to five minutes while no worker is available, then fails with
     /// `Unavailable`.
     async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
-        let place = |error: QueryError| {
-            if error.message.starts_with("step `") {
-                error
-            } else {
-                error.at(format!("step `{}`, task {}", task.step, task.task))
-            }
-        };
+        let place = |error: QueryError| error.at_task(&task.step, task.task);
         let _permit = self.invocations.acquire().await.expect("the semaphore is never closed");
         let payload = self.payload(task).await.map_err(place)?;
         let answer = self.invoke(payload, Instant::now() + WAIT_IN_ALL, refused).await.map_err(place)?;
-        serde_json::from_slice(&answer).map_err(|error| {
+        let answer: HBeeAnswer = serde_json::from_slice(&answer).map_err(|error| {
             let shown = String::from_utf8_lossy(&answer[..answer.len().min(SHOWN_BYTES)]).into_owned();
             place(QueryError::internal(format!("an HBee's answer is not readable: {error}: {shown}")))
-        })
+        })?;
+        // The HBee could not name the task if it failed to read it.
+        Result::from(answer).map_err(|error| if error.step().is_some() { error } else { place(error) })
     }
 
     fn concurrency(&self) -> usize {

@@ -179,7 +179,7 @@ fn not_written(place: &Location, error: StoreError) -> QueryError {
             QueryError::data(format!("no permission to write {place}"))
         }
         StoreError::NotFound { .. } => QueryError::data(format!("cannot write {place}: the bucket does not exist")),
-        error => QueryError::from(error).at(place),
+        error => QueryError::from(error).at(place.to_string()),
     }
 }
 

@@ -72,13 +72,13 @@ pub struct LocalCompute {
 impl Compute for LocalCompute {
     async fn run(&self, task: &HBeeTask, _refused: Refused<'_>) -> Result<TaskOutcome> {
         let (hbee, task) = (Arc::clone(&self.hbee), task.clone());
-        let place = format!("step `{}`, task {}", task.step, task.task);
+        let (step, index) = (task.step.clone(), task.task);
         let running = AbortOnDropHandle::new(tokio::spawn(async move { hbee.run(&task).await }));
         match running.await {
             Ok(outcome) => outcome,
             Err(ended) => Err(match ended.try_into_panic() {
-                Ok(panic) => QueryError::panicked(panic.as_ref()).at(place),
-                Err(_) => QueryError::cancelled("the task was stopped").at(place),
+                Ok(panic) => QueryError::panicked(panic.as_ref()).at_task(&step, index),
+                Err(_) => QueryError::cancelled("the task was stopped").at_task(&step, index),
             }),
         }
     }

@@ -1,4 +1,4 @@
-//! HBee as a Lambda function: the event is a task, the response is its outcome.
+//! HBee as a Lambda function: the event is a task, the response is its outcome or its failure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +23,35 @@ pub enum HBeeEvent {
     Task(Box<HBeeTask>),
     /// The URI of a task that is too large for an event.
     TaskAt(String),
+}
+
+/// The answer of the HBee function to an event. The failure of a task is an answer, so that it reaches Fuse whole: the
+/// service keeps only two texts of an error. The invocation fails only if the process does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HBeeAnswer {
+    /// The outcome of the task.
+    Done(Box<TaskOutcome>),
+    /// The failure of the task.
+    Failed(QueryError),
+}
+
+impl From<Result<TaskOutcome>> for HBeeAnswer {
+    fn from(ran: Result<TaskOutcome>) -> Self {
+        match ran {
+            Ok(outcome) => Self::Done(Box::new(outcome)),
+            Err(error) => Self::Failed(error),
+        }
+    }
+}
+
+impl From<HBeeAnswer> for Result<TaskOutcome> {
+    fn from(answer: HBeeAnswer) -> Self {
+        match answer {
+            HBeeAnswer::Done(outcome) => Ok(*outcome),
+            HBeeAnswer::Failed(error) => Err(error),
+        }
+    }
 }
 
 impl HBeeEvent {
@@ -65,7 +94,6 @@ impl HBeeFunction {
             HBeeEvent::Task(task) => task,
             HBeeEvent::TaskAt(uri) => Box::new(self.read_task(&uri).await?),
         };
-        let place = format!("step `{}`, task {}", task.step, task.task);
         let end_ms = match task.deadline_ms {
             Some(query_ms) => query_ms.min(deadline_ms),
             None => deadline_ms,
@@ -80,7 +108,7 @@ impl HBeeFunction {
             } else {
                 "the query reached its time limit; raise the option `timeout_seconds`"
             };
-            Err(QueryError::limit(whose).at(&place))
+            Err(QueryError::limit(whose).at_task(&task.step, task.task))
         });
         let mut outcome = ran.inspect_err(|error| {
             tracing::error!(query_id = %query, attempt = task.attempt, kind = %error.kind, %error, "task failed");

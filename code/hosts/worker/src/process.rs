@@ -10,7 +10,8 @@ use lambda_runtime::Diagnostic;
 /// connections and code.
 pub const POOL_PERCENT: u64 = 60;
 
-/// Converts an error to the response of a failed Lambda function.
+/// Converts an error to the response of a failed Lambda function, which has a type and a text only. It is for people and
+/// for other programs; programs of Buzz exchange [`QueryError`]s.
 pub fn failed(error: &QueryError) -> Diagnostic {
     Diagnostic { error_type: error.kind.to_string(), error_message: error.to_string() }
 }

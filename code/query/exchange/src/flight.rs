@@ -22,7 +22,7 @@ use arrow_flight::{
     PollInfo, PutResult, SchemaResult, Ticket,
 };
 use async_trait::async_trait;
-use buzz_protocol::{BUILD_ID, CombAddress, QueryError, QueryId, QueryToken, Result};
+use buzz_protocol::{BUILD_ID, CombAddress, Place, QueryError, QueryId, QueryToken, Result};
 use bytes::Bytes;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use futures::stream::BoxStream;
@@ -34,11 +34,12 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::headers::TOKEN_HEADER;
 use crate::inbox::Inboxes;
 use crate::service::{Commit, DeliveryHeader, DeliverySink, InboxService, OpenQuery};
+use crate::status::{from_flight, from_status, to_status};
 
 /// Maximum number of messages in flight on one delivery before its sender waits for the network.
 const MESSAGES_IN_FLIGHT: usize = 4;
@@ -210,24 +211,8 @@ fn to_json<T: Serialize>(value: &T) -> Result<Bytes> {
     bytes.map(Bytes::from).map_err(|error| QueryError::internal(format!("a message cannot be encoded: {error}")))
 }
 
-fn to_status(error: &QueryError) -> Status {
-    let details = to_json(error).unwrap_or_default();
-    Status::with_details(Code::FailedPrecondition, error.to_string(), details)
-}
-
-fn from_status(status: &Status) -> QueryError {
-    match serde_json::from_slice(status.details()) {
-        Ok(error) => error,
-        Err(_) => QueryError::unavailable(format!("a comb did not respond: {}", status.message())),
-    }
-}
-
-fn from_flight(error: FlightError) -> QueryError {
-    match error {
-        FlightError::Tonic(status) => from_status(&status),
-        FlightError::Arrow(error) => error.into(),
-        other => QueryError::unavailable(format!("a delivery was interrupted: {other}")),
-    }
+fn comb(address: &CombAddress) -> Place {
+    Place::Comb(address.to_string())
 }
 
 /// The inboxes of a remote comb.
@@ -249,12 +234,12 @@ impl FlightInbox {
     /// # Errors
     /// `Unavailable` when the comb does not respond.
     pub(crate) async fn build(&self) -> Result<String> {
-        let failed = |status: Status| from_status(&status).at(format!("comb {}", self.address));
+        let failed = |status: Status| from_status(&status).at(comb(&self.address));
         let action = Action { r#type: "build".to_string(), body: Bytes::new() };
         let answers = self.client.clone().do_action(action).await.map_err(failed)?;
         let answers: Vec<_> = answers.into_inner().try_collect().await.map_err(failed)?;
         let build = answers.first().map(|answer| String::from_utf8_lossy(&answer.body).into_owned());
-        build.ok_or_else(|| QueryError::unavailable("it did not report its build").at(format!("comb {}", self.address)))
+        build.ok_or_else(|| QueryError::unavailable("it did not report its build").at(comb(&self.address)))
     }
 
     fn request<T>(&self, message: T) -> Result<Request<T>> {
@@ -267,7 +252,7 @@ impl FlightInbox {
 
     async fn act<T: Serialize + Sync>(&self, name: &str, body: &T) -> Result<()> {
         let action = Action { r#type: name.to_string(), body: to_json(body)? };
-        let failed = |status: Status| from_status(&status).at(format!("comb {}", self.address));
+        let failed = |status: Status| from_status(&status).at(comb(&self.address));
         let answers = self.client.clone().do_action(self.request(action)?).await.map_err(failed)?;
         answers.into_inner().try_for_each(|_| async { Ok(()) }).await.map_err(failed)
     }
@@ -363,13 +348,13 @@ impl FlightDelivery {
         };
         match put.await {
             Ok(Ok(answers)) => Ok(answers),
-            Ok(Err(status)) => Err(from_status(&status).at(format!("comb {}", self.address))),
+            Ok(Err(status)) => Err(from_status(&status).at(comb(&self.address))),
             Err(_) => Err(self.lost("the delivery was aborted")),
         }
     }
 
     fn lost(&self, why: &str) -> QueryError {
-        QueryError::unavailable(format!("comb {}: {why}", self.address))
+        QueryError::unavailable(why).at(comb(&self.address))
     }
 }
 

@@ -6,7 +6,7 @@
 //! itself) and the combs use the same code.
 //!
 //! Read in this order: `service` (the interface), `delivery` (the sending side), `inbox` (the holding side),
-//! `inbox_exec` (the reading side), then `network`, `flight` and `headers` (the transport).
+//! `inbox_exec` (the reading side), then `network`, `flight`, `status` and `headers` (the transport).
 
 mod delivery;
 mod flight;
@@ -16,6 +16,7 @@ mod inbox_exec;
 mod network;
 mod service;
 mod spill;
+mod status;
 
 pub use delivery::{Delivery, DeliveryWriter, Destination};
 pub use flight::flight_server;

@@ -8,15 +8,15 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use buzz_protocol::{BUILD_ID, CombAddress, QueryError, QueryToken, Result};
-use datafusion::error::Result as DataFusionResult;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion_distributed::{
     ChannelResolver, CoordinatorToWorkerMsg, ExecuteTaskRequest, GetWorkerInfoRequest, GetWorkerInfoResponse,
     MaybeEncoded, SetPlanRequest, Worker, WorkerChannel, WorkerToCoordinatorMsg, grpc,
 };
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use http::HeaderMap;
 use parking_lot::{Mutex, RwLock};
 use tonic::transport::{Channel, Endpoint};
@@ -25,6 +25,7 @@ use url::Url;
 use crate::flight::FlightInbox;
 use crate::inbox::Inboxes;
 use crate::service::InboxService;
+use crate::status::from_worker;
 
 /// Connects to the inboxes of combs, which is all that an HBee needs. Code without a [`Network`] does not depend on the
 /// reduce engine.
@@ -144,6 +145,52 @@ impl WorkerChannel for InProcessWorker {
     }
 }
 
+/// The reduce worker of a remote comb. Its errors keep their kind and name the comb.
+struct RemoteWorker {
+    worker: Box<dyn WorkerChannel>,
+    comb: CombAddress,
+}
+
+impl RemoteWorker {
+    fn failed(&self) -> impl Fn(DataFusionError) -> DataFusionError + Send + Sync + 'static + use<> {
+        let comb = self.comb.clone();
+        move |error| from_worker(&comb, error)
+    }
+}
+
+#[async_trait]
+impl WorkerChannel for RemoteWorker {
+    async fn coordinator_channel(
+        &mut self,
+        headers: HeaderMap,
+        request: SetPlanRequest,
+        messages: BoxStream<'static, CoordinatorToWorkerMsg>,
+        metrics: ExecutionPlanMetricsSet,
+        task_ctx: &Arc<TaskContext>,
+    ) -> DataFusionResult<BoxStream<'static, DataFusionResult<WorkerToCoordinatorMsg>>> {
+        let failed = self.failed();
+        let answers = self.worker.coordinator_channel(headers, request, messages, metrics, task_ctx).await;
+        Ok(answers.map_err(&failed)?.map_err(failed).boxed())
+    }
+
+    async fn execute_task(
+        &mut self,
+        headers: HeaderMap,
+        request: ExecuteTaskRequest,
+        metrics: ExecutionPlanMetricsSet,
+        task_ctx: &Arc<TaskContext>,
+    ) -> DataFusionResult<Vec<BoxStream<'static, DataFusionResult<RecordBatch>>>> {
+        let failed = self.failed();
+        let streams = self.worker.execute_task(headers, request, metrics, task_ctx).await.map_err(failed)?;
+        Ok(streams.into_iter().map(|batches| batches.map_err(self.failed()).boxed()).collect())
+    }
+
+    async fn get_worker_info(&mut self, request: GetWorkerInfoRequest) -> DataFusionResult<GetWorkerInfoResponse> {
+        let failed = self.failed();
+        self.worker.get_worker_info(request).await.map_err(failed)
+    }
+}
+
 /// Interval of the keep-alive pings on every connection. Without them, a caller would wait forever for a host that
 /// vanishes without closing its connections.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -195,6 +242,7 @@ impl Network for TcpNetwork {
 
     async fn worker(&self, address: &CombAddress) -> Result<Box<dyn WorkerChannel>> {
         let channel = self.channel(address)?;
-        Ok(grpc::create_worker_client(grpc::BoxCloneSyncChannel::new(channel)))
+        let worker = grpc::create_worker_client(grpc::BoxCloneSyncChannel::new(channel));
+        Ok(Box::new(RemoteWorker { worker, comb: address.clone() }))
     }
 }

@@ -264,7 +264,7 @@ async fn abort_fails_readers_with_its_reason_and_close_removes_the_query() {
     for comb in both().await {
         let query = open(&comb, 0..1, 2, 1).await;
         let reading = tokio::spawn(comb.behind.read(query, STAGE, 0).unwrap().try_collect::<Vec<_>>());
-        let reason = QueryError::data("file `x` is truncated").at("task 7");
+        let reason = QueryError::data("file `x` is truncated").at_task("m", TaskIndex(7));
         comb.service.abort(query, reason.clone()).await.unwrap();
         assert_eq!(reading.await.unwrap().unwrap_err(), reason, "{}", comb.name);
         let late = deliver(&comb, &header(query, 0), &[batch(0..1)]).await.unwrap_err();

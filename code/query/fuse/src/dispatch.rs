@@ -26,6 +26,9 @@ const RETRY_WAIT: Duration = Duration::from_millis(200);
 /// Maximum wait between attempts of a task.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// Maximum wait that a service can request between attempts of a task.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
 /// The failure of a task.
 #[derive(Debug)]
 pub(crate) struct TaskError {
@@ -199,6 +202,7 @@ impl Dispatch<'_> {
         let outcome = attempt
             .retry(retry)
             .when(|error| error.kind == ErrorKind::Unavailable)
+            .adjust(|error, wait| Some(wait?.max(error.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX))))
             .notify(|error, wait| {
                 let (query_id, step) = (self.query, &task.step);
                 tracing::warn!(%query_id, task = %task.task, step, %error, ?wait, "retrying the task");
@@ -232,12 +236,11 @@ async fn accept(task: &HBeeTask, outcome: &mut TaskOutcome, inboxes: &QueryInbox
             inboxes.deliver(query, task.stage, task.task, outcome.delivery, rows).await?;
         }
         Delivered::TooLarge => {
-            let error = QueryError::limit(format!(
-                "step `{}`, task {}: the rows of this task exceed what one response can carry; set the option \
-                 `reducer` to `auto` or `comb`, or let the step return fewer rows",
-                task.step, task.task
-            ));
-            return Err(TaskError { error, too_large: true });
+            let error = QueryError::limit(
+                "the rows of this task exceed what one response can carry; set the option `reducer` to `auto` or \
+                 `comb`, or let the step return fewer rows",
+            );
+            return Err(TaskError { error: error.at_task(&task.step, task.task), too_large: true });
         }
     }
     let commit = Commit { stage: task.stage, task: task.task, delivery: outcome.delivery, rows: outcome.rows.clone() };

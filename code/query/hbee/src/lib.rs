@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use buzz_exchange::{DeliveryWriter, InboxNetwork};
 use buzz_kernel::decode_fragment;
-use buzz_protocol::{BUILD_ID, Evaluation, HBeeTask, QueryError, Result, ScanSpec, TaskFile, TaskOutcome};
+use buzz_protocol::{BUILD_ID, Evaluation, HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_storage::{QueryStores, Stores, unpanicked};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -39,7 +39,7 @@ mod nested;
 
 mod named;
 
-use named::naming_files;
+use named::{FileName, naming_files};
 use scan::ScanFiles;
 
 /// Runs tasks, which may be concurrent. Create one per process: it keeps connections and caches footers.
@@ -76,8 +76,7 @@ impl HBee {
         if task.build != BUILD_ID {
             return Err(QueryError::internal(format!("a task of build {} reached HBee build {BUILD_ID}", task.build)));
         }
-        let place = || format!("step `{}`, task {}", task.step, task.task);
-        self.run_here(task).await.map_err(|error| error.at(place()))
+        self.run_here(task).await.map_err(|error| error.at_task(&task.step, task.task))
     }
 
     async fn run_here(&self, task: &HBeeTask) -> Result<TaskOutcome> {
@@ -244,13 +243,9 @@ fn name_file(error: QueryError, task: &HBeeTask, evaluation: &Evaluation) -> Que
         slices.iter().filter_map(move |slice| Some((scan, scan.files.get(slice.file as usize)?)))
     });
     let files: Vec<_> = files.collect();
-    let is_named = |(scan, file): &(&ScanSpec, &TaskFile)| {
-        error.message.contains(&named::file_name(&scan.table, &scan.store, &file.path))
-    };
     match files.as_slice() {
-        files if files.iter().any(is_named) => error,
         [(scan, file), rest @ ..] if rest.iter().all(|(_, other)| other.path == file.path) => {
-            named::named(error, &named::file_name(&scan.table, &scan.store, &file.path), &file.path)
+            FileName::new(&scan.table, &scan.store, &file.path).put_on(error)
         }
         _ => error,
     }

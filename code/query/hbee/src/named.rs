@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use buzz_protocol::{ErrorKind, QueryError, ScanSpec};
+use buzz_protocol::{ErrorKind, Place, QueryError, ScanSpec};
 use buzz_storage::{full_path, reader_panicked};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::listing::PartitionedFile;
@@ -45,19 +45,36 @@ pub(crate) fn naming_files(plan: Arc<dyn ExecutionPlan>, specs: &[ScanSpec]) -> 
     .data()
 }
 
-/// Returns the name of a file for messages: its full path and its table.
-pub(crate) fn file_name(table: &str, store: &Url, path: &str) -> String {
-    format!("file `{}` of table `{table}`", full_path(store, path))
+/// A file as errors name it.
+#[derive(Debug)]
+pub(crate) struct FileName {
+    /// Its full path and its table.
+    place: Place,
+    /// Its path within the store, as readers name it.
+    path: String,
 }
 
-/// Prefixes an error of kind `Data` with `place`, unless its message contains `place` already.
-pub(crate) fn named(error: QueryError, place: &str, path: &str) -> QueryError {
-    if error.kind != ErrorKind::Data || error.message.contains(place) {
-        return error;
+impl FileName {
+    /// Returns the name of the file at `path` within `store`, of table `table`.
+    pub(crate) fn new(table: &str, store: &Url, path: &str) -> Self {
+        Self { place: Place::file_of(table, full_path(store, path)), path: path.to_string() }
     }
-    // Some messages already start with the file's path within the store.
-    let what = error.message.strip_prefix(&format!("`{path}`: ")).unwrap_or(&error.message);
-    QueryError { message: format!("{place}: {what}"), ..error }
+
+    /// Adds the file to an error of kind `Data` that does not name one, and completes the path that a reader named.
+    pub(crate) fn put_on(&self, mut error: QueryError) -> QueryError {
+        if error.kind != ErrorKind::Data {
+            return error;
+        }
+        error.places.retain(|place| match place {
+            Place::File { path, table: None } => *path != self.path,
+            _ => true,
+        });
+        if error.file().is_some() { error } else { error.at(self.place.clone()) }
+    }
+
+    fn put_on_datafusion(&self, error: DataFusionError) -> DataFusionError {
+        self.put_on(error.into()).into_datafusion()
+    }
 }
 
 /// A file source that names files in errors. Implements only what the execution of a scan needs.
@@ -140,23 +157,9 @@ struct NamingMorselizer {
 impl Morselizer for NamingMorselizer {
     fn plan_file(&self, file: PartitionedFile) -> Result<Box<dyn MorselPlanner>> {
         let (table, store) = self.table.as_ref();
-        let path = file.object_meta.location.to_string();
-        let name = Arc::new(Name { place: file_name(table, store, &path), path });
-        let inner = self.inner.plan_file(file).map_err(|error| name.put_on(error))?;
+        let name = Arc::new(FileName::new(table, store, file.object_meta.location.as_ref()));
+        let inner = self.inner.plan_file(file).map_err(|error| name.put_on_datafusion(error))?;
         Ok(Box::new(NamingPlanner { inner, name }))
-    }
-}
-
-/// The names of a file: `place` for messages, `path` within its store.
-#[derive(Debug)]
-struct Name {
-    place: String,
-    path: String,
-}
-
-impl Name {
-    fn put_on(&self, error: DataFusionError) -> DataFusionError {
-        named(error.into(), &self.place, &self.path).into_datafusion()
     }
 }
 
@@ -168,11 +171,11 @@ fn panicked(panic: Box<dyn Any + Send>) -> DataFusionError {
 #[derive(Debug)]
 struct NamingPlanner {
     inner: Box<dyn MorselPlanner>,
-    name: Arc<Name>,
+    name: Arc<FileName>,
 }
 
 impl NamingPlanner {
-    fn around(inner: Box<dyn MorselPlanner>, name: &Arc<Name>) -> Box<dyn MorselPlanner> {
+    fn around(inner: Box<dyn MorselPlanner>, name: &Arc<FileName>) -> Box<dyn MorselPlanner> {
         Box::new(NamingPlanner { inner, name: Arc::clone(name) })
     }
 }
@@ -182,7 +185,7 @@ impl MorselPlanner for NamingPlanner {
         let name = self.name;
         let inner = self.inner;
         let planned = catch_unwind(AssertUnwindSafe(|| inner.plan())).unwrap_or_else(|panic| Err(panicked(panic)));
-        let Some(mut plan) = planned.map_err(|error| name.put_on(error))? else {
+        let Some(mut plan) = planned.map_err(|error| name.put_on_datafusion(error))? else {
             return Ok(None);
         };
         let morsel = |inner| Box::new(NamingMorsel { inner, name: Arc::clone(&name) }) as Box<dyn Morsel>;
@@ -194,7 +197,7 @@ impl MorselPlanner for NamingPlanner {
             naming.set_pending_planner(async move {
                 let inner = AssertUnwindSafe(pending).catch_unwind().await;
                 let inner = inner.unwrap_or_else(|panic| Err(panicked(panic)));
-                Ok(NamingPlanner::around(inner.map_err(|error| name.put_on(error))?, &name))
+                Ok(NamingPlanner::around(inner.map_err(|error| name.put_on_datafusion(error))?, &name))
             });
         }
         Ok(Some(naming))
@@ -204,7 +207,7 @@ impl MorselPlanner for NamingPlanner {
 #[derive(Debug)]
 struct NamingMorsel {
     inner: Box<dyn Morsel>,
-    name: Arc<Name>,
+    name: Arc<FileName>,
 }
 
 impl Morsel for NamingMorsel {
@@ -212,6 +215,29 @@ impl Morsel for NamingMorsel {
         let name = self.name;
         let batches = AssertUnwindSafe(self.inner.into_stream()).catch_unwind();
         let batches = batches.map(|batch| batch.unwrap_or_else(|panic| Err(panicked(panic))));
-        batches.map_err(move |error| name.put_on(error)).boxed()
+        batches.map_err(move |error| name.put_on_datafusion(error)).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_error_names_its_file_once() {
+        let name = FileName::new("trips", &Url::parse("s3://lake/").unwrap(), "t/a.csv");
+        let full = Place::file_of("trips", "s3://lake/t/a.csv");
+        let named = QueryError::data("not readable CSV").at(full.clone());
+        assert_eq!(name.put_on(QueryError::data("not readable CSV")), named);
+        assert_eq!(name.put_on(named.clone()), named);
+        let by_reader = Place::File { path: "t/a.csv".to_string(), table: None };
+        assert_eq!(name.put_on(QueryError::data("not readable CSV").at(by_reader)), named);
+        let other = QueryError::data("not readable CSV").at(Place::file_of("zones", "s3://lake/z.csv"));
+        assert_eq!(name.put_on(other.clone()), other);
+        let slow = QueryError::unavailable("S3 does not answer");
+        assert_eq!(name.put_on(slow.clone()), slow);
+        // The text alone does not decide.
+        let text = QueryError::data("file `s3://lake/t/a.csv` of table `trips` is mentioned");
+        assert_eq!(name.put_on(text).file(), Some("s3://lake/t/a.csv"));
     }
 }

@@ -26,7 +26,7 @@ use parquet::file::metadata::ParquetMetaData;
 
 use crate::deletion::remaining_rows;
 use crate::mapping::MappedColumns;
-use crate::named::{file_name, named};
+use crate::named::FileName;
 
 /// The files of a task's scans, with their partition values decoded.
 #[derive(Debug)]
@@ -146,8 +146,8 @@ async fn file_group(
         let file = spec.files.get(row).ok_or_else(|| {
             QueryError::internal(format!("a task names file {row} of table `{}` but does not contain it", spec.table))
         })?;
-        let on_file = |error| named(error, &file_name(&spec.table, &spec.store, &file.path), &file.path);
-        reading.push(partitioned_file(spec, file, constants, slice, ctx).map_err(on_file));
+        let name = FileName::new(&spec.table, &spec.store, &file.path);
+        reading.push(partitioned_file(spec, file, constants, slice, ctx).map_err(move |error| name.put_on(error)));
     }
     let files = futures::stream::iter(reading).buffered(FOOTERS_AT_ONCE).try_collect().await?;
     Ok(FileGroup::new(files))

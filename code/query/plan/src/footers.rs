@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use buzz_catalog::{DataFile, Table};
-use buzz_protocol::{FileFormat, QueryError, Result};
+use buzz_protocol::{FileFormat, Place, QueryError, Result};
 use buzz_storage::{QueryStores, full_path};
 use chrono::DateTime;
 use futures::{StreamExt, TryStreamExt};
@@ -52,9 +52,7 @@ async fn by_footer(
     file: &DataFile,
     target: u64,
 ) -> Result<Vec<FileSplit>> {
-    let place = |error: QueryError| {
-        error.at(format!("file `{}` of table `{}`", full_path(&table.store, &file.path), table.name))
-    };
+    let place = |error: QueryError| error.at(Place::file_of(&table.name, full_path(&table.store, &file.path)));
     let object = object_meta(file).map_err(place)?;
     let footer = buzz_storage::footer(store.as_ref(), &object, None).await.map_err(place)?;
     Ok(row_group_splits(index, file.size, &footer, target))

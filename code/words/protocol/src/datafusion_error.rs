@@ -3,31 +3,28 @@
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 
+use crate::QueryError;
 use crate::error::{column_not_found, from_arrow, from_external, from_io};
 use crate::store_error::from_object_store;
-use crate::{ErrorKind, QueryError};
 
 impl QueryError {
-    /// Converts this error into one of DataFusion's, to pass it through streams. Within a process,
-    /// [`QueryError::from`] restores it unchanged. Between combs, `datafusion-distributed` keeps only the text and the
-    /// contexts, so the kind is also sent as a context.
+    /// Converts this error into one of DataFusion's, to pass it through streams. [`QueryError::from`] restores it
+    /// unchanged. Between combs, `datafusion-distributed` keeps only the texts of errors and of their contexts, so the
+    /// error is also sent as a context, in JSON.
     pub fn into_datafusion(self) -> DataFusionError {
-        match self.kind {
-            ErrorKind::Limit => DataFusionError::ResourcesExhausted(self.to_string()),
-            kind => DataFusionError::External(Box::new(self)).context(format!("{KIND}{kind}")),
-        }
+        let json = serde_json::to_string(&self).expect("an error of strings and numbers has a JSON");
+        DataFusionError::External(Box::new(self)).context(format!("{CARRIED}{json}"))
     }
 }
 
-/// Prefix of the kind of an error in a DataFusion context.
-const KIND: &str = "buzz kind ";
+/// Prefix of an error in JSON, in a DataFusion context.
+const CARRIED: &str = "buzz error ";
 
-/// Parses the kind that [`QueryError::into_datafusion`] wrote as `context`.
-fn kind_of(context: &str) -> Option<ErrorKind> {
-    let kind = context.strip_prefix(KIND)?;
-    let kinds =
-        [ErrorKind::Invalid, ErrorKind::Data, ErrorKind::Unavailable, ErrorKind::Cancelled, ErrorKind::Internal];
-    kinds.into_iter().find(|known| known.to_string() == kind)
+/// Returns the first error that [`QueryError::into_datafusion`] wrote into `text`: a context, or the text of an error
+/// with a context.
+pub(crate) fn carried(text: &str) -> Option<QueryError> {
+    let (_, json) = text.split_once(CARRIED)?;
+    serde_json::Deserializer::from_str(json).into_iter().next()?.ok()
 }
 
 impl From<DataFusionError> for QueryError {
@@ -38,13 +35,7 @@ impl From<DataFusionError> for QueryError {
 
 pub(crate) fn from_datafusion(error: &DataFusionError) -> QueryError {
     match error {
-        DataFusionError::Context(context, inner) => {
-            let known = from_datafusion(inner);
-            match kind_of(context) {
-                Some(kind) => QueryError { kind, ..known },
-                None => known,
-            }
-        }
+        DataFusionError::Context(context, inner) => carried(context).unwrap_or_else(|| from_datafusion(inner)),
         DataFusionError::Diagnostic(_, inner) => from_datafusion(inner),
         DataFusionError::Shared(inner) => from_datafusion(inner),
         DataFusionError::Collection(errors) => {
@@ -66,7 +57,7 @@ pub(crate) fn from_datafusion(error: &DataFusionError) -> QueryError {
         DataFusionError::ObjectStore(source) => from_object_store(source),
         DataFusionError::IoError(source) => from_io(source),
         DataFusionError::ArrowError(source, _) => from_arrow(source),
-        DataFusionError::Execution(message) => from_execution(&plain(message)),
+        DataFusionError::Execution(message) => from_execution_text(&plain(message)),
         DataFusionError::ExecutionJoin(source) if source.is_cancelled() => {
             QueryError::cancelled("a task was cancelled")
         }
@@ -89,15 +80,17 @@ fn plain(message: &str) -> String {
     line.trim_end_matches('.').to_string()
 }
 
-/// Converts the message of an `Execution` error. DataFusion uses it for values that make a step impossible (a cast, an
-/// overflow), and also for some errors of files and connections.
-fn from_execution(message: &str) -> QueryError {
-    // Only the start is compared: the rest of the message may contain values.
-    let begins = |words: &[&str]| words.iter().any(|words| message.starts_with(words));
-    if begins(&["Parquet", "Cannot cast column"]) {
+/// Converts the message of an `Execution` error, which is all that it has. DataFusion uses it for values that make a step
+/// impossible (a cast, an overflow). These two texts are about a file instead:
+///
+/// - `Parquet …`: the Parquet reader rejects the file.
+/// - `Cannot cast column …`: a column of the file has a type that does not cast to the type of the table's column.
+///
+/// Only the start is compared, because the rest may contain values. Errors of connections have types and do not come
+/// here.
+fn from_execution_text(message: &str) -> QueryError {
+    if ["Parquet", "Cannot cast column"].iter().any(|words| message.starts_with(words)) {
         QueryError::data(message)
-    } else if begins(&["transport error", "h2 protocol error", "connection ", "broken pipe"]) {
-        QueryError::unavailable(message)
     } else {
         QueryError::invalid(message)
     }
@@ -120,45 +113,76 @@ fn from_schema_error(error: &SchemaError) -> QueryError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
     use arrow::error::ArrowError;
 
     use super::*;
+    use crate::{ErrorKind, Place, TaskIndex};
+
+    /// An error of `kind` with all fields.
+    fn born(kind: ErrorKind) -> QueryError {
+        let error = QueryError::new(kind, "a \"message\" with {braces}\nand lines");
+        let error = error.retry_after(Some(Duration::from_secs(2)));
+        error.at(Place::file_of("trips", "s3://lake/a.parquet")).at_task("m", TaskIndex(3))
+    }
+
+    const KINDS: [ErrorKind; 6] = [
+        ErrorKind::Invalid,
+        ErrorKind::Data,
+        ErrorKind::Unavailable,
+        ErrorKind::Limit,
+        ErrorKind::Cancelled,
+        ErrorKind::Internal,
+    ];
 
     #[test]
     fn query_error_survives_conversion_to_datafusion() {
-        let born = QueryError::data("file `a.parquet` is truncated").at("task 3");
-        let arrow = ArrowError::ExternalError(Box::new(born.clone().into_datafusion()));
-        let wrapped = DataFusionError::ArrowError(Box::new(arrow), None).context("while scanning");
-        assert_eq!(QueryError::from(wrapped), born);
+        for kind in KINDS {
+            let arrow = ArrowError::ExternalError(Box::new(born(kind).into_datafusion()));
+            let wrapped = DataFusionError::ArrowError(Box::new(arrow), None).context("while scanning");
+            assert_eq!(QueryError::from(wrapped), born(kind));
+            let shared = DataFusionError::Shared(Arc::new(born(kind).into_datafusion()));
+            assert_eq!(QueryError::from(DataFusionError::Collection(vec![shared])), born(kind));
+        }
     }
 
     #[test]
-    fn error_kind_survives_transfer_between_combs() {
-        // Converts an error the way datafusion-distributed does between combs.
-        let over_the_wire = |error: DataFusionError| match error {
-            DataFusionError::Context(context, inner) => {
-                DataFusionError::External(inner.to_string().trim_start_matches("External error: ").into())
-                    .context(context)
+    fn query_error_survives_transfer_between_combs() {
+        // Converts an error the way datafusion-distributed does between combs: texts remain.
+        fn over_the_wire(error: DataFusionError) -> DataFusionError {
+            match error {
+                DataFusionError::Context(context, inner) => over_the_wire(*inner).context(context),
+                DataFusionError::External(source) => DataFusionError::External(source.to_string().into()),
+                DataFusionError::ArrowError(arrow, text) => match *arrow {
+                    ArrowError::ExternalError(source) => {
+                        let source = ArrowError::ExternalError(source.to_string().into());
+                        DataFusionError::ArrowError(Box::new(source), text)
+                    }
+                    arrow => DataFusionError::ArrowError(Box::new(arrow), text),
+                },
+                other => other,
             }
-            other => other,
-        };
-        let born = QueryError::unavailable("this comb is stopping");
-        assert_eq!(QueryError::from(over_the_wire(born.clone().into_datafusion())), born);
-        let nested = over_the_wire(QueryError::data("a file is cut off").into_datafusion()).context("Join Error");
-        assert_eq!(QueryError::from(nested).kind, ErrorKind::Data);
+        }
+        for kind in KINDS {
+            let nested = over_the_wire(born(kind).into_datafusion()).context("Join Error");
+            assert_eq!(QueryError::from(nested), born(kind));
+            let arrow = ArrowError::ExternalError(Box::new(born(kind).into_datafusion()));
+            let arrow = over_the_wire(DataFusionError::ArrowError(Box::new(arrow), None));
+            assert_eq!(QueryError::from(arrow), born(kind));
+        }
+        let exhausted = over_the_wire(DataFusionError::ResourcesExhausted("no memory".to_string()));
+        assert_eq!(QueryError::from(exhausted), QueryError::limit("no memory"));
     }
 
     #[test]
     fn value_in_a_message_does_not_change_the_kind() {
         let failed = |message: &str| QueryError::from(DataFusionError::Execution(message.to_string())).kind;
+        assert_eq!(failed("Parquet file has too few rows"), ErrorKind::Data);
+        assert_eq!(failed("Cannot cast column 'a' from Utf8 to Int64"), ErrorKind::Data);
         assert_eq!(failed("Error parsing timestamp from 'connection 1'"), ErrorKind::Invalid);
         assert_eq!(failed("Date part 'Parquet' not supported"), ErrorKind::Invalid);
-        assert_eq!(failed("connection reset by peer"), ErrorKind::Unavailable);
-    }
-
-    #[test]
-    fn limit_error_keeps_its_kind() {
-        let error = QueryError::limit("inbox is full").into_datafusion();
-        assert_eq!(QueryError::from(error).kind, ErrorKind::Limit);
+        assert_eq!(failed("connection reset by peer"), ErrorKind::Invalid);
     }
 }

@@ -2,12 +2,15 @@
 
 use std::any::Any;
 use std::fmt;
+use std::io;
+use std::time::Duration;
 
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
-use crate::nearest;
+use crate::place::write_places;
 use crate::store_error::from_object_store;
+use crate::{Place, TaskIndex, nearest};
 
 /// Shorthand for results that fail with a [`QueryError`].
 pub type Result<T, E = QueryError> = std::result::Result<T, E>;
@@ -35,28 +38,36 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// A failure as reported to the user: kind, message and place.
+/// A failure as reported to the user: kind, message and places. It travels whole between all roles, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub struct QueryError {
     /// The kind of the error.
     pub kind: ErrorKind,
     /// The message, in lower case and without a final stop: thing, state, remedy.
     pub message: String,
-    /// The place, such as `step nyc_taxi_map` or `task 3 of step nyc_taxi_map`; empty if the message needs none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub origin: String,
+    /// The places of the failure, the outermost first, such as a step, its task and a file; empty if the message needs
+    /// none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<Place>,
+    /// Time after which the service that failed accepts a retry, if it sent one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<Duration>,
 }
 
 impl fmt::Display for QueryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.origin.is_empty() { f.write_str(&self.message) } else { write!(f, "{}: {}", self.origin, self.message) }
+        write_places(&self.places, f)?;
+        if !self.places.is_empty() {
+            f.write_str(": ")?;
+        }
+        f.write_str(&self.message)
     }
 }
 
 impl QueryError {
     /// Creates an error of `kind` without a place.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), origin: String::new() }
+        Self { kind, message: message.into(), places: Vec::new(), retry_after: None }
     }
 
     /// Creates an error of kind `Invalid`: the query must be changed.
@@ -96,9 +107,62 @@ impl QueryError {
 
     /// Returns the same error with `place` put before the places that it already names.
     #[must_use]
-    pub fn at(mut self, place: impl fmt::Display) -> Self {
-        self.origin = if self.origin.is_empty() { place.to_string() } else { format!("{place}, {}", self.origin) };
+    pub fn at(mut self, place: impl Into<Place>) -> Self {
+        self.places.insert(0, place.into());
         self
+    }
+
+    /// Returns the same error at `task` of `step`.
+    #[must_use]
+    pub fn at_task(self, step: &str, task: TaskIndex) -> Self {
+        self.at(Place::Task(task.0)).at(Place::Step(step.to_string()))
+    }
+
+    /// Returns the same error, for which the service accepts a retry after `wait`.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Option<Duration>) -> Self {
+        self.retry_after = wait;
+        self
+    }
+
+    /// Returns the step in which it failed.
+    pub fn step(&self) -> Option<&str> {
+        self.places.iter().find_map(|place| match place {
+            Place::Step(name) => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Returns the index of the task that failed, within its step.
+    pub fn task(&self) -> Option<u32> {
+        self.places.iter().find_map(|place| match place {
+            Place::Task(task) => Some(*task),
+            _ => None,
+        })
+    }
+
+    /// Returns the name of the table or catalog entry that failed.
+    pub fn table(&self) -> Option<&str> {
+        self.places.iter().find_map(|place| match place {
+            Place::Table(name) | Place::Catalog(name) | Place::File { table: Some(name), .. } => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Returns the path of the file that failed.
+    pub fn file(&self) -> Option<&str> {
+        self.places.iter().find_map(|place| match place {
+            Place::File { path, .. } => Some(path.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Returns the address of the comb that failed.
+    pub fn comb(&self) -> Option<&str> {
+        self.places.iter().find_map(|place| match place {
+            Place::Comb(address) => Some(address.as_str()),
+            _ => None,
+        })
     }
 }
 
@@ -121,8 +185,31 @@ impl From<object_store::Error> for QueryError {
 }
 
 /// Converts an error of reading. Decompressors and streams wrap the error of the store.
-pub(crate) fn from_io(source: &std::io::Error) -> QueryError {
-    source.get_ref().and_then(|inner| known_cause(inner)).unwrap_or_else(|| QueryError::data(source.to_string()))
+pub(crate) fn from_io(source: &io::Error) -> QueryError {
+    let cause = source.get_ref().and_then(|inner| known_cause(inner));
+    cause.or_else(|| connection_error(source)).unwrap_or_else(|| QueryError::data(source.to_string()))
+}
+
+/// Returns the error of a connection, if `source` is one: a retry may succeed.
+fn connection_error(source: &io::Error) -> Option<QueryError> {
+    use io::ErrorKind::{
+        AddrNotAvailable, BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable,
+        NetworkDown, NetworkUnreachable, NotConnected, TimedOut,
+    };
+    let lost = matches!(
+        source.kind(),
+        AddrNotAvailable
+            | BrokenPipe
+            | ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | NetworkDown
+            | NetworkUnreachable
+            | NotConnected
+            | TimedOut
+    );
+    lost.then(|| QueryError::unavailable(source.to_string()))
 }
 
 /// Returns the first error in the chain of `source` that has a known type.
@@ -142,22 +229,26 @@ fn known_cause(source: &(dyn std::error::Error + 'static)) -> Option<QueryError>
         if let Some(inner) = error.downcast_ref::<object_store::Error>() {
             return Some(from_object_store(inner));
         }
+        if let Some(lost) = error.downcast_ref::<io::Error>().and_then(connection_error) {
+            return Some(lost);
+        }
         cause = error.source();
     }
     None
 }
 
+/// Converts an error of any type. Its kind comes from a known type in its chain of causes. An unknown error is a bug and
+/// not retried, whatever its text is; statuses of gRPC are converted where they arrive (`buzz-exchange`).
 pub(crate) fn from_external(source: &(dyn std::error::Error + Send + Sync + 'static)) -> QueryError {
     if let Some(known) = known_cause(source) {
         return known;
     }
     let message = source.to_string();
-    // datafusion-distributed has no typed error for a lost worker: the remaining errors come from tonic and hyper.
-    if ["status:", "transport", "h2", "connect", "broken pipe"].iter().any(|word| message.contains(word)) {
-        QueryError::unavailable(message)
-    } else {
-        QueryError::internal(message)
+    #[cfg(feature = "datafusion")]
+    if let Some(carried) = crate::datafusion_error::carried(&message) {
+        return carried;
     }
+    QueryError::internal(message)
 }
 
 pub(crate) fn from_arrow(error: &ArrowError) -> QueryError {
@@ -187,4 +278,52 @@ pub fn column_not_found(name: &str, place: &str, names: &[&str]) -> String {
         }
     };
     format!("column `{name}` does not exist{place}{help}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_printed_from_the_outermost() {
+        let file = Place::file_of("trips", "s3://lake/a.parquet");
+        let error = QueryError::data("is truncated").at(file.clone()).at_task("m", TaskIndex(3));
+        assert_eq!(error.to_string(), "step `m`, task 3: file `s3://lake/a.parquet` of table `trips`: is truncated");
+        assert_eq!((error.step(), error.task(), error.table()), (Some("m"), Some(3), Some("trips")));
+        assert_eq!((error.file(), error.comb()), (Some("s3://lake/a.parquet"), None));
+        let error = QueryError::data("is truncated").at(file).at(Place::Step("m".to_string()));
+        assert_eq!(error.to_string(), "step `m`, file `s3://lake/a.parquet` of table `trips`: is truncated");
+        assert_eq!(QueryError::invalid("wrong").to_string(), "wrong");
+    }
+
+    #[test]
+    fn every_field_survives_json() {
+        let places = [
+            Place::Query("query.json".to_string()),
+            Place::Catalog("t".to_string()),
+            Place::Step("m".to_string()),
+            Place::Task(7),
+            Place::Table("t".to_string()),
+            Place::File { path: "a.csv".to_string(), table: None },
+            Place::Comb("http://[::1]:3333/".to_string()),
+            Place::from("version 3"),
+        ];
+        let mut error = QueryError::unavailable("slow down").retry_after(Some(Duration::from_millis(1500)));
+        error.places = places.to_vec();
+        let json = serde_json::to_string(&error).unwrap();
+        assert_eq!(serde_json::from_str::<QueryError>(&json).unwrap(), error);
+    }
+
+    #[test]
+    fn connection_error_is_unavailable_and_a_text_is_not() {
+        let io = |kind| from_external(&io::Error::new(kind, "connection lost")).kind;
+        assert_eq!(io(io::ErrorKind::ConnectionReset), ErrorKind::Unavailable);
+        assert_eq!(io(io::ErrorKind::BrokenPipe), ErrorKind::Unavailable);
+        assert_eq!(io(io::ErrorKind::TimedOut), ErrorKind::Unavailable);
+        for text in ["connect failed", "h2 protocol error", "transport error", "status: Unavailable", "broken pipe"] {
+            let unknown: Box<dyn std::error::Error + Send + Sync> = text.into();
+            assert_eq!(from_external(unknown.as_ref()).kind, ErrorKind::Internal, "{text}");
+        }
+        assert_eq!(from_io(&io::Error::from(io::ErrorKind::UnexpectedEof)).kind, ErrorKind::Data);
+    }
 }

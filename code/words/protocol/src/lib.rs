@@ -21,6 +21,7 @@ pub mod ids;
 pub mod inline;
 mod nearest;
 pub mod options;
+mod place;
 pub mod query;
 mod store_error;
 pub mod task;
@@ -36,6 +37,7 @@ pub use ids::{CombAddress, DeliveryId, QueryId, QueryToken, StageId, TaskIndex};
 pub use inline::InlineRows;
 pub use nearest::nearest;
 pub use options::{Options, ReducerChoice, Transport};
+pub use place::Place;
 pub use query::{Param, Query, QueryBody, Split, Step, StepType};
 pub use task::{
     ColumnMapping, DeletionVector, Delivered, Evaluation, FileSlice, HBeeTask, Partitioning, ScanSpec, StoreRoot,

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CatalogEntry, QueryError, Result, nearest, split_version};
+use crate::{CatalogEntry, Place, QueryError, Result, nearest, split_version};
 
 /// Maximum number of combs that one query can request.
 pub const ZONES_MAX: usize = 16;
@@ -142,12 +142,12 @@ impl Query {
             // Malformed JSON in the place of a field name has no path of its own.
             let path = track.path().to_string().trim_end_matches(".?").to_string();
             let place = if path == "." || path == "?" { String::new() } else { format!(" in `{path}`") };
-            QueryError::invalid(format!("{source}{place}: {error}"))
+            QueryError::invalid(error.to_string()).at(Place::Query(format!("{source}{place}")))
         })?;
 
         let mut warnings: Vec<String> =
             ignored.into_iter().map(|path| format!("{source}: unknown field `{path}` is ignored")).collect();
-        let query = Query::checked(raw, &mut warnings).map_err(|error| error.at(source))?;
+        let query = Query::checked(raw, &mut warnings).map_err(|error| error.at(Place::Query(source.to_string())))?;
         Ok((query, warnings))
     }
 

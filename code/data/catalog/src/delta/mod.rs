@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use arrow::array::UInt64Array;
 use arrow::datatypes::DataType;
-use buzz_protocol::{CatalogEntry, ColumnMapping, QueryError, Result};
+use buzz_protocol::{CatalogEntry, ColumnMapping, Place, QueryError, Result};
 use buzz_storage::{Location, QueryStores};
 use datafusion::scalar::ScalarValue;
 use deltalake::DeltaTableError;
@@ -88,8 +88,12 @@ pub(crate) async fn open(place: Location, entry: &CatalogEntry, stores: &QuerySt
             path: paths.path(&path)?,
             size: u64::try_from(view.size()).unwrap_or_default(),
             e_tag: None,
-            partition_values: typed_values(&partitions, view.partition_values_map(), &mut known_values)
-                .map_err(|error| error.at(format!("Delta table {place}, file `{path}`")))?,
+            partition_values: typed_values(&partitions, view.partition_values_map(), &mut known_values).map_err(
+                |error| {
+                    let file = Place::File { path: path.to_string(), table: None };
+                    error.at(file).at(format!("Delta table {place}"))
+                },
+            )?,
             deletion_vector: view
                 .deletion_vector_descriptor()
                 .map(|descriptor| deletion::vector(&mut paths, &descriptor))

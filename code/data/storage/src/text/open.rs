@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::{csv, json};
 use async_compression::tokio::bufread::{BzDecoder, GzipDecoder, XzDecoder, ZstdDecoder};
-use buzz_protocol::{Compression, CsvFormat, ErrorKind, FileFormat, QueryError, Result};
+use buzz_protocol::{Compression, CsvFormat, ErrorKind, FileFormat, Place, QueryError, Result};
 use bytes::{Bytes, BytesMut};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener};
@@ -47,9 +47,9 @@ impl FileOpener for TextOpener {
         let path = file.object_meta.location.to_string();
         let named = move |error: DataFusionError| {
             let error = QueryError::from(error);
-            let message = format!("`{path}`: {}", error.message);
-            let known = error.kind != ErrorKind::Data || error.message.contains(&path);
-            if known { error } else { QueryError { message, ..error } }.into_datafusion()
+            let known = error.kind != ErrorKind::Data || error.file().is_some();
+            let file = || Place::File { path: path.clone(), table: None };
+            if known { error } else { error.at(file()) }.into_datafusion()
         };
         Ok(async move {
             match opener.open_file(file).await {

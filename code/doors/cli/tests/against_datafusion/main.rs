@@ -1,7 +1,7 @@
-//! Many statements, compared with what plain DataFusion answers on the same Parquet files.
+//! Many statements, compared with the answers of plain DataFusion on the same Parquet files.
 //!
-//! The scripts and tables are looked for where [`buzz_testkit::shared_data`] says; where there are none, every test counts
-//! as ignored and says so.
+//! The tables are made here. DataFusion's own `.slt` files and the statements of TPC-H come from the crate
+//! `datafusion-sqllogictest`, which cargo downloads. Tests of real tables are ignored on a machine without them.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test reports what it compares")]
 
@@ -9,6 +9,8 @@
 mod common;
 
 mod differential;
+
+mod inputs;
 
 mod known;
 
@@ -20,22 +22,22 @@ mod script;
 
 mod slt;
 
-mod shared_tables;
-
 mod stand_ins;
+
+mod tables;
 
 mod tpch;
 
 mod verdict;
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use buzz_testkit::shared_data;
-use known::Known;
-use libtest_mimic::{Arguments, Failed, Trial};
+use differential::Over;
+use inputs::Inputs;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tokio::runtime::{Builder, Runtime};
 
-/// One for all tests.
+/// The runtime of all tests.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     let runtime = Builder::new_multi_thread().enable_all().build();
     runtime.expect("a runtime needs nothing but threads")
@@ -43,38 +45,63 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 
 fn main() {
     let arguments = Arguments::from_args();
-    let data = shared_data();
-    if data.is_none() {
-        println!("no real tables: neither BUZZ_TEST_DATA nor ../shared/data is a folder; their tests are ignored");
-    }
-    let absent = data.is_none();
-    let data = data.unwrap_or_default();
-    let known = Known::read();
-
-    let mut trials = Vec::new();
-    for file in slt::files(&data.join("sql/datafusion-slt")) {
-        for zones in slt::ZONES {
-            let (data, file, known) = (data.clone(), file.clone(), known.clone());
-            let name = format!("slt::{file}::zones_{zones}");
-            trials.push(Trial::test(name, move || run(slt::run(&data, &file, zones, known))));
-        }
-    }
+    let inputs = Arc::new(Inputs::find().expect("a folder for temporary files can be made"));
+    let mut trials = slt_trials(&inputs);
     for query in 1..=22 {
-        let data = data.clone();
-        trials.push(Trial::test(format!("tpch_16_files::q{query}"), move || run(tpch::run(&data, query))));
+        let of = |name: &str| format!("{name}::q{query}");
+        let plain = Arc::clone(&inputs);
+        trials.push(Trial::test(of("tpch_16_files"), move || run(tpch::run(&plain, query))));
+        let answers = Arc::clone(&inputs);
+        trials.push(Trial::test(of("tpch_answers"), move || run(tpch::answers(&answers, query))));
+        trials.push(of_shared(&inputs, of("tpch_stored"), move |inputs| run(tpch::stored(inputs, query))));
     }
-    for share in differential::shares() {
-        let data = data.clone();
-        let name = format!("differential::seed_{}", share.start);
-        trials.push(Trial::test(name, move || run(differential::run(&data, share))));
+    for share in differential::shares(Over::Made) {
+        let (inputs, name) = (Arc::clone(&inputs), format!("differential::seed_{}", share.start));
+        trials.push(Trial::test(name, move || run(differential::run(&inputs, Over::Made, share))));
     }
-    let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(absent)).collect();
+    for share in differential::shares(Over::Real) {
+        let name = format!("differential_real::seed_{}", share.start);
+        trials.push(of_shared(&inputs, name, move |inputs| run(differential::run(inputs, Over::Real, share))));
+    }
     let conclusion = libtest_mimic::run(&arguments, trials);
     slt::report();
     differential::report();
+    // Removes the tables: `exit` runs no destructors.
+    drop(inputs);
     conclusion.exit();
 }
 
-fn run(test: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
+/// Returns a test for each of DataFusion's `.slt` files and number of zones; one that fails if there are no files.
+fn slt_trials(inputs: &Arc<Inputs>) -> Vec<Trial> {
+    let files = match inputs.slt_files() {
+        Ok(folder) => slt::files(folder),
+        Err(reason) => return vec![Trial::test("slt::files_are_found", || Err(reason.into()))],
+    };
+    let lists = Arc::new(slt::lists());
+    let mut trials = Vec::new();
+    for file in files {
+        for zones in slt::ZONES {
+            let (inputs, file, lists) = (Arc::clone(inputs), file.clone(), Arc::clone(&lists));
+            let name = format!("slt::{file}::zones_{zones}");
+            trials.push(Trial::ignorable_test(name, move || run(slt::run(&inputs, &file, zones, &lists))));
+        }
+    }
+    trials
+}
+
+/// Returns a test that is ignored, with a reason, on a machine without the real tables.
+fn of_shared(
+    inputs: &Arc<Inputs>,
+    name: String,
+    test: impl FnOnce(&Inputs) -> Result<(), Failed> + Send + 'static,
+) -> Trial {
+    let inputs = Arc::clone(inputs);
+    Trial::ignorable_test(name, move || match inputs.shared() {
+        Ok(_) => test(&inputs).map(|()| Completion::Completed),
+        Err(reason) => Ok(Completion::ignored_with(reason)),
+    })
+}
+
+fn run<T>(test: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
     RUNTIME.block_on(test)
 }

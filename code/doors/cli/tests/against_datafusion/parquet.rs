@@ -41,7 +41,8 @@ pub(crate) fn write(folder: &Path, schema: &SchemaRef, batches: &[RecordBatch], 
     Ok(written)
 }
 
-fn write_folder(folder: &Path, rows: &RecordBatch, files: usize) -> Result<()> {
+/// Writes `rows` to `folder`, divided into `files` files of at least two row groups if there are enough rows.
+pub(crate) fn write_folder(folder: &Path, rows: &RecordBatch, files: usize) -> Result<()> {
     fs::create_dir_all(folder)?;
     let share = rows.num_rows().div_ceil(files).max(1);
     let properties = WriterProperties::builder().set_max_row_group_row_count(Some(share.div_ceil(2))).build();

@@ -73,8 +73,42 @@ impl Asked {
                 None => None,
             });
         };
-        // Plain DataFusion may have chosen the same rows each time, where others would do.
-        Ok(if self.chooses_within().await? { None } else { Some(told) })
+        // Plain DataFusion may have chosen the same rows each time, although others would be right too.
+        if !self.ordered && found.rows.len() == variants[0].rows.len() {
+            let all = self.limited().await?;
+            if all.is_some_and(|all| not_among(&found, &all).is_none()) {
+                return Ok(None);
+            }
+        }
+        if self.chooses_within().await? {
+            return Ok(None);
+        }
+        // Ties leave the order of a list's elements open, also with ORDER BY.
+        let (found, plain) = (found.with_sorted_elements(), variants[0].clone().with_sorted_elements());
+        let only_order = self.collects().await? && disagreement(&found, &[plain], false).is_none();
+        Ok(if only_order { None } else { Some(told) })
+    }
+
+    /// Returns whether the query collects values in lists or texts.
+    async fn collects(&self) -> Result<bool> {
+        self.has_expression(|expression| {
+            let Expr::AggregateFunction(aggregate) = expression else { return false };
+            ["array_agg", "string_agg"].contains(&aggregate.func.name())
+        })
+        .await
+    }
+
+    /// Returns whether any expression of the query, or a part of it, has this `property`.
+    async fn has_expression(&self, property: impl Fn(&Expr) -> bool) -> Result<bool> {
+        let ctx = self.session(Way::Files, 1, 8192).await?;
+        let mut found = false;
+        ctx.state().create_logical_plan(&self.sql).await?.apply_with_subqueries(|node| {
+            node.apply_expressions(|expression| {
+                found |= expression.exists(|inner| Ok(property(inner)))?;
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })?;
+        Ok(found)
     }
 
     /// Whether plain DataFusion fails when it divides the work in another way.
@@ -110,22 +144,17 @@ impl Asked {
 
     /// Whether a limit inside of the query may choose other rows, or an aggregate without an order other values.
     async fn chooses_within(&self) -> Result<bool> {
+        if self.has_expression(depends_on_order).await? {
+            return Ok(true);
+        }
         let ctx = self.session(Way::Files, 1, 8192).await?;
         let mut limits = Vec::new();
         let whole = ctx.state().create_logical_plan(&self.sql).await?;
-        let mut chooses = false;
         whole.apply_with_subqueries(|node| {
-            node.apply_expressions(|expression| {
-                chooses |= expression.exists(|inner| Ok(depends_on_order(inner)))?;
-                Ok(TreeNodeRecursion::Continue)
-            })?;
             let inner = matches!(node, LogicalPlan::Limit(_)) && !std::ptr::eq(node, &whole);
             limits.extend(inner.then(|| node.clone()));
             Ok(TreeNodeRecursion::Continue)
         })?;
-        if chooses {
-            return Ok(true);
-        }
         for limit in limits {
             // What depends on an outer row cannot be run by itself.
             if self.settled(&limit).await.is_ok_and(|rows| rows.is_none()) {
@@ -204,11 +233,18 @@ impl PhysicalOptimizerRule for Yielding {
     }
 }
 
-/// Whether `expression` is an aggregate whose value is any one of several.
+/// Returns whether `expression` is an aggregate or a window function whose value depends on an order that it does not say.
 fn depends_on_order(expression: &Expr) -> bool {
-    let Expr::AggregateFunction(aggregate) = expression else {
-        return false;
-    };
     let of_order = ["any_value", "array_agg", "first_value", "last_value", "nth_value", "string_agg"];
-    aggregate.params.order_by.is_empty() && of_order.contains(&aggregate.func.name())
+    match expression {
+        Expr::AggregateFunction(aggregate) => {
+            aggregate.params.order_by.is_empty() && of_order.contains(&aggregate.func.name())
+        }
+        Expr::WindowFunction(window) => {
+            let of_rows = ["lag", "lead", "ntile", "row_number"];
+            let name = window.fun.name();
+            window.params.order_by.is_empty() && (of_order.contains(&name) || of_rows.contains(&name))
+        }
+        _ => false,
+    }
 }

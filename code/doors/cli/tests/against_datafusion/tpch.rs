@@ -1,73 +1,119 @@
-//! TPC-H with every table divided into 16 files, on one comb and on four, in memory and over TCP, against the answers that
-//! another engine stored.
+//! TPC-H, with each table in 16 files:
+//! - against plain DataFusion, on one comb and on four, in memory and over TCP;
+//! - against the answers of DataFusion's own tests, at their scale factor;
+//! - against the answers of another engine, if this machine has the real tables.
 
 use std::path::Path;
+use std::time::Duration;
 
-use buzz_testkit::Rows;
+use buzz_protocol::Options;
+use buzz_testkit::{Rows, TPCH_TABLES, tpch_statement};
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use crate::common::{ask, statement};
-use crate::shared_tables::{FILES, SharedTables, TPCH};
+use crate::common::{Answer, ask, statement};
+use crate::inputs::Inputs;
+use crate::plain::Asked;
+use crate::script::is_ordered;
+use crate::tables::{FILES, Tables, large_tpch};
 
-/// One query, in all four ways.
-pub(crate) async fn run(data: &Path, number: u64) -> Result<(), Failed> {
-    let queries = std::fs::read(data.join("tables/tpch-sf0.01/queries.json"))?;
-    let queries: Value = serde_json::from_slice(&queries)?;
-    let query = queries["queries"].as_array().into_iter().flatten().find(|query| query["q"] == number);
-    let query = query.ok_or("the query is not there")?;
-    let sql = query["sql"].as_str().ok_or("the query has no SQL")?;
-    let stored: Vec<Vec<&Value>> = query["rows"].as_array().into_iter().flatten().map(cells).collect();
+/// The time that a statement may take.
+const PATIENCE: Duration = Duration::from_secs(300);
 
-    let words: Vec<&str> = sql.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
-    let shared = SharedTables::get(data).await?;
-    let tables = TPCH.into_iter().filter(|table| words.contains(table));
-    let folder = |table: &str| shared.table(table).written.files.to_string_lossy().into_owned();
-    let uris: Vec<(&str, String)> = tables.map(|table| (table, folder(table))).collect();
-    let catalogs: Vec<(&str, &str, &str)> = uris.iter().map(|(name, uri)| (*name, "Parquet", uri.as_str())).collect();
+/// Compares statement `number` with plain DataFusion, in all four ways.
+pub(crate) async fn run(inputs: &Inputs, number: u64) -> Result<(), Failed> {
+    let sql = tpch_statement(inputs.slt_files()?, number)?.sql;
+    let tables = Tables::get(inputs).await?;
+    let named: Vec<&str> = tables_of(&sql).collect();
+    let asked = Asked {
+        sql: sql.clone(),
+        tables: named.iter().map(|name| (name.to_string(), tables.table(name).written.clone())).collect(),
+        options: Options::default(),
+        ordered: is_ordered(&sql),
+        patience: PATIENCE,
+    };
+    let plain = asked.plain().await?;
+    let folder = |name: &str| tables.table(name).written.files.to_string_lossy().into_owned();
     for zones in [1, 4] {
         for transport in ["transport=memory", "transport=tcp"] {
-            let place = |what: String| Failed::from(format!("{zones} zones, {transport}: {what}"));
-            let sets = [transport, "tasks=16", "timeout_seconds=300"];
-            let answer = ask(&statement(zones, sql, &catalogs), Path::new("/"), &sets).await;
-            let answer = answer.map_err(|error| place(format!("{:?}: {error}", error.kind)))?;
+            let place = |told: String| Failed::from(format!("{zones} zones, {transport}: {told}"));
+            let answer = answer(&sql, zones, transport, folder).await.map_err(place)?;
             let scanned = answer.summary.stages.iter().map(|stage| stage.tasks.len()).max();
             // The rows of a null-aware NOT IN must meet in one place.
             let combs = if number == 16 { 1 } else { zones };
             if scanned != Some(FILES) || answer.summary.combs != combs {
                 return Err(place(format!("{} combs, at most {scanned:?} tasks of a stage", answer.summary.combs)));
             }
-            let found = Rows::of(&answer.rows)?;
-            same(&found, &stored).map_err(place)?;
+            if let Some(told) = asked.judge(&Rows::of(&answer.rows)?, plain.clone()).await? {
+                return Err(place(told));
+            }
         }
     }
     Ok(())
 }
 
-fn cells(row: &Value) -> Vec<&Value> {
-    row.as_array().into_iter().flatten().collect()
+/// Compares statement `number` with the answer of DataFusion's own tests.
+pub(crate) async fn answers(inputs: &Inputs, number: u64) -> Result<(), Failed> {
+    let statement = tpch_statement(inputs.slt_files()?, number)?;
+    let tables = large_tpch(inputs).await?;
+    let folder = |name: &str| tables.join(name).to_string_lossy().into_owned();
+    let answer = answer(&statement.sql, 4, "transport=memory", folder).await?;
+    // The answers have a space between cells, and some cells have spaces.
+    let words = |line: &str| line.split_whitespace().map(str::to_string).collect();
+    let found: Vec<Vec<String>> = Rows::of(&answer.rows)?.rows.iter().map(|row| words(&row.join(" "))).collect();
+    let stored: Vec<Vec<String>> = statement.answer.iter().map(|line| words(line)).collect();
+    Ok(same(&found, &stored)?)
 }
 
-/// Compares in order. Decimals are stored rounded, and some numbers as numbers.
-fn same(found: &Rows, stored: &[Vec<&Value>]) -> Result<(), String> {
-    if found.rows.len() != stored.len() {
-        return Err(format!("{} rows instead of {}", found.rows.len(), stored.len()));
-    }
-    let same_cell = |(found, stored): (&String, &&Value)| {
-        let stored = match stored {
-            Value::Null => "NULL".to_string(),
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        match (found.parse::<f64>(), stored.parse::<f64>()) {
-            (Ok(found), Ok(stored)) => (found - stored).abs() <= 1e-6 * stored.abs().max(1.0),
-            _ => *found == stored,
-        }
+/// Compares statement `number` with the answer that another engine stored beside the real tables.
+pub(crate) async fn stored(inputs: &Inputs, number: u64) -> Result<(), Failed> {
+    let queries = std::fs::read(inputs.shared()?.join("tables/tpch-sf0.01/queries.json"))?;
+    let queries: Value = serde_json::from_slice(&queries)?;
+    let query = queries["queries"].as_array().into_iter().flatten().find(|query| query["q"] == number);
+    let query = query.ok_or("queries.json has no such statement")?;
+    let sql = query["sql"].as_str().ok_or("the statement has no SQL")?;
+    let cell = |value: &Value| match value {
+        Value::Null => "NULL".to_string(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
     };
-    let same_row = |(found, stored): (&Vec<String>, &Vec<&Value>)| {
+    let cells = |row: &Value| row.as_array().into_iter().flatten().map(cell).collect();
+    let stored: Vec<Vec<String>> = query["rows"].as_array().into_iter().flatten().map(cells).collect();
+
+    let tables = Tables::get(inputs).await?;
+    let folder = |name: &str| tables.table(name).written.files.to_string_lossy().into_owned();
+    let answer = answer(sql, 4, "transport=memory", folder).await?;
+    Ok(same(&Rows::of(&answer.rows)?.rows, &stored)?)
+}
+
+/// Runs `sql` on the tables that it names; `folder` returns the place of each.
+async fn answer(sql: &str, zones: usize, transport: &str, folder: impl Fn(&str) -> String) -> Result<Answer, String> {
+    let uris: Vec<(&str, String)> = tables_of(sql).map(|name| (name, folder(name))).collect();
+    let catalogs: Vec<(&str, &str, &str)> = uris.iter().map(|(name, uri)| (*name, "Parquet", uri.as_str())).collect();
+    let sets = [transport, "tasks=16", "timeout_seconds=300"];
+    let answer = ask(&statement(zones, sql, &catalogs), Path::new("/"), &sets).await;
+    answer.map_err(|error| format!("{:?}: {error}", error.kind))
+}
+
+/// Returns the tables that `sql` names.
+fn tables_of(sql: &str) -> impl Iterator<Item = &'static str> {
+    let words: Vec<&str> = sql.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    TPCH_TABLES.into_iter().filter(move |table| words.contains(table))
+}
+
+/// Compares in order. Stored decimals are rounded.
+fn same(found: &[Vec<String>], stored: &[Vec<String>]) -> Result<(), String> {
+    if found.len() != stored.len() {
+        return Err(format!("{} rows instead of {}", found.len(), stored.len()));
+    }
+    let same_cell = |(found, stored): (&String, &String)| match (found.parse::<f64>(), stored.parse::<f64>()) {
+        (Ok(found), Ok(stored)) => (found - stored).abs() <= 1e-6 * stored.abs().max(1.0),
+        _ => found == stored,
+    };
+    let same_row = |(found, stored): (&Vec<String>, &Vec<String>)| {
         found.len() == stored.len() && found.iter().zip(stored).all(same_cell)
     };
-    match found.rows.iter().zip(stored).find(|pair| !same_row(*pair)) {
+    match found.iter().zip(stored).find(|pair| !same_row(*pair)) {
         Some((found, stored)) => Err(format!("{found:?} instead of {stored:?}")),
         None => Ok(()),
     }

@@ -14,73 +14,100 @@ use crate::common::{ask_on, statement};
 use crate::parquet::Written;
 use crate::plain::Asked;
 
-/// Beyond this a statement counts as one that hangs.
+/// A statement that takes longer counts as one that hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What came of a statement.
+/// The outcome of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Agrees,
-    /// Plain DataFusion and Buzz both refuse it, or it takes plain DataFusion too long. Plain DataFusion also refuses what
-    /// fails there with some number of partitions.
+    /// Plain DataFusion and Buzz both refuse it. Plain DataFusion also refuses a statement that fails there with some
+    /// number of partitions.
     Refused,
-    /// Buzz has other rows.
+    /// It takes plain DataFusion too long.
+    Slow,
+    /// Buzz returns other rows.
     Differs(String),
-    /// Buzz fails where plain DataFusion answers.
+    /// Buzz fails and plain DataFusion answers.
     Fails(String),
-    /// Buzz answers where plain DataFusion fails.
+    /// Buzz answers and plain DataFusion fails.
     Answered(String),
-    /// Parquet cannot hold its table.
-    NotParquet,
+    /// Plain DataFusion refuses it, and Buzz panics, hangs or fails with an internal error.
+    Unclear(String),
 }
 
 impl Verdict {
-    /// Whether Buzz does as plain DataFusion does.
+    /// Returns whether Buzz does as plain DataFusion does.
     pub(crate) fn is_good(&self) -> bool {
-        matches!(self, Verdict::Agrees | Verdict::Refused | Verdict::NotParquet)
+        matches!(self, Verdict::Agrees | Verdict::Refused | Verdict::Slow)
     }
 }
 
-/// Asks both.
+/// A failure of Buzz.
+struct Failure {
+    /// Whether it is an error that a reader can act on.
+    clear: bool,
+    text: String,
+}
+
+/// Runs the statement in both.
 pub(crate) async fn compare(host: &LocalHost, asked: Asked, zones: usize, sets: &[String]) -> Verdict {
     let measured = asked.clone();
     let running = AbortOnDropHandle::new(tokio::spawn(async move { measured.plain().await }));
-    let plain = tokio::time::timeout(asked.patience, running).await;
-    let plain = match plain {
-        Ok(Ok(plain)) => plain.map_err(|error| error.to_string()),
-        Ok(Err(panic)) => Err(panic.to_string()),
-        Err(_) => return Verdict::Refused,
+    let plain = match tokio::time::timeout(asked.patience, running).await {
+        Ok(Ok(Ok(plain))) => plain,
+        Ok(Ok(Err(error))) => return compare_refusal(host, &asked, zones, sets, &error.to_string()).await,
+        Ok(Err(panic)) => return compare_refusal(host, &asked, zones, sets, &panic.to_string()).await,
+        Err(_) => return Verdict::Slow,
     };
-    let found = AssertUnwindSafe(buzz(host, &asked, zones, sets)).catch_unwind();
-    let found = match tokio::time::timeout(PATIENCE, found).await {
-        Ok(Ok(found)) => found,
-        Ok(Err(_)) => Err("not a clear error: it panics".to_string()),
-        Err(_) => Err("not a clear error: it hangs".to_string()),
-    };
-    match (plain, found) {
-        (Err(_), Err(_)) => Verdict::Refused,
-        (Err(error), Ok(_)) => Verdict::Answered(error),
-        (Ok(_), Err(_)) if asked.fails_otherwise().await => Verdict::Refused,
-        (Ok(_), Err(error)) => Verdict::Fails(error),
-        (Ok(plain), Ok(found)) => match asked.judge(&found, plain).await {
+    match buzz(host, &asked, zones, sets).await {
+        Err(_) if asked.fails_otherwise().await => Verdict::Refused,
+        Err(failure) => Verdict::Fails(failure.text),
+        Ok(found) => match asked.judge(&found, plain).await {
             Ok(None) => Verdict::Agrees,
             Ok(Some(told)) => Verdict::Differs(told),
-            // What fails in another order of the rows is not settled.
+            // The answer is open if it fails with the rows in another order.
             Err(_) => Verdict::Agrees,
         },
     }
 }
 
-async fn buzz(host: &LocalHost, asked: &Asked, zones: usize, sets: &[String]) -> Result<Rows, String> {
+/// Runs a statement that plain DataFusion refuses with `error`.
+pub(crate) async fn compare_refusal(
+    host: &LocalHost,
+    asked: &Asked,
+    zones: usize,
+    sets: &[String],
+    error: &str,
+) -> Verdict {
+    let plain_is_clear = !error.contains("Internal error") && !error.contains("panicked");
+    match buzz(host, asked, zones, sets).await {
+        Ok(_) => Verdict::Answered(error.to_string()),
+        Err(failure) if plain_is_clear && !failure.clear => Verdict::Unclear(failure.text),
+        Err(_) => Verdict::Refused,
+    }
+}
+
+async fn buzz(host: &LocalHost, asked: &Asked, zones: usize, sets: &[String]) -> Result<Rows, Failure> {
+    let running = AssertUnwindSafe(buzz_rows(host, asked, zones, sets)).catch_unwind();
+    let unclear = |text: &str| Err(Failure { clear: false, text: text.to_string() });
+    match tokio::time::timeout(PATIENCE, running).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(_)) => unclear("it panics"),
+        Err(_) => unclear("it hangs"),
+    }
+}
+
+async fn buzz_rows(host: &LocalHost, asked: &Asked, zones: usize, sets: &[String]) -> Result<Rows, Failure> {
     let uri = |written: &Written| written.files.to_string_lossy().into_owned();
     let uris: Vec<String> = asked.tables.iter().map(|(_, written)| uri(written)).collect();
     let catalogs = asked.tables.iter().zip(&uris).map(|((name, _), uri)| (name.as_str(), "Parquet", uri.as_str()));
     let query = statement(zones, &asked.sql, &catalogs.collect::<Vec<_>>());
     let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
-    let answer = ask_on(host, &query, Path::new("/"), &sets).await;
-    let answer = answer.map_err(|error| match error.kind {
-        ErrorKind::Invalid | ErrorKind::Limit => format!("{:?}: {error}", error.kind),
-        kind => format!("{kind:?}, not a clear error: {error}"),
+    let answer = ask_on(host, &query, Path::new("/"), &sets).await.map_err(|error| Failure {
+        clear: matches!(error.kind, ErrorKind::Invalid | ErrorKind::Limit | ErrorKind::Data),
+        text: format!("{:?}: {error}", error.kind),
     })?;
-    Rows::of(&answer.rows).map_err(|error| error.to_string())
+    // A value that has no text, such as a time far beyond the calendar, is not a failure of Buzz.
+    Rows::of(&answer.rows).map_err(|error| Failure { clear: true, text: error.to_string() })
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use buzz_localcloud::ecs::{AddressKind, TaskDefinition};
 use buzz_localcloud::upload::upload;
 use buzz_localcloud::{ACCESS_KEY, LocalCloud, REGION, SECRET_KEY, Setup, client_environment};
+use buzz_testkit::program;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -28,7 +29,7 @@ async fn server_over(folder: &Path) -> LocalCloud {
         cluster: String::new(),
         family: String::new(),
         container: String::new(),
-        program: env!("CARGO_BIN_EXE_buzz").into(),
+        program: program("buzz"),
         environment: BTreeMap::new(),
         listen_variable: String::new(),
         port: 0,
@@ -82,7 +83,7 @@ const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET
 impl Lake {
     /// Runs the command with `variables` and no other `AWS_` variables.
     async fn buzz(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_buzz"));
+        let mut command = tokio::process::Command::new(program("buzz"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
             command.env_remove(name);
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use buzz_testkit::{program, workspace_root};
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
@@ -13,7 +14,7 @@ use crate::common::steps;
 use crate::tables::parquet_folder;
 
 fn buzz(dir: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_buzz")).current_dir(dir).args(arguments).output().unwrap()
+    Command::new(program("buzz")).current_dir(dir).args(arguments).output().unwrap()
 }
 
 fn query(dir: &Path, reduce: &str) {
@@ -147,7 +148,8 @@ fn query_is_read_from_standard_input_and_closed_pipe_prints_no_error() {
     );
     let mut child = Command::new("sh")
         .current_dir(dir.path())
-        .args(["-c", "\"$0\" query - --format ndjson | head -n 1", env!("CARGO_BIN_EXE_buzz")])
+        .args(["-c", "\"$0\" query - --format ndjson | head -n 1"])
+        .arg(program("buzz"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -187,7 +189,7 @@ fn unwritable_output_is_reported() {
     parquet_folder(dir.path(), "rides", 2, 10);
     query(dir.path(), "SELECT id FROM m ORDER BY id");
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_buzz"))
+    let output = Command::new(program("buzz"))
         .current_dir(dir.path())
         .args(["query", "query.json", "--format", "csv"])
         .stdout(full)
@@ -225,12 +227,8 @@ fn interrupt_stops_the_query_and_removes_its_temporary_output() {
     let query = steps(1, &[("m", slow)], &[("r", "SELECT * FROM m")], &[("rides", "Parquet", "rides")]);
     fs::write(dir.path().join("query.json"), query.to_string()).unwrap();
     let arguments = ["query", "query.json", "--output", "rows.txt"];
-    let mut child = Command::new(env!("CARGO_BIN_EXE_buzz"))
-        .current_dir(dir.path())
-        .args(arguments)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        Command::new(program("buzz")).current_dir(dir.path()).args(arguments).stderr(Stdio::piped()).spawn().unwrap();
     // The temporary output file exists while the query runs.
     let started = Instant::now();
     while fs::read_dir(dir.path()).unwrap().count() < 3 {
@@ -250,8 +248,8 @@ fn sample_is_created_once_and_works_with_the_example_query() {
     assert!(made.status.success(), "{}", text(&made.stderr));
     let again = buzz(dir.path(), &["sample", "data/taxi", "--rows", "3000"]);
     assert!(text(&again.stderr).contains("already"), "{}", text(&again.stderr));
-    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/query-delta-taxi.json");
-    let arguments = ["query", example, "--table", "nyc_taxi=data/taxi", "--format", "json"];
+    let example = workspace_root().join("code/examples/query-delta-taxi.json");
+    let arguments = ["query", example.to_str().unwrap(), "--table", "nyc_taxi=data/taxi", "--format", "json"];
     let output = buzz(dir.path(), &arguments);
     let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
     let sum: i64 = rows.iter().map(|row| row["sum(nyc_taxi_map.payment_type_count)"].as_i64().unwrap()).sum();

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use buzz_protocol::{ErrorKind, QueryError};
-use buzz_testkit::{plain_rows, shared_data, sorted_text};
+use buzz_testkit::{NO_SHARED_DATA, plain_rows, shared_data, sorted_text};
 use common::ask;
 use compare::{Counted, differences};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -47,7 +47,7 @@ type Score = Mutex<BTreeMap<String, (usize, usize)>>;
 fn main() {
     let arguments = Arguments::from_args();
     let Some(data) = shared_data() else {
-        println!("no real tables: neither BUZZ_TEST_DATA nor ../shared/data is a folder; their tests are ignored");
+        println!("{NO_SHARED_DATA}; their tests are ignored");
         let nothing = Trial::test("real_tables", || Ok(())).with_ignored_flag(true);
         libtest_mimic::run(&arguments, vec![nothing]).exit();
     };

@@ -165,12 +165,11 @@ impl EcsTasks {
         Ok(tasks)
     }
 
-    fn failed<E>(&self, action: &str, error: &SdkError<E, aws_sdk_ecs::config::http::HttpResponse>) -> QueryError
+    fn failed<E>(&self, action: &str, error: &SdkError<E>) -> QueryError
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let status = error.raw_response().map(|answer| answer.status().as_u16());
-        failure::of_call(action, &format!("cluster {}", self.settings.cluster), status, error)
+        failure::of_call(action, &format!("cluster {}", self.settings.cluster), error)
     }
 }
 

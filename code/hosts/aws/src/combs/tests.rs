@@ -88,11 +88,11 @@ impl FakeTasks {
     }
 
     fn started(&self) -> usize {
-        self.state.lock().unwrap().len()
+        self.state.lock().len()
     }
 
     fn stop(&self, position: usize) {
-        let task = &mut self.state.lock().unwrap()[position].task;
+        let task = &mut self.state.lock()[position].task;
         task.last_status = "STOPPED".to_string();
         self.network.remove(&task.address(&settings()).unwrap());
     }
@@ -101,7 +101,7 @@ impl FakeTasks {
 #[async_trait]
 impl Tasks for FakeTasks {
     async fn find(&self, known: &HashSet<String>) -> Result<(Vec<CombTask>, Vec<CombTask>)> {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock();
         for (position, fake) in state.iter_mut().enumerate() {
             fake.looks += 1;
             if fake.looks < 3 || fake.task.is_over() {
@@ -124,7 +124,7 @@ impl Tasks for FakeTasks {
     }
 
     async fn run(&self, token: &str, started_by: &str) -> Result<CombTask> {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock();
         if let Some(known) = state.iter().find(|fake| fake.token == token) {
             return Ok(known.task.clone());
         }
@@ -248,7 +248,7 @@ async fn fate_is_a_limit_error_only_for_a_comb_that_ran_out_of_memory() {
             .into_iter()
             .enumerate()
     {
-        tasks.state.lock().unwrap()[position].task.stopped_reason = Some(reason.to_string());
+        tasks.state.lock()[position].task.stopped_reason = Some(reason.to_string());
         tasks.stop(position);
     }
     assert!(combs.fate(&ready[0]).await.is_none(), "another comb may succeed");

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use buzz_localcloud::client_environment;
+use buzz_testkit::program_folder;
 
 /// Runs the `aws` command in `folder` against the local cloud at `endpoint`. Returns its standard output, or its
 /// standard error if it fails.
@@ -24,12 +25,6 @@ pub(crate) async fn aws(endpoint: &str, folder: &Path, arguments: &[&str]) -> Re
 
 /// Returns the `aws` command that `make aws-cli` installed, or else the command in `PATH`.
 fn aws_command() -> PathBuf {
-    let ours = programs().parent().map(|target| target.join("aws-cli/bin/aws"));
+    let ours = program_folder().parent().map(|target| target.join("aws-cli/bin/aws"));
     ours.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("aws"))
-}
-
-/// Returns the folder of the workspace's programs, which cargo places two levels above the test binary.
-pub(crate) fn programs() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    test.ancestors().nth(2).expect("a test is in debug/deps").to_path_buf()
 }

@@ -3,7 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a test reports what it skips")]
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -13,7 +13,9 @@ use arrow::ipc::reader::FileReader;
 use buzz_localcloud::stack::{FUSE, Stack};
 use buzz_localcloud::upload::upload;
 use buzz_localcloud::{LocalCloud, client_environment};
-use buzz_testkit::{same_rows, shared_data, sorted_text};
+use buzz_testkit::{
+    NO_SHARED_DATA, program_folder, same_rows, shared_data, sorted_text, target_folder, workspace_root,
+};
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -40,7 +42,7 @@ pub(crate) type Answer = Result<Value, (String, String)>;
 /// Deploys a stack with both tables and at most 16 concurrent HBees.
 pub(crate) async fn deploy(change: impl FnOnce(&mut Stack)) -> Deployed {
     let folder = tempfile::tempdir().unwrap();
-    let mut stack = Stack::new(&common::programs(), &folder.path().join("cloud"));
+    let mut stack = Stack::new(&program_folder(), &folder.path().join("cloud"));
     stack.comb_start_delay = Duration::from_millis(500);
     stack.fuse_environment.insert("BUZZ_HBEE_CONCURRENCY".to_string(), "16".to_string());
     change(&mut stack);
@@ -77,7 +79,7 @@ impl Deployed {
 
     /// Builds a `buzz` command that queries this stack.
     pub(crate) fn buzz(&self, arguments: &[&str]) -> tokio::process::Command {
-        let mut command = tokio::process::Command::new(common::programs().join("buzz"));
+        let mut command = tokio::process::Command::new(program_folder().join("buzz"));
         command.args(arguments).args(["--stack", "local"]).envs(client_environment(&self.cloud.endpoint));
         command.env_remove("AWS_PROFILE").env_remove("AWS_SESSION_TOKEN").env_remove("BUZZ_LOG");
         command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -118,8 +120,8 @@ pub(crate) fn stderr(output: &Output) -> String {
 pub(crate) fn sample() -> PathBuf {
     static MAKING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = MAKING.lock();
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sample-{SAMPLE_ROWS}"));
-    let buzz = common::programs().join("buzz");
+    let folder = target_folder(&format!("sample-{SAMPLE_ROWS}"));
+    let buzz = program_folder().join("buzz");
     let made = std::process::Command::new(buzz).arg("sample").arg(&folder).args(["--rows", SAMPLE_ROWS]).output();
     let made = made.expect("`buzz` exists; build it with `cargo build --workspace --bins`");
     assert!(made.status.success(), "{}", stderr(&made));
@@ -130,7 +132,7 @@ pub(crate) fn sample() -> PathBuf {
 pub(crate) fn months() -> PathBuf {
     let real = shared_data().map(|data| data.join("tables/nyc-tlc")).filter(|folder| folder.is_dir());
     real.unwrap_or_else(|| {
-        println!("no real tables: neither BUZZ_TEST_DATA nor ../shared/data is a folder; using generated months");
+        println!("{NO_SHARED_DATA}; using generated months");
         made_months()
     })
 }
@@ -139,7 +141,7 @@ pub(crate) fn months() -> PathBuf {
 fn made_months() -> PathBuf {
     static MAKING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = MAKING.lock();
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("months");
+    let folder = target_folder("months");
     std::fs::create_dir_all(&folder).unwrap();
     for month in 1..=3 {
         let file = folder.join(format!("green_tripdata_2024-{month:02}.parquet"));
@@ -152,7 +154,7 @@ fn made_months() -> PathBuf {
              arrow_cast(value % 7, 'Float64') AS passenger_count, value % 1000 / 100.0 AS trip_distance, \
              value % 3333 / 100.0 AS total_amount FROM generate_series(1, 20000)"
         );
-        let buzz = common::programs().join("buzz");
+        let buzz = program_folder().join("buzz");
         let arguments = ["sql", &sql, "--format", "parquet", "--output", file.to_str().unwrap()];
         let made = std::process::Command::new(buzz).args(arguments).output().unwrap();
         assert!(made.status.success(), "{}", stderr(&made));
@@ -196,7 +198,7 @@ pub(crate) fn assert_answers(answer: &Answer, expected: &[RecordBatch]) {
 
 /// Returns the example query from its file, unchanged.
 pub(crate) fn example() -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/query-delta-taxi.json");
+    let path = workspace_root().join("code/examples/query-delta-taxi.json");
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 

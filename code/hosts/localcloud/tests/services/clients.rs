@@ -1,13 +1,14 @@
 //! A local cloud with small test programs, and clients for it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region};
 use buzz_localcloud::ecs::{AddressKind, TaskDefinition};
 use buzz_localcloud::lambda::Function;
 use buzz_localcloud::{LocalCloud, REGION, Setup};
+use buzz_testkit::workspace_root;
 use tempfile::TempDir;
 
 use crate::common;
@@ -43,7 +44,7 @@ impl Default for Sizes {
 }
 
 pub(crate) fn program(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services").join(name)
+    workspace_root().join("code/localcloud/tests/services").join(name)
 }
 
 pub(crate) async fn start(sizes: Sizes) -> Cloud {

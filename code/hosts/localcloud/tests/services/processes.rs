@@ -102,7 +102,7 @@ struct Arguments(Vec<std::ffi::OsString>);
 
 impl Arguments {
     fn args<const N: usize>(self, arguments: [&str; N]) -> tokio::process::Command {
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_localcloud"));
+        let mut command = tokio::process::Command::new(buzz_testkit::program("localcloud"));
         command.arg(arguments[0]).args(self.0).args(&arguments[1..]);
         command
     }

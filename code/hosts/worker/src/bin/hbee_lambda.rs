@@ -1,13 +1,13 @@
 //! The `bootstrap` program of the HBee Lambda function.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use buzz_worker::counting::counting_stores;
 use buzz_worker::environment::{environment, function_memory_mb, set_regions};
-use buzz_worker::hbee::{HBeeEvent, HBeeFunction};
+use buzz_worker::hbee::{HBeeAnswer, HBeeEvent, HBeeFunction};
 use buzz_worker::log;
-use buzz_worker::process::failed;
-use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
+use lambda_runtime::{Error, LambdaEvent, service_fn};
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
@@ -18,8 +18,8 @@ async fn main() -> Result<(), Error> {
     let function = HBeeFunction::new(Arc::new(stores), requests, function_memory_mb(environment)?)?;
     let function = &function;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<HBeeEvent>| {
-        let answered = function.answer(event.payload, event.context.deadline).await;
-        answered.map_err(|error| -> Diagnostic { failed(&error) })
+        let ran = function.answer(event.payload, event.context.deadline).await;
+        Ok::<_, Infallible>(HBeeAnswer::from(ran))
     }))
     .await
 }

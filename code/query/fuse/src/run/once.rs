@@ -8,7 +8,7 @@ use buzz_engine::{Progress, RowSink, Summary};
 use buzz_exchange::{Commit, DeliveryWriter, Destination};
 use buzz_host::Host;
 use buzz_plan::QueryPlan;
-use buzz_protocol::{Delivered, ErrorKind, QueryError, QueryId, Result, StageId, TaskIndex};
+use buzz_protocol::{Delivered, ErrorKind, Place, QueryError, QueryId, Result, StageId, TaskIndex};
 use futures::TryStreamExt;
 
 use super::deadline::Deadline;
@@ -75,7 +75,7 @@ impl Run<'_> {
         let mut reductions = Vec::new();
         for step in &plan.reduces {
             let prepared = deadline.unless(Reduction::prepare(step, plan, query, &inboxes, &host.network)).await;
-            reductions.push(prepared.map_err(|error| error.at(format!("step `{}`", step.step)))?);
+            reductions.push(prepared.map_err(|error| error.at(Place::Step(step.step.clone())))?);
         }
         let mut opened = OpenInboxes::new(query, inboxes.clone());
         self.open(&inboxes, &mut opened, &reductions).await?;
@@ -190,7 +190,7 @@ async fn reduce_all(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &
     let Dispatch { host, plan, query, inboxes, .. } = *dispatch;
     let mut row_count = 0;
     for (step, reduction) in plan.reduces.iter().zip(reductions) {
-        let place = |error: QueryError| error.at(format!("step `{}`", step.step));
+        let place = |error: QueryError| error.at(Place::Step(step.step.clone()));
         let mut rows = reduction.run(&host.network).await.map_err(place)?;
         let Some(stage) = step.target else {
             sink.start(Arc::clone(&step.schema))?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Schema, SchemaRef};
 use buzz_catalog::Table;
 use buzz_kernel::{encode_fragment, yielding};
-use buzz_protocol::{QueryError, Result, Split, StageId, Step, StepType};
+use buzz_protocol::{Place, QueryError, Result, Split, StageId, Step, StepType};
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::view::ViewTable;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -34,7 +34,7 @@ pub(crate) async fn plan(planning: &Planning<'_>, steps: &[Step]) -> Result<Quer
     // Each step is planned as if all earlier steps were tables. The plans show which steps read which, and how often.
     let mut planned: Vec<PlannedStep> = Vec::new();
     for step in &steps {
-        let place = |error: QueryError| error.at(format!("step `{}`", step.step.name));
+        let place = |error: QueryError| error.at(Place::Step(step.step.name.clone()));
         planned.push(plan_step(planning, step, &planned).await.map_err(place)?);
     }
     let reads = count_reads(&planned);
@@ -56,7 +56,7 @@ pub(crate) async fn plan(planning: &Planning<'_>, steps: &[Step]) -> Result<Quer
                 parsed.step.name
             ));
         }
-        let place = |error: QueryError| error.at(format!("step `{}`", parsed.step.name));
+        let place = |error: QueryError| error.at(Place::Step(parsed.step.name.clone()));
         stages.push(map_stage(planning, index, parsed, &planned[index]).await.map_err(place)?);
     }
     let reduces = reduce_steps(planning, &steps, &planned, &reads).await?;
@@ -239,7 +239,7 @@ async fn reduce_steps(
         };
         let providers: Vec<_> = parsed.reads.iter().map(|(name, source)| (name.as_str(), provider(source))).collect();
         let state = planning.session(providers)?;
-        let place = |error: QueryError| error.at(format!("step `{}`", parsed.step.name));
+        let place = |error: QueryError| error.at(Place::Step(parsed.step.name.clone()));
         let planned_step = to_logical(&state, parsed.statement.clone(), &planning.question.query.params).await;
         let (logical, optimized) = planned_step.map_err(place)?;
         if index != answer && reads[index] == 1 {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use buzz_catalog::Table;
 use buzz_protocol::query::name_help;
-use buzz_protocol::{QueryError, Result, Step, StepType};
+use buzz_protocol::{Place, QueryError, Result, Step, StepType};
 use datafusion::sql::parser::Statement;
 
 use crate::sql::parse_query;
@@ -25,7 +25,7 @@ pub(super) enum Source {
 
 pub(super) fn parse_steps<'a>(steps: &'a [Step], tables: &[Arc<Table>]) -> Result<Vec<ParsedStep<'a>>> {
     let parse = |(index, step): (usize, &'a Step)| {
-        parse_step(index, step, steps, tables).map_err(|error| error.at(format!("step `{}`", step.name)))
+        parse_step(index, step, steps, tables).map_err(|error| error.at(Place::Step(step.name.clone())))
     };
     steps.iter().enumerate().map(parse).collect()
 }

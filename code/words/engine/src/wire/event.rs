@@ -8,7 +8,7 @@
 //!  "output": {"uri": "s3://bucket/x.parquet", "format": "parquet"}}
 //! ```
 
-use buzz_protocol::{Format, Options, Query, QueryError, QueryId, Result};
+use buzz_protocol::{Format, Options, Place, Query, QueryError, QueryId, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -83,9 +83,31 @@ impl Encoding {
     }
 }
 
+/// Form in which Fuse's function reports the failure of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureForm {
+    /// The invocation fails with `errorType` and `errorMessage`.
+    #[default]
+    Lambda,
+    /// The invocation answers with a [`FailureMessage`](crate::wire::FailureMessage), which has all fields of the error.
+    Json,
+}
+
+impl FailureForm {
+    /// Returns the form that `event` requests in its field `failure`. It is read before the rest of the event, so that
+    /// the error of a malformed event has the requested form as well.
+    pub fn of(event: &Value) -> FailureForm {
+        event.get("failure").and_then(|form| FailureForm::deserialize(form).ok()).unwrap_or_default()
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Envelope {
+    /// Read by [`FailureForm::of`].
+    #[serde(default, rename = "failure")]
+    _failure: FailureForm,
     query: Value,
     #[serde(default)]
     options: Map<String, Value>,
@@ -123,14 +145,15 @@ impl Event {
     /// `Invalid`, naming the field, if it has none of the forms.
     pub fn parse(event: &Value) -> Result<Event> {
         let Value::Object(fields) = event else {
-            return Err(QueryError::invalid(format!("event: {FORMS}")));
+            return Err(QueryError::invalid(FORMS).at(Place::Query("event".to_string())));
         };
         for (name, make) in
             [("watch", Event::Watch as fn(QueryId) -> Event), ("cancel", Event::Cancel), ("resume", Event::Resume)]
         {
             if let Some(id) = fields.get(name) {
                 let id = serde_json::from_value(id.clone());
-                let id = id.map_err(|_| QueryError::invalid(format!("event in `{name}`: it is not a query id")))?;
+                let place = Place::Query(format!("event in `{name}`"));
+                let id = id.map_err(|_| QueryError::invalid("it is not a query id").at(place))?;
                 return Ok(make(id));
             }
         }
@@ -138,8 +161,9 @@ impl Event {
             return Ok(Event::Describe(Box::new(Ask::bare(query, "event in `describe`")?)));
         }
         if fields.contains_key("query") {
-            let envelope: Envelope = serde_json::from_value(event.clone())
-                .map_err(|error| QueryError::invalid(format!("event: {error}; {FORMS}")))?;
+            let envelope: Envelope = serde_json::from_value(event.clone()).map_err(|error| {
+                QueryError::invalid(format!("{error}; {FORMS}")).at(Place::Query("event".to_string()))
+            })?;
             return Ok(Event::Ask(Box::new(envelope.checked()?)));
         }
         Ok(Event::Ask(Box::new(Ask::bare(event, "event")?)))
@@ -192,12 +216,23 @@ pub fn ask_event(question: &Question) -> Result<Value> {
         "encoding": Encoding::Arrow,
         "format": format,
         "explain": question.want == Want::Plan,
+        "failure": FailureForm::Json,
     }))
 }
 
 /// Makes the event by which a client asks for the tables of `question`.
 pub fn describe_event(question: &Question) -> Value {
-    json!({"describe": question.query.to_json()})
+    json!({"describe": question.query.to_json(), "failure": FailureForm::Json})
+}
+
+/// Makes the event by which a client asks for the progress or the answer of `query`.
+pub fn watch_event(query: QueryId) -> Value {
+    json!({"watch": query, "failure": FailureForm::Json})
+}
+
+/// Makes the event by which a client cancels `query`.
+pub fn cancel_event(query: QueryId) -> Value {
+    json!({"cancel": query, "failure": FailureForm::Json})
 }
 
 impl Envelope {
@@ -209,7 +244,9 @@ impl Envelope {
                 Value::String(text) => text.clone(),
                 value => value.to_string(),
             };
-            options.set(&format!("{key}={text}")).map_err(|error| error.at("event in `options`"))?;
+            options
+                .set(&format!("{key}={text}"))
+                .map_err(|error| error.at(Place::Query("event in `options`".to_string())))?;
         }
         let output = self.output.map(RawOutput::checked).transpose()?;
         let format = self.format.as_deref().map(str::parse).transpose();
@@ -230,16 +267,15 @@ impl RawOutput {
         if let Some(uri) = &self.uri
             && !(uri.starts_with("s3://") && uri.len() > "s3://".len() && !uri.ends_with('/'))
         {
-            return Err(QueryError::invalid(format!(
-                "event in `output.uri`: `{uri}` is not of the form s3://bucket/key"
-            )));
+            let wrong = QueryError::invalid(format!("`{uri}` is not of the form s3://bucket/key"));
+            return Err(wrong.at(Place::Query("event in `output.uri`".to_string())));
         }
         Ok(OutputRequest { uri: self.uri, format })
     }
 }
 
 fn bad_format() -> QueryError {
-    QueryError::invalid(format!("event in `output.format`: it can be {OUTPUT_FORMATS}"))
+    QueryError::invalid(format!("it can be {OUTPUT_FORMATS}")).at(Place::Query("event in `output.format`".to_string()))
 }
 
 #[cfg(test)]
@@ -281,6 +317,21 @@ mod tests {
         let received = asked(ask_event(&question).unwrap()).unwrap();
         assert_eq!((received.query, received.options), (question.query, question.options));
         assert!(received.later && received.encoding == Encoding::Arrow && !received.explain);
+    }
+
+    #[test]
+    fn event_chooses_the_form_of_its_failure() {
+        let id = QueryId::fresh();
+        assert_eq!(FailureForm::of(&json!({"watch": id})), FailureForm::Lambda);
+        assert_eq!(FailureForm::of(&json!("x")), FailureForm::Lambda);
+        for event in [watch_event(id), cancel_event(id), json!({"failure": "json"})] {
+            assert_eq!(FailureForm::of(&event), FailureForm::Json);
+        }
+        assert_eq!(Event::parse(&watch_event(id)).unwrap(), Event::Watch(id));
+        assert_eq!(Event::parse(&cancel_event(id)).unwrap(), Event::Cancel(id));
+        assert!(Event::parse(&json!({"query": query(), "failure": "json"})).is_ok());
+        let wrong = Event::parse(&json!({"query": query(), "failure": "xml"})).unwrap_err().to_string();
+        assert!(wrong.contains("unknown variant `xml`"), "{wrong}");
     }
 
     #[test]

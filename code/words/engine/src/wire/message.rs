@@ -27,13 +27,23 @@ pub struct Described {
     pub tables: Vec<TableDescription>,
 }
 
-/// Stored failure of a query that was answered asynchronously.
+/// The failure of an event, or the stored failure of a query that was answered asynchronously.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FailureMessage {
     /// `failed`.
     pub status: String,
     /// The failure.
     pub error: QueryError,
+}
+
+impl FailureMessage {
+    /// Status of a failure.
+    pub const STATUS: &str = "failed";
+
+    /// Creates the message of `error`.
+    pub fn new(error: QueryError) -> Self {
+        Self { status: Self::STATUS.to_string(), error }
+    }
 }
 
 /// Answer to a query.

@@ -3,15 +3,19 @@
 //! ```text
 //! client                                      Fuse's function
 //!   Event::Ask, asynchronous  ─────────────▶  Submitted { query_id }
-//!   Event::Watch(query_id)    ─────────────▶  ProgressReport, or AnswerMessage, or the query's error
+//!   Event::Watch(query_id)    ─────────────▶  ProgressReport, or AnswerMessage, or FailureMessage
 //!   Event::Cancel(query_id)   ─────────────▶  the same as for Watch
 //!   Event::Describe           ─────────────▶  Described { tables }
 //! ```
+//!
+//! An event with `"failure": "json"` is answered with a [`FailureMessage`] if it fails; without, the invocation fails.
 
 mod event;
 mod message;
 
-pub use event::{Ask, Encoding, Event, IN_ENVELOPE, OutputRequest, ask_event, describe_event};
+pub use event::{
+    Ask, Encoding, Event, FailureForm, IN_ENVELOPE, OutputRequest, ask_event, cancel_event, describe_event, watch_event,
+};
 pub use message::{
     AnswerMessage, Column, Described, FailureMessage, OutputPlace, Phases, Submitted, SummaryMessage, answer_rows,
 };

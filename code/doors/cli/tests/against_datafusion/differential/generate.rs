@@ -54,6 +54,8 @@ const REFERENCES: &[(&str, &str, &str, &str)] = &[
     ("partsupp", "ps_partkey", "part", "p_partkey"),
     ("partsupp", "ps_suppkey", "supplier", "s_suppkey"),
     ("part", "p_size", "nation", "n_nationkey"),
+    ("rides", "passenger_count", "region", "r_regionkey"),
+    ("rides", "passenger_count", "nation", "n_nationkey"),
     ("trips", "passenger_count", "region", "r_regionkey"),
     ("trips", "payment_type", "nation", "n_nationkey"),
 ];

@@ -1,14 +1,13 @@
-//! Random queries over the shared tables: Buzz gives the rows of plain DataFusion.
+//! Random queries over TPC-H, the taxi sample and real trips: Buzz returns the rows of plain DataFusion.
 //!
-//! Query number *n* is made from the seed plus *n* alone, so any of them can be had again by itself. One that fails is made
-//! smaller for as long as it fails in the same way.
+//! Query number *n* depends only on the seed plus *n* and on the tables, so that each can be repeated by itself. A query that
+//! fails is made smaller while it fails in the same way.
 
 mod generate;
 
 mod query;
 
 use std::ops::Range;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -21,8 +20,9 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::common::host;
+use crate::inputs::Inputs;
 use crate::plain::Asked;
-use crate::shared_tables::{SharedTable, SharedTables};
+use crate::tables::{SourceTable, TRIPS, Tables};
 use crate::verdict::{Verdict, compare};
 use generate::{Column, Generator, Kind, Table};
 use query::Select;
@@ -30,13 +30,13 @@ use query::Select;
 /// Queries of one test; several tests run at once.
 const SHARE: u64 = 25;
 
-/// A query that takes plain DataFusion longer is not tried: its rows would be millions.
+/// A query that takes plain DataFusion longer is skipped: it would have millions of rows.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Smaller queries that are tried for one that fails.
 const SMALLER_MAX: usize = 300;
 
-/// What a query is tried with, by turns: combs, and options.
+/// Combs and options that queries are tried with, by turns.
 const SETTINGS: [(usize, &[&str]); 5] = [
     (1, &["tasks=3", "split_bytes=1"]),
     (4, &["tasks=5", "split_bytes=1", "build_bytes=0"]),
@@ -49,33 +49,47 @@ const SETTINGS: [(usize, &[&str]); 5] = [
 static TRIED: AtomicUsize = AtomicUsize::new(0);
 static REFUSED: AtomicUsize = AtomicUsize::new(0);
 
-/// The seeds of all queries, test by test: `BUZZ_DIFFERENTIAL_QUERIES` of them from `BUZZ_DIFFERENTIAL_SEED` on.
-pub(crate) fn shares() -> Vec<Range<u64>> {
+/// The tables that queries are over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// The tables that the tests make: a seed gives the same query in every clone.
+    Made,
+    /// These and the real one.
+    Real,
+}
+
+/// Returns the seeds of all queries, test by test: `BUZZ_DIFFERENTIAL_QUERIES`, starting from `BUZZ_DIFFERENTIAL_SEED`,
+/// over the tables that the tests make; and a quarter as many over the real one.
+pub(crate) fn shares(over: Over) -> Vec<Range<u64>> {
     let number = |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     let first: u64 = number("BUZZ_DIFFERENTIAL_SEED", 1);
-    let count = number("BUZZ_DIFFERENTIAL_QUERIES", 500);
+    let made: u64 = number("BUZZ_DIFFERENTIAL_QUERIES", 400);
+    let count = match over {
+        Over::Made => made,
+        Over::Real => made.div_ceil(4),
+    };
     let last = first.saturating_add(count);
     (0..count.div_ceil(SHARE)).map(|share| first + share * SHARE..last.min(first + (share + 1) * SHARE)).collect()
 }
 
-/// Says how many queries were tried.
+/// Prints how many queries were tried.
 pub(crate) fn report() {
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
     if count(&TRIED) > 0 {
         println!(
             "differential: {} random queries from seed {}; {} refused by plain DataFusion or too slow there",
             count(&TRIED),
-            shares().first().map_or(0, |share| share.start),
+            shares(Over::Made).first().map_or(0, |share| share.start),
             count(&REFUSED)
         );
     }
 }
 
 /// Tries the queries of `seeds`.
-pub(crate) async fn run(data: &Path, seeds: Range<u64>) -> Result<(), Failed> {
-    let shared = SharedTables::get(data).await?;
+pub(crate) async fn run(inputs: &Inputs, over: Over, seeds: Range<u64>) -> Result<(), Failed> {
+    let all = Tables::get(inputs).await?;
     let mut tables = Vec::new();
-    for table in &shared.tables {
+    for table in all.tables.iter().filter(|table| over == Over::Real || table.name != TRIPS) {
         tables.push(described(table).await?);
     }
     let hosts = SETTINGS.map(|(_, sets)| host(sets));
@@ -84,33 +98,36 @@ pub(crate) async fn run(data: &Path, seeds: Range<u64>) -> Result<(), Failed> {
         let turn = usize::try_from(seed % SETTINGS.len() as u64).expect("a small number");
         let query = Generator::new(StdRng::seed_from_u64(seed), &tables).query();
         let started = Instant::now();
-        let verdict = tried(&query, &hosts[turn], turn, shared).await;
+        let verdict = tried(&query, &hosts[turn], turn, all).await;
         if std::env::var_os("BUZZ_DIFFERENTIAL_VERBOSE").is_some() {
             println!("seed {seed}, {:.1} s, {verdict:?}: {query}", started.elapsed().as_secs_f64());
         }
         TRIED.fetch_add(1, Ordering::Relaxed);
-        if verdict == Verdict::Refused {
+        if matches!(verdict, Verdict::Refused | Verdict::Slow) {
             REFUSED.fetch_add(1, Ordering::Relaxed);
         }
         if verdict.is_good() {
             continue;
         }
-        let (small, verdict) = shrunk(query.clone(), verdict, &hosts[turn], turn, shared).await;
+        let (small, verdict) = shrunk(query.clone(), verdict, &hosts[turn], turn, all).await;
         let (zones, sets) = SETTINGS[turn];
         failed.push(format!("seed {seed}, {zones} zones, {sets:?}: {verdict:?}\n  {small}\nwhich was\n  {query}\n"));
     }
     if failed.is_empty() {
         return Ok(());
     }
-    let again = "again: make differential QUERIES=1 SEED=…";
+    let again = match over {
+        Over::Made => "again: make differential QUERIES=1 SEED=…",
+        Over::Real => "again: make differential-real QUERIES=1 SEED=…",
+    };
     Err(format!("{} of {} queries; {again}\n{}", failed.len(), seeds.count(), failed.join("\n")).into())
 }
 
-async fn tried(query: &Select, host: &LocalHost, turn: usize, shared: &SharedTables) -> Verdict {
+async fn tried(query: &Select, host: &LocalHost, turn: usize, all: &Tables) -> Verdict {
     let sql = query.to_string();
     let (zones, sets) = SETTINGS[turn];
-    let named = |table: &&SharedTable| sql.contains(&format!(" {} ", table.name));
-    let tables = shared.tables.iter().filter(named).map(|table| (table.name.clone(), table.written.clone())).collect();
+    let named = |table: &&SourceTable| sql.contains(&format!(" {} ", table.name));
+    let tables = all.tables.iter().filter(named).map(|table| (table.name.clone(), table.written.clone())).collect();
     let ordered = !query.order.is_empty();
     let sets: Vec<String> = sets.iter().chain(&["timeout_seconds=100"]).map(ToString::to_string).collect();
     compare(host, Asked { sql, tables, options: Options::default(), ordered, patience: PATIENCE }, zones, &sets).await
@@ -122,7 +139,7 @@ async fn shrunk(
     mut verdict: Verdict,
     host: &LocalHost,
     turn: usize,
-    shared: &SharedTables,
+    all: &Tables,
 ) -> (Select, Verdict) {
     let way = std::mem::discriminant(&verdict);
     let mut left = SMALLER_MAX;
@@ -132,7 +149,7 @@ async fn shrunk(
                 break 'smaller;
             }
             left -= 1;
-            let outcome = tried(&smaller, host, turn, shared).await;
+            let outcome = tried(&smaller, host, turn, all).await;
             if std::mem::discriminant(&outcome) == way {
                 (query, verdict) = (smaller, outcome);
                 continue 'smaller;
@@ -143,8 +160,8 @@ async fn shrunk(
     (query, verdict)
 }
 
-/// What the generator must know of a table.
-async fn described(table: &SharedTable) -> Result<Table, Failed> {
+/// Describes a table to the generator.
+async fn described(table: &SourceTable) -> Result<Table, Failed> {
     let ctx = SessionContext::new();
     let path = format!("{}/", table.written.files.display());
     ctx.register_parquet(&table.name, path, ParquetReadOptions::default()).await?;
