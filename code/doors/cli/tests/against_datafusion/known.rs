@@ -60,7 +60,7 @@ impl List {
     }
 
     fn path(self) -> PathBuf {
-        workspace_root().join("code/cli/tests/against_datafusion").join(self.name())
+        workspace_root().join("code/doors/cli/tests/against_datafusion").join(self.name())
     }
 
     fn heading(self) -> &'static str {
