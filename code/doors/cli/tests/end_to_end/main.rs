@@ -11,6 +11,8 @@ mod engine;
 
 mod errors;
 
+mod explain;
+
 mod faults;
 
 mod files;
@@ -20,6 +22,8 @@ mod flowing;
 mod inline;
 
 mod queries;
+
+mod snapshots;
 
 mod sql;
 
