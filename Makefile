@@ -28,7 +28,7 @@ export STAGE REGION DEPLOY_PROFILE BACKEND_PROFILE BACKEND_BUCKET BACKEND_REGION
 .PHONY: help build sample local-sample run-query test check check-infra format bench fuzz clean init package package-lambdas \
 	package-hcomb plan deploy deploy-all destroy logs costs docker-login check-dirty scan-infra try-infra try-packages try-reproducible \
 	run-integ-local run-integ-docker run-integ-aws
-.PHONY: slt slt-known differential differential-real bench-tools stack-sample stack-query need-stage
+.PHONY: examples slt slt-known differential differential-real bench-tools stack-sample stack-query need-stage
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} /^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +55,9 @@ endif
 
 local-sample: build
 	@$(BUZZ) sample $(SAMPLE)
+
+examples: local-sample ## Make the files that code/examples reads, in data/examples
+	@BUZZ=$(BUZZ) SAMPLE=$(SAMPLE) code/examples/files.sh
 
 LOCAL_CLOUD := $(CARGO_TARGET_DIR)/debug/localcloud
 # Where the example's catalog says its table is.

@@ -8,7 +8,7 @@ python3 infra/tests/permissions.py
 python3 infra/tests/packages.py
 python3 infra/tests/verbs.py
 if command -v shellcheck >/dev/null; then
-    shellcheck --external-sources infra/bin/*.sh docker/*.sh
+    shellcheck --external-sources infra/bin/*.sh docker/*.sh code/examples/*.sh
 else
     say "shell scripts: skipped: shellcheck is not installed"
 fi

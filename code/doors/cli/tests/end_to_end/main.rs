@@ -11,6 +11,8 @@ mod engine;
 
 mod errors;
 
+mod examples;
+
 mod explain;
 
 mod faults;
