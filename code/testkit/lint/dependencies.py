@@ -20,10 +20,6 @@ ROOT = Path(__file__).resolve().parents[3]
 
 # (crate, dependency): reason why no source names it.
 NAMED_NOWHERE = {
-    ("buzz-testkit", "sqllogictest"): "has cargo choose the same features with and without tests",
-    ("buzz-testkit", "tempfile"): "as sqllogictest",
-    ("buzz-testkit", "tpchgen"): "as sqllogictest",
-    ("buzz-testkit", "tpchgen-arrow"): "as sqllogictest",
     ("buzz-testkit", "datafusion-sqllogictest"): "never compiled: tests read its files where cargo keeps them",
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// cargo runs, or else from the current folder.
 ///
 /// # Panics
-/// If there is no such folder.
+/// If no folder has one.
 pub fn workspace_root() -> PathBuf {
     find_workspace_root().expect("the current folder is in a clone of the project")
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::paths::find_workspace_root;
 
-/// Why tests of real tables are ignored in a clone without them.
+/// The reason why tests of real tables are ignored in a clone without them.
 pub const NO_SHARED_DATA: &str = "no real tables: neither BUZZ_TEST_DATA nor ../shared/data is a folder";
 
 /// Returns the folder of real tables, if it exists: the one that `BUZZ_TEST_DATA` names, or `../shared/data` beside the

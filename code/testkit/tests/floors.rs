@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use buzz_testkit::workspace_root as root;
 use serde_json::Value;
 
 /// Floors from bottom to top. A crate uses its own floor and those below.
@@ -38,12 +39,6 @@ struct Crate {
     packages: BTreeSet<String>,
     /// True if it has a program.
     has_program: bool,
-}
-
-fn root() -> PathBuf {
-    // Read at run time: several clones may share one target directory.
-    let manifest = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR for tests");
-    Path::new(&manifest).join("../..").canonicalize().expect("the root of the workspace exists")
 }
 
 /// Reads the crates from the manifests.

@@ -1,7 +1,7 @@
 //! Many statements, compared with the answers of plain DataFusion on the same Parquet files.
 //!
 //! The tables are made here. DataFusion's own `.slt` files and the statements of TPC-H come from the crate
-//! `datafusion-sqllogictest`, which cargo downloads. Tests of real tables are ignored on a machine without them.
+//! `datafusion-sqllogictest`, which cargo downloads. Our own `.slt` files are in `tests/sql`. Tests of real tables are ignored on a machine without them.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test reports what it compares")]
 
@@ -30,6 +30,7 @@ mod tpch;
 
 mod verdict;
 
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use differential::Over;
@@ -46,7 +47,8 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 fn main() {
     let arguments = Arguments::from_args();
     let inputs = Arc::new(Inputs::find().expect("a folder for temporary files can be made"));
-    let mut trials = slt_trials(&inputs);
+    let mut trials = slt_trials(&inputs, "slt", inputs.slt_files().cloned());
+    trials.extend(slt_trials(&inputs, "sql", Ok(slt::own_files())));
     for query in 1..=22 {
         let of = |name: &str| format!("{name}::q{query}");
         let plain = Arc::clone(&inputs);
@@ -71,19 +73,27 @@ fn main() {
     conclusion.exit();
 }
 
-/// Returns a test for each of DataFusion's `.slt` files and number of zones; one that fails if there are no files.
-fn slt_trials(inputs: &Arc<Inputs>) -> Vec<Trial> {
-    let files = match inputs.slt_files() {
-        Ok(folder) => slt::files(folder),
-        Err(reason) => return vec![Trial::test("slt::files_are_found", || Err(reason.into()))],
+/// Returns a test for each `.slt` file of `folder` and number of zones, whose name begins with `group`; one that fails if
+/// there are no files.
+fn slt_trials(inputs: &Arc<Inputs>, group: &str, folder: Result<PathBuf, String>) -> Vec<Trial> {
+    let none = |reason: String| vec![Trial::test(format!("{group}::files_are_found"), || Err(reason.into()))];
+    let folder = match folder {
+        Ok(folder) => Arc::new(folder),
+        Err(reason) => return none(reason),
     };
+    let files = slt::files(&folder);
+    if files.is_empty() {
+        return none(format!("{} has no .slt file", folder.display()));
+    }
     let lists = Arc::new(slt::lists());
     let mut trials = Vec::new();
     for file in files {
         for zones in slt::ZONES {
+            let name = format!("{group}::{file}::zones_{zones}");
             let (inputs, file, lists) = (Arc::clone(inputs), file.clone(), Arc::clone(&lists));
-            let name = format!("slt::{file}::zones_{zones}");
-            trials.push(Trial::ignorable_test(name, move || run(slt::run(&inputs, &file, zones, &lists))));
+            let folder = Arc::clone(&folder);
+            let test = move || run(slt::run(&inputs, &folder, &file, zones, &lists));
+            trials.push(Trial::ignorable_test(name, test));
         }
     }
     trials

@@ -21,10 +21,10 @@ use futures::FutureExt;
 
 use crate::parquet::Written;
 
-/// Which files plain DataFusion reads.
+/// The files that plain DataFusion reads.
 #[derive(Debug, Clone, Copy)]
 enum Way {
-    /// Those that Buzz reads.
+    /// The files that Buzz reads.
     Files,
     Turned,
     Mixed,
@@ -40,14 +40,14 @@ pub(crate) struct Asked {
     pub sql: String,
     pub tables: Vec<(String, Written)>,
     pub options: Options,
-    /// Whether the rows have an order.
+    /// True if the rows have an order.
     pub ordered: bool,
-    /// How long plain DataFusion may take.
+    /// Time that plain DataFusion may take.
     pub patience: Duration,
 }
 
 impl Asked {
-    /// What plain DataFusion answers on the files that Buzz reads.
+    /// Returns the rows of plain DataFusion on the files that Buzz reads.
     pub(crate) async fn plain(&self) -> Result<Rows> {
         self.variant(Way::Files, 4, self.options.batch_size).await
     }
@@ -67,7 +67,7 @@ impl Asked {
             variants.push(self.variant(way, threads, batch_size).await?);
         }
         let Some(told) = disagreement(&found, &variants, self.ordered) else {
-            // A limit may choose any rows, but none that are not there.
+            // A limit may choose any rows of its input, and no others.
             return Ok(match self.limited().await? {
                 Some(all) => not_among(&found, &all).map(|told| format!("rows that no LIMIT can choose: {told}")),
                 None => None,
@@ -111,7 +111,7 @@ impl Asked {
         Ok(found)
     }
 
-    /// Whether plain DataFusion fails when it divides the work in another way.
+    /// Returns true if plain DataFusion fails when it divides the work in another way.
     pub(crate) async fn fails_otherwise(&self) -> bool {
         for (way, threads, batch_size) in WAYS {
             if self.variant(way, threads, batch_size).await.is_err() {
@@ -142,7 +142,7 @@ impl Asked {
         self.settled(&limit.input).await
     }
 
-    /// Whether a limit inside of the query may choose other rows, or an aggregate without an order other values.
+    /// Returns true if a limit inside of the query may choose other rows, or an aggregate without an order other values.
     async fn chooses_within(&self) -> Result<bool> {
         if self.has_expression(depends_on_order).await? {
             return Ok(true);
@@ -214,7 +214,7 @@ impl Asked {
     }
 }
 
-/// Makes joins give up their thread from time to time, as those of Buzz do: a query that takes too long would hold the
+/// Makes joins give up their thread from time to time, like the joins of Buzz: a query that takes too long would hold the
 /// runtime of all tests.
 #[derive(Debug)]
 struct Yielding;

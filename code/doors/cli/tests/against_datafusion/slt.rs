@@ -1,15 +1,16 @@
-//! DataFusion's own `.slt` files: every SELECT runs in Buzz and in plain DataFusion on the same Parquet, and every other
+//! DataFusion's own `.slt` files, and those of Buzz in `tests/sql`: every SELECT runs in Buzz and in plain DataFusion on the same Parquet, and every other
 //! statement that plain DataFusion refuses must fail in Buzz too.
 //!
 //! A statement that does not agree must stand in `known.txt` or `known_answers.txt` with a reason. A statement that stands
 //! there must not agree.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use buzz_protocol::Options;
+use buzz_testkit::workspace_root;
 use libtest_mimic::{Completion, Failed};
 use parking_lot::{Mutex, MutexGuard};
 
@@ -67,15 +68,26 @@ pub(crate) fn files(folder: &Path) -> Vec<String> {
     files
 }
 
-/// Runs one file with `zones` combs, and compares with the lists. The test is ignored if every statement reads a file that
+/// Returns the folder of the `.slt` files of Buzz.
+pub(crate) fn own_files() -> PathBuf {
+    workspace_root().join("code/doors/cli/tests/sql")
+}
+
+/// Runs one file of `folder` with `zones` combs, and compares with the lists. The test is ignored if every statement reads a file that
 /// is missing.
-pub(crate) async fn run(inputs: &Inputs, file: &str, zones: usize, lists: &Lists) -> Result<Completion, Failed> {
+pub(crate) async fn run(
+    inputs: &Inputs,
+    folder: &Path,
+    file: &str,
+    zones: usize,
+    lists: &Lists,
+) -> Result<Completion, Failed> {
     let started = Instant::now();
     let lists = lists.as_ref().map_err(Clone::clone)?;
     let mut script = Script::new(inputs).await?;
     let host = host(&[]);
     let (mut wrong, mut seen, mut tried, mut lost) = (Vec::new(), Vec::new(), 0, 0);
-    for sql in records(inputs.slt_files()?, file)? {
+    for sql in records(folder, file)? {
         seen.push((sql.line, sql.text.clone()));
         let Ok(kind) = tokio::time::timeout(PATIENCE, script.take(&sql.text)).await else {
             totals().slow += 1;

@@ -70,7 +70,7 @@ pub(crate) async fn stored(inputs: &Inputs, number: u64) -> Result<(), Failed> {
     let queries = std::fs::read(inputs.shared()?.join("tables/tpch-sf0.01/queries.json"))?;
     let queries: Value = serde_json::from_slice(&queries)?;
     let query = queries["queries"].as_array().into_iter().flatten().find(|query| query["q"] == number);
-    let query = query.ok_or("queries.json has no such statement")?;
+    let query = query.ok_or("queries.json does not have the statement")?;
     let sql = query["sql"].as_str().ok_or("the statement has no SQL")?;
     let cell = |value: &Value| match value {
         Value::Null => "NULL".to_string(),

@@ -45,7 +45,7 @@ impl Verdict {
 
 /// A failure of Buzz.
 struct Failure {
-    /// Whether it is an error that a reader can act on.
+    /// True if a reader can act on the error.
     clear: bool,
     text: String,
 }

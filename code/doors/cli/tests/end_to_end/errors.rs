@@ -40,7 +40,7 @@ const MAP: [&str; 14] = [
     "COPY rides TO 'x.parquet'",
     "SELECT sum(grp, 3, 4) FROM rides",
     "SELECT nosuchfunction(id) FROM rides",
-    "SELECT CAST(grp AS INT) AS n FROM rides",
+    "SELECT CAST(grp AS INT) AS n FROM rides WHERE id = 0",
 ];
 
 /// Mistakes in the SQL of the reduce step `r`.

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 
 use buzz_cli::compose::local_engine;
 use buzz_protocol::Options;
+use buzz_testkit::{program_folder, workspace_root};
 use tempfile::{TempDir, tempdir};
 
 use crate::snapshots;
@@ -33,14 +34,12 @@ fn prepared() -> TempDir {
 
 /// Returns the folder of the examples.
 fn shown() -> PathBuf {
-    let manifest = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR for tests");
-    Path::new(&manifest).join("../../examples")
+    workspace_root().join("code/examples")
 }
 
 /// Runs a shell command in `dir` with `buzz` on its path, and returns its standard output.
 fn succeed(dir: &Path, command: &str) -> String {
-    let programs = Path::new(env!("CARGO_BIN_EXE_buzz")).parent().expect("a program is in a folder");
-    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
+    let path = format!("{}:{}", program_folder().display(), std::env::var("PATH").unwrap_or_default());
     let run = Command::new("sh").args(["-c", command]).current_dir(dir).env("PATH", path).output().unwrap();
     let Output { status, stdout, stderr } = run;
     assert!(status.success(), "{command}: {}", String::from_utf8_lossy(&stderr));

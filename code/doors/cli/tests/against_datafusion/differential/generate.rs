@@ -7,7 +7,7 @@ use rand::seq::IndexedRandom;
 
 use super::query::{Join, Relation, Select};
 
-/// What can be done with a column.
+/// The use of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Int,
@@ -24,7 +24,7 @@ pub(crate) struct Column {
     /// As written in SQL, with its relation's alias where it has one.
     pub sql: String,
     pub kind: Kind,
-    /// Whether every division of the work gives the very same values.
+    /// True if every division of the work gives the very same values.
     pub exact: bool,
     /// Literals of values that are there.
     pub literals: Vec<String>,
@@ -60,14 +60,14 @@ const REFERENCES: &[(&str, &str, &str, &str)] = &[
     ("trips", "payment_type", "nation", "n_nationkey"),
 ];
 
-/// What is in FROM, and which columns that brings.
+/// The relation in FROM, and its columns.
 struct Scope {
     from: Relation,
     joins: Vec<Join>,
     columns: Vec<Column>,
     /// Columns that together are unique among the rows; empty if none are.
     key: Vec<String>,
-    /// Whether a join may have added nulls, so that a key is none.
+    /// Rows that a result may have at most, roughly.
     row_count: usize,
 }
 

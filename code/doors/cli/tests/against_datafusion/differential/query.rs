@@ -12,7 +12,7 @@ pub(crate) struct Join {
     pub on: Option<String>,
 }
 
-/// What stands in FROM.
+/// The relation in FROM.
 #[derive(Debug, Clone)]
 pub(crate) enum Relation {
     /// A table or a common table expression, and its alias.
