@@ -210,7 +210,8 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, app).await });
         let keys = SharedCredentialsProvider::new(Credentials::new("AK", "SK", None, None, "test"));
-        let sdk = sdk(READ_TIMEOUT, Some(&url)).await.into_builder().credentials_provider(keys);
+        let sdk =
+            buzz_aws::clients::sdk(Duration::from_secs(5), Some(&url)).await.into_builder().credentials_provider(keys);
         let sdk = sdk.region(aws_config::Region::new("us-east-2")).build();
         Stack { client: Client::new(&sdk), function: "fuse".to_string() }
     }
