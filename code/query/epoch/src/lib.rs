@@ -18,8 +18,8 @@
 //! - [`synced_folder`] is a store on a local disk that survives power loss.
 //! - [`Clock`] is the time, which a test moves.
 //!
-//! Decisions are functions over values; only `log`, `outbox`, `source` and `object` call the store. The tests run all of
-//! it in a simulator (`simulator`) that dies at each call.
+//! Decisions are functions over values; only `log`, `outbox`, `source` and `object` call the store. The tests run all
+//! of it in a simulator (`simulator`) that dies at each call.
 
 mod record;
 
@@ -69,6 +69,6 @@ pub use pipeline::{KEY_GROUPS_MAX, Manifest, PipelineSpec, SCRIPT_BYTES_MAX, Spa
 pub use record::{
     INLINE_BYTES_MAX, Moved, OutputFile, RECORD_BYTES_MAX, Record, StateFile, TIMERS_MAX, Timer, TimerTime, due,
 };
-pub use seal::{ENTRY_SEGMENTS_MAX, Entry, KEYS_MAX, Sealed, SealedRows, Times};
+pub use seal::{ENTRY_PARTS_MAX, ENTRY_SEGMENTS_MAX, Entry, KEYS_MAX, Sealed, SealedRows, Times};
 pub use segment::{KEY_BYTES_MAX, PARTS_MAX, Part, SEGMENT_BYTES_MAX, Segment};
 pub use source::{SourceLog, SourceSpec};
