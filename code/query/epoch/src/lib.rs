@@ -6,6 +6,37 @@
 //! wins each epoch, and the others load its record and continue from there. A coordinator that dies before the record
 //! has done nothing; one that dies after it has done everything.
 //!
+//! A coordinator repeats:
+//!
+//! ```no_run
+//! # use std::{collections::BTreeMap, sync::Arc};
+//! # use buzz_epoch::{Commit, EpochLog, PipelineSpec, Record, Target, publish_pending};
+//! # async fn compute(log: &EpochLog, before: &Record) -> buzz_protocol::Result<Record> { todo!() }
+//! # async fn coordinate(
+//! #     store: Arc<dyn object_store::ObjectStore>,
+//! #     spec: PipelineSpec,
+//! #     targets: BTreeMap<String, Arc<dyn Target>>,
+//! # ) -> buzz_protocol::Result<()> {
+//! let log = EpochLog::open(store, "streams".into(), "busy_auctions", &spec).await?;
+//! loop {
+//!     // The epoch to continue, by whichever coordinator.
+//!     let before = log.newest().await?.unwrap_or_default();
+//!     let published = publish_pending(&log, &before, &targets).await?;
+//!     // Reads rows after `before.sources`, folds them into `before.state`, and writes files under
+//!     // `log.state_path(…)` and `log.output_path(…)`.
+//!     let record = Record { published, ..compute(&log, &before).await? };
+//!     match log.commit(&record).await? {
+//!         Commit::Done => {}
+//!         // Another coordinator was faster: the files of this one are garbage.
+//!         Commit::Lost(_) => continue,
+//!     }
+//!     if record.epoch.is_multiple_of(60) {
+//!         log.collect_garbage(10).await?;
+//!     }
+//! }
+//! # }
+//! ```
+//!
 //! Read in this order:
 //!
 //! - [`Record`] is what an epoch made. Names of files carry their epoch ([`epoch_of`]).

@@ -25,13 +25,14 @@ pub trait Target: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// The error of the target; the epoch may have been published nevertheless. An error also if a file of `files` is
-    /// missing: the caller then reads the marker, since another coordinator may have published the epoch and deleted it.
+    /// missing: the caller then reads the marker, since another coordinator may have published the epoch and deleted
+    /// the file.
     async fn publish(&self, epoch: u64, files: &[OutputFile], log: &EpochLog) -> Result<()>;
 }
 
 /// Publishes the output of all epochs through `upto`, in order, that the targets do not have. Epochs without files for
-/// a sink are skipped, so its marker stays behind. Returns, for each sink, the epoch up to which its target is complete:
-/// enter these as `published` into the next record, which then shortens the search after a restart.
+/// a sink are skipped, so its marker stays behind. Returns, for each sink, the epoch up to which its target is
+/// complete: enter these as `published` into the next record, which then shortens the search after a restart.
 ///
 /// # Errors
 /// The first error of a target or the store. Epochs before it are published.

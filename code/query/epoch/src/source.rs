@@ -119,8 +119,8 @@ impl SourceLog {
     }
 
     /// Enters the segments of the inbox into the log that it does not name yet, oldest first and up to the bounds
-    /// [`ENTRY_SEGMENTS_MAX`] and [`ENTRY_PARTS_MAX`](crate::ENTRY_PARTS_MAX). Returns the new entry; `None` if there is
-    /// nothing to seal or other processes sealed it.
+    /// [`ENTRY_SEGMENTS_MAX`] and [`ENTRY_PARTS_MAX`](crate::ENTRY_PARTS_MAX). Returns the new entry; `None` if there
+    /// is nothing to seal or other processes sealed it.
     ///
     /// # Errors
     /// The error of the store; `Data` if an object of the inbox is damaged. The entry may exist nevertheless: repeat.
