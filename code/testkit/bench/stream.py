@@ -75,7 +75,7 @@ def generate(buzz, folder, events, keys):
     targets = {fmt: folder / f"{fmt}-{keys}-{events}" for fmt in ("json", "arrow", "parquet")}
     if all(target.exists() for target in targets.values()):
         return
-    script = f"""CREATE TABLE nexmark WITH (connector = 'nexmark', event_rate = '100000', events = '{events}',
+    script = f"""CREATE TABLE nexmark WITH (connector = 'nexmark', event_rate = '400000', events = '{events}',
         real_time = 'false', keys = '{keys}');
         CREATE VIEW b AS SELECT bid.auction AS auction, bid.bidder AS bidder, bid.price AS price, bid.channel AS channel,
         bid.url AS url, date_time FROM nexmark WHERE bid IS NOT NULL;\n"""

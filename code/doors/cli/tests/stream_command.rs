@@ -519,7 +519,7 @@ fn kills() -> Result {
             let script =
                 killed.write(&format!("s{index}.sql"), &scripts(&killed, events)[index])?.display().to_string();
             let state = killed.text(&format!("state-{rounds}"));
-            for _ in 0..kills.div_ceil(3).min(12) {
+            for _ in 0..kills.div_ceil(3).min(6) {
                 let workers = rng.random_range(1..5).to_string();
                 let mut child = Command::new(env!("CARGO_BIN_EXE_buzz"))
                     .args(["stream", "run", &script, "--until-end", "--state", &state, "--parallelism", &workers])

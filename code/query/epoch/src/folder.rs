@@ -109,7 +109,7 @@ impl Drop for Staged {
     }
 }
 
-/// How an object gets its name.
+/// The way in which an object gets its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Create,

@@ -1,8 +1,8 @@
 //! Decides which files no one can need any more.
 //!
-//! The rule, which the simulator tests: names carry the epoch that a file was written for. Once that epoch has a record,
-//! a file that neither this record nor one of the newest names is never named again. Files of an epoch without a record
-//! may belong to a coordinator that is about to create it, so they stay.
+//! The rule, which the simulator tests: names carry the epoch that a file was written for. Once that epoch has a
+//! record, a file that neither this record nor one of the newest names is never named again. Files of an epoch without
+//! a record may belong to a coordinator that is about to create it, so they stay.
 
 use std::collections::{BTreeMap, BTreeSet};
 

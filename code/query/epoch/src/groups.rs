@@ -11,7 +11,7 @@ use crate::record::StateFile;
 /// combs cover each group once; some are empty if there are more combs than groups.
 ///
 /// # Panics
-/// If `comb` is not below `combs`: a bug of the caller.
+/// Panics if `comb` is not below `combs`, which is a bug of the caller.
 pub fn groups_of(comb: u32, combs: u32, groups: u32) -> Range<u32> {
     assert!(comb < combs, "comb {comb} is one of {combs}");
     let bound = |comb: u32| {

@@ -6,6 +6,37 @@
 //! wins each epoch, and the others load its record and continue from there. A coordinator that dies before the record
 //! has done nothing; one that dies after it has done everything.
 //!
+//! A coordinator repeats:
+//!
+//! ```no_run
+//! # use std::{collections::BTreeMap, sync::Arc};
+//! # use buzz_epoch::{Commit, EpochLog, PipelineSpec, Record, Target, publish_pending};
+//! # async fn compute(log: &EpochLog, before: &Record) -> buzz_protocol::Result<Record> { todo!() }
+//! # async fn coordinate(
+//! #     store: Arc<dyn object_store::ObjectStore>,
+//! #     spec: PipelineSpec,
+//! #     targets: BTreeMap<String, Arc<dyn Target>>,
+//! # ) -> buzz_protocol::Result<()> {
+//! let log = EpochLog::open(store, "streams".into(), "busy_auctions", &spec).await?;
+//! loop {
+//!     // The epoch to continue, by whichever coordinator.
+//!     let before = log.newest().await?.unwrap_or_default();
+//!     let published = publish_pending(&log, &before, &targets).await?;
+//!     // Reads rows after `before.sources`, folds them into `before.state`, and writes files under
+//!     // `log.state_path(…)` and `log.output_path(…)`.
+//!     let record = Record { published, ..compute(&log, &before).await? };
+//!     match log.commit(&record).await? {
+//!         Commit::Done => {}
+//!         // Another coordinator was faster: the files of this one are garbage.
+//!         Commit::Lost(_) => continue,
+//!     }
+//!     if record.epoch.is_multiple_of(60) {
+//!         log.collect_garbage(10).await?;
+//!     }
+//! }
+//! # }
+//! ```
+//!
 //! Read in this order:
 //!
 //! - [`Record`] is what an epoch made. Names of files carry their epoch ([`epoch_of`]).
@@ -18,8 +49,8 @@
 //! - [`synced_folder`] is a store on a local disk that survives power loss.
 //! - [`Clock`] is the time, which a test moves.
 //!
-//! Decisions are functions over values; only `log`, `outbox`, `source` and `object` call the store. The tests run all of
-//! it in a simulator (`simulator`) that dies at each call.
+//! Decisions are functions over values; only `log`, `outbox`, `source` and `object` call the store. The tests run all
+//! of it in a simulator (`simulator`) that dies at each call.
 
 mod record;
 
@@ -69,6 +100,6 @@ pub use pipeline::{KEY_GROUPS_MAX, Manifest, PipelineSpec, SCRIPT_BYTES_MAX, Spa
 pub use record::{
     INLINE_BYTES_MAX, Moved, OutputFile, RECORD_BYTES_MAX, Record, StateFile, TIMERS_MAX, Timer, TimerTime, due,
 };
-pub use seal::{ENTRY_SEGMENTS_MAX, Entry, KEYS_MAX, Sealed, SealedRows, Times};
+pub use seal::{ENTRY_PARTS_MAX, ENTRY_SEGMENTS_MAX, Entry, KEYS_MAX, Sealed, SealedRows, Times};
 pub use segment::{KEY_BYTES_MAX, PARTS_MAX, Part, SEGMENT_BYTES_MAX, Segment};
 pub use source::{SourceLog, SourceSpec};

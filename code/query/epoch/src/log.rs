@@ -51,7 +51,7 @@ struct Shared {
     known: Mutex<Known>,
 }
 
-/// What this process knows. Records never change, so nothing here becomes wrong.
+/// The newest epoch that this process has seen. Records never change, so it may be old, but not wrong.
 #[derive(Debug, Default)]
 struct Known {
     /// An epoch whose record exists; 0 for none.
@@ -211,9 +211,9 @@ impl EpochLog {
     /// A record that was created although the answer was lost is recognised if the same record is committed again.
     ///
     /// # Errors
-    /// `Limit` if the record exceeds a bound; `Internal` if the record before does not exist, or if it names a file that
-    /// was not made with [`EpochLog::state_path`] or [`EpochLog::output_path`]. After any other error the record may
-    /// exist: load the newest epoch.
+    /// `Limit` if the record exceeds a bound; `Internal` if the record before does not exist, or if it names a file
+    /// whose path is not from [`EpochLog::state_path`] or [`EpochLog::output_path`]. After any other error the record
+    /// may exist: load the newest epoch.
     pub async fn commit(&self, record: &Record) -> Result<Commit> {
         let epoch = record.epoch;
         record.check_names(&self.version_folder())?;
@@ -285,9 +285,9 @@ impl EpochLog {
         object::delete(&self.shared.place.store, garbage).await
     }
 
-    /// Goes back to `to_epoch`: closes this version and returns the next one, which starts from that epoch's offsets and
-    /// state. With 0 it starts without state. Output of the epochs in between belongs to no history any more; a target
-    /// that has it already keeps it.
+    /// Goes back to `to_epoch`: closes this version and returns the next one, which starts from that epoch's offsets
+    /// and state. With 0 it starts without state. Output of the epochs in between belongs to no history any more; a
+    /// target that has it already keeps it.
     ///
     /// # Errors
     /// `Invalid` if the epoch does not exist or its state was deleted; `Cancelled` if another process was faster.
@@ -477,7 +477,7 @@ impl EpochLog {
     fn replaced(&self, moved: &Moved) -> QueryError {
         let (old, new) = (self.shared.manifest.version, moved.manifest.version);
         QueryError::cancelled(format!(
-            "version {old} of pipeline `{}` was replaced by version {new}; start the pipeline again to run that version",
+            "version {old} of pipeline `{}` was replaced by version {new}; start the pipeline again to run that one",
             self.shared.place.pipeline
         ))
     }

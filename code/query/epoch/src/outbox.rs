@@ -24,14 +24,15 @@ pub trait Target: fmt::Debug + Send + Sync {
     /// marker is `epoch` or more: several coordinators may publish the same epoch, and a slow one may be late.
     ///
     /// # Errors
-    /// Those of the target. The epoch may have been published nevertheless. Also if a file of `files` is missing: the
-    /// caller reads the marker then, since another coordinator may have published the epoch and deleted it.
+    /// The error of the target; the epoch may have been published nevertheless. An error also if a file of `files` is
+    /// missing: the caller then reads the marker, since another coordinator may have published the epoch and deleted
+    /// the file.
     async fn publish(&self, epoch: u64, files: &[OutputFile], log: &EpochLog) -> Result<()>;
 }
 
-/// Publishes the output of all epochs through `upto`, in order, that the targets do not have. Epochs without files for a
-/// sink are skipped, so its marker stays behind. Returns, for each sink, the epoch up to which its target is complete:
-/// enter these as `published` into the next record, which then shortens the search after a restart.
+/// Publishes the output of all epochs through `upto`, in order, that the targets do not have. Epochs without files for
+/// a sink are skipped, so its marker stays behind. Returns, for each sink, the epoch up to which its target is
+/// complete: enter these as `published` into the next record, which then shortens the search after a restart.
 ///
 /// # Errors
 /// The first error of a target or the store. Epochs before it are published.

@@ -76,7 +76,7 @@ pub struct StateFile {
     pub rows: u64,
     /// Size in bytes.
     pub bytes: u64,
-    /// How often the rows were compacted.
+    /// Number of compactions that the rows went through.
     pub level: u32,
 }
 

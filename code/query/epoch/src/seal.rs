@@ -13,6 +13,9 @@ use crate::segment::Part;
 /// Maximum number of segments in an entry of the log.
 pub const ENTRY_SEGMENTS_MAX: usize = 1000;
 
+/// Maximum number of requests in an entry of the log, if it has more than one segment.
+pub const ENTRY_PARTS_MAX: usize = 50_000;
+
 /// Maximum number of idempotency keys that a sealing process keeps in memory.
 pub const KEYS_MAX: usize = 10_000_000;
 
@@ -93,7 +96,7 @@ pub(crate) struct Found {
     pub(crate) parts: Vec<Part>,
 }
 
-/// What a sealing process remembers of the log.
+/// The part of the log that decides about the next entry.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     /// The number of the newest entry that was applied.
@@ -162,19 +165,24 @@ impl Index {
         (selected, rest)
     }
 
-    /// Returns the next entry: all of `found`, without the rows of keys that were sealed within the horizon. `at_ms` is
-    /// the time before the listing that returned them. `None` if there is nothing to seal.
+    /// Returns the next entry: all of `found`, up to the bound of an entry, without the rows of keys that were sealed
+    /// within the horizon. `at_ms` is the time before the listing that returned them, `rest_ms` the time of the first
+    /// segment after them. `None` if there is nothing to seal.
     pub(crate) fn next(
         &self,
         by: String,
         at_ms: i64,
-        found: Vec<Found>,
-        rest_ms: Option<i64>,
+        mut found: Vec<Found>,
+        mut rest_ms: Option<i64>,
         times: Times,
         rules: Rules,
     ) -> Option<Entry> {
         if found.is_empty() {
             return None;
+        }
+        if let Some(beyond) = first_beyond(&found, ENTRY_PARTS_MAX) {
+            rest_ms = name_time(&found[beyond].name);
+            found.truncate(beyond);
         }
         let mut fresh = BTreeSet::new();
         let mut repeated = 0;
@@ -204,6 +212,15 @@ impl Index {
         let scan_from_ms = settled.min(rest_ms.unwrap_or(i64::MAX)).max(self.scan_from_ms.unwrap_or(i64::MIN));
         Some(Entry { n: self.head + 1, by, at_ms, scan_from_ms, segments, repeated })
     }
+}
+
+/// Returns the index of the first segment, after at least one, with which `found` has more than `parts_max` requests.
+fn first_beyond(found: &[Found], parts_max: usize) -> Option<usize> {
+    let mut parts = 0;
+    found.iter().enumerate().position(|(index, found)| {
+        parts += found.parts.len();
+        index > 0 && parts > parts_max
+    })
 }
 
 /// Returns the time in the name of a segment; `None` if this crate did not make the name.
@@ -294,6 +311,18 @@ mod tests {
         assert_eq!(entry.scan_from_ms, 8900);
         index.apply(&entry, TIMES).unwrap();
         assert_eq!(index.named.len(), 0);
+    }
+
+    #[test]
+    fn entry_with_too_many_requests_leaves_the_rest_to_the_next_one() {
+        let requests: Vec<Part> = (0..ENTRY_PARTS_MAX - 1).map(|n| part(&n.to_string(), 1)).collect();
+        let all = vec![found(4990, &requests), found(4991, &[part("x", 1)]), found(4992, &[part("y", 1)])];
+        let entry = next(&Index::default(), 9000, all);
+        assert_eq!((entry.segments.len(), entry.scan_from_ms), (2, 4992));
+        // A segment that exceeds the bound alone is sealed alone.
+        let large = vec![part("", 1); ENTRY_PARTS_MAX + 1];
+        let entry = next(&Index::default(), 9000, vec![found(4990, &large), found(4991, &[part("x", 1)])]);
+        assert_eq!((entry.segments.len(), entry.scan_from_ms), (1, 4991));
     }
 
     #[test]

@@ -100,8 +100,8 @@ impl SourceLog {
     ///
     /// # Errors
     /// `Limit` if the segment exceeds a bound; `Unavailable` if the write took longer than `append_ms_max`, since
-    /// sealing may already have passed its name. After any error but `Limit`, the rows may be sealed nevertheless: repeat the
-    /// requests with the same idempotency keys.
+    /// sealing may already have passed its name. After any error but `Limit`, the rows may be sealed nevertheless:
+    /// repeat the requests with the same idempotency keys.
     pub async fn append(&self, segment: &Segment, clock: &dyn Clock) -> Result<String> {
         let bytes = segment.encode()?;
         let started = clock.now_ms();
@@ -118,11 +118,12 @@ impl SourceLog {
         Ok(name)
     }
 
-    /// Enters the segments of the inbox into the log that it does not name yet, oldest first and at most
-    /// [`ENTRY_SEGMENTS_MAX`]. Returns the new entry; `None` if there is nothing to seal or other processes sealed it.
+    /// Enters the segments of the inbox into the log that it does not name yet, oldest first and up to the bounds
+    /// [`ENTRY_SEGMENTS_MAX`] and [`ENTRY_PARTS_MAX`](crate::ENTRY_PARTS_MAX). Returns the new entry; `None` if there
+    /// is nothing to seal or other processes sealed it.
     ///
     /// # Errors
-    /// Those of the store; `Data` if an object of the inbox is damaged. The entry may exist nevertheless: repeat.
+    /// The error of the store; `Data` if an object of the inbox is damaged. The entry may exist nevertheless: repeat.
     pub async fn seal(&self, clock: &dyn Clock) -> Result<Option<Entry>> {
         let Shared { store, spec, ids, rules, segments_max, .. } = &*self.shared;
         let mut index = self.shared.index.lock().await;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use buzz_epoch::{Commit, EpochLog, Keep, OutputFile, PipelineSpec, Record, StateFile, synced_folder};
 use bytes::Bytes;
 use futures::TryStreamExt;
+use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload};
 use tempfile::TempDir;
@@ -21,7 +22,7 @@ const CHILD: &str = "BUZZ_EPOCH_TEST_CHILD";
 const EPOCHS_RACED: u64 = 60;
 
 /// Epochs that processes make which are killed.
-const EPOCHS_KILLED: u64 = 300;
+const EPOCHS_KILLED: u64 = 150;
 
 fn folder() -> (TempDir, Arc<dyn ObjectStore>) {
     let folder = tempfile::tempdir().unwrap();
@@ -313,4 +314,30 @@ async fn killed_processes_leave_whole_objects_and_the_next_ones_continue() {
     assert!(running.wait().unwrap().success());
     println!("{kills} processes were killed in {:.1} s", started.elapsed().as_secs_f64());
     check(&store, EPOCHS_KILLED).await;
+}
+
+/// Prints the time of an epoch: state, output and record. Run it with `--ignored --nocapture`.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn cost_of_an_epoch() {
+    let (synced, unsynced) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let plain: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(unsynced.path()).unwrap());
+    for (name, store) in [("synced", synced_folder(synced.path()).unwrap()), ("not synced", plain)] {
+        for state_bytes in [1_000, 100_000, 5_000_000] {
+            let spec = PipelineSpec { key_groups: 1, ..Default::default() };
+            let log = EpochLog::open(store.clone(), Path::from(""), &format!("p{state_bytes}"), &spec).await.unwrap();
+            let mut times: Vec<Duration> = Vec::new();
+            for epoch in 1..=60 {
+                let started = Instant::now();
+                log.newest().await.unwrap();
+                log.put(&log.state_path("s", epoch, "x"), vec![7; state_bytes].into()).await.unwrap();
+                log.put(&log.output_path("o", epoch, "x"), vec![7; 4000].into()).await.unwrap();
+                let record = Record { epoch, by: "a".into(), ..Default::default() };
+                log.commit(&record).await.unwrap();
+                times.push(started.elapsed());
+            }
+            times.sort();
+            println!("{name}, {state_bytes} bytes of state: median {:?}, longest {:?}", times[30], times[59]);
+        }
+    }
 }
