@@ -33,7 +33,7 @@ pub struct OpenSource {
     pub source: Box<dyn Source>,
     /// The column of event time, if the connector has one.
     pub time_column: Option<String>,
-    /// How late rows may be by that column, in nanoseconds.
+    /// Maximum lateness of rows by that column, in nanoseconds.
     pub delay: i64,
     /// Nanoseconds without rows after which the source does not hold back the watermark.
     pub idle_timeout: Option<i64>,
@@ -43,7 +43,7 @@ pub struct OpenSource {
     pub late_side: bool,
 }
 
-/// How files of a script are found.
+/// The rules by which the files of a script are found.
 #[derive(Debug, Clone)]
 pub struct Place {
     /// The folder that relative paths are below.

@@ -142,7 +142,7 @@ impl Disk {
             Err(error) if mode == Mode::Create && error.kind() == io::ErrorKind::AlreadyExists => Some(error),
             Err(error) => return Err(failed("write", path, error)),
         };
-        // Also if another process created the object: who is told that it exists may rely on it.
+        // Also if another process created the object: a caller that learns that it exists may rely on it.
         sync_folder(folder).map_err(|error| failed("sync", folder, error))?;
         match exists {
             None => Ok(()),

@@ -1,7 +1,7 @@
 //! The epoch protocol of continuous queries: how offsets, state and output become visible together, exactly once.
 //!
 //! An *epoch* reads rows from sources, folds them into state, and makes output. A coordinator writes state and output
-//! into files that nobody reads yet, and then creates one [`Record`] that names them, together with the offsets of the
+//! into files that no process reads yet, and then creates one [`Record`] that names them, together with the offsets of the
 //! sources ([`EpochLog::commit`]). The store lets only one process create an object, so of several coordinators one
 //! wins each epoch, and the others load its record and continue from there. A coordinator that dies before the record
 //! has done nothing; one that dies after it has done everything.

@@ -173,7 +173,7 @@ async fn same_script_continues_and_another_starts_the_next_version() {
     assert_eq!(next.record(3).await.unwrap(), None);
     assert_eq!(open(&store, "b").await.unwrap().newest().await.unwrap().unwrap().epoch, 5);
 
-    // The owner of the first version loses its next epoch, and is told to stop.
+    // The owner of the first version loses its next epoch, and must stop.
     let record = written(&log, 4, "a").await;
     assert!(matches!(log.commit(&record).await.unwrap(), Commit::Lost(closing) if closing.moved.is_some()));
     let error = log.newest().await.unwrap_err();
