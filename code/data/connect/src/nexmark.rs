@@ -211,6 +211,7 @@ impl Generator for Nexmark {
         ]))
     }
 
+    #[expect(clippy::too_many_lines, reason = "a list of columns")]
     fn events(&self, base_nanos: i64, first: u64, count: usize) -> RecordBatch {
         let range = first..first + count as u64;
         let is = |of: i64| Some(NullBuffer::from_iter(range.clone().map(|index| kind(index) == of)));

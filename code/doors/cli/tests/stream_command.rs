@@ -4,6 +4,8 @@
 //! Scripts and answers of other engines are in the shared folder of real tables; without it, their tests are ignored.
 //! `BUZZ_STREAM_KILLS=200` chooses the number of kills.
 
+#![expect(clippy::print_stdout, reason = "a test reports what it skips")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use buzz_protocol::QueryError;
@@ -66,7 +66,7 @@ fn delete_old(staged: &FilePath) -> io::Result<()> {
         let entry = entry?;
         // Another process may delete it at the same time.
         let Ok(modified) = entry.metadata().and_then(|meta| meta.modified()) else { continue };
-        if SystemTime::now().duration_since(modified).is_ok_and(|age| age > STAGED_AGE_MAX) {
+        if buzz_protocol::now().duration_since(modified).is_ok_and(|age| age > STAGED_AGE_MAX) {
             let _ = fs::remove_file(entry.path());
         }
     }

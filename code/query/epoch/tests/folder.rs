@@ -1,6 +1,8 @@
 //! The folder store on a real disk: as `object_store` defines it, with threads and processes that race, and with
 //! processes that are killed.
 
+#![expect(clippy::print_stdout, reason = "the killed process reports its epochs")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path as FilePath;
 use std::process::{Child, Command, Stdio};
@@ -122,7 +124,7 @@ fn store_works_without_tokio_and_forgets_old_temporary_files() {
     let old = folder.path().join(".staged/1#1");
     let file = std::fs::File::create(&old).unwrap();
     std::fs::write(folder.path().join(".staged/1#2"), "new").unwrap();
-    file.set_modified(std::time::SystemTime::now() - Duration::from_secs(7200)).unwrap();
+    file.set_modified(buzz_protocol::now() - Duration::from_secs(7200)).unwrap();
     synced_folder(folder.path()).unwrap();
     assert_eq!((old.exists(), staged(folder.path())), (false, 1));
 }

@@ -672,6 +672,7 @@ fn quoted(name: &str) -> datafusion::common::TableReference {
     datafusion::common::TableReference::bare(name.to_string())
 }
 
+#[expect(clippy::too_many_lines, reason = "one step after the other, to be divided")]
 async fn prepare(
     context: &SessionContext,
     name: &str,

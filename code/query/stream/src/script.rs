@@ -220,6 +220,7 @@ impl Script {
         Ok(())
     }
 
+    #[expect(clippy::too_many_lines, reason = "one branch for each option")]
     fn create_table(&mut self, tokens: Vec<Token>) -> Result<()> {
         let is_source = words(&tokens, 2).get(1).is_some_and(|word| word == "SOURCE");
         let (tokens, options) = take_options(tokens)?;

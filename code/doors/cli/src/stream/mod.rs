@@ -96,7 +96,7 @@ pub async fn carry_out(command: StreamCommand, threads: usize) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            crate::terminal::note(&format!("error: {error}"));
             ExitCode::FAILURE
         }
     }

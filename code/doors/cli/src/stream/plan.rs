@@ -67,6 +67,7 @@ fn read_columns(table: &TableDefinition, schema: &Schema) -> Schema {
 }
 
 /// Plans a script for `parallelism` workers. `pipeline_id` identifies the pipeline in its targets.
+#[expect(clippy::too_many_lines, reason = "one step after the other, to be divided")]
 pub(super) async fn plan(text: &str, parallelism: usize, until_end: bool, pipeline_id: &str) -> Result<Planned> {
     let script = Script::parse(text)?;
     let base = std::env::current_dir()

@@ -100,7 +100,7 @@ pub(super) async fn run(mut arguments: RunArguments, threads: usize) -> Result<(
         }
     }
     runner.stop().await?;
-    eprintln!("{}", runner.summary(started.elapsed()));
+    crate::terminal::note(&runner.summary(started.elapsed()));
     Ok(())
 }
 

@@ -197,6 +197,7 @@ async fn step(process: &Process, log: &EpochLog, source: &SourceLog, moves: bool
 }
 
 /// Runs one epoch after `before`, if there is something to do.
+#[expect(clippy::too_many_lines, reason = "one step after the other, with a fault between any two")]
 async fn epoch(
     process: &Process,
     log: &EpochLog,
