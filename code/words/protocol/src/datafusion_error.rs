@@ -80,8 +80,8 @@ fn plain(message: &str) -> String {
     line.trim_end_matches('.').to_string()
 }
 
-/// Converts the message of an `Execution` error, which is all that it has. DataFusion uses it for values that make a step
-/// impossible (a cast, an overflow). These two texts are about a file instead:
+/// Converts the message of an `Execution` error, which is all that it has. DataFusion uses it for values that make a
+/// step impossible (a cast, an overflow). These two texts are about a file instead:
 ///
 /// - `Parquet …`: the Parquet reader rejects the file.
 /// - `Cannot cast column …`: a column of the file has a type that does not cast to the type of the table's column.

@@ -237,8 +237,8 @@ fn known_cause(source: &(dyn std::error::Error + 'static)) -> Option<QueryError>
     None
 }
 
-/// Converts an error of any type. Its kind comes from a known type in its chain of causes. An unknown error is a bug and
-/// not retried, whatever its text is; statuses of gRPC are converted where they arrive (`buzz-exchange`).
+/// Converts an error of any type. Its kind comes from a known type in its chain of causes. An unknown error is a bug
+/// and not retried, whatever its text is; statuses of gRPC are converted where they arrive (`buzz-exchange`).
 pub(crate) fn from_external(source: &(dyn std::error::Error + Send + Sync + 'static)) -> QueryError {
     if let Some(known) = known_cause(source) {
         return known;

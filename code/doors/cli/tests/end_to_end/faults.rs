@@ -282,6 +282,45 @@ async fn reason_of_a_stopped_inbox_reaches_the_caller_whole_through_the_combs() 
     }
 }
 
+/// The first task that runs is refused by a service that accepts a retry after 2 seconds.
+#[derive(Debug)]
+struct Throttled {
+    inner: Arc<LocalCompute>,
+    refusals_left: AtomicU32,
+}
+
+#[async_trait]
+impl Compute for Throttled {
+    async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
+        let left = self.refusals_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        match left {
+            Ok(_) => Err(QueryError::unavailable("slow down").retry_after(Some(Duration::from_secs(2)))),
+            Err(_) => self.inner.run(task, refused).await,
+        }
+    }
+
+    fn concurrency(&self) -> usize {
+        4
+    }
+
+    fn tasks_min(&self) -> usize {
+        4
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn task_is_retried_after_the_time_that_the_service_requires() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 8, 100);
+    let host = host(&[]);
+    let compute = Throttled { inner: Arc::clone(&host.compute), refusals_left: AtomicU32::new(1) };
+    let fuse = Fuse::new(Host { compute: Arc::new(compute), ..host.host() });
+    let started = std::time::Instant::now();
+    let answer = ask_fuse(&fuse, &query(1), dir.path(), &[]).await.unwrap();
+    assert_eq!(sorted_text(&answer.rows), EXPECTED);
+    assert!(started.elapsed() >= Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
 /// Creates a host whose store delays every read of a data file by 30 seconds, and a query on it.
 fn slow_host(dir: &std::path::Path, sets: &[&str]) -> (LocalHost, Value) {
     parquet_folder(dir, "rides", 1, 100);
