@@ -774,13 +774,13 @@ fn unknown_option() -> Result {
     if error.contains("option `rate` of table `n` is unknown") { Ok(()) } else { Err(error.into()) }
 }
 
-const PAD: &str = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
+const PAD: &str =
+    "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
 
 /// Rows of which an epoch of one row takes about one: with times in seconds of 2024-01-01T00:00.
 fn timed_rows(rows: &[(u32, i64)]) -> String {
-    let line = |(second, v): &(u32, i64)| {
-        format!("{{\"t\":\"2024-01-01T00:00:{second:02}\",\"v\":{v},\"pad\":\"{PAD}\"}}\n")
-    };
+    let line =
+        |(second, v): &(u32, i64)| format!("{{\"t\":\"2024-01-01T00:00:{second:02}\",\"v\":{v},\"pad\":\"{PAD}\"}}\n");
     rows.iter().map(line).collect()
 }
 
@@ -799,7 +799,8 @@ fn side_tables() -> Result {
     );
     let script = folder.write("s.sql", &script)?.display().to_string();
     let out = succeeds(&["run", &script, "--until-end"])?;
-    let expected = ["{\"kind\":\"late\",\"v\":4}\n", "{\"kind\":\"bad\",\"text\":\"nonsense\"}\n", "{\"s\":1,", "{\"s\":10,"];
+    let expected =
+        ["{\"kind\":\"late\",\"v\":4}\n", "{\"kind\":\"bad\",\"text\":\"nonsense\"}\n", "{\"s\":1,", "{\"s\":10,"];
     if expected.iter().all(|row| out.contains(row)) && out.lines().count() == 4 { Ok(()) } else { Err(out.into()) }
 }
 
@@ -824,7 +825,11 @@ fn emit_on_window_close() -> Result {
         numbers
     };
     // The rows of the last epoch before the stop may be printed again.
-    if numbers(&first) == [1, 2, 3] && numbers(&rest).ends_with(&[4, 5]) { Ok(()) } else { Err(format!("{first}\n{rest}").into()) }
+    if numbers(&first) == [1, 2, 3] && numbers(&rest).ends_with(&[4, 5]) {
+        Ok(())
+    } else {
+        Err(format!("{first}\n{rest}").into())
+    }
 }
 
 fn json_form() -> Result {
@@ -859,5 +864,9 @@ fn hot_key() -> Result {
     let rows: Vec<u64> =
         record["state"].as_array().into_iter().flatten().filter_map(|file| file["rows"].as_u64()).collect();
     // At most 1,001 keys per epoch and partition of the map.
-    if !rows.is_empty() && rows.iter().all(|rows| *rows <= 4 * 1_002) { Ok(()) } else { Err(format!("{rows:?}").into()) }
+    if !rows.is_empty() && rows.iter().all(|rows| *rows <= 4 * 1_002) {
+        Ok(())
+    } else {
+        Err(format!("{rows:?}").into())
+    }
 }
