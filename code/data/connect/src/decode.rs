@@ -12,6 +12,7 @@ use arrow::json::ReaderBuilder as JsonReaderBuilder;
 use buzz_protocol::{QueryError, Result};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::Value;
 
 use crate::source::{BadData, BadRow};
 
@@ -69,7 +70,14 @@ pub(crate) fn decode_lines(
     lines: &[u8],
     bad_data: BadData,
 ) -> Result<Decoded> {
-    match decode_all(format, schema, names, lines) {
+    // Arrow's decoder would read 3.9 as 3 in an integer column.
+    let decode = |lines: &[u8]| {
+        if *format == (Format::Json { unstructured: false }) && may_have_fractions(lines) {
+            check_integers(schema, lines)?;
+        }
+        decode_all(format, schema, names, lines)
+    };
+    match decode(lines) {
         Ok(batches) => Ok(Decoded { batches, bad: Vec::new() }),
         Err(error) => {
             // The decoder names no line, so each line is decoded alone.
@@ -79,7 +87,7 @@ pub(crate) fn decode_lines(
                 if line.iter().all(u8::is_ascii_whitespace) {
                     continue;
                 }
-                match decode_all(format, schema, names, line) {
+                match decode(line) {
                     Ok(_) => {
                         good.extend_from_slice(line);
                         good.push(b'\n');
@@ -102,6 +110,60 @@ pub(crate) fn decode_lines(
             decoded.batches = decode_all(format, schema, names, &good)?;
             Ok(decoded)
         }
+    }
+}
+
+/// Returns true if a number with a fraction may stand outside of a text. Times such as `"12:30:00.5"` do not count.
+fn may_have_fractions(lines: &[u8]) -> bool {
+    let mut from = 0;
+    while let Some(at) = lines[from..].iter().position(|&byte| byte == b'.') {
+        let point = from + at;
+        from = point + 1;
+        let digits = lines[..point].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+        let is_digit = |at: usize| lines.get(at).is_some_and(u8::is_ascii_digit);
+        if digits == 0 || !is_digit(point + 1) {
+            continue;
+        }
+        let before = &lines[..point - digits];
+        let before = before.strip_suffix(b"-").unwrap_or(before);
+        match before {
+            [.., b'"' | b' ', b':'] | [.., b' ' | b'[' | b',' | b'\t'] => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Fails if a line has a number with a fraction where `schema` has an integer.
+fn check_integers(schema: &SchemaRef, lines: &[u8]) -> Result<()> {
+    for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.iter().all(u8::is_ascii_whitespace)) {
+        let row: Value = serde_json::from_slice(line).map_err(|error| QueryError::data(error.to_string()))?;
+        for field in schema.fields() {
+            if row.get(field.name()).is_some_and(|value| has_fraction(value, field.data_type())) {
+                return Err(QueryError::data(format!(
+                    "column `{}` is {}, but the value is {}",
+                    field.name(),
+                    field.data_type(),
+                    row[field.name()]
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn has_fraction(value: &Value, data_type: &DataType) -> bool {
+    match (value, data_type) {
+        (Value::Number(number), integer) if integer.is_integer() => {
+            number.as_f64().is_some_and(|number| number.fract() != 0.0)
+        }
+        (Value::Object(object), DataType::Struct(fields)) => fields
+            .iter()
+            .any(|field| object.get(field.name()).is_some_and(|value| has_fraction(value, field.data_type()))),
+        (Value::Array(values), DataType::List(item) | DataType::LargeList(item)) => {
+            values.iter().any(|value| has_fraction(value, item.data_type()))
+        }
+        _ => false,
     }
 }
 
@@ -212,5 +274,43 @@ impl<R: BufRead> SkipLine for R {
         let mut line = Vec::new();
         // Reading from memory does not fail.
         self.read_until(b'\n', &mut line).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(lines: &str, bad_data: BadData) -> Result<Decoded> {
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("n", DataType::Int64, true),
+            Field::new("f", DataType::Float64, true),
+            Field::new("t", DataType::Utf8, true),
+        ]));
+        decode_lines(&Format::Json { unstructured: false }, &schema, &[], lines.as_bytes(), bad_data)
+    }
+
+    #[test]
+    fn fraction_in_an_integer_column_is_a_bad_row() {
+        let lines = "{\"n\":1,\"f\":1.5}\n{\"n\":3.9}\n{\"n\":2}\n";
+        let good = decoded(lines, BadData::Drop).expect("bad rows are dropped");
+        assert_eq!(good.batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 2);
+        assert!(good.bad[0].reason.contains("column `n` is Int64, but the value is 3.9"), "{:?}", good.bad);
+        assert!(decoded(lines, BadData::Fail).expect_err("bad rows fail").message.contains("3.9"));
+    }
+
+    #[test]
+    fn times_are_not_taken_for_fractions() {
+        assert!(!may_have_fractions(b"{\"t\":\"2024-01-01T12:30:00.5\",\"n\":1}"));
+        for line in ["{\"n\":1.5}", "{\"n\": -1.5}", "{\"n\":[1, 2.5]}", "{\"n\":[0.1]}"] {
+            assert!(may_have_fractions(line.as_bytes()), "{line}");
+        }
+    }
+
+    #[test]
+    fn pieces_end_with_lines() {
+        let bytes = Bytes::from_static(b"aaa\nbb\nc\ndddddd");
+        let pieces: Vec<Bytes> = pieces(&bytes, 2);
+        assert_eq!(pieces, ["aaa\n", "bb\n", "c\ndddddd"]);
     }
 }

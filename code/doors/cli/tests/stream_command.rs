@@ -59,7 +59,7 @@ const ARROYO_REFUSED: &[(&str, &str)] = &[
 ];
 
 /// Statements of RisingWave's Nexmark views.
-const RISINGWAVE: &[&str] = &["q0", "q1", "q2", "q5", "q8", "q10", "q21"];
+const RISINGWAVE: &[&str] = &["q0", "q1", "q2", "q5", "q8", "q10", "q14", "q21"];
 
 fn main() {
     let arguments = Arguments::from_args();
@@ -285,11 +285,14 @@ fn risingwave(data: &Path, name: &str) -> Result {
         ));
     }
     let view = fs::read_to_string(data.join(format!("nexmark/views/{name}.slt.part")))?;
+    // Functions come before the view.
+    let (functions, view) = view.split_once("CREATE MATERIALIZED VIEW").ok_or("no view")?;
+    let functions = functions.replace("statement ok", "");
     let (_, view) = view.split_once("AS\n").or_else(|| view.split_once("AS ")).ok_or("no view")?;
     let view = view.trim().trim_end_matches(';');
     // PostgreSQL's patterns of TO_CHAR are not those of DataFusion.
     let view = view.replace("'YYYY-MM-DD'", "'%Y-%m-%d'").replace("'HH:MI'", "'%I:%M'");
-    script.push_str(&format!("SET epoch_rows = 17;\nINSERT INTO out {view};\n"));
+    script.push_str(&format!("SET epoch_rows = 17;\n{functions}\nINSERT INTO out {view};\n"));
     script.push_str(&format!(
         "CREATE TABLE out WITH (connector = 'single_file', path = '{}', format = 'json', type = 'sink');",
         folder.text("out.json")

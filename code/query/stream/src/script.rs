@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use buzz_protocol::{QueryError, Result};
 use datafusion::sql::sqlparser::ast::{
-    ColumnDef, Expr as SqlExpr, FunctionArg, FunctionArgExpr, Insert, ObjectType, Query, Set, Statement, TableFactor,
-    TableObject, VisitMut, VisitorMut,
+    ColumnDef, Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, Insert, ObjectType, Query, SelectItem,
+    Set, Statement, TableFactor, TableObject, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -26,6 +26,16 @@ pub struct Script {
     pub statements: Vec<Output>,
     /// Values of `SET`.
     pub settings: BTreeMap<String, String>,
+    /// Functions that are expressions.
+    functions: Vec<Macro>,
+}
+
+/// A function whose body is one expression of its arguments. Calls are replaced by the body.
+#[derive(Debug, Clone)]
+struct Macro {
+    name: String,
+    arguments: Vec<String>,
+    body: SqlExpr,
 }
 
 /// A table: a source, a sink, or a name for the rows of an INSERT.
@@ -96,12 +106,28 @@ impl Script {
             ));
         }
         script.check_names()?;
+        script.expand_functions()?;
         Ok(script)
     }
 
     /// Returns a table by name.
     pub fn table(&self, name: &str) -> Option<&TableDefinition> {
         self.tables.iter().find(|table| table.name == name)
+    }
+
+    /// Replaces calls of functions by their bodies.
+    fn expand_functions(&mut self) -> Result<()> {
+        let mut calls = Calls { functions: &self.functions, failure: None };
+        if self.functions.is_empty() {
+            return Ok(());
+        }
+        for query in self.views.iter_mut().map(|view| &mut view.query) {
+            let _ = query.visit(&mut calls);
+        }
+        for query in self.statements.iter_mut().map(|output| &mut output.query) {
+            let _ = query.visit(&mut calls);
+        }
+        calls.failure.map_or(Ok(()), Err)
     }
 
     fn check_names(&self) -> Result<()> {
@@ -132,7 +158,8 @@ impl Script {
                 ));
             }
             ["CREATE", "FUNCTION", ..] => {
-                return Err(QueryError::invalid("CREATE FUNCTION is not supported; write the expression in place"));
+                self.functions.push(function(&tokens)?);
+                return Ok(());
             }
             _ => {}
         }
@@ -489,6 +516,97 @@ fn window_arguments(tokens: Vec<Token>) -> Vec<Token> {
         }
     }
     tokens.into_iter().enumerate().filter(|(index, _)| !dropped.contains(index)).map(|(_, token)| token).collect()
+}
+
+/// Reads `CREATE FUNCTION name(argument type, …) RETURNS type LANGUAGE SQL AS $$SELECT expression$$`.
+fn function(tokens: &[Token]) -> Result<Macro> {
+    let bad = || {
+        QueryError::invalid(
+            "CREATE FUNCTION requires an expression: CREATE FUNCTION name(a type) RETURNS type LANGUAGE SQL AS \
+             $$SELECT expression$$",
+        )
+    };
+    let significant: Vec<&Token> = tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))).collect();
+    let [_, _, Token::Word(name), Token::LParen, rest @ ..] = significant.as_slice() else { return Err(bad()) };
+    let close = rest.iter().position(|token| **token == Token::RParen).ok_or_else(bad)?;
+    let mut arguments = Vec::new();
+    for argument in rest[..close].split(|token| **token == Token::Comma).filter(|argument| !argument.is_empty()) {
+        let Token::Word(word) = argument[0] else { return Err(bad()) };
+        arguments.push(word.value.to_lowercase());
+    }
+    let body = rest[close..].iter().find_map(|token| match token {
+        Token::DollarQuotedString(text) => Some(text.value.clone()),
+        Token::SingleQuotedString(text) => Some(text.clone()),
+        _ => None,
+    });
+    let Statement::Query(query) = parse(&body.ok_or_else(bad)?)? else { return Err(bad()) };
+    let projection = query.body.as_select().filter(|select| select.from.is_empty()).map(|select| &select.projection);
+    match projection.map(Vec::as_slice) {
+        Some([SelectItem::UnnamedExpr(body) | SelectItem::ExprWithAlias { expr: body, .. }]) => {
+            Ok(Macro { name: name.value.to_lowercase(), arguments, body: body.clone() })
+        }
+        _ => Err(bad()),
+    }
+}
+
+/// Replaces calls of functions.
+struct Calls<'a> {
+    functions: &'a [Macro],
+    failure: Option<QueryError>,
+}
+
+impl VisitorMut for Calls<'_> {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut SqlExpr) -> ControlFlow<()> {
+        let SqlExpr::Function(call) = expr else { return ControlFlow::Continue(()) };
+        let name = call.name.to_string().to_lowercase();
+        let Some(found) = self.functions.iter().find(|function| function.name == name) else {
+            return ControlFlow::Continue(());
+        };
+        let given: Vec<SqlExpr> = match &call.args {
+            FunctionArguments::List(list) => list
+                .args
+                .iter()
+                .filter_map(|arg| match arg {
+                    FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+                    _ => None,
+                })
+                .collect(),
+            _ => Vec::new(),
+        };
+        if given.len() != found.arguments.len() {
+            self.failure = Some(QueryError::invalid(format!(
+                "{name}() is called with {} arguments, but it has {}",
+                given.len(),
+                found.arguments.len()
+            )));
+            return ControlFlow::Break(());
+        }
+        let mut body = found.body.clone();
+        let _ = body.visit(&mut Arguments { names: &found.arguments, given: &given });
+        *expr = SqlExpr::Nested(Box::new(body));
+        ControlFlow::Continue(())
+    }
+}
+
+/// Replaces the arguments in a function's body.
+struct Arguments<'a> {
+    names: &'a [String],
+    given: &'a [SqlExpr],
+}
+
+impl VisitorMut for Arguments<'_> {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut SqlExpr) -> ControlFlow<()> {
+        if let SqlExpr::Identifier(ident) = expr
+            && let Some(index) = self.names.iter().position(|name| *name == normal(ident))
+        {
+            *expr = SqlExpr::Nested(Box::new(self.given[index].clone()));
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// Rewrites `FROM TUMBLE(t, ts, width)` to a subquery that selects `window_start` and `window_end`.
