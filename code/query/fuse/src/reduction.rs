@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use buzz_exchange::{InboxExec, Network, NetworkChannelResolver};
-use buzz_kernel::{planning_config, session};
+use buzz_kernel::{guarded_joins, planning_config, session};
 use buzz_plan::{QueryPlan, ReduceStep, divide, reduce_plan};
 use buzz_protocol::{CombAddress, QueryError, QueryId, Result, StageId};
 use chrono::Utc;
@@ -50,7 +50,7 @@ impl Reduction {
     ) -> Result<Self> {
         let whole = reduce_plan(step, plan, query).await?;
         if let Some(own) = &inboxes.own {
-            return Ok(Self { plan: whole, state: own_state(plan, own)?, whole_on: None });
+            return Ok(Self { plan: guarded_joins(whole)?, state: own_state(plan, own)?, whole_on: None });
         }
         let headers = buzz_exchange::session_headers(&plan.session, &inboxes.token)?;
         let (passed_on, channels) = (headers.clone(), NetworkChannelResolver(Arc::clone(network)));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use buzz_exchange::{DeliveryWriter, InboxNetwork};
-use buzz_kernel::decode_fragment;
+use buzz_kernel::{decode_fragment, guarded_joins};
 use buzz_protocol::{BUILD_ID, Evaluation, HBeeTask, QueryError, Result, ScanSpec, TaskFile, TaskOutcome};
 use buzz_storage::{QueryStores, Stores, unpanicked};
 use datafusion::datasource::source::DataSourceExec;
@@ -102,7 +102,7 @@ impl HBee {
                 .await
                 .map_err(|(error, evaluation)| name_file(error, task, evaluation))?;
             let plan = if evaluations.len() == 1 { with_dynamic_filters(plan, &ctx)? } else { plan };
-            let plan = naming_files(plan, &task.scans)?;
+            let plan = guarded_joins(naming_files(plan, &task.scans)?)?;
             // A plan for one evaluation may have several output partitions, for example with a UNION.
             let partitions_each = plan.properties().partitioning.partition_count() / evaluations.len();
             for (index, evaluation) in evaluations.iter().enumerate() {

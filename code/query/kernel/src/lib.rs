@@ -1,12 +1,14 @@
 //! DataFusion as every role uses it: sessions, the encoding of plans, the operators that a fragment may contain.
 
 mod codec;
+mod guard;
 mod operators;
 #[cfg(feature = "sql")]
 mod session;
 mod yielding;
 
 pub use codec::{decode_fragment, decode_schema, encode_fragment, encode_schema};
+pub use guard::{Guard, guarded, guarded_joins, unpanicked_rows};
 #[cfg(feature = "sql")]
 pub use session::{planning_config, session, session_options};
 pub use yielding::yielding;

@@ -19,6 +19,8 @@ mod flowing;
 
 mod inline;
 
+mod memory;
+
 mod queries;
 
 mod sql;
