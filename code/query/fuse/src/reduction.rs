@@ -16,6 +16,7 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion_distributed::{
@@ -78,6 +79,17 @@ impl Reduction {
         });
         visited.expect("a visitor that never fails");
         stages
+    }
+
+    /// Checks if an operator of the plan may end before it has read all rows of its inputs: a limit, a join with an empty
+    /// side, or a recursion.
+    pub(crate) fn may_end_early(&self) -> bool {
+        let ends_early = |node: &Arc<dyn ExecutionPlan>| {
+            let limited = node.downcast_ref::<AggregateExec>().is_some_and(|node| node.limit_options().is_some());
+            let named = ["JoinExec", "LimitExec", "SubqueryExec", "TopKExec"];
+            limited || node.fetch().is_some() || named.iter().any(|name| node.name().ends_with(name))
+        };
+        is_recursive(&self.plan) || self.plan.exists(|node| Ok(ends_early(node))).unwrap_or(true)
     }
 
     /// Runs the plan. The rows come in the order of the plan.

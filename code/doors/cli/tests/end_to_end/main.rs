@@ -21,6 +21,8 @@ mod inline;
 
 mod memory;
 
+mod panics;
+
 mod queries;
 
 mod sql;
