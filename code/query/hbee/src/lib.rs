@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use buzz_exchange::{DeliveryWriter, InboxNetwork};
-use buzz_kernel::{decode_fragment, guarded_joins};
+use buzz_kernel::{decode_fragment, guarded_joins, single_row};
 use buzz_protocol::{BUILD_ID, Evaluation, HBeeTask, QueryError, Result, ScanSpec, TaskFile, TaskOutcome};
 use buzz_storage::{QueryStores, Stores, unpanicked};
 use datafusion::datasource::source::DataSourceExec;
@@ -163,6 +163,7 @@ fn context(runtime: Arc<RuntimeEnv>) -> Result<TaskContext> {
     for function in SessionStateDefaults::default_scalar_functions() {
         context.register_udf(function)?;
     }
+    context.register_udf(single_row())?;
     for function in SessionStateDefaults::default_higher_order_functions() {
         context.register_higher_order_function(function)?;
     }
@@ -265,7 +266,8 @@ mod tests {
     #[test]
     fn tasks_have_all_functions_and_options_of_a_session() {
         let own = context(Arc::default()).unwrap();
-        let session = TaskContext::from(&SessionStateBuilder::new().with_default_features().build());
+        let mut session = TaskContext::from(&SessionStateBuilder::new().with_default_features().build());
+        session.register_udf(single_row()).unwrap();
         assert_eq!(own.udfs(), session.udfs());
         assert_eq!(own.udafs(), session.udafs());
         assert_eq!(own.udwfs(), session.udwfs());

@@ -5,10 +5,12 @@ mod guard;
 mod operators;
 #[cfg(feature = "sql")]
 mod session;
+mod single_row;
 mod yielding;
 
 pub use codec::{decode_fragment, decode_schema, encode_fragment, encode_schema};
 pub use guard::{Guard, guarded, guarded_joins, unpanicked_rows};
 #[cfg(feature = "sql")]
 pub use session::{planning_config, session, session_options};
+pub use single_row::single_row;
 pub use yielding::yielding;

@@ -12,6 +12,7 @@ mod narrow;
 mod prune;
 mod query_plan;
 mod reduce;
+mod scalar;
 mod split;
 mod sql;
 mod statement;

@@ -13,7 +13,7 @@ use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 
-use crate::wire;
+use crate::{scalar, wire};
 
 /// Parses one query. Rejects any other statement.
 pub(crate) fn parse_query(sql: &str) -> Result<Statement> {
@@ -61,7 +61,8 @@ pub(crate) async fn to_logical(
 ) -> Result<(LogicalPlan, LogicalPlan)> {
     let values: HashMap<String, ScalarValue> =
         params.iter().map(|(name, param)| (name.clone(), param_value(param))).collect();
-    let logical = wire::sendable(state.statement_to_plan(statement).await?.with_param_values(values)?)?;
+    let written = state.statement_to_plan(statement).await?.with_param_values(values)?;
+    let logical = scalar::checked(wire::sendable(written)?)?;
     // Analysis detects type errors; optimization detects errors in constant values.
     let optimized = state.optimize(&logical).map_err(|error| match error {
         DataFusionError::Context(_, inner) => QueryError::from(*inner),

@@ -45,6 +45,9 @@ const STATEMENTS: &[&str] = &[
     "SELECT grp, COUNT(*) FROM (SELECT * FROM rides WHERE id < 300 UNION ALL SELECT * FROM rides WHERE id > 700) GROUP BY grp",
     "SELECT id % 50 AS k FROM rides UNION SELECT id % 70 FROM rides ORDER BY k",
     "SELECT (SELECT COUNT(*) FROM rides WHERE id > 10) AS n UNION SELECT (SELECT COUNT(*) FROM rides WHERE id > 20)",
+    "SELECT id FROM rides WHERE id = (SELECT id FROM rides WHERE id = 7) OR id < (SELECT id FROM rides WHERE id < 0) ORDER BY id",
+    "SELECT COUNT(*) FROM rides WHERE (SELECT label FROM kinds WHERE grp = 'cash') = 'paid' AND (SELECT id FROM rides WHERE id < 0) IS NULL",
+    "SELECT (SELECT id FROM rides ORDER BY id DESC LIMIT 1) AS top, (SELECT k.column1 FROM (VALUES (5)) k) AS v",
     "SELECT n, COUNT(*) FROM (SELECT (SELECT MAX(id) FROM rides WHERE grp > 'cash') AS n UNION ALL SELECT (SELECT COUNT(*) FROM kinds)) GROUP BY n",
     "SELECT id FROM rides WHERE id < 100 INTERSECT SELECT id * 2 FROM rides",
     "SELECT id FROM rides WHERE id < 100 EXCEPT SELECT id * 2 FROM rides",
@@ -303,4 +306,43 @@ async fn invalid_statement_error_names_the_cause() {
         assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
         assert!(error.to_string().contains(words), "{sql}: {error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scalar_subquery_with_several_rows_is_an_error() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 2, 20);
+    kinds_folder(dir.path());
+    let tables = [("rides", "Parquet", "rides"), ("kinds", "Parquet", "kinds")];
+    let mut wrong = Vec::new();
+    for sql in [
+        "SELECT COUNT(*) FROM rides WHERE grp > (SELECT grp FROM kinds)",
+        "SELECT (SELECT id FROM rides LIMIT 2) AS n",
+        "SELECT COUNT(*) FROM rides WHERE (SELECT MAX(id) FROM rides GROUP BY grp) > 5",
+        "SELECT id, (SELECT label FROM kinds) FROM rides",
+        "SELECT id FROM rides WHERE id IN (SELECT id + (SELECT id FROM rides WHERE id > 30) FROM rides)",
+        "SELECT CASE WHEN id > 3 THEN (SELECT column1 FROM (VALUES (1), (2)) v) END FROM rides",
+        "WITH q AS (SELECT DISTINCT grp FROM kinds) SELECT COUNT(*) FROM rides WHERE grp = (SELECT grp FROM q)",
+        "SELECT SUM(id + (SELECT id FROM rides)) FROM rides",
+        "SELECT grp, COUNT(*) FROM rides GROUP BY grp HAVING COUNT(*) > (SELECT id FROM rides WHERE id < 2)",
+        "SELECT id FROM rides ORDER BY id + (SELECT id FROM rides)",
+        "SELECT COUNT(*) FROM rides r JOIN kinds k ON r.id > (SELECT id FROM rides WHERE id < 3)",
+    ] {
+        for (zones, sets) in [
+            (1, ["transport=memory", "tasks=1"]),
+            (3, ["transport=memory", "tasks=4"]),
+            (2, ["transport=tcp", "tasks=2"]),
+        ] {
+            match ask(&statement(zones, sql, &tables), dir.path(), &sets).await {
+                Ok(answer) => wrong.push(format!("{zones} zones: {sql}: {:?}", sorted_text(&answer.rows))),
+                Err(error) if error.kind == ErrorKind::Invalid => {}
+                Err(error) => wrong.push(format!("{zones} zones: {sql}: {:?} {error}", error.kind)),
+            }
+        }
+    }
+    let maps = [("m", "SELECT id FROM rides")];
+    let reduces = [("r", "SELECT COUNT(*) FROM m WHERE id > (SELECT id FROM m WHERE id < 3)")];
+    let error = ask(&steps(1, &maps, &reduces, &tables[..1]), dir.path(), &[]).await.unwrap_err();
+    assert!(error.to_string().contains("returned more than one row"), "{error}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
