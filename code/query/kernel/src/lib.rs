@@ -3,6 +3,7 @@
 mod codec;
 mod guard;
 mod operators;
+mod roundtrip;
 #[cfg(feature = "sql")]
 mod session;
 mod single_row;
@@ -10,6 +11,7 @@ mod yielding;
 
 pub use codec::{decode_fragment, decode_schema, encode_fragment, encode_schema};
 pub use guard::{Guard, guarded, guarded_joins, unpanicked_rows};
+pub use roundtrip::lost_on_the_wire;
 #[cfg(feature = "sql")]
 pub use session::{planning_config, session, session_options};
 pub use single_row::single_row;

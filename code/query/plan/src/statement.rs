@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, Schema};
 use buzz_catalog::{DataFile, Table};
-use buzz_kernel::encode_fragment;
 use buzz_protocol::query::name_help;
 use buzz_protocol::{QueryError, QueryId, Result, StageId};
 use datafusion::catalog::TableProvider;
@@ -21,7 +20,7 @@ use crate::reduce::{Reducer, planned, reducer};
 use crate::split::{pack, split_target, tasks_wanted};
 use crate::sql::{check_query, delivered_schema, parse_statement, to_logical};
 use crate::table::{FileTable, InboxTarget};
-use crate::{Planning, prune};
+use crate::{Planning, prune, wire};
 
 /// The name of the only reduce step of a statement.
 const STEP: &str = "query";
@@ -135,7 +134,7 @@ async fn map_stage(planning: &Planning<'_>, index: usize, fragment: Fragment) ->
         display,
         scans: fragment.sources,
         builds,
-        fragment: encode_fragment(fragment.plan)?,
+        fragment: wire::encoded(fragment.plan)?,
         keys: fragment.keys,
         evaluate: Evaluate::Together,
         reduces_rows,

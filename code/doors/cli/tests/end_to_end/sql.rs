@@ -81,6 +81,9 @@ const STATEMENTS: &[&str] = &[
     "SELECT t.i, COUNT(*) FROM generate_series(1, 6) AS t(i) LEFT JOIN rides ON rides.id % 6 = t.i GROUP BY t.i",
     "SELECT id, COUNT(*) FILTER (WHERE amount > 100) OVER (PARTITION BY grp) AS n, SUM(id) FILTER (WHERE id % 2 = 0) OVER (ORDER BY id ROWS BETWEEN 3 PRECEDING AND CURRENT ROW) AS s FROM rides ORDER BY id",
     "SELECT id, MAX(id) FILTER (WHERE grp = 'cash') OVER () FROM rides WHERE id > (SELECT MIN(n) + 980 FROM (SELECT COUNT(*) FILTER (WHERE id > 9) OVER () AS n FROM rides WHERE id < 20)) ORDER BY id",
+    "SELECT r.id FROM rides r, generate_series(1, 3) WHERE r.id < 5 ORDER BY r.id",
+    "SELECT COUNT(*) FROM rides JOIN range(1, 4) ON true",
+    "SELECT r.id, g.value FROM rides r, generate_series(TIMESTAMP '2024-01-01', TIMESTAMP '2024-01-03', INTERVAL '1 day') g WHERE r.id < 3 ORDER BY r.id, g.value",
     // Literals of a type that the plan encoding does not support.
     "SELECT id, h IN (arrow_cast(3.0, 'Float16'), arrow_cast(5.0, 'Float16')) AS i, h > arrow_cast(2.5, 'Float16') AS g FROM (SELECT id, arrow_cast(id, 'Float16') AS h FROM rides) WHERE h < arrow_cast(9, 'Float16') ORDER BY id",
     "SELECT SUM(CAST(arrow_cast(id % 8, 'Float16') + arrow_cast(0.5, 'Float16') AS DOUBLE)) AS s, MAX(arrow_cast(1.5, 'Float16')) FROM rides",
