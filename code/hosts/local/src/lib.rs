@@ -7,7 +7,7 @@ use buzz_exchange::{MemoryNetwork, Network, TcpNetwork};
 use buzz_hbee::HBee;
 use buzz_hcomb::{Comb, PlanChange, serve};
 use buzz_host::{Combs, Compute, Host, Refused};
-use buzz_protocol::{CombAddress, HBeeTask, Options, QueryError, Result, TaskOutcome, Transport};
+use buzz_protocol::{CombAddress, HBeeTask, Options, QueryError, Result, THREAD_STACK_BYTES, TaskOutcome, Transport};
 use buzz_storage::Stores;
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
@@ -177,6 +177,7 @@ impl LocalCombs {
         let server = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(self.threads)
             .thread_name("comb")
+            .thread_stack_size(THREAD_STACK_BYTES)
             .enable_all()
             .build()
             .map_err(failed)?;

@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{QueryError, Result, THREAD_STACK_BYTES};
 use futures::FutureExt;
 use lambda_runtime::Diagnostic;
 
@@ -14,6 +14,28 @@ pub const POOL_PERCENT: u64 = 60;
 pub fn now_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Runs the main function of a process on a runtime whose threads have stacks of [`THREAD_STACK_BYTES`].
+///
+/// # Panics
+/// If the system refuses threads, and if `work` panics.
+pub fn run_main<T, F>(work: impl FnOnce() -> F + Send + 'static) -> T
+where
+    T: Send + 'static,
+    F: Future<Output = T>,
+{
+    let run = move || {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.enable_all().thread_stack_size(THREAD_STACK_BYTES).build();
+        runtime.expect("the system has threads for the runtime").block_on(work())
+    };
+    // The stack of the first thread depends on the system.
+    let main = std::thread::Builder::new().name("main".to_string()).stack_size(THREAD_STACK_BYTES).spawn(run);
+    match main.expect("the system has a thread for the main function").join() {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
 }
 
 /// Converts an error to the response of a failed Lambda function.

@@ -1,6 +1,6 @@
 //! Compares single statements, which Buzz cuts into steps, with plain DataFusion on the same files.
 
-use buzz_protocol::ErrorKind;
+use buzz_protocol::{ErrorKind, THREAD_STACK_BYTES};
 use buzz_testkit::{plain_rows, same_rows, sorted_text};
 use serde_json::json;
 use tempfile::tempdir;
@@ -348,4 +348,43 @@ async fn scalar_subquery_with_several_rows_is_an_error() {
     let error = ask(&steps(1, &maps, &reduces, &tables[..1]), dir.path(), &[]).await.unwrap_err();
     assert!(error.to_string().contains("returned more than one row"), "{error}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Runs queries on threads with the stack that all programs use.
+fn on_deep_stack(work: impl Future<Output = ()> + Send + 'static) {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().thread_stack_size(THREAD_STACK_BYTES).build().unwrap();
+    runtime.block_on(runtime.spawn(work)).unwrap();
+}
+
+#[test]
+fn long_statements_answer_or_end_with_limit() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 1, 100);
+    on_deep_stack(async move {
+        let chain = |term: fn(usize) -> String, between: &str, terms: usize| {
+            (0..terms).map(term).collect::<Vec<_>>().join(between)
+        };
+        let ids = |id| format!("id = {id}");
+        for (condition, expected) in [
+            (chain(ids, " OR ", 3200), Some("100")),
+            (chain(ids, " OR ", 20_000), Some("100")),
+            (chain(|id| format!("id <> {}", id + 1), " AND ", 3200), Some("1")),
+            (chain(|id| format!("grp LIKE '%{id}'"), " OR ", 1000), Some("0")),
+            (format!("id IN ({})", chain(|id| id.to_string(), ", ", 100_000)), Some("100")),
+            (format!("length({}) > 0", chain(|_| "grp".to_string(), " || ", 1600)), Some("100")),
+            (format!("{} > 0", chain(|id| id.to_string(), " + id + ", 1000)), None),
+            (format!("id IN ({})", chain(|id| id.to_string(), ", ", 300_000)), None),
+        ] {
+            let short: String = condition.chars().take(40).collect();
+            let sql = format!("SELECT COUNT(*) FROM rides WHERE {condition}");
+            let query = statement(1, &sql, &[("rides", "Parquet", "rides")]);
+            let answer = ask(&query, dir.path(), &["transport=tcp", "reducer=comb"]).await;
+            match (answer, expected) {
+                (Ok(answer), Some(expected)) => assert_eq!(sorted_text(&answer.rows), [expected], "{short}"),
+                (Err(error), None) => assert_eq!(error.kind, ErrorKind::Limit, "{short}: {error}"),
+                (answer, _) => panic!("{short}: {:?}", answer.map(|answer| sorted_text(&answer.rows))),
+            }
+        }
+    });
 }
