@@ -14,6 +14,7 @@ mod prune;
 mod query_plan;
 mod reduce;
 mod scalar;
+mod shared;
 mod split;
 mod sql;
 mod statement;

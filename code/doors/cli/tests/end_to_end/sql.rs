@@ -350,6 +350,33 @@ async fn scalar_subquery_with_several_rows_is_an_error() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn undetermined_expression_that_is_read_twice_is_computed_once() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 4, 250);
+    let tables = [("rides", "Parquet", "rides")];
+    let itself = "SELECT COUNT(*) FROM c x JOIN c y ON x.id = y.id";
+    for (sql, expected) in [
+        (format!("WITH c AS (SELECT id FROM rides LIMIT 100) {itself}"), "100"),
+        (format!("WITH c(id) AS (SELECT id FROM rides LIMIT 100) {itself}"), "100"),
+        (format!("WITH c AS (SELECT id, row_number() OVER () AS r FROM rides) {itself} AND x.r = y.r"), "1000"),
+        (format!("WITH c AS (SELECT DISTINCT ON (grp) id FROM rides) {itself}"), "3"),
+        (format!("WITH c AS (SELECT id, random() AS r FROM rides) {itself} AND x.r = y.r"), "1000"),
+        (format!("WITH c AS (SELECT random() AS id) {itself}"), "1"),
+        (format!("WITH a AS (SELECT id FROM rides LIMIT 9), c AS (SELECT id FROM a) {itself}"), "9"),
+        (format!("WITH a AS (SELECT id FROM rides LIMIT 9), c AS (SELECT a.id FROM a JOIN a b USING (id)) {itself}"), "9"),
+        ("WITH c AS (SELECT id FROM rides LIMIT 10) SELECT COUNT(*) FROM rides WHERE id IN (SELECT id FROM c) AND id IN \
+          (SELECT id FROM c)".to_string(), "10"),
+    ] {
+        for (zones, sets) in
+            [(1, ["transport=memory", "tasks=2"]), (3, ["transport=memory", "tasks=4"]), (2, ["transport=tcp", "tasks=3"])]
+        {
+            let answer = ask(&statement(zones, &sql, &tables), dir.path(), &sets).await.expect(&sql);
+            assert_eq!(sorted_text(&answer.rows), [expected], "{zones} zones, {sets:?}: {sql}");
+        }
+    }
+}
+
 /// Runs queries on threads with the stack that all programs use.
 fn on_deep_stack(work: impl Future<Output = ()> + Send + 'static) {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
