@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use buzz_cli::args::Arguments;
 use buzz_cli::ask;
+use buzz_protocol::THREAD_STACK_BYTES;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panic")));
 
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.thread_stack_size(THREAD_STACK_BYTES);
     if let Some(threads) = arguments.threads {
         runtime.worker_threads(threads.get());
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use buzz_exchange::{MemoryNetwork, Network, TcpNetwork};
 use buzz_hbee::HBee;
-use buzz_hcomb::{Comb, serve};
+use buzz_hcomb::{Comb, PlanChange, serve};
 use buzz_host::{Combs, Compute, Host, Refused};
-use buzz_protocol::{CombAddress, HBeeTask, Options, QueryError, Result, TaskOutcome, Transport};
+use buzz_protocol::{CombAddress, HBeeTask, Options, QueryError, Result, THREAD_STACK_BYTES, TaskOutcome, Transport};
 use buzz_storage::Stores;
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
@@ -32,6 +32,19 @@ impl LocalHost {
     /// # Errors
     /// `Internal` if there is no directory for temporary files.
     pub fn new(stores: Arc<Stores>, options: &Options, threads: usize) -> Result<LocalHost> {
+        Self::changing_plans(stores, options, threads, Arc::new(Ok))
+    }
+
+    /// Creates a host as [`LocalHost::new`] whose combs run `change` of every plan. Tests inject faults with it.
+    ///
+    /// # Errors
+    /// As [`LocalHost::new`].
+    pub fn changing_plans(
+        stores: Arc<Stores>,
+        options: &Options,
+        threads: usize,
+        change: PlanChange,
+    ) -> Result<LocalHost> {
         let memory = Arc::new(MemoryNetwork::default());
         let network: Arc<dyn Network> = match options.transport {
             Transport::Memory => Arc::clone(&memory) as _,
@@ -45,6 +58,7 @@ impl LocalHost {
             network: Arc::clone(&network),
             memory_bytes: options.memory_bytes,
             threads,
+            change: Change(change),
         };
         let compute = LocalCompute { hbee: Arc::new(hbee), threads };
         Ok(LocalHost { stores, compute: Arc::new(compute), combs: Arc::new(combs), network })
@@ -106,6 +120,16 @@ pub struct LocalCombs {
     network: Arc<dyn Network>,
     memory_bytes: u64,
     threads: usize,
+    change: Change,
+}
+
+/// The change of the combs' plans.
+struct Change(PlanChange);
+
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Change")
+    }
 }
 
 #[derive(Debug)]
@@ -134,7 +158,7 @@ impl Combs for LocalCombs {
 
 impl LocalCombs {
     fn start(&self, index: usize) -> Result<RunningComb> {
-        let comb = Comb::new(Arc::clone(&self.network), self.memory_bytes)?;
+        let comb = Comb::changing_plans(Arc::clone(&self.network), self.memory_bytes, Arc::clone(&self.change.0))?;
         match self.transport {
             Transport::Memory => {
                 let address = CombAddress::in_memory(index);
@@ -153,6 +177,7 @@ impl LocalCombs {
         let server = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(self.threads)
             .thread_name("comb")
+            .thread_stack_size(THREAD_STACK_BYTES)
             .enable_all()
             .build()
             .map_err(failed)?;

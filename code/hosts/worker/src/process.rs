@@ -2,13 +2,35 @@
 
 use std::panic::AssertUnwindSafe;
 
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{QueryError, Result, THREAD_STACK_BYTES};
 use futures::FutureExt;
 use lambda_runtime::Diagnostic;
 
 /// Percentage of a process's memory that sorts, joins and aggregates may use. The rest is for decoded batches,
 /// connections and code.
 pub const POOL_PERCENT: u64 = 60;
+
+/// Runs the main function of a process on a runtime whose threads have stacks of [`THREAD_STACK_BYTES`].
+///
+/// # Panics
+/// If the system refuses threads, and if `work` panics.
+pub fn run_main<T, F>(work: impl FnOnce() -> F + Send + 'static) -> T
+where
+    T: Send + 'static,
+    F: Future<Output = T>,
+{
+    let run = move || {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.enable_all().thread_stack_size(THREAD_STACK_BYTES).build();
+        runtime.expect("the system has threads for the runtime").block_on(work())
+    };
+    // The stack of the first thread depends on the system.
+    let main = std::thread::Builder::new().name("main".to_string()).stack_size(THREAD_STACK_BYTES).spawn(run);
+    match main.expect("the system has a thread for the main function").join() {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
 
 /// Converts an error to the response of a failed Lambda function, which has a type and a text only. It is for people and
 /// for other programs; programs of Buzz exchange [`QueryError`]s.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::BatchCoalescer;
 use arrow::datatypes::SchemaRef;
 use buzz_protocol::{
@@ -93,6 +93,18 @@ fn by_hash(partitioning: &Partitioning, schema: &SchemaRef) -> Result<Option<Bat
     let keys = columns.iter().map(column).collect::<Result<Vec<_>>>()?;
     let hash = datafusion::physical_plan::Partitioning::Hash(keys, *count);
     Ok(Some(BatchPartitioner::try_new(hash, Time::new(), 0, 1)?))
+}
+
+/// Releases the memory of `batch` beyond its rows, as far as no other batch shares it.
+fn shrunk(batch: RecordBatch) -> Result<RecordBatch> {
+    let (schema, mut columns, rows) = batch.into_parts();
+    for column in &mut columns {
+        if let Some(column) = Arc::get_mut(column) {
+            column.shrink_to_fit();
+        }
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
 }
 
 /// A complete delivery.
@@ -210,6 +222,8 @@ impl DeliveryWriter {
     }
 
     async fn send(&mut self, partition: usize, batch: RecordBatch) -> Result<()> {
+        // A coalesced column has the capacity of a full batch, for example 64 KiB for a few integers.
+        let batch = if batch.num_rows() < self.destination.batch_size { shrunk(batch)? } else { batch };
         self.rows[partition] += batch.num_rows() as u64;
         self.bytes += get_record_batch_memory_size(&batch) as u64;
 

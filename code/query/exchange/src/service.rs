@@ -125,6 +125,12 @@ pub trait InboxService: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Checks that every reader of every stage has read its partitions to the end.
+    ///
+    /// # Errors
+    /// `Internal`, naming a stage that was not read to the end, `Unavailable` when the query is not open.
+    async fn check_read(&self, query: QueryId) -> Result<()>;
+
     /// Fails the query's streams with `reason` and drops its batches.
     async fn abort(&self, query: QueryId, reason: QueryError) -> Result<()>;
 

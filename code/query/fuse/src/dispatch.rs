@@ -230,6 +230,11 @@ impl Dispatch<'_> {
 
 async fn accept(task: &HBeeTask, outcome: &mut TaskOutcome, inboxes: &QueryInboxes) -> Result<(), TaskError> {
     let query = task.query;
+    let (counts, partitions) = (outcome.rows.len(), task.partitioning.count());
+    if counts != partitions && !matches!(outcome.delivered, Delivered::TooLarge) {
+        let error = format!("an outcome counts the rows of {counts} partitions, but its task has {partitions}");
+        return Err(QueryError::internal(error).at_task(&task.step, task.task).into());
+    }
     match std::mem::take(&mut outcome.delivered) {
         Delivered::ToCombs => {}
         Delivered::Inline(rows) => {

@@ -128,6 +128,15 @@ impl QueryInboxes {
         futures::future::try_join_all(calls).await.map(|_| ())
     }
 
+    /// Checks that the reduce plans have read all rows of all inboxes.
+    ///
+    /// # Errors
+    /// As [`InboxService::check_read`].
+    pub(crate) async fn check_read(&self, query: QueryId) -> Result<()> {
+        let calls = self.services.iter().map(|service| service.check_read(query));
+        futures::future::try_join_all(calls).await.map(|_| ())
+    }
+
     /// Writes the rows of an outcome to Fuse's own inbox, as a delivery that is not yet committed.
     ///
     /// # Errors

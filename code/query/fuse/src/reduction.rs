@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 
 use arrow::array::RecordBatch;
 use buzz_exchange::{InboxExec, Network, NetworkChannelResolver};
-use buzz_kernel::{planning_config, session};
+use buzz_kernel::{guarded_joins, planning_config, session};
 use buzz_plan::{QueryPlan, ReduceStep, divide, reduce_plan};
 use buzz_protocol::{CombAddress, QueryError, QueryId, Result, StageId, now};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -16,6 +16,7 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion_distributed::{
@@ -50,7 +51,7 @@ impl Reduction {
     ) -> Result<Self> {
         let whole = reduce_plan(step, plan, query).await?;
         if let Some(own) = &inboxes.own {
-            return Ok(Self { plan: whole, state: own_state(plan, own)?, whole_on: None });
+            return Ok(Self { plan: guarded_joins(whole)?, state: own_state(plan, own)?, whole_on: None });
         }
         let headers = buzz_exchange::session_headers(&plan.session, &inboxes.token)?;
         let (passed_on, channels) = (headers.clone(), NetworkChannelResolver(Arc::clone(network)));
@@ -78,6 +79,17 @@ impl Reduction {
         });
         visited.expect("a visitor that never fails");
         stages
+    }
+
+    /// Checks if an operator of the plan may end before it has read all rows of its inputs: a limit, a join with an empty
+    /// side, or a recursion.
+    pub(crate) fn may_end_early(&self) -> bool {
+        let ends_early = |node: &Arc<dyn ExecutionPlan>| {
+            let limited = node.downcast_ref::<AggregateExec>().is_some_and(|node| node.limit_options().is_some());
+            let named = ["JoinExec", "LimitExec", "SubqueryExec", "TopKExec"];
+            limited || node.fetch().is_some() || named.iter().any(|name| node.name().ends_with(name))
+        };
+        is_recursive(&self.plan) || self.plan.exists(|node| Ok(ends_early(node))).unwrap_or(true)
     }
 
     /// Runs the plan. The rows come in the order of the plan.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use buzz_exchange::{DeliveryWriter, InboxNetwork};
-use buzz_kernel::decode_fragment;
+use buzz_kernel::{decode_fragment, guarded_joins, single_row};
 use buzz_protocol::{BUILD_ID, Evaluation, HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_storage::{QueryStores, Stores, unpanicked};
 use datafusion::datasource::source::DataSourceExec;
@@ -101,7 +101,7 @@ impl HBee {
                 .await
                 .map_err(|(error, evaluation)| name_file(error, task, evaluation))?;
             let plan = if evaluations.len() == 1 { with_dynamic_filters(plan, &ctx)? } else { plan };
-            let plan = naming_files(plan, &task.scans)?;
+            let plan = guarded_joins(naming_files(plan, &task.scans)?)?;
             // A plan for one evaluation may have several output partitions, for example with a UNION.
             let partitions_each = plan.properties().partitioning.partition_count() / evaluations.len();
             for (index, evaluation) in evaluations.iter().enumerate() {
@@ -162,6 +162,7 @@ fn context(runtime: Arc<RuntimeEnv>) -> Result<TaskContext> {
     for function in SessionStateDefaults::default_scalar_functions() {
         context.register_udf(function)?;
     }
+    context.register_udf(single_row())?;
     for function in SessionStateDefaults::default_higher_order_functions() {
         context.register_higher_order_function(function)?;
     }
@@ -260,7 +261,8 @@ mod tests {
     #[test]
     fn tasks_have_all_functions_and_options_of_a_session() {
         let own = context(Arc::default()).unwrap();
-        let session = TaskContext::from(&SessionStateBuilder::new().with_default_features().build());
+        let mut session = TaskContext::from(&SessionStateBuilder::new().with_default_features().build());
+        session.register_udf(single_row()).unwrap();
         assert_eq!(own.udfs(), session.udfs());
         assert_eq!(own.udafs(), session.udafs());
         assert_eq!(own.udwfs(), session.udwfs());

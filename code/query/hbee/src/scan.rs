@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::ipc::reader::StreamReader;
-use buzz_protocol::{Evaluation, FileFormat, FileSlice, HBeeTask, QueryError, Result, ScanSpec, TaskFile};
+use buzz_protocol::{Evaluation, FileFormat, FileSlice, HBeeTask, QueryError, QueryId, Result, ScanSpec, TaskFile};
 use buzz_storage::UnchangedStore;
 use buzz_storage::text::TextSource;
 use chrono::{DateTime, Utc};
@@ -31,6 +31,7 @@ use crate::named::FileName;
 /// The files of a task's scans, with their partition values decoded.
 #[derive(Debug)]
 pub struct ScanFiles {
+    query: QueryId,
     scans: Vec<(ScanSpec, Option<RecordBatch>)>,
 }
 
@@ -45,7 +46,7 @@ impl ScanFiles {
             let constants = constants(spec)?;
             scans.push((spec.clone(), constants));
         }
-        Ok(ScanFiles { scans })
+        Ok(ScanFiles { query: task.query, scans })
     }
 
     /// Adds the files of `evaluations` to the scans of `fragment`. Each evaluation becomes one partition of each scan.
@@ -63,7 +64,7 @@ impl ScanFiles {
         for (index, (spec, constants)) in self.scans.iter().enumerate() {
             for evaluation in evaluations {
                 let slices = evaluation.inputs.get(index).map(Vec::as_slice).unwrap_or_default();
-                let group = file_group(spec, constants.as_ref(), slices, ctx);
+                let group = file_group(spec, constants.as_ref(), slices, self.query, ctx);
                 reading.push(group.map_err(move |error| (error, evaluation)));
             }
         }
@@ -138,6 +139,7 @@ async fn file_group(
     spec: &ScanSpec,
     constants: Option<&RecordBatch>,
     slices: &[FileSlice],
+    query: QueryId,
     ctx: &TaskContext,
 ) -> Result<FileGroup> {
     let mut reading = Vec::new();
@@ -147,17 +149,20 @@ async fn file_group(
             QueryError::internal(format!("a task names file {row} of table `{}` but does not contain it", spec.table))
         })?;
         let name = FileName::new(&spec.table, &spec.store, &file.path);
-        reading.push(partitioned_file(spec, file, constants, slice, ctx).map_err(move |error| name.put_on(error)));
+        reading
+            .push(partitioned_file(spec, file, constants, slice, query, ctx).map_err(move |error| name.put_on(error)));
     }
     let files = futures::stream::iter(reading).buffered(FOOTERS_AT_ONCE).try_collect().await?;
     Ok(FileGroup::new(files))
 }
 
 /// Returns a modification time that depends on the file's store and version. DataFusion's cache of footers identifies a
-/// file by path, size and modification time, and is shared by all queries of a process.
-fn version_of(spec: &ScanSpec, file: &TaskFile) -> DateTime<Utc> {
+/// file by path, size and modification time, and is shared by all queries of a process. A file without a known tag may
+/// be replaced by one of equal size, so each query reads its footer again.
+fn version_of(spec: &ScanSpec, file: &TaskFile, query: QueryId) -> DateTime<Utc> {
     let mut hasher = DefaultHasher::new();
-    (spec.store.as_str(), &spec.bucket.endpoint, &file.e_tag).hash(&mut hasher);
+    let untagged = file.e_tag.is_none().then(|| query.to_string());
+    (spec.store.as_str(), &spec.bucket.endpoint, &file.e_tag, untagged).hash(&mut hasher);
     DateTime::from_timestamp_millis((hasher.finish() >> 24) as i64).unwrap_or_default()
 }
 
@@ -166,6 +171,7 @@ async fn partitioned_file(
     file: &TaskFile,
     constants: Option<&RecordBatch>,
     slice: &FileSlice,
+    query: QueryId,
     ctx: &TaskContext,
 ) -> Result<PartitionedFile> {
     let mut partitioned = PartitionedFile::new(file.path.clone(), file.size);
@@ -173,7 +179,7 @@ async fn partitioned_file(
     partitioned.object_meta.location = object_store::path::Path::parse(&file.path)
         .map_err(|error| QueryError::data(format!("`{}` is not a valid path: {error}", file.path)))?;
     partitioned.object_meta.e_tag = file.e_tag.clone();
-    partitioned.object_meta.last_modified = version_of(spec, file);
+    partitioned.object_meta.last_modified = version_of(spec, file, query);
     if let Some(constants) = constants {
         let value = |column: &ArrayRef| ScalarValue::try_from_array(column, slice.file as usize);
         partitioned.partition_values = constants.columns().iter().map(value).collect::<DataFusionResult<_>>()?;

@@ -8,12 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buzz_exchange::{InboxCodec, Inboxes, Network, NetworkChannelResolver, TOKEN_HEADER, flight_server, session_of};
+use buzz_kernel::{guarded_joins, single_row, unpanicked_rows};
 use buzz_protocol::{BUILD_ID, QueryError, QueryToken, Result};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion_distributed::{DistributedExt, Worker, WorkerQueryContext};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion_distributed::{
+    DistributedExt, Worker, WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse, WorkerQueryContext,
+};
 use http::HeaderMap;
 use tokio::net::TcpListener;
 use tonic::service::interceptor::InterceptedService;
@@ -23,6 +27,9 @@ use tonic::{Request, Status};
 
 /// Number of largest memory consumers that an out-of-memory message names.
 const CONSUMERS_NAMED: usize = 3;
+
+/// A change of the plans that a comb runs.
+pub type PlanChange = Arc<dyn Fn(Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc<dyn ExecutionPlan>> + Send + Sync>;
 
 /// One comb.
 #[derive(Clone)]
@@ -43,12 +50,20 @@ impl Comb {
     /// # Errors
     /// `Internal` if the runtime cannot be created, for example without a directory for temporary files.
     pub fn new(network: Arc<dyn Network>, memory_bytes: u64) -> Result<Comb> {
+        Self::changing_plans(network, memory_bytes, Arc::new(Ok))
+    }
+
+    /// Creates a comb as [`Comb::new`] that runs `change` of every plan that it receives. Tests inject faults with it.
+    ///
+    /// # Errors
+    /// As [`Comb::new`].
+    pub fn changing_plans(network: Arc<dyn Network>, memory_bytes: u64, change: PlanChange) -> Result<Comb> {
         let inboxes = Arc::new(Inboxes::default());
         let runtime = bounded_runtime(memory_bytes)?;
         let held = Arc::clone(&inboxes);
         let session = move |ctx: WorkerQueryContext| {
-            let (held, network) = (Arc::clone(&held), Arc::clone(&network));
-            async move { reduce_session(ctx, held, network) }
+            let (held, network, change) = (Arc::clone(&held), Arc::clone(&network), Arc::clone(&change));
+            async move { reduce_session(ctx, held, network, change) }
         };
         let worker = Worker::from_session_builder(session).with_runtime_env(runtime).with_version(BUILD_ID);
         Ok(Comb { inboxes, worker })
@@ -76,6 +91,7 @@ fn reduce_session(
     mut ctx: WorkerQueryContext,
     inboxes: Arc<Inboxes>,
     network: Arc<dyn Network>,
+    change: PlanChange,
 ) -> DataFusionResult<SessionState> {
     let config = ctx.builder.config().get_or_insert_default();
     for (key, value) in session_of(&ctx.headers).map_err(QueryError::into_datafusion)? {
@@ -87,10 +103,15 @@ fn reduce_session(
         config.set_extension(Arc::new(QueryToken::shown(token.to_str().unwrap_or_default())));
         passed_on.insert(TOKEN_HEADER, token.clone());
     }
+    ctx.builder.scalar_functions().get_or_insert_default().push(single_row());
     let builder = ctx
         .builder
         .with_distributed_user_codec(InboxCodec)
         .with_distributed_channel_resolver(NetworkChannelResolver(network))
+        .with_distributed_worker_plan_rewrite_handler(move |event: WorkerPlanRewriteEvent<'_>| {
+            let plan = guarded_joins(change(event.plan)?).map_err(QueryError::into_datafusion)?;
+            Ok(WorkerPlanRewriteEventResponse::new(unpanicked_rows(plan)))
+        })
         // Sent to the other combs with every request for rows.
         .with_distributed_passthrough_headers(passed_on)?;
     Ok(builder.build())

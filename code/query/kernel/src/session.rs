@@ -8,8 +8,11 @@ use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::execution::context::ExecutionProps;
+use datafusion::execution::registry::FunctionRegistry;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
+
+use crate::single_row;
 
 /// Returns the DataFusion configuration, by key, that all roles of a query share.
 pub fn session_options(options: &Options) -> BTreeMap<String, String> {
@@ -44,8 +47,9 @@ pub fn session<'a>(
     tables: impl IntoIterator<Item = (&'a str, Arc<dyn TableProvider>)>,
 ) -> Result<SessionState> {
     let props = ExecutionProps::new().with_query_execution_start_time(start);
-    let state =
+    let mut state =
         SessionStateBuilder::new().with_default_features().with_config(config).with_execution_props(props).build();
+    state.register_udf(single_row())?;
     for (name, table) in tables {
         let reference = TableReference::bare(name);
         state.schema_for_ref(reference)?.register_table(name.to_string(), table)?;

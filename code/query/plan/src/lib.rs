@@ -5,6 +5,7 @@
 //! the query will run, only the [`Capacity`] of that place. [`reduce_plan`] and [`divide`] plan the reduce side of one
 //! run, [`explain()`] writes a plan as text.
 
+mod chains;
 mod cut;
 mod explain;
 mod footers;
@@ -12,6 +13,8 @@ mod narrow;
 mod prune;
 mod query_plan;
 mod reduce;
+mod scalar;
+mod shared;
 mod split;
 mod sql;
 mod statement;

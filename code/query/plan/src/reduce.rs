@@ -25,8 +25,6 @@ use datafusion_distributed::{
     RouteTasksEvent, RouteTasksEventResponse, ScaleUpLeafNodeEvent, ScaleUpLeafNodeEventResponse,
     SessionStateBuilderExt, WorkerResolver,
 };
-use datafusion_proto::bytes::physical_plan_to_bytes_with_proto_converter;
-use datafusion_proto::physical_plan::DeduplicatingProtoConverter;
 use url::Url;
 
 use crate::cut::cut;
@@ -59,10 +57,12 @@ pub(crate) async fn reducer(
 ) -> Result<Reducer> {
     let wanted = planning.question.query.zones;
     let recursion = reduces.iter().any(|step| has_recursion(&step.logical));
+    let of_sql = reduces.iter().find_map(|step| wire::unsendable(&step.logical));
     let unsendable = match planned {
         _ if recursion => Some("a recursive query cannot be sent to combs".to_string()),
-        Some(plan) if !can_be_sent(plan) => Some("one of its operators cannot be sent to combs".to_string()),
-        _ => unsendable(reduces, planned, planning).await?,
+        _ if of_sql.is_some() => of_sql,
+        Some(plan) => wire::unsendable_plan(plan),
+        None => unsendable_reduce(reduces, planning).await?,
     };
     if let Some(because) = unsendable {
         let warning = format!("Fuse reduces this query instead of {wanted} combs: {because}");
@@ -74,36 +74,16 @@ pub(crate) async fn reducer(
     Ok(Reducer { fuse_only: None, combs, warnings: if combs < wanted { vec![warning] } else { Vec::new() } })
 }
 
-/// Returns the reason why `reduces` cannot be sent to combs, if there is one.
-async fn unsendable(
-    reduces: &[ReduceStep],
-    planned: Option<&Arc<dyn ExecutionPlan>>,
-    planning: &Planning<'_>,
-) -> Result<Option<String>> {
-    for step in reduces {
-        if let Some(because) = wire::unsendable(&step.logical) {
-            return Ok(Some(because));
-        }
-        // Only windows lose something that the logical plan does not show.
-        if !wire::has_windows(&step.logical) {
-            continue;
-        }
+/// Describes why a reduce plan cannot be sent to combs. `None` if all can.
+async fn unsendable_reduce(reduces: &[ReduceStep], planning: &Planning<'_>) -> Result<Option<String>> {
+    for reduce in reduces {
         let target = InboxTarget { query: QueryId::fresh(), partitions: planning.capacity.partitions_per_comb(1) };
-        let plan = match planned {
-            Some(plan) => Arc::clone(plan),
-            None => whole(step, planning.options(), planning.start, target).await?,
-        };
-        if let Some(because) = wire::unsendable_operator(&plan) {
+        let plan = whole(reduce, planning.options(), planning.start, target).await?;
+        if let Some(because) = wire::unsendable_plan(&plan) {
             return Ok(Some(because));
         }
     }
     Ok(None)
-}
-
-/// Checks that every operator of `plan` can be encoded.
-fn can_be_sent(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    let converter = DeduplicatingProtoConverter {};
-    physical_plan_to_bytes_with_proto_converter(Arc::clone(plan), &InboxCodec, &converter).is_ok()
 }
 
 /// Checks if `plan` contains a recursive query, whose operator cannot be encoded.

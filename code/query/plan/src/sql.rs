@@ -13,7 +13,7 @@ use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 
-use crate::wire;
+use crate::{chains, scalar, wire};
 
 /// Parses one query. Rejects any other statement.
 pub(crate) fn parse_query(sql: &str) -> Result<Statement> {
@@ -22,12 +22,13 @@ pub(crate) fn parse_query(sql: &str) -> Result<Statement> {
 
 /// Parses one statement.
 pub(crate) fn parse_statement(sql: &str) -> Result<Statement> {
+    chains::check_length(sql)?;
     let mut statements = DFParser::parse_sql_with_dialect(sql, &GenericDialect {})?;
     let statement = statements.pop_front().ok_or_else(|| QueryError::invalid("the SQL is empty"))?;
     if !statements.is_empty() {
         return Err(QueryError::invalid("the SQL contains several statements; write one query"));
     }
-    Ok(statement)
+    Ok(chains::balanced(statement))
 }
 
 /// Returns `statement` if it is a query, otherwise an error.
@@ -61,7 +62,8 @@ pub(crate) async fn to_logical(
 ) -> Result<(LogicalPlan, LogicalPlan)> {
     let values: HashMap<String, ScalarValue> =
         params.iter().map(|(name, param)| (name.clone(), param_value(param))).collect();
-    let logical = wire::sendable(state.statement_to_plan(statement).await?.with_param_values(values)?)?;
+    let written = state.statement_to_plan(statement).await?.with_param_values(values)?;
+    let logical = scalar::checked(wire::sendable(written)?)?;
     // Analysis detects type errors; optimization detects errors in constant values.
     let optimized = state.optimize(&logical).map_err(|error| match error {
         DataFusionError::Context(_, inner) => QueryError::from(*inner),

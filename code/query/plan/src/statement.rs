@@ -1,14 +1,15 @@
-//! Plans one SQL statement: its map stages and one reduce step.
+//! Plans one SQL statement: its map stages, one reduce step, and one for each common table expression that is computed
+//! once.
 
 use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, Schema};
 use buzz_catalog::{DataFile, Table};
-use buzz_kernel::encode_fragment;
 use buzz_protocol::query::name_help;
 use buzz_protocol::{QueryError, QueryId, Result, StageId};
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::TreeNode;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::sql::parser::Statement;
@@ -18,12 +19,13 @@ use crate::footers::row_groups;
 use crate::narrow::narrowed;
 use crate::query_plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep, reduces_rows};
 use crate::reduce::{Reducer, planned, reducer};
+use crate::shared::{Divided, divide};
 use crate::split::{pack, split_target, tasks_wanted};
 use crate::sql::{check_query, delivered_schema, parse_statement, to_logical};
-use crate::table::{FileTable, InboxTarget};
-use crate::{Planning, prune};
+use crate::table::{FileTable, InboxTable, InboxTarget};
+use crate::{Planning, prune, wire};
 
-/// The name of the only reduce step of a statement.
+/// The name of the last reduce step of a statement.
 const STEP: &str = "query";
 
 /// Plans the statement `sql`.
@@ -34,42 +36,99 @@ pub(crate) async fn plan(mut planning: Planning<'_>, sql: &str) -> Result<QueryP
         statement => (statement, Explain::No),
     };
     let statement = check_query(statement)?;
-    let providers = providers(&statement, &planning.tables)?;
-    let state = planning.session(providers.iter().map(|(name, provider)| (name.as_str(), Arc::clone(provider))))?;
-    let (_, optimized) = to_logical(&state, statement, &planning.question.query.params).await?;
-    let logical = narrowed(&state, optimized, &mut planning.tables)?;
+    let Divided { shared, rest } = divide(statement)?;
+    let shared_count = stage_number(shared.len());
+    let mut inboxes: Vec<(String, InboxTable)> = Vec::new();
+    let mut parts: Vec<(String, LogicalPlan)> = Vec::new();
+    for (name, statement) in shared {
+        let logical = logical(&mut planning, statement, &inboxes).await?;
+        let schema = delivered_schema(logical.schema().as_arrow());
+        let stage = StageId(stage_number(inboxes.len()));
+        inboxes.push((name.clone(), InboxTable { stage, step: name.clone(), schema }));
+        parts.push((name, logical));
+    }
+    parts.push((STEP.to_string(), logical(&mut planning, rest, &inboxes).await?));
     let planning = &planning;
-    let schema = delivered_schema(logical.schema().as_arrow());
-    let rules = cut_rules(planning);
-    let reduces = vec![ReduceStep { step: STEP.to_string(), logical, cut: Some(rules.clone()), target: None, schema }];
 
-    let cut_for = async |combs: usize| {
-        let target = InboxTarget { query: QueryId::fresh(), partitions: planning.capacity.partitions_per_comb(combs) };
-        cut(planned(&reduces[0].logical, planning.options(), planning.start, target).await?, &rules, target)
+    let answer = parts.len() - 1;
+    let (mut reduces, mut first_stage) = (Vec::new(), shared_count);
+    let target_of = |combs: usize| InboxTarget {
+        query: QueryId::fresh(),
+        partitions: planning.capacity.partitions_per_comb(combs),
     };
-    let mut cut = cut_for(1).await?;
-    let reducer = if cut.fragments.is_empty() {
+    let cut_for = async |reduce: &ReduceStep, combs: usize| {
+        let target = target_of(combs);
+        let rules = reduce.cut.clone().unwrap_or_default();
+        cut(planned(&reduce.logical, planning.options(), planning.start, target).await?, &rules, target)
+    };
+    let mut cuts = Vec::new();
+    for (index, (step, logical)) in parts.into_iter().enumerate() {
+        let rules = CutRules { first_stage, ..cut_rules(planning) };
+        let schema = delivered_schema(logical.schema().as_arrow());
+        let target = (index != answer).then(|| StageId(stage_number(index)));
+        let reduce = ReduceStep { step, logical, cut: Some(rules), target, schema };
+        let cut = cut_for(&reduce, 1).await?;
+        first_stage += stage_number(cut.fragments.len());
+        reduces.push(reduce);
+        cuts.push(cut);
+    }
+    let reducer = if cuts.iter().all(|cut| cut.fragments.is_empty()) {
         Reducer::fuse("it reads no files")
     } else {
-        reducer(&reduces, Some(&cut.reduce), planning).await?
+        let only = if cuts.len() == 1 { cuts.first().map(|cut| &cut.reduce) } else { None };
+        reducer(&reduces, only, planning).await?
     };
     if reducer.combs > 1 {
-        cut = cut_for(reducer.combs).await?;
+        first_stage = shared_count;
+        cuts.clear();
+        for reduce in &mut reduces {
+            if let Some(rules) = &mut reduce.cut {
+                rules.first_stage = first_stage;
+            }
+            let cut = cut_for(reduce, reducer.combs).await?;
+            first_stage += stage_number(cut.fragments.len());
+            cuts.push(cut);
+        }
     }
 
     let mut stages = Vec::new();
-    for (index, fragment) in cut.fragments.into_iter().enumerate() {
-        stages.push(map_stage(planning, index, fragment).await?);
+    for fragment in cuts.into_iter().flat_map(|cut| cut.fragments) {
+        let stage = shared_count + stage_number(stages.len());
+        stages.push(map_stage(planning, stage, fragment).await?);
     }
     Ok(QueryPlan { explain, ..planning.finished(stages, reduces, reducer) })
 }
 
+/// Plans a part of the statement. `inboxes` are the common table expressions that it can read.
+async fn logical(
+    planning: &mut Planning<'_>,
+    statement: Statement,
+    inboxes: &[(String, InboxTable)],
+) -> Result<LogicalPlan> {
+    let providers = providers(&statement, &planning.tables, inboxes)?;
+    let state = planning.session(providers.iter().map(|(name, provider)| (name.as_str(), Arc::clone(provider))))?;
+    let (_, optimized) = to_logical(&state, statement, &planning.question.query.params).await?;
+    narrowed(&state, optimized, &mut planning.tables)
+}
+
+fn stage_number(count: usize) -> u32 {
+    u32::try_from(count).expect("a plan has fewer than 2^32 scans")
+}
+
 /// Returns a provider for each table that `statement` names.
-fn providers(statement: &Statement, tables: &[Arc<Table>]) -> Result<Vec<(String, Arc<dyn TableProvider>)>> {
+fn providers(
+    statement: &Statement,
+    tables: &[Arc<Table>],
+    inboxes: &[(String, InboxTable)],
+) -> Result<Vec<(String, Arc<dyn TableProvider>)>> {
     let (references, _) = datafusion::sql::resolve::resolve_table_references(statement, true)?;
     let mut providers: Vec<(String, Arc<dyn TableProvider>)> = Vec::new();
     for reference in references {
         let name = reference.table();
+        if let Some((_, inbox)) = inboxes.iter().find(|(inbox, _)| inbox == name) {
+            providers.push((name.to_string(), Arc::new(inbox.clone())));
+            continue;
+        }
         let same = |table: &Arc<Table>| table.name == name || table.name.eq_ignore_ascii_case(name);
         let Some(number) = tables.iter().position(same) else {
             if is_table_function(name) {
@@ -99,7 +158,7 @@ fn cut_rules(planning: &Planning<'_>) -> CutRules {
         let splits: u64 = table.files.iter().map(|file| file.size.div_ceil(target).max(1)).sum();
         TableCost { bytes, tasks: splits.min(tasks as u64) }
     };
-    CutRules { tables: planning.tables.iter().map(cost).collect(), build_bytes: options.build_bytes }
+    CutRules { tables: planning.tables.iter().map(cost).collect(), build_bytes: options.build_bytes, first_stage: 0 }
 }
 
 /// Checks if `plan` aggregates by GROUPING SETS, ROLLUP or CUBE.
@@ -110,7 +169,7 @@ fn has_grouping_sets(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     Ok(plan.exists(|node| Ok(grouped(node)))?)
 }
 
-async fn map_stage(planning: &Planning<'_>, index: usize, fragment: Fragment) -> Result<MapStage> {
+async fn map_stage(planning: &Planning<'_>, stage: u32, fragment: Fragment) -> Result<MapStage> {
     let (options, tables) = (planning.options(), &planning.tables);
     let (table, files_by_partition, mut files) = scanned(&fragment.scan, tables)?;
     if files.is_empty() && has_grouping_sets(&fragment.plan)? {
@@ -129,13 +188,13 @@ async fn map_stage(planning: &Planning<'_>, index: usize, fragment: Fragment) ->
     let display = displayable(fragment.plan.as_ref()).indent(false).to_string();
     let reduces_rows = reduces_rows(fragment.plan.as_ref());
     Ok(MapStage {
-        id: StageId(u32::try_from(index).expect("a plan has fewer than 2^32 scans")),
-        step: format!("map_{index}"),
+        id: StageId(stage),
+        step: format!("map_{stage}"),
         schema: delivered_schema(&fragment.plan.schema()),
         display,
         scans: fragment.sources,
         builds,
-        fragment: encode_fragment(fragment.plan)?,
+        fragment: wire::encoded(fragment.plan)?,
         keys: fragment.keys,
         evaluate: Evaluate::Together,
         reduces_rows,

@@ -140,7 +140,7 @@ fn inbox_target(state: &dyn Session) -> Result<InboxTarget> {
 }
 
 /// The result of a step, as later steps read it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct InboxTable {
     /// The stage that contains the rows.
     pub stage: StageId,

@@ -2,21 +2,36 @@
 //!
 //! The encoding of physical plans silently drops the `FILTER` of a window's aggregate and the `IGNORE NULLS` of a
 //! window function, so the result would be wrong. It decodes a literal of type Float16 as Float32. A plan that cannot
-//! be rewritten is not sent: Fuse reduces it itself.
+//! be rewritten is not sent: Fuse reduces it itself. Every encoded plan is decoded once and compared, so that other
+//! losses are found before anything runs.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::DataType;
-use buzz_protocol::Result;
+use buzz_exchange::InboxCodec;
+use buzz_kernel::{decode_fragment, encode_fragment, lost_on_the_wire, single_row};
+use buzz_protocol::{QueryError, Result};
+use bytes::Bytes;
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::object_store::ObjectStoreRegistry;
+use datafusion::execution::registry::FunctionRegistry;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::expr::{NullTreatment, WindowFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Case, Cast, Expr, LogicalPlan, WindowFunctionDefinition};
 use datafusion::physical_expr::window::{StandardWindowExpr, WindowExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
+use datafusion_proto::bytes::{
+    physical_plan_from_bytes_with_proto_converter, physical_plan_to_bytes_with_proto_converter,
+};
+use datafusion_proto::physical_plan::DeduplicatingProtoConverter;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use url::Url;
 
 /// Aggregates that ignore nulls, so that a filtered row can be replaced by a null.
 const SKIP_NULLS: &[&str] = &[
@@ -83,6 +98,73 @@ fn float16(expression: Expr) -> DataFusionResult<Transformed<Expr>> {
     Ok(Transformed::yes(Expr::Cast(cast)))
 }
 
+/// Encodes `plan` as a fragment.
+///
+/// # Errors
+/// `Invalid`, naming an operator that has no encoding or whose encoding loses something.
+pub(crate) fn encoded(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
+    let bytes = encode_fragment(Arc::clone(&plan))?;
+    let lost = match decode_fragment(&bytes, decoding()) {
+        Ok(decoded) => lost_on_the_wire(&plan, &decoded),
+        Err(error) => Some(undecodable(&error)),
+    };
+    match lost {
+        Some(lost) => Err(QueryError::invalid(format!("a part of this SQL cannot be sent to HBees: {lost}"))),
+        None => Ok(bytes),
+    }
+}
+
+/// Describes why `plan`, a reduce plan, cannot be sent to combs. `None` if it can.
+pub(crate) fn unsendable_plan(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
+    if let Some(lost) = unsendable_operator(plan) {
+        return Some(lost);
+    }
+    let converter = DeduplicatingProtoConverter {};
+    let Ok(bytes) = physical_plan_to_bytes_with_proto_converter(Arc::clone(plan), &InboxCodec, &converter) else {
+        return Some("one of its operators cannot be sent to combs".to_string());
+    };
+    match physical_plan_from_bytes_with_proto_converter(&bytes, decoding(), &InboxCodec, &converter) {
+        Ok(decoded) => lost_on_the_wire(plan, &decoded).map(|lost| format!("it cannot be sent to combs ({lost})")),
+        Err(error) => Some(format!("it cannot be sent to combs ({})", undecodable(&error.into()))),
+    }
+}
+
+/// Describes why a plan cannot be decoded.
+fn undecodable(error: &QueryError) -> String {
+    // The rest of the message is a list of 100 names of messages.
+    if error.message.contains("recursion limit") {
+        return "its operators or expressions are nested too deeply; divide it into steps".to_string();
+    }
+    error.message.clone()
+}
+
+/// Returns the context in which plans are decoded to compare them. It has every function that a plan may call.
+fn decoding() -> &'static TaskContext {
+    static CONTEXT: LazyLock<TaskContext> = LazyLock::new(|| {
+        let runtime = RuntimeEnvBuilder::new().with_object_store_registry(Arc::new(AnyStore)).build_arc();
+        let runtime = runtime.expect("a runtime that runs nothing has what it needs");
+        let builder = SessionStateBuilder::new().with_default_features().with_runtime_env(runtime);
+        let mut state = builder.build();
+        state.register_udf(single_row()).expect("a session accepts every function");
+        TaskContext::from(&state)
+    });
+    &CONTEXT
+}
+
+/// Has a store for every place, without objects: scans are decoded and not run.
+#[derive(Debug)]
+struct AnyStore;
+
+impl ObjectStoreRegistry for AnyStore {
+    fn register_store(&self, _place: &Url, _store: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+        None
+    }
+
+    fn get_store(&self, _place: &Url) -> DataFusionResult<Arc<dyn ObjectStore>> {
+        Ok(Arc::new(InMemory::new()))
+    }
+}
+
 /// Describes a part of `plan` that its encoding would lose, for messages. `None` if there is none.
 pub(crate) fn unsendable(plan: &LogicalPlan) -> Option<String> {
     let mut found = None;
@@ -97,16 +179,6 @@ pub(crate) fn unsendable(plan: &LogicalPlan) -> Option<String> {
         })
     });
     visited.ok().and(found)
-}
-
-/// Checks if `plan` contains a window.
-pub(crate) fn has_windows(plan: &LogicalPlan) -> bool {
-    let mut found = false;
-    let visited = plan.apply_with_subqueries(|node| {
-        found |= matches!(node, LogicalPlan::Window(_));
-        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-    });
-    visited.is_ok() && found
 }
 
 /// Returns the reason why the physical `plan` would change if it was sent. `None` if it survives.

@@ -52,3 +52,7 @@ pub const BUILD_ID: &str = match option_env!("BUZZ_BUILD") {
     Some(build) => build,
     None => concat!(env!("CARGO_PKG_VERSION"), "+df55"),
 };
+
+/// Stack of each thread that plans or runs queries, in bytes. Planning and running recurse into plans and expressions.
+/// The default of 2 MiB was exhausted by expressions of 1,600 terms.
+pub const THREAD_STACK_BYTES: usize = 16 << 20;

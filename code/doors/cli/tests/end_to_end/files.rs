@@ -9,9 +9,11 @@ use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StructArray};
 use arrow::datatypes::{DataType, Field};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use buzz_protocol::{ErrorKind, QueryError};
+use buzz_testkit::sorted_text;
 use serde_json::{Value, json};
+use tempfile::tempdir;
 
-use crate::common::{ask, statement};
+use crate::common::{ask, ask_on, host, statement};
 use crate::tables::{rides, write_file};
 
 /// Runs `sql` on the catalog entry `entry`, named `t`. Returns rows as lines of text.
@@ -290,4 +292,30 @@ async fn other_files_of_a_folder_do_not_change_its_table() {
     let query = serde_json::json!({"sql": "SELECT x, y FROM c", "catalogs": [{"name": "c", "uri": "c"}]});
     let answer = ask(&query, dir.path(), &[]).await.unwrap();
     assert_eq!(buzz_testkit::sorted_text(&answer.rows), ["1 | 2", "3 | 4"]);
+}
+
+/// Writes a Parquet file without compression with the ids `start..start + 100`. Its size does not depend on `start`.
+fn write_ids(path: &Path, start: i64) -> u64 {
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(start..start + 100));
+    write_file(path, &RecordBatch::try_from_iter([("id", ids)]).unwrap());
+    fs::metadata(path).unwrap().len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn file_replaced_by_one_of_equal_size_is_not_read_by_its_old_footer() {
+    let dir = tempdir().unwrap();
+    let file = dir.path().join("part-0.parquet");
+    let size = write_ids(&file, 1000);
+    let manifest = json!({
+        "schema": [{"name": "id", "type": "Int64"}], "files": [{"uri": "part-0.parquet", "size": size}],
+    });
+    fs::write(dir.path().join("list.json"), manifest.to_string()).unwrap();
+    let sql = "SELECT count(*) AS n FROM t WHERE id >= 3000";
+    let query = statement(1, sql, &[("t", "Static", "list.json")]);
+    let host = host(&[]);
+    let before = ask_on(&host, &query, dir.path(), &[]).await.unwrap();
+    assert_eq!(sorted_text(&before.rows), ["0"]);
+    assert_eq!(write_ids(&file, 5000), size);
+    let after = ask_on(&host, &query, dir.path(), &[]).await.unwrap();
+    assert_eq!(sorted_text(&after.rows), ["100"]);
 }

@@ -189,3 +189,46 @@ async fn query_is_cancelled_through_its_progress() {
     assert!(error.to_string().starts_with("the query was cancelled (0 of "), "{error}");
     assert!(host.combs.combs().iter().all(|comb| comb.inboxes().open_queries() == 0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn few_rows_of_many_columns_fit_an_outcome() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 2, 100);
+    let sums: Vec<String> = (0..60).map(|column| format!("sum(id + {column}) AS s{column}")).collect();
+    let sql = format!("SELECT grp, {} FROM rides GROUP BY grp", sums.join(", "));
+    let query = statement(1, &sql, &[("rides", "Parquet", "rides")]);
+    let asked = ask(&query, dir.path(), 1 << 20, &["tasks=2", "reducer=inline"]).await;
+    assert_eq!(asked.answer.unwrap().summary.rows, 3);
+}
+
+/// Returns outcomes that count the rows of too few partitions.
+#[derive(Debug)]
+struct Miscounts(Arc<LocalCompute>);
+
+#[async_trait]
+impl Compute for Miscounts {
+    async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
+        Ok(TaskOutcome { rows: Vec::new(), ..self.0.run(task, refused).await? })
+    }
+
+    fn concurrency(&self) -> usize {
+        2
+    }
+
+    fn tasks_min(&self) -> usize {
+        2
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outcome_with_a_wrong_number_of_partitions_fails_at_once() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 2, 100);
+    for reducer in ["reducer=inline", "reducer=comb"] {
+        let host = host(&[reducer]);
+        let fuse = Fuse::new(Host { compute: Arc::new(Miscounts(Arc::clone(&host.compute))), ..host.host() });
+        let error = ask_fuse(&fuse, &grouped(1), dir.path(), &[reducer]).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Internal, "{error}");
+        assert!(error.message.contains("counts the rows of 0 partitions"), "{error}");
+    }
+}

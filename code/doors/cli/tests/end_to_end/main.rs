@@ -23,6 +23,10 @@ mod flowing;
 
 mod inline;
 
+mod memory;
+
+mod panics;
+
 mod queries;
 
 mod snapshots;

@@ -1,6 +1,6 @@
 //! Compares single statements, which Buzz cuts into steps, with plain DataFusion on the same files.
 
-use buzz_protocol::ErrorKind;
+use buzz_protocol::{ErrorKind, THREAD_STACK_BYTES};
 use buzz_testkit::{plain_rows, same_rows, sorted_text};
 use serde_json::json;
 use tempfile::tempdir;
@@ -45,6 +45,9 @@ const STATEMENTS: &[&str] = &[
     "SELECT grp, COUNT(*) FROM (SELECT * FROM rides WHERE id < 300 UNION ALL SELECT * FROM rides WHERE id > 700) GROUP BY grp",
     "SELECT id % 50 AS k FROM rides UNION SELECT id % 70 FROM rides ORDER BY k",
     "SELECT (SELECT COUNT(*) FROM rides WHERE id > 10) AS n UNION SELECT (SELECT COUNT(*) FROM rides WHERE id > 20)",
+    "SELECT id FROM rides WHERE id = (SELECT id FROM rides WHERE id = 7) OR id < (SELECT id FROM rides WHERE id < 0) ORDER BY id",
+    "SELECT COUNT(*) FROM rides WHERE (SELECT label FROM kinds WHERE grp = 'cash') = 'paid' AND (SELECT id FROM rides WHERE id < 0) IS NULL",
+    "SELECT (SELECT id FROM rides ORDER BY id DESC LIMIT 1) AS top, (SELECT k.column1 FROM (VALUES (5)) k) AS v",
     "SELECT n, COUNT(*) FROM (SELECT (SELECT MAX(id) FROM rides WHERE grp > 'cash') AS n UNION ALL SELECT (SELECT COUNT(*) FROM kinds)) GROUP BY n",
     "SELECT id FROM rides WHERE id < 100 INTERSECT SELECT id * 2 FROM rides",
     "SELECT id FROM rides WHERE id < 100 EXCEPT SELECT id * 2 FROM rides",
@@ -78,6 +81,9 @@ const STATEMENTS: &[&str] = &[
     "SELECT t.i, COUNT(*) FROM generate_series(1, 6) AS t(i) LEFT JOIN rides ON rides.id % 6 = t.i GROUP BY t.i",
     "SELECT id, COUNT(*) FILTER (WHERE amount > 100) OVER (PARTITION BY grp) AS n, SUM(id) FILTER (WHERE id % 2 = 0) OVER (ORDER BY id ROWS BETWEEN 3 PRECEDING AND CURRENT ROW) AS s FROM rides ORDER BY id",
     "SELECT id, MAX(id) FILTER (WHERE grp = 'cash') OVER () FROM rides WHERE id > (SELECT MIN(n) + 980 FROM (SELECT COUNT(*) FILTER (WHERE id > 9) OVER () AS n FROM rides WHERE id < 20)) ORDER BY id",
+    "SELECT r.id FROM rides r, generate_series(1, 3) WHERE r.id < 5 ORDER BY r.id",
+    "SELECT COUNT(*) FROM rides JOIN range(1, 4) ON true",
+    "SELECT r.id, g.value FROM rides r, generate_series(TIMESTAMP '2024-01-01', TIMESTAMP '2024-01-03', INTERVAL '1 day') g WHERE r.id < 3 ORDER BY r.id, g.value",
     // Literals of a type that the plan encoding does not support.
     "SELECT id, h IN (arrow_cast(3.0, 'Float16'), arrow_cast(5.0, 'Float16')) AS i, h > arrow_cast(2.5, 'Float16') AS g FROM (SELECT id, arrow_cast(id, 'Float16') AS h FROM rides) WHERE h < arrow_cast(9, 'Float16') ORDER BY id",
     "SELECT SUM(CAST(arrow_cast(id % 8, 'Float16') + arrow_cast(0.5, 'Float16') AS DOUBLE)) AS s, MAX(arrow_cast(1.5, 'Float16')) FROM rides",
@@ -319,4 +325,109 @@ async fn window_in_reverse_order_keeps_its_direction() {
             assert_eq!(sorted_text(&answer.rows), ["0 | NULL | 1", "1 | 0 | 2", "2 | 1 | 3"], "{zones} {reducer}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scalar_subquery_with_several_rows_is_an_error() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 2, 20);
+    kinds_folder(dir.path());
+    let tables = [("rides", "Parquet", "rides"), ("kinds", "Parquet", "kinds")];
+    let mut wrong = Vec::new();
+    for sql in [
+        "SELECT COUNT(*) FROM rides WHERE grp > (SELECT grp FROM kinds)",
+        "SELECT (SELECT id FROM rides LIMIT 2) AS n",
+        "SELECT COUNT(*) FROM rides WHERE (SELECT MAX(id) FROM rides GROUP BY grp) > 5",
+        "SELECT id, (SELECT label FROM kinds) FROM rides",
+        "SELECT id FROM rides WHERE id IN (SELECT id + (SELECT id FROM rides WHERE id > 30) FROM rides)",
+        "SELECT CASE WHEN id > 3 THEN (SELECT column1 FROM (VALUES (1), (2)) v) END FROM rides",
+        "WITH q AS (SELECT DISTINCT grp FROM kinds) SELECT COUNT(*) FROM rides WHERE grp = (SELECT grp FROM q)",
+        "SELECT SUM(id + (SELECT id FROM rides)) FROM rides",
+        "SELECT grp, COUNT(*) FROM rides GROUP BY grp HAVING COUNT(*) > (SELECT id FROM rides WHERE id < 2)",
+        "SELECT id FROM rides ORDER BY id + (SELECT id FROM rides)",
+        "SELECT COUNT(*) FROM rides r JOIN kinds k ON r.id > (SELECT id FROM rides WHERE id < 3)",
+    ] {
+        for (zones, sets) in [
+            (1, ["transport=memory", "tasks=1"]),
+            (3, ["transport=memory", "tasks=4"]),
+            (2, ["transport=tcp", "tasks=2"]),
+        ] {
+            match ask(&statement(zones, sql, &tables), dir.path(), &sets).await {
+                Ok(answer) => wrong.push(format!("{zones} zones: {sql}: {:?}", sorted_text(&answer.rows))),
+                Err(error) if error.kind == ErrorKind::Invalid => {}
+                Err(error) => wrong.push(format!("{zones} zones: {sql}: {:?} {error}", error.kind)),
+            }
+        }
+    }
+    let maps = [("m", "SELECT id FROM rides")];
+    let reduces = [("r", "SELECT COUNT(*) FROM m WHERE id > (SELECT id FROM m WHERE id < 3)")];
+    let error = ask(&steps(1, &maps, &reduces, &tables[..1]), dir.path(), &[]).await.unwrap_err();
+    assert!(error.to_string().contains("returned more than one row"), "{error}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn undetermined_expression_that_is_read_twice_is_computed_once() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 4, 250);
+    let tables = [("rides", "Parquet", "rides")];
+    let itself = "SELECT COUNT(*) FROM c x JOIN c y ON x.id = y.id";
+    for (sql, expected) in [
+        (format!("WITH c AS (SELECT id FROM rides LIMIT 100) {itself}"), "100"),
+        (format!("WITH c(id) AS (SELECT id FROM rides LIMIT 100) {itself}"), "100"),
+        (format!("WITH c AS (SELECT id, row_number() OVER () AS r FROM rides) {itself} AND x.r = y.r"), "1000"),
+        (format!("WITH c AS (SELECT DISTINCT ON (grp) id FROM rides) {itself}"), "3"),
+        (format!("WITH c AS (SELECT id, random() AS r FROM rides) {itself} AND x.r = y.r"), "1000"),
+        (format!("WITH c AS (SELECT random() AS id) {itself}"), "1"),
+        (format!("WITH a AS (SELECT id FROM rides LIMIT 9), c AS (SELECT id FROM a) {itself}"), "9"),
+        (format!("WITH a AS (SELECT id FROM rides LIMIT 9), c AS (SELECT a.id FROM a JOIN a b USING (id)) {itself}"), "9"),
+        ("WITH c AS (SELECT id FROM rides LIMIT 10) SELECT COUNT(*) FROM rides WHERE id IN (SELECT id FROM c) AND id IN \
+          (SELECT id FROM c)".to_string(), "10"),
+    ] {
+        for (zones, sets) in
+            [(1, ["transport=memory", "tasks=2"]), (3, ["transport=memory", "tasks=4"]), (2, ["transport=tcp", "tasks=3"])]
+        {
+            let answer = ask(&statement(zones, &sql, &tables), dir.path(), &sets).await.expect(&sql);
+            assert_eq!(sorted_text(&answer.rows), [expected], "{zones} zones, {sets:?}: {sql}");
+        }
+    }
+}
+
+/// Runs queries on threads with the stack that all programs use.
+fn on_deep_stack(work: impl Future<Output = ()> + Send + 'static) {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().thread_stack_size(THREAD_STACK_BYTES).build().unwrap();
+    runtime.block_on(runtime.spawn(work)).unwrap();
+}
+
+#[test]
+fn long_statements_answer_or_end_with_limit() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 1, 100);
+    on_deep_stack(async move {
+        let chain = |term: fn(usize) -> String, between: &str, terms: usize| {
+            (0..terms).map(term).collect::<Vec<_>>().join(between)
+        };
+        let ids = |id| format!("id = {id}");
+        for (condition, expected) in [
+            (chain(ids, " OR ", 3200), Some("100")),
+            (chain(ids, " OR ", 20_000), Some("100")),
+            (chain(|id| format!("id <> {}", id + 1), " AND ", 3200), Some("1")),
+            (chain(|id| format!("grp LIKE '%{id}'"), " OR ", 1000), Some("0")),
+            (format!("id IN ({})", chain(|id| id.to_string(), ", ", 100_000)), Some("100")),
+            (format!("length({}) > 0", chain(|_| "grp".to_string(), " || ", 1600)), Some("100")),
+            (format!("{} > 0", chain(|id| id.to_string(), " + id + ", 1000)), None),
+            (format!("id IN ({})", chain(|id| id.to_string(), ", ", 300_000)), None),
+        ] {
+            let short: String = condition.chars().take(40).collect();
+            let sql = format!("SELECT COUNT(*) FROM rides WHERE {condition}");
+            let query = statement(1, &sql, &[("rides", "Parquet", "rides")]);
+            let answer = ask(&query, dir.path(), &["transport=tcp", "reducer=comb"]).await;
+            match (answer, expected) {
+                (Ok(answer), Some(expected)) => assert_eq!(sorted_text(&answer.rows), [expected], "{short}"),
+                (Err(error), None) => assert_eq!(error.kind, ErrorKind::Limit, "{short}: {error}"),
+                (answer, _) => panic!("{short}: {:?}", answer.map(|answer| sorted_text(&answer.rows))),
+            }
+        }
+    });
 }

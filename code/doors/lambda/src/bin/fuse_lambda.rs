@@ -16,15 +16,18 @@ use buzz_lambda::FuseFunction;
 use buzz_worker::counting::counting_stores;
 use buzz_worker::environment::{environment, set_regions};
 use buzz_worker::log;
-use buzz_worker::process::failed;
+use buzz_worker::process::{failed, run_main};
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
 use serde_json::Value;
 
 /// Time added to the HBee function's timeout to get the read timeout of its answer.
 const ANSWER_MARGIN: Duration = Duration::from_secs(10);
 
-#[tokio::main]
-async fn main() -> Result<(), Error> {
+fn main() -> Result<(), Error> {
+    run_main(serve)
+}
+
+async fn serve() -> Result<(), Error> {
     log::start();
     let settings = FuseSettings::read(environment)?;
     let requests = Arc::default();

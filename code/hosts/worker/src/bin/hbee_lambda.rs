@@ -7,10 +7,14 @@ use buzz_worker::counting::counting_stores;
 use buzz_worker::environment::{environment, function_memory_mb, set_regions};
 use buzz_worker::hbee::{HBeeAnswer, HBeeEvent, HBeeFunction};
 use buzz_worker::log;
+use buzz_worker::process::run_main;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 
-#[tokio::main]
-async fn main() -> Result<(), Error> {
+fn main() -> Result<(), Error> {
+    run_main(serve)
+}
+
+async fn serve() -> Result<(), Error> {
     log::start();
     let requests = Arc::default();
     let stores = counting_stores(&requests);

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use buzz_worker::comb::{CombSettings, health, run};
 use buzz_worker::environment::environment;
 use buzz_worker::log;
+use buzz_worker::process::run_main;
 
 const USAGE: &str = "\
 hcomb: receives deliveries and runs reduce plans, until idle for BUZZ_COMB_IDLE_SECONDS
@@ -17,8 +18,11 @@ usage: hcomb          serves a comb
 variables: BUZZ_COMB_PORT (3333), BUZZ_COMB_LISTEN ([::]), BUZZ_COMB_IDLE_SECONDS (300),
            BUZZ_COMB_MEMORY_MB (memory of the container), BUZZ_LOG (info)";
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    run_main(carry_out)
+}
+
+async fn carry_out() -> ExitCode {
     log::start();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let settings = match CombSettings::read(environment) {

@@ -240,6 +240,10 @@ impl InboxService for Arc<Inboxes> {
         Ok(())
     }
 
+    async fn check_read(&self, query: QueryId) -> Result<()> {
+        self.query(query)?.stages.values().try_for_each(|stage| stage.check_read())
+    }
+
     async fn abort(&self, query: QueryId, reason: QueryError) -> Result<()> {
         let inbox = self.queries.lock().get(&query).cloned();
         if let Some(inbox) = inbox {

@@ -60,6 +60,8 @@ struct Partition {
     /// The batches in order of arrival; `None` for a batch that all readers have taken.
     batches: Vec<Option<Readable>>,
     waiting: Waiting,
+    /// Readers that have read the partition to its end.
+    finished: u32,
 }
 
 #[derive(Debug, Default)]
@@ -274,7 +276,10 @@ impl Stage {
                 let partition = &mut state.partitions[index];
                 match partition.batches.get_mut(cursor) {
                     Some(slot) => (Some(self.take(slot)?), None),
-                    None if whole => return Ok(None),
+                    None if whole => {
+                        partition.finished = partition.finished.saturating_add(1);
+                        return Ok(None);
+                    }
                     None => (None, self.hungry(index, &mut partition.waiting)),
                 }
             };
@@ -288,6 +293,25 @@ impl Stage {
                 return Err(QueryError::cancelled("the inbox was dropped"));
             }
         }
+    }
+
+    /// Checks that every reader has read every partition to its end.
+    pub(super) fn check_read(&self) -> Result<()> {
+        let state = locked(&self.state);
+        if let Some(ended) = &state.ended {
+            return Err(ended.clone());
+        }
+        let unread = state.partitions.iter().filter(|partition| partition.finished < self.spec.readers).count();
+        if unread == 0 {
+            return Ok(());
+        }
+        let (tasks, accepted) = (self.spec.tasks, state.accepted.len());
+        Err(QueryError::internal(format!(
+            "the reduce plan ended before it had read all rows of step `{}` ({unread} of {} partitions are unread, \
+             {accepted} of {tasks} tasks are accepted)",
+            self.spec.step,
+            state.partitions.len()
+        )))
     }
 
     /// Records that a reader of a partition waits for rows, until the returned guard is dropped.

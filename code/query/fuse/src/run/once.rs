@@ -146,10 +146,11 @@ fn summary(plan: &QueryPlan, progress: &Progress, rows: u64, inboxes: &QueryInbo
 }
 
 /// Maps and reduces at the same time. Returns the number of rows when the last reduce step ends, even if tasks still
-/// run.
+/// run. Checks that the reduce plans have read all rows, unless they may end early.
 async fn work(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &mut dyn RowSink) -> Result<u64, RunError> {
     let Dispatch { query, inboxes, flowing, .. } = *dispatch;
     let map = dispatch.all();
+    let may_end_early = reductions.iter().any(Reduction::may_end_early);
     let reduce = reduce_all(dispatch, reductions, sink);
     tokio::pin!(map, reduce);
     let mut mapping = true;
@@ -167,7 +168,13 @@ async fn work(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &mut dy
                 }
                 mapping = false;
             }
-            reduced = &mut reduce => return reduced.map_err(of_comb),
+            reduced = &mut reduce => {
+                let rows = reduced.map_err(of_comb)?;
+                if !may_end_early {
+                    inboxes.check_read(query).await.map_err(of_comb)?;
+                }
+                return Ok(rows);
+            }
         }
     }
 }

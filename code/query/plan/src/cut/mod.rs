@@ -36,7 +36,7 @@ use crate::table::InboxTarget;
 pub(crate) struct Cut {
     /// The reduce plan; its leaves are inboxes.
     pub reduce: Arc<dyn ExecutionPlan>,
-    /// The fragments that HBees run; the position of each is its stage.
+    /// The fragments that HBees run; the stage of the first is [`CutRules::first_stage`].
     pub fragments: Vec<Fragment>,
 }
 
@@ -96,6 +96,7 @@ impl Cutter<'_> {
     fn leaf(&mut self, input: &Arc<dyn ExecutionPlan>, keys: Vec<usize>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let stage = u32::try_from(self.fragments.len())
             .map_err(|_| QueryError::internal("a plan with 2^32 scans").into_datafusion())?;
+        let stage = self.rules.first_stage + stage;
         let (partitions, step) = (0..self.target.partitions, format!("map_{stage}"));
         let inbox =
             InboxExec::divided_by(keys.clone(), self.target.query, StageId(stage), step, partitions, input.schema());

@@ -7,6 +7,8 @@ pub(crate) struct CutRules {
     pub tables: Vec<TableCost>,
     /// Maximum bytes of a build side, times the tasks that read it, for a broadcast join on HBees.
     pub build_bytes: u64,
+    /// The number of the first fragment's stage.
+    pub first_stage: u32,
 }
 
 impl CutRules {

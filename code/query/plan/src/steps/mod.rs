@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use buzz_catalog::Table;
-use buzz_kernel::{encode_fragment, yielding};
+use buzz_kernel::yielding;
 use buzz_protocol::{Place, QueryError, Result, Split, StageId, Step, StepType};
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::view::ViewTable;
@@ -165,7 +165,7 @@ async fn map_stage(
         display,
         scans: vec![ScanSource::Splits; count_scans(&physical)],
         builds: Vec::new(),
-        fragment: encode_fragment(with_schema(physical, &planned.schema)?)?,
+        fragment: wire::encoded(with_schema(physical, &planned.schema)?)?,
         keys: Vec::new(),
         evaluate: Evaluate::EachSplit,
         reduces_rows,

@@ -1,0 +1,69 @@
+//! Checks that scalar subqueries return at most one row.
+//!
+//! The session rewrites scalar subqueries to joins, since a plan with DataFusion's own operator for them cannot be
+//! divided among combs. The join has no check: a subquery of several rows would multiply the rows of the query.
+
+use buzz_kernel::single_row;
+use buzz_protocol::Result;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::error::Result as DataFusionResult;
+use datafusion::functions_aggregate::count::count;
+use datafusion::functions_aggregate::first_last::first_value;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{Expr, FetchType, LogicalPlan, LogicalPlanBuilder, Subquery, lit};
+
+/// Puts a check above each uncorrelated scalar subquery of `plan` that may return more than one row. DataFusion itself
+/// rejects correlated ones that are not aggregates.
+///
+/// # Errors
+/// `Internal` when the rewritten plan is inconsistent.
+pub(crate) fn checked(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let checked = plan.transform_up_with_subqueries(|node| {
+        let names = NamePreserver::new(&node);
+        node.map_expressions(|expression| {
+            let name = names.save(&expression);
+            Ok(expression.transform_up(subquery)?.update_data(|expression| name.restore(expression)))
+        })
+    })?;
+    Ok(checked.data)
+}
+
+fn subquery(expression: Expr) -> DataFusionResult<Transformed<Expr>> {
+    match expression {
+        Expr::ScalarSubquery(inner) if inner.outer_ref_columns.is_empty() && !is_single_row(&inner.subquery) => {
+            let plan = with_check(inner.subquery.as_ref().clone())?;
+            Ok(Transformed::yes(Expr::ScalarSubquery(Subquery { subquery: plan.into(), ..inner })))
+        }
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+/// Returns a plan with the only row of `plan`: null if it has none. The plan fails if there are more rows.
+fn with_check(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
+    let (qualifier, field) = plan.schema().qualified_field(0);
+    let (column, name) = (Expr::from((qualifier, field)), field.name().clone());
+    let (value, rows) = (first_value(column, Vec::new()).alias("value"), count(lit(1_i64)).alias("rows"));
+    let aggregated = LogicalPlanBuilder::from(plan).aggregate(Vec::<Expr>::new(), vec![value, rows])?;
+    let columns = aggregated.schema().columns();
+    let checked = single_row().call(columns.into_iter().map(Expr::Column).collect());
+    aggregated.project(vec![checked.alias(name)])?.build()
+}
+
+/// Checks if `plan` returns at most one row, whatever its tables contain.
+fn is_single_row(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty(),
+        LogicalPlan::Limit(limit) => {
+            matches!(limit.get_fetch_type(), Ok(FetchType::Literal(Some(0 | 1)))) || is_single_row(&limit.input)
+        }
+        LogicalPlan::Values(values) => values.values.len() <= 1,
+        LogicalPlan::EmptyRelation(_) => true,
+        LogicalPlan::Projection(node) => is_single_row(&node.input),
+        LogicalPlan::Filter(node) => is_single_row(&node.input),
+        LogicalPlan::SubqueryAlias(node) => is_single_row(&node.input),
+        LogicalPlan::Sort(node) => is_single_row(&node.input),
+        LogicalPlan::Window(node) => is_single_row(&node.input),
+        LogicalPlan::Distinct(node) => is_single_row(node.input()),
+        _ => false,
+    }
+}
