@@ -100,10 +100,10 @@ slt: ## Compare every SELECT of the shared sqllogictest files with plain DataFus
 slt-known: ## Run slt and rewrite the list of statements that differ; recorded reasons are kept
 	BUZZ_SLT_WRITE_KNOWN=1 $(AGAINST) slt::
 
-stream-stream-mutations: ## Break the planner of streams in three ways and check that the random statements notice
+stream-mutations: ## Break the planner of streams in three ways and check that the random statements notice
 	code/query/stream/tests/mutations.sh
 
-differential: ## Run random windowed statements in random epochs and compare with batch; STATEMENTS=5000 SEED=1
+stream-differential: ## Run random windowed statements in random epochs and compare with batch; STATEMENTS=5000 SEED=1
 	BUZZ_STREAM_STATEMENTS=$(or $(STATEMENTS),5000) BUZZ_STREAM_SEED=$(or $(SEED),1) \
 		cargo test --workspace --test streams -- --nocapture random_statements
 
