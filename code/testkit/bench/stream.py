@@ -113,7 +113,7 @@ def state(buzz):
         script = """CREATE TABLE impulse WITH (connector = 'impulse', event_rate = '100', events = '1000000', real_time = 'false');
             CREATE TABLE out WITH (connector = 'blackhole', type = 'sink');
             SET epoch_rows = 10000;
-            INSERT INTO out SELECT counter % 10 AS k, count(*), hop(interval '10 milliseconds', interval '1 second') AS w
+            INSERT INTO out SELECT counter % 10 AS k, count(*), hop(interval '10 milliseconds', interval '50 milliseconds') AS w
             FROM impulse GROUP BY 1, w;"""
         run_script(buzz, script, "--state", folder, "--name", "state", "--no-sync")
         listed = subprocess.run([buzz, "stream", "epochs", "--state", folder, "--last", "200"], capture_output=True, text=True)

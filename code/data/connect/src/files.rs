@@ -235,6 +235,12 @@ impl Source for FileSource {
         let (mut batches, mut count) = (Vec::new(), 0);
         while count < rows {
             if self.current.is_none() && !self.open_next(now).await? {
+                if !self.follow && self.last.is_none() {
+                    return Err(QueryError::data(format!(
+                        "`{}` has no files; check the option `path`, or follow the folder without --until-end",
+                        self.path
+                    )));
+                }
                 read.ended = !self.follow;
                 break;
             }

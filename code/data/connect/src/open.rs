@@ -203,7 +203,7 @@ async fn files(
             )));
         }
     };
-    let (store, location) = store(&path, &place.base, false)?;
+    let (store, location) = store(&path, &place.base)?;
     let schema = columns.clone().map_or_else(|| Arc::new(Schema::empty()), Arc::new);
     let mut source = FileSource::new(store, location, format, schema);
     source.folder = connector != "single_file";
@@ -297,7 +297,7 @@ pub fn open_sink(
                     )));
                 }
             };
-            let (store, location) = store(&path, &place.base, true)?;
+            let (store, location) = store(&path, &place.base)?;
             let partition_by = options.text(&["partition_by", "partition_fields"]).unwrap_or_default();
             let partition_by =
                 partition_by.split(',').map(|name| name.trim().to_lowercase()).filter(|name| !name.is_empty());
@@ -339,7 +339,7 @@ fn text_format(options: &mut Options) -> Result<WriteFormat> {
 ///
 /// # Errors
 /// `Invalid` if the uri is not understood.
-pub fn store(uri: &str, base: &std::path::Path, create: bool) -> Result<(Arc<dyn ObjectStore>, Path)> {
+pub fn store(uri: &str, base: &std::path::Path) -> Result<(Arc<dyn ObjectStore>, Path)> {
     let invalid = |error: &dyn std::fmt::Display| QueryError::invalid(format!("`{uri}` cannot be used: {error}"));
     if uri.contains("://") && !uri.starts_with("file://") {
         let parsed = url::Url::parse(uri).map_err(|error| invalid(&error))?;
@@ -348,9 +348,6 @@ pub fn store(uri: &str, base: &std::path::Path, create: bool) -> Result<(Arc<dyn
     }
     let local = base.join(uri.trim_start_matches("file://"));
     let local = normal(&std::path::absolute(local).map_err(|error| invalid(&error))?);
-    if create {
-        std::fs::create_dir_all(&local).map_err(|error| invalid(&error))?;
-    }
     let path = Path::from_absolute_path(&local).map_err(|error| invalid(&error))?;
     Ok((Arc::new(LocalFileSystem::new()), path))
 }

@@ -48,7 +48,7 @@ pub(super) async fn run(mut arguments: RunArguments, threads: usize) -> Result<(
     let workers = if workers == 0 { threads } else { workers };
     let mut runner = match &arguments.state {
         None => {
-            let id = format!("run-{}", std::process::id());
+            let id = new_id("run");
             Runner::new(plan(&text, workers, arguments.until_end, &id).await?, None)
         }
         Some(uri) => stateful(&text, uri, &arguments, workers).await?,

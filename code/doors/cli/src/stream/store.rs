@@ -11,7 +11,7 @@ use object_store::path::Path;
 /// Opens a folder or an s3:// uri. With `sync`, files of a folder are on the disk before a write returns.
 pub(super) fn open(uri: &str, sync: bool) -> Result<(Arc<dyn ObjectStore>, Path)> {
     if uri.contains("://") && !uri.starts_with("file://") {
-        return buzz_connect::store(uri, FilePath::new("."), false);
+        return buzz_connect::store(uri, FilePath::new("."));
     }
     let folder = FilePath::new(uri.trim_start_matches("file://"));
     if sync {
