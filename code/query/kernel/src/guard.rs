@@ -6,7 +6,7 @@ use std::any::Any;
 use std::collections::HashSet;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use buzz_protocol::{QueryError, Result, panic_message};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
@@ -20,6 +20,7 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
 };
 use futures::StreamExt;
+use parking_lot::Mutex;
 
 /// Makes the streams of a guarded operator.
 pub trait Guard: fmt::Debug + Send + Sync {
@@ -83,7 +84,7 @@ impl Guard for ReadOnce {
         partition: usize,
         ctx: Arc<TaskContext>,
     ) -> DataFusionResult<SendableRecordBatchStream> {
-        if !self.executed.lock().unwrap_or_else(PoisonError::into_inner).insert(partition) {
+        if !self.executed.lock().insert(partition) {
             let error = QueryError::limit(
                 "the smaller side of a join without equality conditions exceeds the memory of operators; raise \
                  `memory_bytes`, join by equal columns, or join fewer rows",
