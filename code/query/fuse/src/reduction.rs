@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 
 use arrow::array::RecordBatch;
 use buzz_exchange::{InboxExec, Network, NetworkChannelResolver};
-use buzz_kernel::{guarded_joins, planning_config, session};
+use buzz_kernel::{guarded_joins, guarded_joins_above, planning_config, session};
 use buzz_plan::{QueryPlan, ReduceStep, divide, reduce_plan};
 use buzz_protocol::{CombAddress, QueryError, QueryId, Result, StageId, now};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -61,11 +61,12 @@ impl Reduction {
             Ok(builder.with_distributed_channel_resolver(channels))
         })
         .await?;
-        let whole_on = match combs.as_slice() {
-            [comb] => Some((comb.clone(), headers)),
-            _ => None,
-        };
-        Ok(Self { plan: planned, state, whole_on })
+        if let [comb] = combs.as_slice() {
+            return Ok(Self { plan: planned, state, whole_on: Some((comb.clone(), headers)) });
+        }
+        // Fuse runs the operators above the exchanges with the combs. They also see the combs' lack of memory.
+        let planned = guarded_joins_above(planned, |node| node.name().starts_with("Network"))?;
+        Ok(Self { plan: planned, state, whole_on: None })
     }
 
     /// Returns how often the plan reads each stage. A recursion reads the stages below it any number of times.

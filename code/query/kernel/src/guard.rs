@@ -53,7 +53,21 @@ pub fn guarded(inner: Arc<dyn ExecutionPlan>, guard: Arc<dyn Guard>) -> Arc<dyn 
 /// # Errors
 /// `Internal` when the rewritten plan is inconsistent.
 pub fn guarded_joins(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    guarded_joins_above(plan, |_| false)
+}
+
+/// Does the same as [`guarded_joins`] for the joins above the operators that `is_end` selects.
+///
+/// # Errors
+/// As [`guarded_joins`].
+pub fn guarded_joins_above(
+    plan: Arc<dyn ExecutionPlan>,
+    is_end: impl Fn(&Arc<dyn ExecutionPlan>) -> bool,
+) -> Result<Arc<dyn ExecutionPlan>> {
     let once = |node: Arc<dyn ExecutionPlan>| {
+        if is_end(&node) {
+            return Ok(Transformed::new(node, false, TreeNodeRecursion::Jump));
+        }
         let Some(join) = node.downcast_ref::<NestedLoopJoinExec>() else {
             return Ok(Transformed::no(node));
         };
@@ -62,7 +76,7 @@ pub fn guarded_joins(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPl
         let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
         Ok(Transformed::yes(node.replace_children(children, options)?))
     };
-    Ok(plan.transform_up(once).data()?)
+    Ok(plan.transform_down(once).data()?)
 }
 
 /// Makes the partitions of `plan` fail with `Internal` if an operator panics. Without it, a panic would end the stream
@@ -86,7 +100,7 @@ impl Guard for ReadOnce {
     ) -> DataFusionResult<SendableRecordBatchStream> {
         if !self.executed.lock().insert(partition) {
             let error = QueryError::limit(
-                "the smaller side of a join without equality conditions exceeds the memory of operators; raise \
+                "a join without equality conditions ran out of memory while it read its smaller side; raise \
                  `memory_bytes`, join by equal columns, or join fewer rows",
             );
             return Err(error.into_datafusion());

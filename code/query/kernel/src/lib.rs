@@ -10,7 +10,7 @@ mod single_row;
 mod yielding;
 
 pub use codec::{decode_fragment, decode_schema, encode_fragment, encode_schema};
-pub use guard::{Guard, guarded, guarded_joins, unpanicked_rows};
+pub use guard::{Guard, guarded, guarded_joins, guarded_joins_above, unpanicked_rows};
 pub use roundtrip::lost_on_the_wire;
 #[cfg(feature = "sql")]
 pub use session::{planning_config, session, session_options};

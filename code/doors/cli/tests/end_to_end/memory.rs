@@ -115,7 +115,7 @@ async fn compare(statements: &[&str], rows: usize, memories: &[&str]) -> (Vec<St
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn joins_beyond_memory_give_right_rows_or_limit() {
-    let statements = [2, 3, 5, 7, 9, 22].map(|index: usize| STATEMENTS[index]);
+    let statements = [2, 3, 5, 7, 9, 22, 23].map(|index: usize| STATEMENTS[index]);
     let (wrong, answered, limited) = compare(&statements, 1000, &["1MiB"]).await;
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(limited > 0, "{answered} of the statements were answered, so none exceeded memory");
