@@ -297,7 +297,7 @@ impl Stage {
 
     /// Checks that every reader has read every partition to its end.
     pub(super) fn check_read(&self) -> Result<()> {
-        let state = locked(&self.state);
+        let state = self.state.lock();
         if let Some(ended) = &state.ended {
             return Err(ended.clone());
         }
