@@ -23,7 +23,7 @@ pub fn extension(schema: &SchemaRef) -> &'static str {
 
 fn needs_ipc(data_type: &DataType) -> bool {
     match data_type {
-        // Parquet has no such interval, and it would return other types for these.
+        // Parquet lacks some of these types and returns others as different types.
         DataType::Interval(_) | DataType::Duration(_) | DataType::Union(..) | DataType::RunEndEncoded(..) => true,
         DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
             needs_ipc(field.data_type())
