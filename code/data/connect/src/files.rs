@@ -208,13 +208,13 @@ fn key(file: &ObjectMeta) -> (i64, String) {
     (file.last_modified.timestamp_millis(), file.location.to_string())
 }
 
-/// Returns the columns of the first file, for formats that say them.
+/// Returns the columns of the first file, for formats that contain them.
 ///
 /// # Errors
 /// `Invalid` if the columns are not known.
 pub(crate) async fn first_schema(source: &FileSource, table: &str) -> Result<SchemaRef> {
     let declare = || {
-        QueryError::invalid(format!("table `{table}` has no columns and no file that says them; declare its columns"))
+        QueryError::invalid(format!("table `{table}` has no columns, and no file contains them; declare its columns"))
     };
     if source.format.has_lines() {
         return Err(declare());

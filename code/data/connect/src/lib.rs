@@ -1,7 +1,7 @@
 //! Sources and sinks of streams.
 //!
 //! A [`Source`] returns batches and an offset; reading again from an offset returns the same rows. A [`Sink`] takes the
-//! rows of an epoch, any number of times, with the same result. This crate knows no query.
+//! rows of an epoch, repeatedly with the same result. This crate does not depend on queries.
 //!
 //! Read in this order: [`Source`] and [`Sink`] are the traits; `generated`, with the generators `nexmark` and `impulse`,
 //! and `files` are the sources; `decode` reads formats; `open` makes a source or a sink of a table's options.

@@ -26,14 +26,14 @@ const SOURCES: &str = "nexmark, impulse, single_file, filesystem (also parquet, 
 /// Connectors of sinks, for messages.
 const SINKS: &str = "stdout, blackhole, single_file, filesystem (also parquet, json, csv)";
 
-/// A source, and what a pipeline must know of it.
+/// A source and its options that the pipeline applies.
 #[derive(Debug)]
 pub struct OpenSource {
     /// The source.
     pub source: Box<dyn Source>,
     /// The column of event time, if the connector has one.
     pub time_column: Option<String>,
-    /// Maximum lateness of rows by that column, in nanoseconds.
+    /// The delay of the watermark behind that column, in nanoseconds.
     pub delay: i64,
     /// Nanoseconds without rows after which the source does not hold back the watermark.
     pub idle_timeout: Option<i64>,
@@ -43,12 +43,12 @@ pub struct OpenSource {
     pub late_side: bool,
 }
 
-/// The rules by which the files of a script are found.
+/// The place of the files of a script.
 #[derive(Debug, Clone)]
 pub struct Place {
     /// The folder that relative paths are below.
     pub base: PathBuf,
-    /// Folders are read once, although a table says that they are followed.
+    /// Folders are read once, even if a table follows them.
     pub until_end: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The options of a table: what `WITH (…)` says.
+//! The options of a table, from `WITH (…)`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -26,16 +26,16 @@ use serde_json::{Value, json};
 /// Takes the rows of epochs.
 #[async_trait]
 pub trait Sink: fmt::Debug + Send + Sync {
-    /// Returns the last epoch that is complete in the target, if the target knows.
+    /// Returns the last epoch that is complete in the target, or `None` if the target has no marker.
     ///
     /// # Errors
-    /// Those of the target.
+    /// Errors of the target.
     async fn marker(&self) -> Result<Option<u64>>;
 
     /// Adds the rows of `epoch`. A repetition with the same rows changes nothing, except for standard output.
     ///
     /// # Errors
-    /// Those of the target. The rows may have been added nevertheless.
+    /// Errors of the target. The rows may have been added nevertheless.
     async fn write(&self, epoch: u64, rows: &[RecordBatch]) -> Result<()>;
 }
 

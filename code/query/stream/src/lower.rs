@@ -51,7 +51,7 @@ pub(crate) fn source_feed(name: &str) -> String {
     format!("source {name}")
 }
 
-/// The computation of a column of a closed window from the state.
+/// The source of a column of a closed window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Output {
     /// Column of the final aggregate.
@@ -1128,7 +1128,7 @@ fn join_columns(left: &Flow, right: &Flow, join_type: JoinType) -> JoinColumns {
     let (mut kept, mut windows, mut times) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
     let only_left = matches!(join_type, JoinType::LeftSemi | JoinType::LeftAnti);
     let only_right = matches!(join_type, JoinType::RightSemi | JoinType::RightAnti);
-    // A side whose rows may be missing has null windows, which bound nothing.
+    // A side whose rows may be missing has null windows, which do not determine an epoch.
     let left_whole = !matches!(join_type, JoinType::Right | JoinType::Full);
     let right_whole = !matches!(join_type, JoinType::Left | JoinType::Full);
     let mut side = |flow: &Flow, offset: usize, whole: bool| {

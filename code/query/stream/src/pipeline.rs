@@ -29,14 +29,14 @@ use crate::script::{Script, TableDefinition};
 use crate::stage::{END_OF_TIME, Stage, StageState};
 use crate::window::{WindowSpec, functions, time_type};
 
-/// The properties of a source that its connector sets.
+/// The columns and the event time of a source, from its connector.
 #[derive(Debug, Clone)]
 pub struct SourceInput {
     /// The columns that it reads.
     pub schema: SchemaRef,
-    /// The column of event time, if the connector knows it and the script names none.
+    /// The column of event time, if the connector has one and the script names none.
     pub time_column: Option<String>,
-    /// Maximum lateness of rows by that column, in nanoseconds.
+    /// The delay of the watermark behind that column, in nanoseconds.
     pub delay: i64,
     /// Late rows can be read as table `<name>__late`.
     pub late_side: bool,
@@ -423,7 +423,7 @@ impl Pipeline {
     }
 
     /// Returns true if no open window needs state rows whose largest end is `end`. A session may grow beyond the end
-    /// that its rows have now, so its rows are needed until the state is written again.
+    /// that its rows have now, so its rows are needed until the whole state is written again.
     pub fn is_closed(&self, stage: StageId, end: i64, watermark: i64) -> bool {
         let spec = self.statements[stage.statement].stages[stage.stage].spec;
         matches!(spec, WindowSpec::Hop { .. }) && spec.is_closed(end, watermark)

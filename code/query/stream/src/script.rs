@@ -1,7 +1,8 @@
 //! Scripts: tables, views and statements, in the dialects of Arroyo, Flink and RisingWave.
 //!
-//! What the SQL parser does not know is taken out of the tokens first: `CREATE SOURCE` and `CREATE SINK`, `WATERMARK FOR`,
-//! generated columns, `WITH (…)` options, `EMIT ON WINDOW CLOSE`, and `TABLE t, DESCRIPTOR(ts)`.
+//! The SQL parser does not support these clauses, so they are taken out of the tokens first: `CREATE SOURCE` and
+//! `CREATE SINK`, `WATERMARK FOR`, generated columns, `WITH (…)` options, `EMIT ON WINDOW CLOSE`, and
+//! `TABLE t, DESCRIPTOR(ts)`.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +44,7 @@ struct Macro {
 pub struct TableDefinition {
     /// Its name, in lower case unless quoted.
     pub name: String,
-    /// Its columns; empty if the connector knows them.
+    /// Its columns; empty if the connector defines them.
     pub columns: Vec<ColumnDef>,
     /// Expressions of generated columns, by name.
     pub generated: BTreeMap<String, String>,

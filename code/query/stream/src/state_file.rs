@@ -23,7 +23,7 @@ pub fn extension(schema: &SchemaRef) -> &'static str {
 
 fn needs_ipc(data_type: &DataType) -> bool {
     match data_type {
-        // Parquet cannot hold these types, or would return others for them.
+        // Parquet lacks some of these types and returns others as different types.
         DataType::Interval(_) | DataType::Duration(_) | DataType::Union(..) | DataType::RunEndEncoded(..) => true,
         DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
             needs_ipc(field.data_type())

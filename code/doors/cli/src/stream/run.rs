@@ -460,7 +460,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Ends the run with a record that says so.
+    /// Ends the run with a record that is marked `stop`.
     async fn stop(&mut self) -> Result<()> {
         let Some(log) = self.log.clone() else { return Ok(()) };
         if self.epochs_run == 0 {

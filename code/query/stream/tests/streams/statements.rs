@@ -244,7 +244,7 @@ fn over_one(rng: &mut StdRng, outer: impl Fn(&mut StdRng, &Grouped) -> String) -
 fn chained(rng: &mut StdRng) -> Twin {
     let first = spec(rng, false);
     let inner = grouped(rng, first);
-    let Spec::Hop(slide, width) = spec(rng, false) else { unreachable!("no session was requested") };
+    let Spec::Hop(slide, width) = spec(rng, false) else { unreachable!("this form uses no sessions") };
     let second = Spec::Hop(slide, width).call(None);
     let stream =
         format!("SELECT count(*) AS n, max(w.start) AS last, {second} AS w2 FROM ({}) AS g GROUP BY w2", inner.stream);
@@ -260,7 +260,7 @@ fn chained(rng: &mut StdRng) -> Twin {
 }
 
 fn raw(spec: Spec, kind: &str, columns: &str) -> (String, String, (i64, i64)) {
-    let Spec::Hop(slide, width) = spec else { unreachable!("no session was requested") };
+    let Spec::Hop(slide, width) = spec else { unreachable!("this form uses no sessions") };
     let function = match slide == width {
         true => format!("TUMBLE(nexmark, date_time, INTERVAL '{width} milliseconds')"),
         false => format!("HOP(nexmark, date_time, INTERVAL '{slide} milliseconds', INTERVAL '{width} milliseconds')"),
