@@ -16,9 +16,15 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 /// Maximum number of words and signs of a statement.
 const TOKENS_MAX: usize = 500_000;
 
-/// Maximum number of operators in a chain such as `a + b + c`, of set operations in `SELECT … UNION SELECT …`, and of
-/// joins in one FROM.
-const CHAIN_MAX: usize = 500;
+/// Maximum number of operators in a chain such as `a + b + c`.
+const OPERATORS_MAX: usize = 3000;
+
+/// Maximum number of set operations in `SELECT … UNION SELECT …`, and of joins in one FROM.
+const INPUTS_MAX: usize = 500;
+
+/// Maximum number of conditions that AND combines. DataFusion divides them and combines them again as a chain: 20,000
+/// conditions exhausted the stack.
+const CONDITIONS_MAX: usize = 3500;
 
 /// Terms of a chain of AND or OR that are not rebuilt. The left edge of a balanced tree is a shorter chain, so a tree is
 /// not rebuilt again.
@@ -46,10 +52,9 @@ pub(crate) fn check_length(sql: &str) -> Result<()> {
     for token in &tokens {
         let Some(chains) = levels.last_mut() else { break };
         chains.count(token);
-        let (longest, what) = chains.longest();
-        if longest > CHAIN_MAX {
+        if let Some((most, what)) = chains.exceeded() {
             return Err(QueryError::limit(format!(
-                "the SQL has more than {CHAIN_MAX} {what} in one chain; divide it with parentheses or into steps"
+                "the SQL has more than {most} {what} in one chain; divide it with parentheses or into steps"
             )));
         }
         match token {
@@ -106,36 +111,51 @@ impl Chains {
         }
     }
 
-    fn longest(&self) -> (usize, &'static str) {
-        let all = [(self.operators, "operators"), (self.sets, "set operations"), (self.joins, "joins")];
-        all.into_iter().max_by_key(|(count, _)| *count).unwrap_or_default()
+    /// Returns the bound that a chain exceeds.
+    fn exceeded(&self) -> Option<(usize, &'static str)> {
+        let all = [
+            (self.operators, OPERATORS_MAX, "operators"),
+            (self.sets, INPUTS_MAX, "set operations"),
+            (self.joins, INPUTS_MAX, "joins"),
+        ];
+        all.into_iter().find(|(count, most, _)| count > most).map(|(_, most, what)| (most, what))
     }
 }
 
 /// Rebuilds the chains of AND, OR and `||` in `statement` as balanced trees. Terms keep their order.
-pub(crate) fn balanced(mut statement: Statement) -> Statement {
+///
+/// # Errors
+/// `Limit` if AND combines too many conditions.
+pub(crate) fn balanced(mut statement: Statement) -> Result<Statement> {
     let mut inner = &mut statement;
     while let Statement::Explain(explain) = inner {
         inner = explain.statement.as_mut();
     }
     if let Statement::Statement(sql) = inner {
-        let _: ControlFlow<()> = sql.visit(&mut Balancing);
+        if let ControlFlow::Break(error) = sql.visit(&mut Balancing) {
+            return Err(error);
+        }
     }
-    statement
+    Ok(statement)
 }
 
 struct Balancing;
 
 impl VisitorMut for Balancing {
-    type Break = ();
+    type Break = QueryError;
 
-    fn pre_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<()> {
+    fn pre_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<QueryError> {
         let Expr::BinaryOp { op, .. } = expression else {
             return ControlFlow::Continue(());
         };
         let op = op.clone();
         if !matches!(op, BinaryOperator::And | BinaryOperator::Or | BinaryOperator::StringConcat) {
             return ControlFlow::Continue(());
+        }
+        if op == BinaryOperator::And && conditions(expression) > CONDITIONS_MAX {
+            return ControlFlow::Break(QueryError::limit(format!(
+                "AND combines more than {CONDITIONS_MAX} conditions; use `NOT IN` or join a table of values"
+            )));
         }
         let length = chain_length(expression, &op);
         let left_alone = if op == BinaryOperator::StringConcat { CONCATENATED_MAX } else { TERMS_MAX };
@@ -145,6 +165,22 @@ impl VisitorMut for Balancing {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Returns the number of conditions that AND combines in `expression`, also in parentheses; at most one more than the
+/// bound.
+fn conditions(expression: &Expr) -> usize {
+    let (mut open, mut found) = (vec![expression], 0);
+    while let Some(expression) = open.pop()
+        && found <= CONDITIONS_MAX
+    {
+        match expression {
+            Expr::BinaryOp { left, op: BinaryOperator::And, right } => open.extend([left.as_ref(), right.as_ref()]),
+            Expr::Nested(inner) => open.push(inner),
+            _ => found += 1,
+        }
+    }
+    found
 }
 
 /// Returns the number of terms of the chain of `op` that ends with `expression`.
@@ -188,6 +224,7 @@ fn tree_of(mut terms: Vec<Expr>, op: &BinaryOperator) -> Expr {
 
 #[cfg(test)]
 mod tests {
+    use buzz_protocol::ErrorKind;
     use datafusion::sql::sqlparser::ast::visit_expressions;
 
     use super::*;
@@ -225,8 +262,10 @@ mod tests {
     #[test]
     fn long_chains_are_rejected_and_long_lists_are_not() {
         let rejected = |sql: &str| check_length(sql).unwrap_err().to_string();
-        let sum = vec!["x"; 502].join(" + ");
-        assert!(rejected(&format!("SELECT {sum} FROM t")).contains("500 operators"));
+        let sum = vec!["x"; 3002].join(" + ");
+        assert!(rejected(&format!("SELECT {sum} FROM t")).contains("3000 operators"));
+        let conditions = vec!["x <> 1"; 3501].join(" AND ");
+        assert_eq!(parse_statement(&format!("SELECT {conditions}")).unwrap_err().kind, ErrorKind::Limit);
         let union = vec!["SELECT 1"; 502].join(" UNION ALL ");
         assert!(rejected(&union).contains("500 set operations"));
         let columns = vec!["x + 1"; 5000].join(", ");

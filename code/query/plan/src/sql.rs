@@ -28,7 +28,7 @@ pub(crate) fn parse_statement(sql: &str) -> Result<Statement> {
     if !statements.is_empty() {
         return Err(QueryError::invalid("the SQL contains several statements; write one query"));
     }
-    Ok(chains::balanced(statement))
+    chains::balanced(statement)
 }
 
 /// Returns `statement` if it is a query, otherwise an error.

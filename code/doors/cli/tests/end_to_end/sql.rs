@@ -416,7 +416,8 @@ fn long_statements_answer_or_end_with_limit() {
             (chain(|id| format!("grp LIKE '%{id}'"), " OR ", 1000), Some("0")),
             (format!("id IN ({})", chain(|id| id.to_string(), ", ", 100_000)), Some("100")),
             (format!("length({}) > 0", chain(|_| "grp".to_string(), " || ", 1600)), Some("100")),
-            (format!("{} > 0", chain(|id| id.to_string(), " + id + ", 1000)), None),
+            (format!("{} > 0", chain(|id| id.to_string(), " + id + ", 2000)), None),
+            (chain(|id| format!("id <> {}", id + 1), " AND ", 20_000), None),
             (format!("id IN ({})", chain(|id| id.to_string(), ", ", 300_000)), None),
         ] {
             let short: String = condition.chars().take(40).collect();
