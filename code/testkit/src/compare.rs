@@ -66,6 +66,12 @@ impl Rows {
         self
     }
 
+    /// Checks that the columns `keys` of both have equal values in the same order.
+    pub fn same_keys(&self, other: &Rows, keys: &[usize]) -> bool {
+        let within = |rows: &Rows| rows.rows.iter().all(|row| keys.iter().all(|&key| key < row.len()));
+        within(self) && within(other) && self.only(keys).same_sequence(&other.only(keys))
+    }
+
     fn width(&self) -> usize {
         self.rows.first().map_or(0, Vec::len)
     }
@@ -247,6 +253,17 @@ mod tests {
     fn rows(rows: &[&[&str]], tolerances: &[Option<f64>]) -> Rows {
         let rows = rows.iter().map(|row| row.iter().map(ToString::to_string).collect()).collect();
         Rows { rows, tolerances: tolerances.to_vec() }
+    }
+
+    #[test]
+    fn keys_are_compared_in_order_and_other_columns_are_not() {
+        let first = rows(&[&["1", "a"], &["2", "b"]], &[None, None]);
+        let tie = rows(&[&["1", "a"], &["2", "c"]], &[None, None]);
+        let turned = rows(&[&["2", "b"], &["1", "a"]], &[None, None]);
+        assert!(first.same_keys(&tie, &[0]));
+        assert!(!first.same_keys(&tie, &[1]));
+        assert!(!first.same_keys(&turned, &[0]));
+        assert!(!first.same_keys(&tie, &[2]));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Plain DataFusion as the measure: what it answers, and what of that the query settles.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,7 +81,7 @@ impl Asked {
                 return Ok(None);
             }
         }
-        if self.chooses_within().await? {
+        if self.chooses_within().await? || self.chooses_among_ties(&found, &variants[0]).await? {
             return Ok(None);
         }
         // Ties leave the order of a list's elements open, also with ORDER BY.
@@ -129,8 +130,27 @@ impl Asked {
     }
 
     async fn variant(&self, way: Way, threads: usize, batch_size: usize) -> Result<Rows> {
-        let frame = self.session(way, threads, batch_size).await?.sql(&self.sql).await?;
-        Ok(Rows::of(&frame.collect().await?)?)
+        let ctx = self.session(way, threads, batch_size).await?;
+        unpanicked(async { Ok(Rows::of(&ctx.sql(&self.sql).await?.collect().await?)?) }).await
+    }
+
+    /// Returns true if the query limits sorted rows, and `found` has the sort keys of `plain` and rows of the whole result.
+    /// Rows with equal keys are ties, of which the limit may choose any.
+    async fn chooses_among_ties(&self, found: &Rows, plain: &Rows) -> Result<bool> {
+        let ctx = self.session(Way::Files, 1, 8192).await?;
+        let LogicalPlan::Limit(limit) = ctx.state().create_logical_plan(&self.sql).await? else {
+            return Ok(false);
+        };
+        let LogicalPlan::Sort(sort) = limit.input.as_ref() else {
+            return Ok(false);
+        };
+        let keys = sort.expr.iter().map(|key| match &key.expr {
+            Expr::Column(column) => sort.input.schema().maybe_index_of_column(column),
+            _ => None,
+        });
+        let Some(keys) = keys.collect::<Option<Vec<usize>>>() else { return Ok(false) };
+        let all = self.settled(&limit.input).await?;
+        Ok(found.same_keys(plain, &keys) && all.is_some_and(|all| not_among(found, &all).is_none()))
     }
 
     /// All rows of a query that only its last step limits, if they are always the same.
@@ -179,7 +199,8 @@ impl Asked {
                 }
                 node => Ok(Transformed::no(node)),
             })?;
-            let rows = Rows::of(&ctx.execute_logical_plan(part.data).await?.collect().await?)?;
+            let running = async { Ok(Rows::of(&ctx.execute_logical_plan(part.data).await?.collect().await?)?) };
+            let rows = unpanicked(running).await?;
             match &first {
                 None => first = Some(rows),
                 Some(first) if disagreement(&rows, std::slice::from_ref(first), false).is_some() => return Ok(None),
@@ -212,6 +233,13 @@ impl Asked {
         }
         Ok(ctx)
     }
+}
+
+/// Returns a panic of `running` as an error. Some kernels of Arrow panic on an empty batch, whose existence depends on how
+/// the work is divided.
+async fn unpanicked(running: impl Future<Output = Result<Rows>>) -> Result<Rows> {
+    let ran = AssertUnwindSafe(running).catch_unwind().await;
+    ran.unwrap_or_else(|_| Err(DataFusionError::Execution("it panicked".to_string())))
 }
 
 /// Makes joins give up their thread from time to time, like the joins of Buzz: a query that takes too long would hold the
