@@ -131,10 +131,10 @@ pub(crate) fn balanced(mut statement: Statement) -> Result<Statement> {
     while let Statement::Explain(explain) = inner {
         inner = explain.statement.as_mut();
     }
-    if let Statement::Statement(sql) = inner {
-        if let ControlFlow::Break(error) = sql.visit(&mut Balancing) {
-            return Err(error);
-        }
+    if let Statement::Statement(sql) = inner
+        && let ControlFlow::Break(error) = sql.visit(&mut Balancing)
+    {
+        return Err(error);
     }
     Ok(statement)
 }
