@@ -3,6 +3,8 @@
 
 mod compare;
 
+mod contract;
+
 mod distant;
 
 mod faulty;
@@ -20,6 +22,7 @@ mod slt_files;
 mod tpch;
 
 pub use compare::{Rows, disagreement, not_among};
+pub use contract::{check_combs, check_compute};
 pub use distant::{Asked, DistantStore};
 pub use faulty::FaultyStore;
 pub use paths::{program, program_folder, target_folder, workspace_root};

@@ -239,9 +239,9 @@ impl Combs for FargateCombs {
         }
     }
 
-    async fn warm(&self, _count: usize) -> Result<Vec<CombAddress>> {
+    async fn warm(&self, count: usize) -> Result<Vec<CombAddress>> {
         let fleet = self.look(&HashSet::new()).await?;
-        Ok(fleet.ready.into_iter().map(|(_, address)| address).collect())
+        Ok(fleet.ready.into_iter().take(count).map(|(_, address)| address).collect())
     }
 
     fn avoid(&self, address: &CombAddress) {

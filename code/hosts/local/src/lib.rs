@@ -221,3 +221,21 @@ impl Drop for RunningComb {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use buzz_testkit::check_combs;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn local_combs_keep_the_contract() {
+        for transport in [Transport::Memory, Transport::Tcp] {
+            let options = Options { transport, ..Options::default() };
+            let host = LocalHost::new(Arc::default(), &options, 2).unwrap();
+            check_combs(host.combs.as_ref(), 3).await;
+            host.combs.kill();
+            assert_eq!(host.combs.ready(1).await.unwrap().len(), 1, "{transport:?}: others are started");
+        }
+    }
+}

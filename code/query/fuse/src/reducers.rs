@@ -33,10 +33,7 @@ impl Reducers {
             ReducerChoice::Comb => Self::combs(host, plan).await,
             ReducerChoice::Auto => {
                 match host.combs.warm(plan.comb_count).await {
-                    Ok(mut warm) if warm.len() >= plan.comb_count => {
-                        warm.truncate(plan.comb_count);
-                        return Ok(Self::Combs(warm));
-                    }
+                    Ok(warm) if warm.len() == plan.comb_count => return Ok(Self::Combs(warm)),
                     Ok(_) => {}
                     Err(error) => tracing::warn!(%error, "failed to list the running combs"),
                 }

@@ -71,7 +71,7 @@ pub struct MapStage {
     pub table: Arc<Table>,
     /// Schema of the rows that it delivers.
     pub schema: SchemaRef,
-    /// The plan of one evaluation.
+    /// The encoded plan of one evaluation.
     pub fragment: Bytes,
     /// The plan as text, for `EXPLAIN`.
     pub display: String,

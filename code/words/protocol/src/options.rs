@@ -56,7 +56,8 @@ pub struct Options {
     pub inbox_memory_bytes: u64,
     /// Bytes that a query's inbox spills to disk on one comb; above that the query fails with `Limit`.
     pub inbox_disk_bytes: u64,
-    /// Bytes of memory for the operators of each HBee and each HComb. Above that, sorts and joins spill or fail.
+    /// Bytes of memory for the operators of each HBee, over all tasks that it runs at once, of each HComb, and of Fuse if it
+    /// reduces. Above that, sorts and joins spill or fail.
     pub memory_bytes: u64,
     /// Seconds after which the query fails with `Limit`.
     pub timeout_seconds: u64,
@@ -105,7 +106,10 @@ pub const OPTION_HELP: &[(&str, &str)] = &[
         "build_bytes",
         "maximum build side bytes × tasks for a broadcast join in HBees; 0 disables these joins (default 256MiB)",
     ),
-    ("concurrency", "maximum number of tasks that run at the same time; 0 (default) means one per thread"),
+    (
+        "concurrency",
+        "maximum number of tasks that run at the same time; 0 (default) means one per thread, or hbee_at_once on AWS",
+    ),
     ("attempts", "maximum number of attempts of a task that fails with Unavailable (default 3)"),
     ("inbox_memory_bytes", "bytes of deliveries that a comb holds in memory before it spills (default 1GiB)"),
     ("inbox_disk_bytes", "bytes of deliveries that a comb spills before the query fails (default 64GiB)"),

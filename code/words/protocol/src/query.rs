@@ -72,7 +72,7 @@ pub struct Step {
 /// The role that runs a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StepType {
-    /// HBees, once per file of one catalog.
+    /// HBees, over the files of one catalog: once per file, or once per part of a file if the step is split further.
     HBee,
     /// Combs, once over the results of earlier steps.
     HComb,

@@ -167,7 +167,7 @@ pub struct Evaluation {
     pub inputs: Vec<Vec<FileSlice>>,
 }
 
-/// A file, or the part of it whose row groups start in a range of bytes.
+/// A file, or a part of it: the row groups, or the lines of a text, that start in a range of bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSlice {
     /// Position in [`ScanSpec::files`].
@@ -206,7 +206,7 @@ impl Partitioning {
 /// The outcome of one attempt of a task. It counts only after Fuse has accepted its delivery.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TaskOutcome {
-    /// The id under which every comb holds the rows.
+    /// The id under which the rows are held, on every comb or at Fuse.
     pub delivery: DeliveryId,
     /// Place of the rows.
     #[serde(default)]

@@ -52,7 +52,7 @@ pub async fn ask_on(host: &LocalHost, query: &Value, base: &Path, sets: &[&str])
 
 /// Runs tasks after a round trip through JSON.
 #[derive(Debug)]
-struct WiredCompute(Arc<LocalCompute>);
+pub struct WiredCompute(pub Arc<LocalCompute>);
 
 #[async_trait]
 impl Compute for WiredCompute {

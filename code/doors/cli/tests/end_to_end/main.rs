@@ -7,6 +7,8 @@ mod buckets;
 
 mod command;
 
+mod contract;
+
 mod engine;
 
 mod errors;

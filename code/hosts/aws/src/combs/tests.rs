@@ -1,6 +1,7 @@
 use buzz_exchange::{InboxNetwork, InboxService, MemoryNetwork};
 use buzz_protocol::QueryToken;
 use buzz_storage::{Location, Stores};
+use buzz_testkit::check_combs;
 use datafusion_distributed::{Worker, WorkerChannel};
 
 use super::tasks::{family, same_definition};
@@ -154,6 +155,18 @@ fn results() -> Results {
 }
 
 #[tokio::test]
+async fn combs_of_fargate_keep_the_contract() {
+    check_combs(&fuse(&FakeTasks::new(0), &results()), 3).await;
+}
+
+#[tokio::test]
+async fn stack_without_combs_has_none_and_says_so() {
+    let error = NoCombs.ready(1).await.unwrap_err();
+    assert!(error.to_string().contains("this stack has none"), "{error}");
+    assert!(NoCombs.warm(3).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn two_concurrent_first_queries_start_one_comb() {
     let (tasks, results) = (FakeTasks::new(0), results());
     let (one, other) = (fuse(&tasks, &results), fuse(&tasks, &results));
@@ -161,7 +174,7 @@ async fn two_concurrent_first_queries_start_one_comb() {
     let (a, b) = tokio::join!(one.ready(1), other.ready(1));
     assert_eq!((a.unwrap(), tasks.started()), (b.unwrap(), 1));
     assert_eq!(other.ready(3).await.unwrap().len(), 3);
-    assert_eq!((tasks.started(), one.warm(1).await.unwrap().len()), (3, 3));
+    assert_eq!((tasks.started(), one.warm(4).await.unwrap().len()), (3, 3));
 }
 
 #[tokio::test]

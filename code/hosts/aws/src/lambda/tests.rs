@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use buzz_protocol::{BUILD_ID, ErrorKind, Partitioning, Place, QueryId, QueryToken, StageId, TaskIndex};
 use buzz_storage::{Location, Stores};
+use buzz_testkit::check_compute;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -33,9 +34,10 @@ async fn invoked(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let event = serde_json::from_slice(&body).unwrap();
-    service.asked.lock().push((function, headers, event));
-    let (status, headers, body) = service.says.lock().pop_front().unwrap_or((200, vec![], outcome()));
+    let event: Value = serde_json::from_slice(&body).unwrap();
+    service.asked.lock().push((function, headers, event.clone()));
+    let usual = if event["task"]["step"] == FAILS { failure() } else { outcome() };
+    let (status, headers, body) = service.says.lock().pop_front().unwrap_or((200, vec![], usual));
     let mut answer = (StatusCode::from_u16(status).unwrap(), body.to_string()).into_response();
     for (name, value) in headers {
         answer.headers_mut().insert(name, value.parse().unwrap());
@@ -47,6 +49,13 @@ fn outcome() -> Value {
     json!({"done": {
         "delivery": uuid(), "rows": [1, 2], "bytes_delivered": 3, "rows_scanned": 4, "bytes_scanned": 5, "milliseconds": 6
     }})
+}
+
+/// The step whose tasks fail.
+const FAILS: &str = "fails";
+
+fn failure() -> Value {
+    serde_json::to_value(HBeeAnswer::Failed(QueryError::data("no file").at_task(FAILS, TaskIndex(3)))).unwrap()
 }
 
 fn uuid() -> String {
@@ -89,6 +98,15 @@ async fn run(task: HBeeTask, says: Vec<Said>) -> (Result<TaskOutcome>, Arc<Servi
 
 /// Runs a task like [`run`], and also returns the number of calls that no worker took.
 async fn run_counted(task: HBeeTask, says: Vec<Said>) -> (Result<TaskOutcome>, Arc<Service>, Results, u32) {
+    let (compute, service, results) = serve(says).await;
+    let refusals = AtomicU32::new(0);
+    let refused = || _ = refusals.fetch_add(1, Ordering::Relaxed);
+    let outcome = compute.run(&task, &refused).await;
+    (outcome, service, results, refusals.into_inner())
+}
+
+/// Starts a service whose first responses are `says`, and makes a client of it.
+async fn serve(says: Vec<Said>) -> (LambdaCompute, Arc<Service>, Results) {
     let service = Arc::new(Service { asked: Mutex::default(), says: Mutex::new(says.into()) });
     let app = Router::new().route("/2015-03-31/functions/{name}/invocations", post(invoked));
     let app = app.with_state(Arc::clone(&service)).layer(axum::extract::DefaultBodyLimit::disable());
@@ -111,10 +129,14 @@ async fn run_counted(task: HBeeTask, says: Vec<Said>) -> (Result<TaskOutcome>, A
         memory_mb: 2048,
         concurrency: 900,
     };
-    let refusals = AtomicU32::new(0);
-    let refused = || _ = refusals.fetch_add(1, Ordering::Relaxed);
-    let outcome = LambdaCompute::new(&sdk, function, results.clone()).run(&task, &refused).await;
-    (outcome, service, results, refusals.into_inner())
+    (LambdaCompute::new(&sdk, function, results.clone()), service, results)
+}
+
+#[tokio::test]
+async fn compute_of_lambda_keeps_the_contract() {
+    let (compute, _, _) = serve(vec![]).await;
+    let works = task(10);
+    check_compute(&compute, &works, &HBeeTask { step: FAILS.to_string(), ..works.clone() }).await;
 }
 
 #[tokio::test]
