@@ -150,6 +150,7 @@ impl FileSource {
         if let Format::Csv { header, delimiter } = self.format {
             if header {
                 current.names = csv_names(&bytes, delimiter)?;
+                self.check_names(&current.key.1, &current.names)?;
                 start = bytes.iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |at| at + 1);
             } else {
                 current.names = self.schema.fields().iter().map(|field| field.name().clone()).collect();
@@ -162,6 +163,19 @@ impl FileSource {
         }
         current.lines = bytes.slice(position..);
         Ok(current)
+    }
+
+    /// Checks that the first line of a CSV file names a column of the table. Otherwise it is a row, and every value of the
+    /// file would be null.
+    fn check_names(&self, file: &str, names: &[String]) -> Result<()> {
+        if names.is_empty() || names.iter().any(|name| self.schema.field_with_name(name).is_ok()) {
+            return Ok(());
+        }
+        let first: String = names.join(",").chars().take(200).collect();
+        Err(QueryError::data(format!(
+            "the first line of file `{file}`, `{first}`, has none of the table's columns; if the files have no header, set \
+             header = 'false', and else give the columns the names of the header"
+        )))
     }
 
     /// Takes up to `rows` rows of the current file. Returns None if it has no more.

@@ -74,6 +74,12 @@ fn read(file: &Path, tables: &[(String, String)]) -> Result<(Query, PathBuf)> {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         (json, file.display().to_string(), folder)
     };
+    if file.extension().is_some_and(|ending| ending == "sql") {
+        return Err(QueryError::invalid(format!(
+            "`{source}` is a file of SQL, and `buzz query` reads a query in JSON; `buzz stream run {source}` runs a continuous \
+             query, and `buzz sql` a statement"
+        )));
+    }
     let (mut query, warnings) = Query::parse(&json, &source)?;
     for warning in warnings {
         warn(&warning);

@@ -86,6 +86,7 @@ fn main() {
         Trial::test("state::hot_key_is_one_row_per_slice", hot_key),
         Trial::test("files::folder_is_followed", followed_folder),
         Trial::test("files::bad_rows_fail_or_are_counted", bad_rows),
+        Trial::test("files::csv_without_header_is_an_error_or_an_option", csv_header),
         Trial::test("files::parquet_sink_is_partitioned_and_read_back", parquet_round_trip),
         Trial::test("check::names_stages_and_state", check_names_stages),
         Trial::test("check::unknown_option_is_refused", unknown_option),
@@ -599,7 +600,11 @@ fn other_script() -> Result {
     let state = folder.text("state");
     succeeds(&["run", &script, "--until-end", "--state", &state])?;
     folder.write("s.sql", &first.replace("% 50", "% 10"))?;
-    succeeds(&["run", &script, "--until-end", "--state", &state])?;
+    let again = buzz(&["run", &script, "--until-end", "--state", &state])?;
+    let told = String::from_utf8_lossy(&again.stderr).into_owned();
+    if !again.status.success() || !told.contains("version 2 starts without state") {
+        return Err(told.into());
+    }
     let epochs = succeeds(&["epochs", "--state", &state])?;
     if epochs.contains("version 2") { Ok(()) } else { Err(epochs.into()) }
 }
@@ -722,6 +727,26 @@ fn bad_rows() -> Result {
     } else {
         Err(format!("{out}{summary}").into())
     }
+}
+
+fn csv_header() -> Result {
+    let folder = Folder::new()?;
+    let input = folder.write("in.csv", "a,1\nb,2\n")?;
+    let script = |option: &str| {
+        format!(
+            "CREATE TABLE t (page TEXT, n BIGINT) WITH (connector='single_file', path='{}', format='csv'{option});\n\
+             SELECT page, n FROM t;",
+            input.display()
+        )
+    };
+    let path = folder.write("s.sql", &script(""))?.display().to_string();
+    let error = fails(&["run", &path, "--until-end"])?;
+    if !error.contains("`a,1`, has none of the table's columns") || !error.contains("header = 'false'") {
+        return Err(error.into());
+    }
+    folder.write("s.sql", &script(", header='false'"))?;
+    let rows = succeeds(&["run", &path, "--until-end"])?;
+    if rows == "{\"page\":\"a\",\"n\":1}\n{\"page\":\"b\",\"n\":2}\n" { Ok(()) } else { Err(rows.into()) }
 }
 
 fn parquet_round_trip() -> Result {

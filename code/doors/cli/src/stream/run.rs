@@ -126,6 +126,13 @@ async fn stateful(text: &str, uri: &str, arguments: &RunArguments, workers: usiz
         fingerprints: fingerprints(&planned.pipeline),
     };
     let mut log = EpochLog::open(store, root, &name, &spec).await?;
+    let (before, now) = (existing.map(|log| log.manifest().version), log.manifest().version);
+    if let Some(before) = before.filter(|before| *before < now) {
+        crate::terminal::warn(&format!(
+            "the script of `{name}` has changed, if only in a comment: version {now} starts without state and reads its \
+             sources from the start, so rows that version {before} wrote may be written again; another --name keeps both"
+        ));
+    }
     if let Some(epoch) = arguments.from_epoch {
         log = log.rewind(epoch).await?;
     }
