@@ -100,6 +100,8 @@ fn exit_codes_and_output_streams_are_as_documented() {
         assert!(text(&output.stderr).contains(words), "{arguments:?}: {}", text(&output.stderr));
     };
     failed(&["query", "missing.json"], 1, "error: query file `missing.json`: No such file");
+    std::fs::write(dir.path().join("script.sql"), "-- a script\nSELECT 1;").unwrap();
+    failed(&["query", "script.sql"], 1, "`buzz stream run script.sql` runs a continuous query");
     failed(&["query", "query.json", "--table", "ride=x"], 1, "no catalog `ride`; did you mean `rides`?");
     failed(&["query", "query.json", "--table", "rides=nowhere"], 1, "error: catalog `rides`: file or folder");
     failed(
