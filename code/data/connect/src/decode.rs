@@ -4,7 +4,7 @@ use std::io::{BufRead, Cursor};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, new_null_array};
-use arrow::compute::cast;
+use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::csv::ReaderBuilder as CsvReaderBuilder;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::ipc::reader::{FileReader, StreamReader};
@@ -215,6 +215,15 @@ pub(crate) fn decode_file(format: &Format, schema: &SchemaRef, bytes: Bytes) -> 
         Format::Arrow => StreamReader::try_new(Cursor::new(bytes), None)?.collect::<Result<_, _>>()?,
         _ => return Err(QueryError::internal("a text format is decoded by lines")),
     };
+    if let Some(first) = batches.first() {
+        let file = first.schema();
+        let names: Vec<&str> = file.fields().iter().map(|field| field.name().as_str()).collect();
+        if !schema.fields().is_empty() && !names.iter().any(|name| schema.field_with_name(name).is_ok()) {
+            // Every value would be null.
+            let names = names.join("`, `");
+            return Err(QueryError::data(format!("the file has none of the table's columns; it has `{names}`")));
+        }
+    }
     batches.iter().map(|batch| as_schema(batch, schema)).collect()
 }
 
@@ -235,13 +244,33 @@ fn parquet_error(error: parquet::errors::ParquetError) -> QueryError {
     QueryError::data(format!("the Parquet file is not readable: {error}"))
 }
 
+/// Casts a column of a file to the type of `field`.
+///
+/// # Errors
+/// `Data` if a value has no equal in that type: 3.9 is no integer, and 300 no TINYINT.
+fn whole(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
+    let (from, to) = (column.data_type(), field.data_type());
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    let lossy = |reason: &str| {
+        QueryError::data(format!(
+            "column `{}` has type {from} in the file and {to} in the table, and {reason}; declare the type of the file",
+            field.name()
+        ))
+    };
+    let made = cast_with_options(column, to, &strict).map_err(|error| lossy(&error.to_string()))?;
+    if from.is_numeric() && to.is_numeric() && cast(&made, from)?.as_ref() != column.as_ref() {
+        return Err(lossy("a value would change"));
+    }
+    Ok(made)
+}
+
 /// Returns the columns of `schema` by name, cast to its types. A column that the file lacks is null.
 fn as_schema(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let mut columns = Vec::with_capacity(schema.fields().len());
     for field in schema.fields() {
         columns.push(match batch.column_by_name(field.name()) {
             Some(column) if column.data_type() == field.data_type() => Arc::clone(column),
-            Some(column) => cast(column, field.data_type())?,
+            Some(column) => whole(column, field)?,
             None => new_null_array(field.data_type(), batch.num_rows()),
         });
     }

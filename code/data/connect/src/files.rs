@@ -30,6 +30,8 @@ pub struct FileSource {
     pub store: Arc<dyn ObjectStore>,
     /// The file, or the folder.
     pub path: Path,
+    /// Stands before paths in messages: `/` on this machine.
+    pub root: &'static str,
     /// `path` is a folder.
     pub folder: bool,
     /// Waits for new files instead of ending.
@@ -65,6 +67,7 @@ impl FileSource {
         Self {
             store,
             path,
+            root: "",
             folder: false,
             follow: false,
             format,
@@ -96,7 +99,7 @@ impl FileSource {
                 Ok(meta) => Ok(vec![meta]),
                 Err(object_store::Error::NotFound { .. }) if self.follow => Ok(Vec::new()),
                 Err(object_store::Error::NotFound { .. }) => {
-                    Err(QueryError::data(format!("file `{}` does not exist", self.path)))
+                    Err(QueryError::data(format!("file `{}{}` does not exist", self.root, self.path)))
                 }
                 Err(error) => Err(error.into()),
             };
@@ -141,8 +144,8 @@ impl FileSource {
         let mut current =
             Current { key, start: 0, lines: Bytes::new(), names: Vec::new(), batches: Default::default() };
         if !self.format.has_lines() {
-            let decoded =
-                decode_file(&self.format, &self.schema, bytes).map_err(|error| error.at(current.key.1.as_str()))?;
+            let decoded = decode_file(&self.format, &self.schema, bytes)
+                .map_err(|error| error.at(format!("{}{}", self.root, current.key.1)))?;
             current.batches = decoded.into_iter().skip(self.position as usize).collect();
             return Ok(current);
         }
@@ -173,8 +176,9 @@ impl FileSource {
         }
         let first: String = names.join(",").chars().take(200).collect();
         Err(QueryError::data(format!(
-            "the first line of file `{file}`, `{first}`, has none of the table's columns; if the files have no header, set \
-             header = 'false', and else give the columns the names of the header"
+            "the first line of file `{}{file}`, `{first}`, has none of the table's columns; if the files have no header, set \
+             header = 'false', and else give the columns the names of the header",
+            self.root
         )))
     }
 
@@ -208,7 +212,7 @@ impl FileSource {
         let mut decoded = Decoded::default();
         for task in tasks {
             let part = task.await.map_err(|error| QueryError::internal(format!("a decoder stopped: {error}")))?;
-            let part = part.map_err(|error| error.at(current.key.1.as_str()))?;
+            let part = part.map_err(|error| error.at(format!("{}{}", self.root, current.key.1)))?;
             decoded.batches.extend(part.batches);
             decoded.bad.extend(part.bad);
         }
@@ -251,8 +255,8 @@ impl Source for FileSource {
             if self.current.is_none() && !self.open_next(now).await? {
                 if !self.follow && self.last.is_none() {
                     return Err(QueryError::data(format!(
-                        "`{}` has no files; check the option `path`, or follow the folder without --until-end",
-                        self.path
+                        "`{}{}` has no files; check the option `path`, or follow the folder without --until-end",
+                        self.root, self.path
                     )));
                 }
                 read.ended = !self.follow;

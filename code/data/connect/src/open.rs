@@ -206,6 +206,7 @@ async fn files(
     let (store, location) = store(&path, &place.base)?;
     let schema = columns.clone().map_or_else(|| Arc::new(Schema::empty()), Arc::new);
     let mut source = FileSource::new(store, location, format, schema);
+    source.root = if is_remote(&path) { "" } else { "/" };
     source.folder = connector != "single_file";
     source.follow = follow && !place.until_end;
     source.bad_data = bad_data;
@@ -335,13 +336,18 @@ fn text_format(options: &mut Options) -> Result<WriteFormat> {
     }
 }
 
+/// Returns true if `uri` is not a path of this machine.
+fn is_remote(uri: &str) -> bool {
+    uri.contains("://") && !uri.starts_with("file://")
+}
+
 /// Returns the store and the path in it of a local path or an s3:// uri.
 ///
 /// # Errors
 /// `Invalid` if the uri is not understood.
 pub fn store(uri: &str, base: &std::path::Path) -> Result<(Arc<dyn ObjectStore>, Path)> {
     let invalid = |error: &dyn std::fmt::Display| QueryError::invalid(format!("`{uri}` cannot be used: {error}"));
-    if uri.contains("://") && !uri.starts_with("file://") {
+    if is_remote(uri) {
         let parsed = url::Url::parse(uri).map_err(|error| invalid(&error))?;
         let (store, path) = object_store::parse_url_opts(&parsed, std::env::vars()).map_err(|error| invalid(&error))?;
         return Ok((Arc::from(store), path));

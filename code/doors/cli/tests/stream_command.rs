@@ -86,6 +86,7 @@ fn main() {
         Trial::test("state::hot_key_is_one_row_per_slice", hot_key),
         Trial::test("files::folder_is_followed", followed_folder),
         Trial::test("files::bad_rows_fail_or_are_counted", bad_rows),
+        Trial::test("files::columns_that_do_not_fit_are_errors", file_schema_must_fit),
         Trial::test("files::csv_without_header_is_an_error_or_an_option", csv_header),
         Trial::test("files::parquet_sink_is_partitioned_and_read_back", parquet_round_trip),
         Trial::test("check::names_stages_and_state", check_names_stages),
@@ -747,6 +748,35 @@ fn csv_header() -> Result {
     folder.write("s.sql", &script(", header='false'"))?;
     let rows = succeeds(&["run", &path, "--until-end"])?;
     if rows == "{\"page\":\"a\",\"n\":1}\n{\"page\":\"b\",\"n\":2}\n" { Ok(()) } else { Err(rows.into()) }
+}
+
+fn file_schema_must_fit() -> Result {
+    let folder = Folder::new()?;
+    let file = folder.text("in.parquet");
+    let sql = "SELECT 1 AS a, 3.9 AS b UNION ALL SELECT 300 AS a, 4.0 AS b";
+    let arguments = ["sql", sql, "--format", "parquet", "--output", &file];
+    if !Command::new(env!("CARGO_BIN_EXE_buzz")).args(arguments).output()?.status.success() {
+        return Err("no file".into());
+    }
+    let run = |columns: &str| {
+        let script = format!(
+            "CREATE TABLE t ({columns}) WITH (connector='single_file', path='{file}', format='parquet');\nSELECT * FROM t;"
+        );
+        let path = folder.write("s.sql", &script)?.display().to_string();
+        fails(&["run", &path, "--until-end"])
+    };
+    let cases = [
+        ("c BIGINT", "has none of the table's columns; it has `a`, `b`"),
+        ("b BIGINT", "column `b` has type Float64 in the file and Int64 in the table, and a value would change"),
+        ("a TINYINT", "column `a` has type Int64 in the file and Int8 in the table"),
+    ];
+    for (columns, words) in cases {
+        let error = run(columns)?;
+        if !error.contains(words) || !error.contains(&file) {
+            return Err(error.into());
+        }
+    }
+    Ok(())
 }
 
 fn parquet_round_trip() -> Result {

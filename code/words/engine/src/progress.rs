@@ -174,7 +174,7 @@ impl Progress {
     /// Runs `work` unless the query is stopped first.
     ///
     /// # Errors
-    /// Those of `work`, and the reason that [`Progress::stop`] was given.
+    /// The errors of `work`, and the reason that [`Progress::stop`] was given.
     pub async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             biased;
