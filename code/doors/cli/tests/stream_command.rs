@@ -87,6 +87,7 @@ fn main() {
         Trial::test("files::folder_is_followed", followed_folder),
         Trial::test("files::bad_rows_fail_or_are_counted", bad_rows),
         Trial::test("files::columns_that_do_not_fit_are_errors", file_schema_must_fit),
+        Trial::test("files::sink_that_failed_gets_each_row_once", blocked_sink),
         Trial::test("files::csv_without_header_is_an_error_or_an_option", csv_header),
         Trial::test("files::parquet_sink_is_partitioned_and_read_back", parquet_round_trip),
         Trial::test("check::names_stages_and_state", check_names_stages),
@@ -777,6 +778,39 @@ fn file_schema_must_fit() -> Result {
         }
     }
     Ok(())
+}
+
+fn blocked_sink() -> Result {
+    let folder = Folder::new()?;
+    let script = |out: &str| {
+        format!(
+            "CREATE TABLE nexmark WITH (connector='nexmark', events='5000', real_time='false');\n\
+             CREATE TABLE out WITH (connector='json', path='{}', type='sink');\nSET epoch_rows = 1000;\n\
+             INSERT INTO out SELECT bid.auction AS a, bid.price AS p FROM nexmark WHERE bid IS NOT NULL;",
+            folder.text(out)
+        )
+    };
+    let rows = |out: &str| -> Result<Vec<String>> {
+        let mut rows = Vec::new();
+        for file in fs::read_dir(folder.path(out))? {
+            rows.extend(fs::read_to_string(file?.path())?.lines().map(str::to_string));
+        }
+        rows.sort();
+        Ok(rows)
+    };
+    let whole = folder.write("whole.sql", &script("whole"))?.display().to_string();
+    succeeds(&["run", &whole, "--until-end", "--state", &folder.text("state")])?;
+    // A file in the place of the folder, as a full disk, makes every write fail.
+    let blocked = folder.write("blocked.sql", &script("blocked"))?.display().to_string();
+    let file = folder.write("blocked", "")?;
+    let arguments = ["run", &blocked, "--until-end", "--state", &folder.text("state")];
+    let error = fails(&arguments)?;
+    if !error.contains("sink out") {
+        return Err(error.into());
+    }
+    fs::remove_file(file)?;
+    succeeds(&arguments)?;
+    same("after the repair", &rows("whole")?, &rows("blocked")?)
 }
 
 fn parquet_round_trip() -> Result {

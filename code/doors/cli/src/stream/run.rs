@@ -248,7 +248,9 @@ impl Runner {
                 .planned
                 .sinks
                 .iter()
-                .map(|(name, sink)| (name.clone(), Arc::new(Outbox { sink: Arc::clone(sink) }) as Arc<dyn Target>))
+                .map(|(name, sink)| {
+                    (name.clone(), Arc::new(Outbox { name: name.clone(), sink: Arc::clone(sink) }) as Arc<dyn Target>)
+                })
                 .collect();
             if self.record.epoch > 0 {
                 self.record.published = publish_pending(&log, &self.record, &targets).await?;
@@ -409,7 +411,7 @@ impl Runner {
             }
         }
         for (sink, batches) in &rows {
-            self.planned.sinks[*sink].write(record.epoch, batches).await?;
+            write(sink, &self.planned.sinks[*sink], record.epoch, batches).await?;
         }
         for sink in self.planned.sinks.keys() {
             record.published.insert(sink.clone(), record.epoch);
@@ -537,6 +539,7 @@ fn encode_rows(batches: &[RecordBatch]) -> Result<Bytes> {
 
 /// A sink that takes its rows from files of the log.
 struct Outbox {
+    name: String,
     sink: Arc<dyn Sink>,
 }
 
@@ -562,8 +565,13 @@ impl Target for Outbox {
                 rows.push(batch?);
             }
         }
-        self.sink.write(epoch, &rows).await
+        write(&self.name, &self.sink, epoch, &rows).await
     }
+}
+
+/// Writes the rows of an epoch to the sink `name`. An error names it.
+async fn write(name: &str, sink: &Arc<dyn Sink>, epoch: u64, rows: &[RecordBatch]) -> Result<()> {
+    sink.write(epoch, rows).await.map_err(|error| error.at(format!("sink {name}")))
 }
 
 /// Formats nanoseconds since 1970.
