@@ -92,7 +92,8 @@ impl Fuse {
     }
 
     /// Runs a plan and passes its rows to `sink`. If a comb is lost or refuses the query, if the rows are too many for Fuse,
-    /// or if a task fails whose delivery flows, the query is rerun from the start and [`RowSink::start`] is called again.
+    /// or if a task whose delivery flows is `Unavailable`, the query is rerun from the start and [`RowSink::start`] is called
+    /// again.
     ///
     /// # Errors
     /// The first failure of any role, with its kind; `Limit` if the query exceeds its timeout; the reason that
