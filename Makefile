@@ -28,7 +28,7 @@ export STAGE REGION DEPLOY_PROFILE BACKEND_PROFILE BACKEND_BUCKET BACKEND_REGION
 .PHONY: help build sample local-sample run-query test check check-infra format bench fuzz clean init package package-lambdas \
 	package-hcomb plan deploy deploy-all destroy logs costs docker-login check-dirty scan-infra try-infra try-packages try-reproducible \
 	run-integ-local run-integ-docker run-integ-aws
-.PHONY: examples slt slt-known differential differential-real bench-tools stack-sample stack-query need-stage
+.PHONY: bench-builds examples slt slt-known differential differential-real bench-tools stack-sample stack-query need-stage
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} /^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -175,6 +175,11 @@ bench-cloud: deployed ## Measure a stack's programs on the local cloud; writes d
 bench-stream: release ## Measure continuous queries; BENCH_RUNS=3 EVENTS=4000000 BINARIES=folder
 	python3 code/testkit/bench/stream.py --bin $(MEASURED) --folder $(BENCH)/stream --runs $(or $(BENCH_RUNS),3) \
 		--events $(or $(EVENTS),4000000)
+
+bench-builds: bench-tools ## Compare two builds of `buzz` on TPC-H; OLD=folder NEW=folder BENCH_RUNS=9 TPCH_SCALE=1
+	@[ -n "$(OLD)" ] || { echo "error: OLD= names the folder of the old build's \`buzz\`" >&2; exit 2; }
+	$(BENCH)/bin/python code/testkit/bench/builds.py --old $(OLD) --new $(or $(NEW),$(CARGO_TARGET_DIR)/debug) \
+		--scale $(or $(TPCH_SCALE),1) --folder $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1) --runs $(or $(BENCH_RUNS),9)
 
 bench-tools:
 	@[ -x $(BENCH)/bin/tpchgen-cli ] || { python3 -m venv $(BENCH) && \

@@ -1,4 +1,4 @@
-"""Measures the time and memory of one process."""
+"""Measures the time, CPU time and memory of one process."""
 import os
 import subprocess
 import sys
@@ -8,16 +8,17 @@ from typing import NamedTuple
 
 
 class Measured(NamedTuple):
-    """Time, peak memory and output of one process."""
+    """Wall time, CPU time of all threads, peak memory and output of one process."""
 
     seconds: float
+    cpu_seconds: float
     megabytes: float
     stdout: str
     stderr: str
 
 
 def measure(command):
-    """Runs `command`. Measures its wall time and its peak resident memory. Exits if the command fails."""
+    """Runs `command`. Measures its wall time, CPU time and peak resident memory. Exits if the command fails."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=err)
@@ -28,4 +29,4 @@ def measure(command):
         printed, said = out.read().decode(), err.read().decode()
     if status != 0:
         sys.exit(f"{command} failed:\n{printed}{said}")
-    return Measured(seconds, usage.ru_maxrss / 1024, printed, said)
+    return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, printed, said)
