@@ -393,6 +393,29 @@ async fn undetermined_expression_that_is_read_twice_is_computed_once() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn undetermined_build_side_is_the_same_for_all_tasks() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 4, 250);
+    parquet_folder(dir.path(), "stops", 2, 100);
+    let tables = [("rides", "Parquet", "rides"), ("stops", "Parquet", "stops")];
+    for build in [
+        "SELECT a.id FROM stops a JOIN stops b ON a.id = b.id AND a.id + b.id + random() * 1000000 < 500000",
+        "SELECT a.id FROM stops a JOIN stops b ON a.id > b.id + 195 AND a.id + b.id + random() * 1000000 < 500000",
+        "SELECT id FROM stops WHERE random() < 0.5",
+        "SELECT id FROM stops LIMIT 100",
+        "SELECT id FROM stops WHERE id > 20 LIMIT 100",
+    ] {
+        // Each row of the build side has five partners among the rides, in different files.
+        let split = "SELECT v.id FROM rides r JOIN v ON r.id % 200 = v.id GROUP BY v.id HAVING COUNT(*) % 5 <> 0";
+        let sql = format!("WITH v AS ({build}) SELECT COUNT(*) FROM ({split})");
+        for (zones, sets) in [(1, ["transport=memory", "tasks=4"]), (2, ["transport=tcp", "tasks=4"])] {
+            let answer = ask(&statement(zones, &sql, &tables), dir.path(), &sets).await.expect(&sql);
+            assert_eq!(sorted_text(&answer.rows), ["0"], "{zones} zones: {build}");
+        }
+    }
+}
+
 /// Runs queries on threads with the stack that all programs use.
 fn on_deep_stack(work: impl Future<Output = ()> + Send + 'static) {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use buzz_protocol::QueryError;
 use datafusion::common::JoinType;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result as DataFusionResult;
@@ -145,25 +145,37 @@ fn join_sides(node: &PlanNode) -> Option<(&PlanNode, &PlanNode)> {
 
 /// Returns the bytes of the files that `build` reads, if every task can compute it with the same result.
 fn bytes_of_build(build: &PlanNode, rules: &CutRules) -> Option<u64> {
+    if !is_determined(build) {
+        return None;
+    }
     if let Some(scan) = file_scan(build) {
         return Some(rules.tables.get(scan_number(scan)?)?.bytes);
     }
     if let Some((left, right)) = join_sides(build) {
         return bytes_of_build(left, rules)?.checked_add(bytes_of_build(right, rules)?);
     }
-    let same_everywhere = if let Some(filter) = build.downcast_ref::<FilterExec>() {
-        !is_volatile(filter.predicate())
-    } else if let Some(projection) = build.downcast_ref::<ProjectionExec>() {
-        !projection.expr().iter().any(|column| is_volatile(&column.expr))
-    } else if let Some(exchange) = build.downcast_ref::<RepartitionExec>() {
+    let same_everywhere = if let Some(exchange) = build.downcast_ref::<RepartitionExec>() {
         matches!(exchange.partitioning(), Partitioning::RoundRobinBatch(_))
     } else {
-        build.downcast_ref::<CoalescePartitionsExec>().is_some() || build.downcast_ref::<CooperativeExec>().is_some()
+        build.downcast_ref::<FilterExec>().is_some()
+            || build.downcast_ref::<ProjectionExec>().is_some()
+            || build.downcast_ref::<CoalescePartitionsExec>().is_some()
+            || build.downcast_ref::<CooperativeExec>().is_some()
     };
     match build.children().as_slice() {
         [child] if same_everywhere => bytes_of_build(child, rules),
         _ => None,
     }
+}
+
+/// Returns true if the rows of `node` follow from those of its children: it has no limit and no volatile expression.
+fn is_determined(node: &PlanNode) -> bool {
+    let mut volatile = false;
+    let visited = node.apply_expressions(&mut |expression| {
+        volatile |= is_volatile(expression);
+        Ok(TreeNodeRecursion::Continue)
+    });
+    visited.is_ok() && !volatile && node.fetch().is_none()
 }
 
 /// Removes exchanges between partitions: a task reads its files as one partition.
