@@ -1,14 +1,20 @@
 //! `buzz stream`: continuous queries in this process.
 //!
-//! - `run` is the loop: sources, epochs, state files, records, sinks.
+//! - `run` is the loop. `start` opens the pipeline in its state, `runner` runs an epoch, and `commit` ends it: state files,
+//!   the record, and the rows in the sinks (`outbox`). `summary` counts.
 //! - `plan` turns a script into a pipeline with its sources and sinks.
 //! - `json` translates the JSON form of a query to a script.
 //! - `store` is where state is kept.
 
+mod commit;
 mod json;
+mod outbox;
 mod plan;
 mod run;
+mod runner;
+mod start;
 mod store;
+mod summary;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -104,9 +110,9 @@ pub async fn carry_out(command: StreamCommand, threads: usize) -> ExitCode {
 
 async fn check(file: &std::path::Path, plans: bool) -> Result<()> {
     let (text, _) = plan::read_script(file)?;
-    let planned = plan::plan(&text, 1, false, "check").await?;
+    let planned = plan::plan(&text, plan::Workers { given: None, threads: 1 }, false, "check").await?;
     let mut description = planned.pipeline.describe(plans);
-    let epoch = planned.epoch_nanos as f64 / 1e9;
+    let epoch = planned.settings.epoch_nanos(false) as f64 / 1e9;
     let stages = planned.pipeline.stages().count();
     let sinks = planned.sinks.len();
     let puts = 1 + stages + 2 * sinks;
@@ -147,10 +153,10 @@ async fn epochs(state: &str, name: Option<String>, last: usize) -> Result<()> {
         let watermark = match watermark {
             None => "none".to_string(),
             Some(micros) if micros >= i64::MAX / 1000 => "end".to_string(),
-            Some(micros) => run::time_text(micros.saturating_mul(1000)),
+            Some(micros) => time_text(micros.saturating_mul(1000)),
         };
         let bytes: u64 = record.state.iter().map(|file| file.bytes).sum();
-        let time = run::time_text(record.at_ms.saturating_mul(1_000_000));
+        let time = time_text(record.at_ms.saturating_mul(1_000_000));
         text.push_str(&format!(
             "{:>8}  {time:24}  {:>12}  {:>12}  {watermark:26}  {bytes:>11}  {:>6}  {:>6}  {seconds:>8.3}{}\n",
             record.epoch,
@@ -162,4 +168,10 @@ async fn epochs(state: &str, name: Option<String>, last: usize) -> Result<()> {
         ));
     }
     crate::terminal::print(&text)
+}
+
+/// Formats nanoseconds since 1970.
+fn time_text(nanos: i64) -> String {
+    let array = arrow::array::TimestampMillisecondArray::from(vec![nanos.div_euclid(1_000_000)]);
+    arrow::util::display::array_value_to_string(&array, 0).unwrap_or_default()
 }

@@ -1,0 +1,211 @@
+//! A pipeline that runs: its state, its newest epoch, and one step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use buzz_connect::BadData;
+use buzz_epoch::{Clock, EpochLog, Record, SystemClock, Target, publish_pending};
+use buzz_protocol::{QueryError, Result};
+use buzz_stream::{EpochInput, SourceRows, SourceTime, StageId, State, state_file};
+use serde_json::Value;
+
+use super::outbox::Outbox;
+use super::plan::{Planned, open_table};
+use super::summary::{Counts, Summary};
+
+/// The result of a step.
+pub(super) enum Step {
+    /// An epoch has ended, or there was nothing to do. `more` rows can be read at once.
+    Done { more: bool },
+    /// All sources have ended.
+    Ended,
+    /// Another process created the record of the epoch.
+    Lost,
+}
+
+/// A pipeline with its state and its newest epoch.
+pub(super) struct Runner {
+    pub(super) planned: Planned,
+    pub(super) state: State,
+    pub(super) log: Option<EpochLog>,
+    /// The newest epoch.
+    pub(super) record: Record,
+    /// Time since when a source has been silent.
+    silent: BTreeMap<String, Instant>,
+    pub(super) summary: Summary,
+    /// Identifies this process in records.
+    pub(super) by: String,
+}
+
+impl Runner {
+    pub(super) fn new(planned: Planned, log: Option<EpochLog>) -> Self {
+        let state = planned.pipeline.start();
+        let by = format!("{}-{:x}", std::process::id(), SystemClock.now_ms());
+        Self {
+            planned,
+            state,
+            log,
+            record: Record::default(),
+            silent: BTreeMap::new(),
+            summary: Summary::default(),
+            by,
+        }
+    }
+
+    /// Fails if a source has no end.
+    pub(super) fn check_ends(&self) -> Result<()> {
+        for (name, table) in
+            self.planned.sources.keys().filter_map(|name| Some((name, self.planned.script.table(name)?)))
+        {
+            let generated = matches!(table.option("connector"), Some("nexmark" | "impulse"));
+            let bounded = ["events", "message_count", "runtime"].iter().any(|key| table.option(key).is_some());
+            if generated && !bounded {
+                return Err(QueryError::invalid(format!(
+                    "--until-end never ends: source `{name}` is endless; set events = '1000' in its CREATE TABLE"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads the newest epoch: offsets, event times and state. Publishes what was not published.
+    pub(super) async fn load(&mut self) -> Result<()> {
+        let Some(log) = self.log.clone() else { return Ok(()) };
+        // A file that a record names may be deleted meanwhile if another process has gone on.
+        for _ in 0..8 {
+            self.state = self.planned.pipeline.start();
+            self.record = log.newest().await?.unwrap_or_default();
+            let names: Vec<String> = self.planned.sources.keys().cloned().collect();
+            for name in names {
+                let stored = self.record.sources.get(&name).cloned();
+                let offset = stored.as_ref().and_then(|stored| stored.get("offset"));
+                let opened = open_table(&self.planned.script, &name, &self.planned.place, offset).await?;
+                self.planned.sources.insert(name.clone(), opened);
+                if let Some(stored) = stored {
+                    self.state.sources.insert(name, time_of(&stored)?);
+                }
+            }
+            self.planned.pipeline.set_watermarks(&mut self.state);
+            if !self.load_state(&log).await? {
+                continue;
+            }
+            let targets: BTreeMap<String, Arc<dyn Target>> = self
+                .planned
+                .sinks
+                .iter()
+                .map(|(name, sink)| {
+                    (name.clone(), Arc::new(Outbox { name: name.clone(), sink: Arc::clone(sink) }) as Arc<dyn Target>)
+                })
+                .collect();
+            if self.record.epoch > 0 {
+                self.record.published = publish_pending(&log, &self.record, &targets).await?;
+            }
+            return Ok(());
+        }
+        Err(QueryError::unavailable("another process runs this pipeline faster than its state can be loaded; stop one"))
+    }
+
+    /// Returns false if a file was deleted because newer epochs exist.
+    async fn load_state(&mut self, log: &EpochLog) -> Result<bool> {
+        let schemas: BTreeMap<StageId, _> = self.planned.pipeline.stages().collect();
+        for file in &self.record.state {
+            let stage: StageId = file.stage.parse()?;
+            let Some(bytes) = log.read(self.record.epoch, &file.path).await? else { return Ok(false) };
+            let schema = schemas.get(&stage);
+            let schema = schema.ok_or_else(|| QueryError::data(format!("the script has no stage {stage}")))?;
+            let (before, batches) = state_file::decode(schema, bytes).map_err(|error| error.at(file.path.as_str()))?;
+            self.planned.pipeline.restore(&mut self.state, stage, batches, before).await?;
+        }
+        self.planned.pipeline.restored(&mut self.state).await?;
+        Ok(true)
+    }
+
+    /// Reads all sources once and runs an epoch.
+    pub(super) async fn step(&mut self) -> Result<Step> {
+        let started = Instant::now();
+        let now = SystemClock.now_ms().saturating_mul(1_000_000);
+        let Read { input, mut counts, more, ended } = self.read(now).await?;
+        let watermarks = self.state.watermarks.clone();
+        let output = self.planned.pipeline.epoch(&mut self.state, input).await?;
+        for (name, count) in &output.without_time {
+            if self.planned.sources[name].bad_data == BadData::Fail {
+                return Err(QueryError::data(format!(
+                    "{count} rows of source `{name}` have no event time; repair them, or set bad_data = 'drop'"
+                )));
+            }
+            *counts.bad.entry(name.clone()).or_default() += count;
+        }
+        counts.rows_out = count(output.rows.iter().flatten());
+        counts.late = output.late.iter().map(|(name, batches)| (name.clone(), count(batches))).collect();
+        let idle =
+            counts.rows_in == 0 && counts.rows_out == 0 && watermarks == self.state.watermarks && counts.bad.is_empty();
+        if !idle {
+            if !self.commit(&output, &counts, now / 1_000_000, started).await? {
+                return Ok(Step::Lost);
+            }
+            self.summary.add(&counts, started.elapsed());
+        }
+        Ok(if ended { Step::Ended } else { Step::Done { more } })
+    }
+
+    /// Reads all sources once.
+    async fn read(&mut self, now: i64) -> Result<Read> {
+        let mut read = Read {
+            input: EpochInput { now, ..Default::default() },
+            counts: Counts::default(),
+            more: false,
+            ended: true,
+        };
+        for (name, opened) in &mut self.planned.sources {
+            let batch = opened.source.read(self.planned.settings.epoch_rows, now).await;
+            let batch = batch.map_err(|error| error.at(format!("source {name}")))?;
+            let rows = count(batch.partitions.iter().flat_map(|(_, batches)| batches));
+            let silent = self.silent.entry(name.clone()).or_insert_with(Instant::now);
+            if rows > 0 {
+                *silent = Instant::now();
+            }
+            let idle = opened.idle_timeout.is_some_and(|nanos| silent.elapsed() >= Duration::from_nanos(nanos as u64));
+            let idle =
+                if idle { batch.partitions.iter().map(|(name, _)| name.clone()).collect() } else { BTreeSet::new() };
+            read.more |= batch.more;
+            read.ended &= batch.ended;
+            read.counts.rows_in += rows;
+            if !batch.bad.is_empty() {
+                read.counts.bad.insert(name.clone(), batch.bad.len() as u64);
+                let rows = batch.bad.into_iter().map(|row| (row.text, row.reason)).collect();
+                read.input.bad.insert(name.clone(), rows);
+            }
+            let rows = SourceRows { partitions: batch.partitions, ended: batch.ended, idle };
+            read.input.sources.insert(name.clone(), rows);
+        }
+        Ok(read)
+    }
+}
+
+/// The rows of one read of all sources.
+struct Read {
+    input: EpochInput,
+    counts: Counts,
+    /// A source has more rows.
+    more: bool,
+    /// All sources have ended.
+    ended: bool,
+}
+
+fn count<'a>(batches: impl IntoIterator<Item = &'a RecordBatch>) -> u64 {
+    batches.into_iter().map(|batch| batch.num_rows() as u64).sum()
+}
+
+/// Reads the event time of a source from a record.
+fn time_of(stored: &Value) -> Result<SourceTime> {
+    let broken = || QueryError::data(format!("the record has no event time in {stored}"));
+    let partitions = stored.get("partitions").and_then(Value::as_object).ok_or_else(broken)?;
+    let partitions = partitions.iter().map(|(name, mark)| Some((name.clone(), mark.as_i64()?)));
+    Ok(SourceTime {
+        partitions: partitions.collect::<Option<_>>().ok_or_else(broken)?,
+        watermark: stored.get("watermark").and_then(Value::as_i64),
+        delay: stored.get("delay").and_then(Value::as_i64).unwrap_or_default(),
+    })
+}

@@ -1,0 +1,112 @@
+//! A planned statement: its stages, and the plan over closed windows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use buzz_protocol::{QueryError, Result};
+use datafusion::execution::TaskContext;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionContext;
+
+use super::source::{SourceInput, source_of};
+use super::views::{into_columns, logical};
+use super::{EpochOutput, StageDelta, StageId};
+use crate::feed::{Rows, names, run, with_rows};
+use crate::lower::{SourceScan, lower};
+use crate::script::Output;
+use crate::stage::{Advance, Stage, StageState};
+
+/// A statement that is ready to run.
+pub(super) struct Statement {
+    /// The table it inserts into; `None` prints the rows.
+    pub(super) into: Option<String>,
+    pub(super) sources: BTreeSet<String>,
+    pub(super) stages: Vec<Arc<Stage>>,
+    pub(super) above: Arc<dyn ExecutionPlan>,
+    pub(super) schema: SchemaRef,
+}
+
+/// The sources of a script as a statement sees them.
+pub(super) struct Sources<'a> {
+    pub(super) inputs: &'a BTreeMap<String, SourceInput>,
+    /// With the tables of late and bad rows.
+    pub(super) scans: &'a BTreeMap<String, SourceScan>,
+}
+
+impl Statement {
+    /// Plans statement `index` of a script. `target` has the columns of the table that it inserts into, if it declares
+    /// some.
+    pub(super) async fn plan(
+        context: &SessionContext,
+        output: &Output,
+        index: usize,
+        sources: &Sources<'_>,
+        target: Option<&SchemaRef>,
+    ) -> Result<Self> {
+        let plan = logical(context, &output.query).await?;
+        let plan = into_columns(plan, &output.columns, target)?;
+        let lowered = lower(&plan, sources.scans, &index.to_string(), output.on_close)?;
+        let mut stages = Vec::new();
+        for draft in &lowered.stages {
+            stages.push(Arc::new(Stage::plan(draft, &context.state()).await?));
+        }
+        let mut read = BTreeSet::new();
+        collect_sources(&plan, &mut read);
+        if let Some(side) = read.iter().find(|name| !sources.inputs.contains_key(*name)) {
+            if !stages.is_empty() {
+                return Err(QueryError::invalid(format!(
+                    "a window over `{side}` cannot run: its rows are late for all windows; select them as they are"
+                )));
+            }
+            // Rows of a side table come with those of its source.
+            read = read.iter().map(|name| source_of(name, sources.inputs).to_string()).collect();
+        }
+        let above = context.state().create_physical_plan(&lowered.above).await?;
+        Ok(Self { into: output.into.clone(), sources: read, stages, schema: above.schema(), above })
+    }
+
+    /// Folds the rows of an epoch into the stages, and returns the rows of the windows that close.
+    pub(super) async fn run(
+        &self,
+        index: usize,
+        state: &mut [StageState],
+        feeds: &BTreeMap<String, Rows>,
+        advance: Advance,
+        context: &Arc<TaskContext>,
+        output: &mut EpochOutput,
+    ) -> Result<Vec<RecordBatch>> {
+        let mut feeds = feeds.clone();
+        for (number, (stage, kept)) in self.stages.iter().zip(state).enumerate() {
+            let delta =
+                if reads_rows(&stage.input(), &feeds) { stage.delta(&feeds, context).await? } else { Rows::new() };
+            let batches: Vec<RecordBatch> = delta.iter().flatten().cloned().collect();
+            if !batches.is_empty() {
+                let stage = StageId { statement: index, stage: number };
+                output.deltas.push(StageDelta { stage, before: advance.before, batches });
+            }
+            let closed = stage.fold(kept, delta, advance, context).await?;
+            feeds.insert(stage.slot.clone(), closed);
+        }
+        if !reads_rows(&self.above, &feeds) {
+            return Ok(Vec::new());
+        }
+        let rows = run(with_rows(&self.above, &feeds)?, context).await?;
+        Ok(rows.into_iter().flatten().collect())
+    }
+}
+
+fn reads_rows(plan: &Arc<dyn ExecutionPlan>, feeds: &BTreeMap<String, Rows>) -> bool {
+    names(plan).iter().any(|name| feeds.get(name).is_some_and(|rows| rows.iter().any(|part| !part.is_empty())))
+}
+
+fn collect_sources(plan: &LogicalPlan, found: &mut BTreeSet<String>) {
+    if let LogicalPlan::TableScan(scan) = plan {
+        found.insert(scan.table_name.table().to_string());
+    }
+    for input in plan.inputs() {
+        collect_sources(input, found);
+    }
+}
