@@ -46,6 +46,9 @@ impl Format {
     }
 }
 
+/// Lines of a file of which at least one must have a column of the table.
+const FOREIGN_LINES: usize = 100;
+
 /// Rows of a piece of a file.
 #[derive(Debug, Default)]
 pub(crate) struct Decoded {
@@ -111,6 +114,21 @@ pub(crate) fn decode_lines(
             Ok(decoded)
         }
     }
+}
+
+/// Returns the keys of the first rows of a JSON file if none of these rows has a column of `own`: every value would be
+/// null. Lines that are no objects are left to the decoder.
+pub(crate) fn foreign_keys(own: &Schema, bytes: &[u8]) -> Option<String> {
+    let mut keys: Vec<String> = Vec::new();
+    for line in bytes.split(|&byte| byte == b'\n').take(FOREIGN_LINES) {
+        let Ok(Value::Object(row)) = serde_json::from_slice(line) else { continue };
+        if own.fields().is_empty() || row.keys().any(|key| own.field_with_name(key).is_ok()) {
+            return None;
+        }
+        keys.extend(row.keys().filter(|key| !keys.contains(key)).cloned().collect::<Vec<_>>());
+    }
+    let known: Vec<String> = keys.iter().take(8).map(|key| format!("`{key}`")).collect();
+    (!known.is_empty()).then(|| known.join(", "))
 }
 
 /// Returns true if a number with a fraction may stand outside of a text. Times such as `"12:30:00.5"` do not count.
@@ -202,8 +220,8 @@ fn decode_all(format: &Format, schema: &SchemaRef, names: &[String], lines: &[u8
     }
 }
 
-/// Decodes a whole file.
-pub(crate) fn decode_file(format: &Format, schema: &SchemaRef, bytes: Bytes) -> Result<Vec<RecordBatch>> {
+/// Decodes a whole file. `own` are the columns of `schema` that the file itself must have.
+pub(crate) fn decode_file(format: &Format, schema: &SchemaRef, own: &Schema, bytes: Bytes) -> Result<Vec<RecordBatch>> {
     let batches: Vec<RecordBatch> = match format {
         Format::Parquet => {
             let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(parquet_error)?;
@@ -218,7 +236,7 @@ pub(crate) fn decode_file(format: &Format, schema: &SchemaRef, bytes: Bytes) -> 
     if let Some(first) = batches.first() {
         let file = first.schema();
         let names: Vec<&str> = file.fields().iter().map(|field| field.name().as_str()).collect();
-        if !schema.fields().is_empty() && !names.iter().any(|name| schema.field_with_name(name).is_ok()) {
+        if !own.fields().is_empty() && !names.iter().any(|name| own.field_with_name(name).is_ok()) {
             // Every value would be null.
             let names = names.join("`, `");
             return Err(QueryError::data(format!("the file has none of the table's columns; it has `{names}`")));

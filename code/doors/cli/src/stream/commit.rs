@@ -11,7 +11,6 @@ use buzz_stream::{EpochOutput, KEY_GROUPS, state_file};
 use bytes::Bytes;
 use serde_json::json;
 
-use super::outbox::write;
 use super::runner::Runner;
 use super::summary::Counts;
 
@@ -63,10 +62,10 @@ impl Runner {
         started: Instant,
     ) -> Result<bool> {
         let mut record = self.record_of(counts, at_ms);
-        let mut rows: BTreeMap<&str, Vec<RecordBatch>> = BTreeMap::new();
+        let mut rows: BTreeMap<String, Vec<RecordBatch>> = BTreeMap::new();
         for (target, batches) in self.planned.targets.iter().zip(&output.rows) {
             if !batches.is_empty() {
-                rows.entry(target).or_default().extend(batches.iter().cloned());
+                rows.entry(target.clone()).or_default().extend(batches.iter().cloned());
             }
         }
         if let Some(log) = self.log.clone() {
@@ -89,16 +88,14 @@ impl Runner {
             record.metrics.insert("rows_out".to_string(), json!(counts.rows_out));
             record.metrics.insert("state_rows".to_string(), json!(state_rows));
             record.metrics.insert("seconds".to_string(), json!(started.elapsed().as_secs_f64()));
+            if let Some(skipped) = &counts.skipped {
+                record.metrics.insert("skipped".to_string(), json!(skipped));
+            }
             if let Commit::Lost(_) = log.commit(&record).await? {
                 return Ok(false);
             }
         }
-        for (sink, batches) in &rows {
-            write(sink, &self.planned.sinks[*sink], record.epoch, batches).await?;
-        }
-        for sink in self.planned.sinks.keys() {
-            record.published.insert(sink.clone(), record.epoch);
-        }
+        self.publish(&mut record, &rows).await?;
         self.record = record;
         if let Some(log) = &self.log
             && self.record.epoch.is_multiple_of(GARBAGE_EPOCHS)
@@ -152,10 +149,10 @@ impl Runner {
         Ok(())
     }
 
-    /// Ends the run with a record that is marked `stop`.
+    /// Ends the run with a record that is marked `stop`, and writes the rows that waited for the end of a span of time.
     pub(super) async fn stop(&mut self) -> Result<()> {
-        let Some(log) = self.log.clone() else { return Ok(()) };
-        if self.summary.epochs == 0 {
+        let Some(log) = self.log.clone() else { return self.publish_rest(None).await };
+        if self.summary.epochs == 0 && !self.has_waiting_rows() {
             return Ok(());
         }
         let epoch = self.record.epoch + 1;
@@ -168,8 +165,10 @@ impl Runner {
             bad: BTreeMap::new(),
             ..self.record.clone()
         };
-        log.commit(&record).await?;
-        Ok(())
+        match log.commit(&record).await? {
+            Commit::Done => self.publish_rest(Some(&record)).await,
+            Commit::Lost(_) => Ok(()),
+        }
     }
 }
 

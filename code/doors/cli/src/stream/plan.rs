@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Schema, SchemaRef};
 use buzz_connect::{BadData, OpenSource, Place, Sink, Stdout, WriteFormat, nullable, open_sink, open_source};
 use buzz_protocol::{QueryError, Result};
+use buzz_storage::QueryStores;
 use buzz_stream::{Pipeline, Script, SourceInput, TableDefinition, declared_columns};
 use serde_json::Value;
 
@@ -76,22 +77,40 @@ pub(super) struct Workers {
 }
 
 /// Plans a script. `pipeline_id` identifies the pipeline in its targets.
-pub(super) async fn plan(text: &str, workers: Workers, until_end: bool, pipeline_id: &str) -> Result<Planned> {
+pub(super) async fn plan(text: &str, workers: Workers, place: &Place, pipeline_id: &str) -> Result<Planned> {
     let script = Script::parse(text)?;
     let settings = Settings::of(&script)?;
-    let base = std::env::current_dir()
-        .map_err(|error| QueryError::invalid(format!("the working directory is not available: {error}")))?;
-    let place = Place { base, until_end };
-    let Tables { mut sources, inputs, mut sinks, sink_columns } = tables(&script, &place, pipeline_id).await?;
+    let Tables { mut sources, inputs, mut sinks, sink_columns } = tables(&script, place, pipeline_id).await?;
     let count = workers.given.map(NonZeroUsize::get).or(settings.parallelism).unwrap_or(workers.threads);
     let pipeline = Pipeline::plan(&script, &inputs, &sink_columns, count.max(1)).await?;
     let read = pipeline.sources();
     sources.retain(|name, _| read.contains(name.as_str()));
     let targets: Vec<String> = pipeline.outputs().map(|(into, _)| into.unwrap_or(STDOUT).to_string()).collect();
     if targets.iter().any(|target| target == STDOUT) && !sinks.contains_key(STDOUT) {
-        sinks.insert(STDOUT.to_string(), Arc::new(Stdout { format: WriteFormat::Json }));
+        sinks.insert(STDOUT.to_string(), Arc::new(Stdout::new(WriteFormat::Json)));
     }
-    Ok(Planned { script, pipeline, sources, sinks, targets, settings, place })
+    Ok(Planned { script, pipeline, sources, sinks, targets, settings, place: place.clone() })
+}
+
+/// Returns the place of the files of a script: paths are relative to the working directory.
+pub(super) fn place(stores: &Arc<QueryStores>, until_end: bool) -> Result<Place> {
+    let base = std::env::current_dir()
+        .map_err(|error| QueryError::invalid(format!("the working directory is not available: {error}")))?;
+    Ok(Place { base, stores: Arc::clone(stores), until_end })
+}
+
+/// Opens the sinks of a script.
+pub(super) async fn sinks_of(text: &str, place: &Place, pipeline_id: &str) -> Result<BTreeMap<String, Arc<dyn Sink>>> {
+    let script = Script::parse(text)?;
+    let written: BTreeSet<&str> = script.statements.iter().filter_map(|output| output.into.as_deref()).collect();
+    let mut sinks = BTreeMap::new();
+    for table in script.tables.iter().filter(|table| table.option("connector").is_some()) {
+        if written.contains(table.name.as_str()) {
+            let sink = open_sink(&table.name, &table.options, place, pipeline_id).await?;
+            sinks.insert(table.name.clone(), sink);
+        }
+    }
+    Ok(sinks)
 }
 
 /// The values of `SET`.
@@ -102,11 +121,22 @@ pub(super) struct Settings {
     /// Rows that an epoch takes of each source.
     pub(super) epoch_rows: usize,
     parallelism: Option<usize>,
+    pub(super) on_error: OnError,
+}
+
+/// The treatment of a statement that fails for a value of its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnError {
+    /// The run ends with the error. A run with state can go on from the epoch before.
+    Stop,
+    /// The rows of the epoch are left out.
+    SkipEpoch,
 }
 
 impl Settings {
     fn of(script: &Script) -> Result<Self> {
-        let mut settings = Self { epoch_nanos: None, epoch_rows: 1_000_000, parallelism: None };
+        let mut settings =
+            Self { epoch_nanos: None, epoch_rows: 1_000_000, parallelism: None, on_error: OnError::Stop };
         for (key, text) in &script.settings {
             let wrong = |required: &str| QueryError::invalid(format!("SET {key} = '{text}': {required} is required"));
             let number = || text.parse().ok().filter(|number: &usize| *number > 0);
@@ -117,9 +147,16 @@ impl Settings {
                 }
                 "epoch_rows" => settings.epoch_rows = number().ok_or_else(|| wrong("a number above zero"))?,
                 "parallelism" => settings.parallelism = Some(number().ok_or_else(|| wrong("a number above zero"))?),
+                "on_error" => {
+                    settings.on_error = match text.as_str() {
+                        "stop" => OnError::Stop,
+                        "skip_epoch" => OnError::SkipEpoch,
+                        _ => return Err(wrong("stop or skip_epoch")),
+                    };
+                }
                 _ => {
                     return Err(QueryError::invalid(format!(
-                        "SET {key} is unknown; known are epoch, epoch_rows, parallelism"
+                        "SET {key} is unknown; known are epoch, epoch_rows, on_error, parallelism"
                     )));
                 }
             }
@@ -157,7 +194,7 @@ async fn tables(script: &Script, place: &Place, pipeline_id: &str) -> Result<Tab
         match (is_sink(table, &written)?, written.contains(name)) {
             (true, false) => continue,
             (true, true) => {
-                tables.sinks.insert(name.to_string(), open_sink(name, &table.options, place, pipeline_id)?);
+                tables.sinks.insert(name.to_string(), open_sink(name, &table.options, place, pipeline_id).await?);
                 if let Some(columns) = declared_columns(table).await? {
                     tables.sink_columns.insert(name.to_string(), nullable(&columns));
                 }

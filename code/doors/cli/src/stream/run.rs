@@ -1,10 +1,13 @@
 //! The loop of a pipeline: read sources, run an epoch, write state and output, create the record, publish.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use buzz_protocol::{QueryError, Result};
+use buzz_storage::QueryStores;
 
-use super::plan::{Workers, plan, read_script};
+use super::plan::{Workers, place, plan, read_script};
 use super::runner::{Runner, Step};
 use super::start::{new_id, stateful};
 use super::{RunArguments, store};
@@ -13,16 +16,14 @@ use super::{RunArguments, store};
 const LOST_MAX: u32 = 3;
 
 /// Runs a script until its sources end, it fails, or it is interrupted.
-pub(super) async fn run(mut arguments: RunArguments, threads: usize) -> Result<()> {
+pub(super) async fn run(mut arguments: RunArguments, threads: usize, stores: &Arc<QueryStores>) -> Result<()> {
     let (text, name) = read_script(&arguments.file)?;
     arguments.name = arguments.name.or(name);
     let workers = Workers { given: arguments.parallelism, threads };
+    let place = place(stores, arguments.until_end)?;
     let mut runner = match &arguments.state {
-        None => {
-            let id = new_id("run");
-            Runner::new(plan(&text, workers, arguments.until_end, &id).await?, None)
-        }
-        Some(uri) => stateful(&text, uri, &arguments, workers).await?,
+        None => Runner::new(plan(&text, workers, &place, &new_id("run")).await?, None),
+        Some(uri) => stateful(&text, uri, &arguments, workers, &place).await?,
     };
     if arguments.until_end {
         runner.check_ends()?;
@@ -35,7 +36,7 @@ pub(super) async fn run(mut arguments: RunArguments, threads: usize) -> Result<(
     tokio::pin!(stopped);
     let started = Instant::now();
     let mut lost = 0;
-    loop {
+    while !runner.closed.load(Ordering::Relaxed) {
         let tick = Instant::now();
         let step = tokio::select! {
             biased;
@@ -43,7 +44,6 @@ pub(super) async fn run(mut arguments: RunArguments, threads: usize) -> Result<(
             step = runner.step() => step,
         };
         match step {
-            Err(error) if error.message == "standard output was closed" => break,
             Err(error) => return Err(error),
             Ok(Step::Lost) => {
                 lost += 1;

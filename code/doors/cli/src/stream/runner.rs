@@ -2,18 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
-use buzz_connect::BadData;
-use buzz_epoch::{Clock, EpochLog, Record, SystemClock, Target, publish_pending};
-use buzz_protocol::{QueryError, Result};
-use buzz_stream::{EpochInput, SourceRows, SourceTime, StageId, State, state_file};
+use buzz_connect::{BadData, OpenSource};
+use buzz_epoch::{Clock, EpochLog, Pending, Record, SystemClock, publish_pending};
+use buzz_protocol::{ErrorKind, QueryError, Result};
+use buzz_stream::{END_OF_TIME, EpochInput, EpochOutput, LeftOut, SourceRows, SourceTime, StageId, State, state_file};
 use serde_json::Value;
 
-use super::outbox::Outbox;
-use super::plan::{Planned, open_table};
+use super::outbox::targets;
+use super::plan::{OnError, Planned, open_table};
+use super::publish::Held;
 use super::summary::{Counts, Summary};
+
+/// Maximum number of notes that are printed.
+const TOLD_MAX: usize = 1000;
 
 /// The result of a step.
 pub(super) enum Step {
@@ -34,6 +39,12 @@ pub(super) struct Runner {
     pub(super) record: Record,
     /// Time since when a source has been silent.
     silent: BTreeMap<String, Instant>,
+    /// Notes about sources that were printed.
+    told: BTreeSet<String>,
+    /// Rows that wait for the end of a span of time, by sink, if no state keeps them.
+    pub(super) held: BTreeMap<String, Held>,
+    /// The reader of a sink has ended.
+    pub(super) closed: Arc<AtomicBool>,
     pub(super) summary: Summary,
     /// Identifies this process in records.
     pub(super) by: String,
@@ -49,6 +60,9 @@ impl Runner {
             log,
             record: Record::default(),
             silent: BTreeMap::new(),
+            told: BTreeSet::new(),
+            held: BTreeMap::new(),
+            closed: Arc::new(AtomicBool::new(false)),
             summary: Summary::default(),
             by,
         }
@@ -91,16 +105,9 @@ impl Runner {
             if !self.load_state(&log).await? {
                 continue;
             }
-            let targets: BTreeMap<String, Arc<dyn Target>> = self
-                .planned
-                .sinks
-                .iter()
-                .map(|(name, sink)| {
-                    (name.clone(), Arc::new(Outbox { name: name.clone(), sink: Arc::clone(sink) }) as Arc<dyn Target>)
-                })
-                .collect();
             if self.record.epoch > 0 {
-                self.record.published = publish_pending(&log, &self.record, &targets).await?;
+                let targets = targets(&self.planned.sinks, &self.closed);
+                self.record.published = publish_pending(&log, &self.record, &targets, Pending::Complete).await?;
             }
             return Ok(());
         }
@@ -128,7 +135,7 @@ impl Runner {
         let now = SystemClock.now_ms().saturating_mul(1_000_000);
         let Read { input, mut counts, more, ended } = self.read(now).await?;
         let watermarks = self.state.watermarks.clone();
-        let output = self.planned.pipeline.epoch(&mut self.state, input).await?;
+        let output = self.epoch(&input, &mut counts).await?;
         for (name, count) in &output.without_time {
             if self.planned.sources[name].bad_data == BadData::Fail {
                 return Err(QueryError::data(format!(
@@ -150,6 +157,64 @@ impl Runner {
         Ok(if ended { Step::Ended } else { Step::Done { more } })
     }
 
+    /// Runs an epoch of the pipeline. If it fails for its rows, and the script says so, their epoch is skipped.
+    async fn epoch(&mut self, input: &EpochInput, counts: &mut Counts) -> Result<EpochOutput> {
+        let skips = self.planned.settings.on_error == OnError::SkipEpoch;
+        let before = skips.then(|| self.state.clone());
+        let pipeline = &self.planned.pipeline;
+        let error = match pipeline.epoch(&mut self.state, input).await {
+            Ok(output) => return Ok(output),
+            Err(error) => error.at(self.rows_of_epoch()),
+        };
+        let Some(before) = before.filter(|_| matches!(error.kind, ErrorKind::Data | ErrorKind::Invalid)) else {
+            return Err(error);
+        };
+        let rows = format!("{} rows", counts.rows_in);
+        let mut attempts = vec![(LeftOut::Rows, rows.clone())];
+        if pipeline.has_only_windows() {
+            attempts.push((LeftOut::Windows, "the windows that close".to_string()));
+        }
+        attempts.push((LeftOut::Both, format!("{rows} and the windows that close")));
+        for (without, left_out) in attempts {
+            self.state = before.clone();
+            if let Ok(output) = pipeline.epoch_without(&mut self.state, input, without).await {
+                let skipped = format!("{left_out} are left out: {error}");
+                crate::terminal::warn(&skipped);
+                counts.skipped = Some(skipped);
+                return Ok(output);
+            }
+        }
+        Err(error)
+    }
+
+    /// Returns the epoch that runs, with the positions of its rows.
+    fn rows_of_epoch(&self) -> String {
+        let position = |(name, opened): (&String, &OpenSource)| {
+            let before = self.record.sources.get(name).and_then(|stored| stored.get("offset"));
+            let before = before.map_or_else(|| "the start".to_string(), Value::to_string);
+            format!("source {name} from {before} to {}", opened.source.offset())
+        };
+        let positions: Vec<String> = self.planned.sources.iter().map(position).collect();
+        format!("epoch {}, {}", self.record.epoch + 1, positions.join(", "))
+    }
+
+    /// Returns true if source `name` is so far ahead of the slowest one that it must wait.
+    fn must_wait(&self, name: &str, max_drift: Option<i64>) -> bool {
+        let mark = |name: &str| self.state.sources.get(name).and_then(|time| time.watermark);
+        let (Some(max_drift), Some(own)) = (max_drift, mark(name)) else { return false };
+        let others = self.planned.sources.keys().filter(|other| *other != name);
+        let slowest = others.filter_map(|other| mark(other)).min();
+        own != END_OF_TIME && slowest.is_some_and(|slowest| own.saturating_sub(slowest) > max_drift)
+    }
+
+    /// Prints a note about a source, once.
+    fn tell(&mut self, source: &str, note: &str) {
+        let note = format!("source {source}: {note}");
+        if self.told.len() < TOLD_MAX && self.told.insert(note.clone()) {
+            crate::terminal::note(&note);
+        }
+    }
+
     /// Reads all sources once.
     async fn read(&mut self, now: i64) -> Result<Read> {
         let mut read = Read {
@@ -158,7 +223,22 @@ impl Runner {
             more: false,
             ended: true,
         };
+        let waiting: BTreeSet<String> = self
+            .planned
+            .sources
+            .iter()
+            .filter(|(name, opened)| self.must_wait(name, opened.max_drift))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let mut notes = Vec::new();
         for (name, opened) in &mut self.planned.sources {
+            if waiting.contains(name) {
+                // It has rows, so it is not silent.
+                self.silent.insert(name.clone(), Instant::now());
+                read.ended = false;
+                notes.push((name.clone(), "waits for slower sources (max_drift)".to_string()));
+                continue;
+            }
             let batch = opened.source.read(self.planned.settings.epoch_rows, now).await;
             let batch = batch.map_err(|error| error.at(format!("source {name}")))?;
             let rows = count(batch.partitions.iter().flat_map(|(_, batches)| batches));
@@ -169,6 +249,7 @@ impl Runner {
             let idle = opened.idle_timeout.is_some_and(|nanos| silent.elapsed() >= Duration::from_nanos(nanos as u64));
             let idle =
                 if idle { batch.partitions.iter().map(|(name, _)| name.clone()).collect() } else { BTreeSet::new() };
+            notes.extend(batch.notes.into_iter().map(|note| (name.clone(), note)));
             read.more |= batch.more;
             read.ended &= batch.ended;
             read.counts.rows_in += rows;
@@ -179,6 +260,9 @@ impl Runner {
             }
             let rows = SourceRows { partitions: batch.partitions, ended: batch.ended, idle };
             read.input.sources.insert(name.clone(), rows);
+        }
+        for (name, note) in notes {
+            self.tell(&name, &note);
         }
         Ok(read)
     }

@@ -1,4 +1,4 @@
-//! What a run did: counts, and the time of its epochs.
+//! The summary of a run: counts, and the time of its epochs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +14,7 @@ pub(super) struct Summary {
     rows_out: u64,
     late: u64,
     bad: u64,
+    skipped: u64,
     /// Seconds of epochs, of at most [`TIMED_EPOCHS_MAX`].
     seconds: Vec<f64>,
 }
@@ -27,6 +28,8 @@ pub(super) struct Counts {
     pub(super) late: BTreeMap<String, u64>,
     /// Rows that could not be decoded or have no event time, by source.
     pub(super) bad: BTreeMap<String, u64>,
+    /// The error for which the rows of the epoch were left out.
+    pub(super) skipped: Option<String>,
 }
 
 impl Summary {
@@ -37,6 +40,7 @@ impl Summary {
         self.rows_out += counts.rows_out;
         self.late += counts.late.values().sum::<u64>();
         self.bad += counts.bad.values().sum::<u64>();
+        self.skipped += u64::from(counts.skipped.is_some());
         if self.seconds.len() < TIMED_EPOCHS_MAX {
             self.seconds.push(time.as_secs_f64());
         }
@@ -50,8 +54,9 @@ impl Summary {
             let index = (seconds.len() as f64 * share) as usize;
             seconds.get(index.min(seconds.len().saturating_sub(1))).copied().unwrap_or_default()
         };
+        let skipped = if self.skipped > 0 { format!(", skipped epochs: {}", self.skipped) } else { String::new() };
         format!(
-            "epochs: {}, rows in: {}, rows out: {}, late: {}, bad: {}, epoch p50: {:.3} s, p99: {:.3} s, max: {:.3} s, \
+            "epochs: {}, rows in: {}, rows out: {}, late: {}, bad: {}{skipped}, epoch p50: {:.3} s, p99: {:.3} s, max: {:.3} s, \
              time: {:.2} s, rows per second: {:.0}",
             self.epochs,
             self.rows_in,

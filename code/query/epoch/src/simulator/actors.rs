@@ -15,8 +15,8 @@ use crate::clock::Ids;
 use crate::log::Place;
 use crate::rules::Rules;
 use crate::{
-    Clock, Commit, EpochLog, Keep, OutputFile, Part, Record, Segment, SourceLog, SourceSpec, StateFile, Target, Timer,
-    TimerTime, Times, due, files_of, groups_of, publish_pending,
+    Clock, Commit, EpochLog, Keep, OutputFile, Part, Pending, Record, Segment, SourceLog, SourceSpec, StateFile,
+    Target, Timer, TimerTime, Times, due, files_of, groups_of, publish_pending,
 };
 
 const SOURCE: &str = "events";
@@ -172,7 +172,8 @@ async fn step(process: &Process, log: &EpochLog, source: &SourceLog, moves: bool
     let world = &process.world;
     let before = log.newest().await?.unwrap_or_default();
     let target: Arc<dyn Target> = Arc::new(SimulatedTarget(process.clone()));
-    let published = publish_pending(log, &before, &BTreeMap::from([(SINK.to_string(), target)])).await?;
+    let targets = BTreeMap::from([(SINK.to_string(), target)]);
+    let published = publish_pending(log, &before, &targets, Pending::Complete).await?;
     if before.stop {
         return Ok(true);
     }

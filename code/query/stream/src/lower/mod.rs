@@ -97,6 +97,8 @@ pub(crate) struct StageDraft {
 pub(crate) struct Lowered {
     pub(crate) stages: Vec<StageDraft>,
     pub(crate) above: LogicalPlan,
+    /// The last column of `above` is [`TIME`], by which its rows are put in order.
+    pub(crate) timed: bool,
 }
 
 /// Lowers `plan`. Slots are named `slot <prefix>.<number>`. With `on_close`, rows that belong to no window are kept until
@@ -114,12 +116,13 @@ pub(crate) fn lower(
     // is repeated per window instead.
     let attempt = |repeat| Lowering { sources, prefix, repeat, needs_repeat: false, on_close, stages: Vec::new() };
     let mut lowering = attempt(false);
-    let mut above = lowering.statement(plan);
-    if above.is_err() && lowering.needs_repeat {
+    let mut lowered = lowering.statement(plan);
+    if lowered.is_err() && lowering.needs_repeat {
         lowering = attempt(true);
-        above = lowering.statement(plan);
+        lowered = lowering.statement(plan);
     }
-    Ok(Lowered { above: above?, stages: lowering.stages })
+    let (above, timed) = lowered?;
+    Ok(Lowered { above, timed, stages: lowering.stages })
 }
 
 struct Lowering<'a> {
@@ -135,7 +138,8 @@ struct Lowering<'a> {
 }
 
 impl Lowering<'_> {
-    fn statement(&mut self, plan: &LogicalPlan) -> Result<LogicalPlan> {
+    /// Lowers a whole statement. Returns its plan, and true if the last column of it is the time.
+    fn statement(&mut self, plan: &LogicalPlan) -> Result<(LogicalPlan, bool)> {
         let mut flow = self.lower(plan)?;
         if !flow.streaming {
             return Err(QueryError::invalid("the statement reads no stream; run it with `buzz sql`"));
@@ -150,9 +154,10 @@ impl Lowering<'_> {
         for index in 0..flow.width() - 1 {
             self.materialized(&flow, index)?;
         }
-        // Without the time column.
-        let columns: Vec<Expr> = (0..flow.width() - 1).map(|index| flow.column(index)).collect();
-        Ok(LogicalPlanBuilder::from(flow.plan).project(columns)?.build()?)
+        // Rows of closed windows are put in the order of their windows, unless the statement orders them.
+        let timed = !self.stages.is_empty() && !matches!(plan, LogicalPlan::Sort(_));
+        let columns: Vec<Expr> = (0..flow.width() - usize::from(!timed)).map(|index| flow.column(index)).collect();
+        Ok((LogicalPlanBuilder::from(flow.plan).project(columns)?.build()?, timed))
     }
 
     fn lower(&mut self, plan: &LogicalPlan) -> Result<Flow> {

@@ -46,7 +46,7 @@ pub struct Pipeline {
 }
 
 /// The rows of an epoch.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct EpochInput {
     /// The time of the epoch, in nanoseconds since 1970.
     pub now: i64,
@@ -54,6 +54,17 @@ pub struct EpochInput {
     pub sources: BTreeMap<String, SourceRows>,
     /// Rows that could not be decoded, by source: the text and the reason.
     pub bad: BTreeMap<String, Vec<(String, String)>>,
+}
+
+/// The part of an epoch that is left out after it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeftOut {
+    /// Its rows.
+    Rows,
+    /// The rows of the windows that close in it.
+    Windows,
+    /// Both.
+    Both,
 }
 
 /// The result of an epoch.
@@ -164,7 +175,11 @@ impl Pipeline {
     ///
     /// # Errors
     /// The kind of the expression that failed, such as `Data` for a cast.
-    pub async fn epoch(&self, state: &mut State, input: EpochInput) -> Result<EpochOutput> {
+    pub async fn epoch(&self, state: &mut State, input: &EpochInput) -> Result<EpochOutput> {
+        self.run(state, input, true).await
+    }
+
+    async fn run(&self, state: &mut State, input: &EpochInput, emits: bool) -> Result<EpochOutput> {
         let mut output = EpochOutput { rows: vec![Vec::new(); self.statements.len()], ..Default::default() };
         let mut feeds: BTreeMap<String, Rows> = BTreeMap::new();
         for (name, source) in &self.sources {
@@ -186,15 +201,50 @@ impl Pipeline {
         }
         let context = self.context.task_ctx();
         for (index, statement) in self.statements.iter().enumerate() {
-            let before = state.watermarks[index];
-            let marks = statement.sources.iter().map(|name| state.sources[name].watermark.unwrap_or(i64::MIN));
-            let watermark = marks.min().unwrap_or(END_OF_TIME).max(before);
-            let advance = Advance { before, watermark, emits: true };
+            let advance = self.advance(state, index, emits);
             let rows = statement.run(index, &mut state.stages[index], &feeds, advance, &context, &mut output);
             output.rows[index] = rows.await?;
-            state.watermarks[index] = watermark;
+            state.watermarks[index] = advance.watermark;
         }
         Ok(output)
+    }
+
+    /// Runs an epoch that has failed, and leaves out what `without` says: event time moves as if its rows had been read.
+    ///
+    /// # Errors
+    /// As [`Self::epoch`].
+    pub async fn epoch_without(&self, state: &mut State, input: &EpochInput, without: LeftOut) -> Result<EpochOutput> {
+        if without == LeftOut::Windows {
+            return self.run(state, input, false).await;
+        }
+        self.move_time(state, input);
+        let sources = input.sources.iter().map(|(name, rows)| (name.clone(), rows.without_rows())).collect();
+        let input = EpochInput { now: input.now, sources, bad: input.bad.clone() };
+        self.run(state, &input, without == LeftOut::Rows).await
+    }
+
+    /// Returns true if all statements have windows: rows leave only with them.
+    pub fn has_only_windows(&self) -> bool {
+        self.statements.iter().all(|statement| !statement.stages.is_empty())
+    }
+
+    /// Moves the event time of each partition by the rows of an epoch. Rows whose watermark cannot be computed are left
+    /// out.
+    fn move_time(&self, state: &mut State, input: &EpochInput) {
+        for (name, source) in &self.sources {
+            if let Some(rows) = input.sources.get(name) {
+                source.move_time(rows, state.sources.entry(name.clone()).or_default());
+            }
+        }
+    }
+
+    /// Returns the step of event time of a statement.
+    fn advance(&self, state: &State, statement: usize, emits: bool) -> Advance {
+        let before = state.watermarks[statement];
+        let sources = &self.statements[statement].sources;
+        let marks = sources.iter().map(|name| state.sources[name].watermark.unwrap_or(i64::MIN));
+        let watermark = marks.min().unwrap_or(END_OF_TIME).max(before);
+        Advance { before, watermark, emits }
     }
 
     /// Returns the rows of a source of which all windows were closed in at least one stage that reads it. `watermarks`

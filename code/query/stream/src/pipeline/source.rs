@@ -45,7 +45,7 @@ pub(super) struct Source {
 }
 
 /// The rows that a source read for an epoch.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct SourceRows {
     /// Batches by partition. A partition without rows is named too, since it holds back the watermark.
     pub partitions: Vec<(String, Vec<RecordBatch>)>,
@@ -55,6 +55,15 @@ pub struct SourceRows {
     pub idle: BTreeSet<String>,
 }
 
+impl SourceRows {
+    /// Returns the same without rows: with the partitions, the end, and what is idle.
+    pub(super) fn without_rows(&self) -> Self {
+        let partitions = self.partitions.iter().map(|(name, _)| (name.clone(), Vec::new()));
+        Self { partitions: partitions.collect(), ended: self.ended, idle: self.idle.clone() }
+    }
+}
+
+/// Rows of a source with all columns and the event time.
 pub(super) struct Prepared {
     pub(super) batches: Vec<RecordBatch>,
     pub(super) without_time: u64,
@@ -65,6 +74,21 @@ impl Source {
     pub(super) fn visible(&self) -> Schema {
         let fields = &self.schema.fields()[..self.schema.fields().len() - 1];
         Schema::new(fields.to_vec())
+    }
+
+    /// Moves the event time of each partition by rows that are left out, as far as their watermark can be computed.
+    pub(super) fn move_time(&self, rows: &SourceRows, time: &mut SourceTime) {
+        let Some(mark) = &self.mark else { return };
+        for (partition, batches) in &rows.partitions {
+            let seen = time.partitions.entry(partition.clone()).or_insert(i64::MIN);
+            for batch in batches {
+                let Ok(marks) = mark.evaluate(batch).and_then(|marks| marks.into_array(batch.num_rows())) else {
+                    continue;
+                };
+                let newest = arrow::compute::max(marks.as_primitive::<TimestampNanosecondType>());
+                *seen = newest.map_or(*seen, |newest| (*seen).max(newest));
+            }
+        }
     }
 
     /// Computes the columns and event times of the rows of an epoch, and moves the watermark.

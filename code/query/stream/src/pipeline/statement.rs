@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{AsArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::interleave_record_batch;
+use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
 use buzz_protocol::{QueryError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::LogicalPlan;
@@ -16,8 +17,12 @@ use super::views::{into_columns, logical};
 use super::{EpochOutput, StageDelta, StageId};
 use crate::feed::{Rows, names, run, with_rows};
 use crate::lower::{SourceScan, lower};
+use crate::ranks::limit_ranks;
 use crate::script::Output;
 use crate::stage::{Advance, Stage, StageState};
+
+/// Rows of a batch that are put in order.
+const ORDERED_ROWS_MAX: usize = 8192;
 
 /// A statement that is ready to run.
 pub(super) struct Statement {
@@ -26,6 +31,9 @@ pub(super) struct Statement {
     pub(super) sources: BTreeSet<String>,
     pub(super) stages: Vec<Arc<Stage>>,
     pub(super) above: Arc<dyn ExecutionPlan>,
+    /// The last column of `above` is the time, by which rows are put in order.
+    timed: bool,
+    /// The columns without the time.
     pub(super) schema: SchemaRef,
 }
 
@@ -64,8 +72,13 @@ impl Statement {
             // Rows of a side table come with those of its source.
             read = read.iter().map(|name| source_of(name, sources.inputs).to_string()).collect();
         }
-        let above = context.state().create_physical_plan(&lowered.above).await?;
-        Ok(Self { into: output.into.clone(), sources: read, stages, schema: above.schema(), above })
+        let above = limit_ranks(context.state().create_physical_plan(&lowered.above).await?)?;
+        let mut schema = above.schema();
+        if lowered.timed {
+            let columns: Vec<usize> = (0..schema.fields().len() - 1).collect();
+            schema = Arc::new(schema.project(&columns)?);
+        }
+        Ok(Self { into: output.into.clone(), sources: read, stages, above, timed: lowered.timed, schema })
     }
 
     /// Folds the rows of an epoch into the stages, and returns the rows of the windows that close.
@@ -90,12 +103,36 @@ impl Statement {
             let closed = stage.fold(kept, delta, advance, context).await?;
             feeds.insert(stage.slot.clone(), closed);
         }
-        if !reads_rows(&self.above, &feeds) {
+        if !advance.emits || !reads_rows(&self.above, &feeds) {
             return Ok(Vec::new());
         }
         let rows = run(with_rows(&self.above, &feeds)?, context).await?;
-        Ok(rows.into_iter().flatten().collect())
+        let rows: Vec<RecordBatch> = rows.into_iter().flatten().collect();
+        if self.timed { in_time_order(&rows, &self.schema) } else { Ok(rows) }
     }
+}
+
+/// Puts rows in the order of their last column, a time, and removes it. Rows of one time stay in their order.
+fn in_time_order(batches: &[RecordBatch], schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
+    let mut places: Vec<(i64, usize, usize)> = Vec::new();
+    let mut rows = Vec::with_capacity(batches.len());
+    for (number, batch) in batches.iter().enumerate() {
+        let times = batch.column(batch.num_columns() - 1).as_primitive::<TimestampNanosecondType>();
+        places.extend(times.iter().enumerate().map(|(row, time)| (time.unwrap_or(i64::MIN), number, row)));
+        let columns = batch.columns()[..batch.num_columns() - 1].to_vec();
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        rows.push(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?);
+    }
+    if places.is_sorted_by_key(|(time, ..)| *time) {
+        return Ok(rows);
+    }
+    places.sort_unstable();
+    let rows: Vec<&RecordBatch> = rows.iter().collect();
+    let ordered = places.chunks(ORDERED_ROWS_MAX).map(|places| {
+        let indices: Vec<(usize, usize)> = places.iter().map(|(_, number, row)| (*number, *row)).collect();
+        Ok(interleave_record_batch(&rows, &indices)?)
+    });
+    ordered.collect()
 }
 
 fn reads_rows(plan: &Arc<dyn ExecutionPlan>, feeds: &BTreeMap<String, Rows>) -> bool {

@@ -24,7 +24,7 @@ use self::functions::{Calls, Macro, function};
 use self::options::take_emit;
 use self::relations::{window_arguments, windows};
 pub use self::table::TableDefinition;
-use self::tokens::{is_blank, join, normal, parse, shorten, split, without_comments, words};
+use self::tokens::{canonical, is_blank, join, normal, parse, shorten, split, without_comments, words};
 
 /// A parsed script.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +37,8 @@ pub struct Script {
     pub statements: Vec<Output>,
     /// Values of `SET`.
     pub settings: BTreeMap<String, String>,
+    /// The statements without comments and white space, equal for scripts that differ in nothing else.
+    pub canonical: String,
     /// Functions that are expressions.
     functions: Vec<Macro>,
 }
@@ -78,6 +80,7 @@ impl Script {
         for statement in split(tokens, &Token::SemiColon) {
             let statement: Vec<Token> = without_comments(statement);
             if !statement.iter().all(is_blank) {
+                script.canonical.push_str(&canonical(&statement));
                 script.add(statement)?;
             }
         }

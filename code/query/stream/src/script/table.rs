@@ -118,7 +118,7 @@ impl Script {
 /// The tokens of CREATE TABLE: before, inside and after the parentheses of the columns.
 struct Parts {
     head: Vec<Token>,
-    /// What stands between commas.
+    /// The tokens between two commas.
     elements: Vec<Vec<Token>>,
     tail: Vec<Token>,
 }

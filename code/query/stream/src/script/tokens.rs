@@ -75,3 +75,9 @@ pub(super) fn without_comments(tokens: Vec<Token>) -> Vec<Token> {
     };
     tokens.into_iter().map(blank).filter(|token| *token != Token::EOF).collect()
 }
+
+/// Returns a statement with one space between its tokens.
+pub(super) fn canonical(tokens: &[Token]) -> String {
+    let texts: Vec<String> = tokens.iter().filter(|token| !is_blank(token)).map(ToString::to_string).collect();
+    format!("{};\n", texts.join(" "))
+}

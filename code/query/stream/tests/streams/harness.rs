@@ -78,7 +78,7 @@ pub(crate) async fn run(
             input.sources.insert(name.clone(), SourceRows { partitions, ended, idle: BTreeSet::new() });
         }
         at += count;
-        let epoch = pipeline.epoch(&mut state, input).await?;
+        let epoch = pipeline.epoch(&mut state, &input).await?;
         output.extend(epoch.rows.into_iter().next_back().into_iter().flatten());
         let schemas: BTreeMap<StageId, _> = pipeline.stages().collect();
         for delta in epoch.deltas {
