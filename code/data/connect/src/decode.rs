@@ -220,8 +220,8 @@ fn decode_all(format: &Format, schema: &SchemaRef, names: &[String], lines: &[u8
     }
 }
 
-/// Decodes a whole file. `own` are the columns of `schema` that the file itself must have.
-pub(crate) fn decode_file(format: &Format, schema: &SchemaRef, own: &Schema, bytes: Bytes) -> Result<Vec<RecordBatch>> {
+/// Decodes a whole file.
+pub(crate) fn decode_file(format: &Format, schema: &SchemaRef, bytes: Bytes) -> Result<Vec<RecordBatch>> {
     let batches: Vec<RecordBatch> = match format {
         Format::Parquet => {
             let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(parquet_error)?;
@@ -236,7 +236,7 @@ pub(crate) fn decode_file(format: &Format, schema: &SchemaRef, own: &Schema, byt
     if let Some(first) = batches.first() {
         let file = first.schema();
         let names: Vec<&str> = file.fields().iter().map(|field| field.name().as_str()).collect();
-        if !own.fields().is_empty() && !names.iter().any(|name| own.field_with_name(name).is_ok()) {
+        if !schema.fields().is_empty() && !names.iter().any(|name| schema.field_with_name(name).is_ok()) {
             // Every value would be null.
             let names = names.join("`, `");
             return Err(QueryError::data(format!("the file has none of the table's columns; it has `{names}`")));

@@ -239,8 +239,8 @@ impl DeltaSource {
         let bytes = self.stores.store(&file.store)?.get(&path).await.map_err(|error| named(error.into()))?;
         let bytes = bytes.bytes().await.map_err(|error| named(error.into()))?;
         let own = own_columns(&self.schema, &file.partitions);
-        let batches = decode_file(&Format::Parquet, &self.schema, &own, bytes).map_err(named)?;
-        batches.into_iter().map(|batch| with_partitions(batch, &file.partitions)).collect()
+        let batches = decode_file(&Format::Parquet, &own, bytes).map_err(named)?;
+        batches.into_iter().map(|batch| with_partitions(batch, &self.schema, &file.partitions)).collect()
     }
 }
 

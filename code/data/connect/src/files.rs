@@ -119,10 +119,10 @@ impl FileSource {
             };
         }
         let mut files: Vec<ObjectMeta> = self.store.list(Some(&self.path)).try_collect().await?;
-        files.retain(|file| {
-            let name = file.location.filename().unwrap_or_default();
-            !name.starts_with(['.', '_']) && file.size > 0
-        });
+        // As in a table of files: a folder such as `_year=2024` is not hidden.
+        let depth = self.path.parts().count();
+        let hidden = |part: &str| part.starts_with('.') || (part.starts_with('_') && !part.contains('='));
+        files.retain(|file| !file.location.parts().skip(depth).any(|part| hidden(part.as_ref())) && file.size > 0);
         files.sort_by_key(key);
         Ok(files)
     }
@@ -184,7 +184,7 @@ impl FileSource {
         // The columns that the file itself must have.
         let own = own_columns(&self.schema, &current.partitions);
         if !self.format.has_lines() {
-            let decoded = decode_file(&self.format, &self.schema, &own, bytes)
+            let decoded = decode_file(&self.format, &own, bytes)
                 .map_err(|error| error.at(format!("{}{}", self.root, current.key.1)))?;
             current.batches = decoded.into_iter().skip(self.position as usize).collect();
             return Ok(current);
@@ -247,7 +247,7 @@ impl FileSource {
             {
                 count += batch.num_rows();
                 self.position += 1;
-                decoded.batches.push(with_partitions(batch, &current.partitions)?);
+                decoded.batches.push(with_partitions(batch, &self.schema, &current.partitions)?);
             }
             return Ok((!decoded.batches.is_empty()).then_some(decoded));
         }
@@ -266,9 +266,10 @@ impl FileSource {
             self.position = self.position.max(current.start) + taken as u64;
             return Ok(Some(decoded));
         }
+        let own = own_columns(&self.schema, &current.partitions);
         let mut tasks = Vec::new();
         for piece in pieces(&piece, PIECE_BYTES.min(wanted.div_ceil(2))) {
-            let (format, schema, names) = (self.format.clone(), Arc::clone(&self.schema), current.names.clone());
+            let (format, schema, names) = (self.format.clone(), Arc::clone(&own), current.names.clone());
             let bad_data = self.bad_data;
             tasks.push(tokio::task::spawn_blocking(move || decode_lines(&format, &schema, &names, &piece, bad_data)));
         }
@@ -277,7 +278,7 @@ impl FileSource {
             let part = task.await.map_err(|error| QueryError::internal(format!("a decoder stopped: {error}")))?;
             let part = part.map_err(|error| error.at(format!("{}{}", self.root, current.key.1)))?;
             for batch in part.batches {
-                decoded.batches.push(with_partitions(batch, &current.partitions)?);
+                decoded.batches.push(with_partitions(batch, &self.schema, &current.partitions)?);
             }
             decoded.bad.extend(part.bad);
         }

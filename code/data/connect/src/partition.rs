@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use buzz_catalog::{partition_folders, partition_type, partition_value};
 use buzz_protocol::{QueryError, Result};
@@ -42,19 +42,32 @@ pub(crate) fn values(schema: &Schema, folder: Option<&Path>, file: &str) -> Resu
 }
 
 /// Returns the columns of `schema` that are not in the path of a file.
-pub(crate) fn own_columns(schema: &SchemaRef, partitions: &[(usize, ScalarValue)]) -> Schema {
+pub(crate) fn own_columns(schema: &SchemaRef, partitions: &[(usize, ScalarValue)]) -> SchemaRef {
+    if partitions.is_empty() {
+        return Arc::clone(schema);
+    }
     let own = schema.fields().iter().enumerate().filter(|(index, _)| partitions.iter().all(|(at, _)| at != index));
-    Schema::new(own.map(|(_, field)| Arc::clone(field)).collect::<Vec<_>>())
+    Arc::new(Schema::new(own.map(|(_, field)| Arc::clone(field)).collect::<Vec<_>>()))
 }
 
-/// Puts the values of a file's path into the columns of a batch.
-pub(crate) fn with_partitions(batch: RecordBatch, partitions: &[(usize, ScalarValue)]) -> Result<RecordBatch> {
+/// Adds the values of a file's path to a batch of its own columns. The columns are those of `schema`.
+pub(crate) fn with_partitions(
+    batch: RecordBatch,
+    schema: &SchemaRef,
+    partitions: &[(usize, ScalarValue)],
+) -> Result<RecordBatch> {
     if partitions.is_empty() {
         return Ok(batch);
     }
-    let mut columns = batch.columns().to_vec();
-    for (index, value) in partitions {
-        columns[*index] = value.to_array_of_size(batch.num_rows())?;
+    let mut own = batch.columns().iter();
+    let mut columns = Vec::with_capacity(schema.fields().len());
+    for index in 0..schema.fields().len() {
+        let value = partitions.iter().find(|(at, _)| *at == index).map(|(_, value)| value);
+        columns.push(match value {
+            Some(value) => value.to_array_of_size(batch.num_rows())?,
+            None => Arc::clone(own.next().ok_or_else(|| QueryError::internal("a batch lacks columns of its file"))?),
+        });
     }
-    Ok(RecordBatch::try_new(batch.schema(), columns)?)
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
 }

@@ -1,8 +1,9 @@
 //! One local file as a sink.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -23,6 +24,9 @@ pub struct SingleFile {
     /// Identifies the pipeline. A file of another pipeline is replaced.
     pub pipeline: String,
 }
+
+/// Time to wait for another process to write an epoch.
+const LOCK_TIME_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 struct Progress {
@@ -57,19 +61,36 @@ impl SingleFile {
         QueryError::data(format!("file `{}` is not writable: {error}", self.path.display()))
     }
 
-    /// Waits until no other process writes the file. The lock ends with the returned file, also if the process dies.
+    /// Waits until no other process writes the file, at most [`LOCK_TIME_MAX`]. The lock ends with the returned file, also
+    /// if the process dies.
     ///
     /// Without it, a process that was stopped between reading the marker and writing could cut off rows that another one
     /// has written meanwhile.
-    fn lock(&self) -> io::Result<File> {
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(self.beside("lock"))?;
-        lock.lock()?;
-        Ok(lock)
+    fn lock(&self) -> Result<File> {
+        let path = self.beside("lock");
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let lock = lock.map_err(|error| self.failed(&error))?;
+        let started = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(lock),
+                Err(TryLockError::Error(error)) => return Err(self.failed(&error)),
+                Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_TIME_MAX => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(QueryError::unavailable(format!(
+                        "file `{}` is locked by another process, which writes it; stop that one",
+                        self.path.display()
+                    )));
+                }
+            }
+        }
     }
 
     fn append(&self, epoch: u64, rows: &[RecordBatch]) -> Result<()> {
         let failed = |error: io::Error| self.failed(&error);
-        let _lock = self.lock().map_err(failed)?;
+        let _lock = self.lock()?;
         let before = self.progress()?.unwrap_or_default();
         if before.epoch >= epoch {
             return Ok(());

@@ -82,11 +82,9 @@ impl Runner {
                 }
                 record.outputs.insert(sink.to_string(), files);
             }
-            let state_rows: usize =
-                self.planned.pipeline.stages().map(|(stage, _)| self.planned.pipeline.size(&self.state, stage).0).sum();
             record.metrics.insert("rows_in".to_string(), json!(counts.rows_in));
             record.metrics.insert("rows_out".to_string(), json!(counts.rows_out));
-            record.metrics.insert("state_rows".to_string(), json!(state_rows));
+            record.metrics.insert("state_rows".to_string(), json!(self.state_rows()));
             record.metrics.insert("seconds".to_string(), json!(started.elapsed().as_secs_f64()));
             if let Some(skipped) = &counts.skipped {
                 record.metrics.insert("skipped".to_string(), json!(skipped));

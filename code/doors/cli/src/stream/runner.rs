@@ -134,7 +134,7 @@ impl Runner {
         let started = Instant::now();
         let now = SystemClock.now_ms().saturating_mul(1_000_000);
         let Read { input, mut counts, more, ended } = self.read(now).await?;
-        let watermarks = self.state.watermarks.clone();
+        let (watermarks, state_rows) = (self.state.watermarks.clone(), self.state_rows());
         let output = self.epoch(&input, &mut counts).await?;
         for (name, count) in &output.without_time {
             if self.planned.sources[name].bad_data == BadData::Fail {
@@ -146,8 +146,9 @@ impl Runner {
         }
         counts.rows_out = count(output.rows.iter().flatten());
         counts.late = output.late.iter().map(|(name, batches)| (name.clone(), count(batches))).collect();
-        let idle =
-            counts.rows_in == 0 && counts.rows_out == 0 && watermarks == self.state.watermarks && counts.bad.is_empty();
+        // Without rows in the state, a later watermark changes nothing that a record must keep.
+        let unmoved = state_rows == 0 || watermarks == self.state.watermarks;
+        let idle = counts.rows_in == 0 && counts.rows_out == 0 && counts.bad.is_empty() && unmoved;
         if !idle {
             if !self.commit(&output, &counts, now / 1_000_000, started).await? {
                 return Ok(Step::Lost);
@@ -155,6 +156,12 @@ impl Runner {
             self.summary.add(&counts, started.elapsed());
         }
         Ok(if ended { Step::Ended } else { Step::Done { more } })
+    }
+
+    /// Returns the number of rows in the state.
+    pub(super) fn state_rows(&self) -> usize {
+        let pipeline = &self.planned.pipeline;
+        pipeline.stages().map(|(stage, _)| pipeline.size(&self.state, stage).0).sum()
     }
 
     /// Runs an epoch of the pipeline. If it fails for its rows, and the script says so, their epoch is skipped.

@@ -211,6 +211,17 @@ pub(crate) fn partition_columns() -> Result {
     }
     let found = format!("CREATE TABLE lake WITH (connector='parquet', path='{}');", folder.text("parquet"));
     same("without columns", &expected, &count(&found, "SELECT channel, rest, price FROM lake;")?)?;
+    // The other column of a text is in its line.
+    let texts = format!(
+        "CREATE TABLE lake (rest BIGINT, value TEXT) WITH (connector='filesystem', format='raw_string', path='{}');",
+        folder.text("json")
+    );
+    let by_rest = "SELECT count(*) AS n, rest FROM lake WHERE value LIKE '{%price%}' GROUP BY rest, \
+                   tumble(interval '1000 days');";
+    let texts = count(&texts, by_rest)?;
+    if texts.len() != 3 {
+        return Err(format!("{texts:?}").into());
+    }
     let wrong = format!(
         "CREATE TABLE lake (channel BIGINT, price BIGINT) WITH (connector='json', path='{}');\nSELECT channel FROM lake;",
         folder.text("json")
@@ -257,6 +268,9 @@ pub(crate) fn foreign_json() -> Result {
     let folder = Folder::new()?;
     fs::create_dir(folder.path("in"))?;
     folder.write("in/a.json", "{\"v\":1}\n{\"w\":2}\n")?;
+    // Hidden, as the log of a table.
+    fs::create_dir(folder.path("in/_log"))?;
+    folder.write("in/_log/x.json", "{\"v\":9}\n")?;
     folder.write("in/b.json", "{\"kind\":\"ping\",\"at\":5}\n{\"kind\":\"pong\"}\n")?;
     let script = |option: &str| {
         format!(

@@ -33,6 +33,7 @@ fn main() {
         Trial::test("tutorial::top_5_auctions_have_ranks", tutorial::tutorial_top),
         Trial::test("state::kill_at_random_times_changes_no_row", state::kills),
         Trial::test("state::two_processes_at_once_change_no_row", state::two_processes),
+        Trial::test("state::process_that_wakes_up_late_changes_no_row", state::late_process),
         Trial::test("state::from_epoch_goes_back", state::from_epoch),
         Trial::test("state::other_script_is_another_version", state::other_script),
         Trial::test("state::state_of_closed_windows_is_dropped", state::bounded_state),

@@ -135,6 +135,43 @@ pub(crate) fn two_processes() -> Result {
     same("two processes", &output_rows(&alone, 0)?, &output_rows(&both, 0)?)
 }
 
+/// A process that was stopped, and wakes up when another one has gone on, changes no row.
+pub(crate) fn late_process() -> Result {
+    for index in [0, 3] {
+        let alone = Folder::new()?;
+        let script = alone.write("s.sql", &scripts(&alone, 20_000)[index])?;
+        succeeds(&["run", &script.display().to_string(), "--until-end"])?;
+        let expected = output_rows(&alone, index)?;
+        for millis in [40, 90, 180] {
+            let folder = Folder::new()?;
+            let script = folder.write("s.sql", &scripts(&folder, 20_000)[index])?.display().to_string();
+            let state = folder.text("state");
+            let mut late = Command::new(env!("CARGO_BIN_EXE_buzz"))
+                .args(["stream", "run", &script, "--until-end", "--state", &state])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()?;
+            let signal =
+                |name: &str| Command::new("kill").args([name, &late.id().to_string()]).stderr(Stdio::null()).status();
+            std::thread::sleep(Duration::from_millis(millis));
+            signal("-STOP")?;
+            // The stopped process may hold the lock of a file, so this one is not waited for.
+            let mut other = Command::new(env!("CARGO_BIN_EXE_buzz"))
+                .args(["stream", "run", &script, "--until-end", "--state", &state])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()?;
+            std::thread::sleep(Duration::from_millis(150));
+            signal("-CONT")?;
+            late.wait()?;
+            other.wait()?;
+            succeeds(&["run", &script, "--until-end", "--state", &state])?;
+            same(&format!("statement {index}, stopped after {millis} ms"), &expected, &output_rows(&folder, index)?)?;
+        }
+    }
+    Ok(())
+}
+
 pub(crate) fn from_epoch() -> Result {
     let folder = Folder::new()?;
     let script = folder.write("s.sql", &scripts(&folder, 6_000)[0])?.display().to_string();

@@ -21,8 +21,9 @@ use crate::window::{Part, WindowSpec, ceil, window_array};
 /// A slice is compacted when it has more rows than this and twice as many as after its last compaction.
 const COMPACT_ROWS_MIN: usize = 16_384;
 
-/// Rows of closed windows that one final aggregate takes.
-const CLOSE_ROWS_MAX: usize = 2_000_000;
+/// Rows of closed windows after which the next window has a final aggregate of its own. Small windows share one, whose plan
+/// would cost more than their rows; large ones do not, whose hash table would be too large for the caches.
+const CLOSE_ROWS_MAX: usize = 131_072;
 
 #[derive(Debug)]
 pub(super) struct Fold {
