@@ -4,7 +4,7 @@ use arrow::datatypes::{DataType, Field};
 use buzz_protocol::{ColumnSpec, Place, QueryError, Result};
 use buzz_storage::full_path;
 use datafusion::scalar::ScalarValue;
-use object_store::ObjectMeta;
+use object_store::path::Path;
 use percent_encoding::percent_decode_str;
 
 use crate::files::Found;
@@ -33,7 +33,8 @@ pub(crate) fn partitions(found: &Found, given: Option<&[ColumnSpec]>) -> Result<
     for file in &found.files {
         let path = full_path(&found.root.store, file.location.as_ref());
         pairs.push((
-            pairs_of(found.depth, file).map_err(|error| error.at(Place::File { path: path.clone(), table: None }))?,
+            partition_folders(found.depth, &file.location)
+                .map_err(|error| error.at(Place::File { path: path.clone(), table: None }))?,
             path,
         ));
     }
@@ -58,9 +59,12 @@ pub(crate) fn partitions(found: &Found, given: Option<&[ColumnSpec]>) -> Result<
 
 type Pair = (String, Option<String>);
 
-/// Returns the `name=value` folders of `file` after the first `depth` parts of its path. A null value is `None`.
-fn pairs_of(depth: usize, file: &ObjectMeta) -> Result<Vec<Pair>> {
-    let parts: Vec<_> = file.location.parts().collect();
+/// Returns the `name=value` folders of `path` after its first `depth` parts. A null value is `None`.
+///
+/// # Errors
+/// `Data` if a name or a value is not valid UTF-8.
+pub fn partition_folders(depth: usize, path: &Path) -> Result<Vec<(String, Option<String>)>> {
+    let parts: Vec<_> = path.parts().collect();
     let folders = parts.len().saturating_sub(1);
     let mut pairs = Vec::new();
     for part in parts.get(depth..folders).unwrap_or_default() {
@@ -90,37 +94,42 @@ fn inferred(pairs: &[(Vec<Pair>, String)]) -> Result<Vec<Field>> {
              entry ([] for none)"
         )));
     }
-    let column = |index: usize| pairs.iter().filter_map(move |(pairs, _)| pairs[index].1.as_deref());
     let typed = |(index, name): (usize, &String)| {
-        let all = |data_type: &DataType| {
-            column(index).all(|text| {
-                let plain = match data_type {
-                    DataType::Int64 => text.bytes().all(|b| b.is_ascii_digit() || b == b'-'),
-                    // Text with a time of day also parses as a date, but the time would be lost.
-                    _ => text.len() == "2024-01-31".len(),
-                };
-                plain && !text.is_empty() && partition_value(name, data_type, Some(text)).is_ok()
-            })
-        };
-        let known = column(index).next().is_some();
-        let data_type = [DataType::Int64, DataType::Date32].into_iter().find(|data_type| known && all(data_type));
-        Field::new(name, data_type.unwrap_or(DataType::Utf8), true)
+        let texts = pairs.iter().filter_map(|(pairs, _)| pairs[index].1.as_deref());
+        Field::new(name, partition_type(name, &texts.collect::<Vec<_>>()), true)
     };
     Ok(wanted.iter().enumerate().map(typed).collect())
 }
 
+/// Returns the first type of Int64, Date32 and Utf8 that fits all values of partition column `name`.
+pub fn partition_type(name: &str, texts: &[&str]) -> DataType {
+    let fits = |data_type: &DataType| {
+        texts.iter().all(|text| {
+            let plain = match data_type {
+                DataType::Int64 => text.bytes().all(|b| b.is_ascii_digit() || b == b'-'),
+                // Text with a time of day also parses as a date, but the time would be lost.
+                _ => text.len() == "2024-01-31".len(),
+            };
+            plain && !text.is_empty() && partition_value(name, data_type, Some(text)).is_ok()
+        })
+    };
+    let typed = [DataType::Int64, DataType::Date32].into_iter().find(|data_type| !texts.is_empty() && fits(data_type));
+    typed.unwrap_or(DataType::Utf8)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::path::Path as FilePath;
 
     use buzz_storage::Location;
     use chrono::DateTime;
+    use object_store::ObjectMeta;
     use object_store::path::Path as ObjectPath;
 
     use super::*;
 
     fn read(paths: &[&str], given: Option<&[ColumnSpec]>) -> Result<(Vec<String>, Vec<Vec<String>>)> {
-        let root = Location::parse("/lake/t", Path::new("/")).unwrap();
+        let root = Location::parse("/lake/t", FilePath::new("/")).unwrap();
         let file = |path: &&str| ObjectMeta {
             location: ObjectPath::parse(format!("lake/t/{path}")).unwrap(),
             last_modified: DateTime::UNIX_EPOCH,

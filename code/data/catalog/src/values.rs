@@ -9,7 +9,7 @@ use datafusion::scalar::ScalarValue;
 ///
 /// # Errors
 /// `Data` if `text` is not a value of `data_type`.
-pub(crate) fn partition_value(column: &str, data_type: &DataType, text: Option<&str>) -> Result<ScalarValue> {
+pub fn partition_value(column: &str, data_type: &DataType, text: Option<&str>) -> Result<ScalarValue> {
     let bad = || {
         let text = text.unwrap_or_default();
         QueryError::data(format!("partition column `{column}`: `{text}` is not a value of type {data_type}"))

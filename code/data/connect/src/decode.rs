@@ -46,6 +46,9 @@ impl Format {
     }
 }
 
+/// Lines of a file of which at least one must have a column of the table.
+const FOREIGN_LINES: usize = 100;
+
 /// Rows of a piece of a file.
 #[derive(Debug, Default)]
 pub(crate) struct Decoded {
@@ -111,6 +114,21 @@ pub(crate) fn decode_lines(
             Ok(decoded)
         }
     }
+}
+
+/// Returns the keys of the first rows of a JSON file if none of these rows has a column of `own`: every value would be
+/// null. Lines that are no objects are left to the decoder.
+pub(crate) fn foreign_keys(own: &Schema, bytes: &[u8]) -> Option<String> {
+    let mut keys: Vec<String> = Vec::new();
+    for line in bytes.split(|&byte| byte == b'\n').take(FOREIGN_LINES) {
+        let Ok(Value::Object(row)) = serde_json::from_slice(line) else { continue };
+        if own.fields().is_empty() || row.keys().any(|key| own.field_with_name(key).is_ok()) {
+            return None;
+        }
+        keys.extend(row.keys().filter(|key| !keys.contains(key)).cloned().collect::<Vec<_>>());
+    }
+    let known: Vec<String> = keys.iter().take(8).map(|key| format!("`{key}`")).collect();
+    (!known.is_empty()).then(|| known.join(", "))
 }
 
 /// Returns true if a number with a fraction may stand outside of a text. Times such as `"12:30:00.5"` do not count.

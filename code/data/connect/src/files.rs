@@ -1,18 +1,23 @@
 //! Files as a source: one file, or a folder of files that may be followed.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use buzz_protocol::{QueryError, Result};
 use bytes::Bytes;
+use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde_json::{Value, json};
 
-use crate::decode::{Decoded, Format, csv_names, decode_file, decode_lines, file_schema, pieces};
-use crate::source::{BadData, Source, SourceBatch};
+use crate::decode::{Decoded, Format, csv_names, decode_file, decode_lines, file_schema, foreign_keys, pieces};
+use crate::listing::{Key, Listing, key};
+use crate::partition::{self, own_columns, with_partitions};
+use crate::source::{BadData, BadRow, Source, SourceBatch};
 
 /// Bytes of lines that one task decodes.
 const PIECE_BYTES: usize = 1 << 20;
@@ -31,7 +36,7 @@ pub struct FileSource {
     /// The file, or the folder.
     pub path: Path,
     /// Stands before paths in messages: `/` on this machine.
-    pub root: &'static str,
+    pub root: String,
     /// `path` is a folder.
     pub folder: bool,
     /// Waits for new files instead of ending.
@@ -43,22 +48,29 @@ pub struct FileSource {
     /// Treatment of rows that cannot be decoded.
     pub bad_data: BadData,
     /// The file that was read last.
-    pub(crate) last: Option<(i64, String)>,
+    pub(crate) last: Option<Key>,
     /// Bytes (of lines) or batches that were read of the current file.
     pub(crate) position: u64,
     pub(crate) current: Option<Current>,
+    /// Files of the last listing that are not read yet.
+    pub(crate) queue: VecDeque<ObjectMeta>,
+    pub(crate) listing: Listing,
 }
 
 #[derive(Debug)]
 pub(crate) struct Current {
-    key: (i64, String),
+    key: Key,
     /// Bytes before the first row.
     start: u64,
     /// The rest of the lines.
     lines: Bytes,
     names: Vec<String>,
     /// Batches of a binary file, decoded and not returned yet.
-    batches: std::collections::VecDeque<arrow::array::RecordBatch>,
+    batches: VecDeque<RecordBatch>,
+    /// Values of columns that are in the path of the file, by their position.
+    partitions: Vec<(usize, ScalarValue)>,
+    /// The reason why no line of the file is a row of the table.
+    foreign: Option<String>,
 }
 
 impl FileSource {
@@ -67,7 +79,7 @@ impl FileSource {
         Self {
             store,
             path,
-            root: "",
+            root: String::new(),
             folder: false,
             follow: false,
             format,
@@ -76,6 +88,8 @@ impl FileSource {
             last: None,
             position: 0,
             current: None,
+            queue: VecDeque::new(),
+            listing: Listing::default(),
         }
     }
 
@@ -105,58 +119,97 @@ impl FileSource {
             };
         }
         let mut files: Vec<ObjectMeta> = self.store.list(Some(&self.path)).try_collect().await?;
-        files.retain(|file| {
-            let name = file.location.filename().unwrap_or_default();
-            !name.starts_with(['.', '_']) && file.size > 0
-        });
+        // As in a table of files: a folder such as `_year=2024` is not hidden.
+        let depth = self.path.parts().count();
+        let hidden = |part: &str| part.starts_with('.') || (part.starts_with('_') && !part.contains('='));
+        files.retain(|file| !file.location.parts().skip(depth).any(|part| hidden(part.as_ref())) && file.size > 0);
         files.sort_by_key(key);
         Ok(files)
     }
 
-    /// Opens the next file. Returns false if there is none.
-    async fn open_next(&mut self, now: i64) -> Result<bool> {
-        let partly = self.position > 0;
-        for file in self.listed().await? {
-            let key = key(&file);
-            let next = match &self.last {
-                None => true,
-                // A file that was read in part is opened again.
-                Some(last) if partly => key >= *last,
-                Some(last) => key > *last,
-            };
-            if !next || (self.follow && key.0 > now / 1_000_000 - SETTLE_MS) {
-                continue;
-            }
-            if partly && self.last.as_ref() != Some(&key) {
-                let file = &self.last.as_ref().map(|last| last.1.clone()).unwrap_or_default();
-                return Err(QueryError::data(format!(
-                    "file `{file}` was read in part and has changed since; start again without --state"
-                )));
-            }
-            let bytes = self.store.get(&file.location).await?.bytes().await?;
-            self.current = Some(self.opened(key, bytes)?);
-            return Ok(true);
-        }
-        Ok(false)
+    /// Returns what the source waits for.
+    fn waiting(&self) -> String {
+        let place = format!("{}{}", self.root, self.path);
+        let exists = self.root == "/" && std::path::Path::new(&place).exists();
+        format!("`{place}` {} yet; waiting for it", if exists { "has no files" } else { "does not exist" })
     }
 
-    fn opened(&self, key: (i64, String), bytes: Bytes) -> Result<Current> {
-        let mut current =
-            Current { key, start: 0, lines: Bytes::new(), names: Vec::new(), batches: Default::default() };
+    /// Opens the next file. Returns false if there is none.
+    async fn open_next(&mut self, now: i64, notes: &mut Vec<String>) -> Result<bool> {
+        let partly = self.position > 0;
+        if self.queue.is_empty() {
+            let mut listed = self.listed().await?;
+            if listed.is_empty() && self.last.is_none() && self.follow {
+                notes.push(self.waiting());
+            }
+            notes.extend(self.listing.check(&listed, self.last.as_ref(), partly, &self.root)?);
+            let settled = now / 1_000_000 - SETTLE_MS;
+            listed.retain(|file| {
+                let key = key(file);
+                let next = match &self.last {
+                    None => true,
+                    // A file that was read in part is opened again.
+                    Some(last) if partly => key >= *last,
+                    Some(last) => key > *last,
+                };
+                next && (!self.follow || key.0 <= settled)
+            });
+            self.queue = listed.into();
+        }
+        let Some(file) = self.queue.pop_front() else { return Ok(false) };
+        let key = key(&file);
+        if partly && self.last.as_ref() != Some(&key) {
+            let file = &self.last.as_ref().map(|last| last.1.clone()).unwrap_or_default();
+            return Err(QueryError::data(format!(
+                "file `{file}` was read in part and has changed since; start again without --state"
+            )));
+        }
+        let bytes = self.store.get(&file.location).await?.bytes().await?;
+        self.current = Some(self.opened(key, bytes)?);
+        Ok(true)
+    }
+
+    fn opened(&self, key: Key, bytes: Bytes) -> Result<Current> {
+        let partitions = partition::values(&self.schema, self.folder.then_some(&self.path), &key.1)
+            .map_err(|error| error.at(format!("{}{}", self.root, key.1)))?;
+        let mut current = Current {
+            key,
+            start: 0,
+            lines: Bytes::new(),
+            names: Vec::new(),
+            batches: VecDeque::new(),
+            partitions,
+            foreign: None,
+        };
+        // The columns that the file itself must have.
+        let own = own_columns(&self.schema, &current.partitions);
         if !self.format.has_lines() {
-            let decoded = decode_file(&self.format, &self.schema, bytes)
+            let decoded = decode_file(&self.format, &own, bytes)
                 .map_err(|error| error.at(format!("{}{}", self.root, current.key.1)))?;
             current.batches = decoded.into_iter().skip(self.position as usize).collect();
             return Ok(current);
+        }
+        if self.format == (Format::Json { unstructured: false })
+            && let Some(keys) = foreign_keys(&own, &bytes)
+        {
+            let reason = format!("has none of the table's columns; it has {keys}");
+            if self.bad_data == BadData::Fail {
+                return Err(QueryError::data(format!(
+                    "no row of file `{}{}` {reason}; correct the columns of the table or the path, or set \
+                     bad_data = 'drop'",
+                    self.root, current.key.1
+                )));
+            }
+            current.foreign = Some(format!("the file {reason}"));
         }
         let mut start = 0;
         if let Format::Csv { header, delimiter } = self.format {
             if header {
                 current.names = csv_names(&bytes, delimiter)?;
-                self.check_names(&current.key.1, &current.names)?;
+                self.check_names(&current.key.1, &current.names, &own)?;
                 start = bytes.iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |at| at + 1);
             } else {
-                current.names = self.schema.fields().iter().map(|field| field.name().clone()).collect();
+                current.names = own.fields().iter().map(|field| field.name().clone()).collect();
             }
         }
         current.start = start as u64;
@@ -170,8 +223,9 @@ impl FileSource {
 
     /// Checks that the first line of a CSV file names a column of the table. Otherwise it is a row, and every value of the
     /// file would be null.
-    fn check_names(&self, file: &str, names: &[String]) -> Result<()> {
-        if names.is_empty() || names.iter().any(|name| self.schema.field_with_name(name).is_ok()) {
+    fn check_names(&self, file: &str, names: &[String], own: &Schema) -> Result<()> {
+        let fits = own.fields().is_empty() || names.iter().any(|name| own.field_with_name(name).is_ok());
+        if names.is_empty() || fits {
             return Ok(());
         }
         let first: String = names.join(",").chars().take(200).collect();
@@ -193,7 +247,7 @@ impl FileSource {
             {
                 count += batch.num_rows();
                 self.position += 1;
-                decoded.batches.push(batch);
+                decoded.batches.push(with_partitions(batch, &self.schema, &current.partitions)?);
             }
             return Ok((!decoded.batches.is_empty()).then_some(decoded));
         }
@@ -203,9 +257,19 @@ impl FileSource {
         let wanted = rows.saturating_mul(ROW_BYTES).clamp(1, 256 << 20);
         let piece = pieces(&current.lines, wanted).swap_remove(0);
         let taken = piece.len();
+        if let Some(reason) = &current.foreign {
+            let lines = piece.split(|&byte| byte == b'\n').filter(|line| !line.iter().all(u8::is_ascii_whitespace));
+            let bad =
+                lines.map(|line| BadRow { text: String::from_utf8_lossy(line).into_owned(), reason: reason.clone() });
+            let decoded = Decoded { batches: Vec::new(), bad: bad.collect() };
+            current.lines = current.lines.slice(taken..);
+            self.position = self.position.max(current.start) + taken as u64;
+            return Ok(Some(decoded));
+        }
+        let own = own_columns(&self.schema, &current.partitions);
         let mut tasks = Vec::new();
         for piece in pieces(&piece, PIECE_BYTES.min(wanted.div_ceil(2))) {
-            let (format, schema, names) = (self.format.clone(), Arc::clone(&self.schema), current.names.clone());
+            let (format, schema, names) = (self.format.clone(), Arc::clone(&own), current.names.clone());
             let bad_data = self.bad_data;
             tasks.push(tokio::task::spawn_blocking(move || decode_lines(&format, &schema, &names, &piece, bad_data)));
         }
@@ -213,17 +277,15 @@ impl FileSource {
         for task in tasks {
             let part = task.await.map_err(|error| QueryError::internal(format!("a decoder stopped: {error}")))?;
             let part = part.map_err(|error| error.at(format!("{}{}", self.root, current.key.1)))?;
-            decoded.batches.extend(part.batches);
+            for batch in part.batches {
+                decoded.batches.push(with_partitions(batch, &self.schema, &current.partitions)?);
+            }
             decoded.bad.extend(part.bad);
         }
         current.lines = current.lines.slice(taken..);
         self.position = self.position.max(current.start) + taken as u64;
         Ok(Some(decoded))
     }
-}
-
-fn key(file: &ObjectMeta) -> (i64, String) {
-    (file.last_modified.timestamp_millis(), file.location.to_string())
 }
 
 /// Returns the columns of the first file, for formats that contain them.
@@ -239,7 +301,16 @@ pub(crate) async fn first_schema(source: &FileSource, table: &str) -> Result<Sch
     }
     let file = source.listed().await?.into_iter().next().ok_or_else(declare)?;
     let bytes = source.store.get(&file.location).await?.bytes().await?;
-    file_schema(&source.format, bytes)
+    let mut fields: Vec<_> = file_schema(&source.format, bytes)?.fields().iter().cloned().collect();
+    if source.folder {
+        for field in partition::fields(&source.path, &file.location)? {
+            match fields.iter_mut().find(|known| known.name() == field.name()) {
+                Some(known) => *known = Arc::new(field),
+                None => fields.push(Arc::new(field)),
+            }
+        }
+    }
+    Ok(Arc::new(Schema::new(fields)))
 }
 
 #[async_trait]
@@ -252,7 +323,7 @@ impl Source for FileSource {
         let mut read = SourceBatch::default();
         let (mut batches, mut count) = (Vec::new(), 0);
         while count < rows {
-            if self.current.is_none() && !self.open_next(now).await? {
+            if self.current.is_none() && !self.open_next(now, &mut read.notes).await? {
                 if !self.follow && self.last.is_none() {
                     return Err(QueryError::data(format!(
                         "`{}{}` has no files; check the option `path`, or follow the folder without --until-end",

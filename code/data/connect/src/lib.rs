@@ -4,7 +4,8 @@
 //! rows of an epoch, repeatedly with the same result. This crate does not depend on queries.
 //!
 //! Read in this order: [`Source`] and [`Sink`] are the traits; `generated`, with the generators `nexmark` and `impulse`,
-//! and `files` are the sources; `decode` reads formats; `open` makes a source or a sink of a table's options.
+//! `files` (in the order of `listing`) and `delta` are the sources; `decode` reads formats, `partition` the columns in paths; `sink` has the sinks; `open` makes a source or a sink of a
+//! table's options, in a [`Place`].
 
 mod source;
 
@@ -14,20 +15,26 @@ mod impulse;
 mod nexmark;
 
 mod decode;
+mod delta;
 mod files;
+mod listing;
+mod partition;
 
 mod sink;
 
 mod open;
 mod options;
+mod place;
 
 pub use decode::Format;
+pub use delta::DeltaSource;
 pub use files::FileSource;
 pub use generate::Generator;
 pub use generated::GeneratedSource;
 pub use impulse::Impulse;
 pub use nexmark::Nexmark;
-pub use open::{OpenSource, Place, nullable, open_sink, open_source, store};
+pub use open::{OpenSource, nullable, open_sink, open_source};
 pub use options::{Options, parse_duration};
-pub use sink::{Blackhole, Folder, SingleFile, Sink, Stdout, WriteFormat, encode_lines};
+pub use place::Place;
+pub use sink::{Blackhole, Folder, SingleFile, Sink, Stdout, WriteFormat, Written, encode_lines};
 pub use source::{BadData, BadRow, Source, SourceBatch};

@@ -1,6 +1,7 @@
 //! Nexmark: persons, auctions and bids of an auction house, 1 : 3 : 46 of 50 events.
 
 use std::fmt::Write;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -143,11 +144,11 @@ impl Nexmark {
         100 + power * (1 + (random >> 8) as i64 % 900) / 10
     }
 
-    fn numbers(&self, range: &std::ops::Range<u64>, value: impl Fn(u64) -> i64) -> ArrayRef {
+    fn numbers(&self, range: &Range<u64>, value: impl Fn(u64) -> i64) -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(range.clone().map(value)))
     }
 
-    fn texts(&self, range: &std::ops::Range<u64>, of: i64, value: impl Fn(&mut String, u64)) -> ArrayRef {
+    fn texts(&self, range: &Range<u64>, of: i64, value: impl Fn(&mut String, u64)) -> ArrayRef {
         let mut builder = StringBuilder::with_capacity(range.end as usize - range.start as usize, 1024);
         let mut text = String::new();
         for index in range.clone() {
@@ -162,12 +163,12 @@ impl Nexmark {
         Arc::new(builder.finish())
     }
 
-    fn choice(&self, range: &std::ops::Range<u64>, salt: u64, values: &[&'static str]) -> ArrayRef {
+    fn choice(&self, range: &Range<u64>, salt: u64, values: &[&'static str]) -> ArrayRef {
         let values = range.clone().map(|index| values[(self.random(index, salt) % values.len() as u64) as usize]);
         Arc::new(StringArray::from_iter_values(values))
     }
 
-    fn extra(&self, range: &std::ops::Range<u64>, of: i64) -> ArrayRef {
+    fn extra(&self, range: &Range<u64>, of: i64) -> ArrayRef {
         self.texts(range, of, |text, index| {
             let random = self.random(index, 9);
             let length = 8 + random % 24;
@@ -200,6 +201,76 @@ impl Nexmark {
     }
 }
 
+impl Nexmark {
+    /// Returns the columns of `person`.
+    fn person_columns(&self, range: &Range<u64>, times: &ArrayRef) -> Vec<ArrayRef> {
+        vec![
+            self.numbers(range, last_person),
+            self.texts(range, 0, |text, i| {
+                let random = self.random(i, 5);
+                let first = FIRST_NAMES[(random % 8) as usize];
+                let last = LAST_NAMES[(random >> 8) as usize % LAST_NAMES.len()];
+                write!(text, "{first} {last}").expect("a string takes all text");
+            }),
+            self.texts(range, 0, |text, i| {
+                write!(text, "{:x}@{:x}.com", self.random(i, 6) >> 40, self.random(i, 7) >> 44)
+                    .expect("a string takes all text");
+            }),
+            self.texts(range, 0, |text, i| {
+                let r = self.random(i, 8);
+                let part = |shift: u32| (r >> shift) % 10_000;
+                write!(text, "{:04} {:04} {:04} {:04}", part(0), part(16), part(32), part(48))
+                    .expect("a string takes all text");
+            }),
+            self.choice(range, 10, &CITIES),
+            self.choice(range, 11, &STATES),
+            Arc::clone(times),
+            self.extra(range, 0),
+        ]
+    }
+
+    /// Returns the columns of `auction`.
+    fn auction_columns(&self, range: &Range<u64>, times: &ArrayRef, expires: ArrayRef) -> Vec<ArrayRef> {
+        vec![
+            self.numbers(range, last_auction),
+            self.texts(range, 1, |text, i| {
+                write!(text, "item {}", self.random(i, 12) % 10_000).expect("a string takes all text");
+            }),
+            self.texts(range, 1, |text, i| {
+                write!(text, "description {:x}", self.random(i, 13)).expect("a string takes all text");
+            }),
+            self.numbers(range, |i| self.price(i, 14)),
+            self.numbers(range, |i| self.price(i, 14) + self.price(i, 15)),
+            Arc::clone(times),
+            expires,
+            self.numbers(range, |i| FIRST_ID + (self.random(i, 16) % (i / CYCLE + 1)) as i64),
+            self.numbers(range, |i| 10 + (self.random(i, 17) % 5) as i64),
+            self.extra(range, 1),
+        ]
+    }
+
+    /// Returns the columns of `bid`.
+    fn bid_columns(&self, range: &Range<u64>, times: &ArrayRef) -> Vec<ArrayRef> {
+        vec![
+            self.numbers(range, |i| self.bid_auction(i)),
+            self.numbers(range, |i| {
+                let persons = i / CYCLE + 1;
+                let recent = persons.min(1000);
+                last_person(i) - (self.random(i, 2) % recent) as i64
+            }),
+            self.numbers(range, |i| self.price(i, 3)),
+            self.choice(range, 18, &CHANNELS),
+            self.texts(range, 2, |text, i| {
+                let r = self.random(i, 19);
+                write!(text, "https://www.nexmark.com/{:x}/item.htm?query=1&channel_id={}", r >> 40, r % 10_000)
+                    .expect("a string takes all text");
+            }),
+            Arc::clone(times),
+            self.extra(range, 2),
+        ]
+    }
+}
+
 impl Generator for Nexmark {
     fn schema(&self) -> SchemaRef {
         Arc::new(Schema::new(vec![
@@ -211,85 +282,17 @@ impl Generator for Nexmark {
         ]))
     }
 
-    #[expect(clippy::too_many_lines, reason = "a list of columns")]
     fn events(&self, base_nanos: i64, first: u64, count: usize) -> RecordBatch {
         let range = first..first + count as u64;
         let is = |of: i64| Some(NullBuffer::from_iter(range.clone().map(|index| kind(index) == of)));
-        let times: ArrayRef = Arc::new(TimestampNanosecondArray::from_iter_values(
-            range.clone().map(|i| event_time(self.seed, base_nanos, self.rate, self.disorder_nanos, i)),
+        let time = |i| event_time(self.seed, base_nanos, self.rate, self.disorder_nanos, i);
+        let times: ArrayRef = Arc::new(TimestampNanosecondArray::from_iter_values(range.clone().map(time)));
+        let expires: ArrayRef = Arc::new(TimestampNanosecondArray::from_iter_values(
+            range.clone().map(|i| time(i) + 1_000_000_000 * (1 + (self.random(i, 4) % 20) as i64)),
         ));
-        let expires: ArrayRef = Arc::new(TimestampNanosecondArray::from_iter_values(range.clone().map(|i| {
-            let time = event_time(self.seed, base_nanos, self.rate, self.disorder_nanos, i);
-            time + 1_000_000_000 * (1 + (self.random(i, 4) % 20) as i64)
-        })));
-        let person = StructArray::new(
-            person_fields(),
-            vec![
-                self.numbers(&range, last_person),
-                self.texts(&range, 0, |text, i| {
-                    let random = self.random(i, 5);
-                    let first = FIRST_NAMES[(random % 8) as usize];
-                    let last = LAST_NAMES[(random >> 8) as usize % LAST_NAMES.len()];
-                    write!(text, "{first} {last}").expect("a string takes all text");
-                }),
-                self.texts(&range, 0, |text, i| {
-                    write!(text, "{:x}@{:x}.com", self.random(i, 6) >> 40, self.random(i, 7) >> 44)
-                        .expect("a string takes all text");
-                }),
-                self.texts(&range, 0, |text, i| {
-                    let r = self.random(i, 8);
-                    let part = |shift: u32| (r >> shift) % 10_000;
-                    write!(text, "{:04} {:04} {:04} {:04}", part(0), part(16), part(32), part(48))
-                        .expect("a string takes all text");
-                }),
-                self.choice(&range, 10, &CITIES),
-                self.choice(&range, 11, &STATES),
-                Arc::clone(&times),
-                self.extra(&range, 0),
-            ],
-            is(0),
-        );
-        let auction = StructArray::new(
-            auction_fields(),
-            vec![
-                self.numbers(&range, last_auction),
-                self.texts(&range, 1, |text, i| {
-                    write!(text, "item {}", self.random(i, 12) % 10_000).expect("a string takes all text");
-                }),
-                self.texts(&range, 1, |text, i| {
-                    write!(text, "description {:x}", self.random(i, 13)).expect("a string takes all text");
-                }),
-                self.numbers(&range, |i| self.price(i, 14)),
-                self.numbers(&range, |i| self.price(i, 14) + self.price(i, 15)),
-                Arc::clone(&times),
-                expires,
-                self.numbers(&range, |i| FIRST_ID + (self.random(i, 16) % (i / CYCLE + 1)) as i64),
-                self.numbers(&range, |i| 10 + (self.random(i, 17) % 5) as i64),
-                self.extra(&range, 1),
-            ],
-            is(1),
-        );
-        let bid = StructArray::new(
-            bid_fields(),
-            vec![
-                self.numbers(&range, |i| self.bid_auction(i)),
-                self.numbers(&range, |i| {
-                    let persons = i / CYCLE + 1;
-                    let recent = persons.min(1000);
-                    last_person(i) - (self.random(i, 2) % recent) as i64
-                }),
-                self.numbers(&range, |i| self.price(i, 3)),
-                self.choice(&range, 18, &CHANNELS),
-                self.texts(&range, 2, |text, i| {
-                    let r = self.random(i, 19);
-                    write!(text, "https://www.nexmark.com/{:x}/item.htm?query=1&channel_id={}", r >> 40, r % 10_000)
-                        .expect("a string takes all text");
-                }),
-                Arc::clone(&times),
-                self.extra(&range, 2),
-            ],
-            is(2),
-        );
+        let person = StructArray::new(person_fields(), self.person_columns(&range, &times), is(0));
+        let auction = StructArray::new(auction_fields(), self.auction_columns(&range, &times, expires), is(1));
+        let bid = StructArray::new(bid_fields(), self.bid_columns(&range, &times), is(2));
         let columns: Vec<ArrayRef> =
             vec![self.numbers(&range, kind), Arc::new(person), Arc::new(auction), Arc::new(bid), times];
         RecordBatch::try_new(self.schema(), columns).expect("the columns have the types of the schema")

@@ -38,6 +38,8 @@ pub struct SourceBatch {
     pub bytes: u64,
     /// Rows that could not be decoded, with the reason.
     pub bad: Vec<BadRow>,
+    /// Notes for the user, such as the folder that the source waits for. Repeated while they are true.
+    pub notes: Vec<String>,
 }
 
 /// A row that could not be decoded.

@@ -33,7 +33,7 @@ pub(crate) async fn stack_engine(stack: &StackArguments) -> Result<Arc<dyn Engin
 
 /// Makes the stores of one command. If the variables have no credentials, they are looked up where the AWS command line
 /// does.
-fn stores() -> Stores {
+pub(crate) fn stores() -> Stores {
     let stores = Stores::default();
     if std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
         return stores.with_credentials(Arc::new(buzz_aws::credentials::UsualCredentials::default()));

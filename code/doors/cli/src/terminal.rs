@@ -1,7 +1,5 @@
 //! Standard output and standard error. The only module of this crate that prints.
 
-#![expect(clippy::print_stderr, reason = "a command reports to its user on standard error")]
-
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use buzz_protocol::{QueryError, Result};
@@ -22,12 +20,12 @@ pub(crate) fn quiet_when_closed(written: io::Result<()>) -> Result<()> {
 
 /// Prints a warning to standard error.
 pub(crate) fn warn(warning: &str) {
-    eprintln!("warning: {warning}");
+    note(&format!("warning: {warning}"));
 }
 
-/// Prints a line to standard error.
+/// Prints a line to standard error. If its reader has ended, the line is lost and the command goes on.
 pub(crate) fn note(text: &str) {
-    eprintln!("{text}");
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Returns true if standard error is a terminal.

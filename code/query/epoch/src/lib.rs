@@ -10,7 +10,7 @@
 //!
 //! ```no_run
 //! # use std::{collections::BTreeMap, sync::Arc};
-//! # use buzz_epoch::{Commit, EpochLog, PipelineSpec, Record, Target, publish_pending};
+//! # use buzz_epoch::{Commit, EpochLog, Pending, PipelineSpec, Record, Target, publish_pending};
 //! # async fn compute(log: &EpochLog, before: &Record) -> buzz_protocol::Result<Record> { todo!() }
 //! # async fn coordinate(
 //! #     store: Arc<dyn object_store::ObjectStore>,
@@ -21,7 +21,7 @@
 //! loop {
 //!     // The epoch to continue, by whichever coordinator.
 //!     let before = log.newest().await?.unwrap_or_default();
-//!     let published = publish_pending(&log, &before, &targets).await?;
+//!     let published = publish_pending(&log, &before, &targets, Pending::Complete).await?;
 //!     // Reads rows after `before.sources`, folds them into `before.state`, and writes files under
 //!     // `log.state_path(…)` and `log.output_path(…)`.
 //!     let record = Record { published, ..compute(&log, &before).await? };
@@ -95,7 +95,7 @@ pub use groups::{files_of, groups_of};
 pub use log::{Commit, DELETES_MAX, EpochLog, LISTED_RECORDS_MAX, OUTPUT_SWEEP_EPOCHS};
 pub use names::{NAME_BYTES_MAX, epoch_of};
 pub use object::{LISTED_MAX, OBJECT_BYTES_MAX};
-pub use outbox::{Target, publish_pending};
+pub use outbox::{Pending, Target, publish_pending, span_of};
 pub use pipeline::{KEY_GROUPS_MAX, Manifest, PipelineSpec, SCRIPT_BYTES_MAX, Span, VERSIONS_MAX};
 pub use record::{
     INLINE_BYTES_MAX, Moved, OutputFile, RECORD_BYTES_MAX, Record, StateFile, TIMERS_MAX, Timer, TimerTime, due,

@@ -26,6 +26,9 @@ pub struct PipelineSpec {
     pub name: String,
     /// The script. Another script makes another version.
     pub script: String,
+    /// The statements of the script in a form that white space and comments do not change. If both specs have one, it
+    /// decides whether their scripts differ.
+    pub statements: String,
     /// Options of the start, such as the parallelism. They do not make another version.
     pub options: BTreeMap<String, String>,
     /// Number of key groups, fixed for the life of a version.
@@ -92,11 +95,19 @@ impl PipelineSpec {
 
     /// Compares `self`, the spec of a stored version, with the spec of a start.
     pub(crate) fn change(&self, start: &PipelineSpec) -> Change {
-        if self.script != start.script {
+        if self.has_other_script(start) {
             return Change::Script;
         }
         let differences = self.state_differences(start);
         if differences.is_empty() { Change::None } else { Change::State(differences) }
+    }
+
+    /// Returns true if `start` has another script than `self`, the spec of a stored version.
+    pub fn has_other_script(&self, start: &PipelineSpec) -> bool {
+        match self.statements.is_empty() || start.statements.is_empty() {
+            true => self.script != start.script,
+            false => self.statements != start.statements,
+        }
     }
 
     /// Returns what keeps `start` from reading the state of `self`, one sentence part each.
@@ -174,6 +185,17 @@ mod tests {
         start.build = "2".into();
         assert_eq!(stored.change(&start), Change::None);
         assert_eq!(stored.change(&spec("b", 1, &[])), Change::Script);
+    }
+
+    #[test]
+    fn statements_decide_about_a_version_if_both_specs_have_them() {
+        let with =
+            |script: &str, statements: &str| PipelineSpec { statements: statements.into(), ..spec(script, 1, &[]) };
+        assert_eq!(with("a -- b", "a;").change(&with("a", "a;")), Change::None);
+        assert_eq!(with("a", "a;").change(&with("a", "b;")), Change::Script);
+        // A version of an earlier build has only its script.
+        assert_eq!(with("a", "").change(&with("a", "a;")), Change::None);
+        assert_eq!(with("a -- b", "").change(&with("a", "a;")), Change::Script);
     }
 
     #[test]

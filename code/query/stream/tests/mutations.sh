@@ -27,5 +27,5 @@ mutate "windows close one slide early" "$src/window.rs" \
   "Self::Hop { .. } => end <= watermark," "Self::Hop { slide, .. } => end - slide <= watermark,"
 mutate "slices as wide as the slide" "$src/window.rs" \
   "Self::Hop { slide, width } => gcd(slide, width)," "Self::Hop { slide, .. } => slide,"
-mutate "raw rows count as closed windows" "$src/lower.rs" \
+mutate "raw rows count as closed windows" "$src/lower/flow.rs" \
   "self.closed && (self.part" "(self.closed || !self.pending) && (self.part"

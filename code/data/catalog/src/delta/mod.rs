@@ -7,6 +7,8 @@ mod log;
 
 mod version;
 
+mod commit;
+
 mod protocol;
 
 mod mapping;
@@ -29,6 +31,7 @@ use datafusion::scalar::ScalarValue;
 use deltalake::DeltaTableError;
 use futures::TryStreamExt;
 
+pub use self::commit::{AppendedFile, DeltaCommit, delta_commit, delta_version_after};
 use self::paths::FilePaths;
 use crate::table::{DataFile, Table};
 use crate::values::partition_value;

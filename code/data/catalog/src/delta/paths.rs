@@ -32,18 +32,31 @@ impl<'a> FilePaths<'a> {
     /// # Errors
     /// `Data` or `Invalid` if the path is invalid, or in a store that Buzz does not support.
     pub(super) fn path(&mut self, named: &str) -> Result<String> {
-        let place = if named.contains("://") || named.starts_with('/') {
-            Location::parse(named, Path::new("/"))?
-        } else if let Some(path) = named.strip_prefix("file:/") {
-            // The form in which Java writes a local URI.
-            Location::parse(&format!("/{path}"), Path::new("/"))?
-        } else {
-            self.table.join(named)?
-        };
+        let place = self.place_of(named)?;
         if place.store != self.table.store && !self.other_stores.contains(&place.store) {
             self.other_stores.insert(place.store.clone());
         }
         Ok(if self.among_stores { path_among_stores(&place) } else { place.path.into() })
+    }
+
+    /// Returns the store and the path in it of a file that the log names.
+    ///
+    /// # Errors
+    /// The errors of [`FilePaths::path`].
+    pub(super) fn place(&self, named: &str) -> Result<(Url, String)> {
+        let place = self.place_of(named)?;
+        Ok((place.store, place.path.into()))
+    }
+
+    fn place_of(&self, named: &str) -> Result<Location> {
+        if named.contains("://") || named.starts_with('/') {
+            return Location::parse(named, Path::new("/"));
+        }
+        match named.strip_prefix("file:/") {
+            // The form in which Java writes a local URI.
+            Some(path) => Location::parse(&format!("/{path}"), Path::new("/")),
+            None => self.table.join(named),
+        }
     }
 
     /// Returns whether a file was found in another store, so that all paths must be resolved again. Returns true only

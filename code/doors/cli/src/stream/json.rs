@@ -18,9 +18,9 @@ pub(super) fn to_script(text: &str) -> Result<(String, Option<String>)> {
     let stream = query.get("stream").and_then(Value::as_object).ok_or_else(|| {
         QueryError::invalid("the query has no object `stream`; run it with `buzz query`, or add \"stream\": {}")
     })?;
-    known(stream, "stream", &["name", "epoch", "epoch_rows", "parallelism", "into"])?;
+    known(stream, "stream", &["name", "epoch", "epoch_rows", "parallelism", "on_error", "into"])?;
     let mut script = String::new();
-    for key in ["epoch", "epoch_rows", "parallelism"] {
+    for key in ["epoch", "epoch_rows", "parallelism", "on_error"] {
         if let Some(value) = stream.get(key) {
             script.push_str(&format!("SET {key} = {};\n", quoted_value(value)));
         }

@@ -1,21 +1,30 @@
 //! `buzz stream`: continuous queries in this process.
 //!
-//! - `run` is the loop: sources, epochs, state files, records, sinks.
+//! - `run` is the loop. `start` opens the pipeline in its state, `runner` runs an epoch, and `commit` ends it: state files,
+//!   the record, and the rows in the sinks (`publish`, `outbox`). `summary` counts.
 //! - `plan` turns a script into a pipeline with its sources and sinks.
 //! - `json` translates the JSON form of a query to a script.
 //! - `store` is where state is kept.
 
+mod commit;
 mod json;
+mod outbox;
 mod plan;
+mod publish;
 mod run;
+mod runner;
+mod start;
 mod store;
+mod summary;
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use buzz_epoch::EpochLog;
 use buzz_protocol::{QueryError, Result};
+use buzz_storage::QueryStores;
 use clap::{Args, Subcommand};
 
 /// The commands of `buzz stream`.
@@ -88,10 +97,11 @@ pub struct RunArguments {
 
 /// Executes a command. Prints errors to standard error and returns the exit code.
 pub async fn carry_out(command: StreamCommand, threads: usize) -> ExitCode {
+    let stores = Arc::new(crate::compose::stores()).for_query();
     let done = match command {
-        StreamCommand::Run(arguments) => run::run(arguments, threads).await,
-        StreamCommand::Check { file, plans } => check(&file, plans).await,
-        StreamCommand::Epochs { state, name, last } => epochs(&state, name, last).await,
+        StreamCommand::Run(arguments) => run::run(arguments, threads, &stores).await,
+        StreamCommand::Check { file, plans } => check(&file, plans, &stores).await,
+        StreamCommand::Epochs { state, name, last } => epochs(&state, name, last, &stores).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -102,11 +112,12 @@ pub async fn carry_out(command: StreamCommand, threads: usize) -> ExitCode {
     }
 }
 
-async fn check(file: &std::path::Path, plans: bool) -> Result<()> {
+async fn check(file: &Path, plans: bool, stores: &Arc<QueryStores>) -> Result<()> {
     let (text, _) = plan::read_script(file)?;
-    let planned = plan::plan(&text, 1, false, "check").await?;
+    let place = plan::place(stores, false)?;
+    let planned = plan::plan(&text, plan::Workers { given: None, threads: 1 }, &place, "check").await?;
     let mut description = planned.pipeline.describe(plans);
-    let epoch = planned.epoch_nanos as f64 / 1e9;
+    let epoch = planned.settings.epoch_nanos(false) as f64 / 1e9;
     let stages = planned.pipeline.stages().count();
     let sinks = planned.sinks.len();
     let puts = 1 + stages + 2 * sinks;
@@ -118,8 +129,8 @@ async fn check(file: &std::path::Path, plans: bool) -> Result<()> {
     crate::terminal::print(&description)
 }
 
-async fn epochs(state: &str, name: Option<String>, last: usize) -> Result<()> {
-    let (store, root) = store::open(state, false)?;
+async fn epochs(state: &str, name: Option<String>, last: usize, stores: &Arc<QueryStores>) -> Result<()> {
+    let (store, root) = store::open(state, false, &plan::place(stores, false)?).await?;
     let name = match name {
         Some(name) => name,
         None => store::only_pipeline(&store, &root).await?,
@@ -147,19 +158,26 @@ async fn epochs(state: &str, name: Option<String>, last: usize) -> Result<()> {
         let watermark = match watermark {
             None => "none".to_string(),
             Some(micros) if micros >= i64::MAX / 1000 => "end".to_string(),
-            Some(micros) => run::time_text(micros.saturating_mul(1000)),
+            Some(micros) => time_text(micros.saturating_mul(1000)),
         };
         let bytes: u64 = record.state.iter().map(|file| file.bytes).sum();
-        let time = run::time_text(record.at_ms.saturating_mul(1_000_000));
+        let time = time_text(record.at_ms.saturating_mul(1_000_000));
         text.push_str(&format!(
-            "{:>8}  {time:24}  {:>12}  {:>12}  {watermark:26}  {bytes:>11}  {:>6}  {:>6}  {seconds:>8.3}{}\n",
+            "{:>8}  {time:24}  {:>12}  {:>12}  {watermark:26}  {bytes:>11}  {:>6}  {:>6}  {seconds:>8.3}{}{}\n",
             record.epoch,
             metric("rows_in"),
             metric("rows_out"),
             record.late.values().sum::<u64>(),
             record.bad.values().sum::<u64>(),
             if record.stop { "  stop" } else { "" },
+            if record.metrics.contains_key("skipped") { "  skipped" } else { "" },
         ));
     }
     crate::terminal::print(&text)
+}
+
+/// Formats nanoseconds since 1970.
+fn time_text(nanos: i64) -> String {
+    let array = arrow::array::TimestampMillisecondArray::from(vec![nanos.div_euclid(1_000_000)]);
+    arrow::util::display::array_value_to_string(&array, 0).unwrap_or_default()
 }

@@ -2,20 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use buzz_connect::{BadData, OpenSource, Place, Sink, Stdout, WriteFormat, nullable, open_sink, open_source};
 use buzz_protocol::{QueryError, Result};
+use buzz_storage::QueryStores;
 use buzz_stream::{Pipeline, Script, SourceInput, TableDefinition, declared_columns};
 use serde_json::Value;
 
 /// The sink of a SELECT without INSERT.
 pub(super) const STDOUT: &str = "stdout";
 
-/// The length of an epoch unless the script sets another.
-pub(super) const EPOCH: i64 = 1_000_000_000;
+/// The length of an epoch in nanoseconds, unless the script sets another.
+const EPOCH: i64 = 1_000_000_000;
+
+/// The length of an epoch in nanoseconds if the state is in a bucket.
+const EPOCH_REMOTE: i64 = 10_000_000_000;
 
 /// A script that is ready to run.
 pub(super) struct Planned {
@@ -25,9 +30,7 @@ pub(super) struct Planned {
     pub(super) sinks: BTreeMap<String, Arc<dyn Sink>>,
     /// The sink of each statement.
     pub(super) targets: Vec<String>,
-    pub(super) epoch_nanos: i64,
-    /// Rows that an epoch takes of each source.
-    pub(super) epoch_rows: usize,
+    pub(super) settings: Settings,
     pub(super) place: Place,
 }
 
@@ -66,95 +69,173 @@ fn read_columns(table: &TableDefinition, schema: &Schema) -> Schema {
     nullable(&Schema::new(fields)).as_ref().clone()
 }
 
-/// Plans a script for `parallelism` workers. `pipeline_id` identifies the pipeline in its targets.
-#[expect(clippy::too_many_lines, reason = "one step after the other, to be divided")]
-pub(super) async fn plan(text: &str, parallelism: usize, until_end: bool, pipeline_id: &str) -> Result<Planned> {
+/// The number of workers that hold state: the one of the command line, or of the script, or of threads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Workers {
+    pub(super) given: Option<NonZeroUsize>,
+    pub(super) threads: usize,
+}
+
+/// Plans a script. `pipeline_id` identifies the pipeline in its targets.
+pub(super) async fn plan(text: &str, workers: Workers, place: &Place, pipeline_id: &str) -> Result<Planned> {
     let script = Script::parse(text)?;
-    let base = std::env::current_dir()
-        .map_err(|error| QueryError::invalid(format!("the working directory is not available: {error}")))?;
-    let place = Place { base, until_end };
-    let written: BTreeSet<&str> = script.statements.iter().filter_map(|output| output.into.as_deref()).collect();
-    let (mut sources, mut inputs) = (BTreeMap::new(), BTreeMap::new());
-    let (mut sinks, mut sink_columns) = (BTreeMap::new(), BTreeMap::<String, SchemaRef>::new());
-    for table in &script.tables {
-        let name = table.name.as_str();
-        if table.option("connector").is_none() {
-            continue;
-        }
-        let is_sink = match table.option("type") {
-            Some("sink") => true,
-            Some("source") => false,
-            Some(other) => {
-                return Err(QueryError::invalid(format!(
-                    "option `type` of table `{name}` is `{other}`; use source or sink"
-                )));
-            }
-            None => written.contains(name),
-        };
-        if is_sink {
-            if !written.contains(name) {
-                continue;
-            }
-            sinks.insert(name.to_string(), open_sink(name, &table.options, &place, pipeline_id)?);
-            if let Some(columns) = declared_columns(table).await? {
-                sink_columns.insert(name.to_string(), nullable(&columns));
-            }
-            continue;
-        }
-        if written.contains(name) {
-            return Err(QueryError::invalid(format!(
-                "INSERT INTO {name}: the table is a source; declare type = 'sink'"
-            )));
-        }
-        let opened =
-            open_table(&script, name, &place, None).await.map_err(|error| error.at(format!("table {name}")))?;
-        let input = SourceInput {
-            schema: opened.source.schema(),
-            time_column: opened.time_column.clone(),
-            delay: opened.delay,
-            late_side: opened.late_side,
-            bad_side: opened.bad_data == BadData::Side,
-        };
-        inputs.insert(name.to_string(), input);
-        sources.insert(name.to_string(), opened);
-    }
-    for name in &written {
-        if script.table(name).is_none() {
-            return Err(QueryError::invalid(format!(
-                "INSERT INTO {name}: the table is not declared; add CREATE TABLE {name} WITH (connector = '…')"
-            )));
-        }
-    }
-    let setting = |key: &str| script.settings.get(key).map(String::as_str);
-    let parallelism = match setting("parallelism") {
-        Some(text) if parallelism == 0 => text
-            .parse()
-            .map_err(|_| QueryError::invalid(format!("SET parallelism = '{text}': a number is required")))?,
-        _ => parallelism,
-    };
-    let epoch_nanos = match setting("epoch") {
-        None => EPOCH,
-        Some(text) => buzz_connect::parse_duration(text).filter(|nanos| *nanos > 0).ok_or_else(|| {
-            QueryError::invalid(format!("SET epoch = '{text}': a duration such as 1s or 200 ms is required"))
-        })?,
-    };
-    let epoch_rows = match setting("epoch_rows") {
-        None => 1_000_000,
-        Some(text) => text.parse().ok().filter(|rows| *rows > 0).ok_or_else(|| {
-            QueryError::invalid(format!("SET epoch_rows = '{text}': a number above zero is required"))
-        })?,
-    };
-    for key in script.settings.keys() {
-        if !["epoch", "epoch_rows", "parallelism"].contains(&key.as_str()) {
-            return Err(QueryError::invalid(format!("SET {key} is unknown; known are epoch, epoch_rows, parallelism")));
-        }
-    }
-    let pipeline = Pipeline::plan(&script, &inputs, &sink_columns, parallelism.max(1)).await?;
+    let settings = Settings::of(&script)?;
+    let Tables { mut sources, inputs, mut sinks, sink_columns } = tables(&script, place, pipeline_id).await?;
+    let count = workers.given.map(NonZeroUsize::get).or(settings.parallelism).unwrap_or(workers.threads);
+    let pipeline = Pipeline::plan(&script, &inputs, &sink_columns, count.max(1)).await?;
     let read = pipeline.sources();
     sources.retain(|name, _| read.contains(name.as_str()));
     let targets: Vec<String> = pipeline.outputs().map(|(into, _)| into.unwrap_or(STDOUT).to_string()).collect();
     if targets.iter().any(|target| target == STDOUT) && !sinks.contains_key(STDOUT) {
-        sinks.insert(STDOUT.to_string(), Arc::new(Stdout { format: WriteFormat::Json }));
+        sinks.insert(STDOUT.to_string(), Arc::new(Stdout::new(WriteFormat::Json)));
     }
-    Ok(Planned { script, pipeline, sources, sinks, targets, epoch_nanos, epoch_rows, place })
+    Ok(Planned { script, pipeline, sources, sinks, targets, settings, place: place.clone() })
+}
+
+/// Returns the place of the files of a script: paths are relative to the working directory.
+pub(super) fn place(stores: &Arc<QueryStores>, until_end: bool) -> Result<Place> {
+    let base = std::env::current_dir()
+        .map_err(|error| QueryError::invalid(format!("the working directory is not available: {error}")))?;
+    Ok(Place { base, stores: Arc::clone(stores), until_end })
+}
+
+/// Opens the sinks of a script.
+pub(super) async fn sinks_of(text: &str, place: &Place, pipeline_id: &str) -> Result<BTreeMap<String, Arc<dyn Sink>>> {
+    let script = Script::parse(text)?;
+    let written: BTreeSet<&str> = script.statements.iter().filter_map(|output| output.into.as_deref()).collect();
+    let mut sinks = BTreeMap::new();
+    for table in script.tables.iter().filter(|table| table.option("connector").is_some()) {
+        if written.contains(table.name.as_str()) {
+            let sink = open_sink(&table.name, &table.options, place, pipeline_id).await?;
+            sinks.insert(table.name.clone(), sink);
+        }
+    }
+    Ok(sinks)
+}
+
+/// The values of `SET`.
+#[derive(Debug)]
+pub(super) struct Settings {
+    /// The length of an epoch in nanoseconds, if the script sets it.
+    epoch_nanos: Option<i64>,
+    /// Rows that an epoch takes of each source.
+    pub(super) epoch_rows: usize,
+    parallelism: Option<usize>,
+    pub(super) on_error: OnError,
+}
+
+/// The treatment of a statement that fails for a value of its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnError {
+    /// The run ends with the error. A run with state can go on from the epoch before.
+    Stop,
+    /// The rows of the epoch are left out.
+    SkipEpoch,
+}
+
+impl Settings {
+    fn of(script: &Script) -> Result<Self> {
+        let mut settings =
+            Self { epoch_nanos: None, epoch_rows: 1_000_000, parallelism: None, on_error: OnError::Stop };
+        for (key, text) in &script.settings {
+            let wrong = |required: &str| QueryError::invalid(format!("SET {key} = '{text}': {required} is required"));
+            let number = || text.parse().ok().filter(|number: &usize| *number > 0);
+            match key.as_str() {
+                "epoch" => {
+                    let nanos = buzz_connect::parse_duration(text).filter(|nanos| *nanos > 0);
+                    settings.epoch_nanos = Some(nanos.ok_or_else(|| wrong("a duration such as 1s or 200 ms"))?);
+                }
+                "epoch_rows" => settings.epoch_rows = number().ok_or_else(|| wrong("a number above zero"))?,
+                "parallelism" => settings.parallelism = Some(number().ok_or_else(|| wrong("a number above zero"))?),
+                "on_error" => {
+                    settings.on_error = match text.as_str() {
+                        "stop" => OnError::Stop,
+                        "skip_epoch" => OnError::SkipEpoch,
+                        _ => return Err(wrong("stop or skip_epoch")),
+                    };
+                }
+                _ => {
+                    return Err(QueryError::invalid(format!(
+                        "SET {key} is unknown; known are epoch, epoch_rows, on_error, parallelism"
+                    )));
+                }
+            }
+        }
+        Ok(settings)
+    }
+
+    /// Returns the length of an epoch in nanoseconds. In a bucket, where each epoch costs requests, epochs are longer
+    /// unless the script sets their length.
+    pub(super) fn epoch_nanos(&self, remote: bool) -> i64 {
+        self.epoch_nanos.unwrap_or(if remote { EPOCH_REMOTE } else { EPOCH })
+    }
+}
+
+/// The opened tables of a script.
+struct Tables {
+    sources: BTreeMap<String, OpenSource>,
+    inputs: BTreeMap<String, SourceInput>,
+    sinks: BTreeMap<String, Arc<dyn Sink>>,
+    /// Columns of the sinks that declare some.
+    sink_columns: BTreeMap<String, SchemaRef>,
+}
+
+/// Opens the tables of `script` that have a connector.
+async fn tables(script: &Script, place: &Place, pipeline_id: &str) -> Result<Tables> {
+    let written: BTreeSet<&str> = script.statements.iter().filter_map(|output| output.into.as_deref()).collect();
+    let mut tables = Tables {
+        sources: BTreeMap::new(),
+        inputs: BTreeMap::new(),
+        sinks: BTreeMap::new(),
+        sink_columns: BTreeMap::new(),
+    };
+    for table in script.tables.iter().filter(|table| table.option("connector").is_some()) {
+        let name = table.name.as_str();
+        match (is_sink(table, &written)?, written.contains(name)) {
+            (true, false) => continue,
+            (true, true) => {
+                tables.sinks.insert(name.to_string(), open_sink(name, &table.options, place, pipeline_id).await?);
+                if let Some(columns) = declared_columns(table).await? {
+                    tables.sink_columns.insert(name.to_string(), nullable(&columns));
+                }
+            }
+            (false, true) => {
+                return Err(QueryError::invalid(format!(
+                    "INSERT INTO {name}: the table is a source; declare type = 'sink'"
+                )));
+            }
+            (false, false) => {
+                let opened = open_table(script, name, place, None).await;
+                let opened = opened.map_err(|error| error.at(format!("table {name}")))?;
+                let input = SourceInput {
+                    schema: opened.source.schema(),
+                    time_column: opened.time_column.clone(),
+                    delay: opened.delay,
+                    late_side: opened.late_side,
+                    bad_side: opened.bad_data == BadData::Side,
+                };
+                tables.inputs.insert(name.to_string(), input);
+                tables.sources.insert(name.to_string(), opened);
+            }
+        }
+    }
+    match written.iter().find(|name| script.table(name).is_none()) {
+        Some(name) => Err(QueryError::invalid(format!(
+            "INSERT INTO {name}: the table is not declared; add CREATE TABLE {name} WITH (connector = '…')"
+        ))),
+        None => Ok(tables),
+    }
+}
+
+/// Returns true if `table` is written to: by its option `type`, or because a statement inserts into it.
+fn is_sink(table: &TableDefinition, written: &BTreeSet<&str>) -> Result<bool> {
+    match table.option("type") {
+        Some("sink") => Ok(true),
+        Some("source") => Ok(false),
+        Some(other) => Err(QueryError::invalid(format!(
+            "option `type` of table `{}` is `{other}`; use source or sink",
+            table.name
+        ))),
+        None => Ok(written.contains(table.name.as_str())),
+    }
 }

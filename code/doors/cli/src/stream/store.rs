@@ -3,15 +3,20 @@
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
+use buzz_connect::Place;
 use buzz_protocol::{QueryError, Result};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 
 /// Opens a folder or an s3:// uri. With `sync`, files of a folder are on the disk before a write returns.
-pub(super) fn open(uri: &str, sync: bool) -> Result<(Arc<dyn ObjectStore>, Path)> {
-    if uri.contains("://") && !uri.starts_with("file://") {
-        return buzz_connect::store(uri, FilePath::new("."));
+///
+/// # Errors
+/// `Invalid` if the uri or the settings of its bucket are wrong, `Data` if the folder cannot be used.
+pub(super) async fn open(uri: &str, sync: bool, place: &Place) -> Result<(Arc<dyn ObjectStore>, Path)> {
+    if is_remote(uri) {
+        let (location, store) = place.open(uri).await?;
+        return Ok((store, location.path));
     }
     let folder = FilePath::new(uri.trim_start_matches("file://"));
     if sync {

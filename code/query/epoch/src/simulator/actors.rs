@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
+use std::ops::Range;
 use std::sync::Arc;
 
 use buzz_protocol::{ErrorKind, QueryError, Result};
@@ -14,8 +15,8 @@ use crate::clock::Ids;
 use crate::log::Place;
 use crate::rules::Rules;
 use crate::{
-    Clock, Commit, EpochLog, Keep, OutputFile, Part, Record, Segment, SourceLog, SourceSpec, StateFile, Target, Timer,
-    TimerTime, Times, due, files_of, groups_of, publish_pending,
+    Clock, Commit, EpochLog, Keep, OutputFile, Part, Pending, Record, Segment, SourceLog, SourceSpec, StateFile,
+    Target, Timer, TimerTime, Times, due, files_of, groups_of, publish_pending,
 };
 
 const SOURCE: &str = "events";
@@ -171,7 +172,8 @@ async fn step(process: &Process, log: &EpochLog, source: &SourceLog, moves: bool
     let world = &process.world;
     let before = log.newest().await?.unwrap_or_default();
     let target: Arc<dyn Target> = Arc::new(SimulatedTarget(process.clone()));
-    let published = publish_pending(log, &before, &BTreeMap::from([(SINK.to_string(), target)])).await?;
+    let targets = BTreeMap::from([(SINK.to_string(), target)]);
+    let published = publish_pending(log, &before, &targets, Pending::Complete).await?;
     if before.stop {
         return Ok(true);
     }
@@ -196,15 +198,22 @@ async fn step(process: &Process, log: &EpochLog, source: &SourceLog, moves: bool
     Ok(false)
 }
 
-/// Runs one epoch after `before`, if there is something to do.
-#[expect(clippy::too_many_lines, reason = "one step after the other, with a fault between any two")]
-async fn epoch(
-    process: &Process,
-    log: &EpochLog,
-    source: &SourceLog,
-    before: Record,
-    published: BTreeMap<String, u64>,
-) -> Result<()> {
+/// Rows of an epoch and what they do to time.
+struct Input {
+    events: Vec<Event>,
+    /// The last log entry that was read.
+    to: u64,
+    /// All rows that will ever come have been read.
+    drained: bool,
+    watermarks: BTreeMap<String, i64>,
+    /// The watermark before and after the epoch.
+    was: i64,
+    watermark: i64,
+    now_ms: i64,
+}
+
+/// Reads the rows after `before`; `None` if there is nothing to do.
+async fn read(process: &Process, source: &SourceLog, before: &Record) -> Result<Option<Input>> {
     let world = &process.world;
     let all_sent = world.all_sent();
     let clock = skewed(world);
@@ -230,7 +239,7 @@ async fn epoch(
         }
     }
     if events.is_empty() && !drained && world.random(4) > 0 {
-        return Ok(());
+        return Ok(None);
     }
     let was = watermarks.remove("").unwrap_or(0);
     let producers: Vec<i64> = watermarks.values().copied().collect();
@@ -241,88 +250,112 @@ async fn epoch(
     };
     watermarks.insert(String::new(), watermark);
     watermarks.insert(STAGE.into(), watermark);
-    let now_ms = world.clock.now_ms();
+    Ok(Some(Input { events, to, drained, watermarks, was, watermark, now_ms: world.clock.now_ms() }))
+}
 
-    let number = before.epoch + 1;
-    let combs = 1 + world.random(5) as u32;
-    let (mut state, mut output) = (Vec::new(), Vec::new());
-    for comb in 0..combs {
-        let groups = groups_of(comb, combs, GROUPS);
-        let mut counts: BTreeMap<(u64, u64), (u64, u64)> = BTreeMap::new();
-        let mut timers: BTreeSet<Timer> = BTreeSet::new();
-        for file in files_of(&before.state, STAGE, groups.clone()) {
-            let Some(bytes) = log.read(before.epoch, &file.path).await? else {
-                world.count("superseded", 1);
-                return Ok(());
-            };
-            let rows: Rows = serde_json::from_slice(&bytes).expect("the file was written by this program");
-            for (window, key, count, sum) in rows.counts {
-                if groups.contains(&group_of(key)) {
-                    counts.insert((window, key), (count, sum));
-                }
-            }
-            timers.extend(rows.timers.into_iter().filter(|timer| groups.contains(&timer.group)));
-        }
-        for event in events.iter().filter(|event| groups.contains(&group_of(event.key))) {
-            if event.timer {
-                let (group, key) = (group_of(event.key), event.id.to_string());
-                let at = TimerTime::System(now_ms + 20 + event.value as i64);
-                timers.insert(Timer { at, stage: STAGE.into(), group, key });
-                continue;
-            }
-            let window = event.time / WIDTH;
-            if ends(window) <= was {
-                world.violate(format!("event {} is late, although producers send in order", event.id));
-            }
-            let (count, sum) = counts.entry((window, event.key)).or_default();
-            *count += 1;
-            *sum += event.value;
-        }
-        let mut rows: Vec<Row> = Vec::new();
-        counts.retain(|(window, key), (count, sum)| {
-            let closed = ends(*window) <= watermark;
-            if closed {
-                rows.push(Row(*window, *key, *count, *sum));
-            }
-            !closed
-        });
-        let last_ms = if drained { i64::MAX } else { now_ms };
-        let (fired, waiting) = due(timers.into_iter().collect(), &watermarks, last_ms);
-        rows.extend(fired.iter().map(|timer| Row(TIMER_WINDOW, timer.key.parse().expect("an id"), 0, 0)));
-        if !rows.is_empty() {
-            let path = log.output_path(SINK, number, "json");
-            log.put(&path, encode(&rows)).await?;
-            output.push(OutputFile { path: path.to_string(), rows: rows.len() as u64, bytes: 0 });
-            if world.mutant == Some(Mutant::RowsBeforeRecord) {
-                world.sink.lock().rows.extend(rows);
-            }
-        }
-        if !(counts.is_empty() && waiting.is_empty()) {
-            let path = log.state_path(STAGE, number, "json");
-            let counts: Vec<_> = counts.into_iter().map(|((w, k), (count, sum))| (w, k, count, sum)).collect();
-            let groups = (groups.start, groups.end);
-            log.put(&path, encode(&Rows { counts, timers: waiting })).await?;
-            state.push(StateFile { stage: STAGE.into(), path: path.to_string(), groups, ..Default::default() });
-        }
-    }
-    let record = Record {
-        epoch: number,
-        by: ids(world).next().to_string(),
-        at_ms: now_ms,
-        sources: BTreeMap::from([(SOURCE.to_string(), to.into())]),
-        watermarks,
-        state,
-        outputs: BTreeMap::from([(SINK.to_string(), output)]),
+/// Runs one epoch after `before`, if there is something to do.
+async fn epoch(
+    process: &Process,
+    log: &EpochLog,
+    source: &SourceLog,
+    before: Record,
+    published: BTreeMap<String, u64>,
+) -> Result<()> {
+    let world = &process.world;
+    let Some(input) = read(process, source, &before).await? else { return Ok(()) };
+    let mut record = Record {
+        epoch: before.epoch + 1,
+        at_ms: input.now_ms,
+        sources: BTreeMap::from([(SOURCE.to_string(), input.to.into())]),
+        outputs: BTreeMap::from([(SINK.to_string(), Vec::new())]),
         published,
-        stop: drained,
+        stop: input.drained,
         ..Default::default()
     };
+    let combs = 1 + world.random(5) as u32;
+    for comb in 0..combs {
+        let groups = groups_of(comb, combs, GROUPS);
+        if !fold(world, log, &before, &input, groups, &mut record).await? {
+            world.count("superseded", 1);
+            return Ok(());
+        }
+    }
+    record.by = ids(world).next().to_string();
+    record.watermarks = input.watermarks;
     match log.commit(&record).await? {
         Commit::Done => world.count("epochs", 1),
         Commit::Lost(winner) if winner.by == record.by => world.violate("the own record was taken for another one"),
         Commit::Lost(_) => world.count("lost races", 1),
     }
     Ok(())
+}
+
+/// Folds the rows of `groups` into their state, and enters the files that it writes into `record`. Returns false if a file
+/// was deleted because newer epochs exist.
+async fn fold(
+    world: &World,
+    log: &EpochLog,
+    before: &Record,
+    input: &Input,
+    groups: Range<u32>,
+    record: &mut Record,
+) -> Result<bool> {
+    let mut counts: BTreeMap<(u64, u64), (u64, u64)> = BTreeMap::new();
+    let mut timers: BTreeSet<Timer> = BTreeSet::new();
+    for file in files_of(&before.state, STAGE, groups.clone()) {
+        let Some(bytes) = log.read(before.epoch, &file.path).await? else { return Ok(false) };
+        let rows: Rows = serde_json::from_slice(&bytes).expect("the file was written by this program");
+        for (window, key, count, sum) in rows.counts {
+            if groups.contains(&group_of(key)) {
+                counts.insert((window, key), (count, sum));
+            }
+        }
+        timers.extend(rows.timers.into_iter().filter(|timer| groups.contains(&timer.group)));
+    }
+    for event in input.events.iter().filter(|event| groups.contains(&group_of(event.key))) {
+        if event.timer {
+            let (group, key) = (group_of(event.key), event.id.to_string());
+            let at = TimerTime::System(input.now_ms + 20 + event.value as i64);
+            timers.insert(Timer { at, stage: STAGE.into(), group, key });
+            continue;
+        }
+        let window = event.time / WIDTH;
+        if ends(window) <= input.was {
+            world.violate(format!("event {} is late, although producers send in order", event.id));
+        }
+        let (count, sum) = counts.entry((window, event.key)).or_default();
+        *count += 1;
+        *sum += event.value;
+    }
+    let mut rows: Vec<Row> = Vec::new();
+    counts.retain(|(window, key), (count, sum)| {
+        let closed = ends(*window) <= input.watermark;
+        if closed {
+            rows.push(Row(*window, *key, *count, *sum));
+        }
+        !closed
+    });
+    let last_ms = if input.drained { i64::MAX } else { input.now_ms };
+    let (fired, waiting) = due(timers.into_iter().collect(), &input.watermarks, last_ms);
+    rows.extend(fired.iter().map(|timer| Row(TIMER_WINDOW, timer.key.parse().expect("an id"), 0, 0)));
+    if !rows.is_empty() {
+        let path = log.output_path(SINK, record.epoch, "json");
+        log.put(&path, encode(&rows)).await?;
+        let file = OutputFile { path: path.to_string(), rows: rows.len() as u64, bytes: 0 };
+        record.outputs.entry(SINK.to_string()).or_default().push(file);
+        if world.mutant == Some(Mutant::RowsBeforeRecord) {
+            world.sink.lock().rows.extend(rows);
+        }
+    }
+    if !(counts.is_empty() && waiting.is_empty()) {
+        let path = log.state_path(STAGE, record.epoch, "json");
+        let counts: Vec<_> = counts.into_iter().map(|((w, k), (count, sum))| (w, k, count, sum)).collect();
+        log.put(&path, encode(&Rows { counts, timers: waiting })).await?;
+        let groups = (groups.start, groups.end);
+        let file = StateFile { stage: STAGE.into(), path: path.to_string(), groups, ..Default::default() };
+        record.state.push(file);
+    }
+    Ok(true)
 }
 
 /// Returns the end of a window as a watermark.

@@ -12,7 +12,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
 
-use crate::{Commit, EpochLog, Keep, OutputFile, PipelineSpec, Record, StateFile, Target, publish_pending};
+use crate::{Commit, EpochLog, Keep, OutputFile, Pending, PipelineSpec, Record, StateFile, Target, publish_pending};
 
 fn spec(script: &str) -> PipelineSpec {
     let fingerprints = BTreeMap::from([("count".to_string(), "int64".to_string())]);
@@ -278,7 +278,62 @@ impl Target for Table {
 async fn publish(log: &EpochLog, table: &Arc<Table>) -> Result<u64> {
     let upto = log.newest().await?.unwrap();
     let target: Arc<dyn Target> = table.clone();
-    Ok(publish_pending(log, &upto, &BTreeMap::from([("out".to_string(), target)])).await?["out"])
+    let targets = BTreeMap::from([("out".to_string(), target)]);
+    Ok(publish_pending(log, &upto, &targets, Pending::Complete).await?["out"])
+}
+
+/// A target that takes the epochs of a second together, and replaces what it has of them.
+#[derive(Debug, Default)]
+struct Seconds(Mutex<BTreeMap<u64, Vec<String>>>);
+
+#[async_trait]
+impl Target for Seconds {
+    async fn marker(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    async fn publish(&self, epoch: u64, files: &[OutputFile], log: &EpochLog) -> Result<()> {
+        let mut rows = Vec::new();
+        for file in files {
+            let bytes = log.get(&Path::from(file.path.as_str())).await?.unwrap();
+            rows.push(String::from_utf8(bytes.to_vec()).unwrap());
+        }
+        self.0.lock().insert(epoch, rows);
+        Ok(())
+    }
+
+    fn span_ms(&self) -> u64 {
+        1000
+    }
+}
+
+#[tokio::test]
+async fn epochs_of_one_span_are_published_together_when_it_is_over() {
+    let (_, log) = opened().await;
+    let seconds = Arc::new(Seconds::default());
+    let publish = async |pending| {
+        let target: Arc<dyn Target> = seconds.clone();
+        let upto = log.newest().await.unwrap().unwrap();
+        let complete = publish_pending(&log, &upto, &BTreeMap::from([("out".to_string(), target)]), pending).await;
+        (complete.unwrap()["out"], seconds.0.lock().clone())
+    };
+    let rows = |epochs: &[u64]| epochs.iter().map(|epoch| format!("{epoch} by a")).collect::<Vec<_>>();
+    for (epoch, at_ms) in [(1, 100), (2, 999), (3, 1000), (4, 1001)] {
+        log.commit(&Record { at_ms, ..written(&log, epoch, "a").await }).await.unwrap();
+    }
+    let first = BTreeMap::from([(1, rows(&[1, 2]))]);
+    assert_eq!(publish(Pending::Complete).await, (2, first.clone()));
+    let all = BTreeMap::from([(1, rows(&[1, 2])), (3, rows(&[3, 4]))]);
+    assert_eq!(publish(Pending::All).await, (4, all));
+    // Another epoch of the same span replaces what was published of it.
+    log.commit(&Record { at_ms: 1002, ..written(&log, 5, "a").await }).await.unwrap();
+    log.commit(&Record { epoch: 6, at_ms: 1003, stop: true, ..Default::default() }).await.unwrap();
+    let all = BTreeMap::from([(1, rows(&[1, 2])), (3, rows(&[3, 4, 5]))]);
+    assert_eq!(publish(Pending::Complete).await, (6, all.clone()));
+    // A stop ends a span early.
+    let published = BTreeMap::from([("out".to_string(), 6)]);
+    log.commit(&Record { at_ms: 1004, published, ..written(&log, 7, "a").await }).await.unwrap();
+    assert_eq!(publish(Pending::Complete).await, (6, all));
 }
 
 #[tokio::test]

@@ -78,7 +78,7 @@ pub(crate) async fn run(
             input.sources.insert(name.clone(), SourceRows { partitions, ended, idle: BTreeSet::new() });
         }
         at += count;
-        let epoch = pipeline.epoch(&mut state, input).await?;
+        let epoch = pipeline.epoch(&mut state, &input).await?;
         output.extend(epoch.rows.into_iter().next_back().into_iter().flatten());
         let schemas: BTreeMap<StageId, _> = pipeline.stages().collect();
         for delta in epoch.deltas {
@@ -112,7 +112,7 @@ pub(crate) async fn run_nexmark(
 /// The event time of event 0: 20 s after 1970.
 pub(crate) const BASE: i64 = 20_000_000_000;
 
-/// Formats rows as texts, sorted.
+/// Formats rows as texts, sorted. Floats are rounded to ten digits, so that the last ones do not decide about the order.
 pub(crate) fn texts(batches: &[RecordBatch]) -> Vec<String> {
     let options = FormatOptions::default().with_null("NULL");
     let mut rows = Vec::new();
@@ -123,11 +123,19 @@ pub(crate) fn texts(batches: &[RecordBatch]) -> Vec<String> {
             .map(|column| ArrayFormatter::try_new(column.as_ref(), &options).expect("all types have a format"))
             .collect();
         for row in 0..batch.num_rows() {
-            rows.push(columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join(" | "));
+            let texts: Vec<String> = columns.iter().map(|column| rounded(column.value(row).to_string())).collect();
+            rows.push(texts.join(" | "));
         }
     }
     rows.sort();
     rows
+}
+
+fn rounded(text: String) -> String {
+    match text.parse::<f64>() {
+        Ok(number) if text.contains('.') => format!("{number:.9e}"),
+        _ => text,
+    }
 }
 
 /// Returns true if rows are equal but for the last digits of floats.

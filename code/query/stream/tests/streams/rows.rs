@@ -1,9 +1,12 @@
 //! Rows of single statements.
 
-use buzz_connect::Nexmark;
-use buzz_protocol::Result;
+use std::collections::BTreeMap;
 
-use crate::harness::{Cut, run_nexmark, texts};
+use buzz_connect::{Generator, Nexmark};
+use buzz_protocol::Result;
+use buzz_stream::{Pipeline, Script};
+
+use crate::harness::{BASE, Cut, input_of, run_nexmark, texts};
 
 async fn run(script: &str) -> Result<Vec<String>> {
     let cuts = [Cut { events: 300, reload: None, snapshot: false }; 4];
@@ -142,4 +145,44 @@ async fn subquery_with_star_keeps_the_window() {
     .await
     .expect("it runs");
     assert_eq!(rows.len(), 3);
+}
+
+/// Returns the plan of a statement over `n` bids per `auction` and window `w`.
+async fn plan_over_counts(statement: &str) -> String {
+    let counts =
+        "(SELECT bid.auction AS auction, count(*) AS n, tumble(interval '2 seconds') AS w FROM nexmark GROUP BY 1, w)";
+    let script = Script::parse(&statement.replace("counts", counts)).expect("it is a script");
+    let rows = Nexmark::default().events(BASE, 0, 1);
+    let inputs = BTreeMap::from([("nexmark".to_string(), input_of(&rows, Some("date_time"), 0))]);
+    let pipeline = Pipeline::plan(&script, &inputs, &BTreeMap::new(), 2).await.expect("it can be planned");
+    pipeline.describe(true)
+}
+
+#[tokio::test]
+async fn ranks_by_window_are_limited_unless_another_function_reads_the_rows() {
+    let rank = |function: &str, keys: &str, more: &str, condition: &str| {
+        format!(
+            "SELECT * FROM (SELECT *, {function} OVER (PARTITION BY {keys} ORDER BY n DESC) AS r{more} FROM counts) \
+             WHERE {condition}"
+        )
+    };
+    for (function, condition, fetch) in [
+        ("row_number()", "r <= 5", 5),
+        ("rank()", "r < 5 AND n > 1", 4),
+        ("row_number()", "1 = r", 1),
+        ("row_number()", "3 > r", 2),
+    ] {
+        let plan = plan_over_counts(&rank(function, "w", "", condition)).await;
+        assert!(plan.contains(&format!("fetch={fetch}")) && plan.contains("PartitionedTopKExec"), "{plan}");
+    }
+    let total = ", sum(n) OVER (PARTITION BY w ORDER BY n DESC) AS total";
+    for statement in [
+        rank("row_number()", "w", total, "r <= 5"),
+        rank("dense_rank()", "w", "", "r <= 5"),
+        rank("row_number()", "w", "", "r >= 5"),
+        rank("row_number()", "w, auction % 3", "", "r <= 5"),
+    ] {
+        let plan = plan_over_counts(&statement).await;
+        assert!(!plan.contains("PartitionedTopKExec"), "{plan}");
+    }
 }

@@ -1,0 +1,111 @@
+//! From the options of a table to a sink.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buzz_protocol::{QueryError, Result};
+
+use super::files::format_name;
+use crate::options::Options;
+use crate::place::Place;
+use crate::sink::{Blackhole, Folder, SingleFile, Sink, Stdout, WriteFormat};
+
+/// Connectors of sinks, for messages.
+const SINKS: &str = "stdout, blackhole, single_file, filesystem (also parquet, json, csv)";
+
+/// Opens the sink of table `name`. `pipeline` identifies the pipeline that writes.
+///
+/// # Errors
+/// `Invalid` if an option is wrong.
+pub async fn open_sink(
+    name: &str,
+    options: &BTreeMap<String, String>,
+    place: &Place,
+    pipeline: &str,
+) -> Result<Arc<dyn Sink>> {
+    let connector = options.get("connector").map(String::as_str).unwrap_or_default();
+    let mut options = Options::new(name, options);
+    let sink: Arc<dyn Sink> = match connector {
+        "blackhole" => Arc::new(Blackhole),
+        "stdout" | "preview" | "log" => Arc::new(Stdout::new(text_format(&mut options)?)),
+        "single_file" => {
+            let path = options.required(&["path", "uri"])?;
+            let (location, _) = place.open(&path).await?;
+            if location.store.scheme() != "file" {
+                return Err(QueryError::invalid(format!(
+                    "connector single_file of table `{name}` writes local files, and `{path}` is in a bucket, whose \
+                     objects cannot grow; use connector = 'json' or 'csv' with a folder"
+                )));
+            }
+            let path = PathBuf::from(format!("/{}", location.path));
+            Arc::new(SingleFile { path, format: text_format(&mut options)?, pipeline: pipeline.to_string() })
+        }
+        "filesystem" | "parquet" | "json" | "csv" => Arc::new(folder(&mut options, connector, place, pipeline).await?),
+        other => {
+            return Err(QueryError::invalid(format!(
+                "connector `{other}` of table `{name}` is not supported as a sink; use one of {SINKS}"
+            )));
+        }
+    };
+    options.finish()?;
+    Ok(sink)
+}
+
+async fn folder(options: &mut Options, connector: &str, place: &Place, pipeline: &str) -> Result<Folder> {
+    let path = options.required(&["path", "uri"])?;
+    let format = match format_name(options, connector)?.as_str() {
+        "json" => WriteFormat::Json,
+        "csv" => csv(options)?,
+        "parquet" => WriteFormat::Parquet,
+        "arrow" => WriteFormat::Arrow,
+        other => {
+            return Err(QueryError::invalid(format!(
+                "format `{other}` of table `{}` cannot be written; use json, csv, parquet or arrow",
+                options.table()
+            )));
+        }
+    };
+    let (location, store) = place.open(&path).await?;
+    let partition_by = options.text(&["partition_by", "partition_fields"]).unwrap_or_default();
+    let partition_by = partition_by.split(',').map(|name| name.trim().to_lowercase()).filter(|name| !name.is_empty());
+    let roll = match options.duration(&["roll"])? {
+        Some(nanos) if nanos < 1_000_000 => {
+            return Err(QueryError::invalid(format!(
+                "option `roll` of table `{}` is shorter than a millisecond; use the time that a file should span, such \
+                 as 1 minute",
+                options.table()
+            )));
+        }
+        roll => roll.map(|nanos| Duration::from_nanos(nanos as u64)),
+    };
+    Ok(Folder {
+        store,
+        path: location.path,
+        format,
+        partition_by: partition_by.collect(),
+        rows_per_file: options.number(&["rows_per_file"])?.unwrap_or(1_000_000).max(1),
+        roll,
+        pipeline: pipeline.to_string(),
+    })
+}
+
+fn csv(options: &mut Options) -> Result<WriteFormat> {
+    Ok(WriteFormat::Csv { header: options.flag(&["csv.header", "header"], true)? })
+}
+
+fn text_format(options: &mut Options) -> Result<WriteFormat> {
+    match options.text(&["format"]).as_deref() {
+        None | Some("json") => Ok(WriteFormat::Json),
+        Some("csv") => csv(options),
+        Some("debezium_json") => Err(QueryError::invalid(format!(
+            "format debezium_json of table `{}` is not supported: rows are final when their window closes; use json",
+            options.table()
+        ))),
+        Some(other) => Err(QueryError::invalid(format!(
+            "format `{other}` of table `{}` cannot be written to one file; use json or csv",
+            options.table()
+        ))),
+    }
+}

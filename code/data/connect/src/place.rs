@@ -1,0 +1,40 @@
+//! The place of the files of a script: the folder of relative paths, and the stores.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use buzz_protocol::Result;
+use buzz_storage::{Location, QueryStores};
+use object_store::ObjectStore;
+
+/// The place of the files of a script.
+#[derive(Clone)]
+pub struct Place {
+    /// The folder that relative paths are below.
+    pub base: PathBuf,
+    /// The stores of files and buckets, with their regions and credentials.
+    pub stores: Arc<QueryStores>,
+    /// Folders are read once, even if a table follows them.
+    pub until_end: bool,
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place").field("base", &self.base).field("until_end", &self.until_end).finish_non_exhaustive()
+    }
+}
+
+impl Place {
+    /// Returns the location of a path or an s3:// uri, and its store.
+    ///
+    /// # Errors
+    /// `Invalid` if the uri is not understood, or the settings of its bucket are incomplete.
+    pub async fn open(&self, uri: &str) -> Result<(Location, Arc<dyn ObjectStore>)> {
+        let location = Location::parse(uri, &self.base)?;
+        // Finds the region of a bucket if no setting names it.
+        self.stores.bucket_options(&location.store).await;
+        let store = self.stores.store(&location.store)?;
+        Ok((location, store))
+    }
+}

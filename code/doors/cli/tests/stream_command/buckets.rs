@@ -1,0 +1,150 @@
+//! State, sources and sinks in buckets, on the S3 server of the local cloud.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use buzz_localcloud::ecs::{AddressKind, TaskDefinition};
+use buzz_localcloud::upload::upload;
+use buzz_localcloud::{LocalCloud, Setup, client_environment};
+use buzz_testkit::program;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::support::{Folder, Result, same};
+
+/// An S3 server with the bucket `lake`.
+struct Bucket {
+    cloud: LocalCloud,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Bucket {
+    fn start(folder: &Folder) -> Result<Self> {
+        let runtime = tokio::runtime::Runtime::new()?;
+        let never_run = TaskDefinition {
+            cluster: String::new(),
+            family: String::new(),
+            container: String::new(),
+            program: program("buzz"),
+            environment: BTreeMap::new(),
+            listen_variable: String::new(),
+            port: 0,
+            address: AddressKind::Ipv4,
+            start_delay: Duration::ZERO,
+            stop_timeout: Duration::ZERO,
+        };
+        let setup = Setup {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            folder: folder.path("cloud"),
+            buckets: vec!["lake".to_string()],
+            functions: Vec::new(),
+            concurrency: 1,
+            task_definition: never_run,
+        };
+        let cloud = runtime.block_on(LocalCloud::start(setup)).map_err(|error| format!("no S3 server: {error}"))?;
+        Ok(Self { cloud, runtime })
+    }
+
+    /// The command with the variables that reach the server, and no other `AWS_` variables.
+    fn buzz(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_buzz"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
+            command.env_remove(name);
+        }
+        command.args(arguments).envs(client_environment(&self.cloud.endpoint)).stdin(Stdio::null());
+        command
+    }
+
+    fn succeeds(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.buzz(arguments).output()?;
+        if !output.status.success() {
+            return Err(format!("{arguments:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// The rows of a folder of JSON files, sorted.
+    fn rows(&self, uri: &str) -> Result<Vec<String>> {
+        let table = format!("t={uri}");
+        let text = self.succeeds(&["sql", "SELECT * FROM t", "--format", "ndjson", "--table", &table])?;
+        let mut rows: Vec<String> = text.lines().map(str::to_string).collect();
+        rows.sort();
+        Ok(rows)
+    }
+}
+
+/// Writes events in ten files, and uploads them to `s3://lake/in`.
+fn upload_events(folder: &Folder, bucket: &Bucket) -> Result {
+    let script = format!(
+        "CREATE TABLE nexmark WITH (connector='nexmark', event_rate='1000', events='10000', real_time='false', \
+         disorder='1s');\nSET epoch_rows = 1000;\n\
+         CREATE TABLE out WITH (connector='json', path='{}', type='sink');\n\
+         INSERT INTO out SELECT bid.auction AS auction, bid.price AS price, date_time AS ts FROM nexmark \
+         WHERE bid IS NOT NULL;",
+        folder.text("in")
+    );
+    let path = folder.write("events.sql", &script)?.display().to_string();
+    bucket.succeeds(&["stream", "run", &path, "--until-end"])?;
+    let count = fs::read_dir(folder.path("in"))?.count();
+    if count != 10 {
+        return Err(format!("{count} files instead of 10").into());
+    }
+    let uploaded = bucket.runtime.block_on(upload(&bucket.cloud.endpoint, &folder.path("in"), "s3://lake/in"));
+    uploaded.map_err(|error| format!("no upload: {error}"))?;
+    Ok(())
+}
+
+fn script(input: &str, output: &str) -> String {
+    format!(
+        "CREATE TABLE bids (auction BIGINT, price BIGINT, ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '1 second') WITH \
+         (connector='json', path='{input}');\nSET epoch_rows = 300;\n\
+         CREATE TABLE out WITH (connector='json', path='{output}', type='sink');\n\
+         INSERT INTO out SELECT auction % 50 AS a, count(*) AS n, sum(price) AS s, tumble(interval '1 second') AS w \
+         FROM bids GROUP BY 1, w;"
+    )
+}
+
+/// State, source and sink in a bucket: kills change no row, nor do two processes that race for each record.
+pub(crate) fn kills_and_races() -> Result {
+    let folder = Folder::new()?;
+    let bucket = Bucket::start(&folder)?;
+    upload_events(&folder, &bucket)?;
+    let local = folder.write("local.sql", &script(&folder.text("in"), &folder.text("out")))?.display().to_string();
+    bucket.succeeds(&["stream", "run", &local, "--until-end"])?;
+    let expected = bucket.rows(&folder.text("out"))?;
+    if expected.len() < 400 {
+        return Err(format!("{} rows", expected.len()).into());
+    }
+
+    let killed = folder.write("killed.sql", &script("s3://lake/in", "s3://lake/killed"))?.display().to_string();
+    let run = |script: &str, state: &str| {
+        let mut command = bucket.buzz(&["stream", "run", script, "--until-end", "--state", state]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let mut rng = StdRng::seed_from_u64(5);
+    for _ in 0..6 {
+        let mut child = run(&killed, "s3://lake/state/killed").spawn()?;
+        std::thread::sleep(Duration::from_millis(rng.random_range(100..600)));
+        child.kill()?;
+        child.wait()?;
+    }
+    bucket.succeeds(&["stream", "run", &killed, "--until-end", "--state", "s3://lake/state/killed"])?;
+    same("after kills", &expected, &bucket.rows("s3://lake/killed")?)?;
+    let epochs = bucket.succeeds(&["stream", "epochs", "--state", "s3://lake/state/killed"])?;
+    if !epochs.contains("pipeline killed, version 1") || !epochs.contains("end") {
+        return Err(epochs.into());
+    }
+
+    let raced = folder.write("raced.sql", &script("s3://lake/in", "s3://lake/raced"))?.display().to_string();
+    let mut children = [run(&raced, "s3://lake/state/raced").spawn()?, run(&raced, "s3://lake/state/raced").spawn()?];
+    for child in &mut children {
+        child.wait()?;
+    }
+    // One of them may have stopped because the other was faster.
+    bucket.succeeds(&["stream", "run", &raced, "--until-end", "--state", "s3://lake/state/raced"])?;
+    same("two processes", &expected, &bucket.rows("s3://lake/raced")?)
+}

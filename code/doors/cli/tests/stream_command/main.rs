@@ -1,0 +1,91 @@
+//! Runs `buzz stream` as a user does: the tutorial's queries, other engines' scripts with their stored answers, kills at
+//! random times, and changes of the parallelism.
+//!
+//! Scripts and answers of other engines are in the shared folder of real tables; without it, their tests are ignored.
+//! `BUZZ_STREAM_KILLS=200` chooses the number of kills.
+
+#![expect(clippy::print_stdout, reason = "a test reports what it skips")]
+
+mod buckets;
+mod counts;
+mod delta;
+mod engines;
+mod files;
+mod state;
+mod support;
+mod time;
+mod tutorial;
+
+use buzz_testkit::shared_data;
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let data = shared_data().map(|data| data.join("streams")).filter(|data| data.is_dir());
+    if data.is_none() {
+        println!("no scripts of other engines: neither BUZZ_TEST_DATA nor ../shared/data has a folder streams");
+    }
+    let absent = data.is_none();
+    let data = data.unwrap_or_default();
+    let mut trials = vec![
+        Trial::test("tutorial::first_query_prints_bids", tutorial::tutorial_filter),
+        Trial::test("tutorial::hop_prints_a_row_every_two_seconds", tutorial::tutorial_hop),
+        Trial::test("tutorial::top_5_auctions_have_ranks", tutorial::tutorial_top),
+        Trial::test("state::kill_at_random_times_changes_no_row", state::kills),
+        Trial::test("state::two_processes_at_once_change_no_row", state::two_processes),
+        Trial::test("state::process_that_wakes_up_late_changes_no_row", state::late_process),
+        Trial::test("state::from_epoch_goes_back", state::from_epoch),
+        Trial::test("state::other_script_is_another_version", state::other_script),
+        Trial::test("state::state_of_closed_windows_is_dropped", state::bounded_state),
+        Trial::test("state::comment_is_no_other_version", state::same_statements),
+        Trial::test("state::rows_before_another_script_are_published", state::rows_before_another_script),
+        Trial::test("state::rows_that_fail_stop_the_run_or_are_skipped", state::failing_rows),
+        Trial::test("state::bucket_with_kills_and_two_processes", buckets::kills_and_races),
+        Trial::test("counts::words_equal_batch", counts::words),
+        Trial::test("counts::counter_has_each_value_once_over_restarts", counts::counter),
+        Trial::test("counts::state_rows_follow_keys_not_events", counts::state_rows),
+        Trial::test("time::late_rows_are_counted", time::late_rows),
+        Trial::test("time::source_waits_for_slower_ones", time::max_drift),
+        Trial::test("time::windows_are_printed_in_order", time::order_of_windows),
+        Trial::test("time::idle_source_closes_its_windows", time::idle_source),
+        Trial::test("time::late_and_bad_rows_are_tables", time::side_tables),
+        Trial::test("time::emit_on_window_close_waits_for_the_watermark", time::emit_on_window_close),
+        Trial::test("json::steps_run_over_a_stream", tutorial::json_form),
+        Trial::test("state::hot_key_is_one_row_per_slice", state::hot_key),
+        Trial::test("files::folder_is_followed", files::followed_folder),
+        Trial::test("files::bad_rows_fail_or_are_counted", files::bad_rows),
+        Trial::test("files::columns_that_do_not_fit_are_errors", files::file_schema_must_fit),
+        Trial::test("files::sink_that_failed_gets_each_row_once", files::blocked_sink),
+        Trial::test("files::csv_without_header_is_an_error_or_an_option", files::csv_header),
+        Trial::test("files::parquet_sink_is_partitioned_and_read_back", files::parquet_round_trip),
+        Trial::test("files::paths_have_partition_columns", files::partition_columns),
+        Trial::test("files::missing_folder_is_named", files::missing_folder),
+        Trial::test("files::json_without_known_keys_is_an_error_or_bad", files::foreign_json),
+        Trial::test("files::csv_sinks_have_a_header", files::csv_sinks),
+        Trial::test("files::rolled_sink_has_files_of_several_epochs", files::rolled_sink),
+        Trial::test("delta::appended_rows_are_read_once", delta::appended_rows),
+        Trial::test("check::names_stages_and_state", tutorial::check_names_stages),
+        Trial::test("check::unknown_option_is_refused", tutorial::unknown_option),
+    ];
+    for name in engines::ARROYO {
+        let data = data.join("arroyo");
+        trials.push(
+            Trial::test(format!("arroyo::{name}"), move || engines::arroyo(&data, name)).with_ignored_flag(absent),
+        );
+    }
+    for (name, message) in engines::ARROYO_REFUSED {
+        let data = data.join("arroyo");
+        let test = move || engines::arroyo_refused(&data, name, message);
+        trials.push(Trial::test(format!("arroyo_refused::{name}"), test).with_ignored_flag(absent));
+    }
+    for name in engines::RISINGWAVE {
+        let data = data.join("risingwave");
+        trials.push(
+            Trial::test(format!("risingwave::{name}"), move || engines::risingwave(&data, name))
+                .with_ignored_flag(absent),
+        );
+    }
+    let data = data.join("risingwave");
+    trials.push(Trial::test("risingwave::time_window", move || engines::time_window(&data)).with_ignored_flag(absent));
+    libtest_mimic::run(&arguments, trials).exit();
+}

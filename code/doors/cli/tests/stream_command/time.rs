@@ -1,0 +1,170 @@
+//! Event time: late rows, idle sources, and windows that wait for the watermark.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::{Folder, Result, buzz, succeeds};
+
+pub(crate) fn late_rows() -> Result {
+    let folder = Folder::new()?;
+    // An epoch of one row takes about 128 bytes of a text file.
+    let pad = "x".repeat(100);
+    let lines: String = [("01", 1), ("25", 2), ("02", 4), ("26", 8)]
+        .map(|(second, v)| format!("{{\"t\":\"2024-01-01T00:00:{second}\",\"v\":{v},\"pad\":\"{pad}\"}}\n"))
+        .concat();
+    let input = folder.write("in.json", &lines)?;
+    let script = format!(
+        "CREATE TABLE t (t TIMESTAMP, v BIGINT, WATERMARK FOR t AS t - INTERVAL '5 seconds') WITH \
+         (connector='single_file', path='{}', format='json');\nSET epoch_rows = 1;\n\
+         SELECT sum(v) AS s, tumble(interval '10 seconds') AS w FROM t GROUP BY w;",
+        input.display()
+    );
+    let script = folder.write("s.sql", &script)?.display().to_string();
+    let output = buzz(&["run", &script, "--until-end"])?;
+    let (rows, summary) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let sums: Vec<u64> =
+        rows.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?["s"].as_u64()).collect();
+    if sums == [1, 10] && summary.contains("late: 1") { Ok(()) } else { Err(format!("{rows}{summary}").into()) }
+}
+
+pub(crate) fn idle_source() -> Result {
+    let folder = Folder::new()?;
+    fs::create_dir(folder.path("in"))?;
+    folder.write("in/a.json", "{\"t\":\"2024-01-01T00:00:01\",\"v\":1}\n")?;
+    let script = format!(
+        "CREATE TABLE t (t TIMESTAMP, v BIGINT, WATERMARK FOR t) WITH (connector='json', path='{}', idle_timeout='1s');\n\
+         SET epoch = '200 ms';\nSELECT sum(v) AS s, tumble(interval '10 seconds') AS w FROM t GROUP BY w;",
+        folder.text("in")
+    );
+    let script = folder.write("s.sql", &script)?.display().to_string();
+    // The second epoch is the one that closes the window.
+    let out = succeeds(&["run", &script, "--epochs", "2"])?;
+    if out.contains("\"s\":1") { Ok(()) } else { Err(out.into()) }
+}
+
+pub(crate) const PAD: &str =
+    "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
+
+/// Rows of which an epoch of one row takes about one: with times in seconds of 2024-01-01T00:00.
+pub(crate) fn timed_rows(rows: &[(u32, i64)]) -> String {
+    let line =
+        |(second, v): &(u32, i64)| format!("{{\"t\":\"2024-01-01T00:00:{second:02}\",\"v\":{v},\"pad\":\"{PAD}\"}}\n");
+    rows.iter().map(line).collect()
+}
+
+pub(crate) fn side_tables() -> Result {
+    let folder = Folder::new()?;
+    let mut lines = timed_rows(&[(1, 1), (25, 2), (2, 4)]);
+    lines.push_str("nonsense\n");
+    lines.push_str(&timed_rows(&[(26, 8)]));
+    let input = folder.write("in.json", &lines)?;
+    let script = format!(
+        "CREATE TABLE t (t TIMESTAMP, v BIGINT, WATERMARK FOR t AS t - INTERVAL '5 seconds') WITH \
+         (connector='single_file', path='{}', format='json', late='side', bad_data='side');\nSET epoch_rows = 1;\n\
+         SELECT 'late' AS kind, v FROM t__late;\nSELECT 'bad' AS kind, text FROM t__bad;\n\
+         SELECT sum(v) AS s, tumble(interval '10 seconds') AS w FROM t GROUP BY w;",
+        input.display()
+    );
+    let script = folder.write("s.sql", &script)?.display().to_string();
+    let out = succeeds(&["run", &script, "--until-end"])?;
+    let expected =
+        ["{\"kind\":\"late\",\"v\":4}\n", "{\"kind\":\"bad\",\"text\":\"nonsense\"}\n", "{\"s\":1,", "{\"s\":10,"];
+    if expected.iter().all(|row| out.contains(row)) && out.lines().count() == 4 { Ok(()) } else { Err(out.into()) }
+}
+
+pub(crate) fn emit_on_window_close() -> Result {
+    let folder = Folder::new()?;
+    let input = folder.write("in.json", &timed_rows(&[(1, 1), (3, 2), (2, 3), (12, 4), (30, 5)]))?;
+    let script = format!(
+        "CREATE TABLE t (t TIMESTAMP, v BIGINT, WATERMARK FOR t AS t - INTERVAL '5 seconds') WITH \
+         (connector='single_file', path='{}', format='json');\nSET epoch_rows = 1;\n\
+         SELECT v FROM t EMIT ON WINDOW CLOSE;",
+        input.display()
+    );
+    let script = folder.write("s.sql", &script)?.display().to_string();
+    let state = folder.text("state");
+    // With the fourth row the watermark is at 7 s, with the fifth at 25 s.
+    let first = succeeds(&["run", &script, "--until-end", "--state", &state, "--epochs", "4"])?;
+    let rest = succeeds(&["run", &script, "--until-end", "--state", &state])?;
+    let numbers = |text: &str| {
+        let mut numbers: Vec<i64> =
+            text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?["v"].as_i64()).collect();
+        numbers.sort();
+        numbers
+    };
+    // The rows of the last epoch before the stop may be printed again.
+    if numbers(&first) == [1, 2, 3] && numbers(&rest).ends_with(&[4, 5]) {
+        Ok(())
+    } else {
+        Err(format!("{first}\n{rest}").into())
+    }
+}
+
+/// A source that is ahead of another one in event time waits for it.
+pub(crate) fn max_drift() -> Result {
+    let folder = Folder::new()?;
+    let fast: Vec<(u32, i64)> = (0..40).map(|second| (second, 1)).collect();
+    let slow: Vec<(u32, i64)> = (0..80).map(|half| (half / 2, 1)).collect();
+    let source = |name: &str, rows: &[(u32, i64)], option: &str| -> Result<String> {
+        let path = folder.write(&format!("{name}.json"), &timed_rows(rows))?;
+        Ok(format!(
+            "CREATE TABLE {name} (t TIMESTAMP, v BIGINT, WATERMARK FOR t) WITH (connector='single_file', path='{}', \
+             format='json'{option});\n",
+            path.display()
+        ))
+    };
+    let script = format!(
+        "{}{}SET epoch_rows = 1;\nSELECT l.n AS l, r.n AS r FROM \
+         (SELECT count(*) AS n, tumble(interval '10 seconds') AS w FROM fast GROUP BY w) AS l JOIN \
+         (SELECT count(*) AS n, tumble(interval '10 seconds') AS w FROM slow GROUP BY w) AS r ON l.w = r.w;",
+        source("fast", &fast, ", max_drift='3 seconds'")?,
+        source("slow", &slow, "")?
+    );
+    let script = folder.write("s.sql", &script)?.display().to_string();
+    let state = folder.text("state");
+    let output = buzz(&["run", &script, "--until-end", "--state", &state])?;
+    let (rows, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if rows != "{\"l\":10,\"r\":20}\n".repeat(4) || told.matches("waits for slower sources").count() != 1 {
+        return Err(format!("{rows}{told}").into());
+    }
+    let mut most = 0;
+    for file in fs::read_dir(folder.path("state/pipelines/s/v1/epochs"))? {
+        let record: Value = serde_json::from_str(&fs::read_to_string(file?.path())?)?;
+        let mark = |name: &str| record["watermarks"][name].as_i64().unwrap_or_default();
+        if mark("fast") < i64::MAX / 1000 {
+            most = most.max(mark("fast") - mark("slow"));
+        }
+    }
+    // One epoch of one row goes beyond the bound.
+    if most <= 4_000_000 && most > 0 { Ok(()) } else { Err(format!("{most} microseconds ahead").into()) }
+}
+
+/// Windows that close in one epoch are printed in their order, whatever the number of workers.
+pub(crate) fn order_of_windows() -> Result {
+    let folder = Folder::new()?;
+    let source = "CREATE TABLE nexmark WITH (connector='nexmark', events='5000', real_time='false', disorder='1s');\n";
+    let statements = [
+        "SELECT bid.auction % 5 AS a, tumble(interval '1 second') AS w FROM nexmark WHERE bid IS NOT NULL GROUP BY 1, w;",
+        "SELECT bid.auction % 5 AS a, session(interval '100 milliseconds') AS w FROM nexmark WHERE bid IS NOT NULL \
+         GROUP BY 1, w;",
+        "SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY w ORDER BY n DESC) AS r FROM (SELECT bid.auction AS a, \
+         count(*) AS n, hop(interval '1 second', interval '3 seconds') AS w FROM nexmark WHERE bid IS NOT NULL \
+         GROUP BY 1, w)) WHERE r <= 3;",
+    ];
+    for statement in statements {
+        let script = folder.write("s.sql", &format!("{source}{statement}"))?.display().to_string();
+        let out = succeeds(&["run", &script, "--until-end", "--parallelism", "4"])?;
+        let rows = out.lines().map(serde_json::from_str::<Value>).collect::<std::result::Result<Vec<_>, _>>()?;
+        let ends: Vec<&str> = rows.iter().filter_map(|row| row["w"]["end"].as_str()).collect();
+        if ends.len() < 50 || ends.len() != rows.len() || !ends.is_sorted() {
+            return Err(format!("{statement}\n{out}").into());
+        }
+        // Ranks of a window are in order too.
+        let ranks: Vec<u64> = rows.iter().filter_map(|row| row["r"].as_u64()).collect();
+        if !ranks.chunks(3).all(|ranks| ranks == [1, 2, 3]) {
+            return Err(format!("{ranks:?}").into());
+        }
+    }
+    Ok(())
+}

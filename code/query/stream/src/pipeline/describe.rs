@@ -1,0 +1,53 @@
+//! The description of a pipeline for `buzz stream check`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use datafusion::physical_plan::{ExecutionPlan, displayable};
+
+use super::Pipeline;
+
+impl Pipeline {
+    /// Describes the plan for `buzz stream check`.
+    pub fn describe(&self, plans: bool) -> String {
+        let mut text = String::new();
+        for (name, source) in &self.sources {
+            let columns: Vec<String> = source.schema.fields()[..source.schema.fields().len() - 1]
+                .iter()
+                .map(|field| format!("{} {}", field.name(), field.data_type()))
+                .collect();
+            text.push_str(&format!("source {name} ({})\n  watermark: {}\n", columns.join(", "), source.mark_text));
+        }
+        for statement in &self.statements {
+            let into = statement.into.as_deref().unwrap_or("standard output");
+            text.push_str(&format!("statement into {into}, reads {}\n", list(&statement.sources)));
+            for stage in &statement.stages {
+                text.push_str(&format!(
+                    "  map (HBee, no state): reads {}, computes partial rows\n  keep (HComb, {}): {}\n    state: {}\n",
+                    list(feeds_of(&stage.input())),
+                    stage.slot,
+                    stage.clause,
+                    stage.kept()
+                ));
+            }
+            let kind =
+                if statement.stages.is_empty() { "map (HBee, no state)" } else { "closed windows (HComb, no state)" };
+            text.push_str(&format!("  {kind}: reads {}, emits rows\n", list(feeds_of(&statement.above))));
+            if plans {
+                for line in displayable(statement.above.as_ref()).indent(false).to_string().lines() {
+                    text.push_str(&format!("    {line}\n"));
+                }
+            }
+        }
+        text
+    }
+}
+
+fn list<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
+    names.into_iter().map(|name| name.as_ref().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn feeds_of(plan: &Arc<dyn ExecutionPlan>) -> BTreeSet<String> {
+    let text = displayable(plan.as_ref()).indent(false).to_string();
+    text.lines().filter_map(|line| line.trim().strip_prefix("FeedExec: ").map(str::to_string)).collect()
+}

@@ -1,0 +1,186 @@
+//! Sources: their columns and event time, and the rows of an epoch with both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, TimestampNanosecondArray};
+use arrow::datatypes::{Schema, SchemaRef, TimestampNanosecondType};
+use buzz_protocol::{QueryError, Result};
+use datafusion::physical_expr::PhysicalExpr;
+
+use super::SourceTime;
+use crate::feed::Rows;
+use crate::lower::TIME;
+use crate::stage::END_OF_TIME;
+
+/// The columns and the event time of a source, from its connector.
+#[derive(Debug, Clone)]
+pub struct SourceInput {
+    /// The columns that it reads.
+    pub schema: SchemaRef,
+    /// The column of event time, if the connector has one and the script names none.
+    pub time_column: Option<String>,
+    /// The delay of the watermark behind that column, in nanoseconds.
+    pub delay: i64,
+    /// Late rows can be read as table `<name>__late`.
+    pub late_side: bool,
+    /// Rows that could not be decoded can be read as table `<name>__bad`.
+    pub bad_side: bool,
+}
+
+/// Suffix of the table of late rows.
+pub(super) const LATE: &str = "__late";
+
+/// Suffix of the table of rows that could not be decoded.
+pub(super) const BAD: &str = "__bad";
+
+/// A source with its event time.
+pub(super) struct Source {
+    /// Computes the visible columns, and then the event time.
+    pub(super) columns: Vec<Arc<dyn PhysicalExpr>>,
+    pub(super) schema: SchemaRef,
+    /// Computes the watermark of a row; `None` if rows have the time of their arrival.
+    pub(super) mark: Option<Arc<dyn PhysicalExpr>>,
+    pub(super) mark_text: String,
+}
+
+/// The rows that a source read for an epoch.
+#[derive(Debug, Default, Clone)]
+pub struct SourceRows {
+    /// Batches by partition. A partition without rows is named too, since it holds back the watermark.
+    pub partitions: Vec<(String, Vec<RecordBatch>)>,
+    /// No rows follow.
+    pub ended: bool,
+    /// Partitions that do not hold back the watermark, because they were silent for too long.
+    pub idle: BTreeSet<String>,
+}
+
+impl SourceRows {
+    /// Returns the same without rows: with the partitions, the end, and what is idle.
+    pub(super) fn without_rows(&self) -> Self {
+        let partitions = self.partitions.iter().map(|(name, _)| (name.clone(), Vec::new()));
+        Self { partitions: partitions.collect(), ended: self.ended, idle: self.idle.clone() }
+    }
+}
+
+/// Rows of a source with all columns and the event time.
+pub(super) struct Prepared {
+    pub(super) batches: Vec<RecordBatch>,
+    pub(super) without_time: u64,
+}
+
+impl Source {
+    /// Returns the columns that a statement can name.
+    pub(super) fn visible(&self) -> Schema {
+        let fields = &self.schema.fields()[..self.schema.fields().len() - 1];
+        Schema::new(fields.to_vec())
+    }
+
+    /// Moves the event time of each partition by rows that are left out, as far as their watermark can be computed.
+    pub(super) fn move_time(&self, rows: &SourceRows, time: &mut SourceTime) {
+        let Some(mark) = &self.mark else { return };
+        for (partition, batches) in &rows.partitions {
+            let seen = time.partitions.entry(partition.clone()).or_insert(i64::MIN);
+            for batch in batches {
+                let Ok(marks) = mark.evaluate(batch).and_then(|marks| marks.into_array(batch.num_rows())) else {
+                    continue;
+                };
+                let newest = arrow::compute::max(marks.as_primitive::<TimestampNanosecondType>());
+                *seen = newest.map_or(*seen, |newest| (*seen).max(newest));
+            }
+        }
+    }
+
+    /// Computes the columns and event times of the rows of an epoch, and moves the watermark.
+    pub(super) fn prepare(&self, rows: Option<&SourceRows>, time: &mut SourceTime, now: i64) -> Result<Prepared> {
+        let mut prepared = Prepared { batches: Vec::new(), without_time: 0 };
+        let no_rows = SourceRows::default();
+        let rows = rows.unwrap_or(&no_rows);
+        for (partition, batches) in &rows.partitions {
+            let seen = time.partitions.entry(partition.clone()).or_insert(i64::MIN);
+            for batch in batches {
+                if batch.num_rows() == 0 {
+                    continue;
+                }
+                let mut columns = Vec::with_capacity(self.columns.len() + 1);
+                for expr in &self.columns {
+                    columns.push(expr.evaluate(batch)?.into_array(batch.num_rows())?);
+                }
+                let times: ArrayRef = match &self.mark {
+                    None => Arc::new(TimestampNanosecondArray::from_value(now, batch.num_rows())),
+                    Some(mark) => {
+                        let marks = mark.evaluate(batch)?.into_array(batch.num_rows())?;
+                        let marks = marks.as_primitive::<TimestampNanosecondType>();
+                        let times = columns.pop().ok_or_else(|| QueryError::internal("a source has no columns"))?;
+                        let typed = times.as_primitive::<TimestampNanosecondType>();
+                        if let Some(mark) = arrow::compute::max(marks) {
+                            *seen = (*seen).max(mark);
+                            if let Some(last) = arrow::compute::max(typed) {
+                                time.delay = time.delay.max(last.saturating_sub(mark));
+                            }
+                        }
+                        prepared.without_time += typed.null_count() as u64;
+                        times
+                    }
+                };
+                columns.push(times);
+                let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+                prepared.batches.push(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?);
+            }
+        }
+        let watermark = if rows.ended {
+            Some(END_OF_TIME)
+        } else if self.mark.is_none() {
+            Some(now)
+        } else {
+            let mut live = time.partitions.iter().filter(|(name, _)| !rows.idle.contains(*name)).peekable();
+            match live.peek() {
+                Some(_) => live.map(|(_, &mark)| mark).min().filter(|&mark| mark != i64::MIN),
+                // All partitions are idle: time goes on without them.
+                None if !time.partitions.is_empty() => Some(now.saturating_sub(time.delay)),
+                None => None,
+            }
+        };
+        time.watermark = time.watermark.max(watermark);
+        Ok(prepared)
+    }
+}
+
+/// Divides batches evenly among partitions.
+pub(super) fn spread(batches: Vec<RecordBatch>, partitions: usize) -> Rows {
+    let total: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    let size = total.div_ceil(partitions).max(1);
+    let mut rows: Rows = vec![Vec::new(); partitions];
+    let (mut partition, mut room) = (0, size);
+    for batch in batches {
+        let mut from = 0;
+        while from < batch.num_rows() {
+            let count = room.min(batch.num_rows() - from);
+            rows[partition].push(batch.slice(from, count));
+            (from, room) = (from + count, room - count);
+            if room == 0 {
+                (partition, room) = ((partition + 1).min(partitions - 1), size);
+            }
+        }
+    }
+    rows
+}
+
+/// Returns the source of a side table, or the name itself.
+pub(super) fn source_of<'a>(name: &'a str, sources: &BTreeMap<String, SourceInput>) -> &'a str {
+    let base = name.strip_suffix(LATE).or_else(|| name.strip_suffix(BAD));
+    base.filter(|base| !sources.contains_key(name) && sources.contains_key(*base)).unwrap_or(name)
+}
+
+/// Rows that could not be decoded, as a batch of `(text, reason, time)`.
+pub(super) fn bad_rows(rows: Option<&Vec<(String, String)>>, now: i64) -> Result<Vec<RecordBatch>> {
+    let Some(rows) = rows.filter(|rows| !rows.is_empty()) else { return Ok(Vec::new()) };
+    let texts: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(text, _)| text)));
+    let reasons: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, reason)| reason)));
+    let times: ArrayRef = Arc::new(TimestampNanosecondArray::from_value(now, rows.len()));
+    Ok(vec![RecordBatch::try_from_iter_with_nullable([
+        ("text", texts, true),
+        ("reason", reasons, true),
+        (TIME, times, true),
+    ])?])
+}

@@ -1,0 +1,149 @@
+//! A planned statement: its stages, and the plan over closed windows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::interleave_record_batch;
+use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
+use buzz_protocol::{QueryError, Result};
+use datafusion::execution::TaskContext;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionContext;
+
+use super::source::{SourceInput, source_of};
+use super::views::{into_columns, logical};
+use super::{EpochOutput, StageDelta, StageId};
+use crate::feed::{Rows, names, run, with_rows};
+use crate::lower::{SourceScan, lower};
+use crate::ranks::limit_ranks;
+use crate::script::Output;
+use crate::stage::{Advance, Stage, StageState};
+
+/// Rows of a batch that are put in order.
+const ORDERED_ROWS_MAX: usize = 8192;
+
+/// A statement that is ready to run.
+pub(super) struct Statement {
+    /// The table it inserts into; `None` prints the rows.
+    pub(super) into: Option<String>,
+    pub(super) sources: BTreeSet<String>,
+    pub(super) stages: Vec<Arc<Stage>>,
+    pub(super) above: Arc<dyn ExecutionPlan>,
+    /// The last column of `above` is the time, by which rows are put in order.
+    timed: bool,
+    /// The columns without the time.
+    pub(super) schema: SchemaRef,
+}
+
+/// The sources of a script as a statement sees them.
+pub(super) struct Sources<'a> {
+    pub(super) inputs: &'a BTreeMap<String, SourceInput>,
+    /// With the tables of late and bad rows.
+    pub(super) scans: &'a BTreeMap<String, SourceScan>,
+}
+
+impl Statement {
+    /// Plans statement `index` of a script. `target` has the columns of the table that it inserts into, if it declares
+    /// some.
+    pub(super) async fn plan(
+        context: &SessionContext,
+        output: &Output,
+        index: usize,
+        sources: &Sources<'_>,
+        target: Option<&SchemaRef>,
+    ) -> Result<Self> {
+        let plan = logical(context, &output.query).await?;
+        let plan = into_columns(plan, &output.columns, target)?;
+        let lowered = lower(&plan, sources.scans, &index.to_string(), output.on_close)?;
+        let mut stages = Vec::new();
+        for draft in &lowered.stages {
+            stages.push(Arc::new(Stage::plan(draft, &context.state()).await?));
+        }
+        let mut read = BTreeSet::new();
+        collect_sources(&plan, &mut read);
+        if let Some(side) = read.iter().find(|name| !sources.inputs.contains_key(*name)) {
+            if !stages.is_empty() {
+                return Err(QueryError::invalid(format!(
+                    "a window over `{side}` cannot run: its rows are late for all windows; select them as they are"
+                )));
+            }
+            // Rows of a side table come with those of its source.
+            read = read.iter().map(|name| source_of(name, sources.inputs).to_string()).collect();
+        }
+        let above = limit_ranks(context.state().create_physical_plan(&lowered.above).await?)?;
+        let mut schema = above.schema();
+        if lowered.timed {
+            let columns: Vec<usize> = (0..schema.fields().len() - 1).collect();
+            schema = Arc::new(schema.project(&columns)?);
+        }
+        Ok(Self { into: output.into.clone(), sources: read, stages, above, timed: lowered.timed, schema })
+    }
+
+    /// Folds the rows of an epoch into the stages, and returns the rows of the windows that close.
+    pub(super) async fn run(
+        &self,
+        index: usize,
+        state: &mut [StageState],
+        feeds: &BTreeMap<String, Rows>,
+        advance: Advance,
+        context: &Arc<TaskContext>,
+        output: &mut EpochOutput,
+    ) -> Result<Vec<RecordBatch>> {
+        let mut feeds = feeds.clone();
+        for (number, (stage, kept)) in self.stages.iter().zip(state).enumerate() {
+            let delta =
+                if reads_rows(&stage.input(), &feeds) { stage.delta(&feeds, context).await? } else { Rows::new() };
+            let batches: Vec<RecordBatch> = delta.iter().flatten().cloned().collect();
+            if !batches.is_empty() {
+                let stage = StageId { statement: index, stage: number };
+                output.deltas.push(StageDelta { stage, before: advance.before, batches });
+            }
+            let closed = stage.fold(kept, delta, advance, context).await?;
+            feeds.insert(stage.slot.clone(), closed);
+        }
+        if !advance.emits || !reads_rows(&self.above, &feeds) {
+            return Ok(Vec::new());
+        }
+        let rows = run(with_rows(&self.above, &feeds)?, context).await?;
+        let rows: Vec<RecordBatch> = rows.into_iter().flatten().collect();
+        if self.timed { in_time_order(&rows, &self.schema) } else { Ok(rows) }
+    }
+}
+
+/// Puts rows in the order of their last column, a time, and removes it. Rows of one time stay in their order.
+fn in_time_order(batches: &[RecordBatch], schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
+    let mut places: Vec<(i64, usize, usize)> = Vec::new();
+    let mut rows = Vec::with_capacity(batches.len());
+    for (number, batch) in batches.iter().enumerate() {
+        let times = batch.column(batch.num_columns() - 1).as_primitive::<TimestampNanosecondType>();
+        places.extend(times.iter().enumerate().map(|(row, time)| (time.unwrap_or(i64::MIN), number, row)));
+        let columns = batch.columns()[..batch.num_columns() - 1].to_vec();
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        rows.push(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?);
+    }
+    if places.is_sorted_by_key(|(time, ..)| *time) {
+        return Ok(rows);
+    }
+    places.sort_unstable();
+    let rows: Vec<&RecordBatch> = rows.iter().collect();
+    let ordered = places.chunks(ORDERED_ROWS_MAX).map(|places| {
+        let indices: Vec<(usize, usize)> = places.iter().map(|(_, number, row)| (*number, *row)).collect();
+        Ok(interleave_record_batch(&rows, &indices)?)
+    });
+    ordered.collect()
+}
+
+fn reads_rows(plan: &Arc<dyn ExecutionPlan>, feeds: &BTreeMap<String, Rows>) -> bool {
+    names(plan).iter().any(|name| feeds.get(name).is_some_and(|rows| rows.iter().any(|part| !part.is_empty())))
+}
+
+fn collect_sources(plan: &LogicalPlan, found: &mut BTreeSet<String>) {
+    if let LogicalPlan::TableScan(scan) = plan {
+        found.insert(scan.table_name.table().to_string());
+    }
+    for input in plan.inputs() {
+        collect_sources(input, found);
+    }
+}

@@ -1,0 +1,181 @@
+//! Views, tables that are only names, and the columns of a table that rows are inserted into.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use buzz_protocol::{QueryError, Result};
+use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
+use datafusion::datasource::ViewTable;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::Statement as ParserStatement;
+use datafusion::sql::sqlparser::ast::{ColumnOption, Query, Statement as SqlStatement};
+
+use super::session::session;
+use crate::script::{Script, TableDefinition};
+
+/// Returns the columns that a table declares, with generated ones, or `None` if it declares none.
+///
+/// # Errors
+/// `Invalid` if a type is unknown.
+pub async fn declared_columns(table: &TableDefinition) -> Result<Option<Schema>> {
+    if table.columns.is_empty() {
+        return Ok(None);
+    }
+    let context = session(1);
+    let mut fields = Vec::new();
+    for column in &table.columns {
+        let name = match column.name.quote_style {
+            Some(_) => column.name.value.clone(),
+            None => column.name.value.to_lowercase(),
+        };
+        let written = column.data_type.to_string();
+        let written = if written.eq_ignore_ascii_case("json") { "VARCHAR".to_string() } else { written };
+        let plan = context.state().create_logical_plan(&format!("SELECT CAST(NULL AS {written})")).await;
+        let plan = plan.map_err(|error| {
+            QueryError::invalid(format!("column `{name}` of `{}` has type {written}: {error}", table.name))
+        })?;
+        let data_type = match plan.schema().field(0).data_type() {
+            // Times are kept in nanoseconds everywhere.
+            DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Nanosecond, zone.clone()),
+            other => other.clone(),
+        };
+        let not_null = column.options.iter().any(|option| option.option == ColumnOption::NotNull);
+        fields.push(Field::new(name, data_type, !not_null));
+    }
+    Ok(Some(Schema::new(fields)))
+}
+
+/// Returns a reference to table `name` as it is written, with its upper-case letters.
+pub(super) fn quoted(name: &str) -> TableReference {
+    TableReference::bare(name.to_string())
+}
+
+/// Returns true if `name` is a table without a connector: a name for the rows that are inserted into it.
+pub(super) fn is_name_only(script: &Script, name: &str) -> bool {
+    script.table(name).is_some_and(|table| table.option("connector").is_none())
+}
+
+/// A name, the columns that its table declares, the columns that an INSERT names, and its queries.
+type NamedQueries = (String, Option<SchemaRef>, Vec<String>, Vec<Box<Query>>);
+
+/// Registers the views of `script`, and its tables without a connector, which are views of the rows inserted into them.
+///
+/// # Errors
+/// `Invalid` if a view cannot be planned.
+pub(super) async fn register_views(context: &SessionContext, script: &Script) -> Result<()> {
+    // A view may read another one, or a table that is only a name, that is declared later.
+    let mut waiting: Vec<NamedQueries> = Vec::new();
+    for table in script.tables.iter().filter(|table| table.option("connector").is_none()) {
+        let inserts: Vec<_> =
+            script.statements.iter().filter(|output| output.into.as_ref() == Some(&table.name)).collect();
+        if inserts.is_empty() {
+            return Err(QueryError::invalid(format!(
+                "table `{}` has no connector and nothing is inserted into it; add WITH (connector = '…')",
+                table.name
+            )));
+        }
+        let schema = declared_columns(table).await?.map(Arc::new);
+        let columns = inserts[0].columns.clone();
+        waiting.push((
+            table.name.clone(),
+            schema,
+            columns,
+            inserts.iter().map(|output| output.query.clone()).collect(),
+        ));
+    }
+    for view in &script.views {
+        waiting.push((view.name.clone(), None, view.columns.clone(), vec![view.query.clone()]));
+    }
+    while !waiting.is_empty() {
+        let mut left = Vec::new();
+        let mut failure = None;
+        let count = waiting.len();
+        for (name, schema, columns, queries) in waiting {
+            let mut plans = Vec::new();
+            for query in &queries {
+                match logical(context, query).await {
+                    Ok(plan) => plans.push(plan),
+                    Err(error) => failure = Some(error.at(format!("view {name}"))),
+                }
+            }
+            if plans.len() < queries.len() {
+                left.push((name, schema, columns, queries));
+                continue;
+            }
+            let mut combined: Option<LogicalPlan> = None;
+            for plan in plans {
+                let plan = match &schema {
+                    Some(_) => into_columns(plan, &columns, schema.as_ref())?,
+                    None => named_columns(plan, &columns, &name)?,
+                };
+                combined = Some(match combined {
+                    Some(first) => LogicalPlanBuilder::from(first).union(plan)?.build()?,
+                    None => plan,
+                });
+            }
+            let plan = combined.ok_or_else(|| QueryError::internal("a view has no query"))?;
+            let view: Arc<dyn TableProvider> = Arc::new(ViewTable::new(plan, None));
+            context.register_table(quoted(&name), view)?;
+        }
+        if left.len() == count
+            && let Some(error) = failure
+        {
+            return Err(error);
+        }
+        waiting = left;
+    }
+    Ok(())
+}
+
+/// Plans `query` without optimizing it.
+pub(super) async fn logical(context: &SessionContext, query: &Query) -> Result<LogicalPlan> {
+    let statement = ParserStatement::Statement(Box::new(SqlStatement::Query(Box::new(query.clone()))));
+    Ok(context.state().statement_to_plan(statement).await?)
+}
+
+fn named_columns(plan: LogicalPlan, names: &[String], view: &str) -> Result<LogicalPlan> {
+    if names.is_empty() {
+        return Ok(plan);
+    }
+    if names.len() != plan.schema().fields().len() {
+        return Err(QueryError::invalid(format!(
+            "view `{view}` names {} columns, but its query has {}",
+            names.len(),
+            plan.schema().fields().len()
+        )));
+    }
+    let columns: Vec<Expr> =
+        plan.schema().columns().into_iter().zip(names).map(|(column, name)| Expr::Column(column).alias(name)).collect();
+    Ok(LogicalPlanBuilder::from(plan).project(columns)?.build()?)
+}
+
+/// Casts and names the columns of `plan` as the table that it is inserted into.
+pub(super) fn into_columns(plan: LogicalPlan, named: &[String], target: Option<&SchemaRef>) -> Result<LogicalPlan> {
+    let Some(target) = target else { return Ok(plan) };
+    let target: Vec<Field> = match named {
+        [] => target.fields().iter().map(|field| field.as_ref().clone()).collect(),
+        named => named
+            .iter()
+            .map(|name| {
+                let field = target.field_with_name(name);
+                field.cloned().map_err(|_| QueryError::invalid(format!("column `{name}` is not a column of the table")))
+            })
+            .collect::<Result<_>>()?,
+    };
+    let columns = plan.schema().columns();
+    if columns.len() != target.len() {
+        return Err(QueryError::invalid(format!(
+            "the SELECT has {} columns, but the table has {}: {}",
+            columns.len(),
+            target.len(),
+            target.iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ")
+        )));
+    }
+    let exprs = columns
+        .into_iter()
+        .zip(target)
+        .map(|(column, field)| cast(Expr::Column(column), field.data_type().clone()).alias(field.name()));
+    Ok(LogicalPlanBuilder::from(plan).project(exprs.collect::<Vec<_>>())?.build()?)
+}

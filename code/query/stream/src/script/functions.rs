@@ -1,0 +1,110 @@
+//! `CREATE FUNCTION`: a function is one expression, put in place of each call.
+
+use std::ops::ControlFlow;
+
+use buzz_protocol::{QueryError, Result};
+use datafusion::sql::sqlparser::ast::{
+    Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, SelectItem, Statement, VisitMut, VisitorMut,
+};
+use datafusion::sql::sqlparser::tokenizer::Token;
+
+use super::tokens::{is_blank, normal, parse};
+
+/// A function whose body is one expression of its arguments. Calls are replaced by the body.
+#[derive(Debug, Clone)]
+pub(super) struct Macro {
+    pub(super) name: String,
+    pub(super) arguments: Vec<String>,
+    pub(super) body: SqlExpr,
+}
+
+/// Reads `CREATE FUNCTION name(argument type, …) RETURNS type LANGUAGE SQL AS $$SELECT expression$$`.
+pub(super) fn function(tokens: &[Token]) -> Result<Macro> {
+    let bad = || {
+        QueryError::invalid(
+            "CREATE FUNCTION requires an expression: CREATE FUNCTION name(a type) RETURNS type LANGUAGE SQL AS \
+             $$SELECT expression$$",
+        )
+    };
+    let significant: Vec<&Token> = tokens.iter().filter(|token| !is_blank(token)).collect();
+    let [_, _, Token::Word(name), Token::LParen, rest @ ..] = significant.as_slice() else { return Err(bad()) };
+    let close = rest.iter().position(|token| **token == Token::RParen).ok_or_else(bad)?;
+    let mut arguments = Vec::new();
+    for argument in rest[..close].split(|token| **token == Token::Comma).filter(|argument| !argument.is_empty()) {
+        let Token::Word(word) = argument[0] else { return Err(bad()) };
+        arguments.push(word.value.to_lowercase());
+    }
+    let body = rest[close..].iter().find_map(|token| match token {
+        Token::DollarQuotedString(text) => Some(text.value.clone()),
+        Token::SingleQuotedString(text) => Some(text.clone()),
+        _ => None,
+    });
+    let Statement::Query(query) = parse(&body.ok_or_else(bad)?)? else { return Err(bad()) };
+    let projection = query.body.as_select().filter(|select| select.from.is_empty()).map(|select| &select.projection);
+    match projection.map(Vec::as_slice) {
+        Some([SelectItem::UnnamedExpr(body) | SelectItem::ExprWithAlias { expr: body, .. }]) => {
+            Ok(Macro { name: name.value.to_lowercase(), arguments, body: body.clone() })
+        }
+        _ => Err(bad()),
+    }
+}
+
+/// Replaces calls of functions.
+pub(super) struct Calls<'a> {
+    pub(super) functions: &'a [Macro],
+    pub(super) failure: Option<QueryError>,
+}
+
+impl VisitorMut for Calls<'_> {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut SqlExpr) -> ControlFlow<()> {
+        let SqlExpr::Function(call) = expr else { return ControlFlow::Continue(()) };
+        let name = call.name.to_string().to_lowercase();
+        let Some(found) = self.functions.iter().find(|function| function.name == name) else {
+            return ControlFlow::Continue(());
+        };
+        let given: Vec<SqlExpr> = match &call.args {
+            FunctionArguments::List(list) => list
+                .args
+                .iter()
+                .filter_map(|arg| match arg {
+                    FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+                    _ => None,
+                })
+                .collect(),
+            _ => Vec::new(),
+        };
+        if given.len() != found.arguments.len() {
+            self.failure = Some(QueryError::invalid(format!(
+                "{name}() is called with {} arguments, but it has {}",
+                given.len(),
+                found.arguments.len()
+            )));
+            return ControlFlow::Break(());
+        }
+        let mut body = found.body.clone();
+        let _ = body.visit(&mut Arguments { names: &found.arguments, given: &given });
+        *expr = SqlExpr::Nested(Box::new(body));
+        ControlFlow::Continue(())
+    }
+}
+
+/// Replaces the arguments in a function's body.
+struct Arguments<'a> {
+    names: &'a [String],
+    given: &'a [SqlExpr],
+}
+
+impl VisitorMut for Arguments<'_> {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut SqlExpr) -> ControlFlow<()> {
+        if let SqlExpr::Identifier(ident) = expr
+            && let Some(index) = self.names.iter().position(|name| *name == normal(ident))
+        {
+            *expr = SqlExpr::Nested(Box::new(self.given[index].clone()));
+        }
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,247 @@
+//! Windowed aggregates: state rows are partial aggregates, which are reduced again when slices grow and finished when
+//! windows close.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, TimestampNanosecondArray};
+use arrow::datatypes::TimestampNanosecondType;
+use buzz_protocol::{QueryError, Result};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
+use datafusion::physical_plan::{ExecutionPlan, collect};
+
+use super::state::{WorkerState, by_slice, take_closed, times};
+use super::{Advance, END_OF_TIME, Stage};
+use crate::lower::Output;
+use crate::window::{Part, WindowSpec, ceil, window_array};
+
+/// A slice is compacted when it has more rows than this and twice as many as after its last compaction.
+const COMPACT_ROWS_MIN: usize = 16_384;
+
+/// Rows of closed windows after which the next window has a final aggregate of its own. Small windows share one, whose plan
+/// would cost more than their rows; large ones do not, whose hash table would be too large for the caches.
+const CLOSE_ROWS_MAX: usize = 131_072;
+
+#[derive(Debug)]
+pub(super) struct Fold {
+    /// The whole aggregate; `last` is at its root or below projections.
+    pub(super) top: Arc<dyn ExecutionPlan>,
+    /// The final aggregate of the plan, from which others are made.
+    pub(super) last: Arc<dyn ExecutionPlan>,
+    /// Position of the slice in the output of `top`.
+    pub(super) output_index: usize,
+    /// Position of the slice in the state.
+    pub(super) window_index: usize,
+    pub(super) groups: usize,
+    pub(super) outputs: Vec<Output>,
+    pub(super) exact: bool,
+}
+
+impl Stage {
+    /// Reduces slices that will be read more than once, or that hold many rows per key.
+    pub(super) async fn compact(
+        &self,
+        state: &mut WorkerState,
+        fold: &Fold,
+        context: &Arc<TaskContext>,
+        watermark: i64,
+    ) -> Result<()> {
+        let width = match self.spec {
+            WindowSpec::Hop { width, .. } => width,
+            WindowSpec::Session { .. } => return Ok(()),
+        };
+        let slice_width = if fold.exact { width } else { self.spec.slice() };
+        let shared = slice_width < width;
+        let mut rows = Vec::new();
+        for (&slice, kept) in &mut state.slices {
+            let complete = shared && slice.saturating_add(slice_width) <= watermark && kept.batches.len() > 1;
+            let grown = kept.rows > COMPACT_ROWS_MIN && kept.rows >= 2 * kept.compacted;
+            // Many small batches cost more than their rows.
+            let scattered = kept.batches.len() > 256;
+            if complete || (grown && kept.batches.len() > 1) || scattered {
+                rows.append(&mut kept.batches);
+                kept.rows = 0;
+            }
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let reduced = collect(self.aggregate(fold, AggregateMode::PartialReduce, &rows)?, Arc::clone(context)).await?;
+        for batch in reduced {
+            for (slice, rows) in by_slice(&batch, fold.window_index)? {
+                let kept = state.slices.entry(slice).or_default();
+                kept.rows += rows.num_rows();
+                kept.compacted = kept.rows;
+                kept.batches.push(rows);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn close_exact(
+        &self,
+        state: &mut WorkerState,
+        fold: &Fold,
+        width: i64,
+        advance: Advance,
+        context: &Arc<TaskContext>,
+    ) -> Result<Vec<RecordBatch>> {
+        let closed = take_closed(state, |start| start.saturating_add(width) <= advance.watermark);
+        let rows: Vec<RecordBatch> = closed.into_iter().flat_map(|(_, kept)| kept.batches).collect();
+        if rows.is_empty() || !advance.emits {
+            return Ok(Vec::new());
+        }
+        self.finish(fold, &rows, context).await
+    }
+
+    pub(super) async fn close_hops(
+        &self,
+        state: &mut WorkerState,
+        fold: &Fold,
+        (slide, width): (i64, i64),
+        advance: Advance,
+        context: &Arc<TaskContext>,
+    ) -> Result<Vec<RecordBatch>> {
+        let Advance { before, watermark, emits } = advance;
+        let slice_width = self.spec.slice();
+        // The first window that contains a slice, and the first one that is open.
+        let first_with = |slice: i64| ceil(slice.saturating_add(slice_width).saturating_sub(width), slide);
+        let first_open = |watermark: i64| ceil(watermark.saturating_sub(width).saturating_add(1), slide);
+        let mut closed = Vec::new();
+        let (mut rows, mut row_count) = (Vec::new(), 0);
+        if emits && let Some((&first, _)) = state.slices.first_key_value() {
+            let mut start =
+                if before == i64::MIN { first_with(first) } else { first_open(before).max(first_with(first)) };
+            while start.saturating_add(width) <= watermark {
+                let mut parts = state.slices.range(start..start.saturating_add(width)).peekable();
+                if parts.peek().is_none() {
+                    // No rows until the next slice.
+                    let Some((&slice, _)) = state.slices.range(start..).next() else { break };
+                    start = start.saturating_add(slide).max(first_with(slice));
+                    continue;
+                }
+                for batch in parts.flat_map(|(_, kept)| &kept.batches) {
+                    row_count += batch.num_rows();
+                    rows.push(with_slice(batch, fold.window_index, start)?);
+                }
+                if row_count >= CLOSE_ROWS_MAX {
+                    closed.extend(self.finish(fold, &std::mem::take(&mut rows), context).await?);
+                    row_count = 0;
+                }
+                start = start.saturating_add(slide);
+            }
+        }
+        if !rows.is_empty() {
+            closed.extend(self.finish(fold, &rows, context).await?);
+        }
+        state.slices = match watermark {
+            i64::MIN => return Ok(closed),
+            END_OF_TIME => BTreeMap::new(),
+            _ => state.slices.split_off(&first_open(watermark)),
+        };
+        Ok(closed)
+    }
+
+    /// Computes the rows of closed windows from their state.
+    pub(super) async fn finish(
+        &self,
+        fold: &Fold,
+        rows: &[RecordBatch],
+        context: &Arc<TaskContext>,
+    ) -> Result<Vec<RecordBatch>> {
+        let last = self.aggregate(fold, AggregateMode::Final, rows)?;
+        let plan = Arc::clone(&fold.top).transform_down(|node| match Arc::ptr_eq(&node, &fold.last) {
+            true => Ok(Transformed::new(Arc::clone(&last), true, TreeNodeRecursion::Jump)),
+            false => Ok(Transformed::no(node)),
+        });
+        let finals = collect(plan.data()?, Arc::clone(context)).await?;
+        let mut closed = Vec::new();
+        for batch in finals {
+            if batch.num_rows() == 0 {
+                continue;
+            }
+            let mut columns = batch.columns().to_vec();
+            let starts = times(&batch, fold.output_index).clone();
+            let (ends, time) = match self.spec {
+                WindowSpec::Hop { width, .. } => {
+                    let ends = starts.unary::<_, TimestampNanosecondType>(|start| start + width);
+                    let time = ends.unary::<_, TimestampNanosecondType>(|end| end - 1);
+                    (ends, time)
+                }
+                WindowSpec::Session { gap } => {
+                    let last = columns.pop().ok_or_else(|| QueryError::internal("a session has no last time"))?;
+                    let last = last.as_primitive::<TimestampNanosecondType>();
+                    let ends = last.unary::<_, TimestampNanosecondType>(|last| last + gap);
+                    // A row at the end would still belong to the session, so the end is its time.
+                    (ends.clone(), ends)
+                }
+            };
+            let (starts, ends): (ArrayRef, ArrayRef) = (Arc::new(starts), Arc::new(ends));
+            let mut outputs: Vec<ArrayRef> = fold
+                .outputs
+                .iter()
+                .map(|output| match output {
+                    Output::Column(index) => Arc::clone(&columns[*index]),
+                    Output::Window(Part::Start) => Arc::clone(&starts),
+                    Output::Window(Part::End) => Arc::clone(&ends),
+                    Output::Window(Part::Window) => window_array(Arc::clone(&starts), Arc::clone(&ends)),
+                })
+                .collect();
+            outputs.push(Arc::new(time));
+            closed.push(self.slot_batch(outputs, batch.num_rows())?);
+        }
+        Ok(closed)
+    }
+
+    /// Makes an aggregate of `mode` over state rows.
+    pub(super) fn aggregate(
+        &self,
+        fold: &Fold,
+        mode: AggregateMode,
+        rows: &[RecordBatch],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let last = aggregate_of(&fold.last);
+        let aggregates = last.aggr_expr().to_vec();
+        let filters = vec![None; aggregates.len()];
+        let input = MemorySourceConfig::try_new_exec(&[rows.to_vec()], Arc::clone(&self.state_schema), None)?;
+        let aggregate =
+            AggregateExec::try_new(mode, last.group_expr().clone(), aggregates, filters, input, last.input_schema())?;
+        Ok(Arc::new(aggregate))
+    }
+}
+
+pub(super) fn aggregate_of(plan: &Arc<dyn ExecutionPlan>) -> &AggregateExec {
+    plan.downcast_ref::<AggregateExec>().expect("a fold's plan is an aggregate")
+}
+
+type Phases = (Arc<dyn ExecutionPlan>, Arc<dyn ExecutionPlan>);
+
+/// Returns the outermost pair of a partial and a final aggregate.
+pub(super) fn phases(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Phases>> {
+    let (mut partial, mut last) = (None, None);
+    plan.apply(|node| {
+        if let Some(aggregate) = node.downcast_ref::<AggregateExec>() {
+            match aggregate.mode() {
+                AggregateMode::Final | AggregateMode::FinalPartitioned if last.is_none() => {
+                    last = Some(Arc::clone(node));
+                }
+                AggregateMode::Partial if last.is_some() => {
+                    partial = Some(Arc::clone(node));
+                    return Ok(TreeNodeRecursion::Stop);
+                }
+                _ => return Ok(TreeNodeRecursion::Stop),
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(partial.zip(last))
+}
+
+fn with_slice(batch: &RecordBatch, index: usize, start: i64) -> Result<RecordBatch> {
+    let mut columns = batch.columns().to_vec();
+    columns[index] = Arc::new(TimestampNanosecondArray::from_value(start, batch.num_rows()));
+    Ok(RecordBatch::try_new(batch.schema(), columns)?)
+}

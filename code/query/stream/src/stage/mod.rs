@@ -1,0 +1,368 @@
+//! Stages: stateful operators that were cut out of a statement, and their state.
+//!
+//! The state of a stage is divided among workers by the hash of the grouping key. A worker folds the rows of an epoch
+//! into its state and returns the rows of the windows that close.
+//!
+//! `state` are the rows that are kept; `fold` aggregates windows and `session` sessions.
+
+mod fold;
+mod session;
+mod state;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, TimestampNanosecondArray, UInt32Array};
+use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
+use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
+use buzz_protocol::{QueryError, Result};
+use datafusion::common::hash_utils::create_hashes;
+use datafusion::execution::TaskContext;
+use datafusion::execution::session_state::SessionState;
+use datafusion::physical_plan::repartition::REPARTITION_RANDOM_STATE;
+use datafusion::physical_plan::{ExecutionPlan, collect};
+
+use self::fold::{Fold, aggregate_of, phases};
+use self::session::sessions;
+pub(crate) use self::state::StageState;
+use self::state::{WorkerState, by_slice, take_closed, times};
+use crate::feed::{Rows, run, with_rows};
+use crate::lower::{SLICE, StageDraft, StageKind};
+use crate::window::WindowSpec;
+
+/// Key groups of a pipeline. A worker owns a range of them, so the number of workers can change between epochs.
+pub const KEY_GROUPS: usize = 64;
+
+/// The end of event time: the watermark of a source that has ended.
+pub const END_OF_TIME: i64 = i64::MAX;
+
+/// A stage that is ready to run.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) slot: String,
+    pub(crate) spec: WindowSpec,
+    pub(crate) clause: String,
+    /// Columns of the slot.
+    schema: SchemaRef,
+    /// Columns of the state.
+    pub(crate) state_schema: SchemaRef,
+    below: Arc<dyn ExecutionPlan>,
+    work: Work,
+}
+
+/// A step of event time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Advance {
+    /// The watermark of the epoch before.
+    pub(crate) before: i64,
+    /// The watermark now. Windows that it closes leave the state.
+    pub(crate) watermark: i64,
+    /// The rows of windows that close are returned. Otherwise they are not computed.
+    pub(crate) emits: bool,
+}
+
+#[derive(Debug)]
+enum Work {
+    Fold(Fold),
+    Buffer,
+}
+
+impl Stage {
+    /// Plans `draft`.
+    ///
+    /// # Errors
+    /// `Invalid` if an aggregate function has no partial state.
+    pub(crate) async fn plan(draft: &StageDraft, state: &SessionState) -> Result<Self> {
+        let physical = state.create_physical_plan(&draft.below).await?;
+        let StageKind::Fold { window_index, outputs, exact } = &draft.kind else {
+            let state_schema = physical.schema();
+            return Ok(Self {
+                slot: draft.slot.clone(),
+                spec: draft.spec,
+                clause: draft.clause.clone(),
+                schema: Arc::clone(&draft.schema),
+                state_schema,
+                below: physical,
+                work: Work::Buffer,
+            });
+        };
+        let (partial, last) = phases(&physical)?.ok_or_else(|| {
+            QueryError::invalid(format!(
+                "{} cannot run over a stream: an aggregate function has no partial state; \
+                 use another function, or aggregate in a subquery first",
+                draft.clause
+            ))
+        })?;
+        let aggregate = aggregate_of(&last);
+        let names = aggregate.group_expr().expr();
+        let state_index = names.iter().position(|(_, name)| name == SLICE);
+        let state_index = state_index.ok_or_else(|| QueryError::internal("an aggregate lost its slice"))?;
+        Ok(Self {
+            slot: draft.slot.clone(),
+            spec: draft.spec,
+            clause: draft.clause.clone(),
+            schema: Arc::clone(&draft.schema),
+            state_schema: partial.schema(),
+            work: Work::Fold(Fold {
+                top: physical,
+                output_index: *window_index,
+                window_index: state_index,
+                groups: aggregate.group_expr().expr().len(),
+                outputs: outputs.clone(),
+                exact: *exact,
+                last: Arc::clone(&last),
+            }),
+            below: partial,
+        })
+    }
+
+    /// Returns the plan of its input.
+    pub(crate) fn input(&self) -> Arc<dyn ExecutionPlan> {
+        Arc::clone(&self.below)
+    }
+
+    /// Describes the state for `buzz stream check`.
+    pub(crate) fn kept(&self) -> String {
+        match (&self.work, self.spec) {
+            (Work::Buffer, spec) => format!("rows, until their window of {spec} closes"),
+            (Work::Fold(_), WindowSpec::Session { .. }) => "one row per key and open session".to_string(),
+            (Work::Fold(fold), WindowSpec::Hop { width, .. }) => {
+                let slice = if fold.exact { width } else { self.spec.slice() };
+                let slice = crate::window::duration(slice);
+                format!("one row per key and slice of {slice}, for {}", crate::window::duration(width))
+            }
+        }
+    }
+
+    /// Computes the state rows that the rows of an epoch add.
+    pub(crate) async fn delta(&self, feeds: &BTreeMap<String, Rows>, context: &Arc<TaskContext>) -> Result<Rows> {
+        let plan = with_rows(&self.below, feeds)?;
+        let WindowSpec::Session { gap } = self.spec else { return run(plan, context).await };
+        let Work::Fold(fold) = &self.work else { return Err(QueryError::internal("a session keeps raw rows")) };
+        // A row's session is known only when the rows of its key are sorted, so the partial aggregate is taken apart.
+        let partial = aggregate_of(&plan);
+        let input = run(Arc::clone(partial.input()), context).await?;
+        let mut deltas = Rows::new();
+        for batches in input {
+            if batches.is_empty() {
+                continue;
+            }
+            let rows = concat_batches(&partial.input().schema(), &batches)?;
+            deltas.push(collect(sessions(partial, &rows, fold.window_index, gap)?, Arc::clone(context)).await?);
+        }
+        Ok(deltas)
+    }
+
+    /// Divides rows of the state among `workers` by key.
+    fn divide(&self, rows: Rows, workers: usize) -> Result<Rows> {
+        if workers <= 1 {
+            return Ok(vec![rows.into_iter().flatten().collect()]);
+        }
+        let mut divided: Rows = vec![Vec::new(); workers];
+        let keys = match &self.work {
+            Work::Fold(fold) => (0..fold.groups).filter(|index| *index != fold.window_index).collect(),
+            Work::Buffer => Vec::new(),
+        };
+        let mut next = 0;
+        for batch in rows.into_iter().flatten() {
+            if keys.is_empty() {
+                // Without a key, a fold has one group per slice. Raw rows may be anywhere.
+                let worker = if matches!(self.work, Work::Buffer) { next % workers } else { 0 };
+                next += 1;
+                divided[worker].push(batch);
+                continue;
+            }
+            let arrays: Vec<&dyn Array> = keys.iter().map(|&index| batch.column(index).as_ref()).collect();
+            let mut hashes = vec![0; batch.num_rows()];
+            create_hashes(arrays, REPARTITION_RANDOM_STATE.random_state(), &mut hashes)?;
+            let mut indices: Vec<Vec<u32>> = vec![Vec::new(); workers];
+            for (row, hash) in hashes.into_iter().enumerate() {
+                let group = (hash % KEY_GROUPS as u64) as usize;
+                indices[group * workers / KEY_GROUPS].push(row as u32);
+            }
+            for (worker, indices) in indices.into_iter().enumerate() {
+                if !indices.is_empty() {
+                    divided[worker].push(take_record_batch(&batch, &UInt32Array::from(indices))?);
+                }
+            }
+        }
+        Ok(divided)
+    }
+
+    /// Adds `delta` to the state, closes windows, and returns their rows by worker.
+    pub(crate) async fn fold(
+        self: &Arc<Self>,
+        state: &mut StageState,
+        delta: Rows,
+        advance: Advance,
+        context: &Arc<TaskContext>,
+    ) -> Result<Rows> {
+        let workers = state.workers.len();
+        let divided = self.divide(delta, workers)?;
+        let mut tasks = tokio::task::JoinSet::new();
+        for (index, (worker, delta)) in std::mem::take(&mut state.workers).into_iter().zip(divided).enumerate() {
+            let (stage, context) = (Arc::clone(self), Arc::clone(context));
+            tasks.spawn(async move {
+                let mut worker = worker;
+                let rows = stage.fold_worker(&mut worker, delta, advance, &context).await?;
+                Ok::<_, QueryError>((index, worker, rows))
+            });
+        }
+        let mut folded: Vec<(WorkerState, Vec<RecordBatch>)> = vec![Default::default(); workers];
+        while let Some(done) = tasks.join_next().await {
+            let done = done.map_err(|error| QueryError::internal(format!("a task of an epoch stopped: {error}")))?;
+            let (index, worker, rows) = done?;
+            folded[index] = (worker, rows);
+        }
+        let mut rows = Rows::new();
+        for (worker, batches) in folded {
+            state.workers.push(worker);
+            rows.push(batches);
+        }
+        Ok(rows)
+    }
+
+    async fn fold_worker(
+        &self,
+        state: &mut WorkerState,
+        delta: Vec<RecordBatch>,
+        advance: Advance,
+        context: &Arc<TaskContext>,
+    ) -> Result<Vec<RecordBatch>> {
+        let Advance { before, watermark, emits } = advance;
+        match (&self.work, self.spec) {
+            (Work::Buffer, WindowSpec::Hop { width, .. }) => {
+                let slice = self.state_schema.fields().len() - 1;
+                self.add(state, delta, slice, true, before)?;
+                let mut rows = Vec::new();
+                for (start, kept) in take_closed(state, |start| start.saturating_add(width) <= watermark) {
+                    let end = start.saturating_add(width);
+                    for batch in kept.batches.into_iter().filter(|_| emits) {
+                        rows.push(self.buffered(&batch, end)?);
+                    }
+                }
+                Ok(rows)
+            }
+            (Work::Fold(fold), WindowSpec::Hop { slide, width }) => {
+                self.add(state, delta, fold.window_index, fold.exact, before)?;
+                self.compact(state, fold, context, watermark).await?;
+                match fold.exact {
+                    true => self.close_exact(state, fold, width, advance, context).await,
+                    false => self.close_hops(state, fold, (slide, width), advance, context).await,
+                }
+            }
+            (Work::Fold(fold), WindowSpec::Session { gap }) => {
+                let added = !delta.is_empty();
+                let last = self.state_schema.fields().len() - 1;
+                for batch in delta {
+                    // Sessions that ended before are closed; their late rows are dropped.
+                    let open = times(&batch, last)
+                        .iter()
+                        .map(|last| last.map(|last| !self.spec.is_closed(last.saturating_add(gap), before)));
+                    let batch = filter_record_batch(&batch, &open.collect())?;
+                    let kept = state.slices.entry(0).or_default();
+                    kept.rows += batch.num_rows();
+                    kept.batches.push(batch);
+                }
+                self.close_sessions(state, fold, gap, added, advance, context).await
+            }
+            (Work::Buffer, WindowSpec::Session { .. }) => Err(QueryError::internal("a session keeps raw rows")),
+        }
+    }
+
+    /// Adds state rows to their slices. Rows of windows that are all closed are late and dropped.
+    fn add(
+        &self,
+        state: &mut WorkerState,
+        delta: Vec<RecordBatch>,
+        index: usize,
+        exact: bool,
+        before: i64,
+    ) -> Result<()> {
+        for batch in delta {
+            for (slice, rows) in by_slice(&batch, index)? {
+                if self.slice_is_closed(slice, exact, before) {
+                    continue;
+                }
+                let kept = state.slices.entry(slice).or_default();
+                kept.rows += rows.num_rows();
+                kept.batches.push(rows);
+            }
+        }
+        Ok(())
+    }
+
+    fn slice_is_closed(&self, slice: i64, exact: bool, watermark: i64) -> bool {
+        match self.spec {
+            WindowSpec::Hop { width, .. } if exact => slice.saturating_add(width) <= watermark,
+            spec => spec.last_end(slice).is_none_or(|end| spec.is_closed(end, watermark)),
+        }
+    }
+
+    /// Returns the ends of the last windows that rows with these slices belong to: the smallest and the largest.
+    pub(crate) fn ends(&self, batches: &[RecordBatch]) -> Option<(i64, i64)> {
+        let (index, exact) = match &self.work {
+            Work::Buffer => (self.state_schema.fields().len() - 1, true),
+            // The last column of a session's state is the time of its last row.
+            Work::Fold(_) if matches!(self.spec, WindowSpec::Session { .. }) => {
+                (self.state_schema.fields().len() - 1, false)
+            }
+            Work::Fold(fold) => (fold.window_index, fold.exact),
+        };
+        let mut ends: Option<(i64, i64)> = None;
+        for batch in batches {
+            for &slice in batch.column(index).as_primitive_opt::<TimestampNanosecondType>()?.values() {
+                let end = match self.spec {
+                    WindowSpec::Hop { width, .. } if exact => slice.saturating_add(width),
+                    spec => spec.last_end(slice)?,
+                };
+                ends = Some(ends.map_or((end, end), |(low, high)| (low.min(end), high.max(end))));
+            }
+        }
+        ends
+    }
+
+    fn buffered(&self, batch: &RecordBatch, end: i64) -> Result<RecordBatch> {
+        let mut columns = batch.columns()[..batch.num_columns() - 1].to_vec();
+        // The time column becomes the last moment of the window.
+        let last = columns.len() - 1;
+        columns[last] = Arc::new(TimestampNanosecondArray::from_value(end.saturating_sub(1), batch.num_rows()));
+        self.slot_batch(columns, batch.num_rows())
+    }
+
+    fn slot_batch(&self, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
+    }
+
+    /// Adds state rows that were stored. `before` is the watermark before the epoch that wrote them: windows closed by
+    /// then had been emitted already.
+    pub(crate) async fn restore(
+        self: &Arc<Self>,
+        state: &mut StageState,
+        rows: Vec<RecordBatch>,
+        before: i64,
+        context: &Arc<TaskContext>,
+    ) -> Result<()> {
+        let rows = rows.into_iter().map(|batch| {
+            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+            RecordBatch::try_new_with_options(Arc::clone(&self.state_schema), batch.columns().to_vec(), &options)
+        });
+        let rows = rows.collect::<Result<Vec<_>, _>>()?;
+        // Drops what was closed before these rows came, then adds the rows.
+        self.forget(state, before, context).await?;
+        self.fold(state, vec![rows], Advance { before, watermark: before, emits: false }, context).await?;
+        Ok(())
+    }
+
+    /// Drops state of windows that `watermark` closes.
+    pub(crate) async fn forget(
+        self: &Arc<Self>,
+        state: &mut StageState,
+        watermark: i64,
+        context: &Arc<TaskContext>,
+    ) -> Result<()> {
+        self.fold(state, Vec::new(), Advance { before: i64::MIN, watermark, emits: false }, context).await?;
+        Ok(())
+    }
+}
