@@ -3,7 +3,7 @@
 use arrow::datatypes::DataType;
 use buzz_protocol::CsvFormat;
 
-use crate::infer::type_of;
+use crate::infer::{common, type_of};
 
 /// Returns the records of a CSV file that starts with `head`. Skips the first record if `header` is true.
 pub(crate) fn records<'a>(
@@ -31,11 +31,12 @@ pub(crate) struct Dialect {
 }
 
 /// Detects the dialect of a file that starts with `head`. A given `delimiter` and the escape of `csv` are kept.
-/// Otherwise the delimiter is the one of comma, tab, semicolon and bar that gives the first 20 records the same number
-/// of values, and the most. Returns `None` if no delimiter gives more than one value and no escape is detected.
+/// Otherwise the delimiter is one of comma, tab, semicolon and bar that gives the first 20 records the same number of
+/// values: one with which all quotes are around values, and of these the one that gives the most values. Returns `None`
+/// if no delimiter gives more than one value and no escape is detected.
 pub(crate) fn sniff_dialect(csv: &CsvFormat, delimiter: Option<u8>, head: &[u8]) -> Option<Dialect> {
     let candidates = delimiter.map_or(vec![b',', b'\t', b';', b'|'], |given| vec![given]);
-    let mut best = (1, None);
+    let mut best = ((false, 1), None);
     for &delimiter in &candidates {
         let csv = CsvFormat { delimiter, ..csv.clone() };
         let escape = csv.escape.or_else(|| sniff_escape(&csv, head));
@@ -43,14 +44,29 @@ pub(crate) fn sniff_dialect(csv: &CsvFormat, delimiter: Option<u8>, head: &[u8])
         let mut counts = records(&csv, false, head).take(20).map_while(Result::ok).map(|record| record.len());
         let first = counts.next().unwrap_or_default();
         let dialect = Some(Dialect { delimiter, escape });
-        if first > best.0 && counts.all(|count| count == first) {
-            best = (first, dialect);
+        let rank = (!has_quote_within_value(&csv, head), first);
+        if first > 1 && rank > best.0 && counts.all(|count| count == first) {
+            best = (rank, dialect);
         } else if escape.is_some() && first == 1 && delimiter == candidates[0] {
             // A file with one column, whose values contain escaped quotes.
-            best = (1, dialect);
+            best = ((false, 1), dialect);
         }
     }
     best.1
+}
+
+/// Returns whether one of the first 20 lines has a quote that neither begins nor ends a value, nor is doubled or escaped.
+fn has_quote_within_value(csv: &CsvFormat, head: &[u8]) -> bool {
+    let lines = head.split_inclusive(|&byte| byte == b'\n').take(20).map(<[u8]>::len).sum();
+    let head = &head[..lines];
+    let is_edge = |byte: Option<&u8>| match byte {
+        None => true,
+        Some(&byte) => [csv.delimiter, csv.quote, b'\n', b'\r', b' '].contains(&byte),
+    };
+    head.iter().enumerate().filter(|(_, byte)| **byte == csv.quote).any(|(at, _)| {
+        let before = at.checked_sub(1).and_then(|before| head.get(before));
+        !is_edge(before) && !is_edge(head.get(at + 1)) && before.copied() != csv.escape
+    })
 }
 
 /// Detects the character that escapes quotes within quoted values, in a file that starts with `head`: a backslash or,
@@ -106,16 +122,44 @@ fn goes_on_behind_backslash(csv: &CsvFormat, head: &[u8]) -> bool {
     false
 }
 
-/// Returns whether the first line of a file that starts with `head` is a header: all its values are text or empty. Also
-/// returns true if the file has no line that can be read.
-pub(crate) fn sniff_header(csv: &CsvFormat, head: &[u8]) -> bool {
-    match records(csv, false, head).next() {
-        Some(Ok(first)) => first.iter().all(|cell| {
+/// The kind of a file's first line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FirstLine {
+    /// It has names: its values are texts, above a column of numbers, times or truth values.
+    Names,
+    /// It has a value that is not a text.
+    Values,
+    /// All values of the file's start are texts, or there is only one line.
+    Unknown,
+}
+
+/// Number of records in which a column of another type than text is looked for.
+const RECORDS_COMPARED: usize = 100;
+
+/// Determines if the first line of a file that starts with `head` has the names of the columns.
+pub(crate) fn first_line(csv: &CsvFormat, head: &[u8]) -> FirstLine {
+    let types = |record: &csv::ByteRecord| -> Vec<Option<DataType>> {
+        let typed = |cell: &[u8]| {
             let cell = String::from_utf8_lossy(cell);
-            cell.is_empty() || type_of(&cell) == DataType::Utf8
-        }),
-        _ => true,
+            (!cell.trim().is_empty()).then(|| type_of(&cell))
+        };
+        record.iter().map(typed).collect()
+    };
+    let mut records = records(csv, false, head).take(RECORDS_COMPARED + 1).map_while(Result::ok);
+    let Some(first) = records.next().map(|record| types(&record)) else { return FirstLine::Unknown };
+    let is_typed = |data_type: &Option<DataType>| data_type.as_ref().is_some_and(|known| *known != DataType::Utf8);
+    if first.iter().any(is_typed) {
+        return FirstLine::Values;
     }
+    let mut columns: Vec<Option<DataType>> = vec![None; first.len()];
+    for record in records {
+        for (column, seen) in columns.iter_mut().zip(types(&record)) {
+            let Some(seen) = seen else { continue };
+            *column = Some(column.take().map_or(seen.clone(), |known| common(&known, &seen)));
+        }
+    }
+    let is_named = columns.iter().zip(&first).any(|(column, name)| name.is_some() && is_typed(column));
+    if is_named { FirstLine::Names } else { FirstLine::Unknown }
 }
 
 #[cfg(test)]
@@ -134,8 +178,12 @@ mod tests {
         assert_eq!(dialect("a;b\n1,5;2,5\n"), Some((';', false)));
         assert_eq!(dialect("1|x, y|3\n2|z|3\n"), Some(('|', false)));
         assert_eq!(dialect("only\none\n"), None);
-        assert!(sniff_header(&csv, b"a,b\n1,2\n"));
-        assert!(!sniff_header(&csv, b"1,b\n1,2\n"));
+        assert_eq!(dialect("id;\"amount, EUR\"\n1;2,50\n2;3,75\n"), Some((';', false)));
+        assert_eq!(dialect("a,b\n5\" x;y,2\n"), Some((',', false)));
+        assert_eq!(first_line(&csv, b"a,b\n1,2\n"), FirstLine::Names);
+        assert_eq!(first_line(&csv, b"1,b\n1,2\n"), FirstLine::Values);
+        assert_eq!(first_line(&csv, b"a,b\nx,y\n"), FirstLine::Unknown);
+        assert_eq!(first_line(&csv, b"-,b\n1,x\n-,z\n"), FirstLine::Unknown);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use object_store::path::Path;
 use percent_encoding::percent_decode_str;
 
 use crate::files::Found;
+use crate::spelling::{Spellings, find};
 use crate::values::partition_value;
 
 /// The value that Hive writes for null.
@@ -19,6 +20,15 @@ pub(crate) struct Partitions {
     pub(crate) fields: Vec<Field>,
     /// One list per file, with one value per field.
     pub(crate) values: Vec<Vec<ScalarValue>>,
+    /// Partition columns whose names differ in case between paths.
+    pub(crate) spellings: Spellings,
+}
+
+impl Partitions {
+    /// Returns whether `name` is that of a partition column, in any case.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.fields.iter().any(|field| field.name().to_lowercase() == name.to_lowercase())
+    }
 }
 
 /// Reads partition values from the paths of the files in `found`. The columns are those of `given`. Without `given`,
@@ -38,6 +48,10 @@ pub(crate) fn partitions(found: &Found, given: Option<&[ColumnSpec]>) -> Result<
             path,
         ));
     }
+    let spellings = Spellings::of(pairs.iter().map(|(pairs, _)| pairs.iter().map(|(name, _)| name.as_str())));
+    for (name, _) in pairs.iter_mut().flat_map(|(pairs, _)| pairs) {
+        *name = spellings.name(name).to_string();
+    }
     let fields = match given {
         Some(given) => given.iter().map(ColumnSpec::field).collect::<Result<_>>()?,
         None => inferred(&pairs)?,
@@ -45,7 +59,7 @@ pub(crate) fn partitions(found: &Found, given: Option<&[ColumnSpec]>) -> Result<
     let mut values = Vec::new();
     for (pairs, path) in &pairs {
         let value = |field: &Field| {
-            let pair = pairs.iter().find(|(name, _)| name == field.name());
+            let pair = find(field.name(), pairs.iter().map(|(name, _)| name.as_str())).map(|at| &pairs[at]);
             let (_, text) = pair.ok_or_else(|| {
                 QueryError::data(format!("its path has no `{0}=` folder for partition column `{0}`", field.name()))
             })?;
@@ -54,7 +68,7 @@ pub(crate) fn partitions(found: &Found, given: Option<&[ColumnSpec]>) -> Result<
         let row = fields.iter().map(value).collect::<Result<_>>();
         values.push(row.map_err(|error: QueryError| error.at(Place::File { path: path.clone(), table: None }))?);
     }
-    Ok(Partitions { fields, values })
+    Ok(Partitions { fields, values, spellings })
 }
 
 type Pair = (String, Option<String>);
@@ -139,7 +153,7 @@ mod tests {
         };
         let files: Vec<ObjectMeta> = paths.iter().map(file).collect();
         let depth = root.path.parts().count();
-        let found = partitions(&Found { root, depth, files, warning: None }, given)?;
+        let found = partitions(&Found { root, depth, files, warnings: Vec::new() }, given)?;
         let fields = found.fields.iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
         let texts = |row: &Vec<ScalarValue>| row.iter().map(ToString::to_string).collect();
         Ok((fields, found.values.iter().map(texts).collect()))
@@ -154,6 +168,17 @@ mod tests {
         assert_eq!(read(&["m=01/a", "m=12/b"], None).unwrap().0, ["m Int64"]);
         let (fields, values) = read(&["t=2024-01-31 10%3A00%3A00/a"], None).unwrap();
         assert_eq!((fields, values), (vec!["t Utf8".to_string()], vec![vec!["2024-01-31 10:00:00".to_string()]]));
+    }
+
+    #[test]
+    fn names_that_differ_in_case_are_one_column() {
+        let (fields, values) = read(&["Year=2023/a", "year=2024/b"], None).unwrap();
+        assert_eq!(
+            (fields, values),
+            (vec!["year Int64".to_string()], vec![vec!["2023".to_string()], vec!["2024".to_string()]])
+        );
+        let given = [ColumnSpec { name: "YEAR".to_string(), data_type: "Utf8".to_string() }];
+        assert_eq!(read(&["Year=2023/a", "year=2024/b"], Some(&given)).unwrap().1, [["2023"], ["2024"]]);
     }
 
     #[test]

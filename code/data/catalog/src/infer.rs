@@ -1,14 +1,15 @@
 //! Infers the types of columns from the text of their values.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::compute::kernels::cast_utils::Parser;
-use arrow::datatypes::TimestampMicrosecondType;
-use arrow::datatypes::{DataType, Date32Type, Field, Fields, Float64Type, Int64Type, Schema, TimeUnit};
+use arrow::datatypes::{DataType, Date32Type, Field, Fields, Float64Type, Schema, TimeUnit};
 use buzz_protocol::{CsvFormat, QueryError, Result};
-use buzz_storage::text::column_names;
+use buzz_storage::text::{column_names, timestamp_form};
 
 use crate::dialect::records;
+use crate::spelling::Spellings;
 
 /// A column and the common type of its values so far; `None` if all are null.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,7 +25,21 @@ pub(crate) const DIGITS_MAX: usize = 23;
 /// The type of whole numbers that do not fit 64 bits.
 pub(crate) const WHOLE: DataType = DataType::Decimal128(38, 0);
 
-const MICROSECONDS: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
+/// Stands for `Int64` while types are inferred, if a value has no exact Float64: together with fractions, such values are
+/// read as text.
+pub(crate) const LONG: DataType = DataType::UInt64;
+
+/// Returns the type of the whole number `text`, which has digits and maybe a minus. Returns `None` if it has too many
+/// digits for a type of whole numbers.
+pub(crate) fn whole_number(text: &str) -> Option<DataType> {
+    const EXACT: u64 = 1 << f64::MANTISSA_DIGITS;
+    match text.parse::<i64>() {
+        Ok(number) if number.unsigned_abs() <= EXACT => Some(DataType::Int64),
+        Ok(_) => Some(LONG),
+        Err(_) if text.trim_start_matches('-').len() <= DIGITS_MAX => Some(WHOLE),
+        Err(_) => None,
+    }
+}
 
 /// Returns the columns of a CSV file that starts with `head`, in file order.
 ///
@@ -38,7 +53,8 @@ pub(crate) fn csv_columns(csv: &CsvFormat, head: &[u8]) -> Result<Vec<Inferred>>
         let record = record.map_err(|error| QueryError::data(format!("invalid CSV: {error}")))?;
         for (index, cell) in record.iter().take(columns.len()).enumerate() {
             let cell = String::from_utf8_lossy(cell);
-            if decided[index] || cell.is_empty() || csv.null.as_deref() == Some(&*cell) {
+            // A value of blanks is null, unless the column is text.
+            if decided[index] || cell.trim().is_empty() || csv.null.as_deref() == Some(&*cell) {
                 continue;
             }
             let column = &mut columns[index];
@@ -50,21 +66,18 @@ pub(crate) fn csv_columns(csv: &CsvFormat, head: &[u8]) -> Result<Vec<Inferred>>
     Ok(columns)
 }
 
-/// Returns the narrowest type of which `text` is a value. Arrow's CSV reader can parse `text` as that type.
+/// Returns the narrowest type of which `text` is a value. Blanks around it do not count, except that text keeps them. A
+/// number with a plus, or with zeros in front, is text: it may be a phone number or a code, of which these are a part.
 pub(crate) fn type_of(text: &str) -> DataType {
-    let digits = text.trim_start_matches(['-', '+']);
-    if digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.is_empty() {
-        if digits.len() > 1 && digits.starts_with('0') {
-            // Probably a code such as a zip code, in which leading zeros are significant.
-            return DataType::Utf8;
-        }
-        return match Int64Type::parse(text) {
-            Some(_) => DataType::Int64,
-            None if digits.len() <= DIGITS_MAX => WHOLE,
-            None => DataType::Utf8,
-        };
+    let text = text.trim();
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        let is_code = digits.len() > 1 && digits.starts_with('0');
+        return if is_code { DataType::Utf8 } else { whole_number(text).unwrap_or(DataType::Utf8) };
     }
-    if digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') && Float64Type::parse(text).is_some() {
+    let is_number = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+        || ["nan", "inf", "infinity"].iter().any(|name| digits.eq_ignore_ascii_case(name));
+    if is_number && Float64Type::parse(text).is_some() {
         return DataType::Float64;
     }
     if text.eq_ignore_ascii_case("true") || text.eq_ignore_ascii_case("false") {
@@ -74,12 +87,10 @@ pub(crate) fn type_of(text: &str) -> DataType {
     if dated && text.len() == 10 && Date32Type::parse(text).is_some() {
         return DataType::Date32;
     }
-    if dated && text.len() > 10 && TimestampMicrosecondType::parse(text).is_some() {
-        let time = &text[10..];
-        let zoned = time.ends_with(['Z', 'z']) || time.contains(['+', '-']);
-        return if zoned { DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())) } else { MICROSECONDS };
+    match timestamp_form(text).filter(|_| dated && text.len() > 10) {
+        Some((unit, zoned)) => DataType::Timestamp(unit, zoned.then(|| "UTC".into())),
+        None => DataType::Utf8,
     }
-    DataType::Utf8
 }
 
 /// Returns the narrowest type that can hold values of both types.
@@ -88,9 +99,14 @@ pub(crate) fn common(a: &DataType, b: &DataType) -> DataType {
     match (a, b) {
         (a, b) if a == b => a.clone(),
         (Null, other) | (other, Null) => other.clone(),
-        (Int64 | Decimal128(..), Float64) | (Float64, Int64 | Decimal128(..)) => Float64,
-        (Int64, decimal @ Decimal128(..)) | (decimal @ Decimal128(..), Int64) => decimal.clone(),
+        (Int64, Float64) | (Float64, Int64) => Float64,
+        (Int64, &LONG) | (&LONG, Int64) => LONG,
+        (Int64 | &LONG, decimal @ Decimal128(..)) | (decimal @ Decimal128(..), Int64 | &LONG) => decimal.clone(),
         (Date32, time @ Timestamp(_, None)) | (time @ Timestamp(_, None), Date32) => time.clone(),
+        (Timestamp(a, zone), Timestamp(b, other)) if zone == other => {
+            let finer = if [a, b].contains(&&TimeUnit::Nanosecond) { TimeUnit::Nanosecond } else { *a };
+            Timestamp(finer, zone.clone())
+        }
         (List(a), List(b)) => List(Arc::new(Field::new(a.name(), common(a.data_type(), b.data_type()), true))),
         (Struct(a), Struct(b)) => Struct(common_fields(a, b)),
         _ => Utf8,
@@ -112,13 +128,19 @@ fn common_fields(a: &Fields, b: &Fields) -> Fields {
     joined.chain(added).collect()
 }
 
-/// Merges the columns of all files by name. Columns that contain only nulls become text.
-pub(crate) fn merged(files: Vec<Vec<Inferred>>) -> Schema {
+/// Merges the columns of all files by name, in one of its `spellings`. Columns that contain only nulls become text.
+pub(crate) fn merged(files: Vec<Vec<Inferred>>, spellings: &Spellings) -> Schema {
     let mut all: Vec<Inferred> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
     for column in files.into_iter().flatten() {
-        match all.iter_mut().find(|known| known.name == column.name) {
-            None => all.push(column),
-            Some(known) => {
+        let name = spellings.name(&column.name).to_string();
+        match places.get(&name) {
+            None => {
+                places.insert(name.clone(), all.len());
+                all.push(Inferred { name, ..column });
+            }
+            Some(place) => {
+                let known = &mut all[*place];
                 known.data_type = match (known.data_type.take(), column.data_type) {
                     (Some(a), Some(b)) => Some(common(&a, &b)),
                     (a, b) => a.or(b),
@@ -135,6 +157,7 @@ fn known(data_type: &DataType) -> DataType {
     let inner = |field: &Arc<Field>| Field::new(field.name(), known(field.data_type()), true);
     match data_type {
         DataType::Null => DataType::Utf8,
+        &LONG => DataType::Int64,
         DataType::List(item) => DataType::List(Arc::new(inner(item))),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
         other => other.clone(),
@@ -146,7 +169,8 @@ mod tests {
     use super::*;
 
     fn types(text: &str) -> Vec<String> {
-        let schema = merged(vec![csv_columns(&CsvFormat::default(), text.as_bytes()).unwrap()]);
+        let columns = csv_columns(&CsvFormat::default(), text.as_bytes()).unwrap();
+        let schema = merged(vec![columns], &Spellings::default());
         schema.fields().iter().map(|field| format!("{}: {}", field.name(), field.data_type())).collect()
     }
 
@@ -159,13 +183,27 @@ mod tests {
         assert_eq!(types("n\n17929716297117857676\n"), ["n: Decimal128(38, 0)"]);
         assert_eq!(types("e,v\n,1\n,-\n"), ["e: Utf8", "v: Utf8"]);
         assert_eq!(types("zip,n\n01234,0\n12345,-1\n"), ["zip: Utf8", "n: Int64"]);
+        assert_eq!(types("t\n2024-01-01 10:00:00 Europe/Berlin\n"), ["t: Timestamp(µs, \"UTC\")"]);
+        assert_eq!(types("t\n2024-01-01 10:00:00\n2024-01-01 10:00:00.1234567\n"), ["t: Timestamp(ns)"]);
+    }
+
+    #[test]
+    fn sign_blank_and_nan_do_not_change_values() {
+        assert_eq!(types("tel\n+4917012345\n"), ["tel: Utf8"]);
+        assert_eq!(types("a,b,c\n--5,+-10,+1.5\n"), ["a: Utf8", "b: Utf8", "c: Utf8"]);
+        assert_eq!(types("a, b,c\n1, 5 , x\n2,,\n3,  ,y\n"), ["a: Int64", "b: Int64", "c: Utf8"]);
+        assert_eq!(types("a\n9007199254740993 \n"), ["a: Int64"]);
+        assert_eq!(types("x\n1\nnan\n-inf\nInfinity\n"), ["x: Float64"]);
+        assert_eq!(types("x\n1.5\n9007199254740993\n"), ["x: Utf8"]);
+        assert_eq!(types("x\n9007199254740992\n1.5\n"), ["x: Float64"]);
+        assert_eq!(types("x\n9007199254740993\n12345678901234567890\n"), ["x: Decimal128(38, 0)"]);
     }
 
     #[test]
     fn columns_of_files_are_merged_by_name() {
         let csv = CsvFormat::default();
         let files = ["a,b\n1,2\n", "b,c\n2.5,x\n"].map(|text| csv_columns(&csv, text.as_bytes()).unwrap());
-        let schema = merged(files.to_vec());
+        let schema = merged(files.to_vec(), &Spellings::default());
         let names: Vec<_> = schema.fields().iter().map(|field| field.to_string()).collect();
         assert_eq!(names.len(), 3, "{names:?}");
         assert_eq!(schema.field(1).data_type(), &DataType::Float64);

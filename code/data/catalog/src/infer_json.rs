@@ -2,40 +2,66 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields};
 use buzz_protocol::{QueryError, Result};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use buzz_storage::text::{Members, Sample};
 use serde_json::value::RawValue;
 
-use crate::infer::{DIGITS_MAX, Inferred, WHOLE, common};
+use crate::infer::{Inferred, common, whole_number};
 
-/// Returns the columns of a file of JSON lines that starts with `head`, in order of appearance.
+/// The columns of a JSON file, as far as its start shows them.
+#[derive(Debug, Default)]
+pub(crate) struct JsonColumns {
+    /// The columns in order of appearance.
+    pub(crate) columns: Vec<Inferred>,
+    /// For each object that has names that differ only in case: its names.
+    pub(crate) apart: Vec<Vec<String>>,
+    /// True if each object is on a line of its own.
+    pub(crate) is_in_lines: bool,
+}
+
+/// Returns the columns of a file of JSON objects that starts with `sample`.
 ///
 /// # Errors
-/// `Data` if `head` is not JSON lines.
-pub(crate) fn json_columns(head: &[u8]) -> Result<Vec<Inferred>> {
-    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
-    if head.trim_ascii_start().starts_with(b"[") {
-        return Err(QueryError::data("the file is a JSON array; convert it to one JSON object per line"));
-    }
+/// `Data` if it is not JSON objects.
+pub(crate) fn json_columns(sample: &Sample) -> Result<JsonColumns> {
     let mut rows = DataType::Struct(Fields::empty());
-    for line in serde_json::Deserializer::from_slice(head).into_iter::<&RawValue>() {
-        let row = line.and_then(|line| {
-            serde_json::from_str::<Members<'_>>(line.get())?;
-            type_of(line, DEPTH_MAX)
+    let mut apart = Vec::new();
+    let mut objects = serde_json::Deserializer::from_slice(&sample.text).into_iter::<&RawValue>();
+    let mut is_in_lines = sample.is_plain;
+    let mut end = 0;
+    while let Some(object) = objects.next() {
+        let start = end;
+        end = objects.byte_offset();
+        let row = object.and_then(|object| {
+            let Members(members) = serde_json::from_str(object.get())?;
+            is_in_lines &= !object.get().contains('\n');
+            let mut names: Vec<String> = members.iter().map(|(name, _)| name.to_lowercase()).collect();
+            names.sort_unstable();
+            if names.windows(2).any(|pair| pair[0] == pair[1]) {
+                apart.push(members.into_iter().map(|(name, _)| name).collect());
+            }
+            type_of(object, DEPTH_MAX)
         });
-        let row = row.map_err(|error| QueryError::data(format!("invalid JSON lines: {error}")))?;
-        rows = common(&rows, &row);
+        match row {
+            Ok(row) => rows = common(&rows, &row),
+            // The last object of a sample may be cut.
+            Err(error) if error.is_eof() && sample.is_cut => {
+                // A cut object of several lines is the only sign of a file whose first object is large.
+                is_in_lines &= !sample.text[start.min(sample.text.len())..].trim_ascii().contains(&b'\n');
+                break;
+            }
+            Err(error) => return Err(QueryError::data(format!("invalid JSON: {error}"))),
+        }
     }
-    let DataType::Struct(fields) = rows else { return Ok(Vec::new()) };
+    let DataType::Struct(fields) = rows else { return Ok(JsonColumns::default()) };
     let column = |field: &Arc<Field>| Inferred {
         name: field.name().clone(),
         data_type: (!field.data_type().is_null()).then(|| field.data_type().clone()),
     };
-    Ok(fields.iter().map(column).collect())
+    Ok(JsonColumns { columns: fields.iter().map(column).collect(), apart, is_in_lines })
 }
 
 /// Maximum nesting depth of lists and objects.
@@ -84,46 +110,23 @@ fn type_of(value: &RawValue, depth: usize) -> Result<DataType, serde_json::Error
 /// Returns the type of a number. Whole numbers have an exact type, unless they have so many digits that arithmetic
 /// overflows.
 fn number(text: &str) -> DataType {
-    let digits = text.trim_start_matches('-');
-    match digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        true if text.parse::<i64>().is_ok() => DataType::Int64,
-        true if digits.len() <= DIGITS_MAX => WHOLE,
-        _ => DataType::Float64,
-    }
-}
-
-/// The members of an object, in their order and unparsed.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Object)
-    }
+    let is_whole = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    is_whole.then(|| whole_number(text)).flatten().unwrap_or(DataType::Float64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::infer::merged;
+    use crate::spelling::Spellings;
+
+    fn sample(text: &str) -> Sample {
+        Sample { text: text.as_bytes().to_vec().into(), is_cut: false, is_plain: true }
+    }
 
     fn types(files: &[&str]) -> Vec<String> {
-        let schema = merged(files.iter().map(|text| json_columns(text.as_bytes()).unwrap()).collect());
+        let columns = files.iter().map(|text| json_columns(&sample(text)).unwrap().columns).collect();
+        let schema = merged(columns, &Spellings::default());
         schema.fields().iter().map(|field| format!("{}: {}", field.name(), field.data_type())).collect()
     }
 
@@ -136,11 +139,23 @@ mod tests {
         assert_eq!(types(&[r#"{"a": [null]}"#, r#"{"a": [9]}"#]), ["a: List(Int64)"]);
         assert_eq!(types(&[r#"{"a": 1, "a": "x", "b": true}"#]), ["a: Utf8", "b: Boolean"]);
         for wrong in ["[{}]", "1", "{\"a\": 1", "{\"a\": 1}\nnull"] {
-            assert!(json_columns(wrong.as_bytes()).is_err(), "{wrong}");
+            assert!(json_columns(&sample(wrong)).is_err(), "{wrong}");
         }
         let deep = format!("{{\"a\": {}1{}}}", "[".repeat(5000), "]".repeat(5000));
-        assert!(json_columns(deep.as_bytes()).is_err());
-        assert!(json_columns(b" [{}]").unwrap_err().message.contains("JSON array"));
+        assert!(json_columns(&sample(&deep)).is_err());
+        assert_eq!(types(&[r#"{"a": 1} {"a": {"b": 2}} {"a": [1]}"#]), ["a: Utf8"]);
+        assert_eq!(types(&[r#"{"a": 9007199254740993} {"a": 1.5}"#]), ["a: Utf8"]);
+    }
+
+    #[test]
+    fn objects_over_several_lines_and_cut_objects_are_noticed() {
+        let lines = json_columns(&sample("{\"a\": 1}\n{\"a\": 2, \"A\": 3}\n")).unwrap();
+        assert!(lines.is_in_lines && lines.apart == [["a", "A"]]);
+        let cut = |text: &str| json_columns(&Sample { is_cut: true, ..sample(text) }).unwrap();
+        assert!(!cut("{\"a\": 1}\n{\"a\":\n 2}\n").is_in_lines);
+        assert!(!cut("{\"a\": 1,\n\"b\"").is_in_lines);
+        let whole = cut("{\"a\": 1}\n{\"a\": ");
+        assert!(whole.is_in_lines && whole.columns.len() == 1);
     }
 
     #[test]

@@ -1,29 +1,36 @@
 //! Detects the catalog type of a URI, for tables given without a type.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use buzz_protocol::{CatalogType, Result};
-use buzz_storage::{Location, QueryStores};
+use buzz_protocol::{CatalogType, FileFormat, JsonFormat, Place, QueryError, Result};
+use buzz_storage::text::sample;
+use buzz_storage::{Location, QueryStores, full_path};
 use futures::StreamExt;
-use object_store::{ObjectMeta, ObjectStoreExt};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
+use crate::files::Target;
 use crate::{files, parquet_files, text_files};
 
 /// Detects the catalog type of `uri`, in this order:
 /// 1. `DeltaLake` if it contains a `_delta_log`.
 /// 2. `Static` if it is a `.json` file with one object that lists `files`.
-/// 3. The type of its file name extension (`.csv`, `.tsv`, `.jsonl`, `.json` and so on, also compressed). For a glob,
-///    only this is checked. For a folder, the type to which most bytes of its files belong.
-/// 4. `Parquet`.
+/// 3. The type of its file name extension (`.csv`, `.tsv`, `.jsonl`, `.json` and so on, also compressed). For a folder,
+///    the type to which most bytes of its files belong.
+/// 4. The type that the first bytes show, of the file or of the first file of the folder or glob: Parquet, JSON or CSV.
 ///
 /// # Errors
-/// `Invalid` if the URI is invalid.
+/// `Invalid` if the URI is invalid, `Data` if the first bytes are those of a type that Buzz does not read.
 pub(crate) async fn kind_of(uri: &str, base: &Path, stores: &QueryStores) -> Result<CatalogType> {
-    if uri.contains(['*', '?', '[']) {
-        return Ok(kind_by_name(uri).unwrap_or(CatalogType::Parquet));
-    }
-    let place = Location::parse(uri, base)?;
+    let Target { root: place, pattern } = files::target(uri, base, stores).await?;
     let store = stores.store(&place.store)?;
+    if pattern.is_some() {
+        if let Some(kind) = kind_by_name(uri) {
+            return Ok(kind);
+        }
+        let found = files::find(uri, &[], base, stores).await?.files;
+        return kind_of_files(&found, &place, &store).await;
+    }
     let found = store.list(Some(&place.join("_delta_log")?.path)).next().await;
     if matches!(found, Some(Ok(_))) {
         return Ok(CatalogType::DeltaLake);
@@ -32,8 +39,44 @@ pub(crate) async fn kind_of(uri: &str, base: &Path, stores: &QueryStores) -> Res
         let manifest = kind == CatalogType::Json && uri.ends_with(".json") && is_manifest(&place, stores).await;
         return Ok(if manifest { CatalogType::Static } else { kind });
     }
-    let files = files::visible(&place, store.as_ref()).await.unwrap_or_default();
-    Ok(kind_of_most_bytes(&files))
+    let found = match store.head(&place.path).await {
+        Ok(file) => vec![file],
+        Err(_) => files::visible(&place, store.as_ref()).await.unwrap_or_default(),
+    };
+    kind_of_files(&found, &place, &store).await
+}
+
+/// Detects the type of `found`, the files of a folder or a glob, from their names. If no name tells it, detects it from
+/// the first bytes of the first file that is not empty.
+async fn kind_of_files(found: &[ObjectMeta], place: &Location, store: &Arc<dyn ObjectStore>) -> Result<CatalogType> {
+    if found.iter().any(|file| files::has_known_ending(file.location.as_ref())) {
+        return Ok(kind_of_most_bytes(found));
+    }
+    let is_plain = |file: &&ObjectMeta| files::ending(file.location.as_ref()).is_none() || found.len() == 1;
+    let first = found.iter().filter(is_plain).filter(|file| file.size > 0).min_by_key(|file| &file.location);
+    let Some(first) = first else { return Ok(CatalogType::Parquet) };
+    let path = full_path(&place.store, first.location.as_ref());
+    kind_of_content(first, store).await.map_err(|error| error.at(Place::File { path, table: None }))
+}
+
+/// First bytes of files of other programs, and the names of their formats.
+const OTHER_FORMATS: [(&[u8], &str); 5] =
+    [(b"Obj\x01", "Avro"), (b"ORC", "ORC"), (b"ARROW1", "Arrow"), (b"PK\x03\x04", "zip or Excel"), (b"%PDF", "PDF")];
+
+/// Bytes of text that are read to tell JSON from CSV.
+const CONTENT_BYTES: usize = 4 << 10;
+
+async fn kind_of_content(file: &ObjectMeta, store: &Arc<dyn ObjectStore>) -> Result<CatalogType> {
+    let head = store.get_range(&file.location, 0..file.size.min(8)).await?;
+    if head.starts_with(b"PAR1") || head.starts_with(b"PARE") {
+        return Ok(CatalogType::Parquet);
+    }
+    if let Some((_, format)) = OTHER_FORMATS.iter().find(|(magic, _)| head.starts_with(magic)) {
+        return Err(QueryError::data(format!("it is a file of format {format}; Buzz reads Parquet, CSV and JSON")));
+    }
+    let start = sample(store, file, &FileFormat::Json(JsonFormat::default()), CONTENT_BYTES).await?;
+    let is_json = start.text.trim_ascii_start().starts_with(b"{");
+    Ok(if is_json { CatalogType::Json } else { CatalogType::Csv })
 }
 
 /// Returns the kind to which most bytes of `files` belong, whatever their order; `Parquet` without any. Files that end

@@ -26,6 +26,8 @@ mod parquet_files;
 
 mod merge;
 
+mod spelling;
+
 mod text_files;
 
 mod dialect;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, BooleanArray, UInt64Array};
 use arrow::compute::{SortOptions, sort_to_indices, take};
 use arrow::datatypes::{DataType, Field, Schema};
-use buzz_protocol::Result;
+use buzz_protocol::{Result, names_in_table};
 use datafusion::common::stats::{ColumnStatistics, Precision, Statistics};
 use datafusion::scalar::ScalarValue;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
@@ -69,7 +69,7 @@ impl FileStatistics {
         for field in schema.fields().iter().filter(|field| is_plain(field.data_type())) {
             let (mut min, mut max, mut nulls) = (Vec::new(), Vec::new(), Vec::new());
             for (file_schema, footer) in footers {
-                let bounds = footer_bounds(field.name(), field.data_type(), file_schema, footer);
+                let bounds = footer_bounds(field, schema, file_schema, footer);
                 let none = || ScalarValue::try_from(field.data_type());
                 min.push(bounds.min.map_or_else(none, Ok)?);
                 max.push(bounds.max.map_or_else(none, Ok)?);
@@ -95,12 +95,21 @@ struct Bounds {
     nulls: Option<u64>,
 }
 
-fn footer_bounds(name: &str, data_type: &DataType, schema: &Schema, footer: &ParquetMetaData) -> Bounds {
-    if schema.field_with_name(name).is_err() {
+fn footer_bounds(field: &Field, table: &Schema, schema: &Schema, footer: &ParquetMetaData) -> Bounds {
+    let name = match schema.field_with_name(field.name()) {
+        Ok(_) => Some(field.name()),
+        Err(_) => {
+            let [stored, known] =
+                [schema, table].map(|schema| schema.fields().iter().map(|field| field.name().as_str()));
+            let names = names_in_table(&stored.collect::<Vec<_>>(), &known.collect::<Vec<_>>());
+            names.iter().position(|name| name == field.name()).map(|place| schema.field(place).name())
+        }
+    };
+    let Some(name) = name else {
         // All values of a missing column are null.
         return Bounds { nulls: u64::try_from(footer.file_metadata().num_rows()).ok(), ..Bounds::default() };
-    }
-    row_group_bounds(name, data_type, schema, footer).unwrap_or_default()
+    };
+    row_group_bounds(name, field.data_type(), schema, footer).unwrap_or_default()
 }
 
 fn row_group_bounds(name: &str, data_type: &DataType, schema: &Schema, footer: &ParquetMetaData) -> Option<Bounds> {
@@ -114,8 +123,11 @@ fn row_group_bounds(name: &str, data_type: &DataType, schema: &Schema, footer: &
     let nulls = converter.row_group_null_counts(groups).ok()?;
     let all_nulls = nulls.iter().sum::<Option<u64>>();
     let scalar = |array: &ArrayRef, group: usize| {
-        let value = ScalarValue::try_from_array(array, group).ok()?.cast_to(data_type).ok()?;
-        (!value.is_null()).then_some(value)
+        let stored = ScalarValue::try_from_array(array, group).ok()?;
+        let value = stored.cast_to(data_type).ok()?;
+        // A bound that the type of the column cannot hold is not that of any value.
+        let is_held = || value.cast_to(&stored.data_type()).is_ok_and(|again| again == stored);
+        (!value.is_null() && is_held()).then_some(value)
     };
     let mut bounds = Bounds { nulls: all_nulls, ..Bounds::default() };
     for (index, group) in groups.iter().enumerate() {

@@ -56,6 +56,11 @@ impl ObjectStore for UnchangedStore {
                 self.check(&result.meta)?;
                 Ok(result)
             }
+            Err(Error::NotFound { .. }) if *location == self.planned.location => {
+                let why = "the file does not exist although its table lists it; it may have been removed since, for example \
+                           by VACUUM, so read a newer version of the table";
+                Err(Error::Generic { store: "planned", source: Box::new(QueryError::data(why)) })
+            }
             // The range may be beyond the end of an object that is now smaller.
             Err(Error::Generic { .. }) if *location == self.planned.location => {
                 let head = GetOptions { head: true, ..GetOptions::default() };

@@ -148,8 +148,9 @@ pub struct HowArguments {
     /// Set the uri of a table; can be repeated.
     ///
     /// The uri names a Delta Lake folder, a file, folder or glob of Parquet, CSV or JSON lines, or a manifest. A Delta
-    /// Lake folder can have a version or a time: t=path@v12 or t=path@2024-01-31T12:00:00Z. For a query file, the uri
-    /// replaces that of the catalog entry with this name. A relative path is resolved against the working directory, or
+    /// Lake folder can have a version or a time: t=path@v12 or t=path@2024-01-31T12:00:00Z. Fields of the catalog entry can
+    /// follow: 't=a.csv?delimiter=;&schema=id Int64, name Utf8'. For a query file, the uri and the fields replace those of
+    /// the catalog entry with this name. A relative path is resolved against the working directory, or
     /// against the folder of the query file if it does not exist there.
     #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
     pub tables: Vec<(String, String)>,

@@ -10,5 +10,6 @@ pub mod output;
 mod question;
 pub mod sample;
 pub mod stream;
+mod tables;
 mod terminal;
 mod watch;

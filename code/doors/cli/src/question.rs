@@ -4,9 +4,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use buzz_engine::{Question, Want};
-use buzz_protocol::{CatalogEntry, CatalogType, Options, Query, QueryBody, QueryError, Result, split_version};
+use buzz_protocol::{Options, Query, QueryBody, QueryError, Result};
 
 use crate::args::{HowArguments, QueryArguments, SqlArguments};
+use crate::tables;
 use crate::terminal::warn;
 
 /// Reads the query of `buzz query`.
@@ -25,15 +26,11 @@ pub(crate) fn of_file(arguments: &QueryArguments) -> Result<Question> {
 pub(crate) fn of_statement(arguments: &SqlArguments) -> Result<Question> {
     let base = std::env::current_dir()
         .map_err(|error| QueryError::invalid(format!("the working directory is not accessible: {error}")))?;
-    let catalogs = arguments.how.tables.iter().map(|(name, text)| {
-        let (uri, version, timestamp) = split_version(text);
-        let entry = CatalogEntry::new(name, CatalogType::Auto, uri);
-        CatalogEntry { version, timestamp: timestamp.map(str::to_string), ..entry }
-    });
+    let catalogs = arguments.how.tables.iter().map(|(name, text)| tables::entry(name, text)).collect::<Result<_>>()?;
     let query = Query {
         body: QueryBody::Sql(arguments.sql.clone()),
         zones: arguments.zones,
-        catalogs: catalogs.collect(),
+        catalogs,
         params: Default::default(),
     };
     // Checks what a query in a file is checked for, such as names that are used twice.
@@ -85,27 +82,9 @@ fn read(file: &Path, tables: &[(String, String)]) -> Result<(Query, PathBuf)> {
         warn(&warning);
     }
     for (name, uri) in tables {
-        query.replace_uri(name, &from_working_directory(uri))?;
+        query.replace_table(tables::from_working_directory(tables::entry(name, uri)?))?;
     }
     let base = std::path::absolute(folder)
         .map_err(|error| QueryError::invalid(format!("folder `{}`: {error}", folder.display())))?;
     Ok((query, base))
-}
-
-/// Resolves a path against the working directory, if it exists there. Otherwise returns `uri` unchanged.
-fn from_working_directory(uri: &str) -> String {
-    if uri.contains("://") {
-        return uri.to_string();
-    }
-    let (uri, version) = match split_version(uri).0 {
-        plain if plain.len() < uri.len() => uri.split_at(plain.len()),
-        _ => (uri, ""),
-    };
-    // For a glob, checks the folder before the first special character.
-    let plain =
-        uri.find(['*', '?', '[']).map_or(uri, |at| uri[..at].rsplit_once('/').map_or(".", |(folder, _)| folder));
-    match std::path::absolute(uri) {
-        Ok(absolute) if Path::new(plain).exists() => format!("{}{version}", absolute.display()),
-        _ => format!("{uri}{version}"),
-    }
 }

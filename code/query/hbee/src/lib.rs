@@ -33,6 +33,8 @@ pub mod scan;
 
 mod evolved;
 
+mod exact;
+
 mod mapping;
 
 mod nested;

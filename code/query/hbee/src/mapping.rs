@@ -1,5 +1,6 @@
 //! Maps the columns of files to those of the table. Columns are read by their physical names: the table's `fare` may be
-//! `col-5d9c` in its files, also within structs, lists and maps. Maps are cast to their current type ([`evolved`]).
+//! `col-5d9c` in its files, also within structs, lists and maps. Maps are cast to their current type ([`evolved`]), and
+//! casts that could change a value are checked ([`exact`](crate::exact)).
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, StructArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use buzz_protocol::ColumnMapping;
+use buzz_protocol::{ColumnMapping, names_in_table};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::Result;
 use datafusion::logical_expr::ColumnarValue;
@@ -20,6 +21,7 @@ use datafusion::physical_expr_adapter::{
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
 use crate::evolved::{evolved, has_evolved_map};
+use crate::exact::{exact_cast, is_lossless};
 use crate::nested::with_items;
 
 /// Adapts expressions over a table's columns to files with other names or types.
@@ -30,9 +32,19 @@ impl PhysicalExprAdapterFactory for MappedColumns {
     fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
         // The default adapter matches by name, so it gets the file's columns with the table's names.
         let named: Vec<Field> = physical.fields().iter().map(|field| shown(field, &self.0)).collect();
-        // Columns that it cannot cast get the table's type; `ReadAs` casts them.
+        let names = {
+            let [file, table] = [
+                &named.iter().collect::<Vec<_>>(),
+                &logical.fields().iter().map(|field| field.as_ref()).collect::<Vec<_>>(),
+            ]
+            .map(|fields| fields.iter().map(|field| field.name().as_str()).collect::<Vec<_>>());
+            names_in_table(&file, &table)
+        };
+        let named: Vec<Field> = named.into_iter().zip(names).map(|(field, name)| field.with_name(name)).collect();
+        // Columns that it cannot cast, or could change, get the table's type; `ReadAs` casts them.
+        let own_cast = |file: &DataType, table: &DataType| has_evolved_map(file, table) || !is_lossless(file, table);
         let read_as = named.iter().map(|field| match logical.field_with_name(field.name()) {
-            Ok(wanted) if has_evolved_map(field.data_type(), wanted.data_type()) => {
+            Ok(wanted) if own_cast(field.data_type(), wanted.data_type()) => {
                 field.clone().with_data_type(wanted.data_type().clone())
             }
             _ => field.clone(),
@@ -50,7 +62,7 @@ struct MappedColumnsAdapter {
     physical: SchemaRef,
     /// Schema of the file with the table's names, also in nested types.
     named: Schema,
-    /// The schema `named`, with the table's type for columns that contain changed maps.
+    /// The schema `named`, with the table's type for columns that `ReadAs` casts.
     read_as: SchemaRef,
 }
 
@@ -125,13 +137,14 @@ fn shown_type(data_type: &DataType, mapping: &ColumnMapping) -> DataType {
     }
 }
 
-/// Reads a column, renames its nested fields and casts its maps.
+/// Reads a column, renames its nested fields, and casts it if that needs care.
 #[derive(Debug, Eq)]
 struct ReadAs {
     read: Arc<dyn PhysicalExpr>,
     /// The type in the file, with the table's names.
     named: DataType,
-    /// The resulting type: that of the table if the column contains changed maps, otherwise `named`.
+    /// The resulting type: that of the table if the column contains changed maps or the cast could change values,
+    /// otherwise `named`.
     data_type: DataType,
 }
 
@@ -168,7 +181,13 @@ impl PhysicalExpr for ReadAs {
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
         let array = self.read.evaluate(batch)?.into_array(batch.num_rows())?;
         let array = renamed(&array, &self.named)?;
-        Ok(ColumnarValue::Array(if self.named == self.data_type { array } else { evolved(&array, &self.data_type)? }))
+        let array = match &self.data_type {
+            same if *same == self.named => array,
+            wanted if is_lossless(&self.named, wanted) => evolved(&array, wanted)?,
+            wanted => exact_cast(&array, wanted)
+                .map_err(|error| error.at(format!("column {}", self.read)).into_datafusion())?,
+        };
+        Ok(ColumnarValue::Array(array))
     }
 
     fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {

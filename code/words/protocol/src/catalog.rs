@@ -1,5 +1,6 @@
 //! The catalog entry of a table: its place, and the format of its files as far as they do not define it themselves.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -52,9 +53,14 @@ pub struct CatalogEntry {
     /// `Csv`: the text that means null, in addition to the empty text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub null: Option<String>,
-    /// `Csv`: true (default) if quoted values may contain line breaks; one task must then read the whole file.
+    /// `Csv`: true (default) if quoted values may contain line breaks. `Json`: true if objects may span several lines;
+    /// by default detected. If true, one task reads a whole file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newlines_in_values: Option<bool>,
+    /// `Csv` and `Json`: the encoding of the text, by its label in the WHATWG encoding standard, such as `utf-16le` or
+    /// `windows-1252`. By default UTF-8, or the encoding that a byte order mark tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
     /// `Csv` and `Json`: the compression of the files; by default given by the end of their names (`.gz`, `.zst`,
     /// `.bz2`, `.xz`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -201,11 +207,8 @@ pub enum FileFormat {
     Parquet,
     /// Lines of delimited values.
     Csv(CsvFormat),
-    /// One JSON object per line.
-    Json {
-        /// Compression of the files; `None` means that their names decide.
-        compression: Option<Compression>,
-    },
+    /// JSON objects, usually one per line.
+    Json(JsonFormat),
 }
 
 impl FileFormat {
@@ -214,7 +217,7 @@ impl FileFormat {
         match self {
             FileFormat::Parquet => "parquet",
             FileFormat::Csv(_) => "csv",
-            FileFormat::Json { .. } => "json",
+            FileFormat::Json(_) => "json",
         }
     }
 
@@ -223,9 +226,27 @@ impl FileFormat {
         let fixed = match self {
             FileFormat::Parquet => Some(Compression::None),
             FileFormat::Csv(csv) => csv.compression,
-            FileFormat::Json { compression } => *compression,
+            FileFormat::Json(json) => json.compression,
         };
         fixed.unwrap_or_else(|| Compression::by_name(path).0)
+    }
+
+    /// Returns the label of the encoding of the text; `None` for UTF-8 or that of a byte order mark.
+    pub fn encoding(&self) -> Option<&str> {
+        match self {
+            FileFormat::Parquet => None,
+            FileFormat::Csv(csv) => csv.encoding.as_deref(),
+            FileFormat::Json(json) => json.encoding.as_deref(),
+        }
+    }
+
+    /// Returns true if the compression of a file is detected from its first bytes, unless its name gives one.
+    pub fn detects_compression(&self) -> bool {
+        match self {
+            FileFormat::Parquet => false,
+            FileFormat::Csv(csv) => csv.compression.is_none(),
+            FileFormat::Json(json) => json.compression.is_none(),
+        }
     }
 
     /// Returns true if the file at `path` can be read from any byte, starting after the next line break.
@@ -233,10 +254,25 @@ impl FileFormat {
         let lines = match self {
             FileFormat::Parquet => false,
             FileFormat::Csv(csv) => !csv.newlines_in_values,
-            FileFormat::Json { .. } => true,
+            FileFormat::Json(json) => !json.newlines_in_values,
         };
-        lines && self.compression(path) == Compression::None
+        lines && self.encoding().is_none() && self.compression(path) == Compression::None
     }
+}
+
+/// The format of JSON files.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct JsonFormat {
+    /// True if objects may span several lines, or if a file may be an array of objects.
+    pub newlines_in_values: bool,
+    /// Compression of the files; `None` means that their names and first bytes decide.
+    pub compression: Option<Compression>,
+    /// Label of the encoding; `None` for UTF-8 or that of a byte order mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
+    /// Other spellings of columns, which differ only in case. No object has two spellings of one column.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub spellings: BTreeMap<String, Vec<String>>,
 }
 
 /// The format of CSV files.
@@ -256,8 +292,11 @@ pub struct CsvFormat {
     pub null: Option<String>,
     /// True if quoted values may contain line breaks.
     pub newlines_in_values: bool,
-    /// Compression of the files; `None` means that their names decide.
+    /// Compression of the files; `None` means that their names and first bytes decide.
     pub compression: Option<Compression>,
+    /// Label of the encoding; `None` for UTF-8 or that of a byte order mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
 }
 
 impl Default for CsvFormat {
@@ -271,6 +310,7 @@ impl Default for CsvFormat {
             null: None,
             newlines_in_values: true,
             compression: None,
+            encoding: None,
         }
     }
 }
@@ -294,6 +334,7 @@ impl CatalogEntry {
             null: None,
             newlines_in_values: None,
             compression: None,
+            encoding: None,
             storage: BucketOptions::default(),
         }
     }
@@ -314,6 +355,7 @@ impl CatalogEntry {
             null: self.null.clone(),
             newlines_in_values: self.newlines_in_values.unwrap_or(defaults.newlines_in_values),
             compression: self.compression,
+            encoding: self.encoding.clone(),
         })
     }
 
@@ -325,7 +367,7 @@ impl CatalogEntry {
 
     fn unused_fields(&self) -> Vec<&'static str> {
         use CatalogType::{Csv, DeltaLake, Json, Parquet};
-        let fields: [(&'static str, bool, &[CatalogType]); 12] = [
+        let fields: [(&'static str, bool, &[CatalogType]); 13] = [
             ("version", self.version.is_some(), &[DeltaLake]),
             ("timestamp", self.timestamp.is_some(), &[DeltaLake]),
             ("partition_columns", self.partition_columns.is_some(), &[Parquet, Csv, Json]),
@@ -336,7 +378,8 @@ impl CatalogEntry {
             ("escape", self.escape.is_some(), &[Csv]),
             ("comment", self.comment.is_some(), &[Csv]),
             ("null", self.null.is_some(), &[Csv]),
-            ("newlines_in_values", self.newlines_in_values.is_some(), &[Csv]),
+            ("newlines_in_values", self.newlines_in_values.is_some(), &[Csv, Json]),
+            ("encoding", self.encoding.is_some(), &[Csv, Json]),
             ("compression", self.compression.is_some(), &[Csv, Json]),
         ];
         let of_kind = |kinds: &[CatalogType]| self.kind == CatalogType::Auto || kinds.contains(&self.kind);
@@ -398,7 +441,7 @@ mod tests {
 
     #[test]
     fn only_uncompressed_files_with_a_row_per_line_are_divisible() {
-        let json = FileFormat::Json { compression: None };
+        let json = FileFormat::Json(JsonFormat::default());
         assert!(json.is_divisible("a.jsonl") && !json.is_divisible("a.jsonl.gz"));
         let csv = |newlines_in_values| FileFormat::Csv(CsvFormat { newlines_in_values, ..CsvFormat::default() });
         assert!(csv(false).is_divisible("a.csv") && !csv(true).is_divisible("a.csv"));

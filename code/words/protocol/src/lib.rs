@@ -23,11 +23,13 @@ mod nearest;
 pub mod options;
 mod place;
 pub mod query;
+mod spelling;
 mod store_error;
+mod table_text;
 pub mod task;
 
 pub use catalog::{
-    BucketOptions, CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, split_version,
+    BucketOptions, CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, JsonFormat, split_version,
 };
 pub use clock::{now, now_ms};
 pub use error::{ErrorKind, QueryError, Result, panic_message};
@@ -39,6 +41,7 @@ pub use nearest::nearest;
 pub use options::{Options, ReducerChoice, Transport};
 pub use place::Place;
 pub use query::{Param, Query, QueryBody, Split, Step, StepType};
+pub use spelling::names_in_table;
 pub use store_error::{StoreAnswer, StoreSilent};
 pub use task::{
     ColumnMapping, DeletionVector, Delivered, Evaluation, FileSlice, HBeeTask, Partitioning, ScanSpec, StoreRoot,

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CatalogEntry, Place, QueryError, Result, nearest, split_version};
+use crate::{CatalogEntry, Place, QueryError, Result, nearest};
 
 /// Maximum number of combs that one query can request.
 pub const ZONES_MAX: usize = 16;
@@ -207,23 +207,20 @@ impl Query {
         json
     }
 
-    /// Replaces the URI of catalog `name`, for `--table name=uri`; with `uri@v12` or `uri@2024-01-31` also its version.
+    /// Replaces the URI of the catalog that `entry` names, and the fields that `entry` sets, for `--table name=uri`.
     ///
     /// # Errors
     /// `Invalid` if the query has no catalog of that name.
-    pub fn replace_uri(&mut self, name: &str, uri: &str) -> Result<()> {
+    pub fn replace_table(&mut self, entry: CatalogEntry) -> Result<()> {
+        let name = entry.name.clone();
         match self.catalogs.iter_mut().find(|catalog| catalog.name == name) {
             Some(catalog) => {
-                let (uri, version, timestamp) = split_version(uri);
-                catalog.uri = uri.to_string();
-                if version.is_some() || timestamp.is_some() {
-                    (catalog.version, catalog.timestamp) = (version, timestamp.map(str::to_string));
-                }
+                catalog.replace_with(entry);
                 Ok(())
             }
             None => Err(QueryError::invalid(format!(
                 "--table {name}: the query has no catalog `{name}`{}",
-                name_help(name, self.catalogs.iter().map(|catalog| catalog.name.as_str()))
+                name_help(&name, self.catalogs.iter().map(|catalog| catalog.name.as_str()))
             ))),
         }
     }

@@ -11,6 +11,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use url::Url;
 
 use super::failure::{in_table, query_error};
+use super::hint::TrueHints;
 
 /// A snapshot cached for the next query, and the commit file of its version. If that file has changed, the table was
 /// replaced and the snapshot is invalid.
@@ -56,7 +57,8 @@ pub(super) async fn load(place: &Location, store: &Arc<dyn ObjectStore>, version
     let failed = |failure: DeltaTableError| query_error(place, failure);
     let url = place.directory_url();
     know_scheme(&url);
-    let log = DeltaTableBuilder::from_url(url.clone()).map_err(failed)?.with_storage_backend(Arc::clone(store), url);
+    let hinted: Arc<dyn ObjectStore> = Arc::new(TrueHints(Arc::clone(store)));
+    let log = DeltaTableBuilder::from_url(url.clone()).map_err(failed)?.with_storage_backend(hinted, url);
     let Some(version) = version else {
         return match log.load().await {
             Ok(table) => Ok(table),

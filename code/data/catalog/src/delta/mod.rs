@@ -5,6 +5,8 @@
 
 mod log;
 
+mod hint;
+
 mod version;
 
 mod commit;
@@ -201,6 +203,21 @@ mod tests {
         commit(dir.path(), 1, &[added("dd")]);
         commit(dir.path(), 2, &[added("e")]);
         assert_eq!(files().await, (2, names(&["c", "dd", "e"])));
+    }
+
+    #[tokio::test]
+    async fn hint_that_names_no_checkpoint_is_ignored() {
+        let dir = tempfile::tempdir().unwrap();
+        commit(dir.path(), 0, &[&head()[..], &[added("a")]].concat());
+        commit(dir.path(), 1, &[added("b")]);
+        std::fs::write(dir.path().join("_delta_log/_last_checkpoint"), r#"{"version": 99, "size": 3}"#).unwrap();
+        let stores = Arc::new(Stores::default()).for_query();
+        let entry = CatalogEntry::new("t", CatalogType::DeltaLake, dir.path().to_string_lossy());
+        let place = Location::parse(&entry.uri, Path::new("/")).unwrap();
+        let table = open(place.clone(), &entry, &stores).await.unwrap();
+        assert_eq!((table.version, table.files.len()), (Some(1), 2));
+        let old = CatalogEntry { version: Some(0), ..entry };
+        assert_eq!(open(place, &old, &stores).await.unwrap().files.len(), 1);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -55,9 +55,8 @@ pub(crate) fn read(
         if min.null_count() == min.len() && null_counts.null_count() == null_counts.len() {
             continue;
         }
-        // The log truncates times to milliseconds, so the maximum must be rounded up.
         let is_time = matches!(field.data_type(), DataType::Timestamp(TimeUnit::Microsecond, _));
-        let max = if is_time { round_up(&max, field.data_type())? } else { max };
+        let (min, max) = if is_time { (earlier(&min)?, later(&max)?) } else { (min, max) };
         let exact = can_be_exact(field.data_type()) && !is_time;
         columns.insert(field.name().clone(), ColumnBounds { min, max, null_counts, exact });
     }
@@ -74,9 +73,45 @@ fn member(batch: &RecordBatch, path: [&str; 2]) -> Option<ArrayRef> {
     }
 }
 
-fn round_up(times: &ArrayRef, data_type: &DataType) -> Result<ArrayRef> {
-    let up = times
-        .as_primitive::<TimestampMicrosecondType>()
-        .unary::<_, TimestampMicrosecondType>(|time| if time % 1000 == 0 { time.saturating_add(999) } else { time });
-    Ok(cast(&up, data_type)?)
+/// Microseconds since 1970 of 1973-01-01. Until then, some zones had an offset with seconds, the last one Liberia.
+const OFFSETS_IN_MINUTES: i64 = 94_694_400_000_000;
+
+/// Microseconds by which Spark cuts the offset of a time: it writes +00:53 for +00:53:28.
+const OFFSET_CUT: i64 = 59_000_000;
+
+/// Returns lower bounds of the times whose minima are in the log.
+fn earlier(times: &ArrayRef) -> Result<ArrayRef> {
+    changed(times, |time| if time < OFFSETS_IN_MINUTES { time.saturating_sub(OFFSET_CUT) } else { time })
+}
+
+/// Returns upper bounds of the times whose maxima are in the log, which cuts them to milliseconds.
+fn later(times: &ArrayRef) -> Result<ArrayRef> {
+    changed(times, |time| {
+        let cut = if time % 1000 == 0 { 999 } else { 0 };
+        let offset = if time < OFFSETS_IN_MINUTES { OFFSET_CUT } else { 0 };
+        time.saturating_add(cut + offset)
+    })
+}
+
+fn changed(times: &ArrayRef, change: impl Fn(i64) -> i64) -> Result<ArrayRef> {
+    let plain = times.as_primitive::<TimestampMicrosecondType>();
+    let changed = plain.unary::<_, TimestampMicrosecondType>(change);
+    Ok(cast(&changed, times.data_type())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::TimestampMicrosecondArray;
+
+    use super::*;
+
+    #[test]
+    fn bounds_of_old_times_allow_for_cut_offsets() {
+        let times: ArrayRef =
+            Arc::new(TimestampMicrosecondArray::from(vec![-1, OFFSETS_IN_MINUTES]).with_timezone("UTC"));
+        let values = |times: ArrayRef| times.as_primitive::<TimestampMicrosecondType>().values().to_vec();
+        assert_eq!(values(earlier(&times).unwrap()), [-59_000_001, OFFSETS_IN_MINUTES]);
+        assert_eq!(values(later(&times).unwrap()), [58_999_999, OFFSETS_IN_MINUTES + 999]);
+        assert_eq!(earlier(&times).unwrap().data_type(), times.data_type());
+    }
 }

@@ -7,6 +7,9 @@ use arrow::csv::reader::Format;
 use buzz_protocol::{CsvFormat, QueryError, Result};
 use regex::Regex;
 
+use super::encoding::not_utf8;
+use super::quotes::record_end;
+
 /// Returns `csv` as arrow's format, without its header: [`column_names`] finds the names.
 pub(super) fn arrow_format(csv: &CsvFormat) -> Format {
     let mut format = Format::default().with_delimiter(csv.delimiter).with_quote(csv.quote);
@@ -29,10 +32,17 @@ pub(super) fn arrow_format(csv: &CsvFormat) -> Format {
 /// # Errors
 /// `Data` if the first record is not valid CSV.
 pub fn column_names(csv: &CsvFormat, head: &[u8]) -> Result<Vec<String>> {
-    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     let head = &head[..first_record_end(csv, head).unwrap_or(head.len())];
-    if head.is_empty() {
+    if is_blank(csv, head) {
         return Ok(Vec::new());
+    }
+    if std::str::from_utf8(head).is_err() {
+        return Err(not_utf8(0));
+    }
+    if head.contains(&0) {
+        return Err(QueryError::data(
+            "the first line has zero bytes, as in UTF-16; set `encoding` in the catalog entry, for example to `utf-16le`",
+        ));
     }
     let (schema, _) = arrow_format(csv)
         .with_header(csv.header)
@@ -53,6 +63,12 @@ pub fn column_names(csv: &CsvFormat, head: &[u8]) -> Result<Vec<String>> {
         names.push(unique);
     }
     Ok(names)
+}
+
+/// Returns whether `text` consists of comments and lines of blanks.
+pub(super) fn is_blank(csv: &CsvFormat, text: &[u8]) -> bool {
+    let is_comment = |line: &[u8]| csv.comment.is_some() && line.first().copied() == csv.comment;
+    text.split(|&byte| byte == b'\n').all(|line| line.trim_ascii().is_empty() || is_comment(line))
 }
 
 /// Returns the end of the first record of `bytes`, after its line break, or `None` if it is incomplete. Comments and
@@ -80,23 +96,6 @@ pub(super) fn first_record_start(csv: &CsvFormat, bytes: &[u8]) -> usize {
     start
 }
 
-fn record_end(csv: &CsvFormat, bytes: &[u8]) -> Option<usize> {
-    let mut quoted = false;
-    let mut escaped = false;
-    for (at, &byte) in bytes.iter().enumerate() {
-        if escaped {
-            escaped = false;
-        } else if quoted && csv.escape == Some(byte) {
-            escaped = true;
-        } else if byte == csv.quote {
-            quoted = !quoted;
-        } else if byte == b'\n' && !quoted {
-            return Some(at + 1);
-        }
-    }
-    None
-}
-
 /// The columns of one file, and the positions of the wanted columns in it.
 #[derive(Debug)]
 pub(super) struct FileColumns {
@@ -108,15 +107,15 @@ pub(super) struct FileColumns {
 
 impl FileColumns {
     /// Finds the columns of `wanted` in a file whose columns are `names`.
-    pub(super) fn find(names: Vec<String>, wanted: &arrow::datatypes::Schema) -> FileColumns {
+    pub(super) fn find(names: &[String], wanted: &arrow::datatypes::Schema) -> FileColumns {
         use arrow::datatypes::{DataType, Field, Schema};
         let positions =
             wanted.fields().iter().map(|field| names.iter().position(|name| name == field.name())).collect();
-        let field = |name: String| match wanted.field_with_name(&name) {
+        let field = |name: &String| match wanted.field_with_name(name) {
             Ok(field) => field.clone(),
             Err(_) => Field::new(name, DataType::Utf8View, true),
         };
-        FileColumns { schema: Arc::new(Schema::new(names.into_iter().map(field).collect::<Vec<_>>())), positions }
+        FileColumns { schema: Arc::new(Schema::new(names.iter().map(field).collect::<Vec<_>>())), positions }
     }
 }
 
@@ -128,17 +127,9 @@ mod tests {
     fn every_column_gets_a_unique_name() {
         let names = |text: &str| column_names(&CsvFormat::default(), text.as_bytes()).unwrap();
         assert_eq!(names("a,\"b\nc\",,a\n1,2,3,4\n"), ["a", "b\nc", "column_3", "a_1"]);
-        assert_eq!(names("\u{feff}id;x\n"), ["id;x"]);
+        assert!(names(" \n\n").is_empty());
         assert!(names("").is_empty());
         let bare = CsvFormat { header: false, comment: Some(b'#'), ..CsvFormat::default() };
         assert_eq!(column_names(&bare, b"# note\n\n7,8").unwrap(), ["column_1", "column_2"]);
-    }
-
-    #[test]
-    fn record_ends_at_an_unquoted_line_break() {
-        let csv = CsvFormat { escape: Some(b'\\'), ..CsvFormat::default() };
-        assert_eq!(first_record_end(&csv, b"a,\"x\\\"\ny\"\nb"), Some(10));
-        assert_eq!(first_record_end(&csv, b"a,\"x"), None);
-        assert_eq!(first_record_end(&csv, b"a,b"), None);
     }
 }

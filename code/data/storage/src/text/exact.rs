@@ -1,19 +1,29 @@
-//! Exact parsing of integers, decimals and dates. Arrow's decoders truncate values that do not fit the type. If a
-//! column was inferred as integer from the first lines, `3.9` would be read as 3; in a date column, a time would be
-//! read as its day. So such columns are decoded as text, and each text must be a value of the column's type.
+//! Exact parsing of values. Arrow's decoders truncate values that do not fit the type. If a column was inferred as
+//! integer from the first lines, `3.9` would be read as 3; in a date column, a time would be read as its day. So such
+//! columns are decoded as text, and each text must be a value of the column's type.
 
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Date32Array, Decimal32Array, Decimal64Array, Decimal128Array, Decimal256Array,
-    Int64Array, LargeListArray, ListArray, RecordBatch, RecordBatchOptions, StringArray, StructArray,
+    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal32Array, Decimal64Array, Decimal128Array,
+    Decimal256Array, Float32Array, Float64Array, Int64Array, LargeListArray, ListArray, RecordBatch,
+    RecordBatchOptions, StringArray, StructArray,
 };
 use arrow::compute::kernels::cast_utils::Parser;
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{
-    DataType, Date32Type, Field, FieldRef, Fields, Schema, SchemaRef, TimestampMicrosecondType, i256,
-};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float32Type, Float64Type, Schema, SchemaRef, i256};
 use arrow::error::ArrowError;
+
+use super::times::{day, time_of_day, timestamps};
+
+/// The way in which the texts of a file stand for values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Syntax {
+    /// Blanks around a value do not count, and a value of blanks is null.
+    Csv,
+    /// A whole number may stand for a time: the units since 1970, or since midnight.
+    Json,
+}
 
 /// Returns `schema` with type text for all types, at any depth, that `is_exact` selects.
 pub(super) fn as_texts(schema: &Schema, is_exact: fn(&DataType) -> bool) -> SchemaRef {
@@ -40,39 +50,59 @@ fn as_text(field: &FieldRef, is_exact: fn(&DataType) -> bool) -> Field {
 ///
 /// # Errors
 /// `ParseError` if a text is not a value of its column's type.
-pub(super) fn exact_batch(batch: &RecordBatch, wanted: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+pub(super) fn exact_batch(batch: &RecordBatch, wanted: &SchemaRef, syntax: Syntax) -> Result<RecordBatch, ArrowError> {
     let columns = batch.columns().iter().zip(wanted.fields());
-    let columns = columns.map(|(column, field)| exact(column, field)).collect::<Result<_, _>>()?;
+    let columns = columns.map(|(column, field)| exact(column, field, syntax)).collect::<Result<_, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::clone(wanted), columns, &options)
 }
 
-fn exact(array: &ArrayRef, field: &FieldRef) -> Result<ArrayRef, ArrowError> {
+fn exact(array: &ArrayRef, field: &FieldRef, syntax: Syntax) -> Result<ArrayRef, ArrowError> {
     let nulls = || array.nulls().cloned();
     match (array.data_type(), field.data_type()) {
         (given, wanted) if given == wanted => Ok(Arc::clone(array)),
         (DataType::Struct(_), DataType::Struct(fields)) => {
             let columns = array.as_struct().columns().iter().zip(fields);
-            let columns = columns.map(|(column, field)| exact(column, field)).collect::<Result<_, _>>()?;
+            let columns = columns.map(|(column, field)| exact(column, field, syntax)).collect::<Result<_, _>>()?;
             Ok(Arc::new(StructArray::try_new_with_length(fields.clone(), columns, nulls(), array.len())?))
         }
         (DataType::List(_), DataType::List(item)) => {
             let list = array.as_list::<i32>();
-            let values = exact(list.values(), item)?;
+            let values = exact(list.values(), item, syntax)?;
             Ok(Arc::new(ListArray::try_new(Arc::clone(item), list.offsets().clone(), values, nulls())?))
         }
         (DataType::LargeList(_), DataType::LargeList(item)) => {
             let list = array.as_list::<i64>();
-            let values = exact(list.values(), item)?;
+            let values = exact(list.values(), item, syntax)?;
             Ok(Arc::new(LargeListArray::try_new(Arc::clone(item), list.offsets().clone(), values, nulls())?))
         }
-        (_, wanted) => values(array.as_string::<i32>(), wanted)
+        (_, wanted) => values(array.as_string::<i32>(), wanted, syntax)
             .map_err(|text| ArrowError::ParseError(format!("column `{}`: `{text}` is not {wanted}", field.name()))),
     }
 }
 
+/// Parses `texts` as values of type `wanted`, or returns the first text that is not exactly one. Blanks around a value do
+/// not count.
+///
+/// # Errors
+/// The text that is not a value of type `wanted`.
+pub fn exact_values(texts: &StringArray, wanted: &DataType) -> Result<ArrayRef, String> {
+    values(texts, wanted, Syntax::Csv)
+}
+
 /// Parses `texts` as values of type `wanted`, or returns the first text that is not one.
-fn values(texts: &StringArray, wanted: &DataType) -> Result<ArrayRef, String> {
+fn values(texts: &StringArray, wanted: &DataType, syntax: Syntax) -> Result<ArrayRef, String> {
+    let is_text = matches!(wanted, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let trimmed: StringArray;
+    let has_blanks =
+        |text: &str| text.as_bytes().first().is_none_or(u8::is_ascii_whitespace) || text.ends_with([' ', '\t']);
+    let texts = if syntax == Syntax::Csv && !is_text && texts.iter().flatten().any(has_blanks) {
+        let inner = texts.iter().map(|text| text.map(str::trim).filter(|text| !text.is_empty()));
+        trimmed = inner.collect();
+        &trimmed
+    } else {
+        texts
+    };
     macro_rules! decimals {
         ($array:ty, $number:ty, $precision:expr, $scale:expr) => {{
             let number = |text: &str| unscaled(text, $precision, $scale)?.parse::<$number>().ok();
@@ -80,39 +110,64 @@ fn values(texts: &StringArray, wanted: &DataType) -> Result<ArrayRef, String> {
             Arc::new(numbers.map_err(|error| error.to_string())?)
         }};
     }
+    let epochs = syntax == Syntax::Json;
     Ok(match wanted {
-        DataType::Date32 => {
-            let date = |text: &str| {
-                let day = Date32Type::parse(text)?;
-                let time = TimestampMicrosecondType::parse(text);
-                time.is_none_or(|time| time == i64::from(day) * MICROSECONDS_OF_DAY).then_some(day)
-            };
-            Arc::new(parsed(texts, date)?.collect::<Date32Array>())
+        DataType::Date32 => Arc::new(parsed(texts, day)?.collect::<Date32Array>()),
+        DataType::Timestamp(unit, zone) => return timestamps(texts, *unit, zone.as_ref(), epochs),
+        DataType::Time32(unit) | DataType::Time64(unit) => {
+            let times: Int64Array = parsed(texts, |text| time_of_day(text, *unit, epochs))?.collect();
+            let times: ArrayRef = Arc::new(times);
+            match wanted {
+                DataType::Time32(_) => cast(&cast(&times, &DataType::Int32)?, wanted)?,
+                _ => cast(&times, wanted)?,
+            }
         }
         DataType::Decimal32(precision, scale) => decimals!(Decimal32Array, i32, *precision, *scale),
         DataType::Decimal64(precision, scale) => decimals!(Decimal64Array, i64, *precision, *scale),
         DataType::Decimal128(precision, scale) => decimals!(Decimal128Array, i128, *precision, *scale),
         DataType::Decimal256(precision, scale) => decimals!(Decimal256Array, i256, *precision, *scale),
-        whole => {
+        DataType::Float64 => Arc::new(parsed(texts, Float64Type::parse)?.collect::<Float64Array>()),
+        DataType::Float32 => Arc::new(parsed(texts, Float32Type::parse)?.collect::<Float32Array>()),
+        DataType::Boolean => Arc::new(parsed(texts, truth)?.collect::<BooleanArray>()),
+        whole if whole.is_integer() => {
             let numbers: ArrayRef = match parsed(texts, |text| text.parse().ok()) {
                 Ok(numbers) => Arc::new(numbers.collect::<Int64Array>()),
                 // For example 3.0, 1e3 or more than 64 bits.
-                Err(_) => values(texts, &DataType::Decimal128(38, 0))?,
+                Err(_) => values(texts, &DataType::Decimal128(38, 0), syntax)?,
             };
-            let options = CastOptions { safe: false, ..CastOptions::default() };
-            cast_with_options(&numbers, whole, &options).map_err(|_| {
-                // Finds the failing value only after the fast cast has failed.
-                let fits = |index: &usize| cast_with_options(&numbers.slice(*index, 1), whole, &options).is_ok();
-                (0..texts.len()).find(|index| !fits(index)).map_or("", |index| texts.value(index)).to_string()
-            })?
+            cast(&numbers, whole).map_err(|_| first_that_fails(texts, &numbers, whole))?
+        }
+        other => {
+            let texts: ArrayRef = Arc::new(texts.clone());
+            cast(&texts, other).map_err(|_| first_that_fails(texts.as_string::<i32>(), &texts, other))?
         }
     })
 }
 
-const MICROSECONDS_OF_DAY: i64 = 86_400_000_000;
+fn cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, String> {
+    let options = CastOptions { safe: false, ..CastOptions::default() };
+    cast_with_options(array, to, &options).map_err(|error| error.to_string())
+}
+
+/// Returns the first of `texts` whose value in `array` cannot be cast. Called only after the cast of all has failed.
+fn first_that_fails(texts: &StringArray, array: &ArrayRef, to: &DataType) -> String {
+    let fails = |index: &usize| cast(&array.slice(*index, 1), to).is_err();
+    (0..texts.len()).find(fails).map_or("", |index| texts.value(index)).to_string()
+}
+
+fn truth(text: &str) -> Option<bool> {
+    match text {
+        _ if text.eq_ignore_ascii_case("true") => Some(true),
+        _ if text.eq_ignore_ascii_case("false") => Some(false),
+        _ => None,
+    }
+}
 
 /// Applies `parse` to each of `texts`, or returns the first text for which it returns `None`.
-fn parsed<T>(texts: &StringArray, parse: impl Fn(&str) -> Option<T>) -> Result<std::vec::IntoIter<Option<T>>, String> {
+pub(super) fn parsed<T>(
+    texts: &StringArray,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<std::vec::IntoIter<Option<T>>, String> {
     let number = |text: Option<&str>| match text {
         Some(text) => parse(text).map(Some).ok_or_else(|| text.to_string()),
         None => Ok(None),
@@ -151,7 +206,7 @@ mod tests {
     use super::*;
 
     fn read(texts: &[&str], wanted: &DataType) -> Result<Vec<String>, String> {
-        let numbers = values(&StringArray::from(texts.to_vec()), wanted)?;
+        let numbers = values(&StringArray::from(texts.to_vec()), wanted, Syntax::Json)?;
         let text = |index| arrow::util::display::array_value_to_string(&numbers, index).unwrap();
         Ok((0..numbers.len()).map(text).collect())
     }
@@ -203,9 +258,9 @@ mod tests {
             RecordBatch::try_new(Arc::clone(&texts), vec![list]).unwrap()
         };
         let wanted = Arc::new(wanted);
-        let exact = exact_batch(&list("3"), &wanted).unwrap();
+        let exact = exact_batch(&list("3"), &wanted, Syntax::Json).unwrap();
         assert_eq!(exact.column(0).as_list::<i32>().values().as_primitive::<Int32Type>().values(), &[1, 2, 3]);
-        let error = exact_batch(&list("3.5"), &wanted).unwrap_err().to_string();
+        let error = exact_batch(&list("3.5"), &wanted, Syntax::Json).unwrap_err().to_string();
         assert!(error.contains("`3.5` is not Int32"), "{error}");
     }
 }

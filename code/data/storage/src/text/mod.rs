@@ -4,11 +4,29 @@
 //! also lose the compression and the text of nulls when a plan is encoded. Fuse plans with [`TextSource`], of which
 //! only the columns are encoded. The HBee restores it with the [`FileFormat`] of the task.
 
+mod open;
+
+mod compression;
+
+mod encoding;
+
 mod csv;
+
+mod quotes;
+
+mod csv_decoder;
+
+mod json_array;
+
+mod json_decoder;
+
+mod members;
 
 mod exact;
 
-mod open;
+mod times;
+
+mod sample;
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,7 +48,11 @@ use datafusion_proto::protobuf::{JsonScanExecNode, PhysicalPlanNode};
 use object_store::ObjectStore;
 
 pub use csv::column_names;
-pub use open::sample;
+pub use encoding::encoding;
+pub use exact::exact_values;
+pub use members::Members;
+pub use sample::{Sample, sample};
+pub use times::timestamp_form;
 
 use open::TextOpener;
 

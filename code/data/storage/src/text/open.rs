@@ -1,15 +1,13 @@
 //! Opens one CSV or JSON file: fetches, decompresses and decodes it, and names the file in errors.
 
-use std::io;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::datatypes::{DataType, SchemaRef};
-use arrow::error::ArrowError;
-use arrow::{csv, json};
-use async_compression::tokio::bufread::{BzDecoder, GzipDecoder, XzDecoder, ZstdDecoder};
-use buzz_protocol::{Compression, CsvFormat, ErrorKind, FileFormat, Place, QueryError, Result};
-use bytes::{Bytes, BytesMut};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use buzz_protocol::{
+    Compression, CsvFormat, ErrorKind, FileFormat, JsonFormat, Place, QueryError, Result, names_in_table,
+};
+use bytes::Bytes;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
@@ -19,10 +17,14 @@ use datafusion_datasource::decoder::{Decoder, DecoderDeserializer, deserialize_s
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
-use tokio_util::io::{ReaderStream, StreamReader};
 
-use super::csv::{FileColumns, arrow_format, column_names, first_record_end, first_record_start};
-use super::exact::{as_texts, exact_batch};
+use super::compression::{MAGIC_BYTES, compression_of, decompressed};
+use super::csv::{column_names, first_record_end, first_record_start, is_blank};
+use super::csv_decoder::CsvDecoder;
+use super::encoding::{Pieces, as_utf8, encoding, peeked};
+use super::json_array::without_brackets;
+use super::json_decoder::JsonDecoder;
+use super::quotes::lines_in;
 use crate::UnchangedStore;
 
 /// Bytes fetched to find a file's header when a later part of the file is read.
@@ -67,151 +69,151 @@ impl TextOpener {
     async fn open_file(self, file: PartitionedFile) -> Result<Batches> {
         let planned = file.object_meta.clone();
         let store: Arc<dyn ObjectStore> = Arc::new(UnchangedStore::new(Arc::clone(&self.store), planned.clone()));
-        let range = file.range.as_ref().map(|range| (offset(range.start), offset(range.end)));
-        let bytes = match range {
-            None => store.get_opts(&planned.location, GetOptions::default()).await?.into_stream(),
-            Some((start, end)) => {
-                let location = planned.location.clone();
-                AlignedBoundaryStream::new(Arc::clone(&store), location, start, end, planned.size, b'\n').await?.boxed()
-            }
-        };
+        if planned.size == 0 {
+            return Ok(futures::stream::empty().boxed());
+        }
         let counted = self.bytes_scanned.clone();
-        let bytes = bytes.inspect_ok(move |bytes| counted.add(bytes.len())).map_err(DataFusionError::from).boxed();
-        let mut bytes = decompressed(self.format.compression(planned.location.as_ref()), bytes);
-
+        let counting = move |bytes: &Bytes| counted.add(bytes.len());
+        let Some(range) = file.range.as_ref().map(|range| (offset(range.start), offset(range.end))) else {
+            let bytes = store.get_opts(&planned.location, GetOptions::default()).await?.into_stream();
+            let bytes = bytes.inspect_ok(counting).map_err(DataFusionError::from).boxed();
+            let text = text_of(bytes, &self.format, planned.location.as_ref()).await?.text;
+            return match &self.format {
+                FileFormat::Csv(csv) => self.whole_csv(csv, text).await,
+                FileFormat::Json(json) => self.json_batches(json, without_brackets(text).await?.1, false),
+                FileFormat::Parquet => Err(QueryError::internal("a scan of text is of Parquet files")),
+            };
+        };
+        let location = planned.location.clone();
+        let lines =
+            AlignedBoundaryStream::new(Arc::clone(&store), location, range.0, range.1, planned.size, b'\n').await?;
+        let mut text = lines.boxed().inspect_ok(counting).map_err(DataFusionError::from).boxed();
+        if range.0 == 0 {
+            text = as_utf8(text, None).await?.1;
+        }
         match &self.format {
             FileFormat::Csv(csv) => {
-                let (names, skip_header) = match (csv.header, range) {
-                    (false, _) => (self.columns.fields().iter().map(|field| field.name().clone()).collect(), false),
-                    (true, None) => {
-                        let head;
-                        (head, bytes) = with_first_record(csv, bytes).await?;
-                        (column_names(csv, &head)?, true)
-                    }
-                    (true, Some((start, end))) => {
-                        let head = head_of(store.as_ref(), &planned, csv).await?;
-                        // Comments before the header may move it out of the first part.
-                        let header_at = first_record_start(csv, &head) as u64;
-                        (column_names(csv, &head)?, (start..end).contains(&header_at))
-                    }
-                };
-                Ok(self.csv_batches(csv, names, skip_header, bytes))
+                let head = as_utf8(once(head_of(store.as_ref(), &planned, csv).await?), None).await?.1;
+                let head = head.try_collect::<Vec<_>>().await?.concat();
+                // Comments before the header may move it out of the first part.
+                let header_at = first_record_start(csv, &head) as u64;
+                let skip_header = csv.header && (range.0..range.1).contains(&header_at);
+                self.csv_batches(csv, &head, skip_header, text).await
             }
-            _ if range.is_none_or(|(start, _)| start == 0) => self.json_batches(without_mark(bytes).await?),
-            _ => self.json_batches(bytes),
+            FileFormat::Json(json) => self.json_batches(json, text, range.0 > 0),
+            FileFormat::Parquet => Err(QueryError::internal("a scan of text is of Parquet files")),
         }
     }
 
-    fn csv_batches(
-        &self,
-        csv: &CsvFormat,
-        names: Vec<String>,
-        skip_header: bool,
-        bytes: BoxStream<'static, DataFusionResult<Bytes>>,
-    ) -> Batches {
-        // Arrow's CSV decoder already parses integers exactly.
-        let read_as = as_texts(&self.wanted, |exact| exact.is_decimal() || *exact == DataType::Date32);
-        let FileColumns { schema, positions } = FileColumns::find(names, &read_as);
-        let decoder = csv::ReaderBuilder::new(schema)
-            .with_format(arrow_format(csv).with_header(skip_header))
-            .with_batch_size(self.batch_size)
-            .with_projection(positions.iter().flatten().copied().collect())
-            .build_decoder();
-        let wanted = Arc::clone(&self.wanted);
-        let batches = deserialize_stream(bytes.fuse(), DecoderDeserializer::new(CsvDecoder(decoder)));
-        batches
-            .map(move |batch| match batch {
-                Ok(batch) => with_absent_columns(&batch, &positions, &read_as)
-                    .and_then(|batch| exact_batch(&batch, &wanted))
-                    .map_err(|error| not_readable("CSV", error).into_datafusion()),
-                Err(error) => Err(not_readable("CSV", error).into_datafusion()),
-            })
-            .boxed()
+    async fn whole_csv(&self, csv: &CsvFormat, text: Pieces) -> Result<Batches> {
+        let (head, text) = with_records(csv, text, 1).await?;
+        if is_blank(csv, &head) {
+            return Ok(futures::stream::empty().boxed());
+        }
+        self.csv_batches(csv, &head, csv.header, text).await
     }
 
-    fn json_batches(&self, bytes: BoxStream<'static, DataFusionResult<Bytes>>) -> Result<Batches> {
-        let is_exact = |exact: &DataType| exact.is_integer() || exact.is_decimal() || *exact == DataType::Date32;
-        let read_as = as_texts(&self.wanted, is_exact);
-        let decoder = json::ReaderBuilder::new(read_as)
-            .with_batch_size(self.batch_size)
-            .with_coerce_primitive(true)
-            .build_decoder()?;
-        let batches = deserialize_stream(bytes.fuse(), DecoderDeserializer::new(JsonDecoder(decoder)));
-        let wanted = Arc::clone(&self.wanted);
-        Ok(batches
-            .map(move |batch| exact_batch(&batch?, &wanted))
-            .map_err(|error| not_readable("JSON lines", error).into_datafusion())
-            .boxed())
+    /// Decodes `text`, of a file that starts with `head`, which has the first record at least.
+    async fn csv_batches(&self, csv: &CsvFormat, head: &[u8], skip_header: bool, text: Pieces) -> Result<Batches> {
+        let mut names = column_names(csv, head)?;
+        let columns = self.columns.fields();
+        if csv.header {
+            let table: Vec<&str> = columns.iter().map(|column| column.name().as_str()).collect();
+            names = names_in_table(&names.iter().map(String::as_str).collect::<Vec<_>>(), &table);
+            if !names.iter().any(|name| table.contains(&name.as_str())) && !columns.is_empty() {
+                return Err(QueryError::data(format!(
+                    "its first line has no column of the table but {}; set `header` in the catalog entry to false if the \
+                     files have no header, and make files with and without a header two tables",
+                    listed(&names)
+                )));
+            }
+        } else if names.len() > columns.len() {
+            return Err(QueryError::data(format!(
+                "not readable CSV: its first record has {} values, but the table has {} columns; set `schema` in the \
+                 catalog entry",
+                names.len(),
+                columns.len()
+            )));
+        } else {
+            names = columns.iter().take(names.len()).map(|field| field.name().clone()).collect();
+        }
+        let (mut lines, mut text) = (0, text);
+        if skip_header {
+            let (head, all) = with_records(csv, text, 1).await?;
+            let end = first_record_end(csv, &head).unwrap_or(head.len());
+            lines = lines_in(&head[..end]);
+            text = futures::stream::iter([Ok(head.slice(end..))]).chain(all.skip(1)).boxed();
+        }
+        Ok(batches(text, CsvDecoder::new(csv, &names, &self.wanted, self.batch_size, lines)))
     }
+
+    fn json_batches(&self, json: &JsonFormat, text: Pieces, is_part: bool) -> Result<Batches> {
+        Ok(batches(text, JsonDecoder::new(json, &self.wanted, self.batch_size, is_part)?))
+    }
+}
+
+fn batches(text: Pieces, decoder: impl Decoder + 'static) -> Batches {
+    let batches = deserialize_stream(text.fuse(), DecoderDeserializer::new(decoder));
+    batches.map_err(|error| QueryError::from(error).into_datafusion()).boxed()
+}
+
+fn listed(names: &[String]) -> String {
+    let few = names.iter().take(5).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    if names.len() > 5 { format!("{few} and {} more", names.len() - 5) } else { few }
 }
 
 fn offset(at: i64) -> u64 {
     u64::try_from(at).unwrap_or_default()
 }
 
-/// Converts an error of a decoder. Errors of the store and of the decompression keep their kind.
-fn not_readable(what: &str, error: ArrowError) -> QueryError {
-    match error {
-        ArrowError::ExternalError(_) | ArrowError::IoError(_, _) => QueryError::from(error),
-        ArrowError::CsvError(text) | ArrowError::JsonError(text) | ArrowError::ParseError(text) => QueryError::data(
-            format!("not readable {what}: {text}; set `schema` in the catalog entry to replace the inferred types"),
-        ),
-        error => QueryError::data(format!("not readable {what}: {error}")),
+fn once(bytes: Bytes) -> Pieces {
+    futures::stream::iter([Ok(bytes)]).boxed()
+}
+
+/// The text of a file.
+pub(super) struct Text {
+    pub(super) text: Pieces,
+    /// True if the text is stored as it is, so that a part of the file is a part of the text.
+    pub(super) is_plain: bool,
+}
+
+/// Decompresses and decodes the `bytes` of a whole file. Detects its compression if the name does not tell it.
+pub(super) async fn text_of(mut bytes: Pieces, format: &FileFormat, path: &str) -> Result<Text> {
+    let mut compression = format.compression(path);
+    if compression == Compression::None && format.detects_compression() {
+        let (head, again) = peeked(bytes, MAGIC_BYTES).await?;
+        bytes = again;
+        compression = compression_of(&head);
+    }
+    let given = format.encoding().map(encoding).transpose()?.flatten();
+    let (is_decoded, text) = as_utf8(decompressed(compression, bytes), given).await?;
+    Ok(Text { text, is_plain: compression == Compression::None && !is_decoded })
+}
+
+/// Returns the start of `text` with its first `count` records at least, and a stream of the whole text, whose first
+/// piece is that start.
+pub(super) async fn with_records(csv: &CsvFormat, text: Pieces, count: usize) -> Result<(Bytes, Pieces)> {
+    let (mut length, mut text) = (1, text);
+    loop {
+        let (head, again) = peeked(text, length).await?;
+        text = again;
+        if head.len() < length || has_records(csv, &head, count) {
+            return Ok((head, text));
+        }
+        length = head.len() * 2;
     }
 }
 
-/// Adds the wanted columns that the file lacks to `batch`, as nulls.
-fn with_absent_columns(
-    batch: &RecordBatch,
-    positions: &[Option<usize>],
-    wanted: &SchemaRef,
-) -> Result<RecordBatch, ArrowError> {
-    let mut present = batch.columns().iter();
-    let column = |(position, field): (&Option<usize>, &arrow::datatypes::FieldRef)| -> ArrayRef {
-        match position.and_then(|_| present.next()) {
-            Some(column) => Arc::clone(column),
-            None => new_null_array(field.data_type(), batch.num_rows()),
+/// Returns whether `text` has `count` complete records, without comments and empty lines.
+pub(super) fn has_records(csv: &CsvFormat, text: &[u8], count: usize) -> bool {
+    let mut rest = text;
+    (0..count).all(|_| match first_record_end(csv, rest) {
+        Some(end) => {
+            rest = &rest[end..];
+            true
         }
-    };
-    let columns = positions.iter().zip(wanted.fields()).map(column).collect();
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(Arc::clone(wanted), columns, &options)
-}
-
-/// Removes the UTF-8 byte order mark, which some programs write, from the start of `bytes`.
-async fn without_mark(
-    mut bytes: BoxStream<'static, DataFusionResult<Bytes>>,
-) -> Result<BoxStream<'static, DataFusionResult<Bytes>>> {
-    let mut head = BytesMut::new();
-    while head.len() < MARK.len() {
-        match bytes.try_next().await? {
-            Some(more) => head.extend_from_slice(&more),
-            None => break,
-        }
-    }
-    let head = head.freeze();
-    let head = if head.starts_with(MARK) { head.slice(MARK.len()..) } else { head };
-    Ok(futures::stream::iter([Ok(head)]).chain(bytes).boxed())
-}
-
-/// The UTF-8 byte order mark.
-const MARK: &[u8] = b"\xef\xbb\xbf";
-
-/// Returns the start of `bytes` up to the end of its first record at least, and a stream of all bytes.
-async fn with_first_record(
-    csv: &CsvFormat,
-    mut bytes: BoxStream<'static, DataFusionResult<Bytes>>,
-) -> Result<(Bytes, BoxStream<'static, DataFusionResult<Bytes>>)> {
-    let mut head = BytesMut::new();
-    while first_record_end(csv, &head).is_none() {
-        match bytes.try_next().await? {
-            Some(more) => head.extend_from_slice(&more),
-            None => break,
-        }
-    }
-    let head = head.freeze();
-    let again = futures::stream::iter([Ok(head.clone())]).chain(bytes);
-    Ok((head, again.boxed()))
+        None => false,
+    })
 }
 
 /// Reads the start of an uncompressed file, up to the end of its first record at least.
@@ -226,160 +228,11 @@ async fn head_of(store: &dyn ObjectStore, file: &ObjectMeta, csv: &CsvFormat) ->
     }
 }
 
-async fn first_bytes(store: &dyn ObjectStore, file: &ObjectMeta, length: u64) -> Result<Bytes> {
+pub(super) async fn first_bytes(store: &dyn ObjectStore, file: &ObjectMeta, length: u64) -> Result<Bytes> {
     if file.size == 0 {
         return Ok(Bytes::new());
     }
     let range = Some(GetRange::Bounded(0..length.min(file.size)));
     let options = GetOptions { range, ..GetOptions::default() };
     Ok(store.get_opts(&file.location, options).await?.bytes().await?)
-}
-
-/// Decompresses `bytes`. A file may consist of several concatenated compressed streams, as parallel compressors write
-/// them.
-fn decompressed(
-    compression: Compression,
-    bytes: BoxStream<'static, DataFusionResult<Bytes>>,
-) -> BoxStream<'static, DataFusionResult<Bytes>> {
-    macro_rules! all_streams {
-        ($decoder:ident) => {{
-            let mut decoder = $decoder::new(StreamReader::new(bytes.map_err(io::Error::from)));
-            decoder.multiple_members(true);
-            let text = ReaderStream::with_capacity(decoder, TEXT_BYTES_AT_ONCE);
-            text.map_err(move |error| not_decompressed(compression, error)).boxed()
-        }};
-    }
-    match compression {
-        Compression::None => bytes,
-        Compression::Gzip => all_streams!(GzipDecoder),
-        Compression::Zstd => all_streams!(ZstdDecoder),
-        Compression::Bzip2 => all_streams!(BzDecoder),
-        Compression::Xz => all_streams!(XzDecoder),
-    }
-}
-
-/// Converts an error of decompression: the store's own error, or an error in the compressed bytes.
-fn not_decompressed(compression: Compression, error: io::Error) -> DataFusionError {
-    if error.get_ref().is_some_and(|inner| inner.is::<DataFusionError>()) {
-        return DataFusionError::from(error);
-    }
-    let why = match error.to_string() {
-        // The xz decoder reports a truncated file as "out of memory".
-        text if text == "out of memory" => "the file is truncated".to_string(),
-        text => text,
-    };
-    QueryError::data(format!("not readable {compression}: {why}")).into_datafusion()
-}
-
-/// Buffer size of the decompression, in bytes of text.
-const TEXT_BYTES_AT_ONCE: usize = 64 << 10;
-
-/// Reads the first `bytes_max` bytes of the text in `file`. A longer text is cut after a line.
-///
-/// # Errors
-/// `Data` if the file does not exist or has another compression than `format`, `Unavailable` if the store does not
-/// respond.
-pub async fn sample(
-    store: &Arc<dyn ObjectStore>,
-    file: &ObjectMeta,
-    format: &FileFormat,
-    bytes_max: usize,
-) -> Result<Bytes> {
-    let compression = format.compression(file.location.as_ref());
-    if compression == Compression::None {
-        let head = first_bytes(store.as_ref(), file, bytes_max as u64).await?;
-        return Ok(if (head.len() as u64) < file.size { whole_lines(head) } else { head });
-    }
-    let bytes = store.get_opts(&file.location, GetOptions::default()).await?.into_stream();
-    let mut text = decompressed(compression, bytes.map_err(DataFusionError::from).boxed());
-    let mut head = BytesMut::new();
-    while let Some(more) = text.try_next().await? {
-        head.extend_from_slice(&more);
-        if head.len() > bytes_max {
-            return Ok(whole_lines(head.freeze()));
-        }
-    }
-    Ok(head.freeze())
-}
-
-fn whole_lines(text: Bytes) -> Bytes {
-    match text.iter().rposition(|&byte| byte == b'\n') {
-        Some(last) => text.slice(..=last),
-        None => text,
-    }
-}
-
-#[derive(Debug)]
-struct CsvDecoder(csv::reader::Decoder);
-
-impl Decoder for CsvDecoder {
-    fn decode(&mut self, buf: &[u8]) -> Result<usize, ArrowError> {
-        self.0.decode(buf)
-    }
-
-    fn flush(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
-        self.0.flush()
-    }
-
-    fn can_flush_early(&self) -> bool {
-        self.0.capacity() == 0
-    }
-}
-
-#[derive(Debug)]
-struct JsonDecoder(json::reader::Decoder);
-
-impl Decoder for JsonDecoder {
-    fn decode(&mut self, buf: &[u8]) -> Result<usize, ArrowError> {
-        self.0.decode(buf)
-    }
-
-    fn flush(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
-        self.0.flush()
-    }
-
-    fn can_flush_early(&self) -> bool {
-        false
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use async_compression::tokio::write::{BzEncoder, GzipEncoder, XzEncoder, ZstdEncoder};
-    use tokio::io::AsyncWriteExt;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn all_streams_of_a_compressed_file_are_read() {
-        macro_rules! twice {
-            ($encoder:ident) => {{
-                let mut file = Vec::new();
-                for text in ["a\n", "b\n"] {
-                    let mut encoder = $encoder::new(Vec::new());
-                    encoder.write_all(text.as_bytes()).await.unwrap();
-                    encoder.shutdown().await.unwrap();
-                    file.extend(encoder.into_inner());
-                }
-                file
-            }};
-        }
-        for (compression, file) in [
-            (Compression::Gzip, twice!(GzipEncoder)),
-            (Compression::Zstd, twice!(ZstdEncoder)),
-            (Compression::Bzip2, twice!(BzEncoder)),
-            (Compression::Xz, twice!(XzEncoder)),
-        ] {
-            let bytes =
-                futures::stream::iter(file.chunks(7).map(|part| Ok(Bytes::copy_from_slice(part))).collect::<Vec<_>>());
-            let text: Vec<Bytes> = decompressed(compression, bytes.boxed()).try_collect().await.unwrap();
-            assert_eq!(text.concat(), b"a\nb\n", "{compression:?}");
-            let cut = futures::stream::iter([Ok(Bytes::copy_from_slice(&file[..file.len() - 9]))]);
-            let error = decompressed(compression, cut.boxed()).try_collect::<Vec<_>>().await.unwrap_err();
-            let error = QueryError::from(error);
-            assert_eq!(error.kind, ErrorKind::Data, "{error}");
-            assert!(error.message.starts_with(&format!("not readable {compression}: ")), "{error}");
-            assert!(!error.message.contains("out of memory"), "{error}");
-        }
-    }
 }

@@ -130,9 +130,12 @@ async fn invalid_value_error_names_the_file_and_the_value() {
     assert_eq!(error.kind, ErrorKind::Data);
     let text = error.to_string();
     assert!(text.contains("t.csv") && text.contains("oops"), "{text}");
-    write(&dir.path().join("t.jsonl"), "[{\"id\": 1}]\n");
-    let error = rows("SELECT 1 FROM t", json!({"type": "Json", "uri": "t.jsonl"}), dir.path(), &[]).await.unwrap_err();
-    assert!(error.to_string().contains("JSON array"), "{error}");
+    assert!(text.contains("line 3, column `x`: `oops` is not Int64"), "{text}");
+    write(&dir.path().join("t.jsonl"), "{\"id\": 1}\n{\"id\" 1}\n");
+    let entry = json!({"type": "Json", "uri": "t.jsonl", "schema": [{"name": "id", "type": "Int64"}],
+                       "newlines_in_values": false});
+    let error = rows("SELECT id FROM t", entry, dir.path(), &[]).await.unwrap_err();
+    assert!(error.to_string().contains("line 2: expected `:`"), "{error}");
 }
 
 #[tokio::test]
@@ -184,7 +187,7 @@ async fn changed_or_missing_delta_files_are_named_in_the_error() {
     let error = failed().await;
     assert_eq!(error.kind, ErrorKind::Data);
     let text = error.to_string();
-    assert!(text.contains("level=1/part-0.parquet` of table `t`: object `"), "{text}");
+    assert!(text.contains("level=1/part-0.parquet` of table `t`: the file does not exist although"), "{text}");
 
     let log = table.join("_delta_log");
     write(&log.join("00000000000000000002.json"), "{}");

@@ -9,6 +9,8 @@ mod command;
 
 mod contract;
 
+mod drift;
+
 mod engine;
 
 mod errors;
@@ -20,6 +22,8 @@ mod explain;
 mod faults;
 
 mod files;
+
+mod folders;
 
 mod flowing;
 
@@ -38,3 +42,5 @@ mod sql;
 mod statistics;
 
 mod tables;
+
+mod text;
