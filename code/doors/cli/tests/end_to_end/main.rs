@@ -35,6 +35,8 @@ mod snapshots;
 
 mod sql;
 
+mod statements;
+
 mod statistics;
 
 mod tables;
