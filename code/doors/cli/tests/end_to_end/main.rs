@@ -31,6 +31,8 @@ mod panics;
 
 mod queries;
 
+mod shell;
+
 mod snapshots;
 
 mod sql;
