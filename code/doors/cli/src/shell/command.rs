@@ -29,6 +29,7 @@ Statements end with a semicolon: SELECT, DESCRIBE t, SHOW TABLES, EXPLAIN, EXPLA
   .timing [on|off]     print files, bytes, tasks and time of each query     \\timing
   .pager [on|off|CMD]  show long results in a pager ($PAGER, or less)
   .read FILE           run the statements in a file
+  .help                list the commands                       \\?
   .quit                end the shell, as Ctrl-D does           \\q
 
 Tab completes names, Ctrl-R searches earlier statements, Ctrl-C cancels a running query.
