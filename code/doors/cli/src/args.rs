@@ -1,5 +1,6 @@
 //! Arguments of the `buzz` command. The doc comments are its `--help` text.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -30,6 +31,12 @@ Examples:
       Run the query on the stack `dev` on AWS. Ctrl-C cancels it there.
   echo '{…}' | buzz query - --format ndjson | head
       Read the query from standard input and print one JSON object per row.
+  buzz sql -f report.sql --table trips=data/nyc-taxi-daily --output report.csv
+      Read the statement from a file; - reads standard input. The ending of --output sets the format.
+  buzz sql 'DESCRIBE t' --table t=rides/2024
+      Print the columns of a table. SHOW TABLES and information_schema.columns work too.
+  buzz shell --table trips=data/nyc-taxi-daily
+      Explore tables interactively. `buzz` alone does the same without tables.
 
 Output: rows on standard output; progress, warnings and a summary on standard error.
 Log: off by default; BUZZ_LOG=info (or buzz_fuse=debug) writes it to standard error.
@@ -71,6 +78,14 @@ pub enum Command {
     /// List the tables of a query: files, bytes, columns and partition columns.
     Tables(TablesArguments),
 
+    /// Explore tables interactively, or run a script from standard input.
+    ///
+    /// Statements end with a semicolon. `.help` lists the commands, Tab completes names, Ctrl-C cancels a running query and
+    /// Ctrl-D ends the shell. If standard input is not a terminal, its statements run one after the other up to the first
+    /// that fails.
+    #[command(after_help = option_help())]
+    Shell(ShellArguments),
+
     /// Generate the sample table: one month of taxi rides in Delta Lake format.
     Sample {
         /// Folder to create. An existing table is left unchanged.
@@ -99,8 +114,13 @@ pub struct QueryArguments {
 /// A statement on the command line.
 #[derive(Debug, Args)]
 pub struct SqlArguments {
-    /// SQL statement.
-    pub sql: String,
+    /// SQL statement, or - for standard input.
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    pub sql: Option<String>,
+
+    /// Read the statement from this file, or from standard input for -.
+    #[arg(short, long, value_name = "PATH")]
+    pub file: Option<PathBuf>,
 
     /// Number of combs that reduce, 1 to 16.
     #[arg(long, default_value_t = 1, value_name = "N")]
@@ -109,6 +129,30 @@ pub struct SqlArguments {
     /// Arguments to run the statement.
     #[command(flatten)]
     pub how: HowArguments,
+}
+
+/// The tables and settings with which the shell starts.
+#[derive(Debug, Args)]
+pub struct ShellArguments {
+    /// Add a table; can be repeated. In the shell, `.table NAME=URI` does the same.
+    #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
+    pub tables: Vec<(String, String)>,
+
+    /// Set an option, such as tasks=64; can be repeated. The options are listed below.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
+    pub sets: Vec<String>,
+
+    /// Number of combs that reduce, 1 to 16.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub zones: usize,
+
+    /// Format of the rows: table, json, ndjson or csv.
+    #[arg(long, value_parser = format(), default_value_t = Format::Table)]
+    pub format: Format,
+
+    /// The stack that runs the queries, if any.
+    #[command(flatten)]
+    pub stack: StackArguments,
 }
 
 /// A query whose tables are described.
@@ -129,13 +173,17 @@ pub struct TablesArguments {
 /// Arguments to run a query, shared by `query` and `sql`.
 #[derive(Debug, Args)]
 pub struct HowArguments {
-    /// Format of the rows.
-    #[arg(long, value_parser = format(), default_value_t = Format::Table)]
-    pub format: Format,
+    /// Format of the rows [default: by the ending of --output, otherwise table].
+    #[arg(long, value_parser = format())]
+    pub format: Option<Format>,
 
     /// Write the rows to this file instead of standard output. It is created or replaced only if the query succeeds.
     #[arg(long, value_name = "PATH")]
     pub output: Option<PathBuf>,
+
+    /// Maximum number of rows of a table on a terminal, from its start and its end; 0 prints all rows.
+    #[arg(long, default_value_t = 40, value_name = "N")]
+    pub max_rows: usize,
 
     /// Set an option, such as tasks=64; can be repeated. The options are listed below.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
@@ -165,7 +213,7 @@ pub struct HowArguments {
 }
 
 /// The stack on AWS that runs the query.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("stack_name").args(["stack", "function"]))]
 pub struct StackArguments {
     /// Run the query on the AWS stack with this name. AWS_ variables and ~/.aws set region and credentials.
@@ -194,9 +242,28 @@ impl Arguments {
         match &self.command {
             Command::Query(QueryArguments { how, .. }) | Command::Sql(SqlArguments { how, .. }) => how.stack.is_named(),
             Command::Tables(TablesArguments { stack, .. }) => stack.is_named(),
+            Command::Shell(ShellArguments { stack, .. }) => stack.is_named(),
             Command::Sample { .. } | Command::Stream(_) => false,
         }
     }
+}
+
+/// Returns the arguments of the process as clap can parse them. SQL may begin with a comment, which clap would take for an
+/// option: a space is put before it. Without arguments on a terminal, the shell is started.
+pub fn prepared(arguments: impl IntoIterator<Item = OsString>, on_terminal: bool) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.len() == 1 && on_terminal {
+        arguments.push("shell".into());
+    }
+    for argument in arguments.iter_mut().skip(1) {
+        let Some(text) = argument.to_str() else { continue };
+        // The name of an option has no blanks.
+        let name = text.split('=').next().unwrap_or_default();
+        if name.starts_with("--") && name.contains(char::is_whitespace) {
+            *argument = format!(" {text}").into();
+        }
+    }
+    arguments
 }
 
 /// Parses a format by name. `--help` lists each format with its description.
@@ -211,18 +278,21 @@ fn option_help() -> String {
     format!("Options for --set:\n{}", lines.join("\n"))
 }
 
-fn assignment(text: &str) -> Result<String, String> {
+/// Checks that `text` sets an option.
+pub(crate) fn assignment(text: &str) -> Result<String, String> {
     Options::default().set(text).map(|()| text.to_string()).map_err(|error| error.to_string())
 }
 
-fn param(text: &str) -> Result<(String, Param), String> {
+/// Parses NAME=VALUE. A value that is not a number, true, false or null is a text.
+pub(crate) fn param(text: &str) -> Result<(String, Param), String> {
     let (name, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form NAME=VALUE"))?;
     // A value that is not JSON is a string without quotes.
     let param = serde_json::from_str(value).unwrap_or_else(|_| Param::Text(value.to_string()));
     Ok((name.trim_start_matches('$').to_string(), param))
 }
 
-fn table_uri(text: &str) -> Result<(String, String), String> {
+/// Parses NAME=URI.
+pub(crate) fn table_uri(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, uri)) if !name.is_empty() && !uri.is_empty() => Ok((name.to_string(), uri.to_string())),
         _ => Err(format!("`{text}` is not of the form NAME=URI")),
@@ -237,5 +307,36 @@ mod tests {
     fn arguments_pass_clap_debug_assertions() {
         use clap::CommandFactory;
         Arguments::command().debug_assert();
+    }
+
+    fn parsed(arguments: &[&str]) -> Result<Arguments, clap::Error> {
+        let words = ["buzz"].iter().chain(arguments).map(OsString::from);
+        Arguments::try_parse_from(prepared(words, false))
+    }
+
+    #[test]
+    fn statement_may_begin_with_a_comment() {
+        let sql = "-- daily = yes\nSELECT 1";
+        for arguments in [
+            ["sql", sql, "--table", "t=a b"],
+            ["sql", "--table", "t=a b", sql],
+            ["sql", "--table=t=a b", "--explain", sql],
+        ] {
+            let Command::Sql(statement) = parsed(&arguments).unwrap().command else { panic!("not SQL") };
+            assert_eq!(statement.sql.unwrap().trim_start(), sql);
+            assert_eq!(statement.how.tables, [("t".to_string(), "a b".to_string())]);
+        }
+        assert!(parsed(&["sql", "--fromat", "csv", "SELECT 1"]).is_err());
+        assert!(parsed(&["sql"]).is_err());
+        assert!(parsed(&["sql", "-f", "q.sql", "SELECT 1"]).is_err());
+        let Command::Sql(statement) = parsed(&["sql", "-"]).unwrap().command else { panic!("not SQL") };
+        assert_eq!(statement.sql.as_deref(), Some("-"));
+    }
+
+    #[test]
+    fn shell_starts_without_arguments_on_a_terminal() {
+        let started = |on_terminal| Arguments::try_parse_from(prepared([OsString::from("buzz")], on_terminal));
+        assert!(matches!(started(true).unwrap().command, Command::Shell(_)));
+        assert!(started(false).is_err());
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use buzz_engine::{Content, Question, Summary, TableDescription};
 use buzz_protocol::{QueryError, Result, human_bytes};
+use buzz_results::Layout;
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
@@ -16,11 +17,11 @@ use crate::terminal::{note, print, warn};
 use crate::{compose, question, sample, watch};
 
 /// Exit code of an interrupted process: 128 plus the number of the signal.
-const INTERRUPTED: u8 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 
 /// Maximum time to wait until a cancelled query has ended: on a stack, and in this process.
-const CANCEL_TIMEOUT_STACK: Duration = Duration::from_secs(15);
-const CANCEL_TIMEOUT_LOCAL: Duration = Duration::from_millis(500);
+pub(crate) const CANCEL_TIMEOUT_STACK: Duration = Duration::from_secs(15);
+pub(crate) const CANCEL_TIMEOUT_LOCAL: Duration = Duration::from_millis(500);
 
 /// Executes `arguments`. Prints errors to standard error and returns the exit code.
 pub async fn carry_out(arguments: Arguments) -> ExitCode {
@@ -30,6 +31,9 @@ pub async fn carry_out(arguments: Arguments) -> ExitCode {
     };
     if let Command::Stream(command) = arguments.command {
         return crate::stream::carry_out(command, threads).await;
+    }
+    if let Command::Shell(command) = arguments.command {
+        return crate::shell::carry_out(command, threads).await;
     }
     let interrupted = CancellationToken::new();
     let timeout = if arguments.is_remote() { CANCEL_TIMEOUT_STACK } else { CANCEL_TIMEOUT_LOCAL };
@@ -74,7 +78,7 @@ async fn execute(command: Command, threads: usize, interrupted: CancellationToke
         Command::Tables(arguments) => show_tables(arguments, threads).await,
         Command::Sample { folder, rows } => sample::generate(folder, rows, threads).await,
         // It ends by itself, with a last epoch, when it is interrupted.
-        Command::Stream(_) => Err(QueryError::internal("a continuous query is not run as a question")),
+        Command::Shell(_) | Command::Stream(_) => Err(QueryError::internal("this command asks no question of its own")),
     }
 }
 
@@ -86,7 +90,10 @@ async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted
     };
 
     // Opened before the query runs, so that an unwritable place fails at once.
+    let format = question::format(how)?;
     let output = Output::open(how.output.as_deref())?;
+    output.check(format)?;
+    let layout = Layout { rows_max: Some(how.max_rows).filter(|rows| *rows > 0), ..Layout::default() };
     let query = question.id;
     let mut running = engine.start(question);
     let progress = Arc::clone(running.progress());
@@ -101,7 +108,7 @@ async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted
     let answer = watch::while_running(&progress, query, answering).await?;
     match &answer.content {
         Content::Plan(text) => print(text)?,
-        Content::Rows(rows) => write_rows(rows, how.format, output)?,
+        Content::Rows(rows) => write_rows(rows, format, &layout, output)?,
     }
     if matches!(answer.content, Content::Rows(_)) || answer.summary.ran() {
         note(&one_line(&answer.summary));
@@ -110,7 +117,7 @@ async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted
 }
 
 /// Formats the summary that follows the rows.
-fn one_line(summary: &Summary) -> String {
+pub(crate) fn one_line(summary: &Summary) -> String {
     let cost = summary.cost_usd.map_or_else(|| "n/a".to_string(), |cost| format!("${cost:.6}"));
     format!(
         "rows: {}, files: {} of {}, bytes: {}, tasks: {}, retries: {}, time: {:.2} s, cost: {cost}",

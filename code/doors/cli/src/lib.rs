@@ -1,7 +1,8 @@
 //! The `buzz` command: asks the engine in this process, or that of a stack.
 //!
 //! `args` defines the arguments and [`ask`] executes them. `question` makes a question of the arguments, [`compose`] an
-//! engine; `watch` shows warnings and progress, `output` writes the rows. [`sample`] generates the sample table.
+//! engine; `watch` shows warnings and progress, `output` writes the rows. `shell` asks one question after the other.
+//! [`sample`] generates the sample table.
 
 pub mod args;
 pub mod ask;
@@ -9,6 +10,7 @@ pub mod compose;
 pub mod output;
 mod question;
 pub mod sample;
+mod shell;
 pub mod stream;
 mod tables;
 mod terminal;

@@ -2,16 +2,18 @@
 
 #![expect(clippy::print_stderr, reason = "a program prints")]
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use buzz_cli::args::Arguments;
+use buzz_cli::args::{Arguments, prepared};
 use buzz_cli::ask;
 use buzz_protocol::THREAD_STACK_BYTES;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let on_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let arguments = Arguments::parse_from(prepared(std::env::args_os(), on_terminal));
     // A failure is one message on standard error. The log is off unless `BUZZ_LOG` enables it.
     let filter = EnvFilter::try_from_env("BUZZ_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();

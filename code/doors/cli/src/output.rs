@@ -1,15 +1,16 @@
 //! The destination of the rows: standard output, a file or a device.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use buzz_engine::Rows;
 use buzz_protocol::{Format, QueryError, Result};
-use buzz_results::format::{WriteError, plain, write};
+use buzz_results::format::{WriteError, plain, write_within};
+use buzz_results::{Cut, Layout};
 use tempfile::NamedTempFile;
 
-use crate::terminal::quiet_when_closed;
+use crate::terminal::{note, quiet_when_closed, terminal_size};
 
 /// The destination of rows.
 #[derive(Debug)]
@@ -56,13 +57,28 @@ impl Output {
         Ok(Output(Place::File(file, path)))
     }
 
+    /// Checks that the output can take `format`.
+    ///
+    /// # Errors
+    /// `Invalid` if a binary format would be written to a terminal.
+    pub fn check(&self, format: Format) -> Result<()> {
+        if self.is_terminal() && matches!(format, Format::Arrow | Format::Parquet) {
+            return Err(QueryError::invalid(format!(
+                "the format {format} is binary and standard output is a terminal; add --output rows.{format}"
+            )));
+        }
+        Ok(())
+    }
+
+    fn is_terminal(&self) -> bool {
+        matches!(self.0, Place::Stdout) && io::stdout().is_terminal()
+    }
+
     fn write(self, write: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>) -> Result<()> {
+        let is_terminal = self.is_terminal();
         match self.0 {
-            Place::Stdout => match written(io::stdout().lock(), write) {
-                Ok(_) => Ok(()),
-                Err(WriteError::Io(error)) => quiet_when_closed(Err(error)),
-                Err(WriteError::Rows(error)) => Err(error),
-            },
+            Place::Stdout if is_terminal => to_stdout(written(Escaped::new(io::stdout().lock()), write).map(|_| ())),
+            Place::Stdout => to_stdout(written(io::stdout().lock(), write).map(|_| ())),
             Place::Device(device, path) => written(device, write).map(|_| ()).map_err(|error| at(&path, error)),
             Place::File(file, path) => {
                 let file = written(file, write).map_err(|error| at(&path, error))?;
@@ -70,6 +86,14 @@ impl Output {
                 file.persist(&path).map(|_| ()).map_err(|error| not_writable(&path, &error.error))
             }
         }
+    }
+}
+
+fn to_stdout(written: Result<(), WriteError>) -> Result<()> {
+    match written {
+        Err(WriteError::Io(error)) => quiet_when_closed(Err(error)),
+        Err(WriteError::Rows(error)) => Err(error),
+        Ok(()) => Ok(()),
     }
 }
 
@@ -92,12 +116,98 @@ fn not_writable(path: &Path, why: &dyn std::fmt::Display) -> QueryError {
     QueryError::invalid(format!("output `{}` is not writable: {why}", path.display()))
 }
 
-/// Writes `rows` to `output`.
+/// Writes `rows` to `output`, a table on a terminal within `layout` and the terminal's width. Reports on standard error
+/// what a table leaves out.
 ///
 /// # Errors
 /// `Invalid` if the output is not writable or the rows do not fit the format.
-pub fn write_rows(rows: &Rows, format: Format, output: Output) -> Result<()> {
-    // Checks the format first, so that a failure leaves no partial output.
-    buzz_results::format::check(&rows.schema(), format)?;
-    output.write(|out| write(rows, format, out))
+pub fn write_rows(rows: &Rows, format: Format, layout: &Layout, output: Output) -> Result<()> {
+    let layout = match output.is_terminal() {
+        true => Layout { width: Some(terminal_size().0), ..*layout },
+        false => Layout::default(),
+    };
+    let mut cut = Cut::default();
+    output.write(|out| {
+        cut = write_within(rows, format, &layout, out)?;
+        Ok(())
+    })?;
+    if let Some(text) = cut.note() {
+        note(&text);
+    }
+    Ok(())
+}
+
+/// Writes to a terminal, where control characters of the data would be commands. They are written as `\u001b`, except for
+/// the end of a line and the tab.
+#[derive(Debug)]
+pub(crate) struct Escaped<W: Write> {
+    out: W,
+    /// True if the last byte was C2, with which U+0080 to U+00BF begin in UTF-8.
+    held: bool,
+}
+
+const C2: u8 = 0xc2;
+
+impl<W: Write> Escaped<W> {
+    pub(crate) fn new(out: W) -> Self {
+        Self { out, held: false }
+    }
+}
+
+impl<W: Write> Write for Escaped<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut plain = Vec::with_capacity(bytes.len());
+        for &byte in bytes {
+            let held = std::mem::take(&mut self.held);
+            match byte {
+                // U+0080 to U+009F are commands as well.
+                0x80..=0x9f if held => write!(plain, "\\u{byte:04x}")?,
+                C2 => {
+                    if held {
+                        plain.push(C2);
+                    }
+                    self.held = true;
+                }
+                _ => {
+                    if held {
+                        plain.push(C2);
+                    }
+                    match byte {
+                        b'\n' | b'\t' => plain.push(byte),
+                        0..0x20 | 0x7f => write!(plain, "\\u{byte:04x}")?,
+                        _ => plain.push(byte),
+                    }
+                }
+            }
+        }
+        self.out.write_all(&plain)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.held) {
+            self.out.write_all(&[C2])?;
+        }
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_do_not_reach_a_terminal() {
+        let text = "a\u{1b}[31mé\u{9b}\t\u{7f}\r\nend\u{a0}";
+        for size in 1..text.len() {
+            let mut out = Vec::new();
+            let mut escaped = Escaped::new(&mut out);
+            for piece in text.as_bytes().chunks(size) {
+                escaped.write_all(piece).unwrap();
+            }
+            escaped.flush().unwrap();
+            let written = String::from_utf8(out).unwrap();
+            assert_eq!(written, "a\\u001b[31mé\\u009b\t\\u007f\\u000d\nend\u{a0}", "{size}");
+        }
+    }
 }

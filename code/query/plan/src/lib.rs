@@ -6,10 +6,14 @@
 //! run, [`explain()`] writes a plan as text.
 
 mod chains;
+mod columns;
 mod cut;
 mod explain;
 mod footers;
+mod information;
+mod missing;
 mod narrow;
+mod params;
 mod prune;
 mod query_plan;
 mod reduce;
@@ -17,6 +21,7 @@ mod scalar;
 mod shared;
 mod split;
 mod sql;
+mod sql_types;
 mod statement;
 mod steps;
 mod table;
@@ -71,11 +76,14 @@ pub async fn plan(
     capacity: &Capacity,
 ) -> Result<QueryPlan> {
     let mut warnings: Vec<String> = tables.iter().flat_map(|table| table.warnings.clone()).collect();
+    warnings.extend(params::check(&question.query)?);
     let tables = tables.into_iter().map(Arc::new).collect();
     let planning = Planning { question, tables, stores, capacity, start: buzz_protocol::now().into() };
     let mut plan = match &question.query.body {
         QueryBody::Steps(steps) => steps::plan(&planning, steps).await?,
-        QueryBody::Sql(sql) => statement::plan(planning, sql).await?,
+        QueryBody::Sql(sql) => {
+            statement::plan(planning, sql).await.map_err(|error| missing::with_hint_for_streams(error, sql))?
+        }
     };
     if question.want == Want::Plan {
         plan.explain = Explain::Plan;
@@ -102,7 +110,9 @@ impl Planning<'_> {
 
     /// Makes a session in which only `tables` exist.
     fn session<'t>(&self, tables: impl IntoIterator<Item = (&'t str, Arc<dyn TableProvider>)>) -> Result<SessionState> {
-        session(planning_config(self.options(), 1)?, self.start, tables)
+        let mut config = planning_config(self.options(), 1)?;
+        config.options_mut().sql_parser.collect_spans = true;
+        session(config, self.start, tables)
     }
 
     /// Makes the plan of `stages` and `reduces`, for `reducer` combs or for Fuse alone.

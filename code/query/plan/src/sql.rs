@@ -13,7 +13,10 @@ use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 
-use crate::{chains, scalar, wire};
+use crate::{chains, columns, params, scalar, wire};
+
+/// The mark that some editors put at the start of a file.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Parses one query. Rejects any other statement.
 pub(crate) fn parse_query(sql: &str) -> Result<Statement> {
@@ -22,11 +25,15 @@ pub(crate) fn parse_query(sql: &str) -> Result<Statement> {
 
 /// Parses one statement.
 pub(crate) fn parse_statement(sql: &str) -> Result<Statement> {
+    let sql = sql.trim_start_matches(BYTE_ORDER_MARK);
     chains::check_length(sql)?;
     let mut statements = DFParser::parse_sql_with_dialect(sql, &GenericDialect {})?;
-    let statement = statements.pop_front().ok_or_else(|| QueryError::invalid("the SQL is empty"))?;
+    let statement = statements.pop_front().ok_or_else(|| QueryError::invalid("the SQL is empty; write a SELECT"))?;
     if !statements.is_empty() {
-        return Err(QueryError::invalid("the SQL contains several statements; write one query"));
+        return Err(QueryError::invalid(format!(
+            "the SQL contains {} statements; write one query, or run them one after the other in `buzz shell`",
+            statements.len() + 1
+        )));
     }
     chains::balanced(statement)
 }
@@ -62,17 +69,19 @@ pub(crate) async fn to_logical(
 ) -> Result<(LogicalPlan, LogicalPlan)> {
     let values: HashMap<String, ScalarValue> =
         params.iter().map(|(name, param)| (name.clone(), param_value(param))).collect();
-    let written = state.statement_to_plan(statement).await?.with_param_values(values)?;
-    let logical = scalar::checked(wire::sendable(written)?)?;
+    let planned = columns::planned(state, statement).await?;
+    let types = if params.is_empty() { HashMap::new() } else { planned.get_parameter_types()? };
+    let logical = scalar::checked(wire::sendable(planned.with_param_values(values)?)?)?;
     // Analysis detects type errors; optimization detects errors in constant values.
     let optimized = state.optimize(&logical).map_err(|error| match error {
         DataFusionError::Context(_, inner) => QueryError::from(*inner),
         other => QueryError::from(other),
-    })?;
+    });
+    let optimized = optimized.map_err(|error| params::explained(error, &types, params))?;
     Ok((logical, optimized))
 }
 
-fn param_value(param: &Param) -> ScalarValue {
+pub(crate) fn param_value(param: &Param) -> ScalarValue {
     match param {
         Param::Bool(value) => ScalarValue::from(*value),
         Param::Int(value) => ScalarValue::from(*value),

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, Schema};
 use buzz_catalog::{DataFile, Table};
-use buzz_protocol::query::name_help;
-use buzz_protocol::{QueryError, QueryId, Result, StageId};
+use buzz_protocol::{QueryId, Result, StageId};
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::LogicalPlan;
@@ -16,6 +15,8 @@ use datafusion::sql::parser::Statement;
 
 use crate::cut::{CutRules, Fragment, Scan, TableCost, cut};
 use crate::footers::row_groups;
+use crate::information::{answered, described_query, description};
+use crate::missing::missing_table;
 use crate::narrow::narrowed;
 use crate::query_plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep, reduces_rows};
 use crate::reduce::{Reducer, planned, reducer};
@@ -34,6 +35,13 @@ pub(crate) async fn plan(mut planning: Planning<'_>, sql: &str) -> Result<QueryP
         Statement::Explain(explain) if explain.options.analyze => (*explain.statement, Explain::Analyze),
         Statement::Explain(explain) => (*explain.statement, Explain::Plan),
         statement => (statement, Explain::No),
+    };
+    let statement = match described_query(&statement) {
+        Some(query) => {
+            let query = check_query(answered(query, &planning.tables)?)?;
+            description(logical(&mut planning, query, &[]).await?.schema().as_arrow())?
+        }
+        None => answered(statement, &planning.tables)?,
     };
     let statement = check_query(statement)?;
     let Divided { shared, rest } = divide(statement)?;
@@ -134,8 +142,7 @@ fn providers(
             if is_table_function(name) {
                 continue;
             }
-            let names = tables.iter().map(|table| table.name.as_str());
-            return Err(QueryError::invalid(format!("table `{name}` does not exist{}", name_help(name, names))));
+            return Err(missing_table(&reference, tables.iter().map(|table| table.name.as_str())));
         };
         providers.push((name.to_string(), Arc::new(FileTable::for_cut(Arc::clone(&tables[number]), number))));
     }

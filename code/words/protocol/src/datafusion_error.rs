@@ -52,7 +52,7 @@ pub(crate) fn from_datafusion(error: &DataFusionError) -> QueryError {
         DataFusionError::NotImplemented(message) => {
             QueryError::invalid(format!("not supported by the SQL engine: {}", plain(message)))
         }
-        DataFusionError::ResourcesExhausted(message) => QueryError::limit(plain(message)),
+        DataFusionError::ResourcesExhausted(message) => QueryError::limit(exhausted(message)),
         DataFusionError::ParquetError(source) => QueryError::data(format!("not readable Parquet: {source}")),
         DataFusionError::ObjectStore(source) => from_object_store(source),
         DataFusionError::IoError(source) => from_io(source),
@@ -78,6 +78,19 @@ fn plain(message: &str) -> String {
         line = line.trim_start_matches(prefix);
     }
     line.trim_end_matches('.').to_string()
+}
+
+/// Returns one line of the message about a bound of operators. That of the memory pool lists consumers first, on lines of
+/// their own, and names neither the option nor the remedy.
+fn exhausted(message: &str) -> String {
+    let line = message.lines().find_map(|line| line.trim().strip_prefix("Error: "));
+    let line = plain(line.unwrap_or(message));
+    match line.find("memory pool") {
+        Some(_) => {
+            format!("the operators reached the bound `memory_bytes`: {line}; raise it with --set memory_bytes=…")
+        }
+        None => line,
+    }
 }
 
 /// Converts the message of an `Execution` error, which is all that it has. DataFusion uses it for values that make a

@@ -1,6 +1,7 @@
 //! The error type that all roles exchange.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::place::write_places;
 use crate::store_error::from_object_store;
-use crate::{Place, TaskIndex, nearest};
+use crate::{Place, TaskIndex, identifier, nearest};
 
 /// Shorthand for results that fail with a [`QueryError`].
 pub type Result<T, E = QueryError> = std::result::Result<T, E>;
@@ -266,7 +267,12 @@ pub(crate) fn from_arrow(error: &ArrowError) -> QueryError {
 
 /// Returns "column `x` does not exist{place}" and a remedy: the most similar of `names`, or up to 20 of them.
 pub fn column_not_found(name: &str, place: &str, names: &[&str]) -> String {
+    let cased = names.iter().filter(|other| other.eq_ignore_ascii_case(name) && **other != name);
+    let cased: BTreeSet<String> = cased.map(|other| format!("`{}`", identifier(other))).collect();
     let help = match nearest(name, names.iter().copied()) {
+        Some(_) if !cased.is_empty() => {
+            format!("; write it in double quotes: {}", cased.into_iter().collect::<Vec<_>>().join(" or "))
+        }
         Some(near) => format!("; did you mean `{near}`?"),
         None if names.is_empty() => String::new(),
         None => {

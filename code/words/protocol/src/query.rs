@@ -131,6 +131,8 @@ impl Query {
     /// `Invalid`, naming the place, if the JSON is malformed, a field is missing or has the wrong type, or the steps
     /// cannot run in their order.
     pub fn parse(json: &str, source: &str) -> Result<(Query, Vec<String>)> {
+        // Some editors put a byte order mark at the start of a file.
+        let json = json.trim_start_matches('\u{feff}');
         let mut ignored = Vec::new();
         let mut track = serde_path_to_error::Track::new();
         let mut deserializer = serde_json::Deserializer::from_str(json);

@@ -141,6 +141,89 @@ fn exit_codes_and_output_streams_are_as_documented() {
 }
 
 #[test]
+fn statement_is_read_from_a_file_and_from_standard_input() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 2, 10);
+    let piped = |arguments: &[&str], input: &str| {
+        let mut child = Command::new(program("buzz"))
+            .current_dir(dir.path())
+            .args(arguments)
+            .args(["--table", "t=rides", "--format", "csv"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let sql = "\u{feff}-- daily; count\nSELECT count(*) AS n FROM t;\n";
+    fs::write(dir.path().join("q.sql"), sql).unwrap();
+    for (arguments, input) in [
+        (["sql", "-f", "q.sql"], ""),
+        (["sql", "--file", "q.sql"], ""),
+        (["sql", "--file", "-"], sql),
+        (["sql", "-", "--threads=2"], sql),
+        (["sql", "-- daily\nSELECT count(*) AS n FROM t", "--threads=2"], ""),
+    ] {
+        let (code, rows, told) = piped(&arguments, input);
+        assert_eq!((code, rows.as_str()), (Some(0), "n\n20\n"), "{arguments:?}: {told}");
+    }
+    for (arguments, words) in [
+        (["sql", "q.sql"], "error: `q.sql` is not SQL; `buzz sql -f q.sql` runs the statement in a file"),
+        (["sql", "@q.sql"], "`buzz sql -f q.sql` runs the statement in a file"),
+        (["query", "q.sql"], "`buzz sql -f q.sql` a statement"),
+        (["sql", "SELECT 1; SELECT 2"], "error: the SQL contains 2 statements; write one query, or run them"),
+    ] {
+        let (code, rows, told) = piped(&arguments, "");
+        assert_eq!((code, rows.as_str()), (Some(1), ""), "{arguments:?}");
+        assert!(told.contains(words), "{told}");
+    }
+    let (code, _, told) = piped(&["sql", "-f", "missing.sql"], "");
+    assert!(code == Some(1) && told.contains("error: SQL file `missing.sql`: "), "{told}");
+
+    // A byte order mark in a query file.
+    query(dir.path(), "SELECT count(*) AS n FROM m");
+    let json = fs::read_to_string(dir.path().join("query.json")).unwrap();
+    fs::write(dir.path().join("query.json"), format!("\u{feff}{json}")).unwrap();
+    let output = buzz(dir.path(), &["query", "query.json", "--format", "csv"]);
+    assert_eq!(text(&output.stdout), "n\n4\n", "{}", text(&output.stderr));
+}
+
+#[test]
+fn ending_of_the_output_sets_the_format() {
+    let dir = tempdir().unwrap();
+    let written = |name: &str, more: &[&str]| {
+        let arguments = [&["sql", "SELECT 1 AS a", "--output", name], more].concat();
+        let output = buzz(dir.path(), &arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        fs::read(dir.path().join(name)).unwrap()
+    };
+    assert_eq!(written("a.csv", &[]), b"a\n1\n");
+    assert_eq!(written("a.JSON", &[]), b"[{\"a\":1}]\n");
+    assert_eq!(written("a.ndjson", &[]), b"{\"a\":1}\n");
+    assert!(written("a.parquet", &[]).starts_with(b"PAR1"));
+    assert!(written("a.arrow", &[]).starts_with(b"ARROW1"));
+    assert!(written("a.txt", &[]).starts_with(b"+---+"));
+    assert_eq!(written("b.parquet", &["--format", "csv"]), b"a\n1\n");
+    let output = buzz(dir.path(), &["sql", "SELECT 1", "--output", "a.xlsx"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("no format has the ending `.xlsx`"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn memory_bound_is_named_in_one_line() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 2, 2000);
+    let sql = "SELECT a.id, repeat(a.grp, 200) AS g FROM t a, t b WHERE a.id < 100 ORDER BY g, b.id";
+    let output = buzz(dir.path(), &["sql", sql, "--table", "t=rides", "--set", "memory_bytes=10MB"]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("`memory_bytes`") && told.contains("raise it") && told.lines().count() == 1, "{told}");
+}
+
+#[test]
 fn query_is_read_from_standard_input_and_closed_pipe_prints_no_error() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 2, 10);

@@ -35,9 +35,13 @@ mod panics;
 
 mod queries;
 
+mod shell;
+
 mod snapshots;
 
 mod sql;
+
+mod statements;
 
 mod statistics;
 

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use buzz_catalog::Table;
-use buzz_protocol::query::name_help;
 use buzz_protocol::{Place, QueryError, Result, Step, StepType};
+use datafusion::common::TableReference;
 use datafusion::sql::parser::Statement;
 
+use crate::missing::missing_table;
 use crate::sql::parse_query;
 
 /// A step whose SQL is a query over existing tables.
@@ -35,9 +36,8 @@ fn parse_step<'a>(index: usize, step: &'a Step, steps: &[Step], tables: &[Arc<Ta
     let (references, _) = datafusion::sql::resolve::resolve_table_references(&statement, true)?;
     let mut reads = Vec::new();
     for reference in references {
-        let name = reference.table().to_string();
-        let source = find_source(&name, index, steps, tables)?;
-        reads.push((name, source));
+        let source = find_source(&reference, index, steps, tables)?;
+        reads.push((reference.table().to_string(), source));
     }
     match step.step_type {
         StepType::HBee => check_map_reads(&reads, steps, tables)?,
@@ -46,7 +46,8 @@ fn parse_step<'a>(index: usize, step: &'a Step, steps: &[Step], tables: &[Arc<Ta
     Ok(ParsedStep { step, statement, reads })
 }
 
-fn find_source(name: &str, index: usize, steps: &[Step], tables: &[Arc<Table>]) -> Result<Source> {
+fn find_source(reference: &TableReference, index: usize, steps: &[Step], tables: &[Arc<Table>]) -> Result<Source> {
+    let name = reference.table();
     let same = |other: &str| other == name || other.eq_ignore_ascii_case(name);
     if let Some(catalog) = tables.iter().position(|table| same(&table.name)) {
         return Ok(Source::Catalog(catalog));
@@ -57,7 +58,7 @@ fn find_source(name: &str, index: usize, steps: &[Step], tables: &[Arc<Table>]) 
         Some(_) => Err(QueryError::invalid(format!("it reads the later step `{name}`; put `{name}` before it"))),
         None => {
             let names = tables.iter().map(|table| table.name.as_str()).chain(steps.iter().map(|s| s.name.as_str()));
-            Err(QueryError::invalid(format!("table `{name}` does not exist{}", name_help(name, names))))
+            Err(missing_table(reference, names))
         }
     }
 }

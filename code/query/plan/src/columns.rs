@@ -1,0 +1,185 @@
+//! Finds columns whose names have capital letters by names without quotes.
+//!
+//! SQL reads `userId` as `userid`. If no column in scope has that name and exactly one differs from it only by case, the
+//! name is replaced by that column's in double quotes, and the statement is planned again. So a lowercase column is always
+//! preferred, and two columns that both fit remain an error.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use datafusion::common::{Location, SchemaError};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{
+    Expr, Ident, JoinConstraint, JoinOperator, ObjectName, ObjectNamePart, Select, VisitMut, VisitorMut,
+    visit_expressions_mut,
+};
+
+/// Maximum number of names that are replaced in one statement, since each is found by planning it.
+const NAMES_MAX: usize = 300;
+
+/// Plans `statement`. The session must collect the places of columns (`sql_parser.collect_spans`).
+///
+/// # Errors
+/// As [`SessionState::statement_to_plan`].
+pub(crate) async fn planned(state: &SessionState, mut statement: Statement) -> Result<LogicalPlan> {
+    for _ in 0..NAMES_MAX {
+        let error = match state.statement_to_plan(statement.clone()).await {
+            Ok(plan) => return Ok(plan),
+            Err(error) => error,
+        };
+        let replaced = missing(&error, None).is_some_and(|missing| replace(&mut statement, missing));
+        if !replaced {
+            return Err(error);
+        }
+    }
+    state.statement_to_plan(statement).await
+}
+
+/// A name without a column, and the only column that has the name if case is ignored.
+struct Missing {
+    name: String,
+    /// The table that qualifies the name.
+    table: Option<String>,
+    column: String,
+    /// End of the name in the statement. Errors about the condition of a join have none.
+    end: Option<Location>,
+}
+
+fn missing(error: &DataFusionError, end: Option<Location>) -> Option<Missing> {
+    match error {
+        DataFusionError::Context(_, inner) => missing(inner, end),
+        DataFusionError::Diagnostic(diagnostic, inner) => missing(inner, diagnostic.span.map(|span| span.end).or(end)),
+        DataFusionError::Shared(inner) => missing(inner, end),
+        DataFusionError::Collection(errors) => missing(errors.first()?, end),
+        DataFusionError::SchemaError(schema, _) => {
+            let SchemaError::FieldNotFound { field, valid_fields } = schema.as_ref() else { return None };
+            let table = field.relation.as_ref();
+            let columns: BTreeSet<&str> = valid_fields
+                .iter()
+                .filter(|column| table.is_none_or(|table| column.relation.as_ref().is_none_or(|other| other == table)))
+                .map(|column| column.name.as_str())
+                .filter(|name| name.eq_ignore_ascii_case(&field.name))
+                .collect();
+            match columns.into_iter().collect::<Vec<_>>().as_slice() {
+                [only] if *only != field.name => Some(Missing {
+                    name: field.name.clone(),
+                    table: table.map(|table| table.table().to_string()),
+                    column: (*only).to_string(),
+                    end: field.spans().first().map(|span| span.end).or(end),
+                }),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// Replaces the name at its place. A name without a place is replaced in all conditions of joins that have it. Returns
+/// false if the statement does not have the name.
+fn replace(statement: &mut Statement, missing: Missing) -> bool {
+    let Statement::Statement(sql) = statement else { return false };
+    let mut names = Names { missing, count: 0 };
+    let _: ControlFlow<()> = sql.visit(&mut names);
+    names.count > 0
+}
+
+struct Names {
+    missing: Missing,
+    count: usize,
+}
+
+impl Names {
+    fn is_missing(&self, name: &Ident) -> bool {
+        name.quote_style.is_none() && name.value.to_ascii_lowercase() == self.missing.name
+    }
+
+    fn put(&mut self, name: &mut Ident) {
+        name.value.clone_from(&self.missing.column);
+        name.quote_style = Some('"');
+        self.count += 1;
+    }
+
+    /// Replaces the name in the condition of a join.
+    fn condition(&mut self, condition: &mut Expr) {
+        let _: ControlFlow<()> = visit_expressions_mut(condition, |expression| {
+            match expression {
+                Expr::Identifier(name) if self.missing.table.is_none() && self.is_missing(name) => self.put(name),
+                Expr::CompoundIdentifier(names) => {
+                    if let [.., table, name] = names.as_mut_slice()
+                        && self.missing.table.as_ref().is_some_and(|other| table.value.eq_ignore_ascii_case(other))
+                        && self.is_missing(name)
+                    {
+                        self.put(name);
+                    }
+                }
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        });
+    }
+}
+
+impl VisitorMut for Names {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<()> {
+        let name = match expression {
+            Expr::Identifier(name) => Some(name),
+            Expr::CompoundIdentifier(names) => names.last_mut(),
+            _ => None,
+        };
+        let end = self.missing.end;
+        if let Some(name) = name
+            && end.is_some_and(|end| (end.line, end.column) == (name.span.end.line, name.span.end.column))
+            && self.is_missing(name)
+        {
+            self.put(name);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        if self.missing.end.is_some() {
+            return ControlFlow::Continue(());
+        }
+        for join in select.from.iter_mut().flat_map(|from| &mut from.joins) {
+            match constraint(&mut join.join_operator) {
+                Some(JoinConstraint::On(condition)) => self.condition(condition),
+                Some(JoinConstraint::Using(columns)) => {
+                    for ObjectName(parts) in columns {
+                        if let [ObjectNamePart::Identifier(name)] = parts.as_mut_slice()
+                            && self.is_missing(name)
+                        {
+                            self.put(name);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Returns the condition of a join.
+fn constraint(join: &mut JoinOperator) -> Option<&mut JoinConstraint> {
+    match join {
+        JoinOperator::Join(constraint)
+        | JoinOperator::Inner(constraint)
+        | JoinOperator::Left(constraint)
+        | JoinOperator::LeftOuter(constraint)
+        | JoinOperator::Right(constraint)
+        | JoinOperator::RightOuter(constraint)
+        | JoinOperator::FullOuter(constraint)
+        | JoinOperator::Semi(constraint)
+        | JoinOperator::LeftSemi(constraint)
+        | JoinOperator::RightSemi(constraint)
+        | JoinOperator::Anti(constraint)
+        | JoinOperator::LeftAnti(constraint)
+        | JoinOperator::RightAnti(constraint) => Some(constraint),
+        _ => None,
+    }
+}
