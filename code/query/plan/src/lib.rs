@@ -10,6 +10,7 @@ mod cut;
 mod explain;
 mod footers;
 mod narrow;
+mod ordered;
 mod prune;
 mod query_plan;
 mod reduce;
