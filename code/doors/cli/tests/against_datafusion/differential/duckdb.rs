@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use libtest_mimic::Failed;
@@ -21,7 +21,7 @@ pub(super) fn folder() -> Option<PathBuf> {
 }
 
 /// Writes the query `seed` and its answer in plain DataFusion to a file of `folder`.
-pub(super) async fn write(folder: &PathBuf, file: u64, seed: u64, asked: &Asked, all: &Tables) -> Result<(), Failed> {
+pub(super) async fn write(folder: &Path, file: u64, seed: u64, asked: &Asked, all: &Tables) -> Result<(), Failed> {
     static TABLES: Once = Once::new();
     TABLES.call_once(|| copy_tables(folder, all).expect("the folder can be written"));
     let rows = asked.plain().await?.rows;
@@ -32,7 +32,7 @@ pub(super) async fn write(folder: &PathBuf, file: u64, seed: u64, asked: &Asked,
     Ok(())
 }
 
-fn copy_tables(folder: &PathBuf, all: &Tables) -> std::io::Result<()> {
+fn copy_tables(folder: &Path, all: &Tables) -> std::io::Result<()> {
     for table in &all.tables {
         let target = folder.join("tables").join(&table.name);
         fs::create_dir_all(&target)?;
