@@ -63,7 +63,7 @@ pub(crate) async fn to_logical(
     let values: HashMap<String, ScalarValue> =
         params.iter().map(|(name, param)| (name.clone(), param_value(param))).collect();
     let written = state.statement_to_plan(statement).await?.with_param_values(values)?;
-    let logical = scalar::checked(wire::sendable(written)?)?;
+    let logical = scalar::projected(scalar::checked(wire::sendable(written)?)?)?;
     // Analysis detects type errors; optimization detects errors in constant values.
     let optimized = state.optimize(&logical).map_err(|error| match error {
         DataFusionError::Context(_, inner) => QueryError::from(*inner),
