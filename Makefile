@@ -162,6 +162,25 @@ ifeq ($(BINARIES),)
 		$(addprefix $(CARGO_TARGET_DIR)/release/,localcloud comb-intake) $(DEPLOYED)/
 endif
 
+.PHONY: test-tpcds differential-duckdb duckdb-tools
+# Its extension is not yet published for the version of DuckDB that the benchmarks measure.
+ORACLE := $(CARGO_TARGET_DIR)/duckdb
+export BUZZ_TPCDS ?= $(CARGO_TARGET_DIR)/tpcds
+
+duckdb-tools:
+	@[ -d $(ORACLE)/lib ] && $(ORACLE)/bin/python -c 'import duckdb, duckdb_extension_tpcds' 2>/dev/null || { \
+		python3 -m venv $(ORACLE) && $(ORACLE)/bin/pip install --quiet duckdb==1.5.5 duckdb-extension-tpcds==1.5.5; }
+
+test-tpcds: duckdb-tools ## Compare the 99 statements of TPC-DS with plain DataFusion and with DuckDB
+	@$(ORACLE)/bin/python code/testkit/duckdb/tpcds.py --folder $(BUZZ_TPCDS)
+	$(AGAINST) tpcds::
+
+differential-duckdb: duckdb-tools ## Compare random queries with plain DataFusion and with DuckDB; QUERIES=2000 SEED=1
+	@rm -rf $(ORACLE)/differential && mkdir -p $(ORACLE)/differential
+	BUZZ_DIFFERENTIAL_WRITE=$(ORACLE)/differential BUZZ_DIFFERENTIAL_QUERIES=$(or $(QUERIES),2000) \
+		BUZZ_DIFFERENTIAL_SEED=$(or $(SEED),1) $(AGAINST) differential::
+	$(ORACLE)/bin/python code/testkit/duckdb/differential.py $(ORACLE)/differential
+
 bench: bench-tools release ## Compare with plain DataFusion and DuckDB; BENCH_RUNS=5 TPCH_SCALE=1 BINARIES=folder
 	python3 code/testkit/bench/bench.py --bin $(MEASURED) --sample $(SAMPLE) --runs $(or $(BENCH_RUNS),5)
 	$(BENCH)/bin/python code/testkit/bench/tpch.py --bin $(MEASURED) --scale $(or $(TPCH_SCALE),1) \

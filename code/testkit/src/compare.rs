@@ -47,6 +47,12 @@ impl Rows {
         Ok(Rows { rows, tolerances: fields.map(|field| tolerance(field.data_type())).collect() })
     }
 
+    /// Makes rows of texts.
+    pub fn of_texts(rows: Vec<Vec<String>>) -> Rows {
+        let tolerances = vec![None; rows.first().map_or(0, Vec::len)];
+        Rows { rows, tolerances }
+    }
+
     /// Sets the relative tolerance of all columns to `share`, for approximate aggregates.
     #[must_use]
     pub fn estimated(mut self, share: f64) -> Rows {

@@ -7,6 +7,7 @@
 //! `x-buzz-token`, except `build`, which returns the build. A failure is a status whose details are a [`QueryError`] as
 //! JSON.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -22,7 +23,7 @@ use arrow_flight::{
     PollInfo, PutResult, SchemaResult, Ticket,
 };
 use async_trait::async_trait;
-use buzz_protocol::{BUILD_ID, CombAddress, Place, QueryError, QueryId, QueryToken, Result};
+use buzz_protocol::{BUILD_ID, CombAddress, Place, QueryError, QueryId, QueryToken, Result, StageId};
 use bytes::Bytes;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use futures::stream::BoxStream;
@@ -36,6 +37,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::exchanged::ExchangeCount;
 use crate::headers::TOKEN_HEADER;
 use crate::inbox::Inboxes;
 use crate::service::{Commit, DeliveryHeader, DeliverySink, InboxService, OpenQuery};
@@ -57,6 +59,12 @@ struct CommitBody {
 struct AbortBody {
     query: QueryId,
     reason: QueryError,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CheckBody {
+    query: QueryId,
+    unread: BTreeSet<StageId>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -104,8 +112,9 @@ impl FlightService for InboxFlight {
             let answer = arrow_flight::Result { body: Bytes::from_static(BUILD_ID.as_bytes()) };
             return Ok(Response::new(futures::stream::once(async { Ok(answer) }).boxed()));
         }
-        self.act(token, &r#type, &body).await.map_err(|error| to_status(&error))?;
-        Ok(Response::new(futures::stream::empty().boxed()))
+        let body = self.act(token, &r#type, &body).await.map_err(|error| to_status(&error))?;
+        let answer = body.map(|body| Ok(arrow_flight::Result { body }));
+        Ok(Response::new(futures::stream::iter(answer).boxed()))
     }
 
     async fn handshake(&self, _: Request<Streaming<HandshakeRequest>>) -> Answer<Self::HandshakeStream> {
@@ -168,8 +177,9 @@ impl InboxFlight {
         sink.ok_or_else(|| broken("schema"))?.finish().await
     }
 
-    async fn act(&self, token: QueryToken, name: &str, body: &[u8]) -> Result<()> {
-        match name {
+    /// Runs an action. Returns the body of the answer, if it has one.
+    async fn act(&self, token: QueryToken, name: &str, body: &[u8]) -> Result<Option<Bytes>> {
+        let done = match name {
             "open" => {
                 let open: OpenQuery = from_json(body)?;
                 // Opening an open query does nothing; the caller must have the query's token.
@@ -182,9 +192,10 @@ impl InboxFlight {
                 self.inboxes.commit(query, commits).await
             }
             "check_read" => {
-                let CloseBody { query } = from_json(body)?;
+                let CheckBody { query, unread } = from_json(body)?;
                 self.inboxes.check(query, &token)?;
-                self.inboxes.check_read(query).await
+                let counts = self.inboxes.check_read(query, unread).await?;
+                return to_json(&counts).map(Some);
             }
             "abort" => {
                 let AbortBody { query, reason } = from_json(body)?;
@@ -197,7 +208,8 @@ impl InboxFlight {
                 self.inboxes.close(query).await
             }
             _ => Err(QueryError::internal(format!("a comb has no action `{name}`"))),
-        }
+        };
+        done.map(|()| None)
     }
 }
 
@@ -255,18 +267,19 @@ impl FlightInbox {
         Ok(request)
     }
 
-    async fn act<T: Serialize + Sync>(&self, name: &str, body: &T) -> Result<()> {
+    /// Calls an action. Returns the bodies of its answer.
+    async fn act<T: Serialize + Sync>(&self, name: &str, body: &T) -> Result<Vec<arrow_flight::Result>> {
         let action = Action { r#type: name.to_string(), body: to_json(body)? };
         let failed = |status: Status| from_status(&status).at(comb(&self.address));
         let answers = self.client.clone().do_action(self.request(action)?).await.map_err(failed)?;
-        answers.into_inner().try_for_each(|_| async { Ok(()) }).await.map_err(failed)
+        answers.into_inner().try_collect().await.map_err(failed)
     }
 }
 
 #[async_trait]
 impl InboxService for FlightInbox {
     async fn open(&self, open: OpenQuery) -> Result<()> {
-        self.act("open", &open).await
+        self.act("open", &open).await.map(drop)
     }
 
     async fn deliver(&self, header: DeliveryHeader, schema: SchemaRef) -> Result<Box<dyn DeliverySink>> {
@@ -297,19 +310,21 @@ impl InboxService for FlightInbox {
     }
 
     async fn commit(&self, query: QueryId, commits: Vec<Commit>) -> Result<()> {
-        self.act("commit", &CommitBody { query, commits }).await
+        self.act("commit", &CommitBody { query, commits }).await.map(drop)
     }
 
-    async fn check_read(&self, query: QueryId) -> Result<()> {
-        self.act("check_read", &CloseBody { query }).await
+    async fn check_read(&self, query: QueryId, unread: BTreeSet<StageId>) -> Result<Vec<ExchangeCount>> {
+        let answers = self.act("check_read", &CheckBody { query, unread }).await?;
+        let answer = answers.first().ok_or_else(|| QueryError::internal("a comb did not report its rows"))?;
+        from_json(&answer.body)
     }
 
     async fn abort(&self, query: QueryId, reason: QueryError) -> Result<()> {
-        self.act("abort", &AbortBody { query, reason }).await
+        self.act("abort", &AbortBody { query, reason }).await.map(drop)
     }
 
     async fn close(&self, query: QueryId) -> Result<()> {
-        self.act("close", &CloseBody { query }).await
+        self.act("close", &CloseBody { query }).await.map(drop)
     }
 }
 

@@ -8,7 +8,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use buzz_protocol::{QueryId, QueryToken, StageId};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{internal_datafusion_err, internal_err};
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
@@ -16,7 +16,6 @@ use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
-use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 use datafusion_proto::protobuf;
 use futures::TryStreamExt;
 use prost::Message;
@@ -73,6 +72,39 @@ impl InboxExec {
     pub fn over(&self, partitions: Range<usize>) -> Self {
         let keys = self.keys.clone();
         Self::divided_by(keys, self.query, self.stage, self.step.clone(), partitions, self.schema())
+    }
+
+    /// Encodes the leaf.
+    ///
+    /// # Errors
+    /// If a column's type has no encoding.
+    pub(crate) fn to_proto(&self) -> Result<InboxProto> {
+        Ok(InboxProto {
+            query: self.query.to_string(),
+            stage: self.stage.0,
+            step: self.step.clone(),
+            start: self.partitions.start as u64,
+            end: self.partitions.end as u64,
+            schema: Some(self.schema().try_into()?),
+            keys: self.keys.iter().map(|&key| key as u64).collect(),
+        })
+    }
+
+    /// Decodes a leaf.
+    ///
+    /// # Errors
+    /// If a field is not as [`Self::to_proto`] writes it.
+    pub(crate) fn from_proto(proto: InboxProto) -> Result<Self> {
+        let broken = |what: &str| internal_datafusion_err!("an encoded InboxExec has an invalid {what}");
+        let query = QueryId(proto.query.parse().map_err(|_| broken("query id"))?);
+        let schema: Schema = proto.schema.as_ref().ok_or_else(|| broken("schema"))?.try_into()?;
+        let index = |value: u64| usize::try_from(value).map_err(|_| broken("partition"));
+        let partitions = index(proto.start)?..index(proto.end)?;
+        let keys = proto.keys.iter().map(|&key| index(key)).collect::<Result<Vec<_>>>()?;
+        if keys.iter().any(|&key| key >= schema.fields().len()) {
+            return Err(broken("key"));
+        }
+        Ok(Self::divided_by(keys, query, StageId(proto.stage), proto.step, partitions, Arc::new(schema)))
     }
 
     /// Returns the stage that the leaf reads.
@@ -139,12 +171,9 @@ impl ExecutionPlan for InboxExec {
     }
 }
 
-/// Encodes and decodes [`InboxExec`] within a plan.
-#[derive(Debug)]
-pub struct InboxCodec;
-
+/// The encoded form of an [`InboxExec`].
 #[derive(Clone, PartialEq, Message)]
-struct InboxProto {
+pub(crate) struct InboxProto {
     #[prost(string, tag = "1")]
     query: String,
     #[prost(uint32, tag = "2")]
@@ -159,48 +188,4 @@ struct InboxProto {
     schema: Option<protobuf::Schema>,
     #[prost(uint64, repeated, tag = "7")]
     keys: Vec<u64>,
-}
-
-impl PhysicalExtensionCodec for InboxCodec {
-    fn try_decode(
-        &self,
-        buf: &[u8],
-        _inputs: &[Arc<dyn ExecutionPlan>],
-        _ctx: &TaskContext,
-        _converter: &dyn PhysicalProtoConverterExtension,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let broken = |what: &str| internal_datafusion_err!("an encoded InboxExec has an invalid {what}");
-        let proto = InboxProto::decode(buf).map_err(|_| broken("message"))?;
-        let query = QueryId(proto.query.parse().map_err(|_| broken("query id"))?);
-        let schema: Schema = proto.schema.as_ref().ok_or_else(|| broken("schema"))?.try_into()?;
-        let index = |value: u64| usize::try_from(value).map_err(|_| broken("partition"));
-        let partitions = index(proto.start)?..index(proto.end)?;
-        let keys = proto.keys.iter().map(|&key| index(key)).collect::<Result<Vec<_>>>()?;
-        if keys.iter().any(|&key| key >= schema.fields().len()) {
-            return Err(broken("key"));
-        }
-        let (stage, schema) = (StageId(proto.stage), Arc::new(schema));
-        Ok(Arc::new(InboxExec::divided_by(keys, query, stage, proto.step, partitions, schema)))
-    }
-
-    fn try_encode(
-        &self,
-        node: Arc<dyn ExecutionPlan>,
-        buf: &mut Vec<u8>,
-        _converter: &dyn PhysicalProtoConverterExtension,
-    ) -> Result<()> {
-        let Some(inbox) = node.downcast_ref::<InboxExec>() else {
-            return internal_err!("{} cannot be encoded", node.name());
-        };
-        let proto = InboxProto {
-            query: inbox.query.to_string(),
-            stage: inbox.stage.0,
-            step: inbox.step.clone(),
-            start: inbox.partitions.start as u64,
-            end: inbox.partitions.end as u64,
-            schema: Some(inbox.schema().try_into()?),
-            keys: inbox.keys.iter().map(|&key| key as u64).collect(),
-        };
-        proto.encode(buf).map_err(|error| DataFusionError::External(Box::new(error)))
-    }
 }

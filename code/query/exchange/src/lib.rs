@@ -6,22 +6,27 @@
 //! itself) and the combs use the same code.
 //!
 //! Read in this order: `service` (the interface), `delivery` (the sending side), `inbox` (the holding side),
-//! `inbox_exec` (the reading side), then `network`, `flight`, `status` and `headers` (the transport).
+//! `inbox_exec` (the reading side), `plan_codec` (its encoding), `exchanged` (rows between combs), then `network`, `flight`,
+//! `status` and `headers` (the transport).
 
 mod delivery;
+mod exchanged;
 mod flight;
 mod headers;
 mod inbox;
 mod inbox_exec;
 mod network;
+mod plan_codec;
 mod service;
 mod spill;
 mod status;
 
 pub use delivery::{Delivery, DeliveryWriter, Destination};
+pub use exchanged::{ExchangeCount, ExchangeId, Exchanges, Side, below_exchange, lost_in_exchange};
 pub use flight::flight_server;
 pub use headers::{SESSION_HEADER, TOKEN_HEADER, session_headers, session_of};
 pub use inbox::{InboxLimits, Inboxes};
-pub use inbox_exec::{InboxCodec, InboxExec};
+pub use inbox_exec::InboxExec;
 pub use network::{InboxNetwork, MemoryNetwork, Network, NetworkChannelResolver, TcpNetwork};
+pub use plan_codec::{InboxCodec, keys_can_be_sent};
 pub use service::{Commit, DeliveryHeader, DeliverySink, InboxService, OpenQuery, StageSpec};

@@ -13,7 +13,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion_distributed::{
     ChannelResolver, CoordinatorToWorkerMsg, ExecuteTaskRequest, GetWorkerInfoRequest, GetWorkerInfoResponse,
-    MaybeEncoded, SetPlanRequest, Worker, WorkerChannel, WorkerToCoordinatorMsg, grpc,
+    ProducerHead, SetPlanRequest, Worker, WorkerChannel, WorkerToCoordinatorMsg, grpc,
 };
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -22,8 +22,10 @@ use parking_lot::{Mutex, RwLock};
 use tonic::transport::{Channel, Endpoint};
 use url::Url;
 
+use crate::exchanged::{ExchangeId, Exchanges};
 use crate::flight::FlightInbox;
 use crate::inbox::Inboxes;
+use crate::plan_codec::encode_request;
 use crate::service::InboxService;
 use crate::status::from_worker;
 
@@ -56,12 +58,77 @@ pub trait Network: InboxNetwork {
 
 /// Adapts a [`Network`] for `datafusion-distributed` to connect to its workers.
 #[derive(Debug, Clone)]
-pub struct NetworkChannelResolver(pub Arc<dyn Network>);
+pub struct NetworkChannelResolver {
+    network: Arc<dyn Network>,
+    /// Counts the rows that Fuse reads. `None` on a comb, whose plans count.
+    exchanges: Option<Arc<Exchanges>>,
+}
+
+impl NetworkChannelResolver {
+    /// Creates the adapter of a comb.
+    pub fn of_comb(network: Arc<dyn Network>) -> Self {
+        Self { network, exchanges: None }
+    }
+
+    /// Creates the adapter of Fuse, whose rows are counted in `exchanges`.
+    pub fn of_fuse(network: Arc<dyn Network>, exchanges: Arc<Exchanges>) -> Self {
+        Self { network, exchanges: Some(exchanges) }
+    }
+
+    /// Returns the worker of `comb`.
+    ///
+    /// # Errors
+    /// As [`Network::worker`].
+    pub async fn worker(&self, comb: &CombAddress) -> Result<Box<dyn WorkerChannel>> {
+        let worker = self.network.worker(comb).await?;
+        Ok(match &self.exchanges {
+            Some(exchanges) => Box::new(CountingWorker { worker, exchanges: Arc::clone(exchanges) }),
+            None => worker,
+        })
+    }
+}
 
 #[async_trait]
 impl ChannelResolver for NetworkChannelResolver {
     async fn get_worker_client_for_url(&self, url: &Url) -> DataFusionResult<Box<dyn WorkerChannel>> {
-        self.0.worker(&CombAddress(url.clone())).await.map_err(QueryError::into_datafusion)
+        self.worker(&CombAddress(url.clone())).await.map_err(QueryError::into_datafusion)
+    }
+}
+
+/// A worker from which Fuse reads, and whose rows are counted.
+struct CountingWorker {
+    worker: Box<dyn WorkerChannel>,
+    exchanges: Arc<Exchanges>,
+}
+
+#[async_trait]
+impl WorkerChannel for CountingWorker {
+    async fn coordinator_channel(
+        &mut self,
+        headers: HeaderMap,
+        request: SetPlanRequest,
+        messages: BoxStream<'static, CoordinatorToWorkerMsg>,
+        metrics: ExecutionPlanMetricsSet,
+        task_ctx: &Arc<TaskContext>,
+    ) -> DataFusionResult<BoxStream<'static, DataFusionResult<WorkerToCoordinatorMsg>>> {
+        self.worker.coordinator_channel(headers, request, messages, metrics, task_ctx).await
+    }
+
+    async fn execute_task(
+        &mut self,
+        headers: HeaderMap,
+        request: ExecuteTaskRequest,
+        metrics: ExecutionPlanMetricsSet,
+        task_ctx: &Arc<TaskContext>,
+    ) -> DataFusionResult<Vec<BoxStream<'static, DataFusionResult<RecordBatch>>>> {
+        let exchange = ExchangeId::from(&request.task_key);
+        let all = matches!(request.producer_head, ProducerHead::BroadcastExec { .. });
+        let streams = self.worker.execute_task(headers, request, metrics, task_ctx).await?;
+        Ok(self.exchanges.counted_streams(streams, exchange, all))
+    }
+
+    async fn get_worker_info(&mut self, request: GetWorkerInfoRequest) -> DataFusionResult<GetWorkerInfoResponse> {
+        self.worker.get_worker_info(request).await
     }
 }
 
@@ -120,12 +187,12 @@ impl WorkerChannel for InProcessWorker {
     async fn coordinator_channel(
         &mut self,
         headers: HeaderMap,
-        mut request: SetPlanRequest,
+        request: SetPlanRequest,
         messages: BoxStream<'static, CoordinatorToWorkerMsg>,
         _metrics: ExecutionPlanMetricsSet,
         task_ctx: &Arc<TaskContext>,
     ) -> DataFusionResult<BoxStream<'static, DataFusionResult<WorkerToCoordinatorMsg>>> {
-        request.plan = MaybeEncoded::Encoded(request.plan.encode(task_ctx)?);
+        let request = encode_request(request, task_ctx)?;
         self.0.coordinator_channel(headers, request, messages.map(Ok).boxed()).await
     }
 
@@ -169,6 +236,7 @@ impl WorkerChannel for RemoteWorker {
         task_ctx: &Arc<TaskContext>,
     ) -> DataFusionResult<BoxStream<'static, DataFusionResult<WorkerToCoordinatorMsg>>> {
         let failed = self.failed();
+        let request = encode_request(request, task_ctx)?;
         let answers = self.worker.coordinator_channel(headers, request, messages, metrics, task_ctx).await;
         Ok(answers.map_err(&failed)?.map_err(failed).boxed())
     }

@@ -11,6 +11,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::exchanged::ExchangeCount;
+
 /// Opens a query's inbox on one comb, which reserves the comb for the query.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OpenQuery {
@@ -125,11 +127,12 @@ pub trait InboxService: fmt::Debug + Send + Sync {
         None
     }
 
-    /// Checks that every reader of every stage has read its partitions to the end.
+    /// Checks that every reader of every stage has read its partitions to the end, except those of `unread`. Returns the
+    /// counts of the rows that the comb sent to other combs and read from them.
     ///
     /// # Errors
     /// `Internal`, naming a stage that was not read to the end, `Unavailable` when the query is not open.
-    async fn check_read(&self, query: QueryId) -> Result<()>;
+    async fn check_read(&self, query: QueryId, unread: BTreeSet<StageId>) -> Result<Vec<ExchangeCount>>;
 
     /// Fails the query's streams with `reason` and drops its batches.
     async fn abort(&self, query: QueryId, reason: QueryError) -> Result<()>;

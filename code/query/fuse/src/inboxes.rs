@@ -1,10 +1,10 @@
 //! The inboxes of one run: reserved before it, sent the commits during it, released after it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use buzz_exchange::{Commit, DeliveryHeader, InboxService, OpenQuery, StageSpec};
+use buzz_exchange::{Commit, DeliveryHeader, Exchanges, InboxService, OpenQuery, StageSpec, lost_in_exchange};
 use buzz_host::Host;
 use buzz_kernel::encode_schema;
 use buzz_plan::QueryPlan;
@@ -27,6 +27,8 @@ pub(crate) struct QueryInboxes {
     pub(crate) services: Vec<Arc<dyn InboxService>>,
     /// Partitions of each comb.
     pub(crate) partitions_per_comb: usize,
+    /// The counts of the rows that Fuse reads from combs.
+    pub(crate) exchanges: Arc<Exchanges>,
     /// The token that calls to combs carry.
     pub(crate) token: QueryToken,
     /// The deadline of the query, in milliseconds since 1970.
@@ -46,7 +48,8 @@ impl QueryInboxes {
         }
         let own = matches!(reducers, Reducers::Fuse { .. }).then(Arc::<buzz_exchange::Inboxes>::default);
         services.extend(own.iter().map(|own| Arc::new(Arc::clone(own)) as Arc<dyn InboxService>));
-        Ok(Self { addresses, own, services, partitions_per_comb: plan.partitions_per_comb, token, deadline_ms })
+        let (partitions_per_comb, exchanges) = (plan.partitions_per_comb, Arc::default());
+        Ok(Self { addresses, own, services, partitions_per_comb, exchanges, token, deadline_ms })
     }
 
     /// Opens the inboxes for `query`. A failure also carries the positions of all combs that failed.
@@ -128,13 +131,19 @@ impl QueryInboxes {
         futures::future::try_join_all(calls).await.map(|_| ())
     }
 
-    /// Checks that the reduce plans have read all rows of all inboxes.
+    /// Checks that the reduce plans have read all rows of all inboxes, except those of the stages `unread`, and that no
+    /// rows were lost between combs or on their way to Fuse.
     ///
     /// # Errors
-    /// As [`InboxService::check_read`].
-    pub(crate) async fn check_read(&self, query: QueryId) -> Result<()> {
-        let calls = self.services.iter().map(|service| service.check_read(query));
-        futures::future::try_join_all(calls).await.map(|_| ())
+    /// As [`InboxService::check_read`]; `Internal` if rows were lost.
+    pub(crate) async fn check_read(&self, query: QueryId, unread: &BTreeSet<StageId>) -> Result<()> {
+        let calls = self.services.iter().map(|service| service.check_read(query, unread.clone()));
+        let mut counts: Vec<_> = futures::future::try_join_all(calls).await?.into_iter().flatten().collect();
+        counts.extend(self.exchanges.counts());
+        match lost_in_exchange(&counts) {
+            Some(lost) => Err(QueryError::internal(lost)),
+            None => Ok(()),
+        }
     }
 
     /// Writes the rows of an outcome to Fuse's own inbox, as a delivery that is not yet committed.

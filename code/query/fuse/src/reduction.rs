@@ -3,12 +3,13 @@
 //! A single comb receives the whole plan directly: the distributed planner would return a plan of one task for Fuse to
 //! run, and Fuse's inboxes are empty.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use arrow::array::RecordBatch;
 use buzz_exchange::{InboxExec, Network, NetworkChannelResolver};
-use buzz_kernel::{guarded_joins, guarded_joins_above, planning_config, session};
+use buzz_kernel::{guarded_joins, guarded_joins_above, may_end_before, planning_config, session};
 use buzz_plan::{QueryPlan, ReduceStep, divide, reduce_plan};
 use buzz_protocol::{CombAddress, QueryError, QueryId, Result, StageId, now};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -16,7 +17,6 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion_distributed::{
@@ -33,8 +33,8 @@ use crate::inboxes::QueryInboxes;
 pub(crate) struct Reduction {
     plan: Arc<dyn ExecutionPlan>,
     state: SessionState,
-    /// The comb that runs the whole plan, and the headers of calls to it. None if the plan is divided or runs in Fuse.
-    whole_on: Option<(CombAddress, HeaderMap)>,
+    /// The comb that runs the whole plan, the headers of calls to it and the way to it. None if the plan is divided or runs in Fuse.
+    whole_on: Option<(CombAddress, HeaderMap, NetworkChannelResolver)>,
 }
 
 impl Reduction {
@@ -54,15 +54,16 @@ impl Reduction {
             return Ok(Self { plan: guarded_joins(whole)?, state: own_state(plan, own)?, whole_on: None });
         }
         let headers = buzz_exchange::session_headers(&plan.session, &inboxes.token)?;
-        let (passed_on, channels) = (headers.clone(), NetworkChannelResolver(Arc::clone(network)));
+        let channels = NetworkChannelResolver::of_fuse(Arc::clone(network), Arc::clone(&inboxes.exchanges));
+        let (passed_on, channels_of_plan) = (headers.clone(), channels.clone());
         let combs = &inboxes.addresses;
         let (planned, state) = divide(whole, plan, combs, |builder| {
             let builder = builder.with_distributed_passthrough_headers(passed_on)?;
-            Ok(builder.with_distributed_channel_resolver(channels))
+            Ok(builder.with_distributed_channel_resolver(channels_of_plan))
         })
         .await?;
         if let [comb] = combs.as_slice() {
-            return Ok(Self { plan: planned, state, whole_on: Some((comb.clone(), headers)) });
+            return Ok(Self { plan: planned, state, whole_on: Some((comb.clone(), headers, channels)) });
         }
         // Fuse runs the operators above the exchanges with the combs. They also see the combs' lack of memory.
         let planned = guarded_joins_above(planned, |node| node.name().starts_with("Network"))?;
@@ -82,24 +83,21 @@ impl Reduction {
         stages
     }
 
-    /// Checks if an operator of the plan may end before it has read all rows of its inputs: a limit, a join with an empty
-    /// side, or a recursion.
-    pub(crate) fn may_end_early(&self) -> bool {
-        let ends_early = |node: &Arc<dyn ExecutionPlan>| {
-            let limited = node.downcast_ref::<AggregateExec>().is_some_and(|node| node.limit_options().is_some());
-            let named = ["JoinExec", "LimitExec", "SubqueryExec", "TopKExec"];
-            limited || node.fetch().is_some() || named.iter().any(|name| node.name().ends_with(name))
-        };
-        is_recursive(&self.plan) || self.plan.exists(|node| Ok(ends_early(node))).unwrap_or(true)
+    /// Returns the stages of which the plan may leave rows unread: those below a limit, on the probe side of a join, or in a
+    /// recursion.
+    pub(crate) fn may_leave_unread(&self) -> BTreeSet<StageId> {
+        let mut unread = BTreeSet::new();
+        add_unread(&self.plan, is_recursive(&self.plan), &mut unread);
+        unread
     }
 
     /// Runs the plan. The rows come in the order of the plan.
     ///
     /// # Errors
     /// `Unavailable` if a comb does not respond. The stream fails as the plan does.
-    pub(crate) async fn run(self, network: &Arc<dyn Network>) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        if let Some((comb, headers)) = self.whole_on {
-            return run_on_one(self.plan, &self.state, &comb, headers, network).await;
+    pub(crate) async fn run(self) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        if let Some((comb, headers, channels)) = self.whole_on {
+            return run_on_one(self.plan, &self.state, &comb, headers, &channels).await;
         }
         let batches = self.plan.execute(0, self.state.task_ctx())?;
         // The plan owns the connections that keep its tasks on the combs alive.
@@ -126,10 +124,10 @@ async fn run_on_one(
     state: &SessionState,
     comb: &CombAddress,
     headers: HeaderMap,
-    network: &Arc<dyn Network>,
+    channels: &NetworkChannelResolver,
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
     let ctx = state.task_ctx();
-    let mut worker = network.worker(comb).await?;
+    let mut worker = channels.worker(comb).await?;
     let task_key = TaskKey { query_id: QueryId::fresh().0, stage_id: 1, task_number: 0 };
     let started = now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let request = SetPlanRequest {
@@ -164,4 +162,16 @@ async fn run_on_one(
 
 fn is_recursive(plan: &Arc<dyn ExecutionPlan>) -> bool {
     plan.exists(|node| Ok(node.downcast_ref::<RecursiveQueryExec>().is_some())).unwrap_or(false)
+}
+
+/// Adds the stages of `plan` that may be left unread. `above` is true if an operator above `plan` may end before it.
+fn add_unread(plan: &Arc<dyn ExecutionPlan>, above: bool, unread: &mut BTreeSet<StageId>) {
+    let leaf = plan.downcast_ref::<DistributedLeafExec>().map_or(plan, DistributedLeafExec::original);
+    if let Some(inbox) = leaf.downcast_ref::<InboxExec>() {
+        unread.extend(above.then(|| inbox.stage()));
+        return;
+    }
+    for (index, child) in plan.children().into_iter().enumerate() {
+        add_unread(child, above || may_end_before(plan, index), unread);
+    }
 }

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use buzz_exchange::{InboxCodec, Inboxes, Network, NetworkChannelResolver, TOKEN_HEADER, flight_server, session_of};
+use buzz_exchange::{
+    InboxCodec, Inboxes, Network, NetworkChannelResolver, TOKEN_HEADER, below_exchange, flight_server, session_of,
+};
 use buzz_kernel::{guarded_joins, single_row, unpanicked_rows};
 use buzz_protocol::{BUILD_ID, QueryError, QueryToken, Result};
 use datafusion::error::Result as DataFusionResult;
@@ -107,9 +109,11 @@ fn reduce_session(
     let builder = ctx
         .builder
         .with_distributed_user_codec(InboxCodec)
-        .with_distributed_channel_resolver(NetworkChannelResolver(network))
+        .with_distributed_channel_resolver(NetworkChannelResolver::of_comb(network))
         .with_distributed_worker_plan_rewrite_handler(move |event: WorkerPlanRewriteEvent<'_>| {
             let plan = guarded_joins(change(event.plan)?).map_err(QueryError::into_datafusion)?;
+            // A broadcast does not notice that its input panics.
+            let plan = below_exchange(plan, unpanicked_rows)?;
             Ok(WorkerPlanRewriteEventResponse::new(unpanicked_rows(plan)))
         })
         // Sent to the other combs with every request for rows.

@@ -7,26 +7,44 @@ use arrow::ipc::convert::IpcSchemaEncoder;
 use arrow::ipc::writer::DictionaryTracker;
 use buzz_protocol::{QueryError, Result};
 use bytes::Bytes;
+use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::bytes::{
     physical_plan_from_bytes_with_proto_converter, physical_plan_to_bytes_with_proto_converter,
 };
-use datafusion_proto::physical_plan::{DeduplicatingProtoConverter, DefaultPhysicalExtensionCodec};
+use datafusion_proto::physical_plan::{DefaultPhysicalExtensionCodec, PhysicalExtensionCodec};
 
 use crate::operators::Operators;
+use crate::pieces::{Decoder, Encoder};
 
-/// Encodes a plan fragment. The deduplicating converter keeps a dynamic filter linked to the operator that fills it.
+/// Encodes a plan, in pieces if it is deep. `codec` encodes the operators that DataFusion does not have.
+///
+/// # Errors
+/// If an operator has no encoding.
+pub fn encode_plan(plan: Arc<dyn ExecutionPlan>, codec: &dyn PhysicalExtensionCodec) -> DataFusionResult<Bytes> {
+    physical_plan_to_bytes_with_proto_converter(plan, codec, &Encoder::default())
+}
+
+/// Decodes a plan that [`encode_plan`] encoded. The result can be executed once.
+///
+/// # Errors
+/// If the bytes are not a plan of this build.
+pub fn decode_plan(
+    bytes: &[u8],
+    ctx: &TaskContext,
+    codec: &dyn PhysicalExtensionCodec,
+) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+    physical_plan_from_bytes_with_proto_converter(bytes, ctx, codec, &Decoder::default())
+}
+
+/// Encodes a plan fragment, in pieces if it is deep.
 ///
 /// # Errors
 /// `Invalid` if an operator has no encoding.
 pub fn encode_fragment(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
-    physical_plan_to_bytes_with_proto_converter(
-        plan,
-        &DefaultPhysicalExtensionCodec {},
-        &DeduplicatingProtoConverter {},
-    )
-    .map_err(|error| QueryError::invalid(format!("a part of this SQL cannot be sent to HBees: {error}")))
+    encode_plan(plan, &DefaultPhysicalExtensionCodec {})
+        .map_err(|error| QueryError::invalid(format!("a part of this SQL cannot be sent to HBees: {error}")))
 }
 
 /// Decodes a plan fragment. The result can be executed once; decode again for another execution.

@@ -1,15 +1,18 @@
 //! DataFusion as every role uses it: sessions, the encoding of plans, the operators that a fragment may contain.
 
 mod codec;
+mod early;
 mod guard;
 mod operators;
+mod pieces;
 mod roundtrip;
 #[cfg(feature = "sql")]
 mod session;
 mod single_row;
 mod yielding;
 
-pub use codec::{decode_fragment, decode_schema, encode_fragment, encode_schema};
+pub use codec::{decode_fragment, decode_plan, decode_schema, encode_fragment, encode_plan, encode_schema};
+pub use early::may_end_before;
 pub use guard::{Guard, guarded, guarded_joins, guarded_joins_above, unpanicked_rows};
 pub use roundtrip::lost_on_the_wire;
 #[cfg(feature = "sql")]

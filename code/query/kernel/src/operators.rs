@@ -1,8 +1,6 @@
 //! The operators that a fragment can contain. `datafusion-proto` decodes more of them, which Buzz never sends. Decoding
 //! those that write files would link the writers of Parquet, CSV and JSON into each program.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
@@ -36,27 +34,20 @@ use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMerge
 use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::windows::WindowAggExec;
-use datafusion_proto::physical_plan::from_proto::parse_physical_expr_with_converter;
 use datafusion_proto::physical_plan::{
     PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalPlanNodeExt, PhysicalProtoConverterExtension,
 };
 use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
 use datafusion_proto::protobuf::{PhysicalExprNode, PhysicalPlanNode};
 
-/// Decodes the operators of one fragment. An expression that occurs several times stays shared, such as a dynamic
-/// filter in the operator that fills it and in the scan that uses it.
-#[derive(Default)]
-pub(super) struct Operators {
-    /// Expressions by their id in the encoded plan.
-    seen: RefCell<HashMap<u64, Arc<dyn PhysicalExpr>>>,
-}
+use crate::pieces::{Seen, decode_operator, only_decodes};
 
-impl PhysicalProtoConverterExtension for Operators {
-    fn proto_to_execution_plan(
-        &self,
-        node: &PhysicalPlanNode,
-        ctx: &PhysicalPlanDecodeContext<'_>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+/// Decodes the operators of one fragment.
+#[derive(Default)]
+pub(super) struct Operators(Seen);
+
+impl Operators {
+    fn operator(&self, node: &PhysicalPlanNode, ctx: &PhysicalPlanDecodeContext<'_>) -> Result<Arc<dyn ExecutionPlan>> {
         let below = Below { operators: self, ctx };
         let ctx = ExecutionPlanDecodeCtx::new(&below);
         let Some(operator) = &node.physical_plan_type else {
@@ -95,6 +86,16 @@ impl PhysicalProtoConverterExtension for Operators {
             other => Err(DataFusionError::NotImplemented(format!("a fragment cannot contain {other:?}"))),
         }
     }
+}
+
+impl PhysicalProtoConverterExtension for Operators {
+    fn proto_to_execution_plan(
+        &self,
+        node: &PhysicalPlanNode,
+        ctx: &PhysicalPlanDecodeContext<'_>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        decode_operator(node, |node| self.operator(node, ctx))
+    }
 
     fn proto_to_physical_expr(
         &self,
@@ -102,16 +103,7 @@ impl PhysicalProtoConverterExtension for Operators {
         input: &Schema,
         ctx: &PhysicalPlanDecodeContext<'_>,
     ) -> Result<Arc<dyn PhysicalExpr>> {
-        let made = parse_physical_expr_with_converter(node, input, ctx, self)?;
-        let Some(id) = node.expr_id else { return Ok(made) };
-        let first = self.seen.borrow().get(&id).cloned();
-        let Some(first) = first else {
-            self.seen.borrow_mut().insert(id, Arc::clone(&made));
-            return Ok(made);
-        };
-        // Each occurrence has its own children, but shares the state.
-        let children = made.children().into_iter().cloned().collect();
-        first.with_new_children(children)
+        self.0.decode(node, input, ctx, self)
     }
 
     fn execution_plan_to_proto(
@@ -129,10 +121,6 @@ impl PhysicalProtoConverterExtension for Operators {
     ) -> Result<PhysicalExprNode> {
         Err(only_decodes())
     }
-}
-
-fn only_decodes() -> DataFusionError {
-    DataFusionError::Internal("this converter decodes operators, it does not encode them".to_owned())
 }
 
 /// Decodes the inputs, expressions and functions of an operator.

@@ -13,6 +13,7 @@ mod footers;
 mod information;
 mod missing;
 mod narrow;
+mod ordered;
 mod params;
 mod prune;
 mod query_plan;

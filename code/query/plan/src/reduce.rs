@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use buzz_exchange::{InboxCodec, InboxExec};
+use buzz_exchange::{InboxCodec, InboxExec, keys_can_be_sent};
 use buzz_kernel::{planning_config, session, yielding};
 use buzz_protocol::{CombAddress, Options, QueryId, Result};
 use chrono::{DateTime, Utc};
@@ -28,6 +28,7 @@ use datafusion_distributed::{
 use url::Url;
 
 use crate::cut::cut;
+use crate::ordered::ordered;
 use crate::query_plan::{QueryPlan, ReduceStep};
 use crate::table::InboxTarget;
 use crate::{Planning, wire};
@@ -106,6 +107,9 @@ async fn comb_count(reduces: &[ReduceStep], planning: &Planning<'_>, wanted: usi
     for reduce in reduces {
         let target = InboxTarget { query: QueryId::fresh(), partitions };
         let whole = whole(reduce, planning.options(), planning.start, target).await?;
+        if !keys_can_be_sent(&whole) {
+            return Ok(1);
+        }
         let divider = Divider { options: planning.options(), start: planning.start, partitions };
         let (state, undivided) = divider.session(whole, &combs, Ok)?;
         let planned = state.query_planner().create_physical_plan(&empty(), &state).await;
@@ -147,7 +151,7 @@ pub async fn divide(
     let (state, _) = divider.session(Arc::clone(&whole), combs, adjust)?;
     let planned = match combs {
         [_] => whole,
-        _ => state.query_planner().create_physical_plan(&empty(), &state).await?,
+        _ => ordered(&state.query_planner().create_physical_plan(&empty(), &state).await?)?,
     };
     Ok((planned, state))
 }

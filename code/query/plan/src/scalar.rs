@@ -1,10 +1,12 @@
-//! Checks that scalar subqueries return at most one row.
+//! Prepares scalar subqueries, which the session rewrites to joins: a plan with DataFusion's own operator for them cannot be
+//! divided among combs.
 //!
-//! The session rewrites scalar subqueries to joins, since a plan with DataFusion's own operator for them cannot be
-//! divided among combs. The join has no check: a subquery of several rows would multiply the rows of the query.
+//! The join has no check: a subquery of several rows would multiply the rows of the query. And DataFusion rewrites only the
+//! subqueries of projections and filters.
 
 use buzz_kernel::single_row;
 use buzz_protocol::Result;
+use datafusion::common::Column;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::functions_aggregate::count::count;
@@ -26,6 +28,61 @@ pub(crate) fn checked(plan: LogicalPlan) -> Result<LogicalPlan> {
         })
     })?;
     Ok(checked.data)
+}
+
+/// Moves the uncorrelated scalar subqueries of aggregates without grouping sets, windows, sorts and joins into projections
+/// below them.
+///
+/// # Errors
+/// `Internal` when the rewritten plan is inconsistent.
+pub(crate) fn projected(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let mut count = 0;
+    let projected = plan.transform_up_with_subqueries(|node| match node {
+        // A name cannot be given to the keys of grouping sets.
+        LogicalPlan::Aggregate(ref aggregate)
+            if aggregate.group_expr.iter().any(|key| matches!(key, Expr::GroupingSet(_))) =>
+        {
+            Ok(Transformed::no(node))
+        }
+        LogicalPlan::Aggregate(_) | LogicalPlan::Window(_) | LogicalPlan::Sort(_) | LogicalPlan::Join(_) => {
+            with_projection(node, &mut count)
+        }
+        node => Ok(Transformed::no(node)),
+    })?;
+    Ok(projected.data)
+}
+
+/// Moves the scalar subqueries of `node` into a projection of its first input. `count` is the number of moved ones.
+fn with_projection(node: LogicalPlan, count: &mut usize) -> DataFusionResult<Transformed<LogicalPlan>> {
+    let columns: Vec<Expr> = node.schema().columns().into_iter().map(Expr::Column).collect();
+    let (names, mut moved) = (NamePreserver::new(&node), Vec::new());
+    let node = node.map_expressions(|expression| {
+        let name = names.save(&expression);
+        let replaced = expression.transform_up(|expression| match expression {
+            Expr::ScalarSubquery(inner) if inner.outer_ref_columns.is_empty() => {
+                *count += 1;
+                let column = format!("__scalar_{count}");
+                moved.push(Expr::ScalarSubquery(inner).alias(&column));
+                Ok(Transformed::yes(Expr::Column(Column::from_name(column))))
+            }
+            other => Ok(Transformed::no(other)),
+        });
+        Ok(replaced?.update_data(|expression| name.restore(expression)))
+    })?;
+    if moved.is_empty() {
+        return Ok(node);
+    }
+    let node = node.data;
+    let mut inputs: Vec<LogicalPlan> = node.inputs().into_iter().cloned().collect();
+    if let Some(first) = inputs.first_mut() {
+        let below = first.schema().columns().into_iter().map(Expr::Column).chain(moved);
+        *first = LogicalPlanBuilder::from(first.clone()).project(below)?.build()?;
+    }
+    let is_aggregate = matches!(node, LogicalPlan::Aggregate(_));
+    let node = node.with_new_exprs(node.expressions(), inputs)?;
+    // The others return the columns of their inputs, too.
+    let node = if is_aggregate { node } else { LogicalPlanBuilder::from(node).project(columns)?.build()? };
+    Ok(Transformed::yes(node))
 }
 
 fn subquery(expression: Expr) -> DataFusionResult<Transformed<Expr>> {

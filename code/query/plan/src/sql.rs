@@ -71,7 +71,8 @@ pub(crate) async fn to_logical(
         params.iter().map(|(name, param)| (name.clone(), param_value(param))).collect();
     let planned = columns::planned(state, statement).await?;
     let types = if params.is_empty() { HashMap::new() } else { planned.get_parameter_types()? };
-    let logical = scalar::checked(wire::sendable(planned.with_param_values(values)?)?)?;
+    let written = planned.with_param_values(values)?;
+    let logical = scalar::projected(scalar::checked(wire::sendable(written)?)?)?;
     // Analysis detects type errors; optimization detects errors in constant values.
     let optimized = state.optimize(&logical).map_err(|error| match error {
         DataFusionError::Context(_, inner) => QueryError::from(*inner),

@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::DataType;
 use buzz_exchange::InboxCodec;
-use buzz_kernel::{decode_fragment, encode_fragment, lost_on_the_wire, single_row};
+use buzz_kernel::{decode_fragment, decode_plan, encode_fragment, encode_plan, lost_on_the_wire, single_row};
 use buzz_protocol::{QueryError, Result};
 use bytes::Bytes;
 use datafusion::common::ScalarValue;
@@ -25,10 +25,6 @@ use datafusion::logical_expr::{Case, Cast, Expr, LogicalPlan, WindowFunctionDefi
 use datafusion::physical_expr::window::{StandardWindowExpr, WindowExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
-use datafusion_proto::bytes::{
-    physical_plan_from_bytes_with_proto_converter, physical_plan_to_bytes_with_proto_converter,
-};
-use datafusion_proto::physical_plan::DeduplicatingProtoConverter;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use url::Url;
@@ -119,11 +115,10 @@ pub(crate) fn unsendable_plan(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
     if let Some(lost) = unsendable_operator(plan) {
         return Some(lost);
     }
-    let converter = DeduplicatingProtoConverter {};
-    let Ok(bytes) = physical_plan_to_bytes_with_proto_converter(Arc::clone(plan), &InboxCodec, &converter) else {
+    let Ok(bytes) = encode_plan(Arc::clone(plan), &InboxCodec) else {
         return Some("one of its operators cannot be sent to combs".to_string());
     };
-    match physical_plan_from_bytes_with_proto_converter(&bytes, decoding(), &InboxCodec, &converter) {
+    match decode_plan(&bytes, decoding(), &InboxCodec) {
         Ok(decoded) => lost_on_the_wire(plan, &decoded).map(|lost| format!("it cannot be sent to combs ({lost})")),
         Err(error) => Some(format!("it cannot be sent to combs ({})", undecodable(&error.into()))),
     }

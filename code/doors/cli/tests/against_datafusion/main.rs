@@ -10,6 +10,8 @@ mod common;
 
 mod differential;
 
+mod extremes;
+
 mod inputs;
 
 mod known;
@@ -25,6 +27,8 @@ mod slt;
 mod stand_ins;
 
 mod tables;
+
+mod tpcds;
 
 mod tpch;
 
@@ -56,6 +60,9 @@ fn main() {
         let answers = Arc::clone(&inputs);
         trials.push(Trial::test(of("tpch_answers"), move || run(tpch::answers(&answers, query))));
         trials.push(of_shared(&inputs, of("tpch_stored"), move |inputs| run(tpch::stored(inputs, query))));
+    }
+    for number in 1..=tpcds::STATEMENTS {
+        trials.push(Trial::ignorable_test(format!("tpcds::q{number:02}"), move || run(tpcds::run(number))));
     }
     for share in differential::shares(Over::Made) {
         let (inputs, name) = (Arc::clone(&inputs), format!("differential::seed_{}", share.start));

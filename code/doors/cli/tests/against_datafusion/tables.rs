@@ -13,6 +13,7 @@ use datafusion::prelude::{ParquetReadOptions, SessionContext};
 use libtest_mimic::Failed;
 use tokio::sync::OnceCell;
 
+use crate::extremes::{EXTREMES, extremes};
 use crate::inputs::Inputs;
 use crate::parquet::{self, Written};
 
@@ -44,7 +45,7 @@ pub(crate) struct SourceTable {
     pub written: Written,
 }
 
-/// TPC-H at scale factor 0.01, the taxi sample as `rides`, and `trips` if this machine has the real tables.
+/// TPC-H at scale factor 0.01, the taxi sample as `rides`, `extremes`, and `trips` if this machine has the real tables.
 #[derive(Debug)]
 pub(crate) struct Tables {
     pub tables: Vec<SourceTable>,
@@ -79,6 +80,8 @@ impl Tables {
         let by_day = ParquetReadOptions::default().table_partition_cols(by_day);
         let (schema, batches) = read("rides", &sample, by_day, "SELECT * FROM rides").await?;
         tables.push(write(&folder, "rides", schema, &batches)?);
+        let (schema, batches) = extremes()?;
+        tables.push(write(&folder, EXTREMES, schema, &batches)?);
         if let Some(shared) = &inputs.shared {
             let file = shared.join("tables/nyc-tlc/green_tripdata_2023-12.parquet");
             let (schema, batches) = read(TRIPS, &file, ParquetReadOptions::default(), TRIPS_SQL).await?;

@@ -27,6 +27,7 @@ use tokio::sync::watch;
 
 use self::budget::Budget;
 use self::stage::{HeldDelivery, Shared, Stage};
+use crate::exchanged::{ExchangeCount, Exchanges};
 use crate::service::{Commit, DeliveryHeader, DeliverySink, InboxService, OpenQuery};
 use crate::spill::SpillFile;
 
@@ -70,6 +71,7 @@ struct QueryInbox {
     opened: Instant,
     stages: HashMap<StageId, Arc<Stage>>,
     shared: Shared,
+    exchanges: Arc<Exchanges>,
 }
 
 impl Inboxes {
@@ -137,6 +139,13 @@ impl Inboxes {
     /// Checks if `token` is the token of any open query.
     pub fn knows(&self, token: &QueryToken) -> bool {
         self.queries.lock().values().any(|inbox| same_token(&inbox.token, token))
+    }
+
+    /// Returns the counts of rows between combs of the query whose token is `token`, if it is open.
+    pub(crate) fn exchanges(&self, token: &QueryToken) -> Option<Arc<Exchanges>> {
+        let queries = self.queries.lock();
+        let inbox = queries.values().find(|inbox| same_token(&inbox.token, token))?;
+        Some(Arc::clone(&inbox.exchanges))
     }
 
     /// Ends every query with `reason` and removes it, for example when the comb stops.
@@ -219,7 +228,9 @@ impl InboxService for Arc<Inboxes> {
             return Err(QueryError::unavailable(format!("this comb already has {most} queries")));
         }
         let OpenQuery { query, token, deadline_ms, .. } = open;
-        queries.insert(query, Arc::new(QueryInbox { token, deadline_ms, stages, shared, opened: Instant::now() }));
+        let (opened, exchanges) = (Instant::now(), Arc::default());
+        let inbox = QueryInbox { token, deadline_ms, stages, shared, opened, exchanges };
+        queries.insert(query, Arc::new(inbox));
         Ok(())
     }
 
@@ -240,8 +251,11 @@ impl InboxService for Arc<Inboxes> {
         Ok(())
     }
 
-    async fn check_read(&self, query: QueryId) -> Result<()> {
-        self.query(query)?.stages.values().try_for_each(|stage| stage.check_read())
+    async fn check_read(&self, query: QueryId, unread: BTreeSet<StageId>) -> Result<Vec<ExchangeCount>> {
+        let inbox = self.query(query)?;
+        let mut stages = inbox.stages.iter().filter(|(stage, _)| !unread.contains(stage));
+        stages.try_for_each(|(_, stage)| stage.check_read())?;
+        Ok(inbox.exchanges.counts())
     }
 
     async fn abort(&self, query: QueryId, reason: QueryError) -> Result<()> {

@@ -1,6 +1,6 @@
 //! One run of a planned query: connect to inboxes, dispatch, reduce, collect.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -146,11 +146,11 @@ fn summary(plan: &QueryPlan, progress: &Progress, rows: u64, inboxes: &QueryInbo
 }
 
 /// Maps and reduces at the same time. Returns the number of rows when the last reduce step ends, even if tasks still
-/// run. Checks that the reduce plans have read all rows, unless they may end early.
+/// run. Checks that the reduce plans have read all rows, except those that they may leave.
 async fn work(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &mut dyn RowSink) -> Result<u64, RunError> {
     let Dispatch { query, inboxes, flowing, .. } = *dispatch;
     let map = dispatch.all();
-    let may_end_early = reductions.iter().any(Reduction::may_end_early);
+    let unread: BTreeSet<StageId> = reductions.iter().flat_map(Reduction::may_leave_unread).collect();
     let reduce = reduce_all(dispatch, reductions, sink);
     tokio::pin!(map, reduce);
     let mut mapping = true;
@@ -170,9 +170,7 @@ async fn work(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &mut dy
             }
             reduced = &mut reduce => {
                 let rows = reduced.map_err(of_comb)?;
-                if !may_end_early {
-                    inboxes.check_read(query).await.map_err(of_comb)?;
-                }
+                inboxes.check_read(query, &unread).await.map_err(of_comb)?;
                 return Ok(rows);
             }
         }
@@ -198,7 +196,7 @@ async fn reduce_all(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &
     let mut row_count = 0;
     for (step, reduction) in plan.reduces.iter().zip(reductions) {
         let place = |error: QueryError| error.at(Place::Step(step.step.clone()));
-        let mut rows = reduction.run(&host.network).await.map_err(place)?;
+        let mut rows = reduction.run().await.map_err(place)?;
         let Some(stage) = step.target else {
             sink.start(Arc::clone(&step.schema))?;
             while let Some(batch) = rows.try_next().await.map_err(place)? {

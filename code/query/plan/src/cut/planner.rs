@@ -47,26 +47,40 @@ pub(super) fn in_order(
     order: Option<OrderingRequirements>,
     first_only: bool,
 ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+    Ok(match missing_order(&input, order, first_only)? {
+        Some(order) => sorted(input, order),
+        None => input,
+    })
+}
+
+/// Returns the ordering by which `input` must be sorted to satisfy `order`, if it does not. As [`in_order`].
+pub(crate) fn missing_order(
+    input: &Arc<dyn ExecutionPlan>,
+    order: Option<OrderingRequirements>,
+    first_only: bool,
+) -> DataFusionResult<Option<LexOrdering>> {
     let Some((mut alternatives, false)) = order.map(OrderingRequirements::into_alternatives) else {
-        return Ok(input);
+        return Ok(None);
     };
     if first_only {
         alternatives.truncate(1);
     }
     for alternative in &alternatives {
         if input.properties().equivalence_properties().ordering_satisfy_requirement(alternative.clone())? {
-            return Ok(input);
+            return Ok(None);
         }
     }
-    let Some(first) = alternatives.into_iter().next() else {
-        return Ok(input);
-    };
+    Ok(alternatives.into_iter().next().map(LexOrdering::from))
+}
+
+/// Sorts each partition of `input`.
+pub(crate) fn sorted(input: Arc<dyn ExecutionPlan>, order: LexOrdering) -> Arc<dyn ExecutionPlan> {
     let each = input.properties().partitioning.partition_count() > 1;
-    Ok(Arc::new(SortExec::new(LexOrdering::from(first), input).with_preserve_partitioning(each)))
+    Arc::new(SortExec::new(order, input).with_preserve_partitioning(each))
 }
 
 /// Checks if `node` computes window functions.
-pub(super) fn is_window(node: &Arc<dyn ExecutionPlan>) -> bool {
+pub(crate) fn is_window(node: &Arc<dyn ExecutionPlan>) -> bool {
     node.downcast_ref::<BoundedWindowAggExec>().is_some() || node.downcast_ref::<WindowAggExec>().is_some()
 }
 

@@ -3,11 +3,14 @@
 //! Query number *n* depends only on the seed plus *n* and on the tables, so that each can be repeated by itself. A query that
 //! fails is made smaller while it fails in the same way.
 
+mod duckdb;
+
 mod generate;
 
 mod query;
 
 use std::ops::Range;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,6 +23,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::common::host;
+use crate::extremes::EXTREMES;
 use crate::inputs::Inputs;
 use crate::plain::Asked;
 use crate::tables::{SourceTable, TRIPS, Tables};
@@ -37,14 +41,26 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SMALLER_MAX: usize = 300;
 
 /// Combs and options that queries are tried with, by turns.
-const SETTINGS: [(usize, &[&str]); 5] = [
+const SETTINGS: [(usize, &[&str]); 12] = [
     (1, &["tasks=3", "split_bytes=1"]),
     (4, &["tasks=5", "split_bytes=1", "build_bytes=0"]),
     (2, &["tasks=2", "transport=tcp"]),
     (3, &[]),
     // Small batches, and inboxes that spill.
     (2, &["tasks=7", "split_bytes=1", "batch_size=500", "inbox_memory_bytes=20kB"]),
+    (1, &["transport=tcp", "build_bytes=0", "tasks=16", "split_bytes=1"]),
+    (3, &["transport=tcp", "build_bytes=0", "tasks=4"]),
+    // Fuse reduces.
+    (2, &["reducer=inline", "tasks=6"]),
+    (8, &["reducer=comb", "tasks=3", "build_bytes=0", "batch_size=100"]),
+    // Operators that spill, or end with `Limit`.
+    (1, &["tasks=4", LOW_MEMORY, "build_bytes=0"]),
+    (3, &["tasks=4", LOW_MEMORY, "transport=tcp"]),
+    (4, &["transport=tcp", "inbox_memory_bytes=20kB", "tasks=16", "split_bytes=1", "build_bytes=0"]),
 ];
+
+/// Less memory than some queries need.
+const LOW_MEMORY: &str = "memory_bytes=4MB";
 
 static TRIED: AtomicUsize = AtomicUsize::new(0);
 static REFUSED: AtomicUsize = AtomicUsize::new(0);
@@ -92,7 +108,7 @@ pub(crate) async fn run(inputs: &Inputs, over: Over, seeds: Range<u64>) -> Resul
     for table in all.tables.iter().filter(|table| over == Over::Real || table.name != TRIPS) {
         tables.push(described(table).await?);
     }
-    let hosts = SETTINGS.map(|(_, sets)| host(sets));
+    let hosts = SETTINGS.map(|(_, sets)| LazyLock::new(move || host(sets)));
     let mut failed = Vec::new();
     for seed in seeds.clone() {
         let turn = usize::try_from(seed % SETTINGS.len() as u64).expect("a small number");
@@ -105,6 +121,9 @@ pub(crate) async fn run(inputs: &Inputs, over: Over, seeds: Range<u64>) -> Resul
         TRIED.fetch_add(1, Ordering::Relaxed);
         if matches!(verdict, Verdict::Refused | Verdict::Slow) {
             REFUSED.fetch_add(1, Ordering::Relaxed);
+        }
+        if let (Verdict::Agrees, Some(folder)) = (&verdict, duckdb::folder()) {
+            duckdb::write(&folder, seeds.start, seed, &asked(&query, all), all).await?;
         }
         if verdict.is_good() {
             continue;
@@ -123,14 +142,23 @@ pub(crate) async fn run(inputs: &Inputs, over: Over, seeds: Range<u64>) -> Resul
     Err(format!("{} of {} queries; {again}\n{}", failed.len(), seeds.count(), failed.join("\n")).into())
 }
 
-async fn tried(query: &Select, host: &LocalHost, turn: usize, all: &Tables) -> Verdict {
+fn asked(query: &Select, all: &Tables) -> Asked {
     let sql = query.to_string();
-    let (zones, sets) = SETTINGS[turn];
     let named = |table: &&SourceTable| sql.contains(&format!(" {} ", table.name));
     let tables = all.tables.iter().filter(named).map(|table| (table.name.clone(), table.written.clone())).collect();
-    let ordered = !query.order.is_empty();
+    Asked { sql, tables, options: Options::default(), ordered: !query.order.is_empty(), patience: PATIENCE }
+}
+
+async fn tried(query: &Select, host: &LocalHost, turn: usize, all: &Tables) -> Verdict {
+    let (zones, sets) = SETTINGS[turn];
     let sets: Vec<String> = sets.iter().chain(&["timeout_seconds=100"]).map(ToString::to_string).collect();
-    compare(host, Asked { sql, tables, options: Options::default(), ordered, patience: PATIENCE }, zones, &sets).await
+    match compare(host, asked(query, all), zones, &sets).await {
+        // The query needs more memory than it has.
+        Verdict::Fails(error) if error.starts_with("Limit") && sets.iter().any(|set| set == LOW_MEMORY) => {
+            Verdict::Refused
+        }
+        verdict => verdict,
+    }
 }
 
 /// The smallest query found that fails in the same way.
@@ -173,9 +201,14 @@ async fn described(table: &SourceTable) -> Result<Table, Failed> {
             DataType::Decimal128(..) => Kind::Decimal,
             DataType::Date32 => Kind::Date,
             DataType::Timestamp(..) => Kind::Time,
+            DataType::Boolean | DataType::List(_) | DataType::Struct(_) => Kind::Nested,
             _ => Kind::Text,
         };
         let name = field.name();
+        if kind == Kind::Nested {
+            columns.push(Column { sql: name.clone(), kind, exact: true, literals: Vec::new() });
+            continue;
+        }
         let sql = format!(
             "SELECT DISTINCT CAST({name} AS VARCHAR) AS v FROM {} WHERE {name} IS NOT NULL ORDER BY v",
             table.name
@@ -185,8 +218,10 @@ async fn described(table: &SourceTable) -> Result<Table, Failed> {
         let literals = spread.map(|row| literal(&row[0], kind)).collect();
         columns.push(Column { sql: name.clone(), kind, exact: true, literals });
     }
+    columns.extend(parts_of_nested(&table.name));
     let key: &[&str] = match table.name.as_str() {
         "customer" => &["c_custkey"],
+        EXTREMES => &["id"],
         "lineitem" => &["l_orderkey", "l_linenumber"],
         "nation" => &["n_nationkey"],
         "orders" => &["o_orderkey"],
@@ -204,10 +239,32 @@ async fn described(table: &SourceTable) -> Result<Table, Failed> {
     })
 }
 
+/// Returns elements of lists and fields of structs.
+fn parts_of_nested(table: &str) -> Vec<Column> {
+    if table != EXTREMES {
+        return Vec::new();
+    }
+    let part = |sql: &str, kind: Kind, literals: &[&str]| Column {
+        sql: sql.to_string(),
+        kind,
+        exact: true,
+        literals: literals.iter().map(ToString::to_string).collect(),
+    };
+    vec![
+        part("items[1]", Kind::Int, &["1", "5"]),
+        part("items[-1]", Kind::Int, &["0", "8"]),
+        part("place['x']", Kind::Int, &["2", "3"]),
+        part("place['y']", Kind::Text, &["'a'", "''"]),
+    ]
+}
+
 fn literal(text: &str, kind: Kind) -> String {
     match kind {
+        Kind::Float if text.parse::<f64>().is_ok_and(|number| !number.is_finite()) => {
+            format!("CAST('{text}' AS DOUBLE)")
+        }
         Kind::Int | Kind::Decimal | Kind::Float => text.to_string(),
-        Kind::Text => format!("'{}'", text.replace('\'', "''")),
+        Kind::Text | Kind::Nested => format!("'{}'", text.replace('\'', "''")),
         Kind::Date => format!("DATE '{text}'"),
         Kind::Time => format!("TIMESTAMP '{text}'"),
     }

@@ -19,6 +19,17 @@ pub(crate) enum Relation {
     Named { name: String, alias: String },
     /// A subquery and its alias.
     Sub { select: Box<Select>, alias: String },
+    /// A table function, its alias and the name of its column.
+    Function { call: String, alias: String, column: &'static str },
+}
+
+impl Relation {
+    /// Returns the alias.
+    pub(crate) fn alias(&self) -> &str {
+        match self {
+            Relation::Named { alias, .. } | Relation::Sub { alias, .. } | Relation::Function { alias, .. } => alias,
+        }
+    }
 }
 
 /// A SELECT. Its columns are called `c0`, `c1`, …; ORDER BY names them so.
@@ -49,6 +60,7 @@ impl fmt::Display for Relation {
         match self {
             Relation::Named { name, alias } => write!(f, "{name} {alias}"),
             Relation::Sub { select, alias } => write!(f, "({select}) {alias}"),
+            Relation::Function { call, alias, column } => write!(f, "{call} AS {alias}({column})"),
         }
     }
 }
@@ -114,7 +126,7 @@ impl Select {
         let relations = self.from.iter().chain(self.joins.iter().map(|join| &join.relation));
         all.extend(relations.filter_map(|relation| match relation {
             Relation::Sub { select, .. } => Some(select.as_ref().clone()),
-            Relation::Named { .. } => None,
+            Relation::Named { .. } | Relation::Function { .. } => None,
         }));
         if let Some((_, other)) = &self.set {
             all.push(other.as_ref().clone());
@@ -202,8 +214,7 @@ impl Select {
 
     fn drop_join(&mut self, index: usize) {
         let join = self.joins.remove(index);
-        let (Relation::Named { alias, .. } | Relation::Sub { alias, .. }) = join.relation;
-        let mark = format!("{alias}.");
+        let mark = format!("{}.", join.relation.alias());
         self.filters.retain(|filter| !filter.contains(&mark));
         self.group.retain(|key| !key.contains(&mark));
         self.drop_items(|expression| expression.contains(&mark));
