@@ -17,6 +17,7 @@ mod scalar;
 mod shared;
 mod split;
 mod sql;
+mod standard;
 mod statement;
 mod steps;
 mod table;
@@ -27,7 +28,7 @@ use std::time::Duration;
 
 use buzz_catalog::Table;
 use buzz_engine::{Question, Want};
-use buzz_kernel::{planning_config, session, session_options};
+use buzz_kernel::{planning_config, session_options};
 use buzz_protocol::{Options, QueryBody, Result};
 use buzz_storage::QueryStores;
 use chrono::{DateTime, Utc};
@@ -102,7 +103,7 @@ impl Planning<'_> {
 
     /// Makes a session in which only `tables` exist.
     fn session<'t>(&self, tables: impl IntoIterator<Item = (&'t str, Arc<dyn TableProvider>)>) -> Result<SessionState> {
-        session(planning_config(self.options(), 1)?, self.start, tables)
+        standard::session(planning_config(self.options(), 1)?, self.options(), self.start, tables)
     }
 
     /// Makes the plan of `stages` and `reduces`, for `reducer` combs or for Fuse alone.

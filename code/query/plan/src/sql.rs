@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use buzz_protocol::{Param, QueryError, Result};
+use buzz_protocol::{Options, Param, QueryError, Result};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
@@ -13,7 +13,7 @@ use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 
-use crate::{chains, scalar, wire};
+use crate::{chains, scalar, standard, wire};
 
 /// Parses one query. Rejects any other statement.
 pub(crate) fn parse_query(sql: &str) -> Result<Statement> {
@@ -28,7 +28,7 @@ pub(crate) fn parse_statement(sql: &str) -> Result<Statement> {
     if !statements.is_empty() {
         return Err(QueryError::invalid("the SQL contains several statements; write one query"));
     }
-    chains::balanced(statement)
+    standard::rewritten(chains::balanced(statement)?)
 }
 
 /// Returns `statement` if it is a query, otherwise an error.
@@ -59,17 +59,26 @@ pub(crate) async fn to_logical(
     state: &SessionState,
     statement: Statement,
     params: &BTreeMap<String, Param>,
+    options: &Options,
 ) -> Result<(LogicalPlan, LogicalPlan)> {
     let values: HashMap<String, ScalarValue> =
         params.iter().map(|(name, param)| (name.clone(), param_value(param))).collect();
-    let written = state.statement_to_plan(statement).await?.with_param_values(values)?;
-    let logical = scalar::checked(wire::sendable(written)?)?;
+    let written = match state.statement_to_plan(statement.clone()).await {
+        Ok(written) => written,
+        // The planner gives some different expressions one name, and refuses them.
+        Err(error) => match standard::with_names(statement) {
+            Some(named) => state.statement_to_plan(named).await.map_err(|_| error)?,
+            None => return Err(error.into()),
+        },
+    };
+    let written = written.with_param_values(values)?;
+    let logical = scalar::checked(wire::sendable(standard::planned(written, options)?)?)?;
     // Analysis detects type errors; optimization detects errors in constant values.
     let optimized = state.optimize(&logical).map_err(|error| match error {
         DataFusionError::Context(_, inner) => QueryError::from(*inner),
         other => QueryError::from(other),
     })?;
-    Ok((logical, optimized))
+    Ok((logical, standard::guarded(optimized)?))
 }
 
 fn param_value(param: &Param) -> ScalarValue {

@@ -35,6 +35,8 @@ mod snapshots;
 
 mod sql;
 
+mod standard;
+
 mod statistics;
 
 mod tables;

@@ -66,7 +66,7 @@ pub(super) fn in_order(
 }
 
 /// Checks if `node` computes window functions.
-pub(super) fn is_window(node: &Arc<dyn ExecutionPlan>) -> bool {
+pub(crate) fn is_window(node: &Arc<dyn ExecutionPlan>) -> bool {
     node.downcast_ref::<BoundedWindowAggExec>().is_some() || node.downcast_ref::<WindowAggExec>().is_some()
 }
 
