@@ -198,7 +198,8 @@ fn reader_schema(schema: &Schema) -> SchemaRef {
 }
 
 /// Converts top-level strings and binaries to views, which DataFusion reads and groups fastest. Removes the metadata of
-/// nested fields, such as Delta's column ids, because otherwise every batch would be cast.
+/// nested fields, such as Delta's column ids, because otherwise every batch would be cast. A field of a struct may be null,
+/// since the struct may be.
 fn reader_type(data_type: &DataType) -> DataType {
     match data_type {
         DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
@@ -210,12 +211,19 @@ fn reader_type(data_type: &DataType) -> DataType {
 fn without_metadata(data_type: &DataType) -> DataType {
     let plain =
         |field: &FieldRef| Arc::new(Field::new(field.name(), without_metadata(field.data_type()), field.is_nullable()));
+    let nullable = |field: &FieldRef| Arc::new(plain(field).as_ref().clone().with_nullable(true));
     match data_type {
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain).collect::<Fields>()),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(nullable).collect::<Fields>()),
         DataType::List(item) => DataType::List(plain(item)),
         DataType::LargeList(item) => DataType::LargeList(plain(item)),
         DataType::FixedSizeList(item, size) => DataType::FixedSizeList(plain(item), *size),
-        DataType::Map(entries, sorted) => DataType::Map(plain(entries), *sorted),
+        DataType::Map(entries, sorted) => {
+            let pair = match entries.data_type() {
+                DataType::Struct(pair) => DataType::Struct(pair.iter().map(plain).collect::<Fields>()),
+                other => other.clone(),
+            };
+            DataType::Map(Arc::new(Field::new(entries.name(), pair, entries.is_nullable())), *sorted)
+        }
         other => other.clone(),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use buzz_exchange::{DeliveryWriter, InboxNetwork};
-use buzz_kernel::{decode_fragment, guarded_joins, single_row};
+use buzz_kernel::{aggregates, decode_fragment, guarded_joins, scalar_functions};
 use buzz_protocol::{BUILD_ID, Evaluation, HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_storage::{QueryStores, Stores, unpanicked};
 use datafusion::datasource::source::DataSourceExec;
@@ -40,6 +40,8 @@ mod mapping;
 mod nested;
 
 mod named;
+
+mod visible;
 
 use named::{FileName, naming_files};
 use scan::ScanFiles;
@@ -161,14 +163,13 @@ impl HBee {
 /// would add the SQL parser and the optimizer to the program.
 fn context(runtime: Arc<RuntimeEnv>) -> Result<TaskContext> {
     let mut context = TaskContext::default().with_runtime(runtime);
-    for function in SessionStateDefaults::default_scalar_functions() {
+    for function in SessionStateDefaults::default_scalar_functions().into_iter().chain(scalar_functions()) {
         context.register_udf(function)?;
     }
-    context.register_udf(single_row())?;
     for function in SessionStateDefaults::default_higher_order_functions() {
         context.register_higher_order_function(function)?;
     }
-    for function in SessionStateDefaults::default_aggregate_functions() {
+    for function in SessionStateDefaults::default_aggregate_functions().into_iter().chain(aggregates()) {
         context.register_udaf(function)?;
     }
     for function in SessionStateDefaults::default_window_functions() {
@@ -264,7 +265,12 @@ mod tests {
     fn tasks_have_all_functions_and_options_of_a_session() {
         let own = context(Arc::default()).unwrap();
         let mut session = TaskContext::from(&SessionStateBuilder::new().with_default_features().build());
-        session.register_udf(single_row()).unwrap();
+        for function in scalar_functions() {
+            session.register_udf(function).unwrap();
+        }
+        for function in aggregates() {
+            session.register_udaf(function).unwrap();
+        }
         assert_eq!(own.udfs(), session.udfs());
         assert_eq!(own.udafs(), session.udafs());
         assert_eq!(own.udwfs(), session.udwfs());

@@ -23,6 +23,7 @@ use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 use crate::evolved::{evolved, has_evolved_map};
 use crate::exact::{exact_cast, is_lossless};
 use crate::nested::with_items;
+use crate::visible::{hides_nulls, with_visible_nulls};
 
 /// Adapts expressions over a table's columns to files with other names or types.
 #[derive(Debug, Clone)]
@@ -78,10 +79,11 @@ impl PhysicalExprAdapter for MappedColumnsAdapter {
             let physical = self.physical.field(index);
             let read: Arc<dyn PhysicalExpr> = Arc::new(Column::new(physical.name(), index));
             let (named, data_type) = (self.named.field(index).data_type(), self.read_as.field(index).data_type());
-            Ok(Transformed::yes(if physical.data_type() == data_type {
+            let hides_nulls = hides_nulls(physical.data_type(), physical.is_nullable());
+            Ok(Transformed::yes(if physical.data_type() == data_type && !hides_nulls {
                 read
             } else {
-                Arc::new(ReadAs { read, named: named.clone(), data_type: data_type.clone() })
+                Arc::new(ReadAs { read, named: named.clone(), data_type: data_type.clone(), hides_nulls })
             }))
         })
         .data()
@@ -137,7 +139,7 @@ fn shown_type(data_type: &DataType, mapping: &ColumnMapping) -> DataType {
     }
 }
 
-/// Reads a column, renames its nested fields, and casts it if that needs care.
+/// Reads a column, makes the nulls of its structs visible in their fields, renames these, and casts it if that needs care.
 #[derive(Debug, Eq)]
 struct ReadAs {
     read: Arc<dyn PhysicalExpr>,
@@ -146,6 +148,8 @@ struct ReadAs {
     /// The resulting type: that of the table if the column contains changed maps or the cast could change values,
     /// otherwise `named`.
     data_type: DataType,
+    /// True if a struct of the column may be null and has a field that may not.
+    hides_nulls: bool,
 }
 
 // Written by hand, as in DataFusion's own expressions: a derived PartialEq would move out of the Arc.
@@ -180,6 +184,7 @@ impl PhysicalExpr for ReadAs {
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
         let array = self.read.evaluate(batch)?.into_array(batch.num_rows())?;
+        let array = if self.hides_nulls { with_visible_nulls(&array)? } else { array };
         let array = renamed(&array, &self.named)?;
         let array = match &self.data_type {
             same if *same == self.named => array,
@@ -196,7 +201,8 @@ impl PhysicalExpr for ReadAs {
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
         let read = Arc::clone(&children[0]);
-        Ok(Arc::new(ReadAs { read, named: self.named.clone(), data_type: self.data_type.clone() }))
+        let (named, data_type) = (self.named.clone(), self.data_type.clone());
+        Ok(Arc::new(ReadAs { read, named, data_type, hides_nulls: self.hides_nulls }))
     }
 
     fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use buzz_exchange::{
     InboxCodec, Inboxes, Network, NetworkChannelResolver, TOKEN_HEADER, below_exchange, flight_server, session_of,
 };
-use buzz_kernel::{guarded_joins, single_row, unpanicked_rows};
+use buzz_kernel::{aggregates, guarded_joins, scalar_functions, unpanicked_rows};
 use buzz_protocol::{BUILD_ID, QueryError, QueryToken, Result};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;
@@ -105,7 +105,9 @@ fn reduce_session(
         config.set_extension(Arc::new(QueryToken::shown(token.to_str().unwrap_or_default())));
         passed_on.insert(TOKEN_HEADER, token.clone());
     }
-    ctx.builder.scalar_functions().get_or_insert_default().push(single_row());
+    // Of two functions with one name, the later one counts.
+    ctx.builder.scalar_functions().get_or_insert_default().extend(scalar_functions());
+    ctx.builder.aggregate_functions().get_or_insert_default().extend(aggregates());
     let builder = ctx
         .builder
         .with_distributed_user_codec(InboxCodec)

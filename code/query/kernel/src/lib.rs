@@ -2,20 +2,23 @@
 
 mod codec;
 mod early;
+mod functions;
 mod guard;
 mod operators;
 mod pieces;
 mod roundtrip;
 #[cfg(feature = "sql")]
 mod session;
-mod single_row;
 mod yielding;
 
 pub use codec::{decode_fragment, decode_plan, decode_schema, encode_fragment, encode_plan, encode_schema};
 pub use early::may_end_before;
+pub use functions::{
+    Arithmetic, aggregates, checked, checked_sum, like_pattern, multiply_interval, scalar_functions, similar_pattern,
+    single_row, wrapping_sum,
+};
 pub use guard::{Guard, guarded, guarded_joins, guarded_joins_above, unpanicked_rows};
 pub use roundtrip::lost_on_the_wire;
 #[cfg(feature = "sql")]
 pub use session::{planning_config, session, session_options};
-pub use single_row::single_row;
 pub use yielding::yielding;

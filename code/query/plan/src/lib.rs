@@ -23,6 +23,7 @@ mod shared;
 mod split;
 mod sql;
 mod sql_types;
+mod standard;
 mod statement;
 mod steps;
 mod table;
@@ -33,7 +34,7 @@ use std::time::Duration;
 
 use buzz_catalog::Table;
 use buzz_engine::{Question, Want};
-use buzz_kernel::{planning_config, session, session_options};
+use buzz_kernel::{planning_config, session_options};
 use buzz_protocol::{Options, QueryBody, Result};
 use buzz_storage::QueryStores;
 use chrono::{DateTime, Utc};
@@ -113,7 +114,7 @@ impl Planning<'_> {
     fn session<'t>(&self, tables: impl IntoIterator<Item = (&'t str, Arc<dyn TableProvider>)>) -> Result<SessionState> {
         let mut config = planning_config(self.options(), 1)?;
         config.options_mut().sql_parser.collect_spans = true;
-        session(config, self.start, tables)
+        standard::session(config, self.options(), self.start, tables)
     }
 
     /// Makes the plan of `stages` and `reduces`, for `reducer` combs or for Fuse alone.

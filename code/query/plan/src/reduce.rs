@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use buzz_exchange::{InboxCodec, InboxExec, keys_can_be_sent};
-use buzz_kernel::{planning_config, session, yielding};
+use buzz_kernel::{planning_config, yielding};
 use buzz_protocol::{CombAddress, Options, QueryId, Result};
 use chrono::{DateTime, Utc};
 use datafusion::catalog::Session;
@@ -31,7 +31,7 @@ use crate::cut::cut;
 use crate::ordered::ordered;
 use crate::query_plan::{QueryPlan, ReduceStep};
 use crate::table::InboxTarget;
-use crate::{Planning, wire};
+use crate::{Planning, standard, wire};
 
 /// The possible reducers of a query.
 pub(crate) struct Reducer {
@@ -181,9 +181,10 @@ pub(crate) async fn planned(
     target: InboxTarget,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let config = planning_config(options, target.partitions)?.with_extension(Arc::new(target));
-    let state = session(config, start, [])?;
+    let state = standard::session(config, options, start, [])?;
     let sendable = wire::sendable_literals(logical.clone())?;
-    let plan = yielding(state.query_planner().create_physical_plan(&sendable, &state).await?)?;
+    let plan = state.query_planner().create_physical_plan(&sendable, &state).await?;
+    let plan = yielding(standard::without_unordered_limits(plan)?)?;
     if plan.properties().partitioning.partition_count() == 1 {
         return Ok(plan);
     }
@@ -217,7 +218,7 @@ impl Divider<'_> {
         let undivided = Arc::new(AtomicBool::new(false));
         let demoted = Arc::clone(&undivided);
 
-        let state = session(planning_config(self.options, partitions)?, self.start, [])?;
+        let state = buzz_kernel::session(planning_config(self.options, partitions)?, self.start, [])?;
         let builder = SessionStateBuilder::new_from_existing(state)
             .with_query_planner(Arc::new(Fixed(whole)))
             .with_distributed_worker_resolver(Urls(urls))

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use buzz_protocol::{Param, QueryError, Result};
+use buzz_protocol::{Options, Param, QueryError, Result};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
@@ -13,7 +13,7 @@ use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 
-use crate::{chains, columns, params, scalar, wire};
+use crate::{chains, columns, params, scalar, standard, wire};
 
 /// The mark that some editors put at the start of a file.
 const BYTE_ORDER_MARK: char = '\u{feff}';
@@ -35,7 +35,7 @@ pub(crate) fn parse_statement(sql: &str) -> Result<Statement> {
             statements.len() + 1
         )));
     }
-    chains::balanced(statement)
+    standard::rewritten(chains::balanced(statement)?)
 }
 
 /// Returns `statement` if it is a query, otherwise an error.
@@ -66,12 +66,20 @@ pub(crate) async fn to_logical(
     state: &SessionState,
     statement: Statement,
     params: &BTreeMap<String, Param>,
+    options: &Options,
 ) -> Result<(LogicalPlan, LogicalPlan)> {
     let values: HashMap<String, ScalarValue> =
         params.iter().map(|(name, param)| (name.clone(), param_value(param))).collect();
-    let planned = columns::planned(state, statement).await?;
+    let planned = match columns::planned(state, statement.clone()).await {
+        Ok(planned) => planned,
+        // The planner gives some different expressions one name, and refuses them.
+        Err(error) => match standard::with_names(statement) {
+            Some(named) => columns::planned(state, named).await.map_err(|_| error)?,
+            None => return Err(error.into()),
+        },
+    };
     let types = if params.is_empty() { HashMap::new() } else { planned.get_parameter_types()? };
-    let written = planned.with_param_values(values)?;
+    let written = standard::planned(planned.with_param_values(values)?, options)?;
     let logical = scalar::projected(scalar::checked(wire::sendable(written)?)?)?;
     // Analysis detects type errors; optimization detects errors in constant values.
     let optimized = state.optimize(&logical).map_err(|error| match error {
@@ -79,7 +87,7 @@ pub(crate) async fn to_logical(
         other => QueryError::from(other),
     });
     let optimized = optimized.map_err(|error| params::explained(error, &types, params))?;
-    Ok((logical, optimized))
+    Ok((logical, standard::guarded(optimized)?))
 }
 
 pub(crate) fn param_value(param: &Param) -> ScalarValue {

@@ -115,7 +115,7 @@ async fn logical(
 ) -> Result<LogicalPlan> {
     let providers = providers(&statement, &planning.tables, inboxes)?;
     let state = planning.session(providers.iter().map(|(name, provider)| (name.as_str(), Arc::clone(provider))))?;
-    let (_, optimized) = to_logical(&state, statement, &planning.question.query.params).await?;
+    let (_, optimized) = to_logical(&state, statement, &planning.question.query.params, planning.options()).await?;
     narrowed(&state, optimized, &mut planning.tables)
 }
 

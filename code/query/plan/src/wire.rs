@@ -9,7 +9,9 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::DataType;
 use buzz_exchange::InboxCodec;
-use buzz_kernel::{decode_fragment, decode_plan, encode_fragment, encode_plan, lost_on_the_wire, single_row};
+use buzz_kernel::{
+    aggregates, decode_fragment, decode_plan, encode_fragment, encode_plan, lost_on_the_wire, scalar_functions,
+};
 use buzz_protocol::{QueryError, Result};
 use bytes::Bytes;
 use datafusion::common::ScalarValue;
@@ -140,7 +142,12 @@ fn decoding() -> &'static TaskContext {
         let runtime = runtime.expect("a runtime that runs nothing has what it needs");
         let builder = SessionStateBuilder::new().with_default_features().with_runtime_env(runtime);
         let mut state = builder.build();
-        state.register_udf(single_row()).expect("a session accepts every function");
+        for function in scalar_functions() {
+            state.register_udf(function).expect("a session accepts every function");
+        }
+        for function in aggregates() {
+            state.register_udaf(function).expect("a session accepts every function");
+        }
         TaskContext::from(&state)
     });
     &CONTEXT

@@ -40,7 +40,7 @@ pub use identifier::identifier;
 pub use ids::{CombAddress, DeliveryId, QueryId, QueryToken, StageId, TaskIndex};
 pub use inline::InlineRows;
 pub use nearest::nearest;
-pub use options::{Options, ReducerChoice, Transport};
+pub use options::{Options, Overflow, ReducerChoice, Transport};
 pub use place::Place;
 pub use query::{Param, Query, QueryBody, Split, Step, StepType};
 pub use spelling::names_in_table;

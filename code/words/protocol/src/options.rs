@@ -30,6 +30,16 @@ pub enum ReducerChoice {
     Inline,
 }
 
+/// The treatment of numbers that do not fit their type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overflow {
+    /// The query fails.
+    Error,
+    /// Integers wrap around.
+    Wrap,
+}
+
 /// The limits and choices of one query. Exceeding a limit is an error of kind `Limit` that names the option.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -64,6 +74,8 @@ pub struct Options {
     /// Time zone of the session, such as `Europe/Paris` or `+02:00`. Without it, functions return timestamps without
     /// a zone.
     pub time_zone: Option<String>,
+    /// The treatment of results of `+`, `-`, `*` and `SUM` that do not fit their type.
+    pub overflow: Overflow,
     /// Rows per batch.
     pub batch_size: usize,
 }
@@ -84,6 +96,7 @@ impl Default for Options {
             memory_bytes: 4 << 30,
             timeout_seconds: 3600,
             time_zone: None,
+            overflow: Overflow::Error,
             batch_size: 8192,
         }
     }
@@ -116,6 +129,10 @@ pub const OPTION_HELP: &[(&str, &str)] = &[
     ("memory_bytes", "bytes for sorts, joins and aggregates before they spill or fail (default 4GiB)"),
     ("timeout_seconds", "seconds after which the query fails (default 3600)"),
     ("time_zone", "time zone of the session, such as Europe/Paris or +02:00 (default none)"),
+    (
+        "overflow",
+        "what happens if the result of +, -, * or SUM does not fit its type: error (default), or wrap for integers",
+    ),
     ("batch_size", "rows per batch (default 8192)"),
 ];
 
@@ -161,6 +178,13 @@ impl Options {
                     .parse::<arrow::array::timezone::Tz>()
                     .map_err(|_| misfit(key, value, "a zone such as Europe/Paris or +02:00"))?;
                 self.time_zone = Some(value.to_string());
+            }
+            "overflow" => {
+                self.overflow = match value {
+                    "error" => Overflow::Error,
+                    "wrap" => Overflow::Wrap,
+                    _ => return Err(misfit(key, value, "error or wrap")),
+                }
             }
             "batch_size" => self.batch_size = number(key, value, 1)?,
             _ => {
@@ -230,6 +254,7 @@ mod tests {
             let value = match *key {
                 "transport" => "tcp",
                 "reducer" => "inline",
+                "overflow" => "wrap",
                 "time_zone" => "+02:00",
                 _ => "7",
             };
@@ -250,6 +275,7 @@ mod tests {
             let value = match *key {
                 "transport" => "tcp",
                 "reducer" => "inline",
+                "overflow" => "wrap",
                 "time_zone" => "Europe/Paris",
                 _ => "7",
             };

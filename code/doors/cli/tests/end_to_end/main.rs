@@ -41,6 +41,8 @@ mod snapshots;
 
 mod sql;
 
+mod standard;
+
 mod statements;
 
 mod statistics;

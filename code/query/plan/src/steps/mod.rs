@@ -24,7 +24,7 @@ use crate::query_plan::{Evaluate, MapStage, QueryPlan, ReduceStep, reduces_rows}
 use crate::split::{pack, split_target, tasks_wanted, whole_files};
 use crate::sql::{delivered_schema, to_logical};
 use crate::table::{FileTable, InboxTable};
-use crate::{Planning, prune, reduce, wire};
+use crate::{Planning, prune, reduce, standard, wire};
 
 /// Plans `steps`.
 pub(crate) async fn plan(planning: &Planning<'_>, steps: &[Step]) -> Result<QueryPlan> {
@@ -81,7 +81,8 @@ async fn plan_step(planning: &Planning<'_>, parsed: &ParsedStep<'_>, earlier: &[
     };
     let providers = parsed.reads.iter().map(|(name, source)| (name.as_str(), provider(source)));
     let state = planning.session(providers)?;
-    let (logical, _) = to_logical(&state, parsed.statement.clone(), &planning.question.query.params).await?;
+    let (logical, _) =
+        to_logical(&state, parsed.statement.clone(), &planning.question.query.params, planning.options()).await?;
     if let (StepType::HBee, Some(why)) = (parsed.step.step_type, wire::unsendable(&logical)) {
         return Err(QueryError::invalid(format!("{why} to HBees; use it in an HComb step")));
     }
@@ -136,7 +137,7 @@ async fn map_stage(
     let options = planning.options();
     let table = scanned_table(&planned.logical)?;
     let state = planning.session([])?;
-    let optimized = state.optimize(&planned.logical)?;
+    let optimized = standard::guarded(state.optimize(&planned.logical)?)?;
 
     let mut files = table.files.clone();
     if let Some(filter) = &parsed.step.partition_filter {
@@ -146,7 +147,8 @@ async fn map_stage(
     let (files_by_partition, files) = prune::by_where(&state, &table, files, &optimized)?;
 
     let sendable = wire::sendable_literals(optimized)?;
-    let physical = yielding(state.query_planner().create_physical_plan(&sendable, &state).await?)?;
+    let physical = state.query_planner().create_physical_plan(&sendable, &state).await?;
+    let physical = yielding(standard::without_unordered_limits(physical)?)?;
     if let Some(why) = wire::unsendable_operator(&physical) {
         return Err(QueryError::invalid(format!("{why} to HBees; use it in an HComb step")));
     }
@@ -243,7 +245,8 @@ async fn reduce_steps(
         let providers: Vec<_> = parsed.reads.iter().map(|(name, source)| (name.as_str(), provider(source))).collect();
         let state = planning.session(providers)?;
         let place = |error: QueryError| error.at(Place::Step(parsed.step.name.clone()));
-        let planned_step = to_logical(&state, parsed.statement.clone(), &planning.question.query.params).await;
+        let planned_step =
+            to_logical(&state, parsed.statement.clone(), &planning.question.query.params, planning.options()).await;
         let (logical, optimized) = planned_step.map_err(place)?;
         if index != answer && reads[index] == 1 {
             inlined.insert(index, logical);

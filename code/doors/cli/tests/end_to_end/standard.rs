@@ -1,0 +1,448 @@
+//! Statements that mean something else in DataFusion than in the SQL standard, or that it refuses. The expected rows are
+//! written by hand.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Date32Array, Int64Array, RecordBatch, StringArray, StructArray, Time64MicrosecondArray,
+    TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
+};
+use arrow::datatypes::{DataType, Field, Fields};
+use buzz_protocol::ErrorKind;
+use buzz_testkit::sorted_text;
+use tempfile::{TempDir, tempdir};
+
+use crate::common::{ask, statement, steps};
+use crate::tables::write_file;
+
+/// The ways to run a statement: one comb, three combs over sockets, and 16 tasks whose rows are exchanged.
+const WAYS: [(usize, &[&str]); 3] = [
+    (1, &["transport=memory", "tasks=1"]),
+    (3, &["transport=tcp", "reducer=comb", "tasks=4"]),
+    (1, &["tasks=16", "build_bytes=0", "reducer=comb"]),
+];
+
+const TABLES: [(&str, &str, &str); 4] =
+    [("t", "Parquet", "t"), ("u", "Parquet", "u"), ("d", "Parquet", "d"), ("g", "Parquet", "g")];
+
+/// Writes `batch` as a table of files with two rows each.
+fn table(dir: &Path, name: &str, batch: &RecordBatch) {
+    let folder = dir.join(name);
+    fs::create_dir_all(&folder).unwrap();
+    for (number, start) in (0..batch.num_rows()).step_by(2).enumerate() {
+        let rows = batch.slice(start, 2.min(batch.num_rows() - start));
+        write_file(&folder.join(format!("part-{number}.parquet")), &rows);
+    }
+}
+
+fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap()
+}
+
+/// Writes the tables `t(id, a, b, s)`, `u(k, v)`, `d(id, ts, ms, ns, day, tm, z)` and `g(id, s: {x, y})`.
+fn tables() -> TempDir {
+    let dir = tempdir().unwrap();
+    let numbers = |values: Vec<Option<i64>>| Arc::new(Int64Array::from(values)) as ArrayRef;
+    let ids = |count: i64| numbers((1..=count).map(Some).collect());
+    let a = vec![Some(1), Some(1), Some(2), None, Some(3), Some(3), Some(3), None];
+    let b = [0, 2, 0, 4, 5, 0, 7, 8].map(Some).to_vec();
+    let s = vec![Some("hello"), Some("help"), Some("a.c"), Some("abc"), Some("50%"), Some("50x"), None, Some("")];
+    let s: ArrayRef = Arc::new(StringArray::from(s));
+    table(dir.path(), "t", &batch(vec![("id", ids(8)), ("a", numbers(a)), ("b", numbers(b)), ("s", s)]));
+    let v: ArrayRef = Arc::new(StringArray::from(vec!["one", "two", "zwei", "none"]));
+    table(dir.path(), "u", &batch(vec![("k", numbers(vec![Some(1), Some(2), Some(2), None])), ("v", v)]));
+
+    let (end, noon, old) = (253_402_214_400, 1_719_835_200, -10_085_212_800);
+    let micros =
+        |seconds: [i64; 3]| TimestampMicrosecondArray::from_iter_values(seconds.map(|second| second * 1_000_000));
+    let millis = [end, noon, old].map(|second| second * 1000);
+    let zoned = micros([noon - 21_600, noon, noon + 21_600]).with_timezone("UTC");
+    let hours = [11.0, 12.5, 13.0].map(|hour: f64| (hour * 3.6e9) as i64);
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", ids(3)),
+        ("ts", Arc::new(micros([end, noon, old]))),
+        ("ms", Arc::new(TimestampMillisecondArray::from_iter_values(millis))),
+        ("ns", Arc::new(TimestampNanosecondArray::from_iter_values([1, noon * 1_000_000_000, 3]))),
+        (
+            "day",
+            Arc::new(Date32Array::from_iter_values([end, noon, old].map(|second| second.div_euclid(86_400) as i32))),
+        ),
+        ("tm", Arc::new(Time64MicrosecondArray::from_iter_values(hours))),
+        ("z", Arc::new(zoned)),
+    ];
+    table(dir.path(), "d", &batch(columns));
+
+    let leaves = Fields::from(vec![Field::new("x", DataType::Int64, false), Field::new("y", DataType::Utf8, true)]);
+    let x: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+    let y: ArrayRef = Arc::new(StringArray::from(vec![Some("p"), None, Some("q")]));
+    let present = Some(vec![true, false, true].into());
+    let structs: ArrayRef = Arc::new(StructArray::new(leaves, vec![x, y], present));
+    table(dir.path(), "g", &batch(vec![("id", ids(3)), ("s", structs)]));
+    dir
+}
+
+/// Runs each statement in every way, with `sets`, and compares its rows, in any order, with those that are expected.
+async fn check(sets: &[&str], cases: &[(&str, &[&str])]) {
+    let dir = tables();
+    let mut wrong = Vec::new();
+    for (sql, expected) in cases {
+        let mut expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
+        expected.sort();
+        for (zones, way) in WAYS {
+            let sets: Vec<&str> = way.iter().chain(sets).copied().collect();
+            match ask(&statement(zones, sql, &TABLES), dir.path(), &sets).await {
+                Ok(answer) if sorted_text(&answer.rows) == expected => {}
+                Ok(answer) => wrong.push(format!("{zones} zones: {sql}: {:?}", sorted_text(&answer.rows))),
+                Err(error) => wrong.push(format!("{zones} zones: {sql}: {error}")),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn merged_columns_of_outer_joins_have_the_value_of_the_side_with_a_row() {
+    let full = "FROM (SELECT a AS k, count(*) AS n FROM t GROUP BY a) x FULL JOIN (SELECT k, count(*) AS m FROM u GROUP BY k) y USING (k)";
+    check(&[], &[
+        (&format!("SELECT k, n, m {full}"), &["1 | 2 | 1", "2 | 1 | 2", "3 | 3 | NULL", "NULL | 2 | NULL", "NULL | NULL | 1"]),
+        (&format!("SELECT count(k), sum(k) {full} WHERE k > 1"), &["2 | 5"]),
+        ("SELECT k, id FROM (SELECT id, id AS k FROM t WHERE id < 2) x RIGHT JOIN u USING (k)", &["1 | 1", "2 | NULL", "2 | NULL", "NULL | NULL"]),
+        ("SELECT k, v FROM u RIGHT JOIN (SELECT id AS k FROM t WHERE id IN (2, 7)) x USING (k)", &["2 | two", "2 | zwei", "7 | NULL"]),
+        ("SELECT x.k AS xk, y.k AS yk, k FROM (SELECT 1 AS k) x FULL JOIN (SELECT 2 AS k) y USING (k)", &["1 | NULL | 1", "NULL | 2 | 2"]),
+        ("SELECT x.k, y.k FROM (SELECT 1 AS k) x FULL JOIN (SELECT 2 AS k) y USING (k)", &["1 | NULL", "NULL | 2"]),
+        ("SELECT * FROM (SELECT 1 AS k, 'l' AS l) x FULL JOIN (SELECT 2 AS k, 'r' AS r) y USING (k)", &["1 | l | NULL", "2 | NULL | r"]),
+        ("SELECT k FROM (SELECT 1 AS k) a FULL JOIN (SELECT 2 AS k) b USING (k) FULL JOIN (SELECT 2 AS k UNION ALL SELECT 3) c USING (k)", &["1", "2", "3"]),
+        ("SELECT k, count(*) FROM u a JOIN u b USING (k) JOIN u c USING (k) WHERE k > 1 GROUP BY k", &["2 | 8"]),
+        ("SELECT k FROM (SELECT 1 AS k) x NATURAL FULL JOIN (SELECT 2 AS k) y", &["1", "2"]),
+        ("SELECT k, l FROM (SELECT * FROM (SELECT 5 AS k, 'l' AS l) y LEFT JOIN (SELECT 6 AS k, 'r' AS r) x USING (k)) s", &["5 | l"]),
+        ("SELECT z.id FROM (SELECT id, id AS k FROM t) z LEFT JOIN u USING (k) WHERE u.k IS NULL", &["3", "4", "5", "6", "7", "8"]),
+        ("SELECT c.id FROM (SELECT id, id AS k FROM t) c LEFT JOIN u USING (k) WHERE u.k IS NULL", &["3", "4", "5", "6", "7", "8"]),
+        ("SELECT k, count(*) FROM (SELECT id AS k FROM t) x FULL JOIN u USING (k) GROUP BY k HAVING count(*) > 1 ORDER BY k", &["2 | 2"]),
+        ("SELECT count(*) FROM (SELECT DISTINCT a AS k FROM t) NATURAL JOIN u CROSS JOIN (SELECT DISTINCT b FROM t) z", &["18"]),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn membership_knows_three_values_in_every_place() {
+    check(&[], &[
+        ("SELECT id FROM t WHERE a NOT IN (SELECT k FROM u) OR id = 5", &["5"]),
+        ("SELECT id FROM t WHERE a NOT IN (SELECT k FROM u)", &[]),
+        ("SELECT id FROM t WHERE a NOT IN (SELECT k FROM u WHERE k IS NOT NULL)", &["5", "6", "7"]),
+        ("SELECT id FROM t WHERE (a NOT IN (SELECT k FROM u WHERE k IS NOT NULL)) IS NULL", &["4", "8"]),
+        ("SELECT id FROM t WHERE NOT (a IN (SELECT k FROM u WHERE k IS NOT NULL) AND b < 3)", &["4", "5", "6", "7", "8"]),
+        ("SELECT id, a IN (SELECT k FROM u) FROM t WHERE id < 6", &["1 | true", "2 | true", "3 | true", "4 | NULL", "5 | NULL"]),
+        ("SELECT id, a NOT IN (SELECT k FROM u WHERE k > 9) FROM t WHERE id IN (3, 4)", &["3 | true", "4 | true"]),
+        ("SELECT count(*) FROM t WHERE NULL NOT IN (SELECT k FROM u)", &["0"]),
+        ("SELECT count(*) FROM t WHERE NULL NOT IN (SELECT k FROM u WHERE k > 9)", &["8"]),
+        ("SELECT count(*) FROM t WHERE 7 NOT IN (SELECT k FROM u)", &["0"]),
+        ("SELECT count(*) FROM t WHERE 7 NOT IN (SELECT id FROM t WHERE id < 5)", &["8"]),
+        ("SELECT id FROM t WHERE a NOT IN (SELECT k FROM u WHERE u.k <= t.b)", &["1", "3", "5", "6", "7"]),
+        ("SELECT id FROM t WHERE b NOT IN (SELECT x.b FROM t x WHERE x.a = t.a AND x.id <> t.id)", &["1", "2", "3", "4", "5", "6", "7", "8"]),
+        ("SELECT id FROM t WHERE b = 8 OR id IN (SELECT k FROM u)", &["1", "2", "8"]),
+        ("SELECT CASE WHEN a IN (SELECT k FROM u WHERE k = 1) THEN 'one' ELSE 'other' END, count(*) FROM t GROUP BY 1", &["one | 2", "other | 6"]),
+        ("SELECT id FROM t WHERE (a, b) IN (SELECT a, b FROM t WHERE id IN (2, 4))", &["2"]),
+        ("SELECT id FROM t WHERE (a, b) NOT IN (SELECT k, k FROM u)", &[]),
+        ("SELECT id FROM t WHERE (a, b) NOT IN (SELECT k, 2 FROM u WHERE k IS NOT NULL)", &["1", "3", "4", "5", "6", "7", "8"]),
+        ("SELECT id FROM t WHERE (a, b) IN ((1, 2), (3, 7)) OR (id, b) = (8, 8)", &["2", "7", "8"]),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exists_over_an_aggregate_and_in_every_place() {
+    check(&[], &[
+        ("SELECT id FROM t WHERE EXISTS (SELECT count(*) FROM u WHERE u.k = t.id)", &["1", "2", "3", "4", "5", "6", "7", "8"]),
+        ("SELECT id FROM t WHERE NOT EXISTS (SELECT max(k) FROM u WHERE u.k = t.id)", &[]),
+        ("SELECT id FROM t WHERE EXISTS (SELECT count(*) FROM u WHERE u.k = t.id HAVING count(*) = 0)", &["3", "4", "5", "6", "7", "8"]),
+        ("SELECT id FROM t WHERE EXISTS (SELECT count(*) FROM u WHERE u.k = t.id HAVING count(*) > 1)", &["2"]),
+        ("SELECT id FROM t WHERE EXISTS (SELECT count(*) FROM u WHERE u.k = t.id GROUP BY v)", &["1", "2"]),
+        ("SELECT id FROM t WHERE 0 IN (SELECT count(*) FROM u WHERE u.k = t.id)", &["3", "4", "5", "6", "7", "8"]),
+        ("SELECT id FROM t WHERE 0 NOT IN (SELECT count(*) FROM u WHERE u.k = t.id)", &["1", "2"]),
+        ("SELECT id, EXISTS (SELECT 1 FROM u WHERE u.k = t.id) FROM t WHERE id < 4", &["1 | true", "2 | true", "3 | false"]),
+        ("SELECT EXISTS (SELECT 1 FROM t WHERE b > 7), NOT EXISTS (SELECT 1 FROM u), EXISTS (SELECT 1 FROM t WHERE b > 8)", &["true | false | false"]),
+        ("SELECT id FROM t WHERE EXISTS (SELECT 1 FROM u WHERE u.k = t.id) OR b = 7", &["1", "2", "7"]),
+        ("SELECT id FROM t ORDER BY id * (SELECT -1) LIMIT 2", &["7", "8"]),
+        ("SELECT sum(id + (SELECT max(k) FROM u)) FROM t", &["52"]),
+        ("SELECT (SELECT 42) AS n, count(*) FROM t GROUP BY n", &["42 | 8"]),
+        ("SELECT id, sum(id + (SELECT 1)) OVER () FROM t WHERE id < 3", &["1 | 5", "2 | 5"]),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn set_operations_with_all_count_rows() {
+    check(
+        &[],
+        &[
+            ("SELECT a FROM t EXCEPT ALL SELECT k FROM u", &["1", "NULL", "3", "3", "3"]),
+            ("SELECT a FROM t INTERSECT ALL SELECT k FROM u", &["1", "2", "NULL"]),
+            ("SELECT k FROM u EXCEPT ALL SELECT a FROM t", &["2"]),
+            ("SELECT a, b FROM t EXCEPT ALL SELECT a, b FROM t WHERE id > 2", &["1 | 0", "1 | 2"]),
+            ("SELECT 'x' FROM t INTERSECT ALL SELECT 'x' FROM u", &["x", "x", "x", "x"]),
+            ("SELECT a FROM t EXCEPT SELECT k FROM u", &["3"]),
+            ("SELECT DISTINCT a FROM t INTERSECT ALL SELECT k FROM u", &["1", "2", "NULL"]),
+            ("SELECT count(*) FROM (SELECT a FROM t EXCEPT ALL SELECT a FROM t WHERE id IN (1, 5, 6))", &["5"]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sums_are_exact_whatever_the_order() {
+    let most = i64::MAX;
+    check(&[], &[
+        (&format!("SELECT sum(CASE WHEN id < 5 THEN {most} ELSE -{most} END) FROM t"), &["0"]),
+        (&format!("SELECT a, sum(CASE WHEN id % 2 = 0 THEN {most} ELSE -{most} END) AS x FROM t WHERE a = 1 GROUP BY a"), &["1 | 0"]),
+        ("SELECT a, sum(id), sum(DISTINCT b) FROM t GROUP BY a", &["1 | 3 | 2", "2 | 3 | 0", "NULL | 12 | 12", "3 | 18 | 12"]),
+        ("SELECT id, sum(b) OVER (ORDER BY id ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM t WHERE id < 5", &["1 | 0", "2 | 2", "3 | 2", "4 | 4"]),
+        ("SELECT sum(id) FROM t WHERE id > 99", &["NULL"]),
+        ("SELECT sum(a) FILTER (WHERE id > 4), sum(CAST(id AS INT UNSIGNED)) FROM t", &["9 | 36"]),
+        ("SELECT avg(CAST('999999999999999999999999999999999999' AS DECIMAL(38, 0))) = 999999999999999999999999999999999999 FROM t", &["true"]),
+        ("SELECT avg(CAST(id AS DECIMAL(30, 2))) FROM t", &["4.500000"]),
+("SELECT avg(CAST(id AS DECIMAL(38, 0))) OVER () FROM t LIMIT 1", &["4.5000"]),
+("SELECT (SELECT 1), (SELECT 2), EXISTS (SELECT 1), EXISTS (SELECT 2) FROM t LIMIT 1", &["1 | 2 | true | true"]),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overflow_is_an_error_or_wraps() {
+    let dir = tables();
+    let most = i64::MAX;
+    let long = "CAST('99999999999999999999999999999999999999' AS DECIMAL(38, 0))";
+    let mut wrong = Vec::new();
+    for sql in [
+        format!("SELECT {most} + 1"),
+        format!("SELECT id * {most} FROM t"),
+        format!("SELECT -{most} - id - 1 FROM t"),
+        "SELECT CAST(2147483647 AS INT) + CAST(id AS INT) FROM t".to_string(),
+        format!("SELECT sum(x) FROM (SELECT {most} + id * 0 AS x FROM t)"),
+        format!("SELECT a, sum(x) FROM (SELECT a, {most} + id * 0 AS x FROM t) GROUP BY a"),
+        format!("SELECT sum({most} + id * 0) OVER () FROM t"),
+        format!("SELECT count(*) FROM t WHERE id + {most} > 0"),
+        format!("SELECT sum({long}) FROM t"),
+        format!("SELECT {long} + id FROM t"),
+        format!("SELECT -(-{most} - id) FROM t"),
+    ] {
+        for (zones, way) in WAYS {
+            match ask(&statement(zones, &sql, &TABLES), dir.path(), way).await {
+                Ok(answer) => wrong.push(format!("{zones} zones: {sql}: {:?}", sorted_text(&answer.rows))),
+                Err(error) if error.kind == ErrorKind::Invalid && error.message.contains("exceeds the type") => {}
+                Err(error) => wrong.push(format!("{zones} zones: {sql}: {error}")),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    check(
+        &["overflow=wrap"],
+        &[
+            (&format!("SELECT {most} + 1"), &["-9223372036854775808"]),
+            (&format!("SELECT sum(x) FROM (SELECT {most} + id * 0 AS x FROM t WHERE id < 3)"), &["-2"]),
+            ("SELECT sum(a), sum(b) OVER () FROM (SELECT sum(a) AS a, 1 AS b FROM t) GROUP BY b", &["13 | 1"]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn simplified_conditions_keep_nulls() {
+    check(
+        &[],
+        &[
+            ("SELECT id FROM t WHERE (a IN (1) AND a IN (2)) IS NULL", &["4", "8"]),
+            ("SELECT id FROM t WHERE a NOT IN (1) OR a NOT IN (2)", &["1", "2", "3", "5", "6", "7"]),
+            ("SELECT id FROM t WHERE (a NOT IN (1, 2) OR a NOT IN (3, 4)) IS NULL", &["4", "8"]),
+            ("SELECT id, a IN (1) AND b < 9 AND a IN (2) FROM t WHERE id IN (1, 4)", &["1 | false", "4 | NULL"]),
+            ("SELECT id FROM t WHERE a IN (1, 2) AND a IN (2, 3)", &["3"]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patterns_are_those_of_the_standard() {
+    check(&[], &[
+        ("SELECT id FROM t WHERE s SIMILAR TO 'hel%'", &["1", "2"]),
+        ("SELECT id FROM t WHERE s SIMILAR TO 'a.c'", &["3"]),
+        ("SELECT id FROM t WHERE s SIMILAR TO 'a_c'", &["3", "4"]),
+        ("SELECT id FROM t WHERE s SIMILAR TO '(hello|abc)'", &["1", "4"]),
+        ("SELECT id FROM t WHERE s SIMILAR TO 'el'", &[]),
+        (r"SELECT id FROM t WHERE s SIMILAR TO '[0-9]{2}\%'", &["5"]),
+        ("SELECT id FROM t WHERE s SIMILAR TO '50#%' ESCAPE '#'", &["5"]),
+        ("SELECT id FROM t WHERE s NOT SIMILAR TO 'hel%'", &["3", "4", "5", "6", "8"]),
+        ("SELECT id FROM t WHERE s SIMILAR TO s || '%'", &["1", "2", "3", "4", "5", "6", "8"]),
+        ("SELECT id FROM t WHERE arrow_cast(s, 'Dictionary(Int32, Utf8)') SIMILAR TO 'hel%'", &["1", "2"]),
+        ("SELECT id FROM t WHERE s LIKE '50!%' ESCAPE '!'", &["5"]),
+        ("SELECT id FROM t WHERE s LIKE '50#_' ESCAPE '#'", &[]),
+        ("SELECT id FROM t WHERE s NOT LIKE 'h%' ESCAPE '$'", &["3", "4", "5", "6", "8"]),
+        ("SELECT id FROM t WHERE s LIKE CASE WHEN id = 5 THEN '50!%' ELSE 'x' END ESCAPE '!'", &["5"]),
+        ("SELECT id FROM t WHERE arrow_cast(s, 'Dictionary(Int32, Utf8)') LIKE 'h%' AND id > 1", &["2"]),
+        ("SELECT count(*) FROM (SELECT arrow_cast(s, 'Dictionary(Int32, Utf8)') AS s FROM t WHERE id > 99) WHERE s LIKE 'h%'", &["0"]),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_beyond_nanoseconds_and_of_other_units_are_compared() {
+    check(
+        &[],
+        &[
+            ("SELECT id FROM d WHERE ts = '9999-12-31'", &["1"]),
+            ("SELECT id FROM d WHERE ms > TIMESTAMP '2100-01-01' AND ts > '9999-01-01'", &["1"]),
+            ("SELECT id FROM d WHERE ts < DATE '1700-01-01'", &["3"]),
+            ("SELECT id FROM d WHERE day = DATE '9999-12-31' AND ts = day", &["1"]),
+            ("SELECT id FROM d WHERE ts = TIMESTAMP '9999-12-31 00:00:00'", &["1"]),
+            ("SELECT id FROM d WHERE ns < '9999-12-31'", &["1", "2", "3"]),
+            ("SELECT id FROM d WHERE ns >= TIMESTAMP '9999-12-31' OR ns = '2024-07-01T12:00:00'", &["2"]),
+            ("SELECT id FROM d WHERE coalesce(ts, DATE '9999-12-31') > '3000-01-01'", &["1"]),
+            ("SELECT id FROM d WHERE coalesce(ts, TIMESTAMP '9999-12-31') > '3000-01-01'", &["1"]),
+            (
+                "SELECT id FROM d WHERE CASE WHEN id = 2 THEN TIMESTAMP '9999-12-31' ELSE ts END = '9999-12-31'",
+                &["1", "2"],
+            ),
+            ("SELECT id FROM d WHERE ts BETWEEN '1600-01-01' AND '1700-01-01'", &["3"]),
+            ("SELECT id FROM d WHERE ts IN ('9999-12-31', '2024-07-01T12:00:00')", &["1", "2"]),
+            (
+                "SELECT CAST(max(ts) AS VARCHAR) FROM d WHERE ts <> '2024-07-01T12:00:00.0000005'",
+                &["9999-12-31T00:00:00"],
+            ),
+            ("SELECT id FROM d WHERE tm > TIME '12:00:00'", &["2", "3"]),
+            ("SELECT id FROM d WHERE TIME '12:30:00' = tm OR tm IN (TIME '11:00:00')", &["1", "2"]),
+            ("SELECT id FROM d WHERE date_bin(INTERVAL '1 day', arrow_cast(z, 'Timestamp(Microsecond, Some(\"Asia/Kolkata\"))')) = date_trunc('day', arrow_cast(z, 'Timestamp(Microsecond, Some(\"Asia/Kolkata\"))'))", &["1", "2", "3"]),
+("SELECT id FROM d WHERE date_bin(INTERVAL '1 hour', arrow_cast(z, 'Timestamp(Microsecond, Some(\"Asia/Kolkata\"))')) = date_trunc('hour', arrow_cast(z, 'Timestamp(Microsecond, Some(\"Asia/Kolkata\"))'))", &["1", "2", "3"]),
+("SELECT id FROM d WHERE z = '2024-07-01 06:00:00'", &["1"]),
+        ],
+    )
+    .await;
+    check(
+        &["time_zone=America/Denver"],
+        &[
+            ("SELECT id FROM d WHERE z = '2024-07-01 06:00:00'", &["2"]),
+            ("SELECT id FROM d WHERE z = '2024-07-01 06:00:00+00:00'", &["1"]),
+            ("SELECT id FROM d WHERE z BETWEEN '2024-07-01 00:00:00' AND '2024-07-01 06:00:00'", &["1", "2"]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_guard_others() {
+    check(
+        &[],
+        &[
+            ("SELECT id FROM t WHERE b <> 0 AND 10 / b > 1", &["2", "4", "5"]),
+            ("SELECT id FROM t WHERE 10 / b > 1 AND b <> 0", &["2", "4", "5"]),
+            ("SELECT id FROM (SELECT * FROM t WHERE b <> 0) WHERE 10 / b > 1", &["2", "4", "5"]),
+            ("SELECT id FROM (SELECT id, 10 / b AS q, b FROM t) WHERE b <> 0 AND q > 1", &["2", "4", "5"]),
+            ("SELECT count(*) FROM t WHERE b > 0 AND id % b = 0", &["5"]),
+            ("SELECT count(*) FROM t JOIN u ON t.b <> 0 AND u.k / t.b = 0", &["13"]),
+            ("SELECT id FROM t WHERE s SIMILAR TO '[0-9]+' AND CAST(s AS INT) > 3", &[]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everyday_clauses_are_accepted() {
+    check(&[], &[
+        ("SELECT id, id FROM t WHERE id = 1", &["1 | 1"]),
+        ("SELECT count(*), count(*), count(*) AS n FROM t", &["8 | 8 | 8"]),
+        ("SELECT n FROM (SELECT 0, 0, 1 AS n)", &["1"]),
+        ("SELECT id FROM t ORDER BY id DESC FETCH FIRST 2 ROWS ONLY", &["7", "8"]),
+        ("SELECT id FROM t ORDER BY id OFFSET 6 ROWS FETCH NEXT 1 ROW ONLY", &["7"]),
+        ("SELECT count(DISTINCT DATE '2024-01-31' + id * INTERVAL '1 day') FROM t", &["8"]),
+        ("SELECT DATE '2024-01-01' + INTERVAL '1 month' * 2 = DATE '2024-03-01', INTERVAL '1 day' * 1.5 = INTERVAL '1 day 12 hours'", &["true | true"]),
+        ("SELECT DISTINCT a, count(*) OVER (PARTITION BY a) AS n FROM t LIMIT 30", &["1 | 2", "2 | 1", "NULL | 2", "3 | 3"]),
+        ("SELECT id, row_number() OVER (ORDER BY struct(id)) FROM t WHERE id < 3", &["1 | 1", "2 | 2"]),
+        ("SELECT id, sum(b) OVER (ORDER BY struct(a)) FROM t WHERE a < 3", &["1 | 2", "2 | 2", "3 | 2"]),
+        ("SELECT count(*) FROM t GROUP BY GROUPING SETS (())", &["8"]),
+        ("SELECT count(*), 1 FROM t WHERE id > 99 GROUP BY ()", &["0 | 1"]),
+        ("WITH RECURSIVE r(i, s) AS (SELECT 0, 0 UNION ALL SELECT i + 1, s + i FROM r WHERE i < 4) SELECT max(s) FROM r", &["6"]),
+        ("SELECT 0.1 + 0.2 = 0.3, 1.10 * 3 = 3.3", &["true | true"]),
+        ("SELECT id FROM (SELECT id, CAST('12345678901234567.8' || id AS DECIMAL(20, 2)) AS d FROM t) WHERE d <= 12345678901234567.82", &["1", "2"]),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_do_not_drop_rows_that_a_distinct_or_a_filter_needs() {
+    let thrice = "WITH s AS (SELECT id AS x FROM t ORDER BY x LIMIT 3), u AS (SELECT * FROM s UNION ALL SELECT * FROM s UNION ALL SELECT * FROM s)";
+    check(&[], &[
+        (&format!("{thrice} SELECT DISTINCT x FROM u ORDER BY x LIMIT 3"), &["1", "2", "3"]),
+        (&format!("{thrice} SELECT x FROM u GROUP BY x ORDER BY x LIMIT 2"), &["1", "2"]),
+        (&format!("{thrice} SELECT x, count(*) FROM u GROUP BY x ORDER BY x DESC LIMIT 2"), &["2 | 3", "3 | 3"]),
+        ("SELECT id FROM (SELECT * FROM t ORDER BY id LIMIT 6) WHERE b > 3 ORDER BY id LIMIT 2", &["4", "5"]),
+        ("SELECT id, sum(b) OVER (ORDER BY id ROWS BETWEEN CURRENT ROW AND 2 FOLLOWING) FROM t ORDER BY id LIMIT 2", &["1 | 2", "2 | 6"]),
+        ("SELECT id, count(*) OVER () FROM t ORDER BY id LIMIT 2", &["1 | 8", "2 | 8"]),
+        ("SELECT DISTINCT a FROM t ORDER BY a DESC NULLS LAST LIMIT 2", &["2", "3"]),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_are_unnested_beside_their_rows() {
+    let lists = "(SELECT id, CASE WHEN id < 3 THEN [id, b] WHEN id = 4 THEN [] END AS l FROM t WHERE id < 5) q";
+    check(
+        &[],
+        &[
+            (&format!("SELECT id, x FROM {lists} CROSS JOIN UNNEST(l) AS y(x)"), &["1 | 1", "1 | 0", "2 | 2", "2 | 2"]),
+            (
+                &format!("SELECT id, sum(x) FROM {lists}, UNNEST(q.l) AS y(x) WHERE x > 0 GROUP BY id"),
+                &["1 | 1", "2 | 4"],
+            ),
+            (
+                &format!("SELECT id, x FROM {lists} LEFT JOIN UNNEST(l) AS y(x) ON true"),
+                &["1 | 1", "1 | 0", "2 | 2", "2 | 2", "3 | NULL", "4 | NULL"],
+            ),
+            (
+                &format!("SELECT id, x, n FROM {lists} CROSS JOIN UNNEST(l) WITH ORDINALITY AS y(x, n)"),
+                &["1 | 1 | 1", "1 | 0 | 2", "2 | 2 | 1", "2 | 2 | 2"],
+            ),
+            ("SELECT id, x FROM t CROSS JOIN UNNEST([10, 20]) AS y(x) WHERE id = 1", &["1 | 10", "1 | 20"]),
+            (&format!("SELECT id, y.l FROM {lists} CROSS JOIN UNNEST(l) AS y(l) WHERE id = 1"), &["1 | 1", "1 | 0"]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn required_field_of_a_null_struct_is_null() {
+    check(
+        &[],
+        &[
+            ("SELECT sum(s['x']), count(s['x']), count(s) FROM g", &["4 | 2 | 2"]),
+            ("SELECT id, s['x'], s['y'] FROM g", &["1 | 1 | p", "2 | NULL | NULL", "3 | 3 | q"]),
+            ("SELECT id FROM g WHERE s['x'] IS NULL", &["2"]),
+            ("SELECT id FROM g WHERE s['x'] > 0", &["1", "3"]),
+            ("SELECT unnest(s) FROM g", &["1 | p", "NULL | NULL", "3 | q"]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_mean_the_same_as_one_statement() {
+    let dir = tables();
+    let tables = [TABLES[0], TABLES[1]];
+    let maps = [
+        ("m", "SELECT id, id AS k, a, b, s FROM t WHERE b <> 0 AND 10 / b > 0 AND s NOT SIMILAR TO 'x%'"),
+        ("n", "SELECT k, v FROM u"),
+    ];
+    for (sql, expected) in [
+        ("SELECT k FROM (SELECT k FROM m WHERE k > 4) x FULL JOIN n USING (k)", vec!["1", "2", "2", "5", "8", "NULL"]),
+        ("SELECT id FROM m WHERE a NOT IN (SELECT k FROM n) OR id = 8", vec!["8"]),
+        ("SELECT k FROM n EXCEPT ALL SELECT id FROM m", vec!["1", "2", "NULL"]),
+        ("SELECT id FROM m ORDER BY id FETCH FIRST 2 ROWS ONLY", vec!["2", "4"]),
+    ] {
+        for zones in [1, 3] {
+            let answer = ask(&steps(zones, &maps, &[("r", sql)], &tables), dir.path(), &["tasks=4"]).await;
+            assert_eq!(sorted_text(&answer.unwrap().rows), expected, "{zones} zones: {sql}");
+        }
+    }
+    let maps = [("m", "SELECT sum(9223372036854775807 + id * 0) AS x FROM t")];
+    let error = ask(&steps(1, &maps, &[("r", "SELECT x FROM m")], &tables[..1]), dir.path(), &[]).await.unwrap_err();
+    assert!(error.message.contains("exceeds the type Int64"), "{error}");
+}

@@ -1,0 +1,31 @@
+//! Functions that Buzz adds to those of DataFusion, or that replace one of them. Plans refer to functions by name, so
+//! every session that plans, decodes or runs a plan must have them.
+
+mod arithmetic;
+mod intervals;
+mod patterns;
+mod single_row;
+mod sum;
+mod wide_sum;
+
+use std::sync::Arc;
+
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+
+pub use arithmetic::{Arithmetic, checked};
+pub use intervals::multiply_interval;
+pub use patterns::{like_pattern, similar_pattern};
+pub use single_row::single_row;
+pub use sum::{checked_sum, wrapping_sum};
+
+/// Returns the scalar functions.
+pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
+    let arithmetic = [Arithmetic::Add, Arithmetic::Subtract, Arithmetic::Multiply].map(checked);
+    let others = [single_row(), like_pattern(), similar_pattern(), multiply_interval()];
+    arithmetic.into_iter().chain(others).collect()
+}
+
+/// Returns the aggregates.
+pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
+    vec![checked_sum(), wrapping_sum()]
+}

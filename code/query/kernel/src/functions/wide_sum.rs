@@ -1,0 +1,361 @@
+//! Sums in 128 bits.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem::size_of_val;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, ArrowNumericType, AsArray, BooleanArray, Decimal128Array, PrimitiveArray};
+use arrow::buffer::NullBuffer;
+use arrow::datatypes::{DataType, Decimal128Type, Int64Type, UInt64Type};
+use datafusion::common::utils::SingleRowListArrayBuilder;
+use datafusion::error::Result;
+use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
+use datafusion::physical_expr::NullState;
+use datafusion::scalar::ScalarValue;
+
+use super::arithmetic::exceeds;
+
+/// The type of the partial sums of integers.
+pub(super) const STATE: DataType = DataType::Decimal128(38, 0);
+
+/// A type whose sums are kept in 128 bits.
+pub(super) trait Wide: ArrowNumericType + Send + Sync + fmt::Debug + 'static {
+    /// Returns `value` in 128 bits.
+    fn wide(value: Self::Native) -> i128;
+
+    /// Returns `sum` as a value of type `data_type`. `None` if it does not fit.
+    fn narrow(sum: i128, data_type: &DataType) -> Option<Self::Native>;
+
+    /// Returns the sum of the `values` that `nulls` leaves, and if it overflowed.
+    fn total(values: &[Self::Native], nulls: Option<&NullBuffer>) -> (i128, bool) {
+        let add = |(sum, overflowed): (i128, bool), value: Self::Native| {
+            let (sum, over) = sum.overflowing_add(Self::wide(value));
+            (sum, overflowed | over)
+        };
+        match nulls {
+            None => values.iter().copied().fold((0, false), add),
+            Some(nulls) => nulls.valid_indices().map(|index| values[index]).fold((0, false), add),
+        }
+    }
+}
+
+/// Values of a block: their sums of 32 bits each fit 64 bits.
+const BLOCK: usize = 1 << 20;
+
+/// Adds the two halves of each value on their own: neither sum can overflow, and the processor adds several values at once.
+fn block_total(values: impl Iterator<Item = i64>) -> i128 {
+    let (low, high) =
+        values.fold((0_u64, 0_i64), |(low, high), value| (low + (value as u64 & 0xffff_ffff), high + (value >> 32)));
+    (i128::from(high) << 32) + i128::from(low)
+}
+
+impl Wide for Int64Type {
+    fn wide(value: i64) -> i128 {
+        i128::from(value)
+    }
+
+    fn narrow(sum: i128, _: &DataType) -> Option<i64> {
+        i64::try_from(sum).ok()
+    }
+
+    fn total(values: &[i64], nulls: Option<&NullBuffer>) -> (i128, bool) {
+        let Some(nulls) = nulls else {
+            return (values.chunks(BLOCK).map(|block| block_total(block.iter().copied())).sum(), false);
+        };
+        let mut present = nulls.iter();
+        let block = |block: &[i64]| {
+            block_total(block.iter().zip(present.by_ref()).map(|(value, present)| if present { *value } else { 0 }))
+        };
+        (values.chunks(BLOCK).map(block).sum(), false)
+    }
+}
+
+impl Wide for UInt64Type {
+    fn wide(value: u64) -> i128 {
+        i128::from(value)
+    }
+
+    fn narrow(sum: i128, _: &DataType) -> Option<u64> {
+        u64::try_from(sum).ok()
+    }
+}
+
+impl Wide for Decimal128Type {
+    fn wide(value: i128) -> i128 {
+        value
+    }
+
+    fn narrow(sum: i128, data_type: &DataType) -> Option<i128> {
+        let DataType::Decimal128(precision, _) = data_type else { return None };
+        (sum.unsigned_abs() < 10_u128.pow(u32::from(*precision))).then_some(sum)
+    }
+}
+
+/// Returns the type of the partial sums of a sum of type `data_type`.
+fn state_type(data_type: &DataType) -> DataType {
+    if matches!(data_type, DataType::Decimal128(..)) { data_type.clone() } else { STATE }
+}
+
+fn too_large(data_type: &DataType) -> datafusion::error::DataFusionError {
+    exceeds("a sum", data_type).into_datafusion()
+}
+
+/// The sum of one group.
+pub(super) struct WideSum<T> {
+    sum: i128,
+    /// Values and partial sums that were added and not removed.
+    count: u64,
+    data_type: DataType,
+    of: PhantomData<fn(T)>,
+}
+
+impl<T> fmt::Debug for WideSum<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WideSum({})", self.data_type)
+    }
+}
+
+impl<T: Wide> WideSum<T> {
+    /// Creates the sum of no rows, of type `data_type`.
+    pub(super) fn new(data_type: DataType) -> Self {
+        Self { sum: 0, count: 0, data_type, of: PhantomData }
+    }
+
+    fn total(&self, values: &ArrayRef) -> Result<(i128, u64)> {
+        let values = values.as_primitive::<T>();
+        let count = (values.len() - values.null_count()) as u64;
+        let nulls = values.nulls().filter(|nulls| nulls.null_count() > 0);
+        let (sum, overflowed) = T::total(values.values(), nulls);
+        if overflowed { Err(too_large(&self.data_type)) } else { Ok((sum, count)) }
+    }
+
+    fn add(&mut self, sum: i128, count: u64) -> Result<()> {
+        self.sum = self.sum.checked_add(sum).ok_or_else(|| too_large(&self.data_type))?;
+        self.count += count;
+        Ok(())
+    }
+}
+
+impl<T: Wide> Accumulator for WideSum<T> {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        let (sum, count) = self.total(&values[0])?;
+        self.add(sum, count)
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        let (sum, count) = self.total(&values[0])?;
+        self.sum = self.sum.checked_sub(sum).ok_or_else(|| too_large(&self.data_type))?;
+        self.count -= count;
+        Ok(())
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        true
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        for sum in states[0].as_primitive::<Decimal128Type>().iter().flatten() {
+            self.add(sum, 1)?;
+        }
+        Ok(())
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        let sum = (self.count > 0).then_some(self.sum);
+        Ok(vec![ScalarValue::new_primitive::<Decimal128Type>(sum, &state_type(&self.data_type))?])
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        if self.count == 0 {
+            return ScalarValue::new_primitive::<T>(None, &self.data_type);
+        }
+        let sum = T::narrow(self.sum, &self.data_type).ok_or_else(|| too_large(&self.data_type))?;
+        ScalarValue::new_primitive::<T>(Some(sum), &self.data_type)
+    }
+
+    fn size(&self) -> usize {
+        size_of_val(self)
+    }
+}
+
+/// The sum of the different values of one group.
+#[derive(Debug)]
+pub(super) struct DistinctWideSum<T: Wide> {
+    values: std::collections::HashSet<i128>,
+    data_type: DataType,
+    of: PhantomData<fn(T)>,
+}
+
+impl<T: Wide> DistinctWideSum<T> {
+    /// Creates the sum of no rows, of type `data_type`.
+    pub(super) fn new(data_type: DataType) -> Self {
+        Self { values: std::collections::HashSet::new(), data_type, of: PhantomData }
+    }
+}
+
+impl<T: Wide> Accumulator for DistinctWideSum<T> {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        self.values.extend(values[0].as_primitive::<T>().iter().flatten().map(T::wide));
+        Ok(())
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        for values in states[0].as_list::<i32>().iter().flatten() {
+            self.update_batch(&[values])?;
+        }
+        Ok(())
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        let values = self.values.iter().map(|value| T::narrow(*value, &self.data_type));
+        let values: PrimitiveArray<T> = values.collect();
+        let values = values.with_data_type(self.data_type.clone());
+        Ok(vec![SingleRowListArrayBuilder::new(Arc::new(values)).build_list_scalar()])
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        let mut sum = WideSum::<T>::new(self.data_type.clone());
+        for value in &self.values {
+            sum.add(*value, 1)?;
+        }
+        sum.evaluate()
+    }
+
+    fn size(&self) -> usize {
+        size_of_val(self) + self.values.capacity() * size_of::<i128>()
+    }
+}
+
+/// The sums of many groups.
+pub(super) struct GroupedWideSums<T> {
+    sums: Vec<i128>,
+    seen: NullState,
+    overflowed: bool,
+    data_type: DataType,
+    of: PhantomData<fn(T)>,
+}
+
+impl<T> fmt::Debug for GroupedWideSums<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GroupedWideSums({})", self.data_type)
+    }
+}
+
+impl<T: Wide> GroupedWideSums<T> {
+    /// Creates sums of type `data_type`.
+    pub(super) fn new(data_type: DataType) -> Self {
+        Self { sums: Vec::new(), seen: NullState::new(), overflowed: false, data_type, of: PhantomData }
+    }
+
+    fn add<V: ArrowNumericType + Send>(
+        &mut self,
+        values: &PrimitiveArray<V>,
+        groups: &[usize],
+        filter: Option<&BooleanArray>,
+        total: usize,
+        wide: impl Fn(V::Native) -> i128 + Send + Sync,
+    ) -> Result<()> {
+        self.sums.resize(total, 0);
+        let (sums, overflowed) = (&mut self.sums, &mut self.overflowed);
+        self.seen.accumulate(groups, values, filter, total, |group, value| {
+            let (sum, over) = sums[group].overflowing_add(wide(value));
+            sums[group] = sum;
+            *overflowed |= over;
+        });
+        if self.overflowed { Err(too_large(&self.data_type)) } else { Ok(()) }
+    }
+}
+
+impl<T: Wide> GroupsAccumulator for GroupedWideSums<T> {
+    fn update_batch(
+        &mut self,
+        values: &[ArrayRef],
+        groups: &[usize],
+        filter: Option<&BooleanArray>,
+        total: usize,
+    ) -> Result<()> {
+        self.add(values[0].as_primitive::<T>(), groups, filter, total, T::wide)
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<()> {
+        self.add(states[0].as_primitive::<Decimal128Type>(), groups, None, total, |sum| sum)
+    }
+
+    fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
+        let sums = emit_to.take_needed(&mut self.sums);
+        let nulls = self.seen.build(emit_to);
+        let fits = |sum: &i128| T::narrow(*sum, &self.data_type);
+        let values: Vec<T::Native> = sums.iter().map(|sum| fits(sum).unwrap_or_default()).collect();
+        let is_null = |group: usize| nulls.as_ref().is_some_and(|nulls| nulls.is_null(group));
+        if sums.iter().enumerate().any(|(group, sum)| fits(sum).is_none() && !is_null(group)) {
+            return Err(too_large(&self.data_type));
+        }
+        let values = PrimitiveArray::<T>::new(values.into(), nulls);
+        Ok(Arc::new(values.with_data_type(self.data_type.clone())))
+    }
+
+    fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
+        let sums = emit_to.take_needed(&mut self.sums);
+        let nulls = self.seen.build(emit_to);
+        let sums = Decimal128Array::new(sums.into(), nulls).with_data_type(state_type(&self.data_type));
+        Ok(vec![Arc::new(sums)])
+    }
+
+    fn convert_to_state(&self, values: &[ArrayRef], filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
+        let values = values[0].as_primitive::<T>();
+        let kept = filter.map(|filter| match filter.nulls() {
+            Some(nulls) => NullBuffer::new(nulls.inner() & filter.values()),
+            None => NullBuffer::new(filter.values().clone()),
+        });
+        let nulls = NullBuffer::union(values.nulls(), kept.as_ref());
+        let sums: Vec<i128> = values.values().iter().map(|value| T::wide(*value)).collect();
+        let sums = Decimal128Array::new(sums.into(), nulls).with_data_type(state_type(&self.data_type));
+        Ok(vec![Arc::new(sums)])
+    }
+
+    fn size(&self) -> usize {
+        self.sums.capacity() * size_of::<i128>() + self.seen.size()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+
+    use super::*;
+
+    #[test]
+    fn only_the_result_can_exceed_its_type() {
+        let batch: ArrayRef = Arc::new(Int64Array::from(vec![Some(i64::MAX), None, Some(i64::MAX), Some(-7)]));
+        let mut sum = WideSum::<Int64Type>::new(DataType::Int64);
+        sum.update_batch(&[Arc::clone(&batch)]).unwrap();
+        assert!(sum.evaluate().unwrap_err().to_string().contains("a sum exceeds the type Int64"));
+        let state = sum.state().unwrap()[0].to_array().unwrap();
+        let mut merged = WideSum::<Int64Type>::new(DataType::Int64);
+        merged.merge_batch(&[state]).unwrap();
+        merged.update_batch(&[Arc::new(Int64Array::from(vec![i64::MIN, i64::MIN, 10]))]).unwrap();
+        assert_eq!(merged.evaluate().unwrap(), ScalarValue::Int64(Some(1)));
+
+        let mut sums = GroupedWideSums::<Int64Type>::new(DataType::Int64);
+        sums.update_batch(&[batch], &[0, 0, 0, 1], None, 3).unwrap();
+        let states = sums.state(EmitTo::All).unwrap();
+        sums.merge_batch(&states, &[0, 1, 2], 3).unwrap();
+        assert!(sums.evaluate(EmitTo::All).is_err());
+        sums.merge_batch(&states, &[0, 1, 2], 3).unwrap();
+        sums.update_batch(&[Arc::new(Int64Array::from(vec![-i64::MAX]))], &[0], None, 3).unwrap();
+        let values = sums.evaluate(EmitTo::All).unwrap();
+        assert_eq!(values.as_primitive::<Int64Type>(), &Int64Array::from(vec![Some(i64::MAX), Some(-7), None]));
+    }
+
+    #[test]
+    fn total_of_many_values_is_exact() {
+        let values: Vec<i64> = (0..5000_i64).map(|value| (value - 2500) * 1_234_567_890_123).collect();
+        let expected: i128 = values.iter().copied().map(i128::from).sum();
+        assert_eq!(Int64Type::total(&values, None).0, expected);
+        let nulls: NullBuffer = (0..5000).map(|index| index % 3 > 0).collect::<Vec<bool>>().into();
+        let present: i128 = nulls.valid_indices().map(|index| i128::from(values[index])).sum();
+        assert_eq!(Int64Type::total(&values, Some(&nulls)).0, present);
+        assert_eq!(Int64Type::total(&[i64::MIN; 3], None).0, 3 * i128::from(i64::MIN));
+    }
+}

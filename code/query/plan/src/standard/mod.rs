@@ -1,0 +1,117 @@
+//! Makes statements mean what the SQL standard says, where DataFusion 55 understands something else or nothing.
+//!
+//! [`syntax`] rewrites the parsed statement, [`planned`] the logical plan that DataFusion makes of it. [`session`] adds the
+//! rules that need to run in between DataFusion's own. [`guarded`] rewrites the optimized plan and
+//! [`without_unordered_limits`] the physical one. Each module says what DataFusion does, and why that is wrong.
+
+mod guards;
+mod limits;
+mod numbers;
+mod operators;
+mod overflow;
+mod patterns;
+mod sets;
+mod simplified;
+mod subqueries;
+mod syntax;
+mod times;
+mod unnest;
+mod using;
+mod windows;
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use buzz_protocol::{Options, Overflow, Result};
+use chrono::{DateTime, Utc};
+use datafusion::catalog::TableProvider;
+use datafusion::common::DFSchema;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::registry::FunctionRegistry;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::prelude::SessionConfig;
+
+pub(crate) use self::guards::guarded;
+pub(crate) use self::limits::without_unordered_limits;
+pub(crate) use self::syntax::{rewritten, with_names};
+
+/// Creates a session with `tables` only, in which `now()` is `start`, and whose rules include those of this module.
+///
+/// # Errors
+/// As [`buzz_kernel::session`].
+pub(crate) fn session<'a>(
+    config: SessionConfig,
+    options: &Options,
+    start: DateTime<Utc>,
+    tables: impl IntoIterator<Item = (&'a str, Arc<dyn TableProvider>)>,
+) -> Result<SessionState> {
+    let state = buzz_kernel::session(config, start, tables)?;
+    let mut analyzer = state.analyzer().rules.clone();
+    analyzer.push(overflow::rule(options.overflow == Overflow::Wrap));
+    let mut physical = state.physical_optimizers().to_vec();
+    let place = physical.iter().position(|rule| rule.name() == "EnsureRequirements").unwrap_or(0);
+    physical.insert(place, Arc::new(limits::LimitsAboveSorts));
+    let mut planners = state.expr_planners().to_vec();
+    planners.insert(0, Arc::new(operators::Intervals));
+    let builder = SessionStateBuilder::new_from_existing(state)
+        .with_analyzer_rules(analyzer)
+        .with_physical_optimizer_rules(physical)
+        .with_expr_planners(planners);
+    let mut state = builder.build();
+    state.register_udf(using::mark())?;
+    Ok(state)
+}
+
+/// Rewrites `plan`, which the planner has just made of a statement.
+///
+/// # Errors
+/// `Invalid` if an expression has no type.
+pub(crate) fn planned(plan: LogicalPlan, options: &Options) -> Result<LogicalPlan> {
+    let plan = using::merged(plan)?;
+    let plan = unnest::joined(plan)?;
+    let plan = sets::counted(plan)?;
+    let plan = subqueries::rewritten(plan)?;
+    Ok(expressions(plan, options)?)
+}
+
+/// Rewrites the expressions of `plan`, each with the types of its columns.
+fn expressions(plan: LogicalPlan, options: &Options) -> DataFusionResult<LogicalPlan> {
+    let zone = options.time_zone.as_deref();
+    let changed = Cell::new(false);
+    let plan = plan.transform_up_with_subqueries(|node| {
+        let schema = match node.inputs().as_slice() {
+            [] => node.schema().as_ref().clone(),
+            inputs => merge_schema(inputs),
+        };
+        let names = NamePreserver::new(&node);
+        let node = node.map_expressions(|expression| {
+            let name = names.save(&expression);
+            let rewritten = expression.transform_up(|inner| one(inner, &schema, zone))?;
+            Ok(rewritten.update_data(|rewritten| name.restore(rewritten)))
+        })?;
+        // The type of a rewritten expression may be another one, and so may those of the nodes above.
+        changed.set(changed.get() || node.transformed);
+        if changed.get() { node.map_data(LogicalPlan::recompute_schema) } else { Ok(node) }
+    })?;
+    Ok(plan.data)
+}
+
+/// Rewrites one expression, whose parts are rewritten.
+fn one(expression: Expr, schema: &DFSchema, zone: Option<&str>) -> DataFusionResult<Transformed<Expr>> {
+    let sibling = |result: Transformed<Expr>, next: &dyn Fn(Expr) -> DataFusionResult<Transformed<Expr>>| {
+        let changed = result.transformed;
+        let result = next(result.data)?;
+        Ok(Transformed::new(result.data, changed || result.transformed, TreeNodeRecursion::Continue))
+    };
+    let mut result = patterns::translated(expression, schema)?;
+    result = sibling(result, &|inner| windows::in_groups(inner, schema))?;
+    result = sibling(result, &|inner| times::comparable(inner, schema, zone))?;
+    result = sibling(result, &|inner| simplified::with_nulls(inner, schema))?;
+    result = sibling(result, &operators::supported)?;
+    result = sibling(result, &|inner| operators::zoned_bins(inner, schema))?;
+    sibling(result, &|inner| operators::wide_average(inner, schema))
+}

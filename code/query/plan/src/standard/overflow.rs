@@ -1,0 +1,104 @@
+//! The rule that makes arithmetic and sums fail on overflow, or wrap.
+
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use buzz_kernel::{Arithmetic, checked, checked_sum, wrapping_sum};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::error::Result;
+use datafusion::logical_expr::expr::AggregateFunction;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, WindowFunctionDefinition};
+use datafusion::optimizer::AnalyzerRule;
+
+/// Replaces `+`, `-` and `*` of integers and of the longest decimals by functions that fail on overflow. Runs after the
+/// types of operands are known. `sum` fails by itself; if overflow wraps, another function replaces it.
+#[derive(Debug)]
+pub(super) struct Overflow {
+    /// Overflow wraps around.
+    pub(super) wraps: bool,
+}
+
+impl AnalyzerRule for Overflow {
+    fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
+        let plan = plan.transform_up_with_subqueries(|node| {
+            let schema = match node.inputs().as_slice() {
+                [] => node.schema().as_ref().clone(),
+                inputs => merge_schema(inputs),
+            };
+            let names = NamePreserver::new(&node);
+            node.map_expressions(|expression| {
+                let name = names.save(&expression);
+                let replaced = expression
+                    .transform_up(|inner| if self.wraps { Ok(wrapping(inner)) } else { checking(inner, &schema) })?;
+                Ok(replaced.update_data(|replaced| name.restore(replaced)))
+            })
+        })?;
+        Ok(plan.data)
+    }
+
+    fn name(&self) -> &'static str {
+        "overflow"
+    }
+}
+
+fn checking(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    match expression {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            if let Some(arithmetic) = Arithmetic::of(op)
+                && can_overflow(&left.get_type(schema)?, &right.get_type(schema)?, arithmetic)
+            {
+                return Ok(Transformed::yes(checked(arithmetic).call(vec![*left, *right])));
+            }
+            Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr::new(left, op, right))))
+        }
+        Expr::Negative(inner) => {
+            let data_type = inner.get_type(schema)?;
+            if data_type.is_signed_integer() && !matches!(inner.as_ref(), Expr::Literal(..)) {
+                let zero = Expr::Literal(ScalarValue::new_zero(&data_type)?, None);
+                return Ok(Transformed::yes(checked(Arithmetic::Subtract).call(vec![zero, *inner])));
+            }
+            Ok(Transformed::no(Expr::Negative(inner)))
+        }
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+/// Checks if the result of two operands may not fit its type. DataFusion gives the results of short decimals more digits.
+fn can_overflow(left: &DataType, right: &DataType, arithmetic: Arithmetic) -> bool {
+    if left.is_integer() {
+        return left == right;
+    }
+    let is_decimal = |data_type: &DataType| matches!(data_type, DataType::Decimal128(..) | DataType::Decimal256(..));
+    let types = [left.clone(), right.clone()];
+    is_decimal(left)
+        && is_decimal(right)
+        && checked(arithmetic)
+            .inner()
+            .return_type(&types)
+            .is_ok_and(|result| matches!(result, DataType::Decimal128(38, _) | DataType::Decimal256(76, _)))
+}
+
+fn wrapping(expression: Expr) -> Transformed<Expr> {
+    match expression {
+        Expr::AggregateFunction(AggregateFunction { func, params }) if func == checked_sum() => {
+            Transformed::yes(Expr::AggregateFunction(AggregateFunction { func: wrapping_sum(), params }))
+        }
+        Expr::WindowFunction(mut window) => {
+            let is_sum = matches!(&window.fun, WindowFunctionDefinition::AggregateUDF(sum) if *sum == checked_sum());
+            if is_sum {
+                window.fun = WindowFunctionDefinition::AggregateUDF(wrapping_sum());
+            }
+            Transformed::new_transformed(Expr::WindowFunction(window), is_sum)
+        }
+        other => Transformed::no(other),
+    }
+}
+
+/// Returns the rule as a session takes it.
+pub(super) fn rule(wraps: bool) -> Arc<dyn AnalyzerRule + Send + Sync> {
+    Arc::new(Overflow { wraps })
+}

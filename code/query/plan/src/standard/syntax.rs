@@ -1,0 +1,396 @@
+//! Statements of the standard that the planner does not accept, in a form that it accepts.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use buzz_protocol::{QueryError, Result};
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, Fetch, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
+    GroupByExpr, Ident, JoinConstraint, LimitClause, ObjectName, Query, Select, SelectItem, SetExpr, TableAlias,
+    TableFactor, TableWithJoins, Value, VisitMut, VisitorMut,
+};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+
+use super::numbers;
+use super::using::{Sides, ambiguous_columns, constraint};
+
+/// Rewrites `statement`. Most statements stay as they are.
+///
+/// # Errors
+/// `Invalid`, naming a clause that cannot be rewritten.
+pub(crate) fn rewritten(mut statement: Statement) -> Result<Statement> {
+    let mut inner = &mut statement;
+    while let Statement::Explain(explain) = inner {
+        inner = explain.statement.as_mut();
+    }
+    let Statement::Statement(sql) = inner else { return Ok(statement) };
+    let mut syntax = Syntax { sides: Sides::of(sql), derived: 0 };
+    match sql.visit(&mut syntax) {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(statement),
+    }
+}
+
+/// Names the columns of `statement` whose names the planner would make of their expressions, if a SELECT has several.
+/// `None` if there are none.
+pub(crate) fn with_names(mut statement: Statement) -> Option<Statement> {
+    let Statement::Statement(sql) = &mut statement else { return None };
+    let mut named = Named(false);
+    let _: ControlFlow<()> = sql.visit(&mut named);
+    named.0.then_some(statement)
+}
+
+struct Named(bool);
+
+impl VisitorMut for Named {
+    type Break = ();
+
+    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        let is_made = |item: &SelectItem| match item {
+            SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_)) => false,
+            SelectItem::UnnamedExpr(expression) => !is_unnest(expression),
+            _ => false,
+        };
+        if select.projection.iter().filter(|item| is_made(item)).count() < 2 {
+            return ControlFlow::Continue(());
+        }
+        for item in &mut select.projection {
+            if is_made(item)
+                && let SelectItem::UnnamedExpr(expr) = item
+            {
+                let alias = Ident::with_quote('"', expr.to_string());
+                *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+                self.0 = true;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Checks if an expression has several columns.
+fn is_unnest(expression: &Expr) -> bool {
+    matches!(expression, Expr::Function(function) if function.name.to_string().eq_ignore_ascii_case("unnest"))
+}
+
+struct Syntax {
+    sides: Sides,
+    /// Number of relations that were named.
+    derived: usize,
+}
+
+impl VisitorMut for Syntax {
+    type Break = QueryError;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<QueryError> {
+        match query.fetch.take() {
+            Some(fetch) => flow(limited(query, fetch)),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<QueryError> {
+        if is_total(&select.group_by) {
+            flow(grouped_as_one(select))?;
+        }
+        if select.from.iter().any(merges_columns) {
+            for table in &mut select.from {
+                self.name_derived(table);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<QueryError> {
+        ambiguous_columns(select);
+        distinguish(&mut select.projection);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<QueryError> {
+        flow(with_numbers(factor))
+    }
+
+    fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<QueryError> {
+        self.sides.mark(expression);
+        numbers::exact(expression);
+        flow(compared_by_part(expression))
+    }
+}
+
+fn flow(result: Result<()>) -> ControlFlow<QueryError> {
+    match result {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => ControlFlow::Break(error),
+    }
+}
+
+/// Writes `FETCH FIRST n ROWS ONLY` as `LIMIT n`.
+fn limited(query: &mut Query, fetch: Fetch) -> Result<()> {
+    if fetch.with_ties || fetch.percent {
+        return Err(QueryError::invalid(format!(
+            "`{fetch}` is not supported; write FETCH FIRST n ROWS ONLY, or filter by `rank() OVER (ORDER BY …)`"
+        )));
+    }
+    let rows = fetch.quantity.unwrap_or_else(|| Expr::value(Value::Number("1".to_string(), false)));
+    match &mut query.limit_clause {
+        None => {
+            query.limit_clause =
+                Some(LimitClause::LimitOffset { limit: Some(rows), offset: None, limit_by: Vec::new() });
+        }
+        Some(LimitClause::LimitOffset { limit: limit @ None, .. }) => *limit = Some(rows),
+        Some(_) => return Err(QueryError::invalid("LIMIT and FETCH limit the same query; write one of them")),
+    }
+    Ok(())
+}
+
+/// Checks if all rows are one group: `GROUP BY ()` or `GROUP BY GROUPING SETS (())`.
+fn is_total(group_by: &GroupByExpr) -> bool {
+    let GroupByExpr::Expressions(groups, modifiers) = group_by else { return false };
+    let [group] = groups.as_slice() else { return false };
+    modifiers.is_empty()
+        && match group {
+            Expr::Tuple(parts) => parts.is_empty(),
+            Expr::GroupingSets(sets) => matches!(sets.as_slice(), [set] if set.is_empty()),
+            _ => false,
+        }
+}
+
+/// Replaces a GROUP BY of all rows by a HAVING: a query with one aggregates, also without an aggregate of its own.
+fn grouped_as_one(select: &mut Select) -> Result<()> {
+    select.group_by = GroupByExpr::Expressions(Vec::new(), Vec::new());
+    let one = expression("count(*) >= 0")?;
+    select.having = Some(match select.having.take() {
+        None => one,
+        Some(having) => binary(Expr::Nested(Box::new(having)), BinaryOperator::And, one),
+    });
+    Ok(())
+}
+
+fn merges_columns(table: &TableWithJoins) -> bool {
+    let merges = |constraint: &JoinConstraint| matches!(constraint, JoinConstraint::Using(_) | JoinConstraint::Natural);
+    table.joins.iter().any(|join| constraint(&join.join_operator).is_some_and(merges))
+}
+
+impl Syntax {
+    /// Names the subqueries in `table` that have no alias: a column without a relation would be ambiguous beside one of
+    /// the same name with a relation.
+    fn name_derived(&mut self, table: &mut TableWithJoins) {
+        let joined = table.joins.iter_mut().map(|join| &mut join.relation);
+        for factor in std::iter::once(&mut table.relation).chain(joined) {
+            if let TableFactor::Derived { alias: alias @ None, .. } = factor {
+                self.derived += 1;
+                let name = Ident::new(format!("derived_{}", self.derived));
+                *alias = Some(TableAlias { explicit: true, name, columns: Vec::new(), at: None });
+            }
+        }
+    }
+}
+
+/// Gives the second column of a name another one: `SELECT a, a` becomes `SELECT a, a AS a_1`.
+fn distinguish(items: &mut [SelectItem]) {
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    for item in items.iter_mut() {
+        let (key, name) = match &*item {
+            SelectItem::UnnamedExpr(Expr::Identifier(name)) => (normal(name), normal(name)),
+            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => {
+                let parts: Vec<String> = parts.iter().map(normal).collect();
+                (parts.join("."), parts.last().cloned().unwrap_or_default())
+            }
+            SelectItem::UnnamedExpr(Expr::Function(function)) if is_mark(function) => match marked(function) {
+                Some(name) => (name.clone(), name),
+                None => continue,
+            },
+            SelectItem::UnnamedExpr(expression) if is_unnest(expression) => continue,
+            SelectItem::UnnamedExpr(other) => (other.to_string(), other.to_string()),
+            SelectItem::ExprWithAlias { alias, .. } => (normal(alias), normal(alias)),
+            _ => continue,
+        };
+        let is_marked = matches!(&*item, SelectItem::UnnamedExpr(Expr::Function(function)) if is_mark(function));
+        let free = |name: &String| !seen.contains(name);
+        if free(&key) && !is_marked {
+            seen.insert(key);
+            continue;
+        }
+        let numbered = (1..).map(|number| format!("{name}_{number}"));
+        let Some(name) = std::iter::once(name.clone()).filter(|_| is_marked).chain(numbered).find(free) else {
+            continue;
+        };
+        seen.insert(name.clone());
+        let alias = Ident::with_quote('"', name);
+        let renamed = match std::mem::replace(item, SelectItem::Wildcard(Default::default())) {
+            SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
+                SelectItem::ExprWithAlias { expr, alias }
+            }
+            other => other,
+        };
+        *item = renamed;
+    }
+}
+
+fn is_mark(function: &Function) -> bool {
+    function.name.to_string() == super::using::MARK
+}
+
+/// Returns the name of the column that a marked reference refers to.
+fn marked(function: &Function) -> Option<String> {
+    let FunctionArguments::List(list) = &function.args else { return None };
+    match list.args.first()? {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::CompoundIdentifier(parts))) => parts.last().map(normal),
+        _ => None,
+    }
+}
+
+/// Writes `UNNEST(list) WITH ORDINALITY` as `UNNEST(list, numbers)`.
+fn with_numbers(factor: &mut TableFactor) -> Result<()> {
+    let TableFactor::UNNEST { array_exprs, with_ordinality: ordinality @ true, .. } = factor else { return Ok(()) };
+    let [list] = array_exprs.as_slice() else {
+        return Err(QueryError::invalid("UNNEST of several lists WITH ORDINALITY is not supported; unnest one"));
+    };
+    let numbers = expression(&format!("generate_series(1, CAST(coalesce(array_length({list}), 0) AS BIGINT))"))?;
+    array_exprs.push(numbers);
+    *ordinality = false;
+    Ok(())
+}
+
+/// Rewrites comparisons of row values: `(a, b) = (1, 2)`, `(a, b) IN ((1, 2))` and `(a, b) IN (SELECT …)`.
+fn compared_by_part(row: &mut Expr) -> Result<()> {
+    match row {
+        Expr::BinaryOp { left, op: op @ (BinaryOperator::Eq | BinaryOperator::NotEq), right } => {
+            if let (Expr::Tuple(left), Expr::Tuple(right)) = (left.as_ref(), right.as_ref())
+                && let Some(equal) = equal_parts(left, right)
+            {
+                *row = if *op == BinaryOperator::Eq { equal } else { negated(equal) };
+            }
+        }
+        Expr::InList { expr, list, negated: is_negated } => {
+            let Expr::Tuple(left) = expr.as_ref() else { return Ok(()) };
+            let equal = list.iter().map(|right| match right {
+                Expr::Tuple(right) => equal_parts(left, right),
+                _ => None,
+            });
+            let Some(equal) = equal.collect::<Option<Vec<_>>>() else { return Ok(()) };
+            let any = equal.into_iter().reduce(|left, right| binary(left, BinaryOperator::Or, right));
+            if let Some(any) = any {
+                let any = Expr::Nested(Box::new(any));
+                *row = if *is_negated { negated(any) } else { any };
+            }
+        }
+        Expr::InSubquery { expr, subquery, .. } => {
+            let Expr::Tuple(parts) = expr.as_ref() else { return Ok(()) };
+            let count = parts.len();
+            **expr = call("struct", parts.clone());
+            as_one_column(subquery, count)?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn equal_parts(left: &[Expr], right: &[Expr]) -> Option<Expr> {
+    if left.len() != right.len() {
+        return None;
+    }
+    let equal = left.iter().zip(right).map(|(left, right)| binary(left.clone(), BinaryOperator::Eq, right.clone()));
+    let all = equal.reduce(|left, right| binary(left, BinaryOperator::And, right))?;
+    Some(Expr::Nested(Box::new(all)))
+}
+
+/// Makes the columns of `query` one struct.
+fn as_one_column(query: &mut Query, columns: usize) -> Result<()> {
+    if let SetExpr::Select(select) = query.body.as_mut()
+        && select.projection.len() == columns
+    {
+        let parts = select.projection.iter().map(|item| match item {
+            SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => Some(expr.clone()),
+            _ => None,
+        });
+        if let Some(parts) = parts.collect::<Option<Vec<_>>>() {
+            select.projection = vec![SelectItem::UnnamedExpr(call("struct", parts))];
+            return Ok(());
+        }
+    }
+    let names: Vec<String> = (0..columns).map(|index| format!("value_{index}")).collect();
+    let names = names.join(", ");
+    let sql = format!("SELECT struct({names}) FROM ({query}) AS buzz_rows({names})");
+    let mut parser = Parser::new(&GenericDialect {}).try_with_sql(&sql).map_err(|error| syntax_error(&error))?;
+    *query = *parser.parse_query().map_err(|error| syntax_error(&error))?;
+    Ok(())
+}
+
+fn expression(sql: &str) -> Result<Expr> {
+    let mut parser = Parser::new(&GenericDialect {}).try_with_sql(sql).map_err(|error| syntax_error(&error))?;
+    parser.parse_expr().map_err(|error| syntax_error(&error))
+}
+
+fn syntax_error(error: &impl std::fmt::Display) -> QueryError {
+    QueryError::internal(format!("a rewritten part of the SQL cannot be parsed: {error}"))
+}
+
+fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
+    Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) }
+}
+
+fn negated(expression: Expr) -> Expr {
+    Expr::UnaryOp {
+        op: datafusion::sql::sqlparser::ast::UnaryOperator::Not,
+        expr: Box::new(Expr::Nested(Box::new(expression))),
+    }
+}
+
+/// Makes the call of a function.
+pub(super) fn call(name: &str, args: Vec<Expr>) -> Expr {
+    let args = args.into_iter().map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).collect();
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+/// Returns a name as DataFusion compares it.
+pub(super) fn normal(name: &Ident) -> String {
+    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_ascii_lowercase() }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::sql::parse_statement;
+
+    fn rewritten(sql: &str) -> String {
+        parse_statement(sql).unwrap().to_string()
+    }
+
+    #[test]
+    fn clauses_of_the_standard_become_those_of_the_planner() {
+        for (sql, expected) in [
+            ("SELECT a FROM t ORDER BY a FETCH FIRST 7 ROWS ONLY", "SELECT a FROM t ORDER BY a LIMIT 7"),
+            ("SELECT a FROM t OFFSET 2 ROWS FETCH NEXT ROW ONLY", "SELECT a FROM t LIMIT 1 OFFSET 2 ROWS"),
+            (
+                "SELECT a, A, count(*), count(*) FROM t",
+                "SELECT a, A AS \"a_1\", count(*), count(*) AS \"count(*)_1\" FROM t",
+            ),
+            ("SELECT t.a, u.a, t.a FROM t, u", "SELECT t.a, u.a, t.a AS \"a_1\" FROM t, u"),
+            ("SELECT 1 FROM t GROUP BY GROUPING SETS (())", "SELECT 1 FROM t HAVING count(*) >= 0"),
+            ("SELECT (a, b) = (1, 2)", "SELECT (a = 1 AND b = 2)"),
+            ("SELECT (a, b) NOT IN ((1, 2), (3, 4))", "SELECT NOT (((a = 1 AND b = 2) OR (a = 3 AND b = 4)))"),
+            ("SELECT (a, b) IN (SELECT x, y FROM u)", "SELECT struct(a, b) IN (SELECT struct(x, y) FROM u)"),
+            ("SELECT 0.1 + 0.2, 1.5 * a, 2 + 3", "SELECT 0.3, 1.5 * a, 2 + 3"),
+            ("SELECT 12345678901234567.89", "SELECT CAST('12345678901234567.89' AS DECIMAL(19,2))"),
+            (
+                "SELECT x.k, y.k, k FROM x FULL JOIN y USING (k)",
+                "SELECT buzz_own_column(x.k) AS \"k\", buzz_own_column(y.k) AS \"k_1\", k AS \"k_2\" FROM x FULL JOIN y USING(k)",
+            ),
+            ("SELECT y.k FROM x LEFT JOIN y USING (k)", "SELECT y.k FROM x LEFT JOIN y USING(k)"),
+        ] {
+            assert_eq!(rewritten(sql), expected, "{sql}");
+        }
+        assert!(parse_statement("SELECT a FROM t FETCH FIRST 7 ROWS WITH TIES").is_err());
+    }
+}

@@ -1,0 +1,341 @@
+//! The columns that `JOIN … USING` and `NATURAL JOIN` merge.
+//!
+//! After an outer join, the standard's merged column has the value of the side that has a row. DataFusion takes the column
+//! of one side, which is null in the rows of the other. Here, a projection above the join puts the merged value into the
+//! columns of both sides, and keeps their own values under other names. References that name a side (`x.k`) mean its own
+//! value; they are marked in the statement, because a plan does not show how a column was written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::{Arc, LazyLock};
+
+use arrow::datatypes::DataType;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, JoinConstraint, JoinType, plan_err};
+use datafusion::error::Result;
+use datafusion::functions::core::expr_fn::coalesce;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, Join, LogicalPlan, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature, Volatility,
+};
+use datafusion::sql::sqlparser::ast::{
+    Expr as SqlExpr, Ident, JoinConstraint as SqlConstraint, JoinOperator, Query, Select, Statement, TableFactor,
+    TableWithJoins, Visit, VisitMut, Visitor, VisitorMut,
+};
+
+use super::syntax::{call, normal};
+
+/// The name of the function that marks a reference to a side.
+pub(super) const MARK: &str = "buzz_own_column";
+
+/// References to a side of a join whose merged columns differ from it.
+#[derive(Default)]
+pub(super) struct Sides {
+    /// Relation and column; `None` stands for every column, since the columns of `NATURAL JOIN` are not in the statement.
+    columns: BTreeSet<(String, Option<String>)>,
+}
+
+impl Sides {
+    /// Collects the sides of the joins in `statement`.
+    pub(super) fn of(statement: &Statement) -> Self {
+        let mut sides = Self::default();
+        let _: ControlFlow<()> = statement.visit(&mut sides);
+        sides
+    }
+
+    /// Marks `expression` if it refers to a side.
+    pub(super) fn mark(&self, expression: &mut SqlExpr) {
+        let SqlExpr::CompoundIdentifier(parts) = &*expression else { return };
+        let [relation, column] = parts.as_slice() else { return };
+        let relation = normal(relation);
+        if [None, Some(normal(column))].into_iter().any(|column| self.columns.contains(&(relation.clone(), column))) {
+            *expression = call(MARK, vec![expression.clone()]);
+        }
+    }
+
+    fn add(&mut self, relations: &[String], constraint: &SqlConstraint) {
+        let columns: Vec<Option<String>> = match constraint {
+            SqlConstraint::Using(names) => {
+                let last = names.iter().filter_map(|name| name.0.last()?.as_ident());
+                last.map(|name| Some(normal(name))).collect()
+            }
+            SqlConstraint::Natural => vec![None],
+            _ => return,
+        };
+        for relation in relations {
+            self.columns.extend(columns.iter().map(|column| (relation.clone(), column.clone())));
+        }
+    }
+}
+
+impl Visitor for Sides {
+    type Break = ();
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+        for table in &select.from {
+            let mut relations = Vec::new();
+            collect(table, &mut relations, self);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Collects the names of the relations in `table`, and the sides of its joins.
+fn collect(table: &TableWithJoins, relations: &mut Vec<String>, sides: &mut Sides) {
+    collect_factor(&table.relation, relations, sides);
+    for join in &table.joins {
+        let before = relations.clone();
+        collect_factor(&join.relation, relations, sides);
+        match &join.join_operator {
+            JoinOperator::Right(constraint)
+            | JoinOperator::RightOuter(constraint)
+            | JoinOperator::FullOuter(constraint) => sides.add(relations, constraint),
+            JoinOperator::Left(constraint) | JoinOperator::LeftOuter(constraint) => {
+                let right: Vec<String> = relations[before.len()..].to_vec();
+                if right.iter().any(|right| before.iter().any(|left| right < left)) {
+                    sides.add(&right, constraint);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn collect_factor(factor: &TableFactor, relations: &mut Vec<String>, sides: &mut Sides) {
+    match factor {
+        TableFactor::NestedJoin { table_with_joins, alias: None } => collect(table_with_joins, relations, sides),
+        _ => relations.extend(alias_of(factor).map(normal)),
+    }
+}
+
+fn alias_of(factor: &TableFactor) -> Option<&Ident> {
+    match factor {
+        TableFactor::Table { name, alias, .. } => {
+            alias.as_ref().map(|alias| &alias.name).or_else(|| name.0.last()?.as_ident())
+        }
+        TableFactor::Derived { alias, .. }
+        | TableFactor::NestedJoin { alias, .. }
+        | TableFactor::UNNEST { alias, .. }
+        | TableFactor::Function { alias, .. } => alias.as_ref().map(|alias| &alias.name),
+        _ => None,
+    }
+}
+
+/// Returns the constraint of a join that has two sides.
+pub(super) fn constraint(operator: &JoinOperator) -> Option<&SqlConstraint> {
+    match operator {
+        JoinOperator::Join(constraint)
+        | JoinOperator::Inner(constraint)
+        | JoinOperator::Left(constraint)
+        | JoinOperator::LeftOuter(constraint)
+        | JoinOperator::Right(constraint)
+        | JoinOperator::RightOuter(constraint)
+        | JoinOperator::FullOuter(constraint) => Some(constraint),
+        _ => None,
+    }
+}
+
+/// Names the relation of merged columns in `select` that the planner finds ambiguous: those of several joins, and all in
+/// WHERE.
+pub(super) fn ambiguous_columns(select: &mut Select) {
+    let mut merged: BTreeMap<String, (Option<Ident>, usize)> = BTreeMap::new();
+    for table in &select.from {
+        let mut before = vec![alias_of(&table.relation).cloned()];
+        for join in &table.joins {
+            let right = alias_of(&join.relation).cloned();
+            let keeps_left = matches!(&join.join_operator, JoinOperator::Left(_) | JoinOperator::LeftOuter(_));
+            let only = if let [only] = before.as_slice() { only.clone() } else { None };
+            if let Some(SqlConstraint::Using(names)) = constraint(&join.join_operator) {
+                for name in names.iter().filter_map(|name| name.0.last()?.as_ident()) {
+                    let (relation, joins) = merged.entry(normal(name)).or_default();
+                    *relation = if keeps_left { relation.take().or_else(|| only.clone()) } else { right.clone() };
+                    *joins += 1;
+                }
+            }
+            before.push(right);
+        }
+    }
+    let named = |least: usize| {
+        let repeated = merged.iter().filter(|(_, (_, joins))| *joins >= least);
+        let columns = repeated.filter_map(|(column, (relation, _))| Some((column.clone(), relation.clone()?)));
+        Naming { columns: columns.collect(), depth: 0 }
+    };
+    let _: ControlFlow<()> = VisitMut::visit(&mut select.selection, &mut named(1));
+    let mut several = named(2);
+    let _: ControlFlow<()> = VisitMut::visit(&mut select.projection, &mut several);
+    let _: ControlFlow<()> = VisitMut::visit(&mut select.group_by, &mut several);
+    let _: ControlFlow<()> = VisitMut::visit(&mut select.having, &mut several);
+}
+
+/// Names the relation of columns outside of subqueries.
+struct Naming {
+    columns: BTreeMap<String, Ident>,
+    depth: usize,
+}
+
+impl VisitorMut for Naming {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expression: &mut SqlExpr) -> ControlFlow<()> {
+        if let SqlExpr::Identifier(column) = &*expression
+            && self.depth == 0
+            && let Some(relation) = self.columns.get(&normal(column))
+        {
+            *expression = SqlExpr::CompoundIdentifier(vec![relation.clone(), column.clone()]);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Returns the function that marks a reference to a side. [`merged`] removes it.
+pub(super) fn mark() -> Arc<ScalarUDF> {
+    static FUNCTION: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| {
+        let signature = Signature::any(1, Volatility::Immutable);
+        Arc::new(ScalarUDF::new_from_impl(Mark { signature }))
+    });
+    Arc::clone(&FUNCTION)
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Mark {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for Mark {
+    fn name(&self) -> &'static str {
+        MARK
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        match types {
+            [column] => Ok(column.clone()),
+            _ => plan_err!("{MARK} takes a column"),
+        }
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        match args.args.into_iter().next() {
+            Some(column) => Ok(column),
+            None => plan_err!("{MARK} takes a column"),
+        }
+    }
+}
+
+/// Merges the columns of the outer joins in `plan`, and resolves the marked references.
+///
+/// # Errors
+/// `Plan` if the rewritten plan is inconsistent.
+pub(super) fn merged(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        found |= matches!(node, LogicalPlan::Join(join) if merges(join));
+        node.apply_expressions(|expression| {
+            found |= expression.exists(|inner| Ok(is_mark(inner)))?;
+            Ok(TreeNodeRecursion::Continue)
+        })
+    })?;
+    if !found {
+        return Ok(plan);
+    }
+    let mut own = BTreeSet::new();
+    let plan = plan.transform_up_with_subqueries(|node| {
+        // The columns of an input may have changed.
+        let node = node.recompute_schema()?;
+        let schema = merge_schema(&node.inputs());
+        let names = NamePreserver::new(&node);
+        let resolved = node.map_expressions(|expression| {
+            let name = names.save(&expression);
+            let resolved = expression.transform_up(|inner| resolved(inner, &schema, &own))?;
+            Ok(resolved.update_data(|resolved| name.restore(resolved)))
+        })?;
+        let node = resolved.data.recompute_schema()?;
+        Ok(Transformed::yes(match node {
+            LogicalPlan::Join(join) if merges(&join) => with_merged(join, &mut own)?,
+            node => node,
+        }))
+    })?;
+    Ok(plan.data)
+}
+
+fn is_mark(expression: &Expr) -> bool {
+    matches!(expression, Expr::ScalarFunction(function) if function.name() == MARK)
+}
+
+/// Replaces a marked reference by the column with the side's own value, or by the column if no join has merged it.
+fn resolved(expression: Expr, schema: &DFSchema, own: &BTreeSet<String>) -> Result<Transformed<Expr>> {
+    if !is_mark(&expression) {
+        return Ok(Transformed::no(expression));
+    }
+    let Expr::ScalarFunction(mut function) = expression else { return Ok(Transformed::no(expression)) };
+    let Some(inner) = function.args.pop() else { return plan_err!("{MARK} takes a column") };
+    Ok(Transformed::yes(match inner {
+        Expr::Column(column) if schema.has_column_with_unqualified_name(&own_name(&column)) => {
+            Expr::Column(Column::new_unqualified(own_name(&column)))
+        }
+        Expr::OuterReferenceColumn(field, column) if own.contains(&own_name(&column)) => {
+            Expr::OuterReferenceColumn(field, Column::new_unqualified(own_name(&column)))
+        }
+        other => other,
+    }))
+}
+
+fn own_name(column: &Column) -> String {
+    format!("buzz_own_{}", column.flat_name())
+}
+
+/// Checks if the merged columns of `join` differ from those that DataFusion takes. After a left join, DataFusion takes the
+/// left columns except for `*`, for which it takes the first in the order of the names.
+fn merges(join: &Join) -> bool {
+    join.join_constraint == JoinConstraint::Using
+        && match join.join_type {
+            JoinType::Right | JoinType::Full => true,
+            JoinType::Left => join.on.iter().any(|pair| matches!(pair, (Expr::Column(l), Expr::Column(r)) if r < l)),
+            _ => false,
+        }
+}
+
+fn with_merged(join: Join, own: &mut BTreeSet<String>) -> Result<LogicalPlan> {
+    let mut columns = Vec::new();
+    let mut kept = Vec::new();
+    for column in join.schema.columns() {
+        let pair = join.on.iter().find_map(|pair| match pair {
+            (Expr::Column(left), Expr::Column(right)) if *left == column || *right == column => Some((left, right)),
+            _ => None,
+        });
+        let Some((left, right)) = pair else {
+            columns.push(Expr::Column(column));
+            continue;
+        };
+        let (left, right) = (Expr::Column(left.clone()), Expr::Column(right.clone()));
+        let value = match join.join_type {
+            JoinType::Left => left,
+            JoinType::Right => right,
+            _ => coalesce(vec![left, right]),
+        };
+        // A column that an earlier join has merged has its own value already.
+        if !join.schema.has_column_with_unqualified_name(&own_name(&column)) {
+            kept.push(Expr::Column(column.clone()).alias(own_name(&column)));
+        }
+        own.insert(own_name(&column));
+        columns.push(value.alias_qualified(column.relation, column.name));
+    }
+    columns.extend(kept);
+    // The constraint would make wildcards and names of later joins ambiguous, and it is no longer needed.
+    LogicalPlanBuilder::from(LogicalPlan::Join(join)).project(columns)?.build()
+}
