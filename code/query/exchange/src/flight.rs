@@ -3,7 +3,8 @@
 //! A delivery is one `DoPut`: the descriptor's command is a [`DeliveryHeader`] as JSON, the first message the schema,
 //! and each batch carries its partition (in the numbering of all combs) in `app_metadata`, as four bytes, little
 //! endian. The comb responds once, when it holds the whole delivery. `DoAction` serves the other calls, with JSON
-//! bodies: `open` ([`OpenQuery`]), `commit`, `check_read`, `abort`, `close`. Each call carries the query's token in the header
+//! bodies: `open` ([`OpenQuery`]), `commit`, `check_open`, `check_read`,
+//! `abort`, `close`. Each call carries the query's token in the header
 //! `x-buzz-token`, except `build`, which returns the build. A failure is a status whose details are a [`QueryError`] as
 //! JSON.
 
@@ -181,6 +182,11 @@ impl InboxFlight {
                 self.inboxes.check(query, &token)?;
                 self.inboxes.commit(query, commits).await
             }
+            "check_open" => {
+                let CloseBody { query } = from_json(body)?;
+                self.inboxes.check(query, &token)?;
+                self.inboxes.check_open(query).await
+            }
             "check_read" => {
                 let CloseBody { query } = from_json(body)?;
                 self.inboxes.check(query, &token)?;
@@ -298,6 +304,10 @@ impl InboxService for FlightInbox {
 
     async fn commit(&self, query: QueryId, commits: Vec<Commit>) -> Result<()> {
         self.act("commit", &CommitBody { query, commits }).await
+    }
+
+    async fn check_open(&self, query: QueryId) -> Result<()> {
+        self.act("check_open", &CloseBody { query }).await
     }
 
     async fn check_read(&self, query: QueryId) -> Result<()> {

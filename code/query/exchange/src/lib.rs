@@ -6,8 +6,9 @@
 //! itself) and the combs use the same code.
 //!
 //! Read in this order: `service` (the interface), `delivery` (the sending side), `inbox` (the holding side),
-//! `inbox_exec` (the reading side), then `network`, `flight`, `status` and `headers` (the transport).
+//! `inbox_exec` (the reading side), then `network`, `connections`, `flight`, `status` and `headers` (the transport).
 
+mod connections;
 mod delivery;
 mod flight;
 mod headers;

@@ -5,6 +5,8 @@ mod common;
 
 mod buckets;
 
+mod busy;
+
 mod command;
 
 mod contract;

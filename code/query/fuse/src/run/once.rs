@@ -81,8 +81,23 @@ impl Run<'_> {
         self.open(&inboxes, &mut opened, &reductions).await?;
 
         let or_combs = self.reducers.or_combs();
-        let dispatch = Dispatch { host, plan, query, inboxes: &inboxes, progress, kept: self.kept, flowing, or_combs };
-        let outcome = deadline.unless(work(&dispatch, reductions, sink)).await;
+        // Where a task runs once, a second run of it would only slow down the first.
+        let stragglers = Stragglers::of(plan, !flowing && !host.compute.runs_once());
+        let kept = self.kept;
+        let dispatch = Dispatch { host, plan, query, inboxes: &inboxes, progress, kept, flowing, or_combs, stragglers };
+        let working = async {
+            tokio::select! {
+                worked = work(&dispatch, reductions, sink) => worked,
+                never = inboxes.keep_leases(query) => match never {},
+            }
+        };
+        let outcome = deadline.unless(working).await;
+        if Progress::get(&progress.tasks_done) < Progress::get(&progress.tasks) {
+            // On combs, the tasks find that their query is closed.
+            if inboxes.own.is_some() {
+                host.compute.abandon(query).await;
+            }
+        }
         let combs_ms = started.elapsed().as_millis().saturating_mul(inboxes.addresses.len() as u128);
         Progress::add(&progress.comb_milliseconds, u64::try_from(combs_ms).unwrap_or(u64::MAX));
         match &outcome {
