@@ -29,6 +29,7 @@ pub(crate) fn summary_message(summary: &Summary, used: &Used, total_ms: u64) -> 
         requests: used.requests,
         tasks: summary.tasks,
         attempts: summary.tasks + summary.retries,
+        stragglers: summary.stragglers,
         reruns: summary.reruns,
         combs: summary.combs,
         reducer: if summary.combs == 0 { "inline" } else { "comb" }.to_string(),

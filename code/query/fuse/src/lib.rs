@@ -9,6 +9,7 @@ mod inboxes;
 mod reducers;
 mod reduction;
 mod run;
+mod stragglers;
 
 use std::sync::Arc;
 use std::time::Instant;

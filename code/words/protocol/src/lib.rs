@@ -36,7 +36,7 @@ pub use human::human_bytes;
 pub use ids::{CombAddress, DeliveryId, QueryId, QueryToken, StageId, TaskIndex};
 pub use inline::InlineRows;
 pub use nearest::nearest;
-pub use options::{Options, ReducerChoice, Transport};
+pub use options::{Options, ReducerChoice, Transport, Usd};
 pub use place::Place;
 pub use query::{Param, Query, QueryBody, Split, Step, StepType};
 pub use store_error::{StoreAnswer, StoreSilent};
