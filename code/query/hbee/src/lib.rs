@@ -6,10 +6,10 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use buzz_exchange::{DeliveryWriter, InboxNetwork};
-use buzz_kernel::{decode_fragment, guarded_joins, single_row};
+use buzz_kernel::{bounded_functions, decode_fragment, guarded_joins, single_row};
 use buzz_protocol::{BUILD_ID, Evaluation, HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_storage::{QueryStores, Stores, unpanicked};
 use datafusion::datasource::source::DataSourceExec;
@@ -170,6 +170,9 @@ fn context(runtime: Arc<RuntimeEnv>) -> Result<TaskContext> {
         context.register_udf(function)?;
     }
     context.register_udf(single_row())?;
+    for function in bounded_functions() {
+        context.register_udf(function)?;
+    }
     for function in SessionStateDefaults::default_higher_order_functions() {
         context.register_higher_order_function(function)?;
     }

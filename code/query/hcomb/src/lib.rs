@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buzz_exchange::{InboxCodec, Inboxes, Network, NetworkChannelResolver, TOKEN_HEADER, flight_server, session_of};
-use buzz_kernel::{guarded_joins, single_row, unpanicked_rows};
+use buzz_kernel::{bounded_functions, guarded_joins, single_row, unpanicked_rows};
 use buzz_protocol::{BUILD_ID, QueryError, QueryToken, Result};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;
@@ -112,7 +112,9 @@ fn reduce_session(
         config.set_extension(Arc::new(QueryToken::shown(token.to_str().unwrap_or_default())));
         passed_on.insert(TOKEN_HEADER, token.clone());
     }
-    ctx.builder.scalar_functions().get_or_insert_default().push(single_row());
+    let functions = ctx.builder.scalar_functions().get_or_insert_default();
+    functions.push(single_row());
+    functions.extend(bounded_functions());
     let builder = ctx
         .builder
         .with_distributed_user_codec(InboxCodec)

@@ -12,7 +12,7 @@ use datafusion::execution::registry::FunctionRegistry;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
 
-use crate::single_row;
+use crate::{bounded_functions, single_row};
 
 /// Returns the DataFusion configuration, by key, that all roles of a query share.
 pub fn session_options(options: &Options) -> BTreeMap<String, String> {
@@ -50,6 +50,9 @@ pub fn session<'a>(
     let mut state =
         SessionStateBuilder::new().with_default_features().with_config(config).with_execution_props(props).build();
     state.register_udf(single_row())?;
+    for function in bounded_functions() {
+        state.register_udf(function)?;
+    }
     for (name, table) in tables {
         let reference = TableReference::bare(name);
         state.schema_for_ref(reference)?.register_table(name.to_string(), table)?;

@@ -27,7 +27,8 @@ mod store_error;
 pub mod task;
 
 pub use catalog::{
-    BucketOptions, CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, split_version,
+    BucketOptions, CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, NO_USER_INFO,
+    split_version, without_user_info,
 };
 pub use clock::{now, now_ms};
 pub use error::{ErrorKind, QueryError, Result, panic_message};

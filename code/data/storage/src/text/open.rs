@@ -118,7 +118,10 @@ impl TextOpener {
             .with_projection(positions.iter().flatten().copied().collect())
             .build_decoder();
         let wanted = Arc::clone(&self.wanted);
-        let batches = deserialize_stream(bytes.fuse(), DecoderDeserializer::new(CsvDecoder(decoder)));
+        let batches = deserialize_stream(
+            bytes.fuse(),
+            DecoderDeserializer::new(CsvDecoder { decoder, open: OpenRecord::default() }),
+        );
         batches
             .map(move |batch| match batch {
                 Ok(batch) => with_absent_columns(&batch, &positions, &read_as)
@@ -136,7 +139,10 @@ impl TextOpener {
             .with_batch_size(self.batch_size)
             .with_coerce_primitive(true)
             .build_decoder()?;
-        let batches = deserialize_stream(bytes.fuse(), DecoderDeserializer::new(JsonDecoder(decoder)));
+        let batches = deserialize_stream(
+            bytes.fuse(),
+            DecoderDeserializer::new(JsonDecoder { decoder, open: OpenRecord::default() }),
+        );
         let wanted = Arc::clone(&self.wanted);
         Ok(batches
             .map(move |batch| exact_batch(&batch?, &wanted))
@@ -208,6 +214,9 @@ async fn with_first_record(
             Some(more) => head.extend_from_slice(&more),
             None => break,
         }
+        if head.len() > RECORD_BYTES_MAX {
+            return Err(record_too_long());
+        }
     }
     let head = head.freeze();
     let again = futures::stream::iter([Ok(head.clone())]).chain(bytes);
@@ -221,6 +230,9 @@ async fn head_of(store: &dyn ObjectStore, file: &ObjectMeta, csv: &CsvFormat) ->
         let head = first_bytes(store, file, length).await?;
         if first_record_end(csv, &head).is_some() || length >= file.size {
             return Ok(head);
+        }
+        if head.len() > RECORD_BYTES_MAX {
+            return Err(record_too_long());
         }
         length *= 8;
     }
@@ -302,6 +314,47 @@ pub async fn sample(
     Ok(head.freeze())
 }
 
+/// Maximum size of one record of text. A decoder keeps the whole record, for example after a quote that is not closed.
+const RECORD_BYTES_MAX: usize = 64 << 20;
+
+fn record_too_long() -> QueryError {
+    QueryError::limit(format!(
+        "a record has more than {} MiB; check that each quote is closed, or set `quote` in the catalog entry",
+        RECORD_BYTES_MAX >> 20
+    ))
+}
+
+/// The bytes of the record that a decoder has not completed.
+#[derive(Debug, Default)]
+struct OpenRecord {
+    bytes: usize,
+    /// A count that changed with the last complete record; `None` after the records were taken.
+    records: Option<usize>,
+}
+
+impl OpenRecord {
+    /// Adds `bytes` that were decoded. `records` changes with each record that is complete.
+    fn add(&mut self, bytes: usize, records: usize) -> Result<(), ArrowError> {
+        if Some(records) != self.records {
+            *self = Self { bytes: 0, records: Some(records) };
+            return Ok(());
+        }
+        self.bytes += bytes;
+        match self.bytes > RECORD_BYTES_MAX {
+            true => Err(ArrowError::ExternalError(Box::new(record_too_long()))),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns `taken`, the complete records of a decoder.
+    fn flushed(&mut self, taken: Result<Option<RecordBatch>, ArrowError>) -> Result<Option<RecordBatch>, ArrowError> {
+        if matches!(taken, Ok(Some(_))) {
+            *self = Self::default();
+        }
+        taken
+    }
+}
+
 fn whole_lines(text: Bytes) -> Bytes {
     match text.iter().rposition(|&byte| byte == b'\n') {
         Some(last) => text.slice(..=last),
@@ -310,32 +363,42 @@ fn whole_lines(text: Bytes) -> Bytes {
 }
 
 #[derive(Debug)]
-struct CsvDecoder(csv::reader::Decoder);
+struct CsvDecoder {
+    decoder: csv::reader::Decoder,
+    open: OpenRecord,
+}
 
 impl Decoder for CsvDecoder {
     fn decode(&mut self, buf: &[u8]) -> Result<usize, ArrowError> {
-        self.0.decode(buf)
+        let bytes = self.decoder.decode(buf)?;
+        self.open.add(bytes, self.decoder.capacity())?;
+        Ok(bytes)
     }
 
     fn flush(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
-        self.0.flush()
+        self.open.flushed(self.decoder.flush())
     }
 
     fn can_flush_early(&self) -> bool {
-        self.0.capacity() == 0
+        self.decoder.capacity() == 0
     }
 }
 
 #[derive(Debug)]
-struct JsonDecoder(json::reader::Decoder);
+struct JsonDecoder {
+    decoder: json::reader::Decoder,
+    open: OpenRecord,
+}
 
 impl Decoder for JsonDecoder {
     fn decode(&mut self, buf: &[u8]) -> Result<usize, ArrowError> {
-        self.0.decode(buf)
+        let bytes = self.decoder.decode(buf)?;
+        self.open.add(bytes, self.decoder.len())?;
+        Ok(bytes)
     }
 
     fn flush(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
-        self.0.flush()
+        self.open.flushed(self.decoder.flush())
     }
 
     fn can_flush_early(&self) -> bool {
@@ -349,6 +412,17 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
+
+    #[test]
+    fn record_without_end_is_a_limit() {
+        let mut open = OpenRecord::default();
+        for records in 1..100 {
+            open.add(RECORD_BYTES_MAX / 2, records).unwrap();
+        }
+        open.add(RECORD_BYTES_MAX, 99).unwrap();
+        let error = QueryError::from(open.add(1, 99).unwrap_err());
+        assert!(error.kind == ErrorKind::Limit && error.message.contains("a record has more than 64 MiB"), "{error}");
+    }
 
     #[tokio::test]
     async fn all_streams_of_a_compressed_file_are_read() {

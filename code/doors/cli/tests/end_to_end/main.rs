@@ -27,6 +27,8 @@ mod flowing;
 
 mod inline;
 
+mod limits;
+
 mod memory;
 
 mod panics;
