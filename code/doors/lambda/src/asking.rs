@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use buzz_aws::price::Used;
-use buzz_engine::wire::{AnswerMessage, Ask, Column, OutputPlace, OutputRequest};
+use buzz_aws::settings::CombNetwork;
+use buzz_engine::wire::{AnswerMessage, Ask, Column, OutputPlace};
 use buzz_engine::{Content, Progress, ProgressReport, Rows, Running, Status};
-use buzz_protocol::{QueryError, QueryId, Result};
+use buzz_protocol::{Format, Place, QueryError, QueryId, Result};
 use buzz_storage::Location;
 use serde_json::value::RawValue;
 
@@ -179,6 +180,7 @@ impl FuseFunction {
             comb_milliseconds: Progress::get(&progress.comb_milliseconds),
             comb_vcpus: combs.map_or(0.0, |combs| combs.vcpus),
             comb_memory_mb: combs.map_or(0, |combs| combs.memory_mb),
+            comb_public_ipv4: combs.is_some_and(|combs| combs.network == CombNetwork::PublicIpv4),
             requests: own_requests + Progress::get(&progress.requests),
         }
     }
