@@ -279,6 +279,14 @@ impl QueryStores {
         self.access.as_ref().map_or(Ok(()), |access| access.check_store(url, &self.known_options(url)))
     }
 
+    /// Checks that the query may read `place`, before any request is sent.
+    ///
+    /// # Errors
+    /// `Invalid` if it may not.
+    pub fn check_read(&self, place: &Location) -> Result<()> {
+        self.access.as_ref().map_or(Ok(()), |access| access.check_read(place))
+    }
+
     /// Checks that the result of a query may be written to `place`.
     ///
     /// # Errors

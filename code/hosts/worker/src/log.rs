@@ -30,12 +30,15 @@ pub fn start() {
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panic")));
 }
 
+/// The target that logs the whole failure of an event, which may repeat values of rows. Buzz logs the failure itself.
+const SILENT: &str = "lambda_runtime::layers::panic";
+
 /// Returns the filter directives for `wanted`. The targets of Buzz start with `buzz`.
 fn directives(wanted: &str) -> String {
     match wanted.trim() {
-        "" => "warn,buzz=info".to_string(),
+        "" => directives("info"),
         level => match level.parse::<LevelFilter>() {
-            Ok(level) => format!("{},buzz={level}", level.min(LevelFilter::WARN)),
+            Ok(level) => format!("{},{SILENT}=off,buzz={level}", level.min(LevelFilter::WARN)),
             Err(_) => level.to_string(),
         },
     }
@@ -94,10 +97,10 @@ mod tests {
 
     #[test]
     fn level_without_target_applies_to_buzz() {
-        assert_eq!(directives(""), "warn,buzz=info");
-        assert_eq!(directives("debug"), "warn,buzz=debug");
-        assert_eq!(directives("error"), "error,buzz=error");
-        assert_eq!(directives("off"), "off,buzz=off");
+        assert_eq!(directives(""), "warn,lambda_runtime::layers::panic=off,buzz=info");
+        assert_eq!(directives("debug"), "warn,lambda_runtime::layers::panic=off,buzz=debug");
+        assert_eq!(directives("error"), "error,lambda_runtime::layers::panic=off,buzz=error");
+        assert_eq!(directives("off"), "off,lambda_runtime::layers::panic=off,buzz=off");
         assert_eq!(directives("info,h2=debug"), "info,h2=debug");
     }
 }
