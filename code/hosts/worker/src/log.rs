@@ -13,7 +13,7 @@ use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
 /// Starts logging at the level in `BUZZ_LOG`, by default `info`. A level alone applies to Buzz, and libraries log only
-/// warnings and errors. Any other value is used as the filter itself: `info` is short for `warn,buzz=info`.
+/// warnings and errors. Any other value is used as the filter itself, such as `warn,buzz=debug`.
 pub fn start() {
     let wanted = std::env::var("BUZZ_LOG").unwrap_or_default();
     let filter = EnvFilter::try_new(directives(&wanted)).unwrap_or_else(|error| {
