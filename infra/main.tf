@@ -78,8 +78,13 @@ module "functions" {
   arch          = var.arch
   build_version = var.build_version
   bucket        = module.storage.bucket
-  environment   = local.environment
   log_days      = local.settings.log_days
+
+  # The policies allow the same locations. The programs check them too, and also for buckets that are public.
+  environment = merge(local.environment, {
+    BUZZ_DATA_LOCATIONS   = jsonencode(module.storage.data_locations)
+    BUZZ_OUTPUT_LOCATIONS = jsonencode(var.output_locations)
+  })
 
   subnet_ids        = module.network.function_subnet_ids
   security_group_id = module.network.function_security_group_id
@@ -112,5 +117,6 @@ module "functions" {
 
   read_data     = module.storage.read_data
   read_results  = module.storage.read_results
+  read_tasks    = module.storage.read_tasks
   write_results = module.storage.write_results
 }

@@ -41,7 +41,7 @@ variable "data_locations" {
 }
 
 variable "output_locations" {
-  description = "Locations where results may be written, in addition to the stack's bucket: `s3://bucket/prefix/`, or `s3://bucket`."
+  description = "Folders that a query may name for its result: `s3://bucket/prefix/`, or `s3://bucket`."
   type        = list(string)
   default     = []
 

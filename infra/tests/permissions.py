@@ -151,6 +151,7 @@ def allowed():
     parts = {
         "var.read_data": actions(block(storage, "locals {")),
         "var.read_results": actions(block(storage, 'output "read_results"')),
+        "var.read_tasks": actions(block(storage, 'output "read_tasks"')),
         "var.write_results": actions(block(storage, 'output "write_results"')),
         "local.basics": actions(functions[functions.index("interface_actions = [") : functions.index("resource ")]),
     }

@@ -46,6 +46,17 @@ run "names" {
   }
 }
 
+run "locations" {
+  variables {
+    data_locations   = ["s3://lake/trips/"]
+    output_locations = ["s3://reports/daily/"]
+  }
+  assert {
+    condition     = jsondecode(module.functions.environment.BUZZ_DATA_LOCATIONS) == ["s3://buzz-rust-dev-123456789012-us-east-2/sample/", "s3://lake/trips/"] && jsondecode(module.functions.environment.BUZZ_OUTPUT_LOCATIONS) == ["s3://reports/daily/"]
+    error_message = "programs must know the allowed locations, got ${jsonencode(module.functions.environment)}"
+  }
+}
+
 run "ipv6_only" {
   command = plan
   variables {

@@ -54,12 +54,31 @@ run "reading" {
     error_message = "got ${jsonencode(output.read_data)}"
   }
   assert {
-    condition     = alltrue([for statement in concat(output.read_data, output.read_results, output.write_results) : !contains(statement.Resource, "*") && alltrue([for arn in statement.Resource : !startswith(arn, "arn:aws:s3:::*")])])
+    condition     = alltrue([for statement in concat(output.read_data, output.read_results, output.read_tasks, output.write_results) : !contains(statement.Resource, "*") && alltrue([for arn in statement.Resource : !startswith(arn, "arn:aws:s3:::*")])])
     error_message = "a data policy may not speak of everything"
   }
   assert {
     condition     = flatten([for statement in output.read_data : statement.Resource if contains(statement.Action, "kms:Decrypt")]) == ["arn:aws:kms:us-east-2:123456789012:key/1"]
     error_message = "decryption is for the listed keys only"
+  }
+}
+
+run "own_objects" {
+  module {
+    source = "./modules/storage"
+  }
+
+  assert {
+    condition     = jsonencode([for s in output.read_tasks : [s.Action, s.Resource]]) == jsonencode([[["s3:GetObject"], ["arn:aws:s3:::buzz-rust-dev-123456789012-us-east-2/results/queries/*/tasks/*"]]])
+    error_message = "HBees read large tasks and no other object of the stack, got ${jsonencode(output.read_tasks)}"
+  }
+  assert {
+    condition     = tolist(output.data_locations) == tolist(["s3://buzz-rust-dev-123456789012-us-east-2/sample/", "s3://lake/trips/", "s3://lake/rates", "s3://other", "s3://third/"])
+    error_message = "programs must check the locations that the policy allows, got ${jsonencode(output.data_locations)}"
+  }
+  assert {
+    condition     = alltrue([for s in output.read_data : alltrue([for arn in s.Resource : !strcontains(arn, "/results")]) && !strcontains(jsonencode(try(s.Condition, {})), "results")])
+    error_message = "the statements for data may not cover results, got ${jsonencode(output.read_data)}"
   }
 }
 

@@ -17,3 +17,8 @@ output "hbee_log_group" {
   description = "Log group of HBees."
   value       = aws_cloudwatch_log_group.function["hbee"].name
 }
+
+output "environment" {
+  description = "Variables that both functions have."
+  value       = var.environment
+}

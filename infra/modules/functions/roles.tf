@@ -104,6 +104,6 @@ resource "aws_iam_role_policy" "hbee" {
   role = aws_iam_role.function["hbee"].id
   policy = jsonencode({
     Version   = "2012-10-17"
-    Statement = concat(local.basics["hbee"], var.read_data, var.read_results)
+    Statement = concat(local.basics["hbee"], var.read_data, var.read_tasks)
   })
 }

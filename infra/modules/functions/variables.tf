@@ -96,7 +96,12 @@ variable "read_data" {
 }
 
 variable "read_results" {
-  description = "Policy statements: read below `results/`."
+  description = "Policy statements: read below `results/`, for Fuse."
+  type        = any
+}
+
+variable "read_tasks" {
+  description = "Policy statements: read large tasks below `results/`, for HBees."
   type        = any
 }
 

@@ -13,8 +13,23 @@ output "read_data" {
   value       = concat([local.read_objects], local.list_buckets, local.decrypt)
 }
 
+output "data_locations" {
+  description = "Locations that queries may read: the sample and the data locations."
+  value       = local.locations
+}
+
+output "read_tasks" {
+  description = "Policy statements: read the tasks that do not fit into an invocation."
+  value = [{
+    Sid      = "ReadTasks"
+    Effect   = "Allow"
+    Action   = ["s3:GetObject"]
+    Resource = ["arn:${var.partition}:s3:::${var.bucket}/results/queries/*/tasks/*"]
+  }]
+}
+
 output "read_results" {
-  description = "Policy statements: read below `results/`, and get 404 for missing objects."
+  description = "Policy statements for Fuse's own objects: read below `results/`, and get 404 for missing objects. Fuse does not let a query read there."
   value = [
     {
       Sid      = "ReadResults"

@@ -19,7 +19,7 @@ variable "data_locations" {
 }
 
 variable "output_locations" {
-  description = "Writable folders for results in addition to the stack's bucket, as s3:// URIs."
+  description = "Folders that a query may name for its result, as s3:// URIs."
   type        = list(string)
 }
 

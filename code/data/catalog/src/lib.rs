@@ -75,8 +75,10 @@ pub fn set_buckets(entries: &[CatalogEntry], stores: &QueryStores) -> Result<()>
 /// `Invalid` if the entry is invalid, `Data` if the table does not exist or is invalid, `Unavailable` if the store does
 /// not respond. The error names the catalog entry.
 pub async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores) -> Result<Table> {
+    entry.check_place()?;
     if let Some(bucket) = bucket_of(&entry.uri) {
         stores.set_bucket(&bucket, &entry.storage);
+        stores.check(&bucket).map_err(|error| error.at(Place::Catalog(entry.name.clone())))?;
         stores.bucket_options(&bucket).await;
     }
     let opened = match kind(entry, base, stores).await {

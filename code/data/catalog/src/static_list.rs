@@ -81,6 +81,7 @@ fn listed(name: &str, json: &str, folder: &Location, stores: &QueryStores) -> Re
             folder.join(&file.uri)?
         };
         let in_file = |error: QueryError| in_manifest(error.at(Place::File { path: file.uri.clone(), table: None }));
+        stores.check_read(&place).map_err(in_file)?;
         let mut values = Vec::new();
         for column in &manifest.partition_columns {
             let data_type = schema.field_with_name(column).map_or(&DataType::Utf8, |field| field.data_type());

@@ -4,6 +4,7 @@
 //! [`QueryStores`] is one query's view of them, with its options for buckets, and serves DataFusion as an
 //! `ObjectStoreRegistry`. No other crate names a kind of storage.
 
+mod access;
 mod footer;
 mod http;
 mod location;
@@ -16,6 +17,7 @@ mod unchanged;
 
 use std::time::Duration;
 
+pub use access::Access;
 pub use footer::{INT96_UNIT, footer, footer_schema, reader_panicked, unpanicked};
 pub use location::Location;
 pub use several::{SEVERAL_STORES, full_path, path_among_stores, several_stores};

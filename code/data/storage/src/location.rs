@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Component, Path as FilePath, PathBuf};
 
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{NO_USER_INFO, QueryError, Result, without_user_info};
 use object_store::path::Path;
 use url::Url;
 
@@ -32,6 +32,9 @@ impl Location {
     /// # Errors
     /// `Invalid` for an unsupported scheme or a malformed path.
     pub fn parse(uri: &str, base: &FilePath) -> Result<Location> {
+        if let Some(redacted) = without_user_info(uri) {
+            return Err(QueryError::invalid(format!("the URI `{redacted}` {NO_USER_INFO}")));
+        }
         let bad = |why: String| QueryError::invalid(format!("`{uri}` is not a place to read from: {why}"));
         match uri.split_once("://") {
             Some(("file", path)) => Self::local(FilePath::new(path)).map_err(bad),
@@ -39,6 +42,9 @@ impl Location {
                 let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
                 if bucket.is_empty() {
                     return Err(bad("the bucket is missing".to_string()));
+                }
+                if !bucket.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')) {
+                    return Err(bad("a bucket's name has only letters, digits, `.`, `-` and `_`".to_string()));
                 }
                 let store = Url::parse(&format!("s3://{bucket}/")).map_err(|error| bad(error.to_string()))?;
                 let path = Path::parse(key.trim_end_matches('/')).map_err(|error| bad(error.to_string()))?;
@@ -115,5 +121,15 @@ mod tests {
         assert_eq!(place("s3://bucket/a/b/").unwrap(), "s3://bucket/a/b");
         assert!(place("ftp://host/x").unwrap_err().contains("the scheme `ftp://` is not supported"));
         assert!(place("").unwrap_err().contains("it is empty"));
+        assert_eq!(place("s3://bucket/a@b:c.parquet").unwrap(), "s3://bucket/a@b:c.parquet");
+        for keyed in ["s3://KEY:SECRET@bucket/a", "s3a://KEY@bucket/a", "s3://KEY:SEC/RET@bucket/a", "s3://KEY:SECRET"]
+        {
+            let told = place(keyed).unwrap_err();
+            assert!(told.contains("`s3") && told.contains("://***` contains a user name, keys or a port"), "{told}");
+            assert!(!told.contains("KEY") && !told.contains("SEC"), "{told}");
+        }
+        for bucket in ["a%2fb", "a?b", "a#b", "a b"] {
+            assert!(place(&format!("s3://{bucket}/x")).unwrap_err().contains("a bucket's name has only"), "{bucket}");
+        }
     }
 }

@@ -18,7 +18,17 @@ pub(crate) async fn find(host: &str, bucket: &str) -> Option<String> {
     let request = Request::builder().method(Method::HEAD).uri(format!("{host}/{bucket}"));
     let response = client.execute(request.body(HttpRequestBody::empty()).ok()?).await.ok()?;
     let region = response.headers().get("x-amz-bucket-region")?.to_str().ok()?;
-    Some(region.to_string())
+    is_name(region).then(|| region.to_string())
+}
+
+/// Returns true if `region` has the form of a region's name. A region becomes part of a host name.
+pub(crate) fn is_name(region: &str) -> bool {
+    !region.is_empty() && region.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+}
+
+/// Returns the message about a region that is not one.
+pub(crate) fn not_a_name(region: &str) -> String {
+    format!("`{region}` is not the name of a region, such as us-east-1")
 }
 
 /// Returns the URL of S3 for region lookups. On a network without outgoing IPv4, only the dual-stack host (IPv4 and

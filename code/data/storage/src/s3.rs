@@ -1,12 +1,12 @@
 //! S3 buckets as object stores.
 
-use buzz_protocol::{BucketOptions, QueryError, Result};
+use buzz_protocol::{BucketOptions, NO_USER_INFO, QueryError, Result, without_user_info};
 use object_store::RetryConfig;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider};
 use url::Url;
 
 use crate::http::StoreConnector;
-use crate::{RETRIES, RETRY_TIMEOUT};
+use crate::{RETRIES, RETRY_TIMEOUT, region};
 
 /// Creates the store of a bucket. `options` override the usual `AWS_` variables; `credentials`, if given, provide the
 /// keys. With `AWS_USE_DUALSTACK_ENDPOINT=true` and no endpoint, it uses the dual-stack host: the other host is not
@@ -29,6 +29,9 @@ pub(crate) fn bucket(
         builder = builder.with_credentials(credentials);
     }
     if let Some(region) = &options.region {
+        if !region::is_name(region) {
+            return Err(QueryError::invalid(region::not_a_name(region)));
+        }
         builder = builder.with_region(region);
     }
     if let Some(endpoint) = &options.endpoint {
@@ -69,6 +72,9 @@ pub(crate) fn bucket(
 
 /// Parses `endpoint`. Rejects a URL without host or with another scheme than `http` and `https`.
 fn checked_endpoint(endpoint: &str) -> Result<Url> {
+    if let Some(redacted) = without_user_info(endpoint) {
+        return Err(QueryError::invalid(format!("the endpoint `{redacted}` {NO_USER_INFO}")));
+    }
     let wrong =
         || QueryError::invalid(format!("the endpoint `{endpoint}` is not a URL; write it as http://localhost:9000"));
     let url = Url::parse(endpoint).map_err(|_| wrong())?;
@@ -127,6 +133,13 @@ mod tests {
         assert_eq!(told("http://localhost:9000").unwrap(), "http://localhost:9000/");
         for wrong in ["localhost:9000", "127.0.0.1:9000", "minio", "ftp://host", "http://"] {
             assert!(told(wrong).unwrap_err().contains(&format!("the endpoint `{wrong}` is not a URL")));
+        }
+        for keyed in ["http://KEY:SECRET@localhost:9000", "http://KEY:SEC/RET@localhost:9000"] {
+            let told = told(keyed).unwrap_err();
+            assert!(
+                told.contains("`http://***` contains a user name, keys or a port") && !told.contains("SEC"),
+                "{told}"
+            );
         }
         let named = |endpoint: &str| bucket_host(&checked_endpoint(endpoint).unwrap(), "lake");
         assert_eq!(named("https://s3.example.com").unwrap(), "https://lake.s3.example.com");

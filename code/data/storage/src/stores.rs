@@ -9,9 +9,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use buzz_protocol::{BucketOptions, QueryError, Result, StoreRoot};
+use buzz_protocol::{BucketOptions, QueryError, Result, StoreRoot, human_bytes};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use http::Method;
@@ -24,6 +25,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
 use url::Url;
 
+use crate::access::{Access, AllowedStore};
 use crate::several::{self, SeveralStores};
 use crate::{Location, region, s3};
 
@@ -53,6 +55,8 @@ pub struct Stores {
     kept: Mutex<LruCache<String, Arc<dyn Any + Send + Sync>>>,
     region_host: String,
     credentials: Option<AwsCredentialProvider>,
+    /// Limits queries; `None` for a process on its user's machine.
+    access: Option<Arc<Access>>,
     wrap: Box<Wrap>,
 }
 
@@ -78,6 +82,7 @@ impl Stores {
             kept: Mutex::new(LruCache::new(KEPT_MAX)),
             region_host: region::default_host().to_string(),
             credentials: None,
+            access: None,
             wrap: Box::new(wrap),
         }
     }
@@ -96,6 +101,13 @@ impl Stores {
         self
     }
 
+    /// Limits what queries may read and write to `access`, as on a deployed stack.
+    #[must_use]
+    pub fn with_access(mut self, access: Access) -> Self {
+        self.access = Some(Arc::new(access));
+        self
+    }
+
     /// Records that `bucket` is in `region`, for all queries. For settings of the process, never for a query's words.
     pub fn set_region(&self, bucket: &str, region: &str) {
         self.regions.lock().insert(bucket.to_string(), region.to_string());
@@ -108,7 +120,26 @@ impl Stores {
 
     /// Returns a view of the stores for one query or task.
     pub fn for_query(self: &Arc<Self>) -> Arc<QueryStores> {
-        Arc::new(QueryStores { shared: Arc::clone(self), options: Mutex::default(), used: Arc::default() })
+        self.view(self.access.clone())
+    }
+
+    /// Returns a view of the stores for the stack's own objects, which no query may read.
+    pub fn for_stack(self: &Arc<Self>) -> Arc<QueryStores> {
+        self.view(None)
+    }
+
+    fn view(self: &Arc<Self>, access: Option<Arc<Access>>) -> Arc<QueryStores> {
+        Arc::new(QueryStores {
+            shared: Arc::clone(self),
+            access,
+            options: Mutex::default(),
+            read_max: AtomicU64::new(u64::MAX),
+            used: Arc::default(),
+        })
+    }
+
+    fn check_write(&self, place: &Location) -> Result<()> {
+        self.access.as_ref().map_or(Ok(()), |access| access.check_write(place))
     }
 
     /// Returns the number of stores that are open.
@@ -150,8 +181,12 @@ impl Stores {
 /// stay open as long as the query.
 pub struct QueryStores {
     shared: Arc<Stores>,
+    /// Limits this view; `None` for a view without limits.
+    access: Option<Arc<Access>>,
     /// Options by bucket.
     options: Mutex<HashMap<String, BucketOptions>>,
+    /// Maximum size of an object that is read as a whole.
+    read_max: AtomicU64,
     /// Stores that this query uses, by root.
     used: several::UsedStores,
 }
@@ -178,10 +213,8 @@ impl QueryStores {
     /// # Errors
     /// `Data` if `region` is not the name of a region: it becomes part of a host name.
     pub fn suggest_region(&self, url: &Url, region: &str) -> Result<()> {
-        let is_name =
-            !region.is_empty() && region.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-        if !is_name {
-            return Err(QueryError::data(format!("`{region}` is not the name of a region, such as us-east-1")));
+        if !region::is_name(region) {
+            return Err(QueryError::data(region::not_a_name(region)));
         }
         let known = self.known_options(url);
         if known.region.is_none() {
@@ -238,11 +271,35 @@ impl QueryStores {
         options
     }
 
+    /// Checks that the query may reach the store at the root of `url`, before any request is sent.
+    ///
+    /// # Errors
+    /// `Invalid` if it may not.
+    pub fn check(&self, url: &Url) -> Result<()> {
+        self.access.as_ref().map_or(Ok(()), |access| access.check_store(url, &self.known_options(url)))
+    }
+
+    /// Checks that the query may read `place`, before any request is sent.
+    ///
+    /// # Errors
+    /// `Invalid` if it may not.
+    pub fn check_read(&self, place: &Location) -> Result<()> {
+        self.access.as_ref().map_or(Ok(()), |access| access.check_read(place))
+    }
+
+    /// Checks that the result of a query may be written to `place`.
+    ///
+    /// # Errors
+    /// `Invalid` if it may not.
+    pub fn check_write(&self, place: &Location) -> Result<()> {
+        self.shared.check_write(place)
+    }
+
     /// Returns the store at the root of `url`. Credentials, region and endpoint that the query does not set come from
     /// the usual `AWS_` variables.
     ///
     /// # Errors
-    /// `Invalid` if the scheme is not supported or the settings are incomplete.
+    /// `Invalid` if the scheme is not supported, the settings are incomplete, or the query may not reach the store.
     pub fn store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
         if url.scheme() == several::SCHEME {
             return Ok(Arc::new(SeveralStores { used: Arc::clone(&self.used) }));
@@ -251,7 +308,12 @@ impl QueryStores {
         if let Some(store) = self.used.lock().get(&root) {
             return Ok(Arc::clone(store));
         }
+        self.check(url)?;
         let store = self.shared.store(url, self.known_options(url))?;
+        let store: Arc<dyn ObjectStore> = match &self.access {
+            Some(access) => Arc::new(AllowedStore { inner: store, root: root_url(url), access: Arc::clone(access) }),
+            None => store,
+        };
         self.used.lock().insert(root, Arc::clone(&store));
         Ok(store)
     }
@@ -287,17 +349,35 @@ impl QueryStores {
         Ok(self.store(&place.store)?.head(&place.path).await?.size)
     }
 
+    /// Sets the maximum size of an object for [`QueryStores::read`]: the option `max_manifest_bytes`.
+    pub fn set_read_max(&self, bytes: u64) {
+        self.read_max.store(bytes, Ordering::Relaxed);
+    }
+
     /// Returns the bytes of the object at `place`.
     ///
     /// # Errors
-    /// As [`QueryStores::size`].
+    /// As [`QueryStores::size`], and `Limit` if it is too large.
     pub async fn read(&self, place: &Location) -> Result<Vec<u8>> {
-        Ok(self.store(&place.store)?.get(&place.path).await?.bytes().await?.to_vec())
+        let found = self.store(&place.store)?.get(&place.path).await?;
+        let (size, most) = (found.meta.size, self.read_max.load(Ordering::Relaxed));
+        if size > most {
+            let (size, most) = (human_bytes(size), human_bytes(most));
+            return Err(QueryError::limit(format!("it has {size}, more than {most}; raise `max_manifest_bytes`")));
+        }
+        Ok(found.bytes().await?.to_vec())
     }
 }
 
 fn root_key(url: &Url) -> String {
     format!("{}://{}", url.scheme(), url.authority())
+}
+
+/// Returns the URL of the root of the store of `url`, as [`Location::store`] has it.
+fn root_url(url: &Url) -> Url {
+    let mut root = url.clone();
+    root.set_path("/");
+    root
 }
 
 fn bucket_name(url: &Url) -> Option<&str> {

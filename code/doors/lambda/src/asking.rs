@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use buzz_aws::price::Used;
-use buzz_engine::wire::{AnswerMessage, Ask, Column, OutputPlace, OutputRequest};
+use buzz_aws::settings::CombNetwork;
+use buzz_engine::wire::{AnswerMessage, Ask, Column, OutputPlace};
 use buzz_engine::{Content, Progress, ProgressReport, Rows, Running, Status};
-use buzz_protocol::{QueryError, QueryId, Result};
+use buzz_protocol::{Format, Place, QueryError, QueryId, Result};
 use buzz_storage::Location;
 use serde_json::value::RawValue;
 
-use crate::encode::{Encoded, encode, summary_message, tail};
+use crate::encode::{Encoded, encode, summary_message};
 use crate::function::{FuseFunction, raw};
 use crate::upload;
 
@@ -31,6 +32,7 @@ const LINK_VALID: Duration = Duration::from_secs(3600);
 impl FuseFunction {
     /// Answers `ask`. For an asynchronous query, also writes progress and checks for cancellation.
     pub(crate) async fn ask(&self, mut ask: Ask, query: QueryId, left: Duration) -> Result<Box<RawValue>> {
+        self.output_place(&ask)?;
         let options = &mut ask.options;
         // Tasks and combs do not need to outlive this function.
         options.timeout_seconds = options.timeout_seconds.min(left.as_secs() + 2);
@@ -67,7 +69,8 @@ impl FuseFunction {
         };
         if let Err(error) = &outcome {
             let milliseconds = millis(progress.elapsed());
-            tracing::error!(query_id = %query, kind = %error.kind, %error, milliseconds, "query failed");
+            let (kind, error) = (error.kind, error.without_values());
+            tracing::error!(query_id = %query, %kind, error, milliseconds, "query failed");
         }
         outcome
     }
@@ -128,9 +131,9 @@ impl FuseFunction {
         let output = match encoded {
             Some(_) => None,
             None => {
-                let request = ask.output.clone();
-                let request = request.unwrap_or(OutputRequest { uri: None, format: ask.encoding.format() });
-                Some(progress.unless_stopped(self.put_rows(&rows, query, request)).await?)
+                let format = ask.output.as_ref().map_or(ask.encoding.format(), |output| output.format);
+                let put = self.put_rows(&rows, query, self.output_place(ask)?, format);
+                Some(progress.unless_stopped(put).await?)
             }
         };
         let used = self.used(progress, self.requests.load(Ordering::Relaxed) - requests_before);
@@ -152,10 +155,6 @@ impl FuseFunction {
             summary: summary_message(&answer.summary, &used, milliseconds),
             warnings: ask.warnings.iter().cloned().chain(progress.warnings()).collect(),
         };
-        #[expect(clippy::print_stdout, reason = "the end of the log, which the caller of a function receives")]
-        {
-            println!("{}", tail(&rows, answer.summary.rows)?);
-        }
         tracing::info!(
             query_id = %query,
             cost_usd = message.summary.cost_usd,
@@ -179,19 +178,40 @@ impl FuseFunction {
             comb_milliseconds: Progress::get(&progress.comb_milliseconds),
             comb_vcpus: combs.map_or(0.0, |combs| combs.vcpus),
             comb_memory_mb: combs.map_or(0, |combs| combs.memory_mb),
+            comb_public_ipv4: combs.is_some_and(|combs| combs.network == CombNetwork::PublicIpv4),
             requests: own_requests + Progress::get(&progress.requests),
         }
     }
 
-    async fn put_rows(&self, rows: &Arc<Rows>, query: QueryId, output: OutputRequest) -> Result<OutputPlace> {
-        let place = match &output.uri {
-            Some(uri) => Location::parse(uri, std::path::Path::new("/"))?,
-            None => self.results.of_query(query, &format!("result.{}", output.format))?,
+    /// Returns the place that the event names for the rows, if any.
+    ///
+    /// # Errors
+    /// `Invalid` if results may not be written there.
+    pub(crate) fn output_place(&self, ask: &Ask) -> Result<Option<Location>> {
+        let Some(uri) = ask.output.as_ref().and_then(|output| output.uri.as_ref()) else {
+            return Ok(None);
+        };
+        let place = Location::parse(uri, std::path::Path::new("/"))?;
+        let checked = self.results.check_output(&place);
+        checked.map_err(|error| error.at(Place::Query("event in `output.uri`".to_string())))?;
+        Ok(Some(place))
+    }
+
+    async fn put_rows(
+        &self,
+        rows: &Arc<Rows>,
+        query: QueryId,
+        place: Option<Location>,
+        format: Format,
+    ) -> Result<OutputPlace> {
+        let place = match place {
+            Some(place) => place,
+            None => self.results.of_query(query, &format!("result.{format}"))?,
         };
         let store = self.results.store(&place)?;
-        let bytes = upload::rows(Arc::clone(rows), output.format, store, &place).await?;
+        let bytes = upload::rows(Arc::clone(rows), format, store, &place).await?;
         let url = self.results.link(&place, LINK_VALID).await?;
-        Ok(OutputPlace { uri: place.to_string(), format: output.format.to_string(), url, bytes })
+        Ok(OutputPlace { uri: place.to_string(), format: format.to_string(), url, bytes })
     }
 }
 

@@ -1,7 +1,5 @@
 //! Answers of the Fuse function.
 
-use arrow::array::RecordBatch;
-use arrow::util::pretty::pretty_format_batches_with_schema;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use buzz_aws::price::{PRICES_OF, Used};
@@ -15,10 +13,6 @@ use serde_json::value::RawValue;
 /// [6 MB](https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html); the rest is for the other fields.
 pub(crate) const ROWS_BYTES_MAX: usize = 11 << 19;
 
-/// Maximum rows and bytes of the table in the log's tail, which holds 4 KB.
-const TAIL_ROWS: usize = 20;
-const TAIL_BYTES: usize = 3 << 10;
-
 /// Makes the summary message of a query that took `total_ms` and used `used`.
 pub(crate) fn summary_message(summary: &Summary, used: &Used, total_ms: u64) -> SummaryMessage {
     let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -29,6 +23,7 @@ pub(crate) fn summary_message(summary: &Summary, used: &Used, total_ms: u64) -> 
         requests: used.requests,
         tasks: summary.tasks,
         attempts: summary.tasks + summary.retries,
+        stragglers: summary.stragglers,
         reruns: summary.reruns,
         combs: summary.combs,
         reducer: if summary.combs == 0 { "inline" } else { "comb" }.to_string(),
@@ -104,39 +99,11 @@ impl std::io::Write for Bounded {
     }
 }
 
-/// Formats the first rows as a table of at most 3 KB, for the log's tail.
-///
-/// # Errors
-/// `Limit` if the temporary file cannot be read back.
-pub(crate) fn tail(rows: &Rows, row_count: u64) -> Result<String> {
-    let mut first: Vec<RecordBatch> = Vec::new();
-    let mut left = TAIL_ROWS;
-    for batch in rows.batches()? {
-        let batch = batch?;
-        let taken = batch.slice(0, left.min(batch.num_rows()));
-        left -= taken.num_rows();
-        first.push(taken);
-        if left == 0 {
-            break;
-        }
-    }
-    let mut text = pretty_format_batches_with_schema(rows.schema(), &first)?.to_string();
-    if text.len() > TAIL_BYTES {
-        let end = (0..=TAIL_BYTES).rev().find(|&at| text.is_char_boundary(at)).unwrap_or_default();
-        text.truncate(text[..end].rfind('\n').unwrap_or(end));
-    }
-    let shown = (TAIL_ROWS - left) as u64;
-    if shown < row_count {
-        text.push_str(&format!("\n… of {row_count} rows"));
-    }
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
     use buzz_engine::RowSink;
 
     use super::*;
@@ -173,15 +140,5 @@ mod tests {
             };
             assert!(most <= ROWS_BYTES_MAX, "{most}");
         }
-    }
-
-    #[test]
-    fn tail_contains_the_first_rows_and_the_row_count() {
-        let text = tail(&rows(100, 5), 100).unwrap();
-        assert!(text.contains("| 19 | xxxxx |") && !text.contains("| 20 |"), "{text}");
-        assert!(text.ends_with("… of 100 rows"), "{text}");
-        let wide = tail(&rows(100, 1000), 100).unwrap();
-        assert!(wide.len() < 4 << 10 && wide.ends_with("… of 100 rows"), "{}", wide.len());
-        assert!(!tail(&rows(3, 5), 3).unwrap().contains('…'));
     }
 }

@@ -13,12 +13,13 @@ use aws_config::retry::RetryConfig;
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::InvocationType;
+use backon::{ExponentialBuilder, Retryable};
 use buzz_aws::failure;
 use buzz_aws::results::Results;
 use buzz_aws::settings::FuseSettings;
-use buzz_engine::wire::{Described, Event, FailureForm, FailureMessage, Submitted};
+use buzz_engine::wire::{Ask, Described, Event, FailureForm, FailureMessage, Submitted};
 use buzz_engine::{Engine, Progress, ProgressReport, Status};
-use buzz_protocol::{QueryError, QueryId, Result};
+use buzz_protocol::{ErrorKind, QueryError, QueryId, Result};
 use buzz_worker::process::unpanicked;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -33,6 +34,9 @@ const SILENT_MAX_MS: u64 = 30_000;
 /// Maximum milliseconds between the submission of a query and its start. Lambda drops events older than five minutes
 /// (`maximum_event_age_in_seconds` in `infra/modules/functions`).
 const SUBMITTED_MAX_MS: u64 = 330_000;
+
+/// Maximum number of times that the answer of an asynchronous query is stored again after a failure.
+const ANSWER_RETRIES: usize = 3;
 
 /// Answers the events of one process, one at a time.
 #[derive(Debug)]
@@ -75,7 +79,10 @@ impl FuseFunction {
     async fn act(&self, event: &Value, deadline_ms: u64) -> Result<Box<RawValue>> {
         let left = Duration::from_millis(deadline_ms.saturating_sub(buzz_protocol::now_ms())).saturating_sub(MARGIN);
         match Event::parse(event)? {
-            Event::Ask(ask) if ask.later => self.submit(event).await,
+            Event::Ask(ask) if ask.later => {
+                self.output_place(&ask)?;
+                self.submit(event).await
+            }
             Event::Ask(ask) => unpanicked(self.ask(*ask, QueryId::fresh(), left)).await,
             Event::Describe(ask) => {
                 let question = ask.question(QueryId::fresh());
@@ -113,21 +120,35 @@ impl FuseFunction {
         if !self.results.claim(&self.results.of_query(query, "started")?).await? {
             return raw(&json!({"status": "running", "query_id": query}));
         }
-        let request: Option<Value> = self.results.get_json(&self.results.of_query(query, "request.json")?).await?;
-        let outcome = match request.as_ref().map(Event::parse) {
-            Some(Ok(Event::Ask(ask))) => unpanicked(self.ask(*ask, query, left)).await,
-            Some(Err(error)) => Err(error),
-            _ => Err(QueryError::internal(format!("the request of query {query} does not exist"))),
+        // From here on, the query is this invocation's: each failure is stored for those who watch it.
+        let outcome = match self.stored_request(query).await {
+            Ok(ask) => unpanicked(self.ask(ask, query, left)).await,
+            Err(error) => Err(error),
+        };
+        let message = match &outcome {
+            Ok(answer) => answer.get().to_string(),
+            Err(error) => raw(&FailureMessage::new(error.clone()))?.get().to_string(),
         };
         let place = self.results.of_query(query, "answer.json")?;
-        match &outcome {
-            Ok(answer) => self.results.put(&place, answer.get().to_string()).await?,
-            Err(error) => {
-                self.results.put_json(&place, &FailureMessage::new(error.clone())).await?;
-            }
-        }
+        let store = || self.results.put(&place, message.clone());
+        let retry = ExponentialBuilder::default().with_max_times(ANSWER_RETRIES).with_jitter();
+        store.retry(retry).when(|error| error.kind == ErrorKind::Unavailable).await?;
         // The service discards the answer of an asynchronous invocation.
         raw(&json!({"status": if outcome.is_ok() { "answered" } else { "failed" }, "query_id": query}))
+    }
+
+    /// Returns the request of an asynchronous query, and empties the object: it has the caller's SQL and parameters, and
+    /// is not read again.
+    async fn stored_request(&self, query: QueryId) -> Result<Ask> {
+        let place = self.results.of_query(query, "request.json")?;
+        let request: Option<Value> = self.results.get_json(&place).await?;
+        if let Err(error) = self.results.put(&place, "{}").await {
+            tracing::warn!(query_id = %query, %error, "failed to empty the request");
+        }
+        match request.as_ref().map(Event::parse).transpose()? {
+            Some(Event::Ask(ask)) => Ok(*ask),
+            _ => Err(QueryError::internal(format!("the request of query {query} does not exist"))),
+        }
     }
 
     async fn watch(&self, query: QueryId) -> Result<Box<RawValue>> {
@@ -205,7 +226,7 @@ mod tests {
         let stores = Arc::new(Stores::default());
         let place = Location::parse("s3://bucket/results", Path::new("/")).unwrap();
         stores.replace(&place.store, Arc::new(InMemory::new()));
-        let results = Results::new(stores.for_query(), place.clone());
+        let results = Results::new(stores.for_stack(), place.clone());
         let hbee = HBeeSettings { function: "hbee".to_string(), timeout: Duration::ZERO, memory_mb: 1, concurrency: 1 };
         let settings = FuseSettings {
             stage: "test".to_string(),

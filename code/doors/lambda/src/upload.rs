@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use buzz_engine::Rows;
 use buzz_protocol::{Format, QueryError, Result};
@@ -19,6 +20,9 @@ const PART_BYTES: usize = 8 << 20;
 /// Maximum number of parts that upload at the same time, and of parts that wait for it.
 const PARTS_AT_ONCE: usize = 4;
 
+/// Maximum time to abort an upload. The bucket removes parts that remain after a day.
+const ABORT_MAX: Duration = Duration::from_secs(2);
+
 /// Writes `rows` as `format` to `place` in `store`. Returns the number of bytes.
 ///
 /// # Errors
@@ -31,6 +35,29 @@ pub(crate) async fn rows(
 ) -> Result<u64> {
     let failed = |error: object_store::Error| QueryError::from(error).at(format!("writing the result to {place}"));
     let mut upload = Upload(Some(store.put_multipart(&place.path).await.map_err(failed)?));
+    match parts_of(rows, format, &mut upload).await {
+        Ok(bytes) => {
+            upload.complete().await.map_err(failed)?;
+            Ok(bytes)
+        }
+        Err(error) => {
+            upload.abort().await;
+            Err(match error {
+                UploadError::Store(error) => failed(error),
+                UploadError::Query(error) => error,
+            })
+        }
+    }
+}
+
+/// The failure of an upload.
+enum UploadError {
+    Store(object_store::Error),
+    Query(QueryError),
+}
+
+/// Uploads the parts. Returns the number of bytes.
+async fn parts_of(rows: Arc<Rows>, format: Format, upload: &mut Upload) -> Result<u64, UploadError> {
     let mut parts = JoinSet::new();
     let (sender, mut chunks) = mpsc::channel::<Bytes>(PARTS_AT_ONCE);
     let writing = tokio::task::spawn_blocking(move || {
@@ -43,21 +70,24 @@ pub(crate) async fn rows(
         bytes += chunk.len() as u64;
         parts.spawn(upload.part(chunk));
         while parts.len() >= PARTS_AT_ONCE {
-            uploaded(&mut parts).await.map_err(failed)?;
+            uploaded(&mut parts).await.map_err(UploadError::Store)?;
         }
     }
     match writing.await {
         Ok(Ok(())) => {}
-        Ok(Err(WriteError::Rows(error))) => return Err(error),
+        Ok(Err(WriteError::Rows(error))) => return Err(UploadError::Query(error)),
         Ok(Err(WriteError::Io(error))) => {
-            return Err(QueryError::internal(format!("the result cannot be uploaded: {error}")));
+            let error = QueryError::internal(format!("the result cannot be uploaded: {error}"));
+            return Err(UploadError::Query(error));
         }
-        Err(_) => return Err(QueryError::internal("a bug in Buzz: the writer of a result panicked")),
+        Err(_) => {
+            let error = QueryError::internal("a bug in Buzz: the writer of a result panicked");
+            return Err(UploadError::Query(error));
+        }
     }
     while !parts.is_empty() {
-        uploaded(&mut parts).await.map_err(failed)?;
+        uploaded(&mut parts).await.map_err(UploadError::Store)?;
     }
-    upload.complete().await.map_err(failed)?;
     Ok(bytes)
 }
 
@@ -88,6 +118,13 @@ impl Upload {
         }
         self.0 = None;
         Ok(())
+    }
+
+    /// Aborts the upload. The function is frozen after its answer, so this does not wait for the background.
+    async fn abort(mut self) {
+        if let Some(mut upload) = self.0.take() {
+            _ = tokio::time::timeout(ABORT_MAX, upload.abort()).await;
+        }
     }
 }
 

@@ -9,11 +9,12 @@ use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::InvocationType;
 use buzz_host::{Compute, Refused};
-use buzz_protocol::{HBeeTask, QueryError, Result, TaskOutcome};
-use buzz_worker::hbee::{HBeeAnswer, HBeeEvent};
+use buzz_protocol::{HBeeTask, QueryError, QueryId, Result, TaskOutcome};
+use buzz_worker::hbee::{ENDED, HBeeAnswer, HBeeEvent};
 use tokio::sync::Semaphore;
 
 use crate::failure;
+use crate::price;
 use crate::results::Results;
 use crate::settings::HBeeSettings;
 
@@ -34,6 +35,9 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Maximum time to wait for a worker. AWS takes minutes to restore the network of a function that was idle for weeks.
 const WAIT_IN_ALL: Duration = Duration::from_secs(300);
+
+/// Maximum time to tell HBees that their query has ended. The caller of the query waits for it.
+const ABANDON_MAX: Duration = Duration::from_secs(2);
 
 /// Maximum bytes of an unreadable answer in the error message.
 const SHOWN_BYTES: usize = 200;
@@ -125,12 +129,28 @@ impl Compute for LambdaCompute {
         Result::from(answer).map_err(|error| if error.step().is_some() { error } else { place(error) })
     }
 
+    /// Stores an object that HBees look for while they run a task.
+    async fn abandon(&self, query: QueryId) {
+        let stored = async {
+            let place = self.results.of_query(query, ENDED)?;
+            self.results.put(&place, "{}").await
+        };
+        let silent = |_| Err(QueryError::unavailable("storage did not answer"));
+        if let Err(error) = tokio::time::timeout(ABANDON_MAX, stored).await.unwrap_or_else(silent) {
+            tracing::warn!(query_id = %query, %error, "failed to tell HBees that their query has ended");
+        }
+    }
+
     fn concurrency(&self) -> usize {
         self.concurrency
     }
 
     fn inline_bytes(&self) -> u64 {
         INLINE_BYTES_MAX
+    }
+
+    fn estimated_usd(&self, tasks: u64, bytes: u64) -> Option<f64> {
+        Some(price::estimated_usd(tasks, bytes, self.function.memory_mb))
     }
 
     fn tasks_min(&self) -> usize {

@@ -50,6 +50,8 @@ pub struct Used {
     pub comb_vcpus: f64,
     /// Memory of one comb, in MB.
     pub comb_memory_mb: u64,
+    /// True if each comb has a public IPv4 address.
+    pub comb_public_ipv4: bool,
     /// Requests to storage.
     pub requests: u64,
 }
@@ -74,9 +76,28 @@ impl Used {
         let hours = self.comb_milliseconds as f64 / 3.6e6;
         let comb_gb = self.comb_memory_mb as f64 / 1024.0;
         let hourly = self.comb_vcpus * processor.fargate_vcpu_hour + comb_gb * processor.fargate_gb_hour;
-        let hourly = hourly + PUBLIC_IPV4_HOUR;
+        let hourly = if self.comb_public_ipv4 { hourly + PUBLIC_IPV4_HOUR } else { hourly };
         functions + hours * hourly + self.requests as f64 * S3_GET
     }
+}
+
+/// Time of a task beside reading, in milliseconds.
+const TASK_MILLISECONDS: u64 = 300;
+
+/// Bytes that an HBee reads and processes in a second, for a query that decodes every column.
+const BYTES_PER_SECOND: u64 = 40_000_000;
+
+/// Estimates the cost of `tasks` tasks that read `bytes` together in HBees of `memory_mb`, in US dollars: an HBee reads
+/// 40 MB/s. Fuse and combs are not counted; they cost a small part of a large query.
+pub fn estimated_usd(tasks: u64, bytes: u64, memory_mb: u64) -> f64 {
+    let reading = bytes.saturating_mul(1000) / BYTES_PER_SECOND;
+    let used = Used {
+        hbee_milliseconds: tasks.saturating_mul(TASK_MILLISECONDS).saturating_add(reading),
+        hbee_memory_mb: memory_mb,
+        invocations: tasks,
+        ..Used::default()
+    };
+    used.cost_usd()
 }
 
 fn gb_seconds(milliseconds: u64, memory_mb: u64) -> f64 {
@@ -86,6 +107,15 @@ fn gb_seconds(milliseconds: u64, memory_mb: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn estimate_grows_with_bytes_and_tasks() {
+        // 100 GB at 40 MB/s in 2 GB: 5,000 gigabyte-seconds.
+        let usd = estimated_usd(1000, 100_000_000_000, 2048);
+        let expected = (2.0 * (2500.0 + 300.0)) * OWN.lambda_gb_second + 1001.0 * LAMBDA_INVOCATION;
+        assert!((usd - expected).abs() < 1e-9, "{usd}");
+        assert!(estimated_usd(1000, 0, 2048) > estimated_usd(1, 0, 2048));
+    }
 
     #[test]
     fn cost_follows_the_price_list() {
@@ -103,7 +133,10 @@ mod tests {
         assert!((functions.cost_on(&ARM64) / expected - 0.8).abs() < 0.01, "a fifth cheaper");
 
         let comb = Used { comb_milliseconds: 3_600_000, comb_vcpus: 2.0, comb_memory_mb: 4096, ..functions };
-        assert!((comb.cost_on(&X86_64) - expected - 2.0 * 0.040_48 - 4.0 * 0.004_445 - 0.005).abs() < 1e-12);
+        let hourly = 2.0 * 0.040_48 + 4.0 * 0.004_445;
+        assert!((comb.cost_on(&X86_64) - expected - hourly).abs() < 1e-12);
+        let public = Used { comb_public_ipv4: true, ..comb };
+        assert!((public.cost_on(&X86_64) - expected - hourly - 0.005).abs() < 1e-12);
         let read = Used { requests: 1000, ..functions };
         assert!((read.cost_on(&X86_64) - expected - 0.000_4).abs() < 1e-12);
     }

@@ -8,6 +8,7 @@
 //! queries/<query id>/cancel           exists once its cancellation is requested
 //! queries/<query id>/result.<format>  its rows, if they do not fit into an answer
 //! queries/<query id>/tasks/…          a task that does not fit into an invocation
+//! queries/<run id>/tasks/ended        exists once no outcome of a run counts any more
 //! combs/<fleet>/<slot>.json           current generation of a slot
 //! ```
 
@@ -61,6 +62,14 @@ impl Results {
         self.stores.store(&place.store)
     }
 
+    /// Checks that the result of a query may be written to `place`.
+    ///
+    /// # Errors
+    /// `Invalid` if it may not.
+    pub fn check_output(&self, place: &Location) -> Result<()> {
+        self.stores.check_write(place)
+    }
+
     /// Writes an object.
     ///
     /// # Errors
@@ -97,15 +106,15 @@ impl Results {
         }
     }
 
-    /// Reads an object. Returns `None` if it does not exist.
+    /// Reads an object. Returns `None` if it does not exist. The policy of the stack includes the right to list: without
+    /// it, S3 would report a missing object as forbidden.
     ///
     /// # Errors
-    /// `Unavailable` if the store does not answer.
+    /// `Unavailable` if the store does not answer, `Data` if it denies the read.
     pub async fn get(&self, place: &Location) -> Result<Option<Bytes>> {
         match self.store(place)?.get(&place.path).await {
             Ok(found) => Ok(Some(found.bytes().await?)),
-            // Without the right to list the bucket, S3 reports a missing object as forbidden.
-            Err(StoreError::NotFound { .. } | StoreError::PermissionDenied { .. }) => Ok(None),
+            Err(StoreError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -147,7 +156,7 @@ impl Results {
                     .map_err(|error| QueryError::internal(format!("object {place} is not readable: {error}")))?;
                 Ok((slot, Some(version)))
             }
-            Err(StoreError::NotFound { .. } | StoreError::PermissionDenied { .. }) => Ok((Slot::default(), None)),
+            Err(StoreError::NotFound { .. }) => Ok((Slot::default(), None)),
             Err(error) => Err(error.into()),
         }
     }

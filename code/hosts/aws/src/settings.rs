@@ -1,6 +1,5 @@
 //! Settings of Fuse, read once from the environment at the start.
 
-use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -106,13 +105,9 @@ impl FuseSettings {
             vcpus: variables.optional("BUZZ_COMB_VCPUS", 2.0),
             memory_mb: variables.optional("BUZZ_COMB_MEMORY_MB", 4096),
         });
-        let results = variables.required("BUZZ_RESULTS");
         let settings = Self {
             stage: variables.required("BUZZ_STAGE"),
-            results: Location::parse(&results, Path::new("/")).unwrap_or_else(|error| {
-                variables.problem(format!("BUZZ_RESULTS: {error}"));
-                Location::parse("/", Path::new("/")).expect("the root is a valid location")
-            }),
+            results: variables.location("BUZZ_RESULTS"),
             hbee,
             combs,
             function: variables.required("AWS_LAMBDA_FUNCTION_NAME"),

@@ -1,11 +1,12 @@
 //! A host on one machine: HBees are Tokio tasks. Combs run in this process, in memory or behind loopback sockets.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use buzz_exchange::{MemoryNetwork, Network, TcpNetwork};
 use buzz_hbee::HBee;
-use buzz_hcomb::{Comb, PlanChange, serve};
+use buzz_hcomb::{Comb, ComputeRuntime, PlanChange, serve};
 use buzz_host::{Combs, Compute, Host, Refused};
 use buzz_protocol::{CombAddress, HBeeTask, Options, QueryError, Result, THREAD_STACK_BYTES, TaskOutcome, Transport};
 use buzz_storage::Stores;
@@ -136,9 +137,23 @@ impl std::fmt::Debug for Change {
 struct RunningComb {
     address: CombAddress,
     comb: Comb,
-    /// Runtime of a comb behind a socket. When the runtime stops, the connections of the comb close.
-    server: Option<Runtime>,
+    /// Runtimes of a comb behind a socket.
+    server: Option<CombServer>,
 }
+
+/// The runtimes of a comb behind a socket. When the one of connections stops, the connections of the comb close.
+#[derive(Debug)]
+struct CombServer {
+    connections: Runtime,
+    /// Runs operators until it is dropped.
+    _compute: ComputeRuntime,
+}
+
+/// Threads of the connections of a comb.
+const CONNECTION_THREADS: usize = 2;
+
+/// Interval at which a comb ends the queries that their Fuse has left.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[async_trait]
 impl Combs for LocalCombs {
@@ -174,25 +189,34 @@ impl LocalCombs {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let port = listener.local_addr().map_err(failed)?.port();
-        let server = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(self.threads)
+        let connections = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(CONNECTION_THREADS)
             .thread_name("comb")
             .thread_stack_size(THREAD_STACK_BYTES)
             .enable_all()
             .build()
             .map_err(failed)?;
-        let served = comb.clone();
-        server.spawn(async move {
+        let compute = ComputeRuntime::start(self.threads)?;
+        let (served, operators) = (comb.clone(), compute.handle().clone());
+        connections.spawn(async move {
             let outcome = match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => serve(served, listener, std::future::pending()).await,
+                Ok(listener) => serve(served, listener, operators, std::future::pending()).await,
                 Err(error) => Err(failed(error)),
             };
             if let Err(error) = outcome {
                 tracing::error!(%error, "a comb stopped serving");
             }
         });
+        let inboxes = Arc::clone(comb.inboxes());
+        connections.spawn(async move {
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                inboxes.end_overdue(buzz_protocol::now_ms());
+            }
+        });
         let address = format!("http://127.0.0.1:{port}").parse();
         let address = address.map_err(|_| QueryError::internal("the address of a comb is invalid"))?;
+        let server = CombServer { connections, _compute: compute };
         Ok(RunningComb { address: CombAddress(address), comb, server: Some(server) })
     }
 
@@ -216,7 +240,7 @@ impl Drop for RunningComb {
     fn drop(&mut self) {
         match self.server.take() {
             // Connections break. The inboxes of a real comb would be lost with its process.
-            Some(server) => server.shutdown_background(),
+            Some(server) => server.connections.shutdown_background(),
             None => self.comb.inboxes().stop(&QueryError::unavailable(format!("comb {} is lost", self.address))),
         }
     }

@@ -57,6 +57,10 @@ pub struct Stack {
     pub comb_address: AddressKind,
     /// Log filter of the programs, such as `info` or `buzz_fuse=debug`.
     pub log: String,
+    /// Locations that queries may read; `None` for every bucket.
+    pub data_locations: Option<Vec<String>>,
+    /// Locations to which results may be written; `None` for every bucket.
+    pub output_locations: Option<Vec<String>>,
     /// Additional environment variables of Fuse.
     pub fuse_environment: BTreeMap<String, String>,
 }
@@ -79,6 +83,8 @@ impl Stack {
             comb_memory_mb: 4096,
             comb_address: AddressKind::Ipv4,
             log: "info".to_string(),
+            data_locations: None,
+            output_locations: None,
             fuse_environment: BTreeMap::new(),
         }
     }
@@ -103,7 +109,15 @@ impl Stack {
             ("BUZZ_COMB_MEMORY_MB", self.comb_memory_mb.to_string()),
         ]);
         fuse.extend(self.fuse_environment.clone());
-        let hbee = self.variables(&[("BUZZ_RESULTS", RESULTS.to_string())]);
+        let mut hbee = self.variables(&[("BUZZ_RESULTS", RESULTS.to_string())]);
+        for (name, locations) in
+            [("BUZZ_DATA_LOCATIONS", &self.data_locations), ("BUZZ_OUTPUT_LOCATIONS", &self.output_locations)]
+        {
+            let Some(locations) = locations else { continue };
+            for function in [&mut fuse, &mut hbee] {
+                function.insert(name.to_string(), serde_json::json!(locations).to_string());
+            }
+        }
         let comb = self.variables(&[
             ("BUZZ_RESULTS", RESULTS.to_string()),
             ("BUZZ_COMB_PORT", COMB_PORT.to_string()),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use buzz_exchange::{InboxLimits, Network, TcpNetwork};
-use buzz_hcomb::{Comb, serve};
+use buzz_hcomb::{Comb, ComputeRuntime, serve};
 use buzz_protocol::{BUILD_ID, CombAddress, QueryError, Result};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -80,7 +80,8 @@ pub async fn run(settings: &CombSettings) -> Result<()> {
     tracing::info!(place, memory_mb, idle_seconds = settings.idle.as_secs(), build = BUILD_ID, "serving");
 
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let mut served = tokio::spawn(serve(comb.clone(), listener, async move {
+    let compute = ComputeRuntime::start(std::thread::available_parallelism().map_or(1, usize::from))?;
+    let mut served = tokio::spawn(serve(comb.clone(), listener, compute.handle().clone(), async move {
         _ = stopped.await;
     }));
     let terminated = terminated()?;

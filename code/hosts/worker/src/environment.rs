@@ -1,10 +1,11 @@
 //! Reads a process's settings from environment variables, once at its start.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use buzz_protocol::{QueryError, Result};
-use buzz_storage::Stores;
+use buzz_storage::{Access, Location, Stores};
 
 /// Returns the value of the environment variable `name`.
 pub fn environment(name: &str) -> Option<String> {
@@ -19,6 +20,25 @@ pub fn function_memory_mb(get: impl Fn(&str) -> Option<String>) -> Result<u64> {
     let mut variables = Variables::new(&get);
     let memory = variables.required_number("AWS_LAMBDA_FUNCTION_MEMORY_SIZE");
     variables.checked(memory)
+}
+
+/// Returns the location of the stack's own objects, and what its queries may read and write, read through `get`:
+/// `BUZZ_RESULTS`, and the JSON lists `BUZZ_DATA_LOCATIONS` and `BUZZ_OUTPUT_LOCATIONS`. Without a list, every bucket is
+/// allowed.
+///
+/// # Errors
+/// `Invalid`, naming every variable that is missing or invalid.
+pub fn access(get: impl Fn(&str) -> Option<String>) -> Result<(Location, Access)> {
+    let mut variables = Variables::new(&get);
+    let own = variables.location("BUZZ_RESULTS");
+    let mut access = Access::except(own.clone());
+    if let Some(locations) = variables.locations("BUZZ_DATA_LOCATIONS") {
+        access = access.reading(locations);
+    }
+    if let Some(locations) = variables.locations("BUZZ_OUTPUT_LOCATIONS") {
+        access = access.writing(locations);
+    }
+    variables.checked((own, access))
 }
 
 /// Sets the regions of buckets in `stores` from `BUZZ_BUCKET_REGIONS`, a list such as `bucket=region,bucket=region`.
@@ -76,6 +96,32 @@ impl<'a> Variables<'a> {
         self.required(name).split(',').map(|item| item.trim().to_string()).filter(|item| !item.is_empty()).collect()
     }
 
+    /// Reads a required variable that is a location. Records a problem and returns the root if it is missing or invalid.
+    pub fn location(&mut self, name: &str) -> Location {
+        let text = self.required(name);
+        let root = || Location::parse("/", Path::new("/")).expect("the root is a valid location");
+        if text.is_empty() {
+            return root();
+        }
+        Location::parse(&text, Path::new("/")).unwrap_or_else(|error| {
+            self.problem(format!("{name}: {error}"));
+            root()
+        })
+    }
+
+    /// Reads an optional variable that is a JSON list of locations.
+    fn locations(&mut self, name: &str) -> Option<Vec<Location>> {
+        let text = self.value(name)?;
+        let locations = serde_json::from_str::<Vec<String>>(&text).ok();
+        let parsed = locations.and_then(|locations| {
+            locations.iter().map(|uri| Location::parse(uri, Path::new("/"))).collect::<Result<_>>().ok()
+        });
+        parsed.or_else(|| {
+            self.problem(format!("{name} is not a JSON list of s3:// locations"));
+            None
+        })
+    }
+
     /// Reads an optional variable. Returns `default` if it is missing; if it is invalid, records a problem too.
     pub fn optional<T: FromStr>(&mut self, name: &str, default: T) -> T {
         let Some(text) = self.value(name) else {
@@ -115,5 +161,30 @@ mod tests {
         assert!(set_regions(&stores, |_| Some("a=us-east-2, b=eu-west-1".to_string())).is_ok());
         let error = set_regions(&stores, |_| Some("a".to_string())).unwrap_err().to_string();
         assert_eq!(error, "BUZZ_BUCKET_REGIONS: `a` does not have the form bucket=region");
+    }
+
+    #[test]
+    fn access_is_read_from_json_lists() {
+        let read = |data: &str| {
+            access(|name| match name {
+                "BUZZ_RESULTS" => Some("s3://stack/results/".to_string()),
+                "BUZZ_DATA_LOCATIONS" => Some(data.to_string()),
+                "BUZZ_OUTPUT_LOCATIONS" => Some("[]".to_string()),
+                _ => None,
+            })
+        };
+        let place = |uri: &str| Location::parse(uri, Path::new("/")).unwrap();
+        let (own, limited) = read(r#"["s3://lake/a, b/"]"#).unwrap();
+        assert_eq!(own.to_string(), "s3://stack/results");
+        limited.check_read(&place("s3://lake/a, b/c")).unwrap();
+        assert!(limited.check_read(&place("s3://lake/d")).is_err());
+        assert!(limited.check_write(&place("s3://lake/a, b/c")).is_err(), "an empty list allows nothing");
+        let (_, open) = read("").unwrap();
+        open.check_read(&place("s3://lake/d")).unwrap();
+        for wrong in ["s3://lake/", "[1]", r#"["ftp://x/"]"#] {
+            let error = read(wrong).unwrap_err().to_string();
+            assert!(error.contains("BUZZ_DATA_LOCATIONS is not a JSON list"), "{error}");
+        }
+        assert!(access(|_| None).unwrap_err().to_string().contains("BUZZ_RESULTS is not set"));
     }
 }

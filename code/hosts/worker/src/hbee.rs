@@ -4,16 +4,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use buzz_exchange::TcpNetwork;
+use buzz_exchange::{InboxNetwork, TcpNetwork};
 use buzz_hbee::HBee;
-use buzz_protocol::{HBeeTask, QueryError, Result, TaskOutcome};
+use buzz_protocol::{ErrorKind, HBeeTask, QueryError, QueryId, Result, TaskOutcome};
 use buzz_storage::{Location, Stores};
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 
 use crate::process::{POOL_PERCENT, unpanicked};
 
 /// Time before the deadline at which a task is stopped, so that the failure is still reported with its kind.
 const MARGIN: Duration = Duration::from_millis(500);
+
+/// Interval at which a task looks if its query is still open on a comb.
+const LOOK_AT_COMB_EVERY: Duration = Duration::from_secs(1);
+
+/// Interval at which a task looks in storage if its query has ended.
+const LOOK_AT_STORE_EVERY: Duration = Duration::from_secs(3);
+
+/// Name of the object that Fuse stores for a query whose tasks do not count any more, below the query's objects.
+pub const ENDED: &str = "tasks/ended";
 
 /// An event sent to the HBee function.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -67,21 +77,25 @@ impl HBeeEvent {
 /// Handles the events of one process, one at a time.
 #[derive(Debug)]
 pub struct HBeeFunction {
-    hbee: HBee,
+    hbee: Arc<HBee>,
+    network: Arc<TcpNetwork>,
     stores: Arc<Stores>,
+    /// Location of the stack's own objects.
+    own: Location,
     requests: Arc<AtomicU64>,
 }
 
 impl HBeeFunction {
-    /// Creates an HBee for a function of `memory_mb` MiB. It reads tables and large tasks from `stores`, whose requests
-    /// `requests` counts.
+    /// Creates an HBee for a function of `memory_mb` MiB. It reads tables from `stores`, whose requests `requests` counts,
+    /// and large tasks from below `own`.
     ///
     /// # Errors
     /// `Internal` if there is no directory for temporary files.
-    pub fn new(stores: Arc<Stores>, requests: Arc<AtomicU64>, memory_mb: u64) -> Result<Self> {
+    pub fn new(stores: Arc<Stores>, own: Location, requests: Arc<AtomicU64>, memory_mb: u64) -> Result<Self> {
         let pool = (memory_mb << 20) * POOL_PERCENT / 100;
-        let hbee = HBee::new(Arc::clone(&stores), Arc::new(TcpNetwork::default()), pool)?;
-        Ok(Self { hbee, stores, requests })
+        let network = Arc::new(TcpNetwork::default());
+        let hbee = Arc::new(HBee::new(Arc::clone(&stores), Arc::clone(&network) as _, pool)?);
+        Ok(Self { hbee, network, stores, own, requests })
     }
 
     /// Runs the task of `event` until the earlier of the function's deadline and the query's. `deadline_ms` is the
@@ -91,8 +105,8 @@ impl HBeeFunction {
     /// The errors of [`HBee::run`], and `Limit` if the deadline passes.
     pub async fn answer(&self, event: HBeeEvent, deadline_ms: u64) -> Result<TaskOutcome> {
         let task = match event {
-            HBeeEvent::Task(task) => task,
-            HBeeEvent::TaskAt(uri) => Box::new(self.read_task(&uri).await?),
+            HBeeEvent::Task(task) => Arc::from(task),
+            HBeeEvent::TaskAt(uri) => Arc::new(self.read_task(&uri).await?),
         };
         let end_ms = match task.deadline_ms {
             Some(query_ms) => query_ms.min(deadline_ms),
@@ -101,7 +115,7 @@ impl HBeeFunction {
         let left = Duration::from_millis(end_ms.saturating_sub(buzz_protocol::now_ms())).saturating_sub(MARGIN);
         let before = self.requests.load(Ordering::Relaxed);
         let query = task.query;
-        let ran = tokio::time::timeout(left, unpanicked(self.hbee.run(&task))).await.unwrap_or_else(|_| {
+        let ran = tokio::time::timeout(left, self.run(&task)).await.unwrap_or_else(|_| {
             let whose = if end_ms == deadline_ms {
                 "the HBee function reached its timeout; raise the timeout, or make tasks smaller with the options \
                  `task_bytes` or `tasks`"
@@ -111,7 +125,8 @@ impl HBeeFunction {
             Err(QueryError::limit(whose).at_task(&task.step, task.task))
         });
         let mut outcome = ran.inspect_err(|error| {
-            tracing::error!(query_id = %query, attempt = task.attempt, kind = %error.kind, %error, "task failed");
+            let (kind, error) = (error.kind, error.without_values());
+            tracing::error!(query_id = %query, attempt = task.attempt, %kind, error, "task failed");
         })?;
         outcome.requests = self.requests.load(Ordering::Relaxed) - before;
         tracing::info!(
@@ -129,9 +144,92 @@ impl HBeeFunction {
         Ok(outcome)
     }
 
+    /// Runs `task` until its query ends. It runs beside this future, which an operator could keep waiting for seconds.
+    async fn run(&self, task: &Arc<HBeeTask>) -> Result<TaskOutcome> {
+        let (hbee, own) = (Arc::clone(&self.hbee), Arc::clone(task));
+        let mut running = JoinSet::new();
+        running.spawn(async move { unpanicked(hbee.run(&own)).await });
+        tokio::select! {
+            ran = running.join_next() => match ran {
+                Some(Ok(ran)) => ran,
+                _ => Err(QueryError::internal("the thread of a task was lost")),
+            },
+            () = self.query_ended(task) => {
+                Err(QueryError::cancelled("the query has ended").at_task(&task.step, task.task))
+            }
+        }
+    }
+
+    /// Waits until no outcome of `task` counts any more: a comb has closed the query, or Fuse has stored that it has ended.
+    async fn query_ended(&self, task: &HBeeTask) {
+        let Some(comb) = task.combs.first() else {
+            return self.end_is_stored(task.query).await;
+        };
+        loop {
+            tokio::time::sleep(LOOK_AT_COMB_EVERY).await;
+            let looked = match self.network.inbox(comb, &task.token).await {
+                Ok(inbox) => inbox.check_open(task.query).await,
+                Err(error) => Err(error),
+            };
+            if looked.is_err_and(|error| error.kind == ErrorKind::Cancelled) {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the object exists with which Fuse ends a query that it reduces itself. Most tasks are done before the
+    /// first request, each of which is paid for.
+    async fn end_is_stored(&self, query: QueryId) {
+        let stores = self.stores.for_stack();
+        let Ok(place) = self.own.join(&format!("queries/{query}/{ENDED}")) else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::time::sleep(LOOK_AT_STORE_EVERY).await;
+            if stores.size(&place).await.is_ok() {
+                return;
+            }
+        }
+    }
+
     async fn read_task(&self, uri: &str) -> Result<HBeeTask> {
-        let bytes = self.stores.for_query().read(&Location::parse(uri, std::path::Path::new("/"))?).await?;
+        let place = Location::parse(uri, std::path::Path::new("/"))?;
+        if !is_task(&place, &self.own) {
+            return Err(QueryError::invalid("the event does not name a task of this stack"));
+        }
+        let bytes = self.stores.for_stack().read(&place).await?;
         serde_json::from_slice(&bytes)
             .map_err(|error| QueryError::internal(format!("cannot decode the task at {uri}: {error}")))
+    }
+}
+
+/// Returns true if `place` is that of a task, `queries/<query id>/tasks/<name>`, below `own`.
+fn is_task(place: &Location, own: &Location) -> bool {
+    let Some(parts) = place.path.prefix_match(&own.path) else {
+        return false;
+    };
+    let parts: Vec<_> = parts.collect();
+    place.store == own.store
+        && matches!(parts.as_slice(), [queries, _, tasks, _] if queries.as_ref() == "queries" && tasks.as_ref() == "tasks")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_tasks_are_read_from_the_stacks_own_objects() {
+        let place = |uri: &str| Location::parse(uri, std::path::Path::new("/")).unwrap();
+        let own = place("s3://stack/results/");
+        assert!(is_task(&place("s3://stack/results/queries/7/tasks/0-1-1.json"), &own));
+        for other in [
+            "s3://stack/results/queries/7/request.json",
+            "s3://stack/results/queries/7/tasks",
+            "s3://other/results/queries/7/tasks/0-1-1.json",
+            "s3://stack/other/queries/7/tasks/0-1-1.json",
+            "/results/queries/7/tasks/0-1-1.json",
+        ] {
+            assert!(!is_task(&place(other), &own), "{other}");
+        }
     }
 }

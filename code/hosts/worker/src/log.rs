@@ -13,7 +13,7 @@ use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
 /// Starts logging at the level in `BUZZ_LOG`, by default `info`. A level alone applies to Buzz, and libraries log only
-/// warnings and errors. Any other value is used as the filter itself: `info` is short for `warn,buzz=info`.
+/// warnings and errors. Any other value is used as the filter itself, such as `warn,buzz=debug`.
 pub fn start() {
     let wanted = std::env::var("BUZZ_LOG").unwrap_or_default();
     let filter = EnvFilter::try_new(directives(&wanted)).unwrap_or_else(|error| {
@@ -30,12 +30,15 @@ pub fn start() {
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panic")));
 }
 
+/// The target that logs the whole failure of an event, which may repeat values of rows. Buzz logs the failure itself.
+const SILENT: &str = "lambda_runtime::layers::panic";
+
 /// Returns the filter directives for `wanted`. The targets of Buzz start with `buzz`.
 fn directives(wanted: &str) -> String {
     match wanted.trim() {
-        "" => "warn,buzz=info".to_string(),
+        "" => directives("info"),
         level => match level.parse::<LevelFilter>() {
-            Ok(level) => format!("{},buzz={level}", level.min(LevelFilter::WARN)),
+            Ok(level) => format!("{},{SILENT}=off,buzz={level}", level.min(LevelFilter::WARN)),
             Err(_) => level.to_string(),
         },
     }
@@ -94,10 +97,10 @@ mod tests {
 
     #[test]
     fn level_without_target_applies_to_buzz() {
-        assert_eq!(directives(""), "warn,buzz=info");
-        assert_eq!(directives("debug"), "warn,buzz=debug");
-        assert_eq!(directives("error"), "error,buzz=error");
-        assert_eq!(directives("off"), "off,buzz=off");
+        assert_eq!(directives(""), "warn,lambda_runtime::layers::panic=off,buzz=info");
+        assert_eq!(directives("debug"), "warn,lambda_runtime::layers::panic=off,buzz=debug");
+        assert_eq!(directives("error"), "error,lambda_runtime::layers::panic=off,buzz=error");
+        assert_eq!(directives("off"), "off,lambda_runtime::layers::panic=off,buzz=off");
         assert_eq!(directives("info,h2=debug"), "info,h2=debug");
     }
 }

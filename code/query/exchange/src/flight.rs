@@ -3,7 +3,8 @@
 //! A delivery is one `DoPut`: the descriptor's command is a [`DeliveryHeader`] as JSON, the first message the schema,
 //! and each batch carries its partition (in the numbering of all combs) in `app_metadata`, as four bytes, little
 //! endian. The comb responds once, when it holds the whole delivery. `DoAction` serves the other calls, with JSON
-//! bodies: `open` ([`OpenQuery`]), `commit`, `check_read`, `abort`, `close`. Each call carries the query's token in the header
+//! bodies: `open` ([`OpenQuery`]), `commit`, `check_open`, `check_read`,
+//! `abort`, `close`. Each call carries the query's token in the header
 //! `x-buzz-token`, except `build`, which returns the build. A failure is a status whose details are a [`QueryError`] as
 //! JSON.
 
@@ -191,6 +192,11 @@ impl InboxFlight {
                 self.inboxes.check(query, &token)?;
                 self.inboxes.commit(query, commits).await
             }
+            "check_open" => {
+                let CloseBody { query } = from_json(body)?;
+                self.inboxes.check(query, &token)?;
+                self.inboxes.check_open(query).await
+            }
             "check_read" => {
                 let CheckBody { query, unread } = from_json(body)?;
                 self.inboxes.check(query, &token)?;
@@ -317,6 +323,10 @@ impl InboxService for FlightInbox {
         let answers = self.act("check_read", &CheckBody { query, unread }).await?;
         let answer = answers.first().ok_or_else(|| QueryError::internal("a comb did not report its rows"))?;
         from_json(&answer.body)
+    }
+
+    async fn check_open(&self, query: QueryId) -> Result<()> {
+        self.act("check_open", &CloseBody { query }).await.map(drop)
     }
 
     async fn abort(&self, query: QueryId, reason: QueryError) -> Result<()> {

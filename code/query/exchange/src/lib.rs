@@ -6,9 +6,10 @@
 //! itself) and the combs use the same code.
 //!
 //! Read in this order: `service` (the interface), `delivery` (the sending side), `inbox` (the holding side),
-//! `inbox_exec` (the reading side), `plan_codec` (its encoding), `exchanged` (rows between combs), then `network`, `flight`,
-//! `status` and `headers` (the transport).
+//! `inbox_exec` (the reading side), `plan_codec` (its encoding), `exchanged` (rows between combs), then `network`,
+//! `connections`, `flight`, `status` and `headers` (the transport).
 
+mod connections;
 mod delivery;
 mod exchanged;
 mod flight;

@@ -22,6 +22,7 @@ use parking_lot::{Mutex, RwLock};
 use tonic::transport::{Channel, Endpoint};
 use url::Url;
 
+use crate::connections::OnConnections;
 use crate::exchanged::{ExchangeId, Exchanges};
 use crate::flight::FlightInbox;
 use crate::inbox::Inboxes;
@@ -288,6 +289,7 @@ impl TcpNetwork {
             .initial_stream_window_size(8 << 20)
             .initial_connection_window_size(32 << 20)
             .tcp_nodelay(true)
+            .executor(OnConnections)
             .connect_lazy();
         channels.insert(address.clone(), channel.clone());
         Ok(channel)

@@ -25,6 +25,10 @@ pub struct OpenQuery {
     /// The deadline of the query, in milliseconds since 1970; `None` if the query cannot become overdue.
     #[serde(default)]
     pub deadline_ms: Option<u64>,
+    /// Milliseconds after which the query ends on the comb unless the caller renews its lease by a
+    /// [`InboxService::commit`]; `None` if the query has no lease.
+    #[serde(default)]
+    pub lease_ms: Option<u64>,
     /// The stages that will be delivered.
     pub stages: Vec<StageSpec>,
     /// Makes batches readable as soon as they are delivered, before their delivery is accepted. Requires that each task
@@ -113,12 +117,19 @@ pub trait InboxService: fmt::Debug + Send + Sync {
         schema: arrow::datatypes::SchemaRef,
     ) -> Result<Box<dyn DeliverySink>>;
 
-    /// Accepts one delivery for each of some tasks. Without commits, it checks that the query is open on the comb.
+    /// Accepts one delivery for each of some tasks, and renews the query's lease. Without commits, it only checks that
+    /// the query is open on the comb.
     ///
     /// # Errors
     /// `Unavailable` when the query is not open or the delivery is incomplete, `Internal` when another delivery of the
     /// task was accepted before.
     async fn commit(&self, query: QueryId, commits: Vec<Commit>) -> Result<()>;
+
+    /// Checks that a query is open. Unlike [`InboxService::commit`], it does not renew the lease: an HBee calls it.
+    ///
+    /// # Errors
+    /// `Cancelled` when the query is not open, `Unavailable` when the comb does not respond.
+    async fn check_open(&self, query: QueryId) -> Result<()>;
 
     /// Returns the stages of a query that are being read, so that Fuse can run their tasks first. `None` if the comb is
     /// remote or the query is not open.

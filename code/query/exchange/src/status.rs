@@ -70,9 +70,17 @@ pub(crate) fn from_worker(comb: &CombAddress, error: DataFusionError) -> DataFus
                 Err(source) => DataFusionError::External(source),
             },
         },
+        DataFusionError::Execution(message) if message.starts_with(PLAN_NOT_SET) => {
+            at_comb(QueryError::unavailable("it did not receive its part of the plan within 10 seconds"))
+                .into_datafusion()
+        }
         error => error,
     }
 }
+
+/// The start of an error of `datafusion-distributed`, which has no type: a comb is called for rows before it has its part
+/// of the plan, because Fuse or the comb is overloaded.
+const PLAN_NOT_SET: &str = "Worker::execute_task timed-out while waiting for the plan";
 
 #[cfg(test)]
 mod tests {
@@ -120,6 +128,15 @@ mod tests {
             let error = QueryError::from(worker);
             assert_eq!((error.kind, error.comb()), (kind, Some("http://[::1]:1/")), "{code:?}");
         }
+    }
+
+    #[test]
+    fn comb_without_its_plan_is_unavailable() {
+        let late = format!("{PLAN_NOT_SET} to be set by the coordinator. (deadline has elapsed)");
+        let error = QueryError::from(from_worker(&comb(), DataFusionError::Execution(late)));
+        assert_eq!((error.kind, error.comb()), (ErrorKind::Unavailable, Some("http://[::1]:1/")));
+        let other = QueryError::from(from_worker(&comb(), DataFusionError::Execution("x".to_string())));
+        assert_ne!(other.kind, ErrorKind::Unavailable);
     }
 
     #[test]

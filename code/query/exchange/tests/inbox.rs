@@ -62,6 +62,7 @@ fn opening(query: QueryId) -> OpenQuery {
         query,
         token: token(),
         deadline_ms: None,
+        lease_ms: None,
         flowing: false,
         paced: false,
         stages: vec![],
@@ -473,6 +474,35 @@ async fn unclosed_query_is_removed_after_its_deadline() {
     assert_eq!(inboxes.open_queries(), 1);
     assert_eq!(inboxes.commit(left, vec![]).await.unwrap_err().kind, ErrorKind::Unavailable);
     inboxes.commit(kept, vec![]).await.unwrap();
+    let again = inboxes.open(opening(left)).await.unwrap_err();
+    assert_eq!(again.kind, ErrorKind::Cancelled, "a delayed call does not open it again");
+    assert_eq!(inboxes.closed_count(), 1);
+}
+
+#[tokio::test]
+async fn query_without_a_renewed_lease_is_closed() {
+    let inboxes = Arc::new(Inboxes::default());
+    let (left, kept) = (QueryId::fresh(), QueryId::fresh());
+    inboxes.open(OpenQuery { lease_ms: Some(300), ..opening(left) }).await.unwrap();
+    inboxes.open(OpenQuery { lease_ms: Some(3_600_000), ..opening(kept) }).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    inboxes.commit(left, vec![]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(301)).await;
+    inboxes.end_overdue(buzz_protocol::now_ms());
+    assert_eq!(inboxes.open_queries(), 1);
+    assert_eq!(inboxes.commit(left, vec![]).await.unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(inboxes.open(opening(left)).await.unwrap_err().kind, ErrorKind::Cancelled);
+    inboxes.commit(kept, vec![]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_comb_reports_that_a_query_has_ended() {
+    for comb in both().await {
+        let query = open(&comb, 0..1, 1, 1).await;
+        comb.service.check_open(query).await.unwrap();
+        comb.service.close(query).await.unwrap();
+        assert_eq!(comb.service.check_open(query).await.unwrap_err().kind, ErrorKind::Cancelled, "{}", comb.name);
+    }
 }
 
 #[tokio::test]

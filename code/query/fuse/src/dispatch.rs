@@ -3,22 +3,25 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use backon::{ExponentialBuilder, Retryable};
+use backon::{BackoffBuilder, ExponentialBuilder};
 use buzz_engine::Progress;
 use buzz_exchange::{Commit, Delivery, DeliveryWriter};
-use buzz_host::{Host, Refused};
+use buzz_host::Host;
 use buzz_plan::{MapStage, QueryPlan};
 use buzz_protocol::{
     BUILD_ID, Delivered, ErrorKind, HBeeTask, InlineRows, QueryError, QueryId, Result, StageId, TaskIndex, TaskOutcome,
 };
 use futures::StreamExt;
+use futures::future::Either;
 use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::inboxes::QueryInboxes;
 use crate::reducers::Kept;
+use crate::stragglers::Stragglers;
 
 /// First wait of the exponential backoff between attempts of a task. It doubles each time, with jitter.
 const RETRY_WAIT: Duration = Duration::from_millis(200);
@@ -95,6 +98,7 @@ pub(crate) struct Dispatch<'a> {
     pub(crate) flowing: bool,
     /// True if combs take over when the rows exceed what Fuse can hold.
     pub(crate) or_combs: bool,
+    pub(crate) stragglers: Stragglers,
 }
 
 impl Dispatch<'_> {
@@ -150,12 +154,16 @@ impl Dispatch<'_> {
         let (plan, progress) = (self.plan, self.progress);
         let task = make_task(plan, stage, task, self.query, self.inboxes, self.inline_bytes())?;
         let kept = if task.combs.is_empty() { None } else { self.kept.take(stage.id, task.task) };
-        let (mut outcome, attempts) = match kept {
-            Some((outcome, rows)) => (self.deliver_kept(&task, outcome, rows).await?, 1),
+        let attempts = Attempts::default();
+        let mut outcome = match kept {
+            Some((outcome, rows)) => {
+                attempts.add();
+                self.deliver_kept(&task, outcome, rows).await?
+            }
             None => {
-                let (outcome, attempts) = self.run(&task).await?;
+                let outcome = self.run(&task, &attempts).await?;
                 Progress::add(&progress.requests, outcome.requests);
-                (outcome, attempts)
+                outcome
             }
         };
         if let Delivered::Inline(rows) = &outcome.delivered
@@ -165,51 +173,83 @@ impl Dispatch<'_> {
         }
         accept(&task, &mut outcome, self.inboxes).await?;
 
-        progress.task_done(stage.id, &stage.step, task.task, &outcome, attempts);
+        progress.task_done(stage.id, &stage.step, task.task, &outcome, attempts.count());
         Ok(())
     }
 
-    /// Runs a task until it succeeds, within the attempts that the options allow. Also returns the number of attempts,
-    /// including those that no worker accepted.
-    async fn run(&self, task: &HBeeTask) -> Result<(TaskOutcome, u32)> {
+    /// Runs a task until it succeeds, within the attempts that the options allow. A task is not retried if a comb of the
+    /// query is lost: the query is rerun.
+    async fn run(&self, task: &HBeeTask, attempts: &Attempts) -> Result<TaskOutcome> {
         let attempts_max = if self.flowing { 1 } else { self.plan.options.attempts };
-        let retry = ExponentialBuilder::default()
+        let mut waits = ExponentialBuilder::default()
             .with_min_delay(RETRY_WAIT)
             .with_max_delay(RETRY_WAIT_MAX)
             .with_max_times(attempts_max.saturating_sub(1) as usize)
-            .with_jitter();
-        let (mut attempts, refusals) = (0, AtomicU32::new(0));
+            .with_jitter()
+            .build();
+        loop {
+            let error = match self.attempt_or_reissue(task, attempts).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(error) => error,
+            };
+            let wait = if error.kind == ErrorKind::Unavailable { waits.next() } else { None };
+            let Some(wait) = wait else {
+                return Err(error);
+            };
+            if !task.combs.is_empty() && !self.inboxes.are_open(self.query).await {
+                return Err(error);
+            }
+            let wait = wait.max(error.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX));
+            let (query_id, step) = (self.query, &task.step);
+            tracing::warn!(%query_id, task = %task.task, step, %error, ?wait, "retrying the task");
+            Progress::add(&self.progress.retries, 1);
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Runs one attempt of a task, and another beside it if it becomes a straggler. The first outcome counts, and the other
+    /// attempt is dropped: its delivery is not accepted.
+    async fn attempt_or_reissue(&self, task: &HBeeTask, attempts: &Attempts) -> Result<TaskOutcome> {
+        let started = Instant::now();
+        let first = self.attempt(task, attempts);
+        tokio::pin!(first);
+        let ran = tokio::select! {
+            biased;
+            ran = &mut first => ran,
+            () = self.stragglers.is_one(task.stage, started) => {
+                let (query_id, step, seconds) = (self.query, &task.step, started.elapsed().as_secs());
+                tracing::warn!(%query_id, task = %task.task, step, seconds, "running a straggler a second time");
+                Progress::add(&self.progress.stragglers, 1);
+                Progress::add(&self.progress.retries, 1);
+                let second = self.attempt(task, attempts);
+                tokio::pin!(second);
+                match futures::future::select(first, second).await {
+                    Either::Left((Ok(outcome), _)) | Either::Right((Ok(outcome), _)) => Ok(outcome),
+                    // The failure of one attempt does not fail the other.
+                    Either::Left((Err(_), second)) => second.await,
+                    Either::Right((Err(_), first)) => first.await,
+                }
+            }
+        };
+        if ran.is_ok() {
+            self.stragglers.done(task.stage, started.elapsed());
+        }
+        ran
+    }
+
+    /// Runs one attempt of a task. It is paid for also if it fails or is dropped.
+    async fn attempt(&self, task: &HBeeTask, attempts: &Attempts) -> Result<TaskOutcome> {
         let refused = || {
-            refusals.fetch_add(1, Ordering::Relaxed);
+            attempts.add();
             Progress::add(&self.progress.refusals, 1);
             Progress::add(&self.progress.retries, 1);
         };
-        let refused: Refused<'_> = &refused;
-        let attempt = || {
-            attempts += 1;
-            let task = HBeeTask { attempt: attempts, ..task.clone() };
-            async move {
-                let started = Instant::now();
-                let ran = self.host.compute.run(&task, refused).await;
-                // A failed attempt is paid for as well; only the caller can measure how long it took.
-                let waited = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-                let milliseconds = ran.as_ref().map_or(waited, |outcome| outcome.milliseconds);
-                Progress::add(&self.progress.task_milliseconds, milliseconds);
-                Progress::add(&self.progress.invocations, 1);
-                ran
-            }
-        };
-        let outcome = attempt
-            .retry(retry)
-            .when(|error| error.kind == ErrorKind::Unavailable)
-            .adjust(|error, wait| Some(wait?.max(error.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX))))
-            .notify(|error, wait| {
-                let (query_id, step) = (self.query, &task.step);
-                tracing::warn!(%query_id, task = %task.task, step, %error, ?wait, "retrying the task");
-                Progress::add(&self.progress.retries, 1);
-            })
-            .await?;
-        Ok((outcome, attempts + refusals.load(Ordering::Relaxed)))
+        let task = HBeeTask { attempt: attempts.next(), ..task.clone() };
+        Progress::add(&self.progress.invocations, 1);
+        let mut paid = Paid { progress: self.progress, started: Instant::now(), milliseconds: None };
+        let ran = self.host.compute.run(&task, &refused).await;
+        paid.milliseconds = ran.as_ref().ok().map(|outcome| outcome.milliseconds);
+        ran
     }
 
     /// Delivers to combs the rows that an earlier run kept for this task, under a new delivery id.
@@ -225,6 +265,46 @@ impl Dispatch<'_> {
         }
         let Delivery { delivery, delivered, rows, bytes } = writer.finish().await?;
         Ok(TaskOutcome { delivery, delivered, rows, bytes_delivered: bytes, ..outcome })
+    }
+}
+
+/// Attempts of one task.
+#[derive(Debug, Default)]
+struct Attempts {
+    /// Attempts that were started.
+    started: AtomicU32,
+    /// Attempts that no worker accepted.
+    refused: AtomicU32,
+}
+
+impl Attempts {
+    /// Returns the number of the next attempt, from 1.
+    fn next(&self) -> u32 {
+        self.started.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Adds an attempt that has no number.
+    fn add(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> u32 {
+        self.started.load(Ordering::Relaxed) + self.refused.load(Ordering::Relaxed)
+    }
+}
+
+/// Adds the time of an attempt to the progress when it is dropped.
+struct Paid<'a> {
+    progress: &'a Progress,
+    started: Instant,
+    /// The time that the worker measured. Otherwise only the caller can measure it.
+    milliseconds: Option<u64>,
+}
+
+impl Drop for Paid<'_> {
+    fn drop(&mut self) {
+        let waited = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Progress::add(&self.progress.task_milliseconds, self.milliseconds.unwrap_or(waited));
     }
 }
 

@@ -1,6 +1,7 @@
 //! The inboxes of one run: reserved before it, sent the commits during it, released after it.
 
 use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,6 @@ use buzz_protocol::{
     BUILD_ID, CombAddress, DeliveryId, ErrorKind, InlineRows, Partitioning, QueryError, QueryId, QueryToken, Result,
     StageId, TaskIndex,
 };
-use futures::FutureExt;
 
 use crate::reducers::Reducers;
 
@@ -86,6 +86,7 @@ impl QueryInboxes {
                 query,
                 token: self.token.clone(),
                 deadline_ms: Some(self.deadline_ms),
+                lease_ms: Some(LEASE_MS),
                 stages,
                 flowing,
                 paced: self.services.len() == 1,
@@ -131,6 +132,19 @@ impl QueryInboxes {
         futures::future::try_join_all(calls).await.map(|_| ())
     }
 
+    /// Renews the leases of the combs until it is dropped.
+    pub(crate) async fn keep_leases(&self, query: QueryId) -> Infallible {
+        futures::future::join_all(self.services.iter().map(|service| keep_lease(service.as_ref(), query))).await;
+        // There is no service.
+        std::future::pending().await
+    }
+
+    /// Returns true if every comb answers and has the query open.
+    pub(crate) async fn are_open(&self, query: QueryId) -> bool {
+        let calls = self.services.iter().map(|service| service.commit(query, Vec::new()));
+        futures::future::try_join_all(calls).await.is_ok()
+    }
+
     /// Checks that the reduce plans have read all rows of all inboxes, except those of the stages `unread`, and that no
     /// rows were lost between combs or on their way to Fuse.
     ///
@@ -170,6 +184,16 @@ impl QueryInboxes {
     }
 }
 
+/// Renews the lease of one comb. A comb that does not answer is found by the calls that need its answer.
+async fn keep_lease(service: &dyn InboxService, query: QueryId) -> Infallible {
+    loop {
+        tokio::time::sleep(LEASE_RENEWED_EVERY).await;
+        if let Err(error) = service.commit(query, Vec::new()).await {
+            tracing::debug!(query_id = %query, %error, "a comb did not renew the query's lease");
+        }
+    }
+}
+
 /// The query's reservation of its combs. If it is dropped before [`Self::close`] or [`Self::abort`] (by Ctrl-C, for
 /// example), it is released in the background.
 pub(crate) struct OpenInboxes {
@@ -185,12 +209,12 @@ impl OpenInboxes {
 
     pub(crate) async fn close(&mut self) {
         self.closed = true;
-        close_all(&self.inboxes, self.query, None, CLOSE_TIMEOUT).await;
+        close_all(&self.inboxes, self.query, None).await;
     }
 
     pub(crate) async fn abort(&mut self, reason: QueryError) {
         self.closed = true;
-        close_all(&self.inboxes, self.query, Some(reason), CLOSE_TIMEOUT).await;
+        close_all(&self.inboxes, self.query, Some(reason)).await;
     }
 }
 
@@ -202,33 +226,53 @@ impl Drop for OpenInboxes {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (inboxes, query) = (self.inboxes.clone(), self.query);
             let reason = QueryError::cancelled("the query was cancelled");
-            runtime.spawn(async move { close_all(&inboxes, query, Some(reason), CLOSE_TIMEOUT_BACKGROUND).await });
+            runtime.spawn(async move { close_all(&inboxes, query, Some(reason)).await });
         }
     }
 }
 
-/// Timeout of closing a query on its combs while the user waits: the user should not wait for a lost comb.
+/// Milliseconds for which a comb keeps a query whose Fuse does not call.
+const LEASE_MS: u64 = 30_000;
+
+/// Interval at which Fuse renews the lease of a query on its combs.
+const LEASE_RENEWED_EVERY: Duration = Duration::from_secs(5);
+
+/// Maximum time to wait for the combs to close a query: the user should not wait for a lost comb.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Timeout of closing a query on its combs in the background.
-const CLOSE_TIMEOUT_BACKGROUND: Duration = Duration::from_secs(30);
+/// Maximum time to try to close a query on a comb. Afterwards, its lease ends it.
+const CLOSE_TRIED_FOR: Duration = Duration::from_secs(30);
 
-async fn close_all(inboxes: &QueryInboxes, query: QueryId, reason: Option<QueryError>, timeout: Duration) {
-    let calls = inboxes.services.iter().map(|service| {
-        let reason = reason.clone();
-        let closed = async move {
-            if let Some(reason) = reason {
-                service.abort(query, reason).await?;
-            }
-            service.close(query).await
-        };
-        tokio::time::timeout(timeout, closed)
-            .map(|closed| closed.unwrap_or_else(|_| Err(QueryError::unavailable("the comb did not respond"))))
+/// Wait between two attempts to close a query on a comb.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
+/// Closes the query on all combs, with `reason` if it failed. Goes on in the background with combs that do not respond.
+async fn close_all(inboxes: &QueryInboxes, query: QueryId, reason: Option<QueryError>) {
+    let closing = inboxes.services.iter().map(|service| {
+        let closed = closed_in_time(Arc::clone(service), query, reason.clone());
+        tokio::spawn(closed)
     });
-    for outcome in futures::future::join_all(calls).await {
-        // The outcome of the query is already decided. The comb drops the query when it stops.
-        if let Err(error) = outcome {
-            tracing::warn!(query_id = %query, %error, "failed to close the query on a comb");
+    _ = tokio::time::timeout(CLOSE_TIMEOUT, futures::future::join_all(closing)).await;
+}
+
+async fn closed_in_time(service: Arc<dyn InboxService>, query: QueryId, reason: Option<QueryError>) {
+    let closed = async {
+        while let Err(error) = close(service.as_ref(), query, reason.as_ref()).await {
+            tracing::debug!(query_id = %query, %error, "trying again to close the query on a comb");
+            tokio::time::sleep(CLOSE_WAIT).await;
         }
+    };
+    if tokio::time::timeout(CLOSE_TRIED_FOR, closed).await.is_err() {
+        tracing::warn!(query_id = %query, "a comb did not close the query; its lease ends it");
     }
+}
+
+/// Closes the query on one comb. It can be closed without having been aborted: an abort that fails does not keep it open.
+async fn close(service: &dyn InboxService, query: QueryId, reason: Option<&QueryError>) -> Result<()> {
+    if let Some(reason) = reason
+        && let Err(error) = service.abort(query, reason.clone()).await
+    {
+        tracing::debug!(query_id = %query, %error, "a comb did not abort the query");
+    }
+    service.close(query).await
 }

@@ -9,6 +9,7 @@ mod inboxes;
 mod reducers;
 mod reduction;
 mod run;
+mod stragglers;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +23,7 @@ use buzz_engine::{
 };
 use buzz_host::Host;
 use buzz_plan::{Capacity, Explain, QueryPlan, explain, explain_analyzed};
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{QueryError, Result, human_bytes};
 use buzz_storage::QueryStores;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -107,12 +108,23 @@ impl Fuse {
         run::run(&self.host, plan, progress, sink).boxed()
     }
 
+    /// Estimates the cost of `plan` in US dollars. `None` where nothing is billed.
+    fn estimate(&self, plan: &QueryPlan) -> Option<f64> {
+        self.host.compute.estimated_usd(plan.task_count() as u64, plan.scan_bytes())
+    }
+
     /// Plans `question`, explains or runs it, and collects its rows.
     async fn answer(&self, question: Question, progress: &Progress) -> Result<Answer> {
         let plan = progress.unless_stopped(self.plan(&question)).await?;
         progress.warn(plan.warnings.iter().cloned());
+        let estimate = self.estimate(&plan);
+        if plan.explain != Explain::Plan {
+            check_cost(&plan, estimate)?;
+        }
         let (content, summary) = match plan.explain {
-            Explain::Plan => (Content::Plan(explain(&plan).await?), Summary::default()),
+            Explain::Plan => {
+                (Content::Plan(explain(&plan).await? + &estimate_line(&plan, estimate)), Summary::default())
+            }
             Explain::Analyze => {
                 let summary = self.run(&plan, progress, &mut NoRows).await?;
                 (Content::Plan(explain_analyzed(&plan, &summary).await?), summary)
@@ -121,7 +133,7 @@ impl Fuse {
                 if let (Want::Rows(format), Some(schema)) = (question.want, plan.schema()) {
                     buzz_results::format::check(schema, format)?;
                 }
-                let mut rows = Rows::new();
+                let mut rows = Rows::new().at_most(plan.options.max_result_bytes);
                 let summary = self.run(&plan, progress, &mut rows).await?;
                 (Content::Rows(rows), summary)
             }
@@ -137,10 +149,29 @@ impl Fuse {
     }
 }
 
+fn check_cost(plan: &QueryPlan, estimate: Option<f64>) -> Result<()> {
+    match (estimate, plan.options.max_cost_usd.map(f64::from)) {
+        (Some(estimate), Some(most)) if estimate > most => Err(QueryError::limit(format!(
+            "the query costs about ${estimate:.4}, more than ${most}; select fewer partitions, or raise `max_cost_usd`"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Returns the line about the cost in an explained plan; empty where nothing is billed.
+fn estimate_line(plan: &QueryPlan, estimate: Option<f64>) -> String {
+    let Some(usd) = estimate else {
+        return String::new();
+    };
+    let (tasks, bytes) = (plan.task_count(), human_bytes(plan.scan_bytes()));
+    format!("estimate: {tasks} tasks read files of {bytes}, for about ${usd:.6}\n")
+}
+
 /// Opens the tables of `question`, in the order of its catalogs.
 async fn open(question: &Question, stores: &QueryStores) -> Result<Vec<Table>> {
     let (entries, base) = (&question.query.catalogs, &question.base);
     buzz_catalog::set_buckets(entries, stores)?;
+    stores.set_read_max(question.options.max_manifest_bytes);
     let opening: Vec<_> = entries.iter().map(|entry| buzz_catalog::open(entry, base, stores).boxed()).collect();
     futures::future::try_join_all(opening).await
 }

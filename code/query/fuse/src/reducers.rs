@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use buzz_host::Host;
 use buzz_plan::QueryPlan;
-use buzz_protocol::{CombAddress, InlineRows, ReducerChoice, Result, StageId, TaskIndex, TaskOutcome};
+use buzz_protocol::{CombAddress, ErrorKind, InlineRows, ReducerChoice, Result, StageId, TaskIndex, TaskOutcome};
 use parking_lot::Mutex;
 
 /// The reducers of one run of a query.
@@ -45,11 +45,30 @@ impl Reducers {
         }
     }
 
+    /// Chooses for another run of `plan`: combs. If the run is the last one or there are no combs, Fuse reduces it, if the
+    /// options leave that open and it `may_reduce_itself`.
+    ///
+    /// # Errors
+    /// `Unavailable` if combs are needed and none can be started.
+    pub(crate) async fn again(host: &Host, plan: &QueryPlan, may_reduce_itself: bool, last: bool) -> Result<Self> {
+        let may = may_reduce_itself && plan.options.reducer == ReducerChoice::Auto;
+        if may && last {
+            return Ok(Self::Fuse { or_combs: false });
+        }
+        match Self::combs(host, plan).await {
+            Err(error) if may && error.kind == ErrorKind::Unavailable => {
+                tracing::warn!(%error, "there are no combs; Fuse reduces the query");
+                Ok(Self::Fuse { or_combs: false })
+            }
+            combs => combs,
+        }
+    }
+
     /// Returns combs that are ready, starting them if necessary.
     ///
     /// # Errors
     /// `Unavailable` if fewer combs can be had than the plan requires.
-    pub(crate) async fn combs(host: &Host, plan: &QueryPlan) -> Result<Self> {
+    async fn combs(host: &Host, plan: &QueryPlan) -> Result<Self> {
         host.combs.ready(plan.comb_count).await.map(Self::Combs)
     }
 

@@ -29,7 +29,9 @@ pub async fn remaining_rows(
         DeletionVector::File { path, offset, size, cardinality } => {
             let place = Path::parse(path).map_err(|error| bad(&format!("`{path}` is not a valid path: {error}")))?;
             // Layout: a big-endian length, the bytes, a CRC-32 of the bytes.
-            let stored = store.get_range(&place, *offset..offset + size + 8).await?;
+            let end = size.checked_add(8).and_then(|length| offset.checked_add(length));
+            let end = end.ok_or_else(|| bad(&format!("of `{path}` has an impossible place")))?;
+            let stored = store.get_range(&place, *offset..end).await?;
             (checked(&stored, *size).map_err(|why| bad(&format!("`{path}` {why}")))?, *cardinality)
         }
     };
@@ -51,7 +53,7 @@ fn bad(what: &str) -> QueryError {
 fn checked(stored: &Bytes, size: u64) -> Result<Bytes, String> {
     let size = usize::try_from(size).map_err(|_| "is too large".to_string())?;
     let length = stored.get(..4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
-    if length.map(|length| length as usize) != Some(size) || stored.len() != size + 8 {
+    if length.map(|length| length as usize) != Some(size) || stored.len().checked_sub(8) != Some(size) {
         return Err(format!("does not have the {size} bytes that the log records"));
     }
     let bytes = stored.slice(4..4 + size);
@@ -79,7 +81,7 @@ fn gaps(deleted: &RoaringTreemap, row_count: usize) -> Vec<Range<usize>> {
         if row > next {
             kept.push(next..row);
         }
-        next = row + 1;
+        next = row.saturating_add(1);
     }
     if next < row_count {
         kept.push(next..row_count);
@@ -97,6 +99,16 @@ mod tests {
         assert_eq!(gaps(&deleted, 10), [1..3, 5..9]);
         assert_eq!(gaps(&deleted, 12), [1..3, 5..9, 10..12]);
         assert_eq!(gaps(&RoaringTreemap::new(), 2).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn impossible_place_of_a_deletion_vector_is_rejected() {
+        let store = object_store::memory::InMemory::new();
+        for (offset, size) in [(u64::MAX, 1), (1, u64::MAX), (u64::MAX - 8, 1)] {
+            let vector = DeletionVector::File { path: "a.bin".to_string(), offset, size, cardinality: 1 };
+            let error = remaining_rows(&vector, &store, "a.parquet", 9).await.unwrap_err();
+            assert!(error.message.contains("of `a.bin` has an impossible place"), "{error}");
+        }
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub(crate) fn has_evolved_map(file: &DataType, table: &DataType) -> bool {
         (DataType::List(file), DataType::List(table)) | (DataType::LargeList(file), DataType::LargeList(table)) => {
             has_evolved_map(file.data_type(), table.data_type())
         }
+        (DataType::FixedSizeList(file, size), DataType::FixedSizeList(table, other)) => {
+            size == other && has_evolved_map(file.data_type(), table.data_type())
+        }
         _ => false,
     }
 }
@@ -51,7 +54,9 @@ pub(crate) fn evolved(array: &ArrayRef, table: &DataType) -> Result<ArrayRef> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Int32Array, Int64Array, ListArray, MapBuilder, StringArray, StringBuilder, StructBuilder};
+    use arrow::array::{
+        FixedSizeListArray, Int32Array, Int64Array, ListArray, MapBuilder, StringArray, StringBuilder, StructBuilder,
+    };
     use arrow::datatypes::{Field, Fields};
 
     use super::*;
@@ -75,6 +80,7 @@ mod tests {
         builder.append(true).unwrap();
         builder.append(false).unwrap();
         let map: ArrayRef = Arc::new(builder.finish());
+        let first_map = Arc::clone(&map);
 
         // Fields reordered, widened and added, nested in a list in a struct.
         let table = Fields::from(vec![
@@ -106,5 +112,14 @@ mod tests {
         assert_eq!(values.column(0).null_count(), 2);
         assert_eq!(values.column(1).as_primitive(), &Int64Array::from(vec![10, 20]));
         assert_eq!(values.column(2).as_primitive(), &Int32Array::from(vec![1, 2]));
+
+        let pairs =
+            |data_type: &DataType| DataType::FixedSizeList(Arc::new(Field::new("item", data_type.clone(), true)), 2);
+        assert!(has_evolved_map(&pairs(&old), &pairs(&new)));
+        let DataType::FixedSizeList(item, _) = pairs(&old) else { unreachable!("it is a list") };
+        let two: ArrayRef = Arc::new(FixedSizeListArray::new(item, 2, first_map, None));
+        let two = evolved(&two, &pairs(&new)).unwrap();
+        let maps = two.as_fixed_size_list().values().as_map().clone();
+        assert_eq!(maps.values().as_struct().column(1).as_primitive(), &Int64Array::from(vec![10, 20]));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use buzz_exchange::{DeliveryWriter, InboxNetwork};
 use buzz_kernel::{aggregates, decode_fragment, guarded_joins, scalar_functions};
@@ -46,6 +46,9 @@ mod visible;
 use named::{FileName, naming_files};
 use scan::ScanFiles;
 
+/// Wait before a task is retried that reached an HBee of another build. A function is updated within seconds.
+const OTHER_BUILD_WAIT: Duration = Duration::from_secs(3);
+
 /// Runs tasks, which may be concurrent. Create one per process: it keeps connections and caches footers.
 #[derive(Debug)]
 pub struct HBee {
@@ -78,7 +81,11 @@ impl HBee {
     /// fails on a value; `Cancelled` if another attempt of the task was committed.
     pub async fn run(&self, task: &HBeeTask) -> Result<TaskOutcome> {
         if task.build != BUILD_ID {
-            return Err(QueryError::internal(format!("a task of build {} reached HBee build {BUILD_ID}", task.build)));
+            let error = QueryError::unavailable(format!(
+                "a task of build {} reached an HBee of build {BUILD_ID}: the stack is being deployed; try again in a minute",
+                task.build
+            ));
+            return Err(error.retry_after(Some(OTHER_BUILD_WAIT)));
         }
         self.run_here(task).await.map_err(|error| error.at_task(&task.step, task.task))
     }

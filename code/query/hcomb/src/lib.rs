@@ -4,6 +4,9 @@
 //! of the reduce plan over them. [`serve`] serves both on one port. Within one process, they are passed to a
 //! [`MemoryNetwork`](buzz_exchange::MemoryNetwork) instead.
 
+mod compute;
+mod unknown;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,10 +25,16 @@ use datafusion_distributed::{
 };
 use http::HeaderMap;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Status};
+
+use compute::OnCompute;
+use unknown::{BoundedIfUnknown, is_known};
+
+pub use compute::ComputeRuntime;
 
 /// Number of largest memory consumers that an out-of-memory message names.
 const CONSUMERS_NAMED: usize = 3;
@@ -128,18 +137,23 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Time within which a caller must answer a keep-alive ping.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Serves a comb on `listener` until `shutdown` resolves.
+/// Serves a comb on `listener` until `shutdown` resolves. Operators run on `compute`, so that this runtime always
+/// answers keep-alive pings.
 ///
 /// # Errors
 /// `Unavailable` if the socket fails.
-pub async fn serve(comb: Comb, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
+pub async fn serve(
+    comb: Comb,
+    listener: TcpListener,
+    compute: Handle,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
     // The server's own option does not apply to a socket that is passed in. Without this, small responses wait 40 ms.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let inboxes = Arc::clone(&comb.inboxes);
     let worker = comb.worker.into_worker_server();
     let known = move |call: Request<()>| {
-        let token = call.metadata().get(TOKEN_HEADER).and_then(|token| token.to_str().ok()).unwrap_or_default();
-        if inboxes.knows(&QueryToken::shown(token)) {
+        if is_known(&inboxes, call.metadata().as_ref()) {
             return Ok(call);
         }
         Err(Status::unauthenticated("a reduce call requires the token of a query that is open on this comb"))
@@ -149,8 +163,11 @@ pub async fn serve(comb: Comb, listener: TcpListener, shutdown: impl Future<Outp
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(32 << 20)
-        .add_service(flight_server(Arc::clone(&comb.inboxes)))
-        .add_service(InterceptedService::new(worker, known))
+        .add_service(BoundedIfUnknown {
+            inner: flight_server(Arc::clone(&comb.inboxes)),
+            inboxes: Arc::clone(&comb.inboxes),
+        })
+        .add_service(OnCompute { inner: InterceptedService::new(worker, known), compute })
         .serve_with_incoming_shutdown(incoming, shutdown)
         .await;
     served.map_err(|error| QueryError::unavailable(format!("a comb cannot serve: {error}")))

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use buzz_protocol::{CombAddress, HBeeTask, QueryError, Result, TaskOutcome};
+use buzz_protocol::{CombAddress, HBeeTask, QueryError, QueryId, Result, TaskOutcome};
 
 /// Called each time that no worker takes a task and the call is repeated.
 pub type Refused<'a> = &'a (dyn Fn() + Sync);
@@ -21,8 +21,18 @@ pub trait Compute: fmt::Debug + Send + Sync {
     /// one outcome.
     async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome>;
 
+    /// Notifies the workers that no outcome of `query` counts any more, if dropping the futures of [`Compute::run`] does not
+    /// stop them. Called when a run ends before its tasks.
+    async fn abandon(&self, _query: QueryId) {}
+
     /// Returns the number of tasks that may run at the same time, unless an option overrides it.
     fn concurrency(&self) -> usize;
+
+    /// Returns an estimate of the cost of `tasks` tasks that read `bytes` together, in US dollars. `None` where nothing is
+    /// billed.
+    fn estimated_usd(&self, _tasks: u64, _bytes: u64) -> Option<f64> {
+        None
+    }
 
     /// Returns the number of tasks that a stage should have at least, if it has as many splits, so that no worker idles.
     fn tasks_min(&self) -> usize;

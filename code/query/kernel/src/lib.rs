@@ -1,5 +1,6 @@
 //! DataFusion as every role uses it: sessions, the encoding of plans, the operators that a fragment may contain.
 
+mod bounded;
 mod codec;
 mod early;
 mod functions;

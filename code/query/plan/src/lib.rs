@@ -70,7 +70,7 @@ impl Capacity {
 ///
 /// # Errors
 /// `Invalid` if a step's SQL or filter is wrong, `Data` if a table contradicts itself, `Unavailable` if a store does not
-/// respond.
+/// respond, `Limit` if it has more tasks or reads more bytes than the options allow.
 pub async fn plan(
     question: &Question,
     tables: Vec<Table>,
@@ -92,6 +92,7 @@ pub async fn plan(
     }
     warnings.append(&mut plan.warnings);
     plan.warnings = warnings;
+    plan.check_bounds()?;
     Ok(plan)
 }
 

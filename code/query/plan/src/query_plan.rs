@@ -8,7 +8,7 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::writer::StreamWriter;
 use buzz_catalog::{DataFile, Table};
-use buzz_protocol::{Evaluation, FileSlice, Options, Result, ScanSpec, StageId, TaskFile};
+use buzz_protocol::{Evaluation, FileSlice, Options, QueryError, Result, ScanSpec, StageId, TaskFile, human_bytes};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use datafusion::logical_expr::LogicalPlan;
@@ -142,6 +142,43 @@ impl QueryPlan {
     /// Checks if each task is expected to return few rows: it aggregates, has a limit, or its stage reads at most 8 MiB.
     pub fn expects_few_rows(&self) -> bool {
         self.stages.iter().all(|stage| stage.bytes() <= FEW_BYTES || stage.reduces_rows)
+    }
+
+    /// Returns the number of tasks of all stages.
+    pub fn task_count(&self) -> usize {
+        self.stages.iter().map(MapStage::task_count).sum()
+    }
+
+    /// Returns the bytes of the files that all tasks read, before columns are selected.
+    pub fn scan_bytes(&self) -> u64 {
+        let of_stage = |stage: &MapStage| {
+            let builds: u64 = stage.builds.iter().map(BuildSide::bytes).sum();
+            stage.bytes().saturating_add(builds.saturating_mul(stage.tasks.len() as u64))
+        };
+        self.stages.iter().map(of_stage).fold(0, u64::saturating_add)
+    }
+
+    /// Checks the plan against the bounds in its options.
+    ///
+    /// # Errors
+    /// `Limit`, naming the option.
+    pub(crate) fn check_bounds(&self) -> Result<()> {
+        let (options, tasks) = (&self.options, self.task_count());
+        if tasks > options.max_tasks {
+            return Err(QueryError::limit(format!(
+                "the query has {tasks} tasks, more than {}; raise `task_bytes`, lower `tasks`, or raise `max_tasks`",
+                options.max_tasks
+            )));
+        }
+        let bytes = self.scan_bytes();
+        if options.max_scan_bytes > 0 && bytes > options.max_scan_bytes {
+            return Err(QueryError::limit(format!(
+                "the query reads files of {}, more than {}; select fewer partitions, or raise `max_scan_bytes`",
+                human_bytes(bytes),
+                human_bytes(options.max_scan_bytes)
+            )));
+        }
+        Ok(())
     }
 
     /// Schema of the answer. None for a plan without steps.

@@ -82,14 +82,17 @@ pub(crate) fn tasks_wanted(bytes: u64, options: &Options, tasks_min: usize) -> u
 }
 
 /// Returns the target size of a split, in bytes, so that `tasks` share `bytes` evenly: at most the option
-/// `split_bytes`, and at least 1 MiB if that option allows it.
+/// `split_bytes`, and at least 1 MiB if that option allows it. Splits are larger if there would be more than 1,000,000.
 pub(crate) fn split_target(bytes: u64, options: &Options, tasks: usize) -> u64 {
     let share = bytes / (tasks as u64).max(1);
-    share.max(SPLIT_BYTES_MIN).min(options.split_bytes)
+    share.max(SPLIT_BYTES_MIN).min(options.split_bytes).max(bytes / SPLITS_MAX)
 }
 
 /// Minimum size of a split, in bytes: a smaller split costs more as a task than it saves.
 const SPLIT_BYTES_MIN: u64 = 1 << 20;
+
+/// Maximum number of splits into which the files of a stage are divided.
+const SPLITS_MAX: u64 = 1_000_000;
 
 /// Packs splits into `count` tasks of about equal bytes, or one task per split if there are fewer splits. Assigns the
 /// largest split first, always to the smallest task.
@@ -139,7 +142,8 @@ mod tests {
         assert_eq!(split_target(64 << 20, &options, 4), 16 << 20);
         assert_eq!(split_target(1 << 30, &options, 4), 128 << 20);
         assert_eq!(split_target(1 << 20, &options, 4), SPLIT_BYTES_MIN);
-        assert_eq!(split_target(1 << 20, &Options { split_bytes: 1, ..options }, 4), 1);
+        let small = Options { split_bytes: 1, ..options };
+        assert_eq!((split_target(1 << 20, &small, 4), split_target(1 << 40, &small, 4)), (1, 1_099_511));
     }
 
     #[test]

@@ -108,6 +108,7 @@ impl RunningComb {
                 query,
                 token: token.clone(),
                 deadline_ms: None,
+                lease_ms: None,
                 stages: vec![stage],
                 flowing: false,
                 paced: false,

@@ -22,6 +22,8 @@ pub struct Progress {
     pub retries: AtomicU64,
     /// Attempts that no worker took. They are among the retries, and nothing of them ran.
     pub refusals: AtomicU64,
+    /// Attempts beside one that took much longer than the other tasks. They are among the retries.
+    pub stragglers: AtomicU64,
     /// Rows that the scans of accepted tasks produced.
     pub rows_scanned: AtomicU64,
     /// Bytes that the scans of accepted tasks read.
@@ -113,6 +115,7 @@ impl Progress {
             tasks_done: AtomicU64::default(),
             retries: AtomicU64::default(),
             refusals: AtomicU64::default(),
+            stragglers: AtomicU64::default(),
             rows_scanned: AtomicU64::default(),
             bytes_scanned: AtomicU64::default(),
             rows_delivered: AtomicU64::default(),

@@ -6,11 +6,11 @@ use std::io::{BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{QueryError, Result, human_bytes};
 
 /// Bytes of rows that are kept in memory.
 const MEMORY_BYTES: usize = 128 << 20;
@@ -36,6 +36,9 @@ pub struct Rows {
     memory: Vec<RecordBatch>,
     memory_bytes: usize,
     memory_bytes_max: usize,
+    /// Bytes of all rows in memory, wherever they are kept, and their maximum.
+    bytes: u64,
+    bytes_max: u64,
     spilled: Option<StreamWriter<File>>,
 }
 
@@ -59,7 +62,21 @@ impl Rows {
 
     /// Makes an empty set of rows that keeps `memory_bytes_max` in memory and the rest in a file.
     pub fn with_memory(memory_bytes_max: usize) -> Self {
-        Self { schema: Arc::new(Schema::empty()), memory: Vec::new(), memory_bytes: 0, memory_bytes_max, spilled: None }
+        Self {
+            schema: Arc::new(Schema::empty()),
+            memory: Vec::new(),
+            memory_bytes: 0,
+            memory_bytes_max,
+            bytes: 0,
+            bytes_max: u64::MAX,
+            spilled: None,
+        }
+    }
+
+    /// Limits all rows to `bytes_max`, the option `max_result_bytes`.
+    #[must_use]
+    pub fn at_most(self, bytes_max: u64) -> Self {
+        Self { bytes_max, ..self }
     }
 
     /// Returns the columns.
@@ -105,12 +122,20 @@ fn not_kept(error: std::io::Error) -> QueryError {
 
 impl RowSink for Rows {
     fn start(&mut self, schema: SchemaRef) -> Result<()> {
-        *self = Self::with_memory(self.memory_bytes_max);
+        *self = Self::with_memory(self.memory_bytes_max).at_most(self.bytes_max);
         self.schema = schema;
         Ok(())
     }
 
     fn write(&mut self, batch: RecordBatch) -> Result<()> {
+        let size = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_default() as u64;
+        self.bytes += batch.columns().iter().map(size).sum::<u64>();
+        if self.bytes > self.bytes_max {
+            return Err(QueryError::limit(format!(
+                "the result has more than {}; select less, or raise the option `max_result_bytes`",
+                human_bytes(self.bytes_max)
+            )));
+        }
         if self.spilled.is_none() {
             self.memory_bytes += batch.get_array_memory_size();
             if self.memory_bytes <= self.memory_bytes_max {
@@ -129,12 +154,25 @@ impl RowSink for Rows {
 mod tests {
     use arrow::array::Int64Array;
     use arrow::datatypes::{DataType, Field};
+    use buzz_protocol::ErrorKind;
 
     use super::*;
 
     fn batch(values: std::ops::Range<i64>) -> RecordBatch {
         let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
         RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from_iter_values(values))]).unwrap()
+    }
+
+    #[test]
+    fn rows_beyond_the_limit_of_the_result_are_an_error() {
+        let mut rows = Rows::new().at_most(1000);
+        rows.start(batch(0..1).schema()).unwrap();
+        rows.write(batch(0..100)).unwrap();
+        let error = rows.write(batch(0..100)).unwrap_err();
+        assert!(error.kind == ErrorKind::Limit && error.message.contains("`max_result_bytes`"), "{error}");
+        rows.start(batch(0..1).schema()).unwrap();
+        rows.write(batch(0..100)).unwrap();
+        assert!(rows.write(batch(0..100)).is_err(), "another run has the same limit");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Summary {
     pub retries: u64,
     /// Attempts that no worker took. They are among the retries, and nothing of them ran.
     pub refusals: u64,
+    /// Attempts beside one that took much longer than the other tasks. They are among the retries.
+    pub stragglers: u64,
     /// Runs of the whole query beyond the first.
     pub reruns: u64,
     /// Rows delivered by tasks.

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use arrow::datatypes::{DataType, Field};
 use serde::{Deserialize, Serialize};
 
-use crate::{QueryError, Result};
+use crate::{Place, QueryError, Result};
 
 /// The catalog entry of one table, as written in the query. Fields that its type does not use are ignored with a
 /// warning.
@@ -103,6 +103,20 @@ impl BucketOptions {
             requester_pays: self.requester_pays.or(others.requester_pays),
         }
     }
+}
+
+/// The end of a message about a URI for which [`without_user_info`] returns a text.
+pub const NO_USER_INFO: &str = "contains a user name, keys or a port; set keys with the `AWS_` variables, a profile or a role, and a port with \
+     `storage.endpoint`";
+
+/// Returns `uri` without what follows its scheme if it contains a user name, keys or a port, as in `s3://KEY:SECRET@bucket`.
+/// Keys may contain slashes, so nothing after the scheme can be shown. Returns `None` for every other URI.
+pub fn without_user_info(uri: &str) -> Option<String> {
+    let (scheme, rest) = uri.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let is_bucket = matches!(scheme, "s3" | "s3a");
+    let has_keys = authority.contains('@') || authority.contains(':') && (is_bucket || rest.contains('@'));
+    has_keys.then(|| format!("{scheme}://***"))
 }
 
 /// The kind of a table, which decides how its files are found.
@@ -337,6 +351,20 @@ impl CatalogEntry {
             encoding: None,
             storage: BucketOptions::default(),
         }
+    }
+
+    /// Checks that neither the URI nor the endpoint contains keys, which messages and logs would repeat.
+    ///
+    /// # Errors
+    /// `Invalid`, without the keys.
+    pub fn check_place(&self) -> Result<()> {
+        for (field, uri) in [("uri", Some(&self.uri)), ("storage.endpoint", self.storage.endpoint.as_ref())] {
+            if let Some(redacted) = uri.and_then(|uri| without_user_info(uri)) {
+                let error = QueryError::invalid(format!("`{field}`, which is `{redacted}`, {NO_USER_INFO}"));
+                return Err(error.at(Place::Catalog(self.name.clone())));
+            }
+        }
+        Ok(())
     }
 
     /// Returns the CSV format that the entry defines. An unset header or delimiter is the default here; the catalog

@@ -126,6 +126,18 @@ impl QueryError {
         self
     }
 
+    /// Returns the text of the error for a log. It leaves out the message of a kind whose messages may repeat values of
+    /// rows or parameters.
+    pub fn without_values(&self) -> String {
+        match self.kind {
+            ErrorKind::Invalid | ErrorKind::Data => {
+                let error = Self { message: "the caller has the message".to_string(), ..self.clone() };
+                error.to_string()
+            }
+            _ => self.to_string(),
+        }
+    }
+
     /// Returns the step in which it failed.
     pub fn step(&self) -> Option<&str> {
         self.places.iter().find_map(|place| match place {

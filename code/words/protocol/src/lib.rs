@@ -30,7 +30,8 @@ mod table_text;
 pub mod task;
 
 pub use catalog::{
-    BucketOptions, CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, JsonFormat, split_version,
+    BucketOptions, CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, JsonFormat, NO_USER_INFO,
+    split_version, without_user_info,
 };
 pub use clock::{now, now_ms};
 pub use error::{ErrorKind, QueryError, Result, panic_message};
@@ -40,7 +41,7 @@ pub use identifier::identifier;
 pub use ids::{CombAddress, DeliveryId, QueryId, QueryToken, StageId, TaskIndex};
 pub use inline::InlineRows;
 pub use nearest::nearest;
-pub use options::{Options, Overflow, ReducerChoice, Transport};
+pub use options::{Options, Overflow, ReducerChoice, Transport, Usd};
 pub use place::Place;
 pub use query::{Param, Query, QueryBody, Split, Step, StepType};
 pub use spelling::names_in_table;

@@ -62,10 +62,24 @@ pub struct Options {
     pub concurrency: usize,
     /// Maximum number of attempts of a task that fails with `Unavailable`.
     pub attempts: u32,
+    /// Multiple of the median time of a stage's tasks after which a task runs a second time beside the first, once 90 % of
+    /// the tasks are done; 0 runs none twice.
+    pub straggler_factor: u32,
     /// Bytes that a query's inbox holds in memory on one comb; above that it spills to disk.
     pub inbox_memory_bytes: u64,
     /// Bytes that a query's inbox spills to disk on one comb; above that the query fails with `Limit`.
     pub inbox_disk_bytes: u64,
+    /// Maximum number of tasks of the query; above that it fails with `Limit` before it runs.
+    pub max_tasks: usize,
+    /// Maximum of the bytes of the files that the tasks read, before columns are selected; above that the query fails with
+    /// `Limit` before it runs. 0 sets no limit.
+    pub max_scan_bytes: u64,
+    /// Maximum of the estimated cost; above that the query fails with `Limit` before it runs. `None` sets no limit.
+    pub max_cost_usd: Option<Usd>,
+    /// Maximum of the bytes of the result in memory; above that the query fails with `Limit`.
+    pub max_result_bytes: u64,
+    /// Maximum size of a manifest of a `Static` catalog; above that the query fails with `Limit`.
+    pub max_manifest_bytes: u64,
     /// Bytes of memory for the operators of each HBee, over all tasks that it runs at once, of each HComb, and of Fuse if it
     /// reduces. Above that, sorts and joins spill or fail.
     pub memory_bytes: u64,
@@ -91,8 +105,14 @@ impl Default for Options {
             build_bytes: 256 << 20,
             concurrency: 0,
             attempts: 3,
+            straggler_factor: 4,
             inbox_memory_bytes: 1 << 30,
             inbox_disk_bytes: 64 << 30,
+            max_tasks: 100_000,
+            max_scan_bytes: 0,
+            max_cost_usd: None,
+            max_result_bytes: 64 << 30,
+            max_manifest_bytes: 256 << 20,
             memory_bytes: 4 << 30,
             timeout_seconds: 3600,
             time_zone: None,
@@ -124,8 +144,23 @@ pub const OPTION_HELP: &[(&str, &str)] = &[
         "maximum number of tasks that run at the same time; 0 (default) means one per thread, or hbee_at_once on AWS",
     ),
     ("attempts", "maximum number of attempts of a task that fails with Unavailable (default 3)"),
+    (
+        "straggler_factor",
+        "multiple of the median time of a stage's tasks after which a slow task runs twice on a stack; 0 disables it (default 4)",
+    ),
     ("inbox_memory_bytes", "bytes of deliveries that a comb holds in memory before it spills (default 1GiB)"),
     ("inbox_disk_bytes", "bytes of deliveries that a comb spills before the query fails (default 64GiB)"),
+    ("max_tasks", "maximum number of tasks; a query with more fails before it runs (default 100000)"),
+    (
+        "max_scan_bytes",
+        "maximum bytes of the files that tasks read; a query with more fails before it runs; 0 (default) sets no limit",
+    ),
+    (
+        "max_cost_usd",
+        "maximum estimated cost in US dollars, on a stack; a query above it fails before it runs (default none)",
+    ),
+    ("max_result_bytes", "maximum bytes of the result in memory before the query fails (default 64GiB)"),
+    ("max_manifest_bytes", "maximum bytes of a manifest of a Static catalog (default 256MiB)"),
     ("memory_bytes", "bytes for sorts, joins and aggregates before they spill or fail (default 4GiB)"),
     ("timeout_seconds", "seconds after which the query fails (default 3600)"),
     ("time_zone", "time zone of the session, such as Europe/Paris or +02:00 (default none)"),
@@ -169,8 +204,15 @@ impl Options {
             "build_bytes" => self.build_bytes = bytes(key, value)?,
             "concurrency" => self.concurrency = number(key, value, 0)?,
             "attempts" => self.attempts = number(key, value, 1)?,
+            "straggler_factor" => self.straggler_factor = number(key, value, 0)?,
             "inbox_memory_bytes" => self.inbox_memory_bytes = bytes(key, value)?,
             "inbox_disk_bytes" => self.inbox_disk_bytes = bytes(key, value)?,
+            "max_tasks" => self.max_tasks = number(key, value, 1)?,
+            "max_scan_bytes" if value == "0" => self.max_scan_bytes = 0,
+            "max_scan_bytes" => self.max_scan_bytes = bytes(key, value)?,
+            "max_cost_usd" => self.max_cost_usd = Some(dollars(key, value)?),
+            "max_result_bytes" => self.max_result_bytes = bytes(key, value)?,
+            "max_manifest_bytes" => self.max_manifest_bytes = bytes(key, value)?,
             "memory_bytes" => self.memory_bytes = bytes(key, value)?,
             "timeout_seconds" => self.timeout_seconds = number(key, value, 1)?,
             "time_zone" => {
@@ -222,6 +264,28 @@ fn misfit(key: &str, value: &str, expected: &str) -> QueryError {
 fn number<T: std::str::FromStr + PartialOrd + fmt::Display + Copy>(key: &str, value: &str, least: T) -> Result<T> {
     let number = value.parse().ok().filter(|number| *number >= least);
     number.ok_or_else(|| misfit(key, value, &format!("a whole number of at least {least}")))
+}
+
+/// An amount of US dollars, in millionths, so that amounts are equal or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "f64", into = "f64")]
+pub struct Usd(u64);
+
+impl From<f64> for Usd {
+    fn from(dollars: f64) -> Self {
+        Self((dollars * 1e6).round() as u64)
+    }
+}
+
+impl From<Usd> for f64 {
+    fn from(amount: Usd) -> Self {
+        amount.0 as f64 / 1e6
+    }
+}
+
+fn dollars(key: &str, value: &str) -> Result<Usd> {
+    let amount = value.parse::<f64>().ok().filter(|amount| amount.is_finite() && *amount > 0.0);
+    amount.map(Usd::from).ok_or_else(|| misfit(key, value, "US dollars above 0, such as 0.25"))
 }
 
 /// Parses `1048576`, `64KiB`, `512MB`, `2GiB`. Decimal units are powers of 1000, binary units powers of 1024.
@@ -293,6 +357,10 @@ mod tests {
         assert_eq!(
             error("task_bytes=5 apples"),
             "option `task_bytes` cannot be `5 apples`; use bytes, such as 1048576, 64MiB or 2GB"
+        );
+        assert_eq!(
+            error("max_cost_usd=x"),
+            "option `max_cost_usd` cannot be `x`; use US dollars above 0, such as 0.25"
         );
         assert_eq!(error("tasks"), "option `tasks` has no `=`; write it as key=value");
     }

@@ -180,6 +180,7 @@ impl Query {
             }
         }
         for catalog in &raw.catalogs {
+            catalog.check_place()?;
             warnings.extend(catalog.unused_field_warnings());
         }
         let body = match (raw.steps, raw.sql) {

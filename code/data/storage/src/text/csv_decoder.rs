@@ -14,6 +14,7 @@ use super::csv::{FileColumns, arrow_format};
 use super::encoding::not_utf8;
 use super::exact::{Syntax, as_texts, exact_batch};
 use super::quotes::{check_quotes, lines_in};
+use super::record::OpenRecord;
 
 /// Decodes CSV without a header to batches of the wanted columns.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ pub(super) struct CsvDecoder {
     kept: Vec<u8>,
     /// Number of lines before `kept`.
     lines: usize,
+    open: OpenRecord,
 }
 
 impl CsvDecoder {
@@ -52,6 +54,7 @@ impl CsvDecoder {
             csv: csv.clone(),
             kept: Vec::new(),
             lines,
+            open: OpenRecord::default(),
         }
     }
 
@@ -187,6 +190,7 @@ impl Decoder for CsvDecoder {
         self.is_end |= buf.is_empty();
         let read = self.decoder.decode(buf).map_err(|error| external(self.uneven(buf, error)))?;
         self.kept.extend_from_slice(&buf[..read]);
+        self.open.add(read, self.decoder.capacity())?;
         Ok(read)
     }
 
@@ -207,6 +211,7 @@ impl Decoder for CsvDecoder {
         };
         self.lines += lines;
         self.kept.clear();
+        self.open = OpenRecord::default();
         batch.map(Some)
     }
 

@@ -18,6 +18,7 @@ use super::encoding::not_utf8;
 use super::exact::{Syntax, as_texts, exact_batch};
 use super::members::Members;
 use super::quotes::lines_in;
+use super::record::OpenRecord;
 
 /// Decodes JSON objects to batches of the wanted columns.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub(super) struct JsonDecoder {
     kept: Vec<u8>,
     /// Number of lines before `kept`; `None` if the text is a part of a file.
     lines: Option<usize>,
+    open: OpenRecord,
 }
 
 impl JsonDecoder {
@@ -60,6 +62,7 @@ impl JsonDecoder {
             batch_size,
             kept: Vec::new(),
             lines: (!is_part).then_some(0),
+            open: OpenRecord::default(),
         })
     }
 
@@ -209,6 +212,7 @@ impl Decoder for JsonDecoder {
     fn decode(&mut self, buf: &[u8]) -> Result<usize, ArrowError> {
         let read = self.decoder.decode(buf).map_err(|error| external(self.explained(buf, error)))?;
         self.kept.extend_from_slice(&buf[..read]);
+        self.open.add(read, self.decoder.len())?;
         Ok(read)
     }
 
@@ -227,6 +231,7 @@ impl Decoder for JsonDecoder {
             *lines += lines_in(&self.kept);
         }
         self.kept.clear();
+        self.open = OpenRecord::default();
         Ok(Some(batch))
     }
 

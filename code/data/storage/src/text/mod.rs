@@ -6,6 +6,8 @@
 
 mod open;
 
+mod record;
+
 mod compression;
 
 mod encoding;

@@ -25,6 +25,7 @@ use super::encoding::{Pieces, as_utf8, encoding, peeked};
 use super::json_array::without_brackets;
 use super::json_decoder::JsonDecoder;
 use super::quotes::lines_in;
+use super::record::{RECORD_BYTES_MAX, record_too_long};
 use crate::UnchangedStore;
 
 /// Bytes fetched to find a file's header when a later part of the file is read.
@@ -200,6 +201,9 @@ pub(super) async fn with_records(csv: &CsvFormat, text: Pieces, count: usize) ->
         if head.len() < length || has_records(csv, &head, count) {
             return Ok((head, text));
         }
+        if head.len() / count > RECORD_BYTES_MAX {
+            return Err(record_too_long());
+        }
         length = head.len() * 2;
     }
 }
@@ -223,6 +227,9 @@ async fn head_of(store: &dyn ObjectStore, file: &ObjectMeta, csv: &CsvFormat) ->
         let head = first_bytes(store, file, length).await?;
         if first_record_end(csv, &head).is_some() || length >= file.size {
             return Ok(head);
+        }
+        if head.len() > RECORD_BYTES_MAX {
+            return Err(record_too_long());
         }
         length *= 8;
     }

@@ -197,12 +197,12 @@ impl Compute for CombKiller {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lost_comb_causes_one_rerun_without_losing_rows() {
+async fn lost_combs_cause_reruns_without_losing_rows() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 8, 100);
     for transport in TRANSPORTS {
         for (zones, after_delivery) in [(1, false), (1, true), (3, false), (3, true)] {
-            for deaths in [1, 1000] {
+            for (deaths, reducer) in [(1, "auto"), (3, "auto"), (1000, "auto"), (1000, "comb")] {
                 let host = host(&[transport]);
                 let compute = CombKiller {
                     inner: Arc::clone(&host.compute),
@@ -211,19 +211,74 @@ async fn lost_comb_causes_one_rerun_without_losing_rows() {
                     after_delivery,
                 };
                 let fuse = Fuse::new(Host { compute: Arc::new(compute), ..host.host() });
-                let case = format!("{transport}, {zones} zones, after delivery {after_delivery}, {deaths} deaths");
-                let (query, sets) = (query(zones), [transport, "attempts=1"]);
+                let case =
+                    format!("{transport}, {zones} zones, after delivery {after_delivery}, {deaths} deaths, {reducer}");
+                let reducer = format!("reducer={reducer}");
+                let (query, sets) = (query(zones), [transport, "attempts=1", &reducer]);
                 let asked = ask_fuse(&fuse, &query, dir.path(), &sets);
                 let asked = tokio::time::timeout(Duration::from_secs(60), asked).await.expect(&case);
-                if deaths == 1 {
-                    let answer = asked.expect(&case);
-                    assert_eq!(sorted_text(&answer.rows), EXPECTED, "{case}");
-                    assert_eq!(answer.reruns, 1, "{case}");
-                } else {
+                if deaths == 1000 && reducer == "reducer=comb" {
                     assert_eq!(asked.expect_err(&case).kind, ErrorKind::Unavailable, "{case}");
+                    continue;
                 }
+                let answer = asked.expect(&case);
+                assert_eq!(sorted_text(&answer.rows), EXPECTED, "{case}");
+                // If combs are lost in every run, Fuse reduces the last one.
+                let (reruns, combs) = if deaths == 1000 { (4, 0) } else { (u64::from(deaths), zones) };
+                assert_eq!(answer.summary.combs, combs, "{case}");
+                assert!((1..=reruns).contains(&answer.reruns), "{case}: {} reruns", answer.reruns);
             }
         }
+    }
+}
+
+/// Runs the tasks but the first attempt of the last one, which hangs.
+#[derive(Debug)]
+struct Straggles {
+    inner: Arc<LocalCompute>,
+    hanging: Arc<()>,
+}
+
+#[async_trait]
+impl Compute for Straggles {
+    async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
+        if task.task.0 == 7 && task.attempt == 1 {
+            let _dropped_with_the_attempt = Arc::clone(&self.hanging);
+            return std::future::pending().await;
+        }
+        self.inner.run(task, refused).await
+    }
+
+    fn concurrency(&self) -> usize {
+        8
+    }
+
+    fn tasks_min(&self) -> usize {
+        8
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn straggler_runs_a_second_time_and_counts_once() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 8, 100);
+    for reducer in ["reducer=comb", "reducer=inline"] {
+        let sets = ["transport=tcp", "tasks=8", reducer];
+        let host = host(&sets);
+        let hanging = Arc::new(());
+        let compute = Straggles { inner: Arc::clone(&host.compute), hanging: Arc::clone(&hanging) };
+        let fuse = Fuse::new(Host { compute: Arc::new(compute), ..host.host() });
+        let answer = ask_fuse(&fuse, &query(2), dir.path(), &sets).await.unwrap();
+        assert_eq!(sorted_text(&answer.rows), EXPECTED);
+        assert_eq!((answer.summary.stragglers, answer.summary.retries, answer.reruns), (1, 1, 0));
+        drop(fuse);
+        assert_eq!(Arc::strong_count(&hanging), 1, "the slow attempt is dropped");
+
+        let compute = Straggles { inner: Arc::clone(&host.compute), hanging };
+        let fuse = Fuse::new(Host { compute: Arc::new(compute), ..host.host() });
+        let off = [&sets[..], &["straggler_factor=0", "timeout_seconds=3"]].concat();
+        let error = ask_fuse(&fuse, &query(2), dir.path(), &off).await.unwrap_err();
+        assert!(error.kind == ErrorKind::Limit && error.message.contains("7 of 8 tasks were done"), "{error}");
     }
 }
 
@@ -426,9 +481,11 @@ async fn silent_comb_is_detected_by_keep_alive() {
     let compute = Silencer { inner: Arc::clone(&host.compute), combs: Arc::clone(&combs) };
     let fuse = Fuse::new(Host { compute: Arc::new(compute), combs, ..host.host() });
     let query = query(2);
-    // Both runs of the query get no response. Keep-alive detects it each time, long before this timeout.
-    let asked = tokio::time::timeout(Duration::from_secs(120), ask_fuse(&fuse, &query, dir.path(), &sets)).await;
-    assert_eq!(asked.expect("the query ends").unwrap_err().kind, ErrorKind::Unavailable);
+    // No run on combs gets a response. Keep-alive detects it each time, long before this timeout. Fuse reduces the last run.
+    let asked = tokio::time::timeout(Duration::from_secs(180), ask_fuse(&fuse, &query, dir.path(), &sets)).await;
+    let answer = asked.expect("the query ends").unwrap();
+    assert_eq!(sorted_text(&answer.rows), EXPECTED);
+    assert_eq!((answer.reruns, answer.summary.combs), (4, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,8 @@ mod common;
 
 mod buckets;
 
+mod busy;
+
 mod command;
 
 mod contract;
@@ -28,6 +30,8 @@ mod folders;
 mod flowing;
 
 mod inline;
+
+mod limits;
 
 mod memory;
 

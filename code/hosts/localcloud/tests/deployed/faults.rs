@@ -38,6 +38,18 @@ async fn crashed_throttled_or_duplicate_hbees_do_not_change_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn slow_hbee_is_overtaken_by_a_second_attempt() {
+    let deployed = deploy(|_| {}).await;
+    let expected = plain(GROUPS).await;
+    for reducer in ["inline", "comb"] {
+        deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(120)), 1);
+        let answer = deployed.invoke(&ask(GROUPS, 1, json!({"reducer": reducer, "tasks": 8}))).await;
+        assert_answers(&answer, &expected);
+        assert_eq!(answer.unwrap()["summary"]["stragglers"], 1, "{reducer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tasks_above_account_concurrency_are_throttled_and_retried() {
     let deployed = deploy(|stack| stack.concurrency = 6).await;
     let answer = deployed.invoke(&ask(GROUPS, 1, json!({"tasks": 24, "attempts": 20}))).await;

@@ -59,11 +59,37 @@ async fn cancelled_query_fails_with_kind_cancelled() {
     assert_eq!(kind, "Invalid", "a query that was never submitted");
 }
 
+/// Returns the number of tasks that ended with kind `Cancelled`, by the logs of the HBees.
+fn cancelled_tasks(logs: &std::path::Path) -> usize {
+    let files = std::fs::read_dir(logs.join(HBEE)).unwrap().map(|file| file.unwrap().path());
+    let texts: String = files.map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    texts.lines().filter(|line| line.contains("\"task failed\"") && line.contains("\"Cancelled\"")).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelled_query_ends_its_hbees() {
+    let deployed = deploy(|_| {}).await;
+    // Minutes of computing, in batches of a second.
+    let sql = "SELECT COUNT(*) AS n FROM nyc_taxi WHERE levenshtein(repeat(payment_type, 200), \
+               repeat(CAST(pickup_at AS VARCHAR), 60)) > 3";
+    let logs = deployed.path("cloud/logs");
+    for (reducer, ended) in [("comb", 2), ("inline", 4)] {
+        let before = deployed.cloud.lambda.counts(HBEE).invocations;
+        let options = json!({"reducer": reducer, "tasks": 2, "batch_size": 16});
+        let query = submit(&deployed, ask(sql, 1, options)).await;
+        deployed.until("HBees are invoked", |cloud| cloud.lambda.counts(HBEE).invocations >= before + 2).await;
+        deployed.invoke(&json!({"cancel": query})).await.unwrap();
+        let (kind, message) = watch(&deployed, &query, |seen| status(seen) == "failed").await.unwrap_err();
+        assert_eq!(kind, "Cancelled", "{message}");
+        deployed.until("the HBees end their tasks", |_| cancelled_tasks(&logs) >= ended).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn query_fails_before_fuse_timeout_and_reports_finished_tasks() {
     let deployed = deploy(|stack| stack.fuse_timeout = Duration::from_secs(12)).await;
     deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(60)), 1);
-    let answer = deployed.invoke(&ask(GROUPS, 1, json!({"tasks": 4}))).await;
+    let answer = deployed.invoke(&ask(GROUPS, 1, json!({"tasks": 4, "straggler_factor": 0}))).await;
     let (kind, message) = answer.unwrap_err();
     assert_eq!(kind, "Limit", "{message}");
     assert!(message.contains("the Fuse function reached its time limit"), "{message}");

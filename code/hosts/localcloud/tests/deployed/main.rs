@@ -1,6 +1,7 @@
 //! Tests a deployed Buzz in a local cloud: the real bootstraps and the real comb, queried with the `aws` command and
 //! with `buzz --stack`. Rows are compared with those of plain DataFusion on the same files.
 
+mod attacks;
 mod command;
 #[path = "../common/mod.rs"]
 mod common;

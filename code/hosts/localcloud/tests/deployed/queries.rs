@@ -18,7 +18,7 @@ async fn example_query_runs_without_combs_cold_and_warm() {
     assert_eq!(answer["columns"][0], json!({"name": "payment_type", "type": "Utf8"}));
     assert_eq!((&answer["summary"]["files_found"], &answer["summary"]["files_read"]), (&json!(93), &json!(15)));
     assert!(answer["summary"]["cost_usd"].as_f64().unwrap() > 0.0);
-    assert!(log.contains("payment_type") && log.contains("REPORT RequestId"), "the log tail contains the table: {log}");
+    assert!(log.contains("query answered") && log.contains("REPORT RequestId"), "{log}");
     assert_eq!(deployed.cloud.ecs.started(), 0);
 
     let cold = deployed.cloud.lambda.counts(FUSE).cold_starts + deployed.cloud.lambda.counts(HBEE).cold_starts;
@@ -72,6 +72,21 @@ async fn result_of_20_mb_is_written_to_storage_in_full() {
     let url = answer["output"]["url"].as_str().unwrap();
     let fetched = tokio::process::Command::new("python3").args(["-c", script, url]).output().await.unwrap();
     assert_eq!(String::from_utf8(fetched.stdout).unwrap().trim(), format!("{bytes} {}", rows + 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cost_is_estimated_and_bounded_before_the_query_runs() {
+    let deployed = deploy(|_| {}).await;
+    let mut event = ask(GROUPS, 1, json!({"tasks": 4}));
+    event["explain"] = json!(true);
+    let plan = deployed.invoke(&event).await.unwrap()["explain"].as_str().unwrap().to_string();
+    assert!(plan.contains("estimate: 4 tasks read files of ") && plan.contains(", for about $0.00"), "{plan}");
+    let dear = ask(GROUPS, 1, json!({"tasks": 4, "max_cost_usd": 0.000_001}));
+    let (kind, message) = deployed.invoke(&dear).await.unwrap_err();
+    assert!(kind == "Limit" && message.contains("or raise `max_cost_usd`"), "{kind}: {message}");
+    assert_eq!(deployed.cloud.lambda.counts(HBEE).invocations, 0);
+    let cheap = ask(GROUPS, 1, json!({"tasks": 4, "max_cost_usd": 1}));
+    assert_answers(&deployed.invoke(&cheap).await, &plain(GROUPS).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

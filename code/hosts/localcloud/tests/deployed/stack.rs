@@ -60,10 +60,16 @@ impl Deployed {
 
     /// Invokes Fuse with the `aws` command. Returns the answer and the log tail.
     pub(crate) async fn invoke_logged(&self, event: &Value) -> (Answer, String) {
+        self.invoke_function(FUSE, event).await
+    }
+
+    /// Invokes `function` with the `aws` command. Returns the answer and the log tail.
+    pub(crate) async fn invoke_function(&self, function: &str, event: &Value) -> (Answer, String) {
         let name = format!("{}.json", uuid::Uuid::new_v4());
         let (input, output) = (self.path(&format!("in-{name}")), self.path(&format!("out-{name}")));
         std::fs::write(&input, event.to_string()).unwrap();
-        let arguments = ["lambda", "invoke", "--function-name", FUSE, "--cli-read-timeout", "0", "--log-type", "Tail"];
+        let arguments =
+            ["lambda", "invoke", "--function-name", function, "--cli-read-timeout", "0", "--log-type", "Tail"];
         let payload = format!("fileb://{}", input.display());
         let arguments = [&arguments[..], &["--payload", &payload, output.to_str().unwrap()]].concat();
         let printed = common::aws(&self.cloud.endpoint, self.folder.path(), &arguments).await.unwrap();

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use buzz_worker::counting::counting_stores;
-use buzz_worker::environment::{environment, function_memory_mb, set_regions};
+use buzz_worker::environment::{access, environment, function_memory_mb, set_regions};
 use buzz_worker::hbee::{HBeeAnswer, HBeeEvent, HBeeFunction};
 use buzz_worker::log;
 use buzz_worker::process::run_main;
@@ -17,9 +17,10 @@ fn main() -> Result<(), Error> {
 async fn serve() -> Result<(), Error> {
     log::start();
     let requests = Arc::default();
-    let stores = counting_stores(&requests);
+    let (own, access) = access(environment)?;
+    let stores = counting_stores(&requests).with_access(access);
     set_regions(&stores, environment)?;
-    let function = HBeeFunction::new(Arc::new(stores), requests, function_memory_mb(environment)?)?;
+    let function = HBeeFunction::new(Arc::new(stores), own, requests, function_memory_mb(environment)?)?;
     let function = &function;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<HBeeEvent>| {
         let ran = function.answer(event.payload, event.context.deadline).await;

@@ -15,7 +15,7 @@ mod stage;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -68,10 +68,18 @@ const CLOSED_REMEMBERED: usize = 1024;
 struct QueryInbox {
     token: QueryToken,
     deadline_ms: Option<u64>,
+    lease: Option<Lease>,
     opened: Instant,
     stages: HashMap<StageId, Arc<Stage>>,
     shared: Shared,
     exchanges: Arc<Exchanges>,
+}
+
+/// The time for which a query may stay open without a call of its Fuse.
+#[derive(Debug)]
+struct Lease {
+    time: Duration,
+    renewed: Mutex<Instant>,
 }
 
 impl Inboxes {
@@ -106,20 +114,31 @@ impl Inboxes {
         self.closed_count.load(Ordering::Relaxed)
     }
 
-    /// Ends and removes the queries whose deadline is before `now_ms`, in milliseconds since 1970. Their Fuse is lost,
-    /// or it would have closed them.
+    /// Ends and closes the queries whose deadline is before `now_ms`, in milliseconds since 1970, or whose lease has run
+    /// out. Their Fuse is lost, or could not reach this comb at their end.
     pub fn end_overdue(&self, now_ms: u64) {
-        let mut overdue = Vec::new();
+        let mut ended = Vec::new();
         self.queries.lock().retain(|query, inbox| {
-            let over = inbox.deadline_ms.is_some_and(|deadline_ms| deadline_ms < now_ms);
-            if over {
-                overdue.push((*query, Arc::clone(inbox)));
-            }
-            !over
+            let Some(reason) = inbox.reason_to_end(now_ms) else { return true };
+            self.remember_closed(*query);
+            ended.push((*query, Arc::clone(inbox), reason));
+            false
         });
-        for (query, inbox) in overdue {
-            tracing::warn!(query_id = %query, "closing a query after its deadline");
-            inbox.end(&QueryError::limit("the query exceeded its deadline"));
+        for (query, inbox, reason) in ended {
+            tracing::warn!(query_id = %query, %reason, "closing a query that its Fuse has not closed");
+            self.closed_count.fetch_add(1, Ordering::Relaxed);
+            inbox.end(&reason);
+        }
+    }
+
+    /// Records that `query` is closed. It cannot be opened again.
+    fn remember_closed(&self, query: QueryId) {
+        let mut closed = self.closed.lock();
+        if !closed.contains(&query) {
+            closed.push_back(query);
+        }
+        if closed.len() > CLOSED_REMEMBERED {
+            closed.pop_front();
         }
     }
 
@@ -227,9 +246,10 @@ impl InboxService for Arc<Inboxes> {
         if let Some(most) = queries_max.filter(|most| queries.len() >= *most) {
             return Err(QueryError::unavailable(format!("this comb already has {most} queries")));
         }
-        let OpenQuery { query, token, deadline_ms, .. } = open;
+        let OpenQuery { query, token, deadline_ms, lease_ms, .. } = open;
         let (opened, exchanges) = (Instant::now(), Arc::default());
-        let inbox = QueryInbox { token, deadline_ms, stages, shared, opened, exchanges };
+        let lease = lease_ms.map(|ms| Lease { time: Duration::from_millis(ms), renewed: Mutex::new(opened) });
+        let inbox = QueryInbox { token, deadline_ms, lease, stages, shared, opened, exchanges };
         queries.insert(query, Arc::new(inbox));
         Ok(())
     }
@@ -244,7 +264,9 @@ impl InboxService for Arc<Inboxes> {
     }
 
     async fn commit(&self, query: QueryId, commits: Vec<Commit>) -> Result<()> {
-        self.query(query)?;
+        if let Some(lease) = &self.query(query)?.lease {
+            *lease.renewed.lock() = Instant::now();
+        }
         for commit in commits {
             self.stage(query, commit.stage)?.accept(commit)?;
         }
@@ -258,6 +280,13 @@ impl InboxService for Arc<Inboxes> {
         Ok(inbox.exchanges.counts())
     }
 
+    async fn check_open(&self, query: QueryId) -> Result<()> {
+        match self.queries.lock().contains_key(&query) {
+            true => Ok(()),
+            false => Err(QueryError::cancelled(format!("query {query} has ended"))),
+        }
+    }
+
     async fn abort(&self, query: QueryId, reason: QueryError) -> Result<()> {
         let inbox = self.queries.lock().get(&query).cloned();
         if let Some(inbox) = inbox {
@@ -269,13 +298,7 @@ impl InboxService for Arc<Inboxes> {
     async fn close(&self, query: QueryId) -> Result<()> {
         let inbox = {
             let mut queries = self.queries.lock();
-            let mut closed = self.closed.lock();
-            if !closed.contains(&query) {
-                closed.push_back(query);
-            }
-            if closed.len() > CLOSED_REMEMBERED {
-                closed.pop_front();
-            }
+            self.remember_closed(query);
             queries.remove(&query)
         };
         if let Some(inbox) = inbox {
@@ -294,6 +317,19 @@ impl InboxService for Arc<Inboxes> {
 }
 
 impl QueryInbox {
+    /// Returns the reason to end the query, if its time or its lease is over.
+    fn reason_to_end(&self, now_ms: u64) -> Option<QueryError> {
+        if self.deadline_ms.is_some_and(|deadline_ms| deadline_ms < now_ms) {
+            return Some(QueryError::limit("the query exceeded its deadline"));
+        }
+        let lease = self.lease.as_ref()?;
+        let silent = lease.renewed.lock().elapsed();
+        (silent > lease.time).then(|| {
+            let seconds = silent.as_secs();
+            QueryError::unavailable(format!("the Fuse of the query has not called this comb for {seconds} seconds"))
+        })
+    }
+
     fn end(&self, reason: &QueryError) {
         for stage in self.stages.values() {
             stage.end(reason.clone());

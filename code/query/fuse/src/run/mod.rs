@@ -21,8 +21,14 @@ const KEPT_PART: u64 = 3;
 /// Maximum number of times that combs may refuse a query.
 const REFUSALS_MAX: usize = 4;
 
-/// Runs a plan and reruns it if that may help (see [`Again`]): a comb is lost or refuses the query, the rows do not fit
-/// in Fuse, or a task of a flowing query fails with `Unavailable`.
+/// Maximum number of reruns of a query because combs were lost.
+const LOST_MAX: u32 = 4;
+
+/// Wait before the second rerun because combs were lost. It doubles each time. The first rerun does not wait.
+const LOST_WAIT: Duration = Duration::from_millis(200);
+
+/// Runs a plan and reruns it if that may help (see [`Again`]): combs are lost or refuse the query, the rows do not fit in
+/// Fuse, or a task of a flowing query fails with `Unavailable`.
 pub(crate) async fn run(host: &Host, plan: &QueryPlan, progress: &Progress, sink: &mut dyn RowSink) -> Result<Summary> {
     let tasks: usize = plan.stages.iter().map(|stage| stage.tasks.len()).sum();
     progress.tasks.store(tasks as u64, std::sync::atomic::Ordering::Relaxed);
@@ -31,9 +37,8 @@ pub(crate) async fn run(host: &Host, plan: &QueryPlan, progress: &Progress, sink
     let mut reducers = deadline.unless(Reducers::choose(host, plan)).await?;
     let in_process = plan.options.transport == Transport::Memory && matches!(reducers, Reducers::Combs(_));
     let mut flowing = in_process && host.compute.runs_once();
-    let mut other_combs = false;
+    let mut lost = Lost::default();
     let mut refusals = 0;
-    let mut lost = Vec::new();
     let mut query = progress.next_run();
     loop {
         let run = Run { host, plan, query, reducers: &reducers, flowing, deadline: &deadline, kept: &kept };
@@ -41,20 +46,21 @@ pub(crate) async fn run(host: &Host, plan: &QueryPlan, progress: &Progress, sink
             Ok(summary) => return Ok(summary),
             Err(failed) => failed,
         };
-        if again == Again::OnOtherCombs {
-            lost.extend(reducers.addresses().iter().cloned());
-            if let Some(fate) = fate_of(host, &lost).await {
-                return Err(fate);
-            }
-        }
         match again {
             Again::Held if flowing => {
                 flowing = false;
                 Progress::add(&progress.retries, 1);
                 Progress::add(&progress.reruns, 1);
             }
-            Again::OnOtherCombs if !other_combs => {
-                other_combs = true;
+            Again::OnOtherCombs if lost.reruns < LOST_MAX => {
+                lost.combs.extend(reducers.addresses().iter().cloned());
+                if let Some(fate) =
+                    deadline.unless(async { Ok::<_, QueryError>(fate_of(host, &lost.combs).await) }).await?
+                {
+                    return Err(fate);
+                }
+                deadline.unless(async { Ok::<_, QueryError>(tokio::time::sleep(lost.wait()).await) }).await?;
+                lost.reruns += 1;
                 Progress::add(&progress.reruns, 1);
             }
             Again::OnCombsThatAccept if refusals < REFUSALS_MAX => refusals += 1,
@@ -66,11 +72,34 @@ pub(crate) async fn run(host: &Host, plan: &QueryPlan, progress: &Progress, sink
         tracing::warn!(query_id = %query, again_as = %next, %error, "rerunning the query");
         query = next;
         progress.restart();
-        reducers = deadline.unless(Reducers::combs(host, plan)).await.map_err(|failed| match failed.kind {
-            // The reason for the rerun tells more than the lack of combs.
-            ErrorKind::Unavailable => QueryError { message: format!("{error}; then: {}", failed.message), ..failed },
-            _ => failed,
+        let may_reduce_itself = again != Again::OnCombs;
+        let last = lost.reruns == LOST_MAX;
+        reducers = deadline.unless(Reducers::again(host, plan, may_reduce_itself, last)).await.map_err(|failed| {
+            match failed.kind {
+                // The reason for the rerun tells more than the lack of combs.
+                ErrorKind::Unavailable => {
+                    QueryError { message: format!("{error}; then: {}", failed.message), ..failed }
+                }
+                _ => failed,
+            }
         })?;
+    }
+}
+
+/// The combs that a query has lost.
+#[derive(Debug, Default)]
+struct Lost {
+    combs: Vec<CombAddress>,
+    reruns: u32,
+}
+
+impl Lost {
+    /// Returns the time to wait before the next rerun.
+    fn wait(&self) -> Duration {
+        match self.reruns {
+            0 => Duration::ZERO,
+            reruns => LOST_WAIT * 2_u32.pow(reruns - 1),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::dispatch::{Dispatch, TaskError};
 use crate::inboxes::{OpenInboxes, QueryInboxes};
 use crate::reducers::{Kept, Reducers};
 use crate::reduction::Reduction;
+use crate::stragglers::Stragglers;
 
 /// A failure, and whether a rerun may succeed.
 pub(super) struct RunError {
@@ -81,8 +82,23 @@ impl Run<'_> {
         self.open(&inboxes, &mut opened, &reductions).await?;
 
         let or_combs = self.reducers.or_combs();
-        let dispatch = Dispatch { host, plan, query, inboxes: &inboxes, progress, kept: self.kept, flowing, or_combs };
-        let outcome = deadline.unless(work(&dispatch, reductions, sink)).await;
+        // Where a task runs once, a second run of it would only slow down the first.
+        let stragglers = Stragglers::of(plan, !flowing && !host.compute.runs_once());
+        let kept = self.kept;
+        let dispatch = Dispatch { host, plan, query, inboxes: &inboxes, progress, kept, flowing, or_combs, stragglers };
+        let working = async {
+            tokio::select! {
+                worked = work(&dispatch, reductions, sink) => worked,
+                never = inboxes.keep_leases(query) => match never {},
+            }
+        };
+        let outcome = deadline.unless(working).await;
+        if Progress::get(&progress.tasks_done) < Progress::get(&progress.tasks) {
+            // On combs, the tasks find that their query is closed.
+            if inboxes.own.is_some() {
+                host.compute.abandon(query).await;
+            }
+        }
         let combs_ms = started.elapsed().as_millis().saturating_mul(inboxes.addresses.len() as u128);
         Progress::add(&progress.comb_milliseconds, u64::try_from(combs_ms).unwrap_or(u64::MAX));
         match &outcome {
@@ -136,6 +152,7 @@ fn summary(plan: &QueryPlan, progress: &Progress, rows: u64, inboxes: &QueryInbo
         tasks: Progress::get(&progress.tasks),
         retries: Progress::get(&progress.retries),
         refusals: Progress::get(&progress.refusals),
+        stragglers: Progress::get(&progress.stragglers),
         rows_delivered: Progress::get(&progress.rows_delivered),
         bytes_delivered: Progress::get(&progress.bytes_delivered),
         combs: inboxes.addresses.len(),
@@ -177,7 +194,8 @@ async fn work(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &mut dy
     }
 }
 
-/// Classifies a task's failure. A task that cannot deliver may be the first to notice that a comb is lost.
+/// Classifies a task's failure. A task that cannot deliver may be the first to notice that a comb is lost, and a comb that
+/// HBees cannot reach is lost for the query even if Fuse reaches it.
 async fn task_failed(failed: TaskError, query: QueryId, inboxes: &QueryInboxes) -> RunError {
     let TaskError { error, too_large } = failed;
     if too_large {
@@ -186,8 +204,7 @@ async fn task_failed(failed: TaskError, query: QueryId, inboxes: &QueryInboxes) 
     if error.kind != ErrorKind::Unavailable {
         return error.into();
     }
-    let calls = inboxes.services.iter().map(|service| service.commit(query, Vec::new()));
-    let comb_lost = futures::future::try_join_all(calls).await.is_err();
+    let comb_lost = error.comb().is_some() || !inboxes.are_open(query).await;
     RunError { error, again: if comb_lost { Again::OnOtherCombs } else { Again::No } }
 }
 

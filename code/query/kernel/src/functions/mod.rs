@@ -18,11 +18,13 @@ pub use patterns::{like_pattern, similar_pattern};
 pub use single_row::single_row;
 pub use sum::{checked_sum, wrapping_sum};
 
+use crate::bounded::bounded_functions;
+
 /// Returns the scalar functions.
 pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     let arithmetic = [Arithmetic::Add, Arithmetic::Subtract, Arithmetic::Multiply].map(checked);
     let others = [single_row(), like_pattern(), similar_pattern(), multiply_interval()];
-    arithmetic.into_iter().chain(others).collect()
+    arithmetic.into_iter().chain(others).chain(bounded_functions()).collect()
 }
 
 /// Returns the aggregates.

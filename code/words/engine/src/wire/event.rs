@@ -8,7 +8,7 @@
 //!  "output": {"uri": "s3://bucket/x.parquet", "format": "parquet"}}
 //! ```
 
-use buzz_protocol::{Format, Options, Place, Query, QueryError, QueryId, Result};
+use buzz_protocol::{Format, NO_USER_INFO, Options, Place, Query, QueryError, QueryId, Result, without_user_info};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -263,6 +263,10 @@ impl RawOutput {
         let format: Format = format.as_deref().unwrap_or("parquet").parse().map_err(|_| bad_format())?;
         if format == Format::Table {
             return Err(bad_format());
+        }
+        if let Some(redacted) = self.uri.as_deref().and_then(without_user_info) {
+            let error = QueryError::invalid(format!("`{redacted}` {NO_USER_INFO}"));
+            return Err(error.at(Place::Query("event in `output.uri`".to_string())));
         }
         if let Some(uri) = &self.uri
             && !(uri.starts_with("s3://") && uri.len() > "s3://".len() && !uri.ends_with('/'))

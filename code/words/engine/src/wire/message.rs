@@ -126,6 +126,9 @@ pub struct SummaryMessage {
     pub tasks: u64,
     /// Attempts of all tasks, including those that no worker took.
     pub attempts: u64,
+    /// Attempts beside one that took much longer than the other tasks. They are among the attempts.
+    #[serde(default)]
+    pub stragglers: u64,
     /// Runs of the whole query beyond the first.
     pub reruns: u64,
     /// Combs that reduced.
@@ -168,6 +171,7 @@ impl SummaryMessage {
             bytes_read: self.bytes_read,
             tasks: self.tasks,
             retries: self.attempts.saturating_sub(self.tasks),
+            stragglers: self.stragglers,
             reruns: self.reruns,
             rows_delivered: self.rows_delivered,
             combs: self.combs,
