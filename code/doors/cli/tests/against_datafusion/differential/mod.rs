@@ -157,6 +157,8 @@ async fn tried(query: &Select, host: &LocalHost, turn: usize, all: &Tables) -> V
         Verdict::Fails(error) if error.starts_with("Limit") && sets.iter().any(|set| set == LOW_MEMORY) => {
             Verdict::Refused
         }
+        // A fault of plain DataFusion.
+        Verdict::Answered(error) if error.starts_with("Internal error") => Verdict::Refused,
         verdict => verdict,
     }
 }
