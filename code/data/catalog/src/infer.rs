@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::compute::kernels::cast_utils::Parser;
-use arrow::datatypes::{DataType, Date32Type, Field, Fields, Float64Type, Schema, TimeUnit};
+use arrow::datatypes::{DataType, Date32Type, Field, Fields, Schema, TimeUnit};
 use buzz_protocol::{CsvFormat, QueryError, Result};
-use buzz_storage::text::{column_names, timestamp_form};
+use buzz_storage::text::{column_names, float, timestamp_form};
 
 use crate::dialect::records;
 use crate::spelling::Spellings;
@@ -77,7 +77,7 @@ pub(crate) fn type_of(text: &str) -> DataType {
     }
     let is_number = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.')
         || ["nan", "inf", "infinity"].iter().any(|name| digits.eq_ignore_ascii_case(name));
-    if is_number && Float64Type::parse(text).is_some() {
+    if is_number && float(text).is_some() {
         return DataType::Float64;
     }
     if text.eq_ignore_ascii_case("true") || text.eq_ignore_ascii_case("false") {
@@ -195,6 +195,7 @@ mod tests {
         assert_eq!(types("a\n9007199254740993 \n"), ["a: Int64"]);
         assert_eq!(types("x\n1\nnan\n-inf\nInfinity\n"), ["x: Float64"]);
         assert_eq!(types("x\n1.5\n9007199254740993\n"), ["x: Utf8"]);
+        assert_eq!(types("x,y\n1e999,1e-999\n"), ["x: Utf8", "y: Utf8"]);
         assert_eq!(types("x\n9007199254740992\n1.5\n"), ["x: Float64"]);
         assert_eq!(types("x\n9007199254740993\n12345678901234567890\n"), ["x: Decimal128(38, 0)"]);
     }

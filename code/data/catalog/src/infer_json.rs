@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields};
 use buzz_protocol::{QueryError, Result};
-use buzz_storage::text::{Members, Sample};
+use buzz_storage::text::{Members, Sample, float};
 use serde_json::value::RawValue;
 
 use crate::infer::{Inferred, common, whole_number};
@@ -108,10 +108,14 @@ fn type_of(value: &RawValue, depth: usize) -> Result<DataType, serde_json::Error
 }
 
 /// Returns the type of a number. Whole numbers have an exact type, unless they have so many digits that arithmetic
-/// overflows.
+/// overflows. A number that is too large for a float is text.
 fn number(text: &str) -> DataType {
     let is_whole = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
-    is_whole.then(|| whole_number(text)).flatten().unwrap_or(DataType::Float64)
+    match is_whole.then(|| whole_number(text)).flatten() {
+        Some(whole) => whole,
+        None if float(text).is_some() => DataType::Float64,
+        None => DataType::Utf8,
+    }
 }
 
 #[cfg(test)]

@@ -65,11 +65,14 @@ impl FileStatistics {
     /// `Internal` if values cannot be converted to an array.
     pub(crate) fn of_footers(schema: &Schema, footers: &[(Schema, Arc<ParquetMetaData>)]) -> Result<FileStatistics> {
         let rows = |(_, footer): &(Schema, Arc<ParquetMetaData>)| u64::try_from(footer.file_metadata().num_rows()).ok();
+        let table = names_of(schema);
+        let names = footers.iter().map(|(file, _)| names_in_table(&names_of(file), &table));
+        let names: Vec<Vec<String>> = names.collect();
         let mut columns = BTreeMap::new();
         for field in schema.fields().iter().filter(|field| is_plain(field.data_type())) {
             let (mut min, mut max, mut nulls) = (Vec::new(), Vec::new(), Vec::new());
-            for (file_schema, footer) in footers {
-                let bounds = footer_bounds(field, schema, file_schema, footer);
+            for ((file_schema, footer), names) in footers.iter().zip(&names) {
+                let bounds = footer_bounds(field, names, file_schema, footer);
                 let none = || ScalarValue::try_from(field.data_type());
                 min.push(bounds.min.map_or_else(none, Ok)?);
                 max.push(bounds.max.map_or_else(none, Ok)?);
@@ -87,6 +90,10 @@ impl FileStatistics {
     }
 }
 
+fn names_of(schema: &Schema) -> Vec<&str> {
+    schema.fields().iter().map(|field| field.name().as_str()).collect()
+}
+
 /// Bounds of one column in one file; `None` if unknown.
 #[derive(Debug, Default)]
 struct Bounds {
@@ -95,21 +102,13 @@ struct Bounds {
     nulls: Option<u64>,
 }
 
-fn footer_bounds(field: &Field, table: &Schema, schema: &Schema, footer: &ParquetMetaData) -> Bounds {
-    let name = match schema.field_with_name(field.name()) {
-        Ok(_) => Some(field.name()),
-        Err(_) => {
-            let [stored, known] =
-                [schema, table].map(|schema| schema.fields().iter().map(|field| field.name().as_str()));
-            let names = names_in_table(&stored.collect::<Vec<_>>(), &known.collect::<Vec<_>>());
-            names.iter().position(|name| name == field.name()).map(|place| schema.field(place).name())
-        }
-    };
-    let Some(name) = name else {
+/// Returns the bounds of the column `field` in a file whose columns have the names `names` in the table.
+fn footer_bounds(field: &Field, names: &[String], schema: &Schema, footer: &ParquetMetaData) -> Bounds {
+    let Some(place) = names.iter().position(|name| name == field.name()) else {
         // All values of a missing column are null.
         return Bounds { nulls: u64::try_from(footer.file_metadata().num_rows()).ok(), ..Bounds::default() };
     };
-    row_group_bounds(name, field.data_type(), schema, footer).unwrap_or_default()
+    row_group_bounds(schema.field(place).name(), field.data_type(), schema, footer).unwrap_or_default()
 }
 
 fn row_group_bounds(name: &str, data_type: &DataType, schema: &Schema, footer: &ParquetMetaData) -> Option<Bounds> {

@@ -1,10 +1,13 @@
 //! Names of columns that files spell in another case than their table.
 
+use std::collections::HashSet;
+
 /// Returns the columns of a file by their names in the table, for the file's columns `file` and the table's columns
 /// `table`. A name that differs from that of a column just in case stands for the column if the file has no column of
 /// exactly that name, and no other spelling of it. Other names are returned as they are.
 pub fn names_in_table(file: &[&str], table: &[&str]) -> Vec<String> {
-    let is_other = |name: &str| !table.contains(&name);
+    let known: HashSet<&str> = table.iter().copied().collect();
+    let is_other = |name: &str| !known.contains(name);
     if file.iter().all(|name| !is_other(name)) {
         return file.iter().map(ToString::to_string).collect();
     }

@@ -8,7 +8,7 @@ use buzz_protocol::{CsvFormat, QueryError, Result};
 use regex::Regex;
 
 use super::encoding::not_utf8;
-use super::quotes::record_end;
+use super::quotes::{check_quotes, record_end};
 
 /// Returns `csv` as arrow's format, without its header: [`column_names`] finds the names.
 pub(super) fn arrow_format(csv: &CsvFormat) -> Format {
@@ -30,11 +30,16 @@ pub(super) fn arrow_format(csv: &CsvFormat) -> Format {
 /// on. An empty name is replaced by that of its position. A duplicate name gets a number as suffix.
 ///
 /// # Errors
-/// `Data` if the first record is not valid CSV.
+/// `Data` if the first record is not valid CSV, for example if a quote in it is never closed.
 pub fn column_names(csv: &CsvFormat, head: &[u8]) -> Result<Vec<String>> {
-    let head = &head[..first_record_end(csv, head).unwrap_or(head.len())];
+    let end = first_record_end(csv, head);
+    let head = &head[..end.unwrap_or(head.len())];
     if is_blank(csv, head) {
         return Ok(Vec::new());
+    }
+    if end.is_none() {
+        // The file has no more lines.
+        check_quotes(csv, head, 0, true)?;
     }
     if std::str::from_utf8(head).is_err() {
         return Err(not_utf8(0));
@@ -68,7 +73,7 @@ pub fn column_names(csv: &CsvFormat, head: &[u8]) -> Result<Vec<String>> {
 /// Returns whether `text` consists of comments and lines of blanks.
 pub(super) fn is_blank(csv: &CsvFormat, text: &[u8]) -> bool {
     let is_comment = |line: &[u8]| csv.comment.is_some() && line.first().copied() == csv.comment;
-    text.split(|&byte| byte == b'\n').all(|line| line.trim_ascii().is_empty() || is_comment(line))
+    text.split(|&byte| byte == b'\n' || byte == b'\r').all(|line| line.trim_ascii().is_empty() || is_comment(line))
 }
 
 /// Returns the end of the first record of `bytes`, after its line break, or `None` if it is incomplete. Comments and

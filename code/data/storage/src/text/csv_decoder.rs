@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::csv::{FileColumns, arrow_format};
 use super::encoding::not_utf8;
-use super::exact::{Syntax, as_texts, exact_batch};
+use super::exact::{Syntax, as_texts, exact_batch, has_infinity};
 use super::quotes::{check_quotes, lines_in};
 use super::record::OpenRecord;
 
@@ -202,6 +202,9 @@ impl Decoder for CsvDecoder {
         }
         let batch = match self.decoder.flush() {
             Ok(None) => return Ok(None),
+            Ok(Some(batch)) if has_infinity(&batch) => {
+                Err(ArrowError::ParseError("a number is too large for its type".to_string()))
+            }
             Ok(Some(batch)) => self.typed(&batch),
             Err(error) => Err(error),
         };

@@ -126,8 +126,11 @@ fn values(texts: &StringArray, wanted: &DataType, syntax: Syntax) -> Result<Arra
         DataType::Decimal64(precision, scale) => decimals!(Decimal64Array, i64, *precision, *scale),
         DataType::Decimal128(precision, scale) => decimals!(Decimal128Array, i128, *precision, *scale),
         DataType::Decimal256(precision, scale) => decimals!(Decimal256Array, i256, *precision, *scale),
-        DataType::Float64 => Arc::new(parsed(texts, Float64Type::parse)?.collect::<Float64Array>()),
-        DataType::Float32 => Arc::new(parsed(texts, Float32Type::parse)?.collect::<Float32Array>()),
+        DataType::Float64 => Arc::new(parsed(texts, float)?.collect::<Float64Array>()),
+        DataType::Float32 => {
+            let float = |text: &str| Float32Type::parse(text).filter(|number| number.is_finite() || is_infinite(text));
+            Arc::new(parsed(texts, float)?.collect::<Float32Array>())
+        }
         DataType::Boolean => Arc::new(parsed(texts, truth)?.collect::<BooleanArray>()),
         whole if whole.is_integer() => {
             let numbers: ArrayRef = match parsed(texts, |text| text.parse().ok()) {
@@ -153,6 +156,30 @@ fn cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, String> {
 fn first_that_fails(texts: &StringArray, array: &ArrayRef, to: &DataType) -> String {
     let fails = |index: &usize| cast(&array.slice(*index, 1), to).is_err();
     (0..texts.len()).find(fails).map_or("", |index| texts.value(index)).to_string()
+}
+
+/// Parses a number, or the name of infinity or NaN. A number that is too large, or too close to zero, for a Float64 is
+/// none.
+pub fn float(text: &str) -> Option<f64> {
+    let number = Float64Type::parse(text)?;
+    let is_zero =
+        || !text.bytes().take_while(|byte| !matches!(byte, b'e' | b'E')).any(|byte| matches!(byte, b'1'..=b'9'));
+    (is_infinite(text) || (number.is_finite() && (number != 0.0 || is_zero()))).then_some(number)
+}
+
+/// Returns whether `text` begins like the name of infinity or NaN.
+fn is_infinite(text: &str) -> bool {
+    text.trim().trim_start_matches(['-', '+']).starts_with(|c: char| c.is_ascii_alphabetic())
+}
+
+/// Returns whether a column of floats has an infinite value, which may stand for a number that is too large.
+pub(super) fn has_infinity(batch: &RecordBatch) -> bool {
+    let is_infinite = |column: &ArrayRef| match column.data_type() {
+        DataType::Float64 => column.as_primitive::<Float64Type>().values().iter().any(|number| number.is_infinite()),
+        DataType::Float32 => column.as_primitive::<Float32Type>().values().iter().any(|number| number.is_infinite()),
+        _ => false,
+    };
+    batch.columns().iter().any(is_infinite)
 }
 
 fn truth(text: &str) -> Option<bool> {
@@ -243,6 +270,21 @@ mod tests {
         for wrong in ["2024-01-02 10:00:00", "2024-13-01"] {
             assert_eq!(read(&["2024-01-31", wrong], &date).unwrap_err(), wrong);
         }
+    }
+
+    #[test]
+    fn number_that_a_float_cannot_hold_is_rejected() {
+        for (text, number) in [
+            ("1.5", Some(1.5)),
+            ("-inf", Some(f64::NEG_INFINITY)),
+            ("1e999", None),
+            ("1e-999", None),
+            ("0e-999", Some(0.0)),
+        ] {
+            assert_eq!(float(text), number, "{text}");
+        }
+        assert!(float("NaN").unwrap().is_nan());
+        assert_eq!(read(&["1e99"], &DataType::Float32).unwrap_err(), "1e99");
     }
 
     #[test]

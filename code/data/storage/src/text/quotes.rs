@@ -93,6 +93,12 @@ pub(super) fn record_end(csv: &CsvFormat, bytes: &[u8]) -> Option<usize> {
             Place::Closing if byte == csv.quote => Place::Inside,
             Place::Outside if byte == csv.quote && [csv.delimiter, b'\n', b'\r'].contains(&previous) => Place::Inside,
             _ if byte == b'\n' => return Some(at + 1),
+            // A line break may follow. At the end of the bytes, it is not known.
+            _ if byte == b'\r' => match bytes.get(at + 1) {
+                None => return None,
+                Some(b'\n') => return Some(at + 2),
+                Some(_) => return Some(at + 1),
+            },
             _ => Place::Outside,
         };
         previous = byte;
@@ -140,5 +146,7 @@ mod tests {
         assert_eq!(record_end(&escaped, b"a,\"x\\\"\ny\"\nb"), Some(10));
         assert_eq!(record_end(&escaped, b"a 5\",b\nc"), Some(7));
         assert_eq!(record_end(&escaped, b"a,\"x"), None);
+        let ends = ["a\r\nb", "a\rb", "a\r", "a,\"\r\"\rb"].map(|text| record_end(&escaped, text.as_bytes()));
+        assert_eq!(ends, [Some(3), Some(2), None, Some(6)]);
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use datafusion::error::DataFusionError;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{GetOptions, ObjectMeta, ObjectStore};
+use serde_json::value::RawValue;
 
 use super::csv::first_record_end;
 use super::encoding::{Pieces, peeked};
@@ -25,11 +26,11 @@ pub struct Sample {
     pub is_plain: bool,
 }
 
-/// Bytes of text after which the sample of a CSV file ends, even if its first records are longer.
+/// Bytes of text after which the sample of a file ends, even if its first records are longer.
 const BYTES_MAX: usize = 256 << 20;
 
-/// Reads the first `bytes` bytes of the text in `file`. If the header and the first record of a CSV file are longer, they
-/// are read up to their end.
+/// Reads the first `bytes` bytes of the text in `file`. If the header and the first record, or the first object, are longer,
+/// they are read up to their end.
 ///
 /// # Errors
 /// `Data` if the file does not exist or has another compression or encoding than `format`, `Unavailable` if the store
@@ -69,11 +70,15 @@ pub async fn sample(
         let (head, is_longer) = start(text, length, is_cut).await?;
         let is_cut = is_cut || is_longer;
         let is_plain = is_plain && !is_array;
-        let FileFormat::Csv(csv) = format else { return Ok(Sample { text: head, is_cut, is_plain }) };
-        if is_cut && !has_records(csv, &head, 1 + usize::from(csv.header)) && length < BYTES_MAX {
+        let is_enough = match format {
+            FileFormat::Csv(csv) => has_records(csv, &head, 1 + usize::from(csv.header)),
+            _ => has_object(&head),
+        };
+        if is_cut && !is_enough && length < BYTES_MAX {
             length = length.saturating_mul(4);
             continue;
         }
+        let FileFormat::Csv(csv) = format else { return Ok(Sample { text: head, is_cut, is_plain }) };
         let mut end = 0;
         while is_cut && let Some(more) = first_record_end(csv, &head[end..]) {
             end += more;
@@ -81,6 +86,12 @@ pub async fn sample(
         let text = if end > 0 { head.slice(..end) } else { head };
         return Ok(Sample { text, is_cut, is_plain });
     }
+}
+
+/// Returns whether `text` begins with a whole JSON value, or with none.
+fn has_object(text: &[u8]) -> bool {
+    let first = serde_json::Deserializer::from_slice(text).into_iter::<&RawValue>().next();
+    first.is_some_and(|value| !value.is_err_and(|error| error.is_eof()))
 }
 
 /// Returns the first `length` bytes of `text` at least, and whether it goes on. If the stored bytes are cut, so that the

@@ -90,8 +90,15 @@ async fn unclosed_quote_is_an_error_with_its_line() {
     write(dir, "r.csv", "n,s\n1,\"a\n2,\"b\"\n3,c\n");
     let text = error(dir, "SELECT count(*) FROM t", json!({"uri": "r.csv"})).await;
     assert!(text.contains("opens in line 2 is closed in line 3"), "{text}");
+    write(dir, "header.csv", "\"n,s\n1,2\n");
+    let text = error(dir, "SELECT count(*) FROM t", json!({"uri": "header.csv"})).await;
+    assert!(text.contains("opens in line 1 is never closed"), "{text}");
     write(dir, "fine.csv", "n,s\n1,\"a\nb\"\n2,5\" pipe\n3,\"x\"\"y\"\n");
     assert_eq!(rows(dir, "SELECT count(s) FROM t", json!({"uri": "fine.csv"})).await, ["3"]);
+    for (name, text) in [("cr.csv", "n,s\r1,x\r2,\"y\rz\"\r"), ("crlf.csv", "n,s\r\n1,x\r\n2,\"y\r\nz\"\r\n")] {
+        write(dir, name, text);
+        assert_eq!(rows(dir, "SELECT sum(n), count(s) FROM t", json!({"uri": name})).await, ["3 | 2"], "{name}");
+    }
 }
 
 #[tokio::test]
@@ -226,6 +233,9 @@ async fn record_larger_than_the_sample_still_gives_types() {
     write(dir.path(), "a.csv", format!("id,text,n\n1,{},2\n3,y,4\n", "x".repeat(5 << 20)));
     let sql = "SELECT arrow_typeof(id), sum(n), max(length(text)) FROM t GROUP BY 1";
     assert_eq!(rows(dir.path(), sql, json!({"uri": "a.csv"})).await, ["Int64 | 6 | 5242880"]);
+    let text = "x".repeat(5 << 20);
+    write(dir.path(), "a.jsonl", format!("{{\"id\": 1, \"text\": \"{text}\", \"n\": 2}}\n{{\"id\": 3, \"n\": 4}}\n"));
+    assert_eq!(rows(dir.path(), sql, json!({"uri": "a.jsonl"})).await, ["Int64 | 6 | 5242880"]);
 }
 
 #[tokio::test]
