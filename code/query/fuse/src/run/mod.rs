@@ -59,7 +59,11 @@ pub(crate) async fn run(host: &Host, plan: &QueryPlan, progress: &Progress, sink
                 {
                     return Err(fate);
                 }
-                deadline.unless(async { Ok::<_, QueryError>(tokio::time::sleep(lost.wait()).await) }).await?;
+                let waiting = async {
+                    tokio::time::sleep(lost.wait()).await;
+                    Ok::<_, QueryError>(())
+                };
+                deadline.unless(waiting).await?;
                 lost.reruns += 1;
                 Progress::add(&progress.reruns, 1);
             }
