@@ -35,7 +35,8 @@ pub(crate) fn check_times(schema: &Schema, read: &dyn Fn() -> Result<Batches>) -
 }
 
 fn check_column(name: &str, values: &ArrayRef) -> Result<(), WriteError> {
-    let options = FormatOptions::default();
+    // Otherwise a value within a list or struct becomes the text of the error.
+    let options = FormatOptions::default().with_display_error(false);
     let formatter = ArrayFormatter::try_new(values, &options)?;
     for row in (0..values.len()).filter(|row| values.is_valid(*row)) {
         formatter.value(row).try_to_string().map_err(|error| {

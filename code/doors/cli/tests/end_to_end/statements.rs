@@ -150,7 +150,7 @@ async fn unquoted_name_finds_the_only_column_that_differs_by_case() {
             "1\n",
         ),
         // The lowercase column is preferred.
-        ("SELECT sum(total), sum(TOTAL), sum(\"Total\") FROM orders", "18,18,180\n"),
+        ("SELECT sum(total) AS a, sum(TOTAL) AS b, sum(\"Total\") AS c FROM orders", "18,18,180\n"),
         ("SELECT userId FROM (SELECT 5 AS userid)", "5\n"),
     ] {
         assert_eq!(csv(sql, dir.path(), &CASED, 1).await, expected, "{sql}");
