@@ -83,6 +83,10 @@ pub enum Command {
     /// Run continuous queries.
     #[command(subcommand)]
     Stream(crate::stream::StreamCommand),
+
+    /// Answer SQL from other programs, over HTTP, until interrupted.
+    #[command(after_help = option_help())]
+    Serve(crate::serve::ServeArguments),
 }
 
 /// A query in a file.
@@ -193,7 +197,7 @@ impl Arguments {
         match &self.command {
             Command::Query(QueryArguments { how, .. }) | Command::Sql(SqlArguments { how, .. }) => how.stack.is_named(),
             Command::Tables(TablesArguments { stack, .. }) => stack.is_named(),
-            Command::Sample { .. } | Command::Stream(_) => false,
+            Command::Sample { .. } | Command::Stream(_) | Command::Serve(_) => false,
         }
     }
 }
@@ -210,7 +214,7 @@ fn option_help() -> String {
     format!("Options for --set:\n{}", lines.join("\n"))
 }
 
-fn assignment(text: &str) -> Result<String, String> {
+pub(crate) fn assignment(text: &str) -> Result<String, String> {
     Options::default().set(text).map(|()| text.to_string()).map_err(|error| error.to_string())
 }
 
@@ -221,7 +225,7 @@ fn param(text: &str) -> Result<(String, Param), String> {
     Ok((name.trim_start_matches('$').to_string(), param))
 }
 
-fn table_uri(text: &str) -> Result<(String, String), String> {
+pub(crate) fn table_uri(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, uri)) if !name.is_empty() && !uri.is_empty() => Ok((name.to_string(), uri.to_string())),
         _ => Err(format!("`{text}` is not of the form NAME=URI")),

@@ -31,6 +31,9 @@ pub async fn carry_out(arguments: Arguments) -> ExitCode {
     if let Command::Stream(command) = arguments.command {
         return crate::stream::carry_out(command, threads).await;
     }
+    if let Command::Serve(arguments) = arguments.command {
+        return crate::serve::carry_out(arguments, threads).await;
+    }
     let interrupted = CancellationToken::new();
     let timeout = if arguments.is_remote() { CANCEL_TIMEOUT_STACK } else { CANCEL_TIMEOUT_LOCAL };
     // Runs in a separate task, so that an interrupt is handled while it computes.
@@ -74,7 +77,7 @@ async fn execute(command: Command, threads: usize, interrupted: CancellationToke
         Command::Tables(arguments) => show_tables(arguments, threads).await,
         Command::Sample { folder, rows } => sample::generate(folder, rows, threads).await,
         // It ends by itself, with a last epoch, when it is interrupted.
-        Command::Stream(_) => Err(QueryError::internal("a continuous query is not run as a question")),
+        Command::Stream(_) | Command::Serve(_) => Err(QueryError::internal("the command is not run as a question")),
     }
 }
 

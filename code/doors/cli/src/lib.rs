@@ -9,6 +9,7 @@ pub mod compose;
 pub mod output;
 mod question;
 pub mod sample;
+mod serve;
 pub mod stream;
 mod terminal;
 mod watch;
