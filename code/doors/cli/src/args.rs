@@ -84,7 +84,7 @@ pub enum Command {
     #[command(subcommand)]
     Stream(crate::stream::StreamCommand),
 
-    /// Answer SQL from other programs, over HTTP, until interrupted.
+    /// Answer SQL from other programs, through PostgreSQL's protocol, Arrow Flight SQL and HTTP, until interrupted.
     #[command(after_help = option_help())]
     Serve(crate::serve::ServeArguments),
 }

@@ -180,12 +180,13 @@ fn stopped() -> Result<impl Future<Output = ()>> {
 fn greeting(server: &Server, names: &[String], new_key: Option<&str>) -> Result<String> {
     let (http, postgres) = (server.http_address()?, server.postgres_address()?);
     let scheme = if server.has_tls() { "https" } else { "http" };
+    let grpc = if server.has_tls() { "grpc+tls" } else { "grpc" };
     let sql = names.first().map_or_else(|| "SELECT 1".to_string(), |name| format!("SELECT COUNT(*) FROM {name}"));
     let key = match new_key {
         Some(key) => format!("key:        {key}"),
         None => "key:        as configured".to_string(),
     };
-    let shown = new_key.unwrap_or("$BUZZ_KEY");
+    let shown = new_key.unwrap_or("KEY");
     Ok(format!(
         "HTTP:       {scheme}://{http}\n\
          PostgreSQL: {postgres}\n\
@@ -194,7 +195,10 @@ fn greeting(server: &Server, names: &[String], new_key: Option<&str>) -> Result<
          \n\
          curl -H 'Authorization: Bearer {shown}' -H 'Content-Type: application/json' \\\n  \
            {scheme}://{http}/v1/query -d '{{\"sql\": \"{sql}\"}}'\n\
-         PGPASSWORD={shown} psql -h {} -p {} -U ann buzz -c '{sql}'",
+         PGPASSWORD={shown} psql -h {} -p {} -U ann buzz -c '{sql}'\n\
+         python3 -c 'from adbc_driver_flightsql import dbapi; print(dbapi.connect(\"{grpc}://{http}\", \
+         {{\"username\": \"ann\", \"password\": \"{shown}\"}}, autocommit=True).cursor().execute(\"{sql}\")\
+         .fetch_arrow_table())'",
         if names.is_empty() { "none".to_string() } else { names.join(", ") },
         postgres.ip(),
         postgres.port(),

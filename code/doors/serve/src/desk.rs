@@ -37,7 +37,7 @@ pub struct Bounds {
     pub answers: usize,
 }
 
-/// Where all doors bring their questions.
+/// The place to which all doors bring their questions.
 #[derive(Debug)]
 pub(crate) struct Desk {
     engine: Arc<dyn Engine>,
@@ -320,7 +320,7 @@ pub(crate) fn without_catalog(sql: &str) -> String {
 /// Returns a plan as rows, one per line: `(QUERY PLAN: Utf8)`.
 fn plan_rows(text: &str) -> Result<Rows> {
     let schema = Arc::new(Schema::new(vec![Field::new("QUERY PLAN", DataType::Utf8, true)]));
-    let lines: ArrayRef = Arc::new(StringArray::from_iter_values(text.lines()));
+    let lines: ArrayRef = Arc::new(StringArray::from(text.lines().collect::<Vec<_>>()));
     let mut rows = Rows::new();
     rows.start(Arc::clone(&schema))?;
     rows.write(RecordBatch::try_new(schema, vec![lines])?)?;

@@ -1,4 +1,4 @@
-//! Who may ask: keys of users, tokens, and random values.
+//! Keys of users, which decide who may ask; tokens; and random values.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -63,7 +63,7 @@ impl Names {
             catalogs: entries,
             params: Default::default(),
         };
-        // Checks the entries as those of a query.
+        // Applies the checks of a query's entries.
         let (query, warnings) = Query::parse(&query.to_json().to_string(), "the tables")?;
         for warning in warnings {
             tracing::warn!(warning, "table");

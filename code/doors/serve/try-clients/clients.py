@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Asks a server with the clients that people use, and compares values with what they must be.
+"""Queries a server with the clients that people use, and compares values with what they must be.
 
     clients.py --buzz PATH
 

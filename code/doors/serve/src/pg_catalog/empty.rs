@@ -43,16 +43,26 @@ fn set_is_empty(set: &SetExpr) -> bool {
     }
 }
 
+/// Checks if `select` is grouped, or aggregates all its rows.
+pub(super) fn is_aggregated(select: &Select) -> bool {
+    let is_grouped = match &select.group_by {
+        GroupByExpr::All(_) => true,
+        GroupByExpr::Expressions(expressions, _) => !expressions.is_empty(),
+    };
+    is_grouped || select.having.is_some() || select.projection.iter().any(has_aggregate)
+}
+
+fn has_aggregate(item: &SelectItem) -> bool {
+    let text = item.to_string().to_lowercase();
+    AGGREGATES.iter().any(|name| text.contains(name))
+}
+
 fn select_is_empty(select: &Select) -> bool {
     let is_grouped = match &select.group_by {
         GroupByExpr::All(_) => true,
         GroupByExpr::Expressions(expressions, modifiers) => !expressions.is_empty() && modifiers.is_empty(),
     };
-    let aggregates = |item: &SelectItem| {
-        let text = item.to_string().to_lowercase();
-        AGGREGATES.iter().any(|name| text.contains(name))
-    };
-    let has_total = !is_grouped && (select.having.is_some() || select.projection.iter().any(aggregates));
+    let has_total = !is_grouped && (select.having.is_some() || select.projection.iter().any(has_aggregate));
     !has_total && select.from.iter().any(joined_is_empty)
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use arrow::array::Array;
 use arrow::datatypes::DataType;
 use datafusion::error::Result;
 use datafusion::logical_expr::{
@@ -301,6 +302,19 @@ fn about_names(functions: &mut Functions, named: &[NamedTable]) {
     functions.add("regother_in", DataType::UInt32, |args| oid(text_of(args.first()).map(|_| 0)));
     functions.add("regother_out", DataType::Utf8, |args| text(oid_of(args.first()).map(|oid| oid.to_string())));
     functions.add("quote_ident", DataType::Utf8, |args| text(text_of(args.first()).map(|name| quoted(&name))));
+    functions.add("array_to_string", DataType::Utf8, |args| {
+        let separator = text_of(args.get(1)).unwrap_or_default();
+        text(match args.first() {
+            Some(ScalarValue::List(list)) if !list.is_null(0) => {
+                let parts = list.value(0);
+                let parts = (0..parts.len()).filter_map(|index| ScalarValue::try_from_array(&parts, index).ok());
+                let parts = parts.filter(|part| !part.is_null()).map(|part| part.to_string());
+                Some(parts.collect::<Vec<_>>().join(&separator))
+            }
+            // Lists of privileges are nulls of type text.
+            other => text_of(other),
+        })
+    });
     functions.add("array_upper", DataType::Int32, |_| ScalarValue::Int32(None));
     functions.add("pg_size_pretty", DataType::Utf8, |args| {
         text(number_of(args.first()).map(|bytes| format!("{bytes} bytes")))

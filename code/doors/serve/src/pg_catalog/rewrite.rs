@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Array, ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, SelectItem, SetExpr, Statement, Value,
-    VisitMut, VisitorMut,
+    FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, SelectItem, SetExpr, Statement,
+    Value, VisitMut, VisitorMut,
 };
 
 use crate::pg_catalog::{INFORMATION_SCHEMA, PG_CATALOG, empty};
@@ -15,7 +15,7 @@ pub(super) fn rewrite(statement: &mut Statement) {
     if let Statement::Query(query) = statement {
         name_columns(&mut query.body);
     }
-    _ = statement.visit(&mut Rewriter);
+    _ = statement.visit(&mut Rewriter::default());
 }
 
 /// Gives the columns of the statement the names that PostgreSQL gives them.
@@ -63,10 +63,35 @@ fn unique(items: &mut [SelectItem]) {
     }
 }
 
-struct Rewriter;
+#[derive(Default)]
+struct Rewriter {
+    /// Texts of subqueries whose rows are compared one by one, before they are visited.
+    compared: Vec<String>,
+    /// Addresses of these subqueries.
+    kept: Vec<usize>,
+}
 
 impl VisitorMut for Rewriter {
     type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } = expr {
+            if let Expr::Subquery(query) = right.as_ref() {
+                self.compared.push(query.to_string());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        let text = query.to_string();
+        if let Some(at) = self.compared.iter().position(|compared| *compared == text) {
+            // Its text changes while it is rewritten.
+            self.compared.remove(at);
+            self.kept.push(std::ptr::from_ref(query).addr());
+        }
+        ControlFlow::Continue(())
+    }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         match expr {
@@ -96,11 +121,25 @@ impl VisitorMut for Rewriter {
                 }
             }
             Expr::Subquery(query) if empty::is_empty(query) => *expr = null(),
+            Expr::Subquery(query) if !self.kept.contains(&std::ptr::from_ref(query.as_ref()).addr()) => single(query),
             Expr::Exists { subquery, negated } if empty::is_empty(subquery) => *expr = boolean(*negated),
             Expr::InSubquery { subquery, negated, .. } if empty::is_empty(subquery) => *expr = boolean(*negated),
             _ => {}
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// Makes an aggregate of a scalar subquery, which DataFusion requires of one that refers to the rows around it. It has at most
+/// one row, so that the largest value is the only one.
+fn single(query: &mut Query) {
+    let SetExpr::Select(select) = query.body.as_mut() else { return };
+    if query.limit_clause.is_some() || empty::is_aggregated(select) {
+        return;
+    }
+    if let [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] = select.projection.as_mut_slice() {
+        *expr = call("max", vec![expr.clone()]);
+        query.order_by = None;
     }
 }
 

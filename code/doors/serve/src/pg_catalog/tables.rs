@@ -63,8 +63,6 @@ const USER: &str =
     "usename:t usesysid:o usecreatedb:b usesuper:b userepl:b usebypassrls:b passwd:t valuntil:t useconfig:t";
 const AM: &str = "oid:o amname:t amhandler:t amtype:t";
 const TABLESPACE: &str = "oid:o spcname:t spcowner:o spcacl:t spcoptions:t";
-const COLLATION: &str = "oid:o collname:t collnamespace:o collowner:o collprovider:t collisdeterministic:b \
-    collencoding:i collcollate:t collctype:t colliculocale:t collversion:t";
 const SETTINGS: &str = "name:t setting:t unit:t category:t short_desc:t extra_desc:t context:t vartype:t source:t \
     min_val:t max_val:t enumvals:t boot_val:t reset_val:t sourcefile:t sourceline:i pending_restart:b";
 const TABLES: &str =
@@ -72,7 +70,13 @@ const TABLES: &str =
 const DESCRIBED: &str = "objoid:o classoid:o objsubid:i description:t";
 
 /// Tables that never have rows.
-const EMPTY: [(&str, &str); 45] = [
+const EMPTY: [(&str, &str); 46] = [
+    // Every column has the default collation.
+    (
+        "pg_collation",
+        "oid:o collname:t collnamespace:o collowner:o collprovider:t collisdeterministic:b collencoding:i \
+         collcollate:t collctype:t colliculocale:t collversion:t",
+    ),
     ("pg_attrdef", "oid:o adrelid:o adnum:s adbin:t"),
     ("pg_description", DESCRIBED),
     ("pg_shdescription", "objoid:o classoid:o description:t"),
@@ -159,7 +163,7 @@ const EMPTY: [(&str, &str); 45] = [
 ];
 
 /// Names of the tables that have rows.
-const FILLED: [&str; 12] = [
+const FILLED: [&str; 11] = [
     "pg_namespace",
     "pg_class",
     "pg_attribute",
@@ -169,7 +173,6 @@ const FILLED: [&str; 12] = [
     "pg_user",
     "pg_am",
     "pg_tablespace",
-    "pg_collation",
     "pg_settings",
     "pg_tables",
 ];
@@ -199,7 +202,6 @@ pub(super) fn all(named: &[NamedTable], session: &Session) -> Result<Vec<(&'stat
             "pg_tablespace",
             batch(TABLESPACE, &[vec![V::Oid(1663), t("pg_default"), V::Oid(OWNER_OID), V::Null, V::Null]])?,
         ),
-        ("pg_collation", batch(COLLATION, &[collation()])?),
         ("pg_settings", batch(SETTINGS, &session.settings.iter().map(setting).collect::<Vec<_>>())?),
         ("pg_tables", batch(TABLES, &named.iter().map(table).collect::<Vec<_>>())?),
     ];
@@ -410,22 +412,6 @@ fn user(user: &str) -> Vec<V> {
     vec![t(user), V::Oid(OWNER_OID), no(), no(), no(), no(), t("********"), V::Null, V::Null]
 }
 
-fn collation() -> Vec<V> {
-    vec![
-        V::Oid(100),
-        t("default"),
-        V::Oid(PG_CATALOG_OID),
-        V::Oid(OWNER_OID),
-        t("d"),
-        V::Bool(true),
-        V::Int(-1),
-        V::Null,
-        V::Null,
-        V::Null,
-        V::Null,
-    ]
-}
-
 fn setting((name, value): (&String, &String)) -> Vec<V> {
     vec![
         t(name),
@@ -509,7 +495,6 @@ mod tests {
         assert_eq!(database().len(), count(DATABASE));
         assert_eq!(role("ann").len(), count(ROLES));
         assert_eq!(user("ann").len(), count(USER));
-        assert_eq!(collation().len(), count(COLLATION));
         assert_eq!(setting((&String::new(), &String::new())).len(), count(SETTINGS));
         assert_eq!(table(&named).len(), count(TABLES));
         let tables = all(one, &session).unwrap();

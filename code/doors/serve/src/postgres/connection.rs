@@ -606,7 +606,11 @@ impl Connection {
             Message::Close(named, name) => {
                 match named {
                     Named::Statement => drop(self.statements.remove(&name)),
-                    Named::Portal => drop(self.portals.remove(&name)),
+                    Named::Portal => {
+                        if self.portals.remove(&name).is_none() {
+                            self.cursors.remove(&name);
+                        }
+                    }
                 }
                 self.wire.put(b'3', |_| {});
                 Ok(())
@@ -777,6 +781,12 @@ impl Connection {
     }
 
     async fn describe_portal(&mut self, name: &str) -> Result<(), Stop> {
+        // A cursor that was declared is a portal too.
+        if let Some(cursor) = self.cursors.get(name).filter(|_| !self.portals.contains_key(name)) {
+            let columns = cursor.columns.clone();
+            self.put_columns(Some(&columns), &[]);
+            return Ok(());
+        }
         let portal = self.portals.get(name).ok_or_else(|| missing_portal(name))?;
         self.check_transaction(&portal.kind)?;
         self.run_portal(name).await?;

@@ -201,7 +201,8 @@ impl Settings {
         if FIXED.contains(&name.as_str()) {
             return Err(PgError::new("55P02", format!("parameter \"{name}\" cannot be changed")));
         }
-        let plain = value.to_lowercase().replace('-', "");
+        // Some clients put quotes around a value at their start.
+        let plain = value.trim_matches(['\'', '"']).to_lowercase().replace('-', "");
         if let Some((_, only)) = ONLY.iter().find(|(fixed, _)| *fixed == name) {
             let is_unicode = name == "client_encoding" && plain == "unicode";
             if !plain.starts_with(only) && !is_unicode {
@@ -274,7 +275,7 @@ mod tests {
         let mut settings = Settings::new("ann", Options::default());
         let mut code = |name: &str, value: &str| settings.set(name, Some(value)).map_err(|error| error.code);
         assert_eq!(code("client_encoding", "LATIN1"), Err("0A000"));
-        assert_eq!(code("client_encoding", "utf-8"), Ok(()));
+        assert_eq!(code("client_encoding", "'utf-8'"), Ok(()));
         assert_eq!(code("datestyle", "ISO, DMY"), Ok(()));
         assert_eq!(code("datestyle", "German"), Err("0A000"));
         assert_eq!(code("timezone", "Mars/Base"), Err("22023"));
