@@ -157,10 +157,9 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if let Some(running) = self.desk.running.lock().remove(&self.id) {
-            if let Some(progress) = running.progress {
-                progress.stop(QueryError::cancelled("the query was cancelled: its client went away"));
-            }
+        let running = self.desk.running.lock().remove(&self.id);
+        if let Some(progress) = running.and_then(|running| running.progress) {
+            progress.stop(QueryError::cancelled("the query was cancelled: its client went away"));
         }
     }
 }

@@ -99,10 +99,11 @@ impl Names {
     /// Returns the table `name`, opened at most [`DESCRIBED_FOR`] ago.
     pub(crate) async fn table(&self, name: &str) -> Result<NamedTable> {
         let entry = self.entry(name)?;
-        if let Some((at, table)) = self.described.lock().get(&entry.name) {
-            if at.elapsed() < DESCRIBED_FOR && table.description.is_ok() {
-                return Ok(table.clone());
-            }
+        if let Some((at, table)) = self.described.lock().get(&entry.name)
+            && at.elapsed() < DESCRIBED_FOR
+            && table.description.is_ok()
+        {
+            return Ok(table.clone());
         }
         let query = Query {
             body: QueryBody::Sql("SELECT 1".to_string()),

@@ -141,9 +141,8 @@ impl FlightDoor {
         let schema = planned.map_or(actual, |planned| planned.schema);
         let batches = answered.rows.batches().map_err(|error| grpc_status(&error))?;
         // The answer is kept until its last row is sent.
-        let kept = batches.map(move |batch| {
-            let _ = &answered;
-            batch
+        let kept = batches.inspect(move |_| {
+            let _kept = &answered;
         });
         Ok(encoded(schema, kept))
     }

@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::pg_catalog::{INFORMATION_SCHEMA, PG_CATALOG, information, tables};
+use crate::scan;
 
 /// Parts of the text of a projection that returns a row without input rows.
 const AGGREGATES: [&str; 9] = ["count(", "sum(", "min(", "max(", "avg(", "_agg(", "bool_or(", "bool_and(", "every("];
@@ -53,8 +54,34 @@ pub(super) fn is_aggregated(select: &Select) -> bool {
 }
 
 fn has_aggregate(item: &SelectItem) -> bool {
-    let text = item.to_string().to_lowercase();
+    let text = without_subqueries(&item.to_string()).to_lowercase();
     AGGREGATES.iter().any(|name| text.contains(name))
+}
+
+/// Returns `sql` without the parts in parentheses that begin with SELECT: their aggregates are their own.
+fn without_subqueries(sql: &str) -> String {
+    let tokens = scan::tokens(sql);
+    let mut text = String::new();
+    let mut at = 0;
+    while at < tokens.len() {
+        let is_subquery =
+            tokens[at].is_symbol(sql, '(') && tokens.get(at + 1).is_some_and(|next| next.is_word(sql, "select"));
+        if !is_subquery {
+            text.push_str(tokens[at].text(sql));
+            at += 1;
+            continue;
+        }
+        let mut depth = 0_usize;
+        while at < tokens.len() {
+            depth += usize::from(tokens[at].is_symbol(sql, '('));
+            depth -= usize::from(tokens[at].is_symbol(sql, ')'));
+            at += 1;
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    text
 }
 
 fn select_is_empty(select: &Select) -> bool {
@@ -162,6 +189,7 @@ mod tests {
         assert_eq!(names("SELECT relname FROM pg_class c, pg_inherits i WHERE true"), some(&["relname"]));
         assert_eq!(names("SELECT relname FROM pg_class c JOIN pg_index i ON true"), some(&["relname"]));
         assert_eq!(names("SELECT a FROM pg_index UNION SELECT b FROM pg_policy"), some(&["a"]));
+        assert_eq!(names("SELECT (SELECT string_agg(x, ', ') FROM y) AS a FROM pg_publication"), some(&["a"]));
         for full in [
             "SELECT relname FROM pg_class c LEFT JOIN pg_index i ON true",
             "SELECT count(*) FROM pg_index",

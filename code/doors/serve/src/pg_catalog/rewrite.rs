@@ -23,11 +23,11 @@ fn name_columns(set: &mut SetExpr) {
     match set {
         SetExpr::Select(select) => {
             for item in &mut select.projection {
-                if let SelectItem::UnnamedExpr(expr) = item {
-                    if !matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_)) {
-                        let alias = Ident::with_quote('"', empty::name(expr));
-                        *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
-                    }
+                if let SelectItem::UnnamedExpr(expr) = item
+                    && !matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_))
+                {
+                    let alias = Ident::with_quote('"', empty::name(expr));
+                    *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
                 }
             }
             unique(&mut select.projection);
@@ -75,10 +75,10 @@ impl VisitorMut for Rewriter {
     type Break = ();
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if let Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } = expr {
-            if let Expr::Subquery(query) = right.as_ref() {
-                self.compared.push(query.to_string());
-            }
+        if let Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } = expr
+            && let Expr::Subquery(query) = right.as_ref()
+        {
+            self.compared.push(query.to_string());
         }
         ControlFlow::Continue(())
     }
@@ -107,10 +107,10 @@ impl VisitorMut for Rewriter {
                 }
             }
             Expr::Function(function) => {
-                if let [ObjectNamePart::Identifier(schema), name] = function.name.0.as_slice() {
-                    if [PG_CATALOG, INFORMATION_SCHEMA].contains(&schema.value.to_lowercase().as_str()) {
-                        function.name = ObjectName(vec![name.clone()]);
-                    }
+                if let [ObjectNamePart::Identifier(schema), name] = function.name.0.as_slice()
+                    && [PG_CATALOG, INFORMATION_SCHEMA].contains(&schema.value.to_lowercase().as_str())
+                {
+                    function.name = ObjectName(vec![name.clone()]);
                 }
                 let is_empty_array = match &function.args {
                     FunctionArguments::Subquery(query) => empty::is_empty(query),

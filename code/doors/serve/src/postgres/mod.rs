@@ -62,10 +62,11 @@ impl Connections {
     /// Cancels the query of connection `process` if `secret` is right.
     fn cancel(&self, process: i32, secret: i32) {
         let open = self.open.lock();
-        if let Some((_, current)) = open.get(&process).filter(|(known, _)| *known == secret) {
-            if let Some(token) = current.0.lock().as_ref() {
-                token.cancel();
-            }
+        let current = open.get(&process).filter(|(known, _)| *known == secret);
+        if let Some((_, current)) = current
+            && let Some(token) = current.0.lock().as_ref()
+        {
+            token.cancel();
         }
     }
 }

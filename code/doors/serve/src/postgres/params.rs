@@ -226,7 +226,7 @@ fn numeric(text: &str) -> Result<Value, String> {
     let precision = (whole.len() + fraction.len()).max(1);
     let data_type = match precision {
         ..=38 => format!("Decimal128({precision}, {})", fraction.len()),
-        ..=76 => format!("Decimal256({precision}, {})", fraction.len()),
+        39..=76 => format!("Decimal256({precision}, {})", fraction.len()),
         _ => return Err(format!("`{text}` has more than 76 digits")),
     };
     Ok(Value { param: Param::Text(text.to_string()), cast: Some(data_type) })

@@ -241,10 +241,9 @@ fn declare(reader: &mut Reader<'_>) -> Result<Statement> {
             return Err(reader.wrong());
         }
     }
-    if reader.next_is("with") || reader.next_is("without") {
-        if !reader.next_is("hold") {
-            return Err(reader.wrong());
-        }
+    let has_hold = reader.next_is("with") || reader.next_is("without");
+    if has_hold && !reader.next_is("hold") {
+        return Err(reader.wrong());
     }
     let query = if reader.next_is("for") { reader.rest().to_string() } else { String::new() };
     if query.is_empty() { Err(reader.wrong()) } else { Ok(Statement::Declare { name, query }) }
@@ -260,11 +259,11 @@ fn fetch(reader: &mut Reader<'_>, is_move: bool) -> Result<Statement> {
     let mut rows_max = 1;
     if reader.next_is("all") {
         rows_max = usize::MAX;
-    } else if !reader.next_is("next") {
-        if let Some(token) = reader.tokens.get(reader.at).filter(|token| token.kind == Kind::Number) {
-            rows_max = token.text(reader.sql).parse().map_err(|_| reader.wrong())?;
-            reader.at += 1;
-        }
+    } else if !reader.next_is("next")
+        && let Some(token) = reader.tokens.get(reader.at).filter(|token| token.kind == Kind::Number)
+    {
+        rows_max = token.text(reader.sql).parse().map_err(|_| reader.wrong())?;
+        reader.at += 1;
     }
     _ = reader.next_is("from") || reader.next_is("in");
     let name = reader.name()?;

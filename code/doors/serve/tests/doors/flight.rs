@@ -125,7 +125,7 @@ async fn calls_without_key_are_refused() {
     let error = client.execute_update("DELETE FROM kinds".to_string(), None).await.unwrap_err().to_string();
     assert!(error.contains("Buzz only reads"), "{error}");
     let info = client.execute("SELECT * FROM kindz".to_string(), None).await.unwrap();
-    let error = client.do_get(ticket(&info)).await.err().expect("the table is unknown").to_string();
+    let error = client.do_get(ticket(&info)).await.expect_err("the table is unknown").to_string();
     assert!(error.contains("table `kindz` does not exist; did you mean `kinds`?"), "{error}");
 }
 

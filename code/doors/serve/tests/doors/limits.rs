@@ -70,6 +70,6 @@ async fn address_that_others_reach_requires_tls() {
         keys: Keys::one(crate::common::KEY).unwrap(),
     };
     let bound = buzz_serve::bind(std::sync::Arc::new(buzz_fuse::Fuse::new(engine.host())), settings).await;
-    let error = bound.err().expect("it is refused").to_string();
+    let error = bound.expect_err("it is refused").to_string();
     assert!(error.contains("is reachable from other machines and there is no certificate"), "{error}");
 }

@@ -215,7 +215,7 @@ async fn statements_of_drivers_are_accepted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_key_is_refused() {
     let served = server().await;
-    let error = connect(&served, "a-key-that-is-wrong").await.err().expect("a wrong key is refused");
+    let error = connect(&served, "a-key-that-is-wrong").await.expect_err("a wrong key is refused");
     assert_eq!(error.code().map(|code| code.code()), Some("28P01"), "{error:?}");
     client(&served).await;
 }

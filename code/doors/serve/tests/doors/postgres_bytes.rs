@@ -60,7 +60,7 @@ async fn query_is_cancelled_on_request() {
     let query = tokio::spawn(async move { client.simple_query("SELECT a FROM t").await.map(|_| client) });
     until_running(&served, 1).await;
     token.cancel_query(tokio_postgres::NoTls).await.unwrap();
-    let error = query.await.unwrap().err().expect("the query was cancelled");
+    let error = query.await.unwrap().expect_err("the query was cancelled");
     assert_eq!(error.code().map(|code| code.code()), Some("57014"), "{error:?}");
     until_running(&served, 0).await;
 }
