@@ -270,11 +270,11 @@ def psql(server):
         return "not installed"
     environment = {**os.environ, "PGPASSWORD": KEY, "PAGER": "cat"}
 
-    def run(*commands):
+    def run(*commands, text=None):
         arguments = ["psql", "-X", "-h", server.host, "-p", server.port, "-U", "ann", "-d", "buzz", "-v", "ON_ERROR_STOP=1"]
         for command in commands:
             arguments += ["-c", command]
-        done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
+        done = subprocess.run(arguments, env=environment, input=text, capture_output=True, text=True)
         assert done.returncode == 0, f"{commands}: {done.stderr}"
         return done.stdout
 
@@ -286,7 +286,7 @@ def psql(server):
     assert re.search(r"price +\| numeric\(38,2\)", described) and re.search(r"at_utc +\| timestamp with time zone", described), described
     assert "bigint" in run(r"\d+ kinds")
     assert run(r"\copy (SELECT id, name FROM kinds ORDER BY id) TO STDOUT csv header").startswith("id,name\n1,")
-    assert "bigint" in run("SELECT id FROM kinds \\gdesc")
+    assert "bigint" in run(text="SELECT id FROM kinds \\gdesc\n")
     for number in (signal.SIGINT, signal.SIGKILL):
         process = subprocess.Popen(
             ["psql", "-X", "-h", server.host, "-p", server.port, "-U", "ann", "-d", "buzz", "-c", SLOW],

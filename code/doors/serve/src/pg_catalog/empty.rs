@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::sql::sqlparser::ast::{
-    Expr, GroupByExpr, JoinOperator, ObjectName, Query, Select, SelectItem, SetExpr, SetOperator, Statement,
-    TableFactor, TableWithJoins,
+    Expr, FunctionArg, FunctionArgExpr, GroupByExpr, JoinOperator, ObjectName, Query, Select, SelectItem, SetExpr,
+    SetOperator, Statement, TableFactor, TableWithJoins,
 };
 
 use crate::pg_catalog::{INFORMATION_SCHEMA, PG_CATALOG, information, tables};
@@ -111,6 +111,13 @@ fn joined_is_empty(joined: &TableWithJoins) -> bool {
 fn factor_is_empty(factor: &TableFactor) -> bool {
     match factor {
         TableFactor::Table { name, args: None, .. } => name_is_empty(name),
+        // Options of tables and columns are null, so that a list made of them has no elements.
+        TableFactor::Table { args: Some(args), .. } => match args.args.as_slice() {
+            [FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::CompoundIdentifier(parts)))] => {
+                parts.last().is_some_and(|column| ["reloptions", "attfdwoptions"].contains(&column.value.as_str()))
+            }
+            _ => false,
+        },
         TableFactor::Derived { subquery, .. } => is_empty(subquery),
         TableFactor::NestedJoin { table_with_joins, .. } => joined_is_empty(table_with_joins),
         _ => false,
@@ -189,6 +196,7 @@ mod tests {
         assert_eq!(names("SELECT relname FROM pg_class c, pg_inherits i WHERE true"), some(&["relname"]));
         assert_eq!(names("SELECT relname FROM pg_class c JOIN pg_index i ON true"), some(&["relname"]));
         assert_eq!(names("SELECT a FROM pg_index UNION SELECT b FROM pg_policy"), some(&["a"]));
+        assert_eq!(names("SELECT 'a' || x AS y FROM pg_catalog.unnest(tc.reloptions) x"), some(&["y"]));
         assert_eq!(names("SELECT (SELECT string_agg(x, ', ') FROM y) AS a FROM pg_publication"), some(&["a"]));
         for full in [
             "SELECT relname FROM pg_class c LEFT JOIN pg_index i ON true",
@@ -197,6 +205,7 @@ mod tests {
             "SELECT a FROM pg_index i RIGHT JOIN pg_class c ON true",
             "WITH pg_index AS (SELECT 1) SELECT 1 FROM pg_index",
             "SELECT * FROM public.pg_index",
+            "SELECT x FROM unnest(ARRAY['a']) x",
             "SELECT 1",
         ] {
             assert_eq!(names(full), None, "{full}");
