@@ -95,6 +95,15 @@ cross-check: programs aws-cli ## Run the bootstraps under AWS's emulator, and se
 	  python3 code/hosts/localcloud/crosscheck/moto.py --localcloud $(LOCAL_CLOUD) --buzz $(BUZZ) \
 	    --tools $(CARGO_TARGET_DIR)/cross-check --folder data/cross-check
 
+CLIENTS := $(CARGO_TARGET_DIR)/clients
+
+.PHONY: try-clients
+try-clients: build ## Ask `buzz serve` with psql, psycopg, asyncpg, SQLAlchemy and ADBC; installs them from PyPI
+	@[ -x $(CLIENTS)/bin/python ] || python3 -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/pip install --quiet --disable-pip-version-check 'psycopg[binary]' psycopg2-binary asyncpg SQLAlchemy \
+	  adbc-driver-flightsql adbc-driver-manager pyarrow
+	@$(CLIENTS)/bin/python code/doors/serve/try-clients/clients.py --buzz $(BUZZ)
+
 .PHONY: aws-cli
 aws-cli: ## Install the aws command that the tests use, if it is missing
 	@[ -x $(AWS_CLI)/bin/aws ] || command -v aws > /dev/null || { \

@@ -98,6 +98,10 @@ pub enum Command {
     /// Run continuous queries.
     #[command(subcommand)]
     Stream(crate::stream::StreamCommand),
+
+    /// Answer SQL from other programs, through PostgreSQL's protocol, Arrow Flight SQL and HTTP, until interrupted.
+    #[command(after_help = option_help())]
+    Serve(crate::serve::ServeArguments),
 }
 
 /// A query in a file.
@@ -243,7 +247,7 @@ impl Arguments {
             Command::Query(QueryArguments { how, .. }) | Command::Sql(SqlArguments { how, .. }) => how.stack.is_named(),
             Command::Tables(TablesArguments { stack, .. }) => stack.is_named(),
             Command::Shell(ShellArguments { stack, .. }) => stack.is_named(),
-            Command::Sample { .. } | Command::Stream(_) => false,
+            Command::Sample { .. } | Command::Stream(_) | Command::Serve(_) => false,
         }
     }
 }

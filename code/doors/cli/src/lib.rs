@@ -10,6 +10,7 @@ pub mod compose;
 pub mod output;
 mod question;
 pub mod sample;
+mod serve;
 mod shell;
 pub mod stream;
 mod tables;

@@ -1,0 +1,206 @@
+//! `buzz serve`: puts a server together and runs it until it is stopped.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use buzz_protocol::{CatalogEntry, CatalogType, Options, QueryError, Result, split_version};
+use buzz_serve::{Bounds, Keys, Server, Settings, Stopped, Tls, read_keys, read_tables};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::{StackArguments, assignment, table_uri};
+use crate::compose;
+use crate::terminal::{note, warn};
+
+/// File of tables in the working directory that is read if `--tables` names none.
+const TABLES_FILE: &str = "buzz.json";
+
+/// Queries that run at the same time: in this process, where they share its memory, and on a stack.
+const RUNNING_LOCAL: usize = 2;
+const RUNNING_STACK: usize = 8;
+
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8642);
+const POSTGRES: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5642);
+
+/// Arguments of `buzz serve`.
+#[derive(Debug, Args)]
+pub struct ServeArguments {
+    /// Serve the table at this uri under a name; can be repeated. Replaces an entry of the file of tables.
+    #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
+    tables: Vec<(String, String)>,
+
+    /// JSON file whose field "catalogs" has the tables, as in a query [default: buzz.json, if it exists].
+    #[arg(long = "tables", value_name = "FILE")]
+    tables_file: Option<PathBuf>,
+
+    /// Address of HTTP and Arrow Flight SQL. Any other than a loopback address requires TLS.
+    #[arg(long, value_name = "ADDRESS", default_value_t = LISTEN)]
+    listen: SocketAddr,
+
+    /// Address of PostgreSQL's protocol. Any other than a loopback address requires TLS.
+    #[arg(long, value_name = "ADDRESS", default_value_t = POSTGRES)]
+    postgres: SocketAddr,
+
+    /// Number of queries that run at the same time [default: 2, or 8 on a stack].
+    #[arg(long, value_name = "N")]
+    running: Option<usize>,
+
+    /// Number of queries that wait until another one ends; further ones are refused.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    waiting: usize,
+
+    /// JSON file with the key of each user, such as {"ann": "KEY"}. Without it, BUZZ_KEY or a new key is for every user.
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
+
+    /// PEM file with the certificate of TLS.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+
+    /// PEM file with the private key of TLS.
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
+
+    /// Accept HTTP requests to this host name; can be repeated.
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
+
+    /// Set an option of all queries, such as memory_bytes=2GiB; can be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
+    sets: Vec<String>,
+
+    /// The stack that runs the queries, if any.
+    #[command(flatten)]
+    stack: StackArguments,
+}
+
+/// Runs the server until SIGINT or SIGTERM, and returns the exit code.
+pub(crate) async fn carry_out(arguments: ServeArguments, threads: usize) -> ExitCode {
+    match serve(arguments, threads).await {
+        Ok(Stopped::Completely) => ExitCode::SUCCESS,
+        Ok(Stopped::InPart) => {
+            note("some connections were closed before they ended");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            note(&format!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(arguments: ServeArguments, threads: usize) -> Result<Stopped> {
+    let mut options = Options::default();
+    for assignment in &arguments.sets {
+        options.set(assignment)?;
+    }
+    let is_remote = arguments.stack.is_named();
+    let engine = match is_remote {
+        true => compose::stack_engine(&arguments.stack).await?,
+        false => compose::local_engine(&options, threads)?,
+    };
+    let (keys, new_key) = keys(&arguments)?;
+    let running = arguments.running.unwrap_or(if is_remote { RUNNING_STACK } else { RUNNING_LOCAL });
+    let tables = tables(&arguments)?;
+    let names: Vec<String> = tables.iter().map(|entry| entry.name.clone()).collect();
+    let base = std::env::current_dir()
+        .map_err(|error| QueryError::invalid(format!("the working directory is not accessible: {error}")))?;
+    let tls = arguments.tls_certificate.zip(arguments.tls_key).map(|(certificate, key)| Tls { certificate, key });
+    let settings = Settings {
+        tables,
+        base,
+        options,
+        bounds: Bounds { running, waiting: arguments.waiting, answers: running + 16 },
+        listen: arguments.listen,
+        postgres: arguments.postgres,
+        tls,
+        hosts: arguments.hosts,
+        keys,
+    };
+    let server = buzz_serve::bind(Arc::clone(&engine), settings).await?;
+    let stop = stopped()?;
+    for broken in server.check_tables().await {
+        warn(&broken);
+    }
+    note(&greeting(&server, &names, new_key.as_deref())?);
+    let stop = async {
+        stop.await;
+        note("stopping …");
+    };
+    Ok(server.run(stop).await)
+}
+
+/// Returns the accepted keys, and the key if it was made now.
+fn keys(arguments: &ServeArguments) -> Result<(Keys, Option<String>)> {
+    if let Some(file) = &arguments.keys {
+        return Ok((read_keys(file)?, None));
+    }
+    match std::env::var("BUZZ_KEY") {
+        Ok(key) => Ok((Keys::one(&key)?, None)),
+        Err(_) => {
+            let key = Keys::fresh()?;
+            Ok((Keys::one(&key)?, Some(key)))
+        }
+    }
+}
+
+fn tables(arguments: &ServeArguments) -> Result<Vec<CatalogEntry>> {
+    let file = arguments.tables_file.clone().or_else(|| Some(PathBuf::from(TABLES_FILE)).filter(|file| file.exists()));
+    let mut entries = Vec::new();
+    if let Some(file) = file {
+        let (read, warnings) = read_tables(&file)?;
+        warnings.iter().for_each(|warning| warn(warning));
+        entries = read;
+    }
+    for (name, text) in &arguments.tables {
+        let (uri, version, timestamp) = split_version(text);
+        let entry = CatalogEntry::new(name, CatalogType::Auto, uri);
+        entries.retain(|other| !other.name.eq_ignore_ascii_case(name));
+        entries.push(CatalogEntry { version, timestamp: timestamp.map(str::to_string), ..entry });
+    }
+    Ok(entries)
+}
+
+/// Returns a future that ends at SIGINT or SIGTERM.
+fn stopped() -> Result<impl Future<Output = ()>> {
+    let failed = |error: std::io::Error| QueryError::internal(format!("signals cannot be received: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Returns the lines that are printed when the server listens. The addresses come first, so that programs can read them.
+fn greeting(server: &Server, names: &[String], new_key: Option<&str>) -> Result<String> {
+    let (http, postgres) = (server.http_address()?, server.postgres_address()?);
+    let scheme = if server.has_tls() { "https" } else { "http" };
+    let grpc = if server.has_tls() { "grpc+tls" } else { "grpc" };
+    let sql = names.first().map_or_else(|| "SELECT 1".to_string(), |name| format!("SELECT COUNT(*) FROM {name}"));
+    let key = match new_key {
+        Some(key) => format!("key:        {key}"),
+        None => "key:        as configured".to_string(),
+    };
+    let shown = new_key.unwrap_or("KEY");
+    Ok(format!(
+        "HTTP:       {scheme}://{http}\n\
+         PostgreSQL: {postgres}\n\
+         {key}\n\
+         tables:     {}\n\
+         \n\
+         curl -H 'Authorization: Bearer {shown}' -H 'Content-Type: application/json' \\\n  \
+           {scheme}://{http}/v1/query -d '{{\"sql\": \"{sql}\"}}'\n\
+         PGPASSWORD={shown} psql -h {} -p {} -U ann buzz -c '{sql}'\n\
+         python3 -c 'from adbc_driver_flightsql import dbapi; print(dbapi.connect(\"{grpc}://{http}\", \
+         {{\"username\": \"ann\", \"password\": \"{shown}\"}}, autocommit=True).cursor().execute(\"{sql}\")\
+         .fetch_arrow_table())'",
+        if names.is_empty() { "none".to_string() } else { names.join(", ") },
+        postgres.ip(),
+        postgres.port(),
+    ))
+}

@@ -1,0 +1,339 @@
+//! The desk: where all doors bring their questions. It resolves names, waits for a slot, runs the query, and ends it if the
+//! caller goes away.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use buzz_engine::{Answer, Content, Engine, Progress, ProgressReport, Question, RowSink, Rows, Summary, Want};
+use buzz_protocol::{ErrorKind, Format, Options, Param, Query, QueryBody, QueryError, QueryId, Result};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::names::Names;
+use crate::planner;
+use crate::queue::Queue;
+use crate::scan::{self, Kind};
+
+/// The name of the only catalog and of its only schema.
+pub(crate) const CATALOG: &str = "buzz";
+pub(crate) const SCHEMA: &str = "public";
+
+/// Maximum time to wait until one of the kept answers has been sent.
+const KEPT_WITHIN: Duration = Duration::from_secs(30);
+
+/// Bounds of the desk.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Queries that run at the same time.
+    pub running: usize,
+    /// Queries that wait for a slot.
+    pub waiting: usize,
+    /// Answers that are kept at the same time, while they are sent. Each has up to 128 MiB in memory.
+    pub answers: usize,
+}
+
+/// The place to which all doors bring their questions.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    engine: Arc<dyn Engine>,
+    /// The tables.
+    pub(crate) names: Names,
+    /// Options of queries that set none.
+    pub(crate) options: Options,
+    queue: Queue,
+    answers: Arc<Semaphore>,
+    running: Arc<Mutex<HashMap<QueryId, Running>>>,
+    /// Counts since the start.
+    pub(crate) counts: Counts,
+    /// Ends all queries when the server stops.
+    pub(crate) stopping: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Running {
+    user: String,
+    progress: Option<Arc<Progress>>,
+    cancelled: CancellationToken,
+}
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Queries that succeeded.
+    pub(crate) succeeded: AtomicU64,
+    /// Queries that failed, by kind of the error.
+    failed: Mutex<BTreeMap<&'static str, u64>>,
+    /// Rows of all answers.
+    pub(crate) rows: AtomicU64,
+    /// Bytes read from storage.
+    pub(crate) bytes_read: AtomicU64,
+    /// Milliseconds of all answered queries, without their wait for a slot.
+    pub(crate) milliseconds: AtomicU64,
+    /// Millionths of a US dollar spent.
+    pub(crate) cost_micros: AtomicU64,
+}
+
+impl Counts {
+    /// Returns the number of failed queries by kind of the error.
+    pub(crate) fn failed(&self) -> BTreeMap<&'static str, u64> {
+        self.failed.lock().clone()
+    }
+
+    fn add(&self, outcome: &Result<Answer>) {
+        match outcome {
+            Ok(answer) => {
+                let summary = &answer.summary;
+                self.succeeded.fetch_add(1, Ordering::Relaxed);
+                self.rows.fetch_add(summary.rows, Ordering::Relaxed);
+                self.bytes_read.fetch_add(summary.bytes_read, Ordering::Relaxed);
+                let milliseconds = u64::try_from(summary.total.as_millis()).unwrap_or(u64::MAX);
+                self.milliseconds.fetch_add(milliseconds, Ordering::Relaxed);
+                let micros = (summary.cost_usd.unwrap_or_default() * 1e6).round();
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a cost is small and positive"
+                )]
+                self.cost_micros.fetch_add(micros as u64, Ordering::Relaxed);
+            }
+            Err(error) => *self.failed.lock().entry(kind_name(error.kind)).or_default() += 1,
+        }
+    }
+}
+
+fn kind_name(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Invalid => "invalid",
+        ErrorKind::Data => "data",
+        ErrorKind::Unavailable => "unavailable",
+        ErrorKind::Limit => "limit",
+        ErrorKind::Cancelled => "cancelled",
+        ErrorKind::Internal => "internal",
+    }
+}
+
+/// A question of a user.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    /// Id of the query.
+    pub(crate) id: QueryId,
+    /// The user.
+    pub(crate) user: String,
+    /// One statement.
+    pub(crate) sql: String,
+    /// Values of parameters by name, without `$`.
+    pub(crate) params: BTreeMap<String, Param>,
+    /// The options.
+    pub(crate) options: Options,
+    /// The format in which the door writes the rows.
+    pub(crate) format: Format,
+}
+
+/// The rows of an answer, and work done for it.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    /// Id of the query.
+    pub(crate) id: QueryId,
+    /// All rows.
+    pub(crate) rows: Rows,
+    /// The work.
+    pub(crate) summary: Summary,
+    /// Warnings.
+    pub(crate) warnings: Vec<String>,
+    /// Counts this answer among those that are kept.
+    _kept: OwnedSemaphorePermit,
+}
+
+/// Cancels a query when the future that waits for it is dropped.
+struct Waiting<'a> {
+    desk: &'a Desk,
+    id: QueryId,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let running = self.desk.running.lock().remove(&self.id);
+        if let Some(progress) = running.and_then(|running| running.progress) {
+            progress.stop(QueryError::cancelled("the query was cancelled: its client went away"));
+        }
+    }
+}
+
+impl Desk {
+    /// Makes a desk in front of `engine`.
+    pub(crate) fn new(engine: Arc<dyn Engine>, names: Names, options: Options, bounds: Bounds) -> Self {
+        Self {
+            engine,
+            names,
+            options,
+            queue: Queue::new(bounds.running.max(1), bounds.waiting),
+            answers: Arc::new(Semaphore::new(bounds.answers.max(1))),
+            running: Arc::default(),
+            counts: Counts::default(),
+            stopping: CancellationToken::new(),
+        }
+    }
+
+    /// Returns the number of running and of waiting queries.
+    pub(crate) fn queue_counts(&self) -> (usize, usize) {
+        self.queue.counts()
+    }
+
+    /// Answers `request`. Dropping the future cancels the query; its slot is passed on once its tasks are released.
+    ///
+    /// # Errors
+    /// `Invalid` if the statement is wrong or names an unknown table, `Limit` if too many queries wait, `Cancelled`, and
+    /// the errors of the query.
+    pub(crate) async fn answer(&self, request: Request) -> Result<Answered> {
+        let id = request.id;
+        let cancelled = self.stopping.child_token();
+        let entry = Running { user: request.user.clone(), progress: None, cancelled: cancelled.clone() };
+        self.running.lock().insert(id, entry);
+        let _waiting = Waiting { desk: self, id };
+        let outcome = tokio::select! {
+            biased;
+            () = cancelled.cancelled() => Err(self.cancelled()),
+            outcome = self.run(request, &cancelled) => outcome,
+        };
+        if let Err(error) = &outcome {
+            tracing::info!(query_id = %id, kind = %error.kind, %error, "query failed");
+        }
+        outcome
+    }
+
+    fn cancelled(&self) -> QueryError {
+        if self.stopping.is_cancelled() {
+            return QueryError::unavailable("the server is stopping");
+        }
+        QueryError::cancelled("the query was cancelled")
+    }
+
+    async fn run(&self, request: Request, cancelled: &CancellationToken) -> Result<Answered> {
+        let (id, user) = (request.id, request.user.clone());
+        let question = self.question(request)?;
+        let slot = self.queue.slot(&user).await?;
+        let kept = tokio::time::timeout(KEPT_WITHIN, Arc::clone(&self.answers).acquire_owned()).await;
+        let kept =
+            kept.map_err(|_| QueryError::limit("too many answers have not been fetched yet; try again later"))?;
+        let kept = kept.map_err(|_| QueryError::internal("the count of kept answers was closed"))?;
+
+        let started = Instant::now();
+        let mut running = self.engine.start(question);
+        let progress = Arc::clone(running.progress());
+        if let Some(entry) = self.running.lock().get_mut(&id) {
+            entry.progress = Some(Arc::clone(&progress));
+        }
+        let (sender, receiver) = oneshot::channel();
+        let stop = cancelled.clone();
+        // In a task of its own: when the caller goes away, the slot is kept until the tasks of the query are released.
+        tokio::spawn(async move {
+            let outcome = tokio::select! {
+                outcome = running.answer() => outcome,
+                () = stop.cancelled() => {
+                    running.cancel();
+                    running.answer().await
+                }
+            };
+            drop(slot);
+            drop(sender.send(outcome));
+        });
+        let outcome = receiver.await.unwrap_or_else(|_| Err(QueryError::internal("the query ended without an answer")));
+        self.counts.add(&outcome);
+        tracing::info!(query_id = %id, user, milliseconds = started.elapsed().as_millis(), "query ended");
+        let Answer { content, summary, .. } = outcome?;
+        let rows = match content {
+            Content::Rows(rows) => rows,
+            Content::Plan(text) => plan_rows(&text)?,
+        };
+        Ok(Answered { id, rows, summary, warnings: progress.warnings(), _kept: kept })
+    }
+
+    /// Makes the question of a request: with the entries of the tables that its statement names.
+    fn question(&self, request: Request) -> Result<Question> {
+        let sql = without_catalog(&request.sql);
+        let query =
+            Query { catalogs: self.entries(&sql)?, body: QueryBody::Sql(sql), zones: 1, params: request.params };
+        let question = Question::new(query, self.names.base()).with_options(request.options);
+        Ok(Question { id: request.id, ..question.with_want(Want::Rows(request.format)) })
+    }
+
+    fn entries(&self, sql: &str) -> Result<Vec<buzz_protocol::CatalogEntry>> {
+        let statement = match planner::parsed(sql) {
+            Ok(statement) => statement,
+            Err(error) if error.kind == ErrorKind::Limit => return Ok(self.names.entries().to_vec()),
+            // The engine reports what is wrong with it.
+            Err(_) => return Ok(Vec::new()),
+        };
+        let Ok(relations) = planner::relations(&statement) else { return Ok(self.names.entries().to_vec()) };
+        let mut entries: Vec<buzz_protocol::CatalogEntry> = Vec::new();
+        for relation in relations {
+            if relation.schema().is_some_and(|schema| schema.eq_ignore_ascii_case("information_schema")) {
+                return Ok(self.names.entries().to_vec());
+            }
+            let entry = self.names.entry(relation.table())?;
+            if !entries.iter().any(|other| other.name == entry.name) {
+                entries.push(entry.clone());
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Cancels query `id` if it is one of `user`, and returns true if so.
+    pub(crate) fn cancel(&self, id: QueryId, user: &str) -> bool {
+        let running = self.running.lock();
+        let found = running.get(&id).filter(|running| running.user == user);
+        found.inspect(|running| running.cancelled.cancel()).is_some()
+    }
+
+    /// Returns the counts of a running query of `user`; None if it waits for a slot.
+    pub(crate) fn progress(&self, id: QueryId, user: &str) -> Option<ProgressReport> {
+        let running = self.running.lock();
+        let found = running.get(&id).filter(|running| running.user == user)?;
+        Some(found.progress.as_ref()?.report(id))
+    }
+}
+
+/// Returns `sql` without the name of the catalog before that of its schema, which engines do not know.
+pub(crate) fn without_catalog(sql: &str) -> String {
+    let tokens = scan::tokens(sql);
+    let is_name = |number: usize, name: &str| {
+        let token = tokens.get(number);
+        token.is_some_and(|token| matches!(token.kind, Kind::Word | Kind::Quoted) && token.name(sql) == name)
+    };
+    let is_dot = |number: usize| tokens.get(number).is_some_and(|token| token.is_symbol(sql, '.'));
+    let begins = |number: usize| {
+        (number == 0 || !is_dot(number - 1))
+            && is_name(number, CATALOG)
+            && is_dot(number + 1)
+            && is_name(number + 2, SCHEMA)
+            && is_dot(number + 3)
+    };
+    scan::replaced(sql, |number, _| (begins(number) || number > 0 && begins(number - 1)).then(String::new))
+}
+
+/// Returns a plan as rows, one per line: `(QUERY PLAN: Utf8)`.
+fn plan_rows(text: &str) -> Result<Rows> {
+    let schema = Arc::new(Schema::new(vec![Field::new("QUERY PLAN", DataType::Utf8, true)]));
+    let lines: ArrayRef = Arc::new(StringArray::from(text.lines().collect::<Vec<_>>()));
+    let mut rows = Rows::new();
+    rows.start(Arc::clone(&schema))?;
+    rows.write(RecordBatch::try_new(schema, vec![lines])?)?;
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn catalog_is_removed_before_its_schema_only() {
+        let text =
+            without_catalog("SELECT buzz.x, 'buzz.public.' FROM buzz.public.t, \"buzz\".\"public\".\"T\", a.buzz");
+        assert_eq!(text, "SELECT buzz.x, 'buzz.public.' FROM public.t, \"public\".\"T\", a.buzz");
+    }
+}

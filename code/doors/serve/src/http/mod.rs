@@ -1,0 +1,212 @@
+//! The HTTP door: queries, tables, health and metrics.
+
+pub(crate) mod guard;
+mod metrics;
+mod rows;
+pub(crate) mod submitted;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router, middleware};
+use buzz_protocol::{ErrorKind, Format, Options, Param, QueryError, QueryId, Result};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::codes::http_status;
+use crate::desk::{self, Desk};
+use crate::flight;
+use crate::http::guard::{Gate, Guard, User};
+use crate::http::submitted::Submitted;
+use crate::listen::Shared;
+
+/// Maximum bytes of a request.
+const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// State of the routes.
+#[derive(Debug, Clone)]
+struct Api {
+    desk: Arc<Desk>,
+    submitted: Arc<Submitted>,
+}
+
+/// A query as it is sent.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    sql: String,
+    #[serde(default)]
+    params: BTreeMap<String, Param>,
+    #[serde(default)]
+    options: Map<String, Value>,
+    #[serde(default)]
+    format: Option<String>,
+}
+
+/// Makes the routes of one connection.
+pub(crate) fn router(shared: &Shared, guard: Arc<Guard>) -> Router {
+    let api = Api { desk: Arc::clone(&shared.desk), submitted: Arc::clone(&shared.submitted) };
+    let gate = Gate { guard, keys: Arc::clone(&shared.keys) };
+    Router::new()
+        .route("/v1/query", post(query))
+        .route("/v1/queries", post(submit))
+        .route("/v1/queries/{id}", get(watch).delete(cancel))
+        .route("/v1/queries/{id}/rows", get(submitted_rows))
+        .route("/v1/tables", get(tables))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/metrics", get(metrics))
+        .fallback(async || failed(StatusCode::NOT_FOUND, &QueryError::invalid("the path does not exist")))
+        .method_not_allowed_fallback(async || {
+            failed(StatusCode::METHOD_NOT_ALLOWED, &QueryError::invalid("the path does not accept this method"))
+        })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(api)
+        .route_service(flight::PATH, flight::service(shared))
+        .layer(middleware::from_fn_with_state(gate, guard::check))
+}
+
+/// Makes the response of a failure.
+fn failed(status: StatusCode, error: &QueryError) -> Response {
+    let body = json!({"error": {"kind": error.kind, "message": error.to_string()}});
+    (status, Json(body)).into_response()
+}
+
+fn failed_as(error: &QueryError) -> Response {
+    failed(http_status(error.kind), error)
+}
+
+/// Parses the body of a request. The rejection of a body has a status of its own.
+#[expect(clippy::result_large_err, reason = "a response is made once per request")]
+fn body(body: Result<Json<Asked>, JsonRejection>) -> Result<Asked, Response> {
+    body.map(|Json(asked)| asked)
+        .map_err(|rejection| failed(rejection.status(), &QueryError::invalid(rejection.body_text())))
+}
+
+fn request(desk: &Desk, user: String, asked: Asked) -> Result<desk::Request> {
+    let mut options: Options = desk.options.clone();
+    for (key, value) in &asked.options {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+        options.set(&format!("{key}={text}"))?;
+    }
+    let format: Format = asked.format.as_deref().unwrap_or("json").parse()?;
+    let params = asked.params.into_iter().map(|(name, value)| (name.trim_start_matches('$').to_string(), value));
+    Ok(desk::Request { id: QueryId::fresh(), user, sql: asked.sql, params: params.collect(), options, format })
+}
+
+/// Runs a query and responds with its rows.
+async fn query(
+    State(api): State<Api>,
+    Extension(User(user)): Extension<User>,
+    asked: Result<Json<Asked>, JsonRejection>,
+) -> Response {
+    let asked = match body(asked) {
+        Ok(asked) => asked,
+        Err(response) => return response,
+    };
+    let answered = async {
+        let request = request(&api.desk, user, asked)?;
+        let format = request.format;
+        Ok((api.desk.answer(request).await?, format))
+    };
+    match answered.await {
+        Ok((answered, format)) => rows::response(Arc::new(answered), format),
+        Err(error) => failed_as(&error),
+    }
+}
+
+/// Starts a query and responds with its id.
+async fn submit(
+    State(api): State<Api>,
+    Extension(User(user)): Extension<User>,
+    asked: Result<Json<Asked>, JsonRejection>,
+) -> Response {
+    let asked = match body(asked) {
+        Ok(asked) => asked,
+        Err(response) => return response,
+    };
+    let submitted = request(&api.desk, user, asked).and_then(|request| api.submitted.start(&api.desk, request));
+    match submitted {
+        Ok(id) => (StatusCode::ACCEPTED, Json(json!({"id": id}))).into_response(),
+        Err(error) => failed_as(&error),
+    }
+}
+
+fn id_of(text: &str) -> Result<QueryId> {
+    serde_json::from_value(json!(text)).map_err(|_| QueryError::invalid(format!("`{text}` is not the id of a query")))
+}
+
+fn unknown(id: &str) -> Response {
+    let error = QueryError::invalid(format!("query `{id}` does not exist, belongs to another user, or was removed"));
+    failed(StatusCode::NOT_FOUND, &error)
+}
+
+/// Responds with the state of a submitted query.
+async fn watch(State(api): State<Api>, Extension(User(user)): Extension<User>, Path(id): Path<String>) -> Response {
+    let state = id_of(&id).ok().and_then(|id| api.submitted.state(&api.desk, id, &user));
+    state.map_or_else(|| unknown(&id), |state| Json(state).into_response())
+}
+
+/// Cancels a submitted query, or removes its answer.
+async fn cancel(State(api): State<Api>, Extension(User(user)): Extension<User>, Path(id): Path<String>) -> Response {
+    let removed = id_of(&id).is_ok_and(|id| api.submitted.remove(id, &user));
+    if removed { StatusCode::NO_CONTENT.into_response() } else { unknown(&id) }
+}
+
+#[derive(Debug, Deserialize)]
+struct RowsQuery {
+    format: Option<String>,
+}
+
+/// Responds with the rows of a submitted query that has succeeded.
+async fn submitted_rows(
+    State(api): State<Api>,
+    Extension(User(user)): Extension<User>,
+    Path(id): Path<String>,
+    Query(asked): Query<RowsQuery>,
+) -> Response {
+    let Some(outcome) = id_of(&id).ok().and_then(|id| api.submitted.outcome(id, &user)) else { return unknown(&id) };
+    let (answered, own_format) = match outcome {
+        Some(Ok(answered)) => answered,
+        Some(Err(error)) => return failed_as(&error),
+        None => {
+            let error = QueryError::new(ErrorKind::Unavailable, format!("query `{id}` is still running"));
+            return failed(StatusCode::CONFLICT, &error);
+        }
+    };
+    let format = asked.format.map_or(Ok(own_format), |format| format.parse());
+    match format {
+        Ok(format) => rows::response(answered, format),
+        Err(error) => failed_as(&error),
+    }
+}
+
+/// Responds with the tables and their columns.
+async fn tables(State(api): State<Api>) -> Response {
+    let tables = api.desk.names.tables().await;
+    let tables: Vec<Value> = tables
+        .iter()
+        .map(|table| match &table.description {
+            Ok(description) => {
+                let columns = description.columns.iter();
+                json!({
+                    "name": table.name, "type": description.kind, "uri": description.uri, "files": description.files,
+                    "bytes": description.bytes, "partition_columns": description.partition_columns,
+                    "columns": columns.map(|(name, data_type)| json!({"name": name, "type": data_type})).collect::<Vec<_>>(),
+                })
+            }
+            Err(error) => json!({"name": table.name, "error": {"kind": error.kind, "message": error.to_string()}}),
+        })
+        .collect();
+    Json(json!({"tables": tables})).into_response()
+}
+
+/// Responds with counts in the format of Prometheus.
+async fn metrics(State(api): State<Api>) -> Response {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::text(&api.desk)).into_response()
+}

@@ -1,0 +1,122 @@
+//! Rows as the body of a response.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use buzz_protocol::{Format, QueryError};
+use buzz_results::format;
+use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::desk::Answered;
+use crate::http::failed_as;
+
+/// Bytes of one part of a body, and the number of parts that wait for the client.
+const PART_BYTES: usize = 64 << 10;
+const PARTS_MAX: usize = 8;
+
+/// Makes the response with the rows of `answered`. Headers have the query's id, its summary and its warnings.
+pub(crate) fn response(answered: Arc<Answered>, format: Format) -> Response {
+    if let Err(error) = format::check(&answered.rows.schema(), format) {
+        return failed_as(&error);
+    }
+    let headers = headers(&answered, format);
+    let (sender, receiver) = mpsc::channel(PARTS_MAX);
+    tokio::task::spawn_blocking(move || {
+        let mut parts = Parts { sender: sender.clone(), buffer: BytesMut::new() };
+        let written = format::write(&answered.rows, format, &mut parts).and_then(|()| Ok(parts.flush()?));
+        if let Err(error) = written {
+            // The client sees that the body ends early.
+            drop(sender.blocking_send(Err(io::Error::other(format!("{error:?}")))));
+        }
+    });
+    let stream = futures::stream::unfold(receiver, async |mut receiver: mpsc::Receiver<io::Result<Bytes>>| {
+        receiver.recv().await.map(|part| (part, receiver))
+    });
+    (headers, Body::from_stream(stream)).into_response()
+}
+
+/// Returns the JSON of the work done for an answer.
+pub(crate) fn summary(answered: &Answered) -> Value {
+    let summary = &answered.summary;
+    json!({
+        "rows": summary.rows, "files_read": summary.files_read, "files_found": summary.files_found,
+        "bytes_read": summary.bytes_read, "tasks": summary.tasks, "retries": summary.retries,
+        "seconds": summary.total.as_secs_f64(), "cost_usd": summary.cost_usd,
+    })
+}
+
+fn headers(answered: &Answered, format: Format) -> HeaderMap {
+    let kind = match format {
+        Format::Json => "application/json",
+        Format::Ndjson => "application/x-ndjson",
+        Format::Csv => "text/csv; charset=utf-8",
+        Format::Table => "text/plain; charset=utf-8",
+        Format::Arrow => "application/vnd.apache.arrow.file",
+        Format::Parquet => "application/vnd.apache.parquet",
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    let mut add = |name: &'static str, value: &Value| {
+        // JSON allows every character beyond ASCII to be escaped, as headers require.
+        if let Ok(value) = HeaderValue::from_str(&ascii(&value.to_string())) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    add("buzz-query-id", &json!(answered.id));
+    add("buzz-summary", &summary(answered));
+    add("buzz-warnings", &json!(answered.warnings));
+    headers
+}
+
+fn ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character.is_ascii() {
+            text.push(character);
+        } else {
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                text.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    text
+}
+
+/// Sends written bytes as parts, and waits while too many are unread.
+struct Parts {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    buffer: BytesMut,
+}
+
+impl Parts {
+    fn send(&mut self) -> io::Result<()> {
+        let part = self.buffer.split().freeze();
+        self.sender.blocking_send(Ok(part)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    }
+}
+
+impl Write for Parts {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= PART_BYTES {
+            self.send()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() { Ok(()) } else { self.send() }
+    }
+}
+
+/// Returns the error of a query as JSON.
+pub(crate) fn error_json(error: &QueryError) -> Value {
+    json!({"kind": error.kind, "message": error.to_string()})
+}

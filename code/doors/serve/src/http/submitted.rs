@@ -1,0 +1,99 @@
+//! Queries that run while their client does something else, and whose answers are kept until they are fetched.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use buzz_protocol::{Format, QueryError, QueryId, Result};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::desk::{Answered, Desk, Request};
+use crate::http::rows::{error_json, summary};
+
+/// Time for which an answer is kept after its last use.
+const KEPT_FOR: Duration = Duration::from_secs(600);
+
+/// Maximum number of submitted queries of one user, with those that ended and are kept.
+const OF_USER_MAX: usize = 16;
+
+/// The submitted queries.
+#[derive(Debug, Default)]
+pub(crate) struct Submitted {
+    queries: Arc<Mutex<HashMap<QueryId, Submission>>>,
+}
+
+#[derive(Debug)]
+struct Submission {
+    user: String,
+    format: Format,
+    used: Instant,
+    outcome: Option<Result<Arc<Answered>>>,
+    /// Dropping it cancels the query.
+    _work: Option<AbortOnDropHandle<()>>,
+}
+
+impl Submitted {
+    /// Starts `request` and returns its id.
+    ///
+    /// # Errors
+    /// `Limit` if the user has too many submitted queries.
+    pub(crate) fn start(&self, desk: &Arc<Desk>, request: Request) -> Result<QueryId> {
+        let (id, user, format) = (request.id, request.user.clone(), request.format);
+        let mut queries = self.queries.lock();
+        if queries.values().filter(|query| query.user == user).count() >= OF_USER_MAX {
+            return Err(QueryError::limit(format!(
+                "user `{user}` has {OF_USER_MAX} submitted queries, which is the maximum; delete one with DELETE \
+                 /v1/queries/ID"
+            )));
+        }
+        let (desk, kept) = (Arc::clone(desk), Arc::clone(&self.queries));
+        let work = tokio::spawn(async move {
+            let outcome = desk.answer(request).await.map(Arc::new);
+            if let Some(query) = kept.lock().get_mut(&id) {
+                query.outcome = Some(outcome);
+                query.used = Instant::now();
+            }
+        });
+        let work = Some(AbortOnDropHandle::new(work));
+        queries.insert(id, Submission { user, format, used: Instant::now(), outcome: None, _work: work });
+        Ok(id)
+    }
+
+    /// Removes the answers that were not used for ten minutes.
+    pub(crate) fn expire(&self) {
+        self.queries.lock().retain(|_, query| query.outcome.is_none() || query.used.elapsed() < KEPT_FOR);
+    }
+
+    /// Returns the state of query `id` as JSON, if it is one of `user`.
+    pub(crate) fn state(&self, desk: &Desk, id: QueryId, user: &str) -> Option<Value> {
+        match self.outcome(id, user)? {
+            Some(Ok((answered, _))) => Some(json!({
+                "id": id, "state": "succeeded", "summary": summary(&answered), "warnings": answered.warnings,
+            })),
+            Some(Err(error)) => Some(json!({"id": id, "state": "failed", "error": error_json(&error)})),
+            None => Some(match desk.progress(id, user) {
+                Some(progress) => json!({"id": id, "state": "running", "progress": progress}),
+                None => json!({"id": id, "state": "waiting"}),
+            }),
+        }
+    }
+
+    /// Returns the outcome of query `id`, None inside if it still runs, if it is one of `user`.
+    #[expect(clippy::type_complexity, reason = "unknown, running, or ended")]
+    pub(crate) fn outcome(&self, id: QueryId, user: &str) -> Option<Option<Result<(Arc<Answered>, Format)>>> {
+        let mut queries = self.queries.lock();
+        let query = queries.get_mut(&id).filter(|query| query.user == user)?;
+        query.used = Instant::now();
+        let format = query.format;
+        Some(query.outcome.clone().map(|outcome| outcome.map(|answered| (answered, format))))
+    }
+
+    /// Cancels query `id` or removes its answer, if it is one of `user`. Returns true if so.
+    pub(crate) fn remove(&self, id: QueryId, user: &str) -> bool {
+        let mut queries = self.queries.lock();
+        let is_own = queries.get(&id).is_some_and(|query| query.user == user);
+        is_own && queries.remove(&id).is_some()
+    }
+}

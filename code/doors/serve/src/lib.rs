@@ -1,0 +1,54 @@
+//! The server: one process that answers SQL over HTTP, Arrow Flight SQL and PostgreSQL's protocol, in front of any
+//! [`Engine`].
+//!
+//! ```text
+//!  psql, psycopg, BI tools ─▶ postgres ─┐
+//!  ADBC, JDBC, polars      ─▶ flight   ─┼─▶ desk ─▶ Engine
+//!  curl, scripts           ─▶ http     ─┘    │
+//!                                       names, queue, planner
+//! ```
+//!
+//! Each door turns a request into a `desk::Request` and the answer's rows into its protocol. The `desk` resolves the
+//! tables' `names`, waits in the `queue`, and cancels a query whose client goes away. `planner` finds the columns and
+//! parameters of a statement before it runs. `keys` decides who may ask, `listen` binds the ports.
+
+mod codes;
+mod desk;
+mod flight;
+mod http;
+mod keys;
+mod listen;
+mod names;
+mod pg_catalog;
+mod planner;
+mod postgres;
+mod queue;
+mod scan;
+mod settings;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use buzz_engine::Engine;
+use buzz_protocol::Result;
+
+pub use desk::Bounds;
+pub use keys::Keys;
+pub use listen::{Server, Stopped};
+pub use settings::{Settings, Tls, read_keys, read_tables};
+
+use crate::desk::Desk;
+use crate::names::Names;
+
+/// Maximum time for connections to end after the server was stopped.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// Binds the ports of `settings` and makes the server.
+///
+/// # Errors
+/// `Invalid` if a table, an address or the certificate cannot be used.
+pub async fn bind(engine: Arc<dyn Engine>, settings: Settings) -> Result<Server> {
+    let names = Names::new(Arc::clone(&engine), settings.base.clone(), settings.tables.clone())?;
+    let desk = Arc::new(Desk::new(engine, names, settings.options.clone(), settings.bounds));
+    listen::bind(desk, settings).await
+}

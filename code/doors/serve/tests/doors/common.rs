@@ -1,0 +1,230 @@
+//! A server on tables that the tests make, and on an engine whose queries never end.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int8Array,
+    Int16Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray, StructArray, Time64MicrosecondArray,
+    TimestampMicrosecondArray, UInt32Array, UInt64Array,
+};
+use arrow::datatypes::{DataType, Field, Int32Type};
+use async_trait::async_trait;
+use buzz_engine::{Engine, Progress, Question, Running, TableDescription};
+use buzz_fuse::Fuse;
+use buzz_local::LocalHost;
+use buzz_protocol::catalog::{CatalogEntry, CatalogType};
+use buzz_protocol::{Options, Result};
+use buzz_serve::{Bounds, Keys, Settings, Stopped};
+use buzz_storage::Stores;
+use parquet::arrow::ArrowWriter;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// The key of every server.
+pub(crate) const KEY: &str = "a-key-of-the-tests";
+
+/// A server that stops when it is dropped.
+pub(crate) struct Served {
+    pub(crate) http: SocketAddr,
+    pub(crate) postgres: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    work: JoinHandle<Stopped>,
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl Served {
+    /// Stops the server and waits for its end.
+    pub(crate) async fn stop(mut self) -> Stopped {
+        drop(self.stop.take());
+        self.work.await.unwrap()
+    }
+}
+
+/// Returns the columns of the table `kinds`: the second row has nulls only, apart from `id`.
+fn kinds() -> RecordBatch {
+    let price = Decimal128Array::from(vec![Some(-1_234_567_890_123_456_789_012_345_678_901_234_567_i128), None]);
+    let price = price.with_precision_and_scale(38, 2).unwrap();
+    let at = TimestampMicrosecondArray::from(vec![Some(1_700_000_000_123_456), None]);
+    let pair_field = Arc::new(Field::new("a", DataType::Int32, true));
+    let pair = StructArray::try_new(
+        vec![pair_field].into(),
+        vec![Arc::new(Int32Array::from(vec![Some(1), None]))],
+        Some(vec![true, false].into()),
+    );
+    let columns: Vec<(&str, ArrayRef, bool)> = vec![
+        ("id", Arc::new(Int64Array::from(vec![1, 2])), true),
+        ("i8", Arc::new(Int8Array::from(vec![Some(i8::MIN), None])), true),
+        ("i16", Arc::new(Int16Array::from(vec![Some(i16::MAX), None])), true),
+        ("i32", Arc::new(Int32Array::from(vec![Some(i32::MIN), None])), true),
+        ("i64", Arc::new(Int64Array::from(vec![Some(i64::MAX), None])), true),
+        ("u32", Arc::new(UInt32Array::from(vec![Some(u32::MAX), None])), true),
+        ("u64", Arc::new(UInt64Array::from(vec![Some(u64::MAX), None])), true),
+        ("f32", Arc::new(Float32Array::from(vec![Some(0.1), None])), true),
+        ("f64", Arc::new(Float64Array::from(vec![Some(-1.5e300), None])), true),
+        ("price", Arc::new(price), true),
+        ("name", Arc::new(StringArray::from(vec![Some("é,\"\t\\"), None])), true),
+        ("raw", Arc::new(BinaryArray::from(vec![Some(b"\x00\xff".as_slice()), None])), true),
+        ("yes", Arc::new(BooleanArray::from(vec![Some(true), None])), true),
+        ("day", Arc::new(Date32Array::from(vec![Some(19_000), None])), true),
+        ("clock", Arc::new(Time64MicrosecondArray::from(vec![Some(86_399_999_999), None])), true),
+        ("at", Arc::new(at.clone()), true),
+        ("at_utc", Arc::new(at.with_timezone("UTC")), true),
+        ("list", Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>([Some([Some(1), None]), None])), true),
+        ("pair", Arc::new(pair.unwrap()), true),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+}
+
+fn write(path: &Path, batch: &RecordBatch) {
+    let file = std::fs::File::create(path).unwrap();
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(batch).unwrap();
+    writer.close().unwrap();
+}
+
+/// Starts a server with the tables `kinds` and `Numbers`, which has the numbers 0 to 9,999.
+pub(crate) async fn server() -> Served {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("kinds.parquet"), &kinds());
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..10_000));
+    write(&folder.path().join("numbers.parquet"), &RecordBatch::try_from_iter([("n", numbers)]).unwrap());
+    let host = LocalHost::new(Arc::new(Stores::default()), &Options::default(), 2).unwrap();
+    let tables = vec![
+        CatalogEntry::new("kinds", CatalogType::Parquet, "kinds.parquet"),
+        CatalogEntry::new("Numbers", CatalogType::Parquet, "numbers.parquet"),
+        CatalogEntry::new("missing", CatalogType::Parquet, "missing.parquet"),
+    ];
+    let bounds = Bounds { running: 2, waiting: 8, answers: 8 };
+    let mut served = start(Arc::new(Fuse::new(host.host())), tables, bounds, folder.path()).await;
+    served._folder = Some(folder);
+    served
+}
+
+/// Starts a server whose queries end only when they are cancelled.
+pub(crate) async fn endless(bounds: Bounds) -> Served {
+    start(Arc::new(Endless), vec![CatalogEntry::new("t", CatalogType::Parquet, "t")], bounds, Path::new("/")).await
+}
+
+async fn start(engine: Arc<dyn Engine>, tables: Vec<CatalogEntry>, bounds: Bounds, base: &Path) -> Served {
+    let any = "127.0.0.1:0".parse().unwrap();
+    let settings = Settings {
+        tables,
+        base: base.to_path_buf(),
+        options: Options::default(),
+        bounds,
+        listen: any,
+        postgres: any,
+        tls: None,
+        hosts: Vec::new(),
+        keys: Keys::one(KEY).unwrap(),
+    };
+    let server = buzz_serve::bind(engine, settings).await.unwrap();
+    let (http, postgres) = (server.http_address().unwrap(), server.postgres_address().unwrap());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let work = tokio::spawn(server.run(async move { drop(stopped.await) }));
+    Served { http, postgres, stop: Some(stop), work, _folder: None }
+}
+
+/// An engine whose queries never end by themselves.
+#[derive(Debug)]
+struct Endless;
+
+#[async_trait]
+impl Engine for Endless {
+    async fn describe(&self, question: &Question) -> Result<Vec<TableDescription>> {
+        let described = question.query.catalogs.iter().map(|entry| TableDescription {
+            name: entry.name.clone(),
+            kind: "Parquet".to_string(),
+            uri: entry.uri.clone(),
+            version: None,
+            files: 1,
+            bytes: 1,
+            partition_columns: Vec::new(),
+            columns: vec![("a".to_string(), "Int64".to_string())],
+            warnings: Vec::new(),
+        });
+        Ok(described.collect())
+    }
+
+    fn start(&self, question: Question) -> Running {
+        let progress = Arc::new(Progress::of(question.id));
+        let own = Arc::clone(&progress);
+        Running::spawn(progress, async move { own.unless_stopped(std::future::pending()).await })
+    }
+}
+
+/// Sends an HTTP request and returns the status, the head and the body of the response.
+pub(crate) async fn http(
+    served: &Served,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> (u16, String, Vec<u8>) {
+    let mut stream = TcpStream::connect(served.http).await.unwrap();
+    let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+    if !headers.iter().any(|(name, _)| *name == "Host") {
+        request.push_str(&format!("Host: {}\r\n", served.http));
+    }
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str("\r\n");
+    request.push_str(body);
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).await.unwrap();
+    let end = response.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8(response[..end].to_vec()).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let body = response[end + 4..].to_vec();
+    let is_chunked = head.to_lowercase().contains("transfer-encoding: chunked");
+    (status, head, if is_chunked { unchunked(&body) } else { body })
+}
+
+fn unchunked(mut body: &[u8]) -> Vec<u8> {
+    let mut whole = Vec::new();
+    loop {
+        let line = body.windows(2).position(|window| window == b"\r\n").unwrap();
+        let length = usize::from_str_radix(std::str::from_utf8(&body[..line]).unwrap(), 16).unwrap();
+        if length == 0 {
+            return whole;
+        }
+        whole.extend(&body[line + 2..line + 2 + length]);
+        body = &body[line + 4 + length..];
+    }
+}
+
+/// The header with the key, and that of a JSON body.
+pub(crate) const AUTH: (&str, &str) = ("Authorization", "Bearer a-key-of-the-tests");
+pub(crate) const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+/// Waits until the server runs `count` queries.
+pub(crate) async fn until_running(served: &Served, count: usize) {
+    let expected = format!("buzz_queries_running {count}\n");
+    loop {
+        let (_, _, body) = http(served, "GET", "/metrics", &[AUTH], "").await;
+        if String::from_utf8(body).unwrap().contains(&expected) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+/// Connects with tokio-postgres.
+pub(crate) async fn client(served: &Served) -> tokio_postgres::Client {
+    connect(served, KEY).await.unwrap()
+}
+
+/// Connects with `key`.
+pub(crate) async fn connect(served: &Served, key: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(served.postgres.port()).user("ann").password(key).dbname("buzz");
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}

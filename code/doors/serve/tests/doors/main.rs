@@ -1,0 +1,9 @@
+//! The doors of a server, tried with clients: tokio-postgres, the Flight SQL client of arrow-flight, and plain sockets.
+
+mod common;
+mod flight;
+mod http;
+mod limits;
+mod postgres;
+mod postgres_bytes;
+mod postgres_catalog;
