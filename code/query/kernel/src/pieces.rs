@@ -247,7 +247,7 @@ mod tests {
     fn deep_plans_survive_the_wire() {
         let ctx = TaskContext::default();
         let codec = datafusion_proto::physical_plan::DefaultPhysicalExtensionCodec {};
-        for (operators, operations) in [(1, 1), (3, 20), (120, 2), (2, 700), (400, 30)] {
+        for (operators, operations) in [(1, 1), (3, 20), (120, 2), (2, 300)] {
             let plan = deep_plan(operators, operations);
             let fragment = decode_fragment(&encode_fragment(Arc::clone(&plan)).unwrap(), &ctx).unwrap();
             let decoded = decode_plan(&encode_plan(Arc::clone(&plan), &codec).unwrap(), &ctx, &codec).unwrap();

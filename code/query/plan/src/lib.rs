@@ -11,6 +11,7 @@ mod cut;
 mod explain;
 mod footers;
 mod information;
+mod limited;
 mod missing;
 mod narrow;
 mod ordered;

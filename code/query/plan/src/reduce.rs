@@ -28,6 +28,7 @@ use datafusion_distributed::{
 use url::Url;
 
 use crate::cut::cut;
+use crate::limited::limited_once;
 use crate::ordered::ordered;
 use crate::query_plan::{QueryPlan, ReduceStep};
 use crate::table::InboxTarget;
@@ -217,6 +218,7 @@ impl Divider<'_> {
         let routed = urls.clone();
         let undivided = Arc::new(AtomicBool::new(false));
         let demoted = Arc::clone(&undivided);
+        let whole = if count > 1 { limited_once(whole)? } else { whole };
 
         let state = buzz_kernel::session(planning_config(self.options, partitions)?, self.start, [])?;
         let builder = SessionStateBuilder::new_from_existing(state)

@@ -52,7 +52,6 @@ async fn wrong_requests_get_an_error_with_a_kind() {
         (r#"{"sql": "SELECT 1", "options": {"task": 1}}"#, 400, "did you mean `tasks`?"),
         (r#"{"query": "SELECT 1"}"#, 422, "unknown field `query`"),
         ("{", 400, "EOF"),
-        (r#"{"sql": "SELECT id, id FROM kinds"}"#, 400, "have the same name"),
     ];
     for (body, status, message) in cases {
         let (got, answer) = json_of(&served, "POST", "/v1/query", body).await;

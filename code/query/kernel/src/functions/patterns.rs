@@ -48,7 +48,7 @@ fn function(name: &str, translate: fn(&str, char) -> String) -> Arc<ScalarUDF> {
 /// as in a regular expression, and every other character is itself.
 fn regex_of_similar(pattern: &str, escape: char) -> String {
     let mut regex = String::from("(?s)^(?:");
-    let mut within_brackets = false;
+    let (mut within_brackets, mut within_braces) = (false, false);
     let mut chars = pattern.chars().peekable();
     while let Some(next) = chars.next() {
         match next {
@@ -76,7 +76,11 @@ fn regex_of_similar(pattern: &str, escape: char) -> String {
             }
             '%' => regex.push_str(".*"),
             '_' => regex.push('.'),
-            '|' | '*' | '+' | '?' | '{' | '}' | '(' | ')' => regex.push(next),
+            ',' if within_braces => regex.push(','),
+            '|' | '*' | '+' | '?' | '{' | '}' | '(' | ')' => {
+                within_braces = next == '{' || (within_braces && next != '}');
+                regex.push(next);
+            }
             _ => push_literal(&mut regex, next),
         }
     }

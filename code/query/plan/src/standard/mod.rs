@@ -26,7 +26,7 @@ use buzz_protocol::{Options, Overflow, Result};
 use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
 use datafusion::common::DFSchema;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::registry::FunctionRegistry;
 use datafusion::execution::{SessionState, SessionStateBuilder};
@@ -89,9 +89,7 @@ fn expressions(plan: LogicalPlan, options: &Options) -> DataFusionResult<Logical
         };
         let names = NamePreserver::new(&node);
         let node = node.map_expressions(|expression| {
-            let name = names.save(&expression);
-            let rewritten = expression.transform_up(|inner| one(inner, &schema, zone))?;
-            Ok(rewritten.update_data(|rewritten| name.restore(rewritten)))
+            overflow::with_names(expression, &names, &|inner| one(inner, &schema, zone))
         })?;
         // The type of a rewritten expression may be another one, and so may those of the nodes above.
         changed.set(changed.get() || node.transformed);

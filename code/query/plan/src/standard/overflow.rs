@@ -30,12 +30,8 @@ impl AnalyzerRule for Overflow {
                 inputs => merge_schema(inputs),
             };
             let names = NamePreserver::new(&node);
-            node.map_expressions(|expression| {
-                let name = names.save(&expression);
-                let replaced = expression
-                    .transform_up(|inner| if self.wraps { Ok(wrapping(inner)) } else { checking(inner, &schema) })?;
-                Ok(replaced.update_data(|replaced| name.restore(replaced)))
-            })
+            let replaced = |inner| if self.wraps { Ok(wrapping(inner)) } else { checking(inner, &schema) };
+            node.map_expressions(|expression| with_names(expression, &names, &replaced))
         })?;
         Ok(plan.data)
     }
@@ -43,6 +39,21 @@ impl AnalyzerRule for Overflow {
     fn name(&self) -> &'static str {
         "overflow"
     }
+}
+
+/// Rewrites `expression` with `rewrite`, from below, and keeps its name. The expressions of a grouping set keep one each: a set
+/// with a name would be one expression for the planner.
+pub(super) fn with_names(
+    expression: Expr,
+    names: &NamePreserver,
+    rewrite: &dyn Fn(Expr) -> Result<Transformed<Expr>>,
+) -> Result<Transformed<Expr>> {
+    if matches!(expression, Expr::GroupingSet(_)) {
+        return expression.map_children(|inner| with_names(inner, names, rewrite));
+    }
+    let name = names.save(&expression);
+    let rewritten = expression.transform_up(rewrite)?;
+    Ok(rewritten.update_data(|rewritten| name.restore(rewritten)))
 }
 
 fn checking(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
