@@ -69,7 +69,7 @@ pub fn write(rows: &Rows, format: Format, out: &mut dyn Write) -> Result<(), Wri
 /// Writes `rows` to `out`. A table has the given layout; returns the parts that it does not have.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_within(rows: &Rows, format: Format, layout: &Layout, out: &mut dyn Write) -> Result<Cut, WriteError> {
     let schema = rows.schema();
     check(&schema, format)?;

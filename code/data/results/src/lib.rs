@@ -1,6 +1,6 @@
 //! Writes the rows of an answer in one of several formats, for every way in.
 //!
-//! [`format`] has the entry points. [`check()`] rejects columns that a format cannot represent before the query runs.
+//! [`mod@format`] has the entry points. [`check()`] rejects columns that a format cannot represent before the query runs.
 //! `table`, `csv`, `json` and `binary` are the formats; `columns` converts columns for them, `times` checks dates and times.
 
 mod binary;
