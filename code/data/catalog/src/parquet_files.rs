@@ -48,6 +48,13 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores
     let footers: Vec<(Schema, Arc<ParquetMetaData>)> =
         futures::stream::iter(reading).buffered(FOOTERS_AT_ONCE).try_collect().await?;
     let partitions = hive::partitions(&found, entry.partition_columns.as_deref())?;
+    if let Some(schema) = &given {
+        for (object, (footer, _)) in looked_into.iter().zip(&footers) {
+            check_texts(schema, footer).map_err(|error| {
+                error.at(Place::File { path: full_path(&found.root.store, object.location.as_ref()), table: None })
+            })?;
+        }
+    }
     let (is_given, sampled) = (given.is_some(), looked_into.len());
     let (schema, spellings) = match given {
         Some(schema) => (schema, Spellings::default()),
@@ -84,6 +91,23 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores
         ));
     }
     Ok(table)
+}
+
+/// Checks that no text of the given `schema` is binary in a file. The reader would take its bytes for UTF-8 unchecked.
+fn check_texts(schema: &Schema, file: &Schema) -> Result<()> {
+    let is_text = |data_type: &DataType| matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    for field in schema.fields().iter().filter(|field| is_text(field.data_type())) {
+        let Ok(found) = file.field_with_name(field.name()) else { continue };
+        if matches!(found.data_type(), DataType::Binary | DataType::LargeBinary | DataType::BinaryView) {
+            return Err(QueryError::data(format!(
+                "column `{}` is {}, which `schema` cannot turn into text; give it the type Binary, and use CAST in the \
+                 statement",
+                field.name(),
+                found.data_type()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Appends the partition columns to `schema`. If files have a column of the same name, the value in the path takes

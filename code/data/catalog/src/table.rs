@@ -33,7 +33,7 @@ pub struct Table {
     /// The version that was read, if the format has versions.
     pub version: Option<u64>,
     /// All columns in the table's order, including partition columns. All are nullable, top-level strings and binaries
-    /// are views (as in DataFusion's Parquet reader), and fields have no metadata.
+    /// are views (as in DataFusion's Parquet reader), decimals have at least 128 bits, and fields have no metadata.
     pub schema: SchemaRef,
     /// The partition columns, in the order of [`DataFile::partition_values`].
     pub partition_columns: Vec<String>,
@@ -223,6 +223,10 @@ fn without_metadata(data_type: &DataType) -> DataType {
                 other => other.clone(),
             };
             DataType::Map(Arc::new(Field::new(entries.name(), pair, entries.is_nullable())), *sorted)
+        }
+        // Sums of the short decimals of DataFusion wrap.
+        DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
+            DataType::Decimal128(*precision, *scale)
         }
         other => other.clone(),
     }

@@ -82,6 +82,7 @@ fn digits(data_type: &DataType) -> Option<(i16, i16)> {
             1 => Some((3, 0)),
             2 => Some((5, 0)),
             4 => Some((10, 0)),
+            _ if whole.is_signed_integer() => Some((19, 0)),
             _ => Some((20, 0)),
         },
         _ => None,

@@ -172,14 +172,20 @@ fn is_infinite(text: &str) -> bool {
     text.trim().trim_start_matches(['-', '+']).starts_with(|c: char| c.is_ascii_alphabetic())
 }
 
-/// Returns whether a column of floats has an infinite value, which may stand for a number that is too large.
+/// Returns whether a float of `batch`, at any depth, is infinite. It may stand for a number that is too large.
 pub(super) fn has_infinity(batch: &RecordBatch) -> bool {
-    let is_infinite = |column: &ArrayRef| match column.data_type() {
-        DataType::Float64 => column.as_primitive::<Float64Type>().values().iter().any(|number| number.is_infinite()),
-        DataType::Float32 => column.as_primitive::<Float32Type>().values().iter().any(|number| number.is_infinite()),
+    batch.columns().iter().any(holds_infinity)
+}
+
+fn holds_infinity(array: &ArrayRef) -> bool {
+    match array.data_type() {
+        DataType::Float64 => array.as_primitive::<Float64Type>().values().iter().any(|number| number.is_infinite()),
+        DataType::Float32 => array.as_primitive::<Float32Type>().values().iter().any(|number| number.is_infinite()),
+        DataType::Struct(_) => array.as_struct().columns().iter().any(holds_infinity),
+        DataType::List(_) => holds_infinity(array.as_list::<i32>().values()),
+        DataType::LargeList(_) => holds_infinity(array.as_list::<i64>().values()),
         _ => false,
-    };
-    batch.columns().iter().any(is_infinite)
+    }
 }
 
 fn truth(text: &str) -> Option<bool> {

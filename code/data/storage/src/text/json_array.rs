@@ -1,7 +1,7 @@
 //! Files that are one JSON array of objects: the brackets and commas between the objects are replaced by blanks, so that
 //! the rest is read as one object after the other.
 
-use buzz_protocol::Result;
+use buzz_protocol::{QueryError, Result};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
@@ -17,13 +17,29 @@ pub(super) async fn without_brackets(pieces: Pieces) -> Result<(bool, Pieces)> {
         pieces = again;
         match head.trim_ascii_start().first() {
             Some(b'[') => {
-                let mut brackets = Brackets::default();
-                return Ok((true, pieces.map_ok(move |piece| brackets.removed(&piece)).boxed()));
+                return Ok((true, objects(pieces)));
             }
-            None if head.len() >= length => length = head.len() + 1,
+            None if head.len() >= length => length = head.len() * 2,
             _ => return Ok((false, pieces)),
         }
     }
+}
+
+/// Replaces the brackets and commas of the array in `pieces`. Ends with an error if the array is never closed.
+fn objects(pieces: Pieces) -> Pieces {
+    let state = Some((pieces, Brackets::default()));
+    let texts = futures::stream::try_unfold(state, |state| async move {
+        let Some((mut pieces, mut brackets)) = state else { return Ok(None) };
+        match pieces.try_next().await? {
+            Some(piece) => {
+                let text = brackets.removed(&piece);
+                Ok(Some((text, Some((pieces, brackets)))))
+            }
+            None if brackets.lists == 0 => Ok(None),
+            None => Err(QueryError::data("the array is never closed; the file is cut off").into_datafusion()),
+        }
+    });
+    texts.boxed()
 }
 
 /// The place within an array at the end of the text that was read so far.
@@ -31,6 +47,8 @@ pub(super) async fn without_brackets(pieces: Pieces) -> Result<(bool, Pieces)> {
 struct Brackets {
     /// Number of open objects and of lists within them.
     depth: usize,
+    /// Number of open lists outside of objects.
+    lists: usize,
     in_string: bool,
     escaped: bool,
 }
@@ -46,7 +64,14 @@ impl Brackets {
                 _ if self.in_string => {}
                 b'{' => self.depth += 1,
                 b'}' => self.depth = self.depth.saturating_sub(1),
-                b'[' | b']' | b',' if self.depth == 0 => *byte = b' ',
+                b'[' | b']' | b',' if self.depth == 0 => {
+                    match *byte {
+                        b'[' => self.lists += 1,
+                        b']' => self.lists = self.lists.saturating_sub(1),
+                        _ => {}
+                    }
+                    *byte = b' ';
+                }
                 _ => {}
             }
         }
@@ -74,5 +99,13 @@ mod tests {
             assert_eq!(read("{\"a\": [1]}\n").await, (false, "{\"a\": [1]}\n".to_string()));
             assert_eq!(read(" \n").await, (false, " \n".to_string()));
         }
+    }
+
+    #[tokio::test]
+    async fn array_that_is_never_closed_is_an_error() {
+        let pieces: Pieces = futures::stream::iter([Ok(Bytes::from_static(b"[{\"a\": [1]},\n{\"a\": 2}"))]).boxed();
+        let (_, pieces) = without_brackets(pieces).await.unwrap();
+        let error = QueryError::from(pieces.try_collect::<Vec<_>>().await.unwrap_err());
+        assert!(error.message.contains("the array is never closed"), "{error}");
     }
 }

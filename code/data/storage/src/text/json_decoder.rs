@@ -15,7 +15,7 @@ use datafusion_datasource::decoder::Decoder;
 use serde_json::value::RawValue;
 
 use super::encoding::not_utf8;
-use super::exact::{Syntax, as_texts, exact_batch};
+use super::exact::{Syntax, as_texts, exact_batch, has_infinity};
 use super::members::Members;
 use super::quotes::lines_in;
 use super::record::OpenRecord;
@@ -219,6 +219,13 @@ impl Decoder for JsonDecoder {
     fn flush(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
         let batch = match self.decoder.flush() {
             Ok(None) => return Ok(None),
+            Ok(Some(batch)) if has_infinity(&batch) => {
+                // The decoder takes a number that is too large for infinity; the parser of texts does not.
+                self.read_as = as_texts(&self.read_as, DataType::is_floating);
+                self.decoder = decoder(&self.read_as, self.batch_size).map_err(external)?;
+                let too_large = ArrowError::ParseError("a number is too large for its type".to_string());
+                self.as_json_text(too_large).map_err(external)?
+            }
             Ok(Some(batch)) => batch,
             Err(error) => {
                 // A decoder that failed is of no use any more.

@@ -64,6 +64,9 @@ impl FileOpener for TextOpener {
     }
 }
 
+/// The mark with which some programs begin a file in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 type Batches = BoxStream<'static, DataFusionResult<RecordBatch>>;
 
 impl TextOpener {
@@ -94,10 +97,18 @@ impl TextOpener {
         }
         match &self.format {
             FileFormat::Csv(csv) => {
-                let head = as_utf8(once(head_of(store.as_ref(), &planned, csv).await?), None).await?.1;
+                let raw = head_of(store.as_ref(), &planned, csv).await?;
+                let mark = if raw.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+                let (is_decoded, head) = as_utf8(once(raw), None).await?;
+                if is_decoded {
+                    return Err(QueryError::data(
+                        "the file is in UTF-16, so a part of it cannot be read; set `newlines_in_values` in the catalog entry \
+                         to true",
+                    ));
+                }
                 let head = head.try_collect::<Vec<_>>().await?.concat();
                 // Comments before the header may move it out of the first part.
-                let header_at = first_record_start(csv, &head) as u64;
+                let header_at = (mark + first_record_start(csv, &head)) as u64;
                 let skip_header = csv.header && (range.0..range.1).contains(&header_at);
                 self.csv_batches(csv, &head, skip_header, text).await
             }

@@ -273,3 +273,42 @@ async fn names_that_differ_in_case_are_one_column() {
     let sql = "SELECT sum(id), sum(\"ID\") FROM t";
     assert_eq!(rows(dir, sql, json!({"uri": "both.jsonl"})).await, ["1 | 5"]);
 }
+
+#[tokio::test]
+async fn header_after_a_byte_order_mark_and_a_comment_is_never_a_row() {
+    let dir = tempdir().unwrap();
+    let dir = dir.path();
+    let rows: String = (0..50).map(|n| format!("r{n},s{n}\n")).collect();
+    write(dir, "marked.csv", format!("\u{feff}#comment line\nname,city\n{rows}"));
+    let entry = || json!({"uri": "marked.csv", "comment": "#", "newlines_in_values": false});
+    for size in 10..24 {
+        let sets = ["tasks=1000".to_string(), format!("split_bytes={size}")];
+        let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+        let found = answer(dir, "SELECT count(*), min(name) FROM t", entry(), &sets).await.unwrap();
+        assert_eq!(sorted_text(&found.rows), ["50 | r0"], "{size}");
+    }
+}
+
+#[tokio::test]
+async fn number_of_json_that_is_too_large_is_an_error() {
+    let dir = tempdir().unwrap();
+    let dir = dir.path();
+    let entry = |name: &str| json!({"uri": name, "schema": [{"name": "a", "type": "Float64"}]});
+    write(dir, "large.json", "{\"a\": 1.5}\n{\"a\": 1e400}\n");
+    let text = error(dir, "SELECT max(a) FROM t", entry("large.json")).await;
+    assert!(text.contains("column `a`: `1e400` is not Float64"), "{text}");
+    write(dir, "named.json", "{\"a\": 1.5}\n{\"a\": \"Infinity\"}\n");
+    assert_eq!(rows(dir, "SELECT count(a), max(a) FROM t", entry("named.json")).await, ["2 | inf"]);
+}
+
+#[tokio::test]
+async fn json_array_that_is_cut_off_is_an_error() {
+    let dir = tempdir().unwrap();
+    let dir = dir.path();
+    let objects: Vec<String> = (0..20_000).map(|n| format!("{{\"a\": {n}, \"s\": \"{}\"}}", "x".repeat(200))).collect();
+    write(dir, "cut.json", format!("[{}", objects.join(",\n")));
+    let text = error(dir, "SELECT count(a) FROM t", json!({"uri": "cut.json"})).await;
+    assert!(text.contains("the array is never closed"), "{text}");
+    write(dir, "whole.json", format!("[{}]", objects.join(",\n")));
+    assert_eq!(rows(dir, "SELECT count(a) FROM t", json!({"uri": "whole.json"})).await, ["20000"]);
+}
