@@ -73,6 +73,19 @@ pub(crate) struct Current {
     foreign: Option<String>,
 }
 
+impl Current {
+    /// Returns whether all rows were taken.
+    fn is_exhausted(&self) -> bool {
+        self.lines.is_empty() && self.batches.is_empty()
+    }
+}
+
+/// Returns the bytes of the first line of `text` with its end: `\n`, `\r` or both.
+fn first_line_bytes(text: &[u8]) -> usize {
+    let end = text.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+    end.map_or(text.len(), |at| at + if text[at..].starts_with(b"\r\n") { 2 } else { 1 })
+}
+
 impl FileSource {
     /// Opens a file or a folder.
     pub fn new(store: Arc<dyn ObjectStore>, path: Path, format: Format, schema: SchemaRef) -> Self {
@@ -156,14 +169,16 @@ impl FileSource {
             });
             self.queue = listed.into();
         }
-        let Some(file) = self.queue.pop_front() else { return Ok(false) };
-        let key = key(&file);
-        if partly && self.last.as_ref() != Some(&key) {
-            let file = &self.last.as_ref().map(|last| last.1.clone()).unwrap_or_default();
+        if partly && self.queue.front().map(key) != self.last {
+            let file = self.last.as_ref().map(|last| last.1.clone()).unwrap_or_default();
             return Err(QueryError::data(format!(
-                "file `{file}` was read in part and has changed since; start again without --state"
+                "file `{}{file}` was read in part and has changed or disappeared since; restore it, or start again without \
+                 --state",
+                self.root
             )));
         }
+        let Some(file) = self.queue.pop_front() else { return Ok(false) };
+        let key = key(&file);
         let bytes = self.store.get(&file.location).await?.bytes().await?;
         self.current = Some(self.opened(key, bytes)?);
         Ok(true)
@@ -207,7 +222,7 @@ impl FileSource {
             if header {
                 current.names = csv_names(&bytes, delimiter)?;
                 self.check_names(&current.key.1, &current.names, &own)?;
-                start = bytes.iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |at| at + 1);
+                start = first_line_bytes(&bytes);
             } else {
                 current.names = own.fields().iter().map(|field| field.name().clone()).collect();
             }
@@ -336,10 +351,13 @@ impl Source for FileSource {
             let before = self.position;
             match self.take(rows - count).await? {
                 Some(decoded) => {
-                    if let Some(current) = &self.current {
-                        self.last = Some(current.key.clone());
-                    }
                     read.bytes += if self.format.has_lines() { self.position - before } else { 0 };
+                    self.last = self.current.as_ref().map(|current| current.key.clone());
+                    if self.current.as_ref().is_some_and(Current::is_exhausted) {
+                        // The file is no longer needed; an offset within it would require it.
+                        self.current = None;
+                        self.position = 0;
+                    }
                     count += decoded.batches.iter().map(arrow::array::RecordBatch::num_rows).sum::<usize>();
                     batches.extend(decoded.batches);
                     read.bad.extend(decoded.bad);
@@ -363,5 +381,76 @@ impl Source for FileSource {
             None => (Value::Null, Value::Null),
         };
         json!({"time": time, "file": file, "position": self.position})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field};
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    fn source(store: &Arc<InMemory>, format: Format) -> FileSource {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+        let mut source = FileSource::new(Arc::clone(store) as _, Path::from("in"), format, schema);
+        source.folder = true;
+        source
+    }
+
+    async fn put(store: &InMemory, name: &str, text: &str) {
+        store.put(&Path::from(format!("in/{name}")), text.to_string().into()).await.expect("it is writable");
+    }
+
+    fn rows(read: &SourceBatch) -> usize {
+        read.partitions.iter().flat_map(|(_, batches)| batches).map(RecordBatch::num_rows).sum()
+    }
+
+    #[tokio::test]
+    async fn first_line_ends_with_any_line_break() {
+        for text in ["n\n1\n2\n", "n\r\n1\r\n2\r\n", "n\r1\r2\r", "n\r1\r2"] {
+            let store = Arc::new(InMemory::new());
+            put(&store, "a.csv", text).await;
+            let mut source = source(&store, Format::Csv { header: true, delimiter: b',' });
+            let read = source.read(100, 0).await.expect("it is readable");
+            assert_eq!(rows(&read), 2, "{text:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn file_that_was_read_in_part_must_still_be_there() {
+        let store = Arc::new(InMemory::new());
+        let lines: String = (0..1000).map(|n| format!("{{\"n\": {n}}}\n")).collect();
+        put(&store, "a.json", &lines).await;
+        let format = Format::Json { unstructured: false };
+        let mut first = source(&store, format.clone());
+        let read = rows(&first.read(10, 0).await.expect("it is readable"));
+        assert!(0 < read && read < 1000, "{read} rows");
+        let offset = first.offset();
+
+        let mut again = source(&store, format.clone());
+        again.resume(&offset).expect("the offset is one of files");
+        assert_eq!(rows(&again.read(10_000, 0).await.expect("it is readable")), 1000 - read);
+
+        store.delete(&Path::from("in/a.json")).await.expect("it exists");
+        let mut gone = source(&store, format);
+        gone.resume(&offset).expect("the offset is one of files");
+        let error = gone.read(10_000, 0).await.expect_err("rows are missing");
+        assert!(error.message.contains("was read in part and has changed or disappeared"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn file_that_was_read_completely_may_disappear() {
+        let store = Arc::new(InMemory::new());
+        put(&store, "a.json", "{\"n\": 1}\n").await;
+        let format = Format::Json { unstructured: false };
+        let mut first = source(&store, format.clone());
+        assert_eq!(rows(&first.read(1, 0).await.expect("it is readable")), 1);
+        let offset = first.offset();
+        store.delete(&Path::from("in/a.json")).await.expect("it exists");
+        put(&store, "b.json", "{\"n\": 2}\n").await;
+        let mut again = source(&store, format);
+        again.resume(&offset).expect("the offset is one of files");
+        assert_eq!(rows(&again.read(10, 0).await.expect("it is readable")), 1);
     }
 }

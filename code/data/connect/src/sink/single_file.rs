@@ -49,12 +49,16 @@ impl SingleFile {
             Err(error) => return Err(self.failed(&error)),
         };
         let value: Value = serde_json::from_str(&text)
-            .map_err(|error| QueryError::data(format!("`{}` is not readable: {error}; delete it", path.display())))?;
+            .map_err(|error| QueryError::data(format!("`{}` is not readable: {error}; restore it", path.display())))?;
         if value["pipeline"] != json!(self.pipeline) {
             return Ok(None);
         }
-        let number = |key: &str| value[key].as_u64().unwrap_or_default();
-        Ok(Some(Progress { epoch: number("epoch"), length: number("length") }))
+        let number = |key: &str| {
+            value[key].as_u64().ok_or_else(|| {
+                QueryError::data(format!("`{}` is not readable: it has no number `{key}`; restore it", path.display()))
+            })
+        };
+        Ok(Some(Progress { epoch: number("epoch")?, length: number("length")? }))
     }
 
     fn failed(&self, error: &io::Error) -> QueryError {
@@ -97,6 +101,15 @@ impl SingleFile {
         }
         let bytes = encode_lines(self.format, before.length == 0, rows)?;
         let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(&self.path).map_err(failed)?;
+        if file.metadata().map_err(failed)?.len() < before.length {
+            return Err(QueryError::data(format!(
+                "file `{}` is shorter than the {} bytes that this pipeline has written; restore it, or delete it and `{}` \
+                 to write the next rows only",
+                self.path.display(),
+                before.length,
+                self.beside("buzz").display()
+            )));
+        }
         file.set_len(before.length).map_err(failed)?;
         file.seek(SeekFrom::Start(before.length)).map_err(failed)?;
         file.write_all(&bytes).map_err(failed)?;
@@ -159,6 +172,22 @@ mod tests {
         let other = sink(&folder, WriteFormat::Json, "q");
         other.append(1, &[row(7)]).expect("it is writable");
         assert_eq!(text(&other), "{\"n\":7}\n");
+    }
+
+    #[test]
+    fn shortened_file_or_broken_marker_is_an_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let sink = sink(&folder, WriteFormat::Json, "p");
+        sink.append(1, &[row(1)]).expect("it is writable");
+        std::fs::write(&sink.path, "").expect("it is writable");
+        let error = sink.append(2, &[row(2)]).expect_err("rows are missing");
+        assert!(error.message.contains("is shorter than the 8 bytes that this pipeline has written"), "{error}");
+        assert_eq!(text(&sink), "");
+        for marker in ["", "{", r#"{"pipeline": "p", "epoch": "1", "length": 8}"#] {
+            std::fs::write(sink.beside("buzz"), marker).expect("it is writable");
+            let error = sink.append(2, &[row(2)]).expect_err("the marker is broken");
+            assert!(error.message.contains("is not readable"), "{marker}: {error}");
+        }
     }
 
     #[test]

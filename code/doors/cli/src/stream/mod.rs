@@ -130,6 +130,7 @@ async fn check(file: &Path, plans: bool, stores: &Arc<QueryStores>) -> Result<()
 }
 
 async fn epochs(state: &str, name: Option<String>, last: usize, stores: &Arc<QueryStores>) -> Result<()> {
+    store::check_exists(state)?;
     let (store, root) = store::open(state, false, &plan::place(stores, false)?).await?;
     let name = match name {
         Some(name) => name,
