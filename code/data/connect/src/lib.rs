@@ -36,5 +36,5 @@ pub use nexmark::Nexmark;
 pub use open::{OpenSource, nullable, open_sink, open_source};
 pub use options::{Options, parse_duration};
 pub use place::Place;
-pub use sink::{Blackhole, Folder, SingleFile, Sink, Stdout, WriteFormat, Written, encode_lines};
+pub use sink::{Blackhole, Files, Folder, SingleFile, Sink, Stdout, WriteFormat, Written, encode_lines};
 pub use source::{BadData, BadRow, Source, SourceBatch};

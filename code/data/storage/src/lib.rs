@@ -12,6 +12,7 @@ mod region;
 mod s3;
 mod several;
 mod stores;
+mod synced;
 pub mod text;
 mod unchanged;
 
@@ -22,6 +23,7 @@ pub use footer::{INT96_UNIT, footer, footer_schema, reader_panicked, unpanicked}
 pub use location::Location;
 pub use several::{SEVERAL_STORES, full_path, path_among_stores, several_stores};
 pub use stores::{QueryStores, Stores};
+pub use synced::synced_folder;
 pub use unchanged::UnchangedStore;
 
 /// Retries of a request before the store counts as unavailable, and the time that all of them may take.

@@ -46,7 +46,6 @@
 //! - [`Target`] and [`publish_pending`] bring output into tables outside, once.
 //! - [`SourceLog`] keeps rows that are pushed by others, and leaves out requests that were repeated.
 //! - [`groups_of`] divides state among combs.
-//! - [`synced_folder`] is a store on a local disk that survives power loss.
 //! - [`Clock`] is the time, which a test moves.
 //!
 //! Decisions are functions over values; only `log`, `outbox`, `source` and `object` call the store. The tests run all
@@ -76,8 +75,6 @@ mod source;
 
 mod groups;
 
-mod folder;
-
 mod clock;
 
 mod rules;
@@ -89,7 +86,6 @@ mod simulator;
 mod tests;
 
 pub use clock::{Clock, SystemClock, VirtualClock};
-pub use folder::synced_folder;
 pub use garbage::Keep;
 pub use groups::{files_of, groups_of};
 pub use log::{Commit, DELETES_MAX, EpochLog, LISTED_RECORDS_MAX, OUTPUT_SWEEP_EPOCHS};

@@ -523,6 +523,20 @@ impl Place {
         )))
     }
 
+    /// Checks that a pipeline without a manifest has no records: a new pipeline would take their numbers again.
+    async fn check_no_records(&self, folder: &Path) -> Result<()> {
+        let (manifest, records) = (names::manifest(folder, 1), names::version_folder(folder, 1).join("epochs"));
+        let has_records = self.store.list(Some(&records)).try_next().await?.is_some();
+        // Another process may have started the pipeline meanwhile.
+        if has_records && !object::exists(&self.store, &manifest).await? {
+            return Err(QueryError::data(format!(
+                "`{manifest}` was deleted, but epochs of it remain; restore it, or delete `{folder}` to start from the \
+                 beginning"
+            )));
+        }
+        Ok(())
+    }
+
     /// Opens the newest version, and finishes a move that another process began.
     pub(crate) async fn newest(&self) -> Result<Option<EpochLog>> {
         let folder = self.folder();
@@ -536,6 +550,7 @@ impl Place {
         }
         let mut version = search.newest();
         if version == 0 {
+            self.check_no_records(&folder).await?;
             return Ok(None);
         }
         for _ in 0..RACES_MAX {

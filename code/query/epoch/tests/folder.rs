@@ -9,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use buzz_epoch::{Commit, EpochLog, Keep, OutputFile, PipelineSpec, Record, StateFile, synced_folder};
+use buzz_epoch::{Commit, EpochLog, Keep, OutputFile, PipelineSpec, Record, StateFile};
+use buzz_storage::synced_folder;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::local::LocalFileSystem;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use buzz_protocol::{QueryError, Result};
@@ -10,7 +10,7 @@ use buzz_protocol::{QueryError, Result};
 use super::files::format_name;
 use crate::options::Options;
 use crate::place::Place;
-use crate::sink::{Blackhole, Folder, SingleFile, Sink, Stdout, WriteFormat};
+use crate::sink::{Blackhole, Files, Folder, SingleFile, Sink, Stdout, WriteFormat};
 
 /// Connectors of sinks, for messages.
 const SINKS: &str = "stdout, blackhole, single_file, filesystem (also parquet, json, csv)";
@@ -80,9 +80,12 @@ async fn folder(options: &mut Options, connector: &str, place: &Place, pipeline:
         }
         roll => roll.map(|nanos| Duration::from_nanos(nanos as u64)),
     };
+    let place = match location.store.scheme() {
+        "file" => Files::Disk(PathBuf::from(format!("/{}", location.path)), OnceLock::new()),
+        _ => Files::Bucket(store, location.path),
+    };
     Ok(Folder {
-        store,
-        path: location.path,
+        place,
         format,
         partition_by: partition_by.collect(),
         rows_per_file: options.number(&["rows_per_file"])?.unwrap_or(1_000_000).max(1),

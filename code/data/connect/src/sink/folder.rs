@@ -1,7 +1,8 @@
 //! A folder of files as a sink.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arrow::array::{Array, RecordBatch, UInt32Array};
@@ -10,6 +11,7 @@ use arrow::datatypes::DataType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
 use buzz_protocol::{QueryError, Result};
+use buzz_storage::synced_folder;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
@@ -20,10 +22,8 @@ use super::{Sink, WriteFormat, Written};
 /// files.
 #[derive(Debug)]
 pub struct Folder {
-    /// The store of the folder.
-    pub store: Arc<dyn ObjectStore>,
-    /// The folder.
-    pub path: Path,
+    /// The place of the files.
+    pub place: Files,
     /// The format of the files.
     pub format: WriteFormat,
     /// Columns whose values become folders, as `column=value`. They are left out of the files.
@@ -34,6 +34,34 @@ pub struct Folder {
     pub roll: Option<Duration>,
     /// Identifies the pipeline.
     pub pipeline: String,
+}
+
+/// The place of a folder's files.
+#[derive(Debug)]
+pub enum Files {
+    /// A folder in a bucket.
+    Bucket(Arc<dyn ObjectStore>, Path),
+    /// A folder on a local disk, which is created with the first file. Files are on the disk before an epoch is recorded.
+    Disk(PathBuf, OnceLock<Arc<dyn ObjectStore>>),
+}
+
+impl Files {
+    /// Returns the store, and the folder in it.
+    fn open(&self) -> Result<(Arc<dyn ObjectStore>, Path)> {
+        match self {
+            Files::Bucket(store, folder) => Ok((Arc::clone(store), folder.clone())),
+            Files::Disk(folder, opened) => {
+                let store = match opened.get() {
+                    Some(store) => store,
+                    None => {
+                        let store = synced_folder(folder)?;
+                        opened.get_or_init(|| store)
+                    }
+                };
+                Ok((Arc::clone(store), Path::default()))
+            }
+        }
+    }
 }
 
 impl Folder {
@@ -108,6 +136,7 @@ impl Sink for Folder {
         // Files are numbered within their partition. If more rows are written later under this epoch, no file is left
         // behind that has rows of another one.
         let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
+        let (store, root) = self.place.open()?;
         // Two statements may have other columns.
         for rows in rows.chunk_by(|a, b| a.schema() == b.schema()) {
             let all = concat_batches(&rows[0].schema(), rows)?;
@@ -120,9 +149,9 @@ impl Sink for Folder {
                     let bytes = encode(self.format, &file.schema(), &[file])?;
                     let extension = self.format.extension();
                     let name = format!("{folder}{}-{epoch:012}-{number:04}.{extension}", self.pipeline);
-                    let path = Path::parse(format!("{}/{name}", self.path))
+                    let path = Path::parse(format!("{root}/{name}"))
                         .map_err(|error| QueryError::invalid(format!("`{name}` is not a path: {error}")))?;
-                    self.store.put(&path, bytes.into()).await?;
+                    store.put(&path, bytes.into()).await?;
                     from += count;
                     *number += 1;
                 }
@@ -155,8 +184,7 @@ mod tests {
     async fn folder_is_partitioned_and_rolled() {
         let store = Arc::new(object_store::memory::InMemory::new());
         let sink = Folder {
-            store: Arc::clone(&store) as _,
-            path: Path::from("out"),
+            place: Files::Bucket(Arc::clone(&store) as _, Path::from("out")),
             format: WriteFormat::Json,
             partition_by: vec!["kind".into()],
             rows_per_file: 2,

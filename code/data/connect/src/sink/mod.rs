@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use buzz_protocol::Result;
 
 pub use self::encode::{WriteFormat, encode_lines};
-pub use self::folder::Folder;
+pub use self::folder::{Files, Folder};
 pub use self::single_file::SingleFile;
 pub use self::stdout::Stdout;
 

@@ -20,7 +20,7 @@ pub(super) async fn open(uri: &str, sync: bool, place: &Place) -> Result<(Arc<dy
     }
     let folder = FilePath::new(uri.trim_start_matches("file://"));
     if sync {
-        return Ok((buzz_epoch::synced_folder(folder)?, Path::default()));
+        return Ok((buzz_storage::synced_folder(folder)?, Path::default()));
     }
     let failed = |error: &dyn std::fmt::Display| {
         QueryError::data(format!("folder `{}` cannot be used: {error}", folder.display()))
@@ -28,6 +28,17 @@ pub(super) async fn open(uri: &str, sync: bool, place: &Place) -> Result<(Arc<dy
     std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
     let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| failed(&error))?;
     Ok((Arc::new(store), Path::default()))
+}
+
+/// Checks that the folder of a state exists. A bucket is not checked.
+///
+/// # Errors
+/// `Invalid` if it does not exist.
+pub(super) fn check_exists(uri: &str) -> Result<()> {
+    if is_remote(uri) || FilePath::new(uri.trim_start_matches("file://")).is_dir() {
+        return Ok(());
+    }
+    Err(QueryError::invalid(format!("folder `{uri}` of the state does not exist")))
 }
 
 /// Returns true for a bucket, where an epoch costs requests.

@@ -118,6 +118,16 @@ async fn lost_record_is_an_error_and_not_an_epoch_without_output() {
 }
 
 #[tokio::test]
+async fn lost_manifest_is_an_error_and_not_a_new_pipeline() {
+    let (store, log) = opened().await;
+    run(&log, 1..=2).await;
+    store.delete(&Path::from("root/pipelines/p/v1/pipeline.json")).await.unwrap();
+    let error = open(&store, "a").await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Data);
+    assert!(error.message.contains("`root/pipelines/p/v1/pipeline.json` was deleted"), "{error}");
+}
+
+#[tokio::test]
 async fn epoch_after_a_gap_and_foreign_file_are_rejected() {
     let (_, log) = opened().await;
     let error = log.commit(&written(&log, 2, "a").await).await.unwrap_err();
