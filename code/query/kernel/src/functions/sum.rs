@@ -94,10 +94,10 @@ impl AggregateUDFImpl for AnySum {
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        if args.is_distinct {
-            return self.inner.create_sliding_accumulator(args);
-        }
         let data_type = args.return_field.data_type().clone();
+        if args.is_distinct {
+            return wide!(self, data_type, DistinctWideSum, self.inner.create_sliding_accumulator(args));
+        }
         wide!(self, data_type, WideSum, self.inner.create_sliding_accumulator(args))
     }
 

@@ -1,5 +1,7 @@
 //! Sums in 128 bits.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::size_of_val;
@@ -8,6 +10,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, ArrowNumericType, AsArray, BooleanArray, Decimal128Array, PrimitiveArray};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Decimal128Type, Int64Type, UInt64Type};
+use datafusion::common::internal_err;
 use datafusion::common::utils::SingleRowListArrayBuilder;
 use datafusion::error::Result;
 use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
@@ -135,6 +138,12 @@ impl<T: Wide> WideSum<T> {
         self.count += count;
         Ok(())
     }
+
+    fn remove(&mut self, sum: i128, count: u64) -> Result<()> {
+        self.sum = self.sum.checked_sub(sum).ok_or_else(|| too_large(&self.data_type))?;
+        self.count -= count;
+        Ok(())
+    }
 }
 
 impl<T: Wide> Accumulator for WideSum<T> {
@@ -145,9 +154,7 @@ impl<T: Wide> Accumulator for WideSum<T> {
 
     fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         let (sum, count) = self.total(&values[0])?;
-        self.sum = self.sum.checked_sub(sum).ok_or_else(|| too_large(&self.data_type))?;
-        self.count -= count;
-        Ok(())
+        self.remove(sum, count)
     }
 
     fn supports_retract_batch(&self) -> bool {
@@ -182,22 +189,46 @@ impl<T: Wide> Accumulator for WideSum<T> {
 /// The sum of the different values of one group.
 #[derive(Debug)]
 pub(super) struct DistinctWideSum<T: Wide> {
-    values: std::collections::HashSet<i128>,
-    data_type: DataType,
-    of: PhantomData<fn(T)>,
+    /// How often each value was added and not removed.
+    values: HashMap<i128, u64>,
+    sum: WideSum<T>,
 }
 
 impl<T: Wide> DistinctWideSum<T> {
     /// Creates the sum of no rows, of type `data_type`.
     pub(super) fn new(data_type: DataType) -> Self {
-        Self { values: std::collections::HashSet::new(), data_type, of: PhantomData }
+        Self { values: HashMap::new(), sum: WideSum::new(data_type) }
     }
 }
 
 impl<T: Wide> Accumulator for DistinctWideSum<T> {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        self.values.extend(values[0].as_primitive::<T>().iter().flatten().map(T::wide));
+        for value in values[0].as_primitive::<T>().iter().flatten().map(T::wide) {
+            let times = self.values.entry(value).or_default();
+            *times += 1;
+            if *times == 1 {
+                self.sum.add(value, 1)?;
+            }
+        }
         Ok(())
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        for value in values[0].as_primitive::<T>().iter().flatten().map(T::wide) {
+            let Entry::Occupied(mut times) = self.values.entry(value) else {
+                return internal_err!("a value leaves a window that it is not in");
+            };
+            *times.get_mut() -= 1;
+            if *times.get() == 0 {
+                times.remove();
+                self.sum.remove(value, 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        true
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
@@ -208,22 +239,18 @@ impl<T: Wide> Accumulator for DistinctWideSum<T> {
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        let values = self.values.iter().map(|value| T::narrow(*value, &self.data_type));
-        let values: PrimitiveArray<T> = values.collect();
-        let values = values.with_data_type(self.data_type.clone());
+        let data_type = &self.sum.data_type;
+        let values: PrimitiveArray<T> = self.values.keys().map(|value| T::narrow(*value, data_type)).collect();
+        let values = values.with_data_type(data_type.clone());
         Ok(vec![SingleRowListArrayBuilder::new(Arc::new(values)).build_list_scalar()])
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        let mut sum = WideSum::<T>::new(self.data_type.clone());
-        for value in &self.values {
-            sum.add(*value, 1)?;
-        }
-        sum.evaluate()
+        self.sum.evaluate()
     }
 
     fn size(&self) -> usize {
-        size_of_val(self) + self.values.capacity() * size_of::<i128>()
+        size_of_val(self) + self.values.capacity() * size_of::<(i128, u64)>()
     }
 }
 
@@ -346,6 +373,19 @@ mod tests {
         sums.update_batch(&[Arc::new(Int64Array::from(vec![-i64::MAX]))], &[0], None, 3).unwrap();
         let values = sums.evaluate(EmitTo::All).unwrap();
         assert_eq!(values.as_primitive::<Int64Type>(), &Int64Array::from(vec![Some(i64::MAX), Some(-7), None]));
+    }
+
+    #[test]
+    fn distinct_sum_follows_a_window() {
+        let rows = |values: &[i64]| [Arc::new(Int64Array::from(values.to_vec())) as ArrayRef];
+        let mut sum = DistinctWideSum::<Int64Type>::new(DataType::Int64);
+        sum.update_batch(&rows(&[i64::MAX, 5, 5])).unwrap();
+        assert!(sum.evaluate().unwrap_err().to_string().contains("a sum exceeds the type Int64"));
+        sum.retract_batch(&rows(&[i64::MAX, 5])).unwrap();
+        assert_eq!(sum.evaluate().unwrap(), ScalarValue::Int64(Some(5)));
+        sum.retract_batch(&rows(&[5])).unwrap();
+        assert_eq!(sum.evaluate().unwrap(), ScalarValue::Int64(None));
+        assert!(sum.retract_batch(&rows(&[5])).is_err());
     }
 
     #[test]
