@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::datatypes::{DataType, FieldRef};
+use arrow::datatypes::{DataType, FieldRef, IntervalUnit, TimeUnit};
 use buzz_protocol::QueryError;
 use datafusion::common::config::ConfigOptions;
 use datafusion::error::Result;
@@ -22,7 +22,17 @@ use datafusion::scalar::ScalarValue;
 const CONSTANT_BYTES_MAX: u64 = 64 << 20;
 
 /// The functions whose result can be much larger than their arguments.
-const GROWING: &[&str] = &["repeat", "lpad", "rpad", "array_repeat", "range", "generate_series"];
+const GROWING: &[&str] = &[
+    "repeat",
+    "replace",
+    "regexp_replace",
+    "lpad",
+    "rpad",
+    "array_repeat",
+    "array_resize",
+    "range",
+    "generate_series",
+];
 
 /// Returns bounded versions of the functions whose result can be much larger than their arguments. They replace the
 /// functions of the same names in every session.
@@ -132,15 +142,41 @@ fn bytes_made(name: &str, args: &[ColumnarValue]) -> Option<u64> {
         _ => None,
     };
     let times = |at: usize| number(at).map(|count| u64::try_from(count).unwrap_or(0));
+    let text_bytes = |at: usize| Some(values.get(at)?.try_as_str()??.len() as u64);
     match name {
+        "replace" | "regexp_replace" => Some(text_bytes(0)?.saturating_mul(text_bytes(2)?.max(1))),
+        "array_resize" => Some(times(1)?.saturating_mul(size_of::<i64>() as u64)),
         "repeat" => Some((values.first()?.try_as_str()??.len() as u64).saturating_mul(times(1)?)),
         "lpad" | "rpad" => times(1),
         "array_repeat" => Some((values.first()?.size() as u64).saturating_mul(times(1)?)),
+        _ if values.len() > 2 && matches!(values[2].data_type(), DataType::Interval(_)) => {
+            let steps = (seconds(&values[1])? - seconds(&values[0])?).abs() / interval_seconds(&values[2])?;
+            Some((steps * size_of::<i64>() as f64) as u64)
+        }
         _ => {
             let (start, stop) = if values.len() == 1 { (0, number(0)?) } else { (number(0)?, number(1)?) };
             let step = if values.len() > 2 { number(2)?.unsigned_abs().max(1) } else { 1 };
             Some((stop.abs_diff(start) / step).saturating_mul(size_of::<i64>() as u64))
         }
+    }
+}
+
+/// Returns a time in seconds since 1970.
+fn seconds(time: &ScalarValue) -> Option<f64> {
+    match time.cast_to(&DataType::Timestamp(TimeUnit::Second, None)).ok()? {
+        ScalarValue::TimestampSecond(seconds, _) => seconds.map(|seconds| seconds as f64),
+        _ => None,
+    }
+}
+
+/// Returns the length of an interval in seconds, at least that of a nanosecond. A month has 28 days.
+fn interval_seconds(interval: &ScalarValue) -> Option<f64> {
+    match interval.cast_to(&DataType::Interval(IntervalUnit::MonthDayNano)).ok()? {
+        ScalarValue::IntervalMonthDayNano(Some(step)) => {
+            let days = f64::from(step.months) * 28.0 + f64::from(step.days);
+            Some((days * 86_400.0 + step.nanoseconds as f64 / 1e9).abs().max(1e-9))
+        }
+        _ => None,
     }
 }
 
@@ -162,6 +198,11 @@ mod tests {
         assert_eq!(made("range", &[ScalarValue::from(10_i64)]), Some(80));
         let series = [5_i64, -5, -2].map(ScalarValue::from);
         assert_eq!(made("generate_series", &series), Some(40));
+        let texts = [text("aaaa"), text("a"), text("bbb")];
+        assert_eq!(made("replace", &texts), Some(12));
+        let time = |seconds| ScalarValue::TimestampSecond(Some(seconds), None);
+        let step = ScalarValue::new_interval_mdn(0, 0, 1_000_000_000);
+        assert_eq!(made("generate_series", &[time(0), time(100), step]), Some(800));
         let column = [ColumnarValue::Array(Arc::new(arrow::array::StringArray::from(vec!["a"])))];
         assert_eq!(bytes_made("repeat", &column), None);
     }

@@ -145,11 +145,14 @@ impl Seen {
         ctx: &PhysicalPlanDecodeContext<'_>,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn PhysicalExpr>> {
+        let inner;
+        let mut node = node;
         if let Some(ExprType::Extension(PhysicalExtensionExprNode { expr: bytes, .. })) = &node.expr_type
             && bytes.first() == Some(&PIECE)
         {
-            let inner = PhysicalExprNode::decode(&bytes[1..]).map_err(broken)?;
-            return self.decode(&inner, input, ctx, converter);
+            inner = PhysicalExprNode::decode(&bytes[1..]).map_err(broken)?;
+            // A piece is never another piece.
+            node = &inner;
         }
         let made = with_stack(|| parse_physical_expr_with_converter(node, input, ctx, converter))?;
         let Some(id) = node.expr_id else { return Ok(made) };

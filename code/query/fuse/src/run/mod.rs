@@ -39,6 +39,7 @@ pub(crate) async fn run(host: &Host, plan: &QueryPlan, progress: &Progress, sink
     let mut flowing = in_process && host.compute.runs_once();
     let mut lost = Lost::default();
     let mut refusals = 0;
+    let mut too_many_for_fuse = false;
     let mut query = progress.next_run();
     loop {
         let run = Run { host, plan, query, reducers: &reducers, flowing, deadline: &deadline, kept: &kept };
@@ -76,9 +77,10 @@ pub(crate) async fn run(host: &Host, plan: &QueryPlan, progress: &Progress, sink
         tracing::warn!(query_id = %query, again_as = %next, %error, "rerunning the query");
         query = next;
         progress.restart();
-        let may_reduce_itself = again != Again::OnCombs;
+        // Rows that did not fit in Fuse once do not fit later.
+        too_many_for_fuse |= again == Again::OnCombs;
         let last = lost.reruns == LOST_MAX;
-        reducers = deadline.unless(Reducers::again(host, plan, may_reduce_itself, last)).await.map_err(|failed| {
+        reducers = deadline.unless(Reducers::again(host, plan, !too_many_for_fuse, last)).await.map_err(|failed| {
             match failed.kind {
                 // The reason for the rerun tells more than the lack of combs.
                 ErrorKind::Unavailable => {
