@@ -13,7 +13,7 @@ use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::sql::parser::Statement;
 
-use crate::cut::{CutRules, Fragment, Scan, TableCost, cut};
+use crate::cut::{Cut, CutRules, Fragment, Scan, TableCost, cut};
 use crate::footers::row_groups;
 use crate::information::{answered, described_query, description};
 use crate::missing::missing_table;
@@ -36,75 +36,82 @@ pub(crate) async fn plan(mut planning: Planning<'_>, sql: &str) -> Result<QueryP
         Statement::Explain(explain) => (*explain.statement, Explain::Plan),
         statement => (statement, Explain::No),
     };
-    let statement = match described_query(&statement) {
-        Some(query) => {
-            let query = check_query(answered(query, &planning.tables)?)?;
-            description(logical(&mut planning, query, &[]).await?.schema().as_arrow())?
-        }
-        None => answered(statement, &planning.tables)?,
-    };
-    let statement = check_query(statement)?;
-    let Divided { shared, rest } = divide(statement)?;
-    let shared_count = stage_number(shared.len());
-    let mut inboxes: Vec<(String, InboxTable)> = Vec::new();
-    let mut parts: Vec<(String, LogicalPlan)> = Vec::new();
-    for (name, statement) in shared {
-        let logical = logical(&mut planning, statement, &inboxes).await?;
-        let schema = delivered_schema(logical.schema().as_arrow());
-        let stage = StageId(stage_number(inboxes.len()));
-        inboxes.push((name.clone(), InboxTable { stage, step: name.clone(), schema }));
-        parts.push((name, logical));
-    }
-    parts.push((STEP.to_string(), logical(&mut planning, rest, &inboxes).await?));
+    let statement = query_of(&mut planning, statement).await?;
+    let mut reduces = reduce_steps(&mut planning, divide(statement)?).await?;
     let planning = &planning;
-
-    let answer = parts.len() - 1;
-    let (mut reduces, mut first_stage) = (Vec::new(), shared_count);
-    let target_of = |combs: usize| InboxTarget {
-        query: QueryId::fresh(),
-        partitions: planning.capacity.partitions_per_comb(combs),
-    };
-    let cut_for = async |reduce: &ReduceStep, combs: usize| {
-        let target = target_of(combs);
-        let rules = reduce.cut.clone().unwrap_or_default();
-        cut(planned(&reduce.logical, planning.options(), planning.start, target).await?, &rules, target)
-    };
-    let mut cuts = Vec::new();
-    for (index, (step, logical)) in parts.into_iter().enumerate() {
-        let rules = CutRules { first_stage, ..cut_rules(planning) };
-        let schema = delivered_schema(logical.schema().as_arrow());
-        let target = (index != answer).then(|| StageId(stage_number(index)));
-        let reduce = ReduceStep { step, logical, cut: Some(rules), target, schema };
-        let cut = cut_for(&reduce, 1).await?;
-        first_stage += stage_number(cut.fragments.len());
-        reduces.push(reduce);
-        cuts.push(cut);
-    }
+    let mut cuts = cut_all(planning, &mut reduces, 1).await?;
     let reducer = if cuts.iter().all(|cut| cut.fragments.is_empty()) {
         Reducer::fuse("it reads no files")
     } else {
-        let only = if cuts.len() == 1 { cuts.first().map(|cut| &cut.reduce) } else { None };
+        let only = if let [cut] = cuts.as_slice() { Some(&cut.reduce) } else { None };
         reducer(&reduces, only, planning).await?
     };
     if reducer.combs > 1 {
-        first_stage = shared_count;
-        cuts.clear();
-        for reduce in &mut reduces {
-            if let Some(rules) = &mut reduce.cut {
-                rules.first_stage = first_stage;
-            }
-            let cut = cut_for(reduce, reducer.combs).await?;
-            first_stage += stage_number(cut.fragments.len());
-            cuts.push(cut);
-        }
+        cuts = cut_all(planning, &mut reduces, reducer.combs).await?;
     }
-
+    let first_stage = shared_count(&reduces);
     let mut stages = Vec::new();
     for fragment in cuts.into_iter().flat_map(|cut| cut.fragments) {
-        let stage = shared_count + stage_number(stages.len());
-        stages.push(map_stage(planning, stage, fragment).await?);
+        stages.push(map_stage(planning, first_stage + stage_number(stages.len()), fragment).await?);
     }
     Ok(QueryPlan { explain, ..planning.finished(stages, reduces, reducer) })
+}
+
+/// Returns the query that answers `statement`: itself, or one over the names and types of tables for `SHOW` and `DESCRIBE`.
+async fn query_of(planning: &mut Planning<'_>, statement: Statement) -> Result<Statement> {
+    let Some(described) = described_query(&statement) else {
+        return check_query(answered(statement, &planning.tables)?);
+    };
+    let described = check_query(answered(described, &planning.tables)?)?;
+    check_query(description(logical(planning, described, &[]).await?.schema().as_arrow())?)
+}
+
+/// Plans a reduce step for each common table expression that is computed once, and last the one with the answer. The rows
+/// of the former become the first stages, in their order.
+async fn reduce_steps(planning: &mut Planning<'_>, divided: Divided) -> Result<Vec<ReduceStep>> {
+    let mut inboxes: Vec<(String, InboxTable)> = Vec::new();
+    let mut reduces = Vec::new();
+    for (name, statement) in divided.shared {
+        let stage = StageId(stage_number(inboxes.len()));
+        let reduce = reduce_step(planning, (&name, statement), &inboxes, Some(stage)).await?;
+        inboxes.push((name.clone(), InboxTable { stage, step: name, schema: Arc::clone(&reduce.schema) }));
+        reduces.push(reduce);
+    }
+    reduces.push(reduce_step(planning, (STEP, divided.rest), &inboxes, None).await?);
+    Ok(reduces)
+}
+
+async fn reduce_step(
+    planning: &mut Planning<'_>,
+    (step, statement): (&str, Statement),
+    inboxes: &[(String, InboxTable)],
+    target: Option<StageId>,
+) -> Result<ReduceStep> {
+    let logical = logical(planning, statement, inboxes).await?;
+    let schema = delivered_schema(logical.schema().as_arrow());
+    Ok(ReduceStep { step: step.to_string(), logical, cut: None, target, schema })
+}
+
+/// Returns the number of steps whose rows are a stage.
+fn shared_count(reduces: &[ReduceStep]) -> u32 {
+    stage_number(reduces.iter().filter(|reduce| reduce.target.is_some()).count())
+}
+
+/// Cuts the plans of all steps for `combs` combs. The stages of a step follow those of the step before it.
+async fn cut_all(planning: &Planning<'_>, reduces: &mut [ReduceStep], combs: usize) -> Result<Vec<Cut>> {
+    let partitions = planning.capacity.partitions_per_comb(combs);
+    let mut first_stage = shared_count(reduces);
+    let mut cuts = Vec::new();
+    for reduce in reduces {
+        let target = InboxTarget { query: QueryId::fresh(), partitions };
+        let rules = CutRules { first_stage, ..cut_rules(planning) };
+        let plan = planned(&reduce.logical, planning.options(), planning.start, target).await?;
+        let cut = cut(plan, &rules, target)?;
+        first_stage += stage_number(cut.fragments.len());
+        reduce.cut = Some(rules);
+        cuts.push(cut);
+    }
+    Ok(cuts)
 }
 
 /// Plans a part of the statement. `inboxes` are the common table expressions that it can read.
