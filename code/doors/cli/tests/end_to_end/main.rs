@@ -39,6 +39,8 @@ mod panics;
 
 mod queries;
 
+mod scopes;
+
 mod shell;
 
 mod snapshots;

@@ -6,29 +6,31 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Date32Array, Int64Array, RecordBatch, StringArray, StructArray, Time64MicrosecondArray,
-    TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
+    ArrayRef, BinaryArray, Date32Array, Decimal32Array, Decimal64Array, Int64Array, RecordBatch, StringArray,
+    StructArray, Time64MicrosecondArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+    TimestampNanosecondArray,
 };
 use arrow::datatypes::{DataType, Field, Fields};
 use buzz_protocol::ErrorKind;
 use buzz_testkit::sorted_text;
+use serde_json::json;
 use tempfile::{TempDir, tempdir};
 
 use crate::common::{ask, statement, steps};
 use crate::tables::write_file;
 
 /// The ways to run a statement: one comb, three combs over sockets, and 16 tasks whose rows are exchanged.
-const WAYS: [(usize, &[&str]); 3] = [
+pub(crate) const WAYS: [(usize, &[&str]); 3] = [
     (1, &["transport=memory", "tasks=1"]),
     (3, &["transport=tcp", "reducer=comb", "tasks=4"]),
     (1, &["tasks=16", "build_bytes=0", "reducer=comb"]),
 ];
 
-const TABLES: [(&str, &str, &str); 4] =
+pub(crate) const TABLES: [(&str, &str, &str); 4] =
     [("t", "Parquet", "t"), ("u", "Parquet", "u"), ("d", "Parquet", "d"), ("g", "Parquet", "g")];
 
 /// Writes `batch` as a table of files with two rows each.
-fn table(dir: &Path, name: &str, batch: &RecordBatch) {
+pub(crate) fn table(dir: &Path, name: &str, batch: &RecordBatch) {
     let folder = dir.join(name);
     fs::create_dir_all(&folder).unwrap();
     for (number, start) in (0..batch.num_rows()).step_by(2).enumerate() {
@@ -37,12 +39,12 @@ fn table(dir: &Path, name: &str, batch: &RecordBatch) {
     }
 }
 
-fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+pub(crate) fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap()
 }
 
 /// Writes the tables `t(id, a, b, s)`, `u(k, v)`, `d(id, ts, ms, ns, day, tm, z)` and `g(id, s: {x, y})`.
-fn tables() -> TempDir {
+pub(crate) fn tables() -> TempDir {
     let dir = tempdir().unwrap();
     let numbers = |values: Vec<Option<i64>>| Arc::new(Int64Array::from(values)) as ArrayRef;
     let ids = |count: i64| numbers((1..=count).map(Some).collect());
@@ -84,15 +86,19 @@ fn tables() -> TempDir {
 }
 
 /// Runs each statement in every way, with `sets`, and compares its rows, in any order, with those that are expected.
-async fn check(sets: &[&str], cases: &[(&str, &[&str])]) {
-    let dir = tables();
+pub(crate) async fn check(sets: &[&str], cases: &[(&str, &[&str])]) {
+    check_on(&tables(), &TABLES, sets, cases).await;
+}
+
+/// Does the same over `tables`, whose files are in `dir`.
+pub(crate) async fn check_on(dir: &TempDir, tables: &[(&str, &str, &str)], sets: &[&str], cases: &[(&str, &[&str])]) {
     let mut wrong = Vec::new();
     for (sql, expected) in cases {
         let mut expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
         expected.sort();
         for (zones, way) in WAYS {
             let sets: Vec<&str> = way.iter().chain(sets).copied().collect();
-            match ask(&statement(zones, sql, &TABLES), dir.path(), &sets).await {
+            match ask(&statement(zones, sql, tables), dir.path(), &sets).await {
                 Ok(answer) if sorted_text(&answer.rows) == expected => {}
                 Ok(answer) => wrong.push(format!("{zones} zones: {sql}: {:?}", sorted_text(&answer.rows))),
                 Err(error) => wrong.push(format!("{zones} zones: {sql}: {error}")),
@@ -445,4 +451,32 @@ async fn steps_mean_the_same_as_one_statement() {
     let maps = [("m", "SELECT sum(9223372036854775807 + id * 0) AS x FROM t")];
     let error = ask(&steps(1, &maps, &[("r", "SELECT x FROM m")], &tables[..1]), dir.path(), &[]).await.unwrap_err();
     assert!(error.message.contains("exceeds the type Int64"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sums_of_short_decimals_do_not_wrap() {
+    let dir = tempdir().unwrap();
+    let short = Decimal32Array::from_iter_values(vec![999_999_999; 300]).with_precision_and_scale(9, 2).unwrap();
+    let long = Decimal64Array::from_iter_values(vec![999_999_999_999_999_999; 300]);
+    let long = long.with_precision_and_scale(18, 2).unwrap();
+    table(dir.path(), "t", &batch(vec![("a", Arc::new(short)), ("b", Arc::new(long))]));
+    for (zones, way) in WAYS {
+        let sql = "SELECT sum(a), sum(b), max(a + a) FROM t";
+        let answer = ask(&statement(zones, sql, &TABLES[..1]), dir.path(), way).await.unwrap();
+        let expected = "2999999997.00 | 2999999999999999997.00 | 19999999.98";
+        assert_eq!(sorted_text(&answer.rows), [expected], "{zones} zones");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn binary_column_does_not_become_text_by_a_schema() {
+    let dir = tempdir().unwrap();
+    let bytes: ArrayRef = Arc::new(BinaryArray::from_vec(vec![b"\xff\xfe", b"ok"]));
+    table(dir.path(), "t", &batch(vec![("v", bytes)]));
+    let query = json!({
+        "sql": "SELECT v FROM t",
+        "catalogs": [{"name": "t", "type": "Parquet", "uri": "t", "schema": [{"name": "v", "type": "Utf8"}]}],
+    });
+    let error = ask(&query, dir.path(), &[]).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Data && error.message.contains("which `schema` cannot turn into text"), "{error}");
 }

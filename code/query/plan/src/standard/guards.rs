@@ -37,18 +37,28 @@ pub(crate) fn guarded(plan: LogicalPlan) -> Result<LogicalPlan> {
     Ok(plan.data)
 }
 
+/// Evaluates the parts of `condition` that can fail for the rows that pass the others. Volatile parts are evaluated once: a
+/// second draw would be another one.
 fn guarded_condition(condition: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    let conditions = split_conjunction_owned(condition.clone());
-    let mut guards = Vec::new();
-    let mut guarded = Vec::new();
-    for part in conditions {
-        if can_fail(&part, schema)? { guarded.push(part) } else { guards.push(part) }
+    let (mut stable, mut volatile, mut guarded) = (Vec::new(), Vec::new(), Vec::new());
+    for part in split_conjunction_owned(condition.clone()) {
+        if can_fail(&part, schema)? {
+            guarded.push(part);
+        } else if part.is_volatile() {
+            volatile.push(part);
+        } else {
+            stable.push(part);
+        }
     }
-    let (Some(guard), Some(inner)) = (conjunction(guards), conjunction(guarded)) else {
+    let front = conjunction(stable.clone());
+    let (Some(guard), Some(inner)) = (conjunction(stable.into_iter().chain(volatile)), conjunction(guarded)) else {
         return Ok(Transformed::no(condition));
     };
-    let inner = when(guard.clone(), inner).otherwise(lit(false))?;
-    Ok(Transformed::yes(guard.and(inner)))
+    let inner = when(guard, inner).otherwise(lit(false))?;
+    Ok(Transformed::yes(match front {
+        Some(front) => front.and(inner),
+        None => inner,
+    }))
 }
 
 /// Checks if `expression` can fail for a value: it divides whole numbers or decimals by something that may be zero,

@@ -4,6 +4,7 @@
 //! rules that need to run in between DataFusion's own. [`guarded`] rewrites the optimized plan and
 //! [`without_unordered_limits`] the physical one. Each module says what DataFusion does, and why that is wrong.
 
+mod correlated;
 mod guards;
 mod limits;
 mod numbers;
@@ -75,6 +76,7 @@ pub(crate) fn planned(plan: LogicalPlan, options: &Options) -> Result<LogicalPla
     let plan = unnest::joined(plan)?;
     let plan = sets::counted(plan)?;
     let plan = subqueries::rewritten(plan)?;
+    let plan = correlated::joined(plan)?;
     Ok(expressions(plan, options)?)
 }
 

@@ -57,13 +57,14 @@ fn values(node: LogicalPlan, next: &Cell<usize>) -> Result<Transformed<LogicalPl
     let names = NamePreserver::new(&node);
     let rewriter = Rewriter { schema: &schema, next };
     let counted = node.map_expressions(|expression| {
-        let name = names.save(&expression);
-        let value = rewriter.of(expression, Place::Value)?;
-        let counted = value.transform_up(|inner| match inner {
-            Expr::Exists(exists) => counted(exists).map(Transformed::yes),
-            other => Ok(Transformed::no(other)),
-        })?;
-        Ok(Transformed::yes(name.restore(counted.data)))
+        named(expression, &names, &mut |whole| {
+            let value = rewriter.of(whole, Place::Value)?;
+            let counted = value.transform_up(|inner| match inner {
+                Expr::Exists(exists) => counted(exists).map(Transformed::yes),
+                other => Ok(Transformed::no(other)),
+            })?;
+            Ok(Transformed::yes(counted.data))
+        })
     })?;
     if elsewhere { computed_below(counted.data, next).map(Transformed::yes) } else { Ok(counted) }
 }
@@ -73,21 +74,21 @@ fn computed_below(node: LogicalPlan, next: &Cell<usize>) -> Result<LogicalPlan> 
     let mut found: Vec<(Expr, Expr)> = Vec::new();
     let names = NamePreserver::new(&node);
     let node = node.map_expressions(|expression| {
-        let name = names.save(&expression);
-        let replaced = expression.transform_down(|inner| {
-            if !matches!(inner, Expr::ScalarSubquery(_)) {
-                return Ok(Transformed::no(inner));
-            }
-            let known = found.iter().find(|(subquery, _)| *subquery == inner).map(|(_, column)| column.clone());
-            let column = known.unwrap_or_else(|| {
-                let number = next.replace(next.get() + 1);
-                let column = Expr::Column(Column::new_unqualified(format!("buzz_value_{number}")));
-                found.push((inner, column.clone()));
-                column
-            });
-            Ok(Transformed::new(column, true, TreeNodeRecursion::Jump))
-        })?;
-        Ok(replaced.update_data(|replaced| name.restore(replaced)))
+        named(expression, &names, &mut |whole| {
+            whole.transform_down(|inner| {
+                if !matches!(inner, Expr::ScalarSubquery(_)) {
+                    return Ok(Transformed::no(inner));
+                }
+                let known = found.iter().find(|(subquery, _)| *subquery == inner).map(|(_, column)| column.clone());
+                let column = known.unwrap_or_else(|| {
+                    let number = next.replace(next.get() + 1);
+                    let column = Expr::Column(Column::new_unqualified(format!("buzz_value_{number}")));
+                    found.push((inner, column.clone()));
+                    column
+                });
+                Ok(Transformed::new(column, true, TreeNodeRecursion::Jump))
+            })
+        })
     })?;
     let node = node.data;
     let inputs = node.inputs();
@@ -104,6 +105,20 @@ fn computed_below(node: LogicalPlan, next: &Cell<usize>) -> Result<LogicalPlan> 
         LogicalPlan::Sort(_) => LogicalPlanBuilder::from(above).project(columns)?.build(),
         other => Ok(other),
     }
+}
+
+/// Rewrites a whole `expression` with `rewrite`, and keeps its name. The expressions of a grouping set are rewritten one by
+/// one and keep one name each: a set with a name would be one expression for the planner.
+pub(super) fn named(
+    expression: Expr,
+    names: &NamePreserver,
+    rewrite: &mut dyn FnMut(Expr) -> Result<Transformed<Expr>>,
+) -> Result<Transformed<Expr>> {
+    if matches!(expression, Expr::GroupingSet(_)) {
+        return expression.map_children(|part| named(part, names, rewrite));
+    }
+    let name = names.save(&expression);
+    Ok(rewrite(expression)?.update_data(|rewritten| name.restore(rewritten)))
 }
 
 /// Returns whether a subquery has rows as a comparison of their number.
@@ -169,7 +184,7 @@ impl Rewriter<'_> {
         let InSubquery { expr, subquery, negated } = found;
         let expr = self.of(*expr, Place::Value)?;
         if let Some(None) = single_row(&subquery.subquery) {
-            let equal = expr.eq(Expr::ScalarSubquery(subquery));
+            let equal = self.equal(&expr, subquery)?;
             return Ok(if negated { not(equal) } else { equal });
         }
         let single = !matches!(expr.get_type(self.schema)?, DataType::Struct(_));
@@ -196,18 +211,32 @@ impl Rewriter<'_> {
         Ok(if negated { not(value) } else { value })
     }
 
+    /// Compares `expr` with the one row of `subquery`. Row values are compared part by part, since a comparison of structs
+    /// is never unknown for a null part.
+    fn equal(&self, expr: &Expr, subquery: Subquery) -> Result<Expr> {
+        let data_type = subquery.subquery.schema().field(0).data_type().clone();
+        let pairs = self.paired(expr, &Expr::ScalarSubquery(subquery), &data_type)?;
+        Ok(conjunction(pairs.into_iter().map(|(part, value)| part.eq(value))).unwrap_or_else(|| lit(true)))
+    }
+
+    /// Pairs the parts of two row values, of which the right one has the type `data_type`; other values are one part.
+    fn paired(&self, left: &Expr, right: &Expr, data_type: &DataType) -> Result<Vec<(Expr, Expr)>> {
+        let of = |row: &Expr, name: &str| get_field(row.clone(), name);
+        Ok(match (left.get_type(self.schema)?, data_type) {
+            (DataType::Struct(fields), DataType::Struct(others)) if fields.len() == others.len() => {
+                let both = fields.iter().zip(others.iter());
+                both.map(|(field, other)| (of(left, field.name()), of(right, other.name()))).collect()
+            }
+            _ => vec![(left.clone(), right.clone())],
+        })
+    }
+
     /// Names the columns of a subquery, and pairs them with the parts of `expr`.
     fn compared(&self, expr: &Expr, subquery: Subquery) -> Result<Compared> {
         let (qualifier, field) = subquery.subquery.schema().qualified_field(0);
         let column = Expr::from((qualifier, field));
-        let (parts, columns) = match (expr.get_type(self.schema)?, field.data_type()) {
-            (DataType::Struct(left), DataType::Struct(right)) if left.len() == right.len() => {
-                let of = |row: &Expr, name: &str| get_field(row.clone(), name);
-                let parts = left.iter().map(|field| of(expr, field.name())).collect();
-                (parts, right.iter().map(|field| of(&column, field.name())).collect())
-            }
-            _ => (vec![expr.clone()], vec![column.clone()]),
-        };
+        let pairs = self.paired(expr, &column, field.data_type())?;
+        let (parts, columns): (Vec<Expr>, Vec<Expr>) = pairs.into_iter().unzip();
         let parts: Vec<Expr> = parts.into_iter().map(|part: Expr| self.outer(part)).collect::<Result<_>>()?;
         let correlated = !subquery.outer_ref_columns.is_empty();
         let plan = subquery.subquery.as_ref().clone();

@@ -6,9 +6,9 @@ use std::ops::ControlFlow;
 use buzz_protocol::{QueryError, Result};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Fetch, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
-    GroupByExpr, Ident, JoinConstraint, LimitClause, ObjectName, Query, Select, SelectItem, SetExpr, TableAlias,
-    TableFactor, TableWithJoins, Value, VisitMut, VisitorMut,
+    self, BinaryOperator, Distinct, Expr, Fetch, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    FunctionArguments, GroupByExpr, Ident, JoinConstraint, LimitClause, ObjectName, Query, Select, SelectItem, SetExpr,
+    TableAlias, TableFactor, TableWithJoins, Value, VisitMut, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -26,7 +26,7 @@ pub(crate) fn rewritten(mut statement: Statement) -> Result<Statement> {
         inner = explain.statement.as_mut();
     }
     let Statement::Statement(sql) = inner else { return Ok(statement) };
-    let mut syntax = Syntax { sides: Sides::of(sql), derived: 0 };
+    let mut syntax = Syntax { sides: Sides::of(sql), derived: 0, orders: Vec::new() };
     match sql.visit(&mut syntax) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(statement),
@@ -78,16 +78,28 @@ struct Syntax {
     sides: Sides,
     /// Number of relations that were named.
     derived: usize,
+    /// The names in the ORDER BY of each query that is open; none if the query is not one SELECT.
+    orders: Vec<BTreeSet<String>>,
 }
 
 impl VisitorMut for Syntax {
     type Break = QueryError;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<QueryError> {
+        let mut names = Names::default();
+        if matches!(query.body.as_ref(), SetExpr::Select(_)) {
+            let _: ControlFlow<()> = ast::Visit::visit(&query.order_by, &mut names);
+        }
+        self.orders.push(names.found);
         match query.fetch.take() {
             Some(fetch) => flow(limited(query, fetch)),
             None => ControlFlow::Continue(()),
         }
+    }
+
+    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<QueryError> {
+        self.orders.pop();
+        ControlFlow::Continue(())
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<QueryError> {
@@ -104,7 +116,7 @@ impl VisitorMut for Syntax {
 
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<QueryError> {
         ambiguous_columns(select);
-        distinguish(&mut select.projection);
+        distinguish(select, self.orders.last());
         ControlFlow::Continue(())
     }
 
@@ -188,45 +200,100 @@ impl Syntax {
     }
 }
 
-/// Gives the second column of a name another one: `SELECT a, a` becomes `SELECT a, a AS a_1`.
-fn distinguish(items: &mut [SelectItem]) {
+/// Collects the names in expressions outside of subqueries.
+#[derive(Default)]
+struct Names {
+    found: BTreeSet<String>,
+    depth: usize,
+}
+
+impl Visitor for Names {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
+        match expression {
+            Expr::Identifier(name) if self.depth == 0 => self.found.extend([normal(name)]),
+            Expr::CompoundIdentifier(parts) if self.depth == 0 => self.found.extend(parts.iter().map(normal)),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Gives the second column of a name another one: `SELECT a, a` becomes `SELECT a, a AS a_1`. The new name is none that
+/// the SELECT or its ORDER BY use, as it would hide the column that they mean.
+fn distinguish(select: &mut Select, order_by: Option<&BTreeSet<String>>) {
     let mut seen: BTreeSet<String> = BTreeSet::new();
-    for item in items.iter_mut() {
-        let (key, name) = match &*item {
-            SelectItem::UnnamedExpr(Expr::Identifier(name)) => (normal(name), normal(name)),
-            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => {
-                let parts: Vec<String> = parts.iter().map(normal).collect();
-                (parts.join("."), parts.last().cloned().unwrap_or_default())
-            }
-            SelectItem::UnnamedExpr(Expr::Function(function)) if is_mark(function) => match marked(function) {
-                Some(name) => (name.clone(), name),
-                None => continue,
-            },
-            SelectItem::UnnamedExpr(expression) if is_unnest(expression) => continue,
-            SelectItem::UnnamedExpr(other) => (other.to_string(), other.to_string()),
-            SelectItem::ExprWithAlias { alias, .. } => (normal(alias), normal(alias)),
-            _ => continue,
-        };
-        let is_marked = matches!(&*item, SelectItem::UnnamedExpr(Expr::Function(function)) if is_mark(function));
-        let free = |name: &String| !seen.contains(name);
-        if free(&key) && !is_marked {
-            seen.insert(key);
+    let is_first = |item: &SelectItem| key_and_name(item).is_none_or(|(key, _)| seen.insert(key));
+    if !select.projection.iter().any(is_marked) && select.projection.iter().all(is_first) {
+        return;
+    }
+    let mut names = Names::default();
+    let _: ControlFlow<()> = ast::Visit::visit(&*select, &mut names);
+    let mut taken = names.found;
+    taken.extend(order_by.into_iter().flatten().cloned());
+    taken.extend(select.projection.iter().filter_map(|item| match item {
+        SelectItem::ExprWithAlias { alias, .. } => Some(normal(alias)),
+        _ => None,
+    }));
+    // The columns of a wildcard are not known here, so a name has a form that columns rarely have.
+    let is_wildcard = |item: &SelectItem| matches!(item, SelectItem::Wildcard(..) | SelectItem::QualifiedWildcard(..));
+    let has_wildcard = select.projection.iter().any(is_wildcard);
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    for item in &mut select.projection {
+        let Some((key, name)) = key_and_name(item) else { continue };
+        let is_marked = is_marked(item);
+        if !is_marked && seen.insert(key) {
             continue;
         }
-        let numbered = (1..).map(|number| format!("{name}_{number}"));
-        let Some(name) = std::iter::once(name.clone()).filter(|_| is_marked).chain(numbered).find(free) else {
-            continue;
-        };
+        let numbered =
+            (1..).map(|number| if has_wildcard { format!("{name} ({number})") } else { format!("{name}_{number}") });
+        let numbered = numbered.filter(|name| !taken.contains(name));
+        let own = std::iter::once(name.clone()).filter(|_| is_marked);
+        let Some(name) = own.chain(numbered).find(|name| !seen.contains(name)) else { continue };
         seen.insert(name.clone());
         let alias = Ident::with_quote('"', name);
-        let renamed = match std::mem::replace(item, SelectItem::Wildcard(Default::default())) {
+        *item = match std::mem::replace(item, SelectItem::Wildcard(Default::default())) {
             SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
                 SelectItem::ExprWithAlias { expr, alias }
             }
             other => other,
         };
-        *item = renamed;
     }
+}
+
+/// Returns the text that two columns of one name have in common, and the name. `None` for several columns.
+fn key_and_name(item: &SelectItem) -> Option<(String, String)> {
+    Some(match item {
+        SelectItem::UnnamedExpr(Expr::Identifier(name)) => (normal(name), normal(name)),
+        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => {
+            let parts: Vec<String> = parts.iter().map(normal).collect();
+            (parts.join("."), parts.last().cloned().unwrap_or_default())
+        }
+        SelectItem::UnnamedExpr(Expr::Function(function)) if is_mark(function) => {
+            let name = marked(function)?;
+            (name.clone(), name)
+        }
+        SelectItem::UnnamedExpr(expression) if is_unnest(expression) => return None,
+        SelectItem::UnnamedExpr(other) => (other.to_string(), other.to_string()),
+        SelectItem::ExprWithAlias { alias, .. } => (normal(alias), normal(alias)),
+        _ => return None,
+    })
+}
+
+/// Checks if a column of a SELECT list is a marked reference without an alias.
+fn is_marked(item: &SelectItem) -> bool {
+    matches!(item, SelectItem::UnnamedExpr(Expr::Function(function)) if is_mark(function))
 }
 
 fn is_mark(function: &Function) -> bool {
@@ -254,22 +321,31 @@ fn with_numbers(factor: &mut TableFactor) -> Result<()> {
     Ok(())
 }
 
-/// Rewrites comparisons of row values: `(a, b) = (1, 2)`, `(a, b) IN ((1, 2))` and `(a, b) IN (SELECT …)`.
+/// Rewrites comparisons of row values: `(a, b) = (1, 2)`, `(a, b) < (1, 2)`, `(a, b) BETWEEN (1, 2) AND (3, 4)`,
+/// `(a, b) IN ((1, 2))` and `(a, b) IN (SELECT …)`.
 fn compared_by_part(row: &mut Expr) -> Result<()> {
     match row {
-        Expr::BinaryOp { left, op: op @ (BinaryOperator::Eq | BinaryOperator::NotEq), right } => {
-            if let (Expr::Tuple(left), Expr::Tuple(right)) = (left.as_ref(), right.as_ref())
-                && let Some(equal) = equal_parts(left, right)
+        Expr::BinaryOp { left, op, right } => {
+            if let (Some(left), Some(right)) = (row_parts(left), row_parts(right))
+                && let Some(compared) = compared_parts(left, op, right)
             {
-                *row = if *op == BinaryOperator::Eq { equal } else { negated(equal) };
+                *row = compared;
+            }
+        }
+        Expr::Between { expr, negated: is_negated, low, high } => {
+            let (Some(parts), Some(low), Some(high)) = (row_parts(expr), row_parts(low), row_parts(high)) else {
+                return Ok(());
+            };
+            let from = compared_parts(parts, &BinaryOperator::GtEq, low);
+            let to = compared_parts(parts, &BinaryOperator::LtEq, high);
+            if let (Some(from), Some(to)) = (from, to) {
+                let both = Expr::Nested(Box::new(binary(from, BinaryOperator::And, to)));
+                *row = if *is_negated { negated(both) } else { both };
             }
         }
         Expr::InList { expr, list, negated: is_negated } => {
-            let Expr::Tuple(left) = expr.as_ref() else { return Ok(()) };
-            let equal = list.iter().map(|right| match right {
-                Expr::Tuple(right) => equal_parts(left, right),
-                _ => None,
-            });
+            let Some(left) = row_parts(expr) else { return Ok(()) };
+            let equal = list.iter().map(|right| row_parts(right).and_then(|right| equal_parts(left, right)));
             let Some(equal) = equal.collect::<Option<Vec<_>>>() else { return Ok(()) };
             let any = equal.into_iter().reduce(|left, right| binary(left, BinaryOperator::Or, right));
             if let Some(any) = any {
@@ -278,14 +354,36 @@ fn compared_by_part(row: &mut Expr) -> Result<()> {
             }
         }
         Expr::InSubquery { expr, subquery, .. } => {
-            let Expr::Tuple(parts) = expr.as_ref() else { return Ok(()) };
+            let Some(parts) = row_parts(expr).map(<[Expr]>::to_vec) else { return Ok(()) };
             let count = parts.len();
-            **expr = call("struct", parts.clone());
+            **expr = call("struct", parts);
             as_one_column(subquery, count)?;
         }
         _ => {}
     }
     Ok(())
+}
+
+/// Returns the parts of a row value.
+fn row_parts(expression: &Expr) -> Option<&[Expr]> {
+    match expression {
+        Expr::Tuple(parts) => Some(parts),
+        Expr::Nested(inner) => row_parts(inner),
+        _ => None,
+    }
+}
+
+fn compared_parts(left: &[Expr], op: &BinaryOperator, right: &[Expr]) -> Option<Expr> {
+    match op {
+        BinaryOperator::Eq => equal_parts(left, right),
+        BinaryOperator::NotEq => equal_parts(left, right).map(negated),
+        BinaryOperator::Lt | BinaryOperator::LtEq | BinaryOperator::Gt | BinaryOperator::GtEq
+            if left.len() == right.len() =>
+        {
+            ordered_parts(left, op, right)
+        }
+        _ => None,
+    }
 }
 
 fn equal_parts(left: &[Expr], right: &[Expr]) -> Option<Expr> {
@@ -297,26 +395,69 @@ fn equal_parts(left: &[Expr], right: &[Expr]) -> Option<Expr> {
     Some(Expr::Nested(Box::new(all)))
 }
 
+/// Writes `(a, b) <= (c, d)` as `a < c OR (a = c AND b <= d)`. `None` if there are no parts.
+fn ordered_parts(left: &[Expr], op: &BinaryOperator, right: &[Expr]) -> Option<Expr> {
+    let ((first, lefts), (other, rights)) = (left.split_first()?, right.split_first()?);
+    let part = |op: BinaryOperator| binary(first.clone(), op, other.clone());
+    let Some(rest) = ordered_parts(lefts, op, rights) else { return Some(part(op.clone())) };
+    let strict = match op {
+        BinaryOperator::LtEq => BinaryOperator::Lt,
+        BinaryOperator::GtEq => BinaryOperator::Gt,
+        other => other.clone(),
+    };
+    let equal = binary(part(BinaryOperator::Eq), BinaryOperator::And, rest);
+    Some(Expr::Nested(Box::new(binary(part(strict), BinaryOperator::Or, Expr::Nested(Box::new(equal))))))
+}
+
 /// Makes the columns of `query` one struct.
 fn as_one_column(query: &mut Query, columns: usize) -> Result<()> {
-    if let SetExpr::Select(select) = query.body.as_mut()
-        && select.projection.len() == columns
+    if let Some(parts) = unseen_list(query, columns)
+        && let SetExpr::Select(select) = query.body.as_mut()
     {
-        let parts = select.projection.iter().map(|item| match item {
-            SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => Some(expr.clone()),
-            _ => None,
-        });
-        if let Some(parts) = parts.collect::<Option<Vec<_>>>() {
-            select.projection = vec![SelectItem::UnnamedExpr(call("struct", parts))];
-            return Ok(());
-        }
+        select.projection = vec![SelectItem::UnnamedExpr(call("struct", parts))];
+        return Ok(());
     }
     let names: Vec<String> = (0..columns).map(|index| format!("value_{index}")).collect();
     let names = names.join(", ");
-    let sql = format!("SELECT struct({names}) FROM ({query}) AS buzz_rows({names})");
+    let sql = format!("SELECT struct({names}) FROM (SELECT 1) AS buzz_rows({names})");
     let mut parser = Parser::new(&GenericDialect {}).try_with_sql(&sql).map_err(|error| syntax_error(&error))?;
-    *query = *parser.parse_query().map_err(|error| syntax_error(&error))?;
+    let mut outer = parser.parse_query().map_err(|error| syntax_error(&error))?;
+    let SetExpr::Select(select) = outer.body.as_mut() else { return Err(syntax_error(&sql)) };
+    let Some(TableWithJoins { relation: TableFactor::Derived { subquery, .. }, .. }) = select.from.first_mut() else {
+        return Err(syntax_error(&sql));
+    };
+    std::mem::swap(subquery.as_mut(), query);
+    *query = *outer;
     Ok(())
+}
+
+/// Returns the SELECT list of `query` if it has `columns` columns and no clause refers to them, by alias or by position.
+///
+/// Such a list can be replaced in place. That matters for subqueries that refer to the outer query: DataFusion does not find
+/// their columns below another name.
+fn unseen_list(query: &Query, columns: usize) -> Option<Vec<Expr>> {
+    let SetExpr::Select(select) = query.body.as_ref() else { return None };
+    let groups = match &select.group_by {
+        GroupByExpr::Expressions(groups, modifiers) if modifiers.is_empty() => groups,
+        _ => return None,
+    };
+    let is_distinct_on = matches!(select.distinct, Some(Distinct::On(_)));
+    if select.projection.len() != columns || is_distinct_on || query.order_by.is_some() || !select.sort_by.is_empty() {
+        return None;
+    }
+    let is_column = |group: &Expr| matches!(group, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
+    let has_alias = select.projection.iter().any(|item| matches!(item, SelectItem::ExprWithAlias { .. }));
+    let is_plain = groups.is_empty() && select.having.is_none() && select.qualify.is_none();
+    if !is_plain && (has_alias || !groups.iter().all(is_column)) {
+        return None;
+    }
+    let parts = select.projection.iter().map(|item| match item {
+        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } if !is_unnest(expr) => {
+            Some(expr.clone())
+        }
+        _ => None,
+    });
+    parts.collect()
 }
 
 fn expression(sql: &str) -> Result<Expr> {
@@ -379,6 +520,16 @@ mod tests {
             ("SELECT t.a, u.a, t.a FROM t, u", "SELECT t.a, u.a, t.a AS \"a_1\" FROM t, u"),
             ("SELECT 1 FROM t GROUP BY GROUPING SETS (())", "SELECT 1 FROM t HAVING count(*) >= 0"),
             ("SELECT (a, b) = (1, 2)", "SELECT (a = 1 AND b = 2)"),
+            ("SELECT (a, b) < (1, 2)", "SELECT (a < 1 OR (a = 1 AND b < 2))"),
+            ("SELECT (a, b, c) >= (1, 2, 3)", "SELECT (a > 1 OR (a = 1 AND (b > 2 OR (b = 2 AND c >= 3))))"),
+            (
+                "SELECT (a, b) BETWEEN (1, 2) AND (3, 4)",
+                "SELECT ((a > 1 OR (a = 1 AND b >= 2)) AND (a < 3 OR (a = 3 AND b <= 4)))",
+            ),
+            ("SELECT a, a, a_1 FROM t", "SELECT a, a AS \"a_2\", a_1 FROM t"),
+            ("SELECT a, a, b AS A_1 FROM t", "SELECT a, a AS \"a_2\", b AS A_1 FROM t"),
+            ("SELECT a, a FROM t ORDER BY a_1", "SELECT a, a AS \"a_2\" FROM t ORDER BY a_1"),
+            ("SELECT u.*, a, a FROM t, u", "SELECT u.*, a, a AS \"a (1)\" FROM t, u"),
             ("SELECT (a, b) NOT IN ((1, 2), (3, 4))", "SELECT NOT (((a = 1 AND b = 2) OR (a = 3 AND b = 4)))"),
             ("SELECT (a, b) IN (SELECT x, y FROM u)", "SELECT struct(a, b) IN (SELECT struct(x, y) FROM u)"),
             ("SELECT 0.1 + 0.2, 1.5 * a, 2 + 3", "SELECT 0.3, 1.5 * a, 2 + 3"),

@@ -25,6 +25,7 @@ use datafusion::sql::sqlparser::ast::{
     TableWithJoins, Visit, VisitMut, Visitor, VisitorMut,
 };
 
+use super::overflow::with_names;
 use super::syntax::{call, normal};
 
 /// The name of the function that marks a reference to a side.
@@ -253,20 +254,55 @@ pub(super) fn merged(plan: LogicalPlan) -> Result<LogicalPlan> {
     if !found {
         return Ok(plan);
     }
-    let mut own = BTreeSet::new();
     let plan = plan.transform_up_with_subqueries(|node| {
         // The columns of an input may have changed.
         let node = node.recompute_schema()?;
         let schema = merge_schema(&node.inputs());
-        let names = NamePreserver::new(&node);
-        let resolved = node.map_expressions(|expression| {
-            let name = names.save(&expression);
-            let resolved = expression.transform_up(|inner| resolved(inner, &schema, &own))?;
-            Ok(resolved.update_data(|resolved| name.restore(resolved)))
-        })?;
-        let node = resolved.data.recompute_schema()?;
+        let node = rewritten(node, &|inner| Ok(resolved(inner, &schema)))?;
+        let node = with_subqueries_resolved(node, &schema)?.recompute_schema()?;
         Ok(Transformed::yes(match node {
-            LogicalPlan::Join(join) if merges(&join) => with_merged(join, &mut own)?,
+            LogicalPlan::Join(join) if merges(&join) => with_merged(join)?,
+            node => node,
+        }))
+    })?;
+    // A reference that is marked still has no column in the plans around it.
+    let plan = plan.data.transform_up_with_subqueries(|node| rewritten(node, &unmarked).map(Transformed::yes))?;
+    Ok(plan.data)
+}
+
+/// Rewrites the expressions of `node` with `rewrite`, and keeps their names.
+fn rewritten(node: LogicalPlan, rewrite: &dyn Fn(Expr) -> Result<Transformed<Expr>>) -> Result<LogicalPlan> {
+    let names = NamePreserver::new(&node);
+    Ok(node.map_expressions(|expression| with_names(expression, &names, rewrite))?.data)
+}
+
+/// Resolves the marked references from the subqueries of `node` to its inputs, whose columns are `schema`. The subqueries
+/// themselves were visited before the joins below `node`, so their references to outer queries are marked still.
+fn with_subqueries_resolved(node: LogicalPlan, schema: &DFSchema) -> Result<LogicalPlan> {
+    let node = node.map_subqueries(|subquery| resolved_outside(subquery, schema).map(Transformed::yes))?.data;
+    match node {
+        LogicalPlan::Join(mut join)
+            if join.right.as_ref().exists(|inner| Ok(matches!(inner, LogicalPlan::Subquery(_))))? =>
+        {
+            // LATERAL: the right side refers to the left one.
+            let right = resolved_outside(join.right.as_ref().clone(), join.left.schema())?;
+            join.right = Arc::new(right);
+            Ok(LogicalPlan::Join(join))
+        }
+        node => Ok(node),
+    }
+}
+
+/// Resolves the marked references in `plan` to an outer query whose columns are `schema`.
+fn resolved_outside(plan: LogicalPlan, schema: &DFSchema) -> Result<LogicalPlan> {
+    let plan = plan.transform_up_with_subqueries(|node| {
+        let node = rewritten(node, &|inner| Ok(outer_resolved(inner, schema)))?;
+        Ok(Transformed::yes(match node {
+            LogicalPlan::Subquery(mut subquery) => {
+                // The optimizer keeps the columns that stand here.
+                subquery.outer_ref_columns = subquery.subquery.all_out_ref_exprs();
+                LogicalPlan::Subquery(subquery)
+            }
             node => node,
         }))
     })?;
@@ -274,25 +310,51 @@ pub(super) fn merged(plan: LogicalPlan) -> Result<LogicalPlan> {
 }
 
 fn is_mark(expression: &Expr) -> bool {
-    matches!(expression, Expr::ScalarFunction(function) if function.name() == MARK)
+    marked(expression).is_some()
 }
 
-/// Replaces a marked reference by the column with the side's own value, or by the column if no join has merged it.
-fn resolved(expression: Expr, schema: &DFSchema, own: &BTreeSet<String>) -> Result<Transformed<Expr>> {
-    if !is_mark(&expression) {
-        return Ok(Transformed::no(expression));
+/// Returns what `expression` marks.
+fn marked(expression: &Expr) -> Option<&Expr> {
+    match expression {
+        Expr::ScalarFunction(function) if function.name() == MARK => function.args.first(),
+        _ => None,
     }
-    let Expr::ScalarFunction(mut function) = expression else { return Ok(Transformed::no(expression)) };
-    let Some(inner) = function.args.pop() else { return plan_err!("{MARK} takes a column") };
-    Ok(Transformed::yes(match inner {
-        Expr::Column(column) if schema.has_column_with_unqualified_name(&own_name(&column)) => {
-            Expr::Column(Column::new_unqualified(own_name(&column)))
+}
+
+/// Replaces a marked column by the one with the side's own value, or by the column if no join has merged it.
+fn resolved(expression: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    let replaced = match marked(&expression) {
+        None | Some(Expr::OuterReferenceColumn(..)) => None,
+        Some(Expr::Column(column)) => Some(Expr::Column(own_column(column, schema).unwrap_or_else(|| column.clone()))),
+        Some(other) => Some(other.clone()),
+    };
+    replaced.map_or_else(|| Transformed::no(expression), Transformed::yes)
+}
+
+/// Replaces a marked reference to an outer query by one to the side's own value, or to the column if no join has merged it.
+/// A reference to a column that is not in `schema` is one to a query further out, and stays.
+fn outer_resolved(expression: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    let replaced = match marked(&expression) {
+        Some(Expr::OuterReferenceColumn(field, column)) => {
+            let found = own_column(column, schema).or_else(|| schema.has_column(column).then(|| column.clone()));
+            found.map(|found| Expr::OuterReferenceColumn(Arc::clone(field), found))
         }
-        Expr::OuterReferenceColumn(field, column) if own.contains(&own_name(&column)) => {
-            Expr::OuterReferenceColumn(field, Column::new_unqualified(own_name(&column)))
-        }
-        other => other,
-    }))
+        _ => None,
+    };
+    replaced.map_or_else(|| Transformed::no(expression), Transformed::yes)
+}
+
+/// Removes a mark.
+fn unmarked(expression: Expr) -> Result<Transformed<Expr>> {
+    let inner = marked(&expression).cloned();
+    Ok(inner.map_or_else(|| Transformed::no(expression), Transformed::yes))
+}
+
+/// Returns the column of `schema` with the own value of the side that `column` names: one that a join has kept, or one that
+/// a GROUP BY has named after the marked reference.
+fn own_column(column: &Column, schema: &DFSchema) -> Option<Column> {
+    let names = [own_name(column), format!("{MARK}({})", column.flat_name())];
+    names.into_iter().find(|name| schema.has_column_with_unqualified_name(name)).map(Column::new_unqualified)
 }
 
 fn own_name(column: &Column) -> String {
@@ -310,7 +372,7 @@ fn merges(join: &Join) -> bool {
         }
 }
 
-fn with_merged(join: Join, own: &mut BTreeSet<String>) -> Result<LogicalPlan> {
+fn with_merged(join: Join) -> Result<LogicalPlan> {
     let mut columns = Vec::new();
     let mut kept = Vec::new();
     for column in join.schema.columns() {
@@ -332,7 +394,6 @@ fn with_merged(join: Join, own: &mut BTreeSet<String>) -> Result<LogicalPlan> {
         if !join.schema.has_column_with_unqualified_name(&own_name(&column)) {
             kept.push(Expr::Column(column.clone()).alias(own_name(&column)));
         }
-        own.insert(own_name(&column));
         columns.push(value.alias_qualified(column.relation, column.name));
     }
     columns.extend(kept);
