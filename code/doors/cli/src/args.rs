@@ -25,6 +25,8 @@ Examples:
       Print steps, files after pruning, tasks and plans, without running the query.
   buzz query query.json --format parquet --output result.parquet
       Write the rows to a Parquet file.
+  buzz query query.json --timeline query.html
+      Write a page that shows the tasks as bars over time: why was it slow?
   buzz tables query.json
       List files, size, columns and partition columns of each table of the query.
   buzz query query.json --stack dev
@@ -184,6 +186,10 @@ pub struct HowArguments {
     /// Write the rows to this file instead of standard output. It is created or replaced only if the query succeeds.
     #[arg(long, value_name = "PATH")]
     pub output: Option<PathBuf>,
+
+    /// Write a page to this file that shows when each task ran: phases, attempts, reruns, bytes, rows.
+    #[arg(long, value_name = "FILE.html", conflicts_with = "explain")]
+    pub timeline: Option<PathBuf>,
 
     /// Maximum number of rows of a table on a terminal, from its start and its end; 0 prints all rows.
     #[arg(long, default_value_t = 40, value_name = "N")]

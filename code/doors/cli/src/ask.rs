@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buzz_engine::{Content, Question, Summary, TableDescription};
+use buzz_engine::{Content, Progress, Question, Summary, TableDescription};
 use buzz_protocol::{QueryError, Result, human_bytes};
 use buzz_results::Layout;
 use futures::FutureExt;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{Arguments, Command, HowArguments, TablesArguments};
 use crate::output::{Output, write_rows};
 use crate::terminal::{note, print, warn};
-use crate::{compose, question, sample, watch};
+use crate::{compose, question, sample, timeline, watch};
 
 /// Exit code of an interrupted process: 128 plus the number of the signal.
 pub(crate) const INTERRUPTED: u8 = 130;
@@ -98,6 +98,7 @@ async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted
     let format = question::format(how)?;
     let output = Output::open(how.output.as_deref())?;
     output.check(format)?;
+    how.timeline.as_deref().map_or(Ok(()), timeline::check)?;
     let layout = Layout { rows_max: Some(how.max_rows).filter(|rows| *rows > 0), ..Layout::default() };
     let query = question.id;
     let mut running = engine.start(question);
@@ -110,7 +111,14 @@ async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted
         running.cancel();
         running.answer().await
     };
-    let answer = watch::while_running(&progress, query, answering).await?;
+    let answer = watch::while_running(&progress, query, answering).await;
+    if let Some(path) = &how.timeline {
+        match &answer {
+            Ok(answer) => timeline::write(path, query, &answer.summary, None)?,
+            Err(error) => timeline::write(path, query, &so_far(&progress), Some(error))?,
+        }
+    }
+    let answer = answer?;
     match &answer.content {
         Content::Plan(text) => print(text)?,
         Content::Rows(rows) => write_rows(rows, format, &layout, output)?,
@@ -119,6 +127,21 @@ async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted
         note(&one_line(&answer.summary));
     }
     Ok(())
+}
+
+/// Returns the work that was done for a query without an answer.
+fn so_far(progress: &Progress) -> Summary {
+    Summary {
+        bytes_read: Progress::get(&progress.bytes_scanned),
+        tasks: Progress::get(&progress.tasks),
+        retries: Progress::get(&progress.retries),
+        stragglers: Progress::get(&progress.stragglers),
+        reruns: Progress::get(&progress.reruns),
+        rows_delivered: Progress::get(&progress.rows_delivered),
+        total: progress.elapsed(),
+        timeline: progress.timeline(),
+        ..Summary::default()
+    }
 }
 
 /// Formats the summary that follows the rows.

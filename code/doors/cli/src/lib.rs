@@ -15,4 +15,5 @@ mod shell;
 pub mod stream;
 mod tables;
 mod terminal;
+mod timeline;
 mod watch;

@@ -45,15 +45,11 @@ impl Output {
         }
         // Follows a symbolic link, so that its target is replaced and not the link.
         let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder_of(&path);
         if !folder.exists() {
             return Err(bad(&format!("folder `{}` does not exist", folder.display())));
         }
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".buzz-output-");
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let file = builder.tempfile_in(folder).map_err(|error| bad(&plain(&error)))?;
+        let file = temporary_in(folder).map_err(|error| bad(&plain(&error)))?;
         Ok(Output(Place::File(file, path)))
     }
 
@@ -87,6 +83,20 @@ impl Output {
             }
         }
     }
+}
+
+/// Creates a file that is deleted unless it replaces another one.
+pub(crate) fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".buzz-output-");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
+}
+
+/// Returns the folder of a file.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn to_stdout(written: Result<(), WriteError>) -> Result<()> {

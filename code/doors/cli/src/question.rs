@@ -7,8 +7,10 @@ use buzz_engine::{Question, Want};
 use buzz_protocol::{FORMATS, Format, Options, Query, QueryBody, QueryError, Result};
 
 use crate::args::{HowArguments, QueryArguments, SqlArguments};
+use crate::output::folder_of;
 use crate::tables;
 use crate::terminal::warn;
+use crate::timeline::ATTEMPTS_MAX;
 
 /// Reads the query of `buzz query`.
 ///
@@ -127,6 +129,9 @@ fn finished(mut query: Query, base: PathBuf, how: &HowArguments) -> Result<Quest
     for assignment in &how.sets {
         options.set(assignment)?;
     }
+    if how.timeline.is_some() && options.timeline_attempts == 0 {
+        options.timeline_attempts = ATTEMPTS_MAX;
+    }
     query.params.extend(how.params.iter().cloned());
     let want = if how.explain { Want::Plan } else { Want::Rows(format(how)?) };
     Ok(Question::new(query, base).with_options(options).with_want(want))
@@ -139,8 +144,7 @@ fn read(file: &Path, tables: &[(String, String)]) -> Result<(Query, PathBuf)> {
     let (source, folder) = if file == Path::new("-") {
         ("standard input".to_string(), Path::new("."))
     } else {
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        (file.display().to_string(), folder)
+        (file.display().to_string(), folder_of(file))
     };
     if file.extension().is_some_and(|ending| ending == "sql") {
         return Err(QueryError::invalid(format!(

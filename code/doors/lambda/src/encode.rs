@@ -13,6 +13,9 @@ use serde_json::value::RawValue;
 /// [6 MB](https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html); the rest is for the other fields.
 pub(crate) const ROWS_BYTES_MAX: usize = 11 << 19;
 
+/// Maximum number of attempts in the timeline of an answer, about 150 bytes each.
+const ATTEMPTS_MAX: usize = 2_000;
+
 /// Makes the summary message of a query that took `total_ms` and used `used`.
 pub(crate) fn summary_message(summary: &Summary, used: &Used, total_ms: u64) -> SummaryMessage {
     let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -34,6 +37,7 @@ pub(crate) fn summary_message(summary: &Summary, used: &Used, total_ms: u64) -> 
             run: ms(summary.ran_in),
             total: total_ms,
         },
+        timeline: summary.timeline.clone().at_most(ATTEMPTS_MAX),
         gb_seconds: used.gb_seconds(),
         cost_usd: used.cost_usd(),
         prices_of: PRICES_OF.to_string(),

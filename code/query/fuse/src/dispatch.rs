@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use buzz_engine::Progress;
+use buzz_engine::{Attempt, Fate, Progress};
 use buzz_exchange::{Commit, Delivery, DeliveryWriter};
 use buzz_host::Host;
 use buzz_plan::{MapStage, QueryPlan};
@@ -246,9 +246,9 @@ impl Dispatch<'_> {
         };
         let task = HBeeTask { attempt: attempts.next(), ..task.clone() };
         Progress::add(&self.progress.invocations, 1);
-        let mut paid = Paid { progress: self.progress, started: Instant::now(), milliseconds: None };
+        let mut paid = Paid::start(self.progress, &task);
         let ran = self.host.compute.run(&task, &refused).await;
-        paid.milliseconds = ran.as_ref().ok().map(|outcome| outcome.milliseconds);
+        paid.end(&ran);
         ran
     }
 
@@ -293,19 +293,57 @@ impl Attempts {
     }
 }
 
-/// Adds the time of an attempt to the progress when it is dropped.
+/// Adds an attempt and its time to the progress when it is dropped.
 struct Paid<'a> {
     progress: &'a Progress,
-    started: Instant,
-    /// The time that the worker measured. Otherwise only the caller can measure it.
-    milliseconds: Option<u64>,
+    /// The attempt, which counts as abandoned until it ends.
+    attempt: Attempt,
+}
+
+impl<'a> Paid<'a> {
+    fn start(progress: &'a Progress, task: &HBeeTask) -> Self {
+        let now = milliseconds(progress.elapsed());
+        let attempt = Attempt {
+            reruns: Progress::get(&progress.reruns),
+            stage: task.stage,
+            step: task.step.clone(),
+            task: task.task,
+            attempt: task.attempt,
+            start_ms: now,
+            end_ms: now,
+            worked_ms: None,
+            rows: 0,
+            bytes_read: 0,
+            fate: Fate::Abandoned,
+        };
+        Self { progress, attempt }
+    }
+
+    fn end(&mut self, ran: &Result<TaskOutcome>) {
+        match ran {
+            Ok(outcome) => {
+                self.attempt.fate = Fate::Done;
+                // Otherwise only the caller can measure the time.
+                self.attempt.worked_ms = Some(outcome.milliseconds);
+                self.attempt.rows = outcome.rows.iter().sum();
+                self.attempt.bytes_read = outcome.bytes_scanned;
+            }
+            Err(error) => self.attempt.fate = Fate::Failed(error.kind),
+        }
+    }
 }
 
 impl Drop for Paid<'_> {
     fn drop(&mut self) {
-        let waited = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Progress::add(&self.progress.task_milliseconds, self.milliseconds.unwrap_or(waited));
+        self.attempt.end_ms = milliseconds(self.progress.elapsed());
+        let waited = self.attempt.end_ms.saturating_sub(self.attempt.start_ms);
+        Progress::add(&self.progress.task_milliseconds, self.attempt.worked_ms.unwrap_or(waited));
+        self.progress.attempt_ended(|| self.attempt.clone());
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn accept(task: &HBeeTask, outcome: &mut TaskOutcome, inboxes: &QueryInboxes) -> Result<(), TaskError> {

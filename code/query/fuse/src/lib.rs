@@ -115,6 +115,7 @@ impl Fuse {
 
     /// Plans `question`, explains or runs it, and collects its rows.
     async fn answer(&self, question: Question, progress: &Progress) -> Result<Answer> {
+        progress.keep_attempts(question.options.timeline_attempts);
         let plan = progress.unless_stopped(self.plan(&question)).await?;
         progress.warn(plan.warnings.iter().cloned());
         let estimate = self.estimate(&plan);
@@ -143,6 +144,7 @@ impl Fuse {
             opened_in: plan.opened_in,
             planned_in: plan.planned_in,
             total: progress.elapsed(),
+            timeline: progress.timeline(),
             ..summary
         };
         Ok(Answer { id: question.id, content, summary })

@@ -20,6 +20,7 @@ mod question;
 mod rows;
 mod running;
 mod summary;
+mod timeline;
 pub mod wire;
 
 use std::fmt;
@@ -33,6 +34,7 @@ pub use question::{Question, Want};
 pub use rows::{Batches, RowSink, Rows};
 pub use running::Running;
 pub use summary::{StageSummary, Summary};
+pub use timeline::{Attempt, Fate, Timeline};
 
 /// Answers questions. One engine may answer any number of them at the same time; they do not influence each other.
 #[async_trait]

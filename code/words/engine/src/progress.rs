@@ -1,7 +1,7 @@
 //! Counts of a query that runs.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use buzz_protocol::{QueryError, QueryId, Result, StageId, TaskIndex, TaskOutcome};
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::StageSummary;
+use crate::{Attempt, StageSummary, Timeline};
 
 /// Counts that grow while a query runs, its warnings, and the switch that ends it.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ pub struct Progress {
     warnings: Mutex<Vec<String>>,
     stages: Mutex<BTreeMap<StageId, StageSummary>>,
     first_run: Mutex<Option<QueryId>>,
+    timeline: Mutex<Timeline>,
+    timeline_max: AtomicUsize,
 }
 
 /// State of a query.
@@ -131,6 +133,8 @@ impl Progress {
             warnings: Mutex::default(),
             stages: Mutex::default(),
             first_run: Mutex::new(Some(query)),
+            timeline: Mutex::default(),
+            timeline_max: AtomicUsize::default(),
         }
     }
 
@@ -221,6 +225,24 @@ impl Progress {
             .entry(stage)
             .or_insert_with(|| StageSummary::new(stage, step, outcome.rows.len()))
             .add(task, outcome, attempts);
+    }
+
+    /// Keeps the first `attempts_max` attempts that end from now on.
+    pub fn keep_attempts(&self, attempts_max: usize) {
+        self.timeline_max.store(attempts_max, Ordering::Relaxed);
+    }
+
+    /// Adds an attempt that has ended to the timeline, if it is kept.
+    pub fn attempt_ended(&self, attempt: impl FnOnce() -> Attempt) {
+        let attempts_max = self.timeline_max.load(Ordering::Relaxed);
+        if attempts_max > 0 {
+            self.timeline.lock().add(attempt(), attempts_max);
+        }
+    }
+
+    /// Returns the attempts that have ended so far and were kept.
+    pub fn timeline(&self) -> Timeline {
+        self.timeline.lock().clone()
     }
 
     /// Returns a summary of the accepted tasks of each stage so far, in the order of stages.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use buzz_protocol::{StageId, TaskIndex, TaskOutcome};
 
+use crate::Timeline;
+
 /// Work done for an answer.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
@@ -43,6 +45,8 @@ pub struct Summary {
     pub total: Duration,
     /// US dollars by list price; None on one machine, where nothing is billed.
     pub cost_usd: Option<f64>,
+    /// Attempts of the tasks, as many as the option `timeline_attempts` keeps.
+    pub timeline: Timeline,
 }
 
 impl Summary {

@@ -92,6 +92,8 @@ pub struct Options {
     pub overflow: Overflow,
     /// Rows per batch.
     pub batch_size: usize,
+    /// Number of attempts of tasks that the answer describes, for a timeline.
+    pub timeline_attempts: usize,
 }
 
 impl Default for Options {
@@ -118,6 +120,7 @@ impl Default for Options {
             time_zone: None,
             overflow: Overflow::Error,
             batch_size: 8192,
+            timeline_attempts: 0,
         }
     }
 }
@@ -169,6 +172,7 @@ pub const OPTION_HELP: &[(&str, &str)] = &[
         "what happens if the result of +, -, * or SUM does not fit its type: error (default), or wrap for integers",
     ),
     ("batch_size", "rows per batch (default 8192)"),
+    ("timeline_attempts", "number of attempts of tasks that the answer describes; --timeline sets it (default 0)"),
 ];
 
 impl Options {
@@ -229,6 +233,7 @@ impl Options {
                 }
             }
             "batch_size" => self.batch_size = number(key, value, 1)?,
+            "timeline_attempts" => self.timeline_attempts = number(key, value, 0)?,
             _ => {
                 let known = OPTION_HELP.iter().map(|(key, _)| *key);
                 return Err(QueryError::invalid(format!("option `{key}` does not exist{}", name_help(key, known))));

@@ -28,6 +28,34 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
+fn timeline_shows_the_tasks_of_a_query_and_of_one_that_fails() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 3, 10);
+    let sql = "SELECT grp, sum(amount) FROM rides GROUP BY grp";
+    let common = ["--table", "rides=rides", "--set", "tasks=3", "--timeline", "page.html"];
+    let output = buzz(dir.path(), &[&["sql", sql][..], &common].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let page = fs::read_to_string(dir.path().join("page.html")).unwrap();
+    assert!(page.contains("<h2>map_0</h2>") && page.contains("3 tasks, 3 attempts"), "{page}");
+    assert!(page.contains("title=\"task 2, attempt 1, run 1: delivered after"), "{page}");
+    assert!(!page.contains("cash"), "a page has no values of the data: {page}");
+
+    let failing = "SELECT sum(amount) / (count(*) - count(*)) FROM rides WHERE 1 / (id - id) = 1";
+    let output = buzz(dir.path(), &[&["sql", failing][..], &common].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let page = fs::read_to_string(dir.path().join("page.html")).unwrap();
+    assert!(page.contains("role=\"alert\"") && page.contains("failed (Invalid)"), "{page}");
+
+    let nowhere = ["--table", "rides=rides", "--timeline", "missing/page.html"];
+    let output = buzz(dir.path(), &[&["sql", sql][..], &nowhere].concat());
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stderr),
+        "error: timeline `missing/page.html` is not writable: there is no folder `missing`\n"
+    );
+}
+
+#[test]
 fn every_format_has_the_same_rows() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 2, 10);

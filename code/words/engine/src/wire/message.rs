@@ -7,7 +7,7 @@ use buzz_protocol::{QueryError, QueryId, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Summary, TableDescription};
+use crate::{Summary, TableDescription, Timeline};
 
 /// Answer to an asynchronous query: it was accepted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -139,6 +139,9 @@ pub struct SummaryMessage {
     pub rows_delivered: u64,
     /// Time of each phase.
     pub milliseconds: Phases,
+    /// Attempts of the tasks, as many as the option `timeline_attempts` keeps.
+    #[serde(default, skip_serializing_if = "Timeline::is_empty")]
+    pub timeline: Timeline,
     /// Gigabyte-seconds of functions.
     pub gb_seconds: f64,
     /// US dollars by list price.
@@ -180,6 +183,7 @@ impl SummaryMessage {
             ran_in: time(self.milliseconds.run),
             total: time(self.milliseconds.total),
             cost_usd: Some(self.cost_usd),
+            timeline: self.timeline.clone(),
             ..Summary::default()
         }
     }
