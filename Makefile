@@ -22,11 +22,11 @@ AWS_CLI := $(CARGO_TARGET_DIR)/aws-cli
 # Settings of a stack, for the scripts. default.env.example explains each.
 export STAGE REGION DEPLOY_PROFILE BACKEND_PROFILE BACKEND_BUCKET BACKEND_REGION ARCH COMB_NETWORK DATA_LOCATIONS \
 	OUTPUT_LOCATIONS BUCKET_REGIONS DATA_KMS_KEYS LOG_LEVEL AUTO_APPROVE ALLOW_DIRTY IMAGE_TOOL IMAGE_ARCHIVE BINARIES \
-	SAMPLE QUERY TABLE FORMAT BUZZ ROLE SINCE QUERY_ID DAYS
+	SAMPLE QUERY TABLE FORMAT BUZZ ROLE SINCE QUERY_ID DAYS CANCEL RESULTS
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample local-sample run-query test check check-infra format bench fuzz clean init package package-lambdas \
-	package-hcomb plan deploy deploy-all destroy logs costs docker-login check-dirty scan-infra try-infra try-packages try-reproducible \
+	package-hcomb plan deploy deploy-all destroy logs queries costs docker-login check-dirty scan-infra try-infra try-packages try-reproducible \
 	run-integ-local run-integ-docker run-integ-aws
 .PHONY: bench-builds examples slt slt-known differential differential-real bench-tools stack-sample stack-query need-stage
 
@@ -241,6 +241,9 @@ stack-query: need-stage build ## Run QUERY (default: the taxi example) on the st
 
 need-stage: # before anything is built
 	@infra/bin/stack.sh need
+
+queries: ## List the queries that run on the stack; CANCEL=<query id> cancels one
+	@infra/bin/queries.py
 
 costs: ## Print the cost of the stack per day (DAYS=7) and per query, and its idle cost
 	@infra/bin/costs.py

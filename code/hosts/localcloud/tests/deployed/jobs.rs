@@ -59,6 +59,27 @@ async fn cancelled_query_fails_with_kind_cancelled() {
     assert_eq!(kind, "Invalid", "a query that was never submitted");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn operator_lists_running_queries_and_cancels_one() {
+    let deployed = deploy(|_| {}).await;
+    assert_eq!(deployed.queries(None).await.unwrap(), "no query runs\n");
+    deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(60)), 4);
+    let query = submit(&deployed, ask(GROUPS, 1, json!({"tasks": 4}))).await;
+    let id = query.as_str().unwrap();
+    watch(&deployed, &query, |seen| status(seen) == "running").await.unwrap();
+    let listed = deployed.queries(None).await.unwrap();
+    let line = listed.lines().find(|line| line.starts_with(id)).unwrap_or_else(|| panic!("{listed}"));
+    assert!(line.contains("map") || line.contains("plan"), "{listed}");
+
+    assert_eq!(deployed.queries(Some(id)).await.unwrap(), format!("query {id} ends within seconds\n"));
+    let (kind, message) = watch(&deployed, &query, |seen| status(seen) == "failed").await.unwrap_err();
+    assert_eq!(kind, "Cancelled", "{message}");
+    assert_eq!(deployed.queries(None).await.unwrap(), "no query runs\n");
+    assert_eq!(deployed.queries(Some(id)).await.unwrap_err(), format!("error: query {id} has ended\n"));
+    let unknown = deployed.queries(Some("01890a5d-ac96-774b-bcce-b302099a8057")).await.unwrap_err();
+    assert!(unknown.contains("does not run"), "{unknown}");
+}
+
 /// Returns the number of tasks that ended with kind `Cancelled`, by the logs of the HBees.
 fn cancelled_tasks(logs: &std::path::Path) -> usize {
     let files = std::fs::read_dir(logs.join(HBEE)).unwrap().map(|file| file.unwrap().path());

@@ -3,14 +3,14 @@
 #![expect(clippy::print_stdout, reason = "a test reports what it skips")]
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 use arrow::ipc::reader::FileReader;
-use buzz_localcloud::stack::{FUSE, Stack};
+use buzz_localcloud::stack::{FUSE, RESULTS, Stack};
 use buzz_localcloud::upload::upload;
 use buzz_localcloud::{LocalCloud, client_environment};
 use buzz_testkit::{
@@ -81,6 +81,16 @@ impl Deployed {
         let text = |name: &str| answer[name].as_str().unwrap_or_default().to_string();
         let failed = printed["FunctionError"].is_string();
         (if failed { Err((text("errorType"), text("errorMessage"))) } else { Ok(answer) }, log)
+    }
+
+    /// Runs `make queries`' program, with the query to cancel, if any. Returns its output, or its error.
+    pub(crate) async fn queries(&self, cancel: Option<&str>) -> Result<String, String> {
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        let aws = common::aws_command().parent().map(Path::to_path_buf);
+        let path = std::env::join_paths(aws.into_iter().chain(std::env::split_paths(&folders))).unwrap();
+        let mut command = tokio::process::Command::new(workspace_root().join("infra/bin/queries.py"));
+        command.envs([("STAGE", "local"), ("REGION", "us-east-2"), ("RESULTS", RESULTS)]).env("PATH", path);
+        common::printed(&self.cloud.endpoint, command.envs(cancel.map(|query| ("CANCEL", query)))).await
     }
 
     /// Builds a `buzz` command that queries this stack.
