@@ -126,7 +126,7 @@ fn every_type_is_written_or_rejected_before_the_query_runs() {
             }
         }
     }
-    // What no format but Parquet rejects: it has no intervals of months, days and nanoseconds, and no empty structs.
+    // Only Parquet rejects these: it has no intervals of months, days and nanoseconds, and no empty structs.
     let unsupported = |data_type: &DataType| {
         let text = data_type.to_string();
         text.contains("Interval(MonthDayNano)") || text.contains("Struct()")

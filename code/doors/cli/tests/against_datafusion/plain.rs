@@ -176,7 +176,7 @@ impl Asked {
             Ok(TreeNodeRecursion::Continue)
         })?;
         for limit in limits {
-            // What depends on an outer row cannot be run by itself.
+            // A query that depends on an outer row cannot be run by itself.
             if self.settled(&limit).await.is_ok_and(|rows| rows.is_none()) {
                 return Ok(true);
             }
