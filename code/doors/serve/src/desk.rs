@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::names::Names;
 use crate::planner;
-use crate::queue::Queue;
+use crate::queue::{Queue, Slot};
 use crate::scan::{self, Kind};
 
 /// The name of the only catalog and of its only schema.
@@ -33,7 +33,8 @@ pub struct Bounds {
     pub running: usize,
     /// Queries that wait for a slot.
     pub waiting: usize,
-    /// Answers that are kept at the same time, while they are sent. Each has up to 128 MiB in memory.
+    /// Answers that are kept at the same time, while they are sent. Each has up to 128 MiB in memory. One user can have half
+    /// of them.
     pub answers: usize,
 }
 
@@ -46,7 +47,7 @@ pub(crate) struct Desk {
     /// Options of queries that set none.
     pub(crate) options: Options,
     queue: Queue,
-    answers: Arc<Semaphore>,
+    kept: Places,
     running: Arc<Mutex<HashMap<QueryId, Running>>>,
     /// Counts since the start.
     pub(crate) counts: Counts,
@@ -146,7 +147,61 @@ pub(crate) struct Answered {
     /// Warnings.
     pub(crate) warnings: Vec<String>,
     /// Counts this answer among those that are kept.
-    _kept: OwnedSemaphorePermit,
+    _kept: Kept,
+}
+
+/// Bounds the answers that are kept: all of them, and those of each user to half.
+#[derive(Debug)]
+struct Places {
+    all: Arc<Semaphore>,
+    each_max: usize,
+    /// Free places of the users that have some of them taken.
+    users: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+/// The place of an answer that is kept. Dropping it frees the place.
+#[derive(Debug)]
+struct Kept {
+    _own: OwnedSemaphorePermit,
+    _all: OwnedSemaphorePermit,
+}
+
+impl Places {
+    fn new(all: usize) -> Self {
+        let all = all.max(1);
+        Self { all: Arc::new(Semaphore::new(all)), each_max: (all / 2).max(1), users: Mutex::default() }
+    }
+
+    /// Returns the places of `user`.
+    fn of(&self, user: &str) -> Arc<Semaphore> {
+        let mut users = self.users.lock();
+        // Whoever has a place, or waits for one, also has a reference.
+        users.retain(|_, places| Arc::strong_count(places) > 1);
+        let own = users.entry(user.to_string()).or_insert_with(|| Arc::new(Semaphore::new(self.each_max)));
+        Arc::clone(own)
+    }
+
+    /// Takes a place for an answer of `user`, if one is free.
+    fn free(&self, user: &str) -> Option<Kept> {
+        let own = self.of(user).try_acquire_owned().ok()?;
+        let all = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        Some(Kept { _own: own, _all: all })
+    }
+
+    /// Waits up to [`KEPT_WITHIN`] for a place for an answer of `user`.
+    async fn wait(&self, user: &str) -> Result<Kept> {
+        let (own, all) = (self.of(user), Arc::clone(&self.all));
+        let both = async { Some((own.acquire_owned().await.ok()?, all.acquire_owned().await.ok()?)) };
+        match tokio::time::timeout(KEPT_WITHIN, both).await {
+            Ok(Some((own, all))) => Ok(Kept { _own: own, _all: all }),
+            Ok(None) => Err(QueryError::internal("the count of kept answers was closed")),
+            Err(_) => Err(QueryError::limit(format!(
+                "too many answers have not been fetched yet, of which a user can have {}; fetch or close them, or try again \
+                 later",
+                self.each_max
+            ))),
+        }
+    }
 }
 
 /// Cancels a query when the future that waits for it is dropped.
@@ -172,7 +227,7 @@ impl Desk {
             names,
             options,
             queue: Queue::new(bounds.running.max(1), bounds.waiting),
-            answers: Arc::new(Semaphore::new(bounds.answers.max(1))),
+            kept: Places::new(bounds.answers),
             running: Arc::default(),
             counts: Counts::default(),
             stopping: CancellationToken::new(),
@@ -216,12 +271,7 @@ impl Desk {
     async fn run(&self, request: Request, cancelled: &CancellationToken) -> Result<Answered> {
         let (id, user) = (request.id, request.user.clone());
         let question = self.question(request)?;
-        let slot = self.queue.slot(&user).await?;
-        let kept = tokio::time::timeout(KEPT_WITHIN, Arc::clone(&self.answers).acquire_owned()).await;
-        let kept =
-            kept.map_err(|_| QueryError::limit("too many answers have not been fetched yet; try again later"))?;
-        let kept = kept.map_err(|_| QueryError::internal("the count of kept answers was closed"))?;
-
+        let (slot, kept) = self.admitted(&user).await?;
         let started = Instant::now();
         let mut running = self.engine.start(question);
         let progress = Arc::clone(running.progress());
@@ -251,6 +301,18 @@ impl Desk {
             Content::Plan(text) => plan_rows(&text)?,
         };
         Ok(Answered { id, rows, summary, warnings: progress.warnings(), _kept: kept })
+    }
+
+    /// Waits for a slot, and for a place in which the answer is kept. Who waits for one of them does not hold up others: a slot
+    /// is passed on before the wait for a place, and a query that waits for its first slot has no place.
+    async fn admitted(&self, user: &str) -> Result<(Slot, Kept)> {
+        let slot = self.queue.slot(user).await?;
+        if let Some(kept) = self.kept.free(user) {
+            return Ok((slot, kept));
+        }
+        drop(slot);
+        let kept = self.kept.wait(user).await?;
+        Ok((self.queue.slot(user).await?, kept))
     }
 
     /// Makes the question of a request: with the entries of the tables that its statement names.
@@ -329,6 +391,22 @@ fn plan_rows(text: &str) -> Result<Rows> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn one_user_keeps_half_of_the_answers() {
+        let places = Places::new(4);
+        let _first = places.free("ann").unwrap();
+        let second = places.free("ann").unwrap();
+        assert!(places.free("ann").is_none());
+        let _other = places.free("bob").unwrap();
+        drop(second);
+        let _again = places.wait("ann").await.unwrap();
+        let last = places.free("bob").unwrap();
+        assert!(places.free("cem").is_none(), "all places are taken");
+        drop(last);
+        assert!(places.free("cem").is_some());
+        assert!(Places::new(1).free("ann").is_some());
+    }
 
     #[test]
     fn catalog_is_removed_before_its_schema_only() {

@@ -160,10 +160,72 @@ async fn session(names: &Names, statement: &Statement, options: &Options) -> Res
     Ok(state)
 }
 
-/// Returns the schema in which rows of `schema` are sent: nullable columns without metadata, views and dictionaries.
+/// Returns the schema in which rows of `schema` are sent: nullable columns without metadata, views and dictionaries,
+/// and texts instead of nulls.
 pub(crate) fn plain_schema(schema: &Schema) -> SchemaRef {
     let fields = schema.fields().iter();
     Arc::new(Schema::new(fields.map(|field| plain_field(field, true)).collect::<Vec<_>>()))
+}
+
+/// Checks that a cast from `from` to `to` changes no value. It may fail for one that does not fit.
+pub(crate) fn keeps_values(from: &DataType, to: &DataType) -> bool {
+    use DataType::{
+        Binary, BinaryView, Dictionary, FixedSizeBinary, FixedSizeList, LargeBinary, LargeList, LargeListView,
+        LargeUtf8, List, ListView, Map, Null, RunEndEncoded, Struct, Timestamp, Utf8, Utf8View,
+    };
+    let same = |one: &Arc<Field>, other: &Arc<Field>| keeps_values(one.data_type(), other.data_type());
+    if from == to || *from == Null {
+        return true;
+    }
+    match (from, to) {
+        (Dictionary(_, values), to) => keeps_values(values, to),
+        (RunEndEncoded(_, values), to) => keeps_values(values.data_type(), to),
+        (Utf8 | LargeUtf8 | Utf8View, Utf8 | LargeUtf8 | Utf8View)
+        | (Binary | LargeBinary | BinaryView | FixedSizeBinary(_), Binary | LargeBinary | BinaryView) => true,
+        (Timestamp(one, zone), Timestamp(other, other_zone)) => one <= other && zone.is_some() == other_zone.is_some(),
+        (
+            List(one) | LargeList(one) | ListView(one) | LargeListView(one) | FixedSizeList(one, _),
+            List(other) | LargeList(other),
+        ) => same(one, other),
+        (FixedSizeList(one, length), FixedSizeList(other, other_length)) => length == other_length && same(one, other),
+        (Map(one, _), Map(other, _)) => same(one, other),
+        (Struct(ones), Struct(others)) => {
+            let is_same = |(one, other): (&Arc<Field>, &Arc<Field>)| one.name() == other.name() && same(one, other);
+            ones.len() == others.len() && ones.iter().zip(others).all(is_same)
+        }
+        _ => is_wider(from, to),
+    }
+}
+
+/// Checks that `to` has all numbers of `from`, which are whole or decimal.
+fn is_wider(from: &DataType, to: &DataType) -> bool {
+    if from.is_integer() && to.is_integer() {
+        let (from_bits, to_bits) = (from.primitive_width(), to.primitive_width());
+        return match (from.is_signed_integer(), to.is_signed_integer()) {
+            (true, false) => false,
+            (false, true) => from_bits < to_bits,
+            _ => from_bits <= to_bits,
+        };
+    }
+    match (decimal_digits(from), decimal_digits(to)) {
+        (Some((whole, fraction)), Some((other_whole, other_fraction))) => {
+            whole <= other_whole && fraction <= other_fraction
+        }
+        _ => false,
+    }
+}
+
+/// Returns the digits of a decimal type before and after the point.
+fn decimal_digits(data_type: &DataType) -> Option<(i16, i16)> {
+    match data_type {
+        DataType::Decimal32(precision, scale)
+        | DataType::Decimal64(precision, scale)
+        | DataType::Decimal128(precision, scale)
+        | DataType::Decimal256(precision, scale) => {
+            Some((i16::from(*precision) - i16::from(*scale), i16::from(*scale)))
+        }
+        _ => None,
+    }
 }
 
 fn plain_field(field: &Field, nullable: bool) -> Field {
@@ -173,7 +235,8 @@ fn plain_field(field: &Field, nullable: bool) -> Field {
 fn plain_type(data_type: &DataType) -> DataType {
     let inner = |field: &Arc<Field>| Arc::new(plain_field(field, field.is_nullable()));
     match data_type {
-        DataType::Utf8View => DataType::Utf8,
+        // A column of nulls only, or a parameter whose type is not known, is announced as a text.
+        DataType::Utf8View | DataType::Null => DataType::Utf8,
         DataType::BinaryView => DataType::Binary,
         DataType::Dictionary(_, values) => plain_type(values),
         DataType::RunEndEncoded(_, values) => plain_type(values.data_type()),

@@ -229,9 +229,18 @@ fn as_schema(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
         if column.data_type() == field.data_type() {
             return Ok(Arc::clone(column));
         }
-        cast_with_options(column, field.data_type(), &exact)
+        if planner::keeps_values(column.data_type(), field.data_type()) {
+            return cast_with_options(column, field.data_type(), &exact).map_err(QueryError::from);
+        }
+        Err(QueryError::invalid(format!(
+            "column `{}` was announced with the type {} and has the type {}, which could change its values; write a CAST of \
+             it in the statement, such as CAST(… AS DOUBLE)",
+            field.name(),
+            field.data_type(),
+            column.data_type()
+        )))
     });
-    let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>()?;
+    let columns: Vec<ArrayRef> = columns.collect::<Result<_>>()?;
     let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &rows)?)
 }

@@ -1,9 +1,11 @@
-//! The catalog of PostgreSQL: answers statements that read `pg_catalog`, `information_schema`, or no table at all.
+//! The catalog of PostgreSQL: answers statements that read `pg_catalog` or `information_schema`, or that ask about the server
+//! without a table (`bare`).
 //!
 //! Such statements run in a DataFusion session of their own, over small tables in memory (`tables`, `information`) that are
 //! made of the named tables' columns. `rewrite` replaces what DataFusion's SQL lacks, `functions` has the functions of
-//! PostgreSQL. Statements that read a named table go to the engine as they are written.
+//! PostgreSQL. Other statements go to the engine as they are written.
 
+mod bare;
 mod empty;
 mod functions;
 mod information;
@@ -100,6 +102,9 @@ impl Catalog {
             None => self.desk.names.entry(relation.table()).is_err() && tables::is_known(relation.table()),
         };
         let own = relations.iter().filter(is_own).count();
+        if relations.is_empty() && !bare::is_about_server(sql) {
+            return Ok(Route::Engine);
+        }
         match own {
             count if count == relations.len() => Ok(Route::Catalog),
             0 => Ok(Route::Engine),

@@ -6,7 +6,8 @@ use bytes::{BufMut, BytesMut};
 
 use crate::postgres::cursor::is_null;
 use crate::postgres::error::PgError;
-use crate::postgres::value::{Misfit, with_length, write_binary, write_text};
+use crate::postgres::types::PgType;
+use crate::postgres::value::{Misfit, with_length, write_binary_as, write_text};
 use crate::scan::{self, Kind, Token};
 
 type Result<T, E = PgError> = std::result::Result<T, E>;
@@ -201,13 +202,14 @@ pub(super) fn write_end(format: &CopyFormat, out: &mut BytesMut) {
     }
 }
 
-/// Writes row `row` of `columns`.
+/// Writes row `row` of `columns`, which were announced as `kinds`.
 ///
 /// # Errors
 /// The number of the column that cannot be written, and the reason.
 pub(super) fn write_row(
     format: &CopyFormat,
     columns: &[std::sync::Arc<dyn Array>],
+    kinds: &[PgType],
     row: usize,
     zone: Tz,
     out: &mut BytesMut,
@@ -218,7 +220,8 @@ pub(super) fn write_row(
             if is_null(column.as_ref(), row) {
                 out.put_i32(-1);
             } else {
-                with_length(out, |out| write_binary(column.as_ref(), row, zone, out))
+                let kind = kinds.get(index).copied().unwrap_or_else(|| PgType::of(column.data_type()));
+                with_length(out, |out| write_binary_as(kind, column.as_ref(), row, zone, out))
                     .map_err(|misfit| (index, misfit))?;
             }
         }
@@ -298,7 +301,7 @@ mod tests {
         let mut out = BytesMut::new();
         write_header(&format, &["t", "n"], &mut out);
         for row in 0..3 {
-            write_row(&format, &columns, row, "+00:00".parse().unwrap(), &mut out).unwrap();
+            write_row(&format, &columns, &[], row, "+00:00".parse().unwrap(), &mut out).unwrap();
         }
         write_end(&format, &mut out);
         String::from_utf8_lossy(&out).into_owned()

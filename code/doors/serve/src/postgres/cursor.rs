@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, SchemaRef};
 use buzz_engine::{Batches, Summary};
-use buzz_protocol::QueryError;
 
 use crate::desk::Answered;
-use crate::planner::plain_schema;
+use crate::planner::{keeps_values, plain_schema};
 use crate::postgres::error::PgError;
 use crate::postgres::types::{Base, PgType};
 
@@ -135,17 +134,9 @@ impl Cursor {
     }
 
     fn load(&mut self, batch: &RecordBatch) -> Result<(), PgError> {
-        // A value that does not fit is an error instead of a null.
-        let exact = CastOptions { safe: false, ..Default::default() };
-        let fields = self.schema.fields().iter();
-        let columns = fields.zip(batch.columns()).map(|(field, column)| {
-            if column.data_type() == field.data_type() {
-                return Ok(Arc::clone(column));
-            }
-            cast_with_options(column, field.data_type(), &exact).map_err(|error| {
-                PgError::from(QueryError::invalid(format!("column `{}` has changed its type: {error}", field.name())))
-            })
-        });
+        let fields = self.schema.fields().iter().zip(&self.columns);
+        let columns =
+            fields.zip(batch.columns()).map(|((field, announced), column)| as_announced(field, announced.kind, column));
         self.batch = columns.collect::<Result<_, _>>()?;
         (self.row, self.row_count) = (0, batch.num_rows());
         Ok(())
@@ -158,7 +149,70 @@ impl Cursor {
     }
 }
 
+/// Returns `column` as it was announced: with the type of `field`, or with another that is sent as the same type of PostgreSQL.
+///
+/// # Errors
+/// If that would change a value.
+fn as_announced(field: &Field, kind: PgType, column: &ArrayRef) -> Result<ArrayRef, PgError> {
+    let (from, to) = (column.data_type(), field.data_type());
+    if from == to {
+        return Ok(Arc::clone(column));
+    }
+    if keeps_values(from, to) {
+        // A value that does not fit is an error instead of a null.
+        let exact = CastOptions { safe: false, ..Default::default() };
+        let cast = cast_with_options(column, to, &exact);
+        return cast.map_err(|error| PgError::new("22000", format!("column `{}`: {error}", field.name())));
+    }
+    // A numeric with another number of digits is sent with its own digits.
+    if PgType::of(from).oid() == kind.oid() {
+        return Ok(Arc::clone(column));
+    }
+    Err(PgError::new(
+        "42804",
+        format!(
+            "column `{}` was described with the type {to} and has the type {from}, which could change its values; write a \
+             CAST of it in the statement, such as CAST(… AS DOUBLE)",
+            field.name()
+        ),
+    ))
+}
+
 /// Checks that `array` is null at `row`. A column of type Null has no bits that say so.
 pub(super) fn is_null(array: &dyn Array, row: usize) -> bool {
     array.is_null(row) || array.data_type().is_null()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Decimal128Array, Float64Array, Int32Array, NullArray, UInt32Array};
+    use arrow::datatypes::DataType;
+
+    use super::*;
+
+    fn announced(to: DataType, column: ArrayRef) -> Result<DataType, PgError> {
+        let field = Field::new("x", to, true);
+        as_announced(&field, PgType::of(field.data_type()), &column).map(|column| column.data_type().clone())
+    }
+
+    #[test]
+    fn rows_keep_their_values_or_are_refused() {
+        let decimal = |scale| -> ArrayRef {
+            Arc::new(Decimal128Array::from(vec![123]).with_precision_and_scale(10, scale).unwrap())
+        };
+        let int: ArrayRef = Arc::new(Int32Array::from(vec![1]));
+        assert_eq!(announced(DataType::Int64, Arc::clone(&int)), Ok(DataType::Int64));
+        assert_eq!(announced(DataType::Utf8, Arc::new(NullArray::new(1))), Ok(DataType::Utf8));
+        assert_eq!(announced(DataType::Decimal128(20, 5), decimal(2)), Ok(DataType::Decimal128(20, 5)));
+        // Fewer decimals would round it.
+        assert_eq!(announced(DataType::Decimal128(10, 1), decimal(2)), Ok(DataType::Decimal128(10, 2)));
+        let unsigned: ArrayRef = Arc::new(UInt32Array::from(vec![1]));
+        assert_eq!(announced(DataType::Int64, Arc::clone(&unsigned)), Ok(DataType::Int64));
+        let float: ArrayRef = Arc::new(Float64Array::from(vec![1.5]));
+        for (to, column) in [(DataType::Float64, decimal(2)), (DataType::Int32, unsigned), (DataType::Int64, float)] {
+            let error = announced(to, column).unwrap_err();
+            assert!(error.message.starts_with("column `x` was described with the type "), "{}", error.message);
+            assert!(error.message.contains("CAST"), "{}", error.message);
+        }
+    }
 }

@@ -38,6 +38,11 @@ impl PgError {
         Self::new("0A000", message)
     }
 
+    /// Makes the error of a statement that its client cancelled.
+    pub(crate) fn cancelled() -> Self {
+        Self::new("57014", "canceling statement due to user request")
+    }
+
     /// Makes the error of `sql`, which failed with `error`. Of a wrong statement, finds out whether a table or column is
     /// missing.
     pub(crate) async fn of_query(error: QueryError, names: &Names, sql: &str) -> Self {

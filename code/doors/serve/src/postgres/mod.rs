@@ -37,7 +37,7 @@ pub(crate) struct Connections {
     last: AtomicI32,
 }
 
-/// The query that a connection runs.
+/// The statement that a connection runs.
 #[derive(Debug, Default)]
 struct Current(Mutex<Option<CancellationToken>>);
 
@@ -72,13 +72,17 @@ impl Connections {
 }
 
 impl Registered {
-    /// Returns a token that is cancelled if the client requests it before the next call.
-    fn begin(&self) -> CancellationToken {
-        let token = CancellationToken::new();
-        *self.current.0.lock() = Some(token.clone());
-        token
+    /// Begins a statement, which requests of the client cancel until its end.
+    fn begin(&self) {
+        *self.current.0.lock() = Some(CancellationToken::new());
     }
 
+    /// Returns the token of the statement that runs, which is cancelled when the client requests it.
+    fn token(&self) -> CancellationToken {
+        self.current.0.lock().clone().unwrap_or_default()
+    }
+
+    /// Ends a statement, when its last row was written. Later requests do not reach it.
     fn end(&self) {
         *self.current.0.lock() = None;
     }

@@ -3,11 +3,13 @@
 use arrow::array::timezone::Tz;
 use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 
 use crate::postgres::copy::{self, CopyFormat, CopyKind};
 use crate::postgres::cursor::{Column, Cursor, is_null};
 use crate::postgres::error::{PgError, Stop};
-use crate::postgres::value::{with_length, write_binary, write_text};
+use crate::postgres::types::PgType;
+use crate::postgres::value::{with_length, write_binary_as, write_text};
 use crate::postgres::wire::{Wire, put_text};
 
 /// Returns true if column `index` is sent in binary form.
@@ -51,13 +53,20 @@ pub(super) fn put_description<S: AsyncRead + AsyncWrite + Unpin>(
     });
 }
 
-/// Sends up to `rows_max` rows. Returns their number, and true if there are no more.
+/// Checks that the client did not cancel the statement.
+pub(super) fn check_cancelled(token: &CancellationToken) -> Result<(), PgError> {
+    if token.is_cancelled() { Err(PgError::cancelled()) } else { Ok(()) }
+}
+
+/// Sends up to `rows_max` rows. Returns their number, and true if there are no more. Looks at `token` whenever bytes were
+/// sent.
 pub(super) async fn send<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     cursor: &mut Cursor,
     formats: &[i16],
     zone: Tz,
     rows_max: usize,
+    token: &CancellationToken,
 ) -> Result<(usize, bool), Stop> {
     let columns = cursor.columns.clone();
     let formats: Vec<bool> = (0..columns.len()).map(|index| is_binary(formats, index)).collect();
@@ -76,7 +85,7 @@ pub(super) async fn send<S: AsyncRead + AsyncWrite + Unpin>(
                 }
                 let written = with_length(out, |out| {
                     if formats[index] {
-                        return write_binary(array.as_ref(), row, zone, out);
+                        return write_binary_as(columns[index].kind, array.as_ref(), row, zone, out);
                     }
                     text.clear();
                     write_text(array.as_ref(), row, zone, &mut text)?;
@@ -95,17 +104,20 @@ pub(super) async fn send<S: AsyncRead + AsyncWrite + Unpin>(
             return Err(Cursor::misfit(&columns, index, &reason).into());
         }
         count += 1;
-        wire.send_if_full().await?;
+        if wire.send_if_full().await? {
+            check_cancelled(token)?;
+        }
     }
     Ok((count, false))
 }
 
-/// Sends all rows as a file. Returns their number.
+/// Sends all rows as a file. Returns their number. Looks at `token` whenever bytes were sent.
 pub(super) async fn copy<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     cursor: &mut Cursor,
     format: &CopyFormat,
     zone: Tz,
+    token: &CancellationToken,
 ) -> Result<usize, Stop> {
     let columns = cursor.columns.clone();
     let code = i16::from(format.kind == CopyKind::Binary);
@@ -114,6 +126,7 @@ pub(super) async fn copy<S: AsyncRead + AsyncWrite + Unpin>(
         out.put_u16(u16::try_from(columns.len()).unwrap_or(u16::MAX));
         columns.iter().for_each(|_| out.put_i16(code));
     });
+    let kinds: Vec<PgType> = columns.iter().map(|column| column.kind).collect();
     let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
     let mut line = BytesMut::new();
     copy::write_header(format, &names, &mut line);
@@ -123,10 +136,12 @@ pub(super) async fn copy<S: AsyncRead + AsyncWrite + Unpin>(
             wire.put(b'd', |out| out.put_slice(&line));
             line.clear();
         }
-        copy::write_row(format, arrays, row, zone, &mut line)
+        copy::write_row(format, arrays, &kinds, row, zone, &mut line)
             .map_err(|(index, reason)| Cursor::misfit(&columns, index, &reason))?;
         count += 1;
-        wire.send_if_full().await?;
+        if wire.send_if_full().await? {
+            check_cancelled(token)?;
+        }
     }
     copy::write_end(format, &mut line);
     if !line.is_empty() {

@@ -36,6 +36,10 @@ impl Login {
     /// `Internal` without random bytes.
     pub(super) fn start(keys: &Keys, user: &str, message: &str) -> Result<Option<(Self, String)>> {
         let Some((header, client_first)) = split_header(message) else { return Ok(None) };
+        // An extension that the server must understand or refuse.
+        if client_first.split(',').any(|field| field.starts_with("m=")) {
+            return Ok(None);
+        }
         let client_nonce = client_first.split(',').find_map(|field| field.strip_prefix("r="));
         let Some(client_nonce) = client_nonce.filter(|nonce| !nonce.is_empty()) else { return Ok(None) };
 
@@ -133,7 +137,9 @@ mod tests {
     #[test]
     fn malformed_messages_are_refused() {
         let keys = Keys::one(KEY).unwrap();
-        for first in ["", "n", "n,,", "n,,n=", "n,,r=", "p=tls-server-end-point,,n=,r=abc", "x,,n=,r=abc"] {
+        for first in
+            ["", "n", "n,,", "n,,n=", "n,,r=", "p=tls-server-end-point,,n=,r=abc", "x,,n=,r=abc", "n,,m=x,n=,r=abc"]
+        {
             assert!(Login::start(&keys, "ann", first).unwrap().is_none(), "{first}");
         }
         for last in ["", "c=biws", "c=biws,r=abc,p=", "c=!,r=,p=AAAA", ",p=", "c=biws,r=abc,p=AAAA"] {

@@ -18,7 +18,7 @@ use bytes::{BufMut, BytesMut};
 use chrono::{DateTime, Datelike, Offset, TimeZone, Utc};
 
 use crate::postgres::json;
-use crate::postgres::types::{PgType, microseconds};
+use crate::postgres::types::{Base, PgType, microseconds};
 
 /// Microseconds from 1970 to 2000, at which PostgreSQL begins to count.
 const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
@@ -365,6 +365,24 @@ fn interval_text(months: i32, days: i32, microseconds: i64, out: &mut String) {
             _ = write!(out, ".{}", digits.trim_end_matches('0'));
         }
     }
+}
+
+/// Writes the value at `row` of `array`, which is not null, in the binary form of a column that was announced as `kind`.
+pub(crate) fn write_binary_as(
+    kind: PgType,
+    array: &dyn Array,
+    row: usize,
+    zone: Tz,
+    out: &mut BytesMut,
+) -> Result<(), Misfit> {
+    // An OID has four bytes. Its Arrow type is also that of numbers, which have eight.
+    if kind == PgType::of_base(Base::Oid)
+        && let Some(Scalar::Int8(number)) = scalar(array, row)?
+    {
+        out.put_u32(u32::try_from(number).map_err(|_| format!("{number} is not an OID"))?);
+        return Ok(());
+    }
+    write_binary(array, row, zone, out)
 }
 
 /// Writes the value at `row` of `array`, which is not null, in binary form.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -15,6 +16,9 @@ const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes of rows that are gathered before they are sent.
 const SEND_BYTES: usize = 64 << 10;
+
+/// Maximum time in which a client takes no byte of what is sent to it.
+const WRITE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Bytes of the next messages that are read while a query runs.
 const AHEAD_BYTES_MAX: usize = 1 << 20;
@@ -255,17 +259,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         &mut self.output
     }
 
-    /// Sends what was added.
+    /// Sends what was added. A client that takes no byte for a minute is taken for gone.
     pub(super) async fn send(&mut self) -> Result<(), WireError> {
-        self.stream.write_all(&self.output).await?;
+        let mut sent = 0;
+        while sent < self.output.len() {
+            let written = tokio::time::timeout(WRITE_WITHIN, self.stream.write(&self.output[sent..])).await;
+            match written.map_err(|_| WireError::Gone)?? {
+                0 => return Err(WireError::Gone),
+                count => sent += count,
+            }
+        }
         self.output.clear();
-        self.stream.flush().await?;
+        tokio::time::timeout(WRITE_WITHIN, self.stream.flush()).await.map_err(|_| WireError::Gone)??;
         Ok(())
     }
 
-    /// Sends what was added if it is more than 64 KiB.
-    pub(super) async fn send_if_full(&mut self) -> Result<(), WireError> {
-        if self.output.len() >= SEND_BYTES { self.send().await } else { Ok(()) }
+    /// Sends what was added if it is more than 64 KiB. Returns true if it was.
+    pub(super) async fn send_if_full(&mut self) -> Result<bool, WireError> {
+        if self.output.len() < SEND_BYTES {
+            return Ok(false);
+        }
+        self.send().await?;
+        Ok(true)
     }
 
     /// Closes the connection.
@@ -375,6 +390,23 @@ mod tests {
         {
             assert!(matches!(read(&framed(kind, body)).await, Err(WireError::Protocol(_))), "{kind}");
         }
+    }
+
+    #[tokio::test]
+    async fn bytes_are_sent_in_parts() {
+        let (mut client, server) = tokio::io::duplex(1000);
+        let reading = tokio::spawn(async move {
+            let mut bytes = Vec::new();
+            client.read_to_end(&mut bytes).await.map(|_| bytes)
+        });
+        let mut wire = Wire::new(server);
+        wire.put(b'd', |out| out.put_slice(&[7; 100]));
+        assert!(!wire.send_if_full().await.unwrap());
+        wire.put(b'd', |out| out.put_slice(&vec![7; SEND_BYTES]));
+        assert!(wire.send_if_full().await.unwrap() && wire.output().is_empty());
+        drop(wire);
+        let bytes = reading.await.unwrap().unwrap();
+        assert_eq!(bytes.len(), 105 + 5 + SEND_BYTES);
     }
 
     #[tokio::test]

@@ -1,0 +1,273 @@
+//! The messages of the extended protocol: prepared statements and portals.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::BufMut;
+
+use super::{Connection, PORTALS_MAX, Portal, Prepared};
+use crate::pg_catalog::{Route, Session};
+use crate::planner;
+use crate::postgres::cursor::{self, Column};
+use crate::postgres::error::{PgError, Stop};
+use crate::postgres::params;
+use crate::postgres::rows;
+use crate::postgres::statement::{Statement, statement};
+use crate::postgres::wire::{Bind, Message, Named};
+use crate::scan;
+
+/// Maximum number of prepared statements of one connection.
+const STATEMENTS_MAX: usize = 2000;
+
+impl Connection {
+    /// Handles one message of the extended protocol.
+    pub(super) async fn extended(&mut self, message: Message) -> Result<(), Stop> {
+        match message {
+            Message::Parse { name, sql, types } => self.parse(name, &sql, types),
+            Message::Bind(bind) => self.bind(bind).await,
+            Message::Describe(Named::Statement, name) => self.describe_statement(&name).await,
+            Message::Describe(Named::Portal, name) => self.describe_portal(&name).await,
+            Message::Execute { portal, rows_max } => self.execute(&portal, rows_max).await,
+            Message::Close(named, name) => {
+                match named {
+                    Named::Statement => drop(self.statements.remove(&name)),
+                    Named::Portal => {
+                        if self.portals.remove(&name).is_none() {
+                            self.cursors.remove(&name);
+                        }
+                    }
+                }
+                self.wire.put(b'3', |_| {});
+                Ok(())
+            }
+            Message::FunctionCall => Err(PgError::unsupported("function calls are not supported; use SELECT").into()),
+            Message::Password(_) | Message::Copy => {
+                Err(PgError::new("08P01", "the message is not expected at this time").into())
+            }
+            Message::Query(_) | Message::Sync | Message::Flush | Message::Terminate => Ok(()),
+        }
+    }
+
+    fn parse(&mut self, name: String, sql: &str, types: Vec<u32>) -> Result<(), Stop> {
+        let statements = scan::statements(sql);
+        let sql = match statements.as_slice() {
+            [] => "",
+            [one] => one,
+            _ => return Err(PgError::syntax("cannot insert multiple commands into a prepared statement").into()),
+        };
+        if self.statements.len() >= STATEMENTS_MAX && !self.statements.contains_key(&name) {
+            return Err(too_many("prepared statements", STATEMENTS_MAX).into());
+        }
+        if !name.is_empty() && self.statements.contains_key(&name) {
+            return Err(PgError::new("42P05", format!("prepared statement \"{name}\" already exists")).into());
+        }
+        let kind = statement(sql)?;
+        let mut oids = types;
+        let count = params::count(sql)?;
+        oids.resize(count.max(oids.len()), 0);
+        let prepared = Prepared { kind, oids, announced: None };
+        self.statements.insert(name, Arc::new(prepared));
+        self.wire.put(b'1', |_| {});
+        Ok(())
+    }
+
+    fn prepared(&self, name: &str) -> Result<Arc<Prepared>, PgError> {
+        self.statements.get(name).cloned().ok_or_else(|| missing_statement(name))
+    }
+
+    /// Returns the statement with the types of all its parameters, and its columns if they can be known before it runs.
+    async fn planned(&mut self, name: &str) -> Result<(Arc<Prepared>, Result<(), PgError>), PgError> {
+        let prepared = self.prepared(name)?;
+        if prepared.announced.is_some() {
+            return Ok((prepared, Ok(())));
+        }
+        let sql = match &prepared.kind {
+            Statement::Query(sql) => params::typed(sql, &prepared.oids),
+            _ => String::new(),
+        };
+        let (mut types, mut announced, mut outcome) = (BTreeMap::new(), None, Ok(()));
+        if !sql.is_empty() {
+            match self.plan(&sql).await {
+                Ok(planned) => {
+                    announced = Some(Some(planned.schema));
+                    types = planned.params;
+                }
+                Err(error) => outcome = Err(error),
+            }
+        } else {
+            announced = Some(None);
+        }
+        let oids = (0..prepared.oids.len()).map(|index| params::oid(&prepared.oids, index, &types)).collect();
+        let planned = Arc::new(Prepared { kind: prepared.kind.clone(), oids, announced });
+        if outcome.is_ok() {
+            self.statements.insert(name.to_string(), Arc::clone(&planned));
+        }
+        Ok((planned, outcome))
+    }
+
+    async fn plan(&mut self, sql: &str) -> Result<planner::Planned, PgError> {
+        let desk = &self.shared.desk;
+        if planner::parsed(sql).is_ok_and(|statement| planner::is_explain(&statement)) {
+            return Ok(planner::explained());
+        }
+        match self.shared.catalog.route(sql)? {
+            Route::Catalog => {
+                let session = Session { user: self.user.clone(), settings: self.settings.all().clone() };
+                self.shared.catalog.plan(sql, &session).await
+            }
+            Route::Engine => match planner::plan(&desk.names, sql, &self.settings.options).await {
+                Ok(planned) => Ok(planned),
+                Err(error) => Err(PgError::of_query(error, &desk.names, sql).await),
+            },
+        }
+    }
+
+    async fn bind(&mut self, bind: Bind) -> Result<(), Stop> {
+        let mut prepared = self.prepared(&bind.statement)?;
+        if prepared.oids.iter().any(|oid| [0, 705].contains(oid)) {
+            // Without a plan, all parameters whose types are not given are texts; running the query reports the error.
+            prepared = self.planned(&bind.statement).await?.0;
+        }
+        if self.portals.len() >= PORTALS_MAX && !self.portals.contains_key(&bind.portal) {
+            return Err(too_many("portals", PORTALS_MAX).into());
+        }
+        let sql = match &prepared.kind {
+            Statement::Query(sql) => sql.as_str(),
+            _ => "",
+        };
+        let bound =
+            params::bound(sql, &prepared.oids, &bind).map_err(|error| PgError::new("22P02", error.to_string()))?;
+        let announced = prepared.announced.clone().flatten();
+        let portal = Portal {
+            kind: prepared.kind.clone(),
+            bound,
+            formats: bind.result_formats,
+            // The catalog decides on its types with the values.
+            announced,
+            cursor: None,
+        };
+        self.portals.insert(bind.portal, portal);
+        self.wire.put(b'2', |_| {});
+        Ok(())
+    }
+
+    async fn describe_statement(&mut self, name: &str) -> Result<(), Stop> {
+        let (prepared, outcome) = self.planned(name).await?;
+        outcome?;
+        let oids = prepared.oids.clone();
+        let columns = match &prepared.kind {
+            Statement::Query(sql) => {
+                let is_catalog = self.shared.catalog.route(sql)? == Route::Catalog;
+                let schema = prepared.announced.clone().flatten();
+                schema.map(|schema| cursor::columns(&schema, is_catalog)).transpose()?
+            }
+            other => self.columns_of(other)?,
+        };
+        self.wire.put(b't', |out| {
+            out.put_u16(u16::try_from(oids.len()).unwrap_or(u16::MAX));
+            oids.iter().for_each(|oid| out.put_u32(*oid));
+        });
+        self.put_columns(columns.as_deref(), &[]);
+        Ok(())
+    }
+
+    /// Returns the columns of a statement that is not a query.
+    fn columns_of(&self, kind: &Statement) -> Result<Option<Vec<Column>>, PgError> {
+        Ok(match kind {
+            Statement::Show(_) | Statement::ShowAll => Some(self.shown(kind)?.columns),
+            Statement::Fetch { name, is_move: false, .. } => match self.cursors.get(name) {
+                Some(cursor) => Some(cursor.columns.clone()),
+                None => return Err(PgError::new("34000", format!("cursor \"{name}\" does not exist"))),
+            },
+            _ => None,
+        })
+    }
+
+    fn put_columns(&mut self, columns: Option<&[Column]>, formats: &[i16]) {
+        match columns {
+            Some(columns) => rows::put_description(&mut self.wire, columns, formats),
+            None => self.wire.put(b'n', |_| {}),
+        }
+    }
+
+    /// Runs the query of a portal if it has not run. Then its columns are known exactly.
+    async fn run_portal(&mut self, name: &str) -> Result<(), Stop> {
+        let portal = self.portals.get(name).ok_or_else(|| missing_portal(name))?;
+        if portal.cursor.is_some() || !matches!(portal.kind, Statement::Query(_)) {
+            return Ok(());
+        }
+        let (bound, announced) = (portal.bound.clone(), portal.announced.clone());
+        let mut cursor = self.start(bound, announced).await?;
+        self.notices(&mut cursor);
+        let portal = self.portals.get_mut(name).ok_or_else(|| missing_portal(name))?;
+        rows::check_formats(&portal.formats, cursor.columns.len())?;
+        portal.cursor = Some(cursor);
+        Ok(())
+    }
+
+    async fn describe_portal(&mut self, name: &str) -> Result<(), Stop> {
+        // A cursor that was declared is a portal too.
+        if let Some(cursor) = self.cursors.get(name).filter(|_| !self.portals.contains_key(name)) {
+            let columns = cursor.columns.clone();
+            self.put_columns(Some(&columns), &[]);
+            return Ok(());
+        }
+        let portal = self.portals.get(name).ok_or_else(|| missing_portal(name))?;
+        self.check_transaction(&portal.kind)?;
+        self.run_portal(name).await?;
+        let portal = self.portals.get(name).ok_or_else(|| missing_portal(name))?;
+        let columns = match &portal.cursor {
+            Some(cursor) => Some(cursor.columns.clone()),
+            None => self.columns_of(&portal.kind)?,
+        };
+        let formats = portal.formats.clone();
+        self.put_columns(columns.as_deref(), &formats);
+        Ok(())
+    }
+
+    async fn execute(&mut self, name: &str, rows_max: usize) -> Result<(), Stop> {
+        let portal = self.portals.get(name).ok_or_else(|| missing_portal(name))?;
+        let (kind, formats) = (portal.kind.clone(), portal.formats.clone());
+        let token = self.registered.token();
+        self.check_transaction(&kind)?;
+        match kind {
+            Statement::Query(_) => {
+                self.run_portal(name).await?;
+                let portal = self.portals.get_mut(name).ok_or_else(|| missing_portal(name))?;
+                let Some(cursor) = &mut portal.cursor else { return Err(missing_portal(name).into()) };
+                let (count, is_done) =
+                    rows::send(&mut self.wire, cursor, &formats, self.settings.zone, rows_max, &token).await?;
+                if is_done {
+                    self.complete(&format!("SELECT {count}"));
+                } else {
+                    self.wire.put(b's', |_| {});
+                }
+            }
+            Statement::Fetch { name, rows_max, is_move } => {
+                let mut cursor = self.take_cursor(&name)?;
+                let outcome = self.fetch(&mut cursor, &formats, rows_max, is_move).await;
+                self.cursors.insert(name, cursor);
+                self.complete(&format!("{} {}", if is_move { "MOVE" } else { "FETCH" }, outcome?));
+            }
+            Statement::Show(_) | Statement::ShowAll => {
+                let mut cursor = self.shown(&kind)?;
+                rows::send(&mut self.wire, &mut cursor, &formats, self.settings.zone, usize::MAX, &token).await?;
+                self.complete("SHOW");
+            }
+            other => self.execute_other(other).await?,
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn missing_statement(name: &str) -> PgError {
+    PgError::new("26000", format!("prepared statement \"{name}\" does not exist"))
+}
+
+fn missing_portal(name: &str) -> PgError {
+    PgError::new("34000", format!("portal \"{name}\" does not exist"))
+}
+
+pub(super) fn too_many(things: &str, most: usize) -> PgError {
+    PgError::new("53400", format!("the connection has {most} {things}, which is the maximum; close some"))
+}

@@ -1,0 +1,437 @@
+//! One connection after its login: its state, and the messages of the simple protocol.
+
+mod extended;
+mod login;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use buzz_protocol::{Format, QueryError, QueryId};
+use bytes::BufMut;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::desk::Request;
+use crate::listen::Shared;
+use crate::pg_catalog::{Route, Session, literal};
+use crate::postgres::cursor::Cursor;
+use crate::postgres::error::{PgError, Stop};
+use crate::postgres::params::Bound;
+use crate::postgres::session::Settings;
+use crate::postgres::statement::{Statement, statement};
+use crate::postgres::wire::{Message, Wire, WireError, put_text};
+use crate::postgres::{Registered, rows};
+use crate::scan;
+
+use self::extended::{missing_statement, too_many};
+pub(crate) use self::login::serve;
+
+/// Maximum number of portals, and of cursors, of one connection.
+const PORTALS_MAX: usize = 100;
+
+/// A stream with or without encryption.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+type AnyStream = Box<dyn Stream>;
+
+/// State of a transaction as a client sees it. There is nothing to commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transaction {
+    Idle,
+    Open,
+    Failed,
+}
+
+/// A prepared statement.
+#[derive(Debug)]
+struct Prepared {
+    kind: Statement,
+    /// Types of its parameters; 0 for those that are not known yet.
+    oids: Vec<u32>,
+    /// Its columns, once it was described.
+    announced: Option<Option<SchemaRef>>,
+}
+
+/// A prepared statement with values.
+#[derive(Debug)]
+struct Portal {
+    kind: Statement,
+    bound: Bound,
+    formats: Vec<i16>,
+    announced: Option<SchemaRef>,
+    cursor: Option<Cursor>,
+}
+
+/// A connection after its login.
+struct Connection {
+    shared: Shared,
+    wire: Wire<AnyStream>,
+    user: String,
+    settings: Settings,
+    registered: Registered,
+    transaction: Transaction,
+    statements: HashMap<String, Arc<Prepared>>,
+    portals: HashMap<String, Portal>,
+    cursors: HashMap<String, Cursor>,
+}
+
+/// Sends the error of a malformed message. Returns the reason for the end of the connection.
+async fn refuse_wire(wire: &mut Wire<AnyStream>, error: WireError) -> WireError {
+    let sent = match &error {
+        WireError::Gone => return error,
+        WireError::Protocol(reason) => refuse(wire, &PgError::new("08P01", reason)).await,
+        WireError::TooLong(bytes_max) => {
+            let reason = format!("a message is longer than {bytes_max} bytes; send a shorter statement");
+            refuse(wire, &PgError::new("54000", reason)).await
+        }
+    };
+    sent.err().unwrap_or(error)
+}
+
+/// Sends an error that ends the connection.
+async fn refuse(wire: &mut Wire<AnyStream>, error: &PgError) -> Result<(), WireError> {
+    put_error(wire, b'E', "FATAL", error);
+    wire.send().await?;
+    wire.close().await;
+    Ok(())
+}
+
+fn put_error(wire: &mut Wire<AnyStream>, kind: u8, severity: &str, error: &PgError) {
+    wire.put(kind, |out| {
+        for (field, text) in [(b'S', severity), (b'V', severity), (b'C', error.code), (b'M', error.message.as_str())] {
+            out.put_u8(field);
+            put_text(out, &text.replace('\0', " "));
+        }
+        out.put_u8(0);
+    });
+}
+
+fn put_status(wire: &mut Wire<AnyStream>, name: &str, value: &str) {
+    wire.put(b'S', |out| {
+        put_text(out, name);
+        put_text(out, value);
+    });
+}
+
+impl Connection {
+    /// Handles messages until the client leaves or the server stops.
+    async fn run(mut self) -> Result<(), WireError> {
+        let stopping = self.shared.desk.stopping.clone();
+        // After an error of the extended protocol, messages are skipped up to Sync.
+        let mut is_skipping = false;
+        loop {
+            let message = tokio::select! {
+                biased;
+                () = stopping.cancelled() => {
+                    return refuse(&mut self.wire, &PgError::new("57P01", "the server is stopping")).await;
+                }
+                message = self.wire.message(true) => message,
+            };
+            let message = match message {
+                Ok(message) => message,
+                Err(error) => return Err(refuse_wire(&mut self.wire, error).await),
+            };
+            let outcome = match message {
+                Message::Terminate => return Ok(()),
+                Message::Sync => {
+                    is_skipping = false;
+                    self.ready().await?;
+                    continue;
+                }
+                Message::Query(sql) => {
+                    is_skipping = false;
+                    self.registered.begin();
+                    let outcome = self.simple(&sql).await;
+                    self.registered.end();
+                    outcome?;
+                    self.ready().await?;
+                    continue;
+                }
+                Message::Flush => {
+                    self.wire.send().await?;
+                    continue;
+                }
+                _ if is_skipping => continue,
+                other => {
+                    self.registered.begin();
+                    let outcome = self.extended(other).await;
+                    self.registered.end();
+                    outcome
+                }
+            };
+            match outcome {
+                // A client may send any number of messages before it asks for the answers.
+                Ok(()) => {
+                    self.wire.send_if_full().await?;
+                }
+                Err(Stop::Error(error)) => {
+                    self.fail(&error);
+                    is_skipping = true;
+                    self.wire.send().await?;
+                }
+                Err(Stop::Wire(error)) => return Err(refuse_wire(&mut self.wire, error).await),
+            }
+        }
+    }
+
+    async fn ready(&mut self) -> Result<(), WireError> {
+        let state = match self.transaction {
+            Transaction::Idle => b'I',
+            Transaction::Open => b'T',
+            Transaction::Failed => b'E',
+        };
+        if self.transaction == Transaction::Idle {
+            // Portals end with their transaction.
+            self.portals.clear();
+        }
+        self.wire.put(b'Z', |out| out.put_u8(state));
+        self.wire.send().await
+    }
+
+    fn fail(&mut self, error: &PgError) {
+        if self.transaction == Transaction::Open {
+            self.transaction = Transaction::Failed;
+        }
+        put_error(&mut self.wire, b'E', "ERROR", error);
+    }
+
+    /// Runs all statements of a message of the simple protocol.
+    async fn simple(&mut self, sql: &str) -> Result<(), WireError> {
+        let statements = scan::statements(sql);
+        if statements.is_empty() {
+            self.wire.put(b'I', |_| {});
+        }
+        for sql in statements {
+            let outcome = match statement(sql) {
+                Ok(kind) => self.execute_simple(kind).await,
+                Err(error) => Err(error.into()),
+            };
+            match outcome {
+                Ok(()) => {
+                    self.wire.send_if_full().await?;
+                }
+                Err(Stop::Error(error)) => {
+                    self.fail(&error);
+                    break;
+                }
+                Err(Stop::Wire(error)) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn execute_simple(&mut self, kind: Statement) -> Result<(), Stop> {
+        self.check_transaction(&kind)?;
+        let (zone, token) = (self.settings.zone, self.registered.token());
+        match kind {
+            Statement::Query(sql) => {
+                let mut cursor = self.start(Bound { sql, params: BTreeMap::new() }, None).await?;
+                self.notices(&mut cursor);
+                rows::put_description(&mut self.wire, &cursor.columns, &[]);
+                let (count, _) = rows::send(&mut self.wire, &mut cursor, &[], zone, usize::MAX, &token).await?;
+                self.complete(&format!("SELECT {count}"));
+            }
+            Statement::Fetch { name, rows_max, is_move } => {
+                let mut cursor = self.take_cursor(&name)?;
+                if !is_move {
+                    rows::put_description(&mut self.wire, &cursor.columns, &[]);
+                }
+                let outcome = self.fetch(&mut cursor, &[], rows_max, is_move).await;
+                self.cursors.insert(name, cursor);
+                self.complete(&format!("{} {}", if is_move { "MOVE" } else { "FETCH" }, outcome?));
+            }
+            Statement::Show(_) | Statement::ShowAll => {
+                let mut cursor = self.shown(&kind)?;
+                rows::put_description(&mut self.wire, &cursor.columns, &[]);
+                rows::send(&mut self.wire, &mut cursor, &[], zone, usize::MAX, &token).await?;
+                self.complete("SHOW");
+            }
+            other => self.execute_other(other).await?,
+        }
+        Ok(())
+    }
+
+    async fn fetch(
+        &mut self,
+        cursor: &mut Cursor,
+        formats: &[i16],
+        rows_max: usize,
+        is_move: bool,
+    ) -> Result<usize, Stop> {
+        let token = self.registered.token();
+        if !is_move {
+            return Ok(rows::send(&mut self.wire, cursor, formats, self.settings.zone, rows_max, &token).await?.0);
+        }
+        let mut count = 0;
+        while count < rows_max && cursor.next()?.is_some() {
+            count += 1;
+            if count % 1024 == 0 {
+                rows::check_cancelled(&token)?;
+            }
+        }
+        Ok(count)
+    }
+
+    fn take_cursor(&mut self, name: &str) -> Result<Cursor, PgError> {
+        let missing = || PgError::new("34000", format!("cursor \"{name}\" does not exist"));
+        self.cursors.remove(name).ok_or_else(missing)
+    }
+
+    /// Returns the rows of SHOW.
+    fn shown(&self, kind: &Statement) -> Result<Cursor, PgError> {
+        let rows = match kind {
+            Statement::Show(name) => vec![(name.clone(), self.settings.show(name)?)],
+            _ => self.settings.all().iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        };
+        let is_all = matches!(kind, Statement::ShowAll);
+        crate::pg_catalog::shown(rows, is_all)
+    }
+
+    /// Runs a statement that returns no rows, in either protocol.
+    async fn execute_other(&mut self, kind: Statement) -> Result<(), Stop> {
+        match kind {
+            Statement::Empty => self.wire.put(b'I', |_| {}),
+            Statement::Copy { query, format } => {
+                let mut cursor = self.start(Bound { sql: query, params: BTreeMap::new() }, None).await?;
+                self.notices(&mut cursor);
+                let token = self.registered.token();
+                let count = rows::copy(&mut self.wire, &mut cursor, &format, self.settings.zone, &token).await?;
+                self.complete(&format!("COPY {count}"));
+            }
+            Statement::Set { name, value, tag } => {
+                self.change(|settings| settings.set(&name, value.as_deref()))?;
+                self.complete(tag);
+            }
+            Statement::ResetAll { tag } => {
+                self.change(Settings::reset_all)?;
+                if tag == "DISCARD ALL" {
+                    self.statements.clear();
+                    self.portals.clear();
+                    self.cursors.clear();
+                }
+                self.complete(tag);
+            }
+            Statement::Begin => {
+                self.transaction = Transaction::Open;
+                self.complete("BEGIN");
+            }
+            Statement::Commit | Statement::Rollback => {
+                let is_commit = kind == Statement::Commit && self.transaction != Transaction::Failed;
+                self.transaction = Transaction::Idle;
+                self.cursors.clear();
+                self.complete(if is_commit { "COMMIT" } else { "ROLLBACK" });
+            }
+            Statement::Nothing(tag) => {
+                if tag == "ROLLBACK" && self.transaction == Transaction::Failed {
+                    self.transaction = Transaction::Open;
+                }
+                self.complete(tag);
+            }
+            Statement::Deallocate(name) => {
+                match name {
+                    Some(name) if self.statements.remove(&name).is_none() => {
+                        return Err(missing_statement(&name).into());
+                    }
+                    Some(_) => {}
+                    None => self.statements.clear(),
+                }
+                self.complete("DEALLOCATE");
+            }
+            Statement::Declare { name, query } => {
+                if self.cursors.len() >= PORTALS_MAX {
+                    return Err(too_many("cursors", PORTALS_MAX).into());
+                }
+                let mut cursor = self.start(Bound { sql: query, params: BTreeMap::new() }, None).await?;
+                self.notices(&mut cursor);
+                self.cursors.insert(name, cursor);
+                self.complete("DECLARE CURSOR");
+            }
+            Statement::CloseCursor(name) => {
+                match name {
+                    Some(name) => drop(self.take_cursor(&name)?),
+                    None => self.cursors.clear(),
+                }
+                self.complete("CLOSE CURSOR");
+            }
+            Statement::Query(_) | Statement::Fetch { .. } | Statement::Show(_) | Statement::ShowAll => {
+                return Err(QueryError::internal("a statement with rows was run as one without").into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes settings, and sends those that are reported and have changed.
+    fn change(&mut self, change: impl FnOnce(&mut Settings) -> Result<(), PgError>) -> Result<(), PgError> {
+        let before: Vec<(&'static str, String)> =
+            self.settings.reported().map(|(name, value)| (name, value.to_string())).collect();
+        change(&mut self.settings)?;
+        for ((name, value), (_, old)) in self.settings.reported().zip(before) {
+            if value != old {
+                put_status(&mut self.wire, name, value);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_transaction(&self, kind: &Statement) -> Result<(), PgError> {
+        let is_end = matches!(kind, Statement::Commit | Statement::Rollback | Statement::Nothing("ROLLBACK"));
+        if self.transaction == Transaction::Failed && !is_end {
+            let message = "current transaction is aborted, commands ignored until end of transaction block";
+            return Err(PgError::new("25P02", message));
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, tag: &str) {
+        self.wire.put(b'C', |out| put_text(out, tag));
+    }
+
+    /// Sends warnings of a query, and what it cost.
+    fn notices(&mut self, cursor: &mut Cursor) {
+        for warning in std::mem::take(&mut cursor.warnings) {
+            put_error(&mut self.wire, b'N', "WARNING", &PgError::new("01000", warning));
+        }
+        let cost = cursor.summary.as_ref().and_then(|summary| Some((summary, summary.cost_usd?)));
+        if let Some((summary, cost)) = cost.filter(|_| self.settings.has_notices()) {
+            let message = format!(
+                "tasks: {}, files: {} of {}, bytes: {}, cost: ${cost:.6}",
+                summary.tasks, summary.files_read, summary.files_found, summary.bytes_read
+            );
+            put_error(&mut self.wire, b'N', "NOTICE", &PgError::new("00000", message));
+        }
+    }
+
+    /// Runs the query of the statement to its end. Meanwhile notices if the client cancels it or goes away.
+    async fn start(&mut self, bound: Bound, announced: Option<SchemaRef>) -> Result<Cursor, Stop> {
+        let token = self.registered.token();
+        let desk = Arc::clone(&self.shared.desk);
+        let catalog = Arc::clone(&self.shared.catalog);
+        let session = Session { user: self.user.clone(), settings: self.settings.all().clone() };
+        let request = Request {
+            id: QueryId::fresh(),
+            user: self.user.clone(),
+            sql: bound.sql.clone(),
+            params: bound.params.clone(),
+            options: self.settings.options.clone(),
+            format: Format::Arrow,
+        };
+        let work = async {
+            match catalog.route(&bound.sql)? {
+                Route::Catalog => {
+                    let (schema, batches) = catalog.query(&literal(&bound.sql, &bound.params), &session).await?;
+                    Cursor::of_batches(schema, batches, announced)
+                }
+                Route::Engine => match desk.answer(request).await {
+                    Ok(answered) => Cursor::of_answer(answered, announced),
+                    Err(error) => Err(PgError::of_query(error, &desk.names, &bound.sql).await),
+                },
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = work => outcome.map_err(Stop::from),
+            () = token.cancelled() => Err(PgError::cancelled().into()),
+            error = self.wire.gone() => Err(error.into()),
+        }
+    }
+}
