@@ -1,4 +1,4 @@
-//! From the options of a table to a Delta Lake table as a source.
+//! Opens a Delta Lake table as a source, from the options of its declaration.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! From the options of a table to files as a source.
+//! Opens files as a source, from the options of a table.
 
 use std::sync::Arc;
 

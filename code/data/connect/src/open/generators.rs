@@ -1,4 +1,4 @@
-//! From the options of a table to a generator.
+//! Makes a generator, from the options of a table.
 
 use std::sync::Arc;
 

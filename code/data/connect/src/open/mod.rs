@@ -1,4 +1,4 @@
-//! From the options of a table to a source or a sink.
+//! Opens sources and sinks, from the options of a table.
 
 mod delta;
 mod files;

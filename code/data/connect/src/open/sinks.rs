@@ -1,4 +1,4 @@
-//! From the options of a table to a sink.
+//! Opens a sink, from the options of a table.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

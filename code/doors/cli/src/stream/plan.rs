@@ -1,4 +1,4 @@
-//! From a script to a pipeline with its sources and sinks.
+//! Makes a pipeline with its sources and sinks of a script.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;

@@ -1,4 +1,4 @@
-//! From the declaration of a source to its columns and event time.
+//! Derives the columns and the event time of a source from its declaration.
 
 use std::sync::Arc;
 
