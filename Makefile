@@ -86,6 +86,7 @@ test: aws-cli ## Run all tests
 	cargo build --workspace --bins
 	cargo test --workspace --lib --bins --tests
 	cargo test --workspace --doc
+	@$(MAKE) --no-print-directory test-python
 
 .PHONY: cross-check
 cross-check: programs aws-cli ## Run the bootstraps under AWS's emulator, and send Fuse's requests to moto; installs both from PyPI
@@ -94,6 +95,20 @@ cross-check: programs aws-cli ## Run the bootstraps under AWS's emulator, and se
 	    --bin $(CARGO_TARGET_DIR)/debug --tools $(CARGO_TARGET_DIR)/cross-check --query code/examples/query-delta-taxi.json && \
 	  python3 code/hosts/localcloud/crosscheck/moto.py --localcloud $(LOCAL_CLOUD) --buzz $(BUZZ) \
 	    --tools $(CARGO_TARGET_DIR)/cross-check --folder data/cross-check
+
+PYTHON := $(CARGO_TARGET_DIR)/python
+
+.PHONY: test-python python-tools
+python-tools:
+	@[ -x $(PYTHON)/bin/python ] || python3 -m venv $(PYTHON)
+	@$(PYTHON)/bin/python -c 'import flit_core, IPython, pandas, polars, pyarrow' 2> /dev/null || { \
+	  echo "installing pyarrow, pandas, polars and ipython in $(PYTHON) …" >&2; \
+	  $(PYTHON)/bin/pip install --quiet --disable-pip-version-check flit_core ipython pandas polars pyarrow; }
+
+# The package is installed as a user installs it, and again each time, because its version stays the same.
+test-python: build python-tools ## Test the Python package; installs its libraries from PyPI
+	@$(PYTHON)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall ./python
+	@BUZZ=$(BUZZ) $(PYTHON)/bin/python python/tests/run.py $(TESTS)
 
 CLIENTS := $(CARGO_TARGET_DIR)/clients
 
