@@ -4,8 +4,15 @@ import contextlib
 import http.server
 import io
 import json
+import os
+import shutil
+import ssl
+import subprocess
+import tempfile
 import threading
 import unittest
+from pathlib import Path
+from unittest import mock
 
 import pyarrow as pa
 
@@ -27,8 +34,11 @@ ARROW = {"Content-Type": "application/vnd.apache.arrow.file", "buzz-summary": '{
 
 
 @contextlib.contextmanager
-def server(respond):
-    """Starts a server whose queries are answered by `respond`, and returns a connection to it."""
+def server(respond, certificate=None):
+    """Starts a server whose queries are answered by `respond`, and returns a connection to it.
+
+    `certificate` is a file with a certificate and its key; with it, the server uses TLS.
+    """
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -52,9 +62,14 @@ def server(respond):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
         listening.daemon_threads = True
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            listening.socket = context.wrap_socket(listening.socket, server_side=True)
+        scheme = "http" if certificate is None else "https"
         threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
         try:
-            with buzz.connect(url=f"http://127.0.0.1:{listening.server_port}", key=KEY) as connection:
+            with buzz.connect(url=f"{scheme}://127.0.0.1:{listening.server_port}", key=KEY) as connection:
                 yield connection
         finally:
             listening.shutdown()
@@ -169,3 +184,57 @@ class Answers(unittest.TestCase):
             connection.sql("SELECT 1")
             self.assertNotIn(KEY, repr(connection))
         self.assertEqual(seen, [f"Bearer {KEY}"])
+
+
+@unittest.skipUnless(shutil.which("openssl"), "openssl, which makes a certificate, is not installed")
+class Encrypted(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        key, certificate = Path(folder.name, "key.pem"), Path(folder.name, "certificate.pem")
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+             "-keyout", key, "-out", certificate, "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        self.both = Path(folder.name, "both.pem")
+        self.both.write_bytes(key.read_bytes() + certificate.read_bytes())
+        self.certificate = certificate
+
+    def test_certificate_that_is_not_trusted_is_an_error_with_the_remedy(self):
+        with self.assertRaisesRegex(buzz.InvalidError, "is not trusted: .*SSL_CERT_FILE"):
+            with server(lambda handler: handler.send(200, ARROW, rows()), self.both):
+                pass
+
+    def test_certificate_of_the_environment_is_trusted(self):
+        body = rows(1000)
+        with mock.patch.dict(os.environ, {"SSL_CERT_FILE": str(self.certificate)}):
+            with server(chunked([body[:100], body[100:]], ends=True), self.both) as connection:
+                self.assertEqual(connection.sql("SELECT n FROM t", timeout=60).to_arrow().num_rows, 1000)
+            with server(chunked([body[:100]], ends=False), self.both) as connection:
+                with self.assertRaisesRegex(buzz.UnavailableError, "before the last row|does not answer"):
+                    connection.sql("SELECT n FROM t")
+
+    def test_close_cancels_a_query_of_another_thread(self):
+        started, end = threading.Event(), threading.Event()
+        errors = []
+
+        def respond(handler):
+            started.set()
+            end.wait(120)
+
+        def ask(connection):
+            try:
+                connection.sql("SELECT 1")
+            except buzz.Error as error:
+                errors.append(type(error))
+
+        with mock.patch.dict(os.environ, {"SSL_CERT_FILE": str(self.certificate)}):
+            with server(respond, self.both) as connection:
+                thread = threading.Thread(target=ask, args=(connection,))
+                thread.start()
+                self.assertTrue(started.wait(120))
+                connection.close()
+                thread.join(120)
+                end.set()
+        self.assertEqual(errors, [buzz.CancelledError])
