@@ -5,6 +5,7 @@ import decimal
 import os
 import re
 import tempfile
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -68,13 +69,15 @@ class Fixture:
     """The folder of tables, whose name has a space, and a connection to a server on them."""
 
     _shared = None
+    _lock = threading.Lock()
 
     @classmethod
     def shared(cls):
         """Returns the fixture of this run."""
-        if cls._shared is None:
-            cls._shared = cls()
-        return cls._shared
+        with cls._lock:
+            if cls._shared is None:
+                cls._shared = cls()
+            return cls._shared
 
     def __init__(self):
         self._folder = tempfile.TemporaryDirectory(prefix="buzz python ")

@@ -29,12 +29,13 @@ class Notebook(unittest.TestCase):
 
     def run_cell(self, cell):
         """Runs a cell and returns its value."""
-        outcome = self.shell.run_cell(cell, silent=False)
+        with contextlib.redirect_stdout(io.StringIO()):
+            outcome = self.shell.run_cell(cell)
         outcome.raise_error()
         return outcome.result
 
     def refused(self, cell, message):
-        with contextlib.redirect_stdout(io.StringIO()), self.assertRaisesRegex(buzz.InvalidError, message):
+        with self.assertRaisesRegex(buzz.InvalidError, message):
             self.run_cell(cell)
 
     def test_line_returns_a_result(self):
