@@ -231,7 +231,7 @@ class Errors(unittest.TestCase):
             ("SELEC 1", {}, buzz.InvalidError, "SELEC"),
             ("SELECT 1; SELECT 2", {}, buzz.InvalidError, "statement"),
             ("DELETE FROM kinds", {}, buzz.InvalidError, "DELETE"),
-            ("SELECT 1 / (id - 1) FROM kinds", {}, buzz.Error, "zero"),
+            ("SELECT 1 / (id - 1) FROM kinds", {}, buzz.InvalidError, "division by zero"),
             ("SELECT * FROM numbers", {"max_scan_bytes": 10}, buzz.LimitError, "max_scan_bytes"),
             ("SELECT 1", {"task": 1}, buzz.InvalidError, "did you mean `tasks`?"),
             ("SELECT 1", {"tasks": "many"}, buzz.InvalidError, "tasks"),
