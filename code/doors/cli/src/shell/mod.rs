@@ -1,11 +1,13 @@
 //! The interactive shell: asks one engine one question after the other.
 //!
 //! `session` has the engine, the tables and the settings, and runs statements and commands (`command`). On a terminal,
-//! `editor` reads statements, `names` completes their words and `show` shows the rows, in a pager if they are many.
+//! `editor` reads statements, `history` is the file of earlier ones, `names` completes words and `show` shows the rows, in a
+//! pager if they are many.
 //! Otherwise standard input is a script: `split` divides it into statements.
 
 mod command;
 mod editor;
+mod history;
 mod interrupts;
 mod names;
 mod session;
@@ -18,7 +20,7 @@ use std::process::ExitCode;
 use buzz_protocol::{ErrorKind, QueryError, Result};
 use tokio::sync::mpsc;
 
-use self::editor::{Editor, Entered, History, place};
+use self::editor::{Editor, Entered};
 use self::interrupts::Interrupts;
 use self::session::{Lines, Next, Session};
 use crate::args::ShellArguments;
@@ -65,12 +67,10 @@ async fn started(arguments: &ShellArguments, threads: usize, is_interactive: boo
 /// Reads statements from the terminal until its end.
 async fn interactive(mut session: Session) -> Result<()> {
     note(&format!("Buzz {}. Statements end with a semicolon; .help lists the commands.", env!("CARGO_PKG_VERSION")));
-    let mut editor = Editor::new(History::open(place().as_deref()));
+    let mut editor = Editor::new(history::place())?;
     loop {
         let names = session.names();
-        let entered = tokio::task::block_in_place(|| editor.read(&names));
-        let entered = entered.map_err(|error| QueryError::invalid(format!("the terminal is not readable: {error}")))?;
-        let text = match entered {
+        let text = match tokio::task::block_in_place(|| editor.read(names))? {
             Entered::End => return Ok(()),
             Entered::Interrupted => continue,
             Entered::Text(text) => text,

@@ -7,7 +7,6 @@ use buzz_protocol::options::OPTION_HELP;
 use buzz_protocol::{FORMATS, identifier};
 
 use super::command;
-use super::editor::Language;
 use super::split::{Piece, split};
 
 const KEYWORDS: [&str; 72] = [
@@ -147,15 +146,17 @@ fn word_start(text: &str) -> usize {
     text.char_indices().rev().take_while(|(_, letter)| is_word(*letter)).last().map_or(text.len(), |(at, _)| at)
 }
 
-impl Language for Names {
-    fn is_complete(&self, text: &str) -> bool {
+impl Names {
+    /// Returns true if Enter ends the text, and false if it begins a new line.
+    pub(super) fn is_complete(&self, text: &str) -> bool {
         command::is_command(text) || !matches!(split(text).last(), Some(Piece::Open(_)))
     }
 
-    fn completions(&self, before: &str) -> (usize, Vec<String>) {
+    /// Returns the completions of the last word of `before`, in order, and the byte at which that word starts.
+    pub(super) fn completions(&self, before: &str) -> (usize, Vec<String>) {
         let is_command = command::is_command(before);
         let start = match is_command {
-            true => before.rfind(char::is_whitespace).map_or(0, |at| at + 1),
+            true => before.len() - before.rsplit(char::is_whitespace).next().unwrap_or_default().len(),
             false => word_start(before),
         };
         let (rest, word) = before.split_at(start);
@@ -163,7 +164,7 @@ impl Language for Names {
         let plain = word.trim_start_matches('"').to_lowercase();
         let fits = |name: &String| name.trim_start_matches('"').to_lowercase().starts_with(&plain);
         let words: BTreeSet<String> = known.into_iter().filter(fits).collect();
-        (rest.chars().count(), words.into_iter().collect())
+        (start, words.into_iter().collect())
     }
 }
 
@@ -171,13 +172,17 @@ impl Language for Names {
 mod tests {
     use super::*;
 
-    fn completed(before: &str) -> Vec<String> {
+    fn names() -> Names {
         let columns = |columns: &[&str]| columns.iter().map(|column| (*column).to_string()).collect::<Vec<_>>();
         let tables = vec![
             ("trips".to_string(), columns(&["vendor", "userId", "total"])),
             ("zones".to_string(), columns(&["zone"])),
         ];
-        Names { tables }.completions(before).1
+        Names { tables }
+    }
+
+    fn completed(before: &str) -> Vec<String> {
+        names().completions(before).1
     }
 
     #[test]
@@ -193,7 +198,9 @@ mod tests {
         assert!(completed("SELECT ").is_empty());
         assert_eq!(completed(".sch"), [".schema"]);
         assert_eq!(completed(".schema zo"), ["zones"]);
+        assert_eq!(completed(".schema\u{a0}zo"), ["zones"]);
         assert_eq!(completed(".set memory"), ["memory_bytes="]);
+        assert_eq!(names().completions("SELECT 'é', ven"), (13, vec!["vendor".to_string()]));
     }
 
     #[test]

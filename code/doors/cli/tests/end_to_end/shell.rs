@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -71,8 +72,7 @@ fn statements_and_commands_run_on_a_terminal() {
         &["shell", "--table", "rides=rides", "--table", "broken=nowhere"],
         &[
             ("error: catalog `broken`", ""),
-            (READY, "SELECT grp, count(*) AS n\r"),
-            ("   -> ", "FROM rides GROUP BY grp ORDER BY grp;\r"),
+            (READY, "SELECT grp, count(*) AS n\rFROM rides GROUP BY grp ORDER BY grp;\r"),
             ("| cash    | 34 |", ""),
             ("rows: 3, time: ", ""),
             (READY, ".table kinds=kinds\r"),
@@ -95,8 +95,11 @@ fn statements_and_commands_run_on_a_terminal() {
         ],
     );
     assert_eq!(code, 0, "{output}");
-    let history = fs::read_to_string(dir.path().join("state/history")).unwrap();
-    assert!(history.starts_with("SELECT grp, count(*) AS n\\nFROM rides GROUP BY grp ORDER BY grp;\n"), "{history}");
+    let file = dir.path().join("state/history");
+    let history = fs::read_to_string(&file).unwrap();
+    let first = "#V2\nSELECT grp, count(*) AS n\\nFROM rides GROUP BY grp ORDER BY grp;\n.table kinds=kinds\n";
+    assert!(history.starts_with(first), "{history}");
+    assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[test]
@@ -127,8 +130,10 @@ fn tab_completes_and_history_is_recalled() {
     parquet_folder(dir.path(), "rides", 1, 10);
     let first = [
         (READY, "sele\t max(am\t) FROM rid\t;\r"),
-        ("select max(amount) FROM rides;", ""),
+        ("select max(amount) FROM rides", ""),
         ("| 2.25 ", ""),
+        (READY, "SELECT * FROM rides WHERE A\t\t"),
+        ("ALL     AND     ANTI    ANY     AS      ASC     amount", CTRL_C),
         (READY, CTRL_D),
     ];
     assert_eq!(terminal(dir.path(), &["shell", "--table", "rides=rides"], &first).1, 0);
@@ -137,12 +142,61 @@ fn tab_completes_and_history_is_recalled() {
         ("select max(amount) FROM rides;", "\r"),
         ("| 2.25 ", ""),
         (READY, "\u{12}max("),
-        ("search `max(`: ", "\r"),
-        ("buzz> select max(amount)", "\r"),
+        ("(reverse-i-search)`max(': ", ""),
+        ("select max(amount) FROM rides;", "\r"),
         ("| 2.25 ", ""),
         (READY, "quit\r"),
     ];
     let (output, code) = terminal(dir.path(), &["shell", "--table", "rides=rides"], &again);
+    assert_eq!(code, 0, "{output}");
+}
+
+#[test]
+fn text_typed_ahead_is_run_and_pasted_text_only_after_enter() {
+    let dir = tempdir().unwrap();
+    fs::create_dir(dir.path().join("state")).unwrap();
+    // A history of an earlier version.
+    fs::write(dir.path().join("state/history"), "SELECT 6 * 7\\n  AS earlier;\n").unwrap();
+    let (output, code) = terminal(
+        dir.path(),
+        &["shell"],
+        &[
+            (READY, "SELECT 1 + 1 AS two;\rSELECT 2 + 1 AS three;\rSELECT 3 + 1 AS four"),
+            ("| 2   |", ""),
+            ("| 3     |", ""),
+            ("SELECT 3 + 1 AS four", ";\r"),
+            ("| 4    |", ""),
+            (READY, "\u{1b}[200~SELECT 40 + 3\r\n AS pasted;\nSELECT 7;\u{1b}[201~"),
+            ("SELECT 7;", CTRL_C),
+            (READY, "\u{12}earlier"),
+            (" AS earlier;", "\r"),
+            ("| 42      |", ""),
+            (READY, CTRL_D),
+        ],
+    );
+    assert_eq!(code, 0, "{output}");
+    assert!(!output.contains("| 43"), "{output}");
+}
+
+#[test]
+fn text_with_more_lines_than_the_editor_can_count_leaves_the_shell_usable() {
+    let dir = tempdir().unwrap();
+    let paste = format!("\u{1b}[200~{}\u{1b}[201~", "a\n".repeat(70_000));
+    let (output, code) = terminal(
+        dir.path(),
+        &["shell"],
+        &[(READY, &paste), ("use .read FILE", ""), (READY, "SELECT 40 + 2 AS n;\r"), ("| 42 |", ""), (READY, CTRL_D)],
+    );
+    assert_eq!(code, 0, "{}", output.len());
+}
+
+#[test]
+fn history_that_cannot_be_stored_is_reported() {
+    let dir = tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("state/history")).unwrap();
+    let steps =
+        [("is a directory; statements are not stored", ""), (READY, "SELECT 40 + 2 AS n;\r"), ("| 42 |", CTRL_D)];
+    let (output, code) = terminal(dir.path(), &["shell"], &steps);
     assert_eq!(code, 0, "{output}");
 }
 
