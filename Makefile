@@ -113,10 +113,10 @@ test-python: build python-tools ## Test the Python package; installs its librari
 CLIENTS := $(CARGO_TARGET_DIR)/clients
 
 .PHONY: try-clients
-try-clients: build ## Ask `buzz serve` with psql, psycopg, asyncpg, SQLAlchemy and ADBC; installs them from PyPI
+try-clients: build ## Ask `buzz serve` with psql, psycopg, asyncpg, SQLAlchemy, ADBC and MCP; installs them from PyPI
 	@[ -x $(CLIENTS)/bin/python ] || python3 -m venv $(CLIENTS)
 	@$(CLIENTS)/bin/pip install --quiet --disable-pip-version-check 'psycopg[binary]' psycopg2-binary asyncpg SQLAlchemy \
-	  adbc-driver-flightsql adbc-driver-manager pyarrow
+	  adbc-driver-flightsql adbc-driver-manager pyarrow mcp
 	@$(CLIENTS)/bin/python code/doors/serve/try-clients/clients.py --buzz $(BUZZ)
 
 .PHONY: aws-cli

@@ -101,9 +101,13 @@ pub enum Command {
     #[command(subcommand)]
     Stream(crate::stream::StreamCommand),
 
-    /// Answer SQL from other programs, through PostgreSQL's protocol, Arrow Flight SQL and HTTP, until interrupted.
+    /// Answer SQL from other programs, through PostgreSQL's protocol, Arrow Flight SQL, HTTP and MCP, until interrupted.
     #[command(after_help = option_help())]
     Serve(crate::serve::ServeArguments),
+
+    /// Answer a client of the Model Context Protocol (MCP) on standard input and output.
+    #[command(after_help = crate::mcp::help())]
+    Mcp(crate::mcp::McpArguments),
 }
 
 /// A query in a file.
@@ -253,7 +257,7 @@ impl Arguments {
             Command::Query(QueryArguments { how, .. }) | Command::Sql(SqlArguments { how, .. }) => how.stack.is_named(),
             Command::Tables(TablesArguments { stack, .. }) => stack.is_named(),
             Command::Shell(ShellArguments { stack, .. }) => stack.is_named(),
-            Command::Sample { .. } | Command::Stream(_) | Command::Serve(_) => false,
+            Command::Sample { .. } | Command::Stream(_) | Command::Serve(_) | Command::Mcp(_) => false,
         }
     }
 }
@@ -282,7 +286,8 @@ fn format() -> impl TypedValueParser<Value = Format> {
     PossibleValuesParser::new(named).map(|name| name.parse().expect("only formats are possible"))
 }
 
-fn option_help() -> String {
+/// Returns the list of options for `--help`.
+pub(crate) fn option_help() -> String {
     let width = OPTION_HELP.iter().map(|(key, _)| key.len()).max().unwrap_or_default();
     let lines: Vec<String> = OPTION_HELP.iter().map(|(key, help)| format!("  {key:width$}  {help}")).collect();
     format!("Options for --set:\n{}", lines.join("\n"))

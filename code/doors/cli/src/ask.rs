@@ -38,6 +38,9 @@ pub async fn carry_out(arguments: Arguments) -> ExitCode {
     if let Command::Serve(arguments) = arguments.command {
         return crate::serve::carry_out(arguments, threads).await;
     }
+    if let Command::Mcp(arguments) = arguments.command {
+        return crate::mcp::carry_out(arguments, threads).await;
+    }
     let interrupted = CancellationToken::new();
     let timeout = if arguments.is_remote() { CANCEL_TIMEOUT_STACK } else { CANCEL_TIMEOUT_LOCAL };
     // Runs in a separate task, so that an interrupt is handled while it computes.
@@ -81,7 +84,7 @@ async fn execute(command: Command, threads: usize, interrupted: CancellationToke
         Command::Tables(arguments) => show_tables(arguments, threads).await,
         Command::Sample { folder, rows } => sample::generate(folder, rows, threads).await,
         // It ends by itself, with a last epoch, when it is interrupted.
-        Command::Serve(_) | Command::Shell(_) | Command::Stream(_) => {
+        Command::Mcp(_) | Command::Serve(_) | Command::Shell(_) | Command::Stream(_) => {
             Err(QueryError::internal("this command asks no question of its own"))
         }
     }

@@ -7,6 +7,7 @@
 pub mod args;
 pub mod ask;
 pub mod compose;
+mod mcp;
 pub mod output;
 mod question;
 pub mod sample;

@@ -1,11 +1,11 @@
 //! `buzz serve`: puts a server together and runs it until it is stopped.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use buzz_protocol::{CatalogEntry, CatalogType, Options, QueryError, Result, split_version};
+use buzz_protocol::{CatalogEntry, Options, QueryError, Result};
 use buzz_serve::{Bounds, Keys, Server, Settings, Stopped, Tls, read_keys, read_tables};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,8 +18,8 @@ use crate::terminal::{note, warn};
 const TABLES_FILE: &str = "buzz.json";
 
 /// Queries that run at the same time: in this process, where they share its memory, and on a stack.
-const RUNNING_LOCAL: usize = 2;
-const RUNNING_STACK: usize = 8;
+pub(crate) const RUNNING_LOCAL: usize = 2;
+pub(crate) const RUNNING_STACK: usize = 8;
 
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8642);
 const POSTGRES: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5642);
@@ -103,7 +103,7 @@ async fn serve(arguments: ServeArguments, threads: usize) -> Result<Stopped> {
     };
     let (keys, new_key) = keys(&arguments)?;
     let running = arguments.running.unwrap_or(if is_remote { RUNNING_STACK } else { RUNNING_LOCAL });
-    let tables = tables(&arguments)?;
+    let tables = tables(arguments.tables_file.as_deref(), &arguments.tables)?;
     let names: Vec<String> = tables.iter().map(|entry| entry.name.clone()).collect();
     let base = std::env::current_dir()
         .map_err(|error| QueryError::invalid(format!("the working directory is not accessible: {error}")))?;
@@ -146,25 +146,31 @@ fn keys(arguments: &ServeArguments) -> Result<(Keys, Option<String>)> {
     }
 }
 
-fn tables(arguments: &ServeArguments) -> Result<Vec<CatalogEntry>> {
-    let file = arguments.tables_file.clone().or_else(|| Some(PathBuf::from(TABLES_FILE)).filter(|file| file.exists()));
+/// Returns the tables of `file`, by default of [`TABLES_FILE`] if it exists, and those of `--table`, which replace others.
+///
+/// # Errors
+/// `Invalid` if the file cannot be read or an entry is wrong.
+pub(crate) fn tables(file: Option<&Path>, named: &[(String, String)]) -> Result<Vec<CatalogEntry>> {
+    let file = file.or_else(|| Some(Path::new(TABLES_FILE)).filter(|file| file.exists()));
     let mut entries = Vec::new();
     if let Some(file) = file {
-        let (read, warnings) = read_tables(&file)?;
+        let (read, warnings) = read_tables(file)?;
         warnings.iter().for_each(|warning| warn(warning));
         entries = read;
     }
-    for (name, text) in &arguments.tables {
-        let (uri, version, timestamp) = split_version(text);
-        let entry = CatalogEntry::new(name, CatalogType::Auto, uri);
+    for (name, text) in named {
+        let entry = crate::tables::entry(name, text)?;
         entries.retain(|other| !other.name.eq_ignore_ascii_case(name));
-        entries.push(CatalogEntry { version, timestamp: timestamp.map(str::to_string), ..entry });
+        entries.push(entry);
     }
     Ok(entries)
 }
 
 /// Returns a future that ends at SIGINT or SIGTERM.
-fn stopped() -> Result<impl Future<Output = ()>> {
+///
+/// # Errors
+/// `Internal` if the operating system refuses the handlers.
+pub(crate) fn stopped() -> Result<impl Future<Output = ()>> {
     let failed = |error: std::io::Error| QueryError::internal(format!("signals cannot be received: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;

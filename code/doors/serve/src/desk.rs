@@ -245,6 +245,19 @@ impl Desk {
     /// `Invalid` if the statement is wrong or names an unknown table, `Limit` if too many queries wait, `Cancelled`, and
     /// the errors of the query.
     pub(crate) async fn answer(&self, request: Request) -> Result<Answered> {
+        let want = Want::Rows(request.format);
+        self.answer_with(request, want).await
+    }
+
+    /// Plans `request` without running it. The plan is `(QUERY PLAN: Utf8)`, one row per line.
+    ///
+    /// # Errors
+    /// As [`Desk::answer`].
+    pub(crate) async fn plan(&self, request: Request) -> Result<Answered> {
+        self.answer_with(request, Want::Plan).await
+    }
+
+    async fn answer_with(&self, request: Request, want: Want) -> Result<Answered> {
         let id = request.id;
         let cancelled = self.stopping.child_token();
         let entry = Running { user: request.user.clone(), progress: None, cancelled: cancelled.clone() };
@@ -253,7 +266,7 @@ impl Desk {
         let outcome = tokio::select! {
             biased;
             () = cancelled.cancelled() => Err(self.cancelled()),
-            outcome = self.run(request, &cancelled) => outcome,
+            outcome = self.run(request, want, &cancelled) => outcome,
         };
         if let Err(error) = &outcome {
             tracing::info!(query_id = %id, kind = %error.kind, %error, "query failed");
@@ -268,9 +281,9 @@ impl Desk {
         QueryError::cancelled("the query was cancelled")
     }
 
-    async fn run(&self, request: Request, cancelled: &CancellationToken) -> Result<Answered> {
+    async fn run(&self, request: Request, want: Want, cancelled: &CancellationToken) -> Result<Answered> {
         let (id, user) = (request.id, request.user.clone());
-        let question = self.question(request)?;
+        let question = self.question(request, want)?;
         let (slot, kept) = self.admitted(&user).await?;
         let started = Instant::now();
         let mut running = self.engine.start(question);
@@ -316,12 +329,12 @@ impl Desk {
     }
 
     /// Makes the question of a request: with the entries of the tables that its statement names.
-    fn question(&self, request: Request) -> Result<Question> {
+    fn question(&self, request: Request, want: Want) -> Result<Question> {
         let sql = without_catalog(&request.sql);
         let query =
             Query { catalogs: self.entries(&sql)?, body: QueryBody::Sql(sql), zones: 1, params: request.params };
         let question = Question::new(query, self.names.base()).with_options(request.options);
-        Ok(Question { id: request.id, ..question.with_want(Want::Rows(request.format)) })
+        Ok(Question { id: request.id, ..question.with_want(want) })
     }
 
     fn entries(&self, sql: &str) -> Result<Vec<buzz_protocol::CatalogEntry>> {

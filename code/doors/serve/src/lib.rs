@@ -1,11 +1,11 @@
-//! The server: one process that answers SQL over HTTP, Arrow Flight SQL and PostgreSQL's protocol, in front of any
-//! [`Engine`].
+//! The server: one process that answers SQL over HTTP, Arrow Flight SQL, PostgreSQL's protocol and the Model Context
+//! Protocol, in front of any [`Engine`].
 //!
 //! ```text
 //!  psql, psycopg, BI tools ─▶ postgres ─┐
 //!  ADBC, JDBC, polars      ─▶ flight   ─┼─▶ desk ─▶ Engine
-//!  curl, scripts           ─▶ http     ─┘    │
-//!                                       names, queue, planner
+//!  curl, scripts           ─▶ http     ─┤    │
+//!  MCP clients             ─▶ mcp      ─┘ names, queue, planner
 //! ```
 //!
 //! Each door turns a request into a `desk::Request` and the answer's rows into its protocol. The `desk` resolves the
@@ -18,6 +18,7 @@ mod flight;
 mod http;
 mod keys;
 mod listen;
+mod mcp;
 mod names;
 mod pg_catalog;
 mod planner;
@@ -35,6 +36,7 @@ use buzz_protocol::Result;
 pub use desk::Bounds;
 pub use keys::Keys;
 pub use listen::{Server, Stopped};
+pub use mcp::{McpSettings, serve_stdio};
 pub use settings::{Settings, Tls, read_keys, read_tables};
 
 use crate::desk::Desk;

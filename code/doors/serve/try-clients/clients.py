@@ -3,8 +3,8 @@
 
     clients.py --buzz PATH
 
-Starts `buzz serve` on a table that it writes with pyarrow. Uses psycopg, psycopg2, asyncpg, SQLAlchemy and ADBC, and psql if it
-is installed. Prints one line per client and exits with 1 if one differs.
+Starts `buzz serve` on a table that it writes with pyarrow. Uses psycopg, psycopg2, asyncpg, SQLAlchemy, ADBC and the client of
+the Model Context Protocol (which also starts `buzz mcp`), and psql if it is installed. Prints one line per client and exits with 1 if one differs.
 """
 
 import argparse
@@ -88,6 +88,7 @@ class Server:
     """A server on the table `kinds`."""
 
     def __init__(self, buzz, folder):
+        self.buzz, self.folder = buzz, folder
         pq.write_table(table(), folder / "kinds.parquet")
         pq.write_table(pa.table({"n": pa.array(range(1_000_000), pa.int64())}), folder / "numbers.parquet")
         entries = [{"name": name, "uri": f"{name}.parquet"} for name in ("kinds", "numbers")]
@@ -265,6 +266,58 @@ def adbc(server):
         pass
 
 
+def mcp(server):
+    import httpx2
+    from mcp import Client, StdioServerParameters
+    from mcp.client.streamable_http import streamable_http_client
+
+    def http(key):
+        client = httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=60)
+        return streamable_http_client(f"http://{server.http}/mcp", http_client=client)
+
+    async def ask(client):
+        tools = (await client.list_tools()).tools
+        assert [tool.name for tool in tools] == ["list_tables", "describe_table", "estimate", "query"], tools
+        listed = await client.call_tool("list_tables", {})
+        assert [one["name"] for one in listed.structured_content["tables"]] == ["kinds", "numbers"], listed
+        described = await client.call_tool("describe_table", {"name": "kinds"})
+        assert [one["name"] for one in described.structured_content["columns"]] == [name for name, *_ in COLUMNS], described
+        estimate = await client.call_tool("estimate", {"sql": SLOW})
+        assert "tasks: " in estimate.content[0].text, estimate
+        rows = await client.call_tool("query", {"sql": "SELECT n FROM numbers ORDER BY n DESC", "rows_max": 2})
+        assert json.loads(rows.content[0].text) == [{"n": 999_999}, {"n": 999_998}], rows
+        assert "2 of more than 2" in rows.content[1].text, rows
+        rows = await client.call_tool("query", {"sql": ALL, "format": "csv"})
+        assert rows.content[0].text.count("\n") == 2 and str(2**64 - 1) in rows.content[0].text, rows
+        failed = await client.call_tool("query", {"sql": "SELECT * FROM kindz"})
+        assert failed.is_error and "did you mean `kinds`?" in failed.content[0].text, failed
+
+    async def leave(client):
+        call = asyncio.create_task(client.call_tool("query", {"sql": SLOW}))
+        await asyncio.to_thread(server.wait_until, 1)
+        call.cancel()
+        await asyncio.to_thread(server.wait_until, 0)
+
+    async def run():
+        program = StdioServerParameters(command=server.buzz, args=["mcp"], cwd=server.folder)
+        for mode in ("legacy", "auto"):
+            async with Client(program, mode=mode) as client:
+                await ask(client)
+            async with Client(http(KEY), mode=mode) as client:
+                await ask(client)
+                await leave(client)
+        try:
+            async with Client(http("a-wrong-key-of-ann"), mode="legacy") as client:
+                await client.list_tools()
+        except BaseException as refused:
+            # anyio raises a group.
+            assert not isinstance(refused, (AssertionError, KeyboardInterrupt)), refused
+        else:
+            raise AssertionError("a wrong key is accepted")
+
+    asyncio.run(run())
+
+
 def psql(server):
     if shutil.which("psql") is None:
         return "not installed"
@@ -308,7 +361,7 @@ def main():
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         server = Server(os.path.abspath(arguments.buzz), Path(folder))
-        for client in (psql, psycopg3, psycopg2, asyncpg, sqlalchemy, adbc):
+        for client in (psql, psycopg3, psycopg2, asyncpg, sqlalchemy, adbc, mcp):
             try:
                 note = client(server)
                 print(f"{client.__name__}: {note or 'ok'}")

@@ -33,6 +33,8 @@ mod inline;
 
 mod limits;
 
+mod mcp;
+
 mod memory;
 
 mod panics;

@@ -21,10 +21,10 @@ use serde_json::{Map, Value, json};
 
 use crate::codes::http_status;
 use crate::desk::{self, Desk};
-use crate::flight;
 use crate::http::guard::{Gate, Guard, User};
 use crate::http::submitted::Submitted;
 use crate::listen::Shared;
+use crate::{flight, mcp};
 
 /// Maximum bytes of a request.
 const BODY_BYTES_MAX: usize = 16 << 20;
@@ -68,6 +68,7 @@ pub(crate) fn router(shared: &Shared, guard: Arc<Guard>) -> Router {
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(api)
         .route_service(flight::PATH, flight::service(shared))
+        .route_service(mcp::PATH, mcp::service(shared))
         .layer(middleware::from_fn_with_state(gate, guard::check))
 }
 

@@ -4,6 +4,7 @@ mod common;
 mod flight;
 mod http;
 mod limits;
+mod mcp;
 mod postgres;
 mod postgres_bytes;
 mod postgres_catalog;
