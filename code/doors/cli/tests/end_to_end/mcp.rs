@@ -260,7 +260,7 @@ fn cancelled_call_frees_its_slot_and_a_client_that_leaves_ends_the_server() {
 }
 
 #[test]
-fn server_ends_if_its_client_says_nothing_or_a_table_is_wrong() {
+fn server_ends_if_its_client_leaves_or_its_arguments_are_wrong() {
     let dir = tempdir().unwrap();
     assert!(Client::start(dir.path(), &[]).close().success());
     let run = |arguments: &[&str], input: &[u8]| {
@@ -273,7 +273,7 @@ fn server_ends_if_its_client_says_nothing_or_a_table_is_wrong() {
     };
     for (arguments, words) in [
         (vec!["--table", "t=a", "--tables", "missing.json"], "file of tables `missing.json`"),
-        (vec!["--table", "t=a?colour=red"], "colour"),
+        (vec!["--table", "t=a.csv?header=true&colour=red"], "there is no field `colour`"),
         (vec!["--set", "max_scan_byte=1"], "did you mean `max_scan_bytes`?"),
     ] {
         let done = run(&arguments, b"");

@@ -17,6 +17,9 @@ use crate::names::Names;
 /// Interval at which the end of cancelled queries is checked.
 const STOPPED_CHECK: Duration = Duration::from_millis(20);
 
+/// Maximum number of characters of an error of the protocol.
+const ERROR_CHARACTERS_MAX: usize = 500;
+
 /// Settings of a server on standard input and output.
 #[derive(Debug)]
 pub struct McpSettings {
@@ -60,9 +63,10 @@ async fn serve(door: McpDoor) -> Result<()> {
         // The client left before it asked.
         Err(ServerInitializeError::ConnectionClosed(_)) => return Ok(()),
         Err(error) => {
-            return Err(QueryError::invalid(format!(
-                "standard input does not follow the Model Context Protocol: {error}"
-            )));
+            // It may contain a message of the client, of any length.
+            let error: String = error.to_string().chars().take(ERROR_CHARACTERS_MAX).collect();
+            let message = format!("standard input does not follow the Model Context Protocol: {error}");
+            return Err(QueryError::invalid(message));
         }
     };
     let ended = running.waiting().await;

@@ -17,8 +17,8 @@ async fn ask(served: &Served, method: &str, params: &Value) -> Value {
     let (status, head, body) = http(served, "POST", "/mcp", &[AUTH, JSON, ACCEPT, VERSION], &body).await;
     assert_eq!(status, 200, "{head}");
     let text = String::from_utf8(body).unwrap();
-    let events = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
-    let event = events.filter(|data| !data.is_empty()).last().unwrap_or(&text);
+    let mut events = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
+    let event = events.rfind(|data| !data.is_empty()).unwrap_or(&text);
     let answer: Value = serde_json::from_str(event).unwrap();
     assert_eq!(answer["id"], 7, "{answer}");
     answer
@@ -50,7 +50,9 @@ async fn calls_without_key_or_from_other_pages_are_refused() {
     let served = server().await;
     let body = request("tools/call", &json!({"name": "query", "arguments": {"sql": "SELECT 1"}}));
     let status = async |method: &str, more: &[(&str, &str)]| {
-        http(&served, method, "/mcp", &[&[JSON, ACCEPT, VERSION], more].concat(), &body).await.0
+        let mut headers = vec![JSON, ACCEPT, VERSION];
+        headers.extend(more);
+        http(&served, method, "/mcp", &headers, &body).await.0
     };
     assert_eq!(status("POST", &[]).await, 401);
     assert_eq!(status("POST", &[("Authorization", "Bearer a-wrong-key-of-ann")]).await, 401);
