@@ -36,12 +36,25 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "stack" {
 resource "aws_s3_bucket_lifecycle_configuration" "stack" {
   bucket = aws_s3_bucket.stack.id
 
+  # Not all of `results/`: the registry of names, `results/names.json`, stays.
   rule {
     id     = "results"
     status = "Enabled"
 
     filter {
-      prefix = "results/"
+      prefix = "results/queries/"
+    }
+    expiration {
+      days = var.results_days
+    }
+  }
+
+  rule {
+    id     = "combs"
+    status = "Enabled"
+
+    filter {
+      prefix = "results/combs/"
     }
     expiration {
       days = var.results_days

@@ -10,6 +10,7 @@
 //! queries/<query id>/tasks/…          a task that does not fit into an invocation
 //! queries/<run id>/tasks/ended        exists once no outcome of a run counts any more
 //! combs/<fleet>/<slot>.json           current generation of a slot
+//! names.json                          the stack's registry of names
 //! ```
 
 use std::sync::Arc;
@@ -48,6 +49,14 @@ impl Results {
     /// `Internal` if `name` is not a valid path.
     pub fn of_query(&self, query: QueryId, name: &str) -> Result<Location> {
         self.place(&format!("queries/{query}/{name}"))
+    }
+
+    /// Returns the location of the stack's registry of names.
+    ///
+    /// # Errors
+    /// `Internal` if it is not a valid path.
+    pub fn names(&self) -> Result<Location> {
+        self.place("names.json")
     }
 
     fn place(&self, key: &str) -> Result<Location> {
