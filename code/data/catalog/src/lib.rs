@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use arrow::datatypes::Schema;
 use buzz_protocol::{BucketOptions, CatalogEntry, CatalogType, Place, QueryError, Result};
 use buzz_storage::{Location, QueryStores, unpanicked};
 use url::Url;
@@ -51,7 +52,7 @@ pub use table::{DataFile, Extent, Table};
 ///
 /// # Errors
 /// `Invalid` if two entries have different options for the same bucket.
-pub fn set_buckets(entries: &[CatalogEntry], stores: &QueryStores) -> Result<()> {
+pub fn set_buckets<'a>(entries: impl IntoIterator<Item = &'a CatalogEntry>, stores: &QueryStores) -> Result<()> {
     let mut by_bucket: HashMap<Url, &CatalogEntry> = HashMap::new();
     for entry in entries {
         let Some(bucket) = bucket_of(&entry.uri) else { continue };
@@ -110,6 +111,25 @@ pub async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores) -> Re
     }
 }
 
+/// Returns the table of `entry` without its files, with the columns that were recorded; `None` if none were. A view without
+/// recorded columns has none. The kind of a table is then `Auto`, so that it is never mistaken for an empty one. Opens nothing.
+///
+/// # Errors
+/// `Invalid` if a recorded type does not exist or a column is recorded twice.
+pub fn recorded(entry: &CatalogEntry) -> Result<Option<Table>> {
+    let columns = match (&entry.columns, entry.kind) {
+        (Some(columns), _) => columns.as_slice(),
+        (None, CatalogType::View) => &[],
+        (None, _) => return Ok(None),
+    };
+    let at = |error: QueryError| error.at(Place::Catalog(entry.name.clone()));
+    let fields = columns.iter().map(|column| column.field()).collect::<Result<Vec<_>>>().map_err(at)?;
+    let store = Url::parse("file:///").map_err(|error| QueryError::internal(error.to_string()))?;
+    let table = Table::new(entry.uri.clone(), store, &Schema::new(fields), Vec::new(), Vec::new()).map_err(at)?;
+    let kind = if entry.is_view() { CatalogType::View } else { CatalogType::Auto };
+    Ok(Some(Table { name: entry.name.clone(), kind, ..table }))
+}
+
 /// Returns `entry` with its kind, which is detected if the entry has none.
 async fn kind(entry: &CatalogEntry, base: &Path, stores: &QueryStores) -> Result<CatalogEntry> {
     let kind = match entry.kind {
@@ -130,6 +150,7 @@ async fn open_kind(entry: &CatalogEntry, base: &Path, stores: &QueryStores) -> R
         CatalogType::Parquet => parquet_files::open(entry, base, stores).await?,
         CatalogType::Csv | CatalogType::Json => text_files::open(entry, base, stores).await?,
         CatalogType::Static => static_list::open(&entry.uri, base, stores).await?,
+        CatalogType::View => return Err(QueryError::internal("a view has no files to open")),
         CatalogType::Auto => return Err(QueryError::internal("a catalog entry is opened before its type is known")),
     };
     table.kind = entry.kind;
@@ -161,11 +182,25 @@ fn other_region(table: &Table, own: Option<&str>) -> Vec<String> {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::datatypes::Schema;
-    use buzz_protocol::BucketOptions;
+    use buzz_protocol::{BucketOptions, ColumnSpec};
     use buzz_storage::Stores;
 
     use super::*;
+
+    #[test]
+    fn recorded_table_has_its_columns_and_no_files() {
+        let column =
+            |name: &str, data_type: &str| ColumnSpec { name: name.to_string(), data_type: data_type.to_string() };
+        let mut entry = CatalogEntry::new("t", CatalogType::Auto, "s3://lake/t");
+        assert!(recorded(&entry).unwrap().is_none());
+        entry.columns = Some(vec![column("id", "Int64"), column("at", "Timestamp(µs)")]);
+        let table = recorded(&entry).unwrap().unwrap();
+        assert_eq!((table.name.as_str(), table.schema.fields().len(), table.files.len()), ("t", 2, 0));
+        assert_eq!(recorded(&CatalogEntry::view("v", "SELECT 1")).unwrap().unwrap().schema.fields().len(), 0);
+        entry.columns = Some(vec![column("id", "Int65")]);
+        let error = recorded(&entry).unwrap_err().to_string();
+        assert!(error.starts_with("catalog `t`: column `id` has the unknown type `Int65`"), "{error}");
+    }
 
     #[test]
     fn bucket_in_another_region_gives_a_warning() {

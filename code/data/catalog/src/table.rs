@@ -18,7 +18,7 @@ use crate::statistics::FileStatistics;
 pub struct Table {
     /// The name that steps use.
     pub name: String,
-    /// Kind of the catalog entry, never `Auto`.
+    /// Kind of the catalog entry; `Auto` if only its recorded columns are known.
     pub kind: CatalogType,
     /// Location of the table, for messages.
     pub uri: String,
@@ -166,6 +166,11 @@ impl Table {
             extent: self.extent,
             statistics,
         })
+    }
+
+    /// Returns true if the table was opened, so that `files` has its files.
+    pub fn is_open(&self) -> bool {
+        !matches!(self.kind, CatalogType::Auto | CatalogType::View)
     }
 
     /// Returns the total size of all files in bytes.

@@ -37,12 +37,27 @@ Examples:
       Read the statement from a file; - reads standard input. The ending of --output sets the format.
   buzz sql 'DESCRIBE t' --table t=rides/2024
       Print the columns of a table. SHOW TABLES and information_schema.columns work too.
+  buzz tables add trips=data/nyc-taxi-daily
+      Name a table in buzz.json, so that statements in this folder need no --table.
   buzz shell --table trips=data/nyc-taxi-daily
       Explore tables interactively. `buzz` alone does the same without tables.
 
 Output: rows on standard output; progress, warnings and a summary on standard error.
 Log: off by default; BUZZ_LOG=info (or buzz_fuse=debug) writes it to standard error.
 Exit codes: 0 success, 1 query failed, 2 invalid arguments, 130 interrupted.";
+
+const NAMES_EXAMPLES: &str = "\
+Examples:
+  buzz tables query.json
+      Print files, size, columns and partition columns of each table of a query.
+  buzz tables add trips=data/nyc-taxi-daily
+      Add a table to buzz.json. From now on, `buzz sql 'SELECT COUNT(*) FROM trips'` works in this folder.
+  buzz tables add 'rides=s3://lake/rides/*.csv?delimiter=;' --stack dev
+      Add a table to the names of the stack `dev`.
+  buzz sql \"CREATE VIEW daily AS SELECT DATE_TRUNC('day', pickup_at) AS day, COUNT(*) AS rides FROM trips GROUP BY 1\"
+      Add a view. CREATE EXTERNAL TABLE, DROP TABLE and DROP VIEW work too.
+  buzz tables list
+      List names, types, number of columns and places, without opening a table.";
 
 /// Runs SQL queries over data lakes.
 ///
@@ -70,14 +85,19 @@ pub enum Command {
     #[command(after_help = option_help())]
     Query(QueryArguments),
 
-    /// Run one SQL statement on the tables given by --table.
+    /// Run one SQL statement on the tables given by --table, or named in a registry (`buzz tables add`).
     ///
     /// The type of each table is detected from its files. EXPLAIN prints the plan without running the statement.
     /// EXPLAIN ANALYZE runs it and prints the plan with measurements.
     #[command(after_help = option_help())]
     Sql(SqlArguments),
 
-    /// List the tables of a query: files, bytes, columns and partition columns.
+    /// List the tables of a query, or add, list, show and drop names of tables.
+    ///
+    /// `buzz tables query.json` opens the tables of a query and prints files, bytes, columns and partition columns. `add`, `list`,
+    /// `show` and `drop` work on a registry of names: the file buzz.json in the working directory, another file (--tables), or
+    /// that of a stack (--stack). Statements name its tables without --table.
+    #[command(after_help = NAMES_EXAMPLES)]
     Tables(TablesArguments),
 
     /// Explore tables interactively, or run a script from standard input.
@@ -148,6 +168,10 @@ pub struct ShellArguments {
     #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
     pub tables: Vec<(String, String)>,
 
+    /// File of names: tables and views that need no --table [default: buzz.json in the working directory, if it exists].
+    #[arg(long = "tables", value_name = "FILE")]
+    pub tables_file: Option<PathBuf>,
+
     /// Set an option, such as tasks=64; can be repeated. The options are listed below.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
     pub sets: Vec<String>,
@@ -165,17 +189,92 @@ pub struct ShellArguments {
     pub stack: StackArguments,
 }
 
-/// A query whose tables are described.
+/// A query whose tables are described, or a command about names.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct TablesArguments {
+    /// The command about names.
+    #[command(subcommand)]
+    pub names: Option<NamesCommand>,
+
     /// JSON file with the query, or - for standard input.
-    pub file: PathBuf,
+    #[arg(required = true)]
+    pub file: Option<PathBuf>,
 
     /// Set the uri of a catalog entry; can be repeated.
     #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
     pub tables: Vec<(String, String)>,
 
+    /// File of names [default: buzz.json in the working directory, if it exists].
+    #[arg(long = "tables", value_name = "FILE")]
+    pub tables_file: Option<PathBuf>,
+
     /// The stack that opens the tables, if any.
+    #[command(flatten)]
+    pub stack: StackArguments,
+}
+
+/// The commands about names.
+#[derive(Debug, Subcommand)]
+pub enum NamesCommand {
+    /// Add a table to the names. It is opened, and its type and columns are recorded.
+    Add {
+        /// Name and place of the table, with fields as for --table: 'rides=s3://lake/*.csv?delimiter=;'.
+        #[arg(value_name = "NAME=URI", value_parser = table_uri)]
+        table: (String, String),
+        /// Replace the table of this name.
+        #[arg(long)]
+        replace: bool,
+        /// The registry.
+        #[command(flatten)]
+        place: NamesPlace,
+    },
+    /// List all names with type, number of columns and place. Opens no table.
+    List {
+        /// The registry.
+        #[command(flatten)]
+        place: NamesPlace,
+    },
+    /// Print the entry of a name with its columns. Opens no table.
+    Show {
+        /// The name.
+        name: String,
+        /// The registry.
+        #[command(flatten)]
+        place: NamesPlace,
+    },
+    /// Remove the name of a table or a view. The files of a table stay.
+    Drop {
+        /// The name.
+        name: String,
+        /// Succeed if the name does not exist.
+        #[arg(long)]
+        if_exists: bool,
+        /// The registry.
+        #[command(flatten)]
+        place: NamesPlace,
+    },
+}
+
+impl NamesCommand {
+    /// Returns the registry that the command is about.
+    pub fn place(&self) -> &NamesPlace {
+        match self {
+            Self::Add { place, .. } | Self::List { place } | Self::Show { place, .. } | Self::Drop { place, .. } => {
+                place
+            }
+        }
+    }
+}
+
+/// The place of a registry of names.
+#[derive(Debug, Args)]
+pub struct NamesPlace {
+    /// File of names [default: buzz.json in the working directory].
+    #[arg(long = "tables", value_name = "FILE", conflicts_with = "stack_name")]
+    pub file: Option<PathBuf>,
+
+    /// The stack whose names are meant, if any.
     #[command(flatten)]
     pub stack: StackArguments,
 }
@@ -217,6 +316,13 @@ pub struct HowArguments {
     #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
     pub tables: Vec<(String, String)>,
 
+    /// File of names: tables and views that need no --table [default: buzz.json in the working directory, if it exists].
+    ///
+    /// `buzz tables add` writes it. --table and the catalogs of a query come before it. With --stack, the default is the stack's
+    /// own names.
+    #[arg(long = "tables", value_name = "FILE")]
+    pub tables_file: Option<PathBuf>,
+
     /// Print steps, files after pruning, tasks and plans, without running the query.
     #[arg(long)]
     pub explain: bool,
@@ -255,6 +361,7 @@ impl Arguments {
     pub fn is_remote(&self) -> bool {
         match &self.command {
             Command::Query(QueryArguments { how, .. }) | Command::Sql(SqlArguments { how, .. }) => how.stack.is_named(),
+            Command::Tables(TablesArguments { names: Some(names), .. }) => names.place().stack.is_named(),
             Command::Tables(TablesArguments { stack, .. }) => stack.is_named(),
             Command::Shell(ShellArguments { stack, .. }) => stack.is_named(),
             Command::Sample { .. } | Command::Stream(_) | Command::Serve(_) | Command::Mcp(_) => false,

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{Arguments, Command, HowArguments, TablesArguments};
 use crate::output::{Output, write_rows};
 use crate::terminal::{note, print, warn};
-use crate::{compose, question, sample, timeline, watch};
+use crate::{names, question, sample, timeline, watch};
 
 /// Exit code of an interrupted process: 128 plus the number of the signal.
 pub(crate) const INTERRUPTED: u8 = 130;
@@ -81,7 +81,7 @@ async fn execute(command: Command, threads: usize, interrupted: CancellationToke
         Command::Sql(arguments) => {
             ask(question::of_statement(&arguments)?, &arguments.how, threads, &interrupted).await
         }
-        Command::Tables(arguments) => show_tables(arguments, threads).await,
+        Command::Tables(arguments) => tables(arguments, threads).await,
         Command::Sample { folder, rows } => sample::generate(folder, rows, threads).await,
         // It ends by itself, with a last epoch, when it is interrupted.
         Command::Mcp(_) | Command::Serve(_) | Command::Shell(_) | Command::Stream(_) => {
@@ -92,10 +92,7 @@ async fn execute(command: Command, threads: usize, interrupted: CancellationToke
 
 /// Runs `question` with the settings in `how`, and writes the answer.
 async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted: &CancellationToken) -> Result<()> {
-    let engine = match how.stack.is_named() {
-        true => compose::stack_engine(&how.stack).await?,
-        false => compose::local_engine(&question.options, threads)?,
-    };
+    let engine = names::engine(&how.stack, how.tables_file.as_deref(), &question.options, threads).await?;
 
     // Opened before the query runs, so that an unwritable place fails at once.
     let format = question::format(how)?;
@@ -162,12 +159,16 @@ pub(crate) fn one_line(summary: &Summary) -> String {
     )
 }
 
-async fn show_tables(arguments: TablesArguments, threads: usize) -> Result<()> {
-    let question = question::of_tables(Path::new(&arguments.file), &arguments.tables)?;
-    let engine = match arguments.stack.is_named() {
-        true => compose::stack_engine(&arguments.stack).await?,
-        false => compose::local_engine(&question.options, threads)?,
+async fn tables(arguments: TablesArguments, threads: usize) -> Result<()> {
+    let Some(file) = arguments.file else {
+        return match arguments.names {
+            Some(command) => names::carry_out(command, threads).await,
+            None => Err(QueryError::invalid("`buzz tables` needs a query file, or add, list, show or drop")),
+        };
     };
+    let question = question::of_tables(Path::new(&file), &arguments.tables)?;
+    let file = arguments.tables_file.as_deref();
+    let engine = names::engine(&arguments.stack, file, &question.options, threads).await?;
     let tables = engine.describe(&question).await?;
     for table in &tables {
         table.warnings.iter().for_each(|warning| warn(warning));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use buzz_client::StackEngine;
 use buzz_engine::Engine;
 use buzz_fuse::Fuse;
 use buzz_local::LocalHost;
@@ -23,12 +24,12 @@ pub fn local_engine(options: &Options, threads: usize) -> Result<Arc<dyn Engine>
 ///
 /// # Errors
 /// `Invalid` if no region is set.
-pub(crate) async fn stack_engine(stack: &StackArguments) -> Result<Arc<dyn Engine>> {
+pub(crate) async fn stack_engine(stack: &StackArguments) -> Result<StackEngine> {
     let function = match (&stack.function, &stack.stack) {
         (Some(function), _) => function.clone(),
         (None, name) => buzz_client::function_of(name.as_deref().unwrap_or_default()),
     };
-    Ok(Arc::new(buzz_client::StackEngine::connect(function, stack.endpoint_url.as_deref()).await?))
+    StackEngine::connect(function, stack.endpoint_url.as_deref()).await
 }
 
 /// Makes the stores of one command. If the variables have no credentials, they are looked up where the AWS command line

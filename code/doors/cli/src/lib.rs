@@ -1,13 +1,14 @@
 //! The `buzz` command: asks the engine in this process, or that of a stack.
 //!
 //! `args` defines the arguments and [`ask`] executes them. `question` makes a question of the arguments, [`compose`] an
-//! engine; `watch` shows warnings and progress, `output` writes the rows. `shell` asks one question after the other.
+//! engine; `names` adds the registry of names; `watch` shows warnings and progress, `output` writes the rows. `shell` asks one question after the other.
 //! [`sample`] generates the sample table.
 
 pub mod args;
 pub mod ask;
 pub mod compose;
 mod mcp;
+mod names;
 pub mod output;
 mod question;
 pub mod sample;

@@ -86,9 +86,10 @@ async fn serve(arguments: McpArguments, threads: usize) -> Result<()> {
         false => compose::local_engine(&options, threads)?,
     };
     let running = arguments.running.unwrap_or(if is_remote { RUNNING_STACK } else { RUNNING_LOCAL });
+    let base = question::working_directory()?;
     let settings = McpSettings {
-        tables: tables(arguments.tables_file.as_deref(), &arguments.tables)?,
-        base: question::working_directory()?,
+        tables: tables(arguments.tables_file.as_deref(), &arguments.tables, &base).await?,
+        base,
         options,
         bounds: Bounds { running, waiting: WAITING, answers: running + 16 },
     };

@@ -5,17 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use buzz_engine::Engine;
 use buzz_protocol::{CatalogEntry, Options, QueryError, Result};
-use buzz_serve::{Bounds, Keys, Server, Settings, Stopped, Tls, read_keys, read_tables};
+use buzz_serve::{Bounds, Keys, Server, Settings, Stopped, Tls, read_keys};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{StackArguments, assignment, table_uri};
-use crate::compose;
 use crate::terminal::{note, warn};
-
-/// File of tables in the working directory that is read if `--tables` names none.
-const TABLES_FILE: &str = "buzz.json";
+use crate::{compose, names, question};
 
 /// Queries that run at the same time: in this process, where they share its memory, and on a stack.
 pub(crate) const RUNNING_LOCAL: usize = 2;
@@ -31,7 +29,7 @@ pub struct ServeArguments {
     #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
     tables: Vec<(String, String)>,
 
-    /// JSON file whose field "catalogs" has the tables, as in a query [default: buzz.json, if it exists].
+    /// File of names, which `buzz tables add` writes [default: buzz.json, if it exists].
     #[arg(long = "tables", value_name = "FILE")]
     tables_file: Option<PathBuf>,
 
@@ -97,16 +95,15 @@ async fn serve(arguments: ServeArguments, threads: usize) -> Result<Stopped> {
         options.set(assignment)?;
     }
     let is_remote = arguments.stack.is_named();
-    let engine = match is_remote {
-        true => compose::stack_engine(&arguments.stack).await?,
+    let engine: Arc<dyn Engine> = match is_remote {
+        true => Arc::new(compose::stack_engine(&arguments.stack).await?),
         false => compose::local_engine(&options, threads)?,
     };
     let (keys, new_key) = keys(&arguments)?;
     let running = arguments.running.unwrap_or(if is_remote { RUNNING_STACK } else { RUNNING_LOCAL });
-    let tables = tables(arguments.tables_file.as_deref(), &arguments.tables)?;
+    let base = question::working_directory()?;
+    let tables = tables(arguments.tables_file.as_deref(), &arguments.tables, &base).await?;
     let names: Vec<String> = tables.iter().map(|entry| entry.name.clone()).collect();
-    let base = std::env::current_dir()
-        .map_err(|error| QueryError::invalid(format!("the working directory is not accessible: {error}")))?;
     let tls = arguments.tls_certificate.zip(arguments.tls_key).map(|(certificate, key)| Tls { certificate, key });
     let settings = Settings {
         tables,
@@ -146,18 +143,20 @@ fn keys(arguments: &ServeArguments) -> Result<(Keys, Option<String>)> {
     }
 }
 
-/// Returns the tables of `file`, by default of [`TABLES_FILE`] if it exists, and those of `--table`, which replace others.
+/// Returns the tables and views of `file`, by default of `buzz.json` if it exists, with places that are relative to `base`,
+/// and those of `--table`, which replace others.
 ///
 /// # Errors
 /// `Invalid` if the file cannot be read or an entry is wrong.
-pub(crate) fn tables(file: Option<&Path>, named: &[(String, String)]) -> Result<Vec<CatalogEntry>> {
-    let file = file.or_else(|| Some(Path::new(TABLES_FILE)).filter(|file| file.exists()));
-    let mut entries = Vec::new();
-    if let Some(file) = file {
-        let (read, warnings) = read_tables(file)?;
-        warnings.iter().for_each(|warning| warn(warning));
-        entries = read;
-    }
+pub(crate) async fn tables(
+    file: Option<&Path>,
+    named: &[(String, String)],
+    base: &Path,
+) -> Result<Vec<CatalogEntry>> {
+    let registry = names::registry(file);
+    let (read, warnings) = registry.read().await?;
+    warnings.iter().for_each(|warning| warn(warning));
+    let mut entries: Vec<CatalogEntry> = read.into_iter().map(|entry| registry.within(entry, base)).collect();
     for (name, text) in named {
         let entry = crate::tables::entry(name, text)?;
         entries.retain(|other| !other.name.eq_ignore_ascii_case(name));

@@ -25,6 +25,21 @@ pub(crate) fn entry(name: &str, text: &str) -> Result<CatalogEntry> {
     Ok(CatalogEntry { uri, ..entry })
 }
 
+/// Makes the entry of `name=text` for a registry of names.
+///
+/// # Errors
+/// `Invalid` if a field of the entry is wrong, or the place cannot be read twice.
+pub(crate) fn entry_of_registry(name: &str, text: &str) -> Result<CatalogEntry> {
+    let entry = CatalogEntry::of_text(name, text, |uri| !uri.contains("://") && Path::new(uri).exists())?;
+    if entry.uri.contains("://") || is_readable_twice(Path::new(&entry.uri)) {
+        return Ok(entry);
+    }
+    Err(QueryError::invalid(format!(
+        "table `{name}`: `{}` is a pipe or a device, which cannot be read again later; write it to a file first",
+        entry.uri
+    )))
+}
+
 /// Returns whether `path` is not a pipe, a terminal, or another thing without a size.
 fn is_readable_twice(path: &Path) -> bool {
     fs::metadata(path).map_or(true, |found| found.is_file() || found.is_dir())

@@ -13,8 +13,10 @@ use async_trait::async_trait;
 use aws_config::SdkConfig;
 use buzz_aws::clients::sdk;
 use buzz_engine::wire::{AnswerMessage, ask_event, describe_event};
-use buzz_engine::{Answer, Content, Engine, Progress, Question, Rows, Running, TableDescription};
-use buzz_protocol::{CatalogType, QueryError, QueryId, Result};
+use buzz_engine::{
+    Answer, Content, Engine, NameChange, NameChanged, Names, Progress, Question, Rows, Running, TableDescription,
+};
+use buzz_protocol::{CatalogEntry, CatalogType, QueryError, QueryId, Result};
 use serde_json::Value;
 
 pub use stack::function_of;
@@ -39,10 +41,23 @@ impl Engine for StackEngine {
         self.stack.describe(&describe_event(question)).await
     }
 
-    fn start(&self, question: Question) -> Running {
-        let (stack, progress) = (Arc::clone(&self.stack), Arc::new(Progress::of(question.id)));
-        let counted = Arc::clone(&progress);
+    fn start_with(&self, question: Question, progress: Arc<Progress>) -> Running {
+        let (stack, counted) = (Arc::clone(&self.stack), Arc::clone(&progress));
         Running::spawn(progress, async move { answer(&stack, &question, &counted).await })
+    }
+}
+
+#[async_trait]
+impl Names for StackEngine {
+    async fn list(&self) -> Result<Vec<CatalogEntry>> {
+        self.stack.names().await
+    }
+
+    async fn change(&self, change: NameChange) -> Result<NameChanged> {
+        if let NameChange::Add { entry, .. } = &change {
+            check_place(entry)?;
+        }
+        self.stack.change_names(change).await
     }
 }
 
@@ -123,17 +138,19 @@ fn lost(query: QueryId, error: QueryError) -> QueryError {
 
 /// Checks that every catalog is at a place that a stack can read.
 fn check_places(question: &Question) -> Result<()> {
-    for catalog in &question.query.catalogs {
-        let (name, uri) = (&catalog.name, &catalog.uri);
-        let built_in = catalog.kind == CatalogType::Static && !uri.contains(['/', '.']);
-        if !uri.contains("://") && !built_in {
-            return Err(QueryError::invalid(format!(
-                "catalog `{name}`: a stack cannot read the local path `{uri}`; use a uri in object storage, such as \
-                 --table {name}=s3://bucket/path"
-            )));
-        }
+    question.query.catalogs.iter().try_for_each(check_place)
+}
+
+fn check_place(catalog: &CatalogEntry) -> Result<()> {
+    let (name, uri) = (&catalog.name, &catalog.uri);
+    let built_in = catalog.kind == CatalogType::Static && !uri.contains(['/', '.']);
+    if uri.contains("://") || built_in || catalog.is_view() {
+        return Ok(());
     }
-    Ok(())
+    Err(QueryError::invalid(format!(
+        "catalog `{name}`: a stack cannot read the local path `{uri}`; use a uri in object storage, such as \
+         --table {name}=s3://bucket/path"
+    )))
 }
 
 /// Converts an error of JSON.
@@ -148,7 +165,7 @@ fn decoded<T: for<'de> serde::Deserialize<'de>>(function: &str, value: Value) ->
 
 #[cfg(test)]
 mod tests {
-    use buzz_protocol::{CatalogEntry, Query};
+    use buzz_protocol::Query;
 
     use super::*;
 

@@ -6,9 +6,11 @@ use aws_config::SdkConfig;
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
 use buzz_aws::failure;
-use buzz_engine::wire::{AnswerMessage, Described, FailureMessage, Submitted, cancel_event, watch_event};
-use buzz_engine::{Progress, ProgressReport, TableDescription};
-use buzz_protocol::{ErrorKind, QueryError, QueryId, Result};
+use buzz_engine::wire::{
+    AnswerMessage, Described, FailureMessage, NamesAsk, Submitted, cancel_event, names_event, watch_event,
+};
+use buzz_engine::{NameChange, NameChanged, NameList, Progress, ProgressReport, TableDescription};
+use buzz_protocol::{CatalogEntry, ErrorKind, QueryError, QueryId, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -76,6 +78,23 @@ impl Stack {
     /// As [`Stack::submit`].
     pub(crate) async fn describe(&self, event: &Value) -> Result<Vec<TableDescription>> {
         Ok(self.invoke::<Described>(event, &Progress::default()).await?.tables)
+    }
+
+    /// Returns the names of the stack's registry.
+    ///
+    /// # Errors
+    /// As [`Stack::submit`].
+    pub(crate) async fn names(&self) -> Result<Vec<CatalogEntry>> {
+        let list: NameList = self.invoke(&names_event(&NamesAsk::List), &Progress::default()).await?;
+        Ok(list.names)
+    }
+
+    /// Makes `change` in the stack's registry of names.
+    ///
+    /// # Errors
+    /// As [`Stack::submit`], and those of the change.
+    pub(crate) async fn change_names(&self, change: NameChange) -> Result<NameChanged> {
+        self.invoke(&names_event(&NamesAsk::Change(change)), &Progress::default()).await
     }
 
     /// Returns the state of `query`. Retries for up to a minute if the stack does not answer.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use buzz_aws::price::Used;
 use buzz_aws::settings::CombNetwork;
 use buzz_engine::wire::{AnswerMessage, Ask, Column, OutputPlace};
-use buzz_engine::{Content, Progress, ProgressReport, Rows, Running, Status};
+use buzz_engine::{Content, Engine, Progress, ProgressReport, Rows, Running, Status};
 use buzz_protocol::{Format, Place, QueryError, QueryId, Result};
 use buzz_storage::Location;
 use serde_json::value::RawValue;

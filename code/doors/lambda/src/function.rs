@@ -17,9 +17,10 @@ use backon::{ExponentialBuilder, Retryable};
 use buzz_aws::failure;
 use buzz_aws::results::Results;
 use buzz_aws::settings::FuseSettings;
-use buzz_engine::wire::{Ask, Described, Event, FailureForm, FailureMessage, Submitted};
-use buzz_engine::{Engine, Progress, ProgressReport, Status};
+use buzz_engine::wire::{Ask, Described, Event, FailureForm, FailureMessage, NamesAsk, Submitted};
+use buzz_engine::{Engine, NameList, Names, Progress, ProgressReport, Status};
 use buzz_protocol::{ErrorKind, QueryError, QueryId, Result};
+use buzz_registry::{Named, Registry};
 use buzz_worker::process::unpanicked;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -41,7 +42,7 @@ const ANSWER_RETRIES: usize = 3;
 /// Answers the events of one process, one at a time.
 #[derive(Debug)]
 pub struct FuseFunction {
-    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) engine: Named,
     /// Storage requests of the engine and of `results`.
     pub(crate) requests: Arc<AtomicU64>,
     pub(crate) results: Results,
@@ -50,18 +51,24 @@ pub struct FuseFunction {
 }
 
 impl FuseFunction {
-    /// Makes a function that runs queries on `engine` and stores its objects in `results`. `requests` counts the storage
-    /// requests of both.
+    /// Makes a function that runs queries on `engine` and stores its objects in `results`, also the registry of names.
+    /// `requests` counts the storage requests of both.
+    ///
+    /// # Errors
+    /// `Invalid` if the settings of the store of `results` are incomplete.
     pub fn new(
         engine: Arc<dyn Engine>,
         results: Results,
         requests: Arc<AtomicU64>,
         settings: FuseSettings,
         sdk: &SdkConfig,
-    ) -> Self {
+    ) -> Result<Self> {
         // Repeating an event to itself is safe: only one invocation resumes a query.
         let config = aws_sdk_lambda::config::Builder::from(sdk).retry_config(RetryConfig::standard()).build();
-        Self { engine, requests, results, settings, lambda: Client::from_conf(config) }
+        let place = results.names()?;
+        let registry = Registry::of_object(results.store(&place)?, place.path.clone(), place.to_string());
+        let engine = Named::new(engine, Arc::new(registry));
+        Ok(Self { engine, requests, results, settings, lambda: Client::from_conf(config) })
     }
 
     /// Answers `event` before `deadline_ms` (milliseconds since 1970), when the service stops this process.
@@ -88,6 +95,8 @@ impl FuseFunction {
                 let question = ask.question(QueryId::fresh());
                 raw(&Described { tables: unpanicked(self.engine.describe(&question)).await? })
             }
+            Event::Names(NamesAsk::List) => raw(&NameList { names: self.engine.list().await? }),
+            Event::Names(NamesAsk::Change(change)) => raw(&unpanicked(self.engine.change(change)).await?),
             Event::Resume(query) => self.resume(query, left).await,
             Event::Watch(query) => self.watch(query).await,
             Event::Cancel(query) => {
@@ -217,8 +226,8 @@ mod tests {
             Err(failure())
         }
 
-        fn start(&self, question: Question) -> Running {
-            Running::spawn(Arc::new(Progress::of(question.id)), async { Err(failure()) })
+        fn start_with(&self, _: Question, progress: Arc<Progress>) -> Running {
+            Running::spawn(progress, async { Err(failure()) })
         }
     }
 
@@ -237,7 +246,7 @@ mod tests {
             memory_mb: 1024,
         };
         let sdk = aws_config::SdkConfig::builder().behavior_version(aws_config::BehaviorVersion::latest()).build();
-        FuseFunction::new(Arc::new(Failing), results, Arc::default(), settings, &sdk)
+        FuseFunction::new(Arc::new(Failing), results, Arc::default(), settings, &sdk).unwrap()
     }
 
     fn query() -> Value {
@@ -258,6 +267,30 @@ mod tests {
         let answer = function.answer(&json!({"watch": 7, "failure": "json"}), deadline).await.unwrap();
         let message: FailureMessage = serde_json::from_str(answer.get()).unwrap();
         assert_eq!(message.error.to_string(), "event in `watch`: it is not a query id");
+    }
+
+    #[tokio::test]
+    async fn names_are_kept_beside_the_results() {
+        let (function, deadline) = (function().await, buzz_protocol::now_ms() + 60_000);
+        let answer = function.answer(&json!({"names": "list"}), deadline).await.unwrap();
+        assert_eq!(answer.get(), r#"{"names":[]}"#);
+        let wrong = function.answer(&json!({"names": {"drop": {"name": "t"}}}), deadline).await.unwrap_err();
+        assert_eq!(wrong.to_string(), "table `t` does not exist in s3://bucket/results/names.json");
+        let entry = json!({"name": "t", "type": "Parquet", "uri": "s3://lake/t", "columns": []});
+        let place = function.results.names().unwrap();
+        function.results.put_json(&place, &json!({"catalogs": [entry]})).await.unwrap();
+        let answer = function.answer(&json!({"names": "list"}), deadline).await.unwrap();
+        assert_eq!(serde_json::from_str::<Value>(answer.get()).unwrap(), json!({"names": [entry]}));
+        let unknown = function.answer(&json!({"sql": "SELECT * FROM tt"}), deadline).await.unwrap_err();
+        assert_eq!(unknown.to_string(), "table `tt` does not exist; did you mean `t`?");
+        // The table cannot be opened, so it is not added.
+        let add = json!({"names": {"add": {"entry": {"name": "u", "uri": "s3://lake/u"}}}});
+        assert_eq!(function.answer(&add, deadline).await.unwrap_err(), failure());
+        let drop = function.answer(&json!({"sql": "DROP TABLE t"}), deadline).await.unwrap();
+        let drop: Value = serde_json::from_str(drop.get()).unwrap();
+        assert_eq!(drop["rows"], json!([{"result": "table `t` was dropped"}]));
+        let stored: Option<Value> = function.results.get_json(&place).await.unwrap();
+        assert_eq!(stored, Some(json!({"catalogs": []})));
     }
 
     #[tokio::test]

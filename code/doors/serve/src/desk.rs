@@ -331,6 +331,11 @@ impl Desk {
     /// Makes the question of a request: with the entries of the tables that its statement names.
     fn question(&self, request: Request, want: Want) -> Result<Question> {
         let sql = without_catalog(&request.sql);
+        if buzz_registry::may_change_names(&sql) {
+            return Err(QueryError::invalid(
+                "the statement is not a query; this server only reads, and `buzz tables` and `buzz sql` change names",
+            ));
+        }
         let query =
             Query { catalogs: self.entries(&sql)?, body: QueryBody::Sql(sql), zones: 1, params: request.params };
         let question = Question::new(query, self.names.base()).with_options(request.options);
@@ -350,9 +355,10 @@ impl Desk {
             if relation.schema().is_some_and(|schema| schema.eq_ignore_ascii_case("information_schema")) {
                 return Ok(self.names.entries().to_vec());
             }
-            let entry = self.names.entry(relation.table())?;
-            if !entries.iter().any(|other| other.name == entry.name) {
-                entries.push(entry.clone());
+            for entry in self.names.with_read(relation.table())? {
+                if !entries.iter().any(|other| other.name == entry.name) {
+                    entries.push(entry.clone());
+                }
             }
         }
         Ok(entries)

@@ -37,7 +37,7 @@ pub use desk::Bounds;
 pub use keys::Keys;
 pub use listen::{Server, Stopped};
 pub use mcp::{McpSettings, serve_stdio};
-pub use settings::{Settings, Tls, read_keys, read_tables};
+pub use settings::{Settings, Tls, read_keys};
 
 use crate::desk::Desk;
 use crate::names::Names;

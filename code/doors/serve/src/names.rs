@@ -9,9 +9,11 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use buzz_engine::{Engine, Question, TableDescription};
 use buzz_protocol::catalog::ColumnSpec;
 use buzz_protocol::query::name_help;
-use buzz_protocol::{CatalogEntry, Query, QueryBody, QueryError, Result};
+use buzz_protocol::{CatalogEntry, Place, Query, QueryBody, QueryError, Result};
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
+
+use crate::planner;
 
 /// Time after which a table is described again when its columns are needed.
 const DESCRIBED_FOR: Duration = Duration::from_secs(60);
@@ -38,6 +40,8 @@ pub(crate) struct NamedTable {
     pub(crate) oid: u32,
     /// The name.
     pub(crate) name: String,
+    /// True if the columns are those that were recorded, and the files are not known.
+    pub(crate) is_recorded: bool,
     /// Its columns and files, or the reason for which it cannot be opened.
     pub(crate) description: Result<TableDescription>,
 }
@@ -96,6 +100,31 @@ impl Names {
         })
     }
 
+    /// Returns the entry of table `name`, and those of the tables and views that it reads if it is a view. Views that read each
+    /// other are returned once; the engine reports them.
+    ///
+    /// # Errors
+    /// As [`Names::entry`], naming the view that reads the unknown table.
+    pub(crate) fn with_read(&self, name: &str) -> Result<Vec<&CatalogEntry>> {
+        let mut found = vec![self.entry(name)?];
+        let mut next = 0;
+        while let Some(entry) = found.get(next).copied() {
+            next += 1;
+            let Some(sql) = entry.sql.as_deref() else { continue };
+            let Ok(relations) = planner::parsed(sql).and_then(|statement| planner::relations(&statement)) else {
+                continue;
+            };
+            for relation in relations {
+                let read = self.entry(relation.table());
+                let read = read.map_err(|error| error.at(Place::Other(format!("view `{}`", entry.name))))?;
+                if !found.iter().any(|other| other.name == read.name) {
+                    found.push(read);
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Returns the table `name`, opened at most [`DESCRIBED_FOR`] ago.
     pub(crate) async fn table(&self, name: &str) -> Result<NamedTable> {
         let entry = self.entry(name)?;
@@ -115,16 +144,45 @@ impl Names {
         let description = described.and_then(|mut tables| {
             tables.pop().ok_or_else(|| QueryError::internal(format!("table `{}` was not described", entry.name)))
         });
-        let position = self.entries.iter().position(|other| other.name == entry.name).unwrap_or(0);
-        let oid = FIRST_OID + u32::try_from(position).unwrap_or(u32::MAX - FIRST_OID);
-        let table = NamedTable { oid, name: entry.name.clone(), description };
+        let table = NamedTable { oid: self.oid(entry), name: entry.name.clone(), is_recorded: false, description };
         self.described.lock().insert(entry.name.clone(), (Instant::now(), table.clone()));
         Ok(table)
     }
 
-    /// Returns all tables, by name.
+    fn oid(&self, entry: &CatalogEntry) -> u32 {
+        let position = self.entries.iter().position(|other| other.name == entry.name).unwrap_or(0);
+        FIRST_OID + u32::try_from(position).unwrap_or(u32::MAX - FIRST_OID)
+    }
+
+    /// Returns the table of `entry` as it was recorded, without its files.
+    fn recorded(&self, entry: &CatalogEntry) -> Option<NamedTable> {
+        let columns = entry.columns.as_ref()?.iter();
+        let description = TableDescription {
+            name: entry.name.clone(),
+            kind: entry.kind.to_string(),
+            uri: entry.uri.clone(),
+            version: entry.version,
+            files: 0,
+            bytes: 0,
+            partition_columns: Vec::new(),
+            columns: columns.map(|column| (column.name.clone(), column.data_type.clone())).collect(),
+            warnings: Vec::new(),
+        };
+        Some(NamedTable {
+            oid: self.oid(entry),
+            name: entry.name.clone(),
+            is_recorded: true,
+            description: Ok(description),
+        })
+    }
+
+    /// Returns all tables and views, by name. Those whose columns are recorded are not opened.
     pub(crate) async fn tables(&self) -> Vec<NamedTable> {
-        let opening: Vec<_> = self.entries.iter().map(|entry| self.table(&entry.name).boxed()).collect();
+        let opening = self.entries.iter().map(|entry| match self.recorded(entry) {
+            Some(table) => futures::future::ready(Ok(table)).boxed(),
+            None => self.table(&entry.name).boxed(),
+        });
+        let opening: Vec<_> = opening.collect();
         let opened: Vec<Result<NamedTable>> =
             futures::stream::iter(opening).buffered(DESCRIBED_AT_ONCE).collect().await;
         opened.into_iter().flatten().collect()

@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use buzz_protocol::{CatalogEntry, Options, Query, QueryError, Result};
-use serde::Deserialize;
+use buzz_protocol::{CatalogEntry, Options, QueryError, Result};
 
 use crate::{Bounds, Keys};
 
 /// The settings of a server.
 #[derive(Debug)]
 pub struct Settings {
-    /// The tables.
+    /// The tables and views.
     pub tables: Vec<CatalogEntry>,
     /// Folder of the tables' relative places.
     pub base: PathBuf,
@@ -41,31 +40,13 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
-/// Reads `file`: a JSON object with the field `catalogs`, whose entries are like those of a query. Returns the entries and
-/// warnings.
-///
-/// # Errors
-/// `Invalid` if the file cannot be read or an entry is wrong.
-pub fn read_tables(file: &Path) -> Result<(Vec<CatalogEntry>, Vec<String>)> {
-    #[derive(Deserialize)]
-    struct File {
-        catalogs: serde_json::Value,
-    }
-    let source = file.display().to_string();
-    let text = read(file, "tables")?;
-    let parsed: Result<File, _> = serde_json::from_str(&text);
-    let parsed = parsed.map_err(|error| QueryError::invalid(format!("file of tables `{source}`: {error}")))?;
-    let query = serde_json::json!({"sql": "SELECT 1", "catalogs": parsed.catalogs});
-    let (query, warnings) = Query::parse(&query.to_string(), &source)?;
-    Ok((query.catalogs, warnings))
-}
-
 /// Reads `file`: a JSON object with the key of each user.
 ///
 /// # Errors
 /// `Invalid` if the file cannot be read or a key cannot be used.
 pub fn read_keys(file: &Path) -> Result<Keys> {
-    let text = read(file, "keys")?;
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| QueryError::invalid(format!("file of keys `{}`: {error}", file.display())))?;
     let users: Result<BTreeMap<String, String>, _> = serde_json::from_str(&text);
     // The text of the error could contain a key; its place cannot.
     let users = users.map_err(|error| {
@@ -77,9 +58,4 @@ pub fn read_keys(file: &Path) -> Result<Keys> {
         ))
     })?;
     Keys::of_users(users)
-}
-
-fn read(file: &Path, kind: &str) -> Result<String> {
-    std::fs::read_to_string(file)
-        .map_err(|error| QueryError::invalid(format!("file of {kind} `{}`: {error}", file.display())))
 }

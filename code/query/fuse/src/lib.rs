@@ -11,6 +11,7 @@ mod reduction;
 mod run;
 mod stragglers;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,7 +24,7 @@ use buzz_engine::{
 };
 use buzz_host::Host;
 use buzz_plan::{Capacity, Explain, QueryPlan, explain, explain_analyzed};
-use buzz_protocol::{QueryError, Result, human_bytes};
+use buzz_protocol::{CatalogEntry, QueryError, Result, human_bytes};
 use buzz_storage::QueryStores;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -38,13 +39,12 @@ pub struct Fuse {
 impl Engine for Fuse {
     async fn describe(&self, question: &Question) -> Result<Vec<TableDescription>> {
         let stores = self.host.stores.for_query();
-        let tables = open(question, &stores).await?;
+        let tables = open(question, &stores, None).await?;
         Ok(tables.iter().map(description).collect())
     }
 
-    fn start(&self, question: Question) -> Running {
-        let (fuse, progress) = (self.clone(), Arc::new(Progress::of(question.id)));
-        let counted = Arc::clone(&progress);
+    fn start_with(&self, question: Question, progress: Arc<Progress>) -> Running {
+        let (fuse, counted) = (self.clone(), Arc::clone(&progress));
         Running::spawn(progress, async move { fuse.answer(question, &counted).await })
     }
 }
@@ -76,7 +76,7 @@ impl Fuse {
     async fn open_and_plan(&self, question: &Question) -> Result<QueryPlan> {
         let started = Instant::now();
         let stores = self.host.stores.for_query();
-        let tables = open(question, &stores).await?;
+        let tables = open(question, &stores, buzz_plan::tables_read(&question.query).as_ref()).await?;
         let opened_in = started.elapsed();
         let mut plan = buzz_plan::plan(question, tables, &stores, &self.capacity(question)).await?;
         plan.opened_in = opened_in;
@@ -169,13 +169,24 @@ fn estimate_line(plan: &QueryPlan, estimate: Option<f64>) -> String {
     format!("estimate: {tasks} tasks read files of {bytes}, for about ${usd:.6}\n")
 }
 
-/// Opens the tables of `question`, in the order of its catalogs.
-async fn open(question: &Question, stores: &QueryStores) -> Result<Vec<Table>> {
+/// Opens the tables of `question`, in the order of its catalogs. Those that are not among the names `read`, if these are
+/// known, have their recorded columns only.
+async fn open(question: &Question, stores: &QueryStores, read: Option<&HashSet<String>>) -> Result<Vec<Table>> {
     let (entries, base) = (&question.query.catalogs, &question.base);
-    buzz_catalog::set_buckets(entries, stores)?;
     stores.set_read_max(question.options.max_manifest_bytes);
-    let opening: Vec<_> = entries.iter().map(|entry| buzz_catalog::open(entry, base, stores).boxed()).collect();
-    futures::future::try_join_all(opening).await
+    let is_read = |entry: &CatalogEntry| read.is_none_or(|read| read.contains(&entry.name.to_lowercase()));
+    let mut recorded = Vec::new();
+    for entry in entries {
+        let is_opened = !entry.is_view() && (is_read(entry) || entry.columns.is_none());
+        recorded.push(if is_opened { None } else { buzz_catalog::recorded(entry)? });
+    }
+    let opened = entries.iter().zip(&recorded).filter(|(_, recorded)| recorded.is_none()).map(|(entry, _)| entry);
+    buzz_catalog::set_buckets(opened, stores)?;
+    let opening = entries.iter().zip(recorded).map(|(entry, recorded)| match recorded {
+        Some(table) => futures::future::ready(Ok(table)).boxed(),
+        None => buzz_catalog::open(entry, base, stores).boxed(),
+    });
+    futures::future::try_join_all(opening.collect::<Vec<_>>()).await
 }
 
 fn description(table: &Table) -> TableDescription {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 use buzz_catalog::Table;
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{CatalogType, QueryError, Result};
 use datafusion::common::TableReference;
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::{
@@ -22,7 +22,7 @@ use crate::sql_types::sql_type;
 
 /// Names of the catalog and the schema in which all tables are.
 const CATALOG: &str = "datafusion";
-const SCHEMA: &str = "public";
+pub(crate) const SCHEMA: &str = "public";
 
 const INFORMATION_SCHEMA: &str = "information_schema";
 
@@ -58,7 +58,13 @@ pub(crate) fn answered(mut statement: Statement, tables: &[Arc<Table>]) -> Resul
             let name = show_options.show_in.as_ref().and_then(|place| place.parent_name.as_ref());
             let name =
                 name.ok_or_else(|| QueryError::invalid("SHOW COLUMNS names no table; write SHOW COLUMNS FROM t"))?;
-            let columns = described(&find(name, tables)?.schema);
+            let table = find(name, tables)?;
+            if table.kind == CatalogType::View && table.schema.fields().is_empty() {
+                return Err(QueryError::invalid(format!(
+                    "view `{name}` has no recorded columns; write DESCRIBE {name}"
+                )));
+            }
+            let columns = described(&table.schema);
             format!("SELECT * FROM ({columns}){}", filter(show_options, "column_name")?)
         }
         SqlStatement::ShowTables { show_options, .. } => {
@@ -102,7 +108,7 @@ fn find<'a>(name: &ObjectName, tables: &'a [Arc<Table>]) -> Result<&'a Table> {
 }
 
 /// Returns a name as DataFusion compares it.
-fn normal(name: &Ident) -> String {
+pub(crate) fn normal(name: &Ident) -> String {
     if name.quote_style.is_some() { name.value.clone() } else { name.value.to_ascii_lowercase() }
 }
 
@@ -135,8 +141,12 @@ fn yes_or_no(yes: bool) -> &'static str {
 
 /// Returns a query for the rows of `information_schema.tables`.
 fn all_tables(tables: &[Arc<Table>]) -> String {
-    let row = |table: &Arc<Table>| vec![text(CATALOG), text(SCHEMA), text(&table.name), text("BASE TABLE")];
+    let row = |table: &Arc<Table>| vec![text(CATALOG), text(SCHEMA), text(&table.name), text(table_type(table))];
     query(&["table_catalog", "table_schema", "table_name", "table_type"], tables.iter().map(row).collect())
+}
+
+fn table_type(table: &Table) -> &'static str {
+    if table.kind == CatalogType::View { "VIEW" } else { "BASE TABLE" }
 }
 
 /// Returns a query for the rows of `information_schema.columns`.

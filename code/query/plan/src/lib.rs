@@ -28,6 +28,7 @@ mod standard;
 mod statement;
 mod steps;
 mod table;
+mod views;
 mod wire;
 
 use std::sync::Arc;
@@ -47,6 +48,7 @@ pub use explain::{explain, explain_analyzed};
 pub use query_plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep};
 pub use reduce::{divide, reduce_plan};
 pub use table::{FileTable, InboxTable, InboxTarget, scan_number};
+pub use views::tables_read;
 
 /// Capacity of the place where a query will run.
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +85,10 @@ pub async fn plan(
     let tables = tables.into_iter().map(Arc::new).collect();
     let planning = Planning { question, tables, stores, capacity, start: buzz_protocol::now().into() };
     let mut plan = match &question.query.body {
-        QueryBody::Steps(steps) => steps::plan(&planning, steps).await?,
+        QueryBody::Steps(steps) => {
+            views::check_no_views(&question.query)?;
+            steps::plan(&planning, steps).await?
+        }
         QueryBody::Sql(sql) => {
             statement::plan(planning, sql).await.map_err(|error| missing::with_hint_for_streams(error, sql))?
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, Schema};
 use buzz_catalog::{DataFile, Table};
-use buzz_protocol::{QueryId, Result, StageId};
+use buzz_protocol::{ErrorKind, QueryError, QueryId, Result, StageId};
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::LogicalPlan;
@@ -24,6 +24,7 @@ use crate::shared::{Divided, divide};
 use crate::split::{pack, split_target, tasks_wanted};
 use crate::sql::{check_query, delivered_schema, parse_statement, to_logical};
 use crate::table::{FileTable, InboxTable, InboxTarget};
+use crate::views::{Views, at_view, expanded};
 use crate::{Planning, prune, wire};
 
 /// The name of the last reduce step of a statement.
@@ -36,9 +37,29 @@ pub(crate) async fn plan(mut planning: Planning<'_>, sql: &str) -> Result<QueryP
         Statement::Explain(explain) => (*explain.statement, Explain::Plan),
         statement => (statement, Explain::No),
     };
-    let statement = query_of(&mut planning, statement).await?;
-    let mut reduces = reduce_steps(&mut planning, divide(statement)?).await?;
-    let planning = &planning;
+    let (statement, views) = expanded(statement, sql, &planning.question.query.catalogs)?;
+    match plan_expanded(&mut planning, statement).await {
+        Ok(plan) => Ok(QueryPlan { explain, ..plan }),
+        Err(error) if error.kind == ErrorKind::Invalid => Err(blamed(&mut planning, &views, error).await),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns the error of the first of `views` that is wrong itself, otherwise `error`.
+async fn blamed(planning: &mut Planning<'_>, views: &Views, error: QueryError) -> QueryError {
+    for (name, statement) in views.statements().unwrap_or_default() {
+        if let Err(error) = logical(planning, statement, &[]).await {
+            return at_view(error, name);
+        }
+    }
+    error
+}
+
+/// Plans `statement`, which names no views.
+async fn plan_expanded(planning: &mut Planning<'_>, statement: Statement) -> Result<QueryPlan> {
+    let statement = query_of(planning, statement).await?;
+    let mut reduces = reduce_steps(planning, divide(statement)?).await?;
+    let planning = &*planning;
     let mut cuts = cut_all(planning, &mut reduces, 1).await?;
     let reducer = if cuts.iter().all(|cut| cut.fragments.is_empty()) {
         Reducer::fuse("it reads no files")
@@ -54,7 +75,7 @@ pub(crate) async fn plan(mut planning: Planning<'_>, sql: &str) -> Result<QueryP
     for fragment in cuts.into_iter().flat_map(|cut| cut.fragments) {
         stages.push(map_stage(planning, first_stage + stage_number(stages.len()), fragment).await?);
     }
-    Ok(QueryPlan { explain, ..planning.finished(stages, reduces, reducer) })
+    Ok(planning.finished(stages, reduces, reducer))
 }
 
 /// Returns the query that answers `statement`: itself, or one over the names and types of tables for `SHOW` and `DESCRIBE`.
@@ -151,6 +172,9 @@ fn providers(
             }
             return Err(missing_table(&reference, tables.iter().map(|table| table.name.as_str())));
         };
+        if !tables[number].is_open() {
+            return Err(QueryError::internal(format!("table `{name}` is read but was not opened")));
+        }
         providers.push((name.to_string(), Arc::new(FileTable::for_cut(Arc::clone(&tables[number]), number))));
     }
     Ok(providers)

@@ -11,10 +11,13 @@
 //!                                   └ cancel()     also happens when it is dropped
 //! ```
 //!
+//! [`Names`] is the registry of names of an engine's tables.
+//!
 //! Messages between a client and Fuse's function are in [`wire`], one type for both ends.
 
 mod answer;
 pub mod contract;
+mod names;
 mod progress;
 mod question;
 mod rows;
@@ -24,11 +27,13 @@ mod timeline;
 pub mod wire;
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use buzz_protocol::Result;
 
 pub use answer::{Answer, Content, TableDescription};
+pub use names::{Existing, NameChange, NameChanged, NameKind, NameList, Names};
 pub use progress::{Phase, Progress, ProgressReport, Status};
 pub use question::{Question, Want};
 pub use rows::{Batches, RowSink, Rows};
@@ -50,5 +55,11 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// [`Running::answer`]. Must be called within a Tokio runtime.
     ///
     /// If the answer cannot be written in the question's format, the query fails with `Invalid` before any task runs.
-    fn start(&self, question: Question) -> Running;
+    fn start(&self, question: Question) -> Running {
+        let progress = Arc::new(Progress::of(question.id));
+        self.start_with(question, progress)
+    }
+
+    /// Starts answering `question` as [`Engine::start`] does, counting in `progress`.
+    fn start_with(&self, question: Question, progress: Arc<Progress>) -> Running;
 }

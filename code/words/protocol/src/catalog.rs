@@ -18,8 +18,12 @@ pub struct CatalogEntry {
     /// The kind of table, which decides how its files are found.
     #[serde(default, rename = "type")]
     pub kind: CatalogType,
-    /// The place of the table.
+    /// The place of the table; empty for a `View`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub uri: String,
+    /// `View`: the query whose rows the view has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sql: Option<String>,
     /// `DeltaLake`: the version to read; by default the newest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
@@ -68,6 +72,10 @@ pub struct CatalogEntry {
     /// Connection settings of its bucket. They override those of the environment.
     #[serde(default, skip_serializing_if = "BucketOptions::is_empty")]
     pub storage: BucketOptions,
+    /// The columns that the table had when it was added to a registry of names, with partition columns. A statement that
+    /// lists tables takes them from here and does not open the table; one that reads the table opens it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<ColumnSpec>>,
 }
 
 /// Connection settings of an S3 bucket. Each `None` falls back to the `AWS_` variables of the environment.
@@ -135,6 +143,8 @@ pub enum CatalogType {
     Json,
     /// A list of files: one of three built-in names, or the path of a JSON manifest.
     Static,
+    /// A query over other entries, which statements read like a table.
+    View,
 }
 
 impl fmt::Display for CatalogType {
@@ -336,6 +346,7 @@ impl CatalogEntry {
             name: name.into(),
             kind,
             uri: uri.into(),
+            sql: None,
             version: None,
             timestamp: None,
             partition_columns: None,
@@ -350,7 +361,33 @@ impl CatalogEntry {
             compression: None,
             encoding: None,
             storage: BucketOptions::default(),
+            columns: None,
         }
+    }
+
+    /// Creates the entry of a view from its name and its query.
+    pub fn view(name: impl Into<String>, sql: impl Into<String>) -> Self {
+        Self { sql: Some(sql.into()), ..Self::new(name, CatalogType::View, "") }
+    }
+
+    /// Returns true if the entry is a view.
+    pub fn is_view(&self) -> bool {
+        self.kind == CatalogType::View
+    }
+
+    /// Checks that a view has a query and that any other entry has a place, without keys in it.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the entry.
+    pub fn check(&self) -> Result<()> {
+        let wrong = match (self.is_view(), self.uri.is_empty(), &self.sql) {
+            (true, _, None) => "a view has no `sql`; set it to a SELECT",
+            (true, false, Some(_)) => "a view has no `uri`; remove it, or the type",
+            (false, true, None) => "`uri` is missing or empty; set it to the place of the table",
+            (false, _, Some(_)) => "only an entry of type View has `sql`; remove it, or set the type",
+            (true, true, Some(_)) | (false, false, None) => return self.check_place(),
+        };
+        Err(QueryError::invalid(wrong).at(Place::Catalog(self.name.clone())))
     }
 
     /// Checks that neither the URI nor the endpoint contains keys, which messages and logs would repeat.
@@ -453,6 +490,14 @@ mod tests {
         let csv = entry.csv_format().unwrap();
         assert_eq!((csv.delimiter, csv.header, csv.null.as_deref()), (b'\t', false, Some("NA")));
         assert_eq!(entry.unused_fields(), ["version"]);
+        let view = CatalogEntry::view("v", "SELECT 1");
+        assert!(view.check().is_ok() && entry.check().is_ok());
+        let no_query = CatalogEntry { sql: None, ..view.clone() }.check().unwrap_err().to_string();
+        assert_eq!(no_query, "catalog `v`: a view has no `sql`; set it to a SELECT");
+        let two = CatalogEntry { uri: "t.csv".to_string(), ..view.clone() };
+        assert!(two.check().unwrap_err().to_string().contains("a view has no `uri`"));
+        let odd = CatalogEntry { sql: view.sql.clone(), ..entry.clone() }.check().unwrap_err().to_string();
+        assert!(odd.contains("only an entry of type View has `sql`"), "{odd}");
         let odd = CatalogEntry { quote: Some("''".to_string()), ..entry };
         let error = odd.csv_format().unwrap_err().to_string();
         assert_eq!(error, "`quote` is `''`; use one ASCII character such as `;` or `\\t`");

@@ -21,7 +21,7 @@ pub struct Query {
     pub body: QueryBody,
     /// Number of combs, 1 to [`ZONES_MAX`].
     pub zones: usize,
-    /// The tables that the steps read.
+    /// The tables and views that the query reads. Names that it lacks can be known to a registry.
     pub catalogs: Vec<CatalogEntry>,
     /// Values of the `$name` parameters in the SQL, by name.
     pub params: BTreeMap<String, Param>,
@@ -108,6 +108,7 @@ struct RawQuery {
     sql: Option<String>,
     #[serde(default)]
     capacity: RawCapacity,
+    #[serde(default)]
     catalogs: Vec<CatalogEntry>,
     #[serde(default)]
     params: BTreeMap<String, Param>,
@@ -180,7 +181,7 @@ impl Query {
             }
         }
         for catalog in &raw.catalogs {
-            catalog.check_place()?;
+            catalog.check()?;
             warnings.extend(catalog.unused_field_warnings());
         }
         let body = match (raw.steps, raw.sql) {
@@ -308,8 +309,12 @@ mod tests {
         let cases = [
             ("{\"steps\": [", "q.json in `steps`: EOF while parsing a list at line 1 column 11"),
             ("{\"sql\": \"SELECT 1\", }", "q.json: trailing comma at line 1 column 21"),
-            ("{}", "q.json: missing field `catalogs` at line 1 column 2"),
-            ("{\"catalogs\": []}", "q.json: the query has neither `steps` nor `sql`; add one"),
+            ("{\"catalogs\": [{}]}", "q.json in `catalogs[0]`: missing field `name` at line 1 column 16"),
+            (
+                "{\"catalogs\": [{\"name\": \"t\"}]}",
+                "q.json: catalog `t`: `uri` is missing or empty; set it to the place of the table",
+            ),
+            ("{}", "q.json: the query has neither `steps` nor `sql`; add one"),
         ];
         for (json, message) in cases {
             assert_eq!(error(json), message);

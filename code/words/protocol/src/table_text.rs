@@ -53,10 +53,10 @@ impl CatalogEntry {
         if other.version.is_some() || other.timestamp.is_some() {
             (self.version, self.timestamp) = (other.version, other.timestamp);
         }
-        if other.kind != CatalogType::Auto {
-            self.kind = other.kind;
+        if other.kind != CatalogType::Auto || self.is_view() {
+            (self.kind, self.sql) = (other.kind, other.sql);
         }
-        self.uri = other.uri;
+        (self.uri, self.columns) = (other.uri, None);
         macro_rules! replace {
             ($($field:ident),*) => {
                 $(if other.$field.is_some() { self.$field = other.$field; })*

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use buzz_engine::{Content, Engine, Question, TableDescription, Want};
 use buzz_protocol::options::OPTION_HELP;
-use buzz_protocol::{Format, Options, Param, Place, Query, QueryError, Result, identifier};
+use buzz_protocol::{CatalogEntry, Format, Options, Param, Place, Query, QueryError, Result, identifier};
 
 use super::command::{self, Command, Pager};
 use super::interrupts::Interrupts;
@@ -17,7 +17,7 @@ use super::split::{Piece, split};
 use crate::args::{ShellArguments, StackArguments};
 use crate::ask::{CANCEL_TIMEOUT_LOCAL, CANCEL_TIMEOUT_STACK, one_line};
 use crate::terminal::{note, print, warn};
-use crate::{compose, question, watch};
+use crate::{names, question, watch};
 
 /// Maximum number of files that `.read` opens within each other.
 const DEPTH_MAX: usize = 16;
@@ -33,8 +33,11 @@ pub(super) enum Next {
 pub(super) struct Session {
     engine: Arc<dyn Engine>,
     stack: StackArguments,
+    tables_file: Option<PathBuf>,
     threads: usize,
     base: PathBuf,
+    /// Entries of the registry of names, as they were when the shell started or a name was changed.
+    named: Vec<CatalogEntry>,
     /// Place and description of each table.
     tables: Vec<(String, TableDescription)>,
     options: Options,
@@ -64,12 +67,14 @@ impl Session {
         for assignment in &arguments.sets {
             options.set(assignment)?;
         }
-        let stack = arguments.stack.clone();
+        let (stack, tables_file) = (arguments.stack.clone(), arguments.tables_file.clone());
         let mut session = Self {
-            engine: engine(&stack, &options, threads).await?,
+            engine: names::engine(&stack, tables_file.as_deref(), &options, threads).await?,
             stack,
+            tables_file,
             threads,
             base: question::working_directory()?,
+            named: Vec::new(),
             tables: Vec::new(),
             options,
             params: BTreeMap::new(),
@@ -84,12 +89,25 @@ impl Session {
         };
         session.set_zones(arguments.zones)?;
         session.set_format(arguments.format)?;
+        if is_interactive {
+            session.read_names().await;
+        }
         Ok(session)
     }
 
     /// Returns the names that can be completed.
     pub(super) fn names(&self) -> Names {
-        Names::of(self.tables.iter().map(|(_, description)| description))
+        let named: Vec<TableDescription> = self.named.iter().map(described).collect();
+        Names::of(self.tables.iter().map(|(_, description)| description).chain(&named))
+    }
+
+    /// Reads the registry of names in this process, for completion and `.tables`. A statement reports what is wrong with it.
+    async fn read_names(&mut self) {
+        if !self.stack.is_named() || self.tables_file.is_some() {
+            let read = names::registry(self.tables_file.as_deref()).read().await;
+            self.named = read.map(|(entries, _)| entries).unwrap_or_default();
+            self.named.retain(|entry| !self.tables.iter().any(|(_, own)| own.name.eq_ignore_ascii_case(&entry.name)));
+        }
     }
 
     /// Opens a table and adds it, or replaces the table of this name.
@@ -156,6 +174,9 @@ impl Session {
             Err(QueryError::cancelled("the query was cancelled"))
         };
         let answer = watch::while_running(&progress, id, answering).await?;
+        if self.is_interactive && changes_names(sql) {
+            self.read_names().await;
+        }
 
         let printing = self.interrupts.so_far();
         let is_interrupted = || self.interrupts.so_far() > printing;
@@ -185,7 +206,10 @@ impl Session {
         match command::parse(text)? {
             Command::Help => print(command::HELP)?,
             Command::Quit => return Ok(Next::Quit),
-            Command::Tables => print(&self.table_list())?,
+            Command::Tables => {
+                self.read_names().await;
+                print(&self.table_list())?;
+            }
             Command::Schema(table) => self.schema(table).await?,
             Command::Table(name, uri) => self.add_table(&name, &uri).await?,
             Command::Format(format) => self.set_format(format.unwrap_or(self.format))?,
@@ -284,7 +308,7 @@ impl Session {
     async fn set(&mut self, assignment: &str) -> Result<()> {
         let mut options = self.options.clone();
         options.set(assignment)?;
-        self.engine = engine(&self.stack, &options, self.threads).await?;
+        self.engine = names::engine(&self.stack, self.tables_file.as_deref(), &options, self.threads).await?;
         self.options = options;
         Ok(())
     }
@@ -304,7 +328,7 @@ impl Session {
     }
 
     fn table_list(&self) -> String {
-        if self.tables.is_empty() {
+        if self.tables.is_empty() && self.named.is_empty() {
             return "there is no table; add one with .table NAME=PLACE\n".to_string();
         }
         let widest = |text: fn(&TableDescription) -> &str| {
@@ -320,7 +344,7 @@ impl Session {
                 table.files
             )
         };
-        self.tables.iter().map(line).collect()
+        self.tables.iter().map(line).collect::<String>() + &names::list(&self.named)
     }
 
     fn param_list(&self) -> String {
@@ -342,10 +366,25 @@ fn at_line(error: QueryError, line: usize) -> QueryError {
     error.at(Place::from(format!("line {line}").as_str()))
 }
 
-async fn engine(stack: &StackArguments, options: &Options, threads: usize) -> Result<Arc<dyn Engine>> {
-    match stack.is_named() {
-        true => compose::stack_engine(stack).await,
-        false => compose::local_engine(options, threads),
+/// Checks if the first word of `sql` is that of a statement that changes names.
+fn changes_names(sql: &str) -> bool {
+    let first = sql.split_whitespace().next().unwrap_or_default();
+    ["create", "drop"].iter().any(|word| word.eq_ignore_ascii_case(first))
+}
+
+/// Returns what is known of the table of `entry` without opening it.
+fn described(entry: &CatalogEntry) -> TableDescription {
+    let columns = entry.columns.iter().flatten().map(|column| (column.name.clone(), column.data_type.clone()));
+    TableDescription {
+        name: entry.name.clone(),
+        kind: entry.kind.to_string(),
+        uri: entry.uri.clone(),
+        version: entry.version,
+        files: 0,
+        bytes: 0,
+        partition_columns: Vec::new(),
+        columns: columns.collect(),
+        warnings: Vec::new(),
     }
 }
 

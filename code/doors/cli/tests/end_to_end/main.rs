@@ -37,6 +37,8 @@ mod mcp;
 
 mod memory;
 
+mod names;
+
 mod panics;
 
 mod queries;

@@ -51,7 +51,7 @@ async fn serve() -> Result<(), Error> {
     tokio::spawn(async move { connecting.connect().await });
 
     let fuse = Fuse::new(Host { stores, compute, combs, network });
-    let function = FuseFunction::new(Arc::new(fuse), results, requests, settings, &sdk);
+    let function = FuseFunction::new(Arc::new(fuse), results, requests, settings, &sdk)?;
     let function = &function;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {
         let answered = function.answer(&event.payload, event.context.deadline).await;

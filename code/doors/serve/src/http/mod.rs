@@ -195,11 +195,17 @@ async fn tables(State(api): State<Api>) -> Response {
         .map(|table| match &table.description {
             Ok(description) => {
                 let columns = description.columns.iter();
-                json!({
-                    "name": table.name, "type": description.kind, "uri": description.uri, "files": description.files,
-                    "bytes": description.bytes, "partition_columns": description.partition_columns,
-                    "columns": columns.map(|(name, data_type)| json!({"name": name, "type": data_type})).collect::<Vec<_>>(),
-                })
+                let columns =
+                    columns.map(|(name, data_type)| json!({"name": name, "type": data_type})).collect::<Vec<_>>();
+                let mut listed = json!({
+                    "name": table.name, "type": description.kind, "uri": description.uri, "columns": columns,
+                });
+                if !table.is_recorded {
+                    listed["files"] = json!(description.files);
+                    listed["bytes"] = json!(description.bytes);
+                    listed["partition_columns"] = json!(description.partition_columns);
+                }
+                listed
             }
             Err(error) => json!({"name": table.name, "error": {"kind": error.kind, "message": error.to_string()}}),
         })

@@ -488,7 +488,12 @@ mod tests {
     fn rows_have_as_many_values_as_columns() {
         let session = Session { user: "ann".to_string(), settings: Default::default() };
         let count = |columns: &str| columns.split_whitespace().count();
-        let named = NamedTable { oid: 1, name: "t".to_string(), description: Err(QueryError::data("missing")) };
+        let named = NamedTable {
+            oid: 1,
+            name: "t".to_string(),
+            is_recorded: false,
+            description: Err(QueryError::data("missing")),
+        };
         let one = std::slice::from_ref(&named);
         assert_eq!(class(&named).len(), count(CLASS));
         assert_eq!(type_rows()[0].len(), count(TYPE));

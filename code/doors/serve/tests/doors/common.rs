@@ -150,8 +150,7 @@ impl Engine for Endless {
         Ok(described.collect())
     }
 
-    fn start(&self, question: Question) -> Running {
-        let progress = Arc::new(Progress::of(question.id));
+    fn start_with(&self, _: Question, progress: Arc<Progress>) -> Running {
         let own = Arc::clone(&progress);
         Running::spawn(progress, async move { own.unless_stopped(std::future::pending()).await })
     }

@@ -8,5 +8,6 @@ mod common;
 mod engine;
 mod faults;
 mod jobs;
+mod names;
 mod queries;
 mod stack;

@@ -12,7 +12,7 @@ use buzz_protocol::{Format, NO_USER_INFO, Options, Place, Query, QueryError, Que
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::{Question, Want};
+use crate::{NameChange, Question, Want};
 
 /// A request to Fuse's function.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +27,19 @@ pub enum Event {
     Cancel(QueryId),
     /// Answers the query that was stored under this id. Fuse sends it to itself.
     Resume(QueryId),
+    /// Lists or changes the names of the stack.
+    Names(NamesAsk),
+}
+
+/// A request about names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NamesAsk {
+    /// Lists all names.
+    List,
+    /// Changes one name.
+    #[serde(untagged)]
+    Change(NameChange),
 }
 
 /// Place named in warnings and errors about a query that came in an envelope.
@@ -136,7 +149,10 @@ struct RawOutput {
 const OUTPUT_FORMATS: &str = "parquet, csv, json, ndjson or arrow";
 
 const FORMS: &str = "send the query's JSON, or {\"query\": …, \"options\": {…}, \"async\": …, \"output\": {…}}, or \
-                     {\"watch\": \"query id\"}, or {\"cancel\": \"query id\"}, or {\"describe\": query}";
+                     {\"watch\": \"query id\"}, or {\"cancel\": \"query id\"}, or {\"describe\": query}, or \
+                     {\"names\": \"list\"}";
+
+const NAMES_FORMS: &str = "send \"list\", {\"add\": {\"entry\": …}}, or {\"drop\": {\"name\": …}}";
 
 impl Event {
     /// Parses an event.
@@ -159,6 +175,12 @@ impl Event {
         }
         if let Some(query) = fields.get("describe") {
             return Ok(Event::Describe(Box::new(Ask::bare(query, "event in `describe`")?)));
+        }
+        if let Some(ask) = fields.get("names") {
+            let ask = NamesAsk::deserialize(ask).map_err(|error| {
+                QueryError::invalid(format!("{error}; {NAMES_FORMS}")).at(Place::Query("event in `names`".to_string()))
+            })?;
+            return Ok(Event::Names(ask));
         }
         if fields.contains_key("query") {
             let envelope: Envelope = serde_json::from_value(event.clone()).map_err(|error| {
@@ -230,6 +252,11 @@ pub fn watch_event(query: QueryId) -> Value {
     json!({"watch": query, "failure": FailureForm::Json})
 }
 
+/// Makes the event by which a client lists or changes the names of a stack.
+pub fn names_event(ask: &NamesAsk) -> Value {
+    json!({"names": ask, "failure": FailureForm::Json})
+}
+
 /// Makes the event by which a client cancels `query`.
 pub fn cancel_event(query: QueryId) -> Value {
     json!({"cancel": query, "failure": FailureForm::Json})
@@ -284,7 +311,10 @@ fn bad_format() -> QueryError {
 
 #[cfg(test)]
 mod tests {
+    use buzz_protocol::CatalogEntry;
+
     use super::*;
+    use crate::Existing;
 
     fn query() -> Value {
         json!({"sql": "SELECT 1 AS one", "catalogs": []})
@@ -353,6 +383,22 @@ mod tests {
     }
 
     #[test]
+    fn names_are_listed_and_changed_by_events() {
+        let drop = NameChange::Drop { name: "t".to_string(), kind: None, if_exists: false };
+        let entry = Box::new(CatalogEntry::view("v", "SELECT 1"));
+        let add = NameChange::Add { entry, existing: Existing::Replace };
+        for ask in [NamesAsk::List, NamesAsk::Change(drop.clone()), NamesAsk::Change(add)] {
+            assert_eq!(Event::parse(&names_event(&ask)).unwrap(), Event::Names(ask));
+        }
+        let short = Event::parse(&json!({"names": {"drop": {"name": "t"}}})).unwrap();
+        assert_eq!(short, Event::Names(NamesAsk::Change(drop)));
+        for wrong in [json!("lists"), json!({"drop": {}}), json!({"drop": {"name": "t", "if": true}}), json!(7)] {
+            let error = Event::parse(&json!({"names": wrong})).unwrap_err().to_string();
+            assert!(error.starts_with("event in `names`: ") && error.contains("send \"list\""), "{error}");
+        }
+    }
+
+    #[test]
     fn malformed_event_lists_the_forms() {
         let id = QueryId::fresh();
         assert_eq!(Event::parse(&json!({"watch": id})).unwrap(), Event::Watch(id));
@@ -362,6 +408,6 @@ mod tests {
         assert_eq!(error(json!({"watch": 7})), "event in `watch`: it is not a query id");
         assert!(error(json!("x")).starts_with("event: send the query's JSON"));
         assert!(error(json!({"query": query(), "asynch": true})).contains("unknown field `asynch`"));
-        assert!(error(json!({"query": {"sql": "x"}})).starts_with("event in `query`: missing field `catalogs`"));
+        assert!(error(json!({"query": {"catalogs": []}})).starts_with("event in `query`: the query has neither"));
     }
 }
