@@ -148,11 +148,7 @@ fn keys(arguments: &ServeArguments) -> Result<(Keys, Option<String>)> {
 ///
 /// # Errors
 /// `Invalid` if the file cannot be read or an entry is wrong.
-pub(crate) async fn tables(
-    file: Option<&Path>,
-    named: &[(String, String)],
-    base: &Path,
-) -> Result<Vec<CatalogEntry>> {
+pub(crate) async fn tables(file: Option<&Path>, named: &[(String, String)], base: &Path) -> Result<Vec<CatalogEntry>> {
     let registry = names::registry(file);
     let (read, warnings) = registry.read().await?;
     warnings.iter().for_each(|warning| warn(warning));
