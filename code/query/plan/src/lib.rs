@@ -39,7 +39,7 @@ use buzz_engine::{Question, Want};
 use buzz_kernel::{planning_config, session_options};
 use buzz_protocol::{Options, QueryBody, Result};
 use buzz_storage::QueryStores;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use datafusion::catalog::TableProvider;
 use datafusion::execution::SessionState;
 
@@ -83,7 +83,7 @@ pub async fn plan(
     let mut warnings: Vec<String> = tables.iter().flat_map(|table| table.warnings.clone()).collect();
     warnings.extend(params::check(&question.query)?);
     let tables = tables.into_iter().map(Arc::new).collect();
-    let planning = Planning { question, tables, stores, capacity, start: buzz_protocol::now().into() };
+    let planning = Planning { question, tables, stores, capacity, start: start() };
     let mut plan = match &question.query.body {
         QueryBody::Steps(steps) => {
             views::check_no_views(&question.query)?;
@@ -100,6 +100,11 @@ pub async fn plan(
     plan.warnings = warnings;
     plan.check_bounds()?;
     Ok(plan)
+}
+
+/// Returns the value of `now()`: with microseconds, which every protocol and file format can hold.
+fn start() -> DateTime<Utc> {
+    DateTime::<Utc>::from(buzz_protocol::now()).trunc_subsecs(6)
 }
 
 /// Inputs of planning one query.
