@@ -54,12 +54,13 @@ impl Token {
         }
     }
 
-    /// Returns the value of a string without its quotes; any other token as it is written.
+    /// Returns the value of a string without its quotes, of which the last may be missing; any other token as it is written.
     pub(crate) fn value(&self, sql: &str) -> String {
         let text = self.text(sql);
+        let inside = |start: usize| text[start..].strip_suffix('\'').unwrap_or(&text[start..]);
         match self.kind {
-            Kind::Text if text.starts_with('\'') => text[1..text.len() - 1].replace("''", "'"),
-            Kind::Text if text.starts_with(['e', 'E']) => unescaped(&text[2..text.len() - 1]),
+            Kind::Text if text.starts_with('\'') => inside(1).replace("''", "'"),
+            Kind::Text if text.starts_with(['e', 'E']) => unescaped(inside(2)),
             Kind::Quoted => self.name(sql),
             _ => text.to_string(),
         }
@@ -251,9 +252,10 @@ mod tests {
 
     #[test]
     fn unfinished_texts_reach_the_end() {
-        for sql in ["'", "\"a", "/*", "/* /* */", "$a$ b", "E'\\", "$", "é'é"] {
+        for sql in ["'", "\"a", "/*", "/* /* */", "$a$ b", "E'", "E'\\", "$", "é'é", "E'é"] {
             let tokens = tokens(sql);
             assert!(tokens.iter().all(|token| token.at.end <= sql.len() && !token.text(sql).is_empty()), "{sql}");
+            tokens.iter().for_each(|token| drop(token.value(sql)));
         }
     }
 }
