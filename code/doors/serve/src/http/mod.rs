@@ -8,8 +8,7 @@ pub(crate) mod submitted;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router, middleware};
@@ -82,11 +81,15 @@ fn failed_as(error: &QueryError) -> Response {
     failed(http_status(error.kind), error)
 }
 
-/// Parses the body of a request. The rejection of a body has a status of its own.
-#[expect(clippy::result_large_err, reason = "a response is made once per request")]
-fn body(body: Result<Json<Asked>, JsonRejection>) -> Result<Asked, Response> {
-    body.map(|Json(asked)| asked)
-        .map_err(|rejection| failed(rejection.status(), &QueryError::invalid(rejection.body_text())))
+impl<S: Send + Sync> FromRequest<S> for Asked {
+    type Rejection = Response;
+
+    /// Parses the body of a request. The rejection of a body has a status of its own.
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let body = Json::<Self>::from_request(request, state).await;
+        body.map(|Json(asked)| asked)
+            .map_err(|rejection| failed(rejection.status(), &QueryError::invalid(rejection.body_text())))
+    }
 }
 
 fn request(desk: &Desk, user: String, asked: Asked) -> Result<desk::Request> {
@@ -101,15 +104,7 @@ fn request(desk: &Desk, user: String, asked: Asked) -> Result<desk::Request> {
 }
 
 /// Runs a query and responds with its rows.
-async fn query(
-    State(api): State<Api>,
-    Extension(User(user)): Extension<User>,
-    asked: Result<Json<Asked>, JsonRejection>,
-) -> Response {
-    let asked = match body(asked) {
-        Ok(asked) => asked,
-        Err(response) => return response,
-    };
+async fn query(State(api): State<Api>, Extension(User(user)): Extension<User>, asked: Asked) -> Response {
     let answered = async {
         let request = request(&api.desk, user, asked)?;
         let format = request.format;
@@ -122,15 +117,7 @@ async fn query(
 }
 
 /// Starts a query and responds with its id.
-async fn submit(
-    State(api): State<Api>,
-    Extension(User(user)): Extension<User>,
-    asked: Result<Json<Asked>, JsonRejection>,
-) -> Response {
-    let asked = match body(asked) {
-        Ok(asked) => asked,
-        Err(response) => return response,
-    };
+async fn submit(State(api): State<Api>, Extension(User(user)): Extension<User>, asked: Asked) -> Response {
     let submitted = request(&api.desk, user, asked).and_then(|request| api.submitted.start(&api.desk, request));
     match submitted {
         Ok(id) => (StatusCode::ACCEPTED, Json(json!({"id": id}))).into_response(),
