@@ -175,7 +175,7 @@ impl Places {
     /// Returns the places of `user`.
     fn of(&self, user: &str) -> Arc<Semaphore> {
         let mut users = self.users.lock();
-        // Whoever has a place, or waits for one, also has a reference.
+        // A query that has a place, or waits for one, holds a reference.
         users.retain(|_, places| Arc::strong_count(places) > 1);
         let own = users.entry(user.to_string()).or_insert_with(|| Arc::new(Semaphore::new(self.each_max)));
         Arc::clone(own)

@@ -11,7 +11,7 @@ use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring::default_provider;
@@ -132,7 +132,8 @@ fn acceptor(tls: &Tls) -> Result<TlsAcceptor> {
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(certificates, key));
     let mut config = config.map_err(|error| wrong(&tls.certificate, &error))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Clients of PostgreSQL 17 and later name their protocol too, and fail if the server has no name in common.
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), b"postgresql".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
@@ -171,11 +172,11 @@ impl Server {
         let Self { shared, http, postgres } = self;
         let stopping = shared.desk.stopping.clone();
         let sql =
-            accept(&postgres, &shared, |shared, stream, permit| Box::pin(postgres::serve(shared, stream, permit)));
-        let serving = accept(&http, &shared, |shared, stream, permit| {
+            accept(&postgres, &shared, |shared, stream, places| Box::pin(postgres::serve(shared, stream, places)));
+        let serving = accept(&http, &shared, |shared, stream, places| {
             Box::pin(async move {
-                // Without a permit, there are too many connections, and this one is closed.
-                if let Some(_permit) = permit {
+                // Without a place, there are too many connections, and this one is closed.
+                if let Ok(_place) = places.try_acquire_owned() {
                     serve_http(shared, stream).await;
                 }
             })
@@ -206,13 +207,9 @@ async fn expire(submitted: &Submitted) {
 
 type Serving = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Accepts connections for ever and serves each in a task of its own.
-async fn accept(
-    listener: &TcpListener,
-    shared: &Shared,
-    serve: impl Fn(Shared, TcpStream, Option<OwnedSemaphorePermit>) -> Serving,
-) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+/// Accepts connections for ever and serves each in a task of its own. `serve` gets the places for connections to the port.
+async fn accept(listener: &TcpListener, shared: &Shared, serve: impl Fn(Shared, TcpStream, Arc<Semaphore>) -> Serving) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -223,8 +220,7 @@ async fn accept(
             }
         };
         prepare(&stream);
-        let permit = Arc::clone(&permits).try_acquire_owned().ok();
-        shared.tracker.spawn(serve(shared.clone(), stream, permit));
+        shared.tracker.spawn(serve(shared.clone(), stream, Arc::clone(&places)));
     }
 }
 

@@ -2,7 +2,7 @@
 //! without a table (`bare`).
 //!
 //! Such statements run in a DataFusion session of their own, over small tables in memory (`tables`, `information`) that are
-//! made of the named tables' columns. `rewrite` replaces what DataFusion's SQL lacks, `functions` has the functions of
+//! made of the named tables' columns. `typeinfo` answers one statement by itself. `rewrite` replaces what DataFusion's SQL lacks, `functions` has the functions of
 //! PostgreSQL. Other statements go to the engine as they are written.
 
 mod bare;
@@ -13,6 +13,7 @@ mod literal;
 mod rewrite;
 mod shown;
 mod tables;
+mod typeinfo;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -91,6 +92,9 @@ impl Catalog {
         if planner::is_long(sql) {
             return Ok(Route::Engine);
         }
+        if typeinfo::is_asked(sql) {
+            return Ok(Route::Catalog);
+        }
         // The engine reports what is wrong with a statement that cannot be parsed.
         let Ok(statement @ Statement::Query(_)) = parse(sql) else { return Ok(Route::Engine) };
         let statement = DFStatement::Statement(Box::new(statement));
@@ -119,6 +123,9 @@ impl Catalog {
     /// # Errors
     /// If the statement is wrong.
     pub(crate) async fn plan(&self, sql: &str, session: &Session) -> Result<Planned, PgError> {
+        if typeinfo::is_asked(sql) {
+            return Ok(Planned { schema: typeinfo::schema(), params: BTreeMap::new() });
+        }
         let null = |token: &scan::Token| (token.kind == Kind::Parameter).then(|| "NULL".to_string());
         let sql = scan::replaced(sql, |_, token| null(token));
         let prepared = self.prepared(&sql)?;
@@ -138,6 +145,9 @@ impl Catalog {
     /// # Errors
     /// If the statement is wrong or takes too long.
     pub(crate) async fn query(&self, sql: &str, session: &Session) -> Result<(SchemaRef, Vec<RecordBatch>), PgError> {
+        if typeinfo::is_asked(sql) {
+            return Ok((typeinfo::schema(), vec![typeinfo::rows(sql)?]));
+        }
         let run = async {
             let statement = match self.prepared(sql)? {
                 Prepared::Empty(schema) => return Ok((schema, Vec::new())),

@@ -43,6 +43,11 @@ impl PgError {
         Self::new("57014", "canceling statement due to user request")
     }
 
+    /// Makes the error of a statement that ran longer than the setting `statement_timeout`.
+    pub(crate) fn timed_out() -> Self {
+        Self::new("57014", "canceling statement due to statement timeout")
+    }
+
     /// Makes the error of `sql`, which failed with `error`. Of a wrong statement, finds out whether a table or column is
     /// missing.
     pub(crate) async fn of_query(error: QueryError, names: &Names, sql: &str) -> Self {
@@ -76,6 +81,12 @@ impl From<QueryError> for PgError {
 impl From<PgError> for Stop {
     fn from(error: PgError) -> Self {
         Self::Error(error)
+    }
+}
+
+impl From<PgError> for WireError {
+    fn from(error: PgError) -> Self {
+        Self::Protocol(error.message)
     }
 }
 

@@ -7,14 +7,17 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::DataType;
 use buzz_protocol::{Param, QueryError, Result};
+use pgwire::messages::extendedquery::Bind;
 
 use crate::postgres::types::{Base, PgType};
-use crate::postgres::wire::Bind;
 use crate::scan::{self, Kind};
 
 /// OIDs of texts, apart from `text` itself: unknown, name, char, bpchar, varchar, json, uuid.
 const TEXT_OIDS: [u32; 7] = [705, 19, 18, 1042, 1043, 114, 2950];
 const UUID: u32 = 2950;
+
+/// The type `oid[]`, in which clients look up types.
+const OIDS: u32 = 1028;
 
 /// Casts that are not to an Arrow type by name: from hexadecimal digits to bytes, and from days to a date.
 const HEX: &str = "hex";
@@ -55,6 +58,21 @@ pub(super) fn count(sql: &str) -> Result<usize> {
         }
     }
     Ok(most)
+}
+
+/// Sets the types of those parameters of `sql` that are not given and written as `$1::oid[]`.
+pub(super) fn set_oids(sql: &str, types: &mut [u32]) {
+    let tokens = scan::tokens(sql);
+    for window in tokens.windows(6) {
+        let texts: Vec<&str> = window[1..].iter().map(|token| token.text(sql)).collect();
+        let is_cast = texts[..2] == [":", ":"] && texts[2].eq_ignore_ascii_case("oid") && texts[3..] == ["[", "]"];
+        let number = (window[0].kind == Kind::Parameter && is_cast).then(|| window[0].text(sql)[1..].parse::<usize>());
+        if let Some(Ok(number)) = number
+            && let Some(oid) = number.checked_sub(1).and_then(|index| types.get_mut(index)).filter(|oid| **oid == 0)
+        {
+            *oid = OIDS;
+        }
+    }
 }
 
 /// Returns `sql` with a cast around each parameter whose type is given, to plan it without values.
@@ -135,16 +153,16 @@ fn base(oid: u32) -> Option<Base> {
 /// # Errors
 /// `Invalid` if the number of values is wrong, or a value is not valid for its type.
 pub(super) fn bound(sql: &str, oids: &[u32], bind: &Bind) -> Result<Bound> {
-    if bind.values.len() != oids.len() {
+    if bind.parameters.len() != oids.len() {
         return Err(QueryError::invalid(format!(
             "the statement has {} parameters and {} values were bound",
             oids.len(),
-            bind.values.len()
+            bind.parameters.len()
         )));
     }
     let mut values = Vec::new();
-    for (index, (bytes, oid)) in bind.values.iter().zip(oids).enumerate() {
-        let format = match bind.formats.as_slice() {
+    for (index, (bytes, oid)) in bind.parameters.iter().zip(oids).enumerate() {
+        let format = match bind.parameter_format_codes.as_slice() {
             [] => 0,
             [one] => *one,
             many => *many.get(index).unwrap_or(&0),
@@ -160,6 +178,9 @@ pub(super) fn bound(sql: &str, oids: &[u32], bind: &Bind) -> Result<Bound> {
 }
 
 fn value(oid: u32, is_binary: bool, bytes: Option<&[u8]>) -> Result<Value, String> {
+    if oid == OIDS {
+        return bytes.map_or(plain(Param::Null), |bytes| oids(is_binary, bytes));
+    }
     let base = base(oid).ok_or_else(|| {
         format!("its type, OID {oid}, cannot be bound; cast it in the statement and bind a text, or list the values")
     })?;
@@ -172,6 +193,27 @@ fn value(oid: u32, is_binary: bool, bytes: Option<&[u8]>) -> Result<Value, Strin
 
 fn plain(param: Param) -> Result<Value, String> {
     Ok(Value { param, cast: None })
+}
+
+/// Returns an array of OIDs as its text, which only statements of the catalog can use.
+fn oids(is_binary: bool, bytes: &[u8]) -> Result<Value, String> {
+    if !is_binary {
+        return of_text(Base::Text, bytes, None);
+    }
+    let wrong = || "it is not an array of OIDs with one dimension and without nulls".to_string();
+    let (words, rest) = bytes.as_chunks::<4>();
+    let words: Vec<u32> = words.iter().map(|word| u32::from_be_bytes(*word)).collect();
+    // Dimensions, nulls, type; then length and first index of the dimension; then length and value of each element.
+    let elements = match words.as_slice() {
+        [0, 0, _] => &[],
+        [1, 0, _, count, _, elements @ ..] if elements.len() as u64 == 2 * u64::from(*count) => elements,
+        _ => return Err(wrong()),
+    };
+    if !rest.is_empty() || elements.chunks(2).any(|element| element[0] != 4) {
+        return Err(wrong());
+    }
+    let numbers: Vec<String> = elements.chunks(2).map(|element| element[1].to_string()).collect();
+    plain(Param::Text(format!("{{{}}}", numbers.join(","))))
 }
 
 fn of_text(base: Base, bytes: &[u8], cast: Option<String>) -> Result<Value, String> {
@@ -312,13 +354,8 @@ mod tests {
     use super::*;
 
     fn bind(values: &[Option<&[u8]>], formats: &[i16]) -> Bind {
-        Bind {
-            portal: String::new(),
-            statement: String::new(),
-            formats: formats.to_vec(),
-            values: values.iter().map(|value| value.map(Bytes::copy_from_slice)).collect(),
-            result_formats: Vec::new(),
-        }
+        let values = values.iter().map(|value| value.map(Bytes::copy_from_slice)).collect();
+        Bind::new(None, None, formats.to_vec(), values, Vec::new())
     }
 
     #[test]
@@ -351,6 +388,23 @@ mod tests {
         for wrong in [&[1, 0, 0, 0][..], &[0, 0, -16384, 0], &[-1, 0, 0, 0], &[30000, 0, 0, 0], &[0]] {
             assert!(numeric_text(&shorts(wrong)).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn arrays_of_oids_are_texts() {
+        let mut types = [0, 0, 25];
+        set_oids("SELECT $1, $2::OID[], $3::oid[], $4::oid[], $0::oid[]", &mut types);
+        assert_eq!(types, [0, OIDS, 25]);
+        let words = |words: &[u32]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
+        let text = |bytes: &[u8]| value(OIDS, true, Some(bytes)).map(|value| value.param);
+        assert_eq!(text(&words(&[1, 0, 26, 2, 1, 4, 1007, 4, 20])), Ok(Param::Text("{1007,20}".to_string())));
+        assert_eq!(text(&words(&[0, 0, 26])), Ok(Param::Text("{}".to_string())));
+        let wrong: [&[u32]; 5] =
+            [&[], &[1, 0, 26], &[1, 0, 26, 2, 1, 4, 1], &[1, 1, 26, 1, 1, u32::MAX], &[1, 0, 26, 1, 1, 5, 1]];
+        for wrong in wrong {
+            text(&words(wrong)).unwrap_err();
+        }
+        text(&[words(&[0, 0, 26]), vec![0]].concat()).unwrap_err();
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use arrow::array::timezone::Tz;
 use bytes::{BufMut, BytesMut};
+use pgwire::messages::copy::{CopyData, CopyDone, CopyOutResponse};
+use pgwire::messages::data::{DataRow, FieldDescription, RowDescription};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
@@ -10,7 +12,7 @@ use crate::postgres::cursor::{Column, Cursor, is_null};
 use crate::postgres::error::{PgError, Stop};
 use crate::postgres::types::PgType;
 use crate::postgres::value::{with_length, write_binary_as, write_text};
-use crate::postgres::wire::{Wire, put_text};
+use crate::postgres::wire::Wire;
 
 /// Returns true if column `index` is sent in binary form.
 pub(super) fn is_binary(formats: &[i16], index: usize) -> bool {
@@ -37,20 +39,17 @@ pub(super) fn put_description<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     columns: &[Column],
     formats: &[i16],
-) {
-    wire.put(b'T', |out| {
-        out.put_u16(u16::try_from(columns.len()).unwrap_or(u16::MAX));
-        for (index, column) in columns.iter().enumerate() {
-            put_text(out, &column.name);
-            // No table and no column of it.
-            out.put_u32(0);
-            out.put_i16(0);
-            out.put_u32(column.kind.oid());
-            out.put_i16(column.kind.size());
-            out.put_i32(column.kind.modifier);
-            out.put_i16(i16::from(is_binary(formats, index)));
-        }
-    });
+) -> Result<(), PgError> {
+    let field = |(index, column): (usize, &Column)| {
+        let (kind, format) = (column.kind, i16::from(is_binary(formats, index)));
+        // No table and no column of it.
+        FieldDescription::new(column.name.clone(), 0, 0, kind.oid(), kind.size(), kind.modifier, format)
+    };
+    wire.put(&RowDescription::new(columns.iter().enumerate().map(field).collect()))
+}
+
+fn column_count(columns: &[Column]) -> Result<i16, PgError> {
+    i16::try_from(columns.len()).map_err(|_| PgError::new("54011", "the result has more than 32767 columns"))
 }
 
 /// Checks that the client did not cancel the statement.
@@ -71,38 +70,29 @@ pub(super) async fn send<S: AsyncRead + AsyncWrite + Unpin>(
     let columns = cursor.columns.clone();
     let formats: Vec<bool> = (0..columns.len()).map(|index| is_binary(formats, index)).collect();
     let mut text = String::new();
+    let mut message = DataRow::new(BytesMut::new(), column_count(&columns)?);
     let mut count = 0;
     while count < rows_max {
         let Some((arrays, row)) = cursor.next()? else { return Ok((count, true)) };
-        let mut misfit = None;
-        let start = wire.output().len();
-        wire.put(b'D', |out| {
-            out.put_u16(u16::try_from(arrays.len()).unwrap_or(u16::MAX));
-            for (index, array) in arrays.iter().enumerate() {
-                if is_null(array.as_ref(), row) {
-                    out.put_i32(-1);
-                    continue;
-                }
-                let written = with_length(out, |out| {
-                    if formats[index] {
-                        return write_binary_as(columns[index].kind, array.as_ref(), row, zone, out);
-                    }
-                    text.clear();
-                    write_text(array.as_ref(), row, zone, &mut text)?;
-                    out.put_slice(text.as_bytes());
-                    Ok(())
-                });
-                if let Err(reason) = written {
-                    misfit = Some((index, reason));
-                    break;
-                }
+        message.data.clear();
+        for (index, array) in arrays.iter().enumerate() {
+            if is_null(array.as_ref(), row) {
+                message.data.put_i32(-1);
+                continue;
             }
-        });
-        if let Some((index, reason)) = misfit {
-            // Half a row must not be sent.
-            wire.output().truncate(start);
-            return Err(Cursor::misfit(&columns, index, &reason).into());
+            let written = with_length(&mut message.data, |out| {
+                if formats[index] {
+                    return write_binary_as(columns[index].kind, array.as_ref(), row, zone, out);
+                }
+                text.clear();
+                write_text(array.as_ref(), row, zone, &mut text)?;
+                out.put_slice(text.as_bytes());
+                Ok(())
+            });
+            // Half a row is not sent.
+            written.map_err(|reason| Cursor::misfit(&columns, index, &reason))?;
         }
+        wire.put(&message)?;
         count += 1;
         if wire.send_if_full().await? {
             check_cancelled(token)?;
@@ -120,12 +110,9 @@ pub(super) async fn copy<S: AsyncRead + AsyncWrite + Unpin>(
     token: &CancellationToken,
 ) -> Result<usize, Stop> {
     let columns = cursor.columns.clone();
-    let code = i16::from(format.kind == CopyKind::Binary);
-    wire.put(b'H', |out| {
-        out.put_i8(i8::from(code == 1));
-        out.put_u16(u16::try_from(columns.len()).unwrap_or(u16::MAX));
-        columns.iter().for_each(|_| out.put_i16(code));
-    });
+    let is_binary = format.kind == CopyKind::Binary;
+    let codes = vec![i16::from(is_binary); columns.len()];
+    wire.put(&CopyOutResponse::new(i8::from(is_binary), column_count(&columns)?, codes))?;
     let kinds: Vec<PgType> = columns.iter().map(|column| column.kind).collect();
     let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
     let mut line = BytesMut::new();
@@ -133,8 +120,7 @@ pub(super) async fn copy<S: AsyncRead + AsyncWrite + Unpin>(
     let mut count = 0;
     while let Some((arrays, row)) = cursor.next()? {
         if !line.is_empty() {
-            wire.put(b'd', |out| out.put_slice(&line));
-            line.clear();
+            wire.put(&CopyData::new(line.split().freeze()))?;
         }
         copy::write_row(format, arrays, &kinds, row, zone, &mut line)
             .map_err(|(index, reason)| Cursor::misfit(&columns, index, &reason))?;
@@ -145,8 +131,8 @@ pub(super) async fn copy<S: AsyncRead + AsyncWrite + Unpin>(
     }
     copy::write_end(format, &mut line);
     if !line.is_empty() {
-        wire.put(b'd', |out| out.put_slice(&line));
+        wire.put(&CopyData::new(line.freeze()))?;
     }
-    wire.put(b'c', |_| {});
+    wire.put(&CopyDone::new())?;
     Ok(count)
 }

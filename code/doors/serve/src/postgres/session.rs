@@ -1,6 +1,7 @@
 //! Settings of a session: those that clients set and read, and the options of its queries.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use arrow::array::timezone::Tz;
 use buzz_protocol::Options;
@@ -28,6 +29,10 @@ const REPORTED: [&str; 14] = [
     "TimeZone",
     "search_path",
 ];
+
+/// Maximum number of settings of a session, and bytes of the name and value of one. A reported value is one short message.
+const SETTINGS_MAX: usize = 1000;
+const SETTING_BYTES_MAX: usize = 10_000;
 
 /// Settings and their values at the start.
 const DEFAULTS: [(&str, &str); 36] = [
@@ -109,6 +114,8 @@ pub(super) struct Settings {
     pub(super) options: Options,
     /// Zone in which timestamps are written.
     pub(super) zone: Tz,
+    /// Maximum time of a statement, until its first row.
+    pub(super) timeout: Option<Duration>,
 }
 
 impl Settings {
@@ -120,7 +127,7 @@ impl Settings {
         if let Some(zone) = &base.time_zone {
             initial.insert("timezone".to_string(), zone.clone());
         }
-        Self { values: initial.clone(), initial, options: base.clone(), base, zone }
+        Self { values: initial.clone(), initial, options: base.clone(), base, zone, timeout: None }
     }
 
     /// Returns the settings that are reported, with their values.
@@ -198,6 +205,18 @@ impl Settings {
             Some(value) => value.to_string(),
             None => self.initial.get(&name).cloned().unwrap_or_default(),
         };
+        if name.len() + value.len() > SETTING_BYTES_MAX {
+            return Err(PgError::new(
+                "22023",
+                format!("a setting has more than {SETTING_BYTES_MAX} bytes; shorten it"),
+            ));
+        }
+        if self.values.len() >= SETTINGS_MAX && !self.values.contains_key(&name) {
+            return Err(PgError::new(
+                "53400",
+                format!("the session has {SETTINGS_MAX} settings, which is the maximum"),
+            ));
+        }
         if FIXED.contains(&name.as_str()) {
             return Err(PgError::new("55P02", format!("parameter \"{name}\" cannot be changed")));
         }
@@ -220,8 +239,7 @@ impl Settings {
             }
             "statement_timeout" => {
                 let milliseconds = duration_ms(&value).ok_or_else(|| invalid(&value))?;
-                self.options.timeout_seconds =
-                    if milliseconds == 0 { self.base.timeout_seconds } else { milliseconds.div_ceil(1000) };
+                self.timeout = (milliseconds > 0).then(|| Duration::from_millis(milliseconds));
             }
             _ => {}
         }
@@ -261,11 +279,11 @@ mod tests {
         settings.set("statement_timeout", Some("1500ms")).unwrap();
         settings.set("TimeZone", Some("Europe/Paris")).unwrap();
         settings.set("buzz.tasks", Some("7")).unwrap();
-        assert_eq!((settings.options.timeout_seconds, settings.options.tasks), (2, 7));
+        assert_eq!((settings.timeout, settings.options.tasks), (Some(Duration::from_millis(1500)), 7));
         assert_eq!(settings.options.time_zone.as_deref(), Some("Europe/Paris"));
         assert_eq!(settings.show("buzz.tasks").unwrap(), "7");
         settings.reset_all().unwrap();
-        assert_eq!(settings.options, Options::default());
+        assert_eq!((&settings.options, settings.timeout), (&Options::default(), None));
         assert_eq!(settings.show("timezone").unwrap(), "UTC");
         assert_eq!(settings.show("session_authorization").unwrap(), "ann");
     }
@@ -282,5 +300,12 @@ mod tests {
         assert_eq!(code("server_version", "16"), Err("55P02"));
         assert_eq!(code("buzz.task", "1"), Err("42000"));
         assert_eq!(settings.show("nothing").unwrap_err().code, "42704");
+        let long = settings.set("application_name", Some(&"x".repeat(SETTING_BYTES_MAX)));
+        assert_eq!(long.unwrap_err().code, "22023");
+        for number in 0..SETTINGS_MAX - DEFAULTS.len() {
+            settings.set(&format!("my.setting{number}"), Some("x")).unwrap();
+        }
+        assert_eq!(settings.set("my.other", Some("x")).unwrap_err().code, "53400");
+        settings.set("my.setting0", Some("y")).unwrap();
     }
 }

@@ -1,14 +1,21 @@
-//! Messages of PostgreSQL's protocol, version 3: parses those of a client, and writes those of the server.
+//! A connection of PostgreSQL's protocol, version 3: reads and writes the messages of the crate `pgwire`.
 //!
-//! A message is parsed when all its bytes have arrived. Its length is checked first, so that a client cannot make the server
+//! A message is decoded when all its bytes have arrived. Its length is checked first, so that a client cannot make the server
 //! allocate more than it sends.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use bytes::{Buf, BytesMut};
+use pgwire::error::PgWireError;
+use pgwire::messages::{DecodeContext, Message, PgWireFrontendMessage, ProtocolVersion, SslNegotiationMetaMessage};
+use pgwire::tokio::server::MaybeTls;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+
+use crate::postgres::error::PgError;
+use crate::postgres::frame::{self, Phase};
 
 /// Maximum bytes of a message before and after the client has logged in.
 const STARTUP_BYTES_MAX: usize = 10_000;
@@ -40,132 +47,13 @@ impl From<io::Error> for WireError {
     }
 }
 
-/// The first message of a connection.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Startup {
-    /// The client asks for TLS.
-    Tls,
-    /// The client asks for encryption by GSSAPI.
-    Gss,
-    /// The client cancels the query of another connection.
-    Cancel { process: i32, secret: i32 },
-    /// The client logs in.
-    Start { minor: u16, parameters: BTreeMap<String, String> },
-}
-
-/// The thing that Describe and Close name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Named {
-    /// A prepared statement.
-    Statement,
-    /// A portal.
-    Portal,
-}
-
-/// A message of a client.
-#[derive(Debug)]
-pub(super) enum Message {
-    Query(String),
-    Parse {
-        name: String,
-        sql: String,
-        types: Vec<u32>,
-    },
-    Bind(Bind),
-    Describe(Named, String),
-    Execute {
-        portal: String,
-        rows_max: usize,
-    },
-    Close(Named, String),
-    Sync,
-    Flush,
-    Terminate,
-    /// An answer to a request for a password.
-    Password(Bytes),
-    /// Data of a COPY that the server does not take.
-    Copy,
-    FunctionCall,
-}
-
-/// Values for the parameters of a statement.
-#[derive(Debug)]
-pub(super) struct Bind {
-    pub(super) portal: String,
-    pub(super) statement: String,
-    pub(super) formats: Vec<i16>,
-    pub(super) values: Vec<Option<Bytes>>,
-    pub(super) result_formats: Vec<i16>,
-}
-
-/// Reads fields of one message, and never beyond it.
-struct Fields(Bytes);
-
-impl Fields {
-    fn need(&self, count: usize) -> Result<(), WireError> {
-        if self.0.remaining() >= count {
-            return Ok(());
-        }
-        Err(WireError::Protocol("a message ends before its last field".to_string()))
-    }
-
-    fn byte(&mut self) -> Result<u8, WireError> {
-        self.need(1)?;
-        Ok(self.0.get_u8())
-    }
-
-    fn short(&mut self) -> Result<i16, WireError> {
-        self.need(2)?;
-        Ok(self.0.get_i16())
-    }
-
-    fn int(&mut self) -> Result<i32, WireError> {
-        self.need(4)?;
-        Ok(self.0.get_i32())
-    }
-
-    /// Returns a number of fields that follow, each of at least `bytes` bytes. Counts are unsigned.
-    fn count(&mut self, bytes: usize) -> Result<usize, WireError> {
-        self.need(2)?;
-        let count = usize::from(self.0.get_u16());
-        self.need(count * bytes)?;
-        Ok(count)
-    }
-
-    fn shorts(&mut self) -> Result<Vec<i16>, WireError> {
-        (0..self.count(2)?).map(|_| self.short()).collect()
-    }
-
-    fn text(&mut self) -> Result<String, WireError> {
-        let end = self.0.iter().position(|byte| *byte == 0);
-        let end = end.ok_or_else(|| WireError::Protocol("a text of a message has no end".to_string()))?;
-        let bytes = self.0.split_to(end);
-        self.0.advance(1);
-        String::from_utf8(bytes.to_vec()).map_err(|_| WireError::Protocol("a text is not valid UTF-8".to_string()))
-    }
-
-    fn named(&mut self) -> Result<Named, WireError> {
-        match self.byte()? {
-            b'S' => Ok(Named::Statement),
-            b'P' => Ok(Named::Portal),
-            other => Err(WireError::Protocol(format!("`{}` names no statement and no portal", other.escape_ascii()))),
-        }
-    }
-
-    fn value(&mut self) -> Result<Option<Bytes>, WireError> {
-        match self.int()? {
-            -1 => Ok(None),
-            length => {
-                let length = usize::try_from(length)
-                    .map_err(|_| WireError::Protocol("the length of a value is negative".to_string()))?;
-                self.need(length)?;
-                Ok(Some(self.0.split_to(length)))
-            }
-        }
+impl From<PgWireError> for WireError {
+    fn from(error: PgWireError) -> Self {
+        Self::Protocol(error.to_string())
     }
 }
 
-/// A connection, with the bytes that were read but not parsed, and those that were written but not sent.
+/// A connection, with the bytes that were read but not decoded, and those that were written but not sent.
 #[derive(Debug)]
 pub(super) struct Wire<S> {
     stream: S,
@@ -178,7 +66,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Self { stream, input: BytesMut::new(), output: BytesMut::new() }
     }
 
-    /// Returns the stream, if nothing was read beyond the messages that were parsed.
+    /// Returns the stream, if nothing was read beyond the messages that were decoded.
     pub(super) fn into_stream(self) -> Result<S, WireError> {
         if self.input.is_empty() {
             return Ok(self.stream);
@@ -193,34 +81,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Waits until the client goes away. Meanwhile reads its next messages, up to 1 MiB.
-    pub(super) async fn gone(&mut self) -> WireError {
-        while self.input.len() < AHEAD_BYTES_MAX {
-            if let Err(error) = self.read().await {
-                return error;
-            }
-        }
-        std::future::pending().await
-    }
-
     /// Reads the first message.
-    pub(super) async fn startup(&mut self) -> Result<Startup, WireError> {
-        let body = self.body(0, STARTUP_BYTES_MAX).await?;
-        parse_startup(Fields(body))
-    }
-
-    /// Reads the next message of a client that has logged in, or not yet.
-    pub(super) async fn message(&mut self, is_in: bool) -> Result<Message, WireError> {
-        while self.input.is_empty() {
-            self.read().await?;
+    pub(super) async fn startup(&mut self) -> Result<PgWireFrontendMessage, WireError> {
+        let mut frame = self.frame(0, STARTUP_BYTES_MAX).await?;
+        frame::check_startup(&frame[4..]).map_err(WireError::Protocol)?;
+        let mut context = DecodeContext::new(ProtocolVersion::PROTOCOL3_0);
+        match decoded(&mut frame, &context)? {
+            // It is not a request for encryption.
+            PgWireFrontendMessage::SslNegotiation(SslNegotiationMetaMessage::None) => {
+                context.awaiting_frontend_ssl = false;
+                decoded(&mut frame, &context)
+            }
+            message => Ok(message),
         }
-        let kind = self.input[0];
-        let body = self.body(1, if is_in { MESSAGE_BYTES_MAX } else { STARTUP_BYTES_MAX }).await?;
-        parse(kind, Fields(body))
     }
 
-    /// Reads a message whose length is after `offset` bytes. Returns it without both.
-    async fn body(&mut self, offset: usize, bytes_max: usize) -> Result<Bytes, WireError> {
+    /// Reads the next message.
+    pub(super) async fn message(&mut self, phase: Phase) -> Result<PgWireFrontendMessage, WireError> {
+        let bytes_max = if phase == Phase::Ready { MESSAGE_BYTES_MAX } else { STARTUP_BYTES_MAX };
+        let mut frame = self.frame(1, bytes_max).await?;
+        frame::check(frame[0], phase, &frame[5..]).map_err(WireError::Protocol)?;
+        let mut context = DecodeContext::new(ProtocolVersion::PROTOCOL3_0);
+        (context.awaiting_frontend_ssl, context.awaiting_frontend_startup) = (false, false);
+        decoded(&mut frame, &context)
+    }
+
+    /// Reads the bytes of a message whose length is after `offset` bytes.
+    async fn frame(&mut self, offset: usize, bytes_max: usize) -> Result<BytesMut, WireError> {
         while self.input.len() < offset + 4 {
             self.read().await?;
         }
@@ -234,29 +121,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         while self.input.len() < offset + length {
             self.read().await?;
         }
-        let mut message = self.input.split_to(offset + length);
-        message.advance(offset + 4);
-        Ok(message.freeze())
+        Ok(self.input.split_to(offset + length))
     }
 
-    /// Adds a message of `kind` whose fields `write` writes.
-    pub(super) fn put(&mut self, kind: u8, write: impl FnOnce(&mut BytesMut)) {
-        self.output.put_u8(kind);
+    /// Adds a message.
+    ///
+    /// # Errors
+    /// If it is longer than the protocol allows. Nothing of it is sent then.
+    pub(super) fn put(&mut self, message: &impl Message) -> Result<(), PgError> {
         let start = self.output.len();
-        self.output.put_i32(0);
-        write(&mut self.output);
-        let length = u32::try_from(self.output.len() - start).unwrap_or(u32::MAX);
-        self.output[start..start + 4].copy_from_slice(&length.to_be_bytes());
-    }
-
-    /// Adds one byte that is not a message: the answer to a request for encryption.
-    pub(super) fn put_byte(&mut self, byte: u8) {
-        self.output.put_u8(byte);
-    }
-
-    /// Returns the bytes that wait to be sent, to write a message in parts.
-    pub(super) fn output(&mut self) -> &mut BytesMut {
-        &mut self.output
+        message.encode(&mut self.output).map_err(|error| {
+            self.output.truncate(start);
+            PgError::new("54000", format!("a part of the answer is too long for PostgreSQL's protocol: {error}"))
+        })
     }
 
     /// Sends what was added. A client that takes no byte for a minute is taken for gone.
@@ -290,84 +167,52 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 }
 
-/// Adds `text` and a zero byte.
-pub(super) fn put_text(out: &mut BytesMut, text: &str) {
-    out.put_slice(text.as_bytes());
-    out.put_u8(0);
-}
-
-fn parse_startup(mut fields: Fields) -> Result<Startup, WireError> {
-    let code = fields.int()?;
-    match code {
-        80_877_103 => Ok(Startup::Tls),
-        80_877_104 => Ok(Startup::Gss),
-        80_877_102 => Ok(Startup::Cancel { process: fields.int()?, secret: fields.int()? }),
-        _ if code >> 16 == 3 => {
-            let mut parameters = BTreeMap::new();
-            loop {
-                let name = fields.text()?;
-                if name.is_empty() {
-                    break;
-                }
-                parameters.insert(name, fields.text()?);
+impl Wire<MaybeTls> {
+    /// Waits until the client goes away. Meanwhile reads its next messages, up to 1 MiB.
+    pub(super) async fn gone(&mut self) -> WireError {
+        while self.input.len() < AHEAD_BYTES_MAX {
+            if let Err(error) = self.read().await {
+                return error;
             }
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "the lower half is the minor version"
-            )]
-            Ok(Startup::Start { minor: code as u16, parameters })
         }
-        _ => Err(WireError::Protocol(format!(
-            "protocol version {}.{} is not supported; use version 3.0",
-            code >> 16,
-            code & 0xffff
-        ))),
+        let socket = match &self.stream {
+            MaybeTls::Plain(socket) => socket,
+            MaybeTls::Tls(stream) => stream.get_ref().0,
+            _ => return std::future::pending().await,
+        };
+        closed(socket).await.map_or(WireError::Gone, |()| WireError::Gone)
     }
 }
 
-fn parse(kind: u8, mut fields: Fields) -> Result<Message, WireError> {
-    Ok(match kind {
-        b'Q' => Message::Query(fields.text()?),
-        b'P' => {
-            let (name, sql) = (fields.text()?, fields.text()?);
-            let types = (0..fields.count(4)?).map(|_| fields.int().map(i32::cast_unsigned));
-            Message::Parse { name, sql, types: types.collect::<Result<_, _>>()? }
-        }
-        b'B' => Message::Bind(Bind {
-            portal: fields.text()?,
-            statement: fields.text()?,
-            formats: fields.shorts()?,
-            values: (0..fields.count(4)?).map(|_| fields.value()).collect::<Result<_, _>>()?,
-            result_formats: fields.shorts()?,
-        }),
-        b'D' => Message::Describe(fields.named()?, fields.text()?),
-        b'C' => Message::Close(fields.named()?, fields.text()?),
-        // No rows, or a negative number of rows, means all.
-        b'E' => {
-            let portal = fields.text()?;
-            let rows_max = usize::try_from(fields.int()?).ok().filter(|rows| *rows > 0);
-            Message::Execute { portal, rows_max: rows_max.unwrap_or(usize::MAX) }
-        }
-        b'S' => Message::Sync,
-        b'H' => Message::Flush,
-        b'X' => Message::Terminate,
-        b'p' => Message::Password(fields.0),
-        b'd' | b'c' | b'f' => Message::Copy,
-        b'F' => Message::FunctionCall,
-        other => return Err(WireError::Protocol(format!("message `{}` does not exist", other.escape_ascii()))),
-    })
+/// Waits until the other end of `socket` is closed, although unread data are before its end.
+async fn closed(socket: &TcpStream) -> io::Result<()> {
+    // Another handle: to wait again, the state of this one is reset, which must not make a reader wait for what is there.
+    let handle: std::net::TcpStream = SockRef::from(socket).try_clone()?.into();
+    let handle = TcpStream::from_std(handle)?;
+    while !handle.ready(Interest::READABLE).await?.is_read_closed() {
+        let again = handle.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        again.or_else(|error| if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) })?;
+    }
+    Ok(())
+}
+
+fn decoded(frame: &mut BytesMut, context: &DecodeContext) -> Result<PgWireFrontendMessage, WireError> {
+    let incomplete = || WireError::Protocol("a message ends before its last field".to_string());
+    PgWireFrontendMessage::decode(frame, context)?.ok_or_else(incomplete)
 }
 
 #[cfg(test)]
 mod tests {
+    use pgwire::messages::copy::CopyData;
+    use pgwire::messages::startup::ParameterStatus;
+
     use super::*;
 
-    async fn read(bytes: &[u8]) -> Result<Message, WireError> {
+    async fn read(bytes: &[u8]) -> Result<PgWireFrontendMessage, WireError> {
         let (mut client, server) = tokio::io::duplex(1 << 16);
         client.write_all(bytes).await.unwrap();
         drop(client);
-        Wire::new(server).message(true).await
+        Wire::new(server).message(Phase::Ready).await
     }
 
     fn framed(kind: u8, body: &[u8]) -> Vec<u8> {
@@ -380,9 +225,11 @@ mod tests {
     #[tokio::test]
     async fn messages_that_end_early_are_errors() {
         let bind: &[u8] = b"p\0s\0\0\x01\0\x01\0\x01\0\0\0\x03abc\0\x01\0\x01";
-        assert!(matches!(read(&framed(b'B', bind)).await, Ok(Message::Bind(Bind { values, .. })) if values.len() == 1));
+        let whole = read(&framed(b'B', bind)).await;
+        assert!(matches!(whole, Ok(PgWireFrontendMessage::Bind(bind)) if bind.parameters.len() == 1));
         for length in 0..bind.len() {
-            let outcome = read(&framed(b'B', &bind[..length])).await;
+            // The next message must not be read as the rest of this one.
+            let outcome = read(&[framed(b'B', &bind[..length]), framed(b'Q', b"SELECT 1\0")].concat()).await;
             assert!(matches!(outcome, Err(WireError::Protocol(_))), "{length}: {outcome:?}");
         }
         for (kind, body) in
@@ -400,13 +247,21 @@ mod tests {
             client.read_to_end(&mut bytes).await.map(|_| bytes)
         });
         let mut wire = Wire::new(server);
-        wire.put(b'd', |out| out.put_slice(&[7; 100]));
+        wire.put(&CopyData::new(vec![7; 100].into())).unwrap();
         assert!(!wire.send_if_full().await.unwrap());
-        wire.put(b'd', |out| out.put_slice(&vec![7; SEND_BYTES]));
-        assert!(wire.send_if_full().await.unwrap() && wire.output().is_empty());
+        wire.put(&CopyData::new(vec![7; SEND_BYTES].into())).unwrap();
+        assert!(wire.send_if_full().await.unwrap() && wire.output.is_empty());
         drop(wire);
         let bytes = reading.await.unwrap().unwrap();
         assert_eq!(bytes.len(), 105 + 5 + SEND_BYTES);
+    }
+
+    #[tokio::test]
+    async fn nothing_of_a_message_that_is_too_long_is_sent() {
+        let mut wire = Wire::new(tokio::io::duplex(1000).1);
+        wire.put(&CopyData::new(vec![7; 100].into())).unwrap();
+        let error = wire.put(&ParameterStatus::new("a".to_string(), "x".repeat(40_000))).unwrap_err();
+        assert_eq!((error.code, wire.output.len()), ("54000", 105));
     }
 
     #[tokio::test]
@@ -416,5 +271,23 @@ mod tests {
         assert!(matches!(read(b"Q\0\0\0\x03").await, Err(WireError::Protocol(_))));
         assert!(matches!(read(b"Q\0\0\0\x08ab").await, Err(WireError::Gone)));
         assert!(matches!(read(b"").await, Err(WireError::Gone)));
+    }
+
+    #[tokio::test]
+    async fn client_that_dies_behind_unread_data_is_noticed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut wire = Wire::new(MaybeTls::Plain(listener.accept().await.unwrap().0));
+        let query = framed(b'Q', &[vec![b' '; 1000], vec![0]].concat());
+        client.write_all(&query).await.unwrap();
+        wire.input.resize(AHEAD_BYTES_MAX, b' ');
+        let writing = async {
+            tokio::task::yield_now().await;
+            drop(client);
+        };
+        assert!(matches!(tokio::join!(wire.gone(), writing).0, WireError::Gone));
+        // What was sent before is still read.
+        wire.input.clear();
+        assert!(matches!(wire.message(Phase::Ready).await, Ok(PgWireFrontendMessage::Query(_))));
     }
 }

@@ -1,10 +1,11 @@
 //! PostgreSQL's protocol: values, parameters, portals, COPY, settings, errors.
 
+use buzz_serve::Bounds;
 use futures::StreamExt;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::types::Type;
 
-use crate::common::{client, connect, server};
+use crate::common::{client, connect, endless, server, until_running};
 
 /// Returns the rows of the simple protocol, in which all values are texts.
 pub(crate) async fn texts(client: &tokio_postgres::Client, sql: &str) -> Vec<Vec<Option<String>>> {
@@ -210,6 +211,80 @@ async fn statements_of_drivers_are_accepted() {
     assert_eq!(texts(&client, "SHOW buzz.tasks").await, [[Some("3".to_string())]]);
     assert!(texts(&client, "EXPLAIN SELECT id FROM kinds").await.len() > 1);
     assert_eq!(texts(&client, "SELECT buzz.public.kinds.id FROM buzz.public.kinds WHERE id = 2").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_without_a_table_are_computed_by_the_engine() {
+    let served = server().await;
+    let client = client(&served).await;
+    assert_eq!(texts(&client, "SELECT 1.5 + 1, 'a' || 'b'").await, [[Some("2.5".to_string()), Some("ab".to_string())]]);
+    assert_eq!(code(&client, "SELECT 9223372036854775807 + 1").await, "42000");
+    let text: String = client.query_one("SELECT $1", &[&"x"]).await.unwrap().get(0);
+    assert_eq!(text, "x");
+    let null: Option<&str> = None;
+    let nothing: Option<String> = client.query_one("SELECT $1", &[&null]).await.unwrap().get(0);
+    assert_eq!(nothing, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_a_query_has_microseconds() {
+    let served = server().await;
+    let client = client(&served).await;
+    // Nanoseconds would be an error in 999 of 1000 queries.
+    for _ in 0..5 {
+        let sql = "SELECT now(), now() - interval '1 day', current_time, n FROM \"Numbers\" WHERE n = 7";
+        let row = client.query_one(sql, &[]).await.unwrap();
+        let microseconds = |column| i64::from_be_bytes(row.get::<_, Raw>(column).0.unwrap().try_into().unwrap());
+        assert_eq!(microseconds(0) - microseconds(1), 86_400_000_000);
+        assert_eq!(texts(&client, sql).await.len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statement_that_is_too_slow_is_cancelled() {
+    let served = endless(Bounds { running: 1, waiting: 1, answers: 1 }).await;
+    let client = client(&served).await;
+    client.simple_query("SET statement_timeout = '50ms'").await.unwrap();
+    let error = client.simple_query("SELECT a FROM t").await.unwrap_err();
+    let error = error.as_db_error().unwrap();
+    assert_eq!((error.code().code(), error.message()), ("57014", "canceling statement due to statement timeout"));
+    until_running(&served, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancel_ends_an_answer_that_is_being_sent() {
+    let served = server().await;
+    let client = client(&served).await;
+    // More than the buffers of both ends hold.
+    let sql =
+        "SELECT a.n, 'some text that makes the row longer' FROM \"Numbers\" a, (SELECT n FROM \"Numbers\" LIMIT 100) b";
+    let none: [&str; 0] = [];
+    let mut rows = Box::pin(client.query_raw(sql, none).await.unwrap());
+    rows.next().await.unwrap().unwrap();
+    client.cancel_token().cancel_query(tokio_postgres::NoTls).await.unwrap();
+    let mut count = 1;
+    let error = loop {
+        match rows.next().await.expect("an answer that was cancelled does not end as a whole one") {
+            Ok(_) => count += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.code().map(|code| code.code()), Some("57014"), "{error:?}");
+    assert!(count < 1_000_000, "{count}");
+    assert_eq!(texts(&client, "SELECT 1").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strange_statements_do_not_end_the_connection() {
+    let served = server().await;
+    let client = client(&served).await;
+    let long = format!("SET application_name = '{}'", "x".repeat(50_000));
+    assert_eq!(code(&client, &long).await, "22023");
+    for sql in ["SET application_name = '", "SET application_name = E'", "SET application_name = 'é"] {
+        drop(client.simple_query(sql).await);
+        assert!(!client.is_closed(), "{sql}");
+    }
+    assert_eq!(texts(&client, "SELECT 1").await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

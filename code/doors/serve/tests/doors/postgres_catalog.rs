@@ -92,3 +92,27 @@ async fn information_schema_lists_the_columns() {
     let keys = texts(&client, "SELECT * FROM information_schema.table_constraints").await;
     assert!(keys.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn identifiers_have_four_bytes_in_binary_form() {
+    let served = server().await;
+    let client = client(&served).await;
+    let sql = "SELECT oid, relname FROM pg_catalog.pg_class WHERE relname = $1";
+    let row = client.query_one(sql, &[&"kinds"]).await.unwrap();
+    assert_eq!((row.get::<_, u32>(0), row.get::<_, &str>(1)), (16_385, "kinds"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn types_of_arrays_are_looked_up_by_identifier() {
+    let served = server().await;
+    let client = client(&served).await;
+    // The question of asyncpg, shortened.
+    let sql = "WITH RECURSIVE typeinfo_tree(oid, depth) AS (
+                 SELECT ti.oid, 0 FROM pg_catalog.pg_type AS ti WHERE ti.oid = any($1::oid[])
+                 UNION ALL SELECT ti.oid, tt.depth + 1 FROM pg_catalog.pg_type ti, typeinfo_tree tt WHERE ti.oid = tt.elemtype)
+               SELECT DISTINCT *, elemtype::regtype::text AS elemtype_name FROM typeinfo_tree ORDER BY depth DESC";
+    let rows = client.query(sql, &[&vec![1007_u32]]).await.unwrap();
+    let found: Vec<(u32, &str, Option<u32>)> =
+        rows.iter().map(|row| (row.get("oid"), row.get("name"), row.get("elemtype"))).collect();
+    assert_eq!(found, [(23, "int4", None), (1007, "_int4", Some(23))]);
+}

@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::BufMut;
+use pgwire::messages::PgWireFrontendMessage as Message;
+use pgwire::messages::data::{NoData, ParameterDescription};
+use pgwire::messages::extendedquery::{
+    Bind, BindComplete, CloseComplete, ParseComplete, PortalSuspended, TARGET_TYPE_BYTE_STATEMENT,
+};
 
 use super::{Connection, PORTALS_MAX, Portal, Prepared};
 use crate::pg_catalog::{Route, Session};
@@ -13,7 +17,6 @@ use crate::postgres::error::{PgError, Stop};
 use crate::postgres::params;
 use crate::postgres::rows;
 use crate::postgres::statement::{Statement, statement};
-use crate::postgres::wire::{Bind, Message, Named};
 use crate::scan;
 
 /// Maximum number of prepared statements of one connection.
@@ -23,28 +26,31 @@ impl Connection {
     /// Handles one message of the extended protocol.
     pub(super) async fn extended(&mut self, message: Message) -> Result<(), Stop> {
         match message {
-            Message::Parse { name, sql, types } => self.parse(name, &sql, types),
+            Message::Parse(parse) => self.parse(parse.name.unwrap_or_default(), &parse.query, parse.type_oids),
             Message::Bind(bind) => self.bind(bind).await,
-            Message::Describe(Named::Statement, name) => self.describe_statement(&name).await,
-            Message::Describe(Named::Portal, name) => self.describe_portal(&name).await,
-            Message::Execute { portal, rows_max } => self.execute(&portal, rows_max).await,
-            Message::Close(named, name) => {
-                match named {
-                    Named::Statement => drop(self.statements.remove(&name)),
-                    Named::Portal => {
-                        if self.portals.remove(&name).is_none() {
-                            self.cursors.remove(&name);
-                        }
-                    }
+            Message::Describe(describe) => {
+                let name = describe.name.unwrap_or_default();
+                if describe.target_type == TARGET_TYPE_BYTE_STATEMENT {
+                    self.describe_statement(&name).await
+                } else {
+                    self.describe_portal(&name).await
                 }
-                self.wire.put(b'3', |_| {});
-                Ok(())
             }
-            Message::FunctionCall => Err(PgError::unsupported("function calls are not supported; use SELECT").into()),
-            Message::Password(_) | Message::Copy => {
-                Err(PgError::new("08P01", "the message is not expected at this time").into())
+            // No rows, or a negative number of rows, means all.
+            Message::Execute(execute) => {
+                let rows_max = usize::try_from(execute.max_rows).ok().filter(|rows| *rows > 0);
+                self.execute(&execute.name.unwrap_or_default(), rows_max.unwrap_or(usize::MAX)).await
             }
-            Message::Query(_) | Message::Sync | Message::Flush | Message::Terminate => Ok(()),
+            Message::Close(close) => {
+                let name = close.name.unwrap_or_default();
+                if close.target_type == TARGET_TYPE_BYTE_STATEMENT {
+                    self.statements.remove(&name);
+                } else if self.portals.remove(&name).is_none() {
+                    self.cursors.remove(&name);
+                }
+                Ok(self.wire.put(&CloseComplete::new())?)
+            }
+            _ => Err(PgError::new("08P01", "the message is not expected at this time").into()),
         }
     }
 
@@ -65,10 +71,10 @@ impl Connection {
         let mut oids = types;
         let count = params::count(sql)?;
         oids.resize(count.max(oids.len()), 0);
+        params::set_oids(sql, &mut oids);
         let prepared = Prepared { kind, oids, announced: None };
         self.statements.insert(name, Arc::new(prepared));
-        self.wire.put(b'1', |_| {});
-        Ok(())
+        Ok(self.wire.put(&ParseComplete::new())?)
     }
 
     fn prepared(&self, name: &str) -> Result<Arc<Prepared>, PgError> {
@@ -123,12 +129,14 @@ impl Connection {
     }
 
     async fn bind(&mut self, bind: Bind) -> Result<(), Stop> {
-        let mut prepared = self.prepared(&bind.statement)?;
+        let statement = bind.statement_name.as_deref().unwrap_or_default();
+        let mut prepared = self.prepared(statement)?;
         if prepared.oids.iter().any(|oid| [0, 705].contains(oid)) {
             // Without a plan, all parameters whose types are not given are texts; running the query reports the error.
-            prepared = self.planned(&bind.statement).await?.0;
+            prepared = self.planned(statement).await?.0;
         }
-        if self.portals.len() >= PORTALS_MAX && !self.portals.contains_key(&bind.portal) {
+        let name = bind.portal_name.clone().unwrap_or_default();
+        if self.portals.len() >= PORTALS_MAX && !self.portals.contains_key(&name) {
             return Err(too_many("portals", PORTALS_MAX).into());
         }
         let sql = match &prepared.kind {
@@ -141,14 +149,13 @@ impl Connection {
         let portal = Portal {
             kind: prepared.kind.clone(),
             bound,
-            formats: bind.result_formats,
+            formats: bind.result_column_format_codes,
             // The catalog decides on its types with the values.
             announced,
             cursor: None,
         };
-        self.portals.insert(bind.portal, portal);
-        self.wire.put(b'2', |_| {});
-        Ok(())
+        self.portals.insert(name, portal);
+        Ok(self.wire.put(&BindComplete::new())?)
     }
 
     async fn describe_statement(&mut self, name: &str) -> Result<(), Stop> {
@@ -163,12 +170,8 @@ impl Connection {
             }
             other => self.columns_of(other)?,
         };
-        self.wire.put(b't', |out| {
-            out.put_u16(u16::try_from(oids.len()).unwrap_or(u16::MAX));
-            oids.iter().for_each(|oid| out.put_u32(*oid));
-        });
-        self.put_columns(columns.as_deref(), &[]);
-        Ok(())
+        self.wire.put(&ParameterDescription::new(oids))?;
+        Ok(self.put_columns(columns.as_deref(), &[])?)
     }
 
     /// Returns the columns of a statement that is not a query.
@@ -183,10 +186,10 @@ impl Connection {
         })
     }
 
-    fn put_columns(&mut self, columns: Option<&[Column]>, formats: &[i16]) {
+    fn put_columns(&mut self, columns: Option<&[Column]>, formats: &[i16]) -> Result<(), PgError> {
         match columns {
             Some(columns) => rows::put_description(&mut self.wire, columns, formats),
-            None => self.wire.put(b'n', |_| {}),
+            None => self.wire.put(&NoData::new()),
         }
     }
 
@@ -198,7 +201,7 @@ impl Connection {
         }
         let (bound, announced) = (portal.bound.clone(), portal.announced.clone());
         let mut cursor = self.start(bound, announced).await?;
-        self.notices(&mut cursor);
+        self.notices(&mut cursor)?;
         let portal = self.portals.get_mut(name).ok_or_else(|| missing_portal(name))?;
         rows::check_formats(&portal.formats, cursor.columns.len())?;
         portal.cursor = Some(cursor);
@@ -209,8 +212,7 @@ impl Connection {
         // A cursor that was declared is a portal too.
         if let Some(cursor) = self.cursors.get(name).filter(|_| !self.portals.contains_key(name)) {
             let columns = cursor.columns.clone();
-            self.put_columns(Some(&columns), &[]);
-            return Ok(());
+            return Ok(self.put_columns(Some(&columns), &[])?);
         }
         let portal = self.portals.get(name).ok_or_else(|| missing_portal(name))?;
         self.check_transaction(&portal.kind)?;
@@ -221,8 +223,7 @@ impl Connection {
             None => self.columns_of(&portal.kind)?,
         };
         let formats = portal.formats.clone();
-        self.put_columns(columns.as_deref(), &formats);
-        Ok(())
+        Ok(self.put_columns(columns.as_deref(), &formats)?)
     }
 
     async fn execute(&mut self, name: &str, rows_max: usize) -> Result<(), Stop> {
@@ -238,21 +239,21 @@ impl Connection {
                 let (count, is_done) =
                     rows::send(&mut self.wire, cursor, &formats, self.settings.zone, rows_max, &token).await?;
                 if is_done {
-                    self.complete(&format!("SELECT {count}"));
+                    self.complete(&format!("SELECT {count}"))?;
                 } else {
-                    self.wire.put(b's', |_| {});
+                    self.wire.put(&PortalSuspended::new())?;
                 }
             }
             Statement::Fetch { name, rows_max, is_move } => {
                 let mut cursor = self.take_cursor(&name)?;
                 let outcome = self.fetch(&mut cursor, &formats, rows_max, is_move).await;
                 self.cursors.insert(name, cursor);
-                self.complete(&format!("{} {}", if is_move { "MOVE" } else { "FETCH" }, outcome?));
+                self.complete(&format!("{} {}", if is_move { "MOVE" } else { "FETCH" }, outcome?))?;
             }
             Statement::Show(_) | Statement::ShowAll => {
                 let mut cursor = self.shown(&kind)?;
                 rows::send(&mut self.wire, &mut cursor, &formats, self.settings.zone, usize::MAX, &token).await?;
-                self.complete("SHOW");
+                self.complete("SHOW")?;
             }
             other => self.execute_other(other).await?,
         }

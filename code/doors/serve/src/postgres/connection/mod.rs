@@ -8,18 +8,24 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use buzz_protocol::{Format, QueryError, QueryId};
-use bytes::BufMut;
-use tokio::io::{AsyncRead, AsyncWrite};
+use pgwire::messages::PgWireFrontendMessage as Message;
+use pgwire::messages::response::{
+    CommandComplete, EmptyQueryResponse, ErrorResponse, NoticeResponse, ReadyForQuery, TransactionStatus,
+};
+use pgwire::messages::startup::ParameterStatus;
+use pgwire::tokio::server::MaybeTls;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::desk::Request;
 use crate::listen::Shared;
 use crate::pg_catalog::{Route, Session, literal};
 use crate::postgres::cursor::Cursor;
 use crate::postgres::error::{PgError, Stop};
+use crate::postgres::frame::Phase;
 use crate::postgres::params::Bound;
 use crate::postgres::session::Settings;
 use crate::postgres::statement::{Statement, statement};
-use crate::postgres::wire::{Message, Wire, WireError, put_text};
+use crate::postgres::wire::{Wire, WireError};
 use crate::postgres::{Registered, rows};
 use crate::scan;
 
@@ -28,19 +34,6 @@ pub(crate) use self::login::serve;
 
 /// Maximum number of portals, and of cursors, of one connection.
 const PORTALS_MAX: usize = 100;
-
-/// A stream with or without encryption.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-type AnyStream = Box<dyn Stream>;
-
-/// State of a transaction as a client sees it. There is nothing to commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Transaction {
-    Idle,
-    Open,
-    Failed,
-}
 
 /// A prepared statement.
 #[derive(Debug)]
@@ -65,18 +58,21 @@ struct Portal {
 /// A connection after its login.
 struct Connection {
     shared: Shared,
-    wire: Wire<AnyStream>,
+    wire: Wire<MaybeTls>,
     user: String,
     settings: Settings,
     registered: Registered,
-    transaction: Transaction,
+    /// State of the transaction as the client sees it. There is nothing to commit.
+    transaction: TransactionStatus,
     statements: HashMap<String, Arc<Prepared>>,
     portals: HashMap<String, Portal>,
     cursors: HashMap<String, Cursor>,
+    /// Counts this connection among those that have logged in.
+    _place: OwnedSemaphorePermit,
 }
 
 /// Sends the error of a malformed message. Returns the reason for the end of the connection.
-async fn refuse_wire(wire: &mut Wire<AnyStream>, error: WireError) -> WireError {
+async fn refuse_wire(wire: &mut Wire<MaybeTls>, error: WireError) -> WireError {
     let sent = match &error {
         WireError::Gone => return error,
         WireError::Protocol(reason) => refuse(wire, &PgError::new("08P01", reason)).await,
@@ -89,28 +85,21 @@ async fn refuse_wire(wire: &mut Wire<AnyStream>, error: WireError) -> WireError 
 }
 
 /// Sends an error that ends the connection.
-async fn refuse(wire: &mut Wire<AnyStream>, error: &PgError) -> Result<(), WireError> {
-    put_error(wire, b'E', "FATAL", error);
+async fn refuse(wire: &mut Wire<MaybeTls>, error: &PgError) -> Result<(), WireError> {
+    wire.put(&ErrorResponse::new(fields("FATAL", error)))?;
     wire.send().await?;
     wire.close().await;
     Ok(())
 }
 
-fn put_error(wire: &mut Wire<AnyStream>, kind: u8, severity: &str, error: &PgError) {
-    wire.put(kind, |out| {
-        for (field, text) in [(b'S', severity), (b'V', severity), (b'C', error.code), (b'M', error.message.as_str())] {
-            out.put_u8(field);
-            put_text(out, &text.replace('\0', " "));
-        }
-        out.put_u8(0);
-    });
+/// Returns the fields of an error or notice.
+fn fields(severity: &str, error: &PgError) -> Vec<(u8, String)> {
+    let fields = [(b'S', severity), (b'V', severity), (b'C', error.code), (b'M', error.message.as_str())];
+    fields.map(|(field, text)| (field, text.replace('\0', " "))).into()
 }
 
-fn put_status(wire: &mut Wire<AnyStream>, name: &str, value: &str) {
-    wire.put(b'S', |out| {
-        put_text(out, name);
-        put_text(out, value);
-    });
+fn put_status(wire: &mut Wire<MaybeTls>, name: &str, value: &str) -> Result<(), PgError> {
+    wire.put(&ParameterStatus::new(name.to_string(), value.to_string()))
 }
 
 impl Connection {
@@ -125,29 +114,29 @@ impl Connection {
                 () = stopping.cancelled() => {
                     return refuse(&mut self.wire, &PgError::new("57P01", "the server is stopping")).await;
                 }
-                message = self.wire.message(true) => message,
+                message = self.wire.message(Phase::Ready) => message,
             };
             let message = match message {
                 Ok(message) => message,
                 Err(error) => return Err(refuse_wire(&mut self.wire, error).await),
             };
             let outcome = match message {
-                Message::Terminate => return Ok(()),
-                Message::Sync => {
+                Message::Terminate(_) => return Ok(()),
+                Message::Sync(_) => {
                     is_skipping = false;
                     self.ready().await?;
                     continue;
                 }
-                Message::Query(sql) => {
+                Message::Query(query) => {
                     is_skipping = false;
                     self.registered.begin();
-                    let outcome = self.simple(&sql).await;
+                    let outcome = self.simple(&query.query).await;
                     self.registered.end();
                     outcome?;
                     self.ready().await?;
                     continue;
                 }
-                Message::Flush => {
+                Message::Flush(_) => {
                     self.wire.send().await?;
                     continue;
                 }
@@ -165,7 +154,7 @@ impl Connection {
                     self.wire.send_if_full().await?;
                 }
                 Err(Stop::Error(error)) => {
-                    self.fail(&error);
+                    self.fail(&error)?;
                     is_skipping = true;
                     self.wire.send().await?;
                 }
@@ -175,31 +164,24 @@ impl Connection {
     }
 
     async fn ready(&mut self) -> Result<(), WireError> {
-        let state = match self.transaction {
-            Transaction::Idle => b'I',
-            Transaction::Open => b'T',
-            Transaction::Failed => b'E',
-        };
-        if self.transaction == Transaction::Idle {
+        if self.transaction == TransactionStatus::Idle {
             // Portals end with their transaction.
             self.portals.clear();
         }
-        self.wire.put(b'Z', |out| out.put_u8(state));
+        self.wire.put(&ReadyForQuery::new(self.transaction))?;
         self.wire.send().await
     }
 
-    fn fail(&mut self, error: &PgError) {
-        if self.transaction == Transaction::Open {
-            self.transaction = Transaction::Failed;
-        }
-        put_error(&mut self.wire, b'E', "ERROR", error);
+    fn fail(&mut self, error: &PgError) -> Result<(), PgError> {
+        self.transaction = self.transaction.to_error_state();
+        self.wire.put(&ErrorResponse::new(fields("ERROR", error)))
     }
 
     /// Runs all statements of a message of the simple protocol.
     async fn simple(&mut self, sql: &str) -> Result<(), WireError> {
         let statements = scan::statements(sql);
         if statements.is_empty() {
-            self.wire.put(b'I', |_| {});
+            self.wire.put(&EmptyQueryResponse::new())?;
         }
         for sql in statements {
             let outcome = match statement(sql) {
@@ -211,7 +193,7 @@ impl Connection {
                     self.wire.send_if_full().await?;
                 }
                 Err(Stop::Error(error)) => {
-                    self.fail(&error);
+                    self.fail(&error)?;
                     break;
                 }
                 Err(Stop::Wire(error)) => return Err(error),
@@ -226,25 +208,25 @@ impl Connection {
         match kind {
             Statement::Query(sql) => {
                 let mut cursor = self.start(Bound { sql, params: BTreeMap::new() }, None).await?;
-                self.notices(&mut cursor);
-                rows::put_description(&mut self.wire, &cursor.columns, &[]);
+                self.notices(&mut cursor)?;
+                rows::put_description(&mut self.wire, &cursor.columns, &[])?;
                 let (count, _) = rows::send(&mut self.wire, &mut cursor, &[], zone, usize::MAX, &token).await?;
-                self.complete(&format!("SELECT {count}"));
+                self.complete(&format!("SELECT {count}"))?;
             }
             Statement::Fetch { name, rows_max, is_move } => {
                 let mut cursor = self.take_cursor(&name)?;
                 if !is_move {
-                    rows::put_description(&mut self.wire, &cursor.columns, &[]);
+                    rows::put_description(&mut self.wire, &cursor.columns, &[])?;
                 }
                 let outcome = self.fetch(&mut cursor, &[], rows_max, is_move).await;
                 self.cursors.insert(name, cursor);
-                self.complete(&format!("{} {}", if is_move { "MOVE" } else { "FETCH" }, outcome?));
+                self.complete(&format!("{} {}", if is_move { "MOVE" } else { "FETCH" }, outcome?))?;
             }
             Statement::Show(_) | Statement::ShowAll => {
                 let mut cursor = self.shown(&kind)?;
-                rows::put_description(&mut self.wire, &cursor.columns, &[]);
+                rows::put_description(&mut self.wire, &cursor.columns, &[])?;
                 rows::send(&mut self.wire, &mut cursor, &[], zone, usize::MAX, &token).await?;
-                self.complete("SHOW");
+                self.complete("SHOW")?;
             }
             other => self.execute_other(other).await?,
         }
@@ -290,17 +272,17 @@ impl Connection {
     /// Runs a statement that returns no rows, in either protocol.
     async fn execute_other(&mut self, kind: Statement) -> Result<(), Stop> {
         match kind {
-            Statement::Empty => self.wire.put(b'I', |_| {}),
+            Statement::Empty => self.wire.put(&EmptyQueryResponse::new())?,
             Statement::Copy { query, format } => {
                 let mut cursor = self.start(Bound { sql: query, params: BTreeMap::new() }, None).await?;
-                self.notices(&mut cursor);
+                self.notices(&mut cursor)?;
                 let token = self.registered.token();
                 let count = rows::copy(&mut self.wire, &mut cursor, &format, self.settings.zone, &token).await?;
-                self.complete(&format!("COPY {count}"));
+                self.complete(&format!("COPY {count}"))?;
             }
             Statement::Set { name, value, tag } => {
                 self.change(|settings| settings.set(&name, value.as_deref()))?;
-                self.complete(tag);
+                self.complete(tag)?;
             }
             Statement::ResetAll { tag } => {
                 self.change(Settings::reset_all)?;
@@ -309,23 +291,23 @@ impl Connection {
                     self.portals.clear();
                     self.cursors.clear();
                 }
-                self.complete(tag);
+                self.complete(tag)?;
             }
             Statement::Begin => {
-                self.transaction = Transaction::Open;
-                self.complete("BEGIN");
+                self.transaction = TransactionStatus::Transaction;
+                self.complete("BEGIN")?;
             }
             Statement::Commit | Statement::Rollback => {
-                let is_commit = kind == Statement::Commit && self.transaction != Transaction::Failed;
-                self.transaction = Transaction::Idle;
+                let is_commit = kind == Statement::Commit && self.transaction != TransactionStatus::Error;
+                self.transaction = TransactionStatus::Idle;
                 self.cursors.clear();
-                self.complete(if is_commit { "COMMIT" } else { "ROLLBACK" });
+                self.complete(if is_commit { "COMMIT" } else { "ROLLBACK" })?;
             }
             Statement::Nothing(tag) => {
-                if tag == "ROLLBACK" && self.transaction == Transaction::Failed {
-                    self.transaction = Transaction::Open;
+                if tag == "ROLLBACK" && self.transaction == TransactionStatus::Error {
+                    self.transaction = TransactionStatus::Transaction;
                 }
-                self.complete(tag);
+                self.complete(tag)?;
             }
             Statement::Deallocate(name) => {
                 match name {
@@ -335,23 +317,23 @@ impl Connection {
                     Some(_) => {}
                     None => self.statements.clear(),
                 }
-                self.complete("DEALLOCATE");
+                self.complete("DEALLOCATE")?;
             }
             Statement::Declare { name, query } => {
                 if self.cursors.len() >= PORTALS_MAX {
                     return Err(too_many("cursors", PORTALS_MAX).into());
                 }
                 let mut cursor = self.start(Bound { sql: query, params: BTreeMap::new() }, None).await?;
-                self.notices(&mut cursor);
+                self.notices(&mut cursor)?;
                 self.cursors.insert(name, cursor);
-                self.complete("DECLARE CURSOR");
+                self.complete("DECLARE CURSOR")?;
             }
             Statement::CloseCursor(name) => {
                 match name {
                     Some(name) => drop(self.take_cursor(&name)?),
                     None => self.cursors.clear(),
                 }
-                self.complete("CLOSE CURSOR");
+                self.complete("CLOSE CURSOR")?;
             }
             Statement::Query(_) | Statement::Fetch { .. } | Statement::Show(_) | Statement::ShowAll => {
                 return Err(QueryError::internal("a statement with rows was run as one without").into());
@@ -367,7 +349,7 @@ impl Connection {
         change(&mut self.settings)?;
         for ((name, value), (_, old)) in self.settings.reported().zip(before) {
             if value != old {
-                put_status(&mut self.wire, name, value);
+                put_status(&mut self.wire, name, value)?;
             }
         }
         Ok(())
@@ -375,21 +357,21 @@ impl Connection {
 
     fn check_transaction(&self, kind: &Statement) -> Result<(), PgError> {
         let is_end = matches!(kind, Statement::Commit | Statement::Rollback | Statement::Nothing("ROLLBACK"));
-        if self.transaction == Transaction::Failed && !is_end {
+        if self.transaction == TransactionStatus::Error && !is_end {
             let message = "current transaction is aborted, commands ignored until end of transaction block";
             return Err(PgError::new("25P02", message));
         }
         Ok(())
     }
 
-    fn complete(&mut self, tag: &str) {
-        self.wire.put(b'C', |out| put_text(out, tag));
+    fn complete(&mut self, tag: &str) -> Result<(), PgError> {
+        self.wire.put(&CommandComplete::new(tag.to_string()))
     }
 
     /// Sends warnings of a query, and what it cost.
-    fn notices(&mut self, cursor: &mut Cursor) {
+    fn notices(&mut self, cursor: &mut Cursor) -> Result<(), PgError> {
         for warning in std::mem::take(&mut cursor.warnings) {
-            put_error(&mut self.wire, b'N', "WARNING", &PgError::new("01000", warning));
+            self.wire.put(&NoticeResponse::new(fields("WARNING", &PgError::new("01000", warning))))?;
         }
         let cost = cursor.summary.as_ref().and_then(|summary| Some((summary, summary.cost_usd?)));
         if let Some((summary, cost)) = cost.filter(|_| self.settings.has_notices()) {
@@ -397,8 +379,9 @@ impl Connection {
                 "tasks: {}, files: {} of {}, bytes: {}, cost: ${cost:.6}",
                 summary.tasks, summary.files_read, summary.files_found, summary.bytes_read
             );
-            put_error(&mut self.wire, b'N', "NOTICE", &PgError::new("00000", message));
+            self.wire.put(&NoticeResponse::new(fields("NOTICE", &PgError::new("00000", message))))?;
         }
+        Ok(())
     }
 
     /// Runs the query of the statement to its end. Meanwhile notices if the client cancels it or goes away.
@@ -427,10 +410,18 @@ impl Connection {
                 },
             }
         };
+        let timeout = self.settings.timeout;
+        let late = async {
+            match timeout {
+                Some(timeout) => tokio::time::sleep(timeout).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             outcome = work => outcome.map_err(Stop::from),
             () = token.cancelled() => Err(PgError::cancelled().into()),
+            () = late => Err(PgError::timed_out().into()),
             error = self.wire.gone() => Err(error.into()),
         }
     }
