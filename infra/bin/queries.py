@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Lists the queries that run on a stack, or cancels one: CANCEL=<query id>. Reads the progress that each writes to the
-stack's bucket, so whoever runs it needs the rights of an operator: who may only invoke Fuse must not learn the ids of
+stack's bucket, so the caller needs the rights of an operator: a person who may only invoke Fuse must not learn the ids of
 other people's queries. Queries whose caller waits for the answer of the invocation write no progress.
 
 RESULTS=s3://bucket/prefix/ names the place of the results; without it, the configuration of Fuse does."""
@@ -56,7 +56,7 @@ def objects(bucket, prefix, now):
 
 
 def progress(bucket, key):
-    """Returns a report of progress, or None if the object is gone."""
+    """Returns a report of progress, or None if the object no longer exists."""
     with tempfile.NamedTemporaryFile() as file:
         got = aws("s3api", "get-object", "--bucket", bucket, "--key", key, file.name, missing=False)
         return json.load(file) if got else None

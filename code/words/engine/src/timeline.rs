@@ -26,7 +26,7 @@ pub struct Attempt {
     pub rows: u64,
     /// Bytes that it read from storage.
     pub bytes_read: u64,
-    /// How it ended.
+    /// Its end.
     pub fate: Fate,
 }
 

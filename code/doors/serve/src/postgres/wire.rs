@@ -180,7 +180,14 @@ impl Wire<MaybeTls> {
             MaybeTls::Tls(stream) => stream.get_ref().0,
             _ => return std::future::pending().await,
         };
-        closed(socket).await.map_or(WireError::Gone, |()| WireError::Gone)
+        match closed(socket).await {
+            Ok(()) => WireError::Gone,
+            // Without a second handle, such as without free descriptors, the query ends by itself or is cancelled.
+            Err(error) => {
+                tracing::debug!(%error, "a socket is not watched");
+                std::future::pending().await
+            }
+        }
     }
 }
 

@@ -189,7 +189,7 @@ impl<T: Wide> Accumulator for WideSum<T> {
 /// The sum of the different values of one group.
 #[derive(Debug)]
 pub(super) struct DistinctWideSum<T: Wide> {
-    /// How often each value was added and not removed.
+    /// Number of times that each value was added and not removed.
     values: HashMap<i128, u64>,
     sum: WideSum<T>,
 }
