@@ -20,9 +20,9 @@ class Readme(unittest.TestCase):
         self.assertGreaterEqual(len(examples), 3)
         with tempfile.TemporaryDirectory() as folder:
             sample = [os.environ["BUZZ"], "sample", "data/nyc-taxi-daily", "--rows", "20000"]
-            subprocess.run(sample, cwd=folder, check=True, capture_output=True)
+            subprocess.run(sample, cwd=folder, check=True, capture_output=True, timeout=300)
             done = subprocess.run(
-                [sys.executable, "-W", "error", "-c", "\n".join(examples)], cwd=folder, capture_output=True, text=True
+                [sys.executable, "-W", "error", "-c", "\n".join(examples)], cwd=folder, capture_output=True, text=True, timeout=300
             )
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertIn("| payment_type | rides |", done.stdout)

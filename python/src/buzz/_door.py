@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import selectors
 import socket
 import ssl
 import threading
@@ -28,6 +29,9 @@ _ERROR_BYTES_MAX = 1 << 20
 
 #: Seconds within which a connection is made, and a request that runs no query is answered.
 _CONNECT_SECONDS = 30
+
+#: Seconds between two looks for signals.
+_SIGNAL_SECONDS = 0.25
 
 #: Seconds of silence after which the system checks if the server's machine is reachable.
 _KEEPALIVE_SECONDS = 30
@@ -106,6 +110,7 @@ class Door:
             own_socket = self._connect(connection)
             _wait_until(own_socket, deadline)
             connection.request(method, self._prefix + path, body, headers)
+            _wait_for_answer(own_socket, deadline)
             response = connection.getresponse()
 
             def part() -> bytes:
@@ -225,6 +230,20 @@ def _wait_until(own_socket: socket.socket, deadline: float) -> None:
     if left <= 0:
         raise socket.timeout("timed out")
     own_socket.settimeout(left)
+
+
+def _wait_for_answer(own_socket: socket.socket, deadline: float) -> None:
+    """Waits until the server sends something or closes the connection.
+
+    A signal that the system delivers to another thread does not end a read, so Ctrl-C would wait for the answer. Python handles
+    it between two waits.
+    """
+    with selectors.DefaultSelector() as selector:
+        selector.register(own_socket, selectors.EVENT_READ)
+        while not selector.select(min(_SIGNAL_SECONDS, max(deadline - time.monotonic(), 0))):
+            if time.monotonic() >= deadline:
+                raise socket.timeout("timed out")
+    _wait_until(own_socket, deadline)
 
 
 def _json(text: str | bytes | None) -> Any:
