@@ -28,6 +28,7 @@ _PART_BYTES = 1 << 20
 _ERROR_BYTES_MAX = 1 << 20
 
 #: Seconds within which a connection is made, and a request that runs no query is answered.
+_WAIT_SECONDS_MAX = 2_000_000.0
 _CONNECT_SECONDS = 30
 
 #: Seconds between two looks for signals.
@@ -223,13 +224,12 @@ def _parts(url: str) -> urllib.parse.SplitResult:
 
 def _wait_until(own_socket: socket.socket, deadline: float) -> None:
     """Bounds the next wait for the server. Raises the error of a timeout if no time is left."""
-    if deadline == math.inf:
-        own_socket.settimeout(None)
-        return
     left = deadline - time.monotonic()
     if left <= 0:
         raise socket.timeout("timed out")
-    own_socket.settimeout(left)
+    # With a timeout, Python waits with `poll`, which a signal always ends. Without one it waits with `recv`, which goes on after
+    # Ctrl-C where a library, such as polars, has set its handler with SA_RESTART.
+    own_socket.settimeout(min(left, _WAIT_SECONDS_MAX))
 
 
 def _wait_for_answer(own_socket: socket.socket, deadline: float) -> None:

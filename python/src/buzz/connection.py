@@ -91,12 +91,19 @@ def _entry(name: Any, table: Any) -> dict[str, Any]:
         raise InvalidError(f"the name of a table is {name!r}; pass a text")
     if isinstance(table, Mapping):
         entry = {**table, "name": name}
+        if isinstance(entry.get("uri"), str):
+            entry["uri"] = _absolute(entry["uri"])
         try:
             json.dumps(entry, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise InvalidError(f"the entry of table `{name}` cannot be written as JSON: {error}") from error
         return entry
-    return {"name": name, "uri": _path(f"table `{name}`", table)}
+    return {"name": name, "uri": _absolute(_path(f"table `{name}`", table))}
+
+
+def _absolute(place: str) -> str:
+    """Returns a place below the working directory as an absolute one: in a file of tables, it would be below the file's folder."""
+    return place if not place or "://" in place else os.path.join(os.getcwd(), place)
 
 
 def _path(what: str, path: Any) -> str:

@@ -196,4 +196,5 @@ def _text(value: pa.Scalar) -> str:
     try:
         return str(value.as_py())
     except (ValueError, TypeError, OverflowError):
-        return str(value)
+        # A time of a year beyond 9999 does not fit into Python, and `str(value)` would convert it too.
+        return str(value.cast(pa.string()))

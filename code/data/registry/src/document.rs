@@ -244,7 +244,7 @@ mod tests {
         assert!(entries[2].is_view() && entries[2].sql.as_deref() == Some("SELECT 1"));
         assert_eq!(
             warnings,
-            ["buzz.json: unknown field `catalogs[0].note` is ignored", "buzz.json: unknown field `owner` is ignored"]
+            ["buzz.json: unknown field `catalogs.0.note` is ignored", "buzz.json: unknown field `owner` is ignored"]
         );
     }
 

@@ -3,7 +3,9 @@
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use buzz_engine::Engine;
 use buzz_protocol::{Options, Result};
 use buzz_serve::{Bounds, McpSettings};
 use clap::Args;
@@ -81,8 +83,8 @@ async fn serve(arguments: McpArguments, threads: usize) -> Result<()> {
         options.set(assignment)?;
     }
     let is_remote = arguments.stack.is_named();
-    let engine = match is_remote {
-        true => compose::stack_engine(&arguments.stack).await?,
+    let engine: Arc<dyn Engine> = match is_remote {
+        true => Arc::new(compose::stack_engine(&arguments.stack).await?),
         false => compose::local_engine(&options, threads)?,
     };
     let running = arguments.running.unwrap_or(if is_remote { RUNNING_STACK } else { RUNNING_LOCAL });

@@ -303,7 +303,9 @@ def mcp(server):
                 await ask(client)
             async with Client(http(KEY), mode=mode) as client:
                 await ask(client)
-                await leave(client)
+                if mode == "auto":
+                    # Without sessions, the message of an older protocol that cancels a call does not reach it.
+                    await leave(client)
         try:
             async with Client(http("a-wrong-key-of-ann"), mode="legacy") as client:
                 await client.list_tools()

@@ -21,6 +21,9 @@ use crate::sql::{check_query, parse_statement};
 /// Maximum number of views that read each other, from the first to the last.
 const DEPTH_MAX: usize = 32;
 
+/// Maximum number of queries that a view may become: the planner copies a view for each reference to it.
+const QUERIES_MAX: usize = 2_000;
+
 /// The views that a statement reads. Each comes after those that it reads itself.
 #[derive(Debug, Default)]
 pub(crate) struct Views {
@@ -34,6 +37,8 @@ struct View {
     expressions: Vec<Cte>,
     /// Tables that it reads itself.
     tables: BTreeSet<String>,
+    /// Number of queries that the planner makes of it: its own, and those of each view that it reads, each time.
+    queries: usize,
 }
 
 impl Views {
@@ -146,17 +151,31 @@ impl Expanding<'_> {
         let mut body = parse_statement(&("\n".repeat(self.lines) + sql)).and_then(check_query).map_err(at)?;
         self.lines += sql.lines().count().max(1);
         self.open.push(name.to_string());
-        for read in self.replaced(&mut body).map_err(at)? {
-            self.expand(&read)?;
+        let reads = self.replaced(&mut body).map_err(at)?;
+        for read in &reads {
+            self.expand(read)?;
         }
         self.open.pop();
+        let queries = 1 + self.queries_of(&reads);
+        if queries > QUERIES_MAX {
+            return Err(QueryError::limit(format!(
+                "view `{name}` contains {queries} queries, since views that it reads are read several times by each other, more \
+                 than the maximum of {QUERIES_MAX}; let it read tables"
+            )));
+        }
         let (relations, _) = resolve_table_references(&body, true)?;
         let is_view = |name: &str| name.starts_with(PREFIX);
         let tables = relations.iter().map(|relation| relation.table().to_string()).filter(|name| !is_view(name));
         let tables = tables.collect();
         let expressions = expressions(name, body).map_err(at)?;
-        self.found.push(View { name: name.to_string(), expressions, tables });
+        self.found.push(View { name: name.to_string(), expressions, tables, queries });
         Ok(())
+    }
+
+    /// Returns the number of queries that the planner makes of `reads`, references to views.
+    fn queries_of(&self, reads: &[String]) -> usize {
+        let of = |name: &String| self.found.iter().find(|view| view.name == *name).map_or(0, |view| view.queries);
+        reads.iter().map(of).sum()
     }
 
     /// Replaces the names of views in `statement` by those of their expressions. Returns the names of the views.
@@ -262,9 +281,7 @@ impl VisitorMut for Replacing<'_> {
             };
         }
         *name = ObjectName(vec![ObjectNamePart::Identifier(expression_name(&view))]);
-        if !self.found.contains(&view) {
-            self.found.push(view);
-        }
+        self.found.push(view);
         ControlFlow::Continue(())
     }
 }
@@ -531,6 +548,19 @@ mod tests {
         assert!(text("SELECT * FROM v0", &chain).contains("`v0` is more than 32 views away from tables"));
         let hidden = text("WITH t AS (SELECT 1 AS a) SELECT * FROM v, t", &[("v", "SELECT a FROM t")]);
         assert!(hidden.contains("`t` has the name of a table that view `v` reads; rename it"), "{hidden}");
+    }
+
+    #[test]
+    fn views_that_double_at_each_level_are_refused() {
+        let mut views = vec![("v0".to_string(), "SELECT a FROM t".to_string())];
+        for level in 1..=12 {
+            let below = level - 1;
+            views.push((format!("v{level}"), format!("SELECT x.a FROM v{below} x, v{below} y")));
+        }
+        let views: Vec<(&str, &str)> = views.iter().map(|(name, sql)| (name.as_str(), sql.as_str())).collect();
+        assert!(text("SELECT 1 FROM v9", &views).starts_with("WITH"));
+        let refused = text("SELECT 1 FROM v12", &views);
+        assert!(refused.contains("view `v10` contains 2047 queries"), "{refused}");
     }
 
     #[test]

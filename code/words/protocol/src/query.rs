@@ -312,7 +312,7 @@ mod tests {
             ("{\"catalogs\": [{}]}", "q.json in `catalogs[0]`: missing field `name` at line 1 column 16"),
             (
                 "{\"catalogs\": [{\"name\": \"t\"}]}",
-                "q.json: catalog `t`: `uri` is missing or empty; set it to the place of the table",
+                "q.json, catalog `t`: `uri` is missing or empty; set it to the place of the table",
             ),
             ("{}", "q.json: the query has neither `steps` nor `sql`; add one"),
         ];

@@ -208,7 +208,7 @@ fn failures_are_errors_of_the_tool_with_the_message() {
     for (tool, arguments, message) in [
         ("query", json!({"sql": "SELECT * FROM ridez"}), "table `ridez` does not exist; did you mean `rides`?"),
         ("query", json!({"sql": "SELECT amout FROM rides"}), "column `amout` does not exist"),
-        ("query", json!({"sql": "SELECT FROM WHERE"}), "SQL"),
+        ("query", json!({"sql": "SELECT 1 FROM rides WHERE ("}), "SQL"),
         ("query", json!({"sql": "DROP TABLE rides"}), "a statement that begins with `DROP` is not run by this tool"),
         ("query", json!({"sql": "SELECT 1; DROP TABLE rides"}), "2 statements"),
         ("query", json!({"sql": " -- nothing"}), "the SQL is empty"),

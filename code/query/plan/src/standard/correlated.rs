@@ -16,7 +16,7 @@ use std::cell::Cell;
 
 use buzz_kernel::single_row;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, NullEquality, internal_err};
+use datafusion::common::{Column, DFSchema, NullEquality, internal_err};
 use datafusion::error::Result;
 use datafusion::functions_aggregate::count::count;
 use datafusion::functions_aggregate::first_last::first_value;
@@ -24,8 +24,8 @@ use datafusion::logical_expr::expr::{AggregateFunction, Sort};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
-    BinaryExpr, Distinct, Expr, FetchType, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, Projection, SkipType,
-    Subquery, lit,
+    BinaryExpr, Distinct, Expr, ExprSchemable, FetchType, JoinType, LogicalPlan, LogicalPlanBuilder, Operator,
+    Projection, SkipType, Subquery, lit, when,
 };
 
 use super::subqueries::named;
@@ -170,6 +170,14 @@ impl Names<'_> {
         Ok(replaced.data)
     }
 
+    /// Does the same, and computes the expression only for rows of the subquery if it refers to the outer query: it may fail
+    /// for values without a row.
+    fn guarded(&self, expression: Expr) -> Result<Expr> {
+        let refers = expression.contains_outer() && !matches!(expression, Expr::OuterReferenceColumn(..));
+        let local = self.local(expression)?;
+        if refers { when(Expr::Column(self.present()), local).end() } else { Ok(local) }
+    }
+
     /// Pairs the different outer values with the rows of the subquery for which its conditions hold.
     fn with_rows(&self, outer: &LogicalPlan, shape: &Shape<'_>) -> Result<LogicalPlan> {
         let values = self.used.iter().map(|(column, local)| Expr::Column(column.clone()).alias(&local.name));
@@ -178,8 +186,13 @@ impl Names<'_> {
         let rows = std::iter::once(lit(true).alias(self.present().name)).chain(rows);
         let rows = LogicalPlanBuilder::from(shape.rows.clone()).project(rows)?.build()?;
         let conditions = shape.conditions.iter().map(|condition| self.local((*condition).clone()));
-        let conditions = conditions.collect::<Result<Vec<_>>>()?;
-        LogicalPlanBuilder::from(values).join_on(rows, JoinType::Left, conditions)?.build()
+        let mut conditions = conditions.collect::<Result<Vec<_>>>()?;
+        if conditions.is_empty() {
+            conditions.push(lit(true));
+        }
+        // An aggregate of no rows has a value. Other subqueries are null without a row, as the outer join makes them.
+        let join = if matches!(shape.chosen, Chosen::Aggregate(_)) { JoinType::Left } else { JoinType::Inner };
+        LogicalPlanBuilder::from(values).join_on(rows, join, conditions)?.build()
     }
 
     /// Returns the columns with the first `count` keys of a sort.
@@ -194,7 +207,8 @@ impl Names<'_> {
         let added = self.used.iter().map(|(_, column)| column.clone()).chain([self.present()]).chain(keys);
         let added = added.filter(|column| input.schema().has_column_with_unqualified_name(&column.name));
         let own = projection.expr.iter().zip(projection.schema.iter()).map(|(expression, (qualifier, field))| {
-            let local = self.local(expression.clone())?;
+            let has_rows = input.schema().has_column_with_unqualified_name(&self.present().name);
+            let local = if has_rows { self.guarded(expression.clone())? } else { self.local(expression.clone())? };
             let is_same = local == *expression;
             Ok(if is_same { local } else { local.alias_qualified(qualifier.cloned(), field.name()) })
         });
@@ -206,6 +220,8 @@ impl Names<'_> {
 struct Shape<'a> {
     /// The nodes from the result down to the aggregate, or to the rows that it chooses from.
     above: Vec<&'a LogicalPlan>,
+    /// The projections from the aggregate down to its conditions.
+    below: Vec<&'a LogicalPlan>,
     chosen: Chosen<'a>,
     /// The conditions on the rows, those that refer to the outer query among them.
     conditions: Vec<&'a Expr>,
@@ -240,9 +256,15 @@ impl<'a> Shape<'a> {
                     node = &filter.input;
                 }
                 LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.is_empty() => {
-                    let (conditions, rows) = conditions(&aggregate.input)?;
+                    let (mut below, mut node) = (Vec::new(), aggregate.input.as_ref());
+                    while let LogicalPlan::Projection(projection) = node {
+                        below.push(node);
+                        node = &projection.input;
+                    }
+                    let (conditions, rows) = conditions(node)?;
                     return Some(Self {
                         above,
+                        below,
                         chosen: Chosen::Aggregate(&aggregate.aggr_expr),
                         conditions,
                         rows,
@@ -270,7 +292,8 @@ impl<'a> Shape<'a> {
                 }
                 _ => {
                     let (conditions, rows) = conditions(node)?;
-                    return Some(Self { above, chosen: Chosen::Only, conditions, rows, is_limited });
+                    let below = Vec::new();
+                    return Some(Self { above, below, chosen: Chosen::Only, conditions, rows, is_limited });
                 }
             }
         }
@@ -292,7 +315,8 @@ impl<'a> Shape<'a> {
                 }
                 _ => {
                     let (conditions, rows) = conditions(node)?;
-                    return Some(Self { above, chosen: Chosen::First(order), conditions, rows, is_limited: true });
+                    let (below, chosen) = (Vec::new(), Chosen::First(order));
+                    return Some(Self { above, below, chosen, conditions, rows, is_limited: true });
                 }
             }
         }
@@ -303,13 +327,14 @@ impl<'a> Shape<'a> {
         let refers = |expression: &Expr| expression.contains_outer();
         let is_equality = |condition: &&Expr| match condition {
             Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
-                let is_side = |side: &Expr, other: &Expr| refers(side) && !side.any_column_refs() && !refers(other);
+                let is_side = |side: &Expr, other: &Expr| refers(side) && !side.any_column_refs() && is_column(other);
                 is_side(left, right) || is_side(right, left)
             }
             _ => false,
         };
         let Chosen::Aggregate(aggregates) = self.chosen else { return false };
-        let elsewhere = aggregates.iter().any(refers) || self.above.iter().any(|node| node.contains_outer_reference());
+        let mut nodes = self.above.iter().chain(&self.below);
+        let elsewhere = aggregates.iter().any(refers) || nodes.any(|node| node.contains_outer_reference());
         !self.is_limited && !elsewhere && self.conditions.iter().filter(|condition| refers(condition)).all(is_equality)
     }
 
@@ -320,13 +345,15 @@ impl<'a> Shape<'a> {
         if let Chosen::Aggregate(aggregates) = self.chosen {
             let aggregates = aggregates.iter().map(|aggregate| {
                 let name = aggregate.schema_name().to_string();
-                Ok(filtered(names.local(aggregate.clone())?, &present).map(|aggregate| aggregate.alias(name)))
+                let guarded = with_arguments(aggregate.clone(), |argument| names.guarded(argument))?;
+                Ok(filtered(names.local(guarded)?, &present).map(|aggregate| aggregate.alias(name)))
             });
             let Some(aggregates) = aggregates.collect::<Result<Option<Vec<_>>>>()? else { return Ok(None) };
+            let rows = with_nodes(&self.below, rows, names)?;
             let plan = LogicalPlanBuilder::from(rows).aggregate(groups, aggregates)?.build()?;
-            return Ok(Some(self.with_above(plan, names)?));
+            return Ok(Some(with_nodes(&self.above, plan, names)?));
         }
-        let rows = self.with_above(rows, names)?;
+        let rows = with_nodes(&self.above, rows, names)?;
         let value = Expr::from(rows.schema().qualified_field(rows.schema().fields().len() - 1));
         let Some(first) = filtered(first_value(value, self.order(names)), &present) else { return Ok(None) };
         let (first, count) = (first.alias("buzz_first"), count(present).alias("buzz_rows"));
@@ -339,31 +366,52 @@ impl<'a> Shape<'a> {
         Ok(Some(plan.project(names.columns().chain([only]))?.build()?))
     }
 
-    /// Puts the nodes above the aggregate, or above the rows, on `plan`. Instead of a sort, its keys become columns.
-    fn with_above(&self, mut plan: LogicalPlan, names: &Names<'_>) -> Result<LogicalPlan> {
-        for node in self.above.iter().rev() {
-            let builder = LogicalPlanBuilder::from(plan.clone());
-            plan = match node {
-                LogicalPlan::Projection(projection) => builder.project(names.projected(projection, &plan)?)?.build()?,
-                LogicalPlan::Filter(filter) => builder.filter(names.local(filter.predicate.clone())?)?.build()?,
-                LogicalPlan::Sort(sort) => {
-                    let keys = sort.expr.iter().zip(names.order(sort.expr.len()));
-                    let keys = keys.map(|(sort, key)| Ok(names.local(sort.expr.clone())?.alias(key.name)));
-                    let keys = keys.collect::<Result<Vec<_>>>()?;
-                    let columns = plan.schema().columns().into_iter().map(Expr::Column);
-                    builder.project(keys.into_iter().chain(columns))?.build()?
-                }
-                other => return internal_err!("{} above a correlated subquery", other.display()),
-            };
-        }
-        Ok(plan)
-    }
-
-    /// Returns the ORDER BY of a subquery with LIMIT 1, by the columns that [`Shape::with_above`] adds.
+    /// Returns the ORDER BY of a subquery with LIMIT 1, by the columns that [`with_nodes`] adds.
     fn order(&self, names: &Names<'_>) -> Vec<Sort> {
         let Chosen::First(order) = self.chosen else { return Vec::new() };
         let keys = names.order(order.len()).map(Expr::Column);
         order.iter().zip(keys).map(|(sort, key)| sort.with_expr(key)).collect()
+    }
+}
+
+/// Puts `nodes`, of which the last is the lowest, on `plan`. Instead of a sort, its keys become columns.
+fn with_nodes(nodes: &[&LogicalPlan], mut plan: LogicalPlan, names: &Names<'_>) -> Result<LogicalPlan> {
+    for node in nodes.iter().rev() {
+        let builder = LogicalPlanBuilder::from(plan.clone());
+        plan = match node {
+            LogicalPlan::Projection(projection) => builder.project(names.projected(projection, &plan)?)?.build()?,
+            LogicalPlan::Filter(filter) => builder.filter(names.local(filter.predicate.clone())?)?.build()?,
+            LogicalPlan::Sort(sort) => {
+                let keys = sort.expr.iter().zip(names.order(sort.expr.len()));
+                let keys = keys.map(|(sort, key)| Ok(names.local(sort.expr.clone())?.alias(key.name)));
+                let keys = keys.collect::<Result<Vec<_>>>()?;
+                let columns = plan.schema().columns().into_iter().map(Expr::Column);
+                builder.project(keys.into_iter().chain(columns))?.build()?
+            }
+            other => return internal_err!("{} above a correlated subquery", other.display()),
+        };
+    }
+    Ok(plan)
+}
+
+/// Checks if `expression` is a column, or a column with another type: what DataFusion joins by.
+fn is_column(expression: &Expr) -> bool {
+    match expression {
+        Expr::Column(_) => true,
+        Expr::Cast(cast) => matches!(cast.expr.as_ref(), Expr::Column(_)),
+        _ => false,
+    }
+}
+
+/// Rewrites the arguments of an aggregate.
+fn with_arguments(expression: Expr, rewrite: impl Fn(Expr) -> Result<Expr>) -> Result<Expr> {
+    match expression {
+        Expr::AggregateFunction(AggregateFunction { func, mut params }) => {
+            params.args = params.args.into_iter().map(rewrite).collect::<Result<_>>()?;
+            Ok(Expr::AggregateFunction(AggregateFunction { func, params }))
+        }
+        Expr::Alias(alias) => with_arguments(*alias.expr, rewrite),
+        other => Ok(other),
     }
 }
 
@@ -407,10 +455,33 @@ fn conditions(plan: &LogicalPlan) -> Option<(Vec<&Expr>, &LogicalPlan)> {
 
 /// Checks if `plan` has the same rows when it is computed again, and does not refer to a query around it.
 fn is_repeatable(plan: &LogicalPlan) -> Result<bool> {
-    let varies = plan.exists(|node| {
-        let is_chosen =
-            matches!(node, LogicalPlan::Limit(_) | LogicalPlan::Distinct(Distinct::On(_)) | LogicalPlan::Window(_));
-        Ok(is_chosen || node.expressions().iter().any(Expr::is_volatile))
+    let mut varies = !plan.all_out_ref_exprs().is_empty();
+    plan.apply_with_subqueries(|node| {
+        varies |= match node {
+            LogicalPlan::Limit(_) | LogicalPlan::Distinct(Distinct::On(_)) | LogicalPlan::Window(_) => true,
+            LogicalPlan::Aggregate(aggregate) => {
+                let input = aggregate.input.schema();
+                !aggregate.aggr_expr.iter().all(|aggregate| is_determined(aggregate, input))
+            }
+            _ => node.expressions().iter().any(Expr::is_volatile),
+        };
+        Ok(TreeNodeRecursion::Continue)
     })?;
-    Ok(!varies && plan.all_out_ref_exprs().is_empty())
+    Ok(!varies)
+}
+
+/// Checks if the value of an aggregate does not depend on the order of its rows.
+fn is_determined(aggregate: &Expr, input: &DFSchema) -> bool {
+    match aggregate {
+        Expr::Alias(alias) => is_determined(&alias.expr, input),
+        Expr::AggregateFunction(function) if !aggregate.is_volatile() => match function.func.name() {
+            "count" | "min" | "max" | "bool_and" | "bool_or" | "bit_and" | "bit_or" | "bit_xor" => true,
+            "sum" | "avg" => {
+                let types = function.params.args.iter().map(|argument| argument.get_type(input));
+                types.into_iter().all(|found| found.is_ok_and(|found| found.is_integer() || found.is_decimal()))
+            }
+            _ => false,
+        },
+        _ => false,
+    }
 }
