@@ -8,6 +8,7 @@ cargo's tests last, and exits with 1 if one fails.
 """
 
 import os
+import signal
 import sys
 import time
 import unittest
@@ -21,6 +22,8 @@ def main():
     if not os.environ.get("BUZZ"):
         print("error: BUZZ is not set; name the command `buzz`, or run `make test-python`", file=sys.stderr)
         return 2
+    # A script that starts this in the background lets it, and the programs that it starts, ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path.insert(0, str(FOLDER))
     from support import Fixture
 
