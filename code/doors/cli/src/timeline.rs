@@ -84,7 +84,11 @@ fn page(query: QueryId, summary: &Summary, failure: Option<&QueryError>) -> Stri
 
 fn totals(summary: &Summary) -> String {
     let cost = summary.cost_usd.map(|usd| format!("${usd:.6}"));
-    let by = if summary.combs == 0 { "Fuse".to_string() } else { format!("{} combs", summary.combs) };
+    let by = match summary.combs {
+        0 => "Fuse".to_string(),
+        1 => "1 comb".to_string(),
+        combs => format!("{combs} combs"),
+    };
     let facts = [
         ("time", Some(seconds(ms(summary.total)))),
         ("rows", Some(summary.rows.to_string())),
