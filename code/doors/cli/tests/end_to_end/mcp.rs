@@ -217,7 +217,6 @@ fn failures_are_errors_of_the_tool_with_the_message() {
         ("query", json!({"sql": "SELECT 1", "format": "xml"}), "unknown variant `xml`, expected `json` or `csv`"),
         ("query", json!({"query": "SELECT 1"}), "unknown field `query`"),
         ("query", json!({}), "missing field `sql`"),
-        ("query", json!({"sql": "SELECT 1 AS a, 2 AS a"}), "`a`"),
         ("query", json!({"sql": "SELECT * FROM broken"}), "broken"),
         ("describe_table", json!({"name": "broken"}), "broken"),
         ("describe_table", json!({"name": "ridez"}), "table `ridez` does not exist; did you mean `rides`?"),
