@@ -4,6 +4,7 @@ use buzz_testkit::sorted_text;
 use futures::future::join_all;
 use serde_json::{Value, json};
 
+use crate::common;
 use crate::stack::{Deployed, TRIPS, assert_answers, assert_same, deploy, plain, stderr};
 
 const COUNT: &str = "SELECT COUNT(*) AS n, MAX(\"PULocationID\") AS far FROM trips";
@@ -42,7 +43,10 @@ async fn statement_alone_finds_the_tables_and_views_of_the_stack() {
     let names = deployed.path("cloud/s3/buzz-local/results/names.json");
     let stored: Value = serde_json::from_slice(&std::fs::read(&names).unwrap()).unwrap();
     assert_eq!(stored["catalogs"][0]["uri"], format!("{TRIPS}/*.parquet"));
-    std::fs::write(&names, "{\"catalogs\": 7}").unwrap();
+    let damaged = deployed.path("damaged.json");
+    std::fs::write(&damaged, "{\"catalogs\": 7}").unwrap();
+    let copy = ["s3", "cp", damaged.to_str().unwrap(), "s3://buzz-local/results/names.json"];
+    common::aws(&deployed.cloud.endpoint, &deployed.path(""), &copy).await.unwrap();
     let damaged = deployed.invoke(&json!({"sql": COUNT})).await.unwrap_err();
     assert!(damaged.1.contains("s3://buzz-local/results/names.json: `catalogs` is not a list"), "{damaged:?}");
     let own =
