@@ -1,7 +1,6 @@
 //! State, sources and sinks in buckets, on the S3 server of the local cloud.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -88,7 +87,7 @@ fn upload_events(folder: &Folder, bucket: &Bucket) -> Result {
     );
     let path = folder.write("events.sql", &script)?.display().to_string();
     bucket.succeeds(&["stream", "run", &path, "--until-end"])?;
-    let count = fs::read_dir(folder.path("in"))?.count();
+    let count = folder.files("in")?.len();
     if count != 10 {
         return Err(format!("{count} files instead of 10").into());
     }

@@ -131,8 +131,8 @@ pub(crate) fn blocked_sink() -> Result {
     };
     let rows = |out: &str| -> Result<Vec<String>> {
         let mut rows = Vec::new();
-        for file in fs::read_dir(folder.path(out))? {
-            rows.extend(fs::read_to_string(file?.path())?.lines().map(str::to_string));
+        for file in folder.files(out)? {
+            rows.extend(fs::read_to_string(file)?.lines().map(str::to_string));
         }
         rows.sort();
         Ok(rows)
@@ -345,8 +345,8 @@ pub(crate) fn rolled_sink() -> Result {
     };
     let files = |out: &str| -> Result<(usize, Vec<String>)> {
         let (mut count, mut rows) = (0, Vec::new());
-        for file in fs::read_dir(folder.path(out))? {
-            rows.extend(fs::read_to_string(file?.path())?.lines().map(str::to_string));
+        for file in folder.files(out)? {
+            rows.extend(fs::read_to_string(file)?.lines().map(str::to_string));
             count += 1;
         }
         rows.sort();

@@ -246,8 +246,8 @@ pub(crate) fn rows_before_another_script() -> Result {
     folder.write("s.sql", &script("bid.price < 0"))?;
     succeeds(&arguments)?;
     let mut count = 0;
-    for file in fs::read_dir(folder.path("out"))? {
-        count += fs::read_to_string(file?.path())?.lines().count();
+    for file in folder.files("out")? {
+        count += fs::read_to_string(file)?.lines().count();
     }
     if count == 920 { Ok(()) } else { Err(format!("{count} rows instead of 920").into()) }
 }

@@ -24,6 +24,18 @@ impl Folder {
         self.path(name).display().to_string()
     }
 
+    /// Returns the files that a sink has written, without its hidden folder of files that are not complete.
+    pub(crate) fn files(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(self.path(name))? {
+            let entry = entry?;
+            if !entry.file_name().to_string_lossy().starts_with('.') {
+                files.push(entry.path());
+            }
+        }
+        Ok(files)
+    }
+
     pub(crate) fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
         let path = self.path(name);
         fs::write(&path, text)?;
