@@ -293,7 +293,7 @@ mod tests {
             drop(client);
         };
         assert!(matches!(tokio::join!(wire.gone(), writing).0, WireError::Gone));
-        // What was sent before is still read.
+        // Bytes that were sent before are still read.
         wire.input.clear();
         assert!(matches!(wire.message(Phase::Ready).await, Ok(PgWireFrontendMessage::Query(_))));
     }
