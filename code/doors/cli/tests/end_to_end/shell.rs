@@ -194,8 +194,12 @@ fn text_with_more_lines_than_the_editor_can_count_leaves_the_shell_usable() {
 fn history_that_cannot_be_stored_is_reported() {
     let dir = tempdir().unwrap();
     fs::create_dir_all(dir.path().join("state/history")).unwrap();
-    let steps =
-        [("is a directory; statements are not stored", ""), (READY, "SELECT 40 + 2 AS n;\r"), ("| 42 |", CTRL_D)];
+    let steps = [
+        ("is a directory; statements are not stored", ""),
+        (READY, "SELECT 40 + 2 AS n;\r"),
+        ("| 42 |", ""),
+        (READY, CTRL_D),
+    ];
     let (output, code) = terminal(dir.path(), &["shell"], &steps);
     assert_eq!(code, 0, "{output}");
 }

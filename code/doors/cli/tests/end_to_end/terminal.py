@@ -1,7 +1,8 @@
 """Runs a program on a pseudo-terminal: waits for each expected text, then sends keys.
 
 Reads {"program": [...], "size": [rows, columns], "environment": {...}, "steps": [[expected, keys], ...]} from standard input
-and prints {"output": text, "code": exit code}.
+and prints {"output": text, "code": exit code, "missing": text or null}. A program that does not end after the last step is
+killed; then "missing" is its end.
 """
 
 import fcntl
@@ -9,6 +10,7 @@ import json
 import os
 import pty
 import select
+import signal
 import struct
 import sys
 import termios
@@ -24,10 +26,10 @@ output, seen = b"", 0
 
 
 def read():
-    """Adds what the program writes to the output. Returns False at its end, or if it writes nothing for 60 seconds."""
+    """Adds what the program writes to the output. Returns False at its end. Fails if it writes nothing for 60 seconds."""
     global output
     if not select.select([terminal], [], [], 60)[0]:
-        return False
+        raise TimeoutError
     try:
         data = os.read(terminal, 65536)
     except OSError:
@@ -37,17 +39,19 @@ def read():
 
 
 missing = None
-for expected, keys in order["steps"]:
-    wanted = expected.encode()
-    while (found := output.find(wanted, seen)) < 0 and read():
-        pass
-    if found < 0:
+try:
+    for expected, keys in order["steps"]:
         missing = expected
-        os.kill(child, 9)
-        break
-    seen = found + len(wanted)
-    os.write(terminal, keys.encode())
-while read():
-    pass
+        while (found := output.find(expected.encode(), seen)) < 0:
+            if not read():
+                raise EOFError
+        seen = found + len(expected.encode())
+        os.write(terminal, keys.encode())
+    missing = "the end of the program"
+    while read():
+        pass
+    missing = None
+except (EOFError, TimeoutError):
+    os.kill(child, signal.SIGKILL)
 status = os.waitpid(child, 0)[1]
 print(json.dumps({"output": output.decode(errors="replace"), "code": os.waitstatus_to_exitcode(status), "missing": missing}))
