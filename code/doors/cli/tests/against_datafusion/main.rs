@@ -80,8 +80,7 @@ fn main() {
     conclusion.exit();
 }
 
-/// Returns a test for each `.slt` file of `folder` and number of zones, whose name begins with `group`; one that fails if
-/// there are no files.
+/// Returns a test for each `.slt` file of `folder`, whose name begins with `group`; one that fails if there are no files.
 fn slt_trials(inputs: &Arc<Inputs>, group: &str, folder: Result<PathBuf, String>) -> Vec<Trial> {
     let none = |reason: String| vec![Trial::test(format!("{group}::files_are_found"), || Err(reason.into()))];
     let folder = match folder {
@@ -95,13 +94,9 @@ fn slt_trials(inputs: &Arc<Inputs>, group: &str, folder: Result<PathBuf, String>
     let lists = Arc::new(slt::lists());
     let mut trials = Vec::new();
     for file in files {
-        for zones in slt::ZONES {
-            let name = format!("{group}::{file}::zones_{zones}");
-            let (inputs, file, lists) = (Arc::clone(inputs), file.clone(), Arc::clone(&lists));
-            let folder = Arc::clone(&folder);
-            let test = move || run(slt::run(&inputs, &folder, &file, zones, &lists));
-            trials.push(Trial::ignorable_test(name, test));
-        }
+        let name = format!("{group}::{file}");
+        let (inputs, folder, lists) = (Arc::clone(inputs), Arc::clone(&folder), Arc::clone(&lists));
+        trials.push(Trial::ignorable_test(name, move || run(slt::run(&inputs, &folder, &file, &lists))));
     }
     trials
 }

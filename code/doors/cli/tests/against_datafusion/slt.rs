@@ -19,7 +19,7 @@ use crate::inputs::Inputs;
 use crate::known::{Entry, Known, List, Place};
 use crate::plain::Asked;
 use crate::script::{Kind, Script, Sql, records};
-use crate::verdict::{PATIENCE, Verdict, compare, compare_refusal};
+use crate::verdict::{PATIENCE, Plain, Verdict, compare_with};
 
 /// Counts over all files.
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ struct Totals {
 }
 
 /// Numbers of combs that each file is tried with.
-pub(crate) const ZONES: [usize; 2] = [1, 4];
+const ZONES: [usize; 2] = [1, 4];
 
 static TOTALS: LazyLock<Mutex<Totals>> = LazyLock::new(Mutex::default);
 
@@ -73,15 +73,9 @@ pub(crate) fn own_files() -> PathBuf {
     workspace_root().join("code/doors/cli/tests/sql")
 }
 
-/// Runs one file of `folder` with `zones` combs, and compares with the lists. The test is ignored if every statement reads a file that
-/// is missing.
-pub(crate) async fn run(
-    inputs: &Inputs,
-    folder: &Path,
-    file: &str,
-    zones: usize,
-    lists: &Lists,
-) -> Result<Completion, Failed> {
+/// Runs one file of `folder` with each number of combs, and compares with the lists. The test is ignored if every statement
+/// reads a file that is missing.
+pub(crate) async fn run(inputs: &Inputs, folder: &Path, file: &str, lists: &Lists) -> Result<Completion, Failed> {
     let started = Instant::now();
     let lists = lists.as_ref().map_err(Clone::clone)?;
     let mut script = Script::new(inputs).await?;
@@ -100,7 +94,7 @@ pub(crate) async fn run(
             ordered,
             patience: PATIENCE,
         };
-        let (what, verdict) = match kind {
+        let (what, asked, plain) = match kind {
             Kind::Setup => continue,
             Kind::Missing => {
                 lost += 1;
@@ -112,20 +106,22 @@ pub(crate) async fn run(
             }
             Kind::Select { tables, ordered } => {
                 let what = if tables.is_empty() { What::Select } else { What::SelectOfTable };
-                (what, compare(&host, asked(tables, ordered), zones, &sets(&script, zones)).await)
+                let asked = asked(tables, ordered);
+                let plain = Plain::of(&asked).await;
+                (what, asked, plain)
             }
-            Kind::Refused { tables, error } => {
-                let asked = asked(tables, false);
-                (What::Other, compare_refusal(&host, &asked, zones, &sets(&script, zones), &error).await)
-            }
+            Kind::Refused { tables, error } => (What::Other, asked(tables, false), Plain::Refused(error)),
         };
         tried += 1;
-        count(&sql, zones, what, &verdict);
-        wrong.extend(judge(&sql, zones, &verdict, lists));
+        for zones in ZONES {
+            let verdict = compare_with(&host, &asked, &plain, zones, &sets(&script, zones)).await;
+            count(&sql, zones, what, &verdict);
+            wrong.extend(judge(&sql, zones, &verdict, lists));
+        }
     }
     wrong.extend(lists.iter().flat_map(|known| known.strangers(file, &seen)));
     let mut totals = totals();
-    totals.times.push((started.elapsed(), format!("{file} zones={zones}")));
+    totals.times.push((started.elapsed(), file.to_string()));
     if lost > 0 {
         *totals.lost.entry(file.to_string()).or_default() += lost;
     }

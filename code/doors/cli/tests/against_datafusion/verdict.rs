@@ -50,20 +50,50 @@ struct Failure {
     text: String,
 }
 
+/// The outcome of a statement in plain DataFusion.
+pub(crate) enum Plain {
+    Answered(Rows),
+    Refused(String),
+    /// It takes too long.
+    Slow,
+}
+
+impl Plain {
+    /// Runs the statement in plain DataFusion.
+    pub(crate) async fn of(asked: &Asked) -> Self {
+        let measured = asked.clone();
+        let running = AbortOnDropHandle::new(tokio::spawn(async move { measured.plain().await }));
+        match tokio::time::timeout(asked.patience, running).await {
+            Ok(Ok(Ok(plain))) => Plain::Answered(plain),
+            Ok(Ok(Err(error))) => Plain::Refused(error.to_string()),
+            Ok(Err(panic)) => Plain::Refused(panic.to_string()),
+            Err(_) => Plain::Slow,
+        }
+    }
+}
+
 /// Runs the statement in both.
-pub(crate) async fn compare(host: &LocalHost, asked: Asked, zones: usize, sets: &[String]) -> Verdict {
-    let measured = asked.clone();
-    let running = AbortOnDropHandle::new(tokio::spawn(async move { measured.plain().await }));
-    let plain = match tokio::time::timeout(asked.patience, running).await {
-        Ok(Ok(Ok(plain))) => plain,
-        Ok(Ok(Err(error))) => return compare_refusal(host, &asked, zones, sets, &error.to_string()).await,
-        Ok(Err(panic)) => return compare_refusal(host, &asked, zones, sets, &panic.to_string()).await,
-        Err(_) => return Verdict::Slow,
+pub(crate) async fn compare(host: &LocalHost, asked: &Asked, zones: usize, sets: &[String]) -> Verdict {
+    compare_with(host, asked, &Plain::of(asked).await, zones, sets).await
+}
+
+/// Runs the statement in Buzz.
+pub(crate) async fn compare_with(
+    host: &LocalHost,
+    asked: &Asked,
+    plain: &Plain,
+    zones: usize,
+    sets: &[String],
+) -> Verdict {
+    let plain = match plain {
+        Plain::Answered(plain) => plain,
+        Plain::Refused(error) => return compare_refusal(host, asked, zones, sets, error).await,
+        Plain::Slow => return Verdict::Slow,
     };
-    match buzz(host, &asked, zones, sets).await {
+    match buzz(host, asked, zones, sets).await {
         Err(_) if asked.fails_otherwise().await => Verdict::Refused,
         Err(failure) => Verdict::Fails(failure.text),
-        Ok(found) => match asked.judge(&found, plain).await {
+        Ok(found) => match asked.judge(&found, plain.clone()).await {
             Ok(None) => Verdict::Agrees,
             Ok(Some(told)) => Verdict::Differs(told),
             // The answer is open if it fails with the rows in another order.
@@ -73,13 +103,7 @@ pub(crate) async fn compare(host: &LocalHost, asked: Asked, zones: usize, sets: 
 }
 
 /// Runs a statement that plain DataFusion refuses with `error`.
-pub(crate) async fn compare_refusal(
-    host: &LocalHost,
-    asked: &Asked,
-    zones: usize,
-    sets: &[String],
-    error: &str,
-) -> Verdict {
+async fn compare_refusal(host: &LocalHost, asked: &Asked, zones: usize, sets: &[String], error: &str) -> Verdict {
     let plain_is_clear = !error.contains("Internal error") && !error.contains("panicked");
     match buzz(host, asked, zones, sets).await {
         // A panic is a fault of plain DataFusion, not of the statement.

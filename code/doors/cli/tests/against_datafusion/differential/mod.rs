@@ -152,11 +152,11 @@ fn asked(query: &Select, all: &Tables) -> Asked {
 async fn tried(query: &Select, host: &LocalHost, turn: usize, all: &Tables) -> Verdict {
     let (zones, sets) = SETTINGS[turn];
     let mut sets: Vec<String> = sets.iter().chain(&["timeout_seconds=100"]).map(ToString::to_string).collect();
-    let mut verdict = compare(host, asked(query, all), zones, &sets).await;
+    let mut verdict = compare(host, &asked(query, all), zones, &sets).await;
     if matches!(&verdict, Verdict::Fails(error) if error.contains("exceeds the type")) {
         // Plain DataFusion does not notice that a value exceeds its type.
         sets.push("overflow=wrap".to_string());
-        verdict = compare(host, asked(query, all), zones, &sets).await;
+        verdict = compare(host, &asked(query, all), zones, &sets).await;
     }
     match verdict {
         // The query needs more memory than it has.
