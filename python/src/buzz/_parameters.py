@@ -16,6 +16,9 @@ from .errors import InvalidError
 #: Buzz's whole numbers have 64 bits. It would read a larger one as a float, which rounds it.
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
+#: The most digits of a DECIMAL.
+_DECIMAL_DIGITS = 76
+
 #: Texts, names in quotes and comments, in which a `$` has no meaning; or a parameter.
 _PLACEHOLDER = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|\$(\w+)""", re.DOTALL)
 
@@ -55,8 +58,8 @@ def _name(name: Any) -> str:
     return text.lstrip("$")
 
 
-def parameter(name: str, value: Any) -> bool | int | float | str | None:
-    """Returns one value as JSON takes it.
+def parameter(name: str, value: Any) -> bool | int | float | str | dict[str, str] | None:
+    """Returns one value as JSON takes it. A value of a type that JSON lacks is a text and its SQL type.
 
     Raises `InvalidError` if Buzz has no exact form for it.
     """
@@ -65,7 +68,7 @@ def parameter(name: str, value: Any) -> bool | int | float | str | None:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, decimal.Decimal):
-        raise _refused(name, value, "pass str(value) and write CAST($%s AS DECIMAL(38, 10)) in the SQL")
+        return _decimal(name, value)
     if isinstance(value, (datetime.date, datetime.time)):
         return _time(name, value)
     if isinstance(value, uuid.UUID):
@@ -77,34 +80,53 @@ def parameter(name: str, value: Any) -> bool | int | float | str | None:
     if isinstance(value, numbers.Integral) and numpy_type != "timedelta64":
         return _whole(name, int(value))
     if isinstance(value, numbers.Real) and not isinstance(value, numbers.Rational):
-        return _float(name, float(value))
-    raise _refused(name, value, "pass None, a bool, an int, a float, a str, a date or a time")
+        return _float(float(value))
+    raise _refused(name, value, "pass None, a bool, an int, a float, a Decimal, a str, a date or a time")
 
 
-def _whole(name: str, value: int) -> int:
+def _typed(value: str, sql_type: str) -> dict[str, str]:
+    return {"value": value, "type": sql_type}
+
+
+def _whole(name: str, value: int) -> int | dict[str, str]:
     if _INT_MIN <= value <= _INT_MAX:
         return value
-    raise InvalidError(
-        f"parameter `${name}` has more than 64 bits; pass str(value) and write CAST(${name} AS DECIMAL(38, 0)) in the SQL"
-    )
+    return _decimal(name, decimal.Decimal(value))
 
 
-def _float(name: str, value: float) -> float:
-    if math.isfinite(value):
-        return value
-    raise InvalidError(
-        f"parameter `${name}` is {value}, which is not a JSON number; pass str(value) and write CAST(${name} AS DOUBLE) "
-        "in the SQL"
-    )
+def _decimal(name: str, value: decimal.Decimal) -> dict[str, str]:
+    if not value.is_finite():
+        raise InvalidError(f"parameter `${name}` is {value}, which no DECIMAL can have; pass a float")
+    _, digits, exponent = value.as_tuple()
+    assert isinstance(exponent, int)
+    scale = max(-exponent, 0)
+    # Zero has one digit whatever its exponent is.
+    before = max(len(digits) + exponent, 0) if value else 0
+    precision = max(before + scale, 1)
+    if precision > _DECIMAL_DIGITS:
+        raise InvalidError(f"parameter `${name}` has {precision} digits; a DECIMAL has up to {_DECIMAL_DIGITS}")
+    return _typed(f"{value:f}", f"DECIMAL({precision}, {scale})")
 
 
-def _time(name: str, value: datetime.date | datetime.time) -> str:
+def _float(value: float) -> float | dict[str, str]:
+    return value if math.isfinite(value) else _typed(str(value), "DOUBLE")
+
+
+def _time(name: str, value: datetime.date | datetime.time) -> dict[str, str]:
     # The null of pandas is a datetime that does not equal itself.
     if value != value:
         raise InvalidError(f"parameter `${name}` is {value}, which is not a time; pass None for null")
-    if isinstance(value, datetime.time) and value.tzinfo is not None:
-        raise InvalidError(f"parameter `${name}` is a time of day with a zone, which SQL has no type for; remove the zone")
-    return value.isoformat()
+    if isinstance(value, datetime.time):
+        if value.tzinfo is not None:
+            raise InvalidError(
+                f"parameter `${name}` is a time of day with a zone, which SQL has no type for; remove the zone"
+            )
+        return _typed(value.isoformat(), "TIME")
+    if not isinstance(value, datetime.datetime):
+        return _typed(value.isoformat(), "DATE")
+    # Times of pandas have nanoseconds. Those of Python reach the year 9999, for which nanoseconds have no room.
+    digits = 9 if getattr(value, "nanosecond", 0) else 6
+    return _typed(value.isoformat(), f"TIMESTAMP({digits})" + ("" if value.tzinfo is None else " WITH TIME ZONE"))
 
 
 def _type(value: Any) -> str:

@@ -75,6 +75,12 @@ impl Registry {
                 file.display()
             )));
         }
+        self.read_if_any().await
+    }
+
+    /// Returns what [`Registry::read`] does, and nothing if a file that must exist does not exist yet, as before the change that
+    /// creates it.
+    pub(crate) async fn read_if_any(&self) -> Result<(Vec<CatalogEntry>, Vec<String>)> {
         let document = self.place.read().await?;
         let (mut entries, warnings) = document.entries()?;
         entries.sort_by(|one, other| one.name.cmp(&other.name));

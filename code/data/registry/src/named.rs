@@ -1,14 +1,15 @@
 //! An engine that knows the names of a registry.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use async_trait::async_trait;
 use buzz_engine::{
-    Answer, Content, Engine, NameChange, NameChanged, NameKind, Names, Progress, Question, RowSink, Rows, Running,
-    Summary, TableDescription, Want,
+    Answer, Content, Engine, Existing, NameChange, NameChanged, NameKind, Names, Progress, Question, RowSink, Rows,
+    Running, Summary, TableDescription, Want,
 };
 use buzz_protocol::query::name_help;
 use buzz_protocol::{
@@ -45,12 +46,21 @@ impl Named {
     /// # Errors
     /// `Invalid` if a name does not exist, and the errors of reading the registry. The registry is read only if a name
     /// requires it.
-    async fn resolved(&self, mut question: Question) -> Result<(Question, Vec<String>)> {
-        let wanted = Wanted::of(&question.query);
-        if wanted.reads.names.is_empty() && wanted.reads.lists == Lists::Nothing {
+    async fn resolved(&self, question: Question) -> Result<(Question, Vec<String>)> {
+        if !Wanted::of(&question.query).is_any() {
             return Ok((question, Vec::new()));
         }
         let (entries, warnings) = self.registry.read().await?;
+        self.resolved_in(question, entries, warnings)
+    }
+
+    fn resolved_in(
+        &self,
+        mut question: Question,
+        entries: Vec<CatalogEntry>,
+        warnings: Vec<String>,
+    ) -> Result<(Question, Vec<String>)> {
+        let wanted = Wanted::of(&question.query);
         let lists = wanted.reads.lists;
         let mut resolving = Resolving { query: &mut question.query, entries: &entries, lists, added: HashSet::new() };
         let unknown = resolving.add(&wanted.reads);
@@ -89,7 +99,8 @@ impl Named {
             Query { body: QueryBody::Sql(sql), zones: 1, catalogs: vec![entry.clone()], params: Default::default() };
         // Applies the checks of a query's entries.
         let (query, _) = Query::parse(&query.to_json().to_string(), "the registry of names")?;
-        Ok(self.resolved(Question::new(query, self.registry.base())).await?.0)
+        let (entries, warnings) = self.registry.read_if_any().await?;
+        Ok(self.resolved_in(Question::new(query, self.registry.base()), entries, warnings)?.0)
     }
 
     /// Opens the table of `entry` and records its columns and its type. Returns warnings.
@@ -137,6 +148,13 @@ impl Named {
         if entry.name.is_empty() {
             return Err(QueryError::invalid("the name is empty; write NAME=PLACE"));
         }
+        if existing == Existing::Keep
+            && let (known, _) = self.registry.read_if_any().await?
+            && known.iter().any(|known| known.name.to_lowercase() == entry.name.to_lowercase())
+        {
+            // Its definition is not opened, as it is not used.
+            return Ok(NameChanged { message: kept(&entry.name), warnings: Vec::new() });
+        }
         let mut entry = entry.clone();
         let (count, warnings) = match NameKind::of(&entry) {
             NameKind::Table => self.with_table_columns(&mut entry).await?,
@@ -148,7 +166,7 @@ impl Named {
         let message = match changed {
             Changed::Added => format!("{kind} `{name}` was added: {columns}"),
             Changed::Replaced => format!("{kind} `{name}` was replaced: {columns}"),
-            Changed::Nothing | Changed::Dropped(_) => format!("`{name}` exists already and was not changed"),
+            Changed::Nothing | Changed::Dropped(_) => kept(&name),
         };
         Ok(NameChanged { message, warnings })
     }
@@ -186,7 +204,8 @@ impl Engine for Named {
 #[async_trait]
 impl Names for Named {
     async fn list(&self) -> Result<Vec<CatalogEntry>> {
-        Ok(self.registry.read().await?.0)
+        let entries = self.registry.read().await?.0;
+        Ok(entries.into_iter().map(|entry| self.registry.within(entry, Path::new("/"))).collect())
     }
 
     async fn change(&self, change: NameChange) -> Result<NameChanged> {
@@ -200,6 +219,10 @@ impl Names for Named {
 /// Returns `columns` if all of their types can be read back. A table without recorded columns is opened to list them.
 fn readable(columns: Vec<ColumnSpec>) -> Option<Vec<ColumnSpec>> {
     columns.iter().all(|column| column.field().is_ok()).then_some(columns)
+}
+
+fn kept(name: &str) -> String {
+    format!("`{name}` exists already and was not changed")
 }
 
 /// Checks that the view `entry` is one statement without parameters.
@@ -234,6 +257,7 @@ fn told(id: QueryId, message: &str, progress: &Progress) -> Result<Answer> {
 /// Returns the error for the unknown table `name`, which the statement or `view` names.
 fn missing(name: &str, view: Option<&str>, own: &[CatalogEntry], entries: &[CatalogEntry]) -> QueryError {
     let names = own.iter().chain(entries).map(|entry| entry.name.as_str());
+    let names = names.filter(|name| Some(*name) != view);
     // A long list is not a help.
     let help = match nearest(name, names.clone()) {
         None if names.clone().count() > 20 => "; `buzz tables list` lists the names".to_string(),
@@ -276,6 +300,11 @@ impl Wanted {
         let has_views = query.catalogs.iter().any(CatalogEntry::is_view);
         reads.names.retain(|name| has_views || find(&query.catalogs, name).is_none());
         Self { reads }
+    }
+
+    /// Returns true if the registry must be read for the query.
+    fn is_any(&self) -> bool {
+        !self.reads.names.is_empty() || self.reads.lists != Lists::Nothing
     }
 }
 

@@ -123,6 +123,10 @@ fn change_file(file: &Path, change: &NameChange) -> Result<Changed> {
     let unwritable = |error: std::io::Error| {
         QueryError::invalid(format!("file of tables `{}` cannot be written: {error}", file.display()))
     };
+    if std::fs::metadata(&target).is_ok_and(|found| !found.is_file()) {
+        let error = format!("file of tables `{}` is not a file; name one, such as buzz.json", file.display());
+        return Err(QueryError::invalid(error));
+    }
     // Ends with the process, also if it is killed.
     let _lock = locked(folder, file)?;
     let mut document = read_file(&target)?;
@@ -321,6 +325,13 @@ mod tests {
             assert_eq!(error.kind, ErrorKind::Invalid);
             assert!(error.to_string().starts_with("s3://b/names.json: ") && error.to_string().contains("; correct it"));
         }
+    }
+
+    #[tokio::test]
+    async fn device_is_not_replaced() {
+        let error = Place::File("/dev/null".into()).change(add("t".to_string())).await.unwrap_err();
+        assert!(error.message.contains("`/dev/null` is not a file"), "{error}");
+        assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
     }
 
     #[tokio::test]

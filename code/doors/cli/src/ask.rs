@@ -98,7 +98,7 @@ async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted
     let format = question::format(how)?;
     let output = Output::open(how.output.as_deref())?;
     output.check(format)?;
-    how.timeline.as_deref().map_or(Ok(()), timeline::check)?;
+    let timeline = how.timeline.as_deref().map(|path| Output::open(Some(path))).transpose()?;
     let layout = Layout { rows_max: Some(how.max_rows).filter(|rows| *rows > 0), ..Layout::default() };
     let query = question.id;
     let mut running = engine.start(question);
@@ -112,12 +112,13 @@ async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted
         running.answer().await
     };
     let answer = watch::while_running(&progress, query, answering).await;
-    if let Some(path) = &how.timeline {
-        match &answer {
-            Ok(answer) => timeline::write(path, query, &answer.summary, None)?,
-            Err(error) => timeline::write(path, query, &so_far(&progress), Some(error))?,
-        }
-    }
+    // A page that cannot be written loses neither the error of the query nor its rows.
+    let page = timeline.map(|output| {
+        output.write_text(&match &answer {
+            Ok(answer) => timeline::page(query, &answer.summary, None),
+            Err(error) => timeline::page(query, &so_far(&progress), Some(error)),
+        })
+    });
     let answer = answer?;
     match &answer.content {
         Content::Plan(text) => print(text)?,
@@ -126,7 +127,7 @@ async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted
     if matches!(answer.content, Content::Rows(_)) || answer.summary.ran() {
         note(&one_line(&answer.summary));
     }
-    Ok(())
+    page.unwrap_or(Ok(()))
 }
 
 /// Returns the work that was done for a query without an answer.

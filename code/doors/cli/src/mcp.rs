@@ -3,17 +3,15 @@
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use buzz_engine::Engine;
 use buzz_protocol::{Options, Result};
-use buzz_serve::{Bounds, McpSettings};
+use buzz_serve::{Bounds, McpSettings, RegistrySettings};
 use clap::Args;
 
 use crate::args::{StackArguments, assignment, option_help, table_uri};
-use crate::serve::{RUNNING_LOCAL, RUNNING_STACK, stopped, tables};
+use crate::serve::{RUNNING_LOCAL, RUNNING_STACK, own_tables, read_again_after, stopped};
 use crate::terminal::note;
-use crate::{compose, question};
+use crate::{names, question};
 
 /// Queries that wait until another one ends.
 const WAITING: usize = 64;
@@ -21,11 +19,11 @@ const WAITING: usize = 64;
 /// Arguments of `buzz mcp`.
 #[derive(Debug, Args)]
 pub struct McpArguments {
-    /// Serve the table at this uri under a name; can be repeated. Replaces an entry of the file of tables.
+    /// Serve the table at this uri under a name; can be repeated. Hides a table of this name in the file of tables.
     #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
     tables: Vec<(String, String)>,
 
-    /// JSON file whose field "catalogs" has the tables, as in a query [default: buzz.json, if it exists].
+    /// File of names, which `buzz tables add` writes [default: buzz.json, if it exists].
     #[arg(long = "tables", value_name = "FILE")]
     tables_file: Option<PathBuf>,
 
@@ -83,14 +81,15 @@ async fn serve(arguments: McpArguments, threads: usize) -> Result<()> {
         options.set(assignment)?;
     }
     let is_remote = arguments.stack.is_named();
-    let engine: Arc<dyn Engine> = match is_remote {
-        true => Arc::new(compose::stack_engine(&arguments.stack).await?),
-        false => compose::local_engine(&options, threads)?,
-    };
+    let file = arguments.tables_file.as_deref();
+    let (engine, registry) = names::engine_and_names(&arguments.stack, file, &options, threads).await?;
+    names::at_start(&arguments.stack, file, registry.as_ref()).await?;
     let running = arguments.running.unwrap_or(if is_remote { RUNNING_STACK } else { RUNNING_LOCAL });
     let base = question::working_directory()?;
+    let read_again_after = read_again_after(is_remote);
     let settings = McpSettings {
-        tables: tables(arguments.tables_file.as_deref(), &arguments.tables, &base).await?,
+        tables: own_tables(&arguments.tables)?,
+        registry: Some(RegistrySettings { registry, read_again_after, can_change: false }),
         base,
         options,
         bounds: Bounds { running, waiting: WAITING, answers: running + 16 },

@@ -34,15 +34,49 @@ pub(crate) async fn engine(
     options: &Options,
     threads: usize,
 ) -> Result<Arc<dyn Engine>> {
+    Ok(engine_and_names(stack, file, options, threads).await?.0)
+}
+
+/// Makes an engine as [`engine`] does. Returns it with the names that its statements change.
+///
+/// # Errors
+/// As [`engine`].
+pub(crate) async fn engine_and_names(
+    stack: &StackArguments,
+    file: Option<&Path>,
+    options: &Options,
+    threads: usize,
+) -> Result<(Arc<dyn Engine>, Arc<dyn Names>)> {
     if !stack.is_named() {
-        let engine = compose::local_engine(options, threads)?;
-        return Ok(Arc::new(Named::new(engine, Arc::new(registry(file)))));
+        let named = Arc::new(Named::new(compose::local_engine(options, threads)?, Arc::new(registry(file))));
+        return Ok((Arc::clone(&named) as Arc<dyn Engine>, named));
     }
-    let engine: Arc<dyn Engine> = Arc::new(compose::stack_engine(stack).await?);
-    match file {
-        Some(_) => Ok(Arc::new(Named::new(engine, Arc::new(registry(file))).before_other_names())),
-        None => Ok(engine),
+    let engine = Arc::new(compose::stack_engine(stack).await?);
+    if file.is_none() {
+        return Ok((Arc::clone(&engine) as Arc<dyn Engine>, engine));
     }
+    let named = Arc::new(Named::new(engine, Arc::new(registry(file))).before_other_names());
+    Ok((Arc::clone(&named) as Arc<dyn Engine>, named))
+}
+
+/// Reads the names of a server once, to report at its start what is wrong with them. Returns them.
+///
+/// # Errors
+/// As [`Registry::read`]. A stack that does not tell its names is a warning.
+pub(crate) async fn at_start(
+    stack: &StackArguments,
+    file: Option<&Path>,
+    names: &dyn Names,
+) -> Result<Vec<CatalogEntry>> {
+    if stack.is_named() && file.is_none() {
+        return Ok(names.list().await.unwrap_or_else(|error| {
+            warn(&format!("the names of the stack are not known: {error}"));
+            Vec::new()
+        }));
+    }
+    let (entries, warnings) = registry(file).read().await?;
+    warnings.iter().for_each(|warning| warn(warning));
+    Ok(entries)
 }
 
 /// Carries out a command about names.

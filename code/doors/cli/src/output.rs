@@ -49,7 +49,11 @@ impl Output {
         if !folder.exists() {
             return Err(bad(&format!("folder `{}` does not exist", folder.display())));
         }
-        let file = temporary_in(folder).map_err(|error| bad(&plain(&error)))?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".buzz-output-");
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file = builder.tempfile_in(folder).map_err(|error| bad(&plain(&error)))?;
         Ok(Output(Place::File(file, path)))
     }
 
@@ -64,6 +68,14 @@ impl Output {
             )));
         }
         Ok(())
+    }
+
+    /// Writes a whole text.
+    ///
+    /// # Errors
+    /// `Invalid` if the output is not writable.
+    pub(crate) fn write_text(self, text: &str) -> Result<()> {
+        self.write(|out| out.write_all(text.as_bytes()).map_err(WriteError::Io))
     }
 
     fn is_terminal(&self) -> bool {
@@ -83,15 +95,6 @@ impl Output {
             }
         }
     }
-}
-
-/// Creates a file that is deleted unless it replaces another one.
-pub(crate) fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".buzz-output-");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
 }
 
 /// Returns the folder of a file.

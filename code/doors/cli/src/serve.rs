@@ -1,19 +1,19 @@
 //! `buzz serve`: puts a server together and runs it until it is stopped.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::time::Duration;
 
-use buzz_engine::Engine;
 use buzz_protocol::{CatalogEntry, Options, QueryError, Result};
-use buzz_serve::{Bounds, Keys, Server, Settings, Stopped, Tls, read_keys};
-use clap::Args;
+use buzz_serve::{Bounds, Keys, RegistrySettings, Server, Settings, Stopped, Tls, read_keys};
+use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{StackArguments, assignment, table_uri};
 use crate::terminal::{note, warn};
-use crate::{compose, names, question};
+use crate::{names, question};
 
 /// Queries that run at the same time: in this process, where they share its memory, and on a stack.
 pub(crate) const RUNNING_LOCAL: usize = 2;
@@ -25,7 +25,7 @@ const POSTGRES: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 56
 /// Arguments of `buzz serve`.
 #[derive(Debug, Args)]
 pub struct ServeArguments {
-    /// Serve the table at this uri under a name; can be repeated. Replaces an entry of the file of tables.
+    /// Serve the table at this uri under a name; can be repeated. Hides a table of this name in the file of tables.
     #[arg(long = "table", value_name = "NAME=URI", value_parser = table_uri)]
     tables: Vec<(String, String)>,
 
@@ -48,6 +48,11 @@ pub struct ServeArguments {
     /// Number of queries that wait until another one ends; further ones are refused.
     #[arg(long, value_name = "N", default_value_t = 64)]
     waiting: usize,
+
+    /// Whether clients may create and drop names with SQL. A client that may can read every file and bucket that this
+    /// process can [default: change on loopback addresses, otherwise read].
+    #[arg(long, value_name = "POLICY", value_enum)]
+    names: Option<NamesPolicy>,
 
     /// JSON file with the key of each user, such as {"ann": "KEY"}. Without it, BUZZ_KEY or a new key is for every user.
     #[arg(long, value_name = "FILE")]
@@ -74,6 +79,15 @@ pub struct ServeArguments {
     stack: StackArguments,
 }
 
+/// What clients may do with names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum NamesPolicy {
+    /// Read them.
+    Read,
+    /// Create and drop them too.
+    Change,
+}
+
 /// Runs the server until SIGINT or SIGTERM, and returns the exit code.
 pub(crate) async fn carry_out(arguments: ServeArguments, threads: usize) -> ExitCode {
     match serve(arguments, threads).await {
@@ -95,18 +109,20 @@ async fn serve(arguments: ServeArguments, threads: usize) -> Result<Stopped> {
         options.set(assignment)?;
     }
     let is_remote = arguments.stack.is_named();
-    let engine: Arc<dyn Engine> = match is_remote {
-        true => Arc::new(compose::stack_engine(&arguments.stack).await?),
-        false => compose::local_engine(&options, threads)?,
-    };
+    let file = arguments.tables_file.as_deref();
+    let (engine, registry) = names::engine_and_names(&arguments.stack, file, &options, threads).await?;
     let (keys, new_key) = keys(&arguments)?;
     let running = arguments.running.unwrap_or(if is_remote { RUNNING_STACK } else { RUNNING_LOCAL });
     let base = question::working_directory()?;
-    let tables = tables(arguments.tables_file.as_deref(), &arguments.tables, &base).await?;
-    let names: Vec<String> = tables.iter().map(|entry| entry.name.clone()).collect();
+    let tables = own_tables(&arguments.tables)?;
+    let known = names::at_start(&arguments.stack, file, registry.as_ref()).await?;
+    let names: BTreeSet<String> = tables.iter().chain(&known).map(|entry| entry.name.clone()).collect();
+    let is_loopback = arguments.listen.ip().is_loopback() && arguments.postgres.ip().is_loopback();
+    let can_change = arguments.names.map_or(is_loopback, |policy| policy == NamesPolicy::Change);
     let tls = arguments.tls_certificate.zip(arguments.tls_key).map(|(certificate, key)| Tls { certificate, key });
     let settings = Settings {
         tables,
+        registry: Some(RegistrySettings { registry, read_again_after: read_again_after(is_remote), can_change }),
         base,
         options,
         bounds: Bounds { running, waiting: arguments.waiting, answers: running + 16 },
@@ -116,7 +132,7 @@ async fn serve(arguments: ServeArguments, threads: usize) -> Result<Stopped> {
         hosts: arguments.hosts,
         keys,
     };
-    let server = buzz_serve::bind(Arc::clone(&engine), settings).await?;
+    let server = buzz_serve::bind(engine, settings).await?;
     let stop = stopped()?;
     for broken in server.check_tables().await {
         warn(&broken);
@@ -143,22 +159,33 @@ fn keys(arguments: &ServeArguments) -> Result<(Keys, Option<String>)> {
     }
 }
 
-/// Returns the tables and views of `file`, by default of `buzz.json` if it exists, with places that are relative to `base`,
-/// and those of `--table`, which replace others.
+/// Returns the time after which names are read again. Those of a stack cost a call.
+pub(crate) fn read_again_after(is_remote: bool) -> Duration {
+    Duration::from_secs(if is_remote { 30 } else { 1 })
+}
+
+/// Returns the tables of `--table`.
 ///
 /// # Errors
-/// `Invalid` if the file cannot be read or an entry is wrong.
-pub(crate) async fn tables(file: Option<&Path>, named: &[(String, String)], base: &Path) -> Result<Vec<CatalogEntry>> {
-    let registry = names::registry(file);
-    let (read, warnings) = registry.read().await?;
-    warnings.iter().for_each(|warning| warn(warning));
-    let mut entries: Vec<CatalogEntry> = read.into_iter().map(|entry| registry.within(entry, base)).collect();
+/// `Invalid` if an entry is wrong.
+pub(crate) fn own_tables(named: &[(String, String)]) -> Result<Vec<CatalogEntry>> {
+    let mut entries: Vec<CatalogEntry> = Vec::new();
     for (name, text) in named {
         let entry = crate::tables::entry(name, text)?;
         entries.retain(|other| !other.name.eq_ignore_ascii_case(name));
         entries.push(entry);
     }
     Ok(entries)
+}
+
+/// Names at most ten of `names`.
+fn listed(names: &BTreeSet<String>) -> String {
+    let first: Vec<&str> = names.iter().take(10).map(String::as_str).collect();
+    match names.len() {
+        0 => "none".to_string(),
+        1..=10 => first.join(", "),
+        count => format!("{}, … ({count})", first.join(", ")),
+    }
 }
 
 /// Returns a future that ends at SIGINT or SIGTERM.
@@ -178,7 +205,7 @@ pub(crate) fn stopped() -> Result<impl Future<Output = ()>> {
 }
 
 /// Returns the lines that are printed when the server listens. The addresses come first, so that programs can read them.
-fn greeting(server: &Server, names: &[String], new_key: Option<&str>) -> Result<String> {
+fn greeting(server: &Server, names: &BTreeSet<String>, new_key: Option<&str>) -> Result<String> {
     let (http, postgres) = (server.http_address()?, server.postgres_address()?);
     let scheme = if server.has_tls() { "https" } else { "http" };
     let grpc = if server.has_tls() { "grpc+tls" } else { "grpc" };
@@ -200,7 +227,7 @@ fn greeting(server: &Server, names: &[String], new_key: Option<&str>) -> Result<
          python3 -c 'from adbc_driver_flightsql import dbapi; print(dbapi.connect(\"{grpc}://{http}\", \
          {{\"username\": \"ann\", \"password\": \"{shown}\"}}, autocommit=True).cursor().execute(\"{sql}\")\
          .fetch_arrow_table())'",
-        if names.is_empty() { "none".to_string() } else { names.join(", ") },
+        listed(names),
         postgres.ip(),
         postgres.port(),
     ))

@@ -2,13 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::Path;
 
 use buzz_engine::{Attempt, Fate, Summary};
-use buzz_protocol::{QueryError, QueryId, Result, TaskIndex, human_bytes};
-
-use crate::output::{folder_of, temporary_in};
+use buzz_protocol::{QueryError, QueryId, TaskIndex, human_bytes};
 
 /// Attempts that a page describes. A stack returns fewer.
 pub(crate) const ATTEMPTS_MAX: usize = 20_000;
@@ -19,36 +15,8 @@ const ROWS_MAX: usize = 300;
 /// Style of the page, for light and dark screens.
 const STYLE: &str = include_str!("timeline.css");
 
-/// Writes the page about `query` to `path`, whole or not at all. `failure` is the error with which the query ended.
-///
-/// # Errors
-/// `Invalid` if the file cannot be written.
-pub(crate) fn write(path: &Path, query: QueryId, summary: &Summary, failure: Option<&QueryError>) -> Result<()> {
-    let failed = |error: &std::io::Error| QueryError::invalid(format!("timeline `{}`: {error}", path.display()));
-    let mut file = temporary_in(folder_of(path)).map_err(|error| failed(&error))?;
-    file.write_all(page(query, summary, failure).as_bytes()).map_err(|error| failed(&error))?;
-    file.persist(path).map_err(|error| failed(&error.error))?;
-    Ok(())
-}
-
-/// Checks that the folder of `path` exists, before a query runs.
-///
-/// # Errors
-/// `Invalid` if it does not.
-pub(crate) fn check(path: &Path) -> Result<()> {
-    let folder = folder_of(path);
-    if folder.is_dir() && !path.is_dir() {
-        return Ok(());
-    }
-    Err(QueryError::invalid(format!(
-        "timeline `{}` is not writable: {}",
-        path.display(),
-        if path.is_dir() { "it is a folder".to_string() } else { format!("there is no folder `{}`", folder.display()) }
-    )))
-}
-
-/// Makes the page.
-fn page(query: QueryId, summary: &Summary, failure: Option<&QueryError>) -> String {
+/// Makes the page about `query`. `failure` is the error with which it ended.
+pub(crate) fn page(query: QueryId, summary: &Summary, failure: Option<&QueryError>) -> String {
     let attempts = &summary.timeline.attempts;
     let last = attempts.iter().map(|attempt| attempt.end_ms).max().unwrap_or_default();
     let scale = Scale { total_ms: last.max(ms(summary.total)).max(1) };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use buzz_engine::{Answer, Content, Engine, Progress, ProgressReport, Question, RowSink, Rows, Summary, Want};
-use buzz_protocol::{ErrorKind, Format, Options, Param, Query, QueryBody, QueryError, QueryId, Result};
+use buzz_protocol::{CatalogEntry, ErrorKind, Format, Options, Param, Query, QueryBody, QueryError, QueryId, Result};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -283,7 +283,8 @@ impl Desk {
 
     async fn run(&self, request: Request, want: Want, cancelled: &CancellationToken) -> Result<Answered> {
         let (id, user) = (request.id, request.user.clone());
-        let question = self.question(request, want)?;
+        let question = self.question(request, want).await?;
+        let changes_names = is_change(&question);
         let (slot, kept) = self.admitted(&user).await?;
         let started = Instant::now();
         let mut running = self.engine.start(question);
@@ -306,6 +307,9 @@ impl Desk {
             drop(sender.send(outcome));
         });
         let outcome = receiver.await.unwrap_or_else(|_| Err(QueryError::internal("the query ended without an answer")));
+        if changes_names {
+            self.names.forget().await;
+        }
         self.counts.add(&outcome);
         tracing::info!(query_id = %id, user, milliseconds = started.elapsed().as_millis(), "query ended");
         let Answer { content, summary, .. } = outcome?;
@@ -329,33 +333,38 @@ impl Desk {
     }
 
     /// Makes the question of a request: with the entries of the tables that its statement names.
-    fn question(&self, request: Request, want: Want) -> Result<Question> {
+    async fn question(&self, request: Request, want: Want) -> Result<Question> {
         let sql = without_catalog(&request.sql);
-        if buzz_registry::may_change_names(&sql) {
-            return Err(QueryError::invalid(
-                "the statement is not a query; this server only reads, and `buzz tables` and `buzz sql` change names",
-            ));
-        }
-        let query =
-            Query { catalogs: self.entries(&sql)?, body: QueryBody::Sql(sql), zones: 1, params: request.params };
+        let catalogs = match buzz_registry::may_change_names(&sql) {
+            false => self.entries(&sql).await?,
+            // The registry finds what the definition of a view reads.
+            true if self.names.can_change() => Vec::new(),
+            true => {
+                return Err(QueryError::invalid(
+                    "this server does not change names; start it with `--names change`, or use `buzz tables` or `buzz sql`",
+                ));
+            }
+        };
+        let query = Query { catalogs, body: QueryBody::Sql(sql), zones: 1, params: request.params };
         let question = Question::new(query, self.names.base()).with_options(request.options);
         Ok(Question { id: request.id, ..question.with_want(want) })
     }
 
-    fn entries(&self, sql: &str) -> Result<Vec<buzz_protocol::CatalogEntry>> {
+    async fn entries(&self, sql: &str) -> Result<Vec<CatalogEntry>> {
+        let known = self.names.entries().await?;
         let statement = match planner::parsed(sql) {
             Ok(statement) => statement,
-            Err(error) if error.kind == ErrorKind::Limit => return Ok(self.names.entries().to_vec()),
+            Err(error) if error.kind == ErrorKind::Limit => return Ok(known.all().to_vec()),
             // The engine reports what is wrong with it.
             Err(_) => return Ok(Vec::new()),
         };
-        let Ok(relations) = planner::relations(&statement) else { return Ok(self.names.entries().to_vec()) };
-        let mut entries: Vec<buzz_protocol::CatalogEntry> = Vec::new();
+        let Ok(relations) = planner::relations(&statement) else { return Ok(known.all().to_vec()) };
+        let mut entries: Vec<CatalogEntry> = Vec::new();
         for relation in relations {
             if relation.schema().is_some_and(|schema| schema.eq_ignore_ascii_case("information_schema")) {
-                return Ok(self.names.entries().to_vec());
+                return Ok(known.all().to_vec());
             }
-            for entry in self.names.with_read(relation.table())? {
+            for entry in known.with_read(relation.table())? {
                 if !entries.iter().any(|other| other.name == entry.name) {
                     entries.push(entry.clone());
                 }
@@ -377,6 +386,11 @@ impl Desk {
         let found = running.get(&id).filter(|running| running.user == user)?;
         Some(found.progress.as_ref()?.report(id))
     }
+}
+
+/// Checks if the statement of `question` changes a name.
+fn is_change(question: &Question) -> bool {
+    matches!(&question.query.body, QueryBody::Sql(sql) if buzz_registry::may_change_names(sql))
 }
 
 /// Returns `sql` without the name of the catalog before that of its schema, which engines do not know.

@@ -37,6 +37,7 @@ pub use desk::Bounds;
 pub use keys::Keys;
 pub use listen::{Server, Stopped};
 pub use mcp::{McpSettings, serve_stdio};
+pub use names::RegistrySettings;
 pub use settings::{Settings, Tls, read_keys};
 
 use crate::desk::Desk;
@@ -50,7 +51,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// # Errors
 /// `Invalid` if a table, an address or the certificate cannot be used.
 pub async fn bind(engine: Arc<dyn Engine>, settings: Settings) -> Result<Server> {
-    let names = Names::new(Arc::clone(&engine), settings.base.clone(), settings.tables.clone())?;
+    let (tables, registry) = (settings.tables.clone(), settings.registry.clone());
+    let names = Names::new(Arc::clone(&engine), settings.base.clone(), tables, registry)?;
     let desk = Arc::new(Desk::new(engine, names, settings.options.clone(), settings.bounds));
     listen::bind(desk, settings).await
 }

@@ -103,13 +103,17 @@ pub(crate) enum Fault {
 
 /// Finds out what is wrong with `sql`, which failed.
 pub(crate) async fn fault(names: &Names, sql: &str) -> Fault {
+    if buzz_registry::may_change_names(sql) {
+        return Fault::Other;
+    }
     let statement = match parsed(&without_catalog(sql)) {
         Ok(statement) => statement,
         Err(error) if error.kind == ErrorKind::Limit => return Fault::Other,
         Err(_) => return Fault::Syntax,
     };
     let relations = relations(&statement).unwrap_or_default();
-    if relations.iter().any(|relation| names.entry(relation.table()).is_err()) {
+    let entries = names.last_entries();
+    if relations.iter().any(|relation| entries.entry(relation.table()).is_err()) {
         return Fault::Table;
     }
     let Ok(state) = session(names, &statement, &Options::default()).await else { return Fault::Other };

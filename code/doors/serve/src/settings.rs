@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 use buzz_protocol::{CatalogEntry, Options, QueryError, Result};
 
-use crate::{Bounds, Keys};
+use crate::{Bounds, Keys, RegistrySettings};
 
 /// The settings of a server.
 #[derive(Debug)]
 pub struct Settings {
-    /// The tables and views.
+    /// The server's own tables and views.
     pub tables: Vec<CatalogEntry>,
+    /// The registry of further names, if any.
+    pub registry: Option<RegistrySettings>,
     /// Folder of the tables' relative places.
     pub base: PathBuf,
     /// Options of queries that set none.

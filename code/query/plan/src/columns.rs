@@ -3,6 +3,9 @@
 //! SQL reads `userId` as `userid`. If no column in scope has that name and exactly one differs from it only by case, the
 //! name is replaced by that column's in double quotes, and the statement is planned again. So a lowercase column is always
 //! preferred, and two columns that both fit remain an error.
+//!
+//! Also names the relation of columns that `NATURAL JOIN` merges: the planner finds them ambiguous in WHERE, and which they
+//! are is known only once the tables are.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -17,6 +20,8 @@ use datafusion::sql::sqlparser::ast::{
     visit_expressions_mut,
 };
 
+use crate::standard;
+
 /// Maximum number of names that are replaced in one statement, since each is found by planning it.
 const NAMES_MAX: usize = 300;
 
@@ -30,12 +35,54 @@ pub(crate) async fn planned(state: &SessionState, mut statement: Statement) -> R
             Ok(plan) => return Ok(plan),
             Err(error) => error,
         };
+        if let Some(column) = ambiguous(&error) {
+            match with_side(state, &statement, column).await {
+                Some(named) => statement = named,
+                None => return Err(error),
+            }
+            continue;
+        }
         let replaced = missing(&error, None).is_some_and(|missing| replace(&mut statement, missing));
         if !replaced {
             return Err(error);
         }
     }
     state.statement_to_plan(statement).await
+}
+
+/// Returns `statement` with the relation of `column`, which NATURAL JOIN merges, in its conditions. `None` if no relation
+/// has that column.
+async fn with_side(state: &SessionState, statement: &Statement, column: &str) -> Option<Statement> {
+    for named in standard::natural_sides(statement, column) {
+        let is_other = match state.statement_to_plan(named.clone()).await {
+            Ok(_) => false,
+            Err(error) => match schema_error(&error) {
+                Some(SchemaError::FieldNotFound { field, .. }) => field.name == column,
+                Some(SchemaError::AmbiguousReference { field }) => field.name == column,
+                _ => false,
+            },
+        };
+        if !is_other {
+            return Some(named);
+        }
+    }
+    None
+}
+
+/// Returns the name without a relation that several columns have.
+fn ambiguous(error: &DataFusionError) -> Option<&str> {
+    match schema_error(error)? {
+        SchemaError::AmbiguousReference { field } if field.relation.is_none() => Some(&field.name),
+        _ => None,
+    }
+}
+
+fn schema_error(error: &DataFusionError) -> Option<&SchemaError> {
+    match error.find_root() {
+        DataFusionError::Collection(errors) => schema_error(errors.first()?),
+        DataFusionError::SchemaError(error, _) => Some(error),
+        _ => None,
+    }
 }
 
 /// A name without a column, and the only column that has the name if case is ignored.

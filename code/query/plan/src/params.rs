@@ -1,15 +1,19 @@
-//! Checks the parameters of a query: each `$name` in its SQL has a value, and each value is used.
+//! Checks the parameters of a query: each `$name` in its SQL has a value, and each value is used. Converts their values.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use arrow::datatypes::DataType;
 use buzz_protocol::query::name_help;
 use buzz_protocol::{Param, Place, Query, QueryBody, QueryError, Result};
+use datafusion::common::DFSchema;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::ExprSchemable;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
-use crate::sql::param_value;
 use crate::sql_types::sql_type;
 
 /// Checks the parameters of `query`. Returns a warning for each that no SQL names.
@@ -61,28 +65,56 @@ fn placeholders(sql: &str) -> Vec<String> {
     tokens.into_iter().filter_map(name).collect()
 }
 
+/// Returns the values of `params` by name.
+///
+/// # Errors
+/// `Invalid` if the text of a typed parameter is not of its type, or the type does not exist.
+pub(crate) fn values(state: &SessionState, params: &BTreeMap<String, Param>) -> Result<HashMap<String, ScalarValue>> {
+    params.iter().map(|(name, param)| Ok((name.clone(), value(state, name, param)?))).collect()
+}
+
+fn value(state: &SessionState, name: &str, param: &Param) -> Result<ScalarValue> {
+    Ok(match param {
+        Param::Bool(value) => ScalarValue::from(*value),
+        Param::Int(value) => ScalarValue::from(*value),
+        Param::Float(value) => ScalarValue::from(*value),
+        Param::Text(value) => ScalarValue::from(value.as_str()),
+        Param::Null => ScalarValue::Null,
+        Param::Typed { value, data_type } => {
+            let data_type = parsed_type(state, data_type).map_err(|error| {
+                QueryError::invalid(format!("parameter `${name}`: type `{data_type}` is not known: {}", error.message))
+            })?;
+            let typed = ScalarValue::from(value.as_str()).cast_to(&data_type);
+            typed.map_err(|_| misfit(name, value, &data_type))?
+        }
+    })
+}
+
+fn parsed_type(state: &SessionState, text: &str) -> Result<DataType> {
+    let mut parser = Parser::new(&GenericDialect {}).try_with_sql(text).map_err(DataFusionError::from)?;
+    let data_type = parser.parse_data_type().map_err(DataFusionError::from)?;
+    parser.expect_token(&Token::EOF).map_err(DataFusionError::from)?;
+    let schema = DFSchema::empty();
+    Ok(state.create_logical_expr(&format!("CAST(NULL AS {data_type})"), &schema)?.get_type(&schema)?)
+}
+
+fn misfit(name: &str, text: &str, expected: &DataType) -> QueryError {
+    QueryError::invalid(format!("parameter `${name}` is `{text}`, which is not {}", sql_type(expected)))
+}
+
 /// Replaces an error of planning by one that names the parameter, if the text of a parameter is not of the type that its
 /// place in the statement has. `types` are the types by placeholder.
 pub(crate) fn explained(
     error: QueryError,
     types: &HashMap<String, Option<DataType>>,
-    params: &BTreeMap<String, Param>,
+    values: &HashMap<String, ScalarValue>,
 ) -> QueryError {
-    let misfit = params.iter().find_map(|(name, param)| {
+    let wrong = values.iter().filter_map(|(name, value)| {
         let expected = types.get(&format!("${name}"))?.as_ref()?;
-        let value: ScalarValue = param_value(param);
-        let text = match param {
-            Param::Text(text) => text.clone(),
-            _ => value.to_string(),
-        };
-        value.cast_to(expected).is_err().then_some((name, text, expected))
+        value.cast_to(expected).is_err().then(|| (name, value.to_string(), expected))
     });
-    match misfit {
-        Some((name, text, expected)) => {
-            QueryError::invalid(format!("parameter `${name}` is `{text}`, which is not {}", sql_type(expected)))
-        }
-        None => error,
-    }
+    // The first by name, so that the message is the same each time.
+    wrong.min_by_key(|(name, ..)| *name).map_or(error, |(name, text, expected)| misfit(name, &text, expected))
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use buzz_protocol::{Options, Param, QueryError, Result};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
@@ -68,8 +67,8 @@ pub(crate) async fn to_logical(
     params: &BTreeMap<String, Param>,
     options: &Options,
 ) -> Result<(LogicalPlan, LogicalPlan)> {
-    let values: HashMap<String, ScalarValue> =
-        params.iter().map(|(name, param)| (name.clone(), param_value(param))).collect();
+    let values = params::values(state, params)?;
+    standard::check_functions(state, &statement)?;
     let planned = match columns::planned(state, statement.clone()).await {
         Ok(planned) => planned,
         // The planner gives some different expressions one name, and refuses them.
@@ -79,25 +78,15 @@ pub(crate) async fn to_logical(
         },
     };
     let types = if params.is_empty() { HashMap::new() } else { planned.get_parameter_types()? };
-    let written = standard::planned(planned.with_param_values(values)?, options)?;
+    let written = standard::planned(planned.with_param_values(values.clone())?, options)?;
     let logical = scalar::projected(scalar::checked(wire::sendable(written)?)?)?;
     // Analysis detects type errors; optimization detects errors in constant values.
     let optimized = state.optimize(&logical).map_err(|error| match error {
         DataFusionError::Context(_, inner) => QueryError::from(*inner),
         other => QueryError::from(other),
     });
-    let optimized = optimized.map_err(|error| params::explained(error, &types, params))?;
+    let optimized = optimized.map_err(|error| params::explained(error, &types, &values))?;
     Ok((logical, standard::guarded(optimized)?))
-}
-
-pub(crate) fn param_value(param: &Param) -> ScalarValue {
-    match param {
-        Param::Bool(value) => ScalarValue::from(*value),
-        Param::Int(value) => ScalarValue::from(*value),
-        Param::Float(value) => ScalarValue::from(*value),
-        Param::Text(value) => ScalarValue::from(value.as_str()),
-        Param::Null => ScalarValue::Null,
-    }
 }
 
 /// Returns the schema of a step as later steps read it: all columns nullable, no metadata.

@@ -1,6 +1,6 @@
 //! The answer to a question.
 
-use buzz_protocol::QueryId;
+use buzz_protocol::{CatalogEntry, QueryId};
 use serde::{Deserialize, Serialize};
 
 use crate::{Rows, Summary};
@@ -59,4 +59,22 @@ pub struct TableDescription {
     /// Warnings about the table.
     #[serde(default)]
     pub warnings: Vec<String>,
+}
+
+impl TableDescription {
+    /// Describes the table of `entry` without opening it: without files, and by the columns that were recorded, if any.
+    pub fn recorded(entry: &CatalogEntry) -> Self {
+        let columns = entry.columns.iter().flatten();
+        Self {
+            name: entry.name.clone(),
+            kind: entry.kind.to_string(),
+            uri: entry.uri.clone(),
+            version: entry.version,
+            files: 0,
+            bytes: 0,
+            partition_columns: Vec::new(),
+            columns: columns.map(|column| (column.name.clone(), column.data_type.clone())).collect(),
+            warnings: Vec::new(),
+        }
+    }
 }

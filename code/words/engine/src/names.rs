@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// A registry of names: the file of one machine, or the object of a stack.
 #[async_trait]
 pub trait Names: fmt::Debug + Send + Sync {
-    /// Returns all entries, sorted by name. Opens no table.
+    /// Returns all entries, sorted by name. Their places are absolute. Opens no table.
     ///
     /// # Errors
     /// `Data` if the registry is damaged, `Unavailable` if its store does not respond.

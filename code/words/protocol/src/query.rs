@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{CatalogEntry, Place, QueryError, Result, nearest};
 
@@ -29,18 +29,38 @@ pub struct Query {
 
 /// The value of a parameter. It is a typed value, and is never inserted into the SQL as text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected true, false, a number (a whole one of 64 bits with a sign), a text, null, or \
+                 {\"value\": text, \"type\": SQL type}"
+)]
 pub enum Param {
     /// `true` or `false`.
     Bool(bool),
     /// A whole number.
     Int(i64),
     /// Any other number.
+    #[serde(deserialize_with = "fraction")]
     Float(f64),
-    /// A text. It is parsed if a date or time is required.
+    /// A text. It is read as a value of the type that its place in the SQL requires, such as a date.
     Text(String),
     /// `null`.
     Null,
+    /// A text that is read as a value of an SQL type, wherever it stands. For types that JSON lacks.
+    Typed {
+        /// The value as text.
+        value: String,
+        /// The SQL type, such as `TIMESTAMP(6)` or `DECIMAL(38, 10)`.
+        #[serde(rename = "type")]
+        data_type: String,
+    },
+}
+
+/// Reads a number that is not whole. A whole one of more than 63 bits would be rounded.
+fn fraction<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
+    let number = serde_json::Number::deserialize(deserializer)?;
+    let value = number.is_f64().then(|| number.as_f64()).flatten();
+    value.ok_or_else(|| serde::de::Error::custom("a whole number has up to 64 bits with its sign"))
 }
 
 /// The work of a query, in one of two forms.
@@ -295,6 +315,23 @@ mod tests {
         assert!(warnings.is_empty());
         let again = Query::parse(&query.to_json().to_string(), "q.json").unwrap();
         assert_eq!(again, (query, warnings));
+    }
+
+    #[test]
+    fn parameters_keep_their_values() {
+        let text = r#"{"sql": "SELECT $a", "params": {"a": -9223372036854775808, "b": 0.83674538284635371, "c": null,
+            "d": {"value": "1", "type": "DECIMAL(3, 2)"}}}"#;
+        let (query, _) = Query::parse(text, "q.json").unwrap();
+        let typed = Param::Typed { value: "1".to_string(), data_type: "DECIMAL(3, 2)".to_string() };
+        assert_eq!(
+            query.params.values().cloned().collect::<Vec<_>>(),
+            [Param::Int(i64::MIN), Param::Float(0.836_745_382_846_353_7), Param::Null, typed]
+        );
+        assert_eq!(Query::parse(&query.to_json().to_string(), "q.json").unwrap().0, query);
+        for value in ["9223372036854775808", "[1]", r#"{"value": 1, "type": "DATE"}"#] {
+            let message = error(&format!(r#"{{"sql": "SELECT $a", "params": {{"a": {value}}}}}"#));
+            assert!(message.contains("`params.a`: expected true, false, a number"), "{message}");
+        }
     }
 
     #[test]

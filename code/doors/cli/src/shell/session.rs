@@ -97,7 +97,7 @@ impl Session {
 
     /// Returns the names that can be completed.
     pub(super) fn names(&self) -> Names {
-        let named: Vec<TableDescription> = self.named.iter().map(described).collect();
+        let named: Vec<TableDescription> = self.named.iter().map(TableDescription::recorded).collect();
         Names::of(self.tables.iter().map(|(_, description)| description).chain(&named))
     }
 
@@ -370,22 +370,6 @@ fn at_line(error: QueryError, line: usize) -> QueryError {
 fn changes_names(sql: &str) -> bool {
     let first = sql.split_whitespace().next().unwrap_or_default();
     ["create", "drop"].iter().any(|word| word.eq_ignore_ascii_case(first))
-}
-
-/// Returns what is known of the table of `entry` without opening it.
-fn described(entry: &CatalogEntry) -> TableDescription {
-    let columns = entry.columns.iter().flatten().map(|column| (column.name.clone(), column.data_type.clone()));
-    TableDescription {
-        name: entry.name.clone(),
-        kind: entry.kind.to_string(),
-        uri: entry.uri.clone(),
-        version: entry.version,
-        files: 0,
-        bytes: 0,
-        partition_columns: Vec::new(),
-        columns: columns.collect(),
-        warnings: Vec::new(),
-    }
 }
 
 fn option_list() -> String {

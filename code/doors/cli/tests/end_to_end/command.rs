@@ -51,8 +51,15 @@ fn timeline_shows_the_tasks_of_a_query_and_of_one_that_fails() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         text(&output.stderr),
-        "error: timeline `missing/page.html` is not writable: there is no folder `missing`\n"
+        "error: output `missing/page.html` is not writable: folder `missing` does not exist\n"
     );
+
+    // A device stays one, and the rows are written although the page is not.
+    let full = ["--table", "rides=rides", "--format", "csv", "--timeline", "/dev/full"];
+    let output = buzz(dir.path(), &[&["sql", "SELECT COUNT(*) AS n FROM rides"][..], &full].concat());
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), "n\n30\n"));
+    assert!(text(&output.stderr).contains("error: output `/dev/full` is not writable: "), "{}", text(&output.stderr));
+    assert!(!fs::metadata("/dev/full").unwrap().is_file());
 }
 
 #[test]

@@ -124,6 +124,9 @@ fn file_in_another_folder_is_used_with_an_option() {
     assert_eq!(rows(dir.path(), "SELECT COUNT(*) FROM few"), "3\n");
     let missing = told(&sub, &["sql", "SELECT * FROM rides", "--tables", "none.json"]);
     assert!(missing.contains("file of tables `none.json` does not exist; `buzz tables add` creates it"), "{missing}");
+    let view = "CREATE VIEW one AS SELECT 1 AS one";
+    printed(&sub, &["sql", view, "--tables", "view.json"]);
+    assert_eq!(printed(&sub, &["sql", "SELECT one FROM one", "--tables", "view.json", "--format", "csv"]), "one\n1\n");
     printed(&sub, &["tables", "add", "few=few", "--tables", "none.json"]);
     assert!(printed(&sub, &["tables", "list", "--tables", "none.json"]).starts_with("few "));
 }
@@ -154,6 +157,7 @@ fn wrong_additions_name_the_table_and_change_nothing() {
             "view `v`: table `ride` does not exist; did you mean `rides`?",
         ),
         (&["sql", "CREATE VIEW v AS SELECT * FROM v"], "view `v` reads itself"),
+        (&["sql", "CREATE VIEW ridez AS SELECT * FROM ridex"], "table `ridex` does not exist; did you mean `rides`?"),
         (&["sql", "CREATE VIEW v AS SELECT id FROM rides WHERE id = $id"], "view `v`: a view has no parameters"),
         (&["sql", "CREATE TABLE x AS SELECT 1"], "CREATE is not a query"),
     ] {
@@ -178,6 +182,10 @@ fn statements_change_names() {
     assert_eq!(rows(dir.path(), "SELECT SUM(n), MAX(t) FROM pairs"), "3,y\n");
     assert_eq!(
         rows(dir.path(), &create.replace("TABLE pairs", "TABLE IF NOT EXISTS pairs")),
+        "`pairs` exists already and was not changed\n"
+    );
+    assert_eq!(
+        rows(dir.path(), "CREATE EXTERNAL TABLE IF NOT EXISTS Pairs STORED AS CSV LOCATION 'nowhere.csv'"),
         "`pairs` exists already and was not changed\n"
     );
     let daily = "CREATE VIEW groups AS\nSELECT grp, COUNT(*) AS n -- all\nFROM rides GROUP BY grp;";

@@ -281,6 +281,33 @@ async fn parameters_are_bound_as_values_not_text() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn parameters_have_any_type() {
+    let dir = tempdir().unwrap();
+    let mut query = statement(
+        1,
+        "SELECT $at, $price, DATE '2009-01-05' = $at, DATE '2009-01-05' < $at, $price = 0.10, arrow_typeof($at)",
+        &[],
+    );
+    let typed = |value: &str, data_type: &str| json!({"value": value, "type": data_type});
+    query["params"] = json!({
+        "at": typed("2009-01-05T10:00:00.000001", "timestamp(6)"), "price": typed("0.1", "DECIMAL(10, 2)")
+    });
+    let rows = sorted_text(&ask(&query, dir.path(), &[]).await.unwrap().rows);
+    assert_eq!(rows, ["2009-01-05T10:00:00.000001 | 0.10 | false | true | true | Timestamp(µs)"]);
+    for (value, words) in [
+        (typed("tomorrow", "DATE"), "parameter `$p` is `tomorrow`, which is not DATE"),
+        (typed("1000", "DECIMAL(3, 2)"), "parameter `$p` is `1000`, which is not DECIMAL(3, 2)"),
+        (typed("1", "NUMBRE"), "parameter `$p`: type `NUMBRE` is not known"),
+        (typed("1", "INT; DROP"), "parameter `$p`: type `INT; DROP` is not known"),
+    ] {
+        let mut query = statement(1, "SELECT $p AS p", &[]);
+        query["params"] = json!({"p": value});
+        let error = ask(&query, dir.path(), &[]).await.unwrap_err();
+        assert!(error.kind == ErrorKind::Invalid && error.to_string().contains(words), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn single_hcomb_step_over_a_catalog_entry_runs_like_sql() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 2, 10);

@@ -126,6 +126,11 @@ async fn merged_columns_of_outer_joins_have_the_value_of_the_side_with_a_row() {
         ("SELECT z.id FROM (SELECT id, id AS k FROM t) z LEFT JOIN u USING (k) WHERE u.k IS NULL", &["3", "4", "5", "6", "7", "8"]),
         ("SELECT c.id FROM (SELECT id, id AS k FROM t) c LEFT JOIN u USING (k) WHERE u.k IS NULL", &["3", "4", "5", "6", "7", "8"]),
         ("SELECT k, count(*) FROM (SELECT id AS k FROM t) x FULL JOIN u USING (k) GROUP BY k HAVING count(*) > 1 ORDER BY k", &["2 | 2"]),
+        ("SELECT k, count(*) FROM (SELECT id AS k FROM t) x NATURAL JOIN u WHERE k = 2 GROUP BY k", &["2 | 2"]),
+        ("SELECT k FROM (SELECT 1 AS k UNION SELECT 3) x NATURAL FULL JOIN (SELECT 2 AS k) y WHERE k > 1", &["2", "3"]),
+        ("SELECT k, l FROM (SELECT 1 AS k, 5 AS l UNION ALL SELECT 2, 6) x NATURAL JOIN (SELECT 1 AS k, 5 AS l UNION ALL SELECT 2, 6) y WHERE k + l > 6", &["2 | 6"]),
+        ("SELECT k, m FROM (SELECT 1 AS k) x NATURAL LEFT JOIN (SELECT 2 AS k, 3 AS m) y WHERE k = 1", &["1 | NULL"]),
+        ("SELECT k, m FROM (SELECT 1 AS k) x NATURAL JOIN (SELECT 1 AS k, 3 AS m) y NATURAL JOIN (SELECT 3 AS m) z WHERE m = 3 AND k = 1", &["1 | 3"]),
         ("SELECT count(*) FROM (SELECT DISTINCT a AS k FROM t) NATURAL JOIN u CROSS JOIN (SELECT DISTINCT b FROM t) z", &["18"]),
     ])
     .await;
@@ -479,4 +484,41 @@ async fn binary_column_does_not_become_text_by_a_schema() {
     });
     let error = ask(&query, dir.path(), &[]).await.unwrap_err();
     assert!(error.kind == ErrorKind::Data && error.message.contains("which `schema` cannot turn into text"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clauses_are_read_or_refused() {
+    check(
+        &[],
+        &[
+            (
+                "SELECT a, count(*) FROM t WHERE id < 5 GROUP BY a WITH ROLLUP",
+                &["1 | 2", "3 | 1", "NULL | 1", "NULL | 4"],
+            ),
+            (
+                "SELECT count(*), grouping(a) FROM t WHERE id < 5 GROUP BY a WITH CUBE",
+                &["1 | 0", "1 | 0", "2 | 0", "4 | 1"],
+            ),
+        ],
+    )
+    .await;
+    let dir = tempdir().unwrap();
+    table(dir.path(), "t", &batch(vec![("n", Arc::new(Int64Array::from(vec![1, 2])))]));
+    for (sql, words) in [
+        (
+            "SELECT abs(n) FILTER (WHERE n > 1) FROM t",
+            "FILTER is only for aggregate and window functions; `abs` is neither",
+        ),
+        ("SELECT ABS(DISTINCT n) FROM t", "DISTINCT or ALL is only for"),
+        ("SELECT max(n), (SELECT upper('a' ORDER BY 1)) FROM t", "ORDER BY is only for"),
+        ("SELECT abs(n) IGNORE NULLS FROM t", "IGNORE NULLS or RESPECT NULLS is only for"),
+        ("SELECT n FROM t TABLESAMPLE (50 PERCENT)", "`TABLESAMPLE (50 PERCENT)` is not supported; filter by"),
+    ] {
+        let error = ask(&statement(1, sql, &TABLES[..1]), dir.path(), &[]).await.expect_err(sql);
+        assert!(error.kind == ErrorKind::Invalid && error.to_string().contains(words), "{sql}: {error}");
+    }
+    // Aggregates and window functions have these clauses.
+    let sql = "SELECT count(DISTINCT n) FILTER (WHERE n > 1), array_agg(n ORDER BY n DESC), first_value(n) IGNORE NULLS FROM t";
+    let answer = ask(&statement(1, sql, &TABLES[..1]), dir.path(), &[]).await.unwrap();
+    assert_eq!(sorted_text(&answer.rows), ["1 | [2, 1] | 1"]);
 }

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use tonic::{Request, Status};
 
 use crate::codes::grpc_status;
-use crate::desk::{self, Desk};
+use crate::desk::{self, Answered, Desk};
 use crate::http::guard::User;
 use crate::keys::Keys;
 use crate::listen::Shared;
@@ -104,6 +104,9 @@ impl FlightDoor {
                 planned.map(Some).map_err(|error| Status::invalid_argument(error.message))
             }
             Route::Engine => {
+                if buzz_registry::may_change_names(sql) {
+                    return Ok(None);
+                }
                 let Ok(statement) = planner::parsed(sql) else { return Ok(None) };
                 if planner::is_explain(&statement) {
                     return Ok(Some(planner::explained()));
@@ -128,15 +131,7 @@ impl FlightDoor {
             let schema = planned.map_or(schema, |planned| planned.schema);
             return Ok(encoded(schema, batches.into_iter().map(Ok)));
         }
-        let request = desk::Request {
-            id: asked.id,
-            user,
-            sql: asked.sql,
-            params: asked.params,
-            options: self.desk.options.clone(),
-            format: Format::Arrow,
-        };
-        let answered = self.desk.answer(request).await.map_err(|error| grpc_status(&error))?;
+        let answered = self.answer(asked, user).await?;
         let actual = planner::plain_schema(&answered.rows.schema());
         let schema = planned.map_or(actual, |planned| planned.schema);
         let batches = answered.rows.batches().map_err(|error| grpc_status(&error))?;
@@ -145,6 +140,19 @@ impl FlightDoor {
             let _kept = &answered;
         });
         Ok(encoded(schema, kept))
+    }
+
+    /// Runs a statement with the engine.
+    async fn answer(&self, asked: Asked, user: String) -> Result<Answered, Status> {
+        let request = desk::Request {
+            id: asked.id,
+            user,
+            sql: asked.sql,
+            params: asked.params,
+            options: self.desk.options.clone(),
+            format: Format::Arrow,
+        };
+        self.desk.answer(request).await.map_err(|error| grpc_status(&error))
     }
 
     /// Keeps a prepared statement and returns its handle.

@@ -34,6 +34,7 @@ type Data = Result<Response<Messages<FlightData>>, Status>;
 
 /// The type of a table.
 const TABLE: &str = "TABLE";
+const VIEW: &str = "VIEW";
 
 fn internal(error: impl std::fmt::Display) -> Status {
     Status::internal(error.to_string())
@@ -200,10 +201,16 @@ impl FlightSqlService for FlightDoor {
 
     async fn do_put_statement_update(
         &self,
-        _: CommandStatementUpdate,
-        _: Request<PeekableFlightDataStream>,
+        update: CommandStatementUpdate,
+        request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
-        Err(read_only())
+        let user = Self::user(&request)?;
+        if !buzz_registry::may_change_names(&update.query) {
+            return Err(read_only());
+        }
+        self.answer(Asked::new(&update.query), user).await?;
+        // No row of a table changed.
+        Ok(0)
     }
 
     async fn do_action_cancel_query(
@@ -269,7 +276,8 @@ impl FlightSqlService for FlightDoor {
             // A table that cannot be opened is listed without columns.
             let schema =
                 table.schema().map_or_else(|_| SchemaRef::new(Schema::empty()), |schema| plain_schema(&schema));
-            builder.append(CATALOG, SCHEMA, &table.name, TABLE, &schema)?;
+            let kind = if table.is_view { VIEW } else { TABLE };
+            builder.append(CATALOG, SCHEMA, &table.name, kind, &schema)?;
         }
         data(builder.build()?)
     }
@@ -285,6 +293,7 @@ impl FlightSqlService for FlightDoor {
     async fn do_get_table_types(&self, query: CommandGetTableTypes, _: Request<Ticket>) -> Data {
         let mut builder = query.into_builder();
         builder.append(TABLE);
+        builder.append(VIEW);
         data(builder.build()?)
     }
 

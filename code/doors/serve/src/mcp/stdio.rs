@@ -10,9 +10,9 @@ use rmcp::service::{ServerInitializeError, serve_server};
 use rmcp::transport::stdio_pipes;
 
 use super::McpDoor;
-use crate::STOP_WITHIN;
 use crate::desk::{Bounds, Desk};
 use crate::names::Names;
+use crate::{RegistrySettings, STOP_WITHIN};
 
 /// Interval at which the end of cancelled queries is checked.
 const STOPPED_CHECK: Duration = Duration::from_millis(20);
@@ -23,8 +23,10 @@ const ERROR_CHARACTERS_MAX: usize = 500;
 /// Settings of a server on standard input and output.
 #[derive(Debug)]
 pub struct McpSettings {
-    /// The tables.
+    /// The server's own tables and views.
     pub tables: Vec<CatalogEntry>,
+    /// The registry of further names, if any.
+    pub registry: Option<RegistrySettings>,
     /// Folder of the tables' relative places.
     pub base: PathBuf,
     /// Options of all queries.
@@ -39,7 +41,7 @@ pub struct McpSettings {
 /// # Errors
 /// `Invalid` if a table cannot be used or the client does not follow the protocol.
 pub async fn serve_stdio(engine: Arc<dyn Engine>, settings: McpSettings, stop: impl Future<Output = ()>) -> Result<()> {
-    let names = Names::new(Arc::clone(&engine), settings.base, settings.tables)?;
+    let names = Names::new(Arc::clone(&engine), settings.base, settings.tables, settings.registry)?;
     let desk = Arc::new(Desk::new(engine, names, settings.options, settings.bounds));
     let served = tokio::select! {
         served = serve(McpDoor { desk: Arc::clone(&desk) }) => served,

@@ -118,7 +118,7 @@ pub(super) async fn call(
 ) -> Result<CallToolResult> {
     let arguments = Value::Object(arguments.unwrap_or_default());
     match name {
-        LIST_TABLES => Ok(list_tables(desk, &parsed(name, arguments)?)),
+        LIST_TABLES => list_tables(desk, &parsed(name, arguments)?).await,
         DESCRIBE_TABLE => describe_table(desk, &parsed(name, arguments)?).await,
         ESTIMATE => estimate(desk, user, parsed(name, arguments)?).await,
         QUERY => query(desk, user, parsed(name, arguments)?).await,
@@ -134,11 +134,11 @@ fn parsed<A: DeserializeOwned>(name: &str, arguments: Value) -> Result<A> {
         .map_err(|error| QueryError::invalid(format!("arguments of the tool `{name}`: {error}")))
 }
 
-fn list_tables(desk: &Desk, asked: &ListTables) -> CallToolResult {
+async fn list_tables(desk: &Desk, asked: &ListTables) -> Result<CallToolResult> {
     let contains = asked.contains.as_deref().unwrap_or_default().to_lowercase();
-    let entries: Vec<Value> = desk
-        .names
-        .entries()
+    let known = desk.names.entries().await?;
+    let entries: Vec<Value> = known
+        .all()
         .iter()
         .filter(|entry| entry.name.to_lowercase().contains(&contains))
         .map(|entry| match entry.kind {
@@ -153,7 +153,7 @@ fn list_tables(desk: &Desk, asked: &ListTables) -> CallToolResult {
         answer["note"] = json!(format!("the first {} tables; narrow them with `contains`", tables.len()));
     }
     answer["tables"] = json!(tables);
-    CallToolResult::structured(answer)
+    Ok(CallToolResult::structured(answer))
 }
 
 async fn describe_table(desk: &Desk, asked: &DescribeTable) -> Result<CallToolResult> {

@@ -83,7 +83,8 @@ pub(super) fn all(named: &[NamedTable]) -> Result<Vec<(&'static str, RecordBatch
 }
 
 fn table(named: &NamedTable) -> Vec<V> {
-    let mut row = vec![t(CATALOG), t(SCHEMA), t(&named.name), t("BASE TABLE")];
+    let kind = if named.is_view { "VIEW" } else { "BASE TABLE" };
+    let mut row = vec![t(CATALOG), t(SCHEMA), t(&named.name), t(kind)];
     row.extend([V::Null, V::Null, V::Null, V::Null, V::Null, t("NO"), t("NO"), V::Null]);
     row
 }

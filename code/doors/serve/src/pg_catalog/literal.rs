@@ -14,7 +14,7 @@ pub(crate) fn literal(sql: &str, params: &BTreeMap<String, Param>) -> String {
             Param::Bool(value) => value.to_string(),
             Param::Int(value) => format!("({value})"),
             Param::Float(value) => format!("({value:e})"),
-            Param::Text(text) => format!("'{}'", text.replace('\'', "''")),
+            Param::Text(text) | Param::Typed { value: text, .. } => format!("'{}'", text.replace('\'', "''")),
             Param::Null => "NULL".to_string(),
         })
     })

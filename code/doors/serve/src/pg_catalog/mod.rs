@@ -101,9 +101,10 @@ impl Catalog {
         let Ok((relations, _)) = datafusion::sql::resolve::resolve_table_references(&statement, true) else {
             return Ok(Route::Engine);
         };
+        let entries = self.desk.names.last_entries();
         let is_own = |relation: &&datafusion::common::TableReference| match relation.schema() {
             Some(schema) => [PG_CATALOG, INFORMATION_SCHEMA].contains(&schema),
-            None => self.desk.names.entry(relation.table()).is_err() && tables::is_known(relation.table()),
+            None => entries.entry(relation.table()).is_err() && tables::is_known(relation.table()),
         };
         let own = relations.iter().filter(is_own).count();
         if relations.is_empty() && !bare::is_about_server(sql) {

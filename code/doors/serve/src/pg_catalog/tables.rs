@@ -203,7 +203,7 @@ pub(super) fn all(named: &[NamedTable], session: &Session) -> Result<Vec<(&'stat
             batch(TABLESPACE, &[vec![V::Oid(1663), t("pg_default"), V::Oid(OWNER_OID), V::Null, V::Null]])?,
         ),
         ("pg_settings", batch(SETTINGS, &session.settings.iter().map(setting).collect::<Vec<_>>())?),
-        ("pg_tables", batch(TABLES, &named.iter().map(table).collect::<Vec<_>>())?),
+        ("pg_tables", batch(TABLES, &named.iter().filter(|named| !named.is_view).map(table).collect::<Vec<_>>())?),
     ];
     for (name, columns) in EMPTY {
         tables.push((name, batch(columns, &[])?));
@@ -237,7 +237,7 @@ fn class(named: &NamedTable) -> Vec<V> {
         no.clone(),
         no.clone(),
         t("p"),
-        t("r"),
+        t(if named.is_view { "v" } else { "r" }),
         V::Int(i32::try_from(columns).unwrap_or(i32::MAX)),
         V::Int(0),
         no.clone(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{Field, SchemaRef};
 use buzz_engine::{Batches, Summary};
@@ -131,6 +131,16 @@ impl Cursor {
         }
         self.row += 1;
         Ok(Some((&self.batch, self.row - 1)))
+    }
+
+    /// Returns the first value of the next row, if it is a text.
+    ///
+    /// # Errors
+    /// As [`Cursor::next`].
+    pub(super) fn next_text(&mut self) -> Result<Option<String>, PgError> {
+        let Some((columns, row)) = self.next()? else { return Ok(None) };
+        let texts = columns.first().and_then(|column| column.as_string_opt::<i32>());
+        Ok(texts.map(|texts| texts.value(row).to_string()))
     }
 
     fn load(&mut self, batch: &RecordBatch) -> Result<(), PgError> {

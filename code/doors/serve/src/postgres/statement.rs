@@ -13,6 +13,11 @@ pub(super) enum Statement {
     Empty,
     /// A statement that returns rows.
     Query(String),
+    /// A statement that creates or drops a name, and the tag of its completion.
+    Change {
+        sql: String,
+        tag: &'static str,
+    },
     /// A query whose rows are sent as a file.
     Copy {
         query: String,
@@ -145,9 +150,9 @@ pub(super) fn statement(sql: &str) -> Result<Statement> {
             Statement::Copy { query, format }
         }
         "select" | "with" | "values" | "table" | "explain" | "describe" | "desc" => Statement::Query(sql.to_string()),
-        "insert" | "update" | "delete" | "merge" | "create" | "drop" | "alter" | "truncate" | "grant" | "revoke"
-        | "comment" | "vacuum" | "analyze" | "reindex" | "cluster" | "refresh" | "call" | "do" | "lock" | "notify"
-        | "import" | "security" => {
+        "create" | "drop" => return change(&mut reader, verb == "create"),
+        "insert" | "update" | "delete" | "merge" | "alter" | "truncate" | "grant" | "revoke" | "comment" | "vacuum"
+        | "analyze" | "reindex" | "cluster" | "refresh" | "call" | "do" | "lock" | "notify" | "import" | "security" => {
             return Err(read_only(&verb.to_uppercase()));
         }
         _ => {
@@ -159,6 +164,30 @@ pub(super) fn statement(sql: &str) -> Result<Statement> {
 
 fn read_only(verb: &str) -> PgError {
     PgError::new("25006", format!("cannot execute {verb}: Buzz only reads; write a SELECT"))
+}
+
+/// Finds what a statement creates or drops.
+fn change(reader: &mut Reader<'_>, is_create: bool) -> Result<Statement> {
+    let sql = reader.sql.to_string();
+    if !is_create {
+        return match () {
+            () if reader.next_is("table") => Ok(Statement::Change { sql, tag: "DROP TABLE" }),
+            () if reader.next_is("view") => Ok(Statement::Change { sql, tag: "DROP VIEW" }),
+            () => Err(PgError::new(
+                "25006",
+                "cannot execute DROP: Buzz only reads; only names of tables and views are dropped",
+            )),
+        };
+    }
+    let _ = reader.next_is("or") && reader.next_is("replace");
+    if reader.next_is("view") {
+        return Ok(Statement::Change { sql, tag: "CREATE VIEW" });
+    }
+    if reader.next_is("external") {
+        return Ok(Statement::Change { sql, tag: "CREATE TABLE" });
+    }
+    let remedy = "write CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 's3://…', or CREATE VIEW v AS SELECT …";
+    Err(PgError::new("25006", format!("cannot execute CREATE: Buzz only reads; {remedy}")))
 }
 
 /// Takes the name of a setting, of which some have several words.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int8Array,
@@ -11,12 +12,13 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Int32Type};
 use async_trait::async_trait;
-use buzz_engine::{Engine, Progress, Question, Running, TableDescription};
+use buzz_engine::{Engine, Names, Progress, Question, Running, TableDescription};
 use buzz_fuse::Fuse;
 use buzz_local::LocalHost;
 use buzz_protocol::catalog::{CatalogEntry, CatalogType};
 use buzz_protocol::{Options, Result};
-use buzz_serve::{Bounds, Keys, Settings, Stopped};
+use buzz_registry::{Named, Registry};
+use buzz_serve::{Bounds, Keys, RegistrySettings, Settings, Stopped};
 use buzz_storage::Stores;
 use parquet::arrow::ArrowWriter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -92,27 +94,59 @@ pub(crate) async fn server() -> Served {
     write(&folder.path().join("kinds.parquet"), &kinds());
     let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..10_000));
     write(&folder.path().join("numbers.parquet"), &RecordBatch::try_from_iter([("n", numbers)]).unwrap());
-    let host = LocalHost::new(Arc::new(Stores::default()), &Options::default(), 2).unwrap();
     let tables = vec![
         CatalogEntry::new("kinds", CatalogType::Parquet, "kinds.parquet"),
         CatalogEntry::new("Numbers", CatalogType::Parquet, "numbers.parquet"),
         CatalogEntry::new("missing", CatalogType::Parquet, "missing.parquet"),
     ];
-    let bounds = Bounds { running: 2, waiting: 8, answers: 8 };
-    let mut served = start(Arc::new(Fuse::new(host.host())), tables, bounds, folder.path()).await;
+    let mut served = start(fuse(), tables, None, BOUNDS, folder.path()).await;
     served._folder = Some(folder);
     served
 }
 
-/// Starts a server whose queries end only when they are cancelled.
-pub(crate) async fn endless(bounds: Bounds) -> Served {
-    start(Arc::new(Endless), vec![CatalogEntry::new("t", CatalogType::Parquet, "t")], bounds, Path::new("/")).await
+/// Starts a server that knows the names in `buzz.json` of `folder`, and a file `numbers.parquet` there.
+pub(crate) async fn server_with_registry(folder: &Path, can_change: bool) -> Served {
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100));
+    write(&folder.join("numbers.parquet"), &RecordBatch::try_from_iter([("n", numbers)]).unwrap());
+    let named = Arc::new(named(folder));
+    let registry = RegistrySettings {
+        registry: Arc::clone(&named) as Arc<dyn Names>,
+        read_again_after: Duration::ZERO,
+        can_change,
+    };
+    let own = vec![CatalogEntry::new("own", CatalogType::Parquet, "numbers.parquet")];
+    start(named, own, Some(registry), BOUNDS, folder).await
 }
 
-async fn start(engine: Arc<dyn Engine>, tables: Vec<CatalogEntry>, bounds: Bounds, base: &Path) -> Served {
+/// Makes an engine with the names in `buzz.json` of `folder`.
+pub(crate) fn named(folder: &Path) -> Named {
+    Named::new(fuse(), Arc::new(Registry::of_file(folder.join("buzz.json"))))
+}
+
+const BOUNDS: Bounds = Bounds { running: 2, waiting: 8, answers: 8 };
+
+fn fuse() -> Arc<dyn Engine> {
+    let host = LocalHost::new(Arc::new(Stores::default()), &Options::default(), 2).unwrap();
+    Arc::new(Fuse::new(host.host()))
+}
+
+/// Starts a server whose queries end only when they are cancelled.
+pub(crate) async fn endless(bounds: Bounds) -> Served {
+    start(Arc::new(Endless), vec![CatalogEntry::new("t", CatalogType::Parquet, "t")], None, bounds, Path::new("/"))
+        .await
+}
+
+async fn start(
+    engine: Arc<dyn Engine>,
+    tables: Vec<CatalogEntry>,
+    registry: Option<RegistrySettings>,
+    bounds: Bounds,
+    base: &Path,
+) -> Served {
     let any = "127.0.0.1:0".parse().unwrap();
     let settings = Settings {
         tables,
+        registry,
         base: base.to_path_buf(),
         options: Options::default(),
         bounds,

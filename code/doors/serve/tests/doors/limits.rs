@@ -60,6 +60,7 @@ async fn address_that_others_reach_requires_tls() {
     let engine = buzz_local::LocalHost::new(Default::default(), &Default::default(), 1).unwrap();
     let settings = Settings {
         tables: Vec::new(),
+        registry: None,
         base: "/".into(),
         options: Default::default(),
         bounds: Bounds { running: 1, waiting: 1, answers: 1 },

@@ -5,6 +5,7 @@ mod flight;
 mod http;
 mod limits;
 mod mcp;
+mod names;
 mod postgres;
 mod postgres_bytes;
 mod postgres_catalog;

@@ -74,6 +74,11 @@ pub fn checked(arithmetic: Arithmetic) -> Arc<ScalarUDF> {
     })
 }
 
+/// Checks if `function` is one of [`checked`].
+pub fn is_checked(function: &ScalarUDF) -> bool {
+    [Arithmetic::Add, Arithmetic::Subtract, Arithmetic::Multiply].iter().any(|of| of.name() == function.name())
+}
+
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Checked {
     arithmetic: Arithmetic,

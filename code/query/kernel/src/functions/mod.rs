@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
-pub use arithmetic::{Arithmetic, checked};
+pub use arithmetic::{Arithmetic, checked, is_checked};
 pub use intervals::multiply_interval;
 pub use patterns::{like_pattern, similar_pattern};
 pub use single_row::single_row;

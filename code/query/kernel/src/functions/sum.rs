@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef, Int64Type, UInt64Type};
+use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, Field, FieldRef, Int64Type, UInt64Type};
 use datafusion::error::Result;
 use datafusion::functions_aggregate::sum::Sum;
 use datafusion::logical_expr::expr::AggregateFunction;
@@ -48,6 +48,9 @@ macro_rules! wide {
             // Sums of shorter decimals have 10 more digits than their input.
             decimal @ DataType::Decimal128(38, _) if !$self.wraps => {
                 Ok(Box::new($make::<Decimal128Type>::new(decimal)))
+            }
+            decimal @ DataType::Decimal256(76, _) if !$self.wraps => {
+                Ok(Box::new($make::<Decimal256Type>::new(decimal)))
             }
             _ => $inner,
         }

@@ -1,15 +1,17 @@
-//! Sums in 128 bits.
+//! Sums in 128 bits, and in 256 bits for decimals of that width.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
-use std::marker::PhantomData;
+use std::hash::Hash;
 use std::mem::size_of_val;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, ArrowNumericType, AsArray, BooleanArray, Decimal128Array, PrimitiveArray};
+use arrow::array::{
+    Array, ArrayRef, ArrowNativeTypeOp, ArrowNumericType, ArrowPrimitiveType, AsArray, BooleanArray, PrimitiveArray,
+};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Decimal128Type, Int64Type, UInt64Type};
+use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, Int64Type, UInt64Type, i256};
 use datafusion::common::internal_err;
 use datafusion::common::utils::SingleRowListArrayBuilder;
 use datafusion::error::Result;
@@ -22,26 +24,30 @@ use super::arithmetic::exceeds;
 /// The type of the partial sums of integers.
 pub(super) const STATE: DataType = DataType::Decimal128(38, 0);
 
-/// A type whose sums are kept in 128 bits.
+/// A type whose sums are kept in more bits.
 pub(super) trait Wide: ArrowNumericType + Send + Sync + fmt::Debug + 'static {
-    /// Returns `value` in 128 bits.
-    fn wide(value: Self::Native) -> i128;
+    /// The type of the partial sums.
+    type Sum: ArrowPrimitiveType<Native: ArrowNativeTypeOp + Hash + Eq> + ArrowNumericType + Send;
+
+    /// Returns `value` as a sum.
+    fn wide(value: Self::Native) -> Native<Self>;
 
     /// Returns `sum` as a value of type `data_type`. `None` if it does not fit.
-    fn narrow(sum: i128, data_type: &DataType) -> Option<Self::Native>;
+    fn narrow(sum: Native<Self>, data_type: &DataType) -> Option<Self::Native>;
 
-    /// Returns the sum of the `values` that `nulls` leaves, and if it overflowed.
-    fn total(values: &[Self::Native], nulls: Option<&NullBuffer>) -> (i128, bool) {
-        let add = |(sum, overflowed): (i128, bool), value: Self::Native| {
-            let (sum, over) = sum.overflowing_add(Self::wide(value));
-            (sum, overflowed | over)
-        };
+    /// Returns the sum of the `values` that `nulls` leaves. `None` if it overflows.
+    fn total(values: &[Self::Native], nulls: Option<&NullBuffer>) -> Option<Native<Self>> {
+        let zero = Native::<Self>::ZERO;
+        let add = |sum: Native<Self>, value: Self::Native| sum.add_checked(Self::wide(value)).ok();
         match nulls {
-            None => values.iter().copied().fold((0, false), add),
-            Some(nulls) => nulls.valid_indices().map(|index| values[index]).fold((0, false), add),
+            None => values.iter().copied().try_fold(zero, add),
+            Some(nulls) => nulls.valid_indices().map(|index| values[index]).try_fold(zero, add),
         }
     }
 }
+
+/// A partial sum of values of type `T`.
+type Native<T> = <<T as Wide>::Sum as ArrowPrimitiveType>::Native;
 
 /// Values of a block: their sums of 32 bits each fit 64 bits.
 const BLOCK: usize = 1 << 20;
@@ -54,6 +60,8 @@ fn block_total(values: impl Iterator<Item = i64>) -> i128 {
 }
 
 impl Wide for Int64Type {
+    type Sum = Decimal128Type;
+
     fn wide(value: i64) -> i128 {
         i128::from(value)
     }
@@ -62,19 +70,21 @@ impl Wide for Int64Type {
         i64::try_from(sum).ok()
     }
 
-    fn total(values: &[i64], nulls: Option<&NullBuffer>) -> (i128, bool) {
+    fn total(values: &[i64], nulls: Option<&NullBuffer>) -> Option<i128> {
         let Some(nulls) = nulls else {
-            return (values.chunks(BLOCK).map(|block| block_total(block.iter().copied())).sum(), false);
+            return Some(values.chunks(BLOCK).map(|block| block_total(block.iter().copied())).sum());
         };
         let mut present = nulls.iter();
         let block = |block: &[i64]| {
             block_total(block.iter().zip(present.by_ref()).map(|(value, present)| if present { *value } else { 0 }))
         };
-        (values.chunks(BLOCK).map(block).sum(), false)
+        Some(values.chunks(BLOCK).map(block).sum())
     }
 }
 
 impl Wide for UInt64Type {
+    type Sum = Decimal128Type;
+
     fn wide(value: u64) -> i128 {
         i128::from(value)
     }
@@ -85,6 +95,8 @@ impl Wide for UInt64Type {
 }
 
 impl Wide for Decimal128Type {
+    type Sum = Self;
+
     fn wide(value: i128) -> i128 {
         value
     }
@@ -95,9 +107,23 @@ impl Wide for Decimal128Type {
     }
 }
 
+impl Wide for Decimal256Type {
+    type Sum = Self;
+
+    fn wide(value: i256) -> i256 {
+        value
+    }
+
+    fn narrow(sum: i256, data_type: &DataType) -> Option<i256> {
+        let DataType::Decimal256(precision, _) = data_type else { return None };
+        let bound = i256::from_i128(10).checked_pow(u32::from(*precision))?;
+        (sum < bound && sum > bound.checked_neg()?).then_some(sum)
+    }
+}
+
 /// Returns the type of the partial sums of a sum of type `data_type`.
 fn state_type(data_type: &DataType) -> DataType {
-    if matches!(data_type, DataType::Decimal128(..)) { data_type.clone() } else { STATE }
+    if matches!(data_type, DataType::Decimal128(..) | DataType::Decimal256(..)) { data_type.clone() } else { STATE }
 }
 
 fn too_large(data_type: &DataType) -> datafusion::error::DataFusionError {
@@ -105,15 +131,14 @@ fn too_large(data_type: &DataType) -> datafusion::error::DataFusionError {
 }
 
 /// The sum of one group.
-pub(super) struct WideSum<T> {
-    sum: i128,
+pub(super) struct WideSum<T: Wide> {
+    sum: Native<T>,
     /// Values and partial sums that were added and not removed.
     count: u64,
     data_type: DataType,
-    of: PhantomData<fn(T)>,
 }
 
-impl<T> fmt::Debug for WideSum<T> {
+impl<T: Wide> fmt::Debug for WideSum<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "WideSum({})", self.data_type)
     }
@@ -122,25 +147,25 @@ impl<T> fmt::Debug for WideSum<T> {
 impl<T: Wide> WideSum<T> {
     /// Creates the sum of no rows, of type `data_type`.
     pub(super) fn new(data_type: DataType) -> Self {
-        Self { sum: 0, count: 0, data_type, of: PhantomData }
+        Self { sum: Native::<T>::ZERO, count: 0, data_type }
     }
 
-    fn total(&self, values: &ArrayRef) -> Result<(i128, u64)> {
+    fn total(&self, values: &ArrayRef) -> Result<(Native<T>, u64)> {
         let values = values.as_primitive::<T>();
         let count = (values.len() - values.null_count()) as u64;
         let nulls = values.nulls().filter(|nulls| nulls.null_count() > 0);
-        let (sum, overflowed) = T::total(values.values(), nulls);
-        if overflowed { Err(too_large(&self.data_type)) } else { Ok((sum, count)) }
+        let sum = T::total(values.values(), nulls).ok_or_else(|| too_large(&self.data_type))?;
+        Ok((sum, count))
     }
 
-    fn add(&mut self, sum: i128, count: u64) -> Result<()> {
-        self.sum = self.sum.checked_add(sum).ok_or_else(|| too_large(&self.data_type))?;
+    fn add(&mut self, sum: Native<T>, count: u64) -> Result<()> {
+        self.sum = self.sum.add_checked(sum).map_err(|_| too_large(&self.data_type))?;
         self.count += count;
         Ok(())
     }
 
-    fn remove(&mut self, sum: i128, count: u64) -> Result<()> {
-        self.sum = self.sum.checked_sub(sum).ok_or_else(|| too_large(&self.data_type))?;
+    fn remove(&mut self, sum: Native<T>, count: u64) -> Result<()> {
+        self.sum = self.sum.sub_checked(sum).map_err(|_| too_large(&self.data_type))?;
         self.count -= count;
         Ok(())
     }
@@ -162,7 +187,7 @@ impl<T: Wide> Accumulator for WideSum<T> {
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        for sum in states[0].as_primitive::<Decimal128Type>().iter().flatten() {
+        for sum in states[0].as_primitive::<T::Sum>().iter().flatten() {
             self.add(sum, 1)?;
         }
         Ok(())
@@ -170,7 +195,7 @@ impl<T: Wide> Accumulator for WideSum<T> {
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
         let sum = (self.count > 0).then_some(self.sum);
-        Ok(vec![ScalarValue::new_primitive::<Decimal128Type>(sum, &state_type(&self.data_type))?])
+        Ok(vec![ScalarValue::new_primitive::<T::Sum>(sum, &state_type(&self.data_type))?])
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
@@ -190,7 +215,7 @@ impl<T: Wide> Accumulator for WideSum<T> {
 #[derive(Debug)]
 pub(super) struct DistinctWideSum<T: Wide> {
     /// Number of times that each value was added and not removed.
-    values: HashMap<i128, u64>,
+    values: HashMap<Native<T>, u64>,
     sum: WideSum<T>,
 }
 
@@ -250,20 +275,19 @@ impl<T: Wide> Accumulator for DistinctWideSum<T> {
     }
 
     fn size(&self) -> usize {
-        size_of_val(self) + self.values.capacity() * size_of::<(i128, u64)>()
+        size_of_val(self) + self.values.capacity() * size_of::<(Native<T>, u64)>()
     }
 }
 
 /// The sums of many groups.
-pub(super) struct GroupedWideSums<T> {
-    sums: Vec<i128>,
+pub(super) struct GroupedWideSums<T: Wide> {
+    sums: Vec<Native<T>>,
     seen: NullState,
     overflowed: bool,
     data_type: DataType,
-    of: PhantomData<fn(T)>,
 }
 
-impl<T> fmt::Debug for GroupedWideSums<T> {
+impl<T: Wide> fmt::Debug for GroupedWideSums<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "GroupedWideSums({})", self.data_type)
     }
@@ -272,7 +296,7 @@ impl<T> fmt::Debug for GroupedWideSums<T> {
 impl<T: Wide> GroupedWideSums<T> {
     /// Creates sums of type `data_type`.
     pub(super) fn new(data_type: DataType) -> Self {
-        Self { sums: Vec::new(), seen: NullState::new(), overflowed: false, data_type, of: PhantomData }
+        Self { sums: Vec::new(), seen: NullState::new(), overflowed: false, data_type }
     }
 
     fn add<V: ArrowNumericType + Send>(
@@ -281,14 +305,15 @@ impl<T: Wide> GroupedWideSums<T> {
         groups: &[usize],
         filter: Option<&BooleanArray>,
         total: usize,
-        wide: impl Fn(V::Native) -> i128 + Send + Sync,
+        wide: impl Fn(V::Native) -> Native<T> + Send + Sync,
     ) -> Result<()> {
-        self.sums.resize(total, 0);
+        self.sums.resize(total, Native::<T>::ZERO);
         let (sums, overflowed) = (&mut self.sums, &mut self.overflowed);
         self.seen.accumulate(groups, values, filter, total, |group, value| {
-            let (sum, over) = sums[group].overflowing_add(wide(value));
-            sums[group] = sum;
-            *overflowed |= over;
+            match sums[group].add_checked(wide(value)) {
+                Ok(sum) => sums[group] = sum,
+                Err(_) => *overflowed = true,
+            }
         });
         if self.overflowed { Err(too_large(&self.data_type)) } else { Ok(()) }
     }
@@ -306,13 +331,13 @@ impl<T: Wide> GroupsAccumulator for GroupedWideSums<T> {
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<()> {
-        self.add(states[0].as_primitive::<Decimal128Type>(), groups, None, total, |sum| sum)
+        self.add(states[0].as_primitive::<T::Sum>(), groups, None, total, |sum| sum)
     }
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
         let sums = emit_to.take_needed(&mut self.sums);
         let nulls = self.seen.build(emit_to);
-        let fits = |sum: &i128| T::narrow(*sum, &self.data_type);
+        let fits = |sum: &Native<T>| T::narrow(*sum, &self.data_type);
         let values: Vec<T::Native> = sums.iter().map(|sum| fits(sum).unwrap_or_default()).collect();
         let is_null = |group: usize| nulls.as_ref().is_some_and(|nulls| nulls.is_null(group));
         if sums.iter().enumerate().any(|(group, sum)| fits(sum).is_none() && !is_null(group)) {
@@ -325,7 +350,7 @@ impl<T: Wide> GroupsAccumulator for GroupedWideSums<T> {
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
         let sums = emit_to.take_needed(&mut self.sums);
         let nulls = self.seen.build(emit_to);
-        let sums = Decimal128Array::new(sums.into(), nulls).with_data_type(state_type(&self.data_type));
+        let sums = PrimitiveArray::<T::Sum>::new(sums.into(), nulls).with_data_type(state_type(&self.data_type));
         Ok(vec![Arc::new(sums)])
     }
 
@@ -336,13 +361,13 @@ impl<T: Wide> GroupsAccumulator for GroupedWideSums<T> {
             None => NullBuffer::new(filter.values().clone()),
         });
         let nulls = NullBuffer::union(values.nulls(), kept.as_ref());
-        let sums: Vec<i128> = values.values().iter().map(|value| T::wide(*value)).collect();
-        let sums = Decimal128Array::new(sums.into(), nulls).with_data_type(state_type(&self.data_type));
+        let sums: Vec<Native<T>> = values.values().iter().map(|value| T::wide(*value)).collect();
+        let sums = PrimitiveArray::<T::Sum>::new(sums.into(), nulls).with_data_type(state_type(&self.data_type));
         Ok(vec![Arc::new(sums)])
     }
 
     fn size(&self) -> usize {
-        self.sums.capacity() * size_of::<i128>() + self.seen.size()
+        self.sums.capacity() * size_of::<Native<T>>() + self.seen.size()
     }
 }
 
@@ -389,13 +414,34 @@ mod tests {
     }
 
     #[test]
+    fn sum_of_the_widest_decimals_is_an_error_instead_of_another_number() {
+        let most = i256::from_i128(10).checked_pow(76).unwrap().checked_sub(i256::ONE).unwrap();
+        let data_type = DataType::Decimal256(76, 0);
+        let rows = |values: Vec<i256>| -> ArrayRef {
+            Arc::new(PrimitiveArray::<Decimal256Type>::from(values).with_data_type(data_type.clone()))
+        };
+        let mut sum = WideSum::<Decimal256Type>::new(data_type.clone());
+        sum.update_batch(&[rows(vec![most, most])]).unwrap();
+        assert!(sum.evaluate().is_err());
+        sum.update_batch(&[rows(vec![most.checked_neg().unwrap()])]).unwrap();
+        assert_eq!(sum.evaluate().unwrap(), ScalarValue::Decimal256(Some(most), 76, 0));
+        assert!(sum.update_batch(&[rows(vec![most; 7])]).is_err());
+
+        let mut sums = GroupedWideSums::<Decimal256Type>::new(data_type.clone());
+        sums.update_batch(&[rows(vec![most; 8])], &[0, 1, 2, 3, 0, 1, 2, 3], None, 4).unwrap();
+        assert!(sums.evaluate(EmitTo::All).is_err());
+        let mut sums = GroupedWideSums::<Decimal256Type>::new(data_type.clone());
+        assert!(sums.update_batch(&[rows(vec![most; 8])], &[0; 8], None, 1).is_err());
+    }
+
+    #[test]
     fn total_of_many_values_is_exact() {
         let values: Vec<i64> = (0..5000_i64).map(|value| (value - 2500) * 1_234_567_890_123).collect();
         let expected: i128 = values.iter().copied().map(i128::from).sum();
-        assert_eq!(Int64Type::total(&values, None).0, expected);
+        assert_eq!(Int64Type::total(&values, None), Some(expected));
         let nulls: NullBuffer = (0..5000).map(|index| index % 3 > 0).collect::<Vec<bool>>().into();
         let present: i128 = nulls.valid_indices().map(|index| i128::from(values[index])).sum();
-        assert_eq!(Int64Type::total(&values, Some(&nulls)).0, present);
-        assert_eq!(Int64Type::total(&[i64::MIN; 3], None).0, 3 * i128::from(i64::MIN));
+        assert_eq!(Int64Type::total(&values, Some(&nulls)), Some(present));
+        assert_eq!(Int64Type::total(&[i64::MIN; 3], None), Some(3 * i128::from(i64::MIN)));
     }
 }

@@ -4,6 +4,7 @@
 //! rules that need to run in between DataFusion's own. [`guarded`] rewrites the optimized plan and
 //! [`without_unordered_limits`] the physical one. Each module says what DataFusion does, and why that is wrong.
 
+mod clauses;
 mod correlated;
 mod guards;
 mod limits;
@@ -36,9 +37,11 @@ use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::prelude::SessionConfig;
 
+pub(crate) use self::clauses::check_functions;
 pub(crate) use self::guards::guarded;
 pub(crate) use self::limits::without_unordered_limits;
 pub(crate) use self::syntax::{rewritten, with_names};
+pub(crate) use self::using::natural_sides;
 
 /// Creates a session with `tables` only, in which `now()` is `start`, and whose rules include those of this module.
 ///

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use buzz_kernel::{Arithmetic, checked, checked_sum, wrapping_sum};
+use buzz_kernel::{Arithmetic, checked, checked_sum, is_checked, wrapping_sum};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue};
@@ -60,14 +60,14 @@ fn checking(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     match expression {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
             if let Some(arithmetic) = Arithmetic::of(op)
-                && can_overflow(&left.get_type(schema)?, &right.get_type(schema)?, arithmetic)
+                && can_overflow(&type_of(&left, schema)?, &type_of(&right, schema)?, arithmetic)
             {
                 return Ok(Transformed::yes(checked(arithmetic).call(vec![*left, *right])));
             }
             Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr::new(left, op, right))))
         }
         Expr::Negative(inner) => {
-            let data_type = inner.get_type(schema)?;
+            let data_type = type_of(&inner, schema)?;
             if data_type.is_signed_integer() && !matches!(inner.as_ref(), Expr::Literal(..)) {
                 let zero = Expr::Literal(ScalarValue::new_zero(&data_type)?, None);
                 return Ok(Transformed::yes(checked(Arithmetic::Subtract).call(vec![zero, *inner])));
@@ -76,6 +76,21 @@ fn checking(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         }
         other => Ok(Transformed::no(other)),
     }
+}
+
+/// Returns the type of `expression`. DataFusion writes the text of a function with all its arguments to find its type, which for
+/// a sum of `n` terms takes `n³` steps.
+fn type_of(expression: &Expr, schema: &DFSchema) -> Result<DataType> {
+    let Expr::ScalarFunction(function) = expression else { return expression.get_type(schema) };
+    let ([left, right], true) = (function.args.as_slice(), is_checked(&function.func)) else {
+        return expression.get_type(schema);
+    };
+    // The last operand of a long sum is short.
+    let right = type_of(right, schema)?;
+    if right.is_integer() {
+        return Ok(right);
+    }
+    function.func.inner().return_type(&[type_of(left, schema)?, right])
 }
 
 /// Checks if the result of two operands may not fit its type. DataFusion gives the results of short decimals more digits.

@@ -13,8 +13,8 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
-use super::numbers;
 use super::using::{Sides, ambiguous_columns, constraint};
+use super::{clauses, numbers};
 
 /// Rewrites `statement`. Most statements stay as they are.
 ///
@@ -86,6 +86,7 @@ impl VisitorMut for Syntax {
     type Break = QueryError;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<QueryError> {
+        flow(clauses::check_query(query))?;
         let mut names = Names::default();
         if matches!(query.body.as_ref(), SetExpr::Select(_)) {
             let _: ControlFlow<()> = ast::Visit::visit(&query.order_by, &mut names);
@@ -103,6 +104,7 @@ impl VisitorMut for Syntax {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<QueryError> {
+        flow(clauses::check_select(select))?;
         if is_total(&select.group_by) {
             flow(grouped_as_one(select))?;
         }
@@ -121,6 +123,7 @@ impl VisitorMut for Syntax {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<QueryError> {
+        flow(clauses::check_factor(factor))?;
         flow(with_numbers(factor))
     }
 

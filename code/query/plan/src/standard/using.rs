@@ -20,6 +20,7 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, Join, LogicalPlan, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
     Signature, Volatility,
 };
+use datafusion::sql::parser::Statement as ParsedStatement;
 use datafusion::sql::sqlparser::ast::{
     Expr as SqlExpr, Ident, JoinConstraint as SqlConstraint, JoinOperator, Query, Select, Statement, TableFactor,
     TableWithJoins, Visit, VisitMut, Visitor, VisitorMut,
@@ -168,6 +169,46 @@ pub(super) fn ambiguous_columns(select: &mut Select) {
     let _: ControlFlow<()> = VisitMut::visit(&mut select.projection, &mut several);
     let _: ControlFlow<()> = VisitMut::visit(&mut select.group_by, &mut several);
     let _: ControlFlow<()> = VisitMut::visit(&mut select.having, &mut several);
+}
+
+/// Returns variants of `statement` in which the conditions of each SELECT with a NATURAL JOIN name the relation of `column`:
+/// in the first variant the first relation, and so on.
+pub(crate) fn natural_sides(statement: &ParsedStatement, column: &str) -> Vec<ParsedStatement> {
+    let variant = |place| {
+        let mut statement = statement.clone();
+        let ParsedStatement::Statement(sql) = &mut statement else { return None };
+        let mut natural = Natural { column, place, count: 0 };
+        let _: ControlFlow<()> = sql.visit(&mut natural);
+        (natural.count > 0).then_some(statement)
+    };
+    (0..).map_while(variant).collect()
+}
+
+struct Natural<'a> {
+    column: &'a str,
+    /// Index of the relation.
+    place: usize,
+    /// Number of SELECTs that have such a relation.
+    count: usize,
+}
+
+impl VisitorMut for Natural<'_> {
+    type Break = ();
+
+    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        let natural = |table: &&TableWithJoins| {
+            table.joins.iter().any(|join| matches!(constraint(&join.join_operator), Some(SqlConstraint::Natural)))
+        };
+        let relations = select.from.iter().filter(natural).flat_map(|table| {
+            std::iter::once(&table.relation).chain(table.joins.iter().map(|join| &join.relation)).map(alias_of)
+        });
+        if let Some(Some(relation)) = relations.into_iter().nth(self.place) {
+            let columns = [(self.column.to_string(), relation.clone())].into();
+            let _: ControlFlow<()> = VisitMut::visit(&mut select.selection, &mut Naming { columns, depth: 0 });
+            self.count += 1;
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// Names the relation of columns outside of subqueries.

@@ -280,6 +280,14 @@ impl Connection {
                 let count = rows::copy(&mut self.wire, &mut cursor, &format, self.settings.zone, &token).await?;
                 self.complete(&format!("COPY {count}"))?;
             }
+            Statement::Change { sql, tag } => {
+                let mut cursor = self.start(Bound { sql, params: BTreeMap::new() }, None).await?;
+                self.notices(&mut cursor)?;
+                if let Some(effect) = cursor.next_text()? {
+                    self.wire.put(&NoticeResponse::new(fields("NOTICE", &PgError::new("00000", effect))))?;
+                }
+                self.complete(tag)?;
+            }
             Statement::Set { name, value, tag } => {
                 self.change(|settings| settings.set(&name, value.as_deref()))?;
                 self.complete(tag)?;
