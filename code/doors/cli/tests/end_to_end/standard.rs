@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, Date32Array, Decimal32Array, Decimal64Array, Int64Array, RecordBatch, StringArray,
-    StructArray, Time64MicrosecondArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+    ArrayRef, BinaryArray, Date32Array, Decimal32Array, Decimal64Array, Decimal128Array, Int64Array, RecordBatch,
+    StringArray, StructArray, Time64MicrosecondArray, TimestampMicrosecondArray, TimestampMillisecondArray,
     TimestampNanosecondArray,
 };
 use arrow::datatypes::{DataType, Field, Fields};
@@ -521,4 +521,45 @@ async fn clauses_are_read_or_refused() {
     let sql = "SELECT count(DISTINCT n) FILTER (WHERE n > 1), array_agg(n ORDER BY n DESC), first_value(n) IGNORE NULLS FROM t";
     let answer = ask(&statement(1, sql, &TABLES[..1]), dir.path(), &[]).await.unwrap();
     assert_eq!(sorted_text(&answer.rows), ["1 | [2, 1] | 1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn comparisons_are_of_the_values_that_are_written() {
+    let dir = tempdir().unwrap();
+    let prices = Decimal128Array::from(vec![419, 154, 250, 11_605_483]).with_precision_and_scale(10, 2).unwrap();
+    let large = Int64Array::from(vec![1, 1 << 40, 3, 2]);
+    let times = TimestampMillisecondArray::from(vec![1_704_067_200_000; 4]);
+    table(dir.path(), "t", &batch(vec![("p", Arc::new(prices)), ("b", Arc::new(large)), ("ms", Arc::new(times))]));
+    for (condition, rows) in [
+        ("p = 4.19", 1),
+        ("p IN (4.19, 8.05, 2.5)", 2),
+        ("p < 116054.83", 3),
+        ("p <= 116054.83", 4),
+        ("p BETWEEN 1.54 AND 4.19", 3),
+        ("CASE p WHEN 4.19 THEN true ELSE false END", 1),
+        ("p = $price", 1),
+        ("p IS NOT DISTINCT FROM -4.19", 0),
+        ("CAST(p AS DECIMAL(10, 0)) = 3", 1),
+        ("CAST(p AS DECIMAL(10, 1)) = 1.5", 1),
+        ("CAST(p AS INT) = 2", 1),
+        ("TRY_CAST(b AS INT) <> 1", 2),
+        ("CAST(b AS BIGINT) > 2", 2),
+        ("ms = '2024-01-01 00:00:00.0004'", 0),
+        ("ms < '2024-01-01 00:00:00.0004'", 4),
+        ("ms >= TIMESTAMP '2024-01-01 00:00:00.0004'", 0),
+        ("ms = '2024-01-01'", 4),
+    ] {
+        for (zones, way) in WAYS {
+            let sql = format!("SELECT count(*) FROM t WHERE {condition}");
+            let mut query = statement(zones, &sql, &TABLES[..1]);
+            if condition.contains('$') {
+                query["params"] = json!({"price": 4.19});
+            }
+            let answer = ask(&query, dir.path(), way).await.unwrap();
+            assert_eq!(sorted_text(&answer.rows), [rows.to_string()], "{condition}, {zones} zones");
+        }
+    }
+    let sql = "SELECT count(*) FROM t WHERE CAST(b AS INT) > 2";
+    let error = ask(&statement(1, sql, &TABLES[..1]), dir.path(), &[]).await.unwrap_err();
+    assert!(error.to_string().contains("1099511627776"), "{error}");
 }

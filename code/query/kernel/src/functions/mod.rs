@@ -2,6 +2,7 @@
 //! every session that plans, decodes or runs a plan must have them.
 
 mod arithmetic;
+mod hidden;
 mod intervals;
 mod patterns;
 mod single_row;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 pub use arithmetic::{Arithmetic, checked, is_checked};
+pub use hidden::hidden;
 pub use intervals::multiply_interval;
 pub use patterns::{like_pattern, similar_pattern};
 pub use single_row::single_row;
@@ -23,7 +25,7 @@ use crate::bounded::bounded_functions;
 /// Returns the scalar functions.
 pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     let arithmetic = [Arithmetic::Add, Arithmetic::Subtract, Arithmetic::Multiply].map(checked);
-    let others = [single_row(), like_pattern(), similar_pattern(), multiply_interval()];
+    let others = [single_row(), like_pattern(), similar_pattern(), multiply_interval(), hidden()];
     arithmetic.into_iter().chain(others).chain(bounded_functions()).collect()
 }
 

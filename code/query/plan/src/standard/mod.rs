@@ -4,11 +4,14 @@
 //! rules that need to run in between DataFusion's own. [`guarded`] rewrites the optimized plan and
 //! [`without_unordered_limits`] the physical one. Each module says what DataFusion does, and why that is wrong.
 
+mod casts;
 mod clauses;
 mod correlated;
+mod decimals;
 mod guards;
 mod limits;
 mod numbers;
+mod operands;
 mod operators;
 mod overflow;
 mod patterns;
@@ -112,6 +115,7 @@ fn one(expression: Expr, schema: &DFSchema, zone: Option<&str>) -> DataFusionRes
     };
     let mut result = patterns::translated(expression, schema)?;
     result = sibling(result, &|inner| windows::in_groups(inner, schema))?;
+    result = sibling(result, &|inner| decimals::comparable(inner, schema))?;
     result = sibling(result, &|inner| times::comparable(inner, schema, zone))?;
     result = sibling(result, &|inner| simplified::with_nulls(inner, schema))?;
     result = sibling(result, &operators::supported)?;

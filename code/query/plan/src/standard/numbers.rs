@@ -1,7 +1,7 @@
 //! Decimal literals that a DOUBLE does not hold.
 //!
 //! The planner reads `0.1` as a DOUBLE. A literal of up to 15 digits becomes the same decimal again where it is compared
-//! with one. Longer ones are decimals from the start, and sums and products of literals are computed exactly.
+//! with one (`decimals`). Longer ones are decimals from the start, and sums and products of literals are computed exactly.
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, ExactNumberInfo, Expr, Value, ValueWithSpan,

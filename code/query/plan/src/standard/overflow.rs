@@ -1,4 +1,4 @@
-//! The rule that makes arithmetic and sums fail on overflow, or wrap.
+//! The rule that makes arithmetic and sums fail on overflow, or wrap, and hides casts that must stay in their place.
 
 use std::sync::Arc;
 
@@ -14,7 +14,9 @@ use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, WindowFunctionDefinition};
 use datafusion::optimizer::AnalyzerRule;
 
-/// Replaces `+`, `-` and `*` of integers and of the longest decimals by functions that fail on overflow. Runs after the
+use super::casts;
+
+/// Hides casts as [`casts::kept`] does. Replaces `+`, `-` and `*` of integers and of the longest decimals by functions that fail on overflow. Runs after the
 /// types of operands are known. `sum` fails by itself; if overflow wraps, another function replaces it.
 #[derive(Debug)]
 pub(super) struct Overflow {
@@ -30,7 +32,11 @@ impl AnalyzerRule for Overflow {
                 inputs => merge_schema(inputs),
             };
             let names = NamePreserver::new(&node);
-            let replaced = |inner| if self.wraps { Ok(wrapping(inner)) } else { checking(inner, &schema) };
+            let replaced = |inner| {
+                let inner = casts::kept(inner, &schema)?;
+                let checked = if self.wraps { wrapping(inner.data) } else { checking(inner.data, &schema)? };
+                Ok(Transformed::new_transformed(checked.data, inner.transformed || checked.transformed))
+            };
             node.map_expressions(|expression| with_names(expression, &names, &replaced))
         })?;
         Ok(plan.data)

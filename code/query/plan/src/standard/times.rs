@@ -8,71 +8,42 @@ use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
-use datafusion::logical_expr::expr::{Between, InList};
-use datafusion::logical_expr::{BinaryExpr, Case, Cast, Expr, ExprSchemable, Operator};
+use datafusion::logical_expr::{Case, Cast, Expr, ExprSchemable};
+
+use super::operands::compared;
 
 /// Converts the operands of a comparison, of IN, BETWEEN, CASE and COALESCE so that they can be compared. `zone` is the time
 /// zone of the session.
 pub(super) fn comparable(expression: Expr, schema: &DFSchema, zone: Option<&str>) -> Result<Transformed<Expr>> {
-    let operands = |mut operands: Vec<Expr>| -> Result<Option<Vec<Expr>>> {
-        Ok(converted(&mut operands, schema, zone)?.then_some(operands))
-    };
-    match expression {
-        Expr::Cast(cast) => Ok(wide_literal(&cast).map_or_else(|| Transformed::no(Expr::Cast(cast)), Transformed::yes)),
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_comparison(op) => {
-            Ok(match operands(vec![*left.clone(), *right.clone()])?.map(<[Expr; 2]>::try_from) {
-                Some(Ok([left, right])) => {
-                    Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right))))
-                }
-                _ => Transformed::no(Expr::BinaryExpr(BinaryExpr::new(left, op, right))),
-            })
-        }
-        Expr::Between(between) => {
-            let parts = vec![*between.expr.clone(), *between.low.clone(), *between.high.clone()];
-            Ok(match operands(parts)?.map(<[Expr; 3]>::try_from) {
-                Some(Ok([value, low, high])) => {
-                    let between = Between::new(Box::new(value), between.negated, Box::new(low), Box::new(high));
-                    Transformed::yes(Expr::Between(between))
-                }
-                _ => Transformed::no(Expr::Between(between)),
-            })
-        }
-        Expr::InList(InList { expr, list, negated }) => {
-            let all = std::iter::once(*expr.clone()).chain(list.iter().cloned()).collect();
-            Ok(match operands(all)? {
-                Some(mut list) => {
-                    let value = list.remove(0);
-                    Transformed::yes(Expr::InList(InList::new(Box::new(value), list, negated)))
-                }
-                None => Transformed::no(Expr::InList(InList { expr, list, negated })),
-            })
-        }
+    let convert = |operands: &mut [Expr]| converted(operands, schema, zone);
+    let operands =
+        |mut operands: Vec<Expr>| -> Result<Option<Vec<Expr>>> { Ok(convert(&mut operands)?.then_some(operands)) };
+    let compared = compared(expression, &convert)?;
+    let was_changed = compared.transformed;
+    let converted = match compared.data {
+        Expr::Cast(cast) => wide_literal(&cast).map_or_else(|| Transformed::no(Expr::Cast(cast)), Transformed::yes),
         Expr::Case(case) => {
             let results = case.when_then_expr.iter().map(|(_, then)| then.as_ref().clone());
             let results: Vec<Expr> = results.chain(case.else_expr.as_deref().cloned()).collect();
-            Ok(match operands(results)? {
+            match operands(results)? {
                 Some(results) => Transformed::yes(Expr::Case(with_results(case, results))),
                 None => Transformed::no(Expr::Case(case)),
-            })
+            }
         }
         Expr::ScalarFunction(mut function)
             if ["coalesce", "nullif", "greatest", "least", "nvl", "ifnull"].contains(&function.name()) =>
         {
-            Ok(match operands(function.args.clone())? {
+            match operands(function.args.clone())? {
                 Some(args) => {
                     function.args = args;
                     Transformed::yes(Expr::ScalarFunction(function))
                 }
                 None => Transformed::no(Expr::ScalarFunction(function)),
-            })
+            }
         }
-        other => Ok(Transformed::no(other)),
-    }
-}
-
-fn is_comparison(op: Operator) -> bool {
-    use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
-    matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
+        other => Transformed::no(other),
+    };
+    Ok(Transformed::new_transformed(converted.data, was_changed || converted.transformed))
 }
 
 fn with_results(case: Case, results: Vec<Expr>) -> Case {

@@ -1,0 +1,146 @@
+//! Comparisons of a value that is cast to a type with fewer values.
+//!
+//! The optimizer moves the cast to the literal: `CAST(p AS INT) = 2` becomes `p = 2.00`, which is false for 2.50, and
+//! `TRY_CAST(b AS INT) <> 1` becomes `b <> 1`, which is true where the cast is null. It also cuts a literal that is finer
+//! than a column: `ms = '2024-01-01 00:00:00.0004'` becomes `ms = '2024-01-01'`. Here, such casts are hidden from it.
+
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, TimeUnit};
+use buzz_kernel::hidden;
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::error::Result;
+use datafusion::logical_expr::{Cast, Expr, ExprSchemable, TryCast};
+
+use super::operands::compared;
+
+/// Hides the casts of `expression` that must not move to the other side of a comparison.
+pub(super) fn kept(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    compared(expression, &|operands| {
+        let finest = operands.iter().filter_map(time).map(|time| time % 1_000_000_000).collect::<Vec<i64>>();
+        let mut changed = false;
+        for operand in operands.iter_mut() {
+            let (Expr::Cast(Cast { expr, field }) | Expr::TryCast(TryCast { expr, field })) = &*operand else {
+                continue;
+            };
+            if matches!(expr.as_ref(), Expr::Literal(..)) {
+                continue;
+            }
+            let (from, to) = (expr.get_type(schema)?, field.data_type());
+            if narrows(&from, to) || finest.iter().any(|time| is_finer(*time, &from)) {
+                *operand = hidden().call(vec![operand.clone()]);
+                changed = true;
+            }
+        }
+        Ok(changed)
+    })
+}
+
+/// Returns the nanoseconds of a literal of a time.
+fn time(operand: &Expr) -> Option<i64> {
+    let nanoseconds = DataType::Timestamp(TimeUnit::Nanosecond, None);
+    let value = match operand {
+        Expr::Literal(value, _) => value.clone(),
+        Expr::Cast(Cast { expr, field }) => match expr.as_ref() {
+            Expr::Literal(value, _) => value.cast_to(field.data_type()).ok()?,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    if !matches!(value.data_type(), DataType::Timestamp(..)) {
+        return None;
+    }
+    match value.cast_to(&nanoseconds).ok()? {
+        ScalarValue::TimestampNanosecond(time, _) => time,
+        _ => None,
+    }
+}
+
+/// Checks if a time with these nanoseconds of a second lies between two times of type `data_type`.
+fn is_finer(nanoseconds: i64, data_type: &DataType) -> bool {
+    let DataType::Timestamp(unit, _) = data_type else { return false };
+    let step = match unit {
+        TimeUnit::Second => 1_000_000_000,
+        TimeUnit::Millisecond => 1_000_000,
+        TimeUnit::Microsecond => 1000,
+        TimeUnit::Nanosecond => 1,
+    };
+    nanoseconds % step != 0
+}
+
+/// Checks if a cast gives several values of a type the same value, or fails for some.
+fn narrows(from: &DataType, to: &DataType) -> bool {
+    match (digits(from), digits(to)) {
+        (Some((whole, scale)), Some((to_whole, to_scale))) => {
+            if from.is_integer() && to.is_integer() {
+                return !holds(from, to);
+            }
+            whole > to_whole || scale > to_scale
+        }
+        _ => false,
+    }
+}
+
+/// Returns the digits before and after the point.
+fn digits(data_type: &DataType) -> Option<(i16, i16)> {
+    Some(match data_type {
+        DataType::Int8 | DataType::UInt8 => (3, 0),
+        DataType::Int16 | DataType::UInt16 => (5, 0),
+        DataType::Int32 | DataType::UInt32 => (10, 0),
+        DataType::Int64 => (19, 0),
+        DataType::UInt64 => (20, 0),
+        DataType::Decimal32(precision, scale)
+        | DataType::Decimal64(precision, scale)
+        | DataType::Decimal128(precision, scale)
+        | DataType::Decimal256(precision, scale) => {
+            let whole = i16::from(*precision) - i16::from(*scale);
+            // The longest decimals are what the planner gives operands that need more: they fail where they do not fit.
+            let whole = if *precision >= DECIMAL128_MAX_PRECISION { whole.max(19) } else { whole };
+            (whole, i16::from(*scale))
+        }
+        _ => return None,
+    })
+}
+
+/// Checks if the integer type `to` has all values of `from`.
+fn holds(from: &DataType, to: &DataType) -> bool {
+    let bits = |data_type: &DataType| data_type.primitive_width().unwrap_or_default();
+    match (from.is_signed_integer(), to.is_signed_integer()) {
+        (true, false) => false,
+        (false, true) => bits(from) < bits(to),
+        _ => bits(from) <= bits(to),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn casts_to_fewer_values_narrow() {
+        use DataType::{Decimal128, Int8, Int32, Int64, UInt8, UInt32, UInt64, Utf8};
+        for (from, to) in [
+            (Int64, Int32),
+            (Int32, UInt32),
+            (UInt64, Int64),
+            (UInt8, Int8),
+            (Decimal128(10, 2), Int64),
+            (Decimal128(10, 2), Decimal128(10, 1)),
+            (Decimal128(10, 2), Decimal128(9, 2)),
+            (Int64, Decimal128(18, 0)),
+        ] {
+            assert!(narrows(&from, &to), "{from} to {to}");
+        }
+        for (from, to) in [
+            (Int32, Int64),
+            (UInt8, Int32),
+            (UInt32, Int64),
+            (Int64, Decimal128(20, 0)),
+            (Int64, Decimal128(22, 2)),
+            (Decimal128(10, 2), Decimal128(12, 4)),
+            (Int64, Utf8),
+            (Int64, Int64),
+        ] {
+            assert!(!narrows(&from, &to), "{from} to {to}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Literals that are compared with decimals.
+//!
+//! The planner reads `4.19` as a DOUBLE, and compares it with a decimal as DECIMAL(30, 15), in which it is
+//! 4.190000000000000391: no decimal equals it. Here it becomes the decimal that was written.
+
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType};
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::error::Result;
+use datafusion::logical_expr::{Expr, ExprSchemable};
+
+use super::operands::compared;
+
+/// Makes the DOUBLE literals that `expression` compares with a decimal decimals.
+pub(super) fn comparable(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    compared(expression, &|operands| {
+        if !operands.iter().any(|operand| double(operand).is_some()) {
+            return Ok(false);
+        }
+        for operand in operands.iter().filter(|operand| double(operand).is_none()) {
+            let data_type = operand.get_type(schema)?;
+            // A DOUBLE among the values makes the comparison one of DOUBLEs.
+            if !data_type.is_decimal() && !data_type.is_integer() && !data_type.is_null() {
+                return Ok(false);
+            }
+        }
+        let mut decimals = operands.iter().filter(|operand| double(operand).is_none());
+        if !decimals.any(|operand| operand.get_type(schema).is_ok_and(|data_type| data_type.is_decimal())) {
+            return Ok(false);
+        }
+        let mut changed = false;
+        for operand in operands.iter_mut() {
+            if let Some(decimal) = double(operand).and_then(decimal) {
+                *operand = Expr::Literal(decimal, None);
+                changed = true;
+            }
+        }
+        Ok(changed)
+    })
+}
+
+fn double(operand: &Expr) -> Option<f64> {
+    match operand {
+        Expr::Literal(ScalarValue::Float64(Some(value)), _) => Some(*value),
+        Expr::Negative(inner) => double(inner).map(|value| -value),
+        _ => None,
+    }
+}
+
+/// Returns the shortest decimal that is read as `value`: the one that was written, if it had up to 15 digits.
+fn decimal(value: f64) -> Option<ScalarValue> {
+    let text = format!("{}", value.abs());
+    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+    let whole = whole.trim_start_matches('0');
+    let precision = u8::try_from((whole.len() + fraction.len()).max(1)).ok()?;
+    if !value.is_finite() || precision > DECIMAL128_MAX_PRECISION {
+        return None;
+    }
+    let digits: i128 = format!("0{whole}{fraction}").parse().ok()?;
+    let digits = if value.is_sign_negative() { -digits } else { digits };
+    Some(ScalarValue::Decimal128(Some(digits), precision, i8::try_from(fraction.len()).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decimal_is_the_one_that_was_written() {
+        let text = |value| decimal(value).map(|value| value.to_string());
+        assert_eq!(decimal(4.19), Some(ScalarValue::Decimal128(Some(419), 3, 2)));
+        assert_eq!(decimal(-116_054.83), Some(ScalarValue::Decimal128(Some(-11_605_483), 8, 2)));
+        assert_eq!(decimal(0.05), Some(ScalarValue::Decimal128(Some(5), 2, 2)));
+        assert_eq!(decimal(0.0), Some(ScalarValue::Decimal128(Some(0), 1, 0)));
+        assert_eq!(decimal(1e20), Some(ScalarValue::Decimal128(Some(10_i128.pow(20)), 21, 0)));
+        assert_eq!((text(1e300), text(1e-300), text(f64::NAN), text(f64::INFINITY)), (None, None, None, None));
+    }
+}
