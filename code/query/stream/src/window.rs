@@ -77,6 +77,15 @@ impl WindowSpec {
         }
     }
 
+    /// Returns a time up to which all rows belong to windows that were closed, if all windows with rows up to `time` were.
+    pub(crate) fn closed_after(self, time: i64) -> i64 {
+        match self {
+            Self::Hop { .. } => self.last_end(time).unwrap_or(time),
+            // A row up to `gap` after the last one belongs to its session, and its own session would end as much later.
+            Self::Session { gap } => time.saturating_add(gap).saturating_add(gap).saturating_add(1),
+        }
+    }
+
     /// Returns true if a window that ends at `end` is closed by `watermark`: no row with a time of at least `watermark`
     /// can belong to it.
     pub(crate) fn is_closed(self, end: i64, watermark: i64) -> bool {

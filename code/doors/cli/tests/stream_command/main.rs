@@ -45,6 +45,7 @@ fn main() {
         Trial::test("counts::counter_has_each_value_once_over_restarts", counts::counter),
         Trial::test("counts::state_rows_follow_keys_not_events", counts::state_rows),
         Trial::test("time::late_rows_are_counted", time::late_rows),
+        Trial::test("time::later_run_has_windows_after_those_that_the_end_closed", time::windows_after_an_end),
         Trial::test("time::source_waits_for_slower_ones", time::max_drift),
         Trial::test("time::windows_are_printed_in_order", time::order_of_windows),
         Trial::test("time::idle_source_closes_its_windows", time::idle_source),

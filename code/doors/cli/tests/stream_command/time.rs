@@ -43,6 +43,43 @@ pub(crate) fn idle_source() -> Result {
     if out.contains("\"s\":1") { Ok(()) } else { Err(out.into()) }
 }
 
+/// The end of a run closes its windows, and not those of the rows that a later run reads.
+pub(crate) fn windows_after_an_end() -> Result {
+    let folder = Folder::new()?;
+    for window in ["tumble(interval '10 seconds')", "session(interval '10 seconds')"] {
+        drop(fs::remove_dir_all(folder.path("in")));
+        fs::create_dir(folder.path("in"))?;
+        folder.write("in/a.json", &timed_rows(&[(1, 1), (11, 2)]))?;
+        let script = format!(
+            "CREATE TABLE t (t TIMESTAMP, v BIGINT, WATERMARK FOR t) WITH (connector='json', path='{}');\n\
+             SELECT sum(v) AS s, {window} AS w FROM t GROUP BY w;",
+            folder.text("in")
+        );
+        let script = folder.write("s.sql", &script)?.display().to_string();
+        let state = folder.text(&window[..4]);
+        let arguments = ["run", &script, "--until-end", "--state", &state];
+        let sums = |out: &std::process::Output| -> Vec<u64> {
+            let rows = String::from_utf8_lossy(&out.stdout).into_owned();
+            rows.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?["s"].as_u64()).collect()
+        };
+        let first = buzz(&arguments)?;
+        if sums(&first).iter().sum::<u64>() != 3 {
+            return Err(format!("{first:?}").into());
+        }
+        // One row belongs to a closed window, and one to a new one.
+        folder.write("in/b.json", &timed_rows(&[(12, 8), (55, 4)]))?;
+        let second = buzz(&arguments)?;
+        if sums(&second) != [4] || !String::from_utf8_lossy(&second.stderr).contains("late: 1") {
+            return Err(format!("{window}: {second:?}").into());
+        }
+        let none = buzz(&arguments)?;
+        if !none.status.success() || !sums(&none).is_empty() {
+            return Err(format!("{none:?}").into());
+        }
+    }
+    Ok(())
+}
+
 pub(crate) const PAD: &str =
     "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
 

@@ -300,6 +300,25 @@ impl Pipeline {
         matches!(spec, WindowSpec::Hop { .. }) && spec.is_closed(end, watermark)
     }
 
+    /// Returns the watermark with which a pipeline goes on whose sources have all ended: the end of the last window that may
+    /// have closed then. Older rows that come later belong to closed windows. `None` if no source has had a row; `now` is the
+    /// time of rows without a time.
+    pub fn closed_until(&self, state: &State, now: i64) -> Option<i64> {
+        let newest = |name: &String| {
+            if !self.sources.get(name)?.has_time() {
+                return Some(now);
+            }
+            let time = state.sources.get(name)?;
+            let mark = time.partitions.values().copied().filter(|mark| *mark != i64::MIN).max()?;
+            Some(mark.saturating_add(time.delay))
+        };
+        let until = |statement: &Statement| {
+            let newest = statement.sources.iter().filter_map(newest).max()?;
+            Some(statement.stages.iter().fold(newest, |end, stage| end.max(stage.spec.closed_after(end))))
+        };
+        self.statements.iter().filter_map(until).max()
+    }
+
     /// Sets the watermarks of statements from those of their sources, after the state was loaded.
     pub fn set_watermarks(&self, state: &mut State) {
         for (index, statement) in self.statements.iter().enumerate() {

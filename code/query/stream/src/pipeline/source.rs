@@ -91,6 +91,11 @@ impl Source {
         }
     }
 
+    /// Returns true if rows have an event time of their own.
+    pub(super) fn has_time(&self) -> bool {
+        self.mark.is_some()
+    }
+
     /// Computes the columns and event times of the rows of an epoch, and moves the watermark.
     pub(super) fn prepare(&self, rows: Option<&SourceRows>, time: &mut SourceTime, now: i64) -> Result<Prepared> {
         let mut prepared = Prepared { batches: Vec::new(), without_time: 0 };
