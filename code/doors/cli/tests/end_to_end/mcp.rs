@@ -132,7 +132,8 @@ fn tables_are_listed_described_estimated_and_queried() {
 
     let tables = client.ask("tools/call", json!({"name": "list_tables"}));
     let expected = json!({"tables_found": 2, "tables": [
-        {"name": "Places", "uri": "Places.csv"}, {"name": "rides", "type": "Parquet", "uri": "rides"},
+        {"name": "Places", "uri": "Places.csv"},
+        {"name": "rides", "type": "Parquet", "uri": dir.path().canonicalize().unwrap().join("rides")},
     ]});
     assert_eq!(tables["result"]["structuredContent"], expected);
     let (texts, _) = client.call("list_tables", json!({"contains": "PLA"}));

@@ -168,7 +168,13 @@ mod tests {
             ],
             warnings: Vec::new(),
         };
-        let named = NamedTable { oid: 1, name: "t".to_string(), is_recorded: false, description: Ok(description) };
+        let named = NamedTable {
+            oid: 1,
+            name: "t".to_string(),
+            is_view: false,
+            is_recorded: false,
+            description: Ok(description),
+        };
         let rows = columns(&named);
         assert_eq!(rows[0].len(), COLUMNS.split_whitespace().count());
         assert_eq!(table(&named).len(), TABLES.split_whitespace().count());

@@ -491,6 +491,7 @@ mod tests {
         let named = NamedTable {
             oid: 1,
             name: "t".to_string(),
+            is_view: false,
             is_recorded: false,
             description: Err(QueryError::data("missing")),
         };
