@@ -185,6 +185,10 @@ pub(crate) fn from_epoch() -> Result {
     if !out.status.success() {
         return Err(String::from_utf8_lossy(&out.stderr).into_owned().into());
     }
+    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    if !told.contains("warning: sink out has rows of epochs through ") || !told.contains("after epoch 10 again") {
+        return Err(told.into());
+    }
     // The target keeps what it has, and gets the rows after epoch 10 again.
     let again = output_rows(&folder, 0)?;
     let distinct: BTreeSet<&String> = again.iter().collect();
