@@ -79,7 +79,8 @@ impl SingleFile {
                 self.path.display()
             )));
         }
-        if self.found()?.is_none() { self.check_free(None) } else { Ok(()) }
+        let length = self.length()?;
+        if self.found()?.is_none() { self.check_free(length, None) } else { Ok(()) }
     }
 
     /// Returns the path of a file beside the target, which is not a row of it.
@@ -106,15 +107,16 @@ impl SingleFile {
     /// # Errors
     /// `Invalid` if the file has rows that this pipeline did not write.
     fn own(&self) -> Result<Option<Progress>> {
+        // Before the record, since another process may create that and then write rows.
+        let length = self.length()?;
         match self.found()? {
             Some(progress) if progress.pipeline == self.pipeline => Ok(Some(progress)),
-            other => self.check_free(other.as_ref()).map(|()| None),
+            other => self.check_free(length, other.as_ref()).map(|()| None),
         }
     }
 
-    /// Fails if the file is not empty. `other` is the pipeline that wrote it, if it is known.
-    fn check_free(&self, other: Option<&Progress>) -> Result<()> {
-        let length = self.length()?;
+    /// Fails if `length`, that of the file, is not 0. `other` is the pipeline that wrote it, if it is known.
+    fn check_free(&self, length: u64, other: Option<&Progress>) -> Result<()> {
         if length == 0 {
             return Ok(());
         }

@@ -36,7 +36,9 @@ pub(super) async fn stateful(
     let id = existing.as_ref().and_then(|log| log.manifest().spec.options.get("id").cloned());
     let id = id.unwrap_or_else(|| new_id(&name));
     let mut planned = plan(text, workers, place, &id).await?;
-    planned.check_targets().await?;
+    if existing.is_some() {
+        planned.check_targets().await?;
+    }
     let spec = PipelineSpec {
         name: name.clone(),
         script: text.to_string(),
@@ -71,6 +73,7 @@ pub(super) async fn stateful(
     if created != id {
         planned = plan(text, workers, place, &created).await?;
     }
+    planned.check_targets().await?;
     let mut runner = Runner::new(planned, Some(log));
     runner.load().await?;
     Ok(runner)
