@@ -5,7 +5,7 @@
 //!
 //! Read in this order: [`Source`] and [`Sink`] are the traits; `generated`, with the generators `nexmark` and `impulse`,
 //! `files` (in the order of `listing`) and `delta` are the sources; `decode` reads formats, `partition` the columns in paths; `sink` has the sinks; `open` makes a source or a sink of a
-//! table's options, in a [`Place`].
+//! table's options, in a [`Place`], and checks that places do not meet.
 
 mod source;
 
@@ -33,8 +33,8 @@ pub use generate::Generator;
 pub use generated::GeneratedSource;
 pub use impulse::Impulse;
 pub use nexmark::Nexmark;
-pub use open::{OpenSource, nullable, open_sink, open_source};
+pub use open::{OpenSource, OpenTable, check_places, nullable, open_sink, open_source};
 pub use options::{Options, parse_duration};
 pub use place::Place;
-pub use sink::{Blackhole, Files, Folder, SingleFile, Sink, Stdout, WriteFormat, Written, encode_lines};
+pub use sink::{Blackhole, Files, Folder, SingleFile, Sink, Stdout, WriteFormat, Written, check_columns, encode_lines};
 pub use source::{BadData, BadRow, Source, SourceBatch};

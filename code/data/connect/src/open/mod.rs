@@ -3,6 +3,7 @@
 mod delta;
 mod files;
 mod generators;
+mod places;
 mod sinks;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde_json::Value;
 use self::delta::delta;
 use self::files::files;
 use self::generators::generated;
+pub use self::places::{OpenTable, check_places};
 pub use self::sinks::open_sink;
 use crate::options::Options;
 use crate::place::Place;

@@ -18,7 +18,7 @@ const SINKS: &str = "stdout, blackhole, single_file, filesystem (also parquet, j
 /// Opens the sink of table `name`. `pipeline` identifies the pipeline that writes.
 ///
 /// # Errors
-/// `Invalid` if an option is wrong.
+/// `Invalid` if an option is wrong, or the place of the rows cannot be written to.
 pub async fn open_sink(
     name: &str,
     options: &BTreeMap<String, String>,
@@ -40,7 +40,9 @@ pub async fn open_sink(
                 )));
             }
             let path = PathBuf::from(format!("/{}", location.path));
-            Arc::new(SingleFile { path, format: text_format(&mut options)?, pipeline: pipeline.to_string() })
+            let file = SingleFile { path, format: text_format(&mut options)?, pipeline: pipeline.to_string() };
+            file.check_path().map_err(|error| error.at(format!("table {name}")))?;
+            Arc::new(file)
         }
         "filesystem" | "parquet" | "json" | "csv" => Arc::new(folder(&mut options, connector, place, pipeline).await?),
         other => {

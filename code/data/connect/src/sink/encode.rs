@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, new_null_array};
 use arrow::csv::WriterBuilder as CsvWriterBuilder;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::writer::StreamWriter;
 use arrow::json::WriterBuilder as JsonWriterBuilder;
 use arrow::json::writer::LineDelimited;
@@ -39,6 +39,27 @@ impl WriteFormat {
             Self::Arrow => "arrow",
         }
     }
+}
+
+/// Checks that `format` has a representation of each column, by writing a row of nulls.
+///
+/// # Errors
+/// `Invalid`, with the column.
+pub(super) fn check_format(format: WriteFormat, columns: &Schema) -> Result<()> {
+    for field in columns.fields() {
+        let alone = Arc::new(Schema::new(vec![field.as_ref().clone().with_nullable(true)]));
+        let row = RecordBatch::try_new(Arc::clone(&alone), vec![new_null_array(field.data_type(), 1)])?;
+        encode(format, &alone, &[row]).map_err(|error| {
+            QueryError::invalid(format!(
+                "column `{}` of type {} cannot be written as {}: {}; select its fields, cast it, or use another format",
+                field.name(),
+                field.data_type(),
+                format.extension(),
+                error.message
+            ))
+        })?;
+    }
+    Ok(())
 }
 
 /// Encodes rows as text. `first` is true for the first rows of a file.
@@ -90,4 +111,27 @@ pub(super) fn encode(format: WriteFormat, schema: &SchemaRef, rows: &[RecordBatc
     }
     writer.close().map_err(failed)?;
     Ok(bytes.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
+
+    use super::*;
+
+    #[test]
+    fn format_without_a_type_names_the_column() {
+        let parts = Fields::from(vec![Field::new("start", DataType::Int64, false)]);
+        let columns = Schema::new(vec![
+            Field::new("n", DataType::Int64, false),
+            Field::new("t", DataType::Timestamp(TimeUnit::Nanosecond, None), false),
+            Field::new("w", DataType::Struct(parts), false),
+        ]);
+        for format in [WriteFormat::Json, WriteFormat::Parquet, WriteFormat::Arrow] {
+            check_format(format, &columns).expect("it has all types");
+        }
+        let error = check_format(WriteFormat::Csv { header: true }, &columns).expect_err("CSV has no structs");
+        assert!(error.message.starts_with("column `w` of type Struct"), "{error}");
+        assert!(error.message.contains("cannot be written as csv"), "{error}");
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arrow::array::{Array, RecordBatch, UInt32Array};
 use arrow::compute::{cast, concat_batches, take_record_batch};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Schema};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
 use buzz_protocol::{QueryError, Result};
@@ -15,7 +15,7 @@ use buzz_storage::synced_folder;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use super::encode::encode;
+use super::encode::{check_format, encode};
 use super::{Sink, WriteFormat, Written};
 
 /// Writes files into a folder. Their names contain the pipeline, the epoch and a number, so a repetition writes the same
@@ -65,6 +65,12 @@ impl Files {
 }
 
 impl Folder {
+    /// Returns the positions of the columns that files have.
+    fn kept(&self, columns: &Schema) -> Vec<usize> {
+        let fields = columns.fields().iter().enumerate();
+        fields.filter(|(_, field)| !self.partition_by.contains(field.name())).map(|(index, _)| index).collect()
+    }
+
     /// Divides rows by the values of the partition columns.
     fn partitions(&self, rows: &RecordBatch) -> Result<BTreeMap<String, RecordBatch>> {
         if self.partition_by.is_empty() {
@@ -77,9 +83,6 @@ impl Folder {
                 .column_by_name(name)
                 .ok_or_else(|| QueryError::invalid(format!("partition column `{name}` is not a column of the rows")))?;
             texts.push(match column.data_type() {
-                DataType::Struct(_) | DataType::List(_) => {
-                    return Err(QueryError::invalid(format!("column `{name}` has a nested type and cannot partition")));
-                }
                 DataType::Dictionary(_, value) => cast(column, value)?,
                 _ => Arc::clone(column),
             });
@@ -101,8 +104,7 @@ impl Folder {
             }
             indices.entry(folder).or_default().push(row as u32);
         }
-        let kept: Vec<usize> =
-            (0..schema.fields().len()).filter(|&i| !self.partition_by.contains(schema.field(i).name())).collect();
+        let kept = self.kept(&schema);
         let mut partitions = BTreeMap::new();
         for (folder, indices) in indices {
             let part = take_record_batch(rows, &UInt32Array::from(indices))?.project(&kept)?;
@@ -160,6 +162,34 @@ impl Sink for Folder {
         Ok(Written::Done)
     }
 
+    fn check(&self, columns: &Schema) -> Result<()> {
+        let known = || columns.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
+        for name in &self.partition_by {
+            let Ok(field) = columns.field_with_name(name) else {
+                return Err(QueryError::invalid(format!(
+                    "column `{name}` of option `partition_by` is not among the columns {}",
+                    known()
+                )));
+            };
+            if field.data_type().is_nested() {
+                return Err(QueryError::invalid(format!(
+                    "column `{name}` of option `partition_by` has the nested type {}; select one of its fields for the \
+                     partitions",
+                    field.data_type()
+                )));
+            }
+        }
+        let kept = self.kept(columns);
+        if kept.is_empty() {
+            return Err(QueryError::invalid(format!(
+                "option `partition_by` has all columns ({}), which leaves none for the files; leave one out, or select \
+                 another column",
+                known()
+            )));
+        }
+        check_format(self.format, &columns.project(&kept)?)
+    }
+
     fn roll(&self) -> Option<Duration> {
         self.roll
     }
@@ -180,17 +210,43 @@ mod tests {
         .expect("two columns of one length")
     }
 
-    #[tokio::test]
-    async fn folder_is_partitioned_and_rolled() {
-        let store = Arc::new(object_store::memory::InMemory::new());
-        let sink = Folder {
-            place: Files::Bucket(Arc::clone(&store) as _, Path::from("out")),
+    fn sink(store: &Arc<object_store::memory::InMemory>, partition_by: &[&str]) -> Folder {
+        Folder {
+            place: Files::Bucket(Arc::clone(store) as _, Path::from("out")),
             format: WriteFormat::Json,
-            partition_by: vec!["kind".into()],
+            partition_by: partition_by.iter().map(ToString::to_string).collect(),
             rows_per_file: 2,
             roll: None,
             pipeline: "p".into(),
-        };
+        }
+    }
+
+    #[test]
+    fn partition_columns_that_do_not_fit_are_refused() {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        let columns = rows(&[1]).schema();
+        sink(&store, &["kind"]).check(&columns).expect("a column is left");
+        let cases = [
+            (&["knd"][..], "column `knd` of option `partition_by` is not among the columns n, kind"),
+            (&["kind", "n"][..], "option `partition_by` has all columns (n, kind), which leaves none for the files"),
+        ];
+        for (partition_by, message) in cases {
+            let error = sink(&store, partition_by).check(&columns).expect_err("they do not fit");
+            assert!(error.message.contains(message), "{error}");
+        }
+        let parts = DataType::Struct(columns.fields().clone());
+        let nested = Schema::new(vec![
+            arrow::datatypes::Field::new("n", DataType::Int64, true),
+            arrow::datatypes::Field::new("kind", parts, true),
+        ]);
+        let error = sink(&store, &["kind"]).check(&nested).expect_err("it is nested");
+        assert!(error.message.contains("column `kind` of option `partition_by` has the nested type"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn folder_is_partitioned_and_rolled() {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        let sink = sink(&store, &["kind"]);
         for _ in 0..2 {
             sink.write(3, &[rows(&[1, 2, 3, 4, 6, 8, 10])]).await.expect("memory is writable");
         }

@@ -4,9 +4,11 @@ use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
 use async_trait::async_trait;
 use buzz_protocol::{QueryError, Result};
 
+use super::encode::check_format;
 use super::{Sink, WriteFormat, Written, encode_lines};
 
 /// Prints rows on standard output: at least once, since a terminal has no marker.
@@ -41,5 +43,9 @@ impl Sink for Stdout {
             Err(error) => Err(QueryError::data(format!("standard output is not writable: {error}"))),
             Ok(()) => Ok(Written::Done),
         }
+    }
+
+    fn check(&self, columns: &Schema) -> Result<()> {
+        check_format(self.format, columns)
     }
 }

@@ -82,7 +82,8 @@ pub struct RunArguments {
     #[arg(long)]
     pub name: Option<String>,
 
-    /// Go back to this epoch before the start; 0 starts without state.
+    /// Go back to this epoch before the start; 0 starts without state. Sinks keep the rows of later epochs and get them
+    /// again.
     #[arg(long, value_name = "N", requires = "state")]
     pub from_epoch: Option<u64>,
 

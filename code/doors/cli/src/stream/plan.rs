@@ -7,7 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use buzz_connect::{BadData, OpenSource, Place, Sink, Stdout, WriteFormat, nullable, open_sink, open_source};
+use buzz_connect::{
+    BadData, OpenSource, OpenTable, Place, Sink, Stdout, WriteFormat, check_columns, check_places, nullable, open_sink,
+    open_source,
+};
 use buzz_protocol::{QueryError, Result};
 use buzz_storage::QueryStores;
 use buzz_stream::{Pipeline, Script, SourceInput, TableDefinition, declared_columns};
@@ -89,7 +92,42 @@ pub(super) async fn plan(text: &str, workers: Workers, place: &Place, pipeline_i
     if targets.iter().any(|target| target == STDOUT) && !sinks.contains_key(STDOUT) {
         sinks.insert(STDOUT.to_string(), Arc::new(Stdout::new(WriteFormat::Json)));
     }
-    Ok(Planned { script, pipeline, sources, sinks, targets, settings, place: place.clone() })
+    let planned = Planned { script, pipeline, sources, sinks, targets, settings, place: place.clone() };
+    planned.check()?;
+    Ok(planned)
+}
+
+impl Planned {
+    /// Checks that sinks can take the columns of their statements, and that no rows of two tables meet in one place.
+    fn check(&self) -> Result<()> {
+        for (into, sink, columns) in self.outputs() {
+            check_columns(sink.as_ref(), &columns).map_err(|error| error.at(into))?;
+        }
+        let names = self.sinks.keys().map(|name| (name, true)).chain(self.sources.keys().map(|name| (name, false)));
+        let tables: Vec<OpenTable<'_>> = names
+            .filter_map(|(name, is_sink)| {
+                let options = &self.script.table(name)?.options;
+                Some(OpenTable { name, options, is_sink })
+            })
+            .collect();
+        check_places(&tables, &self.place.base)
+    }
+
+    /// Checks, at the start of a run, that this pipeline may write to its sinks.
+    pub(super) async fn check_targets(&self) -> Result<()> {
+        for (into, sink, columns) in self.outputs() {
+            sink.check_target(&columns).await.map_err(|error| error.at(into))?;
+        }
+        Ok(())
+    }
+
+    /// Returns, for each statement, its clause, its sink and its columns.
+    fn outputs(&self) -> impl Iterator<Item = (String, &Arc<dyn Sink>, SchemaRef)> {
+        self.pipeline.outputs().zip(&self.targets).map(move |((into, columns), target)| {
+            let clause = into.map_or_else(|| "SELECT".to_string(), |into| format!("INSERT INTO {into}"));
+            (clause, &self.sinks[target], columns)
+        })
+    }
 }
 
 /// Returns the place of the files of a script: paths are relative to the working directory.

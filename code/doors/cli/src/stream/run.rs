@@ -22,7 +22,11 @@ pub(super) async fn run(mut arguments: RunArguments, threads: usize, stores: &Ar
     let workers = Workers { given: arguments.parallelism, threads };
     let place = place(stores, arguments.until_end)?;
     let mut runner = match &arguments.state {
-        None => Runner::new(plan(&text, workers, &place, &new_id("run")).await?, None),
+        None => {
+            let planned = plan(&text, workers, &place, &new_id("run")).await?;
+            planned.check_targets().await?;
+            Runner::new(planned, None)
+        }
         Some(uri) => stateful(&text, uri, &arguments, workers, &place).await?,
     };
     if arguments.until_end {

@@ -9,9 +9,12 @@ use buzz_protocol::{QueryError, Result};
 use buzz_stream::{KEY_GROUPS, Pipeline};
 
 use super::outbox::targets;
-use super::plan::{Workers, plan, sinks_of};
+use super::plan::{STDOUT, Workers, plan, sinks_of};
 use super::runner::Runner;
 use super::{RunArguments, store};
+
+/// Records that are read to find the sinks that have rows.
+const RECORDS_READ_MAX: usize = 1000;
 
 /// Opens the pipeline of `text` in the state at `uri`, and loads its newest epoch.
 pub(super) async fn stateful(
@@ -33,6 +36,9 @@ pub(super) async fn stateful(
     let id = existing.as_ref().and_then(|log| log.manifest().spec.options.get("id").cloned());
     let id = id.unwrap_or_else(|| new_id(&name));
     let mut planned = plan(text, workers, place, &id).await?;
+    if existing.is_some() {
+        planned.check_targets().await?;
+    }
     let spec = PipelineSpec {
         name: name.clone(),
         script: text.to_string(),
@@ -54,12 +60,20 @@ pub(super) async fn stateful(
         ));
     }
     if let Some(epoch) = arguments.from_epoch {
+        let received = received_after(&log, epoch).await?;
         log = log.rewind(epoch).await?;
+        for (sink, newest) in received.iter().filter(|(sink, _)| *sink != STDOUT) {
+            crate::terminal::warn(&format!(
+                "sink {sink} has rows of epochs through {newest}, keeps them, and gets the rows after epoch {epoch} again; to \
+                 have each row once, write to another place"
+            ));
+        }
     }
     let created = log.manifest().spec.options.get("id").cloned().unwrap_or_default();
     if created != id {
         planned = plan(text, workers, place, &created).await?;
     }
+    planned.check_targets().await?;
     let mut runner = Runner::new(planned, Some(log));
     runner.load().await?;
     Ok(runner)
@@ -81,6 +95,18 @@ async fn finish(before: &EpochLog, place: &Place) {
         let version = before.manifest().version;
         crate::terminal::warn(&format!("rows of version {version} could not be brought into their sinks: {error}"));
     }
+}
+
+/// Returns the sinks that may have rows of epochs after `epoch`, each with the newest of these.
+async fn received_after(log: &EpochLog, epoch: u64) -> Result<BTreeMap<String, u64>> {
+    let mut received = BTreeMap::new();
+    for record in log.list(RECORDS_READ_MAX).await?.into_iter().filter(|record| record.epoch > epoch) {
+        for sink in record.outputs.keys() {
+            let newest = received.entry(sink.clone()).or_insert(record.epoch);
+            *newest = record.epoch.max(*newest);
+        }
+    }
+    Ok(received)
 }
 
 /// Returns a new id for a pipeline, which names its files in targets.

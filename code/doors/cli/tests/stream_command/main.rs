@@ -11,6 +11,7 @@ mod counts;
 mod delta;
 mod engines;
 mod files;
+mod sinks;
 mod state;
 mod support;
 mod time;
@@ -64,6 +65,9 @@ fn main() {
         Trial::test("files::json_without_known_keys_is_an_error_or_bad", files::foreign_json),
         Trial::test("files::csv_sinks_have_a_header", files::csv_sinks),
         Trial::test("files::rolled_sink_has_files_of_several_epochs", files::rolled_sink),
+        Trial::test("state::file_of_others_stays_as_it_is", state::file_of_others),
+        Trial::test("sinks::rows_have_the_columns_of_the_sink", sinks::columns),
+        Trial::test("sinks::what_cannot_be_written_is_refused_by_check", sinks::refused),
         Trial::test("delta::appended_rows_are_read_once", delta::appended_rows),
         Trial::test("check::names_stages_and_state", tutorial::check_names_stages),
         Trial::test("check::unknown_option_is_refused", tutorial::unknown_option),

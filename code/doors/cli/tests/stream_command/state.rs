@@ -108,6 +108,9 @@ pub(crate) fn kills() -> Result {
         }
         fs::remove_dir_all(killed.path("out-2"))?;
         fs::remove_dir_all(killed.path("out-3"))?;
+        for file in ["out-0", ".out-0.buzz", "out-1", ".out-1.buzz"] {
+            fs::remove_file(killed.path(file))?;
+        }
     }
     println!("{count} kills, rows as without");
     Ok(())
@@ -182,6 +185,10 @@ pub(crate) fn from_epoch() -> Result {
     if !out.status.success() {
         return Err(String::from_utf8_lossy(&out.stderr).into_owned().into());
     }
+    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    if !told.contains("warning: sink out has rows of epochs through ") || !told.contains("after epoch 10 again") {
+        return Err(told.into());
+    }
     // The target keeps what it has, and gets the rows after epoch 10 again.
     let again = output_rows(&folder, 0)?;
     let distinct: BTreeSet<&String> = again.iter().collect();
@@ -206,6 +213,43 @@ pub(crate) fn other_script() -> Result {
     }
     let epochs = succeeds(&["epochs", "--state", &state])?;
     if epochs.contains("version 2") { Ok(()) } else { Err(epochs.into()) }
+}
+
+/// A file that a pipeline did not write, or whose record is missing, stays as it is.
+pub(crate) fn file_of_others() -> Result {
+    let folder = Folder::new()?;
+    let script = folder.write("s.sql", &scripts(&folder, 6_000)[0])?.display().to_string();
+    let file = folder.write("out-0", "precious")?;
+    let state = folder.text("state");
+    for arguments in [vec!["check", &script], vec!["run", &script, "--until-end", "--state", &state]] {
+        let error = fails(&arguments)?;
+        if !error.contains("has 8 bytes") || !error.contains("move the file away") || !folder.path("out-0").exists() {
+            return Err(error.into());
+        }
+    }
+    if fs::read_to_string(&file)? != "precious" {
+        return Err("the file has changed".into());
+    }
+    fs::remove_file(&file)?;
+    succeeds(&["run", &script, "--until-end", "--state", &state, "--epochs", "15"])?;
+    let before = fs::read_to_string(&file)?;
+    // Another pipeline.
+    let error = fails(&["run", &script, "--until-end"])?;
+    if !error.contains("of another run") {
+        return Err(error.into());
+    }
+    // The state knows what it wrote, and the record does not exist.
+    fs::rename(folder.path(".out-0.buzz"), folder.path("kept"))?;
+    let error = fails(&["run", &script, "--until-end", "--state", &state])?;
+    if before.is_empty() || fs::read_to_string(&file)? != before || !error.contains("restore `") {
+        return Err(error.into());
+    }
+    fs::rename(folder.path("kept"), folder.path(".out-0.buzz"))?;
+    succeeds(&["run", &script, "--until-end", "--state", &state])?;
+    let alone = Folder::new()?;
+    let script = alone.write("s.sql", &scripts(&alone, 6_000)[0])?.display().to_string();
+    succeeds(&["run", &script, "--until-end"])?;
+    same("after the repair", &output_rows(&alone, 0)?, &output_rows(&folder, 0)?)
 }
 
 /// White space and comments are not the script: the run goes on, and reads nothing again.

@@ -3,9 +3,10 @@
 //! Nothing here reads or writes: the caller brings the rows of an epoch and takes the rows that come out, with what must
 //! be stored so that another process can go on.
 //!
-//! `declaration` prepares sources, whose rows `source` brings into an epoch; `views` and `statement` plan; `state` is what
-//! is kept between epochs.
+//! `declaration` prepares sources, whose rows `source` brings into an epoch; `views` and `statement` plan, and `columns`
+//! brings rows to the columns of their table; `state` is what is kept between epochs.
 
+mod columns;
 mod declaration;
 mod describe;
 mod session;
@@ -23,6 +24,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampNanosecondTy
 use buzz_protocol::{QueryError, Result};
 use datafusion::prelude::SessionContext;
 
+use self::columns::Target;
 use self::declaration::prepare;
 use self::session::session;
 use self::source::{BAD, LATE, Source, bad_rows, spread};
@@ -93,7 +95,7 @@ pub struct StageDelta {
 
 impl Pipeline {
     /// Plans `script`. `inputs` describes each table that is read, and `sinks` has the columns of each table that is
-    /// written, where it declares some.
+    /// written, where it declares some. All statements that insert into one table have the same columns in the same order.
     ///
     /// # Errors
     /// `Invalid` if a statement cannot run; the message names the clause, the reason and a remedy.
@@ -122,16 +124,22 @@ impl Pipeline {
         }
         register_views(&context, script).await?;
         let sources = Sources { inputs, scans: &scans };
-        let mut statements = Vec::new();
+        let mut statements: Vec<Statement> = Vec::new();
+        let declared = sinks.iter().map(|(name, columns)| (name.as_str(), Target::declared(columns)));
+        let mut targets: BTreeMap<&str, Target> = declared.collect();
         for (index, output) in script.statements.iter().enumerate() {
             let into = output.into.as_deref();
             if into.is_some_and(|into| is_name_only(script, into)) {
                 continue;
             }
-            let target = into.and_then(|into| sinks.get(into));
+            let target = into.and_then(|into| targets.get(into));
             let planned = Statement::plan(&context, output, index, &sources, target).await;
             let place = into.map_or_else(|| "SELECT".to_string(), |into| format!("INSERT INTO {into}"));
-            statements.push(planned.map_err(|error| error.at(place))?);
+            let planned = planned.map_err(|error| error.at(place))?;
+            if let Some(into) = into {
+                targets.entry(into).or_insert_with(|| planned.target.clone());
+            }
+            statements.push(planned);
         }
         Ok(Self { context, parallelism: parallelism.max(1), sources: prepared, statements })
     }

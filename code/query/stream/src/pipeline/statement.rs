@@ -12,8 +12,9 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 
+use super::columns::{Target, into_columns};
 use super::source::{SourceInput, source_of};
-use super::views::{into_columns, logical};
+use super::views::logical;
 use super::{EpochOutput, StageDelta, StageId};
 use crate::feed::{Rows, names, run, with_rows};
 use crate::lower::{SourceScan, lower};
@@ -35,6 +36,8 @@ pub(super) struct Statement {
     timed: bool,
     /// The columns without the time.
     pub(super) schema: SchemaRef,
+    /// The columns that later statements with the same table must have, unless it declares some.
+    pub(super) target: Target,
 }
 
 /// The sources of a script as a statement sees them.
@@ -46,16 +49,17 @@ pub(super) struct Sources<'a> {
 
 impl Statement {
     /// Plans statement `index` of a script. `target` has the columns of the table that it inserts into, if it declares
-    /// some.
+    /// some or an earlier statement inserts into it.
     pub(super) async fn plan(
         context: &SessionContext,
         output: &Output,
         index: usize,
         sources: &Sources<'_>,
-        target: Option<&SchemaRef>,
+        target: Option<&Target>,
     ) -> Result<Self> {
         let plan = logical(context, &output.query).await?;
         let plan = into_columns(plan, &output.columns, target)?;
+        let target = Target::of(&plan);
         let lowered = lower(&plan, sources.scans, &index.to_string(), output.on_close)?;
         let mut stages = Vec::new();
         for draft in &lowered.stages {
@@ -78,7 +82,7 @@ impl Statement {
             let columns: Vec<usize> = (0..schema.fields().len() - 1).collect();
             schema = Arc::new(schema.project(&columns)?);
         }
-        Ok(Self { into: output.into.clone(), sources: read, stages, above, timed: lowered.timed, schema })
+        Ok(Self { into: output.into.clone(), sources: read, stages, above, timed: lowered.timed, schema, target })
     }
 
     /// Folds the rows of an epoch into the stages, and returns the rows of the windows that close.

@@ -1,17 +1,18 @@
-//! Views, tables that are only names, and the columns of a table that rows are inserted into.
+//! Views, tables that are only names, and the columns that a table declares.
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use buzz_protocol::{QueryError, Result};
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::datasource::ViewTable;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as ParserStatement;
 use datafusion::sql::sqlparser::ast::{ColumnOption, Query, Statement as SqlStatement};
 
+use super::columns::{Target, into_columns};
 use super::session::session;
 use crate::script::{Script, TableDefinition};
 
@@ -57,8 +58,15 @@ pub(super) fn is_name_only(script: &Script, name: &str) -> bool {
     script.table(name).is_some_and(|table| table.option("connector").is_none())
 }
 
-/// A name, the columns that its table declares, the columns that an INSERT names, and its queries.
-type NamedQueries = (String, Option<SchemaRef>, Vec<String>, Vec<Box<Query>>);
+/// A view, or a table without a connector, that is not registered yet.
+struct Waiting {
+    name: String,
+    /// The columns that a table declares.
+    target: Option<Target>,
+    is_view: bool,
+    /// The columns that a view or an INSERT names, and the query.
+    queries: Vec<(Vec<String>, Box<Query>)>,
+}
 
 /// Registers the views of `script`, and its tables without a connector, which are views of the rows inserted into them.
 ///
@@ -66,7 +74,7 @@ type NamedQueries = (String, Option<SchemaRef>, Vec<String>, Vec<Box<Query>>);
 /// `Invalid` if a view cannot be planned.
 pub(super) async fn register_views(context: &SessionContext, script: &Script) -> Result<()> {
     // A view may read another one, or a table that is only a name, that is declared later.
-    let mut waiting: Vec<NamedQueries> = Vec::new();
+    let mut waiting: Vec<Waiting> = Vec::new();
     for table in script.tables.iter().filter(|table| table.option("connector").is_none()) {
         let inserts: Vec<_> =
             script.statements.iter().filter(|output| output.into.as_ref() == Some(&table.name)).collect();
@@ -76,48 +84,32 @@ pub(super) async fn register_views(context: &SessionContext, script: &Script) ->
                 table.name
             )));
         }
-        let schema = declared_columns(table).await?.map(Arc::new);
-        let columns = inserts[0].columns.clone();
-        waiting.push((
-            table.name.clone(),
-            schema,
-            columns,
-            inserts.iter().map(|output| output.query.clone()).collect(),
-        ));
+        let target = declared_columns(table).await?.map(|columns| Target::declared(&Arc::new(columns)));
+        let queries = inserts.iter().map(|output| (output.columns.clone(), output.query.clone())).collect();
+        waiting.push(Waiting { name: table.name.clone(), target, is_view: false, queries });
     }
     for view in &script.views {
-        waiting.push((view.name.clone(), None, view.columns.clone(), vec![view.query.clone()]));
+        let queries = vec![(view.columns.clone(), view.query.clone())];
+        waiting.push(Waiting { name: view.name.clone(), target: None, is_view: true, queries });
     }
     while !waiting.is_empty() {
         let mut left = Vec::new();
         let mut failure = None;
         let count = waiting.len();
-        for (name, schema, columns, queries) in waiting {
+        for entry in waiting {
             let mut plans = Vec::new();
-            for query in &queries {
+            for (_, query) in &entry.queries {
                 match logical(context, query).await {
                     Ok(plan) => plans.push(plan),
-                    Err(error) => failure = Some(error.at(format!("view {name}"))),
+                    Err(error) => failure = Some(error.at(format!("view {}", entry.name))),
                 }
             }
-            if plans.len() < queries.len() {
-                left.push((name, schema, columns, queries));
+            if plans.len() < entry.queries.len() {
+                left.push(entry);
                 continue;
             }
-            let mut combined: Option<LogicalPlan> = None;
-            for plan in plans {
-                let plan = match &schema {
-                    Some(_) => into_columns(plan, &columns, schema.as_ref())?,
-                    None => named_columns(plan, &columns, &name)?,
-                };
-                combined = Some(match combined {
-                    Some(first) => LogicalPlanBuilder::from(first).union(plan)?.build()?,
-                    None => plan,
-                });
-            }
-            let plan = combined.ok_or_else(|| QueryError::internal("a view has no query"))?;
-            let view: Arc<dyn TableProvider> = Arc::new(ViewTable::new(plan, None));
-            context.register_table(quoted(&name), view)?;
+            let view: Arc<dyn TableProvider> = Arc::new(ViewTable::new(entry.combined(plans)?, None));
+            context.register_table(quoted(&entry.name), view)?;
         }
         if left.len() == count
             && let Some(error) = failure
@@ -127,6 +119,29 @@ pub(super) async fn register_views(context: &SessionContext, script: &Script) ->
         waiting = left;
     }
     Ok(())
+}
+
+impl Waiting {
+    /// Combines the plans of its queries. Each has the columns of the table, in their order.
+    fn combined(&self, plans: Vec<LogicalPlan>) -> Result<LogicalPlan> {
+        let mut target = self.target.clone();
+        let mut combined: Option<LogicalPlan> = None;
+        for (plan, (columns, _)) in plans.into_iter().zip(&self.queries) {
+            let plan = match self.is_view {
+                true => named_columns(plan, columns, &self.name)?,
+                false => into_columns(plan, columns, target.as_ref())
+                    .map_err(|error| error.at(format!("INSERT INTO {}", self.name)))?,
+            };
+            if target.is_none() {
+                target = Some(Target::of(&plan));
+            }
+            combined = Some(match combined {
+                Some(first) => LogicalPlanBuilder::from(first).union(plan)?.build()?,
+                None => plan,
+            });
+        }
+        combined.ok_or_else(|| QueryError::internal("a view has no query"))
+    }
 }
 
 /// Plans `query` without optimizing it.
@@ -149,33 +164,4 @@ fn named_columns(plan: LogicalPlan, names: &[String], view: &str) -> Result<Logi
     let columns: Vec<Expr> =
         plan.schema().columns().into_iter().zip(names).map(|(column, name)| Expr::Column(column).alias(name)).collect();
     Ok(LogicalPlanBuilder::from(plan).project(columns)?.build()?)
-}
-
-/// Casts and names the columns of `plan` as the table that it is inserted into.
-pub(super) fn into_columns(plan: LogicalPlan, named: &[String], target: Option<&SchemaRef>) -> Result<LogicalPlan> {
-    let Some(target) = target else { return Ok(plan) };
-    let target: Vec<Field> = match named {
-        [] => target.fields().iter().map(|field| field.as_ref().clone()).collect(),
-        named => named
-            .iter()
-            .map(|name| {
-                let field = target.field_with_name(name);
-                field.cloned().map_err(|_| QueryError::invalid(format!("column `{name}` is not a column of the table")))
-            })
-            .collect::<Result<_>>()?,
-    };
-    let columns = plan.schema().columns();
-    if columns.len() != target.len() {
-        return Err(QueryError::invalid(format!(
-            "the SELECT has {} columns, but the table has {}: {}",
-            columns.len(),
-            target.len(),
-            target.iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ")
-        )));
-    }
-    let exprs = columns
-        .into_iter()
-        .zip(target)
-        .map(|(column, field)| cast(Expr::Column(column), field.data_type().clone()).alias(field.name()));
-    Ok(LogicalPlanBuilder::from(plan).project(exprs.collect::<Vec<_>>())?.build()?)
 }
