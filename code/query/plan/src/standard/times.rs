@@ -70,7 +70,8 @@ pub(super) fn comparable(expression: Expr, schema: &DFSchema, zone: Option<&str>
     }
 }
 
-fn is_comparison(op: Operator) -> bool {
+/// Checks if `op` compares two values.
+pub(super) fn is_comparison(op: Operator) -> bool {
     use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
     matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
 }
