@@ -572,3 +572,21 @@ async fn parts_of_intervals_have_days_and_fractions() {
     let error = ask(&statement(1, sql, &TABLES), dir.path(), &[]).await.unwrap_err();
     assert!(error.to_string().contains("`dow` is not a part of an interval; use year"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn formats_with_an_hour_and_no_minute_keep_the_hour() {
+    check(&[], &[
+        ("SELECT to_timestamp('01/02/2024 10 PM', '%d/%m/%Y %I %p'), to_unixtime('01/02/2024 10 PM', '%d/%m/%Y %I %p')", &["2024-02-01T22:00:00 | 1706824800"]),
+        ("SELECT to_timestamp('2024-02-01 10:30', '%d/%m/%Y %H', '%Y-%m-%d %H:%M')", &["2024-02-01T10:30:00"]),
+        ("SELECT to_timestamp('2024-02-01 10 +0200', '%Y-%m-%d %H %z')", &["2024-02-01T08:00:00"]),
+        ("SELECT to_timestamp(CAST(NULL AS VARCHAR), '%Y-%m-%d %H')", &["NULL"]),
+        ("SELECT id FROM t WHERE to_timestamp('2024-02-01 ' || CAST(id AS VARCHAR), '%Y-%m-%d %H') = TIMESTAMP '2024-02-01 08:00:00'", &["8"]),
+    ])
+    .await;
+    let dir = tables();
+    for (format, words) in [("%d/%m/%Y %I:%M", "without its half of the day; add `%p`"), ("%d/%m/%Y :%M", "add `%H`")] {
+        let sql = format!("SELECT to_timestamp(s, '{format}') FROM t");
+        let error = ask(&statement(1, &sql, &TABLES), dir.path(), &[]).await.unwrap_err();
+        assert!(error.kind == ErrorKind::Invalid && error.to_string().contains(words), "{format}: {error}");
+    }
+}

@@ -6,6 +6,7 @@
 
 mod clauses;
 mod correlated;
+mod formats;
 mod guards;
 mod intervals;
 mod limits;
@@ -115,6 +116,7 @@ fn one(expression: Expr, schema: &DFSchema, zone: Option<&str>) -> DataFusionRes
     };
     let mut result = patterns::translated(expression, schema)?;
     result = sibling(result, &|inner| intervals::by_length(inner, schema))?;
+    result = sibling(result, &|inner| formats::complete(inner, schema))?;
     result = sibling(result, &|inner| windows::in_groups(inner, schema))?;
     result = sibling(result, &|inner| times::comparable(inner, schema, zone))?;
     result = sibling(result, &|inner| simplified::with_nulls(inner, schema))?;
