@@ -6,6 +6,7 @@ mod hidden;
 mod intervals;
 mod patterns;
 mod single_row;
+mod spans;
 mod sum;
 mod wide_sum;
 
@@ -18,6 +19,7 @@ pub use hidden::hidden;
 pub use intervals::multiply_interval;
 pub use patterns::{like_pattern, similar_pattern};
 pub use single_row::single_row;
+pub use spans::{interval_length, interval_part};
 pub use sum::{checked_sum, wrapping_sum};
 
 use crate::bounded::bounded_functions;
@@ -25,8 +27,9 @@ use crate::bounded::bounded_functions;
 /// Returns the scalar functions.
 pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     let arithmetic = [Arithmetic::Add, Arithmetic::Subtract, Arithmetic::Multiply].map(checked);
-    let others = [single_row(), like_pattern(), similar_pattern(), multiply_interval(), hidden()];
-    arithmetic.into_iter().chain(others).chain(bounded_functions()).collect()
+    let intervals = [multiply_interval(), interval_length(), interval_part()];
+    let others = [single_row(), like_pattern(), similar_pattern(), hidden()];
+    arithmetic.into_iter().chain(intervals).chain(others).chain(bounded_functions()).collect()
 }
 
 /// Returns the aggregates.

@@ -8,7 +8,9 @@ mod casts;
 mod clauses;
 mod correlated;
 mod decimals;
+mod formats;
 mod guards;
+mod intervals;
 mod limits;
 mod numbers;
 mod operands;
@@ -64,6 +66,7 @@ pub(crate) fn session<'a>(
     physical.insert(place, Arc::new(limits::LimitsAboveSorts));
     let mut planners = state.expr_planners().to_vec();
     planners.insert(0, Arc::new(operators::Intervals));
+    planners.insert(0, Arc::new(intervals::Texts));
     let builder = SessionStateBuilder::new_from_existing(state)
         .with_analyzer_rules(analyzer)
         .with_physical_optimizer_rules(physical)
@@ -99,6 +102,7 @@ fn expressions(plan: LogicalPlan, options: &Options) -> DataFusionResult<Logical
         let node = node.map_expressions(|expression| {
             overflow::with_names(expression, &names, &|inner| one(inner, &schema, zone))
         })?;
+        let node = node.transform_data(intervals::keyed)?;
         // The type of a rewritten expression may be another one, and so may those of the nodes above.
         changed.set(changed.get() || node.transformed);
         if changed.get() { node.map_data(LogicalPlan::recompute_schema) } else { Ok(node) }
@@ -114,6 +118,8 @@ fn one(expression: Expr, schema: &DFSchema, zone: Option<&str>) -> DataFusionRes
         Ok(Transformed::new(result.data, changed || result.transformed, TreeNodeRecursion::Continue))
     };
     let mut result = patterns::translated(expression, schema)?;
+    result = sibling(result, &|inner| intervals::by_length(inner, schema))?;
+    result = sibling(result, &|inner| formats::complete(inner, schema))?;
     result = sibling(result, &|inner| windows::in_groups(inner, schema))?;
     result = sibling(result, &|inner| decimals::comparable(inner, schema))?;
     result = sibling(result, &|inner| times::comparable(inner, schema, zone))?;

@@ -1,0 +1,323 @@
+//! Comparisons, orders, groups and parts of intervals.
+//!
+//! DataFusion compares intervals by months, then by days, then by nanoseconds, and the difference of two timestamps with an
+//! interval in the same way: `36 hours` is less than `1 day`, and `1 day` is not `24 hours`. Here they are compared by their
+//! length, with days of 24 hours and months of 30 days, as in PostgreSQL. `date_part` of them is wrong in Arrow.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, IntervalUnit};
+use buzz_kernel::{interval_length, interval_part};
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{Column, DFSchema, ScalarValue};
+use datafusion::error::Result;
+use datafusion::functions_aggregate::expr_fn::min;
+use datafusion::logical_expr::expr::{
+    AggregateFunction, Between, InList, InSubquery, ScalarFunction, Sort as SortExpr, WindowFunction,
+};
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
+use datafusion::logical_expr::{
+    Aggregate, BinaryExpr, Case, Cast, Distinct, Expr, ExprSchemable, Join, JoinConstraint, LogicalPlan,
+    LogicalPlanBuilder, Projection, WindowFrameBound, WindowFrameUnits, when,
+};
+use datafusion::sql::sqlparser::ast::BinaryOperator;
+
+use super::operands;
+
+const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
+
+/// Plans a comparison of an interval with a text, which is read as an interval.
+#[derive(Debug)]
+pub(super) struct Texts;
+
+impl ExprPlanner for Texts {
+    fn plan_binary_op(&self, mut raw: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
+        use BinaryOperator::{Eq, Gt, GtEq, Lt, LtEq, NotEq};
+        if !matches!(raw.op, Eq | NotEq | Lt | LtEq | Gt | GtEq) {
+            return Ok(PlannerResult::Original(raw));
+        }
+        let (left, right) = (raw.left.get_type(schema), raw.right.get_type(schema));
+        let (Ok(left), Ok(right)) = (left, right) else { return Ok(PlannerResult::Original(raw)) };
+        match (Kind::of(&left), Kind::of(&right)) {
+            (Kind::Interval | Kind::Duration, Kind::Text) => raw.right = as_interval(raw.right),
+            (Kind::Text, Kind::Interval | Kind::Duration) => raw.left = as_interval(raw.left),
+            _ => {}
+        }
+        Ok(PlannerResult::Original(raw))
+    }
+}
+
+/// The kinds of types that matter for a comparison of lengths.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Interval,
+    Duration,
+    Text,
+    Null,
+    Other,
+}
+
+impl Kind {
+    fn of(data_type: &DataType) -> Self {
+        match data_type {
+            DataType::Interval(_) => Self::Interval,
+            DataType::Duration(_) => Self::Duration,
+            DataType::Null => Self::Null,
+            DataType::Dictionary(_, values) if values.is_string() => Self::Text,
+            other if other.is_string() => Self::Text,
+            _ => Self::Other,
+        }
+    }
+}
+
+fn as_interval(text: Expr) -> Expr {
+    Expr::Cast(Cast::new(Box::new(text), INTERVAL))
+}
+
+fn length(value: Expr) -> Expr {
+    interval_length().call(vec![value])
+}
+
+/// Replaces `operands`, which are compared with each other, by their lengths. Returns false if none is an interval. Two
+/// durations are compared rightly.
+fn lengths(operands: &mut [&mut Expr], schema: &DFSchema) -> Result<bool> {
+    let mut kinds = Vec::with_capacity(operands.len());
+    for operand in operands.iter() {
+        kinds.push(Kind::of(&operand.get_type(schema)?));
+    }
+    if !have_lengths(&kinds) {
+        return Ok(false);
+    }
+    for (operand, kind) in operands.iter_mut().zip(kinds) {
+        replace(operand, |value| match kind {
+            Kind::Text => length(as_interval(value)),
+            Kind::Interval | Kind::Duration => length(value),
+            Kind::Null | Kind::Other => value,
+        });
+    }
+    Ok(true)
+}
+
+fn have_lengths(kinds: &[Kind]) -> bool {
+    let has = |kind| kinds.contains(&kind);
+    !has(Kind::Other) && (has(Kind::Interval) || has(Kind::Duration) && has(Kind::Text))
+}
+
+fn replace(expression: &mut Expr, with: impl FnOnce(Expr) -> Expr) {
+    let null = Expr::Literal(ScalarValue::Null, None);
+    *expression = with(std::mem::replace(expression, null));
+}
+
+/// Replaces `value` by its length if it is an interval.
+fn key(value: &mut Expr, schema: &DFSchema) -> Result<bool> {
+    let is_interval = is_interval(value, schema)?;
+    if is_interval {
+        replace(value, length);
+    }
+    Ok(is_interval)
+}
+
+fn is_interval(value: &Expr, schema: &DFSchema) -> Result<bool> {
+    Ok(matches!(value.get_type(schema)?, DataType::Interval(_)))
+}
+
+fn ordered(order: &mut [SortExpr], schema: &DFSchema) -> Result<bool> {
+    let mut changed = false;
+    for sort in order {
+        changed |= key(&mut sort.expr, schema)?;
+    }
+    Ok(changed)
+}
+
+/// Compares the intervals in `expression` by their lengths.
+pub(super) fn by_length(mut expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let changed = match &mut expression {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if operands::is_comparison(*op) => {
+            lengths(&mut [left.as_mut(), right.as_mut()], schema)?
+        }
+        Expr::Between(Between { expr, low, high, .. }) => {
+            lengths(&mut [expr.as_mut(), low.as_mut(), high.as_mut()], schema)?
+        }
+        Expr::InList(InList { expr, list, .. }) => {
+            let mut operands: Vec<&mut Expr> = std::iter::once(expr.as_mut()).chain(list).collect();
+            lengths(&mut operands, schema)?
+        }
+        Expr::Case(Case { expr: Some(value), when_then_expr, .. }) => {
+            let whens = when_then_expr.iter_mut().map(|(when, _)| when.as_mut());
+            let mut operands: Vec<&mut Expr> = std::iter::once(value.as_mut()).chain(whens).collect();
+            lengths(&mut operands, schema)?
+        }
+        Expr::InSubquery(membership) => of_subquery(membership, schema)?,
+        Expr::AggregateFunction(aggregate) => of_aggregate(aggregate, schema)?,
+        Expr::WindowFunction(window) => of_window(window, schema)?,
+        Expr::ScalarFunction(call) => match of_call(call, schema)? {
+            Some(replaced) => {
+                expression = replaced;
+                true
+            }
+            None => false,
+        },
+        _ => false,
+    };
+    Ok(Transformed::new_transformed(expression, changed))
+}
+
+fn of_subquery(membership: &mut InSubquery, schema: &DFSchema) -> Result<bool> {
+    let plan = Arc::clone(&membership.subquery.subquery);
+    let columns = plan.schema().columns();
+    let [column] = columns.as_slice() else { return Ok(false) };
+    let item = Expr::Column(column.clone());
+    let kind = Kind::of(&item.get_type(plan.schema().as_ref())?);
+    // Texts of a subquery are left as they are: one that is no interval would fail the query.
+    if kind == Kind::Text || !have_lengths(&[Kind::of(&membership.expr.get_type(schema)?), kind]) {
+        return Ok(false);
+    }
+    if kind != Kind::Null {
+        let plan = LogicalPlanBuilder::from(plan.as_ref().clone()).project(vec![length(item)])?.build()?;
+        membership.subquery = membership.subquery.with_plan(Arc::new(plan));
+    }
+    replace(&mut membership.expr, length);
+    Ok(true)
+}
+
+fn of_aggregate(aggregate: &mut AggregateFunction, schema: &DFSchema) -> Result<bool> {
+    let params = &mut aggregate.params;
+    match (params.distinct, params.args.as_mut_slice()) {
+        (true, [counted]) if aggregate.func.name() == "count" => key(counted, schema),
+        // The planner requires that DISTINCT values are ordered by themselves.
+        (true, _) => Ok(false),
+        (false, _) => ordered(&mut params.order_by, schema),
+    }
+}
+
+fn of_window(window: &mut WindowFunction, schema: &DFSchema) -> Result<bool> {
+    let params = &mut window.params;
+    let mut changed = false;
+    for value in &mut params.partition_by {
+        changed |= key(value, schema)?;
+    }
+    let has_distance = |bound: &WindowFrameBound| match bound {
+        WindowFrameBound::Preceding(distance) | WindowFrameBound::Following(distance) => !distance.is_null(),
+        WindowFrameBound::CurrentRow => false,
+    };
+    let frame = &params.window_frame;
+    let is_distance = has_distance(&frame.start_bound) || has_distance(&frame.end_bound);
+    if frame.units != WindowFrameUnits::Range || !is_distance {
+        changed |= ordered(&mut params.order_by, schema)?;
+    }
+    Ok(changed)
+}
+
+/// Returns what replaces a call of `date_part` or `nullif`.
+fn of_call(call: &ScalarFunction, schema: &DFSchema) -> Result<Option<Expr>> {
+    let [first, second] = call.args.as_slice() else { return Ok(None) };
+    match call.name() {
+        "date_part" => {
+            let has_parts = matches!(Kind::of(&second.get_type(schema)?), Kind::Interval | Kind::Duration);
+            Ok(has_parts.then(|| interval_part().call(call.args.clone())))
+        }
+        "nullif" => {
+            let (mut left, mut right) = (first.clone(), second.clone());
+            if !lengths(&mut [&mut left, &mut right], schema)? {
+                return Ok(None);
+            }
+            let null = Expr::Literal(ScalarValue::try_from(&first.get_type(schema)?)?, None);
+            Ok(Some(when(left.eq(right), null).otherwise(first.clone())?))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Sorts, joins and groups the rows of `node` by the lengths of intervals.
+pub(super) fn keyed(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    match node {
+        LogicalPlan::Sort(mut sort) => {
+            let changed = ordered(&mut sort.expr, sort.input.schema())?;
+            Ok(Transformed::new_transformed(LogicalPlan::Sort(sort), changed))
+        }
+        LogicalPlan::Join(join) => joined(join),
+        LogicalPlan::Aggregate(aggregate) => grouped(aggregate),
+        LogicalPlan::Distinct(Distinct::All(input)) => {
+            let is_interval = |data_type: &DataType| matches!(data_type, DataType::Interval(_));
+            if !input.schema().fields().iter().any(|field| is_interval(field.data_type())) {
+                return Ok(Transformed::no(LogicalPlan::Distinct(Distinct::All(input))));
+            }
+            let columns = input.schema().columns().into_iter().map(Expr::Column).collect();
+            grouped(Aggregate::try_new(input, columns, Vec::new())?)
+        }
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+fn joined(mut join: Join) -> Result<Transformed<LogicalPlan>> {
+    let mut changed = false;
+    for (left, right) in &mut join.on {
+        let types = [left.get_type(join.left.schema().as_ref())?, right.get_type(join.right.schema().as_ref())?];
+        if have_lengths(&types.map(|data_type| Kind::of(&data_type))) {
+            replace(left, length);
+            replace(right, length);
+            changed = true;
+        }
+    }
+    if changed {
+        // The keys of USING must be columns.
+        join.join_constraint = JoinConstraint::On;
+    }
+    Ok(Transformed::new_transformed(LogicalPlan::Join(join), changed))
+}
+
+/// Groups by the lengths of the intervals among the keys. Each group has one of its intervals: the one with the fewest
+/// months, then days.
+fn grouped(aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {
+    let mut are_intervals = Vec::with_capacity(aggregate.group_expr.len());
+    for group in &aggregate.group_expr {
+        let is_key = !matches!(group, Expr::GroupingSet(_)) && is_interval(group, aggregate.input.schema())?;
+        are_intervals.push(is_key);
+    }
+    if !are_intervals.contains(&true) {
+        return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
+    }
+    let Aggregate { input, group_expr, mut aggr_expr, schema, .. } = aggregate;
+    let (mut groups, mut columns) = (Vec::new(), Vec::new());
+    for (index, (group, (relation, field))) in group_expr.into_iter().zip(schema.iter()).enumerate() {
+        if are_intervals[index] {
+            let (value, name) = (group.unalias(), format!("buzz_interval_{index}"));
+            groups.push(length(value.clone()).alias(format!("buzz_length_{index}")));
+            aggr_expr.push(min(value).alias(name.as_str()));
+            let column = Expr::Column(Column::new_unqualified(name));
+            columns.push(column.alias_qualified(relation.cloned(), field.name()));
+        } else {
+            groups.push(group);
+            columns.push(Expr::Column(Column::new(relation.cloned(), field.name())));
+        }
+    }
+    let others = schema.iter().skip(are_intervals.len());
+    columns.extend(others.map(|(relation, field)| Expr::Column(Column::new(relation.cloned(), field.name()))));
+    let grouped = Aggregate::try_new(input, groups, aggr_expr)?;
+    let projection = Projection::try_new(columns, Arc::new(LogicalPlan::Aggregate(grouped)))?;
+    Ok(Transformed::yes(LogicalPlan::Projection(projection)))
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::{Field, Schema, TimeUnit};
+    use datafusion::logical_expr::{Operator, binary_expr};
+    use datafusion::prelude::{col, lit};
+
+    use super::*;
+
+    #[test]
+    fn only_comparisons_with_an_interval_are_of_lengths() {
+        let duration = DataType::Duration(TimeUnit::Microsecond);
+        let fields = [("i", INTERVAL), ("d", duration), ("n", DataType::Int64)];
+        let fields: Vec<Field> = fields.into_iter().map(|(name, of)| Field::new(name, of, true)).collect();
+        let schema = DFSchema::try_from(Schema::new(fields)).unwrap();
+        let text = |left, right| by_length(binary_expr(left, Operator::Lt, right), &schema).unwrap().data.to_string();
+        assert_eq!(text(col("d"), col("i")), "buzz_interval_length(d) < buzz_interval_length(i)");
+        assert_eq!(text(col("i"), Expr::Literal(ScalarValue::Null, None)), "buzz_interval_length(i) < NULL");
+        assert!(text(lit("1 day"), col("d")).ends_with("< buzz_interval_length(d)"));
+        assert_eq!(text(col("d"), col("d")), "d < d");
+        assert_eq!(text(col("n"), col("n")), "n < n");
+        assert_eq!(text(col("i"), col("n")), "i < n");
+    }
+}
