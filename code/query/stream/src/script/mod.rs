@@ -16,7 +16,9 @@ mod tokens;
 use std::collections::BTreeMap;
 
 use buzz_protocol::{QueryError, Result};
-use datafusion::sql::sqlparser::ast::{Expr, Insert, ObjectType, Query, Set, Statement, TableObject, VisitMut};
+use datafusion::sql::sqlparser::ast::{
+    Expr, Insert, ObjectType, OnInsert, Query, Set, Statement, TableObject, VisitMut,
+};
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use self::functions::{Calls, Macro, function};
@@ -145,7 +147,7 @@ impl Script {
             ["CREATE", "TABLE" | "SOURCE", ..] | ["CREATE", "UNBOUNDED" | "TEMPORARY", ..] => {
                 return self.create_table(pieces);
             }
-            ["CREATE", "MATERIALIZED", ..] => {
+            ["CREATE", "MATERIALIZED", ..] | ["CREATE", "OR", "REPLACE", "MATERIALIZED"] => {
                 return Err(QueryError::invalid(
                     "CREATE MATERIALIZED VIEW is not supported yet; write CREATE TABLE … WITH (connector = 'parquet', \
                      type = 'sink', path = '…') and INSERT INTO it, or CREATE VIEW for a name only",
@@ -200,6 +202,7 @@ impl Script {
     }
 
     fn insert(&mut self, insert: Insert, on_close: bool) -> Result<()> {
+        check_insert(&insert)?;
         let Insert { table, columns, source: Some(query), .. } = insert else {
             return Err(QueryError::invalid("INSERT without rows is not supported; write INSERT INTO … SELECT"));
         };
@@ -210,6 +213,36 @@ impl Script {
         let columns = columns.iter().filter_map(|name| name.0.last().and_then(|part| part.as_ident())).map(normal);
         self.statements.push(Output { into, columns: columns.collect(), query: windows(query)?, on_close });
         Ok(())
+    }
+}
+
+/// Checks that `insert` only adds rows.
+///
+/// # Errors
+/// `Invalid`, naming a clause that a sink cannot follow.
+fn check_insert(insert: &Insert) -> Result<()> {
+    let conflict = match &insert.on {
+        Some(OnInsert::DuplicateKeyUpdate(_)) => "ON DUPLICATE KEY",
+        _ => "ON CONFLICT",
+    };
+    let clauses = [
+        (insert.overwrite, "INSERT OVERWRITE"),
+        (insert.replace_into, "REPLACE INTO"),
+        (insert.or.is_some(), "INSERT OR …"),
+        (insert.ignore, "INSERT IGNORE"),
+        (insert.on.is_some(), conflict),
+        (insert.partitioned.is_some() || !insert.after_columns.is_empty(), "PARTITION (…)"),
+        (!insert.assignments.is_empty(), "SET in INSERT"),
+        (insert.settings.is_some(), "SETTINGS"),
+        (insert.format_clause.is_some(), "FORMAT"),
+        (insert.multi_table_insert_type.is_some(), "INSERT with several tables"),
+        (insert.returning.is_some() || insert.output.is_some(), "RETURNING"),
+    ];
+    match clauses.iter().find(|(given, _)| *given) {
+        Some((_, clause)) => Err(QueryError::invalid(format!(
+            "{clause} is not supported: a statement only adds rows to its sink; write INSERT INTO … SELECT"
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -266,6 +299,20 @@ mod tests {
             "{query}"
         );
         assert!(script.statements[0].on_close);
+    }
+
+    #[test]
+    fn clauses_that_a_sink_cannot_follow_are_refused() {
+        for (statement, clause) in [
+            ("INSERT OVERWRITE TABLE o SELECT k FROM p", "INSERT OVERWRITE"),
+            ("INSERT INTO o SELECT k FROM p ON CONFLICT DO NOTHING", "ON CONFLICT"),
+            ("INSERT INTO o SELECT k FROM p RETURNING k", "RETURNING"),
+            ("INSERT INTO o SELECT k FROM p TABLESAMPLE (10 PERCENT)", "TABLESAMPLE"),
+            ("CREATE OR REPLACE MATERIALIZED VIEW v AS SELECT k FROM p", "CREATE MATERIALIZED VIEW"),
+        ] {
+            let error = Script::parse(statement).expect_err("the clause is refused").to_string();
+            assert!(error.contains(&format!("{clause} is not supported")), "{statement}: {error}");
+        }
     }
 
     #[test]

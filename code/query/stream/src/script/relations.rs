@@ -87,6 +87,9 @@ fn relation(factor: &TableFactor) -> Result<Option<TableFactor>> {
             "FOR SYSTEM_TIME AS OF on `{name}` is not supported; join the two streams on a window"
         )));
     }
+    if let TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } = factor {
+        return Err(QueryError::invalid("TABLESAMPLE is not supported; filter by a column of the rows in WHERE"));
+    }
     let TableFactor::Table { name, args: Some(args), alias, .. } = factor else { return Ok(None) };
     let function = name.to_string().to_lowercase();
     if !["tumble", "hop", "session"].contains(&function.as_str()) {
