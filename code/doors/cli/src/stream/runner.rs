@@ -144,6 +144,16 @@ impl Runner {
             }
             *counts.bad.entry(name.clone()).or_default() += count;
         }
+        for (name, rows) in &output.unfit {
+            if self.planned.sources[name].bad_data == BadData::Fail
+                && let Some((text, reason)) = rows.first()
+            {
+                return Err(QueryError::data(format!(
+                    "a row of source `{name}` is bad: {reason}; repair it, or set bad_data = 'drop': {text}"
+                )));
+            }
+            *counts.bad.entry(name.clone()).or_default() += rows.len() as u64;
+        }
         counts.rows_out = count(output.rows.iter().flatten());
         counts.late = output.late.iter().map(|(name, batches)| (name.clone(), count(batches))).collect();
         // Without rows in the state, a later watermark changes nothing that a record must keep.

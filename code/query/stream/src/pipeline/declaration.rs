@@ -149,7 +149,7 @@ impl<'a> Declaration<'a> {
             (mark, mark_text, time_column) = (Some(physical(cast(expr, time_type()))?), text, Some(name));
         }
         let scan = SourceScan { schema: Arc::clone(&schema), time_column };
-        Ok(Prepared { source: Source { columns, schema, mark, mark_text }, scan, visible })
+        Ok(Prepared { source: Source { columns, schema, mark, mark_text, reach: 0 }, scan, visible })
     }
 }
 
