@@ -48,6 +48,7 @@ fn main() {
         Trial::test("time::source_waits_for_slower_ones", time::max_drift),
         Trial::test("time::windows_are_printed_in_order", time::order_of_windows),
         Trial::test("time::windows_beyond_the_ends_of_time_are_bad_rows_or_errors", time::ends_of_time),
+        Trial::test("time::option_names_event_time_as_it_is_written", time::event_time_option),
         Trial::test("time::idle_source_closes_its_windows", time::idle_source),
         Trial::test("time::late_and_bad_rows_are_tables", time::side_tables),
         Trial::test("time::emit_on_window_close_waits_for_the_watermark", time::emit_on_window_close),

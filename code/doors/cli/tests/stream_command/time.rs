@@ -212,3 +212,24 @@ pub(crate) fn ends_of_time() -> Result {
     }
     Ok(())
 }
+
+/// `event_time_field` and `watermark_field` name a quoted column as it is, and another one in lower case.
+pub(crate) fn event_time_option() -> Result {
+    let folder = Folder::new()?;
+    for (column, key) in [("\"eventTime\"", "eventTime"), ("eventTime", "eventtime")] {
+        let line = format!("{{\"{key}\":\"2024-01-01T00:00:01\",\"v\":1}}\n");
+        let input = folder.write("in.json", &line)?;
+        let script = format!(
+            "CREATE TABLE t ({column} TIMESTAMP, v BIGINT) WITH (connector='single_file', path='{}', format='json', \
+             event_time_field='eventTime', watermark_field='eventTime');\n\
+             SELECT sum(v) AS s, tumble(interval '10 seconds') AS w FROM t GROUP BY w;",
+            input.display()
+        );
+        let script = folder.write("s.sql", &script)?.display().to_string();
+        let out = succeeds(&["run", &script, "--until-end"])?;
+        if out != "{\"s\":1,\"w\":{\"start\":\"2024-01-01T00:00:00\",\"end\":\"2024-01-01T00:00:10\"}}\n" {
+            return Err(format!("{column}: {out}").into());
+        }
+    }
+    Ok(())
+}
