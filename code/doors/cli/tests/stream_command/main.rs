@@ -52,6 +52,7 @@ fn main() {
         Trial::test("time::idle_source_closes_its_windows", time::idle_source),
         Trial::test("time::late_and_bad_rows_are_tables", time::side_tables),
         Trial::test("time::emit_on_window_close_waits_for_the_watermark", time::emit_on_window_close),
+        Trial::test("sql::literals_keep_quotes_and_blanks", tutorial::literals),
         Trial::test("json::steps_run_over_a_stream", tutorial::json_form),
         Trial::test("state::hot_key_is_one_row_per_slice", state::hot_key),
         Trial::test("files::folder_is_followed", files::followed_folder),
