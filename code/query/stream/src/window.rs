@@ -10,6 +10,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, StructArray, TimestampNanosecondArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Fields, TimeUnit, TimestampNanosecondType};
+use arrow::util::display::array_value_to_string;
 use buzz_protocol::{QueryError, Result};
 use datafusion::common::{ScalarValue, internal_err, plan_err};
 use datafusion::error::Result as DataFusionResult;
@@ -19,6 +20,16 @@ use datafusion::logical_expr::{
 
 /// Maximum number of windows that one row may belong to.
 const WINDOWS_PER_ROW_MAX: i64 = 10_000;
+
+/// A day in nanoseconds.
+const DAY: i64 = 86_400_000_000_000;
+
+/// Maximum length of a window in nanoseconds: 100 years. Times are 64-bit nanoseconds from 1677 to 2262.
+const WIDTH_MAX: i64 = 36_500 * DAY;
+
+/// Maximum sum of the lengths of the windows of a statement in nanoseconds, half of the time after 1970: windows of times
+/// from 1824 to 2115 fit whatever the statement.
+pub(crate) const REACH_MAX: i64 = 53_375 * DAY;
 
 /// The type of event time inside a pipeline.
 pub(crate) fn time_type() -> DataType {
@@ -66,12 +77,20 @@ impl WindowSpec {
         }
     }
 
+    /// Returns the distance between a time and the farthest start or end of a window that contains it.
+    pub(crate) fn reach(self) -> i64 {
+        match self {
+            Self::Hop { width, .. } => width,
+            Self::Session { gap } => gap,
+        }
+    }
+
     /// Returns the end of the last window that contains `time`, or `None` if no window contains it.
     pub(crate) fn last_end(self, time: i64) -> Option<i64> {
         match self {
             Self::Hop { slide, width } => {
-                let start = floor(time, slide);
-                (time < start.saturating_add(width)).then(|| start.saturating_add(width))
+                let end = floor(time, slide)?.saturating_add(width);
+                (time < end).then_some(end)
             }
             Self::Session { gap } => Some(time.saturating_add(gap)),
         }
@@ -121,9 +140,9 @@ pub(crate) fn duration(nanos: i64) -> String {
     unit.map_or_else(|| format!("{nanos} ns"), |(unit, name)| format!("{} {name}", nanos / unit))
 }
 
-/// Returns the largest multiple of `step` that is at most `value`.
-pub(crate) fn floor(value: i64, step: i64) -> i64 {
-    value - value.rem_euclid(step)
+/// Returns the largest multiple of `step` that is at most `value`, or `None` if it is before the first time.
+fn floor(value: i64, step: i64) -> Option<i64> {
+    value.checked_sub(value.rem_euclid(step))
 }
 
 /// Returns the smallest multiple of `step` that is at least `value`.
@@ -132,6 +151,25 @@ pub(crate) fn ceil(value: i64, step: i64) -> i64 {
         0 => value,
         rest => value.saturating_add(step - rest),
     }
+}
+
+/// Returns the reason for which a row is left out whose windows begin before the first time or end after the last one.
+pub(crate) fn unfit_reason(time: i64) -> String {
+    let text = array_value_to_string(&TimestampNanosecondArray::from(vec![time]), 0);
+    let text = text.unwrap_or_else(|_| format!("{time} ns"));
+    format!("the windows of event time {text} do not fit between 1677-09-21 and 2262-04-11")
+}
+
+fn unfit(time: i64) -> QueryError {
+    QueryError::data(format!("{}; correct the time, or leave the row out by WHERE", unfit_reason(time)))
+}
+
+/// Adds `length` to times.
+///
+/// # Errors
+/// `Data` if a sum is after the last time.
+pub(crate) fn later(times: &TimestampNanosecondArray, length: i64) -> Result<TimestampNanosecondArray> {
+    times.try_unary(|time| time.checked_add(length).ok_or_else(|| unfit(time)))
 }
 
 fn gcd(a: i64, b: i64) -> i64 {
@@ -208,16 +246,17 @@ pub(crate) fn window_call(expr: &Expr) -> Result<Option<WindowCall>> {
     Ok(Some(WindowCall { spec, time }))
 }
 
-fn interval_literal(expr: &Expr) -> Option<Result<i64>> {
-    const DAY: i64 = 86_400_000_000_000;
+/// Returns the nanoseconds of an interval, which may be more than a window can have.
+fn interval_literal(expr: &Expr) -> Option<Result<i128>> {
+    let days = |days: i32| i128::from(days) * i128::from(DAY);
     let variable = || Err(QueryError::invalid("a window of months has no fixed length; use days"));
     match expr {
         Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(value)), _) => Some(match value.months {
-            0 => Ok(i64::from(value.days) * DAY + value.nanoseconds),
+            0 => Ok(days(value.days) + i128::from(value.nanoseconds)),
             _ => variable(),
         }),
         Expr::Literal(ScalarValue::IntervalDayTime(Some(value)), _) => {
-            Some(Ok(i64::from(value.days) * DAY + i64::from(value.milliseconds) * 1_000_000))
+            Some(Ok(days(value.days) + i128::from(value.milliseconds) * 1_000_000))
         }
         Expr::Literal(ScalarValue::IntervalYearMonth(Some(_)), _) => Some(variable()),
         Expr::Negative(inner) => interval_literal(inner).map(|value| value.map(|value| -value)),
@@ -228,8 +267,16 @@ fn interval_literal(expr: &Expr) -> Option<Result<i64>> {
 
 fn interval(function: &str, expr: &Expr) -> Result<i64> {
     match interval_literal(expr) {
-        Some(Ok(value)) if value > 0 => Ok(value),
-        Some(Ok(_)) => Err(QueryError::invalid(format!("{function} requires an interval longer than zero"))),
+        Some(Ok(value)) if value <= 0 => {
+            Err(QueryError::invalid(format!("{function} requires an interval longer than zero")))
+        }
+        Some(Ok(value)) => i64::try_from(value).ok().filter(|&nanos| nanos <= WIDTH_MAX).ok_or_else(|| {
+            QueryError::invalid(format!(
+                "{function} has an interval of {} d, but a window has at most {}; use a shorter interval",
+                value / i128::from(DAY),
+                duration(WIDTH_MAX)
+            ))
+        }),
         Some(Err(error)) => Err(error),
         None => Err(QueryError::invalid(format!(
             "{function} requires a constant interval such as interval '10 seconds', not `{expr}`"
@@ -333,51 +380,67 @@ impl ScalarUDFImpl for TimeFunction {
             return internal_err!("{} requires a timestamp in nanoseconds", self.name());
         };
         let array: ArrayRef = match self.kind {
-            TimeFunctionKind::Slice => {
-                let width = constant(1)?;
-                Arc::new(times.unary::<_, TimestampNanosecondType>(|time| floor(time, width)))
-            }
+            TimeFunctionKind::Slice => Arc::new(starts_of(times, constant(1)?).map_err(QueryError::into_datafusion)?),
             TimeFunctionKind::Window => {
                 let width = constant(1)?;
-                let starts = times.unary::<_, TimestampNanosecondType>(|time| floor(time, width));
-                let ends = starts.unary::<_, TimestampNanosecondType>(|start| start + width);
+                let starts = starts_of(times, width).map_err(QueryError::into_datafusion)?;
+                let ends = ends_of(times, width).map_err(QueryError::into_datafusion)?;
                 window_array(Arc::new(starts), Arc::new(ends))
             }
-            TimeFunctionKind::Windows => windows_of(times, constant(1)?, constant(2)?),
+            TimeFunctionKind::Windows => {
+                windows_of(times, constant(1)?, constant(2)?).map_err(QueryError::into_datafusion)?
+            }
         };
         Ok(ColumnarValue::Array(array))
     }
 }
 
-fn windows_of(times: &TimestampNanosecondArray, slide: i64, width: i64) -> ArrayRef {
-    let mut starts: Vec<i64> = Vec::with_capacity(times.len() * (width / slide + 1) as usize);
+/// Returns the start of the tumbling window that contains each time.
+fn starts_of(times: &TimestampNanosecondArray, width: i64) -> Result<TimestampNanosecondArray> {
+    times.try_unary(|time| floor(time, width).ok_or_else(|| unfit(time)))
+}
+
+/// Returns the end of the tumbling window that contains each time.
+fn ends_of(times: &TimestampNanosecondArray, width: i64) -> Result<TimestampNanosecondArray> {
+    times.try_unary(|time| floor(time, width).and_then(|start| start.checked_add(width)).ok_or_else(|| unfit(time)))
+}
+
+fn windows_of(times: &TimestampNanosecondArray, slide: i64, width: i64) -> Result<ArrayRef> {
+    let capacity = times.len() * (width / slide + 1) as usize;
+    let (mut starts, mut ends) = (Vec::<i64>::with_capacity(capacity), Vec::<i64>::with_capacity(capacity));
     let mut offsets = Vec::with_capacity(times.len() + 1);
     offsets.push(0i32);
     for time in times.iter() {
         if let Some(time) = time {
             // The first window is the first multiple of `slide` that is greater than `time - width`.
-            let mut start = floor(time - width, slide) + slide;
+            let mut start = ceil(time.checked_sub(width - 1).ok_or_else(|| unfit(time))?, slide);
             while start <= time {
+                // If the end fits, the next start does too.
+                ends.push(start.checked_add(width).ok_or_else(|| unfit(time))?);
                 starts.push(start);
                 start += slide;
             }
         }
         offsets.push(starts.len() as i32);
     }
-    let ends = TimestampNanosecondArray::from_iter_values(starts.iter().map(|start| start + width));
-    let windows = window_array(Arc::new(TimestampNanosecondArray::from(starts)), Arc::new(ends));
+    let (starts, ends) = (TimestampNanosecondArray::from(starts), TimestampNanosecondArray::from(ends));
+    let windows = window_array(Arc::new(starts), Arc::new(ends));
     let nulls: Option<NullBuffer> = times.nulls().cloned();
     let field = Arc::new(Field::new_list_field(window_type(), true));
-    Arc::new(ListArray::new(field, OffsetBuffer::new(offsets.into()), windows, nulls))
+    Ok(Arc::new(ListArray::new(field, OffsetBuffer::new(offsets.into()), windows, nulls)))
 }
 
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::IntervalMonthDayNano;
+    use buzz_protocol::ErrorKind;
+    use datafusion::logical_expr::lit;
+
     use super::*;
 
     #[test]
     fn windows_before_1970_are_aligned_as_those_after() {
-        assert_eq!((floor(-1, 10), ceil(-1, 10), floor(-10, 10), ceil(11, 10)), (-10, 0, -10, 20));
+        assert_eq!((floor(-1, 10), floor(-10, 10), ceil(-1, 10), ceil(11, 10)), (Some(-10), Some(-10), 0, 20));
     }
 
     #[test]
@@ -388,9 +451,53 @@ mod tests {
 
     #[test]
     fn hop_lists_each_window_that_contains_a_time() {
-        let windows = windows_of(&TimestampNanosecondArray::from(vec![5]), 4, 10);
+        let windows = windows_of(&TimestampNanosecondArray::from(vec![5]), 4, 10).expect("the windows fit");
         let starts = windows.as_list::<i32>().value(0);
         let starts = starts.as_struct().column(0).as_primitive::<TimestampNanosecondType>().clone();
         assert_eq!(starts.values().to_vec(), vec![-4, 0, 4]);
+    }
+
+    fn call(name: &str, days: i32) -> Result<Option<WindowCall>> {
+        let function = functions().into_iter().find(|function| function.name() == name).expect("a placeholder");
+        let interval = lit(ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(0, days, 0))));
+        let arguments = if name == "hop" { vec![interval.clone(), interval] } else { vec![interval] };
+        window_call(&function.call(arguments))
+    }
+
+    #[test]
+    fn window_that_is_too_long_is_refused_with_the_largest_width() {
+        for name in PLACEHOLDERS {
+            for days in [36_501, 107_000, i32::MAX] {
+                let error = call(name, days).expect_err("the window is too long").to_string();
+                let expected = format!("{name} has an interval of {days} d, but a window has at most 36500 d");
+                assert!(error.contains(&expected), "{error}");
+            }
+            let call = call(name, 36_500).expect("100 years are allowed").expect("it is a window");
+            assert_eq!(call.spec.reach(), WIDTH_MAX);
+        }
+    }
+
+    #[test]
+    fn window_beyond_the_ends_of_time_is_an_error_that_names_the_time() {
+        let (slide, width) = (2, 10);
+        let compute = |time: i64| {
+            let times = TimestampNanosecondArray::from(vec![None, Some(time)]);
+            starts_of(&times, width)?;
+            ends_of(&times, width)?;
+            later(&times, width)?;
+            windows_of(&times, slide, width)
+        };
+        for (time, text) in [(i64::MAX, "2262-04-11T23:47:16.854775807"), (i64::MIN, "1677-09-21T00:12:43.145224192")] {
+            let error = compute(time).expect_err("the window does not fit");
+            assert_eq!(error.kind, ErrorKind::Data);
+            assert!(error.to_string().contains(text), "{error}");
+        }
+        for time in [i64::MAX - width, i64::MIN + width] {
+            let windows = compute(time).expect("the windows fit");
+            assert_eq!(windows.as_list::<i32>().value(1).len(), 5);
+        }
+        for spec in [WindowSpec::Hop { slide, width }, WindowSpec::Session { gap: width }] {
+            let _ = (spec.last_end(i64::MIN), spec.last_end(i64::MAX));
+        }
     }
 }

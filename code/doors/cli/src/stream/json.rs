@@ -4,6 +4,7 @@
 //! window is folded as its rows come, and an `HComb` step runs on the rows of closed windows.
 
 use buzz_protocol::{QueryError, Result};
+use buzz_stream::Script;
 use serde_json::{Map, Value};
 
 /// Translates `text` to a script, and returns it with the pipeline's name if it has one.
@@ -21,8 +22,8 @@ pub(super) fn to_script(text: &str) -> Result<(String, Option<String>)> {
     known(stream, "stream", &["name", "epoch", "epoch_rows", "parallelism", "on_error", "into"])?;
     let mut script = String::new();
     for key in ["epoch", "epoch_rows", "parallelism", "on_error"] {
-        if let Some(value) = stream.get(key) {
-            script.push_str(&format!("SET {key} = {};\n", quoted_value(value)));
+        if let Some(value) = given(stream, key) {
+            script.push_str(&format!("SET {key} = '{}';\n", escaped(&scalar(value, "stream", key)?)));
         }
     }
     for entry in list(query, "catalogs")? {
@@ -31,31 +32,38 @@ pub(super) fn to_script(text: &str) -> Result<(String, Option<String>)> {
     for entry in list(query, "sinks")? {
         script.push_str(&sink(entry)?);
     }
-    let into = stream.get("into").and_then(Value::as_str);
-    let into = into.map(|into| format!("INSERT INTO {} ", quoted(into))).unwrap_or_default();
+    let into = optional_text(stream, "stream", "into")?;
     let steps = list(query, "steps")?;
-    match (query.get("sql").and_then(Value::as_str), steps.as_slice()) {
-        (Some(sql), [])
-            if sql.trim_start().to_uppercase().starts_with("SELECT")
-                || sql.trim_start().to_uppercase().starts_with("WITH") =>
-        {
-            script.push_str(&format!("{into}{sql};\n"));
-        }
-        (Some(sql), []) => script.push_str(&format!("{sql};\n")),
+    match (optional_text(query, "the query", "sql")?, steps.as_slice()) {
+        (Some(sql), []) => script.push_str(&statement(into, sql)?),
         (None, [first @ .., last]) => {
             for step in first {
-                script.push_str(&format!(
-                    "CREATE VIEW {} AS {};\n",
-                    quoted(text_of(step, "a step", "name")?),
-                    step_sql(step)?
-                ));
+                let (name, sql) = (text_of(step, "a step", "name")?, step_sql(step)?);
+                if !Script::is_query(sql)? {
+                    return Err(QueryError::invalid(format!(
+                        "`sql` of step `{name}` is not one query; later steps read its rows, so write one SELECT"
+                    )));
+                }
+                script.push_str(&format!("CREATE VIEW {} AS {sql}\n;\n", quoted(name)));
             }
-            script.push_str(&format!("{into}{};\n", step_sql(last)?));
+            script.push_str(&statement(into, step_sql(last)?)?);
         }
         (Some(_), _) => return Err(QueryError::invalid("the query has both `sql` and `steps`; use one of them")),
         (None, []) => return Err(QueryError::invalid("the query has neither `sql` nor `steps`; add one of them")),
     }
-    Ok((script, stream.get("name").and_then(Value::as_str).map(str::to_string)))
+    Ok((script, optional_text(stream, "stream", "name")?.map(str::to_string)))
+}
+
+/// Returns the statements of `sql`, whose rows go into the sink `into` if one is named.
+fn statement(into: Option<&str>, sql: &str) -> Result<String> {
+    // The line may end with a comment.
+    match into {
+        None => Ok(format!("{sql}\n;\n")),
+        Some(into) if Script::is_query(sql)? => Ok(format!("INSERT INTO {} {sql}\n;\n", quoted(into))),
+        Some(into) => Err(QueryError::invalid(format!(
+            "`into` of stream is `{into}`, but `sql` is not one query; remove `into` and write INSERT INTO in `sql`"
+        ))),
+    }
 }
 
 fn step_sql(step: &Map<String, Value>) -> Result<&str> {
@@ -78,16 +86,19 @@ fn source(entry: &Map<String, Value>) -> Result<String> {
             text_of(column, "a column", "type")?
         ));
     }
-    if let Some(watermark) = entry.get("watermark").and_then(Value::as_object) {
+    if let Some(watermark) = optional_object(entry, "a catalog", "watermark")? {
         known(watermark, "watermark", &["column", "delay"])?;
         let column = quoted(text_of(watermark, "watermark", "column")?);
-        let delay = watermark.get("delay").and_then(Value::as_str);
-        elements.push(match delay {
+        elements.push(match optional_text(watermark, "watermark", "delay")? {
             None => format!("WATERMARK FOR {column}"),
             Some(delay) => {
                 let nanos = buzz_connect::parse_duration(delay)
                     .ok_or_else(|| QueryError::invalid(format!("delay `{delay}` is not a duration; write it as 5s")))?;
-                format!("WATERMARK FOR {column} AS {column} - INTERVAL '{} milliseconds'", nanos / 1_000_000)
+                let interval = match nanos % 1_000_000 {
+                    0 => format!("{} milliseconds", nanos / 1_000_000),
+                    _ => format!("{nanos} nanoseconds"),
+                };
+                format!("WATERMARK FOR {column} AS {column} - INTERVAL '{interval}'")
             }
         });
     }
@@ -109,7 +120,7 @@ fn sink(entry: &Map<String, Value>) -> Result<String> {
 /// Returns the connector and its options.
 fn connector(entry: &Map<String, Value>, place: &str, more: &[(&str, &str)]) -> Result<Vec<(String, String)>> {
     let kind = text_of(entry, place, "type")?;
-    let format = entry.get("format").and_then(Value::as_str).map(str::to_lowercase);
+    let format = optional_text(entry, place, "format")?.map(str::to_lowercase);
     let known = [
         ("Parquet", "parquet"),
         ("JSON", "json"),
@@ -132,11 +143,11 @@ fn connector(entry: &Map<String, Value>, place: &str, more: &[(&str, &str)]) -> 
     if connector == "single_file" {
         options.push(("format".to_string(), format.unwrap_or_else(|| "json".to_string())));
     }
-    if let Some(uri) = entry.get("uri").and_then(Value::as_str) {
+    if let Some(uri) = optional_text(entry, place, "uri")? {
         options.push(("path".to_string(), uri.to_string()));
     }
-    for (key, value) in entry.get("options").and_then(Value::as_object).into_iter().flatten() {
-        options.push((key.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_string)));
+    for (key, value) in optional_object(entry, place, "options")?.into_iter().flatten() {
+        options.push((key.clone(), scalar(value, "options", key)?));
     }
     Ok(options)
 }
@@ -154,8 +165,45 @@ fn escaped(text: &str) -> String {
     text.replace('\'', "''")
 }
 
-fn quoted_value(value: &Value) -> String {
-    format!("'{}'", escaped(&value.as_str().map_or_else(|| value.to_string(), str::to_string)))
+/// Returns a field unless it is missing or null.
+fn given<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    object.get(key).filter(|value| !value.is_null())
+}
+
+fn optional_text<'a>(object: &'a Map<String, Value>, place: &str, key: &str) -> Result<Option<&'a str>> {
+    let text = given(object, key).map(|value| value.as_str().ok_or_else(|| mistyped(value, place, key, "a text")));
+    text.transpose()
+}
+
+fn optional_object<'a>(
+    object: &'a Map<String, Value>,
+    place: &str,
+    key: &str,
+) -> Result<Option<&'a Map<String, Value>>> {
+    let found =
+        given(object, key).map(|value| value.as_object().ok_or_else(|| mistyped(value, place, key, "an object")));
+    found.transpose()
+}
+
+/// Returns a text, number or boolean as text.
+fn scalar(value: &Value, place: &str, key: &str) -> Result<String> {
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(_) | Value::Bool(_) => Ok(value.to_string()),
+        _ => Err(mistyped(value, place, key, "a text, a number or a boolean")),
+    }
+}
+
+fn mistyped(value: &Value, place: &str, key: &str, expected: &str) -> QueryError {
+    let found = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    };
+    QueryError::invalid(format!("`{key}` of {place} is {found}; write {expected}"))
 }
 
 fn text_of<'a>(object: &'a Map<String, Value>, place: &str, key: &str) -> Result<&'a str> {
@@ -164,7 +212,7 @@ fn text_of<'a>(object: &'a Map<String, Value>, place: &str, key: &str) -> Result
 }
 
 fn list<'a>(object: &'a Map<String, Value>, key: &str) -> Result<Vec<&'a Map<String, Value>>> {
-    let Some(value) = object.get(key) else { return Ok(Vec::new()) };
+    let Some(value) = given(object, key) else { return Ok(Vec::new()) };
     let objects = value.as_array().and_then(|values| values.iter().map(Value::as_object).collect::<Option<Vec<_>>>());
     objects.ok_or_else(|| QueryError::invalid(format!("`{key}` is not a list of objects")))
 }
@@ -200,8 +248,8 @@ mod tests {
              CREATE TABLE \"bids\" (\"a\" BIGINT, WATERMARK FOR \"ts\" AS \"ts\" - INTERVAL '5000 milliseconds') WITH \
              ('connector' = 'json', 'path' = 'in', 'type' = 'source');\n\
              CREATE TABLE \"out\" WITH ('connector' = 'parquet', 'path' = 'lake', 'type' = 'sink');\n\
-             CREATE VIEW \"m\" AS SELECT a FROM bids;\n\
-             INSERT INTO \"out\" SELECT a FROM m;\n"
+             CREATE VIEW \"m\" AS SELECT a FROM bids\n;\n\
+             INSERT INTO \"out\" SELECT a FROM m\n;\n"
         );
     }
 
@@ -209,5 +257,69 @@ mod tests {
     fn unknown_field_is_refused() {
         let error = to_script(r#"{"stream": {"every": "1s"}, "sql": "SELECT 1"}"#).expect_err("`every` is unknown");
         assert!(error.to_string().contains("field `every` of stream is unknown"), "{error}");
+    }
+
+    #[test]
+    fn value_of_another_type_is_refused() {
+        let query = |stream: &str, catalog: &str, more: &str| {
+            format!(r#"{{"stream": {{{stream}}}, "catalogs": [{{"name": "t", "type": "Stream", {catalog}}}], {more}}}"#)
+        };
+        let (catalog, sql) = (r#""uri": "in""#, r#""sql": "SELECT 1""#);
+        for (text, message) in [
+            (query(r#""into": 1"#, catalog, sql), "`into` of stream is a number; write a text"),
+            (query(r#""name": ["a"]"#, catalog, sql), "`name` of stream is a list; write a text"),
+            (
+                query(r#""epoch": {}"#, catalog, sql),
+                "`epoch` of stream is an object; write a text, a number or a boolean",
+            ),
+            (query("", r#""watermark": "ts""#, sql), "`watermark` of a catalog is a text; write an object"),
+            (
+                query("", r#""watermark": {"column": "ts", "delay": 10}"#, sql),
+                "`delay` of watermark is a number; write a text",
+            ),
+            (query("", r#""uri": 5"#, sql), "`uri` of a catalog is a number; write a text"),
+            (query("", r#""format": true"#, sql), "`format` of a catalog is a boolean; write a text"),
+            (query("", r#""options": ["header"]"#, sql), "`options` of a catalog is a list; write an object"),
+            (query("", r#""options": {"path": null}"#, sql), "`path` of options is null; write a text"),
+            (query("", catalog, r#""sql": 1"#), "`sql` of the query is a number; write a text"),
+        ] {
+            let error = to_script(&text).expect_err("a value has another type").to_string();
+            assert!(error.contains(message), "{text}: {error}");
+        }
+        to_script(&query(r#""into": null"#, r#""watermark": null"#, sql)).expect("null is as if it were missing");
+    }
+
+    #[test]
+    fn rows_of_a_query_go_into_the_sink() {
+        let query = |sql: &str| {
+            let json = serde_json::json!({"stream": {"into": "out"}, "sql": sql});
+            to_script(&json.to_string()).map(|(script, _)| Script::parse(&script).expect("the query is complete"))
+        };
+        for sql in ["SELECT 'it''s' AS a FROM t", "-- rows\n select 1 AS a -- end", "(SELECT 1 AS a);", "VALUES (1)"] {
+            let script = query(sql).expect("it is a query");
+            assert_eq!(script.statements.len(), 1, "{sql}");
+            assert_eq!(script.statements[0].into.as_deref(), Some("out"), "{sql}");
+        }
+        let error = query("SET epoch = '1s'; SELECT 1").expect_err("`into` belongs to no statement").to_string();
+        assert!(error.contains("`sql` is not one query"), "{error}");
+    }
+
+    #[test]
+    fn step_with_several_statements_is_refused() {
+        let query = r#"{"stream": {}, "steps": [
+            {"name": "m", "step_type": "HBee", "sql": "SELECT 1; SELECT 2"},
+            {"name": "r", "step_type": "HComb", "sql": "SELECT a FROM m"}]}"#;
+        let error = to_script(query).expect_err("a view has one query").to_string();
+        assert!(error.contains("`sql` of step `m` is not one query"), "{error}");
+    }
+
+    #[test]
+    fn delay_keeps_its_nanoseconds() {
+        for (delay, interval) in [("5s", "5000 milliseconds"), ("1500us", "1500000 nanoseconds")] {
+            let query = serde_json::json!({"stream": {}, "sql": "SELECT 1", "catalogs": [
+                {"name": "t", "type": "Stream", "watermark": {"column": "ts", "delay": delay}}]});
+            let (script, _) = to_script(&query.to_string()).expect("the query is complete");
+            assert!(script.contains(&format!("\"ts\" - INTERVAL '{interval}'")), "{script}");
+        }
     }
 }

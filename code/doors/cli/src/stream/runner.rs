@@ -144,6 +144,16 @@ impl Runner {
             }
             *counts.bad.entry(name.clone()).or_default() += count;
         }
+        for (name, rows) in &output.unfit {
+            if self.planned.sources[name].bad_data == BadData::Fail
+                && let Some((text, reason)) = rows.first()
+            {
+                return Err(QueryError::data(format!(
+                    "a row of source `{name}` is bad: {reason}; repair it, or set bad_data = 'drop': {text}"
+                )));
+            }
+            *counts.bad.entry(name.clone()).or_default() += rows.len() as u64;
+        }
         counts.rows_out = count(output.rows.iter().flatten());
         counts.late = output.late.iter().map(|(name, batches)| (name.clone(), count(batches))).collect();
         // Without rows in the state, a later watermark changes nothing that a record must keep.
@@ -207,11 +217,10 @@ impl Runner {
 
     /// Returns true if source `name` is so far ahead of the slowest one that it must wait.
     fn must_wait(&self, name: &str, max_drift: Option<i64>) -> bool {
-        let mark = |name: &str| self.state.sources.get(name).and_then(|time| time.watermark);
-        let (Some(max_drift), Some(own)) = (max_drift, mark(name)) else { return false };
+        let (Some(max_drift), Some(own)) = (max_drift, self.state.sources.get(name)) else { return false };
         let others = self.planned.sources.keys().filter(|other| *other != name);
-        let slowest = others.filter_map(|other| mark(other)).min();
-        own != END_OF_TIME && slowest.is_some_and(|slowest| own.saturating_sub(slowest) > max_drift)
+        let slowest = others.filter_map(|other| self.state.sources.get(other)?.watermark).min();
+        slowest.is_some_and(|slowest| is_ahead(own, slowest, max_drift))
     }
 
     /// Prints a note about a source, once.
@@ -289,6 +298,14 @@ fn count<'a>(batches: impl IntoIterator<Item = &'a RecordBatch>) -> u64 {
     batches.into_iter().map(|batch| batch.num_rows() as u64).sum()
 }
 
+/// Returns true if the rows of a source are more than `max_drift` ahead of `slowest`. The watermark of a source that was
+/// silent for too long follows the clock, which its next rows may be far behind, so its newest row counts then.
+fn is_ahead(own: &SourceTime, slowest: i64, max_drift: i64) -> bool {
+    let Some(watermark) = own.watermark.filter(|&mark| mark != END_OF_TIME) else { return false };
+    let newest = own.partitions.values().copied().filter(|&mark| mark != i64::MIN).max();
+    newest.unwrap_or(watermark).min(watermark).saturating_sub(slowest) > max_drift
+}
+
 /// Reads the event time of a source from a record.
 fn time_of(stored: &Value) -> Result<SourceTime> {
     let broken = || QueryError::data(format!("the record has no event time in {stored}"));
@@ -299,4 +316,24 @@ fn time_of(stored: &Value) -> Result<SourceTime> {
         watermark: stored.get("watermark").and_then(Value::as_i64),
         delay: stored.get("delay").and_then(Value::as_i64).unwrap_or_default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_that_was_silent_is_ahead_by_its_rows_and_not_by_the_clock() {
+        let time = |watermark: i64, partitions: &[i64]| SourceTime {
+            partitions: partitions.iter().enumerate().map(|(index, &mark)| (index.to_string(), mark)).collect(),
+            watermark: Some(watermark),
+            delay: 0,
+        };
+        let (slowest, max_drift, clock) = (100, 10, 1_000_000);
+        assert!(!is_ahead(&time(clock, &[105, i64::MIN]), slowest, max_drift), "it was silent");
+        assert!(is_ahead(&time(clock, &[111]), slowest, max_drift), "its rows are ahead");
+        assert!(!is_ahead(&time(105, &[105, 500]), slowest, max_drift), "its slowest partition is not ahead");
+        assert!(is_ahead(&time(111, &[i64::MIN]), slowest, max_drift), "its rows have the time of their arrival");
+        assert!(!is_ahead(&time(END_OF_TIME, &[500]), slowest, max_drift), "it has ended");
+    }
 }

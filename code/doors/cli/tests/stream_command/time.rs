@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::support::{Folder, Result, buzz, succeeds};
+use crate::support::{Folder, Result, buzz, fails, succeeds};
 
 pub(crate) fn late_rows() -> Result {
     let folder = Folder::new()?;
@@ -201,6 +201,71 @@ pub(crate) fn order_of_windows() -> Result {
         let ranks: Vec<u64> = rows.iter().filter_map(|row| row["r"].as_u64()).collect();
         if !ranks.chunks(3).all(|ranks| ranks == [1, 2, 3]) {
             return Err(format!("{ranks:?}").into());
+        }
+    }
+    Ok(())
+}
+
+/// A row whose window does not fit into 64-bit nanoseconds is bad, and a window that fits nowhere is refused.
+pub(crate) fn ends_of_time() -> Result {
+    let folder = Folder::new()?;
+    let lines: String = [("2024-01-01T00:00:01", 1), ("2262-04-11T23:47:16", 2), ("1677-09-21T00:12:44", 4)]
+        .map(|(time, v)| format!("{{\"t\":\"{time}\",\"v\":{v}}}\n"))
+        .concat();
+    let input = folder.write("in.json", &lines)?;
+    let script = |option: &str, rest: &str| {
+        let text = format!(
+            "CREATE TABLE t (t TIMESTAMP, v BIGINT, WATERMARK FOR t AS t - INTERVAL '5 seconds') WITH \
+             (connector='single_file', path='{}', format='json'{option});\n{rest}",
+            input.display()
+        );
+        Ok::<_, libtest_mimic::Failed>(folder.write("s.sql", &text)?.display().to_string())
+    };
+    for window in ["tumble(interval '10 seconds')", "hop(interval '2 seconds', interval '10 seconds')"] {
+        let select = format!("SELECT max(v) AS m, {window} AS w FROM t GROUP BY w;");
+        let error = fails(&["run", &script("", &select)?, "--until-end"])?;
+        if !error.contains("event time 2262-04-11T23:47:16 do not fit") || !error.contains("bad_data = 'drop'") {
+            return Err(error.into());
+        }
+        let output = buzz(&["run", &script(", bad_data='drop'", &select)?, "--until-end"])?;
+        let (rows, summary) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if rows.is_empty() || rows.lines().any(|row| !row.starts_with("{\"m\":1,")) || !summary.contains("bad: 2") {
+            return Err(format!("{window}: {rows}{summary}").into());
+        }
+    }
+    let session =
+        "SELECT max(v) AS m, session(interval '10 seconds') AS w FROM t GROUP BY w;\nSELECT text, reason FROM t__bad;";
+    let out = succeeds(&["run", &script(", bad_data='side'", session)?, "--until-end"])?;
+    let bad = ["\"text\":\"t: 2262-04-11T23:47:16, v: 2\"", "\"text\":\"t: 1677-09-21T00:12:44, v: 4\""];
+    if !bad.iter().all(|row| out.contains(row)) || out.lines().count() != 3 || !out.contains("{\"m\":1,") {
+        return Err(out.into());
+    }
+    for window in ["tumble(interval '107000 days')", "session(interval '88000 days')"] {
+        let select = format!("SELECT max(v) AS m, {window} AS w FROM t GROUP BY w;");
+        let error = fails(&["check", &script("", &select)?])?;
+        if !error.contains("a window has at most 36500 d") {
+            return Err(error.into());
+        }
+    }
+    Ok(())
+}
+
+/// `event_time_field` and `watermark_field` name a quoted column as it is, and another one in lower case.
+pub(crate) fn event_time_option() -> Result {
+    let folder = Folder::new()?;
+    for (column, key) in [("\"eventTime\"", "eventTime"), ("eventTime", "eventtime")] {
+        let line = format!("{{\"{key}\":\"2024-01-01T00:00:01\",\"v\":1}}\n");
+        let input = folder.write("in.json", &line)?;
+        let script = format!(
+            "CREATE TABLE t ({column} TIMESTAMP, v BIGINT) WITH (connector='single_file', path='{}', format='json', \
+             event_time_field='eventTime', watermark_field='eventTime');\n\
+             SELECT sum(v) AS s, tumble(interval '10 seconds') AS w FROM t GROUP BY w;",
+            input.display()
+        );
+        let script = folder.write("s.sql", &script)?.display().to_string();
+        let out = succeeds(&["run", &script, "--until-end"])?;
+        if out != "{\"s\":1,\"w\":{\"start\":\"2024-01-01T00:00:00\",\"end\":\"2024-01-01T00:00:10\"}}\n" {
+            return Err(format!("{column}: {out}").into());
         }
     }
     Ok(())

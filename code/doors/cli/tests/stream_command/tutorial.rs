@@ -87,3 +87,26 @@ pub(crate) fn json_form() -> Result {
     // Each bid is in five windows.
     if total == 4600 * 5 { Ok(()) } else { Err(format!("{total}\n{out}").into()) }
 }
+
+/// A condition with escaped quotes and a literal with blanks mean in a sink what they mean in a query.
+pub(crate) fn literals() -> Result {
+    let folder = Folder::new()?;
+    let input = folder.write("in.json", "{\"k\":\"a\"}\n{\"k\":\"b\"}\n")?;
+    let script = format!(
+        "CREATE TABLE p (k TEXT) WITH (connector='single_file', path='{}', format='json');\n\
+         SELECT k FROM p WHERE k <> 'x'' AND k <> ''a';\n\
+         CREATE SINK s AS SELECT k || ' ( ' || 'a . b' || 'x :: y' AS \"a\"\"b\" FROM p \
+         WITH (connector='single_file', path='{}');",
+        input.display(),
+        folder.text("out.json")
+    );
+    let path = folder.write("s.sql", &script)?.display().to_string();
+    let out = succeeds(&["run", &path, "--until-end"])?;
+    let written = std::fs::read_to_string(folder.path("out.json"))?;
+    let expected = "{\"a\\\"b\":\"a ( a . bx :: y\"}\n{\"a\\\"b\":\"b ( a . bx :: y\"}\n";
+    if out == "{\"k\":\"a\"}\n{\"k\":\"b\"}\n" && written == expected {
+        Ok(())
+    } else {
+        Err(format!("{out}{written}").into())
+    }
+}

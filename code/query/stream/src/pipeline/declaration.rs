@@ -86,6 +86,13 @@ impl<'a> Declaration<'a> {
         })
     }
 
+    /// Returns the column that an option names: as it is written, or in lower case, as names without quotes are.
+    fn named(&self, written: &str) -> String {
+        let known = self.columns.iter().any(|(_, field)| field.name() == written)
+            || self.raw.has_column_with_unqualified_name(written);
+        if known { written.to_string() } else { written.to_lowercase() }
+    }
+
     /// Returns true if the connector has a column that no statement can name.
     fn is_hidden(&self, column: &str) -> bool {
         !self.columns.iter().any(|(_, field)| field.name() == column)
@@ -95,7 +102,8 @@ impl<'a> Declaration<'a> {
     /// Returns the name and the expression of the event time; `None` if rows have the time of their arrival.
     fn time(&self) -> Result<Option<(String, Expr)>> {
         let declared = self.table.and_then(|table| table.watermark.as_ref()).map(|(column, _)| column.clone());
-        let declared = declared.or_else(|| self.option(&["event_time_field", "event_time"]).map(str::to_lowercase));
+        let declared =
+            declared.or_else(|| self.option(&["event_time_field", "event_time"]).map(|written| self.named(written)));
         let connector = || {
             let time = self.input.time_column.clone()?;
             let known = self.columns.iter().any(|(_, field)| *field.name() == time);
@@ -125,7 +133,7 @@ impl<'a> Declaration<'a> {
             return Ok((inlined(parsed, &self.columns)?, text.clone()));
         }
         if let Some(field) = self.option(&["watermark_field"]) {
-            return Ok((self.column(&field.to_lowercase())?, field.to_string()));
+            return Ok((self.column(&self.named(field))?, field.to_string()));
         }
         let nanos = self.input.delay;
         if nanos == 0 {
@@ -149,7 +157,7 @@ impl<'a> Declaration<'a> {
             (mark, mark_text, time_column) = (Some(physical(cast(expr, time_type()))?), text, Some(name));
         }
         let scan = SourceScan { schema: Arc::clone(&schema), time_column };
-        Ok(Prepared { source: Source { columns, schema, mark, mark_text }, scan, visible })
+        Ok(Prepared { source: Source { columns, schema, mark, mark_text, reach: 0 }, scan, visible })
     }
 }
 

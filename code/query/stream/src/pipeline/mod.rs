@@ -80,6 +80,8 @@ pub struct EpochOutput {
     pub late: BTreeMap<String, Vec<RecordBatch>>,
     /// Rows without an event time, by source.
     pub without_time: BTreeMap<String, u64>,
+    /// Rows that are left out because their windows do not fit into time, by source: the text and the reason.
+    pub unfit: BTreeMap<String, Vec<(String, String)>>,
 }
 
 /// State rows that an epoch added to a stage.
@@ -139,6 +141,11 @@ impl Pipeline {
             if let Some(into) = into {
                 targets.entry(into).or_insert_with(|| planned.target.clone());
             }
+            for name in &planned.sources {
+                if let Some(source) = prepared.get_mut(name) {
+                    source.reach = source.reach.max(planned.reach);
+                }
+            }
             statements.push(planned);
         }
         Ok(Self { context, parallelism: parallelism.max(1), sources: prepared, statements })
@@ -197,12 +204,16 @@ impl Pipeline {
             if prepared.without_time > 0 {
                 output.without_time.insert(name.clone(), prepared.without_time);
             }
+            if !prepared.unfit.is_empty() {
+                output.unfit.insert(name.clone(), prepared.unfit);
+            }
             feeds.insert(source_feed(name), spread(prepared.batches, self.parallelism.max(2)));
         }
         for name in self.sources.keys() {
             let late = self.late(name, &feeds[&source_feed(name)], &state.watermarks)?;
             feeds.insert(source_feed(&format!("{name}{LATE}")), vec![late.clone()]);
-            feeds.insert(source_feed(&format!("{name}{BAD}")), vec![bad_rows(input.bad.get(name), input.now)?]);
+            let bad = input.bad.get(name).into_iter().chain(output.unfit.get(name)).flatten().collect::<Vec<_>>();
+            feeds.insert(source_feed(&format!("{name}{BAD}")), vec![bad_rows(&bad, input.now)?]);
             if !late.is_empty() {
                 output.late.insert(name.clone(), late);
             }

@@ -3,8 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, TimestampNanosecondArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, TimestampNanosecondArray,
+};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Schema, SchemaRef, TimestampNanosecondType};
+use arrow::util::display::array_value_to_string;
 use buzz_protocol::{QueryError, Result};
 use datafusion::physical_expr::PhysicalExpr;
 
@@ -12,6 +16,7 @@ use super::SourceTime;
 use crate::feed::Rows;
 use crate::lower::TIME;
 use crate::stage::END_OF_TIME;
+use crate::window::unfit_reason;
 
 /// The columns and the event time of a source, from its connector.
 #[derive(Debug, Clone)]
@@ -42,6 +47,8 @@ pub(super) struct Source {
     /// Computes the watermark of a row; `None` if rows have the time of their arrival.
     pub(super) mark: Option<Arc<dyn PhysicalExpr>>,
     pub(super) mark_text: String,
+    /// Distance between the time of a row and the farthest start or end of its windows, in nanoseconds.
+    pub(super) reach: i64,
 }
 
 /// The rows that a source read for an epoch.
@@ -67,6 +74,8 @@ impl SourceRows {
 pub(super) struct Prepared {
     pub(super) batches: Vec<RecordBatch>,
     pub(super) without_time: u64,
+    /// Rows that are left out because their windows do not fit into time: the text and the reason.
+    pub(super) unfit: Vec<(String, String)>,
 }
 
 impl Source {
@@ -76,12 +85,45 @@ impl Source {
         Schema::new(fields.to_vec())
     }
 
+    fn evaluate(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+        let mut columns = Vec::with_capacity(self.columns.len() + 1);
+        for expr in &self.columns {
+            columns.push(expr.evaluate(batch)?.into_array(batch.num_rows())?);
+        }
+        Ok(columns)
+    }
+
+    /// Returns the rows of which all windows fit into time, and the others as text with a reason. Returns `None` if all
+    /// rows fit.
+    fn fitting(&self, batch: &RecordBatch, times: &ArrayRef) -> Result<Option<Fitting>> {
+        if self.mark.is_none() || self.reach == 0 {
+            return Ok(None);
+        }
+        let times = times.as_primitive::<TimestampNanosecondType>();
+        // The end of a session must be before the end of time, or it would never close.
+        let range = i64::MIN.saturating_add(self.reach)..i64::MAX.saturating_sub(self.reach);
+        let fits = |time: Option<i64>| time.is_none_or(|time| range.contains(&time));
+        if times.iter().all(fits) {
+            return Ok(None);
+        }
+        let mask: BooleanArray = times.iter().map(|time| Some(fits(time))).collect();
+        let mut unfit = Vec::new();
+        for row in (0..batch.num_rows()).filter(|&row| !mask.value(row)) {
+            unfit.push((row_text(batch, row)?, unfit_reason(times.value(row))));
+        }
+        Ok(Some((filter_record_batch(batch, &mask)?, unfit)))
+    }
+
     /// Moves the event time of each partition by rows that are left out, as far as their watermark can be computed.
     pub(super) fn move_time(&self, rows: &SourceRows, time: &mut SourceTime) {
         let Some(mark) = &self.mark else { return };
         for (partition, batches) in &rows.partitions {
             let seen = time.partitions.entry(partition.clone()).or_insert(i64::MIN);
             for batch in batches {
+                let times = self.columns.last().map(|time| time.evaluate(batch)?.into_array(batch.num_rows()));
+                let Some(Ok(times)) = times else { continue };
+                let Ok(fitting) = self.fitting(batch, &times) else { continue };
+                let batch = fitting.as_ref().map_or(batch, |(kept, _)| kept);
                 let Ok(marks) = mark.evaluate(batch).and_then(|marks| marks.into_array(batch.num_rows())) else {
                     continue;
                 };
@@ -98,7 +140,7 @@ impl Source {
 
     /// Computes the columns and event times of the rows of an epoch, and moves the watermark.
     pub(super) fn prepare(&self, rows: Option<&SourceRows>, time: &mut SourceTime, now: i64) -> Result<Prepared> {
-        let mut prepared = Prepared { batches: Vec::new(), without_time: 0 };
+        let mut prepared = Prepared { batches: Vec::new(), without_time: 0, unfit: Vec::new() };
         let no_rows = SourceRows::default();
         let rows = rows.unwrap_or(&no_rows);
         for (partition, batches) in &rows.partitions {
@@ -107,9 +149,12 @@ impl Source {
                 if batch.num_rows() == 0 {
                     continue;
                 }
-                let mut columns = Vec::with_capacity(self.columns.len() + 1);
-                for expr in &self.columns {
-                    columns.push(expr.evaluate(batch)?.into_array(batch.num_rows())?);
+                let mut columns = self.evaluate(batch)?;
+                let fitting = columns.last().map(|times| self.fitting(batch, times)).transpose()?.flatten();
+                let batch = fitting.as_ref().map_or(batch, |(kept, _)| kept);
+                if let Some((kept, unfit)) = &fitting {
+                    columns = self.evaluate(kept)?;
+                    prepared.unfit.extend_from_slice(unfit);
                 }
                 let times: ArrayRef = match &self.mark {
                     None => Arc::new(TimestampNanosecondArray::from_value(now, batch.num_rows())),
@@ -151,6 +196,18 @@ impl Source {
     }
 }
 
+/// Rows that are kept, and others as text with a reason.
+type Fitting = (RecordBatch, Vec<(String, String)>);
+
+/// Returns the columns of a row as text.
+fn row_text(batch: &RecordBatch, row: usize) -> Result<String> {
+    let mut columns = Vec::with_capacity(batch.num_columns());
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        columns.push(format!("{}: {}", field.name(), array_value_to_string(column, row)?));
+    }
+    Ok(columns.join(", "))
+}
+
 /// Divides batches evenly among partitions.
 pub(super) fn spread(batches: Vec<RecordBatch>, partitions: usize) -> Rows {
     let total: usize = batches.iter().map(RecordBatch::num_rows).sum();
@@ -177,9 +234,11 @@ pub(super) fn source_of<'a>(name: &'a str, sources: &BTreeMap<String, SourceInpu
     base.filter(|base| !sources.contains_key(name) && sources.contains_key(*base)).unwrap_or(name)
 }
 
-/// Rows that could not be decoded, as a batch of `(text, reason, time)`.
-pub(super) fn bad_rows(rows: Option<&Vec<(String, String)>>, now: i64) -> Result<Vec<RecordBatch>> {
-    let Some(rows) = rows.filter(|rows| !rows.is_empty()) else { return Ok(Vec::new()) };
+/// Rows that could not be decoded or do not fit into time, as a batch of `(text, reason, time)`.
+pub(super) fn bad_rows(rows: &[&(String, String)], now: i64) -> Result<Vec<RecordBatch>> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
     let texts: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(text, _)| text)));
     let reasons: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, reason)| reason)));
     let times: ArrayRef = Arc::new(TimestampNanosecondArray::from_value(now, rows.len()));

@@ -21,6 +21,7 @@ use crate::lower::{SourceScan, lower};
 use crate::ranks::limit_ranks;
 use crate::script::Output;
 use crate::stage::{Advance, Stage, StageState};
+use crate::window::{REACH_MAX, duration};
 
 /// Rows of a batch that are put in order.
 const ORDERED_ROWS_MAX: usize = 8192;
@@ -30,6 +31,8 @@ pub(super) struct Statement {
     /// The table it inserts into; `None` prints the rows.
     pub(super) into: Option<String>,
     pub(super) sources: BTreeSet<String>,
+    /// Distance between the time of a row and the farthest start or end of its windows, in nanoseconds.
+    pub(super) reach: i64,
     pub(super) stages: Vec<Arc<Stage>>,
     pub(super) above: Arc<dyn ExecutionPlan>,
     /// The last column of `above` is the time, by which rows are put in order.
@@ -65,6 +68,7 @@ impl Statement {
         for draft in &lowered.stages {
             stages.push(Arc::new(Stage::plan(draft, &context.state()).await?));
         }
+        let reach = reach(&stages)?;
         let mut read = BTreeSet::new();
         collect_sources(&plan, &mut read);
         if let Some(side) = read.iter().find(|name| !sources.inputs.contains_key(*name)) {
@@ -82,7 +86,16 @@ impl Statement {
             let columns: Vec<usize> = (0..schema.fields().len() - 1).collect();
             schema = Arc::new(schema.project(&columns)?);
         }
-        Ok(Self { into: output.into.clone(), sources: read, stages, above, timed: lowered.timed, schema, target })
+        Ok(Self {
+            into: output.into.clone(),
+            sources: read,
+            reach,
+            stages,
+            above,
+            timed: lowered.timed,
+            schema,
+            target,
+        })
     }
 
     /// Folds the rows of an epoch into the stages, and returns the rows of the windows that close.
@@ -137,6 +150,20 @@ fn in_time_order(batches: &[RecordBatch], schema: &SchemaRef) -> Result<Vec<Reco
         Ok(interleave_record_batch(&rows, &indices)?)
     });
     ordered.collect()
+}
+
+/// Adds up the lengths of windows, as the rows of one may be the input of another.
+fn reach(stages: &[Arc<Stage>]) -> Result<i64> {
+    let reach = stages.iter().map(|stage| stage.spec.reach()).fold(0, i64::saturating_add);
+    if reach > REACH_MAX {
+        let windows: Vec<String> = stages.iter().map(|stage| stage.spec.to_string()).collect();
+        return Err(QueryError::invalid(format!(
+            "the windows {} together are longer than {}; use shorter ones",
+            windows.join(", "),
+            duration(REACH_MAX)
+        )));
+    }
+    Ok(reach)
 }
 
 fn reads_rows(plan: &Arc<dyn ExecutionPlan>, feeds: &BTreeMap<String, Rows>) -> bool {

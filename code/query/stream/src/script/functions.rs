@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::Token;
 
-use super::tokens::{is_blank, normal, parse};
+use super::tokens::{Piece, is_blank, normal, parse};
 
 /// A function whose body is one expression of its arguments. Calls are replaced by the body.
 #[derive(Debug, Clone)]
@@ -19,14 +19,14 @@ pub(super) struct Macro {
 }
 
 /// Reads `CREATE FUNCTION name(argument type, …) RETURNS type LANGUAGE SQL AS $$SELECT expression$$`.
-pub(super) fn function(tokens: &[Token]) -> Result<Macro> {
+pub(super) fn function(pieces: &[Piece<'_>]) -> Result<Macro> {
     let bad = || {
         QueryError::invalid(
             "CREATE FUNCTION requires an expression: CREATE FUNCTION name(a type) RETURNS type LANGUAGE SQL AS \
              $$SELECT expression$$",
         )
     };
-    let significant: Vec<&Token> = tokens.iter().filter(|token| !is_blank(token)).collect();
+    let significant: Vec<&Token> = pieces.iter().filter(|piece| !is_blank(piece)).map(|piece| &piece.token).collect();
     let [_, _, Token::Word(name), Token::LParen, rest @ ..] = significant.as_slice() else { return Err(bad()) };
     let close = rest.iter().position(|token| **token == Token::RParen).ok_or_else(bad)?;
     let mut arguments = Vec::new();

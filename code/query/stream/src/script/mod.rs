@@ -16,15 +16,16 @@ mod tokens;
 use std::collections::BTreeMap;
 
 use buzz_protocol::{QueryError, Result};
-use datafusion::sql::sqlparser::ast::{Insert, ObjectType, Query, Set, Statement, TableObject, VisitMut};
-use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use datafusion::sql::sqlparser::ast::{
+    Expr, Insert, ObjectType, OnInsert, Query, Set, Statement, TableObject, VisitMut,
+};
+use datafusion::sql::sqlparser::tokenizer::Token;
 
 use self::functions::{Calls, Macro, function};
 use self::options::take_emit;
 use self::relations::{window_arguments, windows};
 pub use self::table::TableDefinition;
-use self::tokens::{canonical, is_blank, join, normal, parse, shorten, split, without_comments, words};
+use self::tokens::{Piece, canonical, is_blank, join, normal, parse, pieces, shorten, without_comments, words};
 
 /// A parsed script.
 #[derive(Debug, Clone, Default)]
@@ -73,12 +74,9 @@ impl Script {
     /// # Errors
     /// `Invalid` if a statement is not understood or not supported; the message names the clause.
     pub fn parse(text: &str) -> Result<Self> {
-        let tokens = Tokenizer::new(&GenericDialect {}, text)
-            .tokenize()
-            .map_err(|error| QueryError::invalid(format!("the script cannot be read: {error}")))?;
         let mut script = Self::default();
-        for statement in split(tokens, &Token::SemiColon) {
-            let statement: Vec<Token> = without_comments(statement);
+        for statement in pieces(text)?.split(|piece| piece.token == Token::SemiColon) {
+            let statement = without_comments(statement);
             if !statement.iter().all(is_blank) {
                 script.canonical.push_str(&canonical(&statement));
                 script.add(statement)?;
@@ -92,6 +90,20 @@ impl Script {
         script.check_names()?;
         script.expand_functions()?;
         Ok(script)
+    }
+
+    /// Returns true if `text` is one query, without INSERT.
+    ///
+    /// # Errors
+    /// `Invalid` if a literal or a comment has no end.
+    pub fn is_query(text: &str) -> Result<bool> {
+        let pieces = pieces(text)?;
+        let statements = pieces.split(|piece| piece.token == Token::SemiColon);
+        let mut statements = statements.filter(|statement| !statement.iter().all(is_blank));
+        let (Some(statement), None) = (statements.next(), statements.next()) else { return Ok(false) };
+        let first = statement.iter().find(|piece| !is_blank(piece) && piece.token != Token::LParen);
+        let first = first.map(|piece| piece.text.to_uppercase());
+        Ok(first.is_some_and(|word| ["SELECT", "WITH", "VALUES", "FROM", "TABLE"].contains(&word.as_str())))
     }
 
     /// Returns a table by name.
@@ -125,29 +137,29 @@ impl Script {
         Ok(())
     }
 
-    fn add(&mut self, tokens: Vec<Token>) -> Result<()> {
-        let mut tokens = window_arguments(tokens);
-        let on_close = take_emit(&mut tokens)?;
-        let words = words(&tokens, 4);
+    fn add(&mut self, pieces: Vec<Piece<'_>>) -> Result<()> {
+        let mut pieces = window_arguments(pieces);
+        let on_close = take_emit(&mut pieces)?;
+        let words = words(&pieces, 4);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words.as_slice() {
-            ["CREATE", "SINK", ..] => return self.create_sink(&tokens, on_close),
+            ["CREATE", "SINK", ..] => return self.create_sink(pieces, on_close),
             ["CREATE", "TABLE" | "SOURCE", ..] | ["CREATE", "UNBOUNDED" | "TEMPORARY", ..] => {
-                return self.create_table(tokens);
+                return self.create_table(pieces);
             }
-            ["CREATE", "MATERIALIZED", ..] => {
+            ["CREATE", "MATERIALIZED", ..] | ["CREATE", "OR", "REPLACE", "MATERIALIZED"] => {
                 return Err(QueryError::invalid(
                     "CREATE MATERIALIZED VIEW is not supported yet; write CREATE TABLE … WITH (connector = 'parquet', \
                      type = 'sink', path = '…') and INSERT INTO it, or CREATE VIEW for a name only",
                 ));
             }
             ["CREATE", "FUNCTION", ..] => {
-                self.functions.push(function(&tokens)?);
+                self.functions.push(function(&pieces)?);
                 return Ok(());
             }
             _ => {}
         }
-        let text = join(&tokens);
+        let text = join(&pieces);
         let parsed = parse(&text)?;
         self.statement(parsed, on_close, &text)
     }
@@ -157,23 +169,22 @@ impl Script {
             Statement::Query(query) => {
                 self.statements.push(Output { into: None, columns: Vec::new(), query: windows(query)?, on_close });
             }
-            Statement::Insert(Insert { table, columns, source: Some(query), .. }) => {
-                let TableObject::TableName(name) = &table else {
-                    return Err(QueryError::invalid(format!("INSERT INTO {table}: a table is required")));
-                };
-                let into = name.0.last().and_then(|part| part.as_ident()).map(normal);
-                let columns =
-                    columns.iter().filter_map(|name| name.0.last().and_then(|part| part.as_ident())).map(normal);
-                self.statements.push(Output { into, columns: columns.collect(), query: windows(query)?, on_close });
-            }
+            Statement::Insert(insert) if insert.source.is_some() => self.insert(insert, on_close)?,
             Statement::CreateView(view) => {
                 let name = view.name.0.last().and_then(|part| part.as_ident()).map(normal).unwrap_or_default();
                 let columns = view.columns.iter().map(|column| normal(&column.name)).collect();
                 self.views.push(View { name, columns, query: windows(view.query)? });
             }
             Statement::Set(Set::SingleAssignment { variable, values, .. }) => {
-                let value = values.first().map(|value| value.to_string()).unwrap_or_default();
-                self.settings.insert(variable.to_string().to_lowercase(), value.trim_matches('\'').to_string());
+                let value = match values.into_iter().next() {
+                    Some(Expr::Value(value)) => {
+                        let text = value.to_string();
+                        value.into_string().unwrap_or(text)
+                    }
+                    Some(value) => value.to_string(),
+                    None => String::new(),
+                };
+                self.settings.insert(variable.to_string().to_lowercase(), value);
             }
             Statement::Drop { object_type: ObjectType::Table | ObjectType::View, .. } => {
                 return Err(QueryError::invalid("DROP is not part of a script; remove the declaration instead"));
@@ -188,5 +199,131 @@ impl Script {
             }
         }
         Ok(())
+    }
+
+    fn insert(&mut self, insert: Insert, on_close: bool) -> Result<()> {
+        check_insert(&insert)?;
+        let Insert { table, columns, source: Some(query), .. } = insert else {
+            return Err(QueryError::invalid("INSERT without rows is not supported; write INSERT INTO … SELECT"));
+        };
+        let TableObject::TableName(name) = &table else {
+            return Err(QueryError::invalid(format!("INSERT INTO {table}: a table is required")));
+        };
+        let into = name.0.last().and_then(|part| part.as_ident()).map(normal);
+        let columns = columns.iter().filter_map(|name| name.0.last().and_then(|part| part.as_ident())).map(normal);
+        self.statements.push(Output { into, columns: columns.collect(), query: windows(query)?, on_close });
+        Ok(())
+    }
+}
+
+/// Checks that `insert` only adds rows.
+///
+/// # Errors
+/// `Invalid`, naming a clause that a sink cannot follow.
+fn check_insert(insert: &Insert) -> Result<()> {
+    let conflict = match &insert.on {
+        Some(OnInsert::DuplicateKeyUpdate(_)) => "ON DUPLICATE KEY",
+        _ => "ON CONFLICT",
+    };
+    let clauses = [
+        (insert.overwrite, "INSERT OVERWRITE"),
+        (insert.replace_into, "REPLACE INTO"),
+        (insert.or.is_some(), "INSERT OR …"),
+        (insert.ignore, "INSERT IGNORE"),
+        (insert.on.is_some(), conflict),
+        (insert.partitioned.is_some() || !insert.after_columns.is_empty(), "PARTITION (…)"),
+        (!insert.assignments.is_empty(), "SET in INSERT"),
+        (insert.settings.is_some(), "SETTINGS"),
+        (insert.format_clause.is_some(), "FORMAT"),
+        (insert.multi_table_insert_type.is_some(), "INSERT with several tables"),
+        (insert.returning.is_some() || insert.output.is_some(), "RETURNING"),
+    ];
+    match clauses.iter().find(|(given, _)| *given) {
+        Some((_, clause)) => Err(QueryError::invalid(format!(
+            "{clause} is not supported: a statement only adds rows to its sink; write INSERT INTO … SELECT"
+        ))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LITERALS: &str = "k || 'it''s ( . :: x' || 'x'' AND k <> ''a' || ' FORMAT PLAIN' || \"a\"\"b\"";
+
+    #[test]
+    fn literals_and_quoted_names_keep_their_text() {
+        let script = Script::parse(&format!(
+            "CREATE TABLE p (k TEXT, \"a\"\"b\" TEXT, g TEXT GENERATED ALWAYS AS ({LITERALS}) STORED, ts TIMESTAMP, -- (\n\
+             WATERMARK FOR ts AS f({LITERALS}) /* ) */) WITH (connector = 'json', path = 'o''k');\n\
+             CREATE VIEW v AS SELECT {LITERALS} FROM p;\n\
+             INSERT INTO o SELECT {LITERALS} FROM v -- 'x';\n;\n\
+             CREATE SINK s AS SELECT {LITERALS} FROM p WITH (connector = 'stdout') FORMAT PLAIN ENCODE JSON;\n\
+             CREATE SINK IF NOT EXISTS \"it\"\"s\" FROM \"a\"\"b\" WITH (connector = 'stdout');\n\
+             SET epoch = 'it''s';"
+        ))
+        .expect("the script is complete");
+        let table = script.table("p").expect("p is declared");
+        let names: Vec<&str> = table.columns.iter().map(|column| column.name.value.as_str()).collect();
+        assert_eq!(names, ["k", "a\"b", "g", "ts"]);
+        assert_eq!(table.generated["g"], format!("({LITERALS})"));
+        assert_eq!(table.watermark, Some(("ts".to_string(), Some(format!("f({LITERALS})")))));
+        assert_eq!(table.option("path"), Some("o'k"));
+        assert_eq!(script.views[0].query.to_string(), format!("SELECT {LITERALS} FROM p"));
+        let queries: Vec<String> = script.statements.iter().map(|output| output.query.to_string()).collect();
+        let expected = [
+            format!("SELECT {LITERALS} FROM v"),
+            format!("SELECT {LITERALS} FROM p"),
+            "SELECT * FROM \"a\"\"b\"".into(),
+        ];
+        assert_eq!(queries, expected);
+        assert_eq!(script.statements[2].into.as_deref(), Some("it\"s"));
+        assert_eq!(script.settings["epoch"], "it's");
+    }
+
+    #[test]
+    fn source_and_windows_keep_their_text() {
+        let script = Script::parse(
+            "CREATE SOURCE \"source\" (ts TIMESTAMP, WATERMARK FOR ts) WITH (connector = 'json') FORMAT PLAIN ENCODE CSV;\n\
+             SELECT 'it''s' FROM TABLE(TUMBLE(TABLE \"source\", DESCRIPTOR(ts), INTERVAL '10' SECOND)) \
+             EMIT ON WINDOW CLOSE;",
+        )
+        .expect("the script is complete");
+        let table = script.table("source").expect("the source is declared");
+        assert_eq!((table.option("format"), table.option("type")), (Some("csv"), Some("source")));
+        assert_eq!(table.watermark, Some(("ts".to_string(), None)));
+        let query = script.statements[0].query.to_string();
+        assert!(
+            query.starts_with("SELECT 'it''s' FROM (SELECT *, get_field(tumble(ts, INTERVAL '10' SECOND)"),
+            "{query}"
+        );
+        assert!(script.statements[0].on_close);
+    }
+
+    #[test]
+    fn clauses_that_a_sink_cannot_follow_are_refused() {
+        for (statement, clause) in [
+            ("INSERT OVERWRITE TABLE o SELECT k FROM p", "INSERT OVERWRITE"),
+            ("INSERT INTO o SELECT k FROM p ON CONFLICT DO NOTHING", "ON CONFLICT"),
+            ("INSERT INTO o SELECT k FROM p RETURNING k", "RETURNING"),
+            ("INSERT INTO o SELECT k FROM p TABLESAMPLE (10 PERCENT)", "TABLESAMPLE"),
+            ("CREATE OR REPLACE MATERIALIZED VIEW v AS SELECT k FROM p", "CREATE MATERIALIZED VIEW"),
+        ] {
+            let error = Script::parse(statement).expect_err("the clause is refused").to_string();
+            assert!(error.contains(&format!("{clause} is not supported")), "{statement}: {error}");
+        }
+    }
+
+    #[test]
+    fn query_is_told_from_a_script() {
+        for query in ["SELECT 1", "-- x\n((SELECT 1));", "/* x */ with a AS (SELECT 1) SELECT 2", "VALUES (1); -- end"]
+        {
+            assert!(Script::is_query(query).expect("all literals end"), "{query}");
+        }
+        for script in ["", "SELECT 1; SELECT 2", "INSERT INTO o SELECT 1", "SET epoch = '1s'; SELECT 1", "-- SELECT 1"]
+        {
+            assert!(!Script::is_query(script).expect("all literals end"), "{script}");
+        }
     }
 }

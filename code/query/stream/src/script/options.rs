@@ -5,34 +5,34 @@ use std::collections::BTreeMap;
 use buzz_protocol::{QueryError, Result};
 use datafusion::sql::sqlparser::tokenizer::Token;
 
-use super::tokens::{bare, is_blank, join, words};
+use super::tokens::{Piece, bare, is_blank, join, words};
 
 /// Values of options by their key.
 pub(super) type Values = BTreeMap<String, String>;
 
-/// Takes the last `WITH (key = value, …)` out of the tokens.
-pub(super) fn take_options(tokens: Vec<Token>) -> Result<(Vec<Token>, Option<Values>)> {
+/// Takes the last `WITH (key = value, …)` out of the pieces.
+pub(super) fn take_options(pieces: Vec<Piece<'_>>) -> Result<(Vec<Piece<'_>>, Option<Values>)> {
     let mut depth = 0;
     let mut start = None;
-    for (index, token) in tokens.iter().enumerate() {
-        match token {
+    for (index, piece) in pieces.iter().enumerate() {
+        match &piece.token {
             Token::LParen => depth += 1,
             Token::RParen => depth -= 1,
             Token::Word(word) if depth == 0 && word.value.eq_ignore_ascii_case("with") => {
-                let next = tokens[index + 1..].iter().find(|token| !is_blank(token));
-                if next == Some(&Token::LParen) {
+                let next = pieces[index + 1..].iter().find(|piece| !is_blank(piece));
+                if next.is_some_and(|piece| piece.token == Token::LParen) {
                     start = Some(index);
                 }
             }
             _ => {}
         }
     }
-    let Some(start) = start else { return Ok((tokens, None)) };
+    let Some(start) = start else { return Ok((pieces, None)) };
     let mut options = BTreeMap::new();
-    let (mut depth, mut entry, mut end) = (0, Vec::new(), tokens.len());
+    let (mut depth, mut entry, mut end) = (0, Vec::new(), pieces.len());
     let mut entries = Vec::new();
-    for (index, token) in tokens.iter().enumerate().skip(start + 1) {
-        match token {
+    for (index, piece) in pieces.iter().enumerate().skip(start + 1) {
+        match piece.token {
             Token::LParen => {
                 depth += 1;
                 if depth == 1 {
@@ -52,13 +52,13 @@ pub(super) fn take_options(tokens: Vec<Token>) -> Result<(Vec<Token>, Option<Val
             }
             _ => {}
         }
-        if depth > 0 && !is_blank(token) {
-            entry.push(token.clone());
+        if depth > 0 && !is_blank(piece) {
+            entry.push(piece.clone());
         }
     }
     entries.push(entry);
     for entry in entries.into_iter().filter(|entry| !entry.is_empty()) {
-        let at = entry.iter().position(|token| *token == Token::Eq);
+        let at = entry.iter().position(|piece| piece.token == Token::Eq);
         let Some(at) = at else {
             return Err(QueryError::invalid(format!("option `{}` of WITH has no value", join(&entry))));
         };
@@ -66,23 +66,23 @@ pub(super) fn take_options(tokens: Vec<Token>) -> Result<(Vec<Token>, Option<Val
         let value: String = entry[at + 1..].iter().map(bare).collect();
         options.insert(key.to_lowercase(), value);
     }
-    let mut rest = tokens[..start].to_vec();
-    rest.extend_from_slice(&tokens[end..]);
+    let mut rest = pieces[..start].to_vec();
+    rest.extend_from_slice(&pieces[end..]);
     Ok((rest, Some(options)))
 }
 
 /// Removes `EMIT ON WINDOW CLOSE`.
-pub(super) fn take_emit(tokens: &mut Vec<Token>) -> Result<bool> {
-    let upper = |token: &Token| match token {
+pub(super) fn take_emit(pieces: &mut Vec<Piece<'_>>) -> Result<bool> {
+    let upper = |piece: &Piece<'_>| match &piece.token {
         Token::Word(word) => word.value.to_uppercase(),
         _ => String::new(),
     };
-    let Some(at) = tokens.iter().rposition(|token| upper(token) == "EMIT") else { return Ok(false) };
-    let tail = words(&tokens[at..], usize::MAX);
+    let Some(at) = pieces.iter().rposition(|piece| upper(piece) == "EMIT") else { return Ok(false) };
+    let tail = words(&pieces[at..], usize::MAX);
     match tail.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["EMIT", "ON", "WINDOW", "CLOSE", ..] => {
-            let close = tokens[at..].iter().position(|token| upper(token) == "CLOSE").unwrap_or_default() + at;
-            tokens.drain(at..=close);
+            let close = pieces[at..].iter().position(|piece| upper(piece) == "CLOSE").unwrap_or_default() + at;
+            pieces.drain(at..=close);
             Ok(true)
         }
         ["EMIT", "CHANGES", ..] => Err(QueryError::invalid(

@@ -9,19 +9,20 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::Token;
 
-use super::tokens::{is_blank, parse};
+use super::tokens::{Piece, is_blank, parse};
 
 /// Rewrites `TUMBLE(TABLE t, DESCRIPTOR(ts), …)` and `TABLE(TUMBLE(…))` to `TUMBLE(t, ts, …)`.
-pub(super) fn window_arguments(tokens: Vec<Token>) -> Vec<Token> {
-    let word = |token: &Token, expected: &str| matches!(token, Token::Word(word) if word.value.eq_ignore_ascii_case(expected) && word.quote_style.is_none());
-    let next = |from: usize| (from..tokens.len()).find(|&index| !is_blank(&tokens[index]));
-    let is_window = |index: usize| ["tumble", "hop", "session"].iter().any(|name| word(&tokens[index], name));
+pub(super) fn window_arguments(pieces: Vec<Piece<'_>>) -> Vec<Piece<'_>> {
+    let word = |piece: &Piece<'_>, expected: &str| matches!(&piece.token, Token::Word(word) if word.value.eq_ignore_ascii_case(expected) && word.quote_style.is_none());
+    let next = |from: usize| (from..pieces.len()).find(|&index| !is_blank(&pieces[index]));
+    let opens = |index: usize| pieces[index].token == Token::LParen;
+    let is_window = |index: usize| ["tumble", "hop", "session"].iter().any(|name| word(&pieces[index], name));
     // Positions of parentheses whose content stays.
     let mut dropped = BTreeSet::new();
     let closing = |open: usize| {
         let mut depth = 0;
-        (open..tokens.len()).find(|&index| {
-            match tokens[index] {
+        (open..pieces.len()).find(|&index| {
+            match pieces[index].token {
                 Token::LParen => depth += 1,
                 Token::RParen => depth -= 1,
                 _ => {}
@@ -29,25 +30,25 @@ pub(super) fn window_arguments(tokens: Vec<Token>) -> Vec<Token> {
             depth == 0
         })
     };
-    for index in 0..tokens.len() {
+    for index in 0..pieces.len() {
         let Some(after) = next(index + 1) else { continue };
-        if word(&tokens[index], "descriptor") && tokens[after] == Token::LParen {
+        if word(&pieces[index], "descriptor") && opens(after) {
             dropped.extend([index, after]);
             dropped.extend(closing(after));
         }
-        if word(&tokens[index], "table") && tokens[after] == Token::LParen && next(after + 1).is_some_and(is_window) {
+        if word(&pieces[index], "table") && opens(after) && next(after + 1).is_some_and(is_window) {
             dropped.extend([index, after]);
             dropped.extend(closing(after));
         }
         if is_window(index)
-            && tokens[after] == Token::LParen
+            && opens(after)
             && let Some(argument) = next(after + 1)
-            && word(&tokens[argument], "table")
+            && word(&pieces[argument], "table")
         {
             dropped.insert(argument);
         }
     }
-    tokens.into_iter().enumerate().filter(|(index, _)| !dropped.contains(index)).map(|(_, token)| token).collect()
+    pieces.into_iter().enumerate().filter(|(index, _)| !dropped.contains(index)).map(|(_, piece)| piece).collect()
 }
 
 /// Rewrites `FROM TUMBLE(t, ts, width)` to a subquery that selects `window_start` and `window_end`.
@@ -85,6 +86,9 @@ fn relation(factor: &TableFactor) -> Result<Option<TableFactor>> {
         return Err(QueryError::invalid(format!(
             "FOR SYSTEM_TIME AS OF on `{name}` is not supported; join the two streams on a window"
         )));
+    }
+    if let TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } = factor {
+        return Err(QueryError::invalid("TABLESAMPLE is not supported; filter by a column of the rows in WHERE"));
     }
     let TableFactor::Table { name, args: Some(args), alias, .. } = factor else { return Ok(None) };
     let function = name.to_string().to_lowercase();

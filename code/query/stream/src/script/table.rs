@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, Whitespace};
 
 use super::options::take_options;
 use super::relations::windows;
-use super::tokens::{is_blank, join, join_spaced, normal, parse, shorten, words};
+use super::tokens::{Piece, after, is_blank, join, normal, parse, shorten, words};
 use super::{Output, Script};
 
 /// A table: a source, a sink, or a name for the rows of an INSERT.
@@ -35,43 +35,40 @@ impl TableDefinition {
 
 impl Script {
     /// `CREATE SINK s AS SELECT … WITH (…)` and `CREATE SINK s FROM t WITH (…)`.
-    pub(super) fn create_sink(&mut self, tokens: &[Token], on_close: bool) -> Result<()> {
-        let significant: Vec<Token> = tokens.iter().filter(|token| !is_blank(token)).cloned().collect();
-        let mut rest = &significant[2..];
-        if words(rest, 3) == ["IF", "NOT", "EXISTS"] {
-            rest = &rest[3..];
-        }
+    pub(super) fn create_sink(&mut self, pieces: Vec<Piece<'_>>, on_close: bool) -> Result<()> {
         let bad = || {
             QueryError::invalid("CREATE SINK requires a name, AS SELECT … or FROM table, and WITH (connector = '…', …)")
         };
-        let [Token::Word(name), rest @ ..] = rest else { return Err(bad()) };
+        let (pieces, options) = take_options(pieces)?;
+        let mut options = options.ok_or_else(bad)?;
+        let mut rest = after(&pieces, 2);
+        if words(rest, 3) == ["IF", "NOT", "EXISTS"] {
+            rest = after(rest, 3);
+        }
+        let [Piece { token: Token::Word(name), .. }, ..] = rest else { return Err(bad()) };
         let name = normal(&Ident { value: name.value.clone(), quote_style: name.quote_style, span: Span::empty() });
-        let (rest, options) = take_options(rest.to_vec())?;
-        let options = options.ok_or_else(bad)?;
-        let mut statement = match words(&rest, 1).first().map(String::as_str) {
-            Some("AS") => join_spaced(&rest[1..]),
-            Some("FROM") => format!("SELECT * FROM {}", join_spaced(&rest[1..])),
+        let rest = after(rest, 1);
+        let query = without_format(after(rest, 1));
+        let statement = match words(rest, 1).first().map(String::as_str) {
+            Some("AS") => join(query),
+            Some("FROM") => format!("SELECT * FROM {}", join(query)),
             _ => return Err(bad()),
         };
-        if let Some(at) = statement.to_uppercase().rfind(" FORMAT PLAIN") {
-            statement.truncate(at);
-        }
         let Statement::Query(query) = parse(&statement)? else { return Err(bad()) };
-        let mut options = options;
         options.insert("type".to_string(), "sink".to_string());
         self.tables.push(TableDefinition { name: name.clone(), options, ..TableDefinition::default() });
         self.statements.push(Output { into: Some(name), columns: Vec::new(), query: windows(query)?, on_close });
         Ok(())
     }
 
-    pub(super) fn create_table(&mut self, tokens: Vec<Token>) -> Result<()> {
-        let is_source = words(&tokens, 2).get(1).is_some_and(|word| word == "SOURCE");
-        let (tokens, options) = take_options(tokens)?;
+    pub(super) fn create_table(&mut self, pieces: Vec<Piece<'_>>) -> Result<()> {
+        let is_source = words(&pieces, 2).get(1).is_some_and(|word| word == "SOURCE");
+        let (pieces, options) = take_options(pieces)?;
         let mut definition = TableDefinition { options: options.unwrap_or_default(), ..TableDefinition::default() };
         if is_source {
             definition.options.entry("type".to_string()).or_insert_with(|| "source".to_string());
         }
-        let Parts { head, elements, tail } = Parts::of(tokens)?;
+        let Parts { head, elements, tail } = Parts::of(pieces)?;
         for word in words(&tail, usize::MAX) {
             match word.as_str() {
                 "APPEND" | "ONLY" | "FORMAT" | "PLAIN" | "ENCODE" => {}
@@ -97,11 +94,9 @@ impl Script {
         }
         // The parser requires a column.
         let placeholder = if columns.is_empty() { "__none INT".to_string() } else { columns.join(", ") };
-        let head = join(&head);
-        let head = head.trim();
-        let head = match head.to_uppercase().find("SOURCE") {
-            Some(at) if is_source => format!("CREATE TABLE{}", head.get(at + "SOURCE".len()..).unwrap_or_default()),
-            _ => head.to_string(),
+        let head = match is_source {
+            true => format!("CREATE TABLE {}", join(after(&head, 2))),
+            false => join(&head),
         };
         let Statement::CreateTable(table) = parse(&format!("{head} ({placeholder})"))? else {
             return Err(QueryError::invalid(format!("`{}` is not understood as CREATE TABLE", shorten(&head))));
@@ -115,32 +110,47 @@ impl Script {
     }
 }
 
-/// The tokens of CREATE TABLE: before, inside and after the parentheses of the columns.
-struct Parts {
-    head: Vec<Token>,
-    /// The tokens between two commas.
-    elements: Vec<Vec<Token>>,
-    tail: Vec<Token>,
+/// Returns a query without `FORMAT PLAIN [ENCODE …]` at its end.
+fn without_format<'p, 'a>(pieces: &'p [Piece<'a>]) -> &'p [Piece<'a>] {
+    let begins = |index: &usize| {
+        let is_word = matches!(&pieces[*index].token, Token::Word(word) if word.quote_style.is_none());
+        let clause = words(&pieces[*index..], 3);
+        is_word
+            && clause.starts_with(&["FORMAT".to_string(), "PLAIN".to_string()])
+            && (clause.get(2).is_some_and(|word| word == "ENCODE") || after(&pieces[*index..], 2).is_empty())
+    };
+    let end = (0..pieces.len()).rev().find(begins);
+    &pieces[..end.unwrap_or(pieces.len())]
 }
 
-impl Parts {
-    fn of(tokens: Vec<Token>) -> Result<Self> {
+/// The pieces of CREATE TABLE: before, inside and after the parentheses of the columns.
+struct Parts<'a> {
+    head: Vec<Piece<'a>>,
+    /// The pieces between two commas.
+    elements: Vec<Vec<Piece<'a>>>,
+    tail: Vec<Piece<'a>>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(pieces: Vec<Piece<'a>>) -> Result<Self> {
         let mut parts = Self { head: Vec::new(), elements: Vec::new(), tail: Vec::new() };
         let mut depth = 0;
-        for token in tokens {
-            match &token {
+        for piece in pieces {
+            match piece.token {
                 Token::LParen => depth += 1,
                 Token::RParen => depth -= 1,
                 _ => {}
             }
             let before = parts.elements.is_empty() && parts.tail.is_empty();
-            match (depth, &token, parts.elements.last_mut()) {
-                (0, Token::RParen, _) => parts.tail.push(Token::Whitespace(Whitespace::Space)),
-                (0, _, _) if before => parts.head.push(token),
-                (0, _, _) => parts.tail.push(token),
+            match (depth, &piece.token, parts.elements.last_mut()) {
+                (0, Token::RParen, _) => {
+                    parts.tail.push(Piece { token: Token::Whitespace(Whitespace::Space), text: " " });
+                }
+                (0, _, _) if before => parts.head.push(piece),
+                (0, _, _) => parts.tail.push(piece),
                 (1, Token::LParen, None) if before => parts.elements.push(Vec::new()),
                 (1, Token::Comma, _) => parts.elements.push(Vec::new()),
-                (1.., _, Some(element)) => element.push(token),
+                (1.., _, Some(element)) => element.push(piece),
                 _ => {
                     return Err(QueryError::invalid(
                         "a parenthesis of CREATE TABLE has no partner; check the columns and the options",
@@ -153,9 +163,9 @@ impl Parts {
 }
 
 /// Reads `WATERMARK FOR column [AS expression]`.
-fn watermark(element: &[Token]) -> Result<(String, Option<String>)> {
-    let tokens: Vec<&Token> = element.iter().filter(|token| !is_blank(token)).collect();
-    let [_, _, Token::Word(column), rest @ ..] = tokens.as_slice() else {
+fn watermark(element: &[Piece<'_>]) -> Result<(String, Option<String>)> {
+    let rest = after(element, 2);
+    let [Piece { token: Token::Word(column), .. }, ..] = rest else {
         return Err(QueryError::invalid(
             "WATERMARK FOR requires a column, as in WATERMARK FOR ts AS ts - INTERVAL '5 seconds'",
         ));
@@ -164,25 +174,26 @@ fn watermark(element: &[Token]) -> Result<(String, Option<String>)> {
         Some(_) => column.value.clone(),
         None => column.value.to_lowercase(),
     };
-    match rest {
-        [] => Ok((name, None)),
-        [Token::Word(word), expression @ ..] if word.value.eq_ignore_ascii_case("as") && !expression.is_empty() => {
-            let expression: Vec<Token> = expression.iter().map(|token| (*token).clone()).collect();
-            Ok((name, Some(join_spaced(&expression))))
-        }
-        _ => Err(QueryError::invalid(format!(
-            "WATERMARK FOR {name} is followed by something other than AS: `{}`",
-            join(element)
-        ))),
+    let rest = after(rest, 1);
+    let expression = after(rest, 1);
+    if rest.is_empty() {
+        return Ok((name, None));
     }
+    if words(rest, 1) == ["AS"] && !expression.is_empty() {
+        return Ok((name, Some(join(expression).trim_end().to_string())));
+    }
+    Err(QueryError::invalid(format!(
+        "WATERMARK FOR {name} is followed by something other than AS: `{}`",
+        join(element)
+    )))
 }
 
 /// Takes the expression out of `name TYPE GENERATED ALWAYS AS (expression) STORED` and of `name TYPE AS expression`.
-fn generated(element: Vec<Token>, found: &mut BTreeMap<String, String>) -> Result<String> {
+fn generated(element: Vec<Piece<'_>>, found: &mut BTreeMap<String, String>) -> Result<String> {
     let mut depth = 0;
     let mut at = None;
-    for (index, token) in element.iter().enumerate() {
-        match token {
+    for (index, piece) in element.iter().enumerate() {
+        match &piece.token {
             Token::LParen => depth += 1,
             Token::RParen => depth -= 1,
             Token::Word(word) if depth == 0 && at.is_none() && word.value.eq_ignore_ascii_case("as") => {
@@ -192,22 +203,24 @@ fn generated(element: Vec<Token>, found: &mut BTreeMap<String, String>) -> Resul
         }
     }
     let Some(at) = at else { return Ok(join(&element)) };
-    let Some(Token::Word(name)) = element.iter().find(|token| matches!(token, Token::Word(_))) else {
+    let Some(name) = element.iter().find_map(|piece| match &piece.token {
+        Token::Word(word) => Some(word),
+        _ => None,
+    }) else {
         return Err(QueryError::invalid(format!("column `{}` has no name", join(&element))));
     };
     let name = if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() };
-    let mut expression: Vec<Token> = element[at + 1..].to_vec();
-    while let Some(last) = expression.iter().rposition(|token| !is_blank(token))
-        && matches!(&expression[last], Token::Word(word) if ["STORED", "VIRTUAL", "PERSISTED"].contains(&word.value.to_uppercase().as_str()))
+    let expression = without_words(&element[at + 1..], &["STORED", "VIRTUAL", "PERSISTED"]);
+    found.insert(name, join(expression).trim().to_string());
+    Ok(join(without_words(&element[..at], &["GENERATED", "ALWAYS"])))
+}
+
+/// Returns the pieces before `left_out`, words that may stand at the end.
+fn without_words<'p, 'a>(mut pieces: &'p [Piece<'a>], left_out: &[&str]) -> &'p [Piece<'a>] {
+    while let Some(last) = pieces.iter().rposition(|piece| !is_blank(piece))
+        && matches!(&pieces[last].token, Token::Word(word) if left_out.contains(&word.value.to_uppercase().as_str()))
     {
-        expression.truncate(last);
+        pieces = &pieces[..last];
     }
-    found.insert(name, join(&expression));
-    let mut declaration = element[..at].to_vec();
-    while let Some(last) = declaration.iter().rposition(|token| !is_blank(token))
-        && matches!(&declaration[last], Token::Word(word) if ["GENERATED", "ALWAYS"].contains(&word.value.to_uppercase().as_str()))
-    {
-        declaration.truncate(last);
-    }
-    Ok(join(&declaration))
+    pieces
 }

@@ -16,7 +16,7 @@ use datafusion::physical_plan::{ExecutionPlan, collect};
 use super::state::{WorkerState, by_slice, take_closed, times};
 use super::{Advance, END_OF_TIME, Stage};
 use crate::lower::Output;
-use crate::window::{Part, WindowSpec, ceil, window_array};
+use crate::window::{Part, WindowSpec, ceil, later, window_array};
 
 /// A slice is compacted when it has more rows than this and twice as many as after its last compaction.
 const COMPACT_ROWS_MIN: usize = 16_384;
@@ -167,14 +167,14 @@ impl Stage {
             let starts = times(&batch, fold.output_index).clone();
             let (ends, time) = match self.spec {
                 WindowSpec::Hop { width, .. } => {
-                    let ends = starts.unary::<_, TimestampNanosecondType>(|start| start + width);
-                    let time = ends.unary::<_, TimestampNanosecondType>(|end| end - 1);
+                    let ends = later(&starts, width)?;
+                    let time = later(&ends, -1)?;
                     (ends, time)
                 }
                 WindowSpec::Session { gap } => {
                     let last = columns.pop().ok_or_else(|| QueryError::internal("a session has no last time"))?;
                     let last = last.as_primitive::<TimestampNanosecondType>();
-                    let ends = last.unary::<_, TimestampNanosecondType>(|last| last + gap);
+                    let ends = later(last, gap)?;
                     // A row at the end would still belong to the session, so the end is its time.
                     (ends.clone(), ends)
                 }
