@@ -9,6 +9,7 @@
 mod buckets;
 mod counts;
 mod delta;
+mod dialect;
 mod engines;
 mod files;
 mod state;
@@ -64,6 +65,8 @@ fn main() {
         Trial::test("files::csv_sinks_have_a_header", files::csv_sinks),
         Trial::test("files::rolled_sink_has_files_of_several_epochs", files::rolled_sink),
         Trial::test("delta::appended_rows_are_read_once", delta::appended_rows),
+        Trial::test("dialect::statements_equal_batch", dialect::equal_batch),
+        Trial::test("dialect::overflow_is_an_error_as_in_batch", dialect::overflow_is_an_error),
         Trial::test("check::names_stages_and_state", tutorial::check_names_stages),
         Trial::test("check::unknown_option_is_refused", tutorial::unknown_option),
     ];
