@@ -3,11 +3,12 @@
 //! [`plan`] plans each step (`steps`) or cuts the plan of one statement (`statement`, `cut`), prunes files (`prune`,
 //! `narrow`) and packs the rest into tasks (`split`). It reads Parquet footers and nothing else: it does not know where
 //! the query will run, only the [`Capacity`] of that place. [`reduce_plan`] and [`divide`] plan the reduce side of one
-//! run, [`explain()`] writes a plan as text.
+//! run, [`explain()`] writes a plan as text. [`dialect`] plans the statements of continuous queries.
 
 mod chains;
 mod columns;
 mod cut;
+pub mod dialect;
 mod explain;
 mod footers;
 mod information;

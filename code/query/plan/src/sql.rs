@@ -68,15 +68,7 @@ pub(crate) async fn to_logical(
     options: &Options,
 ) -> Result<(LogicalPlan, LogicalPlan)> {
     let values = params::values(state, params)?;
-    standard::check_functions(state, &statement)?;
-    let planned = match columns::planned(state, statement.clone()).await {
-        Ok(planned) => planned,
-        // The planner gives some different expressions one name, and refuses them.
-        Err(error) => match standard::with_names(statement) {
-            Some(named) => columns::planned(state, named).await.map_err(|_| error)?,
-            None => return Err(error.into()),
-        },
-    };
+    let planned = as_written(state, statement).await?;
     let types = if params.is_empty() { HashMap::new() } else { planned.get_parameter_types()? };
     let written = standard::planned(planned.with_param_values(values.clone())?, options)?;
     let logical = scalar::projected(scalar::checked(wire::sendable(written)?)?)?;
@@ -87,6 +79,22 @@ pub(crate) async fn to_logical(
     });
     let optimized = optimized.map_err(|error| params::explained(error, &types, &values))?;
     Ok((logical, standard::guarded(optimized)?))
+}
+
+/// Returns the plan that the planner makes of `statement`, which is rewritten already.
+///
+/// # Errors
+/// `Invalid` when the statement is wrong.
+pub(crate) async fn as_written(state: &SessionState, statement: Statement) -> Result<LogicalPlan> {
+    standard::check_functions(state, &statement)?;
+    match columns::planned(state, statement.clone()).await {
+        Ok(planned) => Ok(planned),
+        // The planner gives some different expressions one name, and refuses them.
+        Err(error) => match standard::with_names(statement) {
+            Some(named) => Ok(columns::planned(state, named).await.map_err(|_| error)?),
+            None => Err(error.into()),
+        },
+    }
 }
 
 /// Returns the schema of a step as later steps read it: all columns nullable, no metadata.

@@ -192,9 +192,11 @@ impl Settings {
                         _ => return Err(wrong("stop or skip_epoch")),
                     };
                 }
+                // The planner reads it.
+                "overflow" => {}
                 _ => {
                     return Err(QueryError::invalid(format!(
-                        "SET {key} is unknown; known are epoch, epoch_rows, on_error, parallelism"
+                        "SET {key} is unknown; known are epoch, epoch_rows, on_error, overflow, parallelism"
                     )));
                 }
             }

@@ -444,13 +444,20 @@ async fn steps_mean_the_same_as_one_statement() {
     ];
     for (sql, expected) in [
         ("SELECT k FROM (SELECT k FROM m WHERE k > 4) x FULL JOIN n USING (k)", vec!["1", "2", "2", "5", "8", "NULL"]),
+        (
+            "SELECT x.k AS x, y.k AS y FROM (SELECT k FROM m WHERE k > 4) x FULL JOIN (SELECT k FROM n WHERE k > 1) y USING (k)",
+            vec!["5 | NULL", "8 | NULL", "NULL | 2", "NULL | 2"],
+        ),
         ("SELECT id FROM m WHERE a NOT IN (SELECT k FROM n) OR id = 8", vec!["8"]),
         ("SELECT k FROM n EXCEPT ALL SELECT id FROM m", vec!["1", "2", "NULL"]),
         ("SELECT id FROM m ORDER BY id FETCH FIRST 2 ROWS ONLY", vec!["2", "4"]),
     ] {
-        for zones in [1, 3] {
-            let answer = ask(&steps(zones, &maps, &[("r", sql)], &tables), dir.path(), &["tasks=4"]).await;
-            assert_eq!(sorted_text(&answer.unwrap().rows), expected, "{zones} zones: {sql}");
+        // The plan of a step that is read once is a part of the plan of its reader.
+        for reduces in [vec![("r", sql)], vec![("r", sql), ("last", "SELECT * FROM r")]] {
+            for zones in [1, 3] {
+                let answer = ask(&steps(zones, &maps, &reduces, &tables), dir.path(), &["tasks=4"]).await;
+                assert_eq!(sorted_text(&answer.unwrap().rows), expected, "{zones} zones: {reduces:?}");
+            }
         }
     }
     let maps = [("m", "SELECT sum(9223372036854775807 + id * 0) AS x FROM t")];

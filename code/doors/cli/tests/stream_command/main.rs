@@ -9,6 +9,7 @@
 mod buckets;
 mod counts;
 mod delta;
+mod dialect;
 mod engines;
 mod files;
 mod sinks;
@@ -72,6 +73,8 @@ fn main() {
         Trial::test("sinks::rows_have_the_columns_of_the_sink", sinks::columns),
         Trial::test("sinks::what_cannot_be_written_is_refused_by_check", sinks::refused),
         Trial::test("delta::appended_rows_are_read_once", delta::appended_rows),
+        Trial::test("dialect::statements_equal_batch", dialect::equal_batch),
+        Trial::test("dialect::overflow_is_an_error_as_in_batch", dialect::overflow_is_an_error),
         Trial::test("check::names_stages_and_state", tutorial::check_names_stages),
         Trial::test("check::unknown_option_is_refused", tutorial::unknown_option),
     ];

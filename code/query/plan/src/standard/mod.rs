@@ -33,7 +33,7 @@ use buzz_protocol::{Options, Overflow, Result};
 use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
 use datafusion::common::DFSchema;
-use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::registry::FunctionRegistry;
 use datafusion::execution::{SessionState, SessionStateBuilder};
@@ -45,7 +45,7 @@ use datafusion::prelude::SessionConfig;
 pub(crate) use self::clauses::check_functions;
 pub(crate) use self::guards::guarded;
 pub(crate) use self::limits::without_unordered_limits;
-pub(crate) use self::syntax::{rewritten, with_names};
+pub(crate) use self::syntax::{rewritten, rewritten_expression, with_names};
 pub(crate) use self::using::natural_sides;
 
 /// Creates a session with `tables` only, in which `now()` is `start`, and whose rules include those of this module.
@@ -87,6 +87,15 @@ pub(crate) fn planned(plan: LogicalPlan, options: &Options) -> Result<LogicalPla
     let plan = subqueries::rewritten(plan)?;
     let plan = correlated::joined(plan)?;
     Ok(expressions(plan, options)?)
+}
+
+/// Rewrites `expression`, which the planner has just made, over the columns of `schema`.
+///
+/// # Errors
+/// `Invalid` if the expression has no type.
+pub(crate) fn planned_expression(expression: Expr, schema: &DFSchema, options: &Options) -> Result<Expr> {
+    let zone = options.time_zone.as_deref();
+    Ok(expression.transform_up(|inner| one(inner, schema, zone))?.data)
 }
 
 /// Rewrites the expressions of `plan`, each with the types of its columns.

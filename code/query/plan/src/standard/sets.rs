@@ -11,6 +11,9 @@ use datafusion::error::Result;
 use datafusion::functions_window::row_number::row_number;
 use datafusion::logical_expr::{Expr, ExprFunctionExt, Join, LogicalPlan, LogicalPlanBuilder};
 
+/// The column with the numbers of the left side.
+const LEFT_NUMBER: &str = "buzz_occurrence_left";
+
 /// Numbers the occurrences of the rows that `EXCEPT ALL` and `INTERSECT ALL` compare in `plan`.
 ///
 /// # Errors
@@ -24,16 +27,17 @@ pub(super) fn counted(plan: LogicalPlan) -> Result<LogicalPlan> {
 }
 
 /// Checks if `join` was planned for `EXCEPT ALL` or `INTERSECT ALL`: nothing else makes nulls equal. Without `ALL`, the
-/// rows of the left side are distinct.
+/// rows of the left side are distinct. The join of a view that is planned as a part of another statement has its numbers.
 fn compares_all(join: &Join) -> bool {
     matches!(join.join_type, JoinType::LeftAnti | JoinType::LeftSemi)
         && join.null_equality == NullEquality::NullEqualsNull
         && !matches!(join.left.as_ref(), LogicalPlan::Distinct(_))
+        && !join.left.schema().has_column_with_unqualified_name(LEFT_NUMBER)
 }
 
 fn numbered(join: Join) -> Result<LogicalPlan> {
     let columns: Vec<Expr> = join.left.schema().columns().into_iter().map(Expr::Column).collect();
-    let (left, left_number) = with_occurrences(&join.left, "buzz_occurrence_left")?;
+    let (left, left_number) = with_occurrences(&join.left, LEFT_NUMBER)?;
     let (right, right_number) = with_occurrences(&join.right, "buzz_occurrence_right")?;
     let on = join.on.into_iter().chain([(left_number, right_number)]).collect();
     let joined = Join::try_new(

@@ -33,6 +33,18 @@ pub(crate) fn rewritten(mut statement: Statement) -> Result<Statement> {
     }
 }
 
+/// Rewrites an expression that stands alone, as [`rewritten`] rewrites those of a statement.
+///
+/// # Errors
+/// As [`rewritten`].
+pub(crate) fn rewritten_expression(mut expression: Expr) -> Result<Expr> {
+    let mut syntax = Syntax { sides: Sides::default(), derived: 0, orders: Vec::new() };
+    match expression.visit(&mut syntax) {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(expression),
+    }
+}
+
 /// Names the columns of `statement` whose names the planner would make of their expressions, if a SELECT has several.
 /// `None` if there are none.
 pub(crate) fn with_names(mut statement: Statement) -> Option<Statement> {

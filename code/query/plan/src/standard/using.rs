@@ -413,7 +413,7 @@ fn merges(join: &Join) -> bool {
         }
 }
 
-fn with_merged(join: Join) -> Result<LogicalPlan> {
+fn with_merged(mut join: Join) -> Result<LogicalPlan> {
     let mut columns = Vec::new();
     let mut kept = Vec::new();
     for column in join.schema.columns() {
@@ -438,6 +438,8 @@ fn with_merged(join: Join) -> Result<LogicalPlan> {
         columns.push(value.alias_qualified(column.relation, column.name));
     }
     columns.extend(kept);
-    // The constraint would make wildcards and names of later joins ambiguous, and it is no longer needed.
+    // The constraint would make wildcards and names of later joins ambiguous. And if this plan is that of a view, the columns
+    // would be merged again in each statement that reads it, which loses the sides' own values.
+    join.join_constraint = JoinConstraint::On;
     LogicalPlanBuilder::from(LogicalPlan::Join(join)).project(columns)?.build()
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, IntervalMonthDayNano, Schema, SchemaRef};
+use buzz_plan::dialect;
 use buzz_protocol::{QueryError, Result};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Column, DFSchema, ScalarValue};
@@ -64,7 +65,7 @@ impl<'a> Declaration<'a> {
         let mut columns: Vec<(Expr, Field)> = Vec::new();
         for field in visible.fields() {
             let expr = match table.and_then(|table| table.generated.get(field.name())) {
-                Some(text) => cast(context.parse_sql_expr(text, &raw)?, field.data_type().clone()),
+                Some(text) => cast(dialect::expression(&context.state(), text, &raw)?, field.data_type().clone()),
                 None => Expr::Column(Column::new(Some(name), field.name())),
             };
             columns.push((expr, field.as_ref().clone().with_nullable(true)));
@@ -129,7 +130,7 @@ impl<'a> Declaration<'a> {
             // The expression names columns of the table, of which some may be generated.
             let visible: Vec<Field> = self.columns.iter().map(|(_, field)| field.clone()).collect();
             let visible = DFSchema::try_from_qualified_schema(quoted(self.name), &Schema::new(visible))?;
-            let parsed = self.context.parse_sql_expr(text, &visible)?;
+            let parsed = dialect::expression(&self.context.state(), text, &visible)?;
             return Ok((inlined(parsed, &self.columns)?, text.clone()));
         }
         if let Some(field) = self.option(&["watermark_field"]) {
@@ -144,8 +145,9 @@ impl<'a> Declaration<'a> {
     }
 
     fn source(&self) -> Result<Prepared> {
-        let physical = |expr: Expr| self.context.create_physical_expr(expr, &self.raw);
-        let mut columns = self.columns.iter().map(|(expr, _)| physical(expr.clone())).collect::<Result<Vec<_>, _>>()?;
+        let state = self.context.state();
+        let physical = |expr: Expr| dialect::physical_expression(&state, expr, &self.raw);
+        let mut columns = self.columns.iter().map(|(expr, _)| physical(expr.clone())).collect::<Result<Vec<_>>>()?;
         let mut fields: Vec<Field> = self.columns.iter().map(|(_, field)| field.clone()).collect();
         let visible = Arc::new(Schema::new(fields.clone()));
         fields.push(Field::new(TIME, time_type(), true));

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampNanosecondType};
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{Options, Overflow, QueryError, Result};
 use datafusion::prelude::SessionContext;
 
 use self::columns::Target;
@@ -107,7 +107,7 @@ impl Pipeline {
         sinks: &BTreeMap<String, SchemaRef>,
         parallelism: usize,
     ) -> Result<Self> {
-        let context = session(parallelism);
+        let context = session(parallelism, overflow(script)?)?;
         let mut prepared = BTreeMap::new();
         let mut scans = BTreeMap::new();
         for (name, input) in inputs {
@@ -383,6 +383,15 @@ impl Pipeline {
         }
         Ok(())
     }
+}
+
+/// Returns the treatment of numbers that do not fit their type: an error, unless the script sets another.
+fn overflow(script: &Script) -> Result<Overflow> {
+    let mut options = Options::default();
+    if let Some(value) = script.settings.get("overflow") {
+        options.set(&format!("overflow={value}"))?;
+    }
+    Ok(options.overflow)
 }
 
 fn register(context: &SessionContext, name: &str, schema: SchemaRef) -> Result<()> {

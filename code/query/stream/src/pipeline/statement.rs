@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
+use buzz_plan::dialect;
 use buzz_protocol::{QueryError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::LogicalPlan;
@@ -80,7 +81,7 @@ impl Statement {
             // Rows of a side table come with those of its source.
             read = read.iter().map(|name| source_of(name, sources.inputs).to_string()).collect();
         }
-        let above = limit_ranks(context.state().create_physical_plan(&lowered.above).await?)?;
+        let above = limit_ranks(dialect::physical(&context.state(), &lowered.above).await?)?;
         let mut schema = above.schema();
         if lowered.timed {
             let columns: Vec<usize> = (0..schema.fields().len() - 1).collect();

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
-use buzz_protocol::{QueryError, Result};
+use buzz_plan::dialect;
+use buzz_protocol::{Overflow, QueryError, Result};
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::datasource::ViewTable;
@@ -24,7 +25,7 @@ pub async fn declared_columns(table: &TableDefinition) -> Result<Option<Schema>>
     if table.columns.is_empty() {
         return Ok(None);
     }
-    let context = session(1);
+    let context = session(1, Overflow::Error)?;
     let mut fields = Vec::new();
     for column in &table.columns {
         let name = match column.name.quote_style {
@@ -144,10 +145,10 @@ impl Waiting {
     }
 }
 
-/// Plans `query` without optimizing it.
+/// Plans `query` as a batch query is planned, without optimizing it.
 pub(super) async fn logical(context: &SessionContext, query: &Query) -> Result<LogicalPlan> {
     let statement = ParserStatement::Statement(Box::new(SqlStatement::Query(Box::new(query.clone()))));
-    Ok(context.state().statement_to_plan(statement).await?)
+    dialect::logical(&context.state(), statement).await
 }
 
 fn named_columns(plan: LogicalPlan, names: &[String], view: &str) -> Result<LogicalPlan> {

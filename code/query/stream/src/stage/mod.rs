@@ -15,6 +15,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, TimestampNanosecondArray, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
+use buzz_plan::dialect;
 use buzz_protocol::{QueryError, Result};
 use datafusion::common::hash_utils::create_hashes;
 use datafusion::execution::TaskContext;
@@ -73,7 +74,7 @@ impl Stage {
     /// # Errors
     /// `Invalid` if an aggregate function has no partial state.
     pub(crate) async fn plan(draft: &StageDraft, state: &SessionState) -> Result<Self> {
-        let physical = state.create_physical_plan(&draft.below).await?;
+        let physical = dialect::physical(state, &draft.below).await?;
         let StageKind::Fold { window_index, outputs, exact } = &draft.kind else {
             let state_schema = physical.schema();
             return Ok(Self {
