@@ -522,3 +522,19 @@ async fn clauses_are_read_or_refused() {
     let answer = ask(&statement(1, sql, &TABLES[..1]), dir.path(), &[]).await.unwrap();
     assert_eq!(sorted_text(&answer.rows), ["1 | [2, 1] | 1"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn is_distinct_from_binds_closer_than_and_or_and_not() {
+    check(
+        &[],
+        &[
+            ("SELECT true IS DISTINCT FROM false AND false", &["false"]),
+            ("SELECT count(*) FROM t WHERE a IS DISTINCT FROM 3 AND b > 0", &["3"]),
+            ("SELECT id FROM t WHERE a IS NOT DISTINCT FROM 3 AND b > 0 OR id = 1", &["1", "5", "7"]),
+            ("SELECT id FROM t WHERE NOT a IS DISTINCT FROM 3 AND b = 0", &["6"]),
+            ("SELECT id FROM t WHERE id < 6 AND a IS NOT DISTINCT FROM NULL OR id = 7", &["4", "7"]),
+            ("SELECT t.id, u.v FROM t JOIN u ON t.a IS NOT DISTINCT FROM u.k AND t.id > 7", &["8 | none"]),
+        ],
+    )
+    .await;
+}
