@@ -538,3 +538,20 @@ async fn is_distinct_from_binds_closer_than_and_or_and_not() {
     )
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn second_column_of_a_name_gets_another() {
+    check(
+        &[],
+        &[
+            ("SELECT b, b::smallint FROM t WHERE id = 4", &["4 | 4"]),
+            ("SELECT b, t.b FROM t WHERE id = 4", &["4 | 4"]),
+            ("SELECT u.k, k FROM u JOIN (SELECT 1 AS k) x USING (k)", &["1 | 1"]),
+            ("SELECT 1 AS b, t.b FROM t WHERE id = 4", &["1 | 4"]),
+            ("SELECT t.b, 1 AS b FROM t WHERE id = 4", &["4 | 1"]),
+            ("SELECT *, a::int FROM (SELECT id, a FROM t WHERE id = 3)", &["3 | 2 | 2"]),
+            ("SELECT sum(x.b) FROM (SELECT id, b, t.b FROM t) x", &["26"]),
+        ],
+    )
+    .await;
+}

@@ -8,6 +8,7 @@ mod clauses;
 mod correlated;
 mod guards;
 mod limits;
+mod names;
 mod numbers;
 mod operators;
 mod overflow;
@@ -41,8 +42,9 @@ use datafusion::prelude::SessionConfig;
 pub(crate) use self::clauses::check_functions;
 pub(crate) use self::guards::guarded;
 pub(crate) use self::limits::without_unordered_limits;
+pub(crate) use self::names::with_names;
 pub(crate) use self::precedence::reassociated;
-pub(crate) use self::syntax::{rewritten, with_names};
+pub(crate) use self::syntax::rewritten;
 pub(crate) use self::using::natural_sides;
 
 /// Creates a session with `tables` only, in which `now()` is `start`, and whose rules include those of this module.
