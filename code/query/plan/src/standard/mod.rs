@@ -8,6 +8,7 @@ mod clauses;
 mod correlated;
 mod guards;
 mod limits;
+mod named_windows;
 mod names;
 mod numbers;
 mod operators;

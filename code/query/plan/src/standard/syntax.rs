@@ -14,7 +14,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
 use super::using::{Sides, ambiguous_columns, constraint};
-use super::{clauses, names, numbers};
+use super::{clauses, named_windows, names, numbers};
 
 /// Rewrites `statement`. Most statements stay as they are.
 ///
@@ -51,6 +51,9 @@ impl VisitorMut for Syntax {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<QueryError> {
         flow(clauses::check_query(query))?;
+        if let SetExpr::Select(select) = query.body.as_mut() {
+            flow(named_windows::resolved(select, query.order_by.as_mut()))?;
+        }
         self.orders.push(names::in_order_by(query));
         match query.fetch.take() {
             Some(fetch) => flow(limited(query, fetch)),
@@ -65,6 +68,8 @@ impl VisitorMut for Syntax {
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<QueryError> {
         flow(clauses::check_select(select))?;
+        // In a set operation; that of a query alone is resolved together with its ORDER BY.
+        flow(named_windows::resolved(select, None))?;
         if is_total(&select.group_by) {
             flow(grouped_as_one(select))?;
         }
@@ -85,6 +90,10 @@ impl VisitorMut for Syntax {
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<QueryError> {
         flow(clauses::check_factor(factor))?;
         flow(with_numbers(factor))
+    }
+
+    fn pre_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<QueryError> {
+        flow(named_windows::check(expression))
     }
 
     fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<QueryError> {
