@@ -6,6 +6,7 @@
 
 mod clauses;
 mod correlated;
+mod frames;
 mod guards;
 mod limits;
 mod named_windows;

@@ -14,7 +14,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
 use super::using::{Sides, ambiguous_columns, constraint};
-use super::{clauses, named_windows, names, numbers};
+use super::{clauses, frames, named_windows, names, numbers};
 
 /// Rewrites `statement`. Most statements stay as they are.
 ///
@@ -93,6 +93,7 @@ impl VisitorMut for Syntax {
     }
 
     fn pre_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<QueryError> {
+        frames::bounded(expression);
         flow(named_windows::check(expression))
     }
 
