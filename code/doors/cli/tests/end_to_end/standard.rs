@@ -579,6 +579,17 @@ async fn second_column_of_a_name_gets_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn row_is_null_if_all_its_parts_are() {
+    check(&[], &[
+        ("SELECT count(*) FROM t WHERE (a, s) IS NOT NULL", &["5"]),
+        ("SELECT count(*) FROM t WHERE (a, s) IS NULL", &["0"]),
+        ("SELECT count(*) FROM t WHERE NOT (a, s) IS NOT NULL", &["3"]),
+        ("SELECT (NULL, NULL) IS NULL, (1, NULL) IS NULL, (1, NULL) IS NOT NULL, ROW(NULL, 1) IS NOT NULL, NOT (1, NULL) IS NULL", &["true | false | false | false | true"]),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn frames_beyond_the_largest_bigint_reach_the_edge_of_the_table() {
     check(&[], &[
         ("SELECT id, count(*) OVER (ORDER BY id ROWS BETWEEN 18446744073709551615 PRECEDING AND 1 PRECEDING) FROM t WHERE id < 4", &["1 | 0", "2 | 1", "3 | 2"]),

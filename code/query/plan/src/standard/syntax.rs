@@ -185,8 +185,8 @@ fn with_numbers(factor: &mut TableFactor) -> Result<()> {
     Ok(())
 }
 
-/// Rewrites comparisons of row values: `(a, b) = (1, 2)`, `(a, b) < (1, 2)`, `(a, b) BETWEEN (1, 2) AND (3, 4)`,
-/// `(a, b) IN ((1, 2))` and `(a, b) IN (SELECT …)`.
+/// Rewrites tests of row values by their parts: `(a, b) = (1, 2)`, `(a, b) < (1, 2)`, `(a, b) BETWEEN (1, 2) AND (3, 4)`,
+/// `(a, b) IN ((1, 2))`, `(a, b) IN (SELECT …)` and `(a, b) IS [NOT] NULL`, which tests all of them.
 fn compared_by_part(row: &mut Expr) -> Result<()> {
     match row {
         Expr::BinaryOp { left, op, right } => {
@@ -223,9 +223,52 @@ fn compared_by_part(row: &mut Expr) -> Result<()> {
             **expr = call("struct", parts);
             as_one_column(subquery, count)?;
         }
+        Expr::IsNull(inner) => {
+            if let Some(all) = each_part(inner, Expr::IsNull) {
+                *row = all;
+            }
+        }
+        Expr::IsNotNull(inner) => {
+            if let Some(all) = each_part(inner, Expr::IsNotNull) {
+                *row = all;
+            }
+        }
         _ => {}
     }
     Ok(())
+}
+
+/// Returns the condition that `test` holds for each part of a row value. `None` if `row` is none, or has no parts.
+fn each_part(row: &Expr, test: fn(Box<Expr>) -> Expr) -> Option<Expr> {
+    let parts = match row_parts(row) {
+        Some(parts) => parts.to_vec(),
+        None => row_arguments(row)?,
+    };
+    let tests = parts.into_iter().map(|part| match part {
+        part @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Value(_)) => test(Box::new(part)),
+        part => test(Box::new(Expr::Nested(Box::new(part)))),
+    });
+    let all = tests.reduce(|left, right| binary(left, BinaryOperator::And, right))?;
+    Some(Expr::Nested(Box::new(all)))
+}
+
+/// Returns the arguments of `ROW(…)`, which is a row value with its name.
+fn row_arguments(expression: &Expr) -> Option<Vec<Expr>> {
+    let mut inner = expression;
+    while let Expr::Nested(nested) = inner {
+        inner = nested;
+    }
+    let Expr::Function(Function { name, args: FunctionArguments::List(list), over: None, .. }) = inner else {
+        return None;
+    };
+    if !name.to_string().eq_ignore_ascii_case("row") {
+        return None;
+    }
+    let parts = list.args.iter().map(|arg| match arg {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(part)) => Some(part.clone()),
+        _ => None,
+    });
+    parts.collect()
 }
 
 /// Returns the parts of a row value.
@@ -390,6 +433,15 @@ mod tests {
                 "SELECT (a, b) BETWEEN (1, 2) AND (3, 4)",
                 "SELECT ((a > 1 OR (a = 1 AND b >= 2)) AND (a < 3 OR (a = 3 AND b <= 4)))",
             ),
+            (
+                "SELECT (a, b) IS NULL, NOT ((a, b)) IS NOT NULL",
+                "SELECT (a IS NULL AND b IS NULL), NOT (a IS NOT NULL AND b IS NOT NULL)",
+            ),
+            (
+                "SELECT ROW(a, b OR c) IS NULL, row(a) IS NOT NULL",
+                "SELECT (a IS NULL AND (b OR c) IS NULL), (a IS NOT NULL)",
+            ),
+            ("SELECT (a + b) IS NULL, f(a, b) IS NULL", "SELECT (a + b) IS NULL, f(a, b) IS NULL"),
             ("SELECT a, a, a_1 FROM t", "SELECT a, a AS \"a_2\", a_1 FROM t"),
             ("SELECT a, a, b AS A_1 FROM t", "SELECT a, a AS \"a_2\", b AS A_1 FROM t"),
             ("SELECT a, a FROM t ORDER BY a_1", "SELECT a, a AS \"a_2\" FROM t ORDER BY a_1"),
