@@ -13,6 +13,8 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
+use crate::standard;
+
 /// Maximum number of words and signs of a statement.
 const TOKENS_MAX: usize = 500_000;
 
@@ -145,6 +147,8 @@ impl VisitorMut for Balancing {
     type Break = QueryError;
 
     fn pre_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<QueryError> {
+        // Terms of a chain that the parser has put below another operator belong to the chain.
+        standard::reassociated(expression);
         let Expr::BinaryOp { op, .. } = expression else {
             return ControlFlow::Continue(());
         };

@@ -638,3 +638,79 @@ async fn formats_with_an_hour_and_no_minute_keep_the_hour() {
         assert!(error.kind == ErrorKind::Invalid && error.to_string().contains(words), "{format}: {error}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_have_the_clauses_of_the_window_that_they_are_based_on() {
+    check(&[], &[
+        ("WITH x(k) AS (VALUES (1), (2), (3)) SELECT k, sum(k) OVER (w ORDER BY k) FROM x WINDOW w AS (PARTITION BY k)", &["1 | 1", "2 | 2", "3 | 3"]),
+        ("SELECT id, sum(b) OVER (w ORDER BY id) FROM t WINDOW w AS (PARTITION BY a)", &["1 | 0", "2 | 2", "3 | 0", "4 | 4", "5 | 5", "6 | 5", "7 | 12", "8 | 12"]),
+        ("SELECT id, count(*) OVER (w), sum(b) OVER (v ROWS 1 PRECEDING), min(id) OVER v FROM t WHERE a = 3 WINDOW w AS (PARTITION BY a), v AS (w ORDER BY id)", &["5 | 3 | 5 | 5", "6 | 3 | 5 | 5", "7 | 3 | 7 | 5"]),
+        ("SELECT id FROM t WINDOW w AS (PARTITION BY a ORDER BY id) QUALIFY row_number() OVER w = 2", &["2", "6", "8"]),
+        ("SELECT id FROM t WINDOW w AS (PARTITION BY a) QUALIFY row_number() OVER (w ORDER BY id) = 2", &["2", "6", "8"]),
+        ("SELECT id FROM t WINDOW w AS (PARTITION BY a ORDER BY id DESC) ORDER BY row_number() OVER w, id LIMIT 3", &["2", "3", "7"]),
+        ("SELECT id, row_number() OVER w FROM t WHERE id < 3 WINDOW w AS (ORDER BY id) UNION ALL SELECT id, row_number() OVER w FROM t WHERE id < 3 WINDOW w AS (ORDER BY id DESC)", &["1 | 1", "1 | 2", "2 | 1", "2 | 2"]),
+    ])
+    .await;
+    let dir = tables();
+    for (sql, words) in [
+        ("SELECT sum(b) OVER (v) FROM t", "window `v` does not exist in this SELECT"),
+        ("SELECT sum(b) OVER w FROM t WINDOW w AS (v), v AS (w)", "window `w` is based on window `v`, which"),
+    ] {
+        let error = ask(&statement(1, sql, &TABLES[..1]), dir.path(), &[]).await.expect_err(sql);
+        assert!(error.kind == ErrorKind::Invalid && error.to_string().contains(words), "{sql}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn is_distinct_from_binds_closer_than_and_or_and_not() {
+    check(
+        &[],
+        &[
+            ("SELECT true IS DISTINCT FROM false AND false", &["false"]),
+            ("SELECT count(*) FROM t WHERE a IS DISTINCT FROM 3 AND b > 0", &["3"]),
+            ("SELECT id FROM t WHERE a IS NOT DISTINCT FROM 3 AND b > 0 OR id = 1", &["1", "5", "7"]),
+            ("SELECT id FROM t WHERE NOT a IS DISTINCT FROM 3 AND b = 0", &["6"]),
+            ("SELECT id FROM t WHERE id < 6 AND a IS NOT DISTINCT FROM NULL OR id = 7", &["4", "7"]),
+            ("SELECT t.id, u.v FROM t JOIN u ON t.a IS NOT DISTINCT FROM u.k AND t.id > 7", &["8 | none"]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn second_column_of_a_name_gets_another() {
+    check(
+        &[],
+        &[
+            ("SELECT b, b::smallint FROM t WHERE id = 4", &["4 | 4"]),
+            ("SELECT b, t.b FROM t WHERE id = 4", &["4 | 4"]),
+            ("SELECT u.k, k FROM u JOIN (SELECT 1 AS k) x USING (k)", &["1 | 1"]),
+            ("SELECT 1 AS b, t.b FROM t WHERE id = 4", &["1 | 4"]),
+            ("SELECT t.b, 1 AS b FROM t WHERE id = 4", &["4 | 1"]),
+            ("SELECT *, a::int FROM (SELECT id, a FROM t WHERE id = 3)", &["3 | 2 | 2"]),
+            ("SELECT sum(x.b) FROM (SELECT id, b, t.b FROM t) x", &["26"]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_is_null_if_all_its_parts_are() {
+    check(&[], &[
+        ("SELECT count(*) FROM t WHERE (a, s) IS NOT NULL", &["5"]),
+        ("SELECT count(*) FROM t WHERE (a, s) IS NULL", &["0"]),
+        ("SELECT count(*) FROM t WHERE NOT (a, s) IS NOT NULL", &["3"]),
+        ("SELECT (NULL, NULL) IS NULL, (1, NULL) IS NULL, (1, NULL) IS NOT NULL, ROW(NULL, 1) IS NOT NULL, NOT (1, NULL) IS NULL", &["true | false | false | false | true"]),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_beyond_the_largest_bigint_reach_the_edge_of_the_table() {
+    check(&[], &[
+        ("SELECT id, count(*) OVER (ORDER BY id ROWS BETWEEN 18446744073709551615 PRECEDING AND 1 PRECEDING) FROM t WHERE id < 4", &["1 | 0", "2 | 1", "3 | 2"]),
+        ("SELECT id, count(*) OVER (ORDER BY id ROWS BETWEEN 1 FOLLOWING AND 18446744073709551615 FOLLOWING) FROM t WHERE id < 4", &["1 | 2", "2 | 1", "3 | 0"]),
+        ("SELECT id, count(*) OVER (ORDER BY id GROUPS BETWEEN 99999999999999999999 FOLLOWING AND UNBOUNDED FOLLOWING) FROM t WHERE id < 4", &["1 | 0", "2 | 0", "3 | 0"]),
+    ])
+    .await;
+}

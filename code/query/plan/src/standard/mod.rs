@@ -1,7 +1,7 @@
 //! Makes statements mean what the SQL standard says, where DataFusion 55 understands something else or nothing.
 //!
-//! [`syntax`] rewrites the parsed statement, [`planned`] the logical plan that DataFusion makes of it. [`session`] adds the
-//! rules that need to run in between DataFusion's own. [`guarded`] rewrites the optimized plan and
+//! [`reassociated`] and [`rewritten`] rewrite the parsed statement, [`planned`] the logical plan that DataFusion makes of it.
+//! [`session`] adds the rules that need to run in between DataFusion's own. [`guarded`] rewrites the optimized plan and
 //! [`without_unordered_limits`] the physical one. Each module says what DataFusion does, and why that is wrong.
 
 mod casts;
@@ -9,14 +9,18 @@ mod clauses;
 mod correlated;
 mod decimals;
 mod formats;
+mod frames;
 mod guards;
 mod intervals;
 mod limits;
+mod named_windows;
+mod names;
 mod numbers;
 mod operands;
 mod operators;
 mod overflow;
 mod patterns;
+mod precedence;
 mod sets;
 mod simplified;
 mod subqueries;
@@ -45,7 +49,9 @@ use datafusion::prelude::SessionConfig;
 pub(crate) use self::clauses::check_functions;
 pub(crate) use self::guards::guarded;
 pub(crate) use self::limits::without_unordered_limits;
-pub(crate) use self::syntax::{rewritten, rewritten_expression, with_names};
+pub(crate) use self::names::with_names;
+pub(crate) use self::precedence::reassociated;
+pub(crate) use self::syntax::{rewritten, rewritten_expression};
 pub(crate) use self::using::natural_sides;
 
 /// Creates a session with `tables` only, in which `now()` is `start`, and whose rules include those of this module.

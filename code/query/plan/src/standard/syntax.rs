@@ -6,15 +6,15 @@ use std::ops::ControlFlow;
 use buzz_protocol::{QueryError, Result};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    self, BinaryOperator, Distinct, Expr, Fetch, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    BinaryOperator, Distinct, Expr, Fetch, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
     FunctionArguments, GroupByExpr, Ident, JoinConstraint, LimitClause, ObjectName, Query, Select, SelectItem, SetExpr,
-    TableAlias, TableFactor, TableWithJoins, Value, VisitMut, Visitor, VisitorMut,
+    TableAlias, TableFactor, TableWithJoins, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
 use super::using::{Sides, ambiguous_columns, constraint};
-use super::{clauses, numbers};
+use super::{clauses, frames, named_windows, names, numbers};
 
 /// Rewrites `statement`. Most statements stay as they are.
 ///
@@ -45,44 +45,8 @@ pub(crate) fn rewritten_expression(mut expression: Expr) -> Result<Expr> {
     }
 }
 
-/// Names the columns of `statement` whose names the planner would make of their expressions, if a SELECT has several.
-/// `None` if there are none.
-pub(crate) fn with_names(mut statement: Statement) -> Option<Statement> {
-    let Statement::Statement(sql) = &mut statement else { return None };
-    let mut named = Named(false);
-    let _: ControlFlow<()> = sql.visit(&mut named);
-    named.0.then_some(statement)
-}
-
-struct Named(bool);
-
-impl VisitorMut for Named {
-    type Break = ();
-
-    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-        let is_made = |item: &SelectItem| match item {
-            SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_)) => false,
-            SelectItem::UnnamedExpr(expression) => !is_unnest(expression),
-            _ => false,
-        };
-        if select.projection.iter().filter(|item| is_made(item)).count() < 2 {
-            return ControlFlow::Continue(());
-        }
-        for item in &mut select.projection {
-            if is_made(item)
-                && let SelectItem::UnnamedExpr(expr) = item
-            {
-                let alias = Ident::with_quote('"', expr.to_string());
-                *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
-                self.0 = true;
-            }
-        }
-        ControlFlow::Continue(())
-    }
-}
-
 /// Checks if an expression has several columns.
-fn is_unnest(expression: &Expr) -> bool {
+pub(super) fn is_unnest(expression: &Expr) -> bool {
     matches!(expression, Expr::Function(function) if function.name.to_string().eq_ignore_ascii_case("unnest"))
 }
 
@@ -90,7 +54,7 @@ struct Syntax {
     sides: Sides,
     /// Number of relations that were named.
     derived: usize,
-    /// The names in the ORDER BY of each query that is open; none if the query is not one SELECT.
+    /// The names in the ORDER BY of each query that is open.
     orders: Vec<BTreeSet<String>>,
 }
 
@@ -99,11 +63,10 @@ impl VisitorMut for Syntax {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<QueryError> {
         flow(clauses::check_query(query))?;
-        let mut names = Names::default();
-        if matches!(query.body.as_ref(), SetExpr::Select(_)) {
-            let _: ControlFlow<()> = ast::Visit::visit(&query.order_by, &mut names);
+        if let SetExpr::Select(select) = query.body.as_mut() {
+            flow(named_windows::resolved(select, query.order_by.as_mut()))?;
         }
-        self.orders.push(names.found);
+        self.orders.push(names::in_order_by(query));
         match query.fetch.take() {
             Some(fetch) => flow(limited(query, fetch)),
             None => ControlFlow::Continue(()),
@@ -117,6 +80,8 @@ impl VisitorMut for Syntax {
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<QueryError> {
         flow(clauses::check_select(select))?;
+        // In a set operation; that of a query alone is resolved together with its ORDER BY.
+        flow(named_windows::resolved(select, None))?;
         if is_total(&select.group_by) {
             flow(grouped_as_one(select))?;
         }
@@ -130,13 +95,18 @@ impl VisitorMut for Syntax {
 
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<QueryError> {
         ambiguous_columns(select);
-        distinguish(select, self.orders.last());
+        names::distinguish(select, self.orders.last());
         ControlFlow::Continue(())
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<QueryError> {
         flow(clauses::check_factor(factor))?;
         flow(with_numbers(factor))
+    }
+
+    fn pre_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<QueryError> {
+        frames::bounded(expression);
+        flow(named_windows::check(expression))
     }
 
     fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<QueryError> {
@@ -215,115 +185,6 @@ impl Syntax {
     }
 }
 
-/// Collects the names in expressions outside of subqueries.
-#[derive(Default)]
-struct Names {
-    found: BTreeSet<String>,
-    depth: usize,
-}
-
-impl Visitor for Names {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
-        self.depth += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
-        self.depth -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
-        match expression {
-            Expr::Identifier(name) if self.depth == 0 => self.found.extend([normal(name)]),
-            Expr::CompoundIdentifier(parts) if self.depth == 0 => self.found.extend(parts.iter().map(normal)),
-            _ => {}
-        }
-        ControlFlow::Continue(())
-    }
-}
-
-/// Gives the second column of a name another one: `SELECT a, a` becomes `SELECT a, a AS a_1`. The new name is none that
-/// the SELECT or its ORDER BY use, as it would hide the column that they mean.
-fn distinguish(select: &mut Select, order_by: Option<&BTreeSet<String>>) {
-    let mut seen: BTreeSet<String> = BTreeSet::new();
-    let is_first = |item: &SelectItem| key_and_name(item).is_none_or(|(key, _)| seen.insert(key));
-    if !select.projection.iter().any(is_marked) && select.projection.iter().all(is_first) {
-        return;
-    }
-    let mut names = Names::default();
-    let _: ControlFlow<()> = ast::Visit::visit(&*select, &mut names);
-    let mut taken = names.found;
-    taken.extend(order_by.into_iter().flatten().cloned());
-    taken.extend(select.projection.iter().filter_map(|item| match item {
-        SelectItem::ExprWithAlias { alias, .. } => Some(normal(alias)),
-        _ => None,
-    }));
-    // The columns of a wildcard are not known here, so a name has a form that columns rarely have.
-    let is_wildcard = |item: &SelectItem| matches!(item, SelectItem::Wildcard(..) | SelectItem::QualifiedWildcard(..));
-    let has_wildcard = select.projection.iter().any(is_wildcard);
-    let mut seen: BTreeSet<String> = BTreeSet::new();
-    for item in &mut select.projection {
-        let Some((key, name)) = key_and_name(item) else { continue };
-        let is_marked = is_marked(item);
-        if !is_marked && seen.insert(key) {
-            continue;
-        }
-        let numbered =
-            (1..).map(|number| if has_wildcard { format!("{name} ({number})") } else { format!("{name}_{number}") });
-        let numbered = numbered.filter(|name| !taken.contains(name));
-        let own = std::iter::once(name.clone()).filter(|_| is_marked);
-        let Some(name) = own.chain(numbered).find(|name| !seen.contains(name)) else { continue };
-        seen.insert(name.clone());
-        let alias = Ident::with_quote('"', name);
-        *item = match std::mem::replace(item, SelectItem::Wildcard(Default::default())) {
-            SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
-                SelectItem::ExprWithAlias { expr, alias }
-            }
-            other => other,
-        };
-    }
-}
-
-/// Returns the text that two columns of one name have in common, and the name. `None` for several columns.
-fn key_and_name(item: &SelectItem) -> Option<(String, String)> {
-    Some(match item {
-        SelectItem::UnnamedExpr(Expr::Identifier(name)) => (normal(name), normal(name)),
-        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => {
-            let parts: Vec<String> = parts.iter().map(normal).collect();
-            (parts.join("."), parts.last().cloned().unwrap_or_default())
-        }
-        SelectItem::UnnamedExpr(Expr::Function(function)) if is_mark(function) => {
-            let name = marked(function)?;
-            (name.clone(), name)
-        }
-        SelectItem::UnnamedExpr(expression) if is_unnest(expression) => return None,
-        SelectItem::UnnamedExpr(other) => (other.to_string(), other.to_string()),
-        SelectItem::ExprWithAlias { alias, .. } => (normal(alias), normal(alias)),
-        _ => return None,
-    })
-}
-
-/// Checks if a column of a SELECT list is a marked reference without an alias.
-fn is_marked(item: &SelectItem) -> bool {
-    matches!(item, SelectItem::UnnamedExpr(Expr::Function(function)) if is_mark(function))
-}
-
-fn is_mark(function: &Function) -> bool {
-    function.name.to_string() == super::using::MARK
-}
-
-/// Returns the name of the column that a marked reference refers to.
-fn marked(function: &Function) -> Option<String> {
-    let FunctionArguments::List(list) = &function.args else { return None };
-    match list.args.first()? {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::CompoundIdentifier(parts))) => parts.last().map(normal),
-        _ => None,
-    }
-}
-
 /// Writes `UNNEST(list) WITH ORDINALITY` as `UNNEST(list, numbers)`.
 fn with_numbers(factor: &mut TableFactor) -> Result<()> {
     let TableFactor::UNNEST { array_exprs, with_ordinality: ordinality @ true, .. } = factor else { return Ok(()) };
@@ -336,8 +197,8 @@ fn with_numbers(factor: &mut TableFactor) -> Result<()> {
     Ok(())
 }
 
-/// Rewrites comparisons of row values: `(a, b) = (1, 2)`, `(a, b) < (1, 2)`, `(a, b) BETWEEN (1, 2) AND (3, 4)`,
-/// `(a, b) IN ((1, 2))` and `(a, b) IN (SELECT …)`.
+/// Rewrites tests of row values by their parts: `(a, b) = (1, 2)`, `(a, b) < (1, 2)`, `(a, b) BETWEEN (1, 2) AND (3, 4)`,
+/// `(a, b) IN ((1, 2))`, `(a, b) IN (SELECT …)` and `(a, b) IS [NOT] NULL`, which tests all of them.
 fn compared_by_part(row: &mut Expr) -> Result<()> {
     match row {
         Expr::BinaryOp { left, op, right } => {
@@ -374,9 +235,52 @@ fn compared_by_part(row: &mut Expr) -> Result<()> {
             **expr = call("struct", parts);
             as_one_column(subquery, count)?;
         }
+        Expr::IsNull(inner) => {
+            if let Some(all) = each_part(inner, Expr::IsNull) {
+                *row = all;
+            }
+        }
+        Expr::IsNotNull(inner) => {
+            if let Some(all) = each_part(inner, Expr::IsNotNull) {
+                *row = all;
+            }
+        }
         _ => {}
     }
     Ok(())
+}
+
+/// Returns the condition that `test` holds for each part of a row value. `None` if `row` is none, or has no parts.
+fn each_part(row: &Expr, test: fn(Box<Expr>) -> Expr) -> Option<Expr> {
+    let parts = match row_parts(row) {
+        Some(parts) => parts.to_vec(),
+        None => row_arguments(row)?,
+    };
+    let tests = parts.into_iter().map(|part| match part {
+        part @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Value(_)) => test(Box::new(part)),
+        part => test(Box::new(Expr::Nested(Box::new(part)))),
+    });
+    let all = tests.reduce(|left, right| binary(left, BinaryOperator::And, right))?;
+    Some(Expr::Nested(Box::new(all)))
+}
+
+/// Returns the arguments of `ROW(…)`, which is a row value with its name.
+fn row_arguments(expression: &Expr) -> Option<Vec<Expr>> {
+    let mut inner = expression;
+    while let Expr::Nested(nested) = inner {
+        inner = nested;
+    }
+    let Expr::Function(Function { name, args: FunctionArguments::List(list), over: None, .. }) = inner else {
+        return None;
+    };
+    if !name.to_string().eq_ignore_ascii_case("row") {
+        return None;
+    }
+    let parts = list.args.iter().map(|arg| match arg {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(part)) => Some(part.clone()),
+        _ => None,
+    });
+    parts.collect()
 }
 
 /// Returns the parts of a row value.
@@ -541,6 +445,15 @@ mod tests {
                 "SELECT (a, b) BETWEEN (1, 2) AND (3, 4)",
                 "SELECT ((a > 1 OR (a = 1 AND b >= 2)) AND (a < 3 OR (a = 3 AND b <= 4)))",
             ),
+            (
+                "SELECT (a, b) IS NULL, NOT ((a, b)) IS NOT NULL",
+                "SELECT (a IS NULL AND b IS NULL), NOT (a IS NOT NULL AND b IS NOT NULL)",
+            ),
+            (
+                "SELECT ROW(a, b OR c) IS NULL, row(a) IS NOT NULL",
+                "SELECT (a IS NULL AND (b OR c) IS NULL), (a IS NOT NULL)",
+            ),
+            ("SELECT (a + b) IS NULL, f(a, b) IS NULL", "SELECT (a + b) IS NULL, f(a, b) IS NULL"),
             ("SELECT a, a, a_1 FROM t", "SELECT a, a AS \"a_2\", a_1 FROM t"),
             ("SELECT a, a, b AS A_1 FROM t", "SELECT a, a AS \"a_2\", b AS A_1 FROM t"),
             ("SELECT a, a FROM t ORDER BY a_1", "SELECT a, a AS \"a_2\" FROM t ORDER BY a_1"),
