@@ -14,9 +14,10 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde_json::{Value, json};
 
-use crate::decode::{Decoded, Format, csv_names, decode_file, decode_lines, file_schema, foreign_keys, pieces};
+use crate::decode::{Decoded, Format, csv_names, decode_file, decode_lines, file_schema, foreign_keys};
 use crate::listing::{Key, Listing, key};
 use crate::partition::{self, own_columns, with_partitions};
+use crate::records::{csv_header_end, csv_start, cut, records};
 use crate::source::{BadData, BadRow, Source, SourceBatch};
 
 /// Bytes of lines that one task decodes.
@@ -69,7 +70,7 @@ pub(crate) struct Current {
     batches: VecDeque<RecordBatch>,
     /// Values of columns that are in the path of the file, by their position.
     partitions: Vec<(usize, ScalarValue)>,
-    /// The reason why no line of the file is a row of the table.
+    /// The reason why no record of the file is a row of the table.
     foreign: Option<String>,
 }
 
@@ -78,12 +79,6 @@ impl Current {
     fn is_exhausted(&self) -> bool {
         self.lines.is_empty() && self.batches.is_empty()
     }
-}
-
-/// Returns the bytes of the first line of `text` with its end: `\n`, `\r` or both.
-fn first_line_bytes(text: &[u8]) -> usize {
-    let end = text.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
-    end.map_or(text.len(), |at| at + if text[at..].starts_with(b"\r\n") { 2 } else { 1 })
 }
 
 impl FileSource {
@@ -220,10 +215,14 @@ impl FileSource {
         let mut start = 0;
         if let Format::Csv { header, delimiter } = self.format {
             if header {
-                current.names = csv_names(&bytes, delimiter)?;
+                start = csv_header_end(&bytes, delimiter).map_err(|reason| {
+                    let error = QueryError::data(format!("the header is not readable: {reason}; correct the file"));
+                    error.at(format!("{}{}", self.root, current.key.1))
+                })?;
+                current.names = csv_names(&bytes[..start], delimiter);
                 self.check_names(&current.key.1, &current.names, &own)?;
-                start = first_line_bytes(&bytes);
             } else {
+                start = csv_start(&bytes);
                 current.names = own.fields().iter().map(|field| field.name().clone()).collect();
             }
         }
@@ -270,20 +269,21 @@ impl FileSource {
             return Ok(None);
         }
         let wanted = rows.saturating_mul(ROW_BYTES).clamp(1, 256 << 20);
-        let piece = pieces(&current.lines, wanted).swap_remove(0);
-        let taken = piece.len();
         if let Some(reason) = &current.foreign {
-            let lines = piece.split(|&byte| byte == b'\n').filter(|line| !line.iter().all(u8::is_ascii_whitespace));
-            let bad =
-                lines.map(|line| BadRow { text: String::from_utf8_lossy(line).into_owned(), reason: reason.clone() });
-            let decoded = Decoded { batches: Vec::new(), bad: bad.collect() };
+            let taken = cut(&self.format, &current.lines, wanted);
+            let bad = records(&self.format, &current.lines[..taken]);
+            let bad = bad.map(|record| BadRow { text: record.row(), reason: reason.clone() }).collect();
             current.lines = current.lines.slice(taken..);
             self.position = self.position.max(current.start) + taken as u64;
-            return Ok(Some(decoded));
+            return Ok(Some(Decoded { batches: Vec::new(), bad }));
         }
         let own = own_columns(&self.schema, &current.partitions);
-        let mut tasks = Vec::new();
-        for piece in pieces(&piece, PIECE_BYTES.min(wanted.div_ceil(2))) {
+        let piece_bytes = PIECE_BYTES.min(wanted.div_ceil(2));
+        let (mut tasks, mut taken) = (Vec::new(), 0);
+        while taken < wanted.min(current.lines.len()) {
+            let size = cut(&self.format, &current.lines[taken..], piece_bytes.min(wanted - taken));
+            let piece = current.lines.slice(taken..taken + size);
+            taken += size;
             let (format, schema, names) = (self.format.clone(), Arc::clone(&own), current.names.clone());
             let bad_data = self.bad_data;
             tasks.push(tokio::task::spawn_blocking(move || decode_lines(&format, &schema, &names, &piece, bad_data)));
