@@ -196,12 +196,12 @@ impl Runner {
 
     /// Returns the epoch that runs, with the positions of its rows.
     fn rows_of_epoch(&self) -> String {
-        let position = |(name, opened): (&String, &OpenSource)| {
+        let positions = |(name, opened): (&String, &OpenSource)| {
             let before = self.record.sources.get(name).and_then(|stored| stored.get("offset"));
-            let before = before.map_or_else(|| "the start".to_string(), Value::to_string);
-            format!("source {name} from {before} to {}", opened.source.offset())
+            let before = before.map_or_else(|| "the start".to_string(), position);
+            format!("source {name} from {before} to {}", position(&opened.source.offset()))
         };
-        let positions: Vec<String> = self.planned.sources.iter().map(position).collect();
+        let positions: Vec<String> = self.planned.sources.iter().map(positions).collect();
         format!("epoch {}, {}", self.record.epoch + 1, positions.join(", "))
     }
 
@@ -287,6 +287,15 @@ struct Read {
 
 fn count<'a>(batches: impl IntoIterator<Item = &'a RecordBatch>) -> u64 {
     batches.into_iter().map(|batch| batch.num_rows() as u64).sum()
+}
+
+/// Returns an offset as a text, without the files that were read before.
+fn position(offset: &Value) -> String {
+    let mut offset = offset.clone();
+    if let Value::Object(parts) = &mut offset {
+        parts.remove("read");
+    }
+    offset.to_string()
 }
 
 /// Reads the event time of a source from a record.
