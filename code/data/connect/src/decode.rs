@@ -1,25 +1,28 @@
-//! Decoding of files: lines of JSON or CSV, Parquet and Arrow.
+//! Decoding of files: records of JSON or CSV, Parquet and Arrow.
 
-use std::io::{BufRead, Cursor};
+use std::io::Cursor;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, new_null_array};
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::csv::ReaderBuilder as CsvReaderBuilder;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
 use arrow::json::ReaderBuilder as JsonReaderBuilder;
 use buzz_protocol::{QueryError, Result};
+use buzz_storage::text::{Syntax, as_texts, exact_batch, has_infinity};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
+use crate::records::{Record, records};
 use crate::source::{BadData, BadRow};
 
 /// The format of rows in files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Format {
-    /// One JSON object per line.
+    /// JSON objects, of which each begins a line.
     Json {
         /// The only column holds the line as text.
         unstructured: bool,
@@ -40,14 +43,17 @@ pub enum Format {
 }
 
 impl Format {
-    /// Returns true for formats in which a file can be divided at line ends.
+    /// Returns true for formats in which a file can be divided at the ends of records.
     pub(crate) fn has_lines(&self) -> bool {
         matches!(self, Self::Json { .. } | Self::Csv { .. } | Self::RawString)
     }
 }
 
-/// Lines of a file of which at least one must have a column of the table.
-const FOREIGN_LINES: usize = 100;
+/// Rows of a file of which at least one must have a column of the table.
+const FOREIGN_ROWS: usize = 100;
+
+/// Rows of a batch.
+const BATCH_ROWS: usize = 8192;
 
 /// Rows of a piece of a file.
 #[derive(Debug, Default)]
@@ -56,16 +62,22 @@ pub(crate) struct Decoded {
     pub(crate) bad: Vec<BadRow>,
 }
 
-/// Returns the names in the first line of a CSV file.
-pub(crate) fn csv_names(head: &[u8], delimiter: u8) -> Result<Vec<String>> {
-    let line = head.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let schema = Arc::new(Schema::empty());
+/// Returns the names in the header of a CSV file.
+pub(crate) fn csv_names(header: &[u8], delimiter: u8) -> Vec<String> {
     let format = arrow::csv::reader::Format::default().with_header(true).with_delimiter(delimiter);
-    let (schema, _) = format.infer_schema(Cursor::new(line), Some(0)).unwrap_or_else(|_| (schema.as_ref().clone(), 0));
-    Ok(schema.fields().iter().map(|field| field.name().clone()).collect())
+    let schema = format.infer_schema(Cursor::new(header), Some(0));
+    schema.map_or_else(|_| Vec::new(), |(schema, _)| schema.fields().iter().map(|field| field.name().clone()).collect())
 }
 
-/// Decodes whole lines. `names` are the columns of a CSV file.
+/// Rows of a file, and how they are decoded.
+struct Rows<'a> {
+    format: &'a Format,
+    schema: &'a SchemaRef,
+    /// The columns of a CSV file.
+    names: &'a [String],
+}
+
+/// Decodes whole records. `names` are the columns of a CSV file.
 pub(crate) fn decode_lines(
     format: &Format,
     schema: &SchemaRef,
@@ -73,55 +85,93 @@ pub(crate) fn decode_lines(
     lines: &[u8],
     bad_data: BadData,
 ) -> Result<Decoded> {
-    // Arrow's decoder would read 3.9 as 3 in an integer column.
-    let decode = |lines: &[u8]| {
-        if *format == (Format::Json { unstructured: false }) && may_have_fractions(lines) {
-            check_integers(schema, lines)?;
+    let rows = Rows { format, schema, names };
+    // Only quotes make a fault that the decoder does not find.
+    let is_quoted = matches!(format, Format::Csv { .. }) && lines.contains(&b'"');
+    let is_faulty = is_quoted && records(format, lines).any(|record| record.fault.is_some());
+    if !is_faulty && let Ok(batches) = rows.decode(lines) {
+        return Ok(Decoded { batches, bad: Vec::new() });
+    }
+    // The decoder names no record, so the bad ones are searched.
+    let mut decoded = Decoded::default();
+    rows.sift(&records(format, lines).collect::<Vec<_>>(), &mut decoded);
+    match decoded.bad.first() {
+        Some(BadRow { text, reason }) if bad_data == BadData::Fail => {
+            let text: String = text.chars().take(200).collect();
+            Err(QueryError::data(format!(
+                "row `{text}` cannot be decoded: {reason}; repair it, or set bad_data = 'drop'"
+            )))
         }
-        decode_all(format, schema, names, lines)
-    };
-    match decode(lines) {
-        Ok(batches) => Ok(Decoded { batches, bad: Vec::new() }),
-        Err(error) => {
-            // The decoder names no line, so each line is decoded alone.
-            let mut decoded = Decoded::default();
-            let mut good: Vec<u8> = Vec::with_capacity(lines.len());
-            for line in lines.split(|&byte| byte == b'\n') {
-                if line.iter().all(u8::is_ascii_whitespace) {
-                    continue;
-                }
-                match decode(line) {
-                    Ok(_) => {
-                        good.extend_from_slice(line);
-                        good.push(b'\n');
+        _ => Ok(decoded),
+    }
+}
+
+impl Rows<'_> {
+    /// Decodes the good ones of `records` and notes the reasons of the others.
+    fn sift(&self, records: &[Record<'_>], decoded: &mut Decoded) {
+        let record = match records {
+            [] => return,
+            [record] => record,
+            _ => {
+                let apart = records.iter().any(|record| record.fault.is_some() || record.alone);
+                let whole = || {
+                    let mut text = Vec::with_capacity(records.iter().map(|record| record.text.len() + 1).sum());
+                    for record in records {
+                        text.extend_from_slice(record.text);
+                        if !record.text.ends_with(b"\n") {
+                            text.push(b'\n');
+                        }
                     }
-                    Err(error) => decoded
-                        .bad
-                        .push(BadRow { text: String::from_utf8_lossy(line).into_owned(), reason: error.to_string() }),
+                    text
+                };
+                if !apart && let Ok(batches) = self.decode(&whole()) {
+                    decoded.batches.extend(batches);
+                    return;
                 }
+                let (first, second) = records.split_at(records.len() / 2);
+                self.sift(first, decoded);
+                self.sift(second, decoded);
+                return;
             }
-            if decoded.bad.is_empty() {
-                return Err(error);
+        };
+        let batches = match record.fault {
+            Some(fault) => Err(fault.to_string()),
+            None => self.decode(record.text).map_err(|error| {
+                number_as_time(self.format, self.schema, record.text).unwrap_or_else(|| error.to_string())
+            }),
+        };
+        match batches {
+            Ok(batches) => decoded.batches.extend(batches),
+            Err(reason) => decoded.bad.push(BadRow { text: record.row(), reason }),
+        }
+    }
+
+    fn decode(&self, lines: &[u8]) -> Result<Vec<RecordBatch>> {
+        match self.format {
+            Format::Json { unstructured: true } | Format::RawString => {
+                let texts: Vec<&str> = lines
+                    .split(|&byte| byte == b'\n')
+                    .filter(|line| !line.is_empty())
+                    .map(std::str::from_utf8)
+                    .collect::<Result<_, _>>()
+                    .map_err(|error| QueryError::data(format!("a line is not UTF-8: {error}")))?;
+                let column: ArrayRef = Arc::new(StringArray::from(texts));
+                let column = cast(&column, self.schema.field(0).data_type())?;
+                Ok(vec![RecordBatch::try_new(Arc::clone(self.schema), vec![column])?])
             }
-            if bad_data == BadData::Fail {
-                let BadRow { text, reason } = &decoded.bad[0];
-                let text: String = text.chars().take(200).collect();
-                return Err(QueryError::data(format!(
-                    "row `{text}` cannot be decoded: {reason}; repair it, or set bad_data = 'drop'"
-                )));
-            }
-            decoded.batches = decode_all(format, schema, names, &good)?;
-            Ok(decoded)
+            Format::Json { unstructured: false } => decode_json(self.schema, lines),
+            Format::Csv { delimiter, .. } => decode_csv(self.schema, self.names, *delimiter, lines),
+            Format::Parquet | Format::Arrow => Err(QueryError::internal("a binary format has no lines")),
         }
     }
 }
 
 /// Returns the keys of the first rows of a JSON file if none of these rows has a column of `own`: every value would be
-/// null. Lines that are no objects are left to the decoder.
+/// null. Records that are no objects are left to the decoder.
 pub(crate) fn foreign_keys(own: &Schema, bytes: &[u8]) -> Option<String> {
     let mut keys: Vec<String> = Vec::new();
-    for line in bytes.split(|&byte| byte == b'\n').take(FOREIGN_LINES) {
-        let Ok(Value::Object(row)) = serde_json::from_slice(line) else { continue };
+    for record in records(&Format::Json { unstructured: false }, bytes).take(FOREIGN_ROWS) {
+        let Ok(Value::Object(row)) = serde_json::from_slice(record.text) else { continue };
         if own.fields().is_empty() || row.keys().any(|key| own.field_with_name(key).is_ok()) {
             return None;
         }
@@ -131,93 +181,147 @@ pub(crate) fn foreign_keys(own: &Schema, bytes: &[u8]) -> Option<String> {
     (!known.is_empty()).then(|| known.join(", "))
 }
 
-/// Returns true if a number with a fraction may stand outside of a text. Times such as `"12:30:00.5"` do not count.
+/// Returns true if a number with a fraction or an exponent may stand outside of a text. Times such as `"12:30:00.5"` do
+/// not count.
 fn may_have_fractions(lines: &[u8]) -> bool {
     let mut from = 0;
-    while let Some(at) = lines[from..].iter().position(|&byte| byte == b'.') {
-        let point = from + at;
-        from = point + 1;
-        let digits = lines[..point].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
-        let is_digit = |at: usize| lines.get(at).is_some_and(u8::is_ascii_digit);
-        if digits == 0 || !is_digit(point + 1) {
+    while let Some(at) = lines[from..].iter().position(|byte| matches!(byte, b'.' | b'e' | b'E')) {
+        let mark = from + at;
+        from = mark + 1;
+        let digits = lines[..mark].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+        let goes_on = match lines.get(mark + 1) {
+            Some(b'+' | b'-') => lines[mark] != b'.',
+            next => next.is_some_and(u8::is_ascii_digit),
+        };
+        if digits == 0 || !goes_on {
             continue;
         }
-        let before = &lines[..point - digits];
-        let before = before.strip_suffix(b"-").unwrap_or(before);
-        match before {
-            [.., b'"' | b' ', b':'] | [.., b' ' | b'[' | b',' | b'\t'] => return true,
+        let before = &lines[..mark - digits];
+        match before.strip_suffix(b"-").unwrap_or(before) {
+            // The minutes of a time: a key ends with a quote.
+            [.., before, b':'] if before.is_ascii_digit() => {}
+            [.., b':' | b' ' | b'[' | b',' | b'\t' | b'\n' | b'\r'] => return true,
             _ => {}
         }
     }
     false
 }
 
-/// Fails if a line has a number with a fraction where `schema` has an integer.
-fn check_integers(schema: &SchemaRef, lines: &[u8]) -> Result<()> {
-    for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.iter().all(u8::is_ascii_whitespace)) {
-        let row: Value = serde_json::from_slice(line).map_err(|error| QueryError::data(error.to_string()))?;
-        for field in schema.fields() {
-            if row.get(field.name()).is_some_and(|value| has_fraction(value, field.data_type())) {
-                return Err(QueryError::data(format!(
-                    "column `{}` is {}, but the value is {}",
-                    field.name(),
-                    field.data_type(),
-                    row[field.name()]
-                )));
-            }
-        }
-    }
-    Ok(())
+fn is_time(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Timestamp(..))
 }
 
-fn has_fraction(value: &Value, data_type: &DataType) -> bool {
-    match (value, data_type) {
-        (Value::Number(number), integer) if integer.is_integer() => {
-            number.as_f64().is_some_and(|number| number.fract() != 0.0)
-        }
-        (Value::Object(object), DataType::Struct(fields)) => fields
-            .iter()
-            .any(|field| object.get(field.name()).is_some_and(|value| has_fraction(value, field.data_type()))),
-        (Value::Array(values), DataType::List(item) | DataType::LargeList(item)) => {
-            values.iter().any(|value| has_fraction(value, item.data_type()))
-        }
-        _ => false,
-    }
+fn is_whole_or_decimal(data_type: &DataType) -> bool {
+    data_type.is_integer() || data_type.is_decimal()
 }
 
-fn decode_all(format: &Format, schema: &SchemaRef, names: &[String], lines: &[u8]) -> Result<Vec<RecordBatch>> {
-    match format {
-        Format::Json { unstructured: true } | Format::RawString => {
-            let texts: Vec<&str> = lines
-                .split(|&byte| byte == b'\n')
-                .filter(|line| !line.is_empty())
-                .map(std::str::from_utf8)
-                .collect::<Result<_, _>>()
-                .map_err(|error| QueryError::data(format!("a line is not UTF-8: {error}")))?;
-            let column: ArrayRef = Arc::new(StringArray::from(texts));
-            let column = cast(&column, schema.field(0).data_type())?;
-            Ok(vec![RecordBatch::try_new(Arc::clone(schema), vec![column])?])
-        }
-        Format::Json { unstructured: false } => {
-            let reader = JsonReaderBuilder::new(Arc::clone(schema)).with_batch_size(8192).build(Cursor::new(lines))?;
-            Ok(reader.collect::<Result<_, _>>()?)
-        }
-        Format::Csv { delimiter, .. } => {
-            // Columns are found by name; those that the table does not have are read as texts.
-            let fields: Vec<Field> = names
+fn is_float_or_decimal(data_type: &DataType) -> bool {
+    data_type.is_floating() || data_type.is_decimal()
+}
+
+/// Returns the reason why a JSON record is bad if a number stands where `schema` has a timestamp.
+fn number_as_time(format: &Format, schema: &Schema, record: &[u8]) -> Option<String> {
+    fn holds_number(value: &Value, data_type: &DataType) -> bool {
+        match (value, data_type) {
+            (Value::Number(_), DataType::Timestamp(..)) => true,
+            (Value::Object(object), DataType::Struct(fields)) => fields
                 .iter()
-                .map(|name| match schema.field_with_name(name) {
-                    Ok(field) => field.clone().with_nullable(true),
-                    Err(_) => Field::new(name, DataType::Utf8, true),
-                })
-                .collect();
-            let file = Arc::new(Schema::new(fields));
-            let reader = CsvReaderBuilder::new(file).with_delimiter(*delimiter).with_batch_size(8192);
-            let reader = reader.build(Cursor::new(lines))?;
-            reader.map(|batch| as_schema(&batch?, schema)).collect()
+                .any(|field| object.get(field.name()).is_some_and(|value| holds_number(value, field.data_type()))),
+            (Value::Array(values), DataType::List(item) | DataType::LargeList(item)) => {
+                values.iter().any(|value| holds_number(value, item.data_type()))
+            }
+            _ => false,
         }
-        Format::Parquet | Format::Arrow => Err(QueryError::internal("a binary format has no lines")),
     }
+    if *format != (Format::Json { unstructured: false }) {
+        return None;
+    }
+    let row: Value = serde_json::from_slice(record).ok()?;
+    let holds =
+        |value: Option<&Value>, field: &Field| value.is_some_and(|value| holds_number(value, field.data_type()));
+    let field = schema.fields().iter().find(|field| holds(row.get(field.name()), field))?;
+    let name = field.name();
+    Some(format!(
+        "column `{name}` has a timestamp, but the value is a number, {}, whose unit is not known; declare the number as \
+         BIGINT and compute the time, as in `at TIMESTAMP AS to_timestamp_millis({name})`",
+        row[name.as_str()]
+    ))
+}
+
+/// Decodes JSON objects. Arrow's decoder cuts the fractions of numbers in columns of integers and decimals, takes a number
+/// that is too large for infinity, and takes a number in a column of timestamps for nanoseconds. So timestamps are decoded
+/// as texts, and columns with doubtful numbers are decoded a second time.
+fn decode_json(schema: &SchemaRef, lines: &[u8]) -> Result<Vec<RecordBatch>> {
+    let reader = JsonReaderBuilder::new(as_texts(schema, is_time)).with_batch_size(BATCH_ROWS);
+    let read = reader.build(Cursor::new(lines))?.collect::<Result<Vec<RecordBatch>, ArrowError>>()?;
+    let has_integers = as_texts(schema, DataType::is_integer) != *schema;
+    let is_exact: fn(&DataType) -> bool = match (read.iter().any(has_infinity), has_integers) {
+        (true, _) => DataType::is_numeric,
+        (false, true) if may_have_fractions(lines) => is_whole_or_decimal,
+        _ => DataType::is_decimal,
+    };
+    let mut batches = read.iter().map(|batch| with_times(batch, schema)).collect::<Result<Vec<RecordBatch>>>()?;
+    let texts = as_texts(schema, is_exact);
+    let exact: Vec<usize> = (0..schema.fields().len()).filter(|&at| texts.field(at) != schema.field(at)).collect();
+    if exact.is_empty() {
+        return Ok(batches);
+    }
+    let wanted: SchemaRef = Arc::new(schema.project(&exact)?);
+    let again = JsonReaderBuilder::new(Arc::new(texts.project(&exact)?)).with_batch_size(BATCH_ROWS);
+    let again = again.with_coerce_primitive(true).build(Cursor::new(lines))?;
+    for (batch, texts) in batches.iter_mut().zip(again) {
+        let numbers = exact_batch(&texts?, &wanted, Syntax::Json).map_err(inexact)?;
+        let mut columns = batch.columns().to_vec();
+        for (&at, column) in exact.iter().zip(numbers.columns()) {
+            columns[at] = Arc::clone(column);
+        }
+        *batch = RecordBatch::try_new(Arc::clone(schema), columns)?;
+    }
+    Ok(batches)
+}
+
+/// Casts the columns of `batch` that have texts instead of timestamps.
+fn with_times(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    let mut columns = Vec::with_capacity(schema.fields().len());
+    for (column, field) in batch.columns().iter().zip(schema.fields()) {
+        columns.push(if column.data_type() == field.data_type() {
+            Arc::clone(column)
+        } else {
+            cast_with_options(column, field.data_type(), &strict)
+                .map_err(|error| QueryError::data(format!("column `{}`: {error}", field.name())))?
+        });
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+}
+
+fn inexact(error: ArrowError) -> QueryError {
+    match error {
+        ArrowError::ParseError(text) => QueryError::data(text),
+        error => error.into(),
+    }
+}
+
+/// Decodes records of CSV. Columns are found by name; those that the table does not have are read as texts. Arrow's decoder
+/// cuts the digits that a decimal cannot hold, and takes a number that is too large for infinity, so such columns are
+/// decoded as texts.
+fn decode_csv(schema: &SchemaRef, names: &[String], delimiter: u8, lines: &[u8]) -> Result<Vec<RecordBatch>> {
+    let field = |name: &String| match schema.field_with_name(name) {
+        Ok(field) => field.clone().with_nullable(true),
+        Err(_) => Field::new(name, DataType::Utf8, true),
+    };
+    let file: SchemaRef = Arc::new(Schema::new(names.iter().map(field).collect::<Vec<_>>()));
+    let read = |is_exact: fn(&DataType) -> bool| -> Result<Vec<RecordBatch>> {
+        let reader = CsvReaderBuilder::new(as_texts(&file, is_exact)).with_delimiter(delimiter);
+        let reader = reader.with_batch_size(BATCH_ROWS).build(Cursor::new(lines))?;
+        reader.map(|batch| exact_batch(&batch?, &file, Syntax::Csv).map_err(inexact)).collect()
+    };
+    let mut batches = read(DataType::is_decimal)?;
+    if batches.iter().any(has_infinity) {
+        batches = read(is_float_or_decimal)?;
+    }
+    batches.iter().map(|batch| as_schema(batch, schema)).collect()
 }
 
 /// Decodes a whole file.
@@ -225,7 +329,7 @@ pub(crate) fn decode_file(format: &Format, schema: &SchemaRef, bytes: Bytes) -> 
     let batches: Vec<RecordBatch> = match format {
         Format::Parquet => {
             let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(parquet_error)?;
-            builder.with_batch_size(8192).build().map_err(parquet_error)?.collect::<Result<_, _>>()?
+            builder.with_batch_size(BATCH_ROWS).build().map_err(parquet_error)?.collect::<Result<_, _>>()?
         }
         Format::Arrow if bytes.starts_with(b"ARROW1") => {
             FileReader::try_new(Cursor::new(bytes), None)?.collect::<Result<_, _>>()?
@@ -296,68 +400,119 @@ fn as_schema(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
 }
 
-/// Divides whole lines into pieces of about `size` bytes.
-pub(crate) fn pieces(bytes: &Bytes, size: usize) -> Vec<Bytes> {
-    let mut pieces = Vec::new();
-    let mut from = 0;
-    while from < bytes.len() {
-        let wanted = (from + size).min(bytes.len());
-        let rest = Cursor::new(&bytes[wanted..]);
-        let line = if wanted < bytes.len() { rest.skip_line() } else { 0 };
-        let until = wanted + line;
-        pieces.push(bytes.slice(from..until));
-        from = until;
-    }
-    pieces
-}
-
-trait SkipLine {
-    /// Returns the number of bytes up to the end of the line.
-    fn skip_line(self) -> usize;
-}
-
-impl<R: BufRead> SkipLine for R {
-    fn skip_line(mut self) -> usize {
-        let mut line = Vec::new();
-        // Reading from memory does not fail.
-        self.read_until(b'\n', &mut line).unwrap_or_default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use arrow::array::AsArray;
+    use arrow::datatypes::{Decimal128Type, Int64Type, TimeUnit, TimestampNanosecondType};
+
     use super::*;
 
-    fn decoded(lines: &str, bad_data: BadData) -> Result<Decoded> {
-        let schema = Arc::new(Schema::new(vec![
+    const JSON: Format = Format::Json { unstructured: false };
+    const CSV: Format = Format::Csv { header: true, delimiter: b',' };
+
+    fn schema() -> SchemaRef {
+        Arc::new(Schema::new(vec![
             Field::new("n", DataType::Int64, true),
             Field::new("f", DataType::Float64, true),
             Field::new("t", DataType::Utf8, true),
-        ]));
-        decode_lines(&Format::Json { unstructured: false }, &schema, &[], lines.as_bytes(), bad_data)
+            Field::new("d", DataType::Decimal128(6, 1), true),
+            Field::new("at", DataType::Timestamp(TimeUnit::Nanosecond, None), true),
+        ]))
+    }
+
+    fn decoded(lines: &str, bad_data: BadData) -> Result<Decoded> {
+        decode_lines(&JSON, &schema(), &[], lines.as_bytes(), bad_data)
+    }
+
+    fn csv(names: &[&str], lines: &str) -> Decoded {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        decode_lines(&CSV, &schema(), &names, lines.as_bytes(), BadData::Drop).expect("bad rows are dropped")
+    }
+
+    fn integers(decoded: &Decoded) -> Vec<Option<i64>> {
+        let columns = decoded.batches.iter().map(|batch| batch.column(0).as_primitive::<Int64Type>().iter());
+        columns.flatten().collect()
+    }
+
+    fn texts(decoded: &Decoded) -> Vec<&str> {
+        decoded.batches.iter().flat_map(|batch| batch.column(2).as_string::<i32>().iter().flatten()).collect()
+    }
+
+    fn bad(decoded: &Decoded) -> Vec<&str> {
+        decoded.bad.iter().map(|row| row.text.as_str()).collect()
     }
 
     #[test]
-    fn fraction_in_an_integer_column_is_a_bad_row() {
-        let lines = "{\"n\":1,\"f\":1.5}\n{\"n\":3.9}\n{\"n\":2}\n";
+    fn number_that_is_not_whole_is_bad_in_an_integer_column() {
+        let lines = "{\"n\":1,\"f\":1.5}\n{\"n\":3.9}\n{\"n\":39e-1}\n{\"n\":-7E-1}\n{\"n\":2}\n{\"n\": 30e-1}\n{\"n\":1e2}\n\
+                     {\"n\":9007199254740993.0}\n";
         let good = decoded(lines, BadData::Drop).expect("bad rows are dropped");
-        assert_eq!(good.batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 2);
-        assert!(good.bad[0].reason.contains("column `n` is Int64, but the value is 3.9"), "{:?}", good.bad);
+        assert_eq!(integers(&good), [1, 2, 3, 100, 9_007_199_254_740_993].map(Some));
+        assert_eq!(bad(&good), ["{\"n\":3.9}", "{\"n\":39e-1}", "{\"n\":-7E-1}"]);
+        assert!(good.bad[0].reason.contains("column `n`: `3.9` is not Int64"), "{:?}", good.bad);
         assert!(decoded(lines, BadData::Fail).expect_err("bad rows fail").message.contains("3.9"));
+        let good = csv(&["n"], "1\n3.9\n39e-1\n2\n");
+        assert_eq!((integers(&good), bad(&good)), (vec![Some(1), Some(2)], vec!["3.9", "39e-1"]));
+    }
+
+    #[test]
+    fn decimal_that_its_type_cannot_hold_is_bad() {
+        let decimals = |decoded: &Decoded| -> Vec<Option<i128>> {
+            let columns = decoded.batches.iter().map(|batch| batch.column(3).as_primitive::<Decimal128Type>().iter());
+            columns.flatten().collect()
+        };
+        let good = decoded("{\"d\":0.1}\n{\"d\":0.16}\n{\"d\":\"0.20\"}\n{\"d\":null}\n", BadData::Drop);
+        let good = good.expect("bad rows are dropped");
+        assert_eq!((decimals(&good), bad(&good)), (vec![Some(1), Some(2), None], vec!["{\"d\":0.16}"]));
+        let good = csv(&["d", "n"], "0.1,1\n0.16,2\n0.20,3\n,4\n");
+        assert_eq!((decimals(&good), bad(&good)), (vec![Some(1), Some(2), None], vec!["0.16,2"]));
+    }
+
+    #[test]
+    fn number_that_is_too_large_is_bad_only_in_a_column() {
+        let lines = "{\"n\":1,\"other\":1e400,\"f\":1.5}\n{\"n\":2,\"f\":1e400}\n";
+        let good = decoded(lines, BadData::Drop).expect("bad rows are dropped");
+        assert_eq!((integers(&good), bad(&good)), (vec![Some(1)], vec!["{\"n\":2,\"f\":1e400}"]));
+        let good = csv(&["n", "f", "other"], "1,1.5,1e400\n2,1e400,1\n");
+        assert_eq!((integers(&good), bad(&good)), (vec![Some(1)], vec!["2,1e400,1"]));
+    }
+
+    #[test]
+    fn number_is_no_timestamp() {
+        let lines =
+            "{\"n\":1,\"at\":\"2024-01-01T00:00:00Z\"}\n{\"n\":2,\"at\":1704067200000}\n{\"n\":3,\"at\":null}\n";
+        let good = decoded(lines, BadData::Drop).expect("bad rows are dropped");
+        assert_eq!(integers(&good), [Some(1), Some(3)]);
+        let times = good.batches[0].column(4).as_primitive::<TimestampNanosecondType>();
+        assert_eq!(times.value(0), 1_704_067_200_000_000_000);
+        assert!(good.bad[0].reason.contains("AS to_timestamp_millis(at)"), "{:?}", good.bad);
+    }
+
+    #[test]
+    fn csv_row_with_line_breaks_stays_one_row() {
+        let good = csv(&["n", "t"], "1,\"a\nb\"\n2,\"c\nd\"\nx,bad\n3,plain\n4,\"never\n5,e\n");
+        assert_eq!(integers(&good), [1, 2, 3, 5].map(Some));
+        assert_eq!(texts(&good), ["a\nb", "c\nd", "plain", "e"]);
+        assert_eq!(bad(&good), ["x,bad", "4,\"never"]);
+        assert!(good.bad[1].reason.contains("is never closed"), "{:?}", good.bad);
+    }
+
+    #[test]
+    fn json_object_of_several_lines_is_one_row() {
+        let lines =
+            "{\n  \"n\": 1,\n  \"f\": 1.5\n}\n{\n  \"n\": 2.5\n}\n{\"n\": 3} {\"n\": 4}\n{\"n\": 5,\n{\"n\": 6}\n";
+        let good = decoded(lines, BadData::Drop).expect("bad rows are dropped");
+        assert_eq!(integers(&good), [1, 3, 4, 6].map(Some));
+        assert_eq!(bad(&good), ["{\n  \"n\": 2.5\n}", "{\"n\": 5,"]);
     }
 
     #[test]
     fn times_are_not_taken_for_fractions() {
-        assert!(!may_have_fractions(b"{\"t\":\"2024-01-01T12:30:00.5\",\"n\":1}"));
-        for line in ["{\"n\":1.5}", "{\"n\": -1.5}", "{\"n\":[1, 2.5]}", "{\"n\":[0.1]}"] {
+        assert!(!may_have_fractions(b"{\"t\":\"2024-01-01T12:30:00.5\",\"n\":1,\"u\":\"7e5\"}"));
+        for line in
+            ["{\"n\":1.5}", "{\"n\": -1.5}", "{\"n\":[1, 2.5]}", "{\"n\":[0.1]}", "{\"n\"\t:39e-1}", "{\"n\":\n1E2}"]
+        {
             assert!(may_have_fractions(line.as_bytes()), "{line}");
         }
-    }
-
-    #[test]
-    fn pieces_end_with_lines() {
-        let bytes = Bytes::from_static(b"aaa\nbb\nc\ndddddd");
-        let pieces: Vec<Bytes> = pieces(&bytes, 2);
-        assert_eq!(pieces, ["aaa\n", "bb\n", "c\ndddddd"]);
     }
 }

@@ -14,9 +14,10 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde_json::{Value, json};
 
-use crate::decode::{Decoded, Format, csv_names, decode_file, decode_lines, file_schema, foreign_keys, pieces};
+use crate::decode::{Decoded, Format, csv_names, decode_file, decode_lines, file_schema, foreign_keys};
 use crate::listing::{Key, Listing, key};
 use crate::partition::{self, own_columns, with_partitions};
+use crate::records::{csv_header_end, csv_start, cut, records};
 use crate::source::{BadData, BadRow, Source, SourceBatch};
 
 /// Bytes of lines that one task decodes.
@@ -25,10 +26,7 @@ const PIECE_BYTES: usize = 1 << 20;
 /// Average bytes of a row, from which the number of rows of a read is estimated.
 const ROW_BYTES: usize = 128;
 
-/// A file of a followed folder is read when it has not changed for this time.
-const SETTLE_MS: i64 = 500;
-
-/// Reads files in the order of their last change, then of their names.
+/// Reads files that were not read yet, in the order of their last change, then of their names.
 #[derive(Debug)]
 pub struct FileSource {
     /// The store of the files.
@@ -60,6 +58,8 @@ pub struct FileSource {
 #[derive(Debug)]
 pub(crate) struct Current {
     key: Key,
+    /// The size of the file in bytes when it was listed.
+    size: u64,
     /// Bytes before the first row.
     start: u64,
     /// The rest of the lines.
@@ -69,7 +69,7 @@ pub(crate) struct Current {
     batches: VecDeque<RecordBatch>,
     /// Values of columns that are in the path of the file, by their position.
     partitions: Vec<(usize, ScalarValue)>,
-    /// The reason why no line of the file is a row of the table.
+    /// The reason why no record of the file is a row of the table.
     foreign: Option<String>,
 }
 
@@ -78,12 +78,6 @@ impl Current {
     fn is_exhausted(&self) -> bool {
         self.lines.is_empty() && self.batches.is_empty()
     }
-}
-
-/// Returns the bytes of the first line of `text` with its end: `\n`, `\r` or both.
-fn first_line_bytes(text: &[u8]) -> usize {
-    let end = text.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
-    end.map_or(text.len(), |at| at + if text[at..].starts_with(b"\r\n") { 2 } else { 1 })
 }
 
 impl FileSource {
@@ -117,7 +111,7 @@ impl FileSource {
             (Some(time), Some(file)) => Some((time, file.to_string())),
             _ => None,
         };
-        Ok(())
+        self.listing.resume(offset, self.last.as_ref(), self.position > 0).ok_or_else(broken)
     }
 
     async fn listed(&self) -> Result<Vec<ObjectMeta>> {
@@ -149,46 +143,47 @@ impl FileSource {
 
     /// Opens the next file. Returns false if there is none.
     async fn open_next(&mut self, now: i64, notes: &mut Vec<String>) -> Result<bool> {
-        let partly = self.position > 0;
         if self.queue.is_empty() {
-            let mut listed = self.listed().await?;
+            let listed = self.listed().await?;
             if listed.is_empty() && self.last.is_none() && self.follow {
                 notes.push(self.waiting());
             }
-            notes.extend(self.listing.check(&listed, self.last.as_ref(), partly, &self.root)?);
-            let settled = now / 1_000_000 - SETTLE_MS;
-            listed.retain(|file| {
-                let key = key(file);
-                let next = match &self.last {
-                    None => true,
-                    // A file that was read in part is opened again.
-                    Some(last) if partly => key >= *last,
-                    Some(last) => key > *last,
-                };
-                next && (!self.follow || key.0 <= settled)
-            });
-            self.queue = listed.into();
+            let now_ms = now / 1_000_000;
+            let (mut unread, told) = self.listing.unread(&listed, now_ms, &self.root)?;
+            notes.extend(told);
+            unread.retain(|file| !self.follow || self.listing.is_settled(file, now_ms));
+            self.queue = unread.into();
+            if self.position > 0 {
+                self.reopen(&listed)?;
+            }
         }
-        if partly && self.queue.front().map(key) != self.last {
-            let file = self.last.as_ref().map(|last| last.1.clone()).unwrap_or_default();
+        let Some(file) = self.queue.pop_front() else { return Ok(false) };
+        let bytes = self.store.get(&file.location).await?.bytes().await?;
+        self.current = Some(self.opened(key(&file), file.size, bytes)?);
+        Ok(true)
+    }
+
+    /// Puts the file that was read in part before the others.
+    fn reopen(&mut self, listed: &[ObjectMeta]) -> Result<()> {
+        let Some(file) = listed.iter().find(|file| Some(key(file)) == self.last) else {
+            let file = self.last.as_ref().map(|last| last.1.as_str()).unwrap_or_default();
             return Err(QueryError::data(format!(
                 "file `{}{file}` was read in part and has changed or disappeared since; restore it, or start again without \
                  --state",
                 self.root
             )));
-        }
-        let Some(file) = self.queue.pop_front() else { return Ok(false) };
-        let key = key(&file);
-        let bytes = self.store.get(&file.location).await?.bytes().await?;
-        self.current = Some(self.opened(key, bytes)?);
-        Ok(true)
+        };
+        self.queue.retain(|other| other.location != file.location);
+        self.queue.push_front(file.clone());
+        Ok(())
     }
 
-    fn opened(&self, key: Key, bytes: Bytes) -> Result<Current> {
+    fn opened(&self, key: Key, size: u64, bytes: Bytes) -> Result<Current> {
         let partitions = partition::values(&self.schema, self.folder.then_some(&self.path), &key.1)
             .map_err(|error| error.at(format!("{}{}", self.root, key.1)))?;
         let mut current = Current {
             key,
+            size,
             start: 0,
             lines: Bytes::new(),
             names: Vec::new(),
@@ -220,10 +215,14 @@ impl FileSource {
         let mut start = 0;
         if let Format::Csv { header, delimiter } = self.format {
             if header {
-                current.names = csv_names(&bytes, delimiter)?;
+                start = csv_header_end(&bytes, delimiter).map_err(|reason| {
+                    let error = QueryError::data(format!("the header is not readable: {reason}; correct the file"));
+                    error.at(format!("{}{}", self.root, current.key.1))
+                })?;
+                current.names = csv_names(&bytes[..start], delimiter);
                 self.check_names(&current.key.1, &current.names, &own)?;
-                start = first_line_bytes(&bytes);
             } else {
+                start = csv_start(&bytes);
                 current.names = own.fields().iter().map(|field| field.name().clone()).collect();
             }
         }
@@ -270,20 +269,21 @@ impl FileSource {
             return Ok(None);
         }
         let wanted = rows.saturating_mul(ROW_BYTES).clamp(1, 256 << 20);
-        let piece = pieces(&current.lines, wanted).swap_remove(0);
-        let taken = piece.len();
         if let Some(reason) = &current.foreign {
-            let lines = piece.split(|&byte| byte == b'\n').filter(|line| !line.iter().all(u8::is_ascii_whitespace));
-            let bad =
-                lines.map(|line| BadRow { text: String::from_utf8_lossy(line).into_owned(), reason: reason.clone() });
-            let decoded = Decoded { batches: Vec::new(), bad: bad.collect() };
+            let taken = cut(&self.format, &current.lines, wanted);
+            let bad = records(&self.format, &current.lines[..taken]);
+            let bad = bad.map(|record| BadRow { text: record.row(), reason: reason.clone() }).collect();
             current.lines = current.lines.slice(taken..);
             self.position = self.position.max(current.start) + taken as u64;
-            return Ok(Some(decoded));
+            return Ok(Some(Decoded { batches: Vec::new(), bad }));
         }
         let own = own_columns(&self.schema, &current.partitions);
-        let mut tasks = Vec::new();
-        for piece in pieces(&piece, PIECE_BYTES.min(wanted.div_ceil(2))) {
+        let piece_bytes = PIECE_BYTES.min(wanted.div_ceil(2));
+        let (mut tasks, mut taken) = (Vec::new(), 0);
+        while taken < wanted.min(current.lines.len()) {
+            let size = cut(&self.format, &current.lines[taken..], piece_bytes.min(wanted - taken));
+            let piece = current.lines.slice(taken..taken + size);
+            taken += size;
             let (format, schema, names) = (self.format.clone(), Arc::clone(&own), current.names.clone());
             let bad_data = self.bad_data;
             tasks.push(tokio::task::spawn_blocking(move || decode_lines(&format, &schema, &names, &piece, bad_data)));
@@ -300,6 +300,15 @@ impl FileSource {
         current.lines = current.lines.slice(taken..);
         self.position = self.position.max(current.start) + taken as u64;
         Ok(Some(decoded))
+    }
+
+    /// Notes that the current file was read to its end.
+    fn finish(&mut self) {
+        if let Some(current) = self.current.take() {
+            self.listing.finish(current.key.clone(), current.size);
+            self.last = Some(current.key);
+        }
+        self.position = 0;
     }
 }
 
@@ -355,19 +364,13 @@ impl Source for FileSource {
                     self.last = self.current.as_ref().map(|current| current.key.clone());
                     if self.current.as_ref().is_some_and(Current::is_exhausted) {
                         // The file is no longer needed; an offset within it would require it.
-                        self.current = None;
-                        self.position = 0;
+                        self.finish();
                     }
                     count += decoded.batches.iter().map(arrow::array::RecordBatch::num_rows).sum::<usize>();
                     batches.extend(decoded.batches);
                     read.bad.extend(decoded.bad);
                 }
-                None => {
-                    if let Some(current) = self.current.take() {
-                        self.last = Some(current.key);
-                    }
-                    self.position = 0;
-                }
+                None => self.finish(),
             }
         }
         read.more = count >= rows;
@@ -380,7 +383,8 @@ impl Source for FileSource {
             Some((time, file)) => (json!(time), json!(file)),
             None => (Value::Null, Value::Null),
         };
-        json!({"time": time, "file": file, "position": self.position})
+        let (floor, read) = self.listing.offset();
+        json!({"time": time, "file": file, "position": self.position, "floor": floor, "read": read})
     }
 }
 
@@ -452,5 +456,54 @@ mod tests {
         let mut again = source(&store, format);
         again.resume(&offset).expect("the offset is one of files");
         assert_eq!(rows(&again.read(10, 0).await.expect("it is readable")), 1);
+    }
+
+    #[tokio::test]
+    async fn csv_rows_with_line_breaks_are_the_same_in_any_steps() {
+        let store = Arc::new(InMemory::new());
+        let rows_of = |number: usize| format!("{number},\"first line {number}\nsecond \"\"line\"\"\n\nfourth\"\r\n");
+        put(&store, "a.csv", &format!("n,\"t\nu\"\n{}", (0..300).map(rows_of).collect::<String>())).await;
+        let format = Format::Csv { header: true, delimiter: b',' };
+        for (step, bad_data) in [(1, BadData::Fail), (7, BadData::Drop), (1_000, BadData::Fail)] {
+            let (mut offset, mut found) = (None, 0);
+            loop {
+                let mut source = source(&store, format.clone());
+                source.bad_data = bad_data;
+                if let Some(offset) = &offset {
+                    source.resume(offset).expect("the offset is one of files");
+                }
+                let read = source.read(step, 0).await.expect("each row is good");
+                assert!(read.bad.is_empty());
+                found += rows(&read);
+                offset = Some(source.offset());
+                if read.ended {
+                    break;
+                }
+            }
+            assert_eq!(found, 300, "steps of {step} rows");
+        }
+    }
+
+    #[tokio::test]
+    async fn file_with_an_older_time_is_read_after_a_restart() {
+        let store = Arc::new(InMemory::new());
+        let format = Format::Json { unstructured: false };
+        put(&store, "a.json", "{\"n\": 1}\n").await;
+        let mut first = source(&store, format.clone());
+        first.read(10, 0).await.expect("it is readable");
+        let mut offset = first.offset();
+        // The last file that was read is one of the future.
+        offset["time"] = json!(i64::MAX);
+        put(&store, "b.json", "{\"n\": 2}\n{\"n\": 3}\n").await;
+        let mut again = source(&store, format.clone());
+        again.resume(&offset).expect("the offset is one of files");
+        assert_eq!(rows(&again.read(10, 0).await.expect("it is readable")), 2);
+        put(&store, "a.json", "{\"n\": 1}\n{\"n\": 4}\n").await;
+        for _ in 0..2 {
+            let mut changed = source(&store, format.clone());
+            changed.resume(&again.offset()).expect("the offset is one of files");
+            let error = changed.read(10, 0).await.expect_err("its first row would be read again");
+            assert!(error.message.contains("in/a.json` was read and has changed since"), "{error}");
+        }
     }
 }

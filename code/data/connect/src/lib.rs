@@ -4,8 +4,9 @@
 //! rows of an epoch, repeatedly with the same result. This crate does not depend on queries.
 //!
 //! Read in this order: [`Source`] and [`Sink`] are the traits; `generated`, with the generators `nexmark` and `impulse`,
-//! `files` (in the order of `listing`) and `delta` are the sources; `decode` reads formats, `partition` the columns in paths; `sink` has the sinks; `open` makes a source or a sink of a
-//! table's options, in a [`Place`], and checks that places do not meet.
+//! `files` (in the order of `listing`) and `delta` are the sources; `records` divides texts, `decode` reads formats,
+//! `partition` the columns in paths; `sink` has the sinks; `open` makes a source or a sink of a table's options, in a
+//! [`Place`], and checks that places do not meet.
 
 mod source;
 
@@ -19,6 +20,7 @@ mod delta;
 mod files;
 mod listing;
 mod partition;
+mod records;
 
 mod sink;
 

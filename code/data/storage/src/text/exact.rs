@@ -18,7 +18,7 @@ use super::times::{day, time_of_day, timestamps};
 
 /// The way in which the texts of a file stand for values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Syntax {
+pub enum Syntax {
     /// Blanks around a value do not count, and a value of blanks is null.
     Csv,
     /// A whole number may stand for a time: the units since 1970, or since midnight.
@@ -26,7 +26,7 @@ pub(super) enum Syntax {
 }
 
 /// Returns `schema` with type text for all types, at any depth, that `is_exact` selects.
-pub(super) fn as_texts(schema: &Schema, is_exact: fn(&DataType) -> bool) -> SchemaRef {
+pub fn as_texts(schema: &Schema, is_exact: fn(&DataType) -> bool) -> SchemaRef {
     Arc::new(Schema::new(fields_as_texts(schema.fields(), is_exact)))
 }
 
@@ -50,7 +50,7 @@ fn as_text(field: &FieldRef, is_exact: fn(&DataType) -> bool) -> Field {
 ///
 /// # Errors
 /// `ParseError` if a text is not a value of its column's type.
-pub(super) fn exact_batch(batch: &RecordBatch, wanted: &SchemaRef, syntax: Syntax) -> Result<RecordBatch, ArrowError> {
+pub fn exact_batch(batch: &RecordBatch, wanted: &SchemaRef, syntax: Syntax) -> Result<RecordBatch, ArrowError> {
     let columns = batch.columns().iter().zip(wanted.fields());
     let columns = columns.map(|(column, field)| exact(column, field, syntax)).collect::<Result<_, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
@@ -173,7 +173,7 @@ fn is_infinite(text: &str) -> bool {
 }
 
 /// Returns whether a float of `batch`, at any depth, is infinite. It may stand for a number that is too large.
-pub(super) fn has_infinity(batch: &RecordBatch) -> bool {
+pub fn has_infinity(batch: &RecordBatch) -> bool {
     batch.columns().iter().any(holds_infinity)
 }
 

@@ -51,7 +51,7 @@ use object_store::ObjectStore;
 
 pub use csv::column_names;
 pub use encoding::encoding;
-pub use exact::{exact_values, float};
+pub use exact::{Syntax, as_texts, exact_batch, exact_values, float, has_infinity};
 pub use members::Members;
 pub use sample::{Sample, sample};
 pub use times::timestamp_form;

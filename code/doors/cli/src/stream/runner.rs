@@ -206,12 +206,12 @@ impl Runner {
 
     /// Returns the epoch that runs, with the positions of its rows.
     fn rows_of_epoch(&self) -> String {
-        let position = |(name, opened): (&String, &OpenSource)| {
+        let positions = |(name, opened): (&String, &OpenSource)| {
             let before = self.record.sources.get(name).and_then(|stored| stored.get("offset"));
-            let before = before.map_or_else(|| "the start".to_string(), Value::to_string);
-            format!("source {name} from {before} to {}", opened.source.offset())
+            let before = before.map_or_else(|| "the start".to_string(), position);
+            format!("source {name} from {before} to {}", position(&opened.source.offset()))
         };
-        let positions: Vec<String> = self.planned.sources.iter().map(position).collect();
+        let positions: Vec<String> = self.planned.sources.iter().map(positions).collect();
         format!("epoch {}, {}", self.record.epoch + 1, positions.join(", "))
     }
 
@@ -304,6 +304,15 @@ fn is_ahead(own: &SourceTime, slowest: i64, max_drift: i64) -> bool {
     let Some(watermark) = own.watermark.filter(|&mark| mark != END_OF_TIME) else { return false };
     let newest = own.partitions.values().copied().filter(|&mark| mark != i64::MIN).max();
     newest.unwrap_or(watermark).min(watermark).saturating_sub(slowest) > max_drift
+}
+
+/// Returns an offset as a text, without the files that were read before.
+fn position(offset: &Value) -> String {
+    let mut offset = offset.clone();
+    if let Value::Object(parts) = &mut offset {
+        parts.remove("read");
+    }
+    offset.to_string()
 }
 
 /// Reads the event time of a source from a record.

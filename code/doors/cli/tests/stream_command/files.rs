@@ -332,6 +332,79 @@ pub(crate) fn csv_sinks() -> Result {
     same("read back", &sorted(&bare), &sorted(&fs::read_to_string(folder.path("again.csv"))?))
 }
 
+/// A value of CSV may have line breaks, also where a file is divided and beside bad rows.
+pub(crate) fn csv_line_breaks() -> Result {
+    let folder = Folder::new()?;
+    let text = |number: usize| format!("{number},\"first line of a text\nsecond line of it\nthird\"\n");
+    let lines: String = (0..30_000).map(text).collect();
+    let script = |option: &str| {
+        format!(
+            "CREATE TABLE t (n BIGINT, txt TEXT) WITH (connector='single_file', path='{}', format='csv'{option});\n\
+             SELECT count(*) AS n, count(DISTINCT txt) AS texts FROM t GROUP BY tumble(interval '1000 days');",
+            folder.text("in.csv")
+        )
+    };
+    for (bad, option) in [("", ""), ("x,bad\n", ", bad_data='drop'")] {
+        folder.write("in.csv", &format!("n,txt\n{bad}{lines}"))?;
+        let path = folder.write("s.sql", &script(option))?.display().to_string();
+        let rows = succeeds(&["run", &path, "--until-end"])?;
+        if rows != "{\"n\":30000,\"texts\":1}\n" {
+            return Err(format!("{option}: {rows}").into());
+        }
+    }
+    Ok(())
+}
+
+/// Runs with one state read each file once, whatever its time, and refuse a file that has changed.
+pub(crate) fn files_over_runs() -> Result {
+    let folder = Folder::new()?;
+    fs::create_dir(folder.path("in"))?;
+    let script = format!(
+        "CREATE TABLE t (v TEXT) WITH (connector='json', path='{}');\n\
+         CREATE TABLE out WITH (connector='single_file', path='{}', type='sink');\nINSERT INTO out SELECT v FROM t;",
+        folder.text("in"),
+        folder.text("out.json")
+    );
+    let script = folder.write("s.sql", &script)?.display().to_string();
+    let state = folder.text("state");
+    let arguments = ["run", &script, "--until-end", "--state", &state];
+    let put = |name: &str, value: &str, seconds: i64| -> Result {
+        let path = folder.write(&format!("in/{name}.json"), &format!("{{\"v\":\"{value}\"}}\n"))?;
+        let time = fs::metadata(&path)?.modified()?;
+        let shift = Duration::from_secs(seconds.unsigned_abs());
+        let time = if seconds < 0 { time - shift } else { time + shift };
+        Ok(fs::File::options().write(true).open(path)?.set_modified(time)?)
+    };
+    let check = |expected: &[&str]| -> Result {
+        let expected: Vec<String> = expected.iter().map(|value| format!("{{\"v\":\"{value}\"}}")).collect();
+        same("rows", &expected, &rows(&folder.path("out.json"))?)
+    };
+    put("a", "a", 0)?;
+    put("future", "b", 3600)?;
+    succeeds(&arguments)?;
+    check(&["a", "b"])?;
+    put("older", "c", -3600)?;
+    put("new", "d", 0)?;
+    succeeds(&arguments)?;
+    check(&["a", "b", "c", "d"])?;
+    fs::create_dir(folder.path("in/done"))?;
+    fs::rename(folder.path("in/new.json"), folder.path("in/done/new.json"))?;
+    let output = buzz(&arguments)?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() || !told.contains("in/done/new.json` has the time and size of") {
+        return Err(told.into());
+    }
+    check(&["a", "b", "c", "d"])?;
+    put("a", "a and more", 1)?;
+    for _ in 0..2 {
+        let error = fails(&arguments)?;
+        if !error.contains("in/a.json` was read and has changed since") {
+            return Err(error.into());
+        }
+    }
+    check(&["a", "b", "c", "d"])
+}
+
 /// Epochs of one span of time are in the same files.
 pub(crate) fn rolled_sink() -> Result {
     let folder = Folder::new()?;

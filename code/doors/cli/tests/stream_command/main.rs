@@ -68,6 +68,8 @@ fn main() {
         Trial::test("files::missing_folder_is_named", files::missing_folder),
         Trial::test("files::json_without_known_keys_is_an_error_or_bad", files::foreign_json),
         Trial::test("files::csv_sinks_have_a_header", files::csv_sinks),
+        Trial::test("files::csv_rows_may_have_line_breaks", files::csv_line_breaks),
+        Trial::test("files::each_file_is_read_once_over_runs", files::files_over_runs),
         Trial::test("files::rolled_sink_has_files_of_several_epochs", files::rolled_sink),
         Trial::test("state::file_of_others_stays_as_it_is", state::file_of_others),
         Trial::test("sinks::rows_have_the_columns_of_the_sink", sinks::columns),
