@@ -56,7 +56,7 @@ pub fn expression(state: &SessionState, text: &str, schema: &DFSchema) -> Result
 pub async fn physical(state: &SessionState, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
     let optimized = standard::guarded(state.optimize(plan)?)?;
     let physical = state.query_planner().create_physical_plan(&optimized, state).await?;
-    standard::without_unordered_limits(physical)
+    Ok(standard::without_unordered_limits(physical)?)
 }
 
 /// Makes what computes `expression` over rows with the columns of `schema`. The rules of the session apply to it, which

@@ -3,7 +3,7 @@
 //! The planner reads `4.19` as a DOUBLE, and compares it with a decimal as DECIMAL(30, 15), in which it is
 //! 4.190000000000000391: no decimal equals it. Here it becomes the decimal that was written.
 
-use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType};
+use arrow::datatypes::DECIMAL128_MAX_PRECISION;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;

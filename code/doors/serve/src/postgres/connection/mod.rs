@@ -281,11 +281,7 @@ impl Connection {
                 self.complete(&format!("COPY {count}"))?;
             }
             Statement::Change { sql, tag } => {
-                let mut cursor = self.start(Bound { sql, params: BTreeMap::new() }, None).await?;
-                self.notices(&mut cursor)?;
-                if let Some(effect) = cursor.next_text()? {
-                    self.wire.put(&NoticeResponse::new(fields("NOTICE", &PgError::new("00000", effect))))?;
-                }
+                self.change_name(sql).await?;
                 self.complete(tag)?;
             }
             Statement::Set { name, value, tag } => {
@@ -346,6 +342,16 @@ impl Connection {
             Statement::Query(_) | Statement::Fetch { .. } | Statement::Show(_) | Statement::ShowAll => {
                 return Err(QueryError::internal("a statement with rows was run as one without").into());
             }
+        }
+        Ok(())
+    }
+
+    /// Runs a statement that creates or drops a name, and tells its effect.
+    async fn change_name(&mut self, sql: String) -> Result<(), Stop> {
+        let mut cursor = self.start(Bound { sql, params: BTreeMap::new() }, None).await?;
+        self.notices(&mut cursor)?;
+        if let Some(effect) = cursor.next_text()? {
+            self.wire.put(&NoticeResponse::new(fields("NOTICE", &PgError::new("00000", effect))))?;
         }
         Ok(())
     }
