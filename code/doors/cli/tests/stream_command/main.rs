@@ -29,7 +29,33 @@ fn main() {
     }
     let absent = data.is_none();
     let data = data.unwrap_or_default();
-    let mut trials = vec![
+    let mut trials = own_trials();
+    for name in engines::ARROYO {
+        let data = data.join("arroyo");
+        trials.push(
+            Trial::test(format!("arroyo::{name}"), move || engines::arroyo(&data, name)).with_ignored_flag(absent),
+        );
+    }
+    for (name, message) in engines::ARROYO_REFUSED {
+        let data = data.join("arroyo");
+        let test = move || engines::arroyo_refused(&data, name, message);
+        trials.push(Trial::test(format!("arroyo_refused::{name}"), test).with_ignored_flag(absent));
+    }
+    for name in engines::RISINGWAVE {
+        let data = data.join("risingwave");
+        trials.push(
+            Trial::test(format!("risingwave::{name}"), move || engines::risingwave(&data, name))
+                .with_ignored_flag(absent),
+        );
+    }
+    let data = data.join("risingwave");
+    trials.push(Trial::test("risingwave::time_window", move || engines::time_window(&data)).with_ignored_flag(absent));
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// Returns the tests that need no data of others.
+fn own_trials() -> Vec<Trial> {
+    vec![
         Trial::test("tutorial::first_query_prints_bids", tutorial::tutorial_filter),
         Trial::test("tutorial::hop_prints_a_row_every_two_seconds", tutorial::tutorial_hop),
         Trial::test("tutorial::top_5_auctions_have_ranks", tutorial::tutorial_top),
@@ -79,26 +105,5 @@ fn main() {
         Trial::test("dialect::overflow_is_an_error_as_in_batch", dialect::overflow_is_an_error),
         Trial::test("check::names_stages_and_state", tutorial::check_names_stages),
         Trial::test("check::unknown_option_is_refused", tutorial::unknown_option),
-    ];
-    for name in engines::ARROYO {
-        let data = data.join("arroyo");
-        trials.push(
-            Trial::test(format!("arroyo::{name}"), move || engines::arroyo(&data, name)).with_ignored_flag(absent),
-        );
-    }
-    for (name, message) in engines::ARROYO_REFUSED {
-        let data = data.join("arroyo");
-        let test = move || engines::arroyo_refused(&data, name, message);
-        trials.push(Trial::test(format!("arroyo_refused::{name}"), test).with_ignored_flag(absent));
-    }
-    for name in engines::RISINGWAVE {
-        let data = data.join("risingwave");
-        trials.push(
-            Trial::test(format!("risingwave::{name}"), move || engines::risingwave(&data, name))
-                .with_ignored_flag(absent),
-        );
-    }
-    let data = data.join("risingwave");
-    trials.push(Trial::test("risingwave::time_window", move || engines::time_window(&data)).with_ignored_flag(absent));
-    libtest_mimic::run(&arguments, trials).exit();
+    ]
 }

@@ -223,7 +223,7 @@ mod tests {
     fn long_chains_beside_is_distinct_from_do_not_exhaust_the_stack() {
         let long = |op: &str| vec!["x = 1"; 3000].join(op);
         for op in [" AND ", " OR "] {
-            let (long, many) = (long(op), vec!["a IS NOT DISTINCT FROM b"; 10].join(op));
+            let (long, many) = (long(op), ["a IS NOT DISTINCT FROM b"; 10].join(op));
             let expression = parsed(&format!("{many}{op}{long}"));
             assert!(matches!(expression, Expr::BinaryOp { .. }), "{op}");
             // No term is lost, and all are in order.
