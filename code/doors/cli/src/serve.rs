@@ -49,7 +49,7 @@ pub struct ServeArguments {
     #[arg(long, value_name = "N", default_value_t = 64)]
     waiting: usize,
 
-    /// Whether clients may create and drop names with SQL. A client that may can read every file and bucket that this
+    /// Let clients create and drop names with SQL, or not. A client that may can read every file and bucket that this
     /// process can [default: change on loopback addresses, otherwise read].
     #[arg(long, value_name = "POLICY", value_enum)]
     names: Option<NamesPolicy>,
@@ -79,7 +79,7 @@ pub struct ServeArguments {
     stack: StackArguments,
 }
 
-/// What clients may do with names.
+/// The rights of clients to names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum NamesPolicy {
     /// Read them.
