@@ -58,8 +58,8 @@ pub struct FileSource {
 #[derive(Debug)]
 pub(crate) struct Current {
     key: Key,
-    /// The size of the file in bytes when it was listed.
-    size: u64,
+    /// The file as it was listed.
+    file: ObjectMeta,
     /// Bytes before the first row.
     start: u64,
     /// The rest of the lines.
@@ -159,7 +159,7 @@ impl FileSource {
         }
         let Some(file) = self.queue.pop_front() else { return Ok(false) };
         let bytes = self.store.get(&file.location).await?.bytes().await?;
-        self.current = Some(self.opened(key(&file), file.size, bytes)?);
+        self.current = Some(self.opened(file, bytes)?);
         Ok(true)
     }
 
@@ -178,12 +178,13 @@ impl FileSource {
         Ok(())
     }
 
-    fn opened(&self, key: Key, size: u64, bytes: Bytes) -> Result<Current> {
+    fn opened(&self, file: ObjectMeta, bytes: Bytes) -> Result<Current> {
+        let key = key(&file);
         let partitions = partition::values(&self.schema, self.folder.then_some(&self.path), &key.1)
             .map_err(|error| error.at(format!("{}{}", self.root, key.1)))?;
         let mut current = Current {
             key,
-            size,
+            file,
             start: 0,
             lines: Bytes::new(),
             names: Vec::new(),
@@ -305,7 +306,7 @@ impl FileSource {
     /// Notes that the current file was read to its end.
     fn finish(&mut self) {
         if let Some(current) = self.current.take() {
-            self.listing.finish(current.key.clone(), current.size);
+            self.listing.finish(&current.file);
             self.last = Some(current.key);
         }
         self.position = 0;

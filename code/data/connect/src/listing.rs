@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 pub(crate) type Key = (i64, String);
 
 /// Maximum number of files that are known by name after they were read. An offset has them all.
-const READ_MAX: usize = 2_000;
+const READ_MAX: usize = 200;
 
 /// A file of a followed folder is read when it has not changed for this time.
 const SETTLE_MS: i64 = 500;
@@ -27,6 +27,22 @@ struct ReadFile {
     time: i64,
     /// Its size in bytes; `None` if the offset is of a build that did not keep it.
     size: Option<u64>,
+    /// A number made of its tag, if the store has tags.
+    tag: Option<u64>,
+}
+
+impl ReadFile {
+    fn of(file: &ObjectMeta) -> Self {
+        let (time, _) = key(file);
+        Self { time, size: Some(file.size), tag: tag(file) }
+    }
+}
+
+/// Makes a number of the tag of a file (FNV-1a). On a local disk, the tag has the inode, which a file keeps when it is renamed.
+fn tag(file: &ObjectMeta) -> Option<u64> {
+    let tag = file.e_tag.as_ref()?;
+    let next = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    Some(tag.bytes().fold(0xcbf2_9ce4_8422_2325, next))
 }
 
 /// A file of a listing.
@@ -38,12 +54,12 @@ struct Seen {
     since: i64,
 }
 
-/// Name, size and time by which a file is recognized that was renamed. Times of whole seconds are common, so they count
-/// with the last part of the name only.
-type Identity = (i64, u64, Option<String>);
+/// Time, size, tag and name by which a file is recognized that was renamed. Without tags, a file of the same time and size may
+/// be another one, so the last part of the name counts.
+type Identity = (i64, u64, Option<u64>, Option<String>);
 
-fn identity(time: i64, size: u64, name: &str) -> Identity {
-    (time, size, (time % 1_000 == 0).then(|| name.rsplit('/').next().unwrap_or(name).to_string()))
+fn identity(time: i64, size: u64, tag: Option<u64>, name: &str) -> Identity {
+    (time, size, tag, tag.is_none().then(|| name.rsplit('/').next().unwrap_or(name).to_string()))
 }
 
 /// The files of a folder.
@@ -67,13 +83,14 @@ impl Listing {
             // A build that kept only the last file has read all files before it.
             self.floor = last.cloned();
             if let Some((time, name)) = last.filter(|_| !partly) {
-                self.read.insert(name.clone(), ReadFile { time: *time, size: None });
+                self.read.insert(name.clone(), ReadFile { time: *time, size: None, tag: None });
             }
             return Some(());
         };
         for (name, file) in read.as_object()? {
             let size = file.get(1).and_then(Value::as_u64);
-            self.read.insert(name.clone(), ReadFile { time: file.get(0)?.as_i64()?, size });
+            let tag = file.get(2).and_then(Value::as_u64);
+            self.read.insert(name.clone(), ReadFile { time: file.get(0)?.as_i64()?, size, tag });
         }
         if let Some(floor) = offset.get("floor").filter(|floor| !floor.is_null()) {
             self.floor = Some((floor.get(0)?.as_i64()?, floor.get(1)?.as_str()?.to_string()));
@@ -83,14 +100,14 @@ impl Listing {
 
     /// Returns the parts `floor` and `read` of an offset.
     pub(crate) fn offset(&self) -> (Value, Value) {
-        let read = self.read.iter().map(|(name, file)| (name.clone(), json!([file.time, file.size])));
+        let read = self.read.iter().map(|(name, file)| (name.clone(), json!([file.time, file.size, file.tag])));
         let floor = self.floor.as_ref().map(|(time, name)| json!([time, name]));
         (floor.unwrap_or_default(), Value::Object(read.collect::<Map<_, _>>()))
     }
 
     /// Notes that a file was read to its end.
-    pub(crate) fn finish(&mut self, (time, name): Key, size: u64) {
-        self.read.insert(name, ReadFile { time, size: Some(size) });
+    pub(crate) fn finish(&mut self, file: &ObjectMeta) {
+        self.read.insert(file.location.to_string(), ReadFile::of(file));
         while self.read.len() > READ_MAX {
             let oldest = self.read.iter().map(|(name, file)| (file.time, name)).min();
             let Some((time, name)) = oldest.map(|(time, name)| (time, name.clone())) else { return };
@@ -159,18 +176,18 @@ impl Listing {
         let mut gone: HashMap<Identity, Vec<String>> = HashMap::new();
         for (name, read) in self.read.iter().filter(|(name, _)| !seen.contains_key(*name)) {
             if let Some(size) = read.size {
-                gone.entry(identity(read.time, size, name)).or_default().push(name.clone());
+                gone.entry(identity(read.time, size, read.tag, name)).or_default().push(name.clone());
             }
         }
         unread.retain(|file| {
             let (time, name) = key(file);
-            let Some(old) = gone.get_mut(&identity(time, file.size, &name)).and_then(Vec::pop) else { return true };
+            let Some(old) = gone.get_mut(&identity(time, file.size, tag(file), &name)).and_then(Vec::pop) else { return true };
             notes.push(format!(
                 "file `{root}{name}` has the time and size of `{root}{old}`, which was read and no longer exists, so it counts as \
                  renamed and is not read; if it has other rows, set its time to now"
             ));
             self.read.remove(&old);
-            self.read.insert(name, ReadFile { time, size: Some(file.size) });
+            self.read.insert(name, ReadFile::of(file));
             false
         });
     }
@@ -205,7 +222,7 @@ mod tests {
     fn read(listing: &mut Listing, listed: &[(&str, u64)]) -> Result<(Vec<String>, Vec<String>)> {
         let (unread, notes) = listing.unread(&files(listed), 0, "/")?;
         for file in &unread {
-            listing.finish(key(file), file.size);
+            listing.finish(file);
         }
         Ok((unread.iter().map(|file| file.location.to_string()).collect(), notes))
     }
@@ -252,9 +269,20 @@ mod tests {
         let mut listing = restarted(&listing);
         let moved = [("in/done/a2", 1001), ("in/done/b", 2000), ("in/other", 3000)];
         let (unread, notes) = read(&mut listing, &moved).expect("nothing has changed");
-        assert_eq!(unread, ["in/other"]);
-        assert!(notes.len() == 2 && notes[0].contains("`/in/done/a2` has the time and size of `/in/a`"), "{notes:?}");
+        assert_eq!(unread, ["in/done/a2", "in/other"]);
+        assert!(notes.len() == 1 && notes[0].contains("`/in/done/b` has the time and size of `/in/b`"), "{notes:?}");
         assert_eq!(read(&mut restarted(&listing), &moved).expect("nothing has changed"), (Vec::new(), Vec::new()));
+
+        // With tags, the name does not count.
+        let tagged =
+            |name: &str, tag: &str| ObjectMeta { e_tag: Some(tag.to_string()), ..files(&[(name, 1001)])[0].clone() };
+        let mut listing = Listing::default();
+        listing.unread(&[tagged("a", "1"), tagged("b", "2")], 0, "/").expect("both are new");
+        listing.finish(&tagged("a", "1"));
+        listing.finish(&tagged("b", "2"));
+        let moved = [tagged("c", "1"), tagged("d", "3")];
+        let (unread, notes) = restarted(&listing).unread(&moved, 0, "/").expect("nothing has changed");
+        assert_eq!((unread, notes.len()), (vec![tagged("d", "3")], 1));
     }
 
     #[test]

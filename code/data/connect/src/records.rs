@@ -41,11 +41,18 @@ pub(crate) struct Records<'a> {
     rest: &'a [u8],
     /// The lines may belong to a JSON object that is not complete.
     broken: bool,
+    /// Bytes that were read in vain, for JSON objects that are not complete, and the most that may be. After them, a record is
+    /// one line.
+    lost: usize,
+    lost_max: usize,
 }
+
+/// Number of times that a text may be read in vain.
+const READ_IN_VAIN_MAX: usize = 16;
 
 /// Returns the records of `text`, without blank ones.
 pub(crate) fn records<'a>(format: &'a Format, text: &'a [u8]) -> Records<'a> {
-    Records { format, rest: text, broken: false }
+    Records { format, rest: text, broken: false, lost: 0, lost_max: text.len().saturating_mul(READ_IN_VAIN_MAX) }
 }
 
 impl<'a> Iterator for Records<'a> {
@@ -90,6 +97,7 @@ impl Records<'_> {
             return (line_end(text, 0), Some(PART_OF_BROKEN), true);
         }
         self.broken = false;
+        let text = if self.lost > self.lost_max { &text[..line_end(text, 0)] } else { text };
         let mut values = serde_json::Deserializer::from_slice(text).into_iter::<&RawValue>();
         let mut complete = 0;
         while let Some(value) = values.next() {
@@ -103,6 +111,9 @@ impl Records<'_> {
             };
             let line = text[..complete].iter().filter(|&&byte| byte == b'\n').count() + 1;
             self.broken = error.line() > line;
+            if error.is_eof() {
+                self.lost += text.len();
+            }
             return (line_end(text, complete), None, true);
         }
         (text.len(), None, false)

@@ -156,16 +156,18 @@ impl Names {
             tracing::warn!(warning, "table");
         }
         let own = query.catalogs;
-        Ok(Self {
+        let names = Self {
             engine,
             base,
-            current: Mutex::new(Entries::sorted(own.clone())),
-            own,
+            current: Mutex::default(),
+            own: own.clone(),
             registry,
             read: tokio::sync::Mutex::default(),
             described: Mutex::default(),
             oids: Mutex::default(),
-        })
+        };
+        names.keep(own);
+        Ok(names)
     }
 
     /// Returns the folder of relative places.
@@ -195,10 +197,19 @@ impl Names {
             let mut entries = registry.registry.list().await?;
             entries.retain(|entry| !is_own(entry));
             entries.extend(self.own.iter().cloned());
-            *self.current.lock() = Entries::sorted(entries);
+            self.keep(entries);
             *read = Some(Instant::now());
         }
         Ok(self.last_entries())
+    }
+
+    /// Takes `entries` as the current ones. New names get the next identifiers, in their order.
+    fn keep(&self, entries: Vec<CatalogEntry>) {
+        let entries = Entries::sorted(entries);
+        for entry in entries.all() {
+            self.oid(entry);
+        }
+        *self.current.lock() = entries;
     }
 
     /// Reads the registry again when a name is needed next.

@@ -104,10 +104,9 @@ impl PipelineSpec {
 
     /// Returns true if `start` has another script than `self`, the spec of a stored version.
     pub fn has_other_script(&self, start: &PipelineSpec) -> bool {
-        match self.statements.is_empty() || start.statements.is_empty() {
-            true => self.script != start.script,
-            false => self.statements != start.statements,
-        }
+        // One text is one script, also if its statements were written down by another build.
+        self.script != start.script
+            && (self.statements.is_empty() || start.statements.is_empty() || self.statements != start.statements)
     }
 
     /// Returns what keeps `start` from reading the state of `self`, one sentence part each.

@@ -35,6 +35,9 @@ const TERMS_MAX: usize = 64;
 /// Terms of a chain of `||` that are not rebuilt: `||` is associative for texts, but `[1] || 2 || 3` is not.
 const CONCATENATED_MAX: usize = 200;
 
+/// Maximum number of open parentheses. The parser has a bound for expressions, and none for types.
+const LEVELS_MAX: usize = 1000;
+
 /// Checks the length of `sql` and of its chains. Works on words and signs, since even dropping a deep tree recurses.
 ///
 /// # Errors
@@ -60,7 +63,12 @@ pub(crate) fn check_length(sql: &str) -> Result<()> {
             )));
         }
         match token {
-            Token::LParen | Token::LBracket | Token::LBrace => levels.push(Chains::default()),
+            Token::LParen | Token::LBracket | Token::LBrace => {
+                levels.push(Chains::default());
+                if levels.len() > LEVELS_MAX {
+                    return Err(QueryError::limit(format!("the SQL nests more than {LEVELS_MAX} parentheses")));
+                }
+            }
             Token::RParen | Token::RBracket | Token::RBrace if levels.len() > 1 => {
                 levels.pop();
             }

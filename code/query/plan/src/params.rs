@@ -82,7 +82,8 @@ fn value(state: &SessionState, name: &str, param: &Param) -> Result<ScalarValue>
         Param::Null => ScalarValue::Null,
         Param::Typed { value, data_type } => {
             let data_type = parsed_type(state, data_type).map_err(|error| {
-                QueryError::invalid(format!("parameter `${name}`: type `{data_type}` is not known: {}", error.message))
+                let shown: String = data_type.chars().take(100).collect();
+                QueryError::invalid(format!("parameter `${name}`: type `{shown}` is not known: {}", error.message))
             })?;
             let typed = ScalarValue::from(value.as_str()).cast_to(&data_type);
             typed.map_err(|_| misfit(name, value, &data_type))?
@@ -90,7 +91,13 @@ fn value(state: &SessionState, name: &str, param: &Param) -> Result<ScalarValue>
     })
 }
 
+/// Maximum number of bytes of the name of a type. Deeply nested ones would exhaust the stack.
+const TYPE_BYTES_MAX: usize = 1000;
+
 fn parsed_type(state: &SessionState, text: &str) -> Result<DataType> {
+    if text.len() > TYPE_BYTES_MAX {
+        return Err(QueryError::invalid(format!("it has more than {TYPE_BYTES_MAX} bytes")));
+    }
     let mut parser = Parser::new(&GenericDialect {}).try_with_sql(text).map_err(DataFusionError::from)?;
     let data_type = parser.parse_data_type().map_err(DataFusionError::from)?;
     parser.expect_token(&Token::EOF).map_err(DataFusionError::from)?;

@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::ipc::writer::StreamWriter;
 use buzz_epoch::{Commit, EpochLog, Keep, OutputFile, Record, StateFile};
 use buzz_protocol::{QueryError, Result};
-use buzz_stream::{END_OF_TIME, EpochOutput, KEY_GROUPS, state_file};
+use buzz_stream::{EpochOutput, KEY_GROUPS, state_file};
 use bytes::Bytes;
 use serde_json::json;
 
@@ -36,16 +36,12 @@ impl Runner {
             bad: counts.bad.clone(),
             ..Default::default()
         };
-        // At the end of all sources, all windows close. A later run goes on behind them.
-        let has_ended = self.state.sources.values().all(|time| time.watermark == Some(END_OF_TIME));
-        let now = at_ms.saturating_mul(1_000_000);
-        let resumed = has_ended.then(|| self.planned.pipeline.closed_until(&self.state, now));
         for (name, opened) in &self.planned.sources {
             let time = &self.state.sources[name];
             let stored = json!({
                 "offset": opened.source.offset(),
                 "partitions": time.partitions,
-                "watermark": resumed.unwrap_or(time.watermark),
+                "watermark": time.watermark,
                 "delay": time.delay,
             });
             record.sources.insert(name.clone(), stored);

@@ -101,7 +101,8 @@ impl Runner {
                     self.state.sources.insert(name, time_of(&stored)?);
                 }
             }
-            self.planned.pipeline.set_watermarks(&mut self.state);
+            let at = self.record.at_ms.saturating_mul(1_000_000);
+            self.planned.pipeline.set_watermarks(&mut self.state, at);
             if !self.load_state(&log).await? {
                 continue;
             }

@@ -298,6 +298,7 @@ async fn parameters_have_any_type() {
         (typed("tomorrow", "DATE"), "parameter `$p` is `tomorrow`, which is not DATE"),
         (typed("1000", "DECIMAL(3, 2)"), "parameter `$p` is `1000`, which is not DECIMAL(3, 2)"),
         (typed("1", "NUMBRE"), "parameter `$p`: type `NUMBRE` is not known"),
+        (typed("1", &format!("INT{}", "[]".repeat(9000))), "it has more than 1000 bytes"),
         (typed("1", "INT; DROP"), "parameter `$p`: type `INT; DROP` is not known"),
     ] {
         let mut query = statement(1, "SELECT $p AS p", &[]);

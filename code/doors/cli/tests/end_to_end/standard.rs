@@ -550,6 +550,8 @@ async fn comparisons_are_of_the_values_that_are_written() {
         ("CAST(p AS DECIMAL(10, 1)) = 1.5", 1),
         ("CAST(p AS INT) = 2", 1),
         ("TRY_CAST(b AS INT) <> 1", 2),
+        ("TRY_CAST(b AS SMALLINT) IS DISTINCT FROM 1", 3),
+        ("CAST(p AS INT) IN (2, 7)", 1),
         ("CAST(b AS BIGINT) > 2", 2),
         ("ms = '2024-01-01 00:00:00.0004'", 0),
         ("ms < '2024-01-01 00:00:00.0004'", 4),
@@ -566,9 +568,6 @@ async fn comparisons_are_of_the_values_that_are_written() {
             assert_eq!(sorted_text(&answer.rows), [rows.to_string()], "{condition}, {zones} zones");
         }
     }
-    let sql = "SELECT count(*) FROM t WHERE CAST(b AS INT) > 2";
-    let error = ask(&statement(1, sql, &TABLES[..1]), dir.path(), &[]).await.unwrap_err();
-    assert!(error.to_string().contains("1099511627776"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -655,6 +654,10 @@ async fn windows_have_the_clauses_of_the_window_that_they_are_based_on() {
     for (sql, words) in [
         ("SELECT sum(b) OVER (v) FROM t", "window `v` does not exist in this SELECT"),
         ("SELECT sum(b) OVER w FROM t WINDOW w AS (v), v AS (w)", "window `w` is based on window `v`, which"),
+        (
+            "SELECT sum(b) OVER w FROM t WINDOW w AS (PARTITION BY sum(b) OVER w)",
+            "window `w` contains a window function",
+        ),
     ] {
         let error = ask(&statement(1, sql, &TABLES[..1]), dir.path(), &[]).await.expect_err(sql);
         assert!(error.kind == ErrorKind::Invalid && error.to_string().contains(words), "{sql}: {error}");

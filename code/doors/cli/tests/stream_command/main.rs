@@ -74,6 +74,10 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("counts::state_rows_follow_keys_not_events", counts::state_rows),
         Trial::test("time::late_rows_are_counted", time::late_rows),
         Trial::test("time::later_run_has_windows_after_those_that_the_end_closed", time::windows_after_an_end),
+        Trial::test(
+            "time::later_run_closes_the_windows_of_each_statement",
+            time::windows_after_an_end_are_those_of_each_statement,
+        ),
         Trial::test("time::source_waits_for_slower_ones", time::max_drift),
         Trial::test("time::windows_are_printed_in_order", time::order_of_windows),
         Trial::test("time::windows_beyond_the_ends_of_time_are_bad_rows_or_errors", time::ends_of_time),

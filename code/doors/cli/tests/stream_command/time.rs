@@ -80,6 +80,43 @@ pub(crate) fn windows_after_an_end() -> Result {
     Ok(())
 }
 
+/// A wide window of one statement, and a second window over closed ones, do not make rows late for other windows.
+pub(crate) fn windows_after_an_end_are_those_of_each_statement() -> Result {
+    let folder = Folder::new()?;
+    fs::create_dir(folder.path("in"))?;
+    folder.write("in/a.json", &timed_rows(&[(3, 1)]))?;
+    let sink = |name: &str| {
+        let path = folder.text(name);
+        format!("CREATE TABLE {name} WITH (connector='json', path='{path}', type='sink');\n")
+    };
+    let counted = "SELECT count(*) AS n, tumble(interval '10 seconds') AS w FROM t GROUP BY w";
+    let script = format!(
+        "CREATE TABLE t (t TIMESTAMP, v BIGINT, WATERMARK FOR t) WITH (connector='json', path='{}');\n{}{}{}\
+         CREATE VIEW a AS {counted};\nCREATE VIEW b AS {counted};\n\
+         INSERT INTO short {counted};\n\
+         INSERT INTO long SELECT count(*) AS n, tumble(interval '1 day') AS w FROM t GROUP BY w;\n\
+         INSERT INTO joined SELECT a.n, b.n AS m, a.w FROM a JOIN b ON a.w = b.w;",
+        folder.text("in"),
+        sink("short"),
+        sink("long"),
+        sink("joined")
+    );
+    let script = folder.write("s.sql", &script)?.display().to_string();
+    let state = folder.text("state");
+    succeeds(&["run", &script, "--until-end", "--state", &state])?;
+    folder.write("in/b.json", &timed_rows(&[(13, 1), (33, 1)]))?;
+    succeeds(&["run", &script, "--until-end", "--state", &state])?;
+    let lines = |name: &str| -> Result<usize> {
+        let mut count = 0;
+        for file in glob::glob(&format!("{}/**/*.json", folder.text(name)))? {
+            count += fs::read_to_string(file?)?.lines().count();
+        }
+        Ok(count)
+    };
+    let counts = (lines("short")?, lines("joined")?, lines("long")?);
+    if counts == (3, 3, 1) { Ok(()) } else { Err(format!("{counts:?}").into()) }
+}
+
 pub(crate) const PAD: &str =
     "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
 

@@ -110,7 +110,7 @@ async fn catalogs_schemas_and_tables_are_listed() {
     let info = client.get_sql_info(vec![SqlInfo::FlightSqlServerName, SqlInfo::FlightSqlServerReadOnly]).await.unwrap();
     assert_eq!(rows(&mut client, &info).await[0].num_rows(), 2);
     let info = client.get_table_types().await.unwrap();
-    assert_eq!(names(&rows(&mut client, &info).await, 0), ["TABLE"]);
+    assert_eq!(names(&rows(&mut client, &info).await, 0), ["TABLE", "VIEW"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,7 +36,7 @@ async fn names_are_created_and_dropped_from_every_door() {
     assert_eq!(ask(&served, TABLE).await, (200, json!([{"result": "table `numbers` was added: 1 column"}])));
     assert_eq!(ask(&served, "SELECT count(*) AS n FROM numbers").await, (200, json!([{"n": 100}])));
     let (status, refused) = ask(&served, TABLE).await;
-    assert_eq!((status, &refused["error"]["kind"]), (400, &json!("invalid")), "{refused}");
+    assert_eq!((status, &refused["error"]["kind"]), (400, &json!("Invalid")), "{refused}");
 
     let postgres = client(&served).await;
     postgres.batch_execute("CREATE VIEW big AS SELECT n FROM numbers WHERE n >= 90").await.unwrap();

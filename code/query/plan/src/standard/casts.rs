@@ -9,24 +9,18 @@ use buzz_kernel::hidden;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
-use datafusion::logical_expr::{Cast, Expr, ExprSchemable, TryCast};
+use datafusion::logical_expr::{Cast, Expr, TryCast};
 
 use super::operands::compared;
+use super::overflow::type_of;
 
 /// Hides the casts of `expression` that must not move to the other side of a comparison.
 pub(super) fn kept(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     compared(expression, &|operands| {
-        let finest = operands.iter().filter_map(time).map(|time| time % 1_000_000_000).collect::<Vec<i64>>();
+        let fractions: Vec<i64> = operands.iter().filter_map(fraction).collect();
         let mut changed = false;
         for operand in operands.iter_mut() {
-            let (Expr::Cast(Cast { expr, field }) | Expr::TryCast(TryCast { expr, field })) = &*operand else {
-                continue;
-            };
-            if matches!(expr.as_ref(), Expr::Literal(..)) {
-                continue;
-            }
-            let (from, to) = (expr.get_type(schema)?, field.data_type());
-            if narrows(&from, to) || finest.iter().any(|time| is_finer(*time, &from)) {
+            if stays(operand, schema, &fractions)? {
                 *operand = hidden().call(vec![operand.clone()]);
                 changed = true;
             }
@@ -35,9 +29,25 @@ pub(super) fn kept(expression: Expr, schema: &DFSchema) -> Result<Transformed<Ex
     })
 }
 
-/// Returns the nanoseconds of a literal of a time.
-fn time(operand: &Expr) -> Option<i64> {
-    let nanoseconds = DataType::Timestamp(TimeUnit::Nanosecond, None);
+/// Checks if a cast must stay, or one below it: the planner casts `CAST(p AS INT)` to BIGINT to compare it with `2`.
+fn stays(operand: &Expr, schema: &DFSchema, fractions: &[i64]) -> Result<bool> {
+    let (is_try, expr, field) = match operand {
+        Expr::Cast(Cast { expr, field }) => (false, expr, field),
+        Expr::TryCast(TryCast { expr, field }) => (true, expr, field),
+        _ => return Ok(false),
+    };
+    if matches!(expr.as_ref(), Expr::Literal(..)) {
+        return Ok(false);
+    }
+    let (from, to) = (type_of(expr, schema)?, field.data_type());
+    // Between whole numbers, a cast that moves loses its error only, and keeps the bounds of files.
+    let is_exact = !is_try && from.is_integer() && to.is_integer();
+    let is_cut = fractions.iter().any(|nanoseconds| is_finer(*nanoseconds, &from));
+    Ok(!is_exact && narrows(&from, to) || is_cut || stays(expr, schema, fractions)?)
+}
+
+/// Returns the nanoseconds of the second of a literal of a time.
+fn fraction(operand: &Expr) -> Option<i64> {
     let value = match operand {
         Expr::Literal(value, _) => value.clone(),
         Expr::Cast(Cast { expr, field }) => match expr.as_ref() {
@@ -46,13 +56,12 @@ fn time(operand: &Expr) -> Option<i64> {
         },
         _ => return None,
     };
-    if !matches!(value.data_type(), DataType::Timestamp(..)) {
-        return None;
-    }
-    match value.cast_to(&nanoseconds).ok()? {
-        ScalarValue::TimestampNanosecond(time, _) => time,
-        _ => None,
-    }
+    Some(match value {
+        ScalarValue::TimestampMillisecond(Some(time), _) => time % 1_000 * 1_000_000,
+        ScalarValue::TimestampMicrosecond(Some(time), _) => time % 1_000_000 * 1_000,
+        ScalarValue::TimestampNanosecond(Some(time), _) => time % 1_000_000_000,
+        _ => return None,
+    })
 }
 
 /// Checks if a time with these nanoseconds of a second lies between two times of type `data_type`.

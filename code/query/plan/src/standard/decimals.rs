@@ -3,7 +3,7 @@
 //! The planner reads `4.19` as a DOUBLE, and compares it with a decimal as DECIMAL(30, 15), in which it is
 //! 4.190000000000000391: no decimal equals it. Here it becomes the decimal that was written.
 
-use arrow::datatypes::DECIMAL128_MAX_PRECISION;
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
@@ -28,15 +28,37 @@ pub(super) fn comparable(expression: Expr, schema: &DFSchema) -> Result<Transfor
         if !decimals.any(|operand| operand.get_type(schema).is_ok_and(|data_type| data_type.is_decimal())) {
             return Ok(false);
         }
+        // With many digits after the point, the other operands would not fit the longest decimal.
+        let whole =
+            operands.iter().filter_map(|operand| whole_digits(&operand.get_type(schema).ok()?)).max().unwrap_or(0);
+        let fits = |value: &ScalarValue| match value {
+            ScalarValue::Decimal128(_, _, scale) => *scale <= SCALE_OF_DOUBLE || whole + scale <= DECIMAL_DIGITS,
+            _ => false,
+        };
         let mut changed = false;
         for operand in operands.iter_mut() {
-            if let Some(decimal) = double(operand).and_then(decimal) {
+            if let Some(decimal) = double(operand).and_then(decimal).filter(fits) {
                 *operand = Expr::Literal(decimal, None);
                 changed = true;
             }
         }
         Ok(changed)
     })
+}
+
+/// Digits after the point with which a DOUBLE is compared with a decimal otherwise.
+const SCALE_OF_DOUBLE: i8 = 15;
+/// Digits of the longest decimal of 128 bits.
+const DECIMAL_DIGITS: i8 = 38;
+
+/// Returns the digits of a decimal before its point.
+fn whole_digits(data_type: &DataType) -> Option<i8> {
+    match data_type {
+        DataType::Decimal32(precision, scale)
+        | DataType::Decimal64(precision, scale)
+        | DataType::Decimal128(precision, scale) => Some(i8::try_from(*precision).ok()?.saturating_sub(*scale)),
+        _ => None,
+    }
 }
 
 fn double(operand: &Expr) -> Option<f64> {

@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use buzz_protocol::{QueryError, Result};
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, Ident, NamedWindowDefinition, NamedWindowExpr, OrderBy, Query, Select, VisitMut, VisitorMut,
-    WindowSpec, WindowType,
+    WindowSpec, WindowType, visit_expressions,
 };
 
 use super::syntax::normal;
@@ -83,6 +83,17 @@ fn defined(definitions: Vec<NamedWindowDefinition>) -> Result<Windows> {
                 window
             }
         };
+        // A window in a window would be put into itself, and DataFusion refuses it.
+        let is_window = |expression: &Expr| matches!(expression, Expr::Function(Function { over: Some(_), .. }));
+        let nests = visit_expressions(&window, |expression| match is_window(expression) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        });
+        if nests.is_break() {
+            return Err(QueryError::invalid(format!(
+                "window `{name}` contains a window function; compute that one in a subquery"
+            )));
+        }
         if windows.insert(normal(&name), window).is_some() {
             return Err(QueryError::invalid(format!(
                 "window `{name}` is defined twice in one WINDOW clause; rename one"
@@ -220,7 +231,7 @@ mod tests {
             ("w", "w AS (w2), w2 AS (w)", "window `w` is based on window `w2`, which"),
             ("w", "w AS w2, w2 AS ()", "window `w` is based on window `w2`, which"),
             ("w", "w AS (), W AS ()", "window `W` is defined twice"),
-            ("w", "v AS (ORDER BY (SELECT max(c) OVER w FROM u)), w AS ()", "window `w` does not exist"),
+            ("w", "v AS (ORDER BY (SELECT max(c) OVER w FROM u)), w AS ()", "window `v` contains a window function"),
         ] {
             let sql = format!("SELECT sum(a) OVER {over}, sum(a) OVER v FROM t WINDOW {windows}");
             let error = parse_statement(&sql).map(|parsed| parsed.to_string()).unwrap_err();

@@ -86,7 +86,7 @@ fn checking(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
 
 /// Returns the type of `expression`. DataFusion writes the text of a function with all its arguments to find its type, which for
 /// a sum of `n` terms takes `n³` steps.
-fn type_of(expression: &Expr, schema: &DFSchema) -> Result<DataType> {
+pub(super) fn type_of(expression: &Expr, schema: &DFSchema) -> Result<DataType> {
     let Expr::ScalarFunction(function) = expression else { return expression.get_type(schema) };
     let ([left, right], true) = (function.args.as_slice(), is_checked(&function.func)) else {
         return expression.get_type(schema);

@@ -14,7 +14,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
 use super::using::{Sides, ambiguous_columns, constraint};
-use super::{clauses, frames, named_windows, names, numbers};
+use super::{clauses, frames, named_windows, names, numbers, precedence};
 
 /// Rewrites `statement`. Most statements stay as they are.
 ///
@@ -105,6 +105,8 @@ impl VisitorMut for Syntax {
     }
 
     fn pre_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<QueryError> {
+        // Expressions that stand alone are not balanced, which does this for those of statements.
+        precedence::reassociated(expression);
         frames::bounded(expression);
         flow(named_windows::check(expression))
     }

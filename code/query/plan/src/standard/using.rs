@@ -22,8 +22,8 @@ use datafusion::logical_expr::{
 };
 use datafusion::sql::parser::Statement as ParsedStatement;
 use datafusion::sql::sqlparser::ast::{
-    Expr as SqlExpr, Ident, JoinConstraint as SqlConstraint, JoinOperator, Query, Select, Statement, TableFactor,
-    TableWithJoins, Visit, VisitMut, Visitor, VisitorMut,
+    Expr as SqlExpr, Ident, Join as SqlJoin, JoinConstraint as SqlConstraint, JoinOperator, Query, Select, Statement,
+    TableFactor, TableWithJoins, Visit, VisitMut, Visitor, VisitorMut,
 };
 
 use super::overflow::with_names;
@@ -196,10 +196,11 @@ impl VisitorMut for Natural<'_> {
     type Break = ();
 
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-        let natural = |table: &&TableWithJoins| {
-            table.joins.iter().any(|join| matches!(constraint(&join.join_operator), Some(SqlConstraint::Natural)))
-        };
-        let relations = select.from.iter().filter(natural).flat_map(|table| {
+        // Beside other relations, a column can be ambiguous that no join merges.
+        let is_natural = |join: &SqlJoin| matches!(constraint(&join.join_operator), Some(SqlConstraint::Natural));
+        let natural = |table: &&TableWithJoins| !table.joins.is_empty() && table.joins.iter().all(is_natural);
+        let only = if select.from.len() == 1 { select.from.first() } else { None };
+        let relations = only.into_iter().filter(natural).flat_map(|table| {
             std::iter::once(&table.relation).chain(table.joins.iter().map(|join| &join.relation)).map(alias_of)
         });
         if let Some(Some(relation)) = relations.into_iter().nth(self.place) {

@@ -149,7 +149,9 @@ fn is_exact(from: &DataType, to: &DataType) -> bool {
         (DataType::Boolean, to) => to.is_integer(),
         (from, to) if from.is_floating() && to.is_floating() => from.primitive_width() <= to.primitive_width(),
         (from, to) if from.is_integer() && to.is_integer() => true,
-        // A float of 4 bytes has all integers of 2, one of 8 bytes those of 4.
+        // A DOUBLE has the nearest value of a larger number, as in other assignments of SQL.
+        (from, DataType::Float64) if from.is_integer() || from.is_decimal() => true,
+        // A float of 4 bytes has all integers of 2.
         (from, to) if from.is_integer() && to.is_floating() => {
             from.primitive_width().map(|width| 2 * width) <= to.primitive_width()
         }

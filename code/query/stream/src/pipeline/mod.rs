@@ -319,10 +319,10 @@ impl Pipeline {
         matches!(spec, WindowSpec::Hop { .. }) && spec.is_closed(end, watermark)
     }
 
-    /// Returns the watermark with which a pipeline goes on whose sources have all ended: the end of the last window that may
-    /// have closed then. Older rows that come later belong to closed windows. `None` if no source has had a row; `now` is the
-    /// time of rows without a time.
-    pub fn closed_until(&self, state: &State, now: i64) -> Option<i64> {
+    /// Returns for each statement the watermark with which it goes on after all sources have ended: the end of the last window
+    /// that may have closed then. Older rows that come later belong to closed windows. `None` if no source has had a row; `now`
+    /// is the time of rows without a time.
+    fn closed_until(&self, state: &State, now: i64) -> Vec<Option<i64>> {
         let newest = |name: &String| {
             if !self.sources.get(name)?.has_time() {
                 return Some(now);
@@ -332,14 +332,33 @@ impl Pipeline {
             Some(mark.saturating_add(time.delay))
         };
         let until = |statement: &Statement| {
-            let newest = statement.sources.iter().filter_map(newest).max()?;
-            Some(statement.stages.iter().fold(newest, |end, stage| end.max(stage.spec.closed_after(end))))
+            let sources = statement.sources.iter().filter_map(|name| Some((source_feed(name), newest(name)?)));
+            let mut times: BTreeMap<String, i64> = sources.collect();
+            let mut until = times.values().copied().max()?;
+            for stage in &statement.stages {
+                let read = names(&stage.input());
+                let Some(time) = read.iter().filter_map(|name| times.get(name).copied()).max() else { continue };
+                let end = stage.spec.closed_after(time);
+                until = until.max(end);
+                // Its rows have the last moment of their window.
+                times.insert(stage.slot.clone(), end.saturating_sub(1));
+            }
+            Some(until)
         };
-        self.statements.iter().filter_map(until).max()
+        self.statements.iter().map(until).collect()
     }
 
-    /// Sets the watermarks of statements from those of their sources, after the state was loaded.
-    pub fn set_watermarks(&self, state: &mut State) {
+    /// Sets the watermarks of statements from those of their sources, after the state was loaded. If all sources have ended, each
+    /// statement goes on behind the windows that closed then; `at` is the time of that epoch in nanoseconds.
+    pub fn set_watermarks(&self, state: &mut State, at: i64) {
+        let has_ended = state.sources.values().all(|time| time.watermark == Some(END_OF_TIME));
+        if has_ended && !state.sources.is_empty() {
+            let closed = self.closed_until(state, at);
+            let lowest = closed.iter().flatten().min().copied();
+            state.sources.values_mut().for_each(|time| time.watermark = lowest);
+            state.watermarks = closed.into_iter().map(|until| until.unwrap_or(i64::MIN)).collect();
+            return;
+        }
         for (index, statement) in self.statements.iter().enumerate() {
             let marks = statement
                 .sources

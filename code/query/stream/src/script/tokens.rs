@@ -119,7 +119,9 @@ pub(super) fn without_comments<'a>(pieces: &[Piece<'a>]) -> Vec<Piece<'a>> {
 
 /// Returns a statement with one space between its tokens.
 pub(super) fn canonical(pieces: &[Piece<'_>]) -> String {
-    let texts: Vec<&str> = pieces.iter().filter(|piece| !is_blank(piece)).map(|piece| piece.text).collect();
+    // Both spellings are one operator.
+    let text = |piece: &Piece<'_>| if piece.token == Token::Neq { "<>" } else { piece.text };
+    let texts: Vec<&str> = pieces.iter().filter(|piece| !is_blank(piece)).map(text).collect();
     format!("{};\n", texts.join(" "))
 }
 
