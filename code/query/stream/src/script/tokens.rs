@@ -120,8 +120,8 @@ pub(super) fn without_comments<'a>(pieces: &[Piece<'a>]) -> Vec<Piece<'a>> {
 /// Returns a statement with one space between its tokens.
 pub(super) fn canonical(pieces: &[Piece<'_>]) -> String {
     // Both spellings are one operator.
-    let text = |piece: &Piece<'_>| if piece.token == Token::Neq { "<>" } else { piece.text };
-    let texts: Vec<&str> = pieces.iter().filter(|piece| !is_blank(piece)).map(text).collect();
+    let words = pieces.iter().filter(|piece| !is_blank(piece));
+    let texts: Vec<&str> = words.map(|piece| if piece.token == Token::Neq { "<>" } else { piece.text }).collect();
     format!("{};\n", texts.join(" "))
 }
 
