@@ -191,7 +191,9 @@ mod tests {
         let with =
             |script: &str, statements: &str| PipelineSpec { statements: statements.into(), ..spec(script, 1, &[]) };
         assert_eq!(with("a -- b", "a;").change(&with("a", "a;")), Change::None);
-        assert_eq!(with("a", "a;").change(&with("a", "b;")), Change::Script);
+        assert_eq!(with("a", "a;").change(&with("b", "b;")), Change::Script);
+        // Another build may write down the statements of one script otherwise.
+        assert_eq!(with("a", "a;").change(&with("a", "b;")), Change::None);
         // A version of an earlier build has only its script.
         assert_eq!(with("a", "").change(&with("a", "a;")), Change::None);
         assert_eq!(with("a -- b", "").change(&with("a", "a;")), Change::Script);

@@ -1,13 +1,12 @@
 //! Comparisons of a value that is cast to a type with fewer values.
 //!
 //! The optimizer moves the cast to the literal: `CAST(p AS INT) = 2` becomes `p = 2.00`, which is false for 2.50, and
-//! `TRY_CAST(b AS INT) <> 1` becomes `b <> 1`, which is true where the cast is null. It also cuts a literal that is finer
-//! than a column: `ms = '2024-01-01 00:00:00.0004'` becomes `ms = '2024-01-01'`. Here, such casts are hidden from it.
+//! `TRY_CAST(b AS INT) <> 1` becomes `b <> 1`, which is true where the cast is null. Here, such casts are hidden from it.
 
-use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, TimeUnit};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType};
 use buzz_kernel::hidden;
+use datafusion::common::DFSchema;
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::{Cast, Expr, TryCast};
 
@@ -17,10 +16,9 @@ use super::overflow::type_of;
 /// Hides the casts of `expression` that must not move to the other side of a comparison.
 pub(super) fn kept(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     compared(expression, &|operands| {
-        let fractions: Vec<i64> = operands.iter().filter_map(fraction).collect();
         let mut changed = false;
         for operand in operands.iter_mut() {
-            if stays(operand, schema, &fractions)? {
+            if stays(operand, schema)? {
                 *operand = hidden().call(vec![operand.clone()]);
                 changed = true;
             }
@@ -30,7 +28,7 @@ pub(super) fn kept(expression: Expr, schema: &DFSchema) -> Result<Transformed<Ex
 }
 
 /// Checks if a cast must stay, or one below it: the planner casts `CAST(p AS INT)` to BIGINT to compare it with `2`.
-fn stays(operand: &Expr, schema: &DFSchema, fractions: &[i64]) -> Result<bool> {
+fn stays(operand: &Expr, schema: &DFSchema) -> Result<bool> {
     let (is_try, expr, field) = match operand {
         Expr::Cast(Cast { expr, field }) => (false, expr, field),
         Expr::TryCast(TryCast { expr, field }) => (true, expr, field),
@@ -42,38 +40,7 @@ fn stays(operand: &Expr, schema: &DFSchema, fractions: &[i64]) -> Result<bool> {
     let (from, to) = (type_of(expr, schema)?, field.data_type());
     // Between whole numbers, a cast that moves loses its error only, and keeps the bounds of files.
     let is_exact = !is_try && from.is_integer() && to.is_integer();
-    let is_cut = fractions.iter().any(|nanoseconds| is_finer(*nanoseconds, &from));
-    Ok(!is_exact && narrows(&from, to) || is_cut || stays(expr, schema, fractions)?)
-}
-
-/// Returns the nanoseconds of the second of a literal of a time.
-fn fraction(operand: &Expr) -> Option<i64> {
-    let value = match operand {
-        Expr::Literal(value, _) => value.clone(),
-        Expr::Cast(Cast { expr, field }) => match expr.as_ref() {
-            Expr::Literal(value, _) => value.cast_to(field.data_type()).ok()?,
-            _ => return None,
-        },
-        _ => return None,
-    };
-    Some(match value {
-        ScalarValue::TimestampMillisecond(Some(time), _) => time % 1_000 * 1_000_000,
-        ScalarValue::TimestampMicrosecond(Some(time), _) => time % 1_000_000 * 1_000,
-        ScalarValue::TimestampNanosecond(Some(time), _) => time % 1_000_000_000,
-        _ => return None,
-    })
-}
-
-/// Checks if a time with these nanoseconds of a second lies between two times of type `data_type`.
-fn is_finer(nanoseconds: i64, data_type: &DataType) -> bool {
-    let DataType::Timestamp(unit, _) = data_type else { return false };
-    let step = match unit {
-        TimeUnit::Second => 1_000_000_000,
-        TimeUnit::Millisecond => 1_000_000,
-        TimeUnit::Microsecond => 1000,
-        TimeUnit::Nanosecond => 1,
-    };
-    nanoseconds % step != 0
+    Ok(!is_exact && narrows(&from, to) || stays(expr, schema)?)
 }
 
 /// Checks if a cast gives several values of a type the same value, or fails for some.

@@ -266,7 +266,8 @@ mod tests {
         let nanos = |zone: Option<&str>| DataType::Timestamp(TimeUnit::Nanosecond, zone.map(Arc::from));
         let exact = [
             (DataType::UInt64, DataType::Int32),
-            (DataType::Int32, DataType::Float64),
+            (DataType::Int64, DataType::Float64),
+            (DataType::Decimal128(10, 2), DataType::Float64),
             (DataType::Float32, DataType::Float64),
             (DataType::Int64, DataType::Decimal128(20, 2)),
             (DataType::Decimal128(10, 1), DataType::Decimal128(10, 2)),
@@ -279,12 +280,10 @@ mod tests {
             assert!(is_exact(&from, &to), "{from} to {to}");
         }
         let inexact = [
-            (DataType::Int64, DataType::Float64),
             (DataType::Int32, DataType::Float32),
             (DataType::Float64, DataType::Float32),
             (DataType::Float64, DataType::Int64),
             (DataType::Decimal128(10, 2), DataType::Decimal128(10, 1)),
-            (DataType::Decimal128(10, 2), DataType::Float64),
             (DataType::Decimal128(10, 2), DataType::Int64),
             (DataType::Utf8, DataType::Int64),
             (nanos(None), micros(None)),
