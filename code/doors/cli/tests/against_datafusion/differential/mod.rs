@@ -271,12 +271,22 @@ fn parts_of_nested(table: &str) -> Vec<Column> {
     ]
 }
 
+/// Returns a decimal as a literal with its own digits.
+fn decimal(text: &str) -> String {
+    let digits = text.trim_start_matches('-');
+    let scale = digits.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+    let precision = digits.chars().filter(char::is_ascii_digit).count();
+    format!("CAST('{text}' AS DECIMAL({precision}, {scale}))")
+}
+
 fn literal(text: &str, kind: Kind) -> String {
     match kind {
         Kind::Float if text.parse::<f64>().is_ok_and(|number| !number.is_finite()) => {
             format!("CAST('{text}' AS DOUBLE)")
         }
-        Kind::Int | Kind::Decimal | Kind::Float => text.to_string(),
+        // Plain DataFusion compares a decimal with the DOUBLE of a short literal, which may be another number.
+        Kind::Decimal => decimal(text),
+        Kind::Int | Kind::Float => text.to_string(),
         Kind::Text | Kind::Nested => format!("'{}'", text.replace('\'', "''")),
         Kind::Date => format!("DATE '{text}'"),
         Kind::Time => format!("TIMESTAMP '{text}'"),
