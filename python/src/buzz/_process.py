@@ -52,8 +52,9 @@ def find_program(program: str | os.PathLike[str] | None) -> str:
 class Server:
     """A running server. It ends with `stop`, when this object is collected, and when this process ends for any reason."""
 
-    def __init__(self, program: str, arguments: list[str], warn: Callable[[str], None]):
-        """Starts the server and waits until it listens. Calls `warn` with each warning about a table.
+    def __init__(self, program: str, arguments: list[str], warn: Callable[[str], None], file: str = ""):
+        """Starts the server and waits until it listens. Calls `warn` with each warning about a table. Removes `file` when the
+        server has ended.
 
         Raises `InvalidError` with the server's message if it does not start, `UnavailableError` if it does not listen within
         300 seconds.
@@ -68,7 +69,7 @@ class Server:
         command = [program, "serve", "--listen=127.0.0.1:0", "--postgres=127.0.0.1:0", *arguments]
         # In a session of its own: Ctrl-C in a terminal cancels a query, and must not stop the server.
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", watch, *command],
+            [sys.executable, "-I", "-S", watch, file, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -1,10 +1,11 @@
 """Runs a command until its own standard input ends, then stops it.
 
-Started as `python _watch.py COMMAND …`, with a pipe as standard input. The pipe ends when the process that holds its other end
+Started as `python _watch.py FILE COMMAND …`, with a pipe as standard input. Removes FILE at the end, unless it is empty. The pipe ends when the process that holds its other end
 closes it or ends, also by `kill -9`. So a server does not outlive the process that started it. SIGTERM does the same. This file
 imports nothing of the package: it must start fast.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -54,11 +55,16 @@ def main():
     """Returns the exit code of the command; 127 if it cannot be started."""
     watched = Watched()
     signal.signal(signal.SIGTERM, watched.stop)
+    file, *command = sys.argv[1:]
     try:
-        code = watched.start(sys.argv[1:])
+        code = watched.start(command)
     except OSError as error:
-        print(f"error: `{sys.argv[1]}` cannot be started: {error.strerror}", file=sys.stderr)
+        print(f"error: `{command[0]}` cannot be started: {error.strerror}", file=sys.stderr)
         return 127
+    finally:
+        if file:
+            with contextlib.suppress(OSError):
+                os.remove(file)
     return code if code >= 0 else 128 - code
 
 

@@ -80,10 +80,11 @@ def _server(program: str, tables: Any, stack: str | None, options: dict[str, Any
             arguments.append(f"--tables={_path('tables', tables)}")
         return Server(program, arguments, _warn)
     # In a file, names and places are data: no character of them can be taken for another argument.
-    with tempfile.NamedTemporaryFile("w", prefix="buzz-", suffix=".json", encoding="utf-8") as file:
-        json.dump({"catalogs": [_entry(name, table) for name, table in tables.items()]}, file)
-        file.flush()
-        return Server(program, [*arguments, f"--tables={file.name}"], _warn)
+    entries = [_entry(name, table) for name, table in tables.items()]
+    with tempfile.NamedTemporaryFile("w", prefix="buzz-", suffix=".json", encoding="utf-8", delete=False) as file:
+        json.dump({"catalogs": entries}, file)
+    # The server reads it again when a name is needed.
+    return Server(program, [*arguments, f"--tables={file.name}"], _warn, file.name)
 
 
 def _entry(name: Any, table: Any) -> dict[str, Any]:
