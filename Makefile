@@ -34,7 +34,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0, 5)} /^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 build: ## Build the buzz command
-	@[ -x $(BUZZ) ] || echo "building Buzz; the first time compiles DataFusion, 20 to 30 minutes on two cores …" >&2
+	@[ -x $(BUZZ) ] || echo "building Buzz; the first time compiles DataFusion, 25 to 35 minutes on two cores …" >&2
 	@cargo build --workspace --bin buzz
 
 # A stage that was typed with the verb. One from default.env or the environment must not make a verb of this machine cost
@@ -71,7 +71,7 @@ LOCAL_CLOUD_OPTIONS = --folder data/local-cloud --upload $(SAMPLE)=s3://cloudfus
 
 .PHONY: local-cloud local-cloud-query programs
 programs: # all of Buzz's programs
-	@[ -x $(LOCAL_CLOUD) ] || echo "building Buzz; the first time compiles DataFusion, 20 to 30 minutes on two cores …" >&2
+	@[ -x $(LOCAL_CLOUD) ] || echo "building Buzz; the first time compiles DataFusion, 25 to 35 minutes on two cores …" >&2
 	@cargo build --workspace --bins
 	@$(BUZZ) sample $(SAMPLE)
 
@@ -82,7 +82,7 @@ local-cloud-query: programs ## Run QUERY (default: the taxi example) on the loca
 	@$(LOCAL_CLOUD) run $(LOCAL_CLOUD_OPTIONS) -- $(BUZZ) query $(QUERY) --stack local --format $(FORMAT)
 
 test: aws-cli ## Run all tests
-	@echo "building and running the tests; the first time compiles DataFusion, 20 to 30 minutes on two cores …" >&2
+	@echo "building and running the tests; the first time compiles DataFusion, 35 to 50 minutes on two cores …" >&2
 	cargo build --workspace --bins
 	cargo test --workspace --lib --bins --tests
 	cargo test --workspace --doc
