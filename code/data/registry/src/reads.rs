@@ -12,6 +12,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 /// chain is as deep as the chain is long.
 const TOKENS_MAX: usize = 500_000;
 const OPERATORS_MAX: usize = 3000;
+const LEVELS_MAX: usize = 1000;
 
 /// The schema of all names.
 const SCHEMA: &str = "public";
@@ -47,7 +48,7 @@ pub(crate) enum Lists {
 pub(crate) fn reads(sql: &str) -> Reads {
     let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize() else { return Reads::default() };
     let operators = tokens.iter().filter(|token| is_operator(token)).count();
-    if tokens.len() > TOKENS_MAX || operators > OPERATORS_MAX {
+    if tokens.len() > TOKENS_MAX || operators > OPERATORS_MAX || depth(&tokens) > LEVELS_MAX {
         return words(&tokens);
     }
     statement(sql).ok().and_then(|statement| of_statement(&statement).ok()).unwrap_or_default()
@@ -65,6 +66,20 @@ pub(crate) fn statement(sql: &str) -> Result<Statement> {
         (None, _) => Err(QueryError::invalid("the SQL is empty")),
         (Some(_), false) => Err(QueryError::invalid("the SQL contains several statements; send one at a time")),
     }
+}
+
+/// Returns the largest number of parentheses that are open at one place. The parser has no bound for those of types.
+fn depth(tokens: &[Token]) -> usize {
+    let (mut open, mut most) = (0_usize, 0);
+    for token in tokens {
+        match token {
+            Token::LParen | Token::LBracket | Token::LBrace => open += 1,
+            Token::RParen | Token::RBracket | Token::RBrace => open = open.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(open);
+    }
+    most
 }
 
 fn is_operator(token: &Token) -> bool {
@@ -215,5 +230,12 @@ mod tests {
         let terms = vec!["x = 1"; 40_000].join(" OR ");
         let reads = reads(&format!("SELECT \"X\" FROM Trips WHERE {terms}"));
         assert!(!reads.are_tables && reads.names.contains(&"trips".to_string()), "{:?}", reads.names);
+    }
+
+    #[test]
+    fn words_of_a_deep_statement_are_names() {
+        let (open, closed) = ("Nullable(".repeat(20_000), ")".repeat(20_000));
+        let reads = reads(&format!("SELECT CAST(NULL AS {open}INT{closed}) FROM trips"));
+        assert!(!reads.are_tables && reads.names.contains(&"trips".to_string()));
     }
 }

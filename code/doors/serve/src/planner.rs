@@ -35,6 +35,9 @@ pub(crate) struct Planned {
     pub(crate) params: BTreeMap<String, Option<DataType>>,
 }
 
+/// Maximum number of open parentheses.
+const LEVELS_MAX: usize = 1000;
+
 /// Checks that `sql` is short enough.
 fn check_length(sql: &str, operators_max: usize) -> Result<()> {
     let tokens = scan::tokens(sql);
@@ -49,6 +52,19 @@ fn check_length(sql: &str, operators_max: usize) -> Result<()> {
         }
     };
     let operators = tokens.iter().filter(chained).count();
+    let (mut open, mut depth) = (0_usize, 0);
+    for token in tokens.iter().filter(|token| token.kind == Kind::Symbol) {
+        match token.text(sql) {
+            "(" | "[" | "{" => open += 1,
+            ")" | "]" | "}" => open = open.saturating_sub(1),
+            _ => {}
+        }
+        depth = depth.max(open);
+    }
+    // The parser has no bound for the parentheses of types.
+    if depth > LEVELS_MAX {
+        return Err(QueryError::limit(format!("the statement nests more than {LEVELS_MAX} parentheses")));
+    }
     if tokens.len() > TOKENS_MAX || operators > operators_max {
         return Err(QueryError::limit(format!(
             "the statement has {} words and signs and {operators} operators, which is too long to be described before it runs",
