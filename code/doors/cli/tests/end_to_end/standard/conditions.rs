@@ -1,6 +1,13 @@
 //! Conditions, patterns and nulls.
 
-use super::check;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use tempfile::tempdir;
+
+use super::{TABLES, batch, check, check_on, table};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn simplified_conditions_keep_nulls() {
@@ -82,4 +89,42 @@ async fn row_is_null_if_all_its_parts_are() {
         ("SELECT (NULL, NULL) IS NULL, (1, NULL) IS NULL, (1, NULL) IS NOT NULL, ROW(NULL, 1) IS NOT NULL, NOT (1, NULL) IS NULL", &["true | false | false | false | true"]),
     ])
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patterns_match_texts_of_every_encoding() {
+    let dir = tempdir().unwrap();
+    let texts = vec![Some("hello"), Some("help"), None, Some("50%")];
+    let text: ArrayRef = Arc::new(StringArray::from(texts));
+    let encoded = |to: DataType| cast(&text, &to).unwrap();
+    let dictionary = |values| encoded(DataType::Dictionary(Box::new(DataType::Int32), Box::new(values)));
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(Int64Array::from(vec![1, 2, 3, 4]))),
+        ("k", dictionary(DataType::Utf8)),
+        ("l", dictionary(DataType::LargeUtf8)),
+        ("s", text.clone()),
+    ];
+    table(dir.path(), "t", &batch(columns));
+    let texts = ["k", "l", "s", "arrow_cast(s, 'Utf8View')", "arrow_cast(s, 'LargeUtf8')", "CAST(k AS VARCHAR)"];
+    let conditions: [(&str, &[&str]); 11] = [
+        ("? LIKE 'hel%'", &["1", "2"]),
+        ("? LIKE 'hel!%' ESCAPE '!'", &[]),
+        ("? LIKE 'help'", &["2"]),
+        ("? NOT LIKE 'hel%'", &["4"]),
+        ("? ILIKE 'HEL%'", &["1", "2"]),
+        ("? ~ '^hel'", &["1", "2"]),
+        ("? !~ '^hel'", &["4"]),
+        ("? SIMILAR TO 'hel(p|x)'", &["2"]),
+        ("starts_with(?, 'hel')", &["1", "2"]),
+        ("ends_with(?, 'p') OR strpos(?, '%') > 0", &["2", "4"]),
+        ("upper(?) LIKE 'HEL%' AND ? || 'x' <> 'helpx'", &["1"]),
+    ];
+    let mut statements = Vec::new();
+    for text in texts {
+        for (condition, ids) in &conditions {
+            statements.push((format!("SELECT id FROM t WHERE {}", condition.replace('?', text)), *ids));
+        }
+    }
+    let cases: Vec<(&str, &[&str])> = statements.iter().map(|(sql, ids)| (sql.as_str(), *ids)).collect();
+    check_on(&dir, &TABLES[..1], &[], &cases).await;
 }
