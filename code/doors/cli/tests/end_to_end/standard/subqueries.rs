@@ -66,3 +66,34 @@ async fn set_operations_with_all_count_rows() {
     )
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_and_all_know_three_values_in_every_place() {
+    let all = &["1", "2", "3", "4", "5", "6", "7", "8"];
+    check(&[], &[
+        ("SELECT id FROM t WHERE id = ANY (SELECT k FROM u)", &["1", "2"]),
+        ("SELECT id, id = ANY (SELECT k FROM u) FROM t WHERE id < 4", &["1 | true", "2 | true", "3 | NULL"]),
+        ("SELECT id, id = SOME (SELECT k FROM u WHERE k > 1) FROM t WHERE id < 3", &["1 | false", "2 | true"]),
+        ("SELECT id FROM t WHERE id <> ALL (SELECT k FROM u)", &[]),
+        ("SELECT id FROM t WHERE id <> ALL (SELECT k FROM u WHERE k IS NOT NULL)", &["3", "4", "5", "6", "7", "8"]),
+        ("SELECT id FROM t WHERE id > ALL (SELECT k FROM u WHERE k IS NOT NULL)", &["3", "4", "5", "6", "7", "8"]),
+        ("SELECT id, id > ALL (SELECT k FROM u) FROM t WHERE id IN (1, 2, 3)", &["1 | false", "2 | false", "3 | NULL"]),
+        ("SELECT id, id > ANY (SELECT k FROM u) FROM t WHERE id IN (1, 2)", &["1 | NULL", "2 | true"]),
+        ("SELECT id FROM t WHERE NOT (id > ANY (SELECT k FROM u WHERE k IS NOT NULL))", &["1"]),
+        ("SELECT id FROM t WHERE NOT (id >= ALL (SELECT k FROM u WHERE k IS NOT NULL)) OR id = 8", &["1", "8"]),
+        ("SELECT id FROM t WHERE id = ALL (SELECT k FROM u WHERE k > 9)", all),
+        ("SELECT id FROM t WHERE (id > ANY (SELECT k FROM u WHERE k > 9)) IS FALSE", all),
+        ("SELECT id FROM t WHERE a = ALL (SELECT k FROM u WHERE k = 1)", &["1", "2"]),
+        ("SELECT id FROM t WHERE a < ALL (SELECT k FROM u WHERE k = 2)", &["1", "2"]),
+        ("SELECT id FROM t WHERE id > ALL (SELECT max(k) FROM u)", &["3", "4", "5", "6", "7", "8"]),
+        ("SELECT id FROM t WHERE b > ANY (SELECT x.b FROM t x WHERE x.a = t.a)", &["2", "5", "7"]),
+        ("SELECT id, b >= ALL (SELECT x.b FROM t x WHERE x.a = t.a) FROM t WHERE id IN (1, 2, 4)", &["1 | false", "2 | true", "4 | true"]),
+        ("SELECT CASE WHEN id = ANY (SELECT k FROM u WHERE k = 1) THEN 'one' ELSE 'other' END, count(*) FROM t GROUP BY 1", &["one | 1", "other | 7"]),
+        ("SELECT id FROM t ORDER BY id = ANY (SELECT k FROM u WHERE k IS NOT NULL) DESC, id LIMIT 3", &["1", "2", "3"]),
+        ("SELECT a, count(*) FROM t GROUP BY a HAVING a = ANY (SELECT k FROM u)", &["1 | 2", "2 | 1"]),
+        ("SELECT sum(CASE WHEN id < ALL (SELECT k FROM u WHERE k = 2) THEN 1 ELSE 0 END) FROM t", &["1"]),
+        ("SELECT id FROM t WHERE id * INTERVAL '12 hours' = ANY (SELECT k * INTERVAL '1 day' FROM u)", &["2", "4"]),
+        ("SELECT id FROM t WHERE id * INTERVAL '12 hours' > ALL (SELECT k * INTERVAL '1 day' FROM u WHERE k IS NOT NULL)", &["5", "6", "7", "8"]),
+    ])
+    .await;
+}
