@@ -106,6 +106,9 @@ async fn comparisons_are_of_the_values_that_are_written() {
         ("TRY_CAST(b AS SMALLINT) IS DISTINCT FROM 1", 3),
         ("CAST(p AS INT) IN (2, 7)", 1),
         ("CAST(b AS BIGINT) > 2", 2),
+        ("b + 9007199254740990 IN (9007199254740993, 0.5)", 1),
+        ("b + 9007199254740990 NOT IN (9007199254740993, 0.5)", 3),
+        ("b + 9007199254740990 BETWEEN 0.5 AND 9007199254740992", 2),
         ("ms = '2024-01-01'", 4),
     ] {
         for (zones, way) in WAYS {
