@@ -80,10 +80,7 @@ impl ScalarUDFImpl for Instant {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let [time] = args.args.as_slice() else { return internal_err!("buzz_instant takes a time") };
-        computed(time, |array| {
-            let instants: Decimal128Array = nanoseconds(array)?.collect();
-            Ok(Arc::new(instants.with_precision_and_scale(38, 0)?))
-        })
+        computed(time, |array| Ok(Arc::new(instants(array)?)))
     }
 }
 
@@ -131,6 +128,12 @@ fn computed(value: &ColumnarValue, compute: impl Fn(&dyn Array) -> Result<ArrayR
             Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(array.as_ref(), 0)?))
         }
     }
+}
+
+/// Returns dates or timestamps as nanoseconds since 1970.
+pub(super) fn instants(times: &dyn Array) -> Result<Decimal128Array> {
+    let instants: Decimal128Array = nanoseconds(times)?.collect();
+    Ok(instants.with_precision_and_scale(38, 0)?)
 }
 
 /// Returns the nanoseconds since 1970 of each time in `times`.

@@ -5,6 +5,7 @@ mod arithmetic;
 mod hidden;
 mod instants;
 mod intervals;
+mod null_if;
 mod patterns;
 mod single_row;
 mod spans;
@@ -19,6 +20,7 @@ pub use arithmetic::{Arithmetic, checked, is_checked};
 pub use hidden::hidden;
 pub use instants::{instant, round_time, rounded_time, unit_nanoseconds};
 pub use intervals::multiply_interval;
+pub use null_if::null_if;
 pub use patterns::{like_pattern, similar_pattern};
 pub use single_row::single_row;
 pub use spans::{interval_length, interval_part};
@@ -30,7 +32,7 @@ use crate::bounded::bounded_functions;
 pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     let arithmetic = [Arithmetic::Add, Arithmetic::Subtract, Arithmetic::Multiply].map(checked);
     let intervals = [multiply_interval(), interval_length(), interval_part()];
-    let others = [single_row(), like_pattern(), similar_pattern(), hidden(), instant(), rounded_time()];
+    let others = [single_row(), like_pattern(), similar_pattern(), hidden(), instant(), rounded_time(), null_if()];
     arithmetic.into_iter().chain(intervals).chain(others).chain(bounded_functions()).collect()
 }
 

@@ -77,10 +77,7 @@ impl ScalarUDFImpl for IntervalLength {
         let [interval] = args.args.as_slice() else {
             return internal_err!("buzz_interval_length takes an interval");
         };
-        computed(interval, |array| {
-            let lengths: Decimal128Array = spans(array)?.map(|span| span.map(Span::length)).collect();
-            Ok(Arc::new(lengths.with_precision_and_scale(38, 0)?))
-        })
+        computed(interval, |array| Ok(Arc::new(lengths(array)?)))
     }
 }
 
@@ -117,6 +114,12 @@ impl ScalarUDFImpl for IntervalPart {
         let part = Part::of(Some(part))?;
         computed(interval, |array| part.values(spans(array)?))
     }
+}
+
+/// Returns the lengths of intervals or durations in nanoseconds.
+pub(super) fn lengths(intervals: &dyn Array) -> Result<Decimal128Array> {
+    let lengths: Decimal128Array = spans(intervals)?.map(|span| span.map(Span::length)).collect();
+    Ok(lengths.with_precision_and_scale(38, 0)?)
 }
 
 fn computed(value: &ColumnarValue, compute: impl Fn(&dyn Array) -> Result<ArrayRef>) -> Result<ColumnarValue> {

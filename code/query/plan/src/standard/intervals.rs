@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, IntervalUnit};
-use buzz_kernel::{interval_length, interval_part};
+use buzz_kernel::{interval_length, interval_part, null_if};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::error::Result;
@@ -18,11 +18,12 @@ use datafusion::logical_expr::expr::{
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::{
     Aggregate, BinaryExpr, Case, Cast, Distinct, Expr, ExprSchemable, Join, JoinConstraint, LogicalPlan,
-    LogicalPlanBuilder, Projection, WindowFrameBound, WindowFrameUnits, when,
+    LogicalPlanBuilder, Projection, WindowFrameBound, WindowFrameUnits,
 };
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
-use super::{instants, operands};
+use super::instants;
+use super::operands::{self, type_of};
 
 const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 
@@ -36,7 +37,7 @@ impl ExprPlanner for Texts {
         if !matches!(raw.op, Eq | NotEq | Lt | LtEq | Gt | GtEq) {
             return Ok(PlannerResult::Original(raw));
         }
-        let (left, right) = (raw.left.get_type(schema), raw.right.get_type(schema));
+        let (left, right) = (type_of(&raw.left, schema), type_of(&raw.right, schema));
         let (Ok(left), Ok(right)) = (left, right) else { return Ok(PlannerResult::Original(raw)) };
         match (Kind::of(&left), Kind::of(&right)) {
             (Kind::Interval | Kind::Duration, Kind::Text) => raw.right = as_interval(raw.right),
@@ -83,7 +84,7 @@ fn length(value: Expr) -> Expr {
 fn lengths(operands: &mut [&mut Expr], schema: &DFSchema) -> Result<bool> {
     let mut kinds = Vec::with_capacity(operands.len());
     for operand in operands.iter() {
-        kinds.push(Kind::of(&operand.get_type(schema)?));
+        kinds.push(Kind::of(&type_of(operand, schema)?));
     }
     if !have_lengths(&kinds) {
         return Ok(false);
@@ -118,7 +119,7 @@ fn key(value: &mut Expr, schema: &DFSchema) -> Result<bool> {
 }
 
 fn is_interval(value: &Expr, schema: &DFSchema) -> Result<bool> {
-    Ok(matches!(value.get_type(schema)?, DataType::Interval(_)))
+    Ok(matches!(type_of(value, schema)?, DataType::Interval(_)))
 }
 
 fn ordered(order: &mut [SortExpr], schema: &DFSchema) -> Result<bool> {
@@ -216,13 +217,15 @@ fn of_call(call: &ScalarFunction, schema: &DFSchema) -> Result<Option<Expr>> {
             let has_parts = matches!(Kind::of(&second.get_type(schema)?), Kind::Interval | Kind::Duration);
             Ok(has_parts.then(|| interval_part().call(call.args.clone())))
         }
+        // The result of a comparison in CASE would have the first value twice, and that of nested calls many times.
         "nullif" => {
-            let (mut left, mut right) = (first.clone(), second.clone());
-            if !lengths(&mut [&mut left, &mut right], schema)? {
+            let kinds = [Kind::of(&type_of(first, schema)?), Kind::of(&type_of(second, schema)?)];
+            if !have_lengths(&kinds) || kinds.contains(&Kind::Null) {
                 return Ok(None);
             }
-            let null = Expr::Literal(ScalarValue::try_from(&first.get_type(schema)?)?, None);
-            Ok(Some(when(left.eq(right), null).otherwise(first.clone())?))
+            let args = call.args.iter().zip(kinds);
+            let args = args.map(|(arg, kind)| if kind == Kind::Text { as_interval(arg.clone()) } else { arg.clone() });
+            Ok(Some(null_if().call(args.collect())))
         }
         _ => Ok(None),
     }

@@ -7,6 +7,7 @@
 mod casts;
 mod clauses;
 mod correlated;
+mod deadline;
 mod decimals;
 mod formats;
 mod frames;
@@ -23,6 +24,7 @@ mod overflow;
 mod patterns;
 mod precedence;
 mod sets;
+mod shadowing;
 mod simplified;
 mod subqueries;
 mod syntax;
@@ -48,6 +50,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::prelude::SessionConfig;
 
 pub(crate) use self::clauses::check_functions;
+pub(crate) use self::deadline::within_time;
 pub(crate) use self::guards::guarded;
 pub(crate) use self::limits::without_unordered_limits;
 pub(crate) use self::names::with_names;
@@ -133,7 +136,7 @@ fn one(expression: Expr, schema: &DFSchema, zone: Option<&str>) -> DataFusionRes
         let result = next(result.data)?;
         Ok(Transformed::new(result.data, changed || result.transformed, TreeNodeRecursion::Continue))
     };
-    let mut result = patterns::translated(expression, schema)?;
+    let mut result = sibling(simplified::flat(expression), &|inner| patterns::translated(inner, schema))?;
     result = sibling(result, &|inner| intervals::by_length(inner, schema))?;
     result = sibling(result, &|inner| formats::complete(inner, schema))?;
     result = sibling(result, &|inner| windows::in_groups(inner, schema))?;

@@ -114,3 +114,16 @@ async fn second_column_of_a_name_gets_another() {
     )
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inner_names_of_common_table_expressions_hide_outer_ones() {
+    let outer = "WITH x AS (SELECT id AS a FROM t WHERE id < 3)";
+    check(&[], &[
+        (&format!("{outer} SELECT * FROM (WITH x AS (SELECT 7 AS a) SELECT x.a FROM x) y"), &["7"]),
+        (&format!("{outer} SELECT y.a, x.a AS b FROM (WITH x AS (SELECT 7 AS a) SELECT * FROM x) y, x"), &["7 | 1", "7 | 2"]),
+        (&format!("{outer} SELECT * FROM (WITH x AS (SELECT a + 10 AS a FROM x), z AS (SELECT a + 100 AS a FROM x) SELECT a FROM z) y"), &["111", "112"]),
+        (&format!("{outer} SELECT a FROM x WHERE a IN (WITH x AS (SELECT 2 AS a) SELECT a FROM x)"), &["2"]),
+        (&format!("{outer}, w AS (WITH x AS (WITH x AS (SELECT 5 AS a) SELECT a + 1 AS a FROM x) SELECT a * 2 AS a FROM x) SELECT w.a, count(*) FROM w, x GROUP BY 1"), &["12 | 2"]),
+    ])
+    .await;
+}

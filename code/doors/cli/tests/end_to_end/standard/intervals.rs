@@ -9,6 +9,7 @@ async fn intervals_are_compared_by_their_length() {
     let half_days = "id * INTERVAL '12 hours'";
     let mixed = format!("CASE WHEN id = 1 THEN INTERVAL '1 day' ELSE {half_days} END");
     let days = "k * INTERVAL '1 day'";
+    let nested = (0..30).fold(half_days.to_string(), |inner, _| format!("nullif({inner}, INTERVAL '24 hours')"));
     check(&[], &[
         ("SELECT INTERVAL '1 month' = INTERVAL '720 hours', INTERVAL '1 day' <> '24 hours', INTERVAL '36 hours' > INTERVAL '1 day'", &["true | false | true"]),
         ("SELECT TIMESTAMP '2024-01-03' - TIMESTAMP '2024-01-01' > INTERVAL '1 day', TIMESTAMP '2024-01-03' - TIMESTAMP '2024-01-01' = '2 days'", &["true | true"]),
@@ -20,6 +21,8 @@ async fn intervals_are_compared_by_their_length() {
         ("SELECT id FROM t WHERE a * INTERVAL '12 hours' < INTERVAL '1 day'", &["1", "2"]),
         (&format!("SELECT id FROM t WHERE CASE {half_days} WHEN INTERVAL '1 day' THEN true ELSE false END"), &["2"]),
         ("SELECT nullif(INTERVAL '1 day', INTERVAL '24 hours')", &["NULL"]),
+        (&format!("SELECT id FROM t WHERE nullif({half_days}, INTERVAL '1 day') IS NULL OR nullif({half_days}, '2 days') IS NULL"), &["2", "4"]),
+        (&format!("SELECT id FROM t WHERE {} IS NULL", nested), &["2"]),
         (&format!("SELECT id FROM t WHERE {half_days} IN (SELECT {days} FROM u WHERE k IS NOT NULL)"), &["2", "4"]),
         (&format!("SELECT id FROM t WHERE {half_days} NOT IN (SELECT {days} FROM u WHERE k IS NOT NULL)"), &["1", "3", "5", "6", "7", "8"]),
         (&format!("SELECT id, v FROM t JOIN u ON {half_days} = {days}"), &["2 | one", "4 | two", "4 | zwei"]),
