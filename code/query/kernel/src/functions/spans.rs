@@ -27,9 +27,9 @@ const LENGTH: DataType = DataType::Decimal128(38, 0);
 const SECOND: i64 = 1_000_000_000;
 const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
-const DAY: i64 = 24 * HOUR;
+pub(super) const DAY: i64 = 24 * HOUR;
 
-const DAYS_PER_MONTH: i64 = 30;
+pub(super) const DAYS_PER_MONTH: i64 = 30;
 const SECONDS_PER_DAY: i64 = 86_400;
 /// Counts 365.25 days, as PostgreSQL does for the epoch of an interval.
 const SECONDS_PER_YEAR: i64 = 31_557_600;

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, IntervalUnit};
-use buzz_kernel::{interval_length, interval_part, null_if};
+use buzz_kernel::{interval_key, interval_length, interval_of_key, interval_part, null_if};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::error::Result;
@@ -22,8 +22,8 @@ use datafusion::logical_expr::{
 };
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
-use super::instants;
 use super::operands::{self, type_of};
+use super::{instants, lifted};
 
 const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 
@@ -149,8 +149,22 @@ pub(super) fn by_length(mut expression: Expr, schema: &DFSchema) -> Result<Trans
             lengths(&mut operands, schema)?
         }
         Expr::InSubquery(membership) => of_subquery(membership, schema)?,
-        Expr::AggregateFunction(aggregate) => of_aggregate(aggregate, schema)?,
-        Expr::WindowFunction(window) => of_window(window, schema)?,
+        Expr::AggregateFunction(aggregate) => {
+            let is_extreme = is_extreme(aggregate.func.name()) && keyed_args(&mut aggregate.params.args, schema)?;
+            let changed = of_aggregate(aggregate, schema)? || is_extreme;
+            if is_extreme {
+                replace(&mut expression, |extreme| interval_of_key().call(vec![extreme]));
+            }
+            changed
+        }
+        Expr::WindowFunction(window) => {
+            let is_extreme = is_extreme(window.fun.name()) && keyed_args(&mut window.params.args, schema)?;
+            let changed = of_window(window, schema)? || is_extreme;
+            if is_extreme {
+                replace(&mut expression, |extreme| interval_of_key().call(vec![extreme]));
+            }
+            changed
+        }
         Expr::ScalarFunction(call) => match of_call(call, schema)? {
             Some(replaced) => {
                 expression = replaced;
@@ -161,6 +175,37 @@ pub(super) fn by_length(mut expression: Expr, schema: &DFSchema) -> Result<Trans
         _ => false,
     };
     Ok(Transformed::new_transformed(expression, changed))
+}
+
+fn is_extreme(name: &str) -> bool {
+    matches!(name, "min" | "max")
+}
+
+/// Replaces the arguments of `min` or `max` by numbers with the order of lengths. Returns false if they are no intervals.
+fn keyed_args(args: &mut [Expr], schema: &DFSchema) -> Result<bool> {
+    let [arg] = args else { return Ok(false) };
+    let is_interval = is_interval(arg, schema)?;
+    if is_interval {
+        replace(arg, |arg| interval_key().call(vec![arg]));
+    }
+    Ok(is_interval)
+}
+
+/// Returns a call of `greatest` or `least` of intervals over numbers with the order of lengths. `None` if it has no interval.
+fn extreme_of_values(call: &ScalarFunction, schema: &DFSchema) -> Result<Option<Expr>> {
+    let mut kinds = Vec::with_capacity(call.args.len());
+    for arg in &call.args {
+        kinds.push(Kind::of(&type_of(arg, schema)?));
+    }
+    if !have_lengths(&kinds) {
+        return Ok(None);
+    }
+    let args = call.args.iter().zip(kinds).map(|(arg, kind)| match kind {
+        Kind::Interval => interval_key().call(vec![arg.clone()]),
+        _ => interval_key().call(vec![as_interval(arg.clone())]),
+    });
+    let extreme = Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&call.func), args.collect()));
+    Ok(Some(interval_of_key().call(vec![extreme])))
 }
 
 fn of_subquery(membership: &mut InSubquery, schema: &DFSchema) -> Result<bool> {
@@ -209,8 +254,11 @@ fn of_window(window: &mut WindowFunction, schema: &DFSchema) -> Result<bool> {
     Ok(changed)
 }
 
-/// Returns what replaces a call of `date_part` or `nullif`.
+/// Returns what replaces a call of `date_part`, `nullif`, `greatest` or `least`.
 fn of_call(call: &ScalarFunction, schema: &DFSchema) -> Result<Option<Expr>> {
+    if matches!(call.name(), "greatest" | "least") {
+        return extreme_of_values(call, schema);
+    }
     let [first, second] = call.args.as_slice() else { return Ok(None) };
     match call.name() {
         "date_part" => {
@@ -239,7 +287,8 @@ pub(super) fn keyed(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             Ok(Transformed::new_transformed(LogicalPlan::Sort(sort), changed))
         }
         LogicalPlan::Join(join) => joined(join),
-        LogicalPlan::Aggregate(aggregate) => grouped(aggregate),
+        LogicalPlan::Aggregate(aggregate) => lifted::above_aggregate(aggregate, &grouped),
+        LogicalPlan::Window(window) => lifted::above_window(window),
         LogicalPlan::Distinct(Distinct::All(input)) => {
             let is_interval = |data_type: &DataType| matches!(data_type, DataType::Interval(_));
             if !input.schema().fields().iter().any(|field| is_interval(field.data_type())) {

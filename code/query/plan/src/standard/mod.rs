@@ -14,6 +14,7 @@ mod frames;
 mod guards;
 mod instants;
 mod intervals;
+mod lifted;
 mod limits;
 mod named_windows;
 mod names;

@@ -55,3 +55,20 @@ async fn parts_of_intervals_have_days_and_fractions() {
     let error = ask(&statement(1, sql, &TABLES), dir.path(), &[]).await.unwrap_err();
     assert!(error.to_string().contains("`dow` is not a part of an interval; use year"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_and_the_shortest_interval_are_by_length() {
+    // Lengths in hours: 24, 24, 36, 48 …; in the order of months, days and nanoseconds the first is the longest.
+    let mixed = "CASE WHEN id = 1 THEN INTERVAL '1 day' ELSE id * INTERVAL '12 hours' END";
+    check(&[], &[
+        (&format!("SELECT max({mixed}), min({mixed}), count(*) FROM t WHERE id < 4"), &["36 hours | 24 hours | 3"]),
+        (&format!("SELECT a, max({mixed}) AS m FROM t WHERE id <> 7 GROUP BY a"), &["1 | 1 days", "2 | 36 hours", "3 | 72 hours", "NULL | 96 hours"]),
+        (&format!("SELECT min({mixed}) FILTER (WHERE id > 2), max(DISTINCT {mixed}), max({mixed}) + INTERVAL '1 hour' FROM t WHERE id < 4"), &["36 hours | 36 hours | 37 hours"]),
+        ("SELECT min(i), max(i) FROM (SELECT CAST(NULL AS INTERVAL) AS i FROM t) x", &["NULL | NULL"]),
+        (&format!("SELECT id, max({mixed}) OVER (ORDER BY id) FROM t WHERE id < 4"), &["1 | 1 days", "2 | 1 days", "3 | 36 hours"]),
+        (&format!("SELECT id, min({mixed}) OVER (ORDER BY id ROWS 1 PRECEDING) AS m, max({mixed}) OVER () AS n FROM t WHERE id IN (3, 4)"), &["3 | 36 hours | 48 hours", "4 | 36 hours | 48 hours"]),
+        ("SELECT greatest(INTERVAL '1 day', INTERVAL '36 hours', NULL), least(INTERVAL '1 month', INTERVAL '31 days'), greatest(INTERVAL '1 day', '25 hours')", &["36 hours | 1 mons | 25 hours"]),
+        (&format!("SELECT id FROM t WHERE greatest({mixed}, INTERVAL '25 hours') = INTERVAL '36 hours'"), &["3"]),
+    ])
+    .await;
+}
