@@ -119,6 +119,7 @@ impl VisitorMut for Syntax {
     }
 
     fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<QueryError> {
+        flow(clauses::collated(expression))?;
         self.sides.mark(expression);
         numbers::exact(expression);
         flow(compared_by_part(expression))
