@@ -8,6 +8,7 @@ mod interval_keys;
 mod intervals;
 mod null_if;
 mod patterns;
+mod round;
 mod single_row;
 mod spans;
 mod sum;
@@ -28,13 +29,14 @@ pub use single_row::single_row;
 pub use spans::{interval_length, interval_part};
 pub use sum::{checked_sum, wrapping_sum};
 
+use self::round::finite_round;
 use crate::bounded::bounded_functions;
 
 /// Returns the scalar functions.
 pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     let arithmetic = [Arithmetic::Add, Arithmetic::Subtract, Arithmetic::Multiply].map(checked);
     let intervals = [multiply_interval(), interval_length(), interval_part(), interval_key(), interval_of_key()];
-    let others = [single_row(), like_pattern(), similar_pattern(), hidden(), instant(), rounded_time(), null_if()];
+    let others = [single_row(), like_pattern(), similar_pattern(), hidden(), instant(), rounded_time(), null_if(), finite_round()];
     arithmetic.into_iter().chain(intervals).chain(others).chain(bounded_functions()).collect()
 }
 

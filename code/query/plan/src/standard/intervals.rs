@@ -23,7 +23,7 @@ use datafusion::logical_expr::{
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
 use super::operands::{self, type_of};
-use super::{instants, lifted};
+use super::{instants, lifted, times};
 
 const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 
@@ -287,6 +287,7 @@ pub(super) fn keyed(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             Ok(Transformed::new_transformed(LogicalPlan::Sort(sort), changed))
         }
         LogicalPlan::Join(join) => joined(join),
+        LogicalPlan::Union(union) => times::of_one_unit(union),
         LogicalPlan::Aggregate(aggregate) => lifted::above_aggregate(aggregate, &grouped),
         LogicalPlan::Window(window) => lifted::above_window(window),
         LogicalPlan::Distinct(Distinct::All(input)) => {
@@ -305,7 +306,8 @@ fn joined(mut join: Join) -> Result<Transformed<LogicalPlan>> {
     let mut changed = false;
     for (left, right) in &mut join.on {
         let types = [left.get_type(join.left.schema().as_ref())?, right.get_type(join.right.schema().as_ref())?];
-        if let Some(keys) = instants::keys((left, &types[0]), (right, &types[1])) {
+        let both = ((&*left, &types[0]), (&*right, &types[1]));
+        if let Some(keys) = instants::keys(both.0, both.1).or_else(|| times::keys(both.0, both.1)) {
             (*left, *right) = keys;
             changed = true;
         } else if have_lengths(&types.map(|data_type| Kind::of(&data_type))) {

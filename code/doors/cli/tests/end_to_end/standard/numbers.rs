@@ -23,6 +23,8 @@ async fn sums_are_exact_whatever_the_order() {
         ("SELECT sum(a) FILTER (WHERE id > 4), sum(CAST(id AS INT UNSIGNED)) FROM t", &["9 | 36"]),
         ("SELECT avg(CAST('999999999999999999999999999999999999' AS DECIMAL(38, 0))) = 999999999999999999999999999999999999 FROM t", &["true"]),
         ("SELECT avg(CAST(id AS DECIMAL(30, 2))) FROM t", &["4.500000"]),
+        ("SELECT round(1e300, 10) = 1e300, round(1.256, 2) = 1.26, round(-2.5) = -3, round(CAST(2.345 AS DECIMAL(5, 3)), 1) FROM t LIMIT 1", &["true | true | true | 2.3"]),
+        ("SELECT id FROM t WHERE round(id * 1e300, 10) > 7e300", &["8"]),
 ("SELECT avg(CAST(id AS DECIMAL(38, 0))) OVER () FROM t LIMIT 1", &["4.5000"]),
 ("SELECT id, avg(CAST(id AS DECIMAL(30, 2))) OVER (ORDER BY id), avg(CAST(id AS DECIMAL(30, 2))) OVER () FROM t WHERE id < 3", &["1 | 1.000000 | 1.500000", "2 | 1.500000 | 1.500000"]),
 ("SELECT (SELECT 1), (SELECT 2), EXISTS (SELECT 1), EXISTS (SELECT 2) FROM t LIMIT 1", &["1 | 2 | true | true"]),
