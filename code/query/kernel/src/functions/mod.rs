@@ -20,7 +20,7 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 pub use arithmetic::{Arithmetic, checked, is_checked};
 pub use hidden::hidden;
-pub use instants::{instant, round_time, rounded_time, unit_nanoseconds};
+pub use instants::{instant, instant_in, round_time, rounded_time, unit_nanoseconds};
 pub use interval_keys::{interval_key, interval_of_key};
 pub use intervals::multiply_interval;
 pub use null_if::null_if;
@@ -36,7 +36,16 @@ use crate::bounded::bounded_functions;
 pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     let arithmetic = [Arithmetic::Add, Arithmetic::Subtract, Arithmetic::Multiply].map(checked);
     let intervals = [multiply_interval(), interval_length(), interval_part(), interval_key(), interval_of_key()];
-    let others = [single_row(), like_pattern(), similar_pattern(), hidden(), instant(), rounded_time(), null_if(), finite_round()];
+    let others = [
+        single_row(),
+        like_pattern(),
+        similar_pattern(),
+        hidden(),
+        instant(),
+        rounded_time(),
+        null_if(),
+        finite_round(),
+    ];
     arithmetic.into_iter().chain(intervals).chain(others).chain(bounded_functions()).collect()
 }
 

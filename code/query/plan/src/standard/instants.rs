@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, TimeUnit};
-use buzz_kernel::{instant, null_if, round_time, rounded_time, unit_nanoseconds};
+use buzz_kernel::{instant, instant_in, null_if, round_time, rounded_time, unit_nanoseconds};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
@@ -89,10 +89,10 @@ impl Time {
 
     /// Returns the operand as nanoseconds since 1970. Without a time zone, it is a time in `zone`.
     fn instant(&self, zone: Option<&Arc<str>>) -> Expr {
-        instant().call(vec![match zone {
-            Some(zone) if self.zone().is_none() => self.placed(zone),
-            _ => self.expr.clone(),
-        }])
+        match zone {
+            Some(zone) if self.zone().is_none() => instant_in().call(vec![self.expr.clone(), lit(zone.as_ref())]),
+            _ => instant().call(vec![self.expr.clone()]),
+        }
     }
 
     /// Returns the operand, which has no time zone, as a time in `zone`.

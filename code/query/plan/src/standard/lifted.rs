@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 
-use datafusion::common::Column;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema};
 use datafusion::error::Result;
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Projection, Window};
+
+use crate::trees::Tree;
 
 /// Computes the outputs of `window` that are no window functions in a projection above it.
 pub(super) fn above_window(window: Window) -> Result<Transformed<LogicalPlan>> {
@@ -17,10 +19,9 @@ pub(super) fn above_window(window: Window) -> Result<Transformed<LogicalPlan>> {
         return Ok(Transformed::no(LogicalPlan::Window(window)));
     }
     let Window { input, window_expr, schema } = window;
-    let kept = schema.fields().len() - window_expr.len();
-    let (functions, outputs) = divided(window_expr, &is_function)?;
+    let (functions, outputs) = divided(window_expr, &schema, &is_function)?;
     let below = LogicalPlan::Window(Window::try_new(functions, input)?);
-    let columns = projected(&schema, kept, outputs);
+    let columns = projected(&schema, outputs);
     Ok(Transformed::yes(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(below))?)))
 }
 
@@ -34,10 +35,9 @@ pub(super) fn above_aggregate(
         return complete(aggregate);
     }
     let Aggregate { input, group_expr, aggr_expr, schema, .. } = aggregate;
-    let kept = schema.fields().len() - aggr_expr.len();
-    let (functions, outputs) = divided(aggr_expr, &is_function)?;
+    let (functions, outputs) = divided(aggr_expr, &schema, &is_function)?;
     let below = complete(Aggregate::try_new(input, group_expr, functions)?)?.data;
-    let columns = projected(&schema, kept, outputs);
+    let columns = projected(&schema, outputs);
     Ok(Transformed::yes(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(below))?)))
 }
 
@@ -48,12 +48,23 @@ fn inner(mut output: &Expr) -> &Expr {
     output
 }
 
-/// Returns the functions in `outputs` with a name each, and what is computed of the columns of these names.
-fn divided(outputs: Vec<Expr>, is_function: &dyn Fn(&Expr) -> bool) -> Result<(Vec<Expr>, Vec<Expr>)> {
+/// Returns the functions in `outputs`, whose columns are the last ones of `schema`, and what is computed of their columns. Outputs
+/// that are functions keep their names: a later rule looks for `grouping` by its own.
+fn divided(
+    outputs: Vec<Expr>,
+    schema: &DFSchema,
+    is_function: &dyn Fn(&Expr) -> bool,
+) -> Result<(Vec<Expr>, Vec<Expr>)> {
     let mut functions: Vec<Expr> = Vec::new();
     let mut computed = Vec::with_capacity(outputs.len());
-    for output in outputs {
-        let above = output.transform_down(|part| {
+    let kept = schema.fields().len() - outputs.len();
+    for (output, (relation, field)) in outputs.into_iter().zip(schema.iter().skip(kept)) {
+        if is_function(inner(&output)) {
+            functions.push(output);
+            computed.push(Expr::Column(Column::new(relation.cloned(), field.name())));
+            continue;
+        }
+        let above = output.rewrite_down(&mut |part| {
             if !is_function(&part) {
                 return Ok(Transformed::no(part));
             }
@@ -62,16 +73,14 @@ fn divided(outputs: Vec<Expr>, is_function: &dyn Fn(&Expr) -> bool) -> Result<(V
             let column = Expr::Column(Column::new_unqualified(name));
             Ok(Transformed::new(column, true, TreeNodeRecursion::Jump))
         })?;
-        computed.push(above.data);
+        computed.push(above.data.unalias().alias_qualified(relation.cloned(), field.name()));
     }
     Ok((functions, computed))
 }
 
-/// Returns the first `kept` columns of `schema`, and `outputs` by the names of the others.
-fn projected(schema: &datafusion::common::DFSchema, kept: usize, outputs: Vec<Expr>) -> Vec<Expr> {
-    let kept_columns = schema.iter().take(kept).map(|(relation, field)| Column::new(relation.cloned(), field.name()));
-    let named = schema.iter().skip(kept).zip(outputs);
-    let named =
-        named.map(|((relation, field), output)| output.unalias().alias_qualified(relation.cloned(), field.name()));
-    kept_columns.map(Expr::Column).chain(named).collect()
+/// Returns the first columns of `schema`, and `outputs` in place of the others.
+fn projected(schema: &DFSchema, outputs: Vec<Expr>) -> Vec<Expr> {
+    let kept = schema.fields().len() - outputs.len();
+    let columns = schema.iter().take(kept).map(|(relation, field)| Column::new(relation.cloned(), field.name()));
+    columns.map(Expr::Column).chain(outputs).collect()
 }

@@ -64,6 +64,7 @@ async fn the_longest_and_the_shortest_interval_are_by_length() {
         (&format!("SELECT max({mixed}), min({mixed}), count(*) FROM t WHERE id < 4"), &["36 hours | 24 hours | 3"]),
         (&format!("SELECT a, max({mixed}) AS m FROM t WHERE id <> 7 GROUP BY a"), &["1 | 1 days", "2 | 36 hours", "3 | 72 hours", "NULL | 96 hours"]),
         (&format!("SELECT min({mixed}) FILTER (WHERE id > 2), max(DISTINCT {mixed}), max({mixed}) + INTERVAL '1 hour' FROM t WHERE id < 4"), &["36 hours | 36 hours | 37 hours"]),
+        (&format!("SELECT grouping(a), max({mixed}) FROM t WHERE id < 4 GROUP BY ROLLUP (a)"), &["0 | 1 days", "0 | 36 hours", "1 | 36 hours"]),
         ("SELECT min(i), max(i) FROM (SELECT CAST(NULL AS INTERVAL) AS i FROM t) x", &["NULL | NULL"]),
         (&format!("SELECT id, max({mixed}) OVER (ORDER BY id) FROM t WHERE id < 4"), &["1 | 1 days", "2 | 1 days", "3 | 36 hours"]),
         (&format!("SELECT id, min({mixed}) OVER (ORDER BY id ROWS 1 PRECEDING) AS m, max({mixed}) OVER () AS n FROM t WHERE id IN (3, 4)"), &["3 | 36 hours | 48 hours", "4 | 36 hours | 48 hours"]),
