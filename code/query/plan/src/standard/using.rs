@@ -215,7 +215,7 @@ impl VisitorMut for Natural<'_> {
 }
 
 /// Returns the names of the relations at the start of a FROM that NATURAL JOIN merges, and those of all other relations. `None` if
-/// there is no such join, or a relation has no name.
+/// there is none of these joins, or a relation has no name.
 fn natural_relations(select: &Select) -> Option<(Vec<Ident>, Vec<Ident>)> {
     let is_natural = |join: &SqlJoin| matches!(constraint(&join.join_operator), Some(SqlConstraint::Natural));
     let first = select.from.iter().position(|table| table.joins.first().is_some_and(is_natural))?;

@@ -28,6 +28,7 @@ async fn merged_columns_of_outer_joins_have_the_value_of_the_side_with_a_row() {
         ("SELECT k, l FROM (SELECT 1 AS k, 5 AS l UNION ALL SELECT 2, 6) x NATURAL JOIN (SELECT 1 AS k, 5 AS l UNION ALL SELECT 2, 6) y WHERE k + l > 6", &["2 | 6"]),
         ("SELECT k, m FROM (SELECT 1 AS k) x NATURAL LEFT JOIN (SELECT 2 AS k, 3 AS m) y WHERE k = 1", &["1 | NULL"]),
         ("SELECT k, m FROM (SELECT 1 AS k) x NATURAL JOIN (SELECT 1 AS k, 3 AS m) y NATURAL JOIN (SELECT 3 AS m) z WHERE m = 3 AND k = 1", &["1 | 3"]),
+        ("SELECT DISTINCT x.k FROM (SELECT 1 AS k) x FULL JOIN u USING (k) ORDER BY x.k NULLS FIRST LIMIT 2", &["1", "NULL"]),
         ("SELECT k, o FROM (SELECT 1 AS k UNION SELECT 3) x NATURAL FULL JOIN (SELECT 2 AS k) y CROSS JOIN (SELECT 7 AS o) z WHERE k > 1", &["2 | 7", "3 | 7"]),
         ("SELECT k FROM (SELECT 7 AS o) z, (SELECT 1 AS k) x NATURAL JOIN u WHERE k = 1 AND o = 7", &["1"]),
         ("SELECT k, o FROM (SELECT id AS k FROM t) x NATURAL JOIN u JOIN (SELECT 2 AS o) z ON o = k WHERE k < 9", &["2 | 2", "2 | 2"]),
