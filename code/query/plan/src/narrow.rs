@@ -14,10 +14,11 @@ use datafusion::common::tree_node::Transformed;
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
+use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{Filter, LogicalPlan};
 
 use crate::prune;
+use crate::standard::conjunction;
 use crate::table::FileTable;
 
 /// Removes conditions that refer to partition columns only from directly above the scans of `plan`, which is optimized.

@@ -17,25 +17,27 @@ use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 
-/// Returns `state` with rules that fail with `Limit` when the time of the query, which began at `start`, is over: one before each
-/// rule of `state`.
+/// Rules of the planner after which the time is checked again. It checks the whole plan after each rule.
+const RULES: usize = 4;
+
+/// Returns `state` with rules that fail with `Limit` when the query, which began at `start`, has taken its time: one before each few
+/// rules of `state`.
 pub(crate) fn within_time(state: SessionState, options: &Options, start: DateTime<Utc>) -> SessionState {
     let deadline = Arc::new(Deadline { start, timeout: options.timeout() });
-    let analyzer = state.analyzer().rules.clone().into_iter();
-    let analyzer = analyzer.flat_map(|rule| [Arc::clone(&deadline) as Arc<dyn AnalyzerRule + Send + Sync>, rule]);
-    let analyzer = analyzer.collect();
-    let optimizer = state.optimizers().to_vec().into_iter();
-    let optimizer = optimizer.flat_map(|rule| [Arc::clone(&deadline) as Arc<dyn OptimizerRule + Send + Sync>, rule]);
-    let optimizer = optimizer.collect();
-    let physical = state.physical_optimizers().to_vec().into_iter();
-    let physical =
-        physical.flat_map(|rule| [Arc::clone(&deadline) as Arc<dyn PhysicalOptimizerRule + Send + Sync>, rule]);
-    let physical = physical.collect();
+    let analyzer = between(&state.analyzer().rules, Arc::clone(&deadline) as _);
+    let optimizer = between(state.optimizers(), Arc::clone(&deadline) as _);
+    let physical = between(state.physical_optimizers(), deadline as _);
     SessionStateBuilder::new_from_existing(state)
         .with_analyzer_rules(analyzer)
         .with_optimizer_rules(optimizer)
         .with_physical_optimizer_rules(physical)
         .build()
+}
+
+/// Returns `rules` with `check` before the first, and after each few of them.
+fn between<Rule: ?Sized>(rules: &[Arc<Rule>], check: Arc<Rule>) -> Vec<Arc<Rule>> {
+    let parts = rules.chunks(RULES);
+    parts.flat_map(|part| std::iter::once(Arc::clone(&check)).chain(part.iter().cloned())).collect()
 }
 
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use arrow::datatypes::DataType;
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result;
-use datafusion::logical_expr::utils::{conjunction, merge_schema, split_conjunction_owned};
+use datafusion::logical_expr::utils::{merge_schema, split_conjunction_owned};
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, Operator, lit, when};
 
 use super::patterns;
@@ -45,7 +45,9 @@ pub(crate) fn guarded(plan: LogicalPlan) -> Result<LogicalPlan> {
 /// second draw would be another one.
 fn guarded_condition(condition: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let (mut stable, mut volatile, mut guarded) = (Vec::new(), Vec::new(), Vec::new());
-    for part in split_conjunction_owned(condition.clone()) {
+    let parts = split_conjunction_owned(condition.clone());
+    let whole = if parts.len() > TERMS_MAX { conjunction(parts.clone()) } else { None };
+    for part in parts {
         if can_fail(&part, schema)? {
             guarded.push(part);
         } else if part.is_volatile() {
@@ -55,8 +57,9 @@ fn guarded_condition(condition: Expr, schema: &DFSchema) -> Result<Transformed<E
         }
     }
     let front = conjunction(stable.clone());
-    let (Some(guard), Some(inner)) = (conjunction(stable.into_iter().chain(volatile)), conjunction(guarded)) else {
-        return Ok(Transformed::no(condition));
+    let (Some(guard), Some(inner)) = (conjunction(stable.into_iter().chain(volatile).collect()), conjunction(guarded))
+    else {
+        return Ok(whole.map_or_else(|| Transformed::no(condition), Transformed::yes));
     };
     let inner = when(guard, inner).otherwise(lit(false))?;
     Ok(Transformed::yes(match front {
@@ -64,6 +67,21 @@ fn guarded_condition(condition: Expr, schema: &DFSchema) -> Result<Transformed<E
         None => inner,
     }))
 }
+
+/// Terms of a chain of AND that are not combined as a tree. The types of a chain are computed in steps with the square of its length.
+const TERMS_MAX: usize = 64;
+
+/// Combines `parts` by AND in their order, as a tree that is balanced if there are many. `None` if there are no parts.
+pub(crate) fn conjunction(mut parts: Vec<Expr>) -> Option<Expr> {
+    if parts.len() <= TERMS_MAX {
+        return parts.into_iter().reduce(Expr::and);
+    }
+    let right = parts.split_off(parts.len() / 2);
+    Some(conjunction(parts)?.and(conjunction(right)?))
+}
+
+/// Functions of Buzz that have a result for every value.
+const NEVER_FAIL: [&str; 4] = ["buzz_instant", "buzz_instant_in", "buzz_double", "buzz_null_if"];
 
 /// Checks if `expression` can fail for a value: it divides whole numbers or decimals by something that may be zero,
 /// parses a text, or computes what may overflow.
@@ -76,8 +94,7 @@ fn can_fail(expression: &Expr, schema: &DFSchema) -> Result<bool> {
             Expr::Cast(cast) => is_text(&cast.expr.get_type(schema)?) && !is_text(cast.field.data_type()),
             Expr::ScalarFunction(call) => {
                 let name = call.name();
-                name.starts_with("to_")
-                    || name.starts_with("buzz_") && !name.starts_with("buzz_instant") && name != "buzz_double"
+                name.starts_with("to_") || name.starts_with("buzz_") && !NEVER_FAIL.contains(&name)
             }
             _ => false,
         })
@@ -88,5 +105,31 @@ fn is_text(data_type: &DataType) -> bool {
     match data_type {
         DataType::Dictionary(_, values) => is_text(values),
         other => other.is_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::{Field, Schema};
+    use datafusion::prelude::col;
+
+    use super::*;
+
+    #[test]
+    fn long_chains_of_conditions_are_balanced_in_their_order() {
+        fn depth(expression: &Expr) -> usize {
+            match expression {
+                Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => 1 + depth(left).max(depth(right)),
+                _ => 0,
+            }
+        }
+        let schema = DFSchema::try_from(Schema::new(vec![Field::new("x", DataType::Int64, true)])).unwrap();
+        let parts: Vec<Expr> = (0..1000_i64).map(|number| col("x").not_eq(lit(number))).collect();
+        let chain = parts.iter().cloned().reduce(Expr::and).unwrap();
+        let balanced = guarded_condition(chain, &schema).unwrap().data;
+        assert!(depth(&balanced) < 70, "{}", depth(&balanced));
+        assert_eq!(split_conjunction_owned(balanced), parts);
+        let short = col("x").eq(lit(1_i64)).and(col("x").eq(lit(2_i64)));
+        assert!(!guarded_condition(short, &schema).unwrap().transformed);
     }
 }

@@ -54,7 +54,7 @@ use datafusion::prelude::SessionConfig;
 
 pub(crate) use self::clauses::check_functions;
 pub(crate) use self::deadline::within_time;
-pub(crate) use self::guards::guarded;
+pub(crate) use self::guards::{conjunction, guarded};
 pub(crate) use self::limits::without_unordered_limits;
 pub(crate) use self::names::with_names;
 pub(crate) use self::precedence::reassociated;
