@@ -150,5 +150,7 @@ fn one(expression: Expr, schema: &DFSchema, zone: Option<&str>) -> DataFusionRes
     result = sibling(result, &|inner| simplified::with_nulls(inner, schema))?;
     result = sibling(result, &operators::supported)?;
     result = sibling(result, &|inner| operators::zoned_bins(inner, schema))?;
-    sibling(result, &|inner| operators::wide_average(inner, schema))
+    result = sibling(result, &|inner| operators::wide_average(inner, schema))?;
+    // Last, as it makes two windows of one.
+    sibling(result, &|inner| windows::with_null_peers(inner, schema))
 }

@@ -1,11 +1,11 @@
-//! Windows that are ordered by a value of which no range can be computed, such as a struct or a duration.
+//! Windows that are ordered by a value of which no range can be computed, such as a struct or a duration, and ranges of null keys.
 
 use arrow::datatypes::DataType;
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::WindowFunction;
-use datafusion::logical_expr::{Expr, ExprSchemable, WindowFrame, WindowFrameBound, WindowFrameUnits};
+use datafusion::logical_expr::{Expr, ExprSchemable, WindowFrame, WindowFrameBound, WindowFrameUnits, when};
 
 /// Makes the frame of a window one of `GROUPS` if no range can be computed of the values that order it, and if its bounds
 /// need none: both are then the same.
@@ -18,6 +18,26 @@ pub(super) fn in_groups(expression: Expr, schema: &DFSchema) -> Result<Transform
     let (start, end) = (frame.start_bound.clone(), frame.end_bound.clone());
     window.params.window_frame = WindowFrame::new_bounds(WindowFrameUnits::Groups, start, end);
     Ok(Transformed::yes(Expr::WindowFunction(window)))
+}
+
+/// Computes a range that ends before the row, such as `RANGE BETWEEN 2 PRECEDING AND 1 PRECEDING`, apart for rows whose key is null:
+/// it is all of their peers. DataFusion does not wait for peers in later batches, since the range of other rows has none.
+pub(super) fn with_null_peers(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let Expr::WindowFunction(window) = expression else { return Ok(Transformed::no(expression)) };
+    let frame = &window.params.window_frame;
+    let ends_before = matches!(&frame.end_bound, WindowFrameBound::Preceding(distance) if !distance.is_null());
+    let key = match window.params.order_by.as_slice() {
+        [sort] if frame.units == WindowFrameUnits::Range && ends_before && sort.expr.nullable(schema)? => {
+            sort.expr.clone()
+        }
+        _ => return Ok(Transformed::no(Expr::WindowFunction(window))),
+    };
+    let start = if has_distance(&frame.start_bound) { WindowFrameBound::CurrentRow } else { frame.start_bound.clone() };
+    let mut of_peers = window.clone();
+    of_peers.params.window_frame =
+        WindowFrame::new_bounds(WindowFrameUnits::Range, start, WindowFrameBound::CurrentRow);
+    let of_peers = Expr::WindowFunction(of_peers);
+    Ok(Transformed::yes(when(key.is_null(), of_peers).otherwise(Expr::WindowFunction(window))?))
 }
 
 fn needs_groups(window: &WindowFunction, schema: &DFSchema) -> Result<bool> {

@@ -1,8 +1,12 @@
 //! Windows and their frames.
 
-use buzz_protocol::ErrorKind;
+use std::sync::Arc;
 
-use super::{TABLES, check, tables};
+use arrow::array::{ArrayRef, Int64Array};
+use buzz_protocol::ErrorKind;
+use tempfile::tempdir;
+
+use super::{TABLES, batch, check, check_on, table, tables};
 use crate::common::{ask, statement};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,4 +45,24 @@ async fn frames_beyond_the_largest_bigint_reach_the_edge_of_the_table() {
         ("SELECT id FROM t ORDER BY id LIMIT 18446744073709551615 OFFSET 7", &["8"]),
     ])
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_before_a_null_key_is_all_of_its_peers() {
+    let dir = tempdir().unwrap();
+    let keys: Vec<Option<i64>> = [1, 2].map(Some).into_iter().chain([None; 8]).chain([3, 4].map(Some)).collect();
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(1..=12));
+    table(dir.path(), "t", &batch(vec![("id", ids), ("k", Arc::new(Int64Array::from(keys)))]));
+    let query = |order: &str| {
+        format!("SELECT k, n, count(*) FROM (SELECT k, count(*) OVER (ORDER BY k {order}) AS n FROM t) x GROUP BY k, n")
+    };
+    let before = query("RANGE BETWEEN 2 PRECEDING AND 1 PRECEDING");
+    let first = query("NULLS FIRST RANGE BETWEEN 2 PRECEDING AND 1 PRECEDING");
+    let unbounded = query("RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING");
+    let cases: [(&str, &[&str]); 3] = [
+        (&before, &["1 | 0 | 1", "2 | 1 | 1", "3 | 2 | 1", "4 | 2 | 1", "NULL | 8 | 8"]),
+        (&first, &["1 | 0 | 1", "2 | 1 | 1", "3 | 2 | 1", "4 | 2 | 1", "NULL | 8 | 8"]),
+        (&unbounded, &["1 | 0 | 1", "2 | 1 | 1", "3 | 2 | 1", "4 | 3 | 1", "NULL | 12 | 8"]),
+    ];
+    check_on(&dir, &TABLES[..1], &["batch_size=2"], &cases).await;
 }
