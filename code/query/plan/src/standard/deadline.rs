@@ -24,9 +24,12 @@ const RULES: usize = 4;
 /// rules of `state`.
 pub(crate) fn within_time(state: SessionState, options: &Options, start: DateTime<Utc>) -> SessionState {
     let deadline = Arc::new(Deadline { start, timeout: options.timeout() });
-    let analyzer = between(&state.analyzer().rules, Arc::clone(&deadline) as _);
-    let optimizer = between(state.optimizers(), Arc::clone(&deadline) as _);
-    let physical = between(state.physical_optimizers(), deadline as _);
+    let check: Arc<dyn AnalyzerRule + Send + Sync> = Arc::clone(&deadline) as _;
+    let analyzer = between(&state.analyzer().rules, &check);
+    let check: Arc<dyn OptimizerRule + Send + Sync> = Arc::clone(&deadline) as _;
+    let optimizer = between(state.optimizers(), &check);
+    let check: Arc<dyn PhysicalOptimizerRule + Send + Sync> = deadline;
+    let physical = between(state.physical_optimizers(), &check);
     SessionStateBuilder::new_from_existing(state)
         .with_analyzer_rules(analyzer)
         .with_optimizer_rules(optimizer)
@@ -35,9 +38,9 @@ pub(crate) fn within_time(state: SessionState, options: &Options, start: DateTim
 }
 
 /// Returns `rules` with `check` before the first, and after each few of them.
-fn between<Rule: ?Sized>(rules: &[Arc<Rule>], check: Arc<Rule>) -> Vec<Arc<Rule>> {
+fn between<Rule: ?Sized>(rules: &[Arc<Rule>], check: &Arc<Rule>) -> Vec<Arc<Rule>> {
     let parts = rules.chunks(RULES);
-    parts.flat_map(|part| std::iter::once(Arc::clone(&check)).chain(part.iter().cloned())).collect()
+    parts.flat_map(|part| std::iter::once(Arc::clone(check)).chain(part.iter().cloned())).collect()
 }
 
 #[derive(Debug)]
