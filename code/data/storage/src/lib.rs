@@ -5,6 +5,7 @@
 //! `ObjectStoreRegistry`. No other crate names a kind of storage.
 
 mod access;
+mod counting;
 mod footer;
 mod http;
 mod location;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use buzz_protocol::{BucketOptions, QueryError, Result, StoreRoot, human_bytes};
+use buzz_protocol::{BucketOptions, QueryError, Requests, Result, StoreRoot, human_bytes};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use http::Method;
@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use url::Url;
 
 use crate::access::{Access, AllowedStore};
+use crate::counting::{Counted, CountingStore};
 use crate::several::{self, SeveralStores};
 use crate::{Location, region, s3};
 
@@ -135,6 +136,7 @@ impl Stores {
             options: Mutex::default(),
             read_max: AtomicU64::new(u64::MAX),
             used: Arc::default(),
+            counted: Arc::default(),
         })
     }
 
@@ -189,6 +191,8 @@ pub struct QueryStores {
     read_max: AtomicU64,
     /// Stores that this query uses, by root.
     used: several::UsedStores,
+    /// Requests through this view.
+    counted: Arc<Counted>,
 }
 
 impl fmt::Debug for QueryStores {
@@ -310,12 +314,21 @@ impl QueryStores {
         }
         self.check(url)?;
         let store = self.shared.store(url, self.known_options(url))?;
+        let store: Arc<dyn ObjectStore> = match bucket_name(url) {
+            Some(_) => Arc::new(CountingStore::new(store, Arc::clone(&self.counted))),
+            None => store,
+        };
         let store: Arc<dyn ObjectStore> = match &self.access {
             Some(access) => Arc::new(AllowedStore { inner: store, root: root_url(url), access: Arc::clone(access) }),
             None => store,
         };
         self.used.lock().insert(root, Arc::clone(&store));
         Ok(store)
+    }
+
+    /// Returns the requests to buckets through this view so far.
+    pub fn requests(&self) -> Requests {
+        self.counted.requests()
     }
 
     /// Returns a presigned link to the object at `place` that is `valid` for so long. None if the store cannot

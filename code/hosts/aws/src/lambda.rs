@@ -8,13 +8,14 @@ use aws_config::SdkConfig;
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::InvocationType;
-use buzz_host::{Compute, Refused};
+use buzz_engine::{Cost, Used};
+use buzz_host::{Compute, Pace, Refused};
 use buzz_protocol::{HBeeTask, QueryError, QueryId, Result, TaskOutcome};
 use buzz_worker::hbee::{ENDED, HBeeAnswer, HBeeEvent};
 use tokio::sync::Semaphore;
 
 use crate::failure;
-use crate::price;
+use crate::price::{HBEE_PACE, Sizes};
 use crate::results::Results;
 use crate::settings::HBeeSettings;
 
@@ -48,17 +49,18 @@ pub struct LambdaCompute {
     client: Client,
     function: HBeeSettings,
     results: Results,
+    sizes: Sizes,
     invocations: Arc<Semaphore>,
     concurrency: usize,
 }
 
 impl LambdaCompute {
     /// Creates a client that invokes `function`. The read timeout of `sdk` must exceed the function's timeout.
-    /// Oversized payloads are passed through `results`.
-    pub fn new(sdk: &SdkConfig, function: HBeeSettings, results: Results) -> Self {
+    /// Oversized payloads are passed through `results`. The cost of queries depends on the `sizes` of the stack.
+    pub fn new(sdk: &SdkConfig, function: HBeeSettings, results: Results, sizes: Sizes) -> Self {
         let concurrency = concurrency(function.concurrency, descriptors_max());
         let invocations = Arc::new(Semaphore::new(concurrency));
-        Self { client: Client::new(sdk), function, results, invocations, concurrency }
+        Self { client: Client::new(sdk), function, results, sizes, invocations, concurrency }
     }
 
     /// Opens a connection to the service, so that the first task does not wait for it. Nothing runs. A failure is only
@@ -149,8 +151,12 @@ impl Compute for LambdaCompute {
         INLINE_BYTES_MAX
     }
 
-    fn estimated_usd(&self, tasks: u64, bytes: u64) -> Option<f64> {
-        Some(price::estimated_usd(tasks, bytes, self.function.memory_mb))
+    fn pace(&self) -> Pace {
+        HBEE_PACE
+    }
+
+    fn cost(&self, used: &Used) -> Option<Cost> {
+        Some(self.sizes.cost(used))
     }
 
     fn tasks_min(&self) -> usize {

@@ -79,6 +79,8 @@ pub struct CombSettings {
     pub vcpus: f64,
     /// Memory of one comb, in MB.
     pub memory_mb: u64,
+    /// Time without a query after which a comb stops itself. Only its cost depends on it here.
+    pub idle: Duration,
 }
 
 impl FuseSettings {
@@ -104,6 +106,7 @@ impl FuseSettings {
             start_max: Duration::from_secs(variables.optional("BUZZ_COMB_START_SECONDS", 180)),
             vcpus: variables.optional("BUZZ_COMB_VCPUS", 2.0),
             memory_mb: variables.optional("BUZZ_COMB_MEMORY_MB", 4096),
+            idle: Duration::from_secs(variables.optional("BUZZ_COMB_IDLE_SECONDS", 300)),
         });
         let settings = Self {
             stage: variables.required("BUZZ_STAGE"),

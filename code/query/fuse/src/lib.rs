@@ -5,6 +5,7 @@
 //! runs the reduce plans (`reduction`). The differences between AWS and one machine are behind [`Host`].
 
 mod dispatch;
+mod estimate;
 mod inboxes;
 mod reducers;
 mod reduction;
@@ -24,7 +25,7 @@ use buzz_engine::{
 };
 use buzz_host::Host;
 use buzz_plan::{Capacity, Explain, QueryPlan, explain, explain_analyzed};
-use buzz_protocol::{CatalogEntry, QueryError, Result, human_bytes};
+use buzz_protocol::{CatalogEntry, QueryError, Result};
 use buzz_storage::QueryStores;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -79,6 +80,7 @@ impl Fuse {
         let tables = open(question, &stores, buzz_plan::tables_read(&question.query).as_ref()).await?;
         let opened_in = started.elapsed();
         let mut plan = buzz_plan::plan(question, tables, &stores, &self.capacity(question)).await?;
+        plan.requests = stores.requests();
         plan.opened_in = opened_in;
         plan.planned_in = started.elapsed() - opened_in;
         Ok(plan)
@@ -108,23 +110,22 @@ impl Fuse {
         run::run(&self.host, plan, progress, sink).boxed()
     }
 
-    /// Estimates the cost of `plan` in US dollars. `None` where nothing is billed.
-    fn estimate(&self, plan: &QueryPlan) -> Option<f64> {
-        self.host.compute.estimated_usd(plan.task_count() as u64, plan.scan_bytes())
-    }
-
     /// Plans `question`, explains or runs it, and collects its rows.
     async fn answer(&self, question: Question, progress: &Progress) -> Result<Answer> {
         progress.keep_attempts(question.options.timeline_attempts);
         let plan = progress.unless_stopped(self.plan(&question)).await?;
         progress.warn(plan.warnings.iter().cloned());
-        let estimate = self.estimate(&plan);
+        progress.add_requests(plan.requests);
         if plan.explain != Explain::Plan {
-            check_cost(&plan, estimate)?;
+            progress.unless_stopped(estimate::check_limits(&self.host, &plan)).await?;
         }
         let (content, summary) = match plan.explain {
             Explain::Plan => {
-                (Content::Plan(explain(&plan).await? + &estimate_line(&plan, estimate)), Summary::default())
+                let text = explain(&plan).await?;
+                let expected = async { Ok(estimate::estimate(&self.host, &plan).await) };
+                let estimate = progress.unless_stopped(expected).await?;
+                let summary = Summary { estimate: Some(estimate), ..Summary::default() };
+                (Content::Plan(format!("{text}estimate: {estimate}\n")), summary)
             }
             Explain::Analyze => {
                 let summary = self.run(&plan, progress, &mut NoRows).await?;
@@ -139,7 +140,13 @@ impl Fuse {
                 (Content::Rows(rows), summary)
             }
         };
+        let used = progress.used();
+        let cost = self.host.compute.cost(&used);
         let summary = Summary {
+            requests: used.requests,
+            cost_usd: cost.map(|cost| cost.own_usd),
+            combs_started: used.starts.combs,
+            started_usd: cost.map(|cost| cost.started_usd),
             reruns: Progress::get(&progress.reruns),
             opened_in: plan.opened_in,
             planned_in: plan.planned_in,
@@ -149,24 +156,6 @@ impl Fuse {
         };
         Ok(Answer { id: question.id, content, summary })
     }
-}
-
-fn check_cost(plan: &QueryPlan, estimate: Option<f64>) -> Result<()> {
-    match (estimate, plan.options.max_cost_usd.map(f64::from)) {
-        (Some(estimate), Some(most)) if estimate > most => Err(QueryError::limit(format!(
-            "the query costs about ${estimate:.4}, more than ${most}; select fewer partitions, or raise `max_cost_usd`"
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Returns the line about the cost in an explained plan; empty where nothing is billed.
-fn estimate_line(plan: &QueryPlan, estimate: Option<f64>) -> String {
-    let Some(usd) = estimate else {
-        return String::new();
-    };
-    let (tasks, bytes) = (plan.task_count(), human_bytes(plan.scan_bytes()));
-    format!("estimate: {tasks} tasks read files of {bytes}, for about ${usd:.6}\n")
 }
 
 /// Opens the tables of `question`, in the order of its catalogs. Those that are not among the names `read`, if these are

@@ -17,6 +17,7 @@
 
 mod answer;
 pub mod contract;
+mod cost;
 mod names;
 mod progress;
 mod question;
@@ -33,6 +34,7 @@ use async_trait::async_trait;
 use buzz_protocol::Result;
 
 pub use answer::{Answer, Content, TableDescription};
+pub use cost::{Between, CombStarts, Cost, Estimate, Used};
 pub use names::{Existing, NameChange, NameChanged, NameKind, NameList, Names};
 pub use progress::{Phase, Progress, ProgressReport, Status};
 pub use question::{Question, Want};

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use buzz_protocol::{StageId, TaskIndex, TaskOutcome};
+use buzz_protocol::{Requests, StageId, TaskIndex, TaskOutcome};
 
-use crate::Timeline;
+use crate::{Estimate, Timeline};
 
 /// Work done for an answer.
 #[derive(Debug, Clone, Default)]
@@ -43,8 +43,17 @@ pub struct Summary {
     pub ran_in: Duration,
     /// Time from the question to the answer.
     pub total: Duration,
-    /// US dollars by list price; None on one machine, where nothing is billed.
+    /// Requests to buckets, of Fuse and of tasks that succeeded.
+    pub requests: Requests,
+    /// US dollars by list price of the query's own work; None on one machine, where nothing is billed.
     pub cost_usd: Option<f64>,
+    /// Combs that were started for the query.
+    pub combs_started: u64,
+    /// US dollars by list price of the start and the idle time of these combs, apart from the query's own work; None on
+    /// one machine.
+    pub started_usd: Option<f64>,
+    /// Estimate of a run, with a plan that was not run.
+    pub estimate: Option<Estimate>,
     /// Attempts of the tasks, as many as the option `timeline_attempts` keeps.
     pub timeline: Timeline,
 }

@@ -24,6 +24,7 @@ mod nearest;
 pub mod options;
 mod place;
 pub mod query;
+mod requests;
 mod spelling;
 mod store_error;
 mod table_text;
@@ -44,6 +45,7 @@ pub use nearest::nearest;
 pub use options::{Options, Overflow, ReducerChoice, Transport, Usd};
 pub use place::Place;
 pub use query::{Param, Query, QueryBody, Split, Step, StepType};
+pub use requests::Requests;
 pub use spelling::names_in_table;
 pub use store_error::{StoreAnswer, StoreSilent};
 pub use task::{
