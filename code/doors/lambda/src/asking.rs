@@ -32,6 +32,7 @@ impl FuseFunction {
     pub(crate) async fn ask(&self, mut ask: Ask, query: QueryId, left: Duration) -> Result<Box<RawValue>> {
         self.output_place(&ask)?;
         let options = &mut ask.options;
+        self.settings.limits.apply(options);
         // Tasks and combs do not need to outlive this function.
         options.timeout_seconds = options.timeout_seconds.min(left.as_secs() + 2);
         // Limits what Fuse reduces itself. Combs and HBees apply their own memory limits.

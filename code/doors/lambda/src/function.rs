@@ -193,7 +193,7 @@ mod tests {
     use std::path::Path;
 
     use async_trait::async_trait;
-    use buzz_aws::settings::HBeeSettings;
+    use buzz_aws::settings::{HBeeSettings, QueryLimits};
     use buzz_engine::{Question, Running, TableDescription};
     use buzz_protocol::{Place, TaskIndex};
     use buzz_storage::{Location, Stores};
@@ -234,6 +234,7 @@ mod tests {
             combs: None,
             function: "fuse".to_string(),
             memory_mb: 1024,
+            limits: QueryLimits::default(),
         };
         let sdk = aws_config::SdkConfig::builder().behavior_version(aws_config::BehaviorVersion::latest()).build();
         FuseFunction::new(Arc::new(Failing), results, settings, &sdk).unwrap()

@@ -6,6 +6,7 @@ mod command;
 #[path = "../common/mod.rs"]
 mod common;
 mod engine;
+mod estimates;
 mod faults;
 mod jobs;
 mod names;
