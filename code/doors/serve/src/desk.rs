@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use buzz_engine::{Answer, Content, Engine, Progress, ProgressReport, Question, RowSink, Rows, Summary, Want};
+use buzz_engine::{
+    Answer, Content, Engine, Estimate, Progress, ProgressReport, Question, RowSink, Rows, Summary, Want,
+};
 use buzz_protocol::{CatalogEntry, ErrorKind, Format, Options, Param, Query, QueryBody, QueryError, QueryId, Result};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -94,7 +96,8 @@ impl Counts {
                 self.bytes_read.fetch_add(summary.bytes_read, Ordering::Relaxed);
                 let milliseconds = u64::try_from(summary.total.as_millis()).unwrap_or(u64::MAX);
                 self.milliseconds.fetch_add(milliseconds, Ordering::Relaxed);
-                let micros = (summary.cost_usd.unwrap_or_default() * 1e6).round();
+                let cost = summary.cost_usd.unwrap_or_default() + summary.started_usd.unwrap_or_default();
+                let micros = (cost * 1e6).round();
                 #[expect(
                     clippy::cast_possible_truncation,
                     clippy::cast_sign_loss,
@@ -148,6 +151,16 @@ pub(crate) struct Answered {
     pub(crate) warnings: Vec<String>,
     /// Counts this answer among those that are kept.
     _kept: Kept,
+}
+
+impl Answered {
+    /// Returns the estimate of a plan.
+    ///
+    /// # Errors
+    /// `Internal` if this is the answer of a query that ran, or the engine made no estimate.
+    pub(crate) fn estimate(&self) -> Result<Estimate> {
+        self.summary.estimate.ok_or_else(|| QueryError::internal("the engine returned a plan without an estimate"))
+    }
 }
 
 /// Bounds the answers that are kept: all of them, and those of each user to half.

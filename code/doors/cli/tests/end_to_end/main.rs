@@ -17,6 +17,8 @@ mod engine;
 
 mod errors;
 
+mod estimate;
+
 mod examples;
 
 mod explain;

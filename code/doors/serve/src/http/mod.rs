@@ -54,6 +54,7 @@ pub(crate) fn router(shared: &Shared, guard: Arc<Guard>) -> Router {
     let gate = Gate { guard, keys: Arc::clone(&shared.keys) };
     Router::new()
         .route("/v1/query", post(query))
+        .route("/v1/estimate", post(estimate))
         .route("/v1/queries", post(submit))
         .route("/v1/queries/{id}", get(watch).delete(cancel))
         .route("/v1/queries/{id}/rows", get(submitted_rows))
@@ -112,6 +113,15 @@ async fn query(State(api): State<Api>, Extension(User(user)): Extension<User>, a
     };
     match answered.await {
         Ok((answered, format)) => rows::response(Arc::new(answered), format),
+        Err(error) => failed_as(&error),
+    }
+}
+
+/// Plans a query without running it, and responds with the resources that a run is expected to use.
+async fn estimate(State(api): State<Api>, Extension(User(user)): Extension<User>, asked: Asked) -> Response {
+    let planned = async { api.desk.plan(request(&api.desk, user, asked)?).await?.estimate() };
+    match planned.await {
+        Ok(estimate) => Json(estimate).into_response(),
         Err(error) => failed_as(&error),
     }
 }

@@ -47,7 +47,9 @@ pub(crate) fn summary(answered: &Answered) -> Value {
     json!({
         "rows": summary.rows, "files_read": summary.files_read, "files_found": summary.files_found,
         "bytes_read": summary.bytes_read, "tasks": summary.tasks, "retries": summary.retries,
-        "seconds": summary.total.as_secs_f64(), "cost_usd": summary.cost_usd,
+        "get_requests": summary.requests.gets, "put_requests": summary.requests.puts,
+        "seconds": summary.total.as_secs_f64(), "cost_usd": summary.cost_usd, "combs_started": summary.combs_started,
+        "started_usd": summary.started_usd,
     })
 }
 
