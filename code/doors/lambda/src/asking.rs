@@ -160,6 +160,7 @@ impl FuseFunction {
         tracing::info!(
             query_id = %query,
             cost_usd = message.summary.cost_usd,
+            started_usd = message.summary.started_usd,
             tasks = answer.summary.tasks,
             bytes_read = answer.summary.bytes_read,
             gb_seconds = message.summary.gb_seconds,

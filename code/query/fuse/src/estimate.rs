@@ -10,10 +10,11 @@ use buzz_protocol::{QueryError, ReducerChoice, Requests, Result, human_bytes};
 /// Maximum time to read footers for an estimate. Beyond it, files count as a whole.
 const READ_MAX: Duration = Duration::from_secs(20);
 
-/// Estimates a run of `plan` on `host`, by footers of its files.
-pub(crate) async fn estimate(host: &Host, plan: &QueryPlan) -> Estimate {
+/// Estimates a run of `plan` on `host`, by footers of its files. Adds the requests for them to `progress`.
+pub(crate) async fn estimate(host: &Host, plan: &QueryPlan, progress: &Progress) -> Estimate {
     let stores = host.stores.for_query();
     let reads = tokio::time::timeout(READ_MAX, Reads::by_footers(plan, &stores)).await;
+    progress.add_requests(stores.requests());
     of_reads(host, plan, &reads.unwrap_or_else(|_| Reads::of_whole_files(plan)))
 }
 
@@ -22,7 +23,7 @@ pub(crate) async fn estimate(host: &Host, plan: &QueryPlan) -> Estimate {
 ///
 /// # Errors
 /// `Limit`, naming the option.
-pub(crate) async fn check_limits(host: &Host, plan: &QueryPlan) -> Result<()> {
+pub(crate) async fn check_limits(host: &Host, plan: &QueryPlan, progress: &Progress) -> Result<()> {
     let (bytes_max, cost_max) = (plan.options.max_scan_bytes, plan.options.max_cost_usd);
     if bytes_max == 0 && cost_max.is_none() {
         return Ok(());
@@ -31,7 +32,7 @@ pub(crate) async fn check_limits(host: &Host, plan: &QueryPlan) -> Result<()> {
     if check(plan, &most).is_ok() {
         return Ok(());
     }
-    check(plan, &estimate(host, plan).await)
+    check(plan, &estimate(host, plan, progress).await)
 }
 
 fn check(plan: &QueryPlan, estimate: &Estimate) -> Result<()> {

@@ -117,12 +117,12 @@ impl Fuse {
         progress.warn(plan.warnings.iter().cloned());
         progress.add_requests(plan.requests);
         if plan.explain != Explain::Plan {
-            progress.unless_stopped(estimate::check_limits(&self.host, &plan)).await?;
+            progress.unless_stopped(estimate::check_limits(&self.host, &plan, progress)).await?;
         }
         let (content, summary) = match plan.explain {
             Explain::Plan => {
                 let text = explain(&plan).await?;
-                let expected = async { Ok(estimate::estimate(&self.host, &plan).await) };
+                let expected = async { Ok(estimate::estimate(&self.host, &plan, progress).await) };
                 let estimate = progress.unless_stopped(expected).await?;
                 let summary = Summary { estimate: Some(estimate), ..Summary::default() };
                 (Content::Plan(format!("{text}estimate: {estimate}\n")), summary)

@@ -118,7 +118,7 @@ async fn estimates_of_tpch_are_within_20_percent_of_a_run() {
         .map(|(table, _)| json!({"name": table, "type": "Parquet", "uri": format!("s3://buzz-local/tpch/{table}")}));
     for (name, sql) in STATEMENTS {
         let query = json!({"sql": sql, "catalogs": catalogs});
-        check(&deployed, name, &json!({"query": query, "options": {"tasks": 4}})).await;
+        check(&deployed, name, &json!({"query": query, "options": {"tasks": 4, "reducer": "inline"}})).await;
     }
 }
 

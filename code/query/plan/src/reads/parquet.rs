@@ -61,17 +61,15 @@ pub(super) fn of_row_groups(
 /// Returns the name in the table of each top-level column of a file. A column that the table lacks keeps its own.
 fn names_of_columns(table: &Table, footer: &ParquetMetaData) -> Vec<String> {
     let mapping = &table.mapping;
-    let logical =
-        |found: Option<(&String, bool)>, own: &str| found.map_or_else(|| own.to_string(), |(name, _)| name.clone());
     let fields = footer.file_metadata().schema_descr().root_schema().get_fields();
     let named = fields.iter().map(|field| {
         let (own, info) = (field.name(), field.get_basic_info());
-        if mapping.ids.is_empty() {
-            let found = mapping.physical_names.iter().find(|(_, physical)| physical.as_str() == own);
-            return logical(found.map(|(name, _)| (name, true)), own);
-        }
-        let found = mapping.ids.iter().find(|(_, id)| info.has_id() && i64::from(info.id()) == **id);
-        logical(found.map(|(name, _)| (name, true)), own)
+        let is_own = |id: i64| info.has_id() && i64::from(info.id()) == id;
+        let name = match mapping.ids.is_empty() {
+            true => mapping.physical_names.iter().find(|(_, physical)| physical.as_str() == own).map(|(name, _)| name),
+            false => mapping.ids.iter().find(|(_, id)| is_own(**id)).map(|(name, _)| name),
+        };
+        name.map_or_else(|| own.to_string(), String::clone)
     });
     let named: Vec<String> = named.collect();
     let table: Vec<&str> = table.schema.fields().iter().map(|field| field.name().as_str()).collect();
