@@ -31,6 +31,7 @@ mod statement;
 mod steps;
 mod table;
 mod views;
+pub mod visit;
 mod wire;
 
 use std::sync::Arc;

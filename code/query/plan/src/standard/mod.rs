@@ -11,6 +11,7 @@ mod decimals;
 mod formats;
 mod frames;
 mod guards;
+mod instants;
 mod intervals;
 mod limits;
 mod named_windows;
@@ -138,6 +139,7 @@ fn one(expression: Expr, schema: &DFSchema, zone: Option<&str>) -> DataFusionRes
     result = sibling(result, &|inner| windows::in_groups(inner, schema))?;
     result = sibling(result, &|inner| decimals::comparable(inner, schema))?;
     result = sibling(result, &|inner| times::comparable(inner, schema, zone))?;
+    result = sibling(result, &|inner| instants::exact(inner, schema))?;
     result = sibling(result, &|inner| simplified::with_nulls(inner, schema))?;
     result = sibling(result, &operators::supported)?;
     result = sibling(result, &|inner| operators::zoned_bins(inner, schema))?;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 
+use crate::visit::{visit, visit_mut};
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, JoinConstraint, JoinType, plan_err};
@@ -23,7 +24,7 @@ use datafusion::logical_expr::{
 use datafusion::sql::parser::Statement as ParsedStatement;
 use datafusion::sql::sqlparser::ast::{
     Expr as SqlExpr, Ident, Join as SqlJoin, JoinConstraint as SqlConstraint, JoinOperator, Query, Select, Statement,
-    TableFactor, TableWithJoins, Visit, VisitMut, Visitor, VisitorMut,
+    TableFactor, TableWithJoins, Visitor, VisitorMut,
 };
 
 use super::overflow::with_names;
@@ -43,7 +44,7 @@ impl Sides {
     /// Collects the sides of the joins in `statement`.
     pub(super) fn of(statement: &Statement) -> Self {
         let mut sides = Self::default();
-        let _: ControlFlow<()> = statement.visit(&mut sides);
+        let _: ControlFlow<()> = visit(statement, &mut sides);
         sides
     }
 
@@ -164,11 +165,11 @@ pub(super) fn ambiguous_columns(select: &mut Select) {
         let columns = repeated.filter_map(|(column, (relation, _))| Some((column.clone(), relation.clone()?)));
         Naming { columns: columns.collect(), depth: 0 }
     };
-    let _: ControlFlow<()> = VisitMut::visit(&mut select.selection, &mut named(1));
+    let _: ControlFlow<()> = visit_mut(&mut select.selection, &mut named(1));
     let mut several = named(2);
-    let _: ControlFlow<()> = VisitMut::visit(&mut select.projection, &mut several);
-    let _: ControlFlow<()> = VisitMut::visit(&mut select.group_by, &mut several);
-    let _: ControlFlow<()> = VisitMut::visit(&mut select.having, &mut several);
+    let _: ControlFlow<()> = visit_mut(&mut select.projection, &mut several);
+    let _: ControlFlow<()> = visit_mut(&mut select.group_by, &mut several);
+    let _: ControlFlow<()> = visit_mut(&mut select.having, &mut several);
 }
 
 /// Returns variants of `statement` in which the conditions of each SELECT with a NATURAL JOIN name the relation of `column`:
@@ -178,7 +179,7 @@ pub(crate) fn natural_sides(statement: &ParsedStatement, column: &str) -> Vec<Pa
         let mut statement = statement.clone();
         let ParsedStatement::Statement(sql) = &mut statement else { return None };
         let mut natural = Natural { column, place, count: 0 };
-        let _: ControlFlow<()> = sql.visit(&mut natural);
+        let _: ControlFlow<()> = visit_mut(sql, &mut natural);
         (natural.count > 0).then_some(statement)
     };
     (0..).map_while(variant).collect()
@@ -205,7 +206,7 @@ impl VisitorMut for Natural<'_> {
         });
         if let Some(Some(relation)) = relations.into_iter().nth(self.place) {
             let columns = [(self.column.to_string(), relation.clone())].into();
-            let _: ControlFlow<()> = VisitMut::visit(&mut select.selection, &mut Naming { columns, depth: 0 });
+            let _: ControlFlow<()> = visit_mut(&mut select.selection, &mut Naming { columns, depth: 0 });
             self.count += 1;
         }
         ControlFlow::Continue(())

@@ -25,7 +25,7 @@ use crate::reads::scan_reads;
 use crate::split::{pack, split_target, tasks_wanted, whole_files};
 use crate::sql::{delivered_schema, to_logical};
 use crate::table::{FileTable, InboxTable};
-use crate::{Planning, prune, reduce, standard, wire};
+use crate::{Planning, params, prune, reduce, standard, wire};
 
 /// Plans `steps`.
 pub(crate) async fn plan(planning: &Planning<'_>, steps: &[Step]) -> Result<QueryPlan> {
@@ -142,7 +142,8 @@ async fn map_stage(
 
     let mut files = table.files.clone();
     if let Some(filter) = &parsed.step.partition_filter {
-        files = prune::by_partition_filter(&state, &table, files, filter)?;
+        let values = params::values(&state, &planning.question.query.params)?;
+        files = prune::by_partition_filter(&state, &table, files, filter, (&values, options))?;
     }
     let files_by_filter = files.len();
     let (files_by_partition, files) = prune::by_where(&state, &table, files, &optimized)?;
