@@ -28,8 +28,12 @@ use crate::query_plan::{MapStage, QueryPlan};
 /// Files of one table whose footers are read for an estimate. Other files are expected to be like these.
 const FOOTERS_MAX: usize = 64;
 
-/// Requests for a Parquet file of which nothing is known: two for its footer, one for its page index, one for its rows.
+/// Requests for a Parquet file of which nothing is known: two for its footer, one for its page index, one for its first row
+/// group.
 const REQUESTS_OF_FILE: u64 = 4;
+
+/// Bytes of the row groups of such a file. They are rarely smaller, so that it is not expected to send too few requests.
+const ROW_GROUP_BYTES: u64 = 1 << 20;
 
 /// Part of a table that one scan of a fragment reads.
 #[derive(Debug, Clone)]
@@ -108,7 +112,8 @@ impl Reads {
         self.tasks.iter().copied().sum()
     }
 
-    /// Returns the reads of tasks that read every byte of their files. No scan reads more bytes.
+    /// Returns the reads of tasks that read every byte of their files, with a request for each mebibyte. A scan reads fewer
+    /// bytes, and rarely sends more requests.
     pub fn of_whole_files(plan: &QueryPlan) -> Self {
         let mut tasks = Vec::with_capacity(plan.task_count());
         for stage in &plan.stages {
@@ -245,7 +250,7 @@ impl Likeness {
 
     fn read(&self, slice: &Slice) -> Read {
         if self.slices == 0 || self.bytes == 0 {
-            return Read { bytes: slice.bytes, requests: REQUESTS_OF_FILE };
+            return Read { bytes: slice.bytes, requests: REQUESTS_OF_FILE + slice.bytes / ROW_GROUP_BYTES };
         }
         let share = u128::from(slice.bytes) * u128::from(self.read.bytes) / u128::from(self.bytes);
         Read { bytes: u64::try_from(share).unwrap_or(u64::MAX), requests: self.read.requests.div_ceil(self.slices) }
