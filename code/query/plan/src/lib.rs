@@ -30,6 +30,7 @@ mod standard;
 mod statement;
 mod steps;
 mod table;
+mod trees;
 mod views;
 pub mod visit;
 mod wire;

@@ -1,5 +1,6 @@
 //! Prunes files: by partition values (the step's `partition_filter` and its WHERE), then by statistics (its WHERE).
 
+use crate::trees::Tree;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use buzz_catalog::{DataFile, FileStatistics, Table};
 use buzz_protocol::error::column_not_found;
 use buzz_protocol::{Options, QueryError, Result};
 use datafusion::common::pruning::PruningStatistics;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, SchemaError};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
@@ -47,7 +48,7 @@ pub(crate) fn by_partition_filter(
     let expr = with_values(expr, values).map_err(place)?;
     let expr = standard::planned_expression(expr, &schema, options).map_err(place)?;
     let typed =
-        expr.transform_up(|expr| text_means_value(expr, &schema)).data().map_err(|error| place(error.into()))?;
+        expr.rewrite_up(&mut |expr| text_means_value(expr, &schema)).data().map_err(|error| place(error.into()))?;
     match typed.get_type(&schema).map_err(|error| place(error.into()))? {
         DataType::Boolean | DataType::Null => {}
         other => return Err(place(QueryError::invalid(format!("it is of type {other}, not a condition")))),
@@ -59,7 +60,7 @@ pub(crate) fn by_partition_filter(
 
 /// Replaces the parameters in `expression` by `values`.
 fn with_values(expression: Expr, values: &HashMap<String, ScalarValue>) -> Result<Expr> {
-    let replaced = expression.transform(|inner| {
+    let replaced = expression.rewrite_up(&mut |inner| {
         let Expr::Placeholder(placeholder) = &inner else { return Ok(Transformed::no(inner)) };
         let value = values.get(placeholder.id.trim_start_matches('$')).cloned();
         Ok(value.map_or(Transformed::no(inner), |value| Transformed::yes(Expr::Literal(value, None))))
@@ -141,7 +142,7 @@ pub(crate) fn by_conditions(
 
 /// Removes the table name from all columns of `filter`.
 fn unqualified(filter: Expr) -> Result<Expr> {
-    let plain = filter.transform(|expr| match expr {
+    let plain = filter.rewrite_up(&mut |expr| match expr {
         Expr::Column(column) => Ok(Transformed::yes(Expr::Column(Column::from_name(column.name)))),
         other => Ok(Transformed::no(other)),
     });
@@ -170,7 +171,7 @@ pub(crate) fn by_predicate(
     let schema = batch.schema();
     let mut keep = vec![true; files.len()];
     for part in parts {
-        let moved = Arc::clone(part).transform(|node| match node.downcast_ref::<PhysicalColumn>() {
+        let moved = Arc::clone(part).rewrite_up(&mut |node| match node.downcast_ref::<PhysicalColumn>() {
             Some(column) => {
                 Ok(Transformed::yes(Arc::new(PhysicalColumn::new_with_schema(column.name(), &schema)?) as _))
             }
@@ -301,7 +302,7 @@ fn not_a_partition(error: DataFusionError, table: &Table) -> QueryError {
 /// Rejects subqueries, aggregates and window functions: they have no meaning for a single file.
 fn check_plain(expr: &Expr) -> Result<()> {
     let mut odd = None;
-    expr.apply(|expr| {
+    expr.each(&mut |expr| {
         odd = match expr {
             Expr::AggregateFunction(_) => Some("an aggregate"),
             Expr::WindowFunction(_) => Some("a window function"),

@@ -3,12 +3,13 @@
 //! Both sides of AND are evaluated for all rows of a batch, in the order that the optimizer leaves. A condition that can
 //! fail is therefore evaluated for the rows that pass all conditions that cannot.
 
+use crate::trees::{PlanTree, Tree};
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use buzz_kernel::instant;
 use datafusion::common::DFSchema;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result;
 use datafusion::logical_expr::utils::{conjunction, merge_schema, split_conjunction_owned};
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, Operator, lit, when};
@@ -21,7 +22,7 @@ use super::patterns;
 /// # Errors
 /// `Plan` if the rewritten plan is inconsistent.
 pub(crate) fn guarded(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let plan = patterns::prunable(plan)?.transform_up_with_subqueries(|node| match node {
+    let plan = patterns::prunable(plan)?.rewrite_all_up(&mut |node| match node {
         LogicalPlan::Filter(filter) => {
             let guarded = guarded_condition(filter.predicate.clone(), filter.input.schema())?;
             if !guarded.transformed {
@@ -68,7 +69,7 @@ fn guarded_condition(condition: Expr, schema: &DFSchema) -> Result<Transformed<E
 /// Checks if `expression` can fail for a value: it divides whole numbers or decimals by something that may be zero,
 /// parses a text, or computes what may overflow.
 fn can_fail(expression: &Expr, schema: &DFSchema) -> Result<bool> {
-    expression.exists(|inner| {
+    expression.any(&mut |inner| {
         Ok(match inner {
             Expr::BinaryExpr(BinaryExpr { op: Operator::Divide | Operator::Modulo, right, .. }) => {
                 !matches!(right.as_ref(), Expr::Literal(..)) && !right.get_type(schema)?.is_floating()

@@ -1,7 +1,8 @@
 //! The operands that an expression compares with each other.
 
+use crate::trees::Tree;
 use arrow::datatypes::DataType;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{Between, InList};
@@ -81,7 +82,7 @@ pub(super) fn type_of(expression: &Expr, schema: &DFSchema) -> Result<DataType> 
 
 /// Checks if `expression` has the same value for all rows, as literals and `now()` have.
 pub(super) fn is_constant(expression: &Expr) -> bool {
-    let varies = expression.exists(|inner| {
+    let varies = expression.any(&mut |inner| {
         Ok(match inner {
             Expr::Literal(..) | Expr::Cast(_) | Expr::TryCast(_) | Expr::BinaryExpr(_) | Expr::Negative(_) => false,
             Expr::ScalarFunction(call) => call.func.signature().volatility == Volatility::Volatile,

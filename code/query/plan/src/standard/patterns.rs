@@ -1,8 +1,9 @@
 //! `SIMILAR TO` with the pattern language of the standard, and `LIKE` with any escape character.
 
+use crate::trees::{PlanTree, Tree};
 use arrow::datatypes::DataType;
 use buzz_kernel::{like_pattern, similar_pattern};
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::Like;
@@ -43,8 +44,8 @@ pub(super) fn translated(expression: Expr, schema: &DFSchema) -> Result<Transfor
 /// # Errors
 /// `Plan` if the rewritten plan is inconsistent.
 pub(super) fn prunable(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let plan = plan.transform_up_with_subqueries(|node| {
-        node.map_expressions(|expression| expression.transform_up(|inner| Ok(of_plain_text(inner))))
+    let plan = plan.rewrite_all_up(&mut |node| {
+        node.rewrite_expressions(&mut |expression| expression.rewrite_up(&mut |inner| Ok(of_plain_text(inner))))
     })?;
     Ok(plan.data)
 }

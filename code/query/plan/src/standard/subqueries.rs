@@ -4,6 +4,7 @@
 //! `CASE`, unknown became false. There, `x IN (q)` becomes a `CASE` over `EXISTS`. Outside of filters, `EXISTS` becomes a
 //! count. A subquery that aggregates without `GROUP BY` has one row whatever it reads.
 
+use crate::trees::{PlanTree, Tree};
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ use datafusion::logical_expr::{
 /// `Plan` if the rewritten plan is inconsistent.
 pub(super) fn rewritten(plan: LogicalPlan) -> Result<LogicalPlan> {
     let next = Cell::new(0);
-    let plan = plan.transform_up_with_subqueries(|node| match node {
+    let plan = plan.rewrite_all_up(&mut |node| match node {
         LogicalPlan::Filter(filter) if has_subquery(&filter.predicate)? => {
             let rewriter = Rewriter { schema: filter.input.schema(), next: &next };
             let predicate = rewriter.of(filter.predicate.clone(), Place::Condition)?;
@@ -38,15 +39,15 @@ pub(super) fn rewritten(plan: LogicalPlan) -> Result<LogicalPlan> {
 }
 
 fn has_subquery(expression: &Expr) -> Result<bool> {
-    expression.exists(|inner| Ok(matches!(inner, Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_))))
+    expression.any(&mut |inner| Ok(matches!(inner, Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_))))
 }
 
 /// Rewrites the subqueries of a node that is not a filter.
 fn values(node: LogicalPlan, next: &Cell<usize>) -> Result<Transformed<LogicalPlan>> {
     let (mut found, mut scalar) = (false, false);
-    node.apply_expressions(|expression| {
+    node.each_expression(&mut |expression| {
         found |= has_subquery(expression)?;
-        scalar |= expression.exists(|inner| Ok(matches!(inner, Expr::ScalarSubquery(_))))?;
+        scalar |= expression.any(&mut |inner| Ok(matches!(inner, Expr::ScalarSubquery(_))))?;
         Ok(TreeNodeRecursion::Continue)
     })?;
     let elsewhere = matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Sort(_) | LogicalPlan::Window(_));
@@ -56,10 +57,10 @@ fn values(node: LogicalPlan, next: &Cell<usize>) -> Result<Transformed<LogicalPl
     };
     let names = NamePreserver::new(&node);
     let rewriter = Rewriter { schema: &schema, next };
-    let counted = node.map_expressions(|expression| {
+    let counted = node.rewrite_expressions(&mut |expression| {
         named(expression, &names, &mut |whole| {
             let value = rewriter.of(whole, Place::Value)?;
-            let counted = value.transform_up(|inner| match inner {
+            let counted = value.rewrite_up(&mut |inner| match inner {
                 Expr::Exists(exists) => counted(exists).map(Transformed::yes),
                 other => Ok(Transformed::no(other)),
             })?;
@@ -73,9 +74,9 @@ fn values(node: LogicalPlan, next: &Cell<usize>) -> Result<Transformed<LogicalPl
 fn computed_below(node: LogicalPlan, next: &Cell<usize>) -> Result<LogicalPlan> {
     let mut found: Vec<(Expr, Expr)> = Vec::new();
     let names = NamePreserver::new(&node);
-    let node = node.map_expressions(|expression| {
+    let node = node.rewrite_expressions(&mut |expression| {
         named(expression, &names, &mut |whole| {
-            whole.transform_down(|inner| {
+            whole.rewrite_down(&mut |inner| {
                 if !matches!(inner, Expr::ScalarSubquery(_)) {
                     return Ok(Transformed::no(inner));
                 }
@@ -280,7 +281,7 @@ impl Rewriter<'_> {
 
     /// Replaces the columns of `expression` by references to the outer query.
     fn outer(&self, expression: Expr) -> Result<Expr> {
-        let replaced = expression.transform_up(|inner| match inner {
+        let replaced = expression.rewrite_up(&mut |inner| match inner {
             Expr::Column(column) => {
                 let field = Arc::clone(self.schema.field_from_column(&column)?);
                 Ok(Transformed::yes(Expr::OuterReferenceColumn(field, column)))

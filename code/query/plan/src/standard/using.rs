@@ -5,13 +5,14 @@
 //! columns of both sides, and keeps their own values under other names. References that name a side (`x.k`) mean its own
 //! value; they are marked in the statement, because a plan does not show how a column was written.
 
+use crate::trees::{PlanTree, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 
 use crate::visit::{visit, visit_mut};
 use arrow::datatypes::DataType;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, JoinConstraint, JoinType, plan_err};
 use datafusion::error::Result;
 use datafusion::functions::core::expr_fn::coalesce;
@@ -287,17 +288,17 @@ impl ScalarUDFImpl for Mark {
 /// `Plan` if the rewritten plan is inconsistent.
 pub(super) fn merged(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut found = false;
-    plan.apply_with_subqueries(|node| {
+    plan.each_node(&mut |node| {
         found |= matches!(node, LogicalPlan::Join(join) if merges(join));
-        node.apply_expressions(|expression| {
-            found |= expression.exists(|inner| Ok(is_mark(inner)))?;
+        node.each_expression(&mut |expression| {
+            found |= expression.any(&mut |inner| Ok(is_mark(inner)))?;
             Ok(TreeNodeRecursion::Continue)
         })
     })?;
     if !found {
         return Ok(plan);
     }
-    let plan = plan.transform_up_with_subqueries(|node| {
+    let plan = plan.rewrite_all_up(&mut |node| {
         // The columns of an input may have changed.
         let node = node.recompute_schema()?;
         let schema = merge_schema(&node.inputs());
@@ -309,14 +310,14 @@ pub(super) fn merged(plan: LogicalPlan) -> Result<LogicalPlan> {
         }))
     })?;
     // A reference that is marked still has no column in the plans around it.
-    let plan = plan.data.transform_up_with_subqueries(|node| rewritten(node, &unmarked).map(Transformed::yes))?;
+    let plan = plan.data.rewrite_all_up(&mut |node| rewritten(node, &unmarked).map(Transformed::yes))?;
     Ok(plan.data)
 }
 
 /// Rewrites the expressions of `node` with `rewrite`, and keeps their names.
 fn rewritten(node: LogicalPlan, rewrite: &dyn Fn(Expr) -> Result<Transformed<Expr>>) -> Result<LogicalPlan> {
     let names = NamePreserver::new(&node);
-    Ok(node.map_expressions(|expression| with_names(expression, &names, rewrite))?.data)
+    Ok(node.rewrite_expressions(&mut |expression| with_names(expression, &names, rewrite))?.data)
 }
 
 /// Resolves the marked references from the subqueries of `node` to its inputs, whose columns are `schema`. The subqueries
@@ -325,7 +326,7 @@ fn with_subqueries_resolved(node: LogicalPlan, schema: &DFSchema) -> Result<Logi
     let node = node.map_subqueries(|subquery| resolved_outside(subquery, schema).map(Transformed::yes))?.data;
     match node {
         LogicalPlan::Join(mut join)
-            if join.right.as_ref().exists(|inner| Ok(matches!(inner, LogicalPlan::Subquery(_))))? =>
+            if join.right.as_ref().any(&mut |inner| Ok(matches!(inner, LogicalPlan::Subquery(_))))? =>
         {
             // LATERAL: the right side refers to the left one.
             let right = resolved_outside(join.right.as_ref().clone(), join.left.schema())?;
@@ -338,7 +339,7 @@ fn with_subqueries_resolved(node: LogicalPlan, schema: &DFSchema) -> Result<Logi
 
 /// Resolves the marked references in `plan` to an outer query whose columns are `schema`.
 fn resolved_outside(plan: LogicalPlan, schema: &DFSchema) -> Result<LogicalPlan> {
-    let plan = plan.transform_up_with_subqueries(|node| {
+    let plan = plan.rewrite_all_up(&mut |node| {
         let node = rewritten(node, &|inner| Ok(outer_resolved(inner, schema)))?;
         Ok(Transformed::yes(match node {
             LogicalPlan::Subquery(mut subquery) => {

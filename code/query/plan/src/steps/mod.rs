@@ -3,6 +3,7 @@
 
 mod parse;
 
+use crate::trees::PlanTree;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -116,7 +117,7 @@ fn count_reads(planned: &[PlannedStep]) -> Vec<usize> {
 
 fn scanned_stages(plan: &LogicalPlan) -> Vec<StageId> {
     let mut stages = Vec::new();
-    let visited = plan.apply_with_subqueries(|node| {
+    let visited = plan.each_node(&mut |node| {
         if let LogicalPlan::TableScan(scan) = node
             && let Ok(provider) = source_as_provider(&scan.source)
             && let Some(inbox) = provider.downcast_ref::<InboxTable>()
@@ -193,7 +194,7 @@ fn with_schema(plan: Arc<dyn ExecutionPlan>, schema: &Schema) -> Result<Arc<dyn 
 
 fn scanned_table(plan: &LogicalPlan) -> Result<Arc<Table>> {
     let mut table = None;
-    plan.apply_with_subqueries(|node| {
+    plan.each_node(&mut |node| {
         if let LogicalPlan::TableScan(scan) = node
             && let Ok(provider) = source_as_provider(&scan.source)
             && let Some(files) = provider.downcast_ref::<FileTable>()
