@@ -142,6 +142,16 @@ async fn text_and_steps_are_estimated_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_beyond_those_whose_footers_are_read_are_like_them() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "many", 150, 60);
+    let query = statement(1, "SELECT SUM(amount) AS s FROM many", &[("many", "Parquet", "many")]);
+    let (estimate, ran) = both(&Fuse::new(host(&[]).host()), &query, dir.path()).await;
+    assert_near("bytes", estimate.bytes, ran.bytes_read);
+    assert_eq!(estimate.tasks, ran.tasks);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn columns_of_a_wide_table_count_for_the_limit_and_not_its_files() {
     let fuse = Fuse::new(reading(&bucket().await).host());
     let all = statement(1, "SELECT * FROM notes", &CATALOGS);

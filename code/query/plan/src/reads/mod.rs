@@ -13,7 +13,7 @@ use ::parquet::file::metadata::ParquetMetaData;
 use buzz_catalog::{DataFile, Table};
 use buzz_protocol::{DeletionVector, FileFormat, Result};
 use buzz_storage::QueryStores;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_expr::PhysicalExpr;
@@ -24,6 +24,7 @@ use self::parquet::{footer_requests, of_row_groups};
 use crate::cut::ScanSource;
 use crate::footers::{FOOTERS_AT_ONCE, object_meta};
 use crate::query_plan::{MapStage, QueryPlan};
+use crate::trees::Tree;
 
 /// Files of one table whose footers are read for an estimate. Other files are expected to be like these.
 const FOOTERS_MAX: usize = 64;
@@ -47,7 +48,7 @@ pub struct ScanRead {
 /// Returns the reads of all scans of `plan`, in pre-order.
 pub(crate) fn scan_reads(plan: &Arc<dyn ExecutionPlan>) -> Vec<ScanRead> {
     let mut reads = Vec::new();
-    let visited = plan.apply(|node| {
+    let visited = plan.each(&mut |node| {
         let source = node.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
         if let Some(scan) = source.and_then(|source| source.downcast_ref::<FileScanConfig>()) {
             reads.push(scan_read(scan));
