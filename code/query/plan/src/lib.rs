@@ -131,7 +131,8 @@ impl Planning<'_> {
     fn session<'t>(&self, tables: impl IntoIterator<Item = (&'t str, Arc<dyn TableProvider>)>) -> Result<SessionState> {
         let mut config = planning_config(self.options(), 1)?;
         config.options_mut().sql_parser.collect_spans = true;
-        standard::session(config, self.options(), self.start, tables)
+        let state = standard::session(config, self.options(), self.start, tables)?;
+        Ok(standard::within_time(state, self.options(), self.start))
     }
 
     /// Makes the plan of `stages` and `reduces`, for `reducer` combs or for Fuse alone.

@@ -23,7 +23,10 @@ async fn sums_are_exact_whatever_the_order() {
         ("SELECT sum(a) FILTER (WHERE id > 4), sum(CAST(id AS INT UNSIGNED)) FROM t", &["9 | 36"]),
         ("SELECT avg(CAST('999999999999999999999999999999999999' AS DECIMAL(38, 0))) = 999999999999999999999999999999999999 FROM t", &["true"]),
         ("SELECT avg(CAST(id AS DECIMAL(30, 2))) FROM t", &["4.500000"]),
+        ("SELECT round(1e300, 10) = 1e300, round(1.256, 2) = 1.26, round(-2.5) = -3, round(CAST(2.345 AS DECIMAL(5, 3)), 1) FROM t LIMIT 1", &["true | true | true | 2.3"]),
+        ("SELECT id FROM t WHERE round(id * 1e300, 10) > 7e300", &["8"]),
 ("SELECT avg(CAST(id AS DECIMAL(38, 0))) OVER () FROM t LIMIT 1", &["4.5000"]),
+("SELECT id, avg(CAST(id AS DECIMAL(30, 2))) OVER (ORDER BY id), avg(CAST(id AS DECIMAL(30, 2))) OVER () FROM t WHERE id < 3", &["1 | 1.000000 | 1.500000", "2 | 1.500000 | 1.500000"]),
 ("SELECT (SELECT 1), (SELECT 2), EXISTS (SELECT 1), EXISTS (SELECT 2) FROM t LIMIT 1", &["1 | 2 | true | true"]),
     ])
     .await;
@@ -106,6 +109,9 @@ async fn comparisons_are_of_the_values_that_are_written() {
         ("TRY_CAST(b AS SMALLINT) IS DISTINCT FROM 1", 3),
         ("CAST(p AS INT) IN (2, 7)", 1),
         ("CAST(b AS BIGINT) > 2", 2),
+        ("b + 9007199254740990 IN (9007199254740993, 0.5)", 1),
+        ("b + 9007199254740990 NOT IN (9007199254740993, 0.5)", 3),
+        ("b + 9007199254740990 BETWEEN 0.5 AND 9007199254740992", 2),
         ("ms = '2024-01-01'", 4),
     ] {
         for (zones, way) in WAYS {
