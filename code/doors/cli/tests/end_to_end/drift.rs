@@ -5,9 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch,
-    StringArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
+    Array, ArrayRef, BinaryArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray,
+    RecordBatch, StringArray, StructArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+    TimestampNanosecondArray,
 };
+use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Schema};
 use buzz_protocol::{ErrorKind, QueryError};
 use buzz_testkit::sorted_text;
@@ -115,6 +117,33 @@ async fn spellings_of_a_column_are_one_column_with_a_warning() {
     let answer = answer(dir, "SELECT year, x FROM t", json!({"uri": "hive"})).await.unwrap();
     assert_eq!(sorted_text(&answer.rows), ["2023 | 1", "2024 | 2"]);
     assert!(answer.warnings[0].contains("`year` as `Year`"), "{:?}", answer.warnings);
+}
+
+#[tokio::test]
+async fn spellings_of_a_field_are_one_field_with_a_warning() {
+    let dir = tempdir().unwrap();
+    let dir = dir.path();
+    let pair = |x: &str, y: &str, values: [i64; 2]| -> ArrayRef {
+        let field = |name: &str, value: i64| (Arc::new(Field::new(name, DataType::Int64, true)), ints(&[value]));
+        Arc::new(StructArray::from(vec![field(x, values[0]), field(y, values[1])]))
+    };
+    let listed = |item: ArrayRef| -> ArrayRef {
+        let field = Arc::new(Field::new_list_field(item.data_type().clone(), true));
+        Arc::new(ListArray::new(field, OffsetBuffer::from_lengths([1]), item, None))
+    };
+    folder(dir, "t", &[("s", pair("id", "n", [1, 10])), ("s", pair("N", "ID", [20, 2]))]);
+    for filter in ["", " WHERE s['id'] > 0", " WHERE s['n'] IN (10, 20)"] {
+        let sql = format!("SELECT count(s['id']), sum(s['id']), sum(s['n']) FROM t{filter}");
+        let found = answer(dir, &sql, json!({"uri": "t"})).await.unwrap();
+        assert_eq!(sorted_text(&found.rows), ["2 | 3 | 30"], "{filter}");
+        let expected = [("s.id", "ID"), ("s.n", "N")].map(|(path, other)| {
+            format!("table `t`: some files spell field `{path}` as `{other}`; it is read as one field")
+        });
+        assert_eq!(found.warnings, expected);
+    }
+    assert_eq!(rows(dir, "SELECT s['n'] FROM t WHERE s['id'] = 2", json!({"uri": "t"})).await, ["20"]);
+    folder(dir, "l", &[("s", listed(pair("id", "n", [1, 10]))), ("s", listed(pair("ID", "N", [2, 20])))]);
+    assert_eq!(rows(dir, "SELECT s[1]['n'] FROM t WHERE s[1]['id'] = 2", json!({"uri": "l"})).await, ["20"]);
 }
 
 #[tokio::test]
