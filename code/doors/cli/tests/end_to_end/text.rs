@@ -263,6 +263,24 @@ async fn json_value_that_is_nested_elsewhere_is_read_as_json_text() {
 }
 
 #[tokio::test]
+async fn deep_json_is_read_with_its_innermost_values_as_json_text() {
+    let dir = tempdir().unwrap();
+    let dir = dir.path();
+    for (name, open, close) in [("objects", "{\"b\":", "}"), ("lists", "[", "]")] {
+        let line = |depth: usize| format!("{{\"a\":{}[7]{}}}\n", open.repeat(depth), close.repeat(depth));
+        write(dir, name, [line(50), "{\"a\":null}\n".to_string(), line(50)].concat());
+        let entry = || json!({"uri": name, "type": "Json"});
+        assert_eq!(rows(dir, "SELECT count(a), count(*) FROM t", entry()).await, ["2 | 3"], "{name}");
+        let found = rows(dir, "SELECT a FROM t WHERE a IS NOT NULL", entry()).await;
+        let text = format!("{}[7]{}", open.repeat(20), close.repeat(20));
+        assert!(found.len() == 2 && found.iter().all(|row| row.contains(&text)), "{found:?}");
+        write(dir, name, line(64));
+        let text = error(dir, "SELECT a FROM t", entry()).await;
+        assert!(text.contains("a value is nested more than 64 levels deep"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn json_objects_over_several_lines_and_arrays_are_read_in_one_piece() {
     let dir = tempdir().unwrap();
     let dir = dir.path();
