@@ -124,8 +124,8 @@ fn in_unit(seconds: i64, nanoseconds: i64, unit: TimeUnit) -> Option<i64> {
 }
 
 /// Adds the seconds to a timestamp that ends with its minute, such as `2024-01-31 10:00` or `2024-01-31T10:00+02:00`, as
-/// arrow's parser requires them.
-fn with_seconds(text: &str) -> Cow<'_, str> {
+/// most parsers require them. Returns any other text unchanged.
+pub fn with_seconds(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
     let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
     let is_minute = matches!(bytes.get(10), Some(b' ' | b'T' | b't'))
