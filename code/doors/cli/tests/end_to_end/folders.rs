@@ -121,3 +121,27 @@ fn table_is_read_from_a_pipe() {
         assert_eq!(text(&output.stdout), expected, "{}", text(&output.stderr));
     }
 }
+
+#[tokio::test]
+async fn tables_with_a_log_that_is_not_read_are_named_in_a_warning() {
+    let dir = tempdir().unwrap();
+    let dir = dir.path();
+    for (table, format, log) in [
+        ("ice", "Iceberg", "metadata/00001-4f.metadata.json"),
+        ("hudi", "Hudi", ".hoodie/hoodie.properties"),
+        ("plain", "", "metadata/notes.json"),
+    ] {
+        for file in [log, "data/part-0.parquet"] {
+            fs::create_dir_all(dir.join(table).join(file).parent().unwrap()).unwrap();
+        }
+        fs::write(dir.join(table).join(log), "{}").unwrap();
+        write_file(&dir.join(table).join("data/part-0.parquet"), &rides(0, 10));
+        let whole = answer(dir, "SELECT count(*) FROM t", table).await.unwrap();
+        assert_eq!(sorted_text(&whole.rows), ["10"]);
+        let expected = format!("is a table of {format}, whose log Buzz does not read");
+        let is_warned = whole.warnings.iter().any(|warning| warning.contains(&expected));
+        assert_eq!(is_warned, !format.is_empty(), "{table}: {:?}", whole.warnings);
+        let part = answer(dir, "SELECT count(*) FROM t", &format!("{table}/data")).await.unwrap();
+        assert!(part.warnings.is_empty(), "{:?}", part.warnings);
+    }
+}

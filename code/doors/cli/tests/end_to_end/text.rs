@@ -67,6 +67,68 @@ async fn csv_values_keep_signs_blanks_zones_and_digits() {
 }
 
 #[tokio::test]
+async fn csv_times_of_every_year_and_without_seconds_are_times() {
+    let dir = tempdir().unwrap();
+    let dir = dir.path();
+    let text = "t,u,v,code\n0001-01-01 00:00:00,2024-01-31 10:05,2024-01-31T10:05+01:00,001.1\n\
+                9999-12-31 23:59:59.5,2024-01-31 10:05:30,2024-01-31 10:05 UTC,01.1\n";
+    write(dir, "t.csv", text);
+    let sql = "SELECT arrow_typeof(t), arrow_typeof(u), arrow_typeof(v), arrow_typeof(code) FROM t LIMIT 1";
+    assert_eq!(
+        rows(dir, sql, json!({"uri": "t.csv"})).await,
+        ["Timestamp(µs) | Timestamp(µs) | Timestamp(µs, \"UTC\") | Utf8View"]
+    );
+    let sql = "SELECT t::varchar, u::varchar, v::varchar, code FROM t";
+    assert_eq!(
+        rows(dir, sql, json!({"uri": "t.csv"})).await,
+        [
+            "0001-01-01T00:00:00 | 2024-01-31T10:05:00 | 2024-01-31T09:05:00Z | 001.1",
+            "9999-12-31T23:59:59.500 | 2024-01-31T10:05:30 | 2024-01-31T10:05:00Z | 01.1"
+        ]
+    );
+    // Nanoseconds end in 2262.
+    write(dir, "n.csv", "t\n2024-01-31 10:05:00.123456789\n9999-12-31\n");
+    let sql = "SELECT t, arrow_typeof(t) FROM t ORDER BY 1";
+    assert_eq!(
+        rows(dir, sql, json!({"uri": "n.csv"})).await,
+        ["2024-01-31 10:05:00.123456789 | Utf8View", "9999-12-31 | Utf8View"]
+    );
+    write(dir, "j.json", "{\"t\":\"2024-01-31T10:05\"}\n{\"t\":\"9999-12-31 00:00\"}\n");
+    let schema = json!([{"name": "t", "type": "Timestamp(ms)"}]);
+    assert_eq!(
+        rows(dir, "SELECT t::varchar FROM t", json!({"uri": "j.json", "schema": schema})).await,
+        ["2024-01-31T10:05:00", "9999-12-31T00:00:00"]
+    );
+}
+
+#[tokio::test]
+async fn blanks_of_unicode_around_csv_values_do_not_count() {
+    let dir = tempdir().unwrap();
+    let dir = dir.path();
+    write(
+        dir,
+        "a.csv",
+        "n,d,b,s\n\u{a0}5,2024-01-31\u{a0},true\u{202f},\u{a0}x\n6\u{b},2024-02-01,false,y\n\u{3000},,,z\n",
+    );
+    let sql = "SELECT sum(n), count(n), max(d)::varchar, bool_or(b), min(octet_length(s)), max(octet_length(s)) FROM t";
+    assert_eq!(rows(dir, sql, json!({"uri": "a.csv"})).await, ["11 | 2 | 2024-02-01 | true | 1 | 3"]);
+}
+
+#[tokio::test]
+async fn number_that_a_small_float_cannot_hold_is_an_error() {
+    let dir = tempdir().unwrap();
+    let dir = dir.path();
+    write(dir, "a.csv", "x\n0.5\n1e-60\n");
+    write(dir, "a.json", "{\"x\":0.5}\n{\"x\":1e-60}\n");
+    for uri in ["a.csv", "a.json"] {
+        let entry = |kind: &str| json!({"uri": uri, "schema": [{"name": "x", "type": kind}]});
+        let text = error(dir, "SELECT x FROM t", entry("Float32")).await;
+        assert!(text.contains("column `x`: `1e-60` is not Float32"), "{text}");
+        assert_eq!(rows(dir, "SELECT count(x) FROM t WHERE x > 0", entry("Float64")).await, ["2"], "{uri}");
+    }
+}
+
+#[tokio::test]
 async fn value_that_the_sample_does_not_show_is_read_or_named() {
     let dir = tempdir().unwrap();
     let dir = dir.path();
@@ -198,6 +260,24 @@ async fn json_value_that_is_nested_elsewhere_is_read_as_json_text() {
     assert_eq!(rows(dir, sql, json!({"uri": "a.jsonl"})).await, expected);
     let entry = json!({"uri": "a.jsonl", "schema": [{"name": "s", "type": "Utf8"}]});
     assert_eq!(rows(dir, "SELECT s FROM t WHERE s IS NOT NULL", entry).await, ["{\"x\": 1}", "{\"x\": [2]}"]);
+}
+
+#[tokio::test]
+async fn deep_json_is_read_with_its_innermost_values_as_json_text() {
+    let dir = tempdir().unwrap();
+    let dir = dir.path();
+    for (name, open, close) in [("objects", "{\"b\":", "}"), ("lists", "[", "]")] {
+        let line = |depth: usize| format!("{{\"a\":{}[7]{}}}\n", open.repeat(depth), close.repeat(depth));
+        write(dir, name, [line(50), "{\"a\":null}\n".to_string(), line(50)].concat());
+        let entry = || json!({"uri": name, "type": "Json"});
+        assert_eq!(rows(dir, "SELECT count(a), count(*) FROM t", entry()).await, ["2 | 3"], "{name}");
+        let found = rows(dir, "SELECT a FROM t WHERE a IS NOT NULL", entry()).await;
+        let text = format!("{}[7]{}", open.repeat(20), close.repeat(20));
+        assert!(found.len() == 2 && found.iter().all(|row| row.contains(&text)), "{found:?}");
+        write(dir, name, line(64));
+        let text = error(dir, "SELECT a FROM t", entry()).await;
+        assert!(text.contains("a value is nested more than 64 levels deep"), "{text}");
+    }
 }
 
 #[tokio::test]
