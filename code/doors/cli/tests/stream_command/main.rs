@@ -84,6 +84,7 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("time::option_names_event_time_as_it_is_written", time::event_time_option),
         Trial::test("time::idle_source_closes_its_windows", time::idle_source),
         Trial::test("time::late_and_bad_rows_are_tables", time::side_tables),
+        Trial::test("time::row_without_event_time_is_bad_for_all_statements", time::rows_without_time),
         Trial::test("time::emit_on_window_close_waits_for_the_watermark", time::emit_on_window_close),
         Trial::test("sql::literals_keep_quotes_and_blanks", tutorial::literals),
         Trial::test("json::steps_run_over_a_stream", tutorial::json_form),
