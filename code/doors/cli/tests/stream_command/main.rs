@@ -105,6 +105,7 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("state::file_of_others_stays_as_it_is", state::file_of_others),
         Trial::test("sinks::rows_have_the_columns_of_the_sink", sinks::columns),
         Trial::test("sinks::what_cannot_be_written_is_refused_by_check", sinks::refused),
+        Trial::test("sinks::times_keep_their_zone", sinks::zones),
         Trial::test("delta::appended_rows_are_read_once", delta::appended_rows),
         Trial::test("dialect::statements_equal_batch", dialect::equal_batch),
         Trial::test("dialect::overflow_is_an_error_as_in_batch", dialect::overflow_is_an_error),

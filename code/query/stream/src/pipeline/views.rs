@@ -17,7 +17,8 @@ use super::columns::{Target, into_columns};
 use super::session::session;
 use crate::script::{Script, TableDefinition};
 
-/// Returns the columns that a table declares, with generated ones, or `None` if it declares none.
+/// Returns the columns that a table declares, with generated ones, or `None` if it declares none. TIMESTAMP has no time
+/// zone, and TIMESTAMPTZ has UTC.
 ///
 /// # Errors
 /// `Invalid` if a type is unknown.
@@ -25,7 +26,9 @@ pub async fn declared_columns(table: &TableDefinition) -> Result<Option<Schema>>
     if table.columns.is_empty() {
         return Ok(None);
     }
-    let context = session(1, Overflow::Error)?;
+    let mut state = session(1, Overflow::Error)?.state();
+    // A TIMESTAMPTZ is a moment: its values are those of UTC, and say so in every sink.
+    state.config_mut().options_mut().execution.time_zone = Some("UTC".to_string());
     let mut fields = Vec::new();
     for column in &table.columns {
         let name = match column.name.quote_style {
@@ -34,7 +37,7 @@ pub async fn declared_columns(table: &TableDefinition) -> Result<Option<Schema>>
         };
         let written = column.data_type.to_string();
         let written = if written.eq_ignore_ascii_case("json") { "VARCHAR".to_string() } else { written };
-        let plan = context.state().create_logical_plan(&format!("SELECT CAST(NULL AS {written})")).await;
+        let plan = state.create_logical_plan(&format!("SELECT CAST(NULL AS {written})")).await;
         let plan = plan.map_err(|error| {
             QueryError::invalid(format!("column `{name}` of `{}` has type {written}: {error}", table.name))
         })?;
