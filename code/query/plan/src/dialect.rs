@@ -27,6 +27,14 @@ pub fn session(mut config: SessionConfig, overflow: Overflow) -> Result<SessionS
     standard::session(config, &options, crate::start(), [])
 }
 
+/// Checks the length of the statement `sql` and of its chains, before it is parsed.
+///
+/// # Errors
+/// `Limit`, naming the bound.
+pub fn check_length(sql: &str) -> Result<()> {
+    chains::check_length(sql)
+}
+
 /// Plans a parsed statement in a session of [`session`], without optimizing it.
 ///
 /// # Errors
@@ -40,8 +48,9 @@ pub async fn logical(state: &SessionState, statement: Statement) -> Result<Logic
 /// Plans the expression `text` over the columns of `schema`.
 ///
 /// # Errors
-/// `Invalid` if the expression is wrong.
+/// `Invalid` if the expression is wrong, `Limit` if it is too long.
 pub fn expression(state: &SessionState, text: &str, schema: &DFSchema) -> Result<Expr> {
+    chains::check_length(text)?;
     let dialect = state.config_options().sql_parser.dialect;
     let mut parsed = state.sql_to_expr_with_alias(text, &dialect)?;
     parsed.expr = standard::rewritten_expression(parsed.expr)?;

@@ -15,6 +15,7 @@ mod tokens;
 
 use std::collections::BTreeMap;
 
+use buzz_plan::dialect::check_length;
 use buzz_protocol::{QueryError, Result};
 use datafusion::sql::sqlparser::ast::{
     Expr, Insert, ObjectType, OnInsert, Query, Set, Statement, TableObject, VisitMut,
@@ -72,12 +73,15 @@ impl Script {
     /// Parses a script.
     ///
     /// # Errors
-    /// `Invalid` if a statement is not understood or not supported; the message names the clause.
+    /// `Invalid` if a statement is not understood or not supported; the message names the clause. `Limit` if one is too long
+    /// to be parsed.
     pub fn parse(text: &str) -> Result<Self> {
         let mut script = Self::default();
         for statement in pieces(text)?.split(|piece| piece.token == Token::SemiColon) {
             let statement = without_comments(statement);
             if !statement.iter().all(is_blank) {
+                let text = join(&statement);
+                check_length(&text).map_err(|error| error.at(format!("statement `{}`", shorten(&text))))?;
                 script.canonical.push_str(&canonical(&statement));
                 script.add(statement)?;
             }
@@ -113,10 +117,10 @@ impl Script {
 
     /// Replaces calls of functions by their bodies.
     fn expand_functions(&mut self) -> Result<()> {
-        let mut calls = Calls { functions: &self.functions, failure: None };
         if self.functions.is_empty() {
             return Ok(());
         }
+        let mut calls = Calls { functions: &self.functions, added: 0, failure: None };
         for query in self.views.iter_mut().map(|view| &mut view.query) {
             let _ = query.visit(&mut calls);
         }
