@@ -111,5 +111,6 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("dialect::overflow_is_an_error_as_in_batch", dialect::overflow_is_an_error),
         Trial::test("check::names_stages_and_state", tutorial::check_names_stages),
         Trial::test("check::unknown_option_is_refused", tutorial::unknown_option),
+        Trial::test("check::unknown_table_is_named", tutorial::unknown_table),
     ]
 }

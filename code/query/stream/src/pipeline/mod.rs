@@ -124,7 +124,7 @@ impl Pipeline {
             scans.insert(name.clone(), source.scan);
         }
         register_views(&context, script).await?;
-        let sources = Sources { inputs, scans: &scans };
+        let sources = Sources { script, inputs, scans: &scans };
         let mut statements: Vec<Statement> = Vec::new();
         let declared = sinks.iter().map(|(name, columns)| (name.as_str(), Target::declared(columns)));
         let mut targets: BTreeMap<&str, Target> = declared.collect();
