@@ -66,6 +66,35 @@ async fn window_of_many_slices_has_the_rows_that_come_late() {
     }
 }
 
+/// A row that is late for windows of 65 slices that are closed is in those that are open, which share slices with them.
+#[tokio::test]
+async fn late_row_is_in_the_windows_that_are_open() {
+    let milli = 1_000_000;
+    let late = BASE + 5050 * milli;
+    let mut rows: Vec<(i64, i64)> = (0..200).map(|i| (BASE + i * 100 * milli, 1)).collect();
+    // Before the second epoch, the watermark is the time of row 99.
+    rows.insert(100, (late, 1000));
+    let before = BASE + 9900 * milli;
+    let times: ArrayRef = Arc::new(TimestampNanosecondArray::from_iter_values(rows.iter().map(|row| row.0)));
+    let values: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.1)));
+    let batch = RecordBatch::try_from_iter([("t", times), ("v", values)]).expect("the columns have equal lengths");
+    let input = input_of(&batch, Some("t"), 0);
+    let sources = BTreeMap::from([("r".to_string(), (batch, input))]);
+    let cuts = [100, 2, 50].map(|events| Cut { events, reload: None, snapshot: false });
+    let script = "SELECT sum(v) FROM r GROUP BY hop(interval '200 milliseconds', interval '6500 milliseconds')";
+    let found = texts(&harness_run(script, &sources, &cuts).await.expect("it runs"));
+    let (slide, width) = (200 * milli, 6500 * milli);
+    let (first, last) = ((BASE - width) / slide, (BASE + 20_000 * milli) / slide);
+    let sums = (first..=last).map(|number| {
+        let window = number * slide..number * slide + width;
+        let belongs = |time: &i64| window.contains(time) && (*time != late || window.end > before);
+        rows.iter().filter(|(time, _)| belongs(time)).map(|(_, value)| value).sum::<i64>()
+    });
+    let mut expected: Vec<String> = sums.filter(|sum| *sum > 0).map(|sum| sum.to_string()).collect();
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
 #[tokio::test]
 async fn top_5_of_each_window() {
     let rows = run("SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY window ORDER BY count DESC) AS row_num \
