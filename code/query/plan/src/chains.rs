@@ -6,9 +6,10 @@
 
 use std::ops::ControlFlow;
 
+use crate::visit::visit_mut;
 use buzz_protocol::{QueryError, Result, SqlLength};
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Value, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Value, VisitorMut};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
@@ -159,7 +160,7 @@ pub(crate) fn balanced(mut statement: Statement) -> Result<Statement> {
         inner = explain.statement.as_mut();
     }
     if let Statement::Statement(sql) = inner
-        && let ControlFlow::Break(error) = sql.visit(&mut Balancing)
+        && let ControlFlow::Break(error) = visit_mut(sql, &mut Balancing)
     {
         return Err(error);
     }
@@ -253,8 +254,8 @@ fn tree_of(mut terms: Vec<Expr>, op: &BinaryOperator) -> Expr {
 
 #[cfg(test)]
 mod tests {
+    use crate::visit::any_expression;
     use buzz_protocol::ErrorKind;
-    use datafusion::sql::sqlparser::ast::visit_expressions;
 
     use super::*;
     use crate::sql::parse_statement;
@@ -281,9 +282,9 @@ mod tests {
         let statement = parse_statement(&format!("SELECT {}", terms.join(" OR "))).unwrap();
         let Statement::Statement(sql) = &statement else { panic!("{statement}") };
         let mut depths = Vec::new();
-        let _: ControlFlow<()> = visit_expressions(sql, |expression| {
+        any_expression(sql, &mut |expression| {
             depths.push(depth(expression));
-            ControlFlow::Continue(())
+            false
         });
         assert_eq!(depths.into_iter().max(), Some(10));
     }

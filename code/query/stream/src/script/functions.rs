@@ -2,10 +2,10 @@
 
 use std::ops::ControlFlow;
 
+use buzz_plan::visit::{visit, visit_mut};
 use buzz_protocol::{QueryError, Result, SqlLength};
 use datafusion::sql::sqlparser::ast::{
-    Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, SelectItem, Statement, Visit, VisitMut, Visitor,
-    VisitorMut,
+    Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, SelectItem, Statement, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -67,7 +67,7 @@ struct Size {
 impl Size {
     fn of(expr: &SqlExpr) -> Self {
         let mut size = Self::default();
-        let _ = expr.visit(&mut size);
+        let _ = visit(expr, &mut size);
         size
     }
 }
@@ -111,7 +111,7 @@ impl Macro {
     /// Returns the size of the body with `given` in place of the arguments, without making it.
     fn size(&self, given: &[SqlExpr]) -> Size {
         let mut uses = Uses { names: &self.arguments, counts: vec![0; self.arguments.len()] };
-        let _ = self.body.visit(&mut uses);
+        let _ = visit(&self.body, &mut uses);
         let mut size = Size::of(&self.body);
         let mut deepest = 0;
         for (given, count) in given.iter().zip(uses.counts) {
@@ -183,7 +183,7 @@ impl VisitorMut for Calls<'_> {
             return ControlFlow::Break(());
         }
         let mut body = found.body.clone();
-        let _ = VisitMut::visit(&mut body, &mut Arguments { names: &found.arguments, given: &given });
+        let _ = visit_mut(&mut body, &mut Arguments { names: &found.arguments, given: &given });
         *expr = SqlExpr::Nested(Box::new(body));
         ControlFlow::Continue(())
     }

@@ -16,10 +16,9 @@ mod tokens;
 use std::collections::BTreeMap;
 
 use buzz_plan::dialect::check_length;
+use buzz_plan::visit::visit_mut;
 use buzz_protocol::{QueryError, Result};
-use datafusion::sql::sqlparser::ast::{
-    Expr, Insert, ObjectType, OnInsert, Query, Set, Statement, TableObject, VisitMut,
-};
+use datafusion::sql::sqlparser::ast::{Expr, Insert, ObjectType, OnInsert, Query, Set, Statement, TableObject};
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use self::functions::{Calls, Macro, function};
@@ -122,10 +121,10 @@ impl Script {
         }
         let mut calls = Calls { functions: &self.functions, added: 0, failure: None };
         for query in self.views.iter_mut().map(|view| &mut view.query) {
-            let _ = query.visit(&mut calls);
+            let _ = visit_mut(query, &mut calls);
         }
         for query in self.statements.iter_mut().map(|output| &mut output.query) {
-            let _ = query.visit(&mut calls);
+            let _ = visit_mut(query, &mut calls);
         }
         calls.failure.map_or(Ok(()), Err)
     }
