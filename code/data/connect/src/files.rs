@@ -7,6 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use buzz_protocol::{QueryError, Result};
+use buzz_storage::text::plain_text;
 use bytes::Bytes;
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
@@ -158,7 +159,12 @@ impl FileSource {
             }
         }
         let Some(file) = self.queue.pop_front() else { return Ok(false) };
-        let bytes = self.store.get(&file.location).await?.bytes().await?;
+        let mut bytes = self.store.get(&file.location).await?.bytes().await?;
+        if self.format.has_lines() {
+            // Positions are those of the text.
+            let text = plain_text(bytes).await;
+            bytes = text.map_err(|error| error.at(format!("{}{}", self.root, file.location)))?;
+        }
         self.current = Some(self.opened(file, bytes)?);
         Ok(true)
     }
@@ -420,6 +426,23 @@ mod tests {
             let read = source.read(100, 0).await.expect("it is readable");
             assert_eq!(rows(&read), 2, "{text:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn compressed_file_is_read_as_its_text() {
+        // `n\n1\n2\n`
+        let file: &[u8] =
+            b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xcb\xe3\x32\xe4\x32\xe2\x02\x00\x55\x70\x29\x81\x06\x00\x00\x00";
+        let store = Arc::new(InMemory::new());
+        let place = Path::from("in/a.csv.gz");
+        store.put(&place, Bytes::from_static(file).into()).await.expect("it is writable");
+        let format = Format::Csv { header: true, delimiter: b',' };
+        let read = source(&store, format.clone()).read(100, 0).await.expect("it is readable");
+        assert_eq!(rows(&read), 2);
+        store.put(&place, Bytes::from_static(&file[..14]).into()).await.expect("it is writable");
+        let error = source(&store, format).read(100, 0).await.expect_err("the file is truncated");
+        let text = error.to_string();
+        assert!(text.contains("in/a.csv.gz") && text.contains("not readable gzip"), "{text}");
     }
 
     #[tokio::test]

@@ -30,7 +30,14 @@ pub async fn carry_out(arguments: Arguments) -> ExitCode {
         None => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
     };
     if let Command::Stream(command) = arguments.command {
-        return crate::stream::carry_out(command, threads).await;
+        // Planning recurses, and only the threads of the runtime have a stack that is made for it.
+        let runtime = tokio::runtime::Handle::current();
+        let run = move || runtime.block_on(crate::stream::carry_out(command, threads));
+        let done = tokio::task::spawn_blocking(run).await;
+        return done.unwrap_or_else(|error| {
+            crate::terminal::note(&format!("error: the run stopped: {error}"));
+            ExitCode::FAILURE
+        });
     }
     if let Command::Shell(command) = arguments.command {
         return crate::shell::carry_out(command, threads).await;

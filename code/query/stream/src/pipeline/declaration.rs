@@ -158,8 +158,9 @@ impl<'a> Declaration<'a> {
             columns.push(physical(cast(time, time_type()))?);
             (mark, mark_text, time_column) = (Some(physical(cast(expr, time_type()))?), text, Some(name));
         }
+        let time_name = time_column.clone().unwrap_or_default();
         let scan = SourceScan { schema: Arc::clone(&schema), time_column };
-        Ok(Prepared { source: Source { columns, schema, mark, mark_text, reach: 0 }, scan, visible })
+        Ok(Prepared { source: Source { columns, schema, mark, mark_text, time_name, reach: 0 }, scan, visible })
     }
 }
 

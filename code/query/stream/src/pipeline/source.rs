@@ -47,6 +47,8 @@ pub(super) struct Source {
     /// Computes the watermark of a row; `None` if rows have the time of their arrival.
     pub(super) mark: Option<Arc<dyn PhysicalExpr>>,
     pub(super) mark_text: String,
+    /// The column of event time, for messages.
+    pub(super) time_name: String,
     /// Distance between the time of a row and the farthest start or end of its windows, in nanoseconds.
     pub(super) reach: i64,
 }
@@ -73,8 +75,8 @@ impl SourceRows {
 /// Rows of a source with all columns and the event time.
 pub(super) struct Prepared {
     pub(super) batches: Vec<RecordBatch>,
-    pub(super) without_time: u64,
-    /// Rows that are left out because their windows do not fit into time: the text and the reason.
+    /// Rows that are left out because they have no event time, or windows that do not fit into time: the text and the
+    /// reason.
     pub(super) unfit: Vec<(String, String)>,
 }
 
@@ -93,23 +95,30 @@ impl Source {
         Ok(columns)
     }
 
-    /// Returns the rows of which all windows fit into time, and the others as text with a reason. Returns `None` if all
-    /// rows fit.
+    /// Returns the rows that have an event time and of which all windows fit into time, and the others as text with a
+    /// reason. Returns `None` if all rows fit.
+    ///
+    /// A row without event time is bad whatever the statements are: with a window it belongs nowhere, and a row that some
+    /// statements see and others do not would make their results differ.
     fn fitting(&self, batch: &RecordBatch, times: &ArrayRef) -> Result<Option<Fitting>> {
-        if self.mark.is_none() || self.reach == 0 {
+        if self.mark.is_none() || (self.reach == 0 && times.null_count() == 0) {
             return Ok(None);
         }
         let times = times.as_primitive::<TimestampNanosecondType>();
         // The end of a session must be before the end of time, or it would never close.
         let range = i64::MIN.saturating_add(self.reach)..i64::MAX.saturating_sub(self.reach);
-        let fits = |time: Option<i64>| time.is_none_or(|time| range.contains(&time));
+        let fits = |time: Option<i64>| time.is_some_and(|time| self.reach == 0 || range.contains(&time));
         if times.iter().all(fits) {
             return Ok(None);
         }
         let mask: BooleanArray = times.iter().map(|time| Some(fits(time))).collect();
         let mut unfit = Vec::new();
         for row in (0..batch.num_rows()).filter(|&row| !mask.value(row)) {
-            unfit.push((row_text(batch, row)?, unfit_reason(times.value(row))));
+            let reason = match times.is_null(row) {
+                true => format!("its event time `{}` is NULL", self.time_name),
+                false => unfit_reason(times.value(row)),
+            };
+            unfit.push((row_text(batch, row)?, reason));
         }
         Ok(Some((filter_record_batch(batch, &mask)?, unfit)))
     }
@@ -140,7 +149,7 @@ impl Source {
 
     /// Computes the columns and event times of the rows of an epoch, and moves the watermark.
     pub(super) fn prepare(&self, rows: Option<&SourceRows>, time: &mut SourceTime, now: i64) -> Result<Prepared> {
-        let mut prepared = Prepared { batches: Vec::new(), without_time: 0, unfit: Vec::new() };
+        let mut prepared = Prepared { batches: Vec::new(), unfit: Vec::new() };
         let no_rows = SourceRows::default();
         let rows = rows.unwrap_or(&no_rows);
         for (partition, batches) in &rows.partitions {
@@ -169,7 +178,6 @@ impl Source {
                                 time.delay = time.delay.max(last.saturating_sub(mark));
                             }
                         }
-                        prepared.without_time += typed.null_count() as u64;
                         times
                     }
                 };
@@ -234,7 +242,7 @@ pub(super) fn source_of<'a>(name: &'a str, sources: &BTreeMap<String, SourceInpu
     base.filter(|base| !sources.contains_key(name) && sources.contains_key(*base)).unwrap_or(name)
 }
 
-/// Rows that could not be decoded or do not fit into time, as a batch of `(text, reason, time)`.
+/// Rows that could not be decoded, have no event time or do not fit into time, as a batch of `(text, reason, time)`.
 pub(super) fn bad_rows(rows: &[&(String, String)], now: i64) -> Result<Vec<RecordBatch>> {
     if rows.is_empty() {
         return Ok(Vec::new());
