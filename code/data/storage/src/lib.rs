@@ -11,6 +11,7 @@ mod location;
 mod region;
 mod s3;
 mod several;
+mod steady;
 mod stores;
 mod synced;
 pub mod text;
