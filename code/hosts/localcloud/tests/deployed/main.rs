@@ -8,6 +8,7 @@ mod common;
 mod engine;
 mod faults;
 mod jobs;
+mod matrix;
 mod names;
 mod queries;
 mod stack;
