@@ -5,6 +5,7 @@
 //! runs the reduce plans (`reduction`). The differences between AWS and one machine are behind [`Host`].
 
 mod dispatch;
+mod halved;
 mod inboxes;
 mod reducers;
 mod reduction;
@@ -127,7 +128,7 @@ impl Fuse {
                 (Content::Plan(explain(&plan).await? + &estimate_line(&plan, estimate)), Summary::default())
             }
             Explain::Analyze => {
-                let summary = self.run(&plan, progress, &mut NoRows).await?;
+                let summary = self.run_or_halve(&question, &plan, progress, &mut NoRows).await?;
                 (Content::Plan(explain_analyzed(&plan, &summary).await?), summary)
             }
             Explain::No => {
@@ -135,7 +136,7 @@ impl Fuse {
                     buzz_results::format::check(schema, format)?;
                 }
                 let mut rows = Rows::new().at_most(plan.options.max_result_bytes);
-                let summary = self.run(&plan, progress, &mut rows).await?;
+                let summary = self.run_or_halve(&question, &plan, progress, &mut rows).await?;
                 (Content::Rows(rows), summary)
             }
         };
