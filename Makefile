@@ -236,9 +236,9 @@ fuzz: build ## Read mutated Parquet files and Delta logs for SECONDS=60; fails o
 fault-matrix: programs aws-cli ## Run each fault with each shape of query, and write the tables of docs/faults.md
 	BUZZ_FAULT_MATRIX_WRITE=1 cargo test --workspace --test end_to_end --test deployed -- matrix::
 
-chaos: build ## Make random faults while callers query, for SECONDS=60; every answer is compared; SEED=1
+chaos: programs aws-cli ## Make random faults while callers query, for SECONDS=60 in one process and on a local cloud; SEED=1
 	BUZZ_CHAOS_SECONDS=$(or $(SECONDS),60) BUZZ_CHAOS_SEED=$(or $(SEED),1) \
-		cargo test --workspace --test end_to_end -- --nocapture chaos::
+		cargo test --workspace --test end_to_end --test deployed -- --nocapture chaos::
 
 ##@ A stack on AWS: STAGE and REGION select it, on the command line or in default.env
 

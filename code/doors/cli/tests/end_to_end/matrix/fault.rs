@@ -97,7 +97,7 @@ impl Fault {
             Fault::InboxMemoryFull => &["inbox_memory_bytes=1"],
             Fault::InboxDiskFull => &["inbox_memory_bytes=1", "inbox_disk_bytes=1"],
             Fault::LittleMemory => &["memory_bytes=100KiB"],
-            Fault::OutOfTime => &["timeout_seconds=3", "straggler_factor=0"],
+            Fault::OutOfTime => &["timeout_seconds=8", "straggler_factor=0"],
             _ => &[],
         }
     }
