@@ -83,7 +83,7 @@ async fn caller(
         let shape = random.random_range(0..SHAPES.len());
         let (name, sql) = SHAPES[shape];
         let started = Instant::now();
-        let event = event(sql, &json!({}));
+        let event = event(sql, &json!({"straggler_factor": 2}));
         let answer = tokio::time::timeout(HANGS_AFTER, deployed.invoke(&event)).await;
         let answer = answer.unwrap_or_else(|_| panic!("{name}: the query hangs"));
         seen.longest = seen.longest.max(started.elapsed());
