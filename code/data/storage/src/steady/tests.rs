@@ -61,7 +61,8 @@ impl ObjectStore for Faulty {
             return Ok(result);
         };
         let (meta, range) = (result.meta.clone(), result.range.clone());
-        let bytes = result.bytes().await?.slice(..count);
+        let bytes = result.bytes().await?;
+        let bytes = bytes.slice(..count.min(bytes.len()));
         let rest = match fault {
             Some(Fault::Stands(_)) => futures::stream::pending().boxed(),
             Some(Fault::Breaks(_)) => futures::stream::iter([Err(broken("reset".to_string()))]).boxed(),

@@ -1,6 +1,8 @@
 //! Random faults of the cloud while several callers query a deployed stack. Each answer is right or `Unavailable`, and
 //! nothing is left.
 
+#![expect(clippy::print_stdout, reason = "the run reports what it saw")]
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 

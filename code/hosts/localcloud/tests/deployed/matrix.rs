@@ -1,6 +1,8 @@
 //! Runs faults of the cloud with shapes of queries on a deployed stack. A cell is right rows or the named error. After each
 //! fault, no function runs, and the combs stop because no query is open on them.
 
+#![expect(clippy::print_stdout, reason = "a failing run shows what it saw")]
+
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
