@@ -232,6 +232,14 @@ fuzz: build ## Read mutated Parquet files and Delta logs for SECONDS=60; fails o
 	@cargo build --workspace --bin buzz-fuzz
 	@$(CARGO_TARGET_DIR)/debug/buzz-fuzz $(or $(SECONDS),60) $(BUZZ) $(SEED)
 
+.PHONY: fault-matrix chaos
+fault-matrix: programs aws-cli ## Run each fault with each shape of query, and write the tables of docs/faults.md
+	BUZZ_FAULT_MATRIX_WRITE=1 cargo test --workspace --test end_to_end --test deployed -- matrix::
+
+chaos: programs aws-cli ## Make random faults while callers query, for SECONDS=60 in one process and on a local cloud; SEED=1
+	BUZZ_CHAOS_SECONDS=$(or $(SECONDS),60) BUZZ_CHAOS_SEED=$(or $(SEED),1) \
+		cargo test --workspace --test end_to_end --test deployed -- --nocapture chaos::
+
 ##@ A stack on AWS: STAGE and REGION select it, on the command line or in default.env
 
 deploy: ## Package what changed, show the plan, ask for approval, apply the plan, push the image

@@ -12,6 +12,7 @@ mod location;
 mod region;
 mod s3;
 mod several;
+mod steady;
 mod stores;
 mod synced;
 pub mod text;

@@ -300,6 +300,7 @@ impl Desk {
         let changes_names = is_change(&question);
         let (slot, kept) = self.admitted(&user).await?;
         let started = Instant::now();
+        tracing::info!(query_id = %id, user, "query begins");
         let mut running = self.engine.start(question);
         let progress = Arc::clone(running.progress());
         if let Some(entry) = self.running.lock().get_mut(&id) {

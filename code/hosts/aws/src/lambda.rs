@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use aws_config::SdkConfig;
 use aws_sdk_lambda::Client;
+use aws_sdk_lambda::operation::RequestId;
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::InvocationType;
 use buzz_engine::{Cost, Used};
@@ -83,7 +84,14 @@ impl LambdaCompute {
         HBeeEvent::TaskAt(place.to_string()).to_json()
     }
 
-    async fn invoke(&self, payload: Vec<u8>, deadline: Instant, refused: Refused<'_>) -> Result<Vec<u8>> {
+    /// Invokes the function with `payload`, which has `task`. Returns its response.
+    async fn invoke(
+        &self,
+        task: &HBeeTask,
+        payload: Vec<u8>,
+        deadline: Instant,
+        refused: Refused<'_>,
+    ) -> Result<Vec<u8>> {
         let function = &self.function.function;
         let payload = Blob::new(payload);
         let mut wait = WAIT_FIRST;
@@ -91,6 +99,7 @@ impl LambdaCompute {
             let call = self.client.invoke().function_name(function).payload(payload.clone());
             let error = match call.invocation_type(InvocationType::RequestResponse).send().await {
                 Ok(answer) => {
+                    log_attempt(task, answer.request_id(), answer.function_error());
                     let payload = answer.payload.map(Blob::into_inner).unwrap_or_default();
                     return match answer.function_error {
                         None => Ok(payload),
@@ -122,7 +131,7 @@ impl Compute for LambdaCompute {
         let place = |error: QueryError| error.at_task(&task.step, task.task);
         let _permit = self.invocations.acquire().await.expect("the semaphore is never closed");
         let payload = self.payload(task).await.map_err(place)?;
-        let answer = self.invoke(payload, Instant::now() + WAIT_IN_ALL, refused).await.map_err(place)?;
+        let answer = self.invoke(task, payload, Instant::now() + WAIT_IN_ALL, refused).await.map_err(place)?;
         let answer: HBeeAnswer = serde_json::from_slice(&answer).map_err(|error| {
             let shown = String::from_utf8_lossy(&answer[..answer.len().min(SHOWN_BYTES)]).into_owned();
             place(QueryError::internal(format!("an HBee's answer is not readable: {error}: {shown}")))
@@ -162,6 +171,17 @@ impl Compute for LambdaCompute {
     fn tasks_min(&self) -> usize {
         // A function starts in the time that another needs to read some megabytes, so the bytes alone decide.
         1
+    }
+}
+
+/// Logs the id of the invocation that ran an attempt, under which the service keeps its log.
+fn log_attempt(task: &HBeeTask, request_id: Option<&str>, failure: Option<&str>) {
+    let (query_id, step, attempt) = (task.query, &task.step, task.attempt);
+    match failure {
+        None => tracing::debug!(%query_id, step, task = %task.task, attempt, request_id, "an attempt has ended"),
+        Some(failure) => {
+            tracing::warn!(%query_id, step, task = %task.task, attempt, request_id, failure, "an attempt has failed");
+        }
     }
 }
 

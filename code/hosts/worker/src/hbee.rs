@@ -133,6 +133,7 @@ impl HBeeFunction {
             step = task.step,
             task = %task.task,
             attempt = task.attempt,
+            comb = task.combs.first().map(tracing::field::display),
             rows_scanned = outcome.rows_scanned,
             bytes_scanned = outcome.bytes_scanned,
             requests = outcome.requests.total(),

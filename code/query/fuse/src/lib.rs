@@ -6,6 +6,7 @@
 
 mod dispatch;
 mod estimate;
+mod halved;
 mod inboxes;
 mod reducers;
 mod reduction;
@@ -128,7 +129,7 @@ impl Fuse {
                 (Content::Plan(format!("{text}estimate: {estimate}\n")), summary)
             }
             Explain::Analyze => {
-                let summary = self.run(&plan, progress, &mut NoRows).await?;
+                let summary = self.run_or_halve(&question, &plan, progress, &mut NoRows).await?;
                 (Content::Plan(explain_analyzed(&plan, &summary).await?), summary)
             }
             Explain::No => {
@@ -136,7 +137,7 @@ impl Fuse {
                     buzz_results::format::check(schema, format)?;
                 }
                 let mut rows = Rows::new().at_most(plan.options.max_result_bytes);
-                let summary = self.run(&plan, progress, &mut rows).await?;
+                let summary = self.run_or_halve(&question, &plan, progress, &mut rows).await?;
                 (Content::Rows(rows), summary)
             }
         };

@@ -7,6 +7,8 @@ mod buckets;
 
 mod busy;
 
+mod chaos;
+
 mod command;
 
 mod contract;
@@ -34,6 +36,8 @@ mod flowing;
 mod inline;
 
 mod limits;
+
+mod matrix;
 
 mod mcp;
 

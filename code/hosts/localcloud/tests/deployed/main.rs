@@ -2,6 +2,7 @@
 //! with `buzz --stack`. Rows are compared with those of plain DataFusion on the same files.
 
 mod attacks;
+mod chaos;
 mod command;
 #[path = "../common/mod.rs"]
 mod common;
@@ -9,6 +10,7 @@ mod engine;
 mod estimates;
 mod faults;
 mod jobs;
+mod matrix;
 mod names;
 mod queries;
 mod stack;
