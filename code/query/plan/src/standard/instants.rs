@@ -150,7 +150,7 @@ impl Time {
     }
 }
 
-/// Where a constant is among the values of a coarser or equal unit.
+/// The place of a constant among the values of a coarser or equal unit.
 enum Around {
     /// It is one of them.
     On(Expr),
