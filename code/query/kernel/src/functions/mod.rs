@@ -2,6 +2,7 @@
 //! every session that plans, decodes or runs a plan must have them.
 
 mod arithmetic;
+mod doubles;
 mod hidden;
 mod instants;
 mod interval_keys;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 pub use arithmetic::{Arithmetic, checked, is_checked};
+pub use doubles::one_form;
 pub use hidden::hidden;
 pub use instants::{instant, instant_in, round_time, rounded_time, unit_nanoseconds};
 pub use interval_keys::{interval_key, interval_of_key};
@@ -45,6 +47,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         rounded_time(),
         null_if(),
         finite_round(),
+        one_form(),
     ];
     arithmetic.into_iter().chain(intervals).chain(others).chain(bounded_functions()).collect()
 }

@@ -12,11 +12,12 @@ use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::doubles::in_one_form;
 use super::instants::{instants, unit_nanoseconds};
 use super::spans::lengths;
 
 /// Returns the function `buzz_null_if(value, other)`: null if both are equal, otherwise `value`. Intervals and durations are equal if
-/// they have the same length, and dates and timestamps if they are the same instant.
+/// they have the same length, dates and timestamps if they are the same instant, and doubles if they have the same value.
 pub fn null_if() -> Arc<ScalarUDF> {
     static FUNCTION: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| {
         Arc::new(ScalarUDF::new_from_impl(NullIf { signature: Signature::any(2, Volatility::Immutable) }))
@@ -62,14 +63,17 @@ impl ScalarUDFImpl for NullIf {
     }
 }
 
-/// Returns the nanoseconds of each value.
+/// Returns what is compared: nanoseconds, or doubles in one form.
 fn key(values: &dyn Array) -> Result<ArrayRef> {
+    if values.data_type().is_floating() {
+        return in_one_form(values);
+    }
     Ok(Arc::new(if unit_nanoseconds(values.data_type()).is_some() { instants(values)? } else { lengths(values)? }))
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Date32Array, IntervalMonthDayNanoArray, TimestampNanosecondArray};
+    use arrow::array::{Date32Array, Float64Array, IntervalMonthDayNanoArray, TimestampNanosecondArray};
     use arrow::datatypes::IntervalMonthDayNano;
 
     use super::*;
@@ -85,6 +89,7 @@ mod tests {
         };
         assert!(equal(&interval(1, 0), &interval(0, 24)));
         assert!(!equal(&interval(1, 0), &interval(0, 25)));
+        assert!(equal(&Float64Array::from(vec![-0.0]), &Float64Array::from(vec![0.0])));
         assert!(equal(&Date32Array::from(vec![1]), &TimestampNanosecondArray::from(vec![86_400_000_000_000])));
     }
 }

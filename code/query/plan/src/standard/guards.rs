@@ -76,7 +76,8 @@ fn can_fail(expression: &Expr, schema: &DFSchema) -> Result<bool> {
             Expr::Cast(cast) => is_text(&cast.expr.get_type(schema)?) && !is_text(cast.field.data_type()),
             Expr::ScalarFunction(call) => {
                 let name = call.name();
-                name.starts_with("to_") || name.starts_with("buzz_") && !name.starts_with("buzz_instant")
+                name.starts_with("to_")
+                    || name.starts_with("buzz_") && !name.starts_with("buzz_instant") && name != "buzz_double"
             }
             _ => false,
         })

@@ -290,6 +290,18 @@ pub(super) fn keyed(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         LogicalPlan::Union(union) => times::of_one_unit(union),
         LogicalPlan::Aggregate(aggregate) => lifted::above_aggregate(aggregate, &grouped),
         LogicalPlan::Window(window) => lifted::above_window(window),
+        LogicalPlan::Distinct(Distinct::On(mut distinct)) => {
+            let input = Arc::clone(&distinct.input);
+            let mut changed = false;
+            for value in &mut distinct.on_expr {
+                changed |= key(value, input.schema())?;
+            }
+            // The order begins with the same values.
+            if let Some(order) = &mut distinct.sort_expr {
+                changed |= ordered(order, input.schema())?;
+            }
+            Ok(Transformed::new_transformed(LogicalPlan::Distinct(Distinct::On(distinct)), changed))
+        }
         LogicalPlan::Distinct(Distinct::All(input)) => {
             let is_interval = |data_type: &DataType| matches!(data_type, DataType::Interval(_));
             if !input.schema().fields().iter().any(|field| is_interval(field.data_type())) {

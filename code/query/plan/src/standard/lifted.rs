@@ -1,4 +1,4 @@
-//! Moves what is computed of an aggregate or of a window function above its node.
+//! Values that are computed of an aggregate or of a window function.
 //!
 //! A rewritten `avg(x)` may be a cast of another average, and a rewritten `max(i)` the interval of another maximum. The nodes that
 //! aggregate and compute windows can have the functions themselves only, so the rest is computed in a projection above them.

@@ -9,6 +9,7 @@ mod clauses;
 mod correlated;
 mod deadline;
 mod decimals;
+mod doubles;
 mod formats;
 mod frames;
 mod guards;
@@ -145,6 +146,7 @@ fn one(expression: Expr, schema: &DFSchema, zone: Option<&str>) -> DataFusionRes
     result = sibling(result, &|inner| decimals::comparable(inner, schema))?;
     result = sibling(result, &|inner| times::comparable(inner, schema, zone))?;
     result = sibling(result, &|inner| instants::exact(inner, schema))?;
+    result = sibling(result, &|inner| doubles::by_value(inner, schema))?;
     result = sibling(result, &|inner| simplified::with_nulls(inner, schema))?;
     result = sibling(result, &operators::supported)?;
     result = sibling(result, &|inner| operators::zoned_bins(inner, schema))?;

@@ -11,8 +11,8 @@ use std::ops::ControlFlow;
 use crate::visit::{visit, visit_mut};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, Select, SelectItem,
-    SelectItemQualifiedWildcardKind, SetExpr, Visitor, VisitorMut, WildcardAdditionalOptions,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, OrderBy, OrderByExpr, OrderByKind, Query,
+    Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Visitor, VisitorMut, WildcardAdditionalOptions,
 };
 
 use super::syntax::{is_unnest, normal};
@@ -219,6 +219,24 @@ impl Visitor for Names {
             _ => {}
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// Writes a reference to a side of a join in the ORDER BY of `query` as the column of the SELECT list that has its value: the planner
+/// does not find that by its expression, which SELECT DISTINCT needs.
+pub(super) fn ordered_by_output(query: &mut Query) {
+    let SetExpr::Select(select) = query.body.as_ref() else { return };
+    let Some(OrderBy { kind: OrderByKind::Expressions(order), .. }) = &mut query.order_by else { return };
+    for OrderByExpr { expr, .. } in order {
+        let output = select.projection.iter().find_map(|item| match item {
+            SelectItem::ExprWithAlias { expr: Expr::Function(output), alias } if is_mark(output) => {
+                matches!(expr, Expr::Function(ordered) if ordered == output).then_some(alias)
+            }
+            _ => None,
+        });
+        if let Some(alias) = output {
+            *expr = Expr::Identifier(alias.clone());
+        }
     }
 }
 

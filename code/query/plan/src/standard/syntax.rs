@@ -81,6 +81,7 @@ impl VisitorMut for Syntax {
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<QueryError> {
         self.orders.pop();
+        names::ordered_by_output(query);
         self.shadowing.end(query);
         ControlFlow::Continue(())
     }
@@ -475,6 +476,10 @@ mod tests {
             (
                 "SELECT x.k, y.k, k FROM x FULL JOIN y USING (k)",
                 "SELECT buzz_own_column(x.k) AS \"k\", buzz_own_column(y.k) AS \"k_1\", k AS \"k_2\" FROM x FULL JOIN y USING(k)",
+            ),
+            (
+                "SELECT DISTINCT x.k FROM x FULL JOIN y USING (k) ORDER BY x.k DESC",
+                "SELECT DISTINCT buzz_own_column(x.k) AS \"k\" FROM x FULL JOIN y USING(k) ORDER BY \"k\" DESC",
             ),
             ("SELECT y.k FROM x LEFT JOIN y USING (k)", "SELECT y.k FROM x LEFT JOIN y USING(k)"),
         ] {

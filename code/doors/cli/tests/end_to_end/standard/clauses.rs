@@ -141,7 +141,7 @@ async fn parameters_are_arguments_of_table_functions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unsupported_clause_is_named_without_the_parsed_statement() {
+async fn unsupported_clauses_are_named_without_the_parsed_statement() {
     let dir = tables();
     for (sql, words) in [
         ("SELECT t.id FROM t, LATERAL (SELECT v FROM u WHERE u.k = t.id LIMIT 1) l", "write it as a join"),

@@ -32,6 +32,7 @@ async fn intervals_are_compared_by_their_length() {
         (&format!("SELECT i, count(*), sum(id) FROM (SELECT id, {mixed} AS i FROM t WHERE id < 4) x GROUP BY i"), &["24 hours | 2 | 3", "36 hours | 1 | 3"]),
         (&format!("SELECT count(DISTINCT {mixed}), count(*) FROM t WHERE id < 4"), &["2 | 3"]),
         (&format!("SELECT count(*) FROM (SELECT DISTINCT {mixed} AS i FROM t WHERE id < 4) x"), &["2"]),
+        (&format!("SELECT DISTINCT ON (i) i = INTERVAL '1 day', id FROM (SELECT id, {mixed} AS i FROM t WHERE id < 4) x ORDER BY i, id DESC"), &["true | 2", "false | 3"]),
         ("SELECT INTERVAL '1 day' AS i UNION SELECT INTERVAL '24 hours'", &["24 hours"]),
         ("SELECT INTERVAL '1 day' AS i EXCEPT SELECT INTERVAL '24 hours'", &[]),
     ])

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Decimal32Array, Decimal64Array, Decimal128Array, Int64Array, TimestampMillisecondArray};
+use arrow::array::{
+    ArrayRef, Decimal32Array, Decimal64Array, Decimal128Array, Float64Array, Int64Array, TimestampMillisecondArray,
+};
 use buzz_protocol::ErrorKind;
 use buzz_testkit::sorted_text;
 use serde_json::json;
 use tempfile::tempdir;
 
-use super::{TABLES, WAYS, batch, check, table, tables};
+use super::{TABLES, WAYS, batch, check, check_on, table, tables};
 use crate::common::{ask, statement};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,4 +126,22 @@ async fn comparisons_are_of_the_values_that_are_written() {
             assert_eq!(sorted_text(&answer.rows), [rows.to_string()], "{condition}, {zones} zones");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zeros_of_both_signs_are_equal() {
+    let dir = tempdir().unwrap();
+    let doubles = Float64Array::from(vec![Some(-0.0), Some(0.0), Some(1.5), None, Some(-f64::NAN), Some(f64::NAN)]);
+    let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3, 4, 5, 6]));
+    table(dir.path(), "t", &batch(vec![("id", ids), ("f", Arc::new(doubles))]));
+    let cases: [(&str, &[&str]); 7] = [
+        ("SELECT id FROM t WHERE nullif(f, 0.0) IS NULL", &["1", "2", "4"]),
+        ("SELECT id FROM t WHERE nullif(f, 0) IS NULL", &["1", "2", "4"]),
+        ("SELECT id FROM t WHERE CASE f WHEN 0.0 THEN true WHEN 1.5 THEN false END", &["1", "2"]),
+        ("SELECT id FROM t WHERE f IN (0.0, 1.5, 2.5, 3.5, 4.5)", &["1", "2", "3"]),
+        ("SELECT id FROM t WHERE f NOT IN (0, 2.5, 3.5, 4.5)", &["3", "5", "6"]),
+        ("SELECT id, rank() OVER (ORDER BY f) FROM t", &["1 | 1", "2 | 1", "3 | 3", "4 | 6", "5 | 4", "6 | 4"]),
+        ("SELECT id, count(*) OVER (PARTITION BY f) FROM t", &["1 | 2", "2 | 2", "3 | 1", "4 | 1", "5 | 2", "6 | 2"]),
+    ];
+    check_on(&dir, &TABLES[..1], &[], &cases).await;
 }
