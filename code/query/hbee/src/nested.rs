@@ -54,7 +54,7 @@ pub(crate) fn key_and_value(entries: &FieldRef) -> Option<&[FieldRef]> {
 }
 
 /// Returns the type `file` with the names that its nested fields have in the type `table`. A name that differs just in
-/// case stands for a field, as that of a column does ([`names_in_table`]).
+/// case stands for a field, like the name of a column ([`names_in_table`]).
 pub(crate) fn spelled(file: &DataType, table: &DataType) -> DataType {
     use DataType::{FixedSizeList, LargeList, List, Map, Struct};
     let as_in = |field: &FieldRef, table: &FieldRef| {

@@ -60,3 +60,4 @@ mod statistics;
 mod tables;
 
 mod text;
+mod text_types;
