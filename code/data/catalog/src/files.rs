@@ -160,7 +160,11 @@ async fn matching(root: &Location, pattern: &glob::Pattern, store: &dyn ObjectSt
         })
         .collect();
     if kept.is_empty() {
-        return Err(QueryError::data(format!("no file below {root} matches `{pattern}`")));
+        // As in `a.csv?delimeter=;`.
+        let field = pattern.as_str().rsplit_once('?').and_then(|(_, field)| field.split_once('='));
+        let hint =
+            field.map(|(name, _)| format!("; a table has no field `{name}`, so that `?` stands for one character"));
+        return Err(QueryError::data(format!("no file below {root} matches `{pattern}`{}", hint.unwrap_or_default())));
     }
     Ok(kept)
 }

@@ -91,10 +91,20 @@ fn with_readable_types(footer: &ParquetMetaData) -> Option<ParquetMetaData> {
     match read {
         Ok(schema) => {
             let schema = schema.ok()?;
-            let plain = parquet_to_arrow_schema(parquet, None).ok()?;
-            let fields = schema.fields().iter().zip(plain.fields());
-            let readable: Fields = fields.map(|(field, plain)| readable(field, plain)).collect();
-            if readable == *schema.fields() || schema.fields().len() != plain.fields().len() {
+            let is_day = |field: &FieldRef| *field.data_type() == DataType::Date64;
+            // Of most files, the types of Parquet alone are not needed.
+            let has_days = schema.fields().iter().any(is_day);
+            let plain = if has_days { parquet_to_arrow_schema(parquet, None).ok()? } else { Schema::empty() };
+            let is_date = |field: &FieldRef| {
+                let plain = plain.field_with_name(field.name());
+                is_day(field) && plain.is_ok_and(|plain| *plain.data_type() == DataType::Date32)
+            };
+            let readable = |field: &FieldRef| match is_date(field) {
+                true => Arc::new(field.as_ref().clone().with_data_type(DataType::Date32)),
+                false => without_odd_dictionaries(field),
+            };
+            let readable: Fields = schema.fields().iter().map(readable).collect();
+            if readable == *schema.fields() {
                 return None;
             }
             pairs[stored].value = Some(encode_arrow_schema(&Schema::new(readable)));
@@ -106,14 +116,7 @@ fn with_readable_types(footer: &ParquetMetaData) -> Option<ParquetMetaData> {
     Some(with_file(footer, file.num_rows(), Some(pairs)))
 }
 
-/// Returns `field` with a type that the reader supports. The type of `plain` is that of Parquet alone.
-fn readable(field: &FieldRef, plain: &FieldRef) -> FieldRef {
-    match (field.data_type(), plain.data_type()) {
-        (DataType::Date64, DataType::Date32) => Arc::new(field.as_ref().clone().with_data_type(DataType::Date32)),
-        _ => without_odd_dictionaries(field),
-    }
-}
-
+/// Returns `field` with the values of dictionaries that are not of text or bytes.
 fn without_odd_dictionaries(field: &FieldRef) -> FieldRef {
     use DataType::{
         Binary, BinaryView, Dictionary, FixedSizeBinary, FixedSizeList, LargeBinary, LargeList, LargeUtf8, List, Map,

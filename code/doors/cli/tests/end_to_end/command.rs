@@ -245,6 +245,7 @@ fn ending_of_the_output_sets_the_format() {
     assert_eq!(written("a.JSON", &[]), b"[{\"a\":1}]\n");
     assert_eq!(written("a.ndjson", &[]), b"{\"a\":1}\n");
     assert!(written("a.parquet", &[]).starts_with(b"PAR1"));
+    assert!(written("a.parq", &[]).starts_with(b"PAR1"));
     assert!(written("a.arrow", &[]).starts_with(b"ARROW1"));
     assert!(written("a.txt", &[]).starts_with(b"+---+"));
     assert_eq!(written("b.parquet", &["--format", "csv"]), b"a\n1\n");

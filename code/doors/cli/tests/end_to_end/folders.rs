@@ -100,6 +100,12 @@ fn table_on_the_command_line_takes_fields_and_literal_names() {
     let table = "t=a.csv?header=false&null=-&schema=n Int16, s Utf8";
     let output = buzz(dir, &["sql", "SELECT arrow_typeof(n) AS k, s FROM t", "--table", table, "--format", "csv"], "");
     assert_eq!(text(&output.stdout), "k,s\nInt16,x\nInt16,\n", "{}", text(&output.stderr));
+    fs::write(dir.join("plain.csv.gz"), "n\n4\n").unwrap();
+    let table = "t=plain.csv.gz?compression=none";
+    let output = buzz(dir, &["sql", "SELECT n FROM t", "--table", table, "--format", "csv"], "");
+    assert_eq!(text(&output.stdout), "n\n4\n", "{}", text(&output.stderr));
+    let output = buzz(dir, &["sql", "SELECT n FROM t", "--table", "t=a.csv?delimeter=;"], "");
+    assert!(text(&output.stderr).contains("a table has no field `delimeter`"), "{}", text(&output.stderr));
     parquet_folder(dir, "snap@2024-01-31", 1, 3);
     let output =
         buzz(dir, &["sql", "SELECT count(*) AS n FROM t", "--table", "t=snap@2024-01-31", "--format", "csv"], "");

@@ -66,3 +66,4 @@ mod statistics;
 mod tables;
 
 mod text;
+mod text_types;

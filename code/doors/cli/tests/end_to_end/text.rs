@@ -11,134 +11,53 @@ use tempfile::tempdir;
 use crate::common::{Answer, ask};
 
 /// Runs `sql` on the table `t` of the catalog `entry`, to which `name` is added.
-async fn answer(dir: &Path, sql: &str, mut entry: Value, sets: &[&str]) -> Result<Answer, QueryError> {
+pub(crate) async fn answer(dir: &Path, sql: &str, mut entry: Value, sets: &[&str]) -> Result<Answer, QueryError> {
     entry["name"] = json!("t");
     ask(&json!({"sql": sql, "catalogs": [entry]}), dir, sets).await
 }
 
-async fn rows(dir: &Path, sql: &str, entry: Value) -> Vec<String> {
+pub(crate) async fn rows(dir: &Path, sql: &str, entry: Value) -> Vec<String> {
     sorted_text(&answer(dir, sql, entry, &[]).await.unwrap().rows)
 }
 
-async fn error(dir: &Path, sql: &str, entry: Value) -> String {
+pub(crate) async fn error(dir: &Path, sql: &str, entry: Value) -> String {
     let error = answer(dir, sql, entry, &[]).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Data, "{error}");
     error.to_string()
 }
 
-fn write(dir: &Path, name: &str, bytes: impl AsRef<[u8]>) {
+pub(crate) fn write(dir: &Path, name: &str, bytes: impl AsRef<[u8]>) {
     let path = dir.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();
 }
 
 #[tokio::test]
-async fn csv_values_keep_signs_blanks_zones_and_digits() {
+async fn line_that_tells_excel_the_delimiter_is_no_data() {
     let dir = tempdir().unwrap();
     let dir = dir.path();
-    write(
-        dir,
-        "a.csv",
-        "tel,odd, n,big,x,b\n+4917012345,--5, 1,9007199254740993 ,1.5, true\n+4917099999,+-10, 2 ,9007199254740992 ,nan,false \n\
-         ,x,  ,1,-inf,\n",
-    );
-    let sql = "SELECT tel, odd, n, big, x, b FROM t ORDER BY big DESC";
-    assert_eq!(
-        rows(dir, sql, json!({"uri": "a.csv"})).await,
-        [
-            "+4917012345 | --5 | 1 | 9007199254740993 | 1.500000000e0 | true",
-            "+4917099999 | +-10 | 2 | 9007199254740992 | NaN | false",
-            "NULL | x | NULL | 1 | -inf | NULL"
-        ]
-    );
-    let sql = "SELECT sum(n), arrow_typeof(n), arrow_typeof(x), arrow_typeof(tel) FROM t GROUP BY 2, 3, 4";
-    assert_eq!(rows(dir, sql, json!({"uri": "a.csv"})).await, ["3 | Int64 | Float64 | Utf8View"]);
-
-    write(dir, "t.csv", "t,u\n2024-01-01 10:00:00 Europe/Berlin,2024-01-01 10:00:00.123456789\n");
-    let sql = "SELECT t::varchar, u::varchar FROM t";
-    assert_eq!(rows(dir, sql, json!({"uri": "t.csv"})).await, ["2024-01-01T09:00:00Z | 2024-01-01T10:00:00.123456789"]);
-    for (kind, value) in
-        [("Timestamp(µs)", "2024-01-01 10:00:00.123456789"), ("Date32", "2024-01-01 10:00:00.123456789")]
-    {
-        let entry = json!({"uri": "t.csv", "schema": [{"name": "u", "type": kind}]});
-        let error = error(dir, "SELECT u FROM t", entry).await;
-        assert!(error.contains(&format!("line 2, column `u`: `{value}` is not ")), "{error}");
+    write(dir, "a.csv", "\u{feff}sep=;\r\nid;v\r\n1;x\r\n2;y,z\r\n");
+    for newlines in [true, false] {
+        let entry = json!({"uri": "a.csv", "newlines_in_values": newlines});
+        assert_eq!(rows(dir, "SELECT id, v FROM t", entry).await, ["1 | x", "2 | y,z"], "{newlines}");
     }
-}
+    write(dir, "bare.csv", "sep=|\n1|x\n2|y\n");
+    assert_eq!(rows(dir, "SELECT * FROM t", json!({"uri": "bare.csv"})).await, ["1 | x", "2 | y"]);
+    write(dir, "none.csv", "sep=;\n");
+    let schema = json!([{"name": "id", "type": "Int64"}]);
+    let entry = json!({"uri": "none.csv", "schema": schema});
+    assert!(rows(dir, "SELECT * FROM t", entry).await.is_empty());
+    write(dir, "odd.csv", "sep=,\nid,v\n1,x\nz,y\n");
+    let schema = json!([{"name": "id", "type": "Int64"}, {"name": "v", "type": "Utf8"}]);
+    let text = error(dir, "SELECT * FROM t", json!({"uri": "odd.csv", "schema": schema})).await;
+    assert!(text.contains("line 4, column `id`: `z` is not Int64"), "{text}");
 
-#[tokio::test]
-async fn csv_times_of_every_year_and_without_seconds_are_times() {
-    let dir = tempdir().unwrap();
-    let dir = dir.path();
-    let text = "t,u,v,code\n0001-01-01 00:00:00,2024-01-31 10:05,2024-01-31T10:05+01:00,001.1\n\
-                9999-12-31 23:59:59.5,2024-01-31 10:05:30,2024-01-31 10:05 UTC,01.1\n";
-    write(dir, "t.csv", text);
-    let sql = "SELECT arrow_typeof(t), arrow_typeof(u), arrow_typeof(v), arrow_typeof(code) FROM t LIMIT 1";
-    assert_eq!(
-        rows(dir, sql, json!({"uri": "t.csv"})).await,
-        ["Timestamp(µs) | Timestamp(µs) | Timestamp(µs, \"UTC\") | Utf8View"]
-    );
-    let sql = "SELECT t::varchar, u::varchar, v::varchar, code FROM t";
-    assert_eq!(
-        rows(dir, sql, json!({"uri": "t.csv"})).await,
-        [
-            "0001-01-01T00:00:00 | 2024-01-31T10:05:00 | 2024-01-31T09:05:00Z | 001.1",
-            "9999-12-31T23:59:59.500 | 2024-01-31T10:05:30 | 2024-01-31T10:05:00Z | 01.1"
-        ]
-    );
-    // Nanoseconds end in 2262.
-    write(dir, "n.csv", "t\n2024-01-31 10:05:00.123456789\n9999-12-31\n");
-    let sql = "SELECT t, arrow_typeof(t) FROM t ORDER BY 1";
-    assert_eq!(
-        rows(dir, sql, json!({"uri": "n.csv"})).await,
-        ["2024-01-31 10:05:00.123456789 | Utf8View", "9999-12-31 | Utf8View"]
-    );
-    write(dir, "j.json", "{\"t\":\"2024-01-31T10:05\"}\n{\"t\":\"9999-12-31 00:00\"}\n");
-    let schema = json!([{"name": "t", "type": "Timestamp(ms)"}]);
-    assert_eq!(
-        rows(dir, "SELECT t::varchar FROM t", json!({"uri": "j.json", "schema": schema})).await,
-        ["2024-01-31T10:05:00", "9999-12-31T00:00:00"]
-    );
-}
-
-#[tokio::test]
-async fn blanks_of_unicode_around_csv_values_do_not_count() {
-    let dir = tempdir().unwrap();
-    let dir = dir.path();
-    write(
-        dir,
-        "a.csv",
-        "n,d,b,s\n\u{a0}5,2024-01-31\u{a0},true\u{202f},\u{a0}x\n6\u{b},2024-02-01,false,y\n\u{3000},,,z\n",
-    );
-    let sql = "SELECT sum(n), count(n), max(d)::varchar, bool_or(b), min(octet_length(s)), max(octet_length(s)) FROM t";
-    assert_eq!(rows(dir, sql, json!({"uri": "a.csv"})).await, ["11 | 2 | 2024-02-01 | true | 1 | 3"]);
-}
-
-#[tokio::test]
-async fn number_that_a_small_float_cannot_hold_is_an_error() {
-    let dir = tempdir().unwrap();
-    let dir = dir.path();
-    write(dir, "a.csv", "x\n0.5\n1e-60\n");
-    write(dir, "a.json", "{\"x\":0.5}\n{\"x\":1e-60}\n");
-    for uri in ["a.csv", "a.json"] {
-        let entry = |kind: &str| json!({"uri": uri, "schema": [{"name": "x", "type": kind}]});
-        let text = error(dir, "SELECT x FROM t", entry("Float32")).await;
-        assert!(text.contains("column `x`: `1e-60` is not Float32"), "{text}");
-        assert_eq!(rows(dir, "SELECT count(x) FROM t WHERE x > 0", entry("Float64")).await, ["2"], "{uri}");
-    }
-}
-
-#[tokio::test]
-async fn value_that_the_sample_does_not_show_is_read_or_named() {
-    let dir = tempdir().unwrap();
-    let dir = dir.path();
-    let many = (0..600_000).map(|n| format!("{n},{n}.5\n")).collect::<String>();
-    write(dir, "fine.csv", format!("a,b\n{many} 7 , 8\n3.0,9\n"));
-    let entry = || json!({"uri": "fine.csv"});
-    assert_eq!(rows(dir, "SELECT count(*), arrow_typeof(min(a)) FROM t", entry()).await, ["600002 | Int64"]);
-    write(dir, "odd.csv", format!("a,b\n{many}1,oops\n"));
-    let text = error(dir, "SELECT sum(b) FROM t", json!({"uri": "odd.csv"})).await;
-    assert!(text.contains("line 600002, column `b`: `oops` is not Float64; set `schema`"), "{text}");
+    let lines: String = (0..40_000).map(|n| format!("{n};row {n}\n")).collect();
+    write(dir, "large.csv", format!("sep=;\nid;v\n{lines}"));
+    let entry = json!({"uri": "large.csv", "newlines_in_values": false});
+    let answer =
+        answer(dir, "SELECT count(*), sum(id) FROM t", entry, &["tasks=4", "split_bytes=65536"]).await.unwrap();
+    assert_eq!(sorted_text(&answer.rows), ["40000 | 799980000"]);
 }
 
 #[tokio::test]
@@ -367,18 +286,6 @@ async fn header_after_a_byte_order_mark_and_a_comment_is_never_a_row() {
         let found = answer(dir, "SELECT count(*), min(name) FROM t", entry(), &sets).await.unwrap();
         assert_eq!(sorted_text(&found.rows), ["50 | r0"], "{size}");
     }
-}
-
-#[tokio::test]
-async fn number_of_json_that_is_too_large_is_an_error() {
-    let dir = tempdir().unwrap();
-    let dir = dir.path();
-    let entry = |name: &str| json!({"uri": name, "schema": [{"name": "a", "type": "Float64"}]});
-    write(dir, "large.json", "{\"a\": 1.5}\n{\"a\": 1e400}\n");
-    let text = error(dir, "SELECT max(a) FROM t", entry("large.json")).await;
-    assert!(text.contains("column `a`: `1e400` is not Float64"), "{text}");
-    write(dir, "named.json", "{\"a\": 1.5}\n{\"a\": \"Infinity\"}\n");
-    assert_eq!(rows(dir, "SELECT count(a), max(a) FROM t", entry("named.json")).await, ["2 | inf"]);
 }
 
 #[tokio::test]
