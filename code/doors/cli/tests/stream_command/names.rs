@@ -1,0 +1,34 @@
+//! Names of columns in files.
+
+use crate::support::{Folder, Result, fails, succeeds};
+
+/// A column that the files have only with other capital letters would be NULL in each row.
+pub(crate) fn capitals() -> Result {
+    let folder = Folder::new()?;
+    let json = folder.write("in.json", "{\"id\":1,\"userId\":5}\n{\"id\":2}\n")?;
+    let csv = folder.write("in.csv", "id,userId\n1,5\n2,\n")?;
+    for (path, format) in [(json, "json"), (csv, "csv")] {
+        let script = |column: &str| {
+            let text = format!(
+                "CREATE TABLE t (id BIGINT, {column} BIGINT) WITH (connector='single_file', path='{}', format='{format}');\n\
+                 SELECT * FROM t;",
+                path.display()
+            );
+            Ok::<_, libtest_mimic::Failed>(folder.write("s.sql", &text)?.display().to_string())
+        };
+        let error = fails(&["run", &script("userId")?, "--until-end"])?;
+        if !error.contains("column `userid` of the table is `userId` in the file") {
+            return Err(format!("{format}: {error}").into());
+        }
+        let out = succeeds(&["run", &script("\"userId\"")?, "--until-end"])?;
+        if out != "{\"id\":1,\"userId\":5}\n{\"id\":2,\"userId\":null}\n" {
+            return Err(format!("{format}: {out}").into());
+        }
+        // A column that no file has is NULL.
+        let out = succeeds(&["run", &script("\"userId\" BIGINT, absent")?, "--until-end"])?;
+        if !out.contains("{\"id\":1,\"userId\":5,\"absent\":null}") {
+            return Err(format!("{format}: {out}").into());
+        }
+    }
+    Ok(())
+}
