@@ -1,4 +1,4 @@
-//! Names of columns in files.
+//! Names of columns in files, and of files.
 
 use crate::support::{Folder, Result, fails, succeeds};
 
@@ -31,4 +31,25 @@ pub(crate) fn capitals() -> Result {
         }
     }
     Ok(())
+}
+
+/// A followed folder with a pattern in its name would be waited for.
+pub(crate) fn pattern() -> Result {
+    let folder = Folder::new()?;
+    std::fs::create_dir(folder.path("in"))?;
+    folder.write("in/a*.json", "{\"id\":1}\n")?;
+    let script = |connector: &str, path: &str| {
+        let text = format!(
+            "CREATE TABLE t (id BIGINT) WITH (connector='{connector}', format='json', path='{}');\nSELECT * FROM t;",
+            folder.text(path)
+        );
+        Ok::<_, libtest_mimic::Failed>(folder.write("s.sql", &text)?.display().to_string())
+    };
+    let error = fails(&["run", &script("filesystem", "in/*.json")?, "--epochs", "1"])?;
+    if !error.contains("name the folder, without `*`") {
+        return Err(error.into());
+    }
+    // The sign may be in the name of a file.
+    let out = succeeds(&["run", &script("single_file", "in/a*.json")?, "--until-end"])?;
+    if out == "{\"id\":1}\n" { Ok(()) } else { Err(out.into()) }
 }
