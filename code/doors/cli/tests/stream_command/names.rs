@@ -1,4 +1,4 @@
-//! Names of columns in files, and of files.
+//! Columns of tables and those of files, and names of files.
 
 use crate::support::{Folder, Result, fails, succeeds};
 
@@ -52,4 +52,33 @@ pub(crate) fn pattern() -> Result {
     // The sign may be in the name of a file.
     let out = succeeds(&["run", &script("single_file", "in/a*.json")?, "--until-end"])?;
     if out == "{\"id\":1}\n" { Ok(()) } else { Err(out.into()) }
+}
+
+/// A row with NULL in a column that is NOT NULL is bad, with an event time and without one.
+pub(crate) fn not_null() -> Result {
+    let folder = Folder::new()?;
+    let rows = "{\"t\":\"2024-01-01T00:00:01\",\"id\":1,\"k\":null}\n{\"t\":\"2024-01-01T00:00:02\",\"k\":\"a\"}\n\
+                {\"t\":\"2024-01-01T00:00:03\",\"id\":3}\n";
+    let input = folder.write("in.json", rows)?;
+    for watermark in ["", ", WATERMARK FOR t"] {
+        let script = |bad_data: &str, select: &str| {
+            let text = format!(
+                "CREATE TABLE s (t TIMESTAMP, id BIGINT NOT NULL, k TEXT{watermark}) WITH (connector='single_file', \
+                 path='{}', format='json', bad_data='{bad_data}');\n{select}",
+                input.display()
+            );
+            Ok::<_, libtest_mimic::Failed>(folder.write("s.sql", &text)?.display().to_string())
+        };
+        let error = fails(&["run", &script("fail", "SELECT id FROM s;")?, "--until-end"])?;
+        if !error.contains("column `id` is NULL, but declared as NOT NULL") {
+            return Err(error.into());
+        }
+        let select = "SELECT id FROM s;\nSELECT text FROM s__bad;";
+        let out = succeeds(&["run", &script("side", select)?, "--until-end"])?;
+        let bad = "{\"text\":\"t: 2024-01-01T00:00:02, id: , k: a\"}\n";
+        if out != format!("{{\"id\":1}}\n{{\"id\":3}}\n{bad}") {
+            return Err(out.into());
+        }
+    }
+    Ok(())
 }
