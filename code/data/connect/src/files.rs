@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::decode::{Decoded, Format, csv_names, decode_file, decode_lines, file_schema, foreign_keys};
 use crate::listing::{Key, Listing, key};
+use crate::names::{check_capitals, first_keys};
 use crate::partition::{self, own_columns, with_partitions};
 use crate::records::{csv_header_end, csv_start, cut, records};
 use crate::source::{BadData, BadRow, Source, SourceBatch};
@@ -206,9 +207,12 @@ impl FileSource {
             current.batches = decoded.into_iter().skip(self.position as usize).collect();
             return Ok(current);
         }
-        if self.format == (Format::Json { unstructured: false })
-            && let Some(keys) = foreign_keys(&own, &bytes)
-        {
+        let is_json = self.format == (Format::Json { unstructured: false });
+        if is_json {
+            check_capitals(&own, first_keys(&bytes).iter().map(String::as_str))
+                .map_err(|error| error.at(format!("{}{}", self.root, current.key.1)))?;
+        }
+        if is_json && let Some(keys) = foreign_keys(&own, &bytes) {
             let reason = format!("has none of the table's columns; it has {keys}");
             if self.bad_data == BadData::Fail {
                 return Err(QueryError::data(format!(
@@ -242,9 +246,11 @@ impl FileSource {
         Ok(current)
     }
 
-    /// Checks that the first line of a CSV file names a column of the table. Otherwise it is a row, and every value of the
+    /// Checks that the first line of a CSV file names a column of the table, and none in another spelling. Otherwise it is a row, and every value of the
     /// file would be null.
     fn check_names(&self, file: &str, names: &[String], own: &Schema) -> Result<()> {
+        check_capitals(own, names.iter().map(String::as_str))
+            .map_err(|error| error.at(format!("{}{file}", self.root)))?;
         let fits = own.fields().is_empty() || names.iter().any(|name| own.field_with_name(name).is_ok());
         if names.is_empty() || fits {
             return Ok(());

@@ -12,6 +12,7 @@ mod delta;
 mod dialect;
 mod engines;
 mod files;
+mod names;
 mod sinks;
 mod state;
 mod support;
@@ -98,6 +99,9 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("files::paths_have_partition_columns", files::partition_columns),
         Trial::test("files::missing_folder_is_named", files::missing_folder),
         Trial::test("files::json_without_known_keys_is_an_error_or_bad", files::foreign_json),
+        Trial::test("names::column_with_other_capitals_is_an_error", names::capitals),
+        Trial::test("names::pattern_in_the_path_of_a_source_is_an_error", names::pattern),
+        Trial::test("names::null_in_a_column_that_is_not_null_is_bad", names::not_null),
         Trial::test("files::csv_sinks_have_a_header", files::csv_sinks),
         Trial::test("files::csv_rows_may_have_line_breaks", files::csv_line_breaks),
         Trial::test("files::each_file_is_read_once_over_runs", files::files_over_runs),

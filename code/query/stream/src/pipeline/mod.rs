@@ -78,8 +78,8 @@ pub struct EpochOutput {
     pub deltas: Vec<StageDelta>,
     /// Late rows by source: rows of which all windows were closed in at least one stage.
     pub late: BTreeMap<String, Vec<RecordBatch>>,
-    /// Rows that are left out because they have no event time, or windows that do not fit into time, by source: the text
-    /// and the reason.
+    /// Rows that are left out because they have no event time, windows that do not fit into time, or NULL in a column that
+    /// is NOT NULL, by source: the text and the reason.
     pub unfit: BTreeMap<String, Vec<(String, String)>>,
 }
 

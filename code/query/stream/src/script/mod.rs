@@ -23,7 +23,7 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 
 use self::functions::{Calls, Macro, function};
 use self::options::take_emit;
-use self::relations::{window_arguments, windows};
+use self::relations::{check_windows, window_arguments, windows};
 pub use self::table::TableDefinition;
 use self::tokens::{Piece, canonical, is_blank, join, normal, parse, pieces, shorten, without_comments, words};
 
@@ -141,6 +141,7 @@ impl Script {
     }
 
     fn add(&mut self, pieces: Vec<Piece<'_>>) -> Result<()> {
+        check_windows(&pieces)?;
         let mut pieces = window_arguments(pieces);
         let on_close = take_emit(&mut pieces)?;
         let words = words(&pieces, 4);
@@ -194,6 +195,11 @@ impl Script {
             }
             Statement::Drop { object_type: ObjectType::Table | ObjectType::View, .. } => {
                 return Err(QueryError::invalid("DROP is not part of a script; remove the declaration instead"));
+            }
+            Statement::Explain { .. } | Statement::ExplainTable { .. } => {
+                return Err(QueryError::invalid(
+                    "EXPLAIN is not part of a script; remove it, and run `buzz stream check` to see the stages",
+                ));
             }
             other => {
                 let first = other.to_string().split_whitespace().next().unwrap_or_default().to_string();
@@ -316,6 +322,15 @@ mod tests {
             ("INSERT INTO o SELECT k FROM p ON CONFLICT DO NOTHING", "ON CONFLICT"),
             ("INSERT INTO o SELECT k FROM p RETURNING k", "RETURNING"),
             ("INSERT INTO o SELECT k FROM p TABLESAMPLE (10 PERCENT)", "TABLESAMPLE"),
+            (
+                "SELECT * FROM TABLE(cumulate(TABLE p, DESCRIPTOR(ts), INTERVAL '1' MINUTE, INTERVAL '1' HOUR))",
+                "CUMULATE",
+            ),
+            (
+                "CREATE TABLE p (k INT, n INT DEFAULT 7) WITH (connector = 'json')",
+                "`DEFAULT 7` of column `n` of table `p`",
+            ),
+            ("CREATE TABLE p (k INT, CHECK (k > 0)) WITH (connector = 'json')", "`CHECK (k > 0)` of table `p`"),
             ("CREATE OR REPLACE MATERIALIZED VIEW v AS SELECT k FROM p", "CREATE MATERIALIZED VIEW"),
         ] {
             let error = Script::parse(statement).expect_err("the clause is refused").to_string();
