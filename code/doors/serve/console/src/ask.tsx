@@ -1,0 +1,324 @@
+// The page of questions: the editor, the query that runs, its rows and a chart of them.
+import { useEffect, useRef, useState } from "preact/hooks";
+import { api, Failure, type Estimate, type Work } from "./api";
+import { Chart } from "./chart";
+import { Editor } from "./editor";
+import { bytes, count, counted, dollars, milliseconds, quoted, range, seconds } from "./format";
+import { Grid } from "./grid";
+import { FORMATS, save } from "./save";
+import { ask, cancel, run, setSql, sqlText, tables, tablesRead, type Run } from "./state";
+
+const editor: { current: Editor | null } = { current: null };
+
+export function Ask() {
+  const host = useRef<HTMLDivElement>(null);
+  const now = run.value;
+  const busy = Boolean(now && !now.ended);
+
+  const start = () => {
+    const at = editor.current?.statement();
+    if (at?.sql.trim()) void ask(at.sql, at.from);
+  };
+
+  useEffect(() => {
+    const made = new Editor(host.current!, sqlText.value, { change: setSql, run: start });
+    editor.current = made;
+    made.know(tables.value);
+    if (matchMedia("(min-width: 760px)").matches) made.focus();
+    return () => {
+      made.destroy();
+      editor.current = null;
+    };
+  }, []);
+  useEffect(() => editor.current?.know(tables.value), [tables.value]);
+  useEffect(() => editor.current?.mark(now?.fault ?? "", now?.from ?? 0), [now?.fault]);
+  useEffect(() => {
+    const stop = (event: KeyboardEvent) => {
+      if (event.key === "Escape" && run.value && !run.value.ended && !event.defaultPrevented) void cancel();
+    };
+    addEventListener("keydown", stop);
+    return () => removeEventListener("keydown", stop);
+  }, []);
+
+  return (
+    <div class="ask">
+      <Sidebar />
+      <div class="desk">
+        <section class="editor" aria-label="Statement">
+          <div class="code" ref={host} />
+          <div class="bar">
+            {busy ? (
+              <button class="stop" onClick={() => void cancel()}>Cancel <kbd>Esc</kbd></button>
+            ) : (
+              <button class="primary" onClick={start} disabled={!sqlText.value.trim()}>Run <kbd>{META} ↵</kbd></button>
+            )}
+            <Price sql={sqlText.value} />
+          </div>
+        </section>
+        <Answer now={now} />
+      </div>
+    </div>
+  );
+}
+
+const META = /Mac|iPhone|iPad/.test(navigator.platform) ? "⌘" : "Ctrl";
+
+/** The tables and their columns. A click inserts a name. */
+function Sidebar() {
+  const [filter, setFilter] = useState("");
+  const wide = matchMedia("(min-width: 760px)").matches;
+  const found = tables.value.filter((table) => {
+    const word = filter.toLowerCase();
+    return table.name.toLowerCase().includes(word) || table.columns?.some((column) => column.name.toLowerCase().includes(word));
+  });
+  return (
+    <details class="sidebar" open={wide}>
+      <summary>Tables</summary>
+      <div class="inside">
+        {tables.value.length > 6 && (
+          <input type="search" placeholder="Find a table or column" aria-label="Find a table or column" value={filter} onInput={(event) => setFilter(event.currentTarget.value)} />
+        )}
+        {tablesRead.value && tables.value.length === 0 && (
+          <p class="empty">No tables yet. <a href="#/tables/+">Add one</a>, and ask for it by name.</p>
+        )}
+        <ul>
+          {found.slice(0, 200).map((table) => (
+            <li key={table.name}>
+              <details open={found.length === 1}>
+                <summary>
+                  <span class="name">{table.name}</span>
+                  {table.error ? <span class="chip bad">error</span> : <small>{table.view ? "view" : (table.type ?? "")}</small>}
+                </summary>
+                {table.error && <p class="fault">{table.error.message}</p>}
+                <div class="do">
+                  <button class="plain" onClick={() => editor.current?.insert(quoted(table.name))}>Insert name</button>
+                  <a href={`#/tables/${encodeURIComponent(table.name)}`}>Open</a>
+                </div>
+                <ul class="columns">
+                  {table.columns?.map((column) => (
+                    <li key={column.name}>
+                      <button class="column" title={`Insert ${column.name}`} onClick={() => editor.current?.insert(quoted(column.name))}>
+                        <span>{column.name}</span>
+                        <small>{column.type}</small>
+                      </button>
+                    </li>
+                  ))}
+                </ul>
+              </details>
+            </li>
+          ))}
+        </ul>
+      </div>
+    </details>
+  );
+}
+
+/** False once the server has answered that it makes no estimates. */
+let estimates = true;
+
+/** What the statement would read and cost. Empty if that is not known. */
+function Price({ sql }: { sql: string }) {
+  const [known, setKnown] = useState<Estimate | null>(null);
+  useEffect(() => {
+    setKnown(null);
+    if (!estimates || !/^\s*(select|with|--|\/\*|\()/i.test(sql)) return;
+    const stop = new AbortController();
+    const timer = setTimeout(async () => {
+      try {
+        setKnown(await api.estimate(editor.current?.statement().sql ?? sql, stop.signal));
+      } catch (error) {
+        if (error instanceof Failure && (error.status === 404 || error.status === 405)) estimates = false;
+      }
+    }, 700);
+    return () => {
+      clearTimeout(timer);
+      stop.abort();
+    };
+  }, [sql, tables.value]);
+  if (!known) return <span class="price" role="status" />;
+  const parts = [
+    known.bytes !== undefined && `reads ${bytes(known.bytes)}`,
+    known.requests !== undefined && counted(known.requests, "request"),
+    known.tasks !== undefined && counted(known.tasks, "task"),
+    known.seconds && range(known.seconds, seconds),
+    known.dollars && range(known.dollars, dollars),
+  ];
+  return (
+    <span class="price" role="status">
+      <span class="unseen">Estimate: </span>
+      {parts.filter(Boolean).map((part) => <span>{part}</span>)}
+    </span>
+  );
+}
+
+/** What the kinds of errors mean. */
+const KINDS: Record<string, string> = {
+  Invalid: "The statement is wrong",
+  Data: "A table cannot be read",
+  Unavailable: "Something did not respond",
+  Limit: "A limit was reached",
+  Cancelled: "Cancelled",
+  Internal: "A fault in Buzz",
+};
+
+type Tab = "rows" | "chart";
+
+function Answer({ now }: { now: Run | null }) {
+  const [tab, setTab] = useState<Tab>("rows");
+  const [saving, setSaving] = useState("");
+  const [fault, setFault] = useState("");
+  useEffect(() => setFault(""), [now?.id]);
+  if (!now) {
+    return (
+      <section class="answer idle" aria-label="Answer">
+        <p class="empty">
+          Write a statement and run it with <kbd>{META}</kbd> <kbd>↵</kbd>. Names of tables and columns are completed as you type.
+        </p>
+      </section>
+    );
+  }
+  const { work, rows } = now;
+  if (now.cancelled) {
+    return (
+      <section class="answer" aria-label="Answer">
+        <p class="calm" role="status"><strong>Cancelled</strong> {now.id && <a href={`#/query/${now.id}`}>See its work</a>}</p>
+      </section>
+    );
+  }
+  if (now.fault) {
+    return (
+      <section class="answer" aria-label="Answer">
+        <div class="fault big" role="alert">
+          <strong>{work?.error?.kind ? KINDS[work.error.kind] ?? work.error.kind : "Not answered"}</strong>
+          <p>{now.fault}</p>
+          {now.id && <a href={`#/query/${now.id}`}>See its work</a>}
+        </div>
+      </section>
+    );
+  }
+  if (!now.ended || !rows) return <Running now={now} />;
+  const download = async (format: string) => {
+    setSaving(format);
+    setFault("");
+    try {
+      await save(now.id, format);
+    } catch (error) {
+      setFault((error as Error).message);
+    }
+    setSaving("");
+  };
+  const summary = work?.summary;
+  return (
+    <section class="answer" aria-label="Answer">
+      <div class="bar top">
+        <div class="tabs" role="tablist" aria-label="View of the answer">
+          {(["rows", "chart"] as Tab[]).map((one) => (
+            <button
+              role="tab"
+              id={`tab-${one}`}
+              aria-selected={tab === one}
+              aria-controls="view"
+              tabIndex={tab === one ? 0 : -1}
+              onClick={() => setTab(one)}
+              onKeyDown={(event) => {
+                if (event.key !== "ArrowRight" && event.key !== "ArrowLeft") return;
+                const next = one === "rows" ? "chart" : "rows";
+                setTab(next);
+                document.getElementById(`tab-${next}`)?.focus();
+              }}
+            >
+              {one === "rows" ? "Rows" : "Chart"}
+            </button>
+          ))}
+        </div>
+        <p class="facts" role="status">
+          <b>{counted(rows.count, "row")}</b>
+          {summary && (
+            <>
+              <span>{seconds(summary.seconds)}</span>
+              <span>{bytes(summary.bytes_read)} read</span>
+              {summary.cost_usd !== null && <span>{dollars(summary.cost_usd)}</span>}
+            </>
+          )}
+          <a href={`#/query/${now.id}`}>Work</a>
+        </p>
+        <div class="saves" role="group" aria-label="Download">
+          {FORMATS.map(({ format, name }) => (
+            <button class="small" disabled={saving !== ""} onClick={() => void download(format)} title={`Download all rows as ${name}`}>
+              <span class="arrow" aria-hidden="true">↓</span> {name}
+              {saving === format ? " …" : ""}
+            </button>
+          ))}
+        </div>
+      </div>
+      {work?.warnings.map((warning) => <p class="warning">{warning}</p>)}
+      {fault && <p class="fault" role="alert">{fault}</p>}
+      {rows.fault.value && <p class="fault" role="alert">{rows.fault.value}</p>}
+      <div class="tab" id="view" role="tabpanel" aria-labelledby={`tab-${tab}`}>
+        {tab === "rows" ? <Grid rows={rows} label="Rows of the answer" /> : <Chart rows={rows} key={now.id} />}
+      </div>
+    </section>
+  );
+}
+
+/** A query that waits or runs: all its tasks, and those of each stage. */
+function Running({ now }: { now: Run }) {
+  const [, tick] = useState(0);
+  useEffect(() => {
+    const timer = setInterval(() => tick((value) => value + 1), 100);
+    return () => clearInterval(timer);
+  }, []);
+  const { work } = now;
+  const progress = work?.progress;
+  return (
+    <section class="answer" aria-label="Answer">
+      <div class="running">
+        <p class="phase">
+          <span class="pulse" aria-hidden="true" />
+          <span role="status">{phase(work)}</span>
+          <time>{seconds((performance.now() - now.started) / 1000)}</time>
+        </p>
+        <Bar done={progress?.tasks_done ?? 0} all={progress?.tasks ?? 0} label="Tasks" />
+        {progress && progress.tasks > 0 && (
+          <p class="facts">
+            <span>{count(progress.tasks_done)} of {counted(progress.tasks, "task")}</span>
+            <span>{bytes(progress.bytes_scanned)}</span>
+            <span>{counted(progress.rows_scanned, "row")} scanned</span>
+            {progress.retries > 0 && <span>{progress.retries === 1 ? "1 retry" : `${progress.retries} retries`}</span>}
+          </p>
+        )}
+        <ul class="stages">
+          {work?.stages.map((stage) => (
+            <li key={stage.stage}>
+              <b>{stage.step}</b>
+              <span>{counted(stage.tasks, "task")} done</span>
+              <span>median {milliseconds(stage.median_ms)}</span>
+              <span>{bytes(stage.bytes_scanned)}</span>
+              <span>{counted(stage.rows_delivered, "row")} delivered</span>
+            </li>
+          ))}
+        </ul>
+      </div>
+    </section>
+  );
+}
+
+function phase(work?: Work): string {
+  if (!work) return "Sending";
+  if (work.state === "waiting") return "Waiting for a slot";
+  if (work.state === "succeeded") return "Fetching rows";
+  switch (work.progress?.phase) {
+    case "map": return "Reading the tables";
+    case "reduce": return "Combining the results";
+    default: return "Planning";
+  }
+}
+
+export function Bar({ done, all, label }: { done: number; all: number; label: string }) {
+  const share = all > 0 ? done / all : 0;
+  return (
+    <div class={`progress${all > 0 ? "" : " unknown"}`} role="progressbar" aria-label={label} aria-valuemin={0} aria-valuemax={all || undefined} aria-valuenow={all > 0 ? done : undefined}>
+      <span style={{ width: `${share * 100}%` }} />
+    </div>
+  );
+}
