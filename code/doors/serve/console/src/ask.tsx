@@ -144,8 +144,8 @@ function Price({ sql }: { sql: string }) {
     known.dollars && range(known.dollars, dollars),
   ];
   return (
-    <span class="price" role="status">
-      <span class="unseen">Estimate: </span>
+    <span class="price facts" role="status">
+      <b class="unseen">Estimate: </b>
       {parts.filter(Boolean).map((part) => <span>{part}</span>)}
     </span>
   );
@@ -187,7 +187,7 @@ function Answer({ now }: { now: Run | null }) {
   }
   if (now.fault) {
     return (
-      <section class="answer" aria-label="Answer">
+      <section class="answer" aria-label="Answer" data-query={now.id}>
         <div class="fault big" role="alert">
           <strong>{work?.error?.kind ? KINDS[work.error.kind] ?? work.error.kind : "Not answered"}</strong>
           <p>{now.fault}</p>
@@ -209,7 +209,7 @@ function Answer({ now }: { now: Run | null }) {
   };
   const summary = work?.summary;
   return (
-    <section class="answer" aria-label="Answer">
+    <section class="answer" aria-label="Answer" data-query={now.id}>
       <div class="bar top">
         <div class="tabs" role="tablist" aria-label="View of the answer">
           {(["rows", "chart"] as Tab[]).map((one) => (

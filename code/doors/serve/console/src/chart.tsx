@@ -175,16 +175,33 @@ function options(drawn: Drawn, form: Form, across: string, names: string[], size
           values: (_: uPlot, at: number[]) => at.map((one) => shortened(labels[one] ?? "")),
           grid: { show: false },
         }),
+        ...(drawn.isTime && { values: (_: uPlot, at: number[], _axis: number, _space: number, step: number) => at.map((one, place) => timeLabel(one, step, place === 0)) }),
       },
       { ...axis, size: 70 },
     ],
     series: [
-      { label: across, value: labels ? (_: uPlot, at: number | null) => (at === null ? "–" : (labels[at] ?? "–")) : undefined },
+      { label: across, value: labels ? (_: uPlot, at: number | null) => (at === null ? "–" : (labels[at] ?? "–")) : drawn.isTime ? (_: uPlot, at: number | null) => (at === null ? "–" : iso(at).slice(0, 19).replace("T", " ").replace(" 00:00:00", "")) : undefined },
       ...names.map((label, at) => ({ label, ...shape(at) })),
     ],
     cursor: { points: { size: 7 } },
     legend: { live: true },
   };
+}
+
+/** Returns a moment in the form of ISO 8601, "" beyond the years that browsers know. */
+function iso(at: number): string {
+  const date = new Date(at * 1000);
+  return Number.isNaN(date.getTime()) ? "" : date.toISOString();
+}
+
+/** Writes a moment of an axis whose marks are `step` seconds apart. */
+function timeLabel(at: number, step: number, isFirst: boolean): string {
+  const text = iso(at);
+  if (step >= 300 * 86_400) return text.slice(0, 4);
+  if (step >= 27 * 86_400) return text.slice(0, 7);
+  if (step >= 86_400) return isFirst ? `${text.slice(5, 10)}\n${text.slice(0, 4)}` : text.slice(5, 10);
+  const time = step >= 60 ? text.slice(11, 16) : step >= 1 ? text.slice(11, 19) : text.slice(11, 23);
+  return isFirst || time === "00:00" ? `${time}\n${text.slice(0, 10)}` : time;
 }
 
 function shortened(label: string): string {

@@ -2,7 +2,7 @@
 import { Graph as Dagre, layout } from "@dagrejs/dagre";
 import { useMemo, useState } from "preact/hooks";
 import type { Stage } from "./api";
-import { bytes, count, counted, milliseconds, px } from "./format";
+import { bytes, counted, milliseconds, px } from "./format";
 import { steps, type Step } from "./plan";
 
 const WIDTH = 216;
@@ -24,7 +24,15 @@ export function PlanGraph({ plan, stages }: { plan: string; stages: Stage[] }) {
                 <path d="M0 0.5 L7 4 L0 7.5 z" />
               </marker>
             </defs>
-            {drawn.edges.map((path) => <path class="edge" d={path} marker-end="url(#head)" />)}
+            {drawn.edges.map(({ path, from, x, y }) => {
+              const stage = stages.find((stage) => stage.step === from);
+              return (
+                <g>
+                  <path class="edge" d={path} marker-end="url(#head)" />
+                  {stage && <text class="edge-rows" x={x + 8} y={y + 4}>{counted(stage.rows_delivered, "row")}</text>}
+                </g>
+              );
+            })}
           </svg>
           {drawn.nodes.map(({ step, x, y }) => {
             const stage = stages.find((stage) => stage.step === step.name);
@@ -54,7 +62,7 @@ export function PlanGraph({ plan, stages }: { plan: string; stages: Stage[] }) {
 
 /** What a stage did or, before it ran, what it will do. */
 function brief(step: Step, stage?: Stage): string {
-  if (stage) return `${counted(stage.tasks, "task")}, ${milliseconds(stage.median_ms)} · ${bytes(stage.bytes_scanned)} · ${count(stage.rows_delivered)} rows`;
+  if (stage) return `${counted(stage.tasks, "task")}, ${milliseconds(stage.median_ms)} · ${bytes(stage.bytes_scanned)}`;
   const tasks = step.facts.map((fact) => /^tasks: (\d+)/.exec(fact)?.[1]).find(Boolean);
   const size = step.facts.map((fact) => /; ([\d.]+ \w+) of/.exec(fact)?.[1]).find(Boolean);
   if (tasks) return [counted(Number(tasks), "task"), size].filter(Boolean).join(" · ");
@@ -83,7 +91,8 @@ function placed(found: Step[]) {
       const middle = (before.y + point.y) / 2;
       path += ` C${before.x},${middle} ${point.x},${middle} ${point.x},${point.y}`;
     });
-    return path;
+    const middle = points[points.length >> 1];
+    return { path, from: edge.v, x: middle.x, y: middle.y };
   });
   const { width = 0, height = 0 } = graph.graph() as { width?: number; height?: number };
   return { nodes, edges, width: Math.ceil(width), height: Math.ceil(height) };

@@ -167,7 +167,7 @@ function shortened(value: string): string {
 /** Returns the width of each column, by its name and its first values. */
 function measured(rows: Rows): number[] {
   return rows.heads.map((head, column) => {
-    let longest = Math.max(head.name.length * 1.06, head.type.length * 0.85);
+    let longest = Math.max(head.name.length * 1.12, head.type.length * 0.85);
     for (let row = 0; row < Math.min(rows.count, 100); row++) {
       longest = Math.max(longest, (rows.cell(row, column) ?? "NULL").length);
     }

@@ -78,6 +78,6 @@ export function History() {
 
 /** Returns a statement on one line, shortened. */
 function firstLines(sql: string): string {
-  const line = sql.trim().replace(/\s+/g, " ");
+  const line = sql.replace(/^\s*--.*$/gm, "").replace(/\s+/g, " ").trim() || sql.trim();
   return line.length > 220 ? `${line.slice(0, 220)}…` : line;
 }

@@ -133,7 +133,7 @@ function Help({ close }: { close: () => void }) {
       <h2 id="help">Keyboard</h2>
       <dl class="keys">{keys.map(([name, does]) => <div><dt><kbd>{name}</kbd></dt><dd>{does}</dd></div>)}</dl>
       <p class="note"><a href="licences.txt" target="_blank" rel="noreferrer">Licences of the libraries</a></p>
-      <form method="dialog"><button class="primary">Close</button></form>
+      <form method="dialog"><button class="primary" autofocus>Close</button></form>
     </dialog>
   );
 }
