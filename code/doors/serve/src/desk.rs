@@ -389,8 +389,13 @@ impl Desk {
 
     /// Cancels query `id` if it is one of `user`, and returns true if so.
     pub(crate) fn cancel(&self, id: QueryId, user: &str) -> bool {
+        self.cancel_of(id, Some(user))
+    }
+
+    /// Cancels query `id` if it is one of `user`, or of any user if that is None. Returns true if so.
+    pub(crate) fn cancel_of(&self, id: QueryId, user: Option<&str>) -> bool {
         let running = self.running.lock();
-        let found = running.get(&id).filter(|running| running.user == user);
+        let found = running.get(&id).filter(|running| user.is_none_or(|user| running.user == user));
         found.inspect(|running| running.cancelled.cancel()).is_some()
     }
 

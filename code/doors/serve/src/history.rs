@@ -17,7 +17,7 @@ const ALL_MAX: usize = 2_000;
 
 /// Ended queries of which the attempts are kept, and how many of each.
 const WITH_ATTEMPTS_MAX: usize = 64;
-const ATTEMPTS_MAX: usize = 5_000;
+pub(crate) const ATTEMPTS_MAX: usize = 5_000;
 
 /// Bytes of a statement, and of the message of an error, that are kept.
 const TEXT_BYTES_MAX: usize = 10_000;
@@ -129,20 +129,26 @@ impl History {
         }
     }
 
-    /// Returns the queries of `user` as JSON, the last first, without stages and attempts.
-    pub(crate) fn list(&self, user: &str) -> Vec<Value> {
+    /// Returns the queries of `user`, of all users if it is None, as JSON: the last first, without stages and attempts.
+    pub(crate) fn list(&self, user: Option<&str>) -> Vec<Value> {
         let records = self.records.lock();
-        records.iter().rev().filter(|record| record.user == user).map(Record::listed).collect()
+        records.iter().rev().filter(|record| record.is_of(user)).take(OF_USER_MAX).map(Record::listed).collect()
     }
 
-    /// Returns query `id` as JSON with its stages and attempts, if it is one of `user`.
-    pub(crate) fn detailed(&self, id: QueryId, user: &str) -> Option<Value> {
+    /// Returns query `id` as JSON with its stages and up to `attempts_max` attempts, if it is one of `user`, or of any user if
+    /// that is None.
+    pub(crate) fn detailed(&self, id: QueryId, user: Option<&str>, attempts_max: usize) -> Option<Value> {
         let records = self.records.lock();
-        records.iter().find(|record| record.id == id && record.user == user).map(Record::detailed)
+        let found = records.iter().find(|record| record.id == id && record.is_of(user));
+        found.map(|record| record.detailed(attempts_max.min(ATTEMPTS_MAX)))
     }
 }
 
 impl Record {
+    fn is_of(&self, user: Option<&str>) -> bool {
+        user.is_none_or(|user| self.user == user)
+    }
+
     fn end(&mut self, outcome: Result<Value, Value>, warnings: &[String], stages: Vec<Value>, timeline: Timeline) {
         self.state = State::Ended(Box::new(Ended {
             seconds: self.started.elapsed().as_secs_f64(),
@@ -154,7 +160,7 @@ impl Record {
     }
 
     fn listed(&self) -> Value {
-        let mut listed = json!({"id": self.id, "sql": self.sql, "started_ms": self.started_ms});
+        let mut listed = json!({"id": self.id, "user": self.user, "sql": self.sql, "started_ms": self.started_ms});
         match &self.state {
             State::Waiting => listed["state"] = json!("waiting"),
             State::Running(progress) => {
@@ -178,16 +184,17 @@ impl Record {
         listed
     }
 
-    fn detailed(&self) -> Value {
+    fn detailed(&self, attempts_max: usize) -> Value {
         let mut detailed = self.listed();
         let (warnings, stages, timeline) = match &self.state {
             State::Waiting => (Vec::new(), Vec::new(), Timeline::default()),
             State::Running(progress) => {
                 let stages = progress.stages().iter().map(stage).collect();
-                (progress.warnings(), stages, progress.timeline().at_most(ATTEMPTS_MAX))
+                (progress.warnings(), stages, progress.timeline())
             }
             State::Ended(ended) => (ended.warnings.clone(), ended.stages.clone(), ended.timeline.clone()),
         };
+        let timeline = timeline.at_most(attempts_max);
         detailed["warnings"] = json!(warnings);
         detailed["stages"] = json!(stages);
         detailed["attempts"] = json!(timeline.attempts);
@@ -273,18 +280,21 @@ mod tests {
         history.asked(lost, "ann", "SELECT 2");
         let progress = Arc::new(Progress::of(lost));
         history.runs(lost, &progress);
-        assert_eq!(history.list("ann")[0]["state"], "running");
+        assert_eq!(history.list(Some("ann"))[0]["state"], "running");
         history.failed(lost, &QueryError::data("file `a` is broken"));
         history.failed(lost, &QueryError::cancelled("the client went away"));
         succeeded(&history, "bob", "SELECT 3", 0);
-        let listed = history.list("ann");
+        let listed = history.list(Some("ann"));
         assert_eq!(listed.len(), 2);
         assert_eq!((&listed[0]["id"], &listed[0]["error"]["kind"]), (&json!(lost), &json!("Data")));
         assert_eq!((&listed[1]["sql"], &listed[1]["summary"]["rows"]), (&json!("SELECT 1"), &json!(7)));
-        let detailed = history.detailed(done, "ann").unwrap();
+        let detailed = history.detailed(done, Some("ann"), ATTEMPTS_MAX).unwrap();
         assert_eq!(detailed["attempts"].as_array().unwrap().len(), 2);
         assert_eq!(detailed["warnings"], json!(["slow"]));
-        assert!(history.detailed(done, "bob").is_none());
+        assert!(history.detailed(done, Some("bob"), 1).is_none());
+        let first = history.detailed(done, None, 1).unwrap();
+        assert_eq!((first["attempts"].as_array().unwrap().len(), &first["attempts_left_out"]), (1, &json!(1)));
+        assert_eq!(history.list(None).len(), 3);
     }
 
     #[test]
@@ -292,19 +302,19 @@ mod tests {
         let history = History::default();
         let long = "é".repeat(TEXT_BYTES_MAX);
         let first = succeeded(&history, "ann", &long, ATTEMPTS_MAX + 3);
-        let kept = history.detailed(first, "ann").unwrap();
+        let kept = history.detailed(first, Some("ann"), usize::MAX).unwrap();
         assert_eq!(kept["sql"].as_str().unwrap().len(), TEXT_BYTES_MAX + "…".len());
         assert_eq!((kept["attempts"].as_array().unwrap().len(), &kept["attempts_left_out"]), (ATTEMPTS_MAX, &json!(3)));
         for _ in 0..WITH_ATTEMPTS_MAX {
             succeeded(&history, "ann", "SELECT 1", 1);
         }
-        assert_eq!(history.detailed(first, "ann").unwrap()["attempts"], json!([]));
+        assert_eq!(history.detailed(first, Some("ann"), usize::MAX).unwrap()["attempts"], json!([]));
         let waiting = QueryId::fresh();
         history.asked(waiting, "bob", "SELECT 1");
         for _ in 0..OF_USER_MAX + 5 {
             succeeded(&history, "bob", "SELECT 1", 0);
         }
-        assert_eq!(history.list("bob").len(), OF_USER_MAX);
-        assert!(history.detailed(waiting, "bob").is_some(), "a query that has not ended is kept");
+        assert_eq!(history.list(Some("bob")).len(), OF_USER_MAX);
+        assert!(history.detailed(waiting, Some("bob"), 0).is_some(), "a query that has not ended is kept");
     }
 }

@@ -74,6 +74,7 @@ export type Attempt = {
 };
 export type Work = {
   id: string;
+  user?: string;
   sql: string;
   state: State;
   started_ms: number;
@@ -178,7 +179,8 @@ const part = encodeURIComponent;
 export const api = {
   submit: (sql: string, options: Record<string, unknown>) =>
     json<{ id: string }>("POST", "queries", { sql, options, format: "arrow" }),
-  work: (id: string, signal?: AbortSignal) => json<Work>("GET", `queries/${part(id)}/work`, undefined, signal),
+  work: (id: string, attempts: number, signal?: AbortSignal) =>
+    json<Work>("GET", `queries/${part(id)}/work?attempts=${attempts}`, undefined, signal),
   history: () => json<{ queries: Listed[] }>("GET", "queries"),
   /** Sends even when the page is being closed. */
   leave: (id: string) =>

@@ -54,6 +54,7 @@ export function History() {
             <div class="under">
               <span class={`chip ${query.state}`}>{query.error?.kind === "Cancelled" ? "cancelled" : query.state}</span>
               <time>{moment(query.started_ms)}</time>
+              {query.user && query.user !== "key" && <span>{query.user}</span>}
               {query.summary && (
                 <>
                   <span>{seconds(query.summary.seconds)}</span>

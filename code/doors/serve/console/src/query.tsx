@@ -18,7 +18,7 @@ export function Query({ id }: { id: string }) {
     let timer = 0;
     const read = async () => {
       try {
-        const found = await api.work(id, stop.signal);
+        const found = await api.work(id, 5000, stop.signal);
         setWork(found);
         setFault("");
         if (found.state === "running" || found.state === "waiting") timer = window.setTimeout(read, 400);
@@ -35,7 +35,7 @@ export function Query({ id }: { id: string }) {
 
   const sql = work?.sql;
   useEffect(() => {
-    if (sql === undefined) return;
+    if (sql === undefined || !planned(sql)) return;
     setPlan(null);
     api
       .plan(sql)
@@ -60,6 +60,7 @@ export function Query({ id }: { id: string }) {
         <h1>Query <span class={`chip ${work.state}`}>{work.state}</span></h1>
         <p class="facts">
           <span>{moment(work.started_ms)}</span>
+          {work.user && work.user !== "key" && <span>by {work.user}</span>}
           <code>{work.id}</code>
         </p>
         <div class="do">
@@ -87,12 +88,17 @@ export function Query({ id }: { id: string }) {
         <Timeline attempts={work.attempts} stages={work.stages} totalMs={(summary?.seconds ?? 0) * 1000} />
       )}
       {work.attempts_left_out > 0 && <p class="note">{counted(work.attempts_left_out, "later attempt")} left out.</p>}
-      <h2>Plan</h2>
-      {!plan && <p class="empty" role="status">Planning …</p>}
+      {planned(work.sql) && <h2>Plan</h2>}
+      {!plan && planned(work.sql) && <p class="empty" role="status">Planning …</p>}
       {plan?.fault && <p class="fault" role="alert">{plan.fault}</p>}
       {plan && !plan.fault && <PlanGraph plan={plan.text} stages={work.stages} />}
     </div>
   );
+}
+
+/** True for statements that have a plan. */
+function planned(sql: string): boolean {
+  return !/^\s*(create|drop|explain|show|describe|desc)\b/i.test(sql);
 }
 
 function Numbers({ summary }: { summary: Summary }) {

@@ -74,7 +74,7 @@ export async function ask(sql: string, from: number) {
     if (!change({ id })) return;
     let pause = 60;
     for (;;) {
-      const work = await api.work(id);
+      const work = await api.work(id, 0);
       if (!change({ work })) return;
       if (work.state === "failed") {
         change({ fault: work.error?.message ?? "The query failed.", ended: true });

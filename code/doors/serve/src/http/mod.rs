@@ -38,6 +38,15 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 struct Api {
     desk: Arc<Desk>,
     submitted: Arc<Submitted>,
+    /// True if all users have one key.
+    is_one_key: bool,
+}
+
+impl Api {
+    /// Returns the user whose queries `user` sees, None for all users. Who has the key of all may take any name.
+    fn seen_by<'a>(&self, user: &'a str) -> Option<&'a str> {
+        (!self.is_one_key).then_some(user)
+    }
 }
 
 /// A query as it is sent.
@@ -55,7 +64,11 @@ struct Asked {
 
 /// Makes the routes of one connection.
 pub(crate) fn router(shared: &Shared, guard: Arc<Guard>) -> Router {
-    let api = Api { desk: Arc::clone(&shared.desk), submitted: Arc::clone(&shared.submitted) };
+    let api = Api {
+        desk: Arc::clone(&shared.desk),
+        submitted: Arc::clone(&shared.submitted),
+        is_one_key: shared.keys.is_one(),
+    };
     let gate = Gate { guard, keys: Arc::clone(&shared.keys) };
     Router::new()
         .route("/v1/query", post(query))
@@ -152,9 +165,10 @@ async fn watch(State(api): State<Api>, Extension(User(user)): Extension<User>, P
     state.map_or_else(|| unknown(&id), |state| Json(state).into_response())
 }
 
-/// Cancels a submitted query, or removes its answer.
+/// Cancels a query, or removes the answer of a submitted one.
 async fn cancel(State(api): State<Api>, Extension(User(user)): Extension<User>, Path(id): Path<String>) -> Response {
-    let removed = id_of(&id).is_ok_and(|id| api.submitted.remove(id, &user));
+    let removed =
+        id_of(&id).is_ok_and(|id| api.submitted.remove(id, &user) || api.desk.cancel_of(id, api.seen_by(&user)));
     if removed { StatusCode::NO_CONTENT.into_response() } else { unknown(&id) }
 }
 

@@ -1,19 +1,28 @@
 //! The calls about queries that show the work: those of a user, one with its stages and attempts, and the plan of a statement.
 
 use arrow::array::AsArray;
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use buzz_protocol::Result;
+use buzz_protocol::{QueryError, Result};
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::desk::Answered;
+use crate::history::ATTEMPTS_MAX;
 use crate::http::guard::User;
-use crate::http::{Api, Asked, failed_as, id_of, request, unknown};
+use crate::http::{Api, Asked, failed, failed_as, id_of, request, unknown};
 
-/// Responds with the queries of the user, the last first.
+/// Responds with the queries that the user may see, the last first.
 pub(super) async fn list(State(api): State<Api>, Extension(User(user)): Extension<User>) -> Response {
-    Json(json!({"queries": api.desk.history.list(&user)})).into_response()
+    Json(json!({"queries": api.desk.history.list(api.seen_by(&user))})).into_response()
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct WorkQuery {
+    /// Maximum number of attempts.
+    attempts: Option<usize>,
 }
 
 /// Responds with the state, stages and attempts of a query, through whichever door it came.
@@ -21,8 +30,13 @@ pub(super) async fn work(
     State(api): State<Api>,
     Extension(User(user)): Extension<User>,
     Path(id): Path<String>,
+    asked: std::result::Result<Query<WorkQuery>, QueryRejection>,
 ) -> Response {
-    let found = id_of(&id).ok().and_then(|id| api.desk.history.detailed(id, &user));
+    let attempts_max = match asked {
+        Ok(Query(asked)) => asked.attempts.unwrap_or(ATTEMPTS_MAX),
+        Err(rejection) => return failed(rejection.status(), &QueryError::invalid(rejection.body_text())),
+    };
+    let found = id_of(&id).ok().and_then(|id| api.desk.history.detailed(id, api.seen_by(&user), attempts_max));
     found.map_or_else(|| unknown(&id), |found| Json(found).into_response())
 }
 

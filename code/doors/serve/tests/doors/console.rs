@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{AUTH, JSON, Served, endless, http, server, until_running};
+use crate::common::{AUTH, JSON, KEY, Served, endless, http, server, server_with_registry, until_running};
 
 const PAGES: [(&str, &str); 6] = [
     ("/console/", "text/html; charset=utf-8"),
@@ -128,6 +128,50 @@ async fn history_has_the_work_of_queries_through_every_call() {
 
 fn uuid_of_no_query() -> &'static str {
     "01a21e07-1c67-70ac-be4a-9d929198bc2d"
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plan_of_a_change_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let served = server_with_registry(folder.path(), true).await;
+    let create = json!({"sql": "CREATE VIEW v AS SELECT 1 AS x"});
+    assert_eq!(post(&served, "/v1/plan", &create).await.0, 400);
+    let names = async || {
+        let (_, answer) = get(&served, "/v1/tables").await;
+        answer["tables"].as_array().unwrap().iter().map(|table| table["name"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names().await, ["own"]);
+    assert_eq!(post(&served, "/v1/query", &create).await.0, 200);
+    assert_eq!(post(&served, "/v1/plan", &json!({"sql": "DROP VIEW v"})).await.0, 400);
+    assert_eq!(names().await, ["own", "v"]);
+    assert_eq!(get(&served, "/v1/tables").await.1["can_change"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn query_of_another_door_is_seen_and_cancelled_with_the_key_of_all() {
+    let served = endless(buzz_serve::Bounds { running: 1, waiting: 2, answers: 4 }).await;
+    let basic = base64_of(&format!("ann:{KEY}"));
+    let auth = format!("Basic {basic}");
+    let headers = [("Authorization", auth.as_str()), JSON];
+    let asking = http(&served, "POST", "/v1/query", &headers, r#"{"sql": "SELECT a FROM t"}"#);
+    let cancelling = async {
+        until_running(&served, 1).await;
+        let (_, list) = get(&served, "/v1/queries").await;
+        let query = &list["queries"][0];
+        assert_eq!((&query["user"], &query["state"]), (&json!("ann"), &json!("running")), "{list}");
+        let path = format!("/v1/queries/{}", query["id"].as_str().unwrap());
+        assert_eq!(http(&served, "DELETE", &path, &[AUTH], "").await.0, 204);
+    };
+    let ((status, _, _), ()) = tokio::join!(asking, cancelling);
+    assert_eq!(status, 409);
+    let (_, list) = get(&served, "/v1/queries").await;
+    assert_eq!(list["queries"][0]["error"]["kind"], "Cancelled", "{list}");
+}
+
+/// Encodes `text` for a header.
+fn base64_of(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
 }
 
 #[tokio::test(flavor = "multi_thread")]
