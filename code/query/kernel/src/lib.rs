@@ -15,8 +15,9 @@ mod yielding;
 pub use codec::{decode_fragment, decode_plan, decode_schema, encode_fragment, encode_plan, encode_schema};
 pub use early::may_end_before;
 pub use functions::{
-    Arithmetic, aggregates, checked, checked_sum, hidden, interval_length, interval_part, is_checked, like_pattern,
-    multiply_interval, scalar_functions, similar_pattern, single_row, wrapping_sum,
+    Arithmetic, aggregates, checked, checked_sum, hidden, instant, interval_length, interval_part, is_checked,
+    like_pattern, multiply_interval, round_time, rounded_time, scalar_functions, similar_pattern, single_row,
+    unit_nanoseconds, wrapping_sum,
 };
 pub use guard::{Guard, guarded, guarded_joins, guarded_joins_above, unpanicked_rows};
 pub use roundtrip::lost_on_the_wire;

@@ -6,9 +6,10 @@
 
 use std::ops::ControlFlow;
 
+use crate::visit::visit_mut;
 use buzz_protocol::{QueryError, Result};
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Value, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Value, VisitorMut};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
@@ -142,7 +143,7 @@ pub(crate) fn balanced(mut statement: Statement) -> Result<Statement> {
         inner = explain.statement.as_mut();
     }
     if let Statement::Statement(sql) = inner
-        && let ControlFlow::Break(error) = sql.visit(&mut Balancing)
+        && let ControlFlow::Break(error) = visit_mut(sql, &mut Balancing)
     {
         return Err(error);
     }
@@ -236,8 +237,8 @@ fn tree_of(mut terms: Vec<Expr>, op: &BinaryOperator) -> Expr {
 
 #[cfg(test)]
 mod tests {
+    use crate::visit::any_expression;
     use buzz_protocol::ErrorKind;
-    use datafusion::sql::sqlparser::ast::visit_expressions;
 
     use super::*;
     use crate::sql::parse_statement;
@@ -264,9 +265,9 @@ mod tests {
         let statement = parse_statement(&format!("SELECT {}", terms.join(" OR "))).unwrap();
         let Statement::Statement(sql) = &statement else { panic!("{statement}") };
         let mut depths = Vec::new();
-        let _: ControlFlow<()> = visit_expressions(sql, |expression| {
+        any_expression(sql, &mut |expression| {
             depths.push(depth(expression));
-            ControlFlow::Continue(())
+            false
         });
         assert_eq!(depths.into_iter().max(), Some(10));
     }

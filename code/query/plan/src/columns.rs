@@ -10,14 +10,14 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
+use crate::visit::{each_expression_mut, visit_mut};
 use datafusion::common::{Location, SchemaError};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, JoinConstraint, JoinOperator, ObjectName, ObjectNamePart, Select, VisitMut, VisitorMut,
-    visit_expressions_mut,
+    Expr, Ident, JoinConstraint, JoinOperator, ObjectName, ObjectNamePart, Select, VisitorMut,
 };
 
 use crate::standard;
@@ -129,7 +129,7 @@ fn missing(error: &DataFusionError, end: Option<Location>) -> Option<Missing> {
 fn replace(statement: &mut Statement, missing: Missing) -> bool {
     let Statement::Statement(sql) = statement else { return false };
     let mut names = Names { missing, count: 0 };
-    let _: ControlFlow<()> = sql.visit(&mut names);
+    let _: ControlFlow<()> = visit_mut(sql, &mut names);
     names.count > 0
 }
 
@@ -151,20 +151,17 @@ impl Names {
 
     /// Replaces the name in the condition of a join.
     fn condition(&mut self, condition: &mut Expr) {
-        let _: ControlFlow<()> = visit_expressions_mut(condition, |expression| {
-            match expression {
-                Expr::Identifier(name) if self.missing.table.is_none() && self.is_missing(name) => self.put(name),
-                Expr::CompoundIdentifier(names) => {
-                    if let [.., table, name] = names.as_mut_slice()
-                        && self.missing.table.as_ref().is_some_and(|other| table.value.eq_ignore_ascii_case(other))
-                        && self.is_missing(name)
-                    {
-                        self.put(name);
-                    }
+        each_expression_mut(condition, &mut |expression| match expression {
+            Expr::Identifier(name) if self.missing.table.is_none() && self.is_missing(name) => self.put(name),
+            Expr::CompoundIdentifier(names) => {
+                if let [.., table, name] = names.as_mut_slice()
+                    && self.missing.table.as_ref().is_some_and(|other| table.value.eq_ignore_ascii_case(other))
+                    && self.is_missing(name)
+                {
+                    self.put(name);
                 }
-                _ => {}
             }
-            ControlFlow::Continue(())
+            _ => {}
         });
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use buzz_protocol::{Options, Overflow, QueryError, Result};
 use datafusion::common::DFSchema;
+use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan, Projection};
 use datafusion::physical_expr::PhysicalExpr;
@@ -42,11 +43,19 @@ pub async fn logical(state: &SessionState, statement: Statement) -> Result<Logic
 /// # Errors
 /// `Invalid` if the expression is wrong.
 pub fn expression(state: &SessionState, text: &str, schema: &DFSchema) -> Result<Expr> {
+    standard::planned_expression(written_expression(state, text, schema)?, schema, &options(state))
+}
+
+/// Returns the expression that the planner makes of `text`, which is rewritten before. It is not rewritten after.
+///
+/// # Errors
+/// As [`expression`], which also rewrites it.
+pub(crate) fn written_expression(state: &SessionState, text: &str, schema: &DFSchema) -> DataFusionResult<Expr> {
+    chains::check_length(text).map_err(QueryError::into_datafusion)?;
     let dialect = state.config_options().sql_parser.dialect;
     let mut parsed = state.sql_to_expr_with_alias(text, &dialect)?;
-    parsed.expr = standard::rewritten_expression(parsed.expr)?;
-    let written = state.create_logical_expr_from_sql_expr(parsed, schema)?;
-    standard::planned_expression(written, schema, &options(state))
+    parsed.expr = standard::rewritten_expression(parsed.expr).map_err(QueryError::into_datafusion)?;
+    state.create_logical_expr_from_sql_expr(parsed, schema)
 }
 
 /// Makes the plan that runs `plan`, which is optimized first.

@@ -6,6 +6,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use crate::visit::visit_mut;
 use arrow::datatypes::Schema;
 use buzz_catalog::Table;
 use buzz_protocol::{CatalogType, QueryError, Result};
@@ -13,7 +14,7 @@ use datafusion::common::TableReference;
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::{
     DescribeAlias, Ident, ObjectName, Query, SetExpr, ShowStatementFilter, ShowStatementFilterPosition,
-    ShowStatementOptions, Statement as SqlStatement, TableAlias, TableFactor, VisitMut, VisitorMut,
+    ShowStatementOptions, Statement as SqlStatement, TableAlias, TableFactor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 
@@ -73,7 +74,7 @@ pub(crate) fn answered(mut statement: Statement, tables: &[Arc<Table>]) -> Resul
         }
         SqlStatement::Query(_) => {
             let mut replacing = Replacing { tables };
-            return match sql.visit(&mut replacing) {
+            return match visit_mut(sql, &mut replacing) {
                 ControlFlow::Continue(()) => Ok(statement),
                 ControlFlow::Break(error) => Err(error),
             };

@@ -29,7 +29,9 @@ mod standard;
 mod statement;
 mod steps;
 mod table;
+mod trees;
 mod views;
+pub mod visit;
 mod wire;
 
 use std::sync::Arc;

@@ -1,8 +1,9 @@
 //! Makes a limit count once if several combs reduce.
 
+use crate::trees::Tree;
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult};
 use datafusion::error::Result;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -17,7 +18,7 @@ use datafusion::physical_plan::limit::GlobalLimitExec;
 /// # Errors
 /// If an operator does not accept its changed input.
 pub(crate) fn limited_once(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    plan.transform_up(|node| {
+    plan.rewrite_up(&mut |node| {
         let fetch = node.downcast_ref::<CoalescePartitionsExec>().and_then(|united| united.fetch());
         Ok(match fetch {
             Some(_) => Transformed::yes(Arc::new(GlobalLimitExec::new(node, 0, fetch)) as Arc<dyn ExecutionPlan>),

@@ -5,6 +5,7 @@
 //! rows. If they are exact, they answer `COUNT`, `MIN` and `MAX` without reading a file. Joins are planned by the
 //! remaining bytes.
 
+use crate::trees::PlanTree;
 use std::sync::Arc;
 
 use buzz_catalog::Table;
@@ -25,7 +26,7 @@ use crate::table::FileTable;
 /// # Errors
 /// `Internal` when the plan cannot be rebuilt.
 pub(crate) fn narrowed(state: &SessionState, plan: LogicalPlan, tables: &mut Vec<Arc<Table>>) -> Result<LogicalPlan> {
-    Ok(plan.transform_up_with_subqueries(|node| narrowed_scan(state, node, tables))?.data)
+    Ok(plan.rewrite_all_up(&mut |node| narrowed_scan(state, node, tables))?.data)
 }
 
 fn narrowed_scan(

@@ -28,7 +28,9 @@ pub(crate) fn check(query: &Query) -> Result<Vec<String>> {
             for step in steps {
                 let place = |error: QueryError| error.at(Place::Step(step.name.clone()));
                 named.extend(checked(&step.sql, &query.params).map_err(place)?);
-                named.extend(step.partition_filter.as_deref().map(placeholders).unwrap_or_default());
+                if let Some(filter) = &step.partition_filter {
+                    named.extend(checked(filter, &query.params).map_err(place)?);
+                }
             }
         }
     }

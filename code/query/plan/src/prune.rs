@@ -1,15 +1,16 @@
 //! Prunes files: by partition values (the step's `partition_filter` and its WHERE), then by statistics (its WHERE).
 
-use std::collections::HashSet;
+use crate::trees::Tree;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use buzz_catalog::{DataFile, FileStatistics, Table};
 use buzz_protocol::error::column_not_found;
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{Options, QueryError, Result};
 use datafusion::common::pruning::PruningStatistics;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, SchemaError};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
@@ -22,9 +23,12 @@ use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::scalar::ScalarValue;
 
+use crate::dialect::{physical_expression, written_expression};
+use crate::standard;
+
 /// Returns the files whose partition values, path (`key`) or size in bytes (`length`) pass `filter`, a boolean SQL
-/// expression. A text literal compared with a number or date is cast to that type. A text operator such as `LIKE`
-/// applies to the text form of the value.
+/// expression. It means what it means in a WHERE, and has the parameters `values` by name. A text literal compared with a number or
+/// date is cast to that type. A text operator such as `LIKE` applies to the text form of the value.
 ///
 /// # Errors
 /// `Invalid` when the filter is not a boolean expression over these columns.
@@ -33,21 +37,35 @@ pub(crate) fn by_partition_filter(
     table: &Table,
     files: Vec<DataFile>,
     filter: &str,
+    (values, options): (&HashMap<String, ScalarValue>, &Options),
 ) -> Result<Vec<DataFile>> {
     let batch = with_key(describe(table, &files)?, table, &files)?;
     let schema = DFSchema::try_from(batch.schema())?;
     let place = |error: QueryError| error.at(format!("partition_filter \"{filter}\""));
 
-    let expr = state.create_logical_expr(filter, &schema).map_err(|error| place(not_a_partition(error, table)))?;
+    let expr = written_expression(state, filter, &schema).map_err(|error| place(not_a_partition(error, table)))?;
     check_plain(&expr).map_err(place)?;
+    let expr = with_values(expr, values).map_err(place)?;
+    let expr = standard::planned_expression(expr, &schema, options).map_err(place)?;
     let typed =
-        expr.transform_up(|expr| text_means_value(expr, &schema)).data().map_err(|error| place(error.into()))?;
-    match typed.get_type(&schema).map_err(|error| place(not_a_partition(error, table)))? {
+        expr.rewrite_up(&mut |expr| text_means_value(expr, &schema)).data().map_err(|error| place(error.into()))?;
+    match typed.get_type(&schema).map_err(|error| place(error.into()))? {
         DataType::Boolean | DataType::Null => {}
         other => return Err(place(QueryError::invalid(format!("it is of type {other}, not a condition")))),
     }
-    let keep = evaluate(state, typed, &schema, &batch).map_err(place)?;
+    let condition = physical_expression(state, typed, &schema).map_err(place)?;
+    let keep = passes(&condition, &batch).map_err(place)?;
     Ok(kept(files, &keep))
+}
+
+/// Replaces the parameters in `expression` by `values`.
+fn with_values(expression: Expr, values: &HashMap<String, ScalarValue>) -> Result<Expr> {
+    let replaced = expression.rewrite_up(&mut |inner| {
+        let Expr::Placeholder(placeholder) = &inner else { return Ok(Transformed::no(inner)) };
+        let value = values.get(placeholder.id.trim_start_matches('$')).cloned();
+        Ok(value.map_or(Transformed::no(inner), |value| Transformed::yes(Expr::Literal(value, None))))
+    });
+    Ok(replaced.data()?)
 }
 
 /// Prunes files by the conditions of `plan`: first by partition values, then by statistics. Returns the number of files
@@ -124,7 +142,7 @@ pub(crate) fn by_conditions(
 
 /// Removes the table name from all columns of `filter`.
 fn unqualified(filter: Expr) -> Result<Expr> {
-    let plain = filter.transform(|expr| match expr {
+    let plain = filter.rewrite_up(&mut |expr| match expr {
         Expr::Column(column) => Ok(Transformed::yes(Expr::Column(Column::from_name(column.name)))),
         other => Ok(Transformed::no(other)),
     });
@@ -153,7 +171,7 @@ pub(crate) fn by_predicate(
     let schema = batch.schema();
     let mut keep = vec![true; files.len()];
     for part in parts {
-        let moved = Arc::clone(part).transform(|node| match node.downcast_ref::<PhysicalColumn>() {
+        let moved = Arc::clone(part).rewrite_up(&mut |node| match node.downcast_ref::<PhysicalColumn>() {
             Some(column) => {
                 Ok(Transformed::yes(Arc::new(PhysicalColumn::new_with_schema(column.name(), &schema)?) as _))
             }
@@ -284,7 +302,7 @@ fn not_a_partition(error: DataFusionError, table: &Table) -> QueryError {
 /// Rejects subqueries, aggregates and window functions: they have no meaning for a single file.
 fn check_plain(expr: &Expr) -> Result<()> {
     let mut odd = None;
-    expr.apply(|expr| {
+    expr.each(&mut |expr| {
         odd = match expr {
             Expr::AggregateFunction(_) => Some("an aggregate"),
             Expr::WindowFunction(_) => Some("a window function"),

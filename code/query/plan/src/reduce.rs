@@ -3,6 +3,7 @@
 //! With T combs and P partitions on each, HBees divide their rows among P·T partitions, and comb *t* owns
 //! `t·P .. (t+1)·P`. T is fixed before dispatch.
 
+use crate::trees::PlanTree;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -91,7 +92,7 @@ async fn unsendable_reduce(reduces: &[ReduceStep], planning: &Planning<'_>) -> R
 /// Checks if `plan` contains a recursive query, whose operator cannot be encoded.
 fn has_recursion(plan: &LogicalPlan) -> bool {
     let mut found = false;
-    let visited = plan.apply_with_subqueries(|node| {
+    let visited = plan.each_node(&mut |node| {
         found |= matches!(node, LogicalPlan::RecursiveQuery(_));
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     });

@@ -4,10 +4,11 @@
 //! The join has no check: a subquery of several rows would multiply the rows of the query. And DataFusion rewrites only the
 //! subqueries of projections and filters.
 
+use crate::trees::{PlanTree, Tree};
 use buzz_kernel::single_row;
 use buzz_protocol::Result;
 use datafusion::common::Column;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::functions_aggregate::count::count;
 use datafusion::functions_aggregate::first_last::first_value;
@@ -20,11 +21,11 @@ use datafusion::logical_expr::{Expr, FetchType, LogicalPlan, LogicalPlanBuilder,
 /// # Errors
 /// `Internal` when the rewritten plan is inconsistent.
 pub(crate) fn checked(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let checked = plan.transform_up_with_subqueries(|node| {
+    let checked = plan.rewrite_all_up(&mut |node| {
         let names = NamePreserver::new(&node);
-        node.map_expressions(|expression| {
+        node.rewrite_expressions(&mut |expression| {
             let name = names.save(&expression);
-            Ok(expression.transform_up(subquery)?.update_data(|expression| name.restore(expression)))
+            Ok(expression.rewrite_up(&mut subquery)?.update_data(|expression| name.restore(expression)))
         })
     })?;
     Ok(checked.data)
@@ -37,7 +38,7 @@ pub(crate) fn checked(plan: LogicalPlan) -> Result<LogicalPlan> {
 /// `Internal` when the rewritten plan is inconsistent.
 pub(crate) fn projected(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut count = 0;
-    let projected = plan.transform_up_with_subqueries(|node| match node {
+    let projected = plan.rewrite_all_up(&mut |node| match node {
         // A name cannot be given to the keys of grouping sets.
         LogicalPlan::Aggregate(ref aggregate)
             if aggregate.group_expr.iter().any(|key| matches!(key, Expr::GroupingSet(_))) =>
@@ -56,9 +57,9 @@ pub(crate) fn projected(plan: LogicalPlan) -> Result<LogicalPlan> {
 fn with_projection(node: LogicalPlan, count: &mut usize) -> DataFusionResult<Transformed<LogicalPlan>> {
     let columns: Vec<Expr> = node.schema().columns().into_iter().map(Expr::Column).collect();
     let (names, mut moved) = (NamePreserver::new(&node), Vec::new());
-    let node = node.map_expressions(|expression| {
+    let node = node.rewrite_expressions(&mut |expression| {
         let name = names.save(&expression);
-        let replaced = expression.transform_up(|expression| match expression {
+        let replaced = expression.rewrite_up(&mut |expression| match expression {
             Expr::ScalarSubquery(inner) if inner.outer_ref_columns.is_empty() => {
                 *count += 1;
                 let column = format!("__scalar_{count}");

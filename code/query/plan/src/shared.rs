@@ -7,11 +7,12 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
+use crate::visit::visit;
 use buzz_protocol::Result;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     Cte, Distinct, Expr, Function, FunctionArgumentClause, FunctionArguments, Ident, ObjectName, Query, Select,
-    Statement as SqlStatement, Visit, Visitor, WindowFrameUnits, WindowType,
+    Statement as SqlStatement, Visitor, WindowFrameUnits, WindowType,
 };
 
 use crate::sql::parse_statement;
@@ -105,7 +106,7 @@ struct Found<'a> {
 impl<'a> Found<'a> {
     fn within(query: &Query, names: &'a HashMap<String, usize>) -> Self {
         let mut found = Self { names, reads: HashMap::new(), varies: false };
-        let _: ControlFlow<()> = query.visit(&mut found);
+        let _: ControlFlow<()> = visit(query, &mut found);
         found
     }
 }

@@ -1,13 +1,13 @@
 //! Plans one SQL statement: its map stages, one reduce step, and one for each common table expression that is computed
 //! once.
 
+use crate::trees::Tree;
 use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, Schema};
 use buzz_catalog::{DataFile, Table};
 use buzz_protocol::{ErrorKind, QueryError, QueryId, Result, StageId};
 use datafusion::catalog::TableProvider;
-use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
@@ -204,7 +204,7 @@ fn has_grouping_sets(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     let grouped = |node: &Arc<dyn ExecutionPlan>| {
         node.downcast_ref::<AggregateExec>().is_some_and(|aggregate| aggregate.group_expr().has_grouping_set())
     };
-    Ok(plan.exists(|node| Ok(grouped(node)))?)
+    Ok(plan.any(&mut |node| Ok(grouped(node)))?)
 }
 
 async fn map_stage(planning: &Planning<'_>, stage: u32, fragment: Fragment) -> Result<MapStage> {

@@ -6,12 +6,13 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 
+use crate::visit::visit_mut;
 use buzz_protocol::{CatalogEntry, Place, Query as BuzzQuery, QueryBody, QueryError, Result};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{
     Cte, Ident, ObjectName, ObjectNamePart, Query, SetExpr, Statement as SqlStatement, TableAlias, TableFactor,
-    VisitMut, VisitorMut,
+    VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 
@@ -192,7 +193,7 @@ impl Expanding<'_> {
             taken: Vec::new(),
             found: Vec::new(),
         };
-        match sql.visit(&mut replacing) {
+        match visit_mut(sql, &mut replacing) {
             ControlFlow::Continue(()) => Ok(replacing.found),
             ControlFlow::Break(error) => Err(error),
         }
@@ -241,10 +242,10 @@ impl VisitorMut for Replacing<'_> {
             let names = expressions.iter().map(|expression| normal(&expression.alias.name));
             if with.recursive {
                 self.scope.extend(names);
-                expressions.iter_mut().try_for_each(|expression| expression.visit(self))?;
+                expressions.iter_mut().try_for_each(|expression| visit_mut(expression, self))?;
             } else {
                 for (name, expression) in names.collect::<Vec<_>>().into_iter().zip(&mut expressions) {
-                    expression.visit(self)?;
+                    visit_mut(expression, self)?;
                     self.scope.push(name);
                 }
             }
@@ -367,7 +368,7 @@ fn rename(query: &mut Query, own: &HashMap<String, String>, seen: &[String]) -> 
         taken: Vec::new(),
         found: Vec::new(),
     };
-    match query.visit(&mut replacing) {
+    match visit_mut(query, &mut replacing) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
@@ -385,7 +386,7 @@ fn with_count(query: &mut Query) -> usize {
         }
     }
     let mut counting = Counting(0);
-    let _: ControlFlow<()> = query.visit(&mut counting);
+    let _: ControlFlow<()> = visit_mut(query, &mut counting);
     counting.0
 }
 

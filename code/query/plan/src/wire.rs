@@ -5,6 +5,7 @@
 //! be rewritten is not sent: Fuse reduces it itself. Every encoded plan is decoded once and compared, so that other
 //! losses are found before anything runs.
 
+use crate::trees::{PlanTree, Tree};
 use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::DataType;
@@ -15,7 +16,7 @@ use buzz_kernel::{
 use buzz_protocol::{QueryError, Result};
 use bytes::Bytes;
 use datafusion::common::ScalarValue;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion::execution::registry::FunctionRegistry;
@@ -61,11 +62,11 @@ const SKIP_NULLS: &[&str] = &[
 /// # Errors
 /// `Internal` when the rewritten plan is inconsistent.
 pub(crate) fn sendable(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let sendable = plan.transform_up_with_subqueries(|node| {
+    let sendable = plan.rewrite_all_up(&mut |node| {
         let names = NamePreserver::new(&node);
-        let rewritten = node.map_expressions(|expression| {
+        let rewritten = node.rewrite_expressions(&mut |expression| {
             let name = names.save(&expression);
-            Ok(expression.transform_up(window)?.update_data(|expression| name.restore(expression)))
+            Ok(expression.rewrite_up(&mut window)?.update_data(|expression| name.restore(expression)))
         })?;
         if rewritten.transformed { rewritten.map_data(LogicalPlan::recompute_schema) } else { Ok(rewritten) }
     })?;
@@ -77,11 +78,11 @@ pub(crate) fn sendable(plan: LogicalPlan) -> Result<LogicalPlan> {
 /// # Errors
 /// `Internal` when the rewritten plan is inconsistent.
 pub(crate) fn sendable_literals(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let sendable = plan.transform_up_with_subqueries(|node| {
+    let sendable = plan.rewrite_all_up(&mut |node| {
         let names = NamePreserver::new(&node);
-        node.map_expressions(|expression| {
+        node.rewrite_expressions(&mut |expression| {
             let name = names.save(&expression);
-            Ok(expression.transform_up(float16)?.update_data(|expression| name.restore(expression)))
+            Ok(expression.rewrite_up(&mut float16)?.update_data(|expression| name.restore(expression)))
         })
     })?;
     Ok(sendable.data)
@@ -170,9 +171,9 @@ impl ObjectStoreRegistry for AnyStore {
 /// Describes a part of `plan` that its encoding would lose, for messages. `None` if there is none.
 pub(crate) fn unsendable(plan: &LogicalPlan) -> Option<String> {
     let mut found = None;
-    let visited = plan.apply_with_subqueries(|node| {
-        node.apply_expressions(|expression| {
-            expression.apply(|expression| {
+    let visited = plan.each_node(&mut |node| {
+        node.each_expression(&mut |expression| {
+            expression.each(&mut |expression| {
                 if let Expr::WindowFunction(window) = expression {
                     found = found.take().or_else(|| lost(window));
                 }
@@ -186,7 +187,7 @@ pub(crate) fn unsendable(plan: &LogicalPlan) -> Option<String> {
 /// Returns the reason why the physical `plan` would change if it was sent. `None` if it survives.
 pub(crate) fn unsendable_operator(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
     let mut found = None;
-    let visited = plan.apply(|node| {
+    let visited = plan.each(&mut |node| {
         let windows = node
             .downcast_ref::<WindowAggExec>()
             .map(WindowAggExec::window_expr)

@@ -193,7 +193,12 @@ async fn partition_filter_compares_by_column_type() {
         ("key LIKE '%kind=a%' AND length > 10", 3),
         ("length < 0", 0),
         ("true", 6),
+        // As in a WHERE.
+        ("kind SIMILAR TO '_'", 3),
+        ("(kind, level) IN (('a', 1), ('x', 2))", 3),
+        ("day = $day OR level IS NOT DISTINCT FROM $level", 4),
     ];
+    query["params"] = json!({"day": "2024-02-01", "level": 1});
     for (filter, files) in cases {
         query["steps"][0]["partition_filter"] = json!(filter);
         let answer = ask(&query, dir.path(), &[]).await.unwrap();

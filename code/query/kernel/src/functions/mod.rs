@@ -3,6 +3,7 @@
 
 mod arithmetic;
 mod hidden;
+mod instants;
 mod intervals;
 mod patterns;
 mod single_row;
@@ -16,6 +17,7 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 pub use arithmetic::{Arithmetic, checked, is_checked};
 pub use hidden::hidden;
+pub use instants::{instant, round_time, rounded_time, unit_nanoseconds};
 pub use intervals::multiply_interval;
 pub use patterns::{like_pattern, similar_pattern};
 pub use single_row::single_row;
@@ -28,7 +30,7 @@ use crate::bounded::bounded_functions;
 pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     let arithmetic = [Arithmetic::Add, Arithmetic::Subtract, Arithmetic::Multiply].map(checked);
     let intervals = [multiply_interval(), interval_length(), interval_part()];
-    let others = [single_row(), like_pattern(), similar_pattern(), hidden()];
+    let others = [single_row(), like_pattern(), similar_pattern(), hidden(), instant(), rounded_time()];
     arithmetic.into_iter().chain(intervals).chain(others).chain(bounded_functions()).collect()
 }
 

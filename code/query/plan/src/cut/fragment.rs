@@ -1,10 +1,11 @@
 //! Finds the parts of a plan that each task can compute on its own.
 
+use crate::trees::Tree;
 use std::sync::Arc;
 
 use buzz_protocol::QueryError;
 use datafusion::common::JoinType;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNodeRecursion};
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result as DataFusionResult;
@@ -181,7 +182,7 @@ fn is_determined(node: &PlanNode) -> bool {
 /// Removes exchanges between partitions: a task reads its files as one partition.
 pub(super) fn without_exchanges(plan: &PlanNode) -> DataFusionResult<PlanNode> {
     Arc::clone(plan)
-        .transform_up(|node| {
+        .rewrite_up(&mut |node| {
             if let Some(exchange) = node.downcast_ref::<RepartitionExec>() {
                 return Ok(Transformed::yes(Arc::clone(exchange.input())));
             }

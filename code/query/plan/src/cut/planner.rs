@@ -1,8 +1,9 @@
 //! Adjusts a plan before and after the cut, since the planner planned it as one plan.
 
+use crate::trees::Tree;
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::physical_expr_common::sort_expr::{LexOrdering, OrderingRequirements};
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
@@ -14,7 +15,7 @@ use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, Partition
 
 /// Moves partial aggregates over a UNION below it, so that HBees compute them.
 pub(super) fn below_unions(plan: Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-    plan.transform_up(|node| {
+    plan.rewrite_up(&mut |node| {
         let Some(aggregate) =
             node.downcast_ref::<AggregateExec>().filter(|node| *node.mode() == AggregateMode::Partial)
         else {

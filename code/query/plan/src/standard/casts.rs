@@ -4,7 +4,7 @@
 //! `TRY_CAST(b AS INT) <> 1` becomes `b <> 1`, which is true where the cast is null. Here, such casts are hidden from it.
 
 use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType};
-use buzz_kernel::hidden;
+use buzz_kernel::{hidden, unit_nanoseconds};
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result;
@@ -45,6 +45,9 @@ fn stays(operand: &Expr, schema: &DFSchema) -> Result<bool> {
 
 /// Checks if a cast gives several values of a type the same value, or fails for some.
 fn narrows(from: &DataType, to: &DataType) -> bool {
+    if let (DataType::Timestamp(..), DataType::Timestamp(..)) = (from, to) {
+        return unit_nanoseconds(from) < unit_nanoseconds(to);
+    }
     match (digits(from), digits(to)) {
         (Some((whole, scale)), Some((to_whole, to_scale))) => {
             if from.is_integer() && to.is_integer() {
@@ -89,12 +92,16 @@ fn holds(from: &DataType, to: &DataType) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::TimeUnit;
+
     use super::*;
 
     #[test]
     fn casts_to_fewer_values_narrow() {
-        use DataType::{Decimal128, Int8, Int32, Int64, UInt8, UInt32, UInt64, Utf8};
+        use DataType::{Decimal128, Int8, Int32, Int64, Timestamp, UInt8, UInt32, UInt64, Utf8};
+        let (seconds, micros) = (Timestamp(TimeUnit::Second, None), Timestamp(TimeUnit::Microsecond, None));
         for (from, to) in [
+            (micros.clone(), seconds.clone()),
             (Int64, Int32),
             (Int32, UInt32),
             (UInt64, Int64),
@@ -107,6 +114,7 @@ mod tests {
             assert!(narrows(&from, &to), "{from} to {to}");
         }
         for (from, to) in [
+            (seconds, micros),
             (Int32, Int64),
             (UInt8, Int32),
             (UInt32, Int64),

@@ -7,13 +7,14 @@
 use std::fmt::Display;
 use std::ops::ControlFlow;
 
+use crate::visit::visit;
 use buzz_protocol::{QueryError, Result};
 use datafusion::execution::SessionState;
 use datafusion::execution::registry::FunctionRegistry;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArgumentClause, FunctionArguments, GroupByExpr, GroupByWithModifier, Join, Query, Select,
-    SelectItem, TableFactor, TableSampleKind, Visit, Visitor, WildcardAdditionalOptions,
+    SelectItem, TableFactor, TableSampleKind, Visitor, WildcardAdditionalOptions,
 };
 
 /// Checks the clauses after the SELECTs of `query`.
@@ -127,7 +128,7 @@ fn refused(clause: impl Display, advice: &str) -> Result<()> {
 /// Checks that only aggregate and window functions have the clauses that belong to these, as in PostgreSQL.
 pub(crate) fn check_functions(state: &SessionState, statement: &Statement) -> Result<()> {
     let Statement::Statement(sql) = statement else { return Ok(()) };
-    match sql.visit(&mut Functions(state)) {
+    match visit(sql.as_ref(), &mut Functions(state)) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
     }

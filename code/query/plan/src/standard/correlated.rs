@@ -12,10 +12,11 @@
 //!
 //! The rewrite follows Neumann and Kemper, *Unnesting Arbitrary Queries* (BTW 2015), for subqueries of one aggregate.
 
+use crate::trees::{PlanTree, Tree};
 use std::cell::Cell;
 
 use buzz_kernel::single_row;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, NullEquality, internal_err};
 use datafusion::error::Result;
 use datafusion::functions_aggregate::count::count;
@@ -36,7 +37,7 @@ use super::subqueries::named;
 /// `Plan` if the rewritten plan is inconsistent.
 pub(super) fn joined(plan: LogicalPlan) -> Result<LogicalPlan> {
     let next = Cell::new(0);
-    let plan = plan.transform_up_with_subqueries(|node| match node {
+    let plan = plan.rewrite_all_up(&mut |node| match node {
         LogicalPlan::Projection(_) | LogicalPlan::Filter(_) => with_joins(node, &next),
         node => Ok(Transformed::no(node)),
     })?;
@@ -52,9 +53,9 @@ fn with_joins(node: LogicalPlan, next: &Cell<usize>) -> Result<Transformed<Logic
     let mut input = outer.clone();
     let names = NamePreserver::new(&node);
     let columns = node.schema().columns();
-    let node = node.map_expressions(|expression| {
+    let node = node.rewrite_expressions(&mut |expression| {
         named(expression, &names, &mut |whole| {
-            whole.transform_down(|inner| {
+            whole.rewrite_down(&mut |inner| {
                 let Expr::ScalarSubquery(subquery) = inner else { return Ok(Transformed::no(inner)) };
                 let known = found.iter().find(|(other, _)| *other == subquery).map(|(_, column)| column.clone());
                 let column = match known {
@@ -157,7 +158,7 @@ impl Names<'_> {
 
     /// Replaces the references to the outer query by the columns with its values.
     fn local(&self, expression: Expr) -> Result<Expr> {
-        let replaced = expression.transform_up(|inner| match &inner {
+        let replaced = expression.rewrite_up(&mut |inner| match &inner {
             Expr::OuterReferenceColumn(_, column) => {
                 let local = self.used.iter().find(|(outer, _)| outer == column);
                 Ok(local.map_or_else(
@@ -456,7 +457,7 @@ fn conditions(plan: &LogicalPlan) -> Option<(Vec<&Expr>, &LogicalPlan)> {
 /// Checks if `plan` has the same rows when it is computed again, and does not refer to a query around it.
 fn is_repeatable(plan: &LogicalPlan) -> Result<bool> {
     let mut varies = !plan.all_out_ref_exprs().is_empty();
-    plan.apply_with_subqueries(|node| {
+    plan.each_node(&mut |node| {
         varies |= match node {
             LogicalPlan::Limit(_) | LogicalPlan::Distinct(Distinct::On(_)) | LogicalPlan::Window(_) => true,
             LogicalPlan::Aggregate(aggregate) => {

@@ -3,21 +3,26 @@
 //! Both sides of AND are evaluated for all rows of a batch, in the order that the optimizer leaves. A condition that can
 //! fail is therefore evaluated for the rows that pass all conditions that cannot.
 
+use crate::trees::{PlanTree, Tree};
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
+use buzz_kernel::instant;
 use datafusion::common::DFSchema;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result;
 use datafusion::logical_expr::utils::{conjunction, merge_schema, split_conjunction_owned};
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, Operator, lit, when};
 
-/// Guards the conditions of the filters and joins in `plan`, which is optimized: the optimizer would merge the guards.
+use super::patterns;
+
+/// Guards the conditions of the filters and joins in `plan`, which is optimized: the optimizer would merge the guards. Makes its
+/// patterns prunable, as [`patterns::prunable`] says.
 ///
 /// # Errors
 /// `Plan` if the rewritten plan is inconsistent.
 pub(crate) fn guarded(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let plan = plan.transform_up_with_subqueries(|node| match node {
+    let plan = patterns::prunable(plan)?.rewrite_all_up(&mut |node| match node {
         LogicalPlan::Filter(filter) => {
             let guarded = guarded_condition(filter.predicate.clone(), filter.input.schema())?;
             if !guarded.transformed {
@@ -64,13 +69,16 @@ fn guarded_condition(condition: Expr, schema: &DFSchema) -> Result<Transformed<E
 /// Checks if `expression` can fail for a value: it divides whole numbers or decimals by something that may be zero,
 /// parses a text, or computes what may overflow.
 fn can_fail(expression: &Expr, schema: &DFSchema) -> Result<bool> {
-    expression.exists(|inner| {
+    expression.any(&mut |inner| {
         Ok(match inner {
             Expr::BinaryExpr(BinaryExpr { op: Operator::Divide | Operator::Modulo, right, .. }) => {
                 !matches!(right.as_ref(), Expr::Literal(..)) && !right.get_type(schema)?.is_floating()
             }
             Expr::Cast(cast) => is_text(&cast.expr.get_type(schema)?) && !is_text(cast.field.data_type()),
-            Expr::ScalarFunction(call) => call.name().starts_with("buzz_") || call.name().starts_with("to_"),
+            Expr::ScalarFunction(call) => {
+                let name = call.name();
+                name.starts_with("to_") || name.starts_with("buzz_") && name != instant().name()
+            }
             _ => false,
         })
     })

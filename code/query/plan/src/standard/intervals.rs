@@ -22,7 +22,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
-use super::operands;
+use super::{instants, operands};
 
 const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 
@@ -253,7 +253,10 @@ fn joined(mut join: Join) -> Result<Transformed<LogicalPlan>> {
     let mut changed = false;
     for (left, right) in &mut join.on {
         let types = [left.get_type(join.left.schema().as_ref())?, right.get_type(join.right.schema().as_ref())?];
-        if have_lengths(&types.map(|data_type| Kind::of(&data_type))) {
+        if let Some(keys) = instants::keys((left, &types[0]), (right, &types[1])) {
+            (*left, *right) = keys;
+            changed = true;
+        } else if have_lengths(&types.map(|data_type| Kind::of(&data_type))) {
             replace(left, length);
             replace(right, length);
             changed = true;

@@ -1,9 +1,10 @@
 //! Keeps limits above the operators that remove rows.
 
+use crate::trees::Tree;
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult};
 use datafusion::error::Result;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
@@ -22,7 +23,7 @@ pub(super) struct LimitsAboveSorts;
 
 impl PhysicalOptimizerRule for LimitsAboveSorts {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        plan.transform_up(|node| {
+        plan.rewrite_up(&mut |node| {
             let Some(sort) = node.downcast_ref::<SortExec>() else { return Ok(Transformed::no(node)) };
             let Some(fetch) = sort.fetch() else { return Ok(Transformed::no(node)) };
             let ordered = sort.input().properties().equivalence_properties().ordering_satisfy(sort.expr().clone())?;
@@ -57,7 +58,7 @@ fn reads_window(plan: &Arc<dyn ExecutionPlan>) -> bool {
 /// # Errors
 /// `Internal` if the plan is inconsistent.
 pub(crate) fn without_unordered_limits(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    plan.transform_up(|node| {
+    plan.rewrite_up(&mut |node| {
         let Some(aggregate) = node.downcast_ref::<AggregateExec>() else { return Ok(Transformed::no(node)) };
         let unordered = aggregate.limit_options().is_some_and(|limit| limit.descending.is_none());
         if !unordered || aggregate.is_unordered_unfiltered_group_by_distinct() {

@@ -11,6 +11,7 @@ mod decimals;
 mod formats;
 mod frames;
 mod guards;
+mod instants;
 mod intervals;
 mod limits;
 mod named_windows;
@@ -30,6 +31,7 @@ mod unnest;
 mod using;
 mod windows;
 
+use crate::trees::{PlanTree, Tree};
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -37,7 +39,7 @@ use buzz_protocol::{Options, Overflow, Result};
 use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
 use datafusion::common::DFSchema;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::registry::FunctionRegistry;
 use datafusion::execution::{SessionState, SessionStateBuilder};
@@ -101,20 +103,20 @@ pub(crate) fn planned(plan: LogicalPlan, options: &Options) -> Result<LogicalPla
 /// `Invalid` if the expression has no type.
 pub(crate) fn planned_expression(expression: Expr, schema: &DFSchema, options: &Options) -> Result<Expr> {
     let zone = options.time_zone.as_deref();
-    Ok(expression.transform_up(|inner| one(inner, schema, zone))?.data)
+    Ok(expression.rewrite_up(&mut |inner| one(inner, schema, zone))?.data)
 }
 
 /// Rewrites the expressions of `plan`, each with the types of its columns.
 fn expressions(plan: LogicalPlan, options: &Options) -> DataFusionResult<LogicalPlan> {
     let zone = options.time_zone.as_deref();
     let changed = Cell::new(false);
-    let plan = plan.transform_up_with_subqueries(|node| {
+    let plan = plan.rewrite_all_up(&mut |node| {
         let schema = match node.inputs().as_slice() {
             [] => node.schema().as_ref().clone(),
             inputs => merge_schema(inputs),
         };
         let names = NamePreserver::new(&node);
-        let node = node.map_expressions(|expression| {
+        let node = node.rewrite_expressions(&mut |expression| {
             overflow::with_names(expression, &names, &|inner| one(inner, &schema, zone))
         })?;
         let node = node.transform_data(intervals::keyed)?;
@@ -138,6 +140,7 @@ fn one(expression: Expr, schema: &DFSchema, zone: Option<&str>) -> DataFusionRes
     result = sibling(result, &|inner| windows::in_groups(inner, schema))?;
     result = sibling(result, &|inner| decimals::comparable(inner, schema))?;
     result = sibling(result, &|inner| times::comparable(inner, schema, zone))?;
+    result = sibling(result, &|inner| instants::exact(inner, schema))?;
     result = sibling(result, &|inner| simplified::with_nulls(inner, schema))?;
     result = sibling(result, &operators::supported)?;
     result = sibling(result, &|inner| operators::zoned_bins(inner, schema))?;

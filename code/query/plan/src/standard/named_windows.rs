@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::ops::ControlFlow;
 
+use crate::visit::{any_expression, visit_mut};
 use buzz_protocol::{QueryError, Result};
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, Ident, NamedWindowDefinition, NamedWindowExpr, OrderBy, Query, Select, VisitMut, VisitorMut,
-    WindowSpec, WindowType, visit_expressions,
+    Expr, Function, Ident, NamedWindowDefinition, NamedWindowExpr, OrderBy, Query, Select, VisitorMut, WindowSpec,
+    WindowType,
 };
 
 use super::syntax::normal;
@@ -29,11 +30,11 @@ pub(super) fn resolved(select: &mut Select, order_by: Option<&mut OrderBy>) -> R
     }
     let windows = defined(mem::take(&mut select.named_window))?;
     let mut resolving = Resolving { windows, depth: 0 };
-    let mut flow = select.visit(&mut resolving);
+    let mut flow = visit_mut(select, &mut resolving);
     if let Some(order_by) = order_by
         && flow.is_continue()
     {
-        flow = order_by.visit(&mut resolving);
+        flow = visit_mut(order_by, &mut resolving);
     }
     match flow {
         ControlFlow::Break(error) => Err(error),
@@ -85,11 +86,7 @@ fn defined(definitions: Vec<NamedWindowDefinition>) -> Result<Windows> {
         };
         // A window in a window would be put into itself, and DataFusion refuses it.
         let is_window = |expression: &Expr| matches!(expression, Expr::Function(Function { over: Some(_), .. }));
-        let nests = visit_expressions(&window, |expression| match is_window(expression) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        });
-        if nests.is_break() {
+        if any_expression(&window, &mut |expression| is_window(expression)) {
             return Err(QueryError::invalid(format!(
                 "window `{name}` contains a window function; compute that one in a subquery"
             )));

@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::ops::ControlFlow;
 
+use crate::visit::{visit, visit_mut};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, Select, SelectItem, SetExpr, Visit,
-    VisitMut, Visitor, VisitorMut,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, Select, SelectItem, SetExpr,
+    Visitor, VisitorMut,
 };
 
 use super::syntax::{is_unnest, normal};
@@ -21,7 +22,7 @@ use super::using::MARK;
 pub(crate) fn with_names(mut statement: Statement) -> Option<Statement> {
     let Statement::Statement(sql) = &mut statement else { return None };
     let mut named = Named { is_changed: false, orders: Vec::new() };
-    let _: ControlFlow<()> = VisitMut::visit(sql, &mut named);
+    let _: ControlFlow<()> = visit_mut(sql, &mut named);
     named.is_changed.then_some(statement)
 }
 
@@ -127,7 +128,7 @@ fn rename(item: &mut SelectItem, name: String) {
 pub(super) fn in_order_by(query: &Query) -> BTreeSet<String> {
     let mut names = Names::default();
     if matches!(query.body.as_ref(), SetExpr::Select(_)) {
-        let _: ControlFlow<()> = Visit::visit(&query.order_by, &mut names);
+        let _: ControlFlow<()> = visit(&query.order_by, &mut names);
     }
     names.found
 }
@@ -135,7 +136,7 @@ pub(super) fn in_order_by(query: &Query) -> BTreeSet<String> {
 /// Returns the names that `select` or its ORDER BY use.
 fn taken(select: &Select, order_by: Option<&BTreeSet<String>>) -> BTreeSet<String> {
     let mut names = Names::default();
-    let _: ControlFlow<()> = Visit::visit(select, &mut names);
+    let _: ControlFlow<()> = visit(select, &mut names);
     let mut taken = names.found;
     taken.extend(order_by.into_iter().flatten().cloned());
     taken.extend(select.projection.iter().filter_map(|item| match item {

@@ -1,9 +1,12 @@
 //! The operands that an expression compares with each other.
 
+use crate::trees::Tree;
+use arrow::datatypes::DataType;
 use datafusion::common::tree_node::Transformed;
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{Between, InList};
-use datafusion::logical_expr::{BinaryExpr, Case, Expr, Operator};
+use datafusion::logical_expr::{BinaryExpr, Case, Expr, ExprSchemable, Operator, Volatility};
 
 /// Changes operands, and returns true if it did.
 pub(super) type Convert<'a> = &'a dyn Fn(&mut [Expr]) -> Result<bool>;
@@ -48,4 +51,63 @@ fn converted<const N: usize>(mut operands: [Expr; N], convert: Convert<'_>) -> R
 pub(super) fn is_comparison(op: Operator) -> bool {
     use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
     matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
+}
+
+/// Returns the type of `expression`. Other than DataFusion, it does not look into conditions: each rule asks for the types of the
+/// operands of each comparison, and a chain of `n` comparisons would take `n²` steps.
+pub(super) fn type_of(expression: &Expr, schema: &DFSchema) -> Result<DataType> {
+    match expression {
+        Expr::BinaryExpr(BinaryExpr { op, .. }) if is_comparison(*op) || matches!(op, Operator::And | Operator::Or) => {
+            Ok(DataType::Boolean)
+        }
+        Expr::Not(_)
+        | Expr::IsNull(_)
+        | Expr::IsNotNull(_)
+        | Expr::IsTrue(_)
+        | Expr::IsFalse(_)
+        | Expr::IsUnknown(_)
+        | Expr::IsNotTrue(_)
+        | Expr::IsNotFalse(_)
+        | Expr::IsNotUnknown(_)
+        | Expr::Like(_)
+        | Expr::SimilarTo(_)
+        | Expr::Between(_)
+        | Expr::InList(_)
+        | Expr::InSubquery(_)
+        | Expr::Exists(_) => Ok(DataType::Boolean),
+        Expr::Alias(alias) => type_of(&alias.expr, schema),
+        other => other.get_type(schema),
+    }
+}
+
+/// Checks if `expression` has the same value for all rows, as literals and `now()` have.
+pub(super) fn is_constant(expression: &Expr) -> bool {
+    let varies = expression.any(&mut |inner| {
+        Ok(match inner {
+            Expr::Literal(..) | Expr::Cast(_) | Expr::TryCast(_) | Expr::BinaryExpr(_) | Expr::Negative(_) => false,
+            Expr::ScalarFunction(call) => call.func.signature().volatility == Volatility::Volatile,
+            _ => true,
+        })
+    });
+    matches!(varies, Ok(false))
+}
+
+/// Returns the value of a text literal.
+pub(super) fn text(expression: &Expr) -> Option<&ScalarValue> {
+    match expression {
+        Expr::Literal(
+            text @ (ScalarValue::Utf8(Some(_)) | ScalarValue::Utf8View(Some(_)) | ScalarValue::LargeUtf8(Some(_))),
+            _,
+        ) => Some(text),
+        _ => None,
+    }
+}
+
+/// Returns the value of a literal, or of a text that is cast to a time or a date.
+pub(super) fn literal_value(expression: &Expr) -> Option<ScalarValue> {
+    match expression {
+        Expr::Literal(value, _) if !value.is_null() => Some(value.clone()),
+        Expr::Cast(cast) => text(&cast.expr)?.cast_to(cast.field.data_type()).ok(),
+        _ => None,
+    }
 }

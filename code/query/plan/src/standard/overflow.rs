@@ -1,5 +1,6 @@
 //! The rule that makes arithmetic and sums fail on overflow, or wrap, and hides casts that must stay in their place.
 
+use crate::trees::{PlanTree, Tree};
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
@@ -26,7 +27,7 @@ pub(super) struct Overflow {
 
 impl AnalyzerRule for Overflow {
     fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
-        let plan = plan.transform_up_with_subqueries(|node| {
+        let plan = plan.rewrite_all_up(&mut |node| {
             let schema = match node.inputs().as_slice() {
                 [] => node.schema().as_ref().clone(),
                 inputs => merge_schema(inputs),
@@ -37,7 +38,7 @@ impl AnalyzerRule for Overflow {
                 let checked = if self.wraps { wrapping(inner.data) } else { checking(inner.data, &schema)? };
                 Ok(Transformed::new_transformed(checked.data, inner.transformed || checked.transformed))
             };
-            node.map_expressions(|expression| with_names(expression, &names, &replaced))
+            node.rewrite_expressions(&mut |expression| with_names(expression, &names, &replaced))
         })?;
         Ok(plan.data)
     }
@@ -58,7 +59,7 @@ pub(super) fn with_names(
         return expression.map_children(|inner| with_names(inner, names, rewrite));
     }
     let name = names.save(&expression);
-    let rewritten = expression.transform_up(rewrite)?;
+    let rewritten = expression.rewrite_up(&mut |inner| rewrite(inner))?;
     Ok(rewritten.update_data(|rewritten| name.restore(rewritten)))
 }
 

@@ -131,10 +131,9 @@ fn left_operand(expression: &mut Expr) -> Option<&mut Expr> {
 
 #[cfg(test)]
 mod tests {
-    use std::ops::ControlFlow;
-
+    use crate::visit::any_expression;
     use datafusion::sql::parser::Statement;
-    use datafusion::sql::sqlparser::ast::{SelectItem, SetExpr, Statement as SqlStatement, visit_expressions};
+    use datafusion::sql::sqlparser::ast::{SelectItem, SetExpr, Statement as SqlStatement};
 
     use super::*;
     use crate::sql::parse_statement;
@@ -210,11 +209,11 @@ mod tests {
         }
         let case = parsed("CASE WHEN a IS DISTINCT FROM b AND c THEN f(a IS DISTINCT FROM b OR c) END");
         let mut found = Vec::new();
-        let _: ControlFlow<()> = visit_expressions(&case, |inner| {
+        any_expression(&case, &mut |inner| {
             if matches!(inner, Expr::BinaryOp { .. }) {
                 found.push(grouped(inner));
             }
-            ControlFlow::Continue(())
+            false
         });
         assert_eq!(found, ["((a IS DISTINCT FROM b) AND c)", "((a IS DISTINCT FROM b) OR c)"]);
     }

@@ -3,6 +3,7 @@
 //! DataFusion plans them as an anti join and a semi join, which keep all rows of a value or none. Here, the occurrences of
 //! each row are numbered on both sides, and the joins compare the numbers as well.
 
+use crate::trees::PlanTree;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::Transformed;
@@ -19,7 +20,7 @@ const LEFT_NUMBER: &str = "buzz_occurrence_left";
 /// # Errors
 /// `Plan` if the rewritten plan is inconsistent.
 pub(super) fn counted(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let plan = plan.transform_up_with_subqueries(|node| match node {
+    let plan = plan.rewrite_all_up(&mut |node| match node {
         LogicalPlan::Join(join) if compares_all(&join) => numbered(join).map(Transformed::yes),
         node => Ok(Transformed::no(node)),
     })?;

@@ -1,9 +1,10 @@
-//! `IN` and `EXISTS` with the three values of the standard, in every place.
+//! `IN`, `EXISTS`, `ANY` and `ALL` with the three values of the standard, in every place.
 //!
 //! DataFusion turns them to joins only within a filter, and the joins know two values: under `OR`, `NOT`, `IS NULL` or
 //! `CASE`, unknown became false. There, `x IN (q)` becomes a `CASE` over `EXISTS`. Outside of filters, `EXISTS` becomes a
 //! count. A subquery that aggregates without `GROUP BY` has one row whatever it reads.
 
+use crate::trees::{PlanTree, Tree};
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use datafusion::common::{Column, DFSchema, ExprSchema, ScalarValue, Spans};
 use datafusion::error::Result;
 use datafusion::functions::core::expr_fn::get_field;
 use datafusion::functions_aggregate::count::count;
-use datafusion::logical_expr::expr::{Exists, InSubquery};
+use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison, SetQuantifier};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{
@@ -26,7 +27,7 @@ use datafusion::logical_expr::{
 /// `Plan` if the rewritten plan is inconsistent.
 pub(super) fn rewritten(plan: LogicalPlan) -> Result<LogicalPlan> {
     let next = Cell::new(0);
-    let plan = plan.transform_up_with_subqueries(|node| match node {
+    let plan = plan.rewrite_all_up(&mut |node| match node {
         LogicalPlan::Filter(filter) if has_subquery(&filter.predicate)? => {
             let rewriter = Rewriter { schema: filter.input.schema(), next: &next };
             let predicate = rewriter.of(filter.predicate.clone(), Place::Condition)?;
@@ -38,15 +39,15 @@ pub(super) fn rewritten(plan: LogicalPlan) -> Result<LogicalPlan> {
 }
 
 fn has_subquery(expression: &Expr) -> Result<bool> {
-    expression.exists(|inner| Ok(matches!(inner, Expr::Exists(_) | Expr::InSubquery(_))))
+    expression.any(&mut |inner| Ok(matches!(inner, Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_))))
 }
 
 /// Rewrites the subqueries of a node that is not a filter.
 fn values(node: LogicalPlan, next: &Cell<usize>) -> Result<Transformed<LogicalPlan>> {
     let (mut found, mut scalar) = (false, false);
-    node.apply_expressions(|expression| {
+    node.each_expression(&mut |expression| {
         found |= has_subquery(expression)?;
-        scalar |= expression.exists(|inner| Ok(matches!(inner, Expr::ScalarSubquery(_))))?;
+        scalar |= expression.any(&mut |inner| Ok(matches!(inner, Expr::ScalarSubquery(_))))?;
         Ok(TreeNodeRecursion::Continue)
     })?;
     let elsewhere = matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Sort(_) | LogicalPlan::Window(_));
@@ -56,10 +57,10 @@ fn values(node: LogicalPlan, next: &Cell<usize>) -> Result<Transformed<LogicalPl
     };
     let names = NamePreserver::new(&node);
     let rewriter = Rewriter { schema: &schema, next };
-    let counted = node.map_expressions(|expression| {
+    let counted = node.rewrite_expressions(&mut |expression| {
         named(expression, &names, &mut |whole| {
             let value = rewriter.of(whole, Place::Value)?;
-            let counted = value.transform_up(|inner| match inner {
+            let counted = value.rewrite_up(&mut |inner| match inner {
                 Expr::Exists(exists) => counted(exists).map(Transformed::yes),
                 other => Ok(Transformed::no(other)),
             })?;
@@ -73,9 +74,9 @@ fn values(node: LogicalPlan, next: &Cell<usize>) -> Result<Transformed<LogicalPl
 fn computed_below(node: LogicalPlan, next: &Cell<usize>) -> Result<LogicalPlan> {
     let mut found: Vec<(Expr, Expr)> = Vec::new();
     let names = NamePreserver::new(&node);
-    let node = node.map_expressions(|expression| {
+    let node = node.rewrite_expressions(&mut |expression| {
         named(expression, &names, &mut |whole| {
-            whole.transform_down(|inner| {
+            whole.rewrite_down(&mut |inner| {
                 if !matches!(inner, Expr::ScalarSubquery(_)) {
                     return Ok(Transformed::no(inner));
                 }
@@ -169,8 +170,10 @@ impl Rewriter<'_> {
             Expr::Not(inner) => match *inner {
                 Expr::InSubquery(found) => self.is_in(InSubquery { negated: !found.negated, ..found }, place),
                 Expr::Exists(found) => exists(Exists { negated: !found.negated, ..found }),
+                Expr::SetComparison(found) => self.quantified(found, true, place),
                 other => Ok(not(self.of(other, Place::Value)?)),
             },
+            Expr::SetComparison(found) => self.quantified(found, false, place),
             Expr::InSubquery(found) => self.is_in(found, place),
             Expr::Exists(found) => exists(found),
             other => {
@@ -198,17 +201,38 @@ impl Rewriter<'_> {
         if as_planned || expr.contains_outer() {
             return Ok(Expr::InSubquery(InSubquery { expr: Box::new(expr), subquery, negated }));
         }
-        let compared = self.compared(&expr, subquery)?;
-        if place == Place::Condition && negated {
-            return compared.exists_where(true, |equal| equal.is_not_false());
+        self.compared(&expr, Operator::Eq, subquery)?.any(negated, place)
+    }
+
+    /// Rewrites `x < ANY (q)` and `x < ALL (q)`, or their negations.
+    fn quantified(&self, found: SetComparison, negated: bool, place: Place) -> Result<Expr> {
+        // What holds for all rows is what the opposite does not hold for any.
+        let (op, negated) = match (found.quantifier, found.op.negate()) {
+            (SetQuantifier::All, Some(opposite)) => (opposite, !negated),
+            (SetQuantifier::Any, Some(_)) => (found.op, negated),
+            (_, None) => {
+                let unchanged = Expr::SetComparison(found);
+                return Ok(if negated { not(unchanged) } else { unchanged });
+            }
+        };
+        if op == Operator::Eq {
+            return self.is_in(InSubquery::new(found.expr, found.subquery, negated), place);
         }
-        let found = compared.exists_where(false, |equal| equal)?;
-        if place != Place::Value && !negated {
-            return Ok(found);
+        let expr = self.of(*found.expr, Place::Value)?;
+        // A reference to a query two levels above cannot be moved into the subquery.
+        if expr.contains_outer() {
+            let opposite = op.negate().filter(|_| found.quantifier == SetQuantifier::All);
+            let (op, is_negated) = opposite.map_or((op, negated), |op| (op, !negated));
+            let unchanged = SetComparison::new(Box::new(expr), found.subquery, op, found.quantifier);
+            let unchanged = Expr::SetComparison(unchanged);
+            return Ok(if is_negated { not(unchanged) } else { unchanged });
         }
-        let unknown = compared.unknown()?;
-        let value = when(found, lit(true)).when(unknown, lit(ScalarValue::Boolean(None))).otherwise(lit(false))?;
-        Ok(if negated { not(value) } else { value })
+        if let Some(None) = single_row(&found.subquery.subquery) {
+            let holds = BinaryExpr::new(Box::new(expr), op, Box::new(Expr::ScalarSubquery(found.subquery)));
+            let holds = Expr::BinaryExpr(holds);
+            return Ok(if negated { not(holds) } else { holds });
+        }
+        self.compared(&expr, op, found.subquery)?.any(negated, place)
     }
 
     /// Compares `expr` with the one row of `subquery`. Row values are compared part by part, since a comparison of structs
@@ -231,8 +255,8 @@ impl Rewriter<'_> {
         })
     }
 
-    /// Names the columns of a subquery, and pairs them with the parts of `expr`.
-    fn compared(&self, expr: &Expr, subquery: Subquery) -> Result<Compared> {
+    /// Names the columns of a subquery, and pairs them with the parts of `expr`, which `op` compares with them.
+    fn compared(&self, expr: &Expr, op: Operator, subquery: Subquery) -> Result<Compared> {
         let (qualifier, field) = subquery.subquery.schema().qualified_field(0);
         let column = Expr::from((qualifier, field));
         let pairs = self.paired(expr, &column, field.data_type())?;
@@ -252,12 +276,12 @@ impl Rewriter<'_> {
             (plan, columns)
         };
         let pairs = columns.into_iter().zip(parts).collect();
-        Ok(Compared { plan, pairs, correlated, expr: expr.clone() })
+        Ok(Compared { plan, pairs, op, correlated, expr: expr.clone() })
     }
 
     /// Replaces the columns of `expression` by references to the outer query.
     fn outer(&self, expression: Expr) -> Result<Expr> {
-        let replaced = expression.transform_up(|inner| match inner {
+        let replaced = expression.rewrite_up(&mut |inner| match inner {
             Expr::Column(column) => {
                 let field = Arc::clone(self.schema.field_from_column(&column)?);
                 Ok(Transformed::yes(Expr::OuterReferenceColumn(field, column)))
@@ -273,6 +297,8 @@ struct Compared {
     plan: LogicalPlan,
     /// Each column and the expression that it is compared with.
     pairs: Vec<(Expr, Expr)>,
+    /// Compares the expression of the outer query, on the left, with the column.
+    op: Operator,
     /// The subquery refers to the outer query.
     correlated: bool,
     /// The expression before IN.
@@ -280,9 +306,26 @@ struct Compared {
 }
 
 impl Compared {
+    /// Returns whether the comparison holds for any row, or the negation of that.
+    fn any(&self, negated: bool, place: Place) -> Result<Expr> {
+        if place == Place::Condition && negated {
+            return self.exists_where(true, Expr::is_not_false);
+        }
+        let found = self.exists_where(false, |holds| holds)?;
+        if place != Place::Value && !negated {
+            return Ok(found);
+        }
+        let unknown = self.unknown()?;
+        let value = when(found, lit(true)).when(unknown, lit(ScalarValue::Boolean(None))).otherwise(lit(false))?;
+        Ok(if negated { not(value) } else { value })
+    }
+
     /// Returns whether the subquery has a row for which `condition` of each comparison is true.
     fn exists_where(&self, negated: bool, condition: impl Fn(Expr) -> Expr) -> Result<Expr> {
-        let conditions = self.pairs.iter().map(|(column, part)| condition(column.clone().eq(part.clone())));
+        let conditions = self.pairs.iter().map(|(column, part)| {
+            let compared = BinaryExpr::new(Box::new(part.clone()), self.op, Box::new(column.clone()));
+            condition(Expr::BinaryExpr(compared))
+        });
         let Some(condition) = conjunction(conditions) else { return Ok(lit(false)) };
         let plan = LogicalPlanBuilder::from(self.plan.clone()).filter(condition)?.build()?;
         Ok(Expr::Exists(Exists { subquery: self.subquery(plan), negated }))
@@ -293,7 +336,7 @@ impl Compared {
         Subquery { subquery: Arc::new(plan), outer_ref_columns, spans: Spans::new() }
     }
 
-    /// Returns whether a comparison is unknown for a row of the subquery, provided that none is equal.
+    /// Returns whether a comparison is unknown for a row of the subquery, provided that none holds.
     fn unknown(&self) -> Result<Expr> {
         let [(column, _)] = self.pairs.as_slice() else {
             return self.exists_where(false, Expr::is_not_false);

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
+use crate::visit::visit_mut;
 use buzz_protocol::{QueryError, Result};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Distinct, Expr, Fetch, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
     FunctionArguments, GroupByExpr, Ident, JoinConstraint, LimitClause, ObjectName, Query, Select, SelectItem, SetExpr,
-    TableAlias, TableFactor, TableWithJoins, Value, VisitMut, VisitorMut,
+    TableAlias, TableFactor, TableWithJoins, Value, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -27,7 +28,7 @@ pub(crate) fn rewritten(mut statement: Statement) -> Result<Statement> {
     }
     let Statement::Statement(sql) = inner else { return Ok(statement) };
     let mut syntax = Syntax { sides: Sides::of(sql), derived: 0, orders: Vec::new() };
-    match sql.visit(&mut syntax) {
+    match visit_mut(sql, &mut syntax) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(statement),
     }
@@ -39,7 +40,7 @@ pub(crate) fn rewritten(mut statement: Statement) -> Result<Statement> {
 /// As [`rewritten`].
 pub(crate) fn rewritten_expression(mut expression: Expr) -> Result<Expr> {
     let mut syntax = Syntax { sides: Sides::default(), derived: 0, orders: Vec::new() };
-    match expression.visit(&mut syntax) {
+    match visit_mut(&mut expression, &mut syntax) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(expression),
     }

@@ -1,25 +1,29 @@
-//! Comparisons of times, dates and texts without a conversion that overflows or takes another time zone.
+//! Times, dates and texts beside each other without a conversion that overflows or takes another time zone.
 //!
-//! The planner reads the literals of timestamps in nanoseconds and converts the other side to nanoseconds too, which end in
-//! 2262: `9999-12-31`, the usual end of time, fails. It reads a text beside a column with a time zone in the zone of the
-//! column, not in that of the session, and refuses to compare times of day of different units.
+//! The planner reads the literals of timestamps in nanoseconds and converts the other values of COALESCE or CASE to nanoseconds too,
+//! which end in 2262: `9999-12-31`, the usual end of time, fails. It reads a text beside a column with a time zone in the zone of
+//! the column, not in that of the session, and refuses to compare times of day of different units. [`super::instants`] compares
+//! dates and timestamps.
+
+use std::sync::Arc;
 
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
-use datafusion::logical_expr::{Case, Cast, Expr, ExprSchemable};
+use datafusion::logical_expr::{Case, Cast, Expr};
 
-use super::operands::compared;
+use super::operands::{compared, is_constant, literal_value, text, type_of};
 
-/// Converts the operands of a comparison, of IN, BETWEEN, CASE and COALESCE so that they can be compared. `zone` is the time
-/// zone of the session.
+/// Converts the operands of a comparison, and the results of CASE, COALESCE and the like, so that they have one type. `zone` is the
+/// time zone of the session.
 pub(super) fn comparable(expression: Expr, schema: &DFSchema, zone: Option<&str>) -> Result<Transformed<Expr>> {
-    let convert = |operands: &mut [Expr]| converted(operands, schema, zone);
-    let operands =
-        |mut operands: Vec<Expr>| -> Result<Option<Vec<Expr>>> { Ok(convert(&mut operands)?.then_some(operands)) };
-    let compared = compared(expression, &convert)?;
+    let compared = compared(expression, &|operands| readable(operands, schema, zone))?;
     let was_changed = compared.transformed;
+    let operands = |mut operands: Vec<Expr>| -> Result<Option<Vec<Expr>>> {
+        let is_changed = readable(&mut operands, schema, zone)? | united(&mut operands, schema)?;
+        Ok(is_changed.then_some(operands))
+    };
     let converted = match compared.data {
         Expr::Cast(cast) => wide_literal(&cast).map_or_else(|| Transformed::no(Expr::Cast(cast)), Transformed::yes),
         Expr::Case(case) => {
@@ -30,8 +34,12 @@ pub(super) fn comparable(expression: Expr, schema: &DFSchema, zone: Option<&str>
                 None => Transformed::no(Expr::Case(case)),
             }
         }
+        Expr::ScalarFunction(mut function) if function.name() == "nullif" => {
+            let is_changed = readable(&mut function.args, schema, zone)?;
+            Transformed::new_transformed(Expr::ScalarFunction(function), is_changed)
+        }
         Expr::ScalarFunction(mut function)
-            if ["coalesce", "nullif", "greatest", "least", "nvl", "ifnull"].contains(&function.name()) =>
+            if ["coalesce", "greatest", "least", "nvl", "ifnull"].contains(&function.name()) =>
         {
             match operands(function.args.clone())? {
                 Some(args) => {
@@ -64,22 +72,14 @@ fn wide_literal(cast: &Cast) -> Option<Expr> {
     Some(Expr::Literal(text.cast_to(&micros).ok()?, None))
 }
 
-fn text(expression: &Expr) -> Option<&ScalarValue> {
-    match expression {
-        Expr::Literal(
-            text @ (ScalarValue::Utf8(Some(_)) | ScalarValue::Utf8View(Some(_)) | ScalarValue::LargeUtf8(Some(_))),
-            _,
-        ) => Some(text),
-        _ => None,
-    }
+fn types_of(operands: &[Expr], schema: &DFSchema) -> Result<Vec<DataType>> {
+    operands.iter().map(|operand| type_of(operand, schema)).collect()
 }
 
-/// Converts `operands`, which are compared with each other. Returns false if they can stay as they are.
-fn converted(operands: &mut [Expr], schema: &DFSchema, zone: Option<&str>) -> Result<bool> {
-    let mut types = Vec::new();
-    for operand in operands.iter() {
-        types.push(operand.get_type(schema)?);
-    }
+/// Makes literals of the texts among `operands` that are beside a timestamp, and gives times of day one unit. Returns false if they
+/// can stay as they are.
+fn readable(operands: &mut [Expr], schema: &DFSchema, zone: Option<&str>) -> Result<bool> {
+    let types = types_of(operands, schema)?;
     if types.iter().any(|data_type| matches!(data_type, DataType::Time32(_) | DataType::Time64(_))) {
         return Ok(times_of_day(operands, &types));
     }
@@ -89,24 +89,48 @@ fn converted(operands: &mut [Expr], schema: &DFSchema, zone: Option<&str>) -> Re
     }) else {
         return Ok(false);
     };
-    // A literal that nanoseconds cannot hold is compared in microseconds; a value in nanoseconds is rounded down, which
-    // keeps its order relative to a value beyond all nanoseconds.
+    let mut changed = false;
+    for operand in operands {
+        if let Some(new) = text(operand).and_then(|text| text_as_time(text, unit, column_zone.as_ref(), zone)) {
+            *operand = new;
+            changed = true;
+        }
+    }
+    Ok(changed)
+}
+
+/// Converts the values among `operands` that nanoseconds may not hold, and those beside them, to microseconds. Returns false if they
+/// can stay as they are.
+fn united(operands: &mut [Expr], schema: &DFSchema) -> Result<bool> {
+    let types = types_of(operands, schema)?;
+    let zone = types.iter().find_map(|data_type| match data_type {
+        DataType::Timestamp(_, zone) => Some(zone.clone()),
+        _ => None,
+    });
+    let Some(zone) = zone else { return Ok(false) };
+    let is_coarse = |data_type: &DataType| match data_type {
+        DataType::Timestamp(unit, _) => *unit != TimeUnit::Nanosecond,
+        other => matches!(other, DataType::Date32 | DataType::Date64),
+    };
+    let varies = |(operand, data_type): (&Expr, &DataType)| is_coarse(data_type) && !is_constant(operand);
     let is_beyond = |operand: &Expr| literal_value(operand).is_some_and(|value| beyond_nanoseconds(&value));
-    let narrow = unit != TimeUnit::Nanosecond || operands.iter().any(is_beyond);
-    let wanted = DataType::Timestamp(TimeUnit::Microsecond, column_zone.clone());
+    if !operands.iter().zip(&types).any(varies) && !operands.iter().any(is_beyond) {
+        return Ok(false);
+    }
+    let wanted = DataType::Timestamp(TimeUnit::Microsecond, zone);
+    let has_beyond = operands.iter().any(is_beyond);
     let mut changed = false;
     for (operand, data_type) in operands.iter_mut().zip(&types) {
-        let text = text(operand).cloned();
-        let new = match (text, data_type) {
-            (Some(text), _) => text_as_time(&text, &wanted, zone, narrow),
-            (None, DataType::Date32 | DataType::Date64) if narrow => Some(cast(operand, &wanted)),
-            (None, DataType::Timestamp(TimeUnit::Nanosecond, _)) if narrow => match literal_value(operand) {
+        let new = match data_type {
+            DataType::Date32 | DataType::Date64 => Some(cast(operand, &wanted)),
+            DataType::Timestamp(TimeUnit::Nanosecond, _) => match literal_value(operand) {
                 Some(value) if in_microseconds(&value) => {
                     let own = DataType::Timestamp(TimeUnit::Microsecond, zone_of(&value));
                     value.cast_to(&own).ok().map(|value| Expr::Literal(value, None))
                 }
                 Some(_) => None,
-                None => (unit == TimeUnit::Nanosecond).then(|| cast(operand, &wanted)),
+                // `now()` has microseconds in PostgreSQL.
+                None => (has_beyond || is_constant(operand)).then(|| cast(operand, &wanted)),
             },
             _ => None,
         };
@@ -138,16 +162,7 @@ fn times_of_day(operands: &mut [Expr], types: &[DataType]) -> bool {
     true
 }
 
-/// Returns the value of a literal, or of a text that is cast to a time or a date.
-fn literal_value(operand: &Expr) -> Option<ScalarValue> {
-    match operand {
-        Expr::Literal(value, _) if !value.is_null() => Some(value.clone()),
-        Expr::Cast(cast) => text(&cast.expr)?.cast_to(cast.field.data_type()).ok(),
-        _ => None,
-    }
-}
-
-fn zone_of(value: &ScalarValue) -> Option<std::sync::Arc<str>> {
+fn zone_of(value: &ScalarValue) -> Option<Arc<str>> {
     match value.data_type() {
         DataType::Timestamp(_, zone) => zone,
         _ => None,
@@ -173,27 +188,23 @@ fn in_microseconds(value: &ScalarValue) -> bool {
     matches!(value, ScalarValue::TimestampNanosecond(Some(nanoseconds), _) if nanoseconds % 1000 == 0)
 }
 
-/// Returns a text as a literal of the type `wanted`. `None` if the planner reads the text in the same way.
-fn text_as_time(text: &ScalarValue, wanted: &DataType, zone: Option<&str>, narrow: bool) -> Option<Expr> {
-    let DataType::Timestamp(_, column_zone) = wanted else { return None };
+/// Returns a text as a literal beside values in `unit` and `column_zone`. `None` if the planner reads the text in the same way.
+fn text_as_time(
+    text: &ScalarValue,
+    unit: TimeUnit,
+    column_zone: Option<&Arc<str>>,
+    zone: Option<&str>,
+) -> Option<Expr> {
     let read_in = match (zone, column_zone) {
-        (Some(zone), Some(_)) => Some(std::sync::Arc::from(zone)),
-        _ => column_zone.clone(),
+        (Some(zone), Some(_)) => Some(Arc::from(zone)),
+        _ => column_zone.cloned(),
     };
-    let other_zone = read_in != *column_zone;
-    if !narrow && !other_zone {
-        return None;
-    }
-    let nanoseconds = text.cast_to(&DataType::Timestamp(TimeUnit::Nanosecond, read_in.clone()));
-    let exact = nanoseconds.as_ref().is_ok_and(|value| !in_microseconds(value));
-    let value = match nanoseconds {
-        Ok(value) if exact || !narrow => value,
-        _ => text.cast_to(&DataType::Timestamp(TimeUnit::Microsecond, read_in)).ok()?,
+    let read = |unit| text.cast_to(&DataType::Timestamp(unit, read_in.clone()));
+    let (value, unit) = match read(TimeUnit::Nanosecond) {
+        Ok(_) if unit == TimeUnit::Nanosecond && read_in.as_ref() == column_zone => return None,
+        Ok(value) => (value, TimeUnit::Nanosecond),
+        Err(_) => (read(TimeUnit::Microsecond).ok()?, TimeUnit::Microsecond),
     };
-    let unit = match value.data_type() {
-        DataType::Timestamp(unit, _) => unit,
-        _ => return None,
-    };
-    let value = value.cast_to(&DataType::Timestamp(unit, column_zone.clone())).ok()?;
+    let value = value.cast_to(&DataType::Timestamp(unit, column_zone.cloned())).ok()?;
     Some(Expr::Literal(value, None))
 }

@@ -3,9 +3,10 @@
 //! The planner makes a join whose right side refers to the left one, which cannot run. The same rows come from unnesting
 //! the left side.
 
+use crate::trees::{PlanTree, Tree};
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{JoinType, NullHandling, TableReference, UnnestOptions};
 use datafusion::error::Result;
 use datafusion::logical_expr::logical_plan::Unnest;
@@ -17,7 +18,7 @@ use datafusion::scalar::ScalarValue;
 /// # Errors
 /// `Plan` if the rewritten plan is inconsistent.
 pub(super) fn joined(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let plan = plan.transform_up_with_subqueries(|node| {
+    let plan = plan.rewrite_all_up(&mut |node| {
         let LogicalPlan::Join(join) = &node else { return Ok(Transformed::no(node)) };
         match Items::of(join) {
             Some(items) => items.beside(join).map(Transformed::yes),
@@ -90,7 +91,7 @@ impl Items {
         let mut lists = left.clone();
         for list in self.lists {
             let name = list.schema_name().to_string();
-            let own = list.transform_up(|inner| match inner {
+            let own = list.rewrite_up(&mut |inner| match inner {
                 Expr::OuterReferenceColumn(_, column) => Ok(Transformed::yes(Expr::Column(column))),
                 other => Ok(Transformed::no(other)),
             })?;

@@ -5,12 +5,14 @@
 //! columns of both sides, and keeps their own values under other names. References that name a side (`x.k`) mean its own
 //! value; they are marked in the statement, because a plan does not show how a column was written.
 
+use crate::trees::{PlanTree, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 
+use crate::visit::{visit, visit_mut};
 use arrow::datatypes::DataType;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, JoinConstraint, JoinType, plan_err};
 use datafusion::error::Result;
 use datafusion::functions::core::expr_fn::coalesce;
@@ -23,7 +25,7 @@ use datafusion::logical_expr::{
 use datafusion::sql::parser::Statement as ParsedStatement;
 use datafusion::sql::sqlparser::ast::{
     Expr as SqlExpr, Ident, Join as SqlJoin, JoinConstraint as SqlConstraint, JoinOperator, Query, Select, Statement,
-    TableFactor, TableWithJoins, Visit, VisitMut, Visitor, VisitorMut,
+    TableFactor, TableWithJoins, Visitor, VisitorMut,
 };
 
 use super::overflow::with_names;
@@ -43,7 +45,7 @@ impl Sides {
     /// Collects the sides of the joins in `statement`.
     pub(super) fn of(statement: &Statement) -> Self {
         let mut sides = Self::default();
-        let _: ControlFlow<()> = statement.visit(&mut sides);
+        let _: ControlFlow<()> = visit(statement, &mut sides);
         sides
     }
 
@@ -164,11 +166,11 @@ pub(super) fn ambiguous_columns(select: &mut Select) {
         let columns = repeated.filter_map(|(column, (relation, _))| Some((column.clone(), relation.clone()?)));
         Naming { columns: columns.collect(), depth: 0 }
     };
-    let _: ControlFlow<()> = VisitMut::visit(&mut select.selection, &mut named(1));
+    let _: ControlFlow<()> = visit_mut(&mut select.selection, &mut named(1));
     let mut several = named(2);
-    let _: ControlFlow<()> = VisitMut::visit(&mut select.projection, &mut several);
-    let _: ControlFlow<()> = VisitMut::visit(&mut select.group_by, &mut several);
-    let _: ControlFlow<()> = VisitMut::visit(&mut select.having, &mut several);
+    let _: ControlFlow<()> = visit_mut(&mut select.projection, &mut several);
+    let _: ControlFlow<()> = visit_mut(&mut select.group_by, &mut several);
+    let _: ControlFlow<()> = visit_mut(&mut select.having, &mut several);
 }
 
 /// Returns variants of `statement` in which the conditions of each SELECT with a NATURAL JOIN name the relation of `column`:
@@ -178,7 +180,7 @@ pub(crate) fn natural_sides(statement: &ParsedStatement, column: &str) -> Vec<Pa
         let mut statement = statement.clone();
         let ParsedStatement::Statement(sql) = &mut statement else { return None };
         let mut natural = Natural { column, place, count: 0 };
-        let _: ControlFlow<()> = sql.visit(&mut natural);
+        let _: ControlFlow<()> = visit_mut(sql, &mut natural);
         (natural.count > 0).then_some(statement)
     };
     (0..).map_while(variant).collect()
@@ -205,7 +207,7 @@ impl VisitorMut for Natural<'_> {
         });
         if let Some(Some(relation)) = relations.into_iter().nth(self.place) {
             let columns = [(self.column.to_string(), relation.clone())].into();
-            let _: ControlFlow<()> = VisitMut::visit(&mut select.selection, &mut Naming { columns, depth: 0 });
+            let _: ControlFlow<()> = visit_mut(&mut select.selection, &mut Naming { columns, depth: 0 });
             self.count += 1;
         }
         ControlFlow::Continue(())
@@ -286,17 +288,17 @@ impl ScalarUDFImpl for Mark {
 /// `Plan` if the rewritten plan is inconsistent.
 pub(super) fn merged(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut found = false;
-    plan.apply_with_subqueries(|node| {
+    plan.each_node(&mut |node| {
         found |= matches!(node, LogicalPlan::Join(join) if merges(join));
-        node.apply_expressions(|expression| {
-            found |= expression.exists(|inner| Ok(is_mark(inner)))?;
+        node.each_expression(&mut |expression| {
+            found |= expression.any(&mut |inner| Ok(is_mark(inner)))?;
             Ok(TreeNodeRecursion::Continue)
         })
     })?;
     if !found {
         return Ok(plan);
     }
-    let plan = plan.transform_up_with_subqueries(|node| {
+    let plan = plan.rewrite_all_up(&mut |node| {
         // The columns of an input may have changed.
         let node = node.recompute_schema()?;
         let schema = merge_schema(&node.inputs());
@@ -308,14 +310,14 @@ pub(super) fn merged(plan: LogicalPlan) -> Result<LogicalPlan> {
         }))
     })?;
     // A reference that is marked still has no column in the plans around it.
-    let plan = plan.data.transform_up_with_subqueries(|node| rewritten(node, &unmarked).map(Transformed::yes))?;
+    let plan = plan.data.rewrite_all_up(&mut |node| rewritten(node, &unmarked).map(Transformed::yes))?;
     Ok(plan.data)
 }
 
 /// Rewrites the expressions of `node` with `rewrite`, and keeps their names.
 fn rewritten(node: LogicalPlan, rewrite: &dyn Fn(Expr) -> Result<Transformed<Expr>>) -> Result<LogicalPlan> {
     let names = NamePreserver::new(&node);
-    Ok(node.map_expressions(|expression| with_names(expression, &names, rewrite))?.data)
+    Ok(node.rewrite_expressions(&mut |expression| with_names(expression, &names, rewrite))?.data)
 }
 
 /// Resolves the marked references from the subqueries of `node` to its inputs, whose columns are `schema`. The subqueries
@@ -324,7 +326,7 @@ fn with_subqueries_resolved(node: LogicalPlan, schema: &DFSchema) -> Result<Logi
     let node = node.map_subqueries(|subquery| resolved_outside(subquery, schema).map(Transformed::yes))?.data;
     match node {
         LogicalPlan::Join(mut join)
-            if join.right.as_ref().exists(|inner| Ok(matches!(inner, LogicalPlan::Subquery(_))))? =>
+            if join.right.as_ref().any(&mut |inner| Ok(matches!(inner, LogicalPlan::Subquery(_))))? =>
         {
             // LATERAL: the right side refers to the left one.
             let right = resolved_outside(join.right.as_ref().clone(), join.left.schema())?;
@@ -337,7 +339,7 @@ fn with_subqueries_resolved(node: LogicalPlan, schema: &DFSchema) -> Result<Logi
 
 /// Resolves the marked references in `plan` to an outer query whose columns are `schema`.
 fn resolved_outside(plan: LogicalPlan, schema: &DFSchema) -> Result<LogicalPlan> {
-    let plan = plan.transform_up_with_subqueries(|node| {
+    let plan = plan.rewrite_all_up(&mut |node| {
         let node = rewritten(node, &|inner| Ok(outer_resolved(inner, schema)))?;
         Ok(Transformed::yes(match node {
             LogicalPlan::Subquery(mut subquery) => {

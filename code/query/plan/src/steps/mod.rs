@@ -3,6 +3,7 @@
 
 mod parse;
 
+use crate::trees::PlanTree;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use crate::query_plan::{Evaluate, MapStage, QueryPlan, ReduceStep, reduces_rows}
 use crate::split::{pack, split_target, tasks_wanted, whole_files};
 use crate::sql::{delivered_schema, to_logical};
 use crate::table::{FileTable, InboxTable};
-use crate::{Planning, prune, reduce, standard, wire};
+use crate::{Planning, params, prune, reduce, standard, wire};
 
 /// Plans `steps`.
 pub(crate) async fn plan(planning: &Planning<'_>, steps: &[Step]) -> Result<QueryPlan> {
@@ -115,7 +116,7 @@ fn count_reads(planned: &[PlannedStep]) -> Vec<usize> {
 
 fn scanned_stages(plan: &LogicalPlan) -> Vec<StageId> {
     let mut stages = Vec::new();
-    let visited = plan.apply_with_subqueries(|node| {
+    let visited = plan.each_node(&mut |node| {
         if let LogicalPlan::TableScan(scan) = node
             && let Ok(provider) = source_as_provider(&scan.source)
             && let Some(inbox) = provider.downcast_ref::<InboxTable>()
@@ -141,7 +142,8 @@ async fn map_stage(
 
     let mut files = table.files.clone();
     if let Some(filter) = &parsed.step.partition_filter {
-        files = prune::by_partition_filter(&state, &table, files, filter)?;
+        let values = params::values(&state, &planning.question.query.params)?;
+        files = prune::by_partition_filter(&state, &table, files, filter, (&values, options))?;
     }
     let files_by_filter = files.len();
     let (files_by_partition, files) = prune::by_where(&state, &table, files, &optimized)?;
@@ -189,7 +191,7 @@ fn with_schema(plan: Arc<dyn ExecutionPlan>, schema: &Schema) -> Result<Arc<dyn 
 
 fn scanned_table(plan: &LogicalPlan) -> Result<Arc<Table>> {
     let mut table = None;
-    plan.apply_with_subqueries(|node| {
+    plan.each_node(&mut |node| {
         if let LogicalPlan::TableScan(scan) = node
             && let Ok(provider) = source_as_provider(&scan.source)
             && let Some(files) = provider.downcast_ref::<FileTable>()

@@ -2,9 +2,10 @@
 
 use std::ops::ControlFlow;
 
+use buzz_plan::visit::visit_mut;
 use buzz_protocol::{QueryError, Result};
 use datafusion::sql::sqlparser::ast::{
-    Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, SelectItem, Statement, VisitMut, VisitorMut,
+    Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, SelectItem, Statement, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -84,7 +85,7 @@ impl VisitorMut for Calls<'_> {
             return ControlFlow::Break(());
         }
         let mut body = found.body.clone();
-        let _ = body.visit(&mut Arguments { names: &found.arguments, given: &given });
+        let _ = visit_mut(&mut body, &mut Arguments { names: &found.arguments, given: &given });
         *expr = SqlExpr::Nested(Box::new(body));
         ControlFlow::Continue(())
     }

@@ -15,10 +15,9 @@ mod tokens;
 
 use std::collections::BTreeMap;
 
+use buzz_plan::visit::visit_mut;
 use buzz_protocol::{QueryError, Result};
-use datafusion::sql::sqlparser::ast::{
-    Expr, Insert, ObjectType, OnInsert, Query, Set, Statement, TableObject, VisitMut,
-};
+use datafusion::sql::sqlparser::ast::{Expr, Insert, ObjectType, OnInsert, Query, Set, Statement, TableObject};
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use self::functions::{Calls, Macro, function};
@@ -118,10 +117,10 @@ impl Script {
             return Ok(());
         }
         for query in self.views.iter_mut().map(|view| &mut view.query) {
-            let _ = query.visit(&mut calls);
+            let _ = visit_mut(query, &mut calls);
         }
         for query in self.statements.iter_mut().map(|output| &mut output.query) {
-            let _ = query.visit(&mut calls);
+            let _ = visit_mut(query, &mut calls);
         }
         calls.failure.map_or(Ok(()), Err)
     }

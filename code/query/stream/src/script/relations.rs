@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
+use buzz_plan::visit::visit_mut;
 use buzz_protocol::{QueryError, Result};
 use datafusion::sql::sqlparser::ast::{
-    Expr as SqlExpr, FunctionArg, FunctionArgExpr, Query, Statement, TableFactor, VisitMut, VisitorMut,
+    Expr as SqlExpr, FunctionArg, FunctionArgExpr, Query, Statement, TableFactor, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -54,7 +55,7 @@ pub(super) fn window_arguments(pieces: Vec<Piece<'_>>) -> Vec<Piece<'_>> {
 /// Rewrites `FROM TUMBLE(t, ts, width)` to a subquery that selects `window_start` and `window_end`.
 pub(super) fn windows(mut query: Box<Query>) -> Result<Box<Query>> {
     let mut visitor = Relations { failure: None };
-    let _ = query.visit(&mut visitor);
+    let _ = visit_mut(&mut query, &mut visitor);
     match visitor.failure {
         Some(error) => Err(error),
         None => Ok(query),

@@ -1,0 +1,54 @@
+//! Intervals: comparison, order, groups and parts.
+
+use super::{TABLES, check, tables};
+use crate::common::{ask, statement};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn intervals_are_compared_by_their_length() {
+    // Half days; in the second, the first row has the same length in another unit.
+    let half_days = "id * INTERVAL '12 hours'";
+    let mixed = format!("CASE WHEN id = 1 THEN INTERVAL '1 day' ELSE {half_days} END");
+    let days = "k * INTERVAL '1 day'";
+    check(&[], &[
+        ("SELECT INTERVAL '1 month' = INTERVAL '720 hours', INTERVAL '1 day' <> '24 hours', INTERVAL '36 hours' > INTERVAL '1 day'", &["true | false | true"]),
+        ("SELECT TIMESTAMP '2024-01-03' - TIMESTAMP '2024-01-01' > INTERVAL '1 day', TIMESTAMP '2024-01-03' - TIMESTAMP '2024-01-01' = '2 days'", &["true | true"]),
+        ("SELECT id FROM d WHERE ns - TIMESTAMP '1970-01-01' > INTERVAL '1 day'", &["2"]),
+        (&format!("SELECT id FROM t WHERE {half_days} > INTERVAL '3 days'"), &["7", "8"]),
+        (&format!("SELECT id FROM t WHERE '1 day' = {half_days} OR {half_days} IS NOT DISTINCT FROM INTERVAL '2 days'"), &["2", "4"]),
+        (&format!("SELECT id FROM t WHERE {half_days} BETWEEN '1 day' AND INTERVAL '2 days'"), &["2", "3", "4"]),
+        (&format!("SELECT id FROM t WHERE {half_days} IN (INTERVAL '1 day', '3 days', NULL)"), &["2", "6"]),
+        ("SELECT id FROM t WHERE a * INTERVAL '12 hours' < INTERVAL '1 day'", &["1", "2"]),
+        (&format!("SELECT id FROM t WHERE CASE {half_days} WHEN INTERVAL '1 day' THEN true ELSE false END"), &["2"]),
+        ("SELECT nullif(INTERVAL '1 day', INTERVAL '24 hours')", &["NULL"]),
+        (&format!("SELECT id FROM t WHERE {half_days} IN (SELECT {days} FROM u WHERE k IS NOT NULL)"), &["2", "4"]),
+        (&format!("SELECT id FROM t WHERE {half_days} NOT IN (SELECT {days} FROM u WHERE k IS NOT NULL)"), &["1", "3", "5", "6", "7", "8"]),
+        (&format!("SELECT id, v FROM t JOIN u ON {half_days} = {days}"), &["2 | one", "4 | two", "4 | zwei"]),
+        ("SELECT n, m FROM (SELECT INTERVAL '1 day' AS i, 1 AS n) x JOIN (SELECT INTERVAL '24 hours' AS i, 2 AS m) y USING (i)", &["1 | 2"]),
+        (&format!("SELECT id FROM t ORDER BY {mixed} DESC LIMIT 1"), &["8"]),
+        (&format!("SELECT id, rank() OVER (ORDER BY {mixed}), count(*) OVER (PARTITION BY {mixed}) FROM t WHERE id < 4"), &["1 | 1 | 2", "2 | 1 | 2", "3 | 3 | 1"]),
+        (&format!("SELECT i, count(*), sum(id) FROM (SELECT id, {mixed} AS i FROM t WHERE id < 4) x GROUP BY i"), &["24 hours | 2 | 3", "36 hours | 1 | 3"]),
+        (&format!("SELECT count(DISTINCT {mixed}), count(*) FROM t WHERE id < 4"), &["2 | 3"]),
+        (&format!("SELECT count(*) FROM (SELECT DISTINCT {mixed} AS i FROM t WHERE id < 4) x"), &["2"]),
+        ("SELECT INTERVAL '1 day' AS i UNION SELECT INTERVAL '24 hours'", &["24 hours"]),
+        ("SELECT INTERVAL '1 day' AS i EXCEPT SELECT INTERVAL '24 hours'", &[]),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_of_intervals_have_days_and_fractions() {
+    let difference = "(SELECT TIMESTAMP '2024-01-03 05:06:01.5' - TIMESTAMP '2024-01-01' AS x) y";
+    check(&[], &[
+        (&format!("SELECT extract(epoch FROM x), extract(day FROM x), extract(hour FROM x), extract(minute FROM x) FROM {difference}"), &["1.911615000e5 | 2 | 5 | 6"]),
+        (&format!("SELECT extract(second FROM x), extract(millisecond FROM x), extract(microsecond FROM x), extract(nanosecond FROM x) FROM {difference}"), &["1.500000000e0 | 1500 | 1500000 | 1500000000"]),
+        ("SELECT extract(millisecond FROM INTERVAL '7.5 seconds'), extract(hour FROM INTERVAL '53 hours'), date_part('quarter', INTERVAL '7 months')", &["7500 | 53 | 3"]),
+        ("SELECT date_part('epoch', INTERVAL '1 year 1 month')", &["3.414960000e7"]),
+        ("SELECT id, extract(hour FROM ns - TIMESTAMP '1970-01-01'), extract(microseconds FROM ns - TIMESTAMP '1970-01-01') FROM d WHERE id = 2", &["2 | 12 | 0"]),
+        ("SELECT extract(hour FROM x) FROM (SELECT CAST(NULL AS INTERVAL) AS x) y", &["NULL"]),
+    ])
+    .await;
+    let dir = tables();
+    let sql = "SELECT extract(dow FROM ns - TIMESTAMP '1970-01-01') FROM d";
+    let error = ask(&statement(1, sql, &TABLES), dir.path(), &[]).await.unwrap_err();
+    assert!(error.to_string().contains("`dow` is not a part of an interval; use year"), "{error}");
+}

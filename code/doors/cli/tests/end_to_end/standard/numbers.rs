@@ -1,0 +1,121 @@
+//! Sums, overflow, decimals and literals.
+
+use std::sync::Arc;
+
+use arrow::array::{Decimal32Array, Decimal64Array, Decimal128Array, Int64Array, TimestampMillisecondArray};
+use buzz_protocol::ErrorKind;
+use buzz_testkit::sorted_text;
+use serde_json::json;
+use tempfile::tempdir;
+
+use super::{TABLES, WAYS, batch, check, table, tables};
+use crate::common::{ask, statement};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sums_are_exact_whatever_the_order() {
+    let most = i64::MAX;
+    check(&[], &[
+        (&format!("SELECT sum(CASE WHEN id < 5 THEN {most} ELSE -{most} END) FROM t"), &["0"]),
+        (&format!("SELECT a, sum(CASE WHEN id % 2 = 0 THEN {most} ELSE -{most} END) AS x FROM t WHERE a = 1 GROUP BY a"), &["1 | 0"]),
+        ("SELECT a, sum(id), sum(DISTINCT b) FROM t GROUP BY a", &["1 | 3 | 2", "2 | 3 | 0", "NULL | 12 | 12", "3 | 18 | 12"]),
+        ("SELECT id, sum(b) OVER (ORDER BY id ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM t WHERE id < 5", &["1 | 0", "2 | 2", "3 | 2", "4 | 4"]),
+        ("SELECT sum(id) FROM t WHERE id > 99", &["NULL"]),
+        ("SELECT sum(a) FILTER (WHERE id > 4), sum(CAST(id AS INT UNSIGNED)) FROM t", &["9 | 36"]),
+        ("SELECT avg(CAST('999999999999999999999999999999999999' AS DECIMAL(38, 0))) = 999999999999999999999999999999999999 FROM t", &["true"]),
+        ("SELECT avg(CAST(id AS DECIMAL(30, 2))) FROM t", &["4.500000"]),
+("SELECT avg(CAST(id AS DECIMAL(38, 0))) OVER () FROM t LIMIT 1", &["4.5000"]),
+("SELECT (SELECT 1), (SELECT 2), EXISTS (SELECT 1), EXISTS (SELECT 2) FROM t LIMIT 1", &["1 | 2 | true | true"]),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overflow_is_an_error_or_wraps() {
+    let dir = tables();
+    let most = i64::MAX;
+    let long = "CAST('99999999999999999999999999999999999999' AS DECIMAL(38, 0))";
+    let mut wrong = Vec::new();
+    for sql in [
+        format!("SELECT {most} + 1"),
+        format!("SELECT id * {most} FROM t"),
+        format!("SELECT -{most} - id - 1 FROM t"),
+        "SELECT CAST(2147483647 AS INT) + CAST(id AS INT) FROM t".to_string(),
+        format!("SELECT sum(x) FROM (SELECT {most} + id * 0 AS x FROM t)"),
+        format!("SELECT a, sum(x) FROM (SELECT a, {most} + id * 0 AS x FROM t) GROUP BY a"),
+        format!("SELECT sum({most} + id * 0) OVER () FROM t"),
+        format!("SELECT count(*) FROM t WHERE id + {most} > 0"),
+        format!("SELECT sum({long}) FROM t"),
+        format!("SELECT {long} + id FROM t"),
+        format!("SELECT -(-{most} - id) FROM t"),
+    ] {
+        for (zones, way) in WAYS {
+            match ask(&statement(zones, &sql, &TABLES), dir.path(), way).await {
+                Ok(answer) => wrong.push(format!("{zones} zones: {sql}: {:?}", sorted_text(&answer.rows))),
+                Err(error) if error.kind == ErrorKind::Invalid && error.message.contains("exceeds the type") => {}
+                Err(error) => wrong.push(format!("{zones} zones: {sql}: {error}")),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    check(
+        &["overflow=wrap"],
+        &[
+            (&format!("SELECT {most} + 1"), &["-9223372036854775808"]),
+            (&format!("SELECT sum(x) FROM (SELECT {most} + id * 0 AS x FROM t WHERE id < 3)"), &["-2"]),
+            ("SELECT sum(a), sum(b) OVER () FROM (SELECT sum(a) AS a, 1 AS b FROM t) GROUP BY b", &["13 | 1"]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sums_of_short_decimals_do_not_wrap() {
+    let dir = tempdir().unwrap();
+    let short = Decimal32Array::from_iter_values(vec![999_999_999; 300]).with_precision_and_scale(9, 2).unwrap();
+    let long = Decimal64Array::from_iter_values(vec![999_999_999_999_999_999; 300]);
+    let long = long.with_precision_and_scale(18, 2).unwrap();
+    table(dir.path(), "t", &batch(vec![("a", Arc::new(short)), ("b", Arc::new(long))]));
+    for (zones, way) in WAYS {
+        let sql = "SELECT sum(a), sum(b), max(a + a) FROM t";
+        let answer = ask(&statement(zones, sql, &TABLES[..1]), dir.path(), way).await.unwrap();
+        let expected = "2999999997.00 | 2999999999999999997.00 | 19999999.98";
+        assert_eq!(sorted_text(&answer.rows), [expected], "{zones} zones");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn comparisons_are_of_the_values_that_are_written() {
+    let dir = tempdir().unwrap();
+    let prices = Decimal128Array::from(vec![419, 154, 250, 11_605_483]).with_precision_and_scale(10, 2).unwrap();
+    let large = Int64Array::from(vec![1, 1 << 40, 3, 2]);
+    let times = TimestampMillisecondArray::from(vec![1_704_067_200_000; 4]);
+    table(dir.path(), "t", &batch(vec![("p", Arc::new(prices)), ("b", Arc::new(large)), ("ms", Arc::new(times))]));
+    for (condition, rows) in [
+        ("p = 4.19", 1),
+        ("p IN (4.19, 8.05, 2.5)", 2),
+        ("p < 116054.83", 3),
+        ("p <= 116054.83", 4),
+        ("p BETWEEN 1.54 AND 4.19", 3),
+        ("CASE p WHEN 4.19 THEN true ELSE false END", 1),
+        ("p = $price", 1),
+        ("p IS NOT DISTINCT FROM -4.19", 0),
+        ("CAST(p AS DECIMAL(10, 0)) = 3", 1),
+        ("CAST(p AS DECIMAL(10, 1)) = 1.5", 1),
+        ("CAST(p AS INT) = 2", 1),
+        ("TRY_CAST(b AS INT) <> 1", 2),
+        ("TRY_CAST(b AS SMALLINT) IS DISTINCT FROM 1", 3),
+        ("CAST(p AS INT) IN (2, 7)", 1),
+        ("CAST(b AS BIGINT) > 2", 2),
+        ("ms = '2024-01-01'", 4),
+    ] {
+        for (zones, way) in WAYS {
+            let sql = format!("SELECT count(*) FROM t WHERE {condition}");
+            let mut query = statement(zones, &sql, &TABLES[..1]);
+            if condition.contains('$') {
+                query["params"] = json!({"price": 4.19});
+            }
+            let answer = ask(&query, dir.path(), way).await.unwrap();
+            assert_eq!(sorted_text(&answer.rows), [rows.to_string()], "{condition}, {zones} zones");
+        }
+    }
+}

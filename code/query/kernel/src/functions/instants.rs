@@ -1,0 +1,205 @@
+//! The functions `buzz_instant(time)` and `buzz_round_time(time, like, up)`, which compare times of different units exactly.
+//!
+//! A time in nanoseconds ends in 2262, so a day, a second or a microsecond cannot be converted to the unit of a finer time beside it
+//! in general.
+
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Int64Array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, TimeUnit};
+use buzz_protocol::QueryError;
+use datafusion::common::{ScalarValue, internal_err};
+use datafusion::error::Result;
+use datafusion::logical_expr::{
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+
+/// The type of an instant: nanoseconds since 1970. The latest one in seconds has 28 digits.
+const INSTANT: DataType = DataType::Decimal128(38, 0);
+
+/// Returns the function that computes the nanoseconds since 1970 of a date or a timestamp, as Decimal128(38, 0). A date is the
+/// midnight at its start, in UTC.
+pub fn instant() -> Arc<ScalarUDF> {
+    static FUNCTION: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| {
+        Arc::new(ScalarUDF::new_from_impl(Instant { signature: Signature::any(1, Volatility::Immutable) }))
+    });
+    Arc::clone(&FUNCTION)
+}
+
+/// Returns the function `buzz_round_time(time, like, up)`, which rounds a date or a timestamp to the unit of `like`: to the next
+/// value if `up` is true, otherwise to the one before. Both are literals, and the result has the type of `like`.
+pub fn rounded_time() -> Arc<ScalarUDF> {
+    static FUNCTION: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| {
+        Arc::new(ScalarUDF::new_from_impl(RoundedTime { signature: Signature::any(3, Volatility::Immutable) }))
+    });
+    Arc::clone(&FUNCTION)
+}
+
+/// Returns the nanoseconds in the unit of a type of dates or timestamps. `None` for another type.
+#[must_use]
+pub fn unit_nanoseconds(data_type: &DataType) -> Option<i64> {
+    match data_type {
+        DataType::Date32 => Some(86_400_000_000_000),
+        DataType::Date64 => Some(1_000_000),
+        DataType::Timestamp(unit, _) => Some(match unit {
+            TimeUnit::Second => 1_000_000_000,
+            TimeUnit::Millisecond => 1_000_000,
+            TimeUnit::Microsecond => 1_000,
+            TimeUnit::Nanosecond => 1,
+        }),
+        _ => None,
+    }
+}
+
+/// Rounds the date or timestamp `value` to the unit of the type `to`, to the next one if `up`, otherwise to the one before.
+///
+/// # Errors
+/// `Invalid` if the type does not hold the result, `Internal` if a type has no unit.
+pub fn round_time(value: &ScalarValue, to: &DataType, up: bool) -> Result<ScalarValue> {
+    ScalarValue::try_from_array(&rounded(value.to_array()?.as_ref(), to, up)?, 0)
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Instant {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for Instant {
+    fn name(&self) -> &'static str {
+        "buzz_instant"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
+        Ok(INSTANT)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [time] = args.args.as_slice() else { return internal_err!("buzz_instant takes a time") };
+        computed(time, |array| {
+            let instants: Decimal128Array = nanoseconds(array)?.collect();
+            Ok(Arc::new(instants.with_precision_and_scale(38, 0)?))
+        })
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct RoundedTime {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for RoundedTime {
+    fn name(&self) -> &'static str {
+        "buzz_round_time"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        match types {
+            [_, like, _] => Ok(like.clone()),
+            _ => internal_err!("buzz_round_time takes a time, a value of the type and a direction"),
+        }
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        let [time, like, _] = args.arg_fields else {
+            return internal_err!("buzz_round_time takes a time, a value of the type and a direction");
+        };
+        Ok(Arc::new(Field::new(self.name(), like.data_type().clone(), time.is_nullable())))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [time, like, ColumnarValue::Scalar(ScalarValue::Boolean(Some(up)))] = args.args.as_slice() else {
+            return internal_err!("buzz_round_time takes a time, a value of the type and a direction");
+        };
+        computed(time, |array| rounded(array, &like.data_type(), *up))
+    }
+}
+
+fn computed(value: &ColumnarValue, compute: impl Fn(&dyn Array) -> Result<ArrayRef>) -> Result<ColumnarValue> {
+    match value {
+        ColumnarValue::Array(array) => Ok(ColumnarValue::Array(compute(array.as_ref())?)),
+        ColumnarValue::Scalar(scalar) => {
+            let array = compute(scalar.to_array()?.as_ref())?;
+            Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(array.as_ref(), 0)?))
+        }
+    }
+}
+
+/// Returns the nanoseconds since 1970 of each time in `times`.
+fn nanoseconds(times: &dyn Array) -> Result<impl Iterator<Item = Option<i128>>> {
+    let Some(unit) = unit_nanoseconds(times.data_type()) else {
+        return internal_err!("a value of type {} is no date or timestamp", times.data_type());
+    };
+    let counts = cast(&cast_days(times)?, &DataType::Int64)?;
+    let counts: Vec<Option<i64>> = counts.as_primitive::<Int64Type>().iter().collect();
+    Ok(counts.into_iter().map(move |count| count.map(|count| i128::from(count) * i128::from(unit))))
+}
+
+/// Returns `times` with dates as numbers of days.
+fn cast_days(times: &dyn Array) -> Result<ArrayRef> {
+    let to = match times.data_type() {
+        DataType::Date32 => DataType::Int32,
+        _ => DataType::Int64,
+    };
+    Ok(cast(times, &to)?)
+}
+
+fn rounded(times: &dyn Array, to: &DataType, up: bool) -> Result<ArrayRef> {
+    let Some(unit) = unit_nanoseconds(to) else { return internal_err!("a value of type {to} is no date or timestamp") };
+    let unit = i128::from(unit);
+    let round = |instant: i128| {
+        let before = instant.div_euclid(unit);
+        let count = if up && instant.rem_euclid(unit) != 0 { before + 1 } else { before };
+        let fits = |count: i64| *to != DataType::Date32 || i32::try_from(count).is_ok();
+        let count = i64::try_from(count).ok().filter(|count| fits(*count));
+        count.ok_or_else(|| QueryError::invalid(format!("a time is beyond the range of {to}")).into_datafusion())
+    };
+    let counts: Int64Array =
+        nanoseconds(times)?.map(|instant| instant.map(round).transpose()).collect::<Result<Vec<_>>>()?.into();
+    if *to == DataType::Date32 {
+        return Ok(cast(&cast(&counts, &DataType::Int32)?, to)?);
+    }
+    Ok(cast(&counts, to)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rounded_to_a_coarser_unit_also_before_1970() {
+        let time = |nanoseconds| ScalarValue::TimestampNanosecond(Some(nanoseconds), None);
+        let of = |nanoseconds, to: &DataType, up| round_time(&time(nanoseconds), to, up).unwrap();
+        let millis = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
+        let milli = |count| ScalarValue::TimestampMillisecond(Some(count), Some("UTC".into()));
+        assert_eq!(of(1_500_001, &millis, false), milli(1));
+        assert_eq!(of(1_500_001, &millis, true), milli(2));
+        assert_eq!(of(2_000_000, &millis, true), milli(2));
+        assert_eq!(of(-1, &millis, false), milli(-1));
+        assert_eq!(of(-1, &millis, true), milli(0));
+        assert_eq!(of(-1, &DataType::Date32, false), ScalarValue::Date32(Some(-1)));
+        assert_eq!(of(1, &DataType::Date32, true), ScalarValue::Date32(Some(1)));
+        let end = ScalarValue::TimestampSecond(Some(i64::MAX), None);
+        assert!(round_time(&end, &DataType::Date32, false).unwrap_err().to_string().contains("beyond the range"));
+    }
+
+    #[test]
+    fn instants_of_all_units_are_nanoseconds() {
+        let of = |value: ScalarValue| nanoseconds(value.to_array().unwrap().as_ref()).unwrap().next().unwrap();
+        let year_9999 = 253_402_214_400;
+        let instant = Some(i128::from(year_9999) * 1_000_000_000);
+        assert_eq!(of(ScalarValue::TimestampSecond(Some(year_9999), None)), instant);
+        assert_eq!(of(ScalarValue::TimestampMicrosecond(Some(year_9999 * 1_000_000), None)), instant);
+        assert_eq!(of(ScalarValue::Date32(Some(2_932_896))), instant);
+        assert_eq!(of(ScalarValue::Date64(Some(year_9999 * 1000))), instant);
+        assert_eq!(of(ScalarValue::TimestampNanosecond(None, None)), None);
+    }
+}
