@@ -9,6 +9,8 @@ use buzz_protocol::{QueryError, QueryId};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use crate::http::rows;
+
 /// Queries of one user that are kept.
 const OF_USER_MAX: usize = 200;
 
@@ -211,17 +213,18 @@ fn cut(text: &str) -> String {
     format!("{}…", text.get(..text.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or_default())
 }
 
-/// Returns the JSON of the work done for an answer.
-pub(crate) fn work(summary: &Summary) -> Value {
-    json!({
-        "rows": summary.rows, "files_read": summary.files_read, "files_found": summary.files_found,
-        "bytes_read": summary.bytes_read, "tasks": summary.tasks, "retries": summary.retries,
-        "stragglers": summary.stragglers, "reruns": summary.reruns, "combs": summary.combs,
-        "rows_delivered": summary.rows_delivered, "bytes_delivered": summary.bytes_delivered,
-        "open_seconds": summary.opened_in.as_secs_f64(), "plan_seconds": summary.planned_in.as_secs_f64(),
-        "run_seconds": summary.ran_in.as_secs_f64(), "seconds": summary.total.as_secs_f64(),
-        "cost_usd": summary.cost_usd,
-    })
+/// Returns the JSON of the work done for an answer: that of its header, and its parts.
+fn work(summary: &Summary) -> Value {
+    let mut work = rows::summary(summary);
+    work["stragglers"] = json!(summary.stragglers);
+    work["reruns"] = json!(summary.reruns);
+    work["combs"] = json!(summary.combs);
+    work["rows_delivered"] = json!(summary.rows_delivered);
+    work["bytes_delivered"] = json!(summary.bytes_delivered);
+    work["open_seconds"] = json!(summary.opened_in.as_secs_f64());
+    work["plan_seconds"] = json!(summary.planned_in.as_secs_f64());
+    work["run_seconds"] = json!(summary.ran_in.as_secs_f64());
+    work
 }
 
 /// Returns the JSON of the accepted tasks of a stage.

@@ -37,6 +37,10 @@ export type Summary = {
   retries: number;
   seconds: number;
   cost_usd: number | null;
+  get_requests?: number;
+  put_requests?: number;
+  combs_started?: number;
+  started_usd?: number | null;
   stragglers?: number;
   reruns?: number;
   combs?: number;

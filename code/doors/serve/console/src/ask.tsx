@@ -1,12 +1,12 @@
 // The page of questions: the editor, the query that runs, its rows and a chart of them.
 import { useEffect, useRef, useState } from "preact/hooks";
-import { api, Failure, type Estimate, type Work } from "./api";
+import { api, Failure, type Estimate, type Table, type Work } from "./api";
 import { Chart } from "./chart";
 import { Editor } from "./editor";
 import { bytes, count, counted, dollars, milliseconds, quoted, range, seconds } from "./format";
 import { Grid } from "./grid";
 import { FORMATS, save } from "./save";
-import { ask, cancel, run, setSql, sqlText, tables, tablesRead, type Run } from "./state";
+import { ask, cancel, run, setSql, sqlText, tables, tablesFault, tablesRead, type Run } from "./state";
 
 const editor: { current: Editor | null } = { current: null };
 
@@ -78,38 +78,51 @@ function Sidebar() {
         {tables.value.length > 6 && (
           <input type="search" placeholder="Find a table or column" aria-label="Find a table or column" value={filter} onInput={(event) => setFilter(event.currentTarget.value)} />
         )}
+        {tablesFault.value && <p class="fault">{tablesFault.value}</p>}
         {tablesRead.value && tables.value.length === 0 && (
           <p class="empty">No tables yet. <a href="#/tables/+">Add one</a>, and ask for it by name.</p>
         )}
         <ul>
           {found.slice(0, 200).map((table) => (
-            <li key={table.name}>
-              <details open={found.length === 1}>
-                <summary>
-                  <span class="name">{table.name}</span>
-                  {table.error ? <span class="chip bad">error</span> : <small>{table.view ? "view" : (table.type ?? "")}</small>}
-                </summary>
-                {table.error && <p class="fault">{table.error.message}</p>}
-                <div class="do">
-                  <button class="plain" onClick={() => editor.current?.insert(quoted(table.name))}>Insert name</button>
-                  <a href={`#/tables/${encodeURIComponent(table.name)}`}>Open</a>
-                </div>
-                <ul class="columns">
-                  {table.columns?.map((column) => (
-                    <li key={column.name}>
-                      <button class="column" title={`Insert ${column.name}`} onClick={() => editor.current?.insert(quoted(column.name))}>
-                        <span>{column.name}</span>
-                        <small>{column.type}</small>
-                      </button>
-                    </li>
-                  ))}
-                </ul>
-              </details>
-            </li>
+            <Named key={table.name} table={table} first={found.length === 1} />
           ))}
         </ul>
       </div>
     </details>
+  );
+}
+
+/** A table in the list. Its columns are in the page once it is open. */
+function Named({ table, first }: { table: Table; first: boolean }) {
+  const [open, setOpen] = useState(first);
+  return (
+    <li>
+      <details open={open} onToggle={(event) => setOpen(event.currentTarget.open)}>
+        <summary>
+          <span class="name">{table.name}</span>
+          {table.error ? <span class="chip bad">error</span> : <small>{table.view ? "view" : (table.type ?? "")}</small>}
+        </summary>
+        {open && (
+          <>
+            {table.error && <p class="fault">{table.error.message}</p>}
+            <div class="do">
+              <button class="plain" onClick={() => editor.current?.insert(quoted(table.name))}>Insert name</button>
+              <a href={`#/tables/${encodeURIComponent(table.name)}`}>Open</a>
+            </div>
+            <ul class="columns">
+              {table.columns?.map((column) => (
+                <li key={column.name}>
+                  <button class="column" title={`Insert ${column.name}`} onClick={() => editor.current?.insert(quoted(column.name))}>
+                    <span>{column.name}</span>
+                    <small>{column.type}</small>
+                  </button>
+                </li>
+              ))}
+            </ul>
+          </>
+        )}
+      </details>
+    </li>
   );
 }
 
@@ -138,10 +151,10 @@ function Price({ sql }: { sql: string }) {
   if (!known) return <span class="price" role="status" />;
   const parts = [
     known.bytes !== undefined && `reads ${bytes(known.bytes)}`,
-    known.requests !== undefined && counted(known.requests, "request"),
+    Boolean(known.requests) && counted(known.requests!, "request"),
     known.tasks !== undefined && counted(known.tasks, "task"),
     known.seconds && range(known.seconds, seconds),
-    known.dollars && range(known.dollars, dollars),
+    known.dollars && known.dollars.high > 0 && range(known.dollars, dollars),
   ];
   return (
     <span class="price facts" role="status">
@@ -149,6 +162,23 @@ function Price({ sql }: { sql: string }) {
       {parts.filter(Boolean).map((part) => <span>{part}</span>)}
     </span>
   );
+}
+
+/** Returns statements about the first table that can be read, for a start. */
+function examples(known: Table[]): { name: string; sql: string }[] {
+  const table = known.find((one) => one.columns?.length);
+  if (!table) return [];
+  const from = quoted(table.name);
+  const column = (type: RegExp) => table.columns!.find((one) => type.test(one.type))?.name;
+  const [text, number] = [column(/^(Large)?Utf8|^Dictionary/), column(/^(Float|Int(32|64)|Decimal)/)];
+  const day = table.partition_columns?.find((name) => table.columns!.some((one) => one.name === name && one.type === "Date32")) ?? column(/^Date32/);
+  const found = [{ name: `Rows of ${table.name}`, sql: `SELECT *\nFROM ${from}\nLIMIT 100` }];
+  if (text) {
+    const mean = number ? `, avg(${quoted(number)}) AS mean` : "";
+    found.push({ name: `By ${text}`, sql: `SELECT ${quoted(text)}, COUNT(*) AS n${mean}\nFROM ${from}\nGROUP BY ${quoted(text)}\nORDER BY n DESC\nLIMIT 20` });
+  }
+  if (day) found.push({ name: `By ${day}`, sql: `SELECT ${quoted(day)}, COUNT(*) AS n\nFROM ${from}\nGROUP BY ${quoted(day)}\nORDER BY ${quoted(day)}` });
+  return found;
 }
 
 /** What the kinds of errors mean. */
@@ -171,9 +201,19 @@ function Answer({ now }: { now: Run | null }) {
   if (!now) {
     return (
       <section class="answer idle" aria-label="Answer">
-        <p class="empty">
-          Write a statement and run it with <kbd>{META}</kbd> <kbd>↵</kbd>. Names of tables and columns are completed as you type.
-        </p>
+        <div class="begin">
+          <p class="empty">
+            Write a statement and run it with <kbd>{META}</kbd> <kbd>↵</kbd>. Names of tables and columns are completed as you type.
+          </p>
+          <div class="examples">
+            {examples(tables.value).map(({ name, sql }) => (
+              <button onClick={() => { editor.current?.set(sql); editor.current?.focus(); }}>
+                <b>{name}</b>
+                <code>{sql.replace(/\s+/g, " ")}</code>
+              </button>
+            ))}
+          </div>
+        </div>
       </section>
     );
   }

@@ -113,6 +113,10 @@ function Numbers({ summary }: { summary: Summary }) {
       <Fact name="retries" value={count(summary.retries)} warn={summary.retries > 0} />
       {Boolean(summary.reruns) && <Fact name="reruns" value={count(summary.reruns)} warn />}
       <Fact name="reduced by" value={reduced} />
+      {Boolean(summary.get_requests || summary.put_requests) && (
+        <Fact name="requests" value={`${count(summary.get_requests)} GET, ${count(summary.put_requests)} PUT`} />
+      )}
+      {Boolean(summary.started_usd) && <Fact name="combs it started" value={dollars(summary.started_usd)} />}
       {summary.cost_usd !== null && <Fact name="cost" value={dollars(summary.cost_usd)} />}
     </dl>
   );

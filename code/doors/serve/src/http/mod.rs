@@ -3,7 +3,7 @@
 mod console;
 pub(crate) mod guard;
 mod metrics;
-mod rows;
+pub(crate) mod rows;
 pub(crate) mod submitted;
 mod work;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use buzz_engine::{RowSink, Rows};
+use buzz_engine::{RowSink, Rows, Summary};
 use buzz_protocol::{Format, QueryError, Result};
 use buzz_results::format;
 use bytes::{Bytes, BytesMut};
@@ -83,8 +83,7 @@ pub(crate) fn response(answered: Arc<Answered>, format: Format, part: Part) -> R
 }
 
 /// Returns the JSON of the work done for an answer.
-pub(crate) fn summary(answered: &Answered) -> Value {
-    let summary = &answered.summary;
+pub(crate) fn summary(summary: &Summary) -> Value {
     json!({
         "rows": summary.rows, "files_read": summary.files_read, "files_found": summary.files_found,
         "bytes_read": summary.bytes_read, "tasks": summary.tasks, "retries": summary.retries,
@@ -110,7 +109,7 @@ fn headers(answered: &Answered, format: Format) -> HeaderMap {
         }
     };
     add("buzz-query-id", &json!(answered.id));
-    add("buzz-summary", &summary(answered));
+    add("buzz-summary", &summary(&answered.summary));
     add("buzz-warnings", &json!(answered.warnings));
     headers
 }
