@@ -1,12 +1,12 @@
 // The page of questions: the editor, the query that runs, its rows and a chart of them.
 import { useEffect, useRef, useState } from "preact/hooks";
-import { api, Failure, type Estimate, type Table, type Work } from "./api";
+import { api, EXPIRED, Failure, type Estimate, type Table, type Work } from "./api";
 import { Chart } from "./chart";
 import { Editor } from "./editor";
 import { bytes, count, counted, dollars, milliseconds, quoted, range, seconds } from "./format";
 import { Grid } from "./grid";
 import { FORMATS, save } from "./save";
-import { ask, cancel, run, setSql, sqlText, tables, tablesFault, tablesRead, type Run } from "./state";
+import { ask, cancel, canChange, readTables, run, setSql, sqlText, tables, tablesFault, tablesRead, type Run } from "./state";
 
 const editor: { current: Editor | null } = { current: null };
 
@@ -53,6 +53,7 @@ export function Ask() {
               <button class="primary" onClick={start} disabled={!sqlText.value.trim()}>Run <kbd>{META} ↵</kbd></button>
             )}
             <Price sql={sqlText.value} />
+            <SaveView />
           </div>
         </section>
         <Answer now={now} />
@@ -123,6 +124,57 @@ function Named({ table, first }: { table: Table; first: boolean }) {
         )}
       </details>
     </li>
+  );
+}
+
+/** Gives the statement a name, under which it is read like a table. */
+function SaveView() {
+  const [name, setName] = useState<string | null>(null);
+  const [note, setNote] = useState("");
+  const [fault, setFault] = useState("");
+  const input = useRef<HTMLInputElement>(null);
+  useEffect(() => input.current?.focus(), [name === null]);
+  const can = canChange.value && /^\s*(select|with|\(|--|\/\*)/i.test(sqlText.value);
+  if (name === null) {
+    return (
+      <span class="view">
+        {note && <span role="status">{note}</span>}
+        {can && <button class="small" onClick={() => { setName(""); setNote(""); }}>Save as view …</button>}
+      </span>
+    );
+  }
+  const saveView = async (event: Event) => {
+    event.preventDefault();
+    try {
+      await api.query(`CREATE VIEW ${quoted(name)} AS ${editor.current?.statement().sql.trim().replace(/;\s*$/, "")}`);
+      setName(null);
+      setFault("");
+      setNote(`View ${name} can be read now.`);
+      await readTables();
+    } catch (error) {
+      setFault((error as Error).message);
+    }
+  };
+  return (
+    <form class="view" onSubmit={(event) => void saveView(event)}>
+      {fault && <span class="fault" role="alert">{fault}</span>}
+      <input
+        aria-label="Name of the view"
+        placeholder="name of the view"
+        autocomplete="off"
+        spellcheck={false}
+        value={name}
+        ref={input}
+        onInput={(event) => setName(event.currentTarget.value)}
+        onKeyDown={(event) => {
+          if (event.key !== "Escape") return;
+          event.preventDefault();
+          setName(null);
+          setFault("");
+        }}
+      />
+      <button class="small" disabled={!name.trim()}>Save</button>
+    </form>
   );
 }
 
@@ -243,7 +295,7 @@ function Answer({ now }: { now: Run | null }) {
     try {
       await save(now.id, format);
     } catch (error) {
-      setFault((error as Error).message);
+      setFault(error instanceof Failure && error.status === 404 ? EXPIRED : (error as Error).message);
     }
     setSaving("");
   };

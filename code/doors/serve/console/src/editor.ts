@@ -125,7 +125,7 @@ export class Editor {
           autocompletion({ icons: false }),
           placeholder("SELECT … FROM a table"),
           this.languages.of(language([])),
-          EditorView.contentAttributes.of({ "aria-label": "SQL statement", spellcheck: "false", autocapitalize: "off" }),
+          EditorView.contentAttributes.of({ "aria-label": "SQL statement", tabindex: "0", spellcheck: "false", autocapitalize: "off" }),
           keymap.of([
             { key: "Mod-Enter", run },
             { key: "Shift-Enter", run },

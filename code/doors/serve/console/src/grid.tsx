@@ -120,7 +120,7 @@ export function Grid({ rows, label }: { rows: Rows; label: string }) {
   return (
     <div class="grid">
       <div
-        class="view"
+        class="rows"
         ref={view}
         role="grid"
         tabIndex={0}

@@ -1,7 +1,7 @@
 // The rows of an answer, of which pages are fetched as they come into view.
 import { type Column, type Table, tableFromIPC } from "@uwdata/flechette";
 import { signal } from "@preact/signals";
-import { api, Failure } from "./api";
+import { api, EXPIRED, Failure } from "./api";
 import { kindOf, text, typeName, type Kind } from "./values";
 
 /** Rows of a page. */
@@ -107,9 +107,7 @@ export class Paged implements Rows {
         })
         .catch((error) => {
           this.fault.value =
-            error instanceof Failure && error.status === 404
-              ? "The server keeps an answer for ten minutes after its last use. Run the query again to see these rows."
-              : String(error.message);
+            error instanceof Failure && error.status === 404 ? EXPIRED : String(error.message);
         })
         .finally(() => this.asked.delete(page));
     }

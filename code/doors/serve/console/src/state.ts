@@ -51,9 +51,8 @@ export type Run = {
 
 export const run = signal<Run | null>(null);
 
-/** Answers that the server keeps for this tab. It limits those of a user. */
+/** Answers that the server keeps for this tab: the one that is shown. It limits those of a user. */
 const kept: string[] = [];
-const KEPT_MAX = 3;
 
 const ATTEMPTS = 5000;
 
@@ -68,7 +67,7 @@ export async function ask(sql: string, from: number) {
     return true;
   };
   try {
-    while (kept.length >= KEPT_MAX) void api.remove(kept.shift()!).catch(() => {});
+    for (const id of kept.splice(0)) void api.remove(id).catch(() => {});
     const { id } = await api.submit(sql, { timeline_attempts: ATTEMPTS });
     kept.push(id);
     if (!change({ id })) return;

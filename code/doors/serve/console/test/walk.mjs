@@ -105,9 +105,13 @@ async function opened(browser, url, settings) {
   page.on("request", (request) => {
     if (!request.url().startsWith(url) && !request.url().startsWith("blob:")) problems.push(`request: ${request.url()}`);
   });
+  await page.exposeFunction("violated", (text) => problems.push(`policy: ${text}`));
   await page.addInitScript(() => {
     addEventListener("securitypolicyviolation", (event) => {
-      (window.violations ??= []).push(`${event.effectiveDirective} ${event.blockedURI} ${event.sample}`);
+      // Chromium itself styles what is typed over a selection in an editor, and reports that it may not.
+      if (event.effectiveDirective === "style-src-attr" && !event.sourceFile) return;
+      const place = `${event.sourceFile}:${event.lineNumber}:${event.columnNumber}`;
+      window.violated(`${event.effectiveDirective} ${event.blockedURI} ${place}`);
     });
   });
   return { context, page, problems };
@@ -193,13 +197,13 @@ async function walk(browser, url) {
   await step("the last of more than 100,000 rows is reached, and few are in the page", async () => {
     await run(page, "SELECT value AS n, value * 2 AS twice FROM generate_series(1, 150000) ORDER BY value");
     await page.click("#tab-rows");
-    await page.focus(".view");
+    await page.focus(".grid .rows");
     await page.keyboard.press("Control+End");
     await page.waitForFunction(() => document.querySelector(".inspect code").textContent === "150000");
     const last = await page.$$eval(".line", (lines) => [lines.length, lines.at(-1).textContent]);
     assert.equal(last[1], "150,000150000300000");
     assert.ok(last[0] < 200, `${last[0]} rows are in the page`);
-    await page.$eval(".view", (view) => (view.scrollTop = view.scrollHeight / 2));
+    await page.$eval(".grid .rows", (view) => (view.scrollTop = view.scrollHeight / 2));
     await page.waitForFunction(() => !document.querySelector(".cell.wait") && document.querySelector(".line .number").textContent.startsWith("7"));
     const rows = await page.$$eval(".line", (lines) => lines.map((line) => [...line.children].map((cell) => cell.textContent.replaceAll(",", ""))));
     for (const [number, n, twice] of rows) assert.deepEqual([n, twice], [number, String(2 * Number(number))]);
@@ -217,6 +221,22 @@ async function walk(browser, url) {
       "9007199254740993", "123456789012345678901234567.89", "2024-02-29 23:59:59.123456", "0001-01-01", "0.1", "NULL",
       "[1, null]", '{a: "x"}', "0x00ff", "true",
     ]);
+  });
+
+  await step("of several statements, the one at the cursor is run, and a selection before it", async () => {
+    const shown = () => page.textContent(".line .cell");
+    await run(page, "SELECT 'first' AS a;\nSELECT 'second' AS a;");
+    assert.equal(await shown(), "second");
+    const again = async (keys) => {
+      const before = await page.evaluate(() => document.querySelector(".answer").dataset.query);
+      for (const key of keys) await page.keyboard.press(key);
+      await page.waitForFunction((before) => ![undefined, before].includes(document.querySelector(".answer").dataset.query), before);
+    };
+    await again(["ControlOrMeta+Home", "Control+Enter"]);
+    assert.equal(await shown(), "first");
+    await write(page, "SELECT 'third' AS a, 'more");
+    await again(["Home", ...Array(19).fill("Shift+ArrowRight"), "Control+Enter"]);
+    assert.equal(await shown(), "third");
   });
 
   await step("a wrong name is marked at its place", async () => {
@@ -270,7 +290,7 @@ async function walk(browser, url) {
     await page.waitForSelector("h2:has-text('Partitions')");
   });
 
-  await step("a table is added by its place and removed", async () => {
+  await step("a table is added by its place", async () => {
     await page.click("nav >> text=Tables");
     await page.click("text=Add a table");
     await page.fill("label:has-text('Name') input", "Walk again");
@@ -281,6 +301,26 @@ async function walk(browser, url) {
     await page.click("button:has-text('Add')");
     await page.waitForSelector("h1:has-text('Walk again')");
     await page.waitForSelector("td:has-text('pickup_at')");
+  });
+
+  await step("a statement is saved as a view and read by its name", async () => {
+    await page.keyboard.press("Alt+1");
+    await write(page, `SELECT payment_type AS kind FROM "Walk again" WHERE payment_type = 'CASH';`);
+    await page.click("text=Save as view");
+    await page.waitForFunction(() => document.activeElement.matches(".view input"));
+    await page.keyboard.type("walk_cash");
+    await page.keyboard.press("Enter");
+    await page.waitForSelector(".view [role=status], .view [role=alert]");
+    assert.match(await page.textContent(".view"), /can be read now/);
+    await run(page, "SELECT DISTINCT kind FROM walk_cash");
+    assert.equal(await page.textContent(".line .cell"), "CASH");
+    await run(page, "DROP VIEW walk_cash");
+    await page.waitForFunction(() => !document.querySelector(".sidebar").textContent.includes("walk_cash"));
+  });
+
+  await step("the name of a table is removed", async () => {
+    await page.click("nav >> text=Tables");
+    await page.click(".tiles a:has-text('Walk again')");
     await page.click("text=Remove …");
     await page.click("button:has-text('Remove'):not(:has-text('…'))");
     await page.waitForSelector("h1:has-text('Tables')");
@@ -302,7 +342,6 @@ async function walk(browser, url) {
 
   await step("no script failed, nothing was loaded from elsewhere, no policy was violated", async () => {
     assert.deepEqual(problems, []);
-    assert.deepEqual(await page.evaluate(() => window.violations ?? []), []);
   });
   await context.close();
 }
