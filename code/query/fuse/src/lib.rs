@@ -20,9 +20,10 @@ use std::time::Instant;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use buzz_catalog::Table;
+use buzz_catalog::{DataFile, Table};
 use buzz_engine::{
-    Answer, Content, Engine, Progress, Question, RowSink, Rows, Running, Summary, TableDescription, Want,
+    Answer, Content, Engine, FileDescription, Progress, Question, RowSink, Rows, Running, Summary, TableDescription,
+    Want,
 };
 use buzz_host::Host;
 use buzz_plan::{Capacity, Explain, QueryPlan, explain, explain_analyzed};
@@ -30,6 +31,9 @@ use buzz_protocol::{CatalogEntry, QueryError, Result};
 use buzz_storage::QueryStores;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+
+/// Files that a description of tables lists, of all tables together.
+const FILES_LISTED: usize = 256;
 
 /// The scheduler. It has no state between queries and can answer any number of them at the same time.
 #[derive(Debug, Clone)]
@@ -42,7 +46,9 @@ impl Engine for Fuse {
     async fn describe(&self, question: &Question) -> Result<Vec<TableDescription>> {
         let stores = self.host.stores.for_query();
         let tables = open(question, &stores, None).await?;
-        Ok(tables.iter().map(description).collect())
+        // A response of a stack has a maximum size, whatever the number of tables.
+        let files_max = FILES_LISTED / tables.len().max(1);
+        Ok(tables.iter().map(|table| description(table, files_max)).collect())
     }
 
     fn start_with(&self, question: Question, progress: Arc<Progress>) -> Running {
@@ -179,7 +185,8 @@ async fn open(question: &Question, stores: &QueryStores, read: Option<&HashSet<S
     futures::future::try_join_all(opening.collect::<Vec<_>>()).await
 }
 
-fn description(table: &Table) -> TableDescription {
+/// Describes `table` with up to `files_max` of its files.
+fn description(table: &Table, files_max: usize) -> TableDescription {
     // View types are an encoding in memory; the files hold strings.
     let plain = |data_type: String| data_type.replace("Utf8View", "Utf8").replace("BinaryView", "Binary");
     let fields = table.schema.fields().iter();
@@ -193,6 +200,17 @@ fn description(table: &Table) -> TableDescription {
         partition_columns: table.partition_columns.clone(),
         columns: fields.map(|field| (field.name().clone(), plain(field.data_type().to_string()))).collect(),
         warnings: table.warnings.clone(),
+        file_list: table.files.iter().take(files_max).map(file_description).collect(),
+    }
+}
+
+fn file_description(file: &DataFile) -> FileDescription {
+    let values = file.partition_values.iter();
+    FileDescription {
+        path: file.path.clone(),
+        bytes: file.size,
+        partition_values: values.map(|value| (!value.is_null()).then(|| value.to_string())).collect(),
+        deleted_rows: file.deleted_rows(),
     }
 }
 

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use buzz_protocol::Result;
 
-pub use answer::{Answer, Content, TableDescription};
+pub use answer::{Answer, Content, FileDescription, TableDescription};
 pub use cost::{Between, CombStarts, Cost, Estimate, Used};
 pub use names::{Existing, NameChange, NameChanged, NameKind, NameList, Names};
 pub use progress::{Phase, Progress, ProgressReport, Status};
