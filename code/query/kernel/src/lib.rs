@@ -10,6 +10,7 @@ mod pieces;
 mod roundtrip;
 #[cfg(feature = "sql")]
 mod session;
+mod shares;
 mod yielding;
 
 pub use codec::{decode_fragment, decode_plan, decode_schema, encode_fragment, encode_plan, encode_schema};
@@ -23,4 +24,5 @@ pub use guard::{Guard, guarded, guarded_joins, guarded_joins_above, unpanicked_r
 pub use roundtrip::lost_on_the_wire;
 #[cfg(feature = "sql")]
 pub use session::{planning_config, session, session_options};
+pub use shares::{MemoryShares, OpenShare, QueryShare};
 pub use yielding::yielding;

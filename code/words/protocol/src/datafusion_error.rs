@@ -52,7 +52,7 @@ pub(crate) fn from_datafusion(error: &DataFusionError) -> QueryError {
         DataFusionError::NotImplemented(message) => {
             QueryError::invalid(format!("not supported by the SQL engine: {}", plain(message)))
         }
-        DataFusionError::ResourcesExhausted(message) => QueryError::limit(exhausted(message)),
+        DataFusionError::ResourcesExhausted(message) => QueryError::out_of_memory(exhausted(message)),
         DataFusionError::ParquetError(source) => QueryError::data(format!("not readable Parquet: {source}")),
         DataFusionError::ObjectStore(source) => from_object_store(source),
         DataFusionError::IoError(source) => from_io(source),

@@ -51,7 +51,7 @@ struct Deadline {
 
 impl Deadline {
     fn check(&self) -> Result<()> {
-        match (Utc::now() - self.start).to_std() {
+        match (DateTime::<Utc>::from(buzz_protocol::now()) - self.start).to_std() {
             Ok(taken) if taken > self.timeout => {
                 let seconds = self.timeout.as_secs();
                 Err(QueryError::limit(format!(
@@ -115,12 +115,12 @@ mod tests {
             let state = crate::standard::session(SessionConfig::new(), &options, start, []).unwrap();
             within_time(state, &options, start)
         };
-        let over = session(Utc::now() - chrono::Duration::hours(1));
+        let over = session(DateTime::from(buzz_protocol::now()) - chrono::Duration::hours(1));
         let error = QueryError::from(over.optimize(&plan).unwrap_err());
         assert!(error.kind == ErrorKind::Limit && error.message.contains("more than 60 seconds"), "{error}");
         let error = QueryError::from(over.query_planner().create_physical_plan(&plan, &over).await.unwrap_err());
         assert_eq!(error.kind, ErrorKind::Limit);
-        let in_time = session(Utc::now());
+        let in_time = session(DateTime::from(buzz_protocol::now()));
         assert!(in_time.create_physical_plan(&plan).await.is_ok());
     }
 }
