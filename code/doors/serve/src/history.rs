@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use buzz_engine::{Progress, StageSummary, Summary, Timeline};
 use buzz_protocol::{QueryError, QueryId};
@@ -63,12 +63,11 @@ struct Ended {
 impl History {
     /// Adds the query `id`, which waits for a slot.
     pub(crate) fn asked(&self, id: QueryId, user: &str, sql: &str) {
-        let started_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let record = Record {
             id,
             user: user.to_string(),
             sql: cut(sql),
-            started_ms: u64::try_from(started_ms).unwrap_or(u64::MAX),
+            started_ms: buzz_protocol::now_ms(),
             started: Instant::now(),
             state: State::Waiting,
         };
