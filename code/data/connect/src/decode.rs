@@ -16,6 +16,7 @@ use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
+use crate::names::check_capitals;
 use crate::records::{Record, records};
 use crate::source::{BadData, BadRow};
 
@@ -340,6 +341,7 @@ pub(crate) fn decode_file(format: &Format, schema: &SchemaRef, bytes: Bytes) -> 
     if let Some(first) = batches.first() {
         let file = first.schema();
         let names: Vec<&str> = file.fields().iter().map(|field| field.name().as_str()).collect();
+        check_capitals(schema, names.iter().copied())?;
         if !schema.fields().is_empty() && !names.iter().any(|name| schema.field_with_name(name).is_ok()) {
             // Every value would be null.
             let names = names.join("`, `");

@@ -7,6 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use buzz_protocol::{QueryError, Result};
+use buzz_storage::text::plain_text;
 use bytes::Bytes;
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::decode::{Decoded, Format, csv_names, decode_file, decode_lines, file_schema, foreign_keys};
 use crate::listing::{Key, Listing, key};
+use crate::names::{check_capitals, first_keys};
 use crate::partition::{self, own_columns, with_partitions};
 use crate::records::{csv_header_end, csv_start, cut, records};
 use crate::source::{BadData, BadRow, Source, SourceBatch};
@@ -158,7 +160,12 @@ impl FileSource {
             }
         }
         let Some(file) = self.queue.pop_front() else { return Ok(false) };
-        let bytes = self.store.get(&file.location).await?.bytes().await?;
+        let mut bytes = self.store.get(&file.location).await?.bytes().await?;
+        if self.format.has_lines() {
+            // Positions are those of the text.
+            let text = plain_text(bytes).await;
+            bytes = text.map_err(|error| error.at(format!("{}{}", self.root, file.location)))?;
+        }
         self.current = Some(self.opened(file, bytes)?);
         Ok(true)
     }
@@ -200,9 +207,12 @@ impl FileSource {
             current.batches = decoded.into_iter().skip(self.position as usize).collect();
             return Ok(current);
         }
-        if self.format == (Format::Json { unstructured: false })
-            && let Some(keys) = foreign_keys(&own, &bytes)
-        {
+        let is_json = self.format == (Format::Json { unstructured: false });
+        if is_json {
+            check_capitals(&own, first_keys(&bytes).iter().map(String::as_str))
+                .map_err(|error| error.at(format!("{}{}", self.root, current.key.1)))?;
+        }
+        if is_json && let Some(keys) = foreign_keys(&own, &bytes) {
             let reason = format!("has none of the table's columns; it has {keys}");
             if self.bad_data == BadData::Fail {
                 return Err(QueryError::data(format!(
@@ -236,9 +246,11 @@ impl FileSource {
         Ok(current)
     }
 
-    /// Checks that the first line of a CSV file names a column of the table. Otherwise it is a row, and every value of the
+    /// Checks that the first line of a CSV file names a column of the table, and none in another spelling. Otherwise it is a row, and every value of the
     /// file would be null.
     fn check_names(&self, file: &str, names: &[String], own: &Schema) -> Result<()> {
+        check_capitals(own, names.iter().map(String::as_str))
+            .map_err(|error| error.at(format!("{}{file}", self.root)))?;
         let fits = own.fields().is_empty() || names.iter().any(|name| own.field_with_name(name).is_ok());
         if names.is_empty() || fits {
             return Ok(());
@@ -420,6 +432,23 @@ mod tests {
             let read = source.read(100, 0).await.expect("it is readable");
             assert_eq!(rows(&read), 2, "{text:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn compressed_file_is_read_as_its_text() {
+        // `n\n1\n2\n`
+        let file: &[u8] =
+            b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xcb\xe3\x32\xe4\x32\xe2\x02\x00\x55\x70\x29\x81\x06\x00\x00\x00";
+        let store = Arc::new(InMemory::new());
+        let place = Path::from("in/a.csv.gz");
+        store.put(&place, Bytes::from_static(file).into()).await.expect("it is writable");
+        let format = Format::Csv { header: true, delimiter: b',' };
+        let read = source(&store, format.clone()).read(100, 0).await.expect("it is readable");
+        assert_eq!(rows(&read), 2);
+        store.put(&place, Bytes::from_static(&file[..14]).into()).await.expect("it is writable");
+        let error = source(&store, format).read(100, 0).await.expect_err("the file is truncated");
+        let text = error.to_string();
+        assert!(text.contains("in/a.csv.gz") && text.contains("not readable gzip"), "{text}");
     }
 
     #[tokio::test]

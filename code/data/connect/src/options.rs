@@ -10,6 +10,8 @@ pub struct Options {
     table: String,
     values: BTreeMap<String, String>,
     read: BTreeSet<String>,
+    /// Two names of one option that are both given.
+    doubled: Option<(String, String)>,
 }
 
 /// Options that a pipeline reads itself.
@@ -20,7 +22,7 @@ impl Options {
     /// Takes the options of `table`.
     pub fn new(table: &str, values: &BTreeMap<String, String>) -> Self {
         let read = COMMON.iter().map(ToString::to_string).collect();
-        Self { table: table.to_string(), values: values.clone(), read }
+        Self { table: table.to_string(), values: values.clone(), read, doubled: None }
     }
 
     /// Returns the table's name.
@@ -28,9 +30,14 @@ impl Options {
         &self.table
     }
 
-    /// Returns the value of the first of `keys` that is given.
+    /// Returns the value of the first of `keys` that is given. They are names of one option, so [`Options::finish`] refuses
+    /// two of them.
     pub fn text(&mut self, keys: &[&str]) -> Option<String> {
         self.read.extend(keys.iter().map(ToString::to_string));
+        let mut given = keys.iter().filter(|key| self.values.contains_key(**key));
+        if let (Some(first), Some(second)) = (given.next(), given.next()) {
+            self.doubled = Some((first.to_string(), second.to_string()));
+        }
         keys.iter().find_map(|key| self.values.get(*key).cloned())
     }
 
@@ -92,11 +99,17 @@ impl Options {
         }
     }
 
-    /// Fails if an option was given that nothing reads.
+    /// Fails if an option was given that nothing reads, or under two names.
     ///
     /// # Errors
-    /// `Invalid`, naming the option and those that are known.
+    /// `Invalid`, naming the option, and those that are known.
     pub fn finish(&self) -> Result<()> {
+        if let Some((first, second)) = &self.doubled {
+            return Err(QueryError::invalid(format!(
+                "options `{first}` and `{second}` of table `{}` are two names of one option; remove one of them",
+                self.table
+            )));
+        }
         match self.values.keys().find(|key| !self.read.contains(*key)) {
             None => Ok(()),
             Some(unknown) => Err(QueryError::invalid(format!(

@@ -1,18 +1,11 @@
 //! Finds the tables that a statement names.
 
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{QueryError, Result, SqlLength};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{Ident, ObjectName, Statement as SqlStatement};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
-
-/// Maximum number of words and signs of a statement that is parsed, and of its operators that can form chains: the tree of a
-/// chain is as deep as the chain is long.
-const TOKENS_MAX: usize = 500_000;
-const OPERATORS_MAX: usize = 3000;
-const LEVELS_MAX: usize = 1000;
 
 /// The schema of all names.
 const SCHEMA: &str = "public";
@@ -47,8 +40,8 @@ pub(crate) enum Lists {
 /// Returns the tables that `sql` names, or nothing if it cannot be parsed: its engine reports why.
 pub(crate) fn reads(sql: &str) -> Reads {
     let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize() else { return Reads::default() };
-    let operators = tokens.iter().filter(|token| is_operator(token)).count();
-    if tokens.len() > TOKENS_MAX || operators > OPERATORS_MAX || depth(&tokens) > LEVELS_MAX {
+    let length = SqlLength::of(&tokens);
+    if length.check().is_err() || length.operators > SqlLength::OPERATORS_MAX {
         return words(&tokens);
     }
     statement(sql).ok().and_then(|statement| of_statement(&statement).ok()).unwrap_or_default()
@@ -65,59 +58,6 @@ pub(crate) fn statement(sql: &str) -> Result<Statement> {
         (Some(statement), true) => Ok(statement),
         (None, _) => Err(QueryError::invalid("the SQL is empty")),
         (Some(_), false) => Err(QueryError::invalid("the SQL contains several statements; send one at a time")),
-    }
-}
-
-/// Returns the largest number of parentheses that are open at one place. The parser has no bound for those of types.
-fn depth(tokens: &[Token]) -> usize {
-    let (mut open, mut most) = (0_usize, 0);
-    for token in tokens {
-        match token {
-            Token::LParen | Token::LBracket | Token::LBrace => open += 1,
-            Token::RParen | Token::RBracket | Token::RBrace => open = open.saturating_sub(1),
-            _ => {}
-        }
-        most = most.max(open);
-    }
-    most
-}
-
-fn is_operator(token: &Token) -> bool {
-    match token {
-        Token::Word(word) => {
-            matches!(
-                word.keyword,
-                Keyword::AND
-                    | Keyword::OR
-                    | Keyword::UNION
-                    | Keyword::EXCEPT
-                    | Keyword::INTERSECT
-                    | Keyword::JOIN
-                    | Keyword::IS
-                    | Keyword::LIKE
-                    | Keyword::ILIKE
-                    | Keyword::COLLATE
-                    | Keyword::AT
-            )
-        }
-        Token::Plus
-        | Token::Minus
-        | Token::Mul
-        | Token::Div
-        | Token::Mod
-        | Token::Caret
-        | Token::Pipe
-        | Token::Ampersand
-        | Token::StringConcat
-        | Token::Eq
-        | Token::Neq
-        | Token::Lt
-        | Token::Gt
-        | Token::LtEq
-        | Token::GtEq
-        | Token::DoubleColon
-        | Token::LBracket => true,
-        _ => false,
     }
 }
 

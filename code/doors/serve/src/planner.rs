@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use buzz_protocol::{ErrorKind, Options, QueryError, Result};
+use buzz_protocol::{ErrorKind, Options, QueryError, Result, SqlLength};
 use datafusion::common::{SchemaError, TableReference};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::DataFusionError;
@@ -13,17 +13,14 @@ use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 
 use crate::desk::without_catalog;
 use crate::names::Names;
-use crate::scan::{self, Kind};
-
-/// Maximum number of words and signs of a statement that is parsed here.
-const TOKENS_MAX: usize = 500_000;
 
 /// Maximum number of operators that can form chains, of a statement that is parsed here, and of one that is planned here:
 /// the tree of a chain is as deep as the chain is long, and planning takes time that grows with the square of its depth.
-const PARSED_MAX: usize = 3000;
+const PARSED_MAX: usize = SqlLength::OPERATORS_MAX;
 const PLANNED_MAX: usize = 1000;
 
 /// The columns and parameters of a statement.
@@ -35,40 +32,16 @@ pub(crate) struct Planned {
     pub(crate) params: BTreeMap<String, Option<DataType>>,
 }
 
-/// Maximum number of open parentheses.
-const LEVELS_MAX: usize = 1000;
-
 /// Checks that `sql` is short enough.
 fn check_length(sql: &str, operators_max: usize) -> Result<()> {
-    let tokens = scan::tokens(sql);
-    let chained = |token: &&scan::Token| {
-        let text = token.text(sql);
-        match token.kind {
-            Kind::Symbol => "+-*/%|&=<>^".contains(text),
-            Kind::Word => {
-                ["and", "or", "union", "except", "intersect", "join"].iter().any(|word| token.is_word(sql, word))
-            }
-            _ => false,
-        }
-    };
-    let operators = tokens.iter().filter(chained).count();
-    let (mut open, mut depth) = (0_usize, 0);
-    for token in tokens.iter().filter(|token| token.kind == Kind::Symbol) {
-        match token.text(sql) {
-            "(" | "[" | "{" => open += 1,
-            ")" | "]" | "}" => open = open.saturating_sub(1),
-            _ => {}
-        }
-        depth = depth.max(open);
-    }
-    // The parser has no bound for the parentheses of types.
-    if depth > LEVELS_MAX {
-        return Err(QueryError::limit(format!("the statement nests more than {LEVELS_MAX} parentheses")));
-    }
-    if tokens.len() > TOKENS_MAX || operators > operators_max {
+    // The parser reports what cannot be divided into words.
+    let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize() else { return Ok(()) };
+    let length = SqlLength::of(&tokens);
+    length.check()?;
+    if length.operators > operators_max {
         return Err(QueryError::limit(format!(
-            "the statement has {} words and signs and {operators} operators, which is too long to be described before it runs",
-            tokens.len()
+            "the statement has {} operators, which is too long to be described before it runs",
+            length.operators
         )));
     }
     Ok(())

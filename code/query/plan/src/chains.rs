@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 
 use crate::visit::visit_mut;
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{QueryError, Result, SqlLength};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Value, VisitorMut};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
@@ -15,12 +15,6 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::standard;
-
-/// Maximum number of words and signs of a statement.
-const TOKENS_MAX: usize = 500_000;
-
-/// Maximum number of operators in a chain such as `a + b + c`.
-const OPERATORS_MAX: usize = 3000;
 
 /// Maximum number of set operations in `SELECT … UNION SELECT …`, and of joins in one FROM.
 const INPUTS_MAX: usize = 500;
@@ -36,9 +30,6 @@ const TERMS_MAX: usize = 64;
 /// Terms of a chain of `||` that are not rebuilt: `||` is associative for texts, but `[1] || 2 || 3` is not.
 const CONCATENATED_MAX: usize = 200;
 
-/// Maximum number of open parentheses. The parser has a bound for expressions, and none for types.
-const LEVELS_MAX: usize = 1000;
-
 /// Checks the length of `sql` and of its chains. Works on words and signs, since even dropping a deep tree recurses.
 ///
 /// # Errors
@@ -48,14 +39,9 @@ pub(crate) fn check_length(sql: &str) -> Result<()> {
     let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize() else {
         return Ok(());
     };
-    let tokens: Vec<Token> = tokens.into_iter().filter(|token| !matches!(token, Token::Whitespace(_))).collect();
-    if tokens.len() > TOKENS_MAX {
-        return Err(QueryError::limit(format!(
-            "the SQL has more than {TOKENS_MAX} words and signs; put long lists of values into a table and join it"
-        )));
-    }
+    SqlLength::of(&tokens).check()?;
     let mut levels = vec![Chains::default()];
-    for token in &tokens {
+    for token in tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))) {
         let Some(chains) = levels.last_mut() else { break };
         chains.count(token);
         if let Some((most, what)) = chains.exceeded() {
@@ -64,16 +50,20 @@ pub(crate) fn check_length(sql: &str) -> Result<()> {
             )));
         }
         match token {
-            Token::LParen | Token::LBracket | Token::LBrace => {
-                levels.push(Chains::default());
-                if levels.len() > LEVELS_MAX {
-                    return Err(QueryError::limit(format!("the SQL nests more than {LEVELS_MAX} parentheses")));
+            Token::LParen | Token::LBracket | Token::LBrace => levels.push(Chains::default()),
+            Token::RParen | Token::RBracket | Token::RBrace if levels.len() > 1 => {
+                let inner = levels.pop().unwrap_or_default();
+                if let Some(outer) = levels.last_mut() {
+                    outer.close(&inner);
                 }
             }
-            Token::RParen | Token::RBracket | Token::RBrace if levels.len() > 1 => {
-                levels.pop();
-            }
             _ => {}
+        }
+        if levels.last().is_some_and(|chains| chains.depth() > SqlLength::OPERATORS_MAX) {
+            return Err(QueryError::limit(format!(
+                "chains of operators with parentheses in each other are more than {} operators deep; divide the SQL into steps",
+                SqlLength::OPERATORS_MAX
+            )));
         }
     }
     Ok(())
@@ -85,23 +75,34 @@ struct Chains {
     operators: usize,
     sets: usize,
     joins: usize,
+    /// The depth of the deepest parentheses that are a part of the chain.
+    inner: usize,
+    /// The depth of the deepest chain that has ended.
+    ended: usize,
 }
 
 impl Chains {
     fn count(&mut self, token: &Token) {
         match token {
             Token::Word(word) => match word.keyword {
-                Keyword::AND | Keyword::OR => self.operators = 0,
-                Keyword::SELECT | Keyword::WHEN | Keyword::THEN | Keyword::ELSE => self.operators = 0,
+                Keyword::AND | Keyword::OR => self.end(),
+                Keyword::SELECT | Keyword::WHEN | Keyword::THEN | Keyword::ELSE => self.end(),
                 Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT => {
-                    *self = Self { sets: self.sets + 1, ..Self::default() };
+                    self.end();
+                    (self.sets, self.joins) = (self.sets + 1, 0);
                 }
-                Keyword::FROM | Keyword::WHERE => *self = Self { sets: self.sets, ..Self::default() },
-                Keyword::JOIN => *self = Self { joins: self.joins + 1, operators: 0, ..*self },
+                Keyword::FROM | Keyword::WHERE => {
+                    self.end();
+                    self.joins = 0;
+                }
+                Keyword::JOIN => {
+                    self.end();
+                    self.joins += 1;
+                }
                 Keyword::IS | Keyword::LIKE | Keyword::ILIKE | Keyword::COLLATE | Keyword::AT => self.operators += 1,
                 _ => {}
             },
-            Token::Comma | Token::StringConcat => self.operators = 0,
+            Token::Comma | Token::StringConcat => self.end(),
             Token::Plus
             | Token::Minus
             | Token::Mul
@@ -122,10 +123,26 @@ impl Chains {
         }
     }
 
+    /// Ends the chain of operators.
+    fn end(&mut self) {
+        (self.ended, self.operators, self.inner) = (self.depth(), 0, 0);
+    }
+
+    /// Adds the parentheses `inner`, which end, to the chain.
+    fn close(&mut self, inner: &Self) {
+        self.inner = self.inner.max(inner.depth());
+    }
+
+    /// Returns an upper bound for the depth of the tree of this level: a chain that has parentheses at its start is as
+    /// deep as both together.
+    fn depth(&self) -> usize {
+        self.ended.max(self.operators + self.inner)
+    }
+
     /// Returns the bound that a chain exceeds.
     fn exceeded(&self) -> Option<(usize, &'static str)> {
         let all = [
-            (self.operators, OPERATORS_MAX, "operators"),
+            (self.operators, SqlLength::OPERATORS_MAX, "operators"),
             (self.sets, INPUTS_MAX, "set operations"),
             (self.joins, INPUTS_MAX, "joins"),
         ];
@@ -284,5 +301,13 @@ mod tests {
         let columns = vec!["x + 1"; 5000].join(", ");
         check_length(&format!("SELECT {columns} FROM t WHERE x IN ({})", vec!["1"; 100_000].join(", "))).unwrap();
         assert!(rejected(&format!("SELECT {}", vec!["1"; 300_000].join(", "))).contains("500000 words"));
+        // The chain of a pair of parentheses is the first term of the next chain, so their depths add up.
+        let chain = vec!["x"; 400].join(" + ");
+        let nested = (0..9).fold(chain.clone(), |nested, _| format!("({nested}) + {chain}"));
+        assert!(rejected(&format!("SELECT {nested} FROM t")).contains("3000 operators deep"));
+        let beside = vec![format!("({chain})"); 100].join(" + ");
+        check_length(&format!("SELECT {beside}, {beside} FROM t WHERE ({chain}) > 1 AND ({chain}) > 2")).unwrap();
+        let types = format!("SELECT CAST(x AS {}INT{})", "Tuple(".repeat(1001), ")".repeat(1001));
+        assert!(rejected(&types).contains("1000 parentheses"));
     }
 }

@@ -28,6 +28,14 @@ pub fn session(mut config: SessionConfig, overflow: Overflow) -> Result<SessionS
     standard::session(config, &options, crate::start(), [])
 }
 
+/// Checks the length of the statement `sql` and of its chains, before it is parsed.
+///
+/// # Errors
+/// `Limit`, naming the bound.
+pub fn check_length(sql: &str) -> Result<()> {
+    chains::check_length(sql)
+}
+
 /// Plans a parsed statement in a session of [`session`], without optimizing it.
 ///
 /// # Errors
@@ -41,7 +49,7 @@ pub async fn logical(state: &SessionState, statement: Statement) -> Result<Logic
 /// Plans the expression `text` over the columns of `schema`.
 ///
 /// # Errors
-/// `Invalid` if the expression is wrong.
+/// `Invalid` if the expression is wrong, `Limit` if it is too long.
 pub fn expression(state: &SessionState, text: &str, schema: &DFSchema) -> Result<Expr> {
     standard::planned_expression(written_expression(state, text, schema)?, schema, &options(state))
 }

@@ -5,7 +5,7 @@
 //! limits and choices of one query. Plans are sent as bytes, schemas and batches as Arrow IPC.
 //!
 //! This crate compiles without DataFusion, so that a client of a stack is small. The feature `datafusion` adds the
-//! conversions between [`QueryError`] and DataFusion's errors.
+//! conversions between [`QueryError`] and DataFusion's errors, and `sql` what needs a SQL parser: the length of a statement.
 //!
 //! Read in this order: [`query`], [`catalog`], [`options`], [`task`], [`inline`], [`ids`], [`error`].
 
@@ -24,7 +24,10 @@ mod nearest;
 pub mod options;
 mod place;
 pub mod query;
+mod requests;
 mod spelling;
+#[cfg(feature = "sql")]
+mod sql_length;
 mod store_error;
 mod table_text;
 pub mod task;
@@ -44,7 +47,10 @@ pub use nearest::nearest;
 pub use options::{Options, Overflow, ReducerChoice, Transport, Usd};
 pub use place::Place;
 pub use query::{Param, Query, QueryBody, Split, Step, StepType};
+pub use requests::Requests;
 pub use spelling::names_in_table;
+#[cfg(feature = "sql")]
+pub use sql_length::SqlLength;
 pub use store_error::{StoreAnswer, StoreSilent};
 pub use task::{
     ColumnMapping, DeletionVector, Delivered, Evaluation, FileSlice, HBeeTask, Partitioning, ScanSpec, StoreRoot,

@@ -27,6 +27,15 @@ pub(super) async fn files(
     let format = read_format(options, connector)?;
     let follow = follows(options, connector != "single_file")?;
     let (location, store) = place.open(&path).await?;
+    let exists = root_of(&location) == "/" && std::path::Path::new(&format!("/{}", location.path)).exists();
+    if path.contains('*') && !exists {
+        // A source that follows a folder would wait for one of this name.
+        return Err(QueryError::invalid(format!(
+            "option `path` of table `{}` is `{path}`; a source reads one file, or all files of a folder and of those below \
+             it: name the folder, without `*`",
+            options.table()
+        )));
+    }
     let schema = columns.clone().map_or_else(|| Arc::new(Schema::empty()), Arc::new);
     let mut source = FileSource::new(store, location.path.clone(), format, schema);
     source.root = root_of(&location);

@@ -3,7 +3,8 @@
 use std::io;
 
 use async_compression::tokio::bufread::{BzDecoder, GzipDecoder, XzDecoder, ZstdDecoder};
-use buzz_protocol::{Compression, QueryError};
+use buzz_protocol::{Compression, QueryError, Result};
+use bytes::Bytes;
 use datafusion::error::DataFusionError;
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::io::{ReaderStream, StreamReader};
@@ -22,6 +23,24 @@ pub(super) fn compression_of(head: &[u8]) -> Compression {
         (b"\xfd7zXZ\x00", Compression::Xz),
     ];
     magics.iter().find(|(magic, _)| head.starts_with(magic)).map_or(Compression::None, |(_, found)| *found)
+}
+
+/// Returns the text of a whole file, which is decompressed if its first bytes are those of gzip, zstd, bzip2 or xz.
+///
+/// # Errors
+/// `Data` if the file is damaged.
+pub async fn plain_text(bytes: Bytes) -> Result<Bytes> {
+    let compression = match compression_of(&bytes) {
+        // A text may begin with the letters of bzip2.
+        Compression::Bzip2 if bytes.get(4..10) != Some(b"1AY&SY") => Compression::None,
+        found => found,
+    };
+    if compression == Compression::None {
+        return Ok(bytes);
+    }
+    let pieces = decompressed(compression, futures::stream::iter([Ok(bytes)]).boxed());
+    let pieces: Vec<Bytes> = pieces.try_collect().await?;
+    Ok(pieces.concat().into())
 }
 
 /// Decompresses `bytes`. A file may consist of several concatenated compressed streams, as parallel compressors write
@@ -64,7 +83,6 @@ const TEXT_BYTES_AT_ONCE: usize = 64 << 10;
 mod tests {
     use async_compression::tokio::write::{BzEncoder, GzipEncoder, XzEncoder, ZstdEncoder};
     use buzz_protocol::ErrorKind;
-    use bytes::Bytes;
     use tokio::io::AsyncWriteExt;
 
     use super::*;
@@ -94,12 +112,16 @@ mod tests {
             let text: Vec<Bytes> = decompressed(compression, bytes.boxed()).try_collect().await.unwrap();
             assert_eq!(text.concat(), b"a\nb\n", "{compression:?}");
             assert_eq!(compression_of(&file), compression);
+            assert_eq!(plain_text(file.clone().into()).await.unwrap().as_ref(), b"a\nb\n", "{compression:?}");
             let cut = futures::stream::iter([Ok(Bytes::copy_from_slice(&file[..file.len() - 9]))]);
             let error = decompressed(compression, cut.boxed()).try_collect::<Vec<_>>().await.unwrap_err();
             let error = QueryError::from(error);
             assert_eq!(error.kind, ErrorKind::Data, "{error}");
             assert!(error.message.starts_with(&format!("not readable {compression}: ")), "{error}");
             assert!(!error.message.contains("out of memory"), "{error}");
+        }
+        for text in ["", "n\n1\n", "BZhours,n\n1,2\n"] {
+            assert_eq!(plain_text(Bytes::from(text)).await.unwrap(), text);
         }
     }
 }

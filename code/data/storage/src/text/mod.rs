@@ -49,6 +49,7 @@ use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
 use datafusion_proto::protobuf::{JsonScanExecNode, PhysicalPlanNode};
 use object_store::ObjectStore;
 
+pub use compression::plain_text;
 pub use csv::column_names;
 pub use encoding::encoding;
 pub use exact::{Syntax, as_texts, exact_batch, exact_values, float, has_infinity};

@@ -7,6 +7,8 @@ use buzz_protocol::{QueryError, Result};
 use buzz_stream::Script;
 use serde_json::{Map, Value};
 
+use super::unique::check_keys;
+
 /// Translates `text` to a script, and returns it with the pipeline's name if it has one.
 ///
 /// # Errors
@@ -14,6 +16,7 @@ use serde_json::{Map, Value};
 pub(super) fn to_script(text: &str) -> Result<(String, Option<String>)> {
     let json: Value =
         serde_json::from_str(text).map_err(|error| QueryError::invalid(format!("the query is not JSON: {error}")))?;
+    check_keys(text)?;
     let query = json.as_object().ok_or_else(|| QueryError::invalid("the query is not a JSON object"))?;
     known(query, "the query", &["stream", "sql", "steps", "catalogs", "sinks"])?;
     let stream = query.get("stream").and_then(Value::as_object).ok_or_else(|| {
@@ -257,6 +260,13 @@ mod tests {
     fn unknown_field_is_refused() {
         let error = to_script(r#"{"stream": {"every": "1s"}, "sql": "SELECT 1"}"#).expect_err("`every` is unknown");
         assert!(error.to_string().contains("field `every` of stream is unknown"), "{error}");
+    }
+
+    #[test]
+    fn key_that_is_given_twice_is_refused() {
+        let error =
+            to_script(r#"{"stream": {}, "sql": "SELECT 1", "sql": "SELECT 2"}"#).expect_err("`sql` is there twice");
+        assert!(error.to_string().contains("key `sql` is given twice"), "{error}");
     }
 
     #[test]

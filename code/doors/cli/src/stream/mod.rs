@@ -3,7 +3,7 @@
 //! - `run` is the loop. `start` opens the pipeline in its state, `runner` runs an epoch, and `commit` ends it: state files,
 //!   the record, and the rows in the sinks (`publish`, `outbox`). `summary` counts.
 //! - `plan` turns a script into a pipeline with its sources and sinks.
-//! - `json` translates the JSON form of a query to a script.
+//! - `json` translates the JSON form of a query to a script; `unique` refuses keys that it has twice.
 //! - `store` is where state is kept.
 
 mod commit;
@@ -16,6 +16,7 @@ mod runner;
 mod start;
 mod store;
 mod summary;
+mod unique;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};

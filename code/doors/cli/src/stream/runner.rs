@@ -137,14 +137,6 @@ impl Runner {
         let Read { input, mut counts, more, ended } = self.read(now).await?;
         let (watermarks, state_rows) = (self.state.watermarks.clone(), self.state_rows());
         let output = self.epoch(&input, &mut counts).await?;
-        for (name, count) in &output.without_time {
-            if self.planned.sources[name].bad_data == BadData::Fail {
-                return Err(QueryError::data(format!(
-                    "{count} rows of source `{name}` have no event time; repair them, or set bad_data = 'drop'"
-                )));
-            }
-            *counts.bad.entry(name.clone()).or_default() += count;
-        }
         for (name, rows) in &output.unfit {
             if self.planned.sources[name].bad_data == BadData::Fail
                 && let Some((text, reason)) = rows.first()

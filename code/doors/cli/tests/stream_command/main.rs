@@ -12,6 +12,7 @@ mod delta;
 mod dialect;
 mod engines;
 mod files;
+mod names;
 mod sinks;
 mod state;
 mod support;
@@ -84,6 +85,7 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("time::option_names_event_time_as_it_is_written", time::event_time_option),
         Trial::test("time::idle_source_closes_its_windows", time::idle_source),
         Trial::test("time::late_and_bad_rows_are_tables", time::side_tables),
+        Trial::test("time::row_without_event_time_is_bad_for_all_statements", time::rows_without_time),
         Trial::test("time::emit_on_window_close_waits_for_the_watermark", time::emit_on_window_close),
         Trial::test("sql::literals_keep_quotes_and_blanks", tutorial::literals),
         Trial::test("json::steps_run_over_a_stream", tutorial::json_form),
@@ -97,6 +99,9 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("files::paths_have_partition_columns", files::partition_columns),
         Trial::test("files::missing_folder_is_named", files::missing_folder),
         Trial::test("files::json_without_known_keys_is_an_error_or_bad", files::foreign_json),
+        Trial::test("names::column_with_other_capitals_is_an_error", names::capitals),
+        Trial::test("names::pattern_in_the_path_of_a_source_is_an_error", names::pattern),
+        Trial::test("names::null_in_a_column_that_is_not_null_is_bad", names::not_null),
         Trial::test("files::csv_sinks_have_a_header", files::csv_sinks),
         Trial::test("files::csv_rows_may_have_line_breaks", files::csv_line_breaks),
         Trial::test("files::each_file_is_read_once_over_runs", files::files_over_runs),
@@ -104,10 +109,12 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("state::file_of_others_stays_as_it_is", state::file_of_others),
         Trial::test("sinks::rows_have_the_columns_of_the_sink", sinks::columns),
         Trial::test("sinks::what_cannot_be_written_is_refused_by_check", sinks::refused),
+        Trial::test("sinks::times_keep_their_zone", sinks::zones),
         Trial::test("delta::appended_rows_are_read_once", delta::appended_rows),
         Trial::test("dialect::statements_equal_batch", dialect::equal_batch),
         Trial::test("dialect::overflow_is_an_error_as_in_batch", dialect::overflow_is_an_error),
         Trial::test("check::names_stages_and_state", tutorial::check_names_stages),
         Trial::test("check::unknown_option_is_refused", tutorial::unknown_option),
+        Trial::test("check::unknown_table_is_named", tutorial::unknown_table),
     ]
 }

@@ -130,3 +130,62 @@ pub(crate) fn refused() -> Result {
         Err("the source has changed".into())
     }
 }
+
+/// A TIMESTAMPTZ is the same moment in each sink, over the state too, and a column in another zone keeps that zone.
+pub(crate) fn zones() -> Result {
+    let folder = Folder::new()?;
+    let rows = "{\"id\":1,\"ts\":\"2024-01-01T00:00:01\",\"z\":\"2024-01-01T00:00:01Z\"}\n\
+                {\"id\":2,\"ts\":\"2024-01-01T00:00:02\",\"z\":\"2024-01-01T02:30:01.5+02:00\"}\n\
+                {\"id\":3,\"ts\":\"2024-01-01T00:01:00\",\"z\":null}\n";
+    let input = folder.write("in.json", rows)?;
+    let sink = |name: &str, connector: &str, columns: &str| {
+        let path = folder.text(name);
+        format!("CREATE TABLE {name} {columns} WITH (connector='{connector}', path='{path}', type='sink');\n")
+    };
+    let select = "id, z, z AT TIME ZONE 'Europe/Berlin' AS b FROM t WHERE id < 3";
+    let script = format!(
+        "CREATE TABLE t (id BIGINT, ts TIMESTAMP, z TIMESTAMPTZ, WATERMARK FOR ts) WITH (connector='single_file', \
+         path='{}', format='json');\nSET epoch_rows = 1;\n{}{}{}{}\
+         INSERT INTO js SELECT {select};\nINSERT INTO lake SELECT {select};\nINSERT INTO utc SELECT {select};\n\
+         INSERT INTO least SELECT min(z) AS z, tumble(interval '10 seconds') AS w FROM t WHERE id < 3 GROUP BY w;",
+        input.display(),
+        sink("js", "json", ""),
+        sink("lake", "parquet", ""),
+        sink("utc", "json", "(id BIGINT, z TIMESTAMPTZ, b TIMESTAMPTZ)"),
+        sink("least", "json", ""),
+    );
+    let script = folder.write("s.sql", &script)?.display().to_string();
+    let state = folder.text("state");
+    succeeds(&["run", &script, "--until-end", "--state", &state, "--epochs", "1"])?;
+    succeeds(&["run", &script, "--until-end", "--state", &state])?;
+    let lines = |name: &str| -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        for file in folder.files(name)? {
+            lines.extend(std::fs::read_to_string(file)?.lines().map(str::to_string));
+        }
+        lines.sort();
+        Ok(lines)
+    };
+    let zoned = [
+        r#"{"id":1,"z":"2024-01-01T00:00:01Z","b":"2024-01-01T01:00:01+01:00"}"#,
+        r#"{"id":2,"z":"2024-01-01T00:30:01.500Z","b":"2024-01-01T01:30:01.500+01:00"}"#,
+    ];
+    if lines("js")? != zoned {
+        return Err(format!("{:?}", lines("js")?).into());
+    }
+    let utc = zoned.map(|row| row.replace("T01:", "T00:").replace("+01:00", "Z"));
+    if lines("utc")? != utc {
+        return Err(format!("{:?}", lines("utc")?).into());
+    }
+    let least = r#"{"z":"2024-01-01T00:00:01Z","w":{"start":"2024-01-01T00:00:00","end":"2024-01-01T00:00:10"}}"#;
+    if lines("least")? != [least] {
+        return Err(format!("{:?}", lines("least")?).into());
+    }
+    // A script that declares no columns takes those of the Parquet files, with their zones.
+    let read =
+        format!("CREATE TABLE lake WITH (connector='parquet', path='{}');\nSELECT * FROM lake;", folder.text("lake"));
+    let out = succeeds(&["run", &folder.write("read.sql", &read)?.display().to_string(), "--until-end"])?;
+    let mut out: Vec<&str> = out.lines().collect();
+    out.sort_unstable();
+    if out == zoned { Ok(()) } else { Err(format!("{out:?}").into()) }
+}

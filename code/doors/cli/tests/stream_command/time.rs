@@ -1,10 +1,11 @@
 //! Event time: late rows, idle sources, and windows that wait for the watermark.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Folder, Result, buzz, fails, succeeds};
+use crate::support::{Folder, Result, buzz, fails, rows, same, succeeds};
 
 pub(crate) fn late_rows() -> Result {
     let folder = Folder::new()?;
@@ -145,6 +146,60 @@ pub(crate) fn side_tables() -> Result {
     let expected =
         ["{\"kind\":\"late\",\"v\":4}\n", "{\"kind\":\"bad\",\"text\":\"nonsense\"}\n", "{\"s\":1,", "{\"s\":10,"];
     if expected.iter().all(|row| out.contains(row)) && out.lines().count() == 4 { Ok(()) } else { Err(out.into()) }
+}
+
+/// A row whose event time is NULL, absent or not readable is bad, for statements with windows and without: what they see
+/// is what batch finds in the rows with a time.
+pub(crate) fn rows_without_time() -> Result {
+    let folder = Folder::new()?;
+    let timed = timed_rows(&[(1, 1), (2, 16)]);
+    let null = "{\"t\":null,\"v\":2}\n{\"v\":4}\n";
+    let input = folder.write("in.json", &format!("{null}{{\"t\":\"yesterday\",\"v\":8}}\n{timed}"))?;
+    let script = |bad_data: &str, rest: &str| {
+        let text = format!(
+            "CREATE TABLE t (t TIMESTAMP, v BIGINT, WATERMARK FOR t) WITH (connector='single_file', path='{}', \
+             format='json', bad_data='{bad_data}');\n{rest}",
+            input.display()
+        );
+        Ok::<_, libtest_mimic::Failed>(folder.write("s.sql", &text)?.display().to_string())
+    };
+    let sink = |name: &str, select: &str| {
+        let path = folder.text(&format!("{name}.json"));
+        format!(
+            "CREATE TABLE {name} WITH (connector='single_file', path='{path}', type='sink');\nINSERT INTO {name} {select};\n"
+        )
+    };
+    let statements = [
+        sink("plain", "SELECT v FROM t"),
+        sink("held", "SELECT v FROM t EMIT ON WINDOW CLOSE"),
+        sink("total", "SELECT sum(v) AS s FROM t GROUP BY tumble(interval '1 day')"),
+        sink("grown", "SELECT sum(v) AS s FROM t GROUP BY session(interval '1 day')"),
+    ];
+    let output = buzz(&["run", &script("drop", &statements.concat())?, "--until-end"])?;
+    let summary = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() || !summary.contains("bad: 3") {
+        return Err(format!("{summary}").into());
+    }
+    for (sinks, select) in [(["plain", "held"], "v"), (["total", "grown"], "sum(v) AS s")] {
+        let sql = format!("SELECT {select} FROM t WHERE try_cast(t AS TIMESTAMP) IS NOT NULL");
+        let table = format!("t={}", input.display());
+        let arguments = ["sql", &sql, "--format", "ndjson", "--table", &table];
+        let batch = Command::new(env!("CARGO_BIN_EXE_buzz")).args(arguments).output()?;
+        let batch = folder.write("batch.json", &String::from_utf8(batch.stdout)?)?;
+        for sink in sinks {
+            same(sink, &rows(&batch)?, &rows(&folder.path(&format!("{sink}.json")))?)?;
+        }
+    }
+    let out =
+        succeeds(&["run", &script("side", "SELECT v FROM t;\nSELECT text, reason FROM t__bad;")?, "--until-end"])?;
+    let null = "its event time `t` is NULL";
+    let count = |part: &str| out.lines().filter(|line| line.contains(part)).count();
+    if out.lines().count() != 5 || count(null) != 2 || count("yesterday") != 1 || count("v: 4") != 1 {
+        return Err(out.into());
+    }
+    folder.write("in.json", &format!("{timed}{{\"v\":4}}\n"))?;
+    let error = fails(&["run", &script("fail", "SELECT v FROM t;")?, "--until-end"])?;
+    if error.contains(null) && error.contains("bad_data = 'drop'") { Ok(()) } else { Err(error.into()) }
 }
 
 pub(crate) fn emit_on_window_close() -> Result {

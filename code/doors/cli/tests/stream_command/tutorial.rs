@@ -75,6 +75,33 @@ pub(crate) fn unknown_option() -> Result {
     if error.contains("option `rate` of table `n` is unknown") { Ok(()) } else { Err(error.into()) }
 }
 
+/// A name that no table or view has leads to an error with what to add.
+pub(crate) fn unknown_table() -> Result {
+    let folder = Folder::new()?;
+    let source = "CREATE TABLE n WITH (connector='impulse', events='5');";
+    let sink = "CREATE TABLE s WITH (connector='blackhole', type='sink'); INSERT INTO s SELECT counter FROM n; \
+                SELECT counter FROM s;";
+    let chain = "CREATE VIEW v AS SELECT * FROM absent; CREATE VIEW w AS SELECT * FROM v; SELECT * FROM w;";
+    let circle = "CREATE VIEW v AS SELECT * FROM w; CREATE VIEW w AS SELECT * FROM v; SELECT * FROM v;";
+    for (rest, message) in [
+        ("SELECT counter FROM absent;", "table `absent` is not declared; add CREATE TABLE absent (…)"),
+        (chain, "view v: table `absent` is not declared"),
+        (circle, "in turn"),
+        (sink, "table `s` is a sink, because INSERT INTO writes to it"),
+    ] {
+        let path = folder.write("s.sql", &format!("{source}\n{rest}"))?.display().to_string();
+        let error = fails(&["check", &path])?;
+        if !error.contains(message) || error.contains("datafusion") {
+            return Err(format!("{rest}: {error}").into());
+        }
+    }
+    // Views may stand in any order.
+    let views = "CREATE VIEW w AS SELECT * FROM v; CREATE VIEW v AS SELECT counter FROM n; SELECT * FROM w;";
+    let path = folder.write("s.sql", &format!("{source}\n{views}"))?.display().to_string();
+    let out = succeeds(&["run", &path, "--until-end"])?;
+    if out.lines().count() == 5 { Ok(()) } else { Err(out.into()) }
+}
+
 pub(crate) fn json_form() -> Result {
     let folder = Folder::new()?;
     let query = r#"{ "stream": { "name": "busy" },

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, IntervalMonthDayNano, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, IntervalMonthDayNano, Schema, SchemaRef};
 use buzz_plan::dialect;
 use buzz_protocol::{QueryError, Result};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
@@ -50,6 +50,8 @@ struct Declaration<'a> {
     raw: DFSchema,
     /// The columns that statements can name, each computed from `raw`.
     columns: Vec<(Expr, Field)>,
+    /// The positions of those that are declared as NOT NULL.
+    required: Vec<usize>,
 }
 
 impl<'a> Declaration<'a> {
@@ -61,6 +63,9 @@ impl<'a> Declaration<'a> {
         declared: Option<Schema>,
     ) -> Result<Self> {
         let raw = DFSchema::try_from_qualified_schema(quoted(name), &input.schema)?;
+        let is_required = |(_, field): &(usize, &FieldRef)| !field.is_nullable();
+        let required = declared.iter().flat_map(|columns| columns.fields().iter().enumerate().filter(is_required));
+        let required = required.map(|(index, _)| index).collect();
         let visible = declared.unwrap_or_else(|| input.schema.as_ref().clone());
         let mut columns: Vec<(Expr, Field)> = Vec::new();
         for field in visible.fields() {
@@ -70,7 +75,7 @@ impl<'a> Declaration<'a> {
             };
             columns.push((expr, field.as_ref().clone().with_nullable(true)));
         }
-        Ok(Self { context, name, table, input, raw, columns })
+        Ok(Self { context, name, table, input, raw, columns, required })
     }
 
     fn option(&self, keys: &[&str]) -> Option<&str> {
@@ -158,8 +163,11 @@ impl<'a> Declaration<'a> {
             columns.push(physical(cast(time, time_type()))?);
             (mark, mark_text, time_column) = (Some(physical(cast(expr, time_type()))?), text, Some(name));
         }
+        let time_name = time_column.clone().unwrap_or_default();
         let scan = SourceScan { schema: Arc::clone(&schema), time_column };
-        Ok(Prepared { source: Source { columns, schema, mark, mark_text, reach: 0 }, scan, visible })
+        let required = self.required.clone();
+        let source = Source { columns, schema, required, mark, mark_text, time_name, reach: 0 };
+        Ok(Prepared { source, scan, visible })
     }
 }
 

@@ -78,9 +78,8 @@ pub struct EpochOutput {
     pub deltas: Vec<StageDelta>,
     /// Late rows by source: rows of which all windows were closed in at least one stage.
     pub late: BTreeMap<String, Vec<RecordBatch>>,
-    /// Rows without an event time, by source.
-    pub without_time: BTreeMap<String, u64>,
-    /// Rows that are left out because their windows do not fit into time, by source: the text and the reason.
+    /// Rows that are left out because they have no event time, windows that do not fit into time, or NULL in a column that
+    /// is NOT NULL, by source: the text and the reason.
     pub unfit: BTreeMap<String, Vec<(String, String)>>,
 }
 
@@ -125,7 +124,7 @@ impl Pipeline {
             scans.insert(name.clone(), source.scan);
         }
         register_views(&context, script).await?;
-        let sources = Sources { inputs, scans: &scans };
+        let sources = Sources { script, inputs, scans: &scans };
         let mut statements: Vec<Statement> = Vec::new();
         let declared = sinks.iter().map(|(name, columns)| (name.as_str(), Target::declared(columns)));
         let mut targets: BTreeMap<&str, Target> = declared.collect();
@@ -201,9 +200,6 @@ impl Pipeline {
             let rows = input.sources.get(name);
             let time = state.sources.entry(name.clone()).or_default();
             let prepared = source.prepare(rows, time, input.now)?;
-            if prepared.without_time > 0 {
-                output.without_time.insert(name.clone(), prepared.without_time);
-            }
             if !prepared.unfit.is_empty() {
                 output.unfit.insert(name.clone(), prepared.unfit);
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, TimestampNanosecondArray,
 };
+use arrow::buffer::NullBuffer;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Schema, SchemaRef, TimestampNanosecondType};
 use arrow::util::display::array_value_to_string;
@@ -44,9 +45,13 @@ pub(super) struct Source {
     /// Computes the visible columns, and then the event time.
     pub(super) columns: Vec<Arc<dyn PhysicalExpr>>,
     pub(super) schema: SchemaRef,
+    /// The positions in `columns` of those that are declared as NOT NULL.
+    pub(super) required: Vec<usize>,
     /// Computes the watermark of a row; `None` if rows have the time of their arrival.
     pub(super) mark: Option<Arc<dyn PhysicalExpr>>,
     pub(super) mark_text: String,
+    /// The column of event time, for messages.
+    pub(super) time_name: String,
     /// Distance between the time of a row and the farthest start or end of its windows, in nanoseconds.
     pub(super) reach: i64,
 }
@@ -73,8 +78,8 @@ impl SourceRows {
 /// Rows of a source with all columns and the event time.
 pub(super) struct Prepared {
     pub(super) batches: Vec<RecordBatch>,
-    pub(super) without_time: u64,
-    /// Rows that are left out because their windows do not fit into time: the text and the reason.
+    /// Rows that are left out because they have no event time, windows that do not fit into time, or NULL in a column that
+    /// is NOT NULL: the text and the reason.
     pub(super) unfit: Vec<(String, String)>,
 }
 
@@ -93,25 +98,51 @@ impl Source {
         Ok(columns)
     }
 
-    /// Returns the rows of which all windows fit into time, and the others as text with a reason. Returns `None` if all
-    /// rows fit.
-    fn fitting(&self, batch: &RecordBatch, times: &ArrayRef) -> Result<Option<Fitting>> {
-        if self.mark.is_none() || self.reach == 0 {
-            return Ok(None);
+    /// Returns the rows that have an event time and of which all windows fit into time, and the others as text with a
+    /// reason. Returns `None` if all rows fit. A row with NULL in a column that is NOT NULL is one of the others.
+    ///
+    /// A row without event time is bad whatever the statements are: with a window it belongs nowhere, and a row that some
+    /// statements see and others do not would make their results differ.
+    fn fitting(&self, batch: &RecordBatch, times: Option<&ArrayRef>) -> Result<Option<Fitting>> {
+        let mut required = Vec::new();
+        for &index in &self.required {
+            let column = self.columns[index].evaluate(batch)?.into_array(batch.num_rows())?;
+            if column.logical_null_count() > 0 {
+                required.push((index, column.logical_nulls()));
+            }
         }
-        let times = times.as_primitive::<TimestampNanosecondType>();
+        let times = times.filter(|_| self.mark.is_some()).map(|times| times.as_primitive::<TimestampNanosecondType>());
         // The end of a session must be before the end of time, or it would never close.
         let range = i64::MIN.saturating_add(self.reach)..i64::MAX.saturating_sub(self.reach);
-        let fits = |time: Option<i64>| time.is_none_or(|time| range.contains(&time));
-        if times.iter().all(fits) {
+        let in_range = |time: i64| self.reach == 0 || range.contains(&time);
+        let reason = |row: usize| {
+            let is_null = |nulls: &Option<NullBuffer>| nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
+            if let Some(times) = times {
+                if times.is_null(row) {
+                    return Some(format!("its event time `{}` is NULL", self.time_name));
+                }
+                if !in_range(times.value(row)) {
+                    return Some(unfit_reason(times.value(row)));
+                }
+            }
+            let missing = required.iter().find(|(_, nulls)| is_null(nulls));
+            missing.map(|(index, _)| {
+                format!("column `{}` is NULL, but declared as NOT NULL", self.schema.field(*index).name())
+            })
+        };
+        let all_timed = times.is_none_or(|times| times.iter().all(|time| time.is_some_and(in_range)));
+        if required.is_empty() && all_timed {
             return Ok(None);
         }
-        let mask: BooleanArray = times.iter().map(|time| Some(fits(time))).collect();
-        let mut unfit = Vec::new();
-        for row in (0..batch.num_rows()).filter(|&row| !mask.value(row)) {
-            unfit.push((row_text(batch, row)?, unfit_reason(times.value(row))));
+        let (mut kept, mut unfit) = (Vec::with_capacity(batch.num_rows()), Vec::new());
+        for row in 0..batch.num_rows() {
+            let reason = reason(row);
+            kept.push(reason.is_none());
+            if let Some(reason) = reason {
+                unfit.push((row_text(batch, row)?, reason));
+            }
         }
-        Ok(Some((filter_record_batch(batch, &mask)?, unfit)))
+        Ok(Some((filter_record_batch(batch, &BooleanArray::from(kept))?, unfit)))
     }
 
     /// Moves the event time of each partition by rows that are left out, as far as their watermark can be computed.
@@ -122,7 +153,7 @@ impl Source {
             for batch in batches {
                 let times = self.columns.last().map(|time| time.evaluate(batch)?.into_array(batch.num_rows()));
                 let Some(Ok(times)) = times else { continue };
-                let Ok(fitting) = self.fitting(batch, &times) else { continue };
+                let Ok(fitting) = self.fitting(batch, Some(&times)) else { continue };
                 let batch = fitting.as_ref().map_or(batch, |(kept, _)| kept);
                 let Ok(marks) = mark.evaluate(batch).and_then(|marks| marks.into_array(batch.num_rows())) else {
                     continue;
@@ -140,7 +171,7 @@ impl Source {
 
     /// Computes the columns and event times of the rows of an epoch, and moves the watermark.
     pub(super) fn prepare(&self, rows: Option<&SourceRows>, time: &mut SourceTime, now: i64) -> Result<Prepared> {
-        let mut prepared = Prepared { batches: Vec::new(), without_time: 0, unfit: Vec::new() };
+        let mut prepared = Prepared { batches: Vec::new(), unfit: Vec::new() };
         let no_rows = SourceRows::default();
         let rows = rows.unwrap_or(&no_rows);
         for (partition, batches) in &rows.partitions {
@@ -150,7 +181,7 @@ impl Source {
                     continue;
                 }
                 let mut columns = self.evaluate(batch)?;
-                let fitting = columns.last().map(|times| self.fitting(batch, times)).transpose()?.flatten();
+                let fitting = self.fitting(batch, columns.last())?;
                 let batch = fitting.as_ref().map_or(batch, |(kept, _)| kept);
                 if let Some((kept, unfit)) = &fitting {
                     columns = self.evaluate(kept)?;
@@ -169,7 +200,6 @@ impl Source {
                                 time.delay = time.delay.max(last.saturating_sub(mark));
                             }
                         }
-                        prepared.without_time += typed.null_count() as u64;
                         times
                     }
                 };
@@ -234,7 +264,7 @@ pub(super) fn source_of<'a>(name: &'a str, sources: &BTreeMap<String, SourceInpu
     base.filter(|base| !sources.contains_key(name) && sources.contains_key(*base)).unwrap_or(name)
 }
 
-/// Rows that could not be decoded or do not fit into time, as a batch of `(text, reason, time)`.
+/// Rows that are bad, as a batch of `(text, reason, time)`.
 pub(super) fn bad_rows(rows: &[&(String, String)], now: i64) -> Result<Vec<RecordBatch>> {
     if rows.is_empty() {
         return Ok(Vec::new());

@@ -20,7 +20,7 @@ use super::{EpochOutput, StageDelta, StageId};
 use crate::feed::{Rows, names, run, with_rows};
 use crate::lower::{SourceScan, lower};
 use crate::ranks::limit_ranks;
-use crate::script::Output;
+use crate::script::{Output, Script};
 use crate::stage::{Advance, Stage, StageState};
 use crate::window::{REACH_MAX, duration};
 
@@ -46,6 +46,7 @@ pub(super) struct Statement {
 
 /// The sources of a script as a statement sees them.
 pub(super) struct Sources<'a> {
+    pub(super) script: &'a Script,
     pub(super) inputs: &'a BTreeMap<String, SourceInput>,
     /// With the tables of late and bad rows.
     pub(super) scans: &'a BTreeMap<String, SourceScan>,
@@ -61,7 +62,7 @@ impl Statement {
         sources: &Sources<'_>,
         target: Option<&Target>,
     ) -> Result<Self> {
-        let plan = logical(context, &output.query).await?;
+        let plan = logical(context, sources.script, &output.query).await?;
         let plan = into_columns(plan, &output.columns, target)?;
         let target = Target::of(&plan);
         let lowered = lower(&plan, sources.scans, &index.to_string(), output.on_close)?;

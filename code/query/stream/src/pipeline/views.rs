@@ -1,5 +1,6 @@
 //! Views, tables that are only names, and the columns that a table declares.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
@@ -11,13 +12,15 @@ use datafusion::datasource::ViewTable;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as ParserStatement;
+use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{ColumnOption, Query, Statement as SqlStatement};
 
 use super::columns::{Target, into_columns};
 use super::session::session;
 use crate::script::{Script, TableDefinition};
 
-/// Returns the columns that a table declares, with generated ones, or `None` if it declares none.
+/// Returns the columns that a table declares, with generated ones, or `None` if it declares none. TIMESTAMP has no time
+/// zone, and TIMESTAMPTZ has UTC.
 ///
 /// # Errors
 /// `Invalid` if a type is unknown.
@@ -25,7 +28,9 @@ pub async fn declared_columns(table: &TableDefinition) -> Result<Option<Schema>>
     if table.columns.is_empty() {
         return Ok(None);
     }
-    let context = session(1, Overflow::Error)?;
+    let mut state = session(1, Overflow::Error)?.state();
+    // A TIMESTAMPTZ is a moment: its values are those of UTC, and say so in every sink.
+    state.config_mut().options_mut().execution.time_zone = Some("UTC".to_string());
     let mut fields = Vec::new();
     for column in &table.columns {
         let name = match column.name.quote_style {
@@ -34,7 +39,7 @@ pub async fn declared_columns(table: &TableDefinition) -> Result<Option<Schema>>
         };
         let written = column.data_type.to_string();
         let written = if written.eq_ignore_ascii_case("json") { "VARCHAR".to_string() } else { written };
-        let plan = context.state().create_logical_plan(&format!("SELECT CAST(NULL AS {written})")).await;
+        let plan = state.create_logical_plan(&format!("SELECT CAST(NULL AS {written})")).await;
         let plan = plan.map_err(|error| {
             QueryError::invalid(format!("column `{name}` of `{}` has type {written}: {error}", table.name))
         })?;
@@ -95,14 +100,18 @@ pub(super) async fn register_views(context: &SessionContext, script: &Script) ->
     }
     while !waiting.is_empty() {
         let mut left = Vec::new();
-        let mut failure = None;
+        let (mut failure, mut circle) = (None, None);
         let count = waiting.len();
+        let names: BTreeSet<String> = waiting.iter().map(|entry| entry.name.clone()).collect();
         for entry in waiting {
             let mut plans = Vec::new();
             for (_, query) in &entry.queries {
-                match logical(context, query).await {
+                match logical(context, script, query).await {
                     Ok(plan) => plans.push(plan),
-                    Err(error) => failure = Some(error.at(format!("view {}", entry.name))),
+                    Err(error) => match unknown_table(context, &statement(query)).filter(|name| names.contains(name)) {
+                        Some(name) => circle = Some((entry.name.clone(), name)),
+                        None => failure = Some(error.at(format!("view {}", entry.name))),
+                    },
                 }
             }
             if plans.len() < entry.queries.len() {
@@ -112,10 +121,13 @@ pub(super) async fn register_views(context: &SessionContext, script: &Script) ->
             let view: Arc<dyn TableProvider> = Arc::new(ViewTable::new(entry.combined(plans)?, None));
             context.register_table(quoted(&entry.name), view)?;
         }
-        if left.len() == count
-            && let Some(error) = failure
-        {
-            return Err(error);
+        if left.len() == count {
+            let circle = circle.map(|(view, read)| {
+                QueryError::invalid(format!(
+                    "view {view}: it reads `{read}`, which reads `{view}` in turn; let one of them read a source"
+                ))
+            });
+            return failure.or(circle).map_or(Ok(()), Err);
         }
         waiting = left;
     }
@@ -146,9 +158,40 @@ impl Waiting {
 }
 
 /// Plans `query` as a batch query is planned, without optimizing it.
-pub(super) async fn logical(context: &SessionContext, query: &Query) -> Result<LogicalPlan> {
-    let statement = ParserStatement::Statement(Box::new(SqlStatement::Query(Box::new(query.clone()))));
-    dialect::logical(&context.state(), statement).await
+///
+/// # Errors
+/// `Invalid` if it is wrong, such as for a table that `script` does not have.
+pub(super) async fn logical(context: &SessionContext, script: &Script, query: &Query) -> Result<LogicalPlan> {
+    let planned = dialect::logical(&context.state(), statement(query)).await;
+    planned.map_err(|error| match unknown_table(context, &statement(query)) {
+        Some(table) if error.message.contains("not found") => unknown(script, &table),
+        _ => error,
+    })
+}
+
+fn statement(query: &Query) -> ParserStatement {
+    ParserStatement::Statement(Box::new(SqlStatement::Query(Box::new(query.clone()))))
+}
+
+/// Returns the first table that `statement` reads and that is not registered.
+fn unknown_table(context: &SessionContext, statement: &ParserStatement) -> Option<String> {
+    let (relations, _) = resolve_table_references(statement, true).ok()?;
+    let unknown = relations.iter().find(|table| !context.table_exist((*table).clone()).unwrap_or(true))?;
+    Some(unknown.table().to_string())
+}
+
+/// Returns the error for a table that cannot be read.
+fn unknown(script: &Script, table: &str) -> QueryError {
+    let written = script.statements.iter().any(|output| output.into.as_deref() == Some(table));
+    if written && !is_name_only(script, table) {
+        return QueryError::invalid(format!(
+            "table `{table}` is a sink, because INSERT INTO writes to it, and cannot be read; give the rows a name with CREATE \
+             VIEW, and read that"
+        ));
+    }
+    QueryError::invalid(format!(
+        "table `{table}` is not declared; add CREATE TABLE {table} (…) WITH (connector = '…'), or a view of this name"
+    ))
 }
 
 fn named_columns(plan: LogicalPlan, names: &[String], view: &str) -> Result<LogicalPlan> {

@@ -15,6 +15,7 @@ mod tokens;
 
 use std::collections::BTreeMap;
 
+use buzz_plan::dialect::check_length;
 use buzz_plan::visit::visit_mut;
 use buzz_protocol::{QueryError, Result};
 use datafusion::sql::sqlparser::ast::{Expr, Insert, ObjectType, OnInsert, Query, Set, Statement, TableObject};
@@ -22,7 +23,7 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 
 use self::functions::{Calls, Macro, function};
 use self::options::take_emit;
-use self::relations::{window_arguments, windows};
+use self::relations::{check_windows, window_arguments, windows};
 pub use self::table::TableDefinition;
 use self::tokens::{Piece, canonical, is_blank, join, normal, parse, pieces, shorten, without_comments, words};
 
@@ -71,12 +72,15 @@ impl Script {
     /// Parses a script.
     ///
     /// # Errors
-    /// `Invalid` if a statement is not understood or not supported; the message names the clause.
+    /// `Invalid` if a statement is not understood or not supported; the message names the clause. `Limit` if one is too long
+    /// to be parsed.
     pub fn parse(text: &str) -> Result<Self> {
         let mut script = Self::default();
         for statement in pieces(text)?.split(|piece| piece.token == Token::SemiColon) {
             let statement = without_comments(statement);
             if !statement.iter().all(is_blank) {
+                let text = join(&statement);
+                check_length(&text).map_err(|error| error.at(format!("statement `{}`", shorten(&text))))?;
                 script.canonical.push_str(&canonical(&statement));
                 script.add(statement)?;
             }
@@ -112,10 +116,10 @@ impl Script {
 
     /// Replaces calls of functions by their bodies.
     fn expand_functions(&mut self) -> Result<()> {
-        let mut calls = Calls { functions: &self.functions, failure: None };
         if self.functions.is_empty() {
             return Ok(());
         }
+        let mut calls = Calls { functions: &self.functions, added: 0, failure: None };
         for query in self.views.iter_mut().map(|view| &mut view.query) {
             let _ = visit_mut(query, &mut calls);
         }
@@ -137,6 +141,7 @@ impl Script {
     }
 
     fn add(&mut self, pieces: Vec<Piece<'_>>) -> Result<()> {
+        check_windows(&pieces)?;
         let mut pieces = window_arguments(pieces);
         let on_close = take_emit(&mut pieces)?;
         let words = words(&pieces, 4);
@@ -183,10 +188,18 @@ impl Script {
                     Some(value) => value.to_string(),
                     None => String::new(),
                 };
-                self.settings.insert(variable.to_string().to_lowercase(), value);
+                let name = variable.to_string().to_lowercase();
+                if self.settings.insert(name.clone(), value).is_some() {
+                    return Err(QueryError::invalid(format!("SET {name} is given twice; remove one of them")));
+                }
             }
             Statement::Drop { object_type: ObjectType::Table | ObjectType::View, .. } => {
                 return Err(QueryError::invalid("DROP is not part of a script; remove the declaration instead"));
+            }
+            Statement::Explain { .. } | Statement::ExplainTable { .. } => {
+                return Err(QueryError::invalid(
+                    "EXPLAIN is not part of a script; remove it, and run `buzz stream check` to see the stages",
+                ));
             }
             other => {
                 let first = other.to_string().split_whitespace().next().unwrap_or_default().to_string();
@@ -247,6 +260,8 @@ fn check_insert(insert: &Insert) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use buzz_protocol::ErrorKind;
+
     use super::*;
 
     const LITERALS: &str = "k || 'it''s ( . :: x' || 'x'' AND k <> ''a' || ' FORMAT PLAIN' || \"a\"\"b\"";
@@ -307,10 +322,70 @@ mod tests {
             ("INSERT INTO o SELECT k FROM p ON CONFLICT DO NOTHING", "ON CONFLICT"),
             ("INSERT INTO o SELECT k FROM p RETURNING k", "RETURNING"),
             ("INSERT INTO o SELECT k FROM p TABLESAMPLE (10 PERCENT)", "TABLESAMPLE"),
+            (
+                "SELECT * FROM TABLE(cumulate(TABLE p, DESCRIPTOR(ts), INTERVAL '1' MINUTE, INTERVAL '1' HOUR))",
+                "CUMULATE",
+            ),
+            (
+                "CREATE TABLE p (k INT, n INT DEFAULT 7) WITH (connector = 'json')",
+                "`DEFAULT 7` of column `n` of table `p`",
+            ),
+            ("CREATE TABLE p (k INT, CHECK (k > 0)) WITH (connector = 'json')", "`CHECK (k > 0)` of table `p`"),
             ("CREATE OR REPLACE MATERIALIZED VIEW v AS SELECT k FROM p", "CREATE MATERIALIZED VIEW"),
         ] {
             let error = Script::parse(statement).expect_err("the clause is refused").to_string();
             assert!(error.contains(&format!("{clause} is not supported")), "{statement}: {error}");
+        }
+    }
+
+    #[test]
+    fn option_that_is_given_twice_is_refused_by_its_name() {
+        let table = |options: &str| {
+            Script::parse(&format!("CREATE TABLE t (v BIGINT) WITH (connector = 'json', {options}); SELECT v FROM t"))
+        };
+        for (options, name) in [("path = 'a', path = 'b'", "path"), ("'Path' = 'a', path = 'a'", "path")] {
+            let error = table(options).expect_err("the option is given twice").to_string();
+            assert!(error.contains(&format!("option `{name}` of WITH is given twice")), "{error}");
+        }
+        table("path = 'a', format = 'json'").expect("the options differ");
+        let error = Script::parse("SET epoch = '1s'; SET Epoch = '2s'; SELECT 1").expect_err("it is set twice");
+        assert!(error.to_string().contains("SET epoch is given twice"), "{error}");
+    }
+
+    #[test]
+    fn statement_that_is_too_long_or_too_deep_is_refused_before_it_is_parsed() {
+        let types = |levels: usize| format!("{}INT{}", "Tuple(".repeat(levels), ")".repeat(levels));
+        let chain = |terms: usize| vec!["v"; terms].join(" + ");
+        let scripts = [
+            (format!("SELECT CAST(v AS {}) FROM t", types(20_000)), "1000 parentheses"),
+            (format!("CREATE TABLE t (v {}) WITH (connector = 'json')", types(20_000)), "1000 parentheses"),
+            (format!("SELECT CAST(v AS {}INT{})", "ARRAY<".repeat(20_000), ">".repeat(20_000)), "3000 operators"),
+            (format!("SELECT {} FROM t", chain(50_000)), "3000 operators"),
+            (format!("CREATE TABLE t (v INT, w INT AS {})", chain(50_000)), "3000 operators"),
+            (
+                format!("CREATE FUNCTION f(v INT) RETURNS INT LANGUAGE SQL AS $$SELECT {}$$", chain(50_000)),
+                "3000 operators",
+            ),
+        ];
+        for (script, bound) in scripts {
+            let error = Script::parse(&script).expect_err("it is too long");
+            assert_eq!(error.kind, ErrorKind::Limit, "{error}");
+            assert!(error.message.contains(bound), "{error}");
+        }
+    }
+
+    #[test]
+    fn calls_of_functions_that_make_a_large_expression_are_refused() {
+        let script = |body: &str, calls: usize| {
+            let select = format!("SELECT {}v{} FROM t", "f(".repeat(calls), ")".repeat(calls));
+            Script::parse(&format!("CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE SQL AS $$SELECT {body}$$; {select}"))
+        };
+        let ten = ["a"; 10].join(" + ");
+        script(&ten, 3).expect("a thousand parts are allowed");
+        for (body, calls) in [(ten, 7), (["a"; 2000].join(" + "), 2)] {
+            let error = script(&body, calls).expect_err("the expression is too large");
+            assert_eq!(error.kind, ErrorKind::Limit, "{error}");
+            assert!(error.message.contains("calls of f()"), "{error}");
         }
     }
 

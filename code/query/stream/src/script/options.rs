@@ -64,7 +64,13 @@ pub(super) fn take_options(pieces: Vec<Piece<'_>>) -> Result<(Vec<Piece<'_>>, Op
         };
         let key: String = entry[..at].iter().map(bare).collect();
         let value: String = entry[at + 1..].iter().map(bare).collect();
-        options.insert(key.to_lowercase(), value);
+        // The last value would win silently, and keys without quotes are those in lower case.
+        if options.insert(key.to_lowercase(), value).is_some() {
+            return Err(QueryError::invalid(format!(
+                "option `{}` of WITH is given twice; remove one of them",
+                key.to_lowercase()
+            )));
+        }
     }
     let mut rest = pieces[..start].to_vec();
     rest.extend_from_slice(&pieces[end..]);

@@ -52,6 +52,24 @@ pub(super) fn window_arguments(pieces: Vec<Piece<'_>>) -> Vec<Piece<'_>> {
     pieces.into_iter().enumerate().filter(|(index, _)| !dropped.contains(index)).map(|(_, piece)| piece).collect()
 }
 
+/// Checks that a statement has no window of a kind that does not exist here.
+///
+/// # Errors
+/// `Invalid`, with what to write instead.
+pub(super) fn check_windows(pieces: &[Piece<'_>]) -> Result<()> {
+    let mut significant = pieces.iter().filter(|piece| !is_blank(piece)).peekable();
+    while let Some(piece) = significant.next() {
+        let is_cumulate = matches!(&piece.token, Token::Word(word) if word.value.eq_ignore_ascii_case("cumulate") && word.quote_style.is_none());
+        if is_cumulate && significant.peek().is_some_and(|next| next.token == Token::LParen) {
+            return Err(QueryError::invalid(
+                "CUMULATE is not supported; use HOP(t, ts, slide, width), whose windows all have the width, or TUMBLE by the \
+                 step and add up in the reader",
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Rewrites `FROM TUMBLE(t, ts, width)` to a subquery that selects `window_start` and `window_end`.
 pub(super) fn windows(mut query: Box<Query>) -> Result<Box<Query>> {
     let mut visitor = Relations { failure: None };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use buzz_protocol::{QueryError, Result};
-use datafusion::sql::sqlparser::ast::{ColumnDef, Ident, Statement};
+use datafusion::sql::sqlparser::ast::{ColumnDef, CreateTable, Ident, Statement};
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, Whitespace};
 
 use super::options::take_options;
@@ -102,11 +102,38 @@ impl Script {
             return Err(QueryError::invalid(format!("`{}` is not understood as CREATE TABLE", shorten(&head))));
         };
         definition.name = table.name.0.last().and_then(|part| part.as_ident()).map(normal).unwrap_or_default();
+        check_clauses(&definition.name, &table)?;
         if !columns.is_empty() {
             definition.columns = table.columns;
         }
         self.tables.push(definition);
         Ok(())
+    }
+}
+
+/// Clauses of a column that ask for nothing: a key of a table whose rows are never changed, and what is nullable.
+const CLAUSES: [&str; 4] = ["NULL", "NOT NULL", "PRIMARY KEY", "COMMENT"];
+
+/// Checks that the columns of `table` have no clause that would be ignored, such as DEFAULT.
+///
+/// # Errors
+/// `Invalid`, naming the clause.
+fn check_clauses(name: &str, table: &CreateTable) -> Result<()> {
+    for column in &table.columns {
+        let mut clauses = column.options.iter().map(|option| option.option.to_string());
+        if let Some(clause) = clauses.find(|clause| !CLAUSES.iter().any(|known| clause.starts_with(known))) {
+            return Err(QueryError::invalid(format!(
+                "`{clause}` of column `{}` of table `{name}` is not supported: values are read as they are; remove it, or \
+                 compute the value in a view, as in coalesce({}, 0)",
+                column.name, column.name
+            )));
+        }
+    }
+    match table.constraints.first() {
+        Some(constraint) => Err(QueryError::invalid(format!(
+            "`{constraint}` of table `{name}` is not supported: rows are not checked; remove it, or leave rows out by WHERE"
+        ))),
+        None => Ok(()),
     }
 }
 

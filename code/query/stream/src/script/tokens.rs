@@ -1,5 +1,6 @@
 //! Pieces of a script, which are tokens with the text that they were read from, and small functions over them.
 
+use buzz_plan::dialect::check_length;
 use buzz_protocol::{QueryError, Result};
 use datafusion::sql::sqlparser::ast::{Ident, Statement};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
@@ -46,7 +47,12 @@ pub(super) fn pieces(text: &str) -> Result<Vec<Piece<'_>>> {
     if from < text.len() { Err(hint()) } else { Ok(pieces) }
 }
 
+/// Parses one statement.
+///
+/// # Errors
+/// `Invalid` if it is none or several, `Limit` if it is too long to be parsed.
 pub(super) fn parse(text: &str) -> Result<Statement> {
+    check_length(text)?;
     let mut statements = Parser::parse_sql(&GenericDialect {}, text)
         .map_err(|error| QueryError::invalid(format!("`{}` is not understood: {error}", shorten(text))))?;
     if statements.len() != 1 {

@@ -1,7 +1,6 @@
 //! Windowed aggregates: state rows are partial aggregates, which are reduced again when slices grow and finished when
 //! windows close.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, TimestampNanosecondArray};
@@ -116,16 +115,15 @@ impl Stage {
             let mut start =
                 if before == i64::MIN { first_with(first) } else { first_open(before).max(first_with(first)) };
             while start.saturating_add(width) <= watermark {
-                let mut parts = state.slices.range(start..start.saturating_add(width)).peekable();
-                if parts.peek().is_none() {
+                if state.slices.range(start..start.saturating_add(width)).next().is_none() {
                     // No rows until the next slice.
                     let Some((&slice, _)) = state.slices.range(start..).next() else { break };
                     start = start.saturating_add(slide).max(first_with(slice));
                     continue;
                 }
-                for batch in parts.flat_map(|(_, kept)| &kept.batches) {
+                for batch in self.window_rows(state, fold, (start, width), context).await? {
                     row_count += batch.num_rows();
-                    rows.push(with_slice(batch, fold.window_index, start)?);
+                    rows.push(with_slice(&batch, fold.window_index, start)?);
                 }
                 if row_count >= CLOSE_ROWS_MAX {
                     closed.extend(self.finish(fold, &std::mem::take(&mut rows), context).await?);
@@ -137,11 +135,14 @@ impl Stage {
         if !rows.is_empty() {
             closed.extend(self.finish(fold, &rows, context).await?);
         }
-        state.slices = match watermark {
-            i64::MIN => return Ok(closed),
-            END_OF_TIME => BTreeMap::new(),
-            _ => state.slices.split_off(&first_open(watermark)),
-        };
+        match watermark {
+            i64::MIN => {}
+            END_OF_TIME => *state = WorkerState::default(),
+            _ => {
+                state.slices = state.slices.split_off(&first_open(watermark));
+                state.drop_blocks_before(first_open(watermark).div_euclid(slice_width));
+            }
+        }
         Ok(closed)
     }
 
@@ -240,7 +241,8 @@ pub(super) fn phases(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Phases>> {
     Ok(partial.zip(last))
 }
 
-fn with_slice(batch: &RecordBatch, index: usize, start: i64) -> Result<RecordBatch> {
+/// Replaces the slice of state rows.
+pub(super) fn with_slice(batch: &RecordBatch, index: usize, start: i64) -> Result<RecordBatch> {
     let mut columns = batch.columns().to_vec();
     columns[index] = Arc::new(TimestampNanosecondArray::from_value(start, batch.num_rows()));
     Ok(RecordBatch::try_new(batch.schema(), columns)?)

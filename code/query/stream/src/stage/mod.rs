@@ -3,8 +3,10 @@
 //! The state of a stage is divided among workers by the hash of the grouping key. A worker folds the rows of an epoch
 //! into its state and returns the rows of the windows that close.
 //!
-//! `state` are the rows that are kept; `fold` aggregates windows and `session` sessions.
+//! `state` are the rows that are kept; `fold` aggregates windows, of which `blocks` brings together those with many slices,
+//! and `session` aggregates sessions.
 
+mod blocks;
 mod fold;
 mod session;
 mod state;
@@ -285,6 +287,7 @@ impl Stage {
                 if self.slice_is_closed(slice, exact, before) {
                     continue;
                 }
+                state.drop_blocks_with(slice.div_euclid(self.spec.slice()));
                 let kept = state.slices.entry(slice).or_default();
                 kept.rows += rows.num_rows();
                 kept.batches.push(rows);

@@ -7,6 +7,8 @@ use arrow::compute::{sort_to_indices, take_record_batch};
 use arrow::datatypes::TimestampNanosecondType;
 use buzz_protocol::Result;
 
+use super::blocks::Block;
+
 /// The state of a stage, by worker.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct StageState {
@@ -17,6 +19,8 @@ pub(crate) struct StageState {
 #[derive(Debug, Default, Clone)]
 pub(super) struct WorkerState {
     pub(super) slices: BTreeMap<i64, SliceState>,
+    /// State rows of several slices, made from those of `slices`.
+    pub(super) blocks: BTreeMap<Block, Vec<RecordBatch>>,
 }
 
 #[derive(Debug, Default, Clone)]

@@ -1,12 +1,14 @@
 //! Rows of single statements.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, TimestampNanosecondArray};
 use buzz_connect::{Generator, Nexmark};
 use buzz_protocol::Result;
 use buzz_stream::{Pipeline, Script};
 
-use crate::harness::{BASE, Cut, input_of, run_nexmark, texts};
+use crate::harness::{BASE, Cut, input_of, run as harness_run, run_nexmark, texts};
 
 async fn run(script: &str) -> Result<Vec<String>> {
     let cuts = [Cut { events: 300, reload: None, snapshot: false }; 4];
@@ -28,6 +30,69 @@ async fn hop_without_key_has_one_row_per_slide() {
     .expect("it runs");
     // 15 s of events are in windows that start from 12 s to 34 s.
     assert_eq!(rows.len(), 12);
+}
+
+/// Windows of 65 slices, whose rows come up to 1.9 s late, in epochs of 37 rows whose state moves between workers.
+#[tokio::test]
+async fn window_of_many_slices_has_the_rows_that_come_late() {
+    let milli = 1_000_000;
+    let time = |i: i64| BASE + i * 50 * milli - if i % 7 == 0 { 1900 * milli } else { 0 };
+    let times: ArrayRef = Arc::new(TimestampNanosecondArray::from_iter_values((0..600).map(time)));
+    let values: ArrayRef = Arc::new(Int64Array::from_iter_values(0..600));
+    let rows = RecordBatch::try_from_iter([("t", times), ("v", values)]).expect("the columns have equal lengths");
+    let input = input_of(&rows, Some("t"), 2000 * milli);
+    let cut = |i: usize| Cut { events: 37, reload: (i % 4 == 3).then_some(i % 3 + 1), snapshot: i % 5 == 4 };
+    let cuts: Vec<Cut> = (0..16).map(cut).collect();
+    let sources = BTreeMap::from([("r".to_string(), (rows, input))]);
+    let (slide, width) = (200 * milli, 6500 * milli);
+    for (key, keys) in [("", 1), (", v % 3", 3)] {
+        let script = format!(
+            "SELECT sum(v), count(*), max(t) FROM r GROUP BY hop(interval '200 milliseconds', interval '6500 milliseconds'){key}"
+        );
+        let found = texts(&harness_run(&script, &sources, &cuts).await.expect("it runs"));
+        let mut expected = Vec::new();
+        for start in ((time(0) - width) / slide..=time(599) / slide).map(|number| number * slide) {
+            for key in 0..keys {
+                let inside = |i: &i64| i % keys == key && (start..start + width).contains(&time(*i));
+                let inside: Vec<i64> = (0..600).filter(inside).collect();
+                let Some(last) = inside.iter().map(|i| time(*i)).max() else { continue };
+                let last = TimestampNanosecondArray::from(vec![last]);
+                let last = arrow::util::display::array_value_to_string(&last, 0).expect("a time has a format");
+                expected.push(format!("{} | {} | {last}", inside.iter().sum::<i64>(), inside.len()));
+            }
+        }
+        expected.sort();
+        assert_eq!(found, expected, "{key}");
+    }
+}
+
+/// A row that is late for windows of 65 slices that are closed is in those that are open, which share slices with them.
+#[tokio::test]
+async fn late_row_is_in_the_windows_that_are_open() {
+    let milli = 1_000_000;
+    let late = BASE + 5050 * milli;
+    let mut rows: Vec<(i64, i64)> = (0..200).map(|i| (BASE + i * 100 * milli, 1)).collect();
+    // Before the second epoch, the watermark is the time of row 99.
+    rows.insert(100, (late, 1000));
+    let before = BASE + 9900 * milli;
+    let times: ArrayRef = Arc::new(TimestampNanosecondArray::from_iter_values(rows.iter().map(|row| row.0)));
+    let values: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.1)));
+    let batch = RecordBatch::try_from_iter([("t", times), ("v", values)]).expect("the columns have equal lengths");
+    let input = input_of(&batch, Some("t"), 0);
+    let sources = BTreeMap::from([("r".to_string(), (batch, input))]);
+    let cuts = [100, 2, 50].map(|events| Cut { events, reload: None, snapshot: false });
+    let script = "SELECT sum(v) FROM r GROUP BY hop(interval '200 milliseconds', interval '6500 milliseconds')";
+    let found = texts(&harness_run(script, &sources, &cuts).await.expect("it runs"));
+    let (slide, width) = (200 * milli, 6500 * milli);
+    let (first, last) = ((BASE - width) / slide, (BASE + 20_000 * milli) / slide);
+    let sums = (first..=last).map(|number| {
+        let window = number * slide..number * slide + width;
+        let belongs = |time: &i64| window.contains(time) && (*time != late || window.end > before);
+        rows.iter().filter(|(time, _)| belongs(time)).map(|(_, value)| value).sum::<i64>()
+    });
+    let mut expected: Vec<String> = sums.filter(|sum| *sum > 0).map(|sum| sum.to_string()).collect();
+    expected.sort();
+    assert_eq!(found, expected);
 }
 
 #[tokio::test]

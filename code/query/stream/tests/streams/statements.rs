@@ -96,7 +96,12 @@ fn spec(rng: &mut StdRng, sessions: bool) -> Spec {
             let slide = *[500, 1000, 2000, 3000].choose(rng).expect("not empty");
             Spec::Hop(slide, slide * rng.random_range(2..6))
         }
-        5 => *[Spec::Hop(2000, 5000), Spec::Hop(3000, 7000), Spec::Hop(700, 1000)].choose(rng).expect("not empty"),
+        5 => {
+            // The last two have 20 and 65 slices.
+            let hops = [(2000, 5000), (3000, 7000), (700, 1000), (250, 5000), (200, 6500)];
+            let (slide, width) = *hops.choose(rng).expect("not empty");
+            Spec::Hop(slide, width)
+        }
         _ => Spec::Session(*[100, 300, 1000, 2500].choose(rng).expect("not empty")),
     }
 }
