@@ -94,20 +94,6 @@ async fn timestamps_get_the_finest_unit() {
     assert_eq!(rows(dir, sql, json!({"uri": "t"})).await, expected);
     let max = rows(dir, "SELECT max(a)::varchar, count(DISTINCT a) FROM t", json!({"uri": "t"})).await;
     assert_eq!(max, ["1970-01-01T00:00:03.000000001 | 3"]);
-
-    let end_of_time: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![253_402_214_400_000_000]));
-    folder(dir, "far", &[("a", end_of_time), ("a", Arc::new(TimestampNanosecondArray::from(vec![1_000])))]);
-    let error = answer(dir, "SELECT a FROM t", json!({"uri": "far"})).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Data, "{error}");
-    let text = error.to_string();
-    assert!(
-        text.contains("far/part-0.parquet") && text.contains("`9999-12-31T00:00:00` is not Timestamp(ns)"),
-        "{text}"
-    );
-    let schema = json!([{"name": "a", "type": "Timestamp(µs)"}]);
-    let sql = "SELECT a::varchar FROM t WHERE a > '1970-01-01'";
-    let expected = ["1970-01-01T00:00:00.000001", "9999-12-31T00:00:00"];
-    assert_eq!(rows(dir, sql, json!({"uri": "far", "schema": schema})).await, expected);
 }
 
 #[tokio::test]
