@@ -110,6 +110,21 @@ test-python: build python-tools ## Test the Python package; installs its librari
 	@$(PYTHON)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall ./python
 	@BUZZ=$(BUZZ) $(PYTHON)/bin/python python/tests/run.py $(TESTS)
 
+CONSOLE := code/doors/serve/console
+
+.PHONY: console test-console
+$(CONSOLE)/node_modules/.package-lock.json: $(CONSOLE)/package-lock.json
+	@command -v npm > /dev/null || { echo "error: npm is missing; the console is built with Node 20 or later" >&2; exit 2; }
+	@cd $(CONSOLE) && npm ci --no-audit --no-fund --silent
+
+console: $(CONSOLE)/node_modules/.package-lock.json ## Build the console of `buzz serve` into its folder dist; needs Node
+	@cd $(CONSOLE) && node_modules/.bin/tsc --noEmit && node build.mjs
+
+test-console: local-sample ## Walk through the console in Chromium; skipped without npm or Chromium
+	@command -v npm > /dev/null || { echo "skipped: npm is missing"; exit 0; }; \
+	  $(MAKE) --no-print-directory $(CONSOLE)/node_modules/.package-lock.json && \
+	  BUZZ=$(BUZZ) SAMPLE=$(abspath $(SAMPLE)) node $(CONSOLE)/test/walk.mjs
+
 CLIENTS := $(CARGO_TARGET_DIR)/clients
 
 .PHONY: try-clients
@@ -148,6 +163,7 @@ check: ## Check format, lints, documentation, dependencies and wording; warnings
 	cargo fmt --all --check
 	@python3 code/testkit/lint/words.py
 	@python3 code/testkit/lint/dependencies.py
+	@python3 code/testkit/lint/console.py
 	cargo clippy --workspace --all-targets -- --deny warnings
 	@echo "checking the workers with their own features …" >&2
 	cargo clippy --package buzz-worker --bins -- --deny warnings
@@ -231,6 +247,14 @@ bench-tools:
 fuzz: build ## Read mutated Parquet files and Delta logs for SECONDS=60; fails on a panic, crash, hang or bug
 	@cargo build --workspace --bin buzz-fuzz
 	@$(CARGO_TARGET_DIR)/debug/buzz-fuzz $(or $(SECONDS),60) $(BUZZ) $(SEED)
+
+.PHONY: fault-matrix chaos
+fault-matrix: programs aws-cli ## Run each fault with each shape of query, and write the tables of docs/faults.md
+	BUZZ_FAULT_MATRIX_WRITE=1 cargo test --workspace --test end_to_end --test deployed -- matrix::
+
+chaos: programs aws-cli ## Make random faults while callers query, for SECONDS=60 in one process and on a local cloud; SEED=1
+	BUZZ_CHAOS_SECONDS=$(or $(SECONDS),60) BUZZ_CHAOS_SEED=$(or $(SEED),1) \
+		cargo test --workspace --test end_to_end --test deployed -- --nocapture chaos::
 
 ##@ A stack on AWS: STAGE and REGION select it, on the command line or in default.env
 

@@ -113,6 +113,11 @@ module "functions" {
     port                = local.settings.comb_port
     cpu                 = local.settings.comb_cpu
     memory_mb           = local.settings.comb_memory_mb
+    idle_s              = local.settings.comb_idle_s
+  }
+  limits = {
+    BUZZ_MAX_SCAN_BYTES = local.settings.max_scan_bytes
+    BUZZ_MAX_COST_USD   = local.settings.max_cost_usd
   }
 
   read_data     = module.storage.read_data

@@ -29,6 +29,10 @@ locals {
     comb_port      = 3333
     comb_idle_s    = 300 # a comb without a query for this time stops itself
 
+    # Limits of queries that do not set these options themselves.
+    max_scan_bytes = "" # such as "1TB"
+    max_cost_usd   = "" # such as "0.50"
+
     log_days     = 14
     results_days = 7 # results, and files from functions to combs
   }

@@ -35,7 +35,9 @@ variables {
     port                = 3333
     cpu                 = 2048
     memory_mb           = 4096
+    idle_s              = 300
   }
+  limits        = { BUZZ_MAX_SCAN_BYTES = "", BUZZ_MAX_COST_USD = "0.50" }
   read_data     = [{ Sid = "ReadData", Effect = "Allow", Action = ["s3:GetObject"], Resource = ["arn:aws:s3:::lake/*"] }]
   read_results  = [{ Sid = "ReadResults", Effect = "Allow", Action = ["s3:GetObject"], Resource = ["arn:aws:s3:::buzz/results/*"] }]
   read_tasks    = [{ Sid = "ReadTasks", Effect = "Allow", Action = ["s3:GetObject"], Resource = ["arn:aws:s3:::buzz/results/queries/*/tasks/*"] }]
@@ -79,6 +81,8 @@ run "functions" {
       BUZZ_COMB_PORT             = "3333"
       BUZZ_COMB_VCPUS            = "2"
       BUZZ_COMB_MEMORY_MB        = "4096"
+      BUZZ_COMB_IDLE_SECONDS     = "300"
+      BUZZ_MAX_COST_USD          = "0.50"
     })
     error_message = "got ${jsonencode(aws_lambda_function.function["fuse"].environment[0].variables)}"
   }

@@ -9,6 +9,8 @@ mod distant;
 
 mod faulty;
 
+mod matrix;
+
 mod paths;
 
 mod plain;
@@ -21,13 +23,17 @@ mod slt_files;
 
 mod tpch;
 
+mod troubled;
+
 pub use compare::{Rows, disagreement, not_among};
 pub use contract::{check_combs, check_compute};
 pub use distant::{Asked, DistantStore};
 pub use faulty::FaultyStore;
+pub use matrix::{Cell, FaultMatrix};
 pub use paths::{program, program_folder, target_folder, workspace_root};
 pub use plain::{plain_rows, same_rows, sorted_text};
 pub use proxy::SilentProxy;
 pub use shared::{NO_SHARED_DATA, shared_data};
 pub use slt_files::datafusion_slt_files;
 pub use tpch::{TPCH_ANSWERS_SCALE, TPCH_TABLES, TpchStatement, tpch_statement, tpch_table};
+pub use troubled::{StoreFault, StoreSwitch, TroubledStore};

@@ -12,7 +12,16 @@ use tokio::sync::watch;
 pub struct SilentProxy {
     /// Address on which the proxy listens.
     pub address: SocketAddr,
-    silent: Arc<watch::Sender<bool>>,
+    state: Arc<watch::Sender<State>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Forwards,
+    /// Connections stay open, and nothing passes.
+    Silent,
+    /// Connections are closed, and new ones are refused.
+    Cut,
 }
 
 impl SilentProxy {
@@ -23,17 +32,23 @@ impl SilentProxy {
     pub async fn to(server: SocketAddr) -> std::io::Result<SilentProxy> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let silent = Arc::new(watch::Sender::new(false));
-        let proxy = SilentProxy { address, silent: Arc::clone(&silent) };
+        let state = Arc::new(watch::Sender::new(State::Forwards));
+        let proxy = SilentProxy { address, state: Arc::clone(&state) };
         tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
+            let mut cut = state.subscribe();
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    _ = cut.wait_for(|state| *state == State::Cut) => return,
+                };
+                let Ok((client, _)) = accepted else { return };
                 let Ok(server) = TcpStream::connect(server).await else {
                     continue;
                 };
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
-                tokio::spawn(carry(from_client, to_server, silent.subscribe()));
-                tokio::spawn(carry(from_server, to_client, silent.subscribe()));
+                tokio::spawn(carry(from_client, to_server, state.subscribe()));
+                tokio::spawn(carry(from_server, to_client, state.subscribe()));
             }
         });
         Ok(proxy)
@@ -41,24 +56,35 @@ impl SilentProxy {
 
     /// Stops forwarding; connections stay open.
     pub fn fall_silent(&self) {
-        self.silent.send_replace(true);
+        self.state.send_replace(State::Silent);
+    }
+
+    /// Closes all connections, and refuses new ones.
+    pub fn cut(&self) {
+        self.state.send_replace(State::Cut);
     }
 }
 
 async fn carry(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
-    mut silent: watch::Receiver<bool>,
+    mut state: watch::Receiver<State>,
 ) {
     let mut buffer = vec![0; 64 << 10];
-    while let Ok(count) = from.read(&mut buffer).await {
-        if *silent.borrow_and_update() {
-            // Keeps both sockets open without forwarding, until the proxy is dropped.
-            while silent.changed().await.is_ok() {}
+    loop {
+        let read = tokio::select! {
+            read = from.read(&mut buffer) => read,
+            // The sockets close when both directions have ended.
+            _ = state.wait_for(|state| *state == State::Cut) => return,
+        };
+        if *state.borrow() == State::Silent {
+            // Keeps both sockets open without forwarding, until they are cut or the proxy is dropped.
+            _ = state.wait_for(|state| *state == State::Cut).await;
             return;
         }
-        if count == 0 || to.write_all(&buffer[..count]).await.is_err() {
-            return;
+        match read {
+            Ok(count) if count > 0 && to.write_all(&buffer[..count]).await.is_ok() => {}
+            _ => return,
         }
     }
 }

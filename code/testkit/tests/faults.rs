@@ -25,7 +25,16 @@ fn every_fault_of_the_table_has_its_test() {
     let mut names = BTreeSet::new();
     functions(&root().join("code"), &mut names);
     let mut rows = 0;
-    for row in text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| fault |")) {
+    // The tables that tests write name no tests.
+    let written = text.split("<!-- matrix: ").enumerate();
+    let named: String = written
+        .map(
+            |(index, part)| {
+                if index == 0 { part } else { part.split_once("<!-- end -->").map_or("", |(_, rest)| rest) }
+            },
+        )
+        .collect();
+    for row in named.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| fault |")) {
         let tests = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
         let tests: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
         assert!(!tests.is_empty(), "no test: {row}");

@@ -10,7 +10,7 @@ locals {
       does    = "takes a query, answers its rows"
       sizes   = var.fuse
       disk_mb = var.fuse.disk_mb
-      environment = {
+      environment = merge({
         BUZZ_HBEE_FUNCTION        = local.names.hbee
         BUZZ_HBEE_MEMORY_MB       = tostring(var.hbee.memory_mb)
         BUZZ_HBEE_TIMEOUT_SECONDS = tostring(var.hbee.timeout_s)
@@ -23,7 +23,8 @@ locals {
         BUZZ_COMB_PORT            = tostring(var.combs.port)
         BUZZ_COMB_VCPUS           = tostring(var.combs.cpu / 1024)
         BUZZ_COMB_MEMORY_MB       = tostring(var.combs.memory_mb)
-      }
+        BUZZ_COMB_IDLE_SECONDS    = tostring(var.combs.idle_s)
+      }, { for name, limit in var.limits : name => limit if limit != "" })
     }
     hbee = {
       does        = "runs one task of a query"

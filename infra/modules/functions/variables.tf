@@ -87,7 +87,13 @@ variable "combs" {
     port                = number
     cpu                 = number
     memory_mb           = number
+    idle_s              = number
   })
+}
+
+variable "limits" {
+  description = "Limits of queries that set none, by variable of Fuse; empty for none."
+  type        = map(string)
 }
 
 variable "read_data" {

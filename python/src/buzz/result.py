@@ -21,7 +21,17 @@ _COLUMNS_SHOWN = 20
 _CHARACTERS_SHOWN = 60
 _ITEMS_SHOWN = 10
 
-_COUNTS = ("rows", "files_read", "files_found", "bytes_read", "tasks", "retries")
+_COUNTS = (
+    "rows",
+    "files_read",
+    "files_found",
+    "bytes_read",
+    "tasks",
+    "retries",
+    "get_requests",
+    "put_requests",
+    "combs_started",
+)
 
 
 @dataclass(frozen=True)
@@ -39,14 +49,25 @@ class Summary:
     retries: int
     #: Seconds without the wait for other queries.
     seconds: float
-    #: US dollars by list price; None on this machine.
+    #: US dollars by list price of the own work; None on this machine.
     cost_usd: float | None
+    #: Requests to buckets: GET and HEAD; PUT, POST, COPY and LIST.
+    get_requests: int = 0
+    put_requests: int = 0
+    #: Combs that were started, and US dollars by list price of their start and idle time; None on this machine.
+    combs_started: int = 0
+    started_usd: float | None = None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Summary:
         """Returns the summary that a server sends. A count that it does not send is 0."""
         counts = {name: int(values.get(name) or 0) for name in _COUNTS}
-        return cls(seconds=float(values.get("seconds") or 0), cost_usd=values.get("cost_usd"), **counts)
+        return cls(
+            seconds=float(values.get("seconds") or 0),
+            cost_usd=values.get("cost_usd"),
+            started_usd=values.get("started_usd"),
+            **counts,
+        )
 
     def __str__(self) -> str:
         cost = "n/a" if self.cost_usd is None else f"${self.cost_usd:.6f}"

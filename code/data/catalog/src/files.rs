@@ -160,18 +160,45 @@ async fn matching(root: &Location, pattern: &glob::Pattern, store: &dyn ObjectSt
         })
         .collect();
     if kept.is_empty() {
-        return Err(QueryError::data(format!("no file below {root} matches `{pattern}`")));
+        // As in `a.csv?delimeter=;`.
+        let field = pattern.as_str().rsplit_once('?').and_then(|(_, field)| field.split_once('='));
+        let hint =
+            field.map(|(name, _)| format!("; a table has no field `{name}`, so that `?` stands for one character"));
+        return Err(QueryError::data(format!("no file below {root} matches `{pattern}`{}", hint.unwrap_or_default())));
     }
     Ok(kept)
 }
 
-/// Returns the files of a folder that have one of the extensions `ends`, and a warning about the others.
-async fn in_folder(
-    root: &Location,
-    ends: &[&str],
-    store: &dyn ObjectStore,
-) -> Result<(Vec<ObjectMeta>, Option<String>)> {
-    let all = visible(root, store).await?;
+/// Returns the files of a folder that have one of the extensions `ends`, with warnings about the others and about a log that
+/// is not read.
+async fn in_folder(root: &Location, ends: &[&str], store: &dyn ObjectStore) -> Result<(Vec<ObjectMeta>, Vec<String>)> {
+    let all = listed(root, store).await?;
+    let log = other_log(root, &all);
+    let (kept, skipped) = of_table(root, ends, without_hidden(root, all))?;
+    Ok((kept, log.into_iter().chain(skipped).collect()))
+}
+
+/// Returns a warning if the folder `root` is a table of a format with a log that Buzz does not read: some of its files may
+/// not belong to the table any more.
+fn other_log(root: &Location, all: &[ObjectMeta]) -> Option<String> {
+    let depth = root.path.parts().count();
+    let format = all.iter().find_map(|object| {
+        let mut parts = object.location.parts().skip(depth);
+        let (first, second) = (parts.next()?, parts.next()?);
+        match first.as_ref() {
+            ".hoodie" => Some("Hudi"),
+            "metadata" if second.as_ref().ends_with(".metadata.json") => Some("Iceberg"),
+            _ => None,
+        }
+    })?;
+    Some(format!(
+        "{root} is a table of {format}, whose log Buzz does not read, so that rows of removed or replaced files are read as \
+         well; name a folder or a glob of files that are all part of the table"
+    ))
+}
+
+/// Returns those of the files `all` of a folder that are part of the table, and a warning about the others.
+fn of_table(root: &Location, ends: &[&str], all: Vec<ObjectMeta>) -> Result<(Vec<ObjectMeta>, Option<String>)> {
     if all.iter().all(|object| !has_known_ending(object.location.as_ref())) {
         return without_ending(root, ends, all);
     }
@@ -235,14 +262,23 @@ pub(crate) const PARQUET_ENDS: &[&str] = &["parquet", "parq", "pq"];
 /// # Errors
 /// `Data` if the folder does not exist or is empty.
 pub(crate) async fn visible(root: &Location, store: &dyn ObjectStore) -> Result<Vec<ObjectMeta>> {
+    Ok(without_hidden(root, listed(root, store).await?))
+}
+
+/// Lists all files in the folder `root`.
+async fn listed(root: &Location, store: &dyn ObjectStore) -> Result<Vec<ObjectMeta>> {
     let all: Vec<ObjectMeta> = store.list(Some(&root.path)).try_collect().await?;
     if all.iter().all(|object| is_placeholder(&root.path, object)) {
         return Err(QueryError::data(format!("file or folder {root} does not exist or is empty")));
     }
+    Ok(all)
+}
+
+fn without_hidden(root: &Location, all: Vec<ObjectMeta>) -> Vec<ObjectMeta> {
     let depth = root.path.parts().count();
     let hidden = |part: &str| part.starts_with('.') || (part.starts_with('_') && !part.contains('='));
     let is_hidden = |object: &ObjectMeta| object.location.parts().skip(depth).any(|part| hidden(part.as_ref()));
-    Ok(all.into_iter().filter(|object| !is_hidden(object) && !is_placeholder(&root.path, object)).collect())
+    all.into_iter().filter(|object| !is_hidden(object) && !is_placeholder(&root.path, object)).collect()
 }
 
 #[cfg(test)]

@@ -29,6 +29,13 @@ pub(crate) const WHOLE: DataType = DataType::Decimal128(38, 0);
 /// read as text.
 pub(crate) const LONG: DataType = DataType::UInt64;
 
+/// Stands for `Date32` while types are inferred, if a day is outside the range of timestamps in nanoseconds: together with
+/// such timestamps, it is read as text.
+const FAR_DAY: DataType = DataType::Date64;
+
+/// Stands for microseconds while types are inferred, as [`FAR_DAY`] does for days.
+const FAR_TIME: TimeUnit = TimeUnit::Second;
+
 /// Returns the type of the whole number `text`, which has digits and maybe a minus. Returns `None` if it has too many
 /// digits for a type of whole numbers.
 pub(crate) fn whole_number(text: &str) -> Option<DataType> {
@@ -71,41 +78,59 @@ pub(crate) fn csv_columns(csv: &CsvFormat, head: &[u8]) -> Result<Vec<Inferred>>
 pub(crate) fn type_of(text: &str) -> DataType {
     let text = text.trim();
     let digits = text.strip_prefix('-').unwrap_or(text);
+    let is_code = digits.starts_with('0') && digits.as_bytes().get(1).is_some_and(u8::is_ascii_digit);
     if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        let is_code = digits.len() > 1 && digits.starts_with('0');
         return if is_code { DataType::Utf8 } else { whole_number(text).unwrap_or(DataType::Utf8) };
     }
     let is_number = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.')
         || ["nan", "inf", "infinity"].iter().any(|name| digits.eq_ignore_ascii_case(name));
     if is_number && float(text).is_some() {
-        return DataType::Float64;
+        return if is_code { DataType::Utf8 } else { DataType::Float64 };
     }
     if text.eq_ignore_ascii_case("true") || text.eq_ignore_ascii_case("false") {
         return DataType::Boolean;
     }
     let dated = text.len() >= 10 && text.as_bytes()[4] == b'-' && text.as_bytes()[7] == b'-';
+    let form = dated.then(|| timestamp_form(text)).flatten();
     if dated && text.len() == 10 && Date32Type::parse(text).is_some() {
-        return DataType::Date32;
+        return if form.is_some_and(|form| form.has_nanoseconds) { DataType::Date32 } else { FAR_DAY };
     }
-    match timestamp_form(text).filter(|_| dated && text.len() > 10) {
-        Some((unit, zoned)) => DataType::Timestamp(unit, zoned.then(|| "UTC".into())),
+    match form {
+        Some(form) => {
+            let unit = if form.has_nanoseconds { form.unit } else { FAR_TIME };
+            DataType::Timestamp(unit, form.is_zoned.then(|| "UTC".into()))
+        }
         None => DataType::Utf8,
+    }
+}
+
+/// Returns the unit that holds times in both units, which are microseconds, nanoseconds or [`FAR_TIME`].
+fn common_unit(a: TimeUnit, b: TimeUnit) -> Option<TimeUnit> {
+    let has = |unit: TimeUnit| a == unit || b == unit;
+    match (has(FAR_TIME), has(TimeUnit::Nanosecond)) {
+        (true, true) => None,
+        (true, false) => Some(FAR_TIME),
+        (false, true) => Some(TimeUnit::Nanosecond),
+        (false, false) => Some(TimeUnit::Microsecond),
     }
 }
 
 /// Returns the narrowest type that can hold values of both types.
 pub(crate) fn common(a: &DataType, b: &DataType) -> DataType {
-    use DataType::{Date32, Decimal128, Float64, Int64, List, Null, Struct, Timestamp, Utf8};
+    use DataType::{Date32, Date64, Decimal128, Float64, Int64, List, Null, Struct, Timestamp, Utf8};
     match (a, b) {
         (a, b) if a == b => a.clone(),
         (Null, other) | (other, Null) => other.clone(),
         (Int64, Float64) | (Float64, Int64) => Float64,
         (Int64, &LONG) | (&LONG, Int64) => LONG,
         (Int64 | &LONG, decimal @ Decimal128(..)) | (decimal @ Decimal128(..), Int64 | &LONG) => decimal.clone(),
-        (Date32, time @ Timestamp(_, None)) | (time @ Timestamp(_, None), Date32) => time.clone(),
+        (Date32, Date64) | (Date64, Date32) => FAR_DAY,
+        (day @ (Date32 | Date64), Timestamp(unit, None)) | (Timestamp(unit, None), day @ (Date32 | Date64)) => {
+            let of_day = if *day == FAR_DAY { FAR_TIME } else { TimeUnit::Microsecond };
+            common_unit(of_day, *unit).map_or(Utf8, |unit| Timestamp(unit, None))
+        }
         (Timestamp(a, zone), Timestamp(b, other)) if zone == other => {
-            let finer = if [a, b].contains(&&TimeUnit::Nanosecond) { TimeUnit::Nanosecond } else { *a };
-            Timestamp(finer, zone.clone())
+            common_unit(*a, *b).map_or(Utf8, |unit| Timestamp(unit, zone.clone()))
         }
         (List(a), List(b)) => List(Arc::new(Field::new(a.name(), common(a.data_type(), b.data_type()), true))),
         (Struct(a), Struct(b)) => Struct(common_fields(a, b)),
@@ -152,12 +177,14 @@ pub(crate) fn merged(files: Vec<Vec<Inferred>>, spellings: &Spellings) -> Schema
     Schema::new(all.into_iter().map(field).collect::<Vec<_>>())
 }
 
-/// Replaces unknown types in `data_type` by text, also within nested types.
+/// Replaces unknown types in `data_type` by text, and those that stand for another one, also within nested types.
 fn known(data_type: &DataType) -> DataType {
     let inner = |field: &Arc<Field>| Field::new(field.name(), known(field.data_type()), true);
     match data_type {
         DataType::Null => DataType::Utf8,
         &LONG => DataType::Int64,
+        &FAR_DAY => DataType::Date32,
+        DataType::Timestamp(FAR_TIME, zone) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
         DataType::List(item) => DataType::List(Arc::new(inner(item))),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
         other => other.clone(),
@@ -185,6 +212,25 @@ mod tests {
         assert_eq!(types("zip,n\n01234,0\n12345,-1\n"), ["zip: Utf8", "n: Int64"]);
         assert_eq!(types("t\n2024-01-01 10:00:00 Europe/Berlin\n"), ["t: Timestamp(µs, \"UTC\")"]);
         assert_eq!(types("t\n2024-01-01 10:00:00\n2024-01-01 10:00:00.1234567\n"), ["t: Timestamp(ns)"]);
+        assert_eq!(
+            types("t,u\n2024-01-01 10:00,2024-01-01T10:00Z\n"),
+            ["t: Timestamp(µs)", "u: Timestamp(µs, \"UTC\")"]
+        );
+        assert_eq!(types("icd,zip,n\n001.1,-01.5,0.5\n01.1,2,0e1\n"), ["icd: Utf8", "zip: Utf8", "n: Float64"]);
+    }
+
+    #[test]
+    fn times_far_from_now_have_microseconds_unless_others_need_nanoseconds() {
+        let fine = "2024-01-01 10:00:00.1234567";
+        assert_eq!(types("t\n9999-12-31 23:59:59\n0001-01-01 00:00\n"), ["t: Timestamp(µs)"]);
+        assert_eq!(types("t\n9999-12-31T00:00:00Z\n2024-01-01T00:00:00Z\n"), ["t: Timestamp(µs, \"UTC\")"]);
+        assert_eq!(types("d\n9999-12-31\n2024-01-01\n"), ["d: Date32"]);
+        assert_eq!(types("t\n9999-12-31\n2024-01-01 10:00:00\n"), ["t: Timestamp(µs)"]);
+        assert_eq!(types(&format!("t\n2024-01-01\n{fine}\n")), ["t: Timestamp(ns)"]);
+        for far in ["9999-12-31", "9999-12-31 00:00:00", "0001-01-01"] {
+            assert_eq!(types(&format!("t\n{far}\n{fine}\n")), ["t: Utf8"], "{far}");
+            assert_eq!(types(&format!("t\n{fine}\n2024-01-01\n{far}\n")), ["t: Utf8"], "{far}");
+        }
     }
 
     #[test]

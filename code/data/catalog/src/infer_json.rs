@@ -67,6 +67,10 @@ pub(crate) fn json_columns(sample: &Sample) -> Result<JsonColumns> {
 /// Maximum nesting depth of lists and objects.
 const DEPTH_MAX: usize = 64;
 
+/// Maximum nesting depth of types, including the row. Lists and objects below are JSON text: types of more than 30 levels
+/// exceed the nesting of messages that the decoder of plans allows.
+const TYPE_DEPTH_MAX: usize = 24;
+
 /// Returns the narrowest type of `value`, which may have at most `depth` levels. The type of null, and of the items of
 /// an empty list, is `Null`.
 fn type_of(value: &RawValue, depth: usize) -> Result<DataType, serde_json::Error> {
@@ -74,7 +78,7 @@ fn type_of(value: &RawValue, depth: usize) -> Result<DataType, serde_json::Error
     let Some(below) = depth.checked_sub(1) else {
         return Err(serde::de::Error::custom(format!("a value is nested more than {DEPTH_MAX} levels deep")));
     };
-    Ok(match text.as_bytes().first() {
+    let data_type = match text.as_bytes().first() {
         Some(b'{') => {
             let Members(members) = serde_json::from_str(text)?;
             let mut fields: Vec<Field> = Vec::with_capacity(members.len());
@@ -104,7 +108,9 @@ fn type_of(value: &RawValue, depth: usize) -> Result<DataType, serde_json::Error
         Some(b't' | b'f') => DataType::Boolean,
         Some(b'n') | None => DataType::Null,
         Some(_) => number(text),
-    })
+    };
+    let is_too_deep = data_type.is_nested() && DEPTH_MAX - depth >= TYPE_DEPTH_MAX;
+    Ok(if is_too_deep { DataType::Utf8 } else { data_type })
 }
 
 /// Returns the type of a number. Whole numbers have an exact type, unless they have so many digits that arithmetic
@@ -147,6 +153,10 @@ mod tests {
         }
         let deep = format!("{{\"a\": {}1{}}}", "[".repeat(5000), "]".repeat(5000));
         assert!(json_columns(&sample(&deep)).is_err());
+        let nested =
+            |depth: usize| types(&[&format!("{{\"a\": {}1{}}}", "[".repeat(depth), "]".repeat(depth))]).concat();
+        assert_eq!(nested(2), "a: List(List(Int64))");
+        assert_eq!(nested(40), format!("a: {}Utf8{}", "List(".repeat(23), ")".repeat(23)));
         assert_eq!(types(&[r#"{"a": 1} {"a": {"b": 2}} {"a": [1]}"#]), ["a: Utf8"]);
         assert_eq!(types(&[r#"{"a": 9007199254740993} {"a": 1.5}"#]), ["a: Utf8"]);
     }

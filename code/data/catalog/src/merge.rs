@@ -1,10 +1,10 @@
 //! Merges the schemas of a table's Parquet files.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, FieldRef, Schema, TimeUnit};
-use buzz_protocol::{QueryError, Result};
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema, TimeUnit};
+use buzz_protocol::{QueryError, Result, names_in_table};
 
 use crate::spelling::Spellings;
 
@@ -69,15 +69,53 @@ fn joined(a: &DataType, b: &DataType, is_column: bool) -> Option<DataType> {
         }
         (DataType::Struct(a), DataType::Struct(b)) => {
             let nullable = |field: &FieldRef| Arc::new(field.as_ref().clone().with_nullable(true));
-            let of_a = a.iter().map(|field| match b.find(field.name()) {
-                Some((_, other)) => joined_field(field, other),
+            let names = names_in_table(&names_of(b), &names_of(a));
+            let of_a = a.iter().map(|field| match names.iter().position(|name| name == field.name()) {
+                Some(place) => joined_field(field, &b[place]),
                 None => Some(nullable(field)),
             });
-            let of_b = b.iter().filter(|field| a.find(field.name()).is_none()).map(|field| Some(nullable(field)));
+            let of_b = b.iter().zip(&names).filter(|(_, name)| a.find(name).is_none());
+            let of_b = of_b.map(|(field, _)| Some(nullable(field)));
             Some(DataType::Struct(of_a.chain(of_b).collect::<Option<Vec<_>>>()?.into()))
         }
         (x, y) if x == y => Some(a.clone()),
         (x, y) => stored_alike(x, y).or_else(|| wider(x, y, is_column)),
+    }
+}
+
+fn names_of(fields: &Fields) -> Vec<&str> {
+    fields.iter().map(|field| field.name().as_str()).collect()
+}
+
+/// Adds to `found` each field within `file`, the type of the column or field `path`, whose name differs just in case from
+/// that in `table`: its path in the table, and its name in the file.
+pub(crate) fn other_spellings(path: &str, file: &DataType, table: &DataType, found: &mut BTreeSet<(String, String)>) {
+    let (Some(fields), Some(wanted)) = (fields_within(file), fields_within(table)) else { return };
+    let is_struct = matches!(file, DataType::Struct(_));
+    for (place, (field, name)) in fields.iter().zip(names_in_table(&names_of(&fields), &names_of(&wanted))).enumerate()
+    {
+        // The items of a list, and the keys and values of a map, are found by their position.
+        let Some(inner) = (if is_struct { wanted.find(&name).map(|(_, inner)| inner) } else { wanted.get(place) })
+        else {
+            continue;
+        };
+        let path = if is_struct { format!("{path}.{name}") } else { path.to_string() };
+        if is_struct && *field.name() != name {
+            found.insert((path.clone(), field.name().clone()));
+        }
+        other_spellings(&path, field.data_type(), inner.data_type(), found);
+    }
+}
+
+/// Returns the fields of a struct, the item of a list, or the key and the value of a map.
+fn fields_within(data_type: &DataType) -> Option<Fields> {
+    match data_type {
+        DataType::Struct(fields) => Some(fields.clone()),
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            Some(Fields::from(vec![Arc::clone(item)]))
+        }
+        DataType::Map(entries, _) => fields_within(entries.data_type()),
+        _ => None,
     }
 }
 
@@ -294,6 +332,14 @@ mod tests {
             (fields(&[field("a", false), field("b", false)]), fields(&[field("c", false), field("a", true)]));
         let both = fields(&[field("a", true), field("b", true), field("c", true)]);
         assert_eq!(of_columns(&map(old.clone()), &map(new)), Some(map(both)));
+        let (lower, upper) =
+            (fields(&[field("a", true), field("b", true)]), fields(&[field("B", true), field("A", true)]));
+        assert_eq!(of_columns(&lower, &upper), Some(lower.clone()));
+        let mut found = BTreeSet::new();
+        other_spellings("s", &map(upper.clone()), &map(lower.clone()), &mut found);
+        assert_eq!(found, BTreeSet::from([("s.a", "A"), ("s.b", "B")].map(|(a, b)| (a.to_string(), b.to_string()))));
+        let apart = fields(&[field("A", true), field("a", true)]);
+        assert_eq!(of_columns(&apart, &fields(&[field("a", true)])), Some(apart));
         let other = fields(&[Field::new("a", DataType::Utf8, true)]);
         assert_eq!(of_columns(&map(old), &map(other)), None);
     }

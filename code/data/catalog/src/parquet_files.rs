@@ -1,6 +1,7 @@
 //! Parquet files: one file, a folder, or a glob. The schema comes from the catalog entry or is merged from all footers.
 //! For more than 1,000 files, it is merged from 64 footers.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use parquet::file::metadata::ParquetMetaData;
 
 use crate::files::{find, some_of};
 use crate::hive;
-use crate::merge::merge;
+use crate::merge::{merge, other_spellings};
 use crate::spelling::Spellings;
 use crate::statistics::FileStatistics;
 use crate::table::{DataFile, Table};
@@ -64,6 +65,7 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores
             merge(&paths.zip(footers.iter().map(|(schema, _)| schema)).collect::<Vec<_>>(), is_read)?
         }
     };
+    let nested = if is_given { Vec::new() } else { nested_spellings(&entry.name, &schema, &spellings, &footers) };
     let (schema, overlaps) = with_partitions(schema, &partitions);
     let files = found.files.into_iter().zip(partitions.values);
     let files = files.map(|(object, values)| DataFile::found(object, values)).collect();
@@ -71,7 +73,7 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores
     let columns = partitions.fields.into_iter().map(|field| field.name().clone()).collect();
     let mut table = Table::new(entry.uri.clone(), found.root.store, &schema, columns, files)?;
     table.warnings.extend(found.warnings);
-    table.warnings.extend(spelled);
+    table.warnings.extend(spelled.into_iter().chain(nested));
     let interval = DataType::Interval(IntervalUnit::DayTime);
     table.warnings.extend(schema.fields().iter().filter(|field| *field.data_type() == interval).map(|field| {
         let name = &entry.name;
@@ -91,6 +93,26 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores
         ));
     }
     Ok(table)
+}
+
+/// Returns a warning for each field of a struct that some files spell in another case than the `schema` of table `name`.
+fn nested_spellings(
+    name: &str,
+    schema: &Schema,
+    spellings: &Spellings,
+    footers: &[(Schema, Arc<ParquetMetaData>)],
+) -> Vec<String> {
+    let mut found = BTreeSet::new();
+    for field in footers.iter().flat_map(|(file, _)| file.fields()).filter(|field| field.data_type().is_nested()) {
+        let column = spellings.name(field.name());
+        if let Ok(wanted) = schema.field_with_name(column) {
+            other_spellings(column, field.data_type(), wanted.data_type(), &mut found);
+        }
+    }
+    let warning = |(path, other): (String, String)| {
+        format!("table `{name}`: some files spell field `{path}` as `{other}`; it is read as one field")
+    };
+    found.into_iter().map(warning).collect()
 }
 
 /// Checks that no text of the given `schema` is binary in a file. The reader would take its bytes for UTF-8 unchecked.

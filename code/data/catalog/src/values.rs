@@ -1,14 +1,16 @@
 //! Parses partition values, which every format stores as text.
 
+use arrow::array::StringArray;
 use arrow::datatypes::DataType;
 use buzz_protocol::{QueryError, Result};
+use buzz_storage::text::exact_values;
 use datafusion::scalar::ScalarValue;
 
 /// Parses `text` as a value of partition column `column`. `None` and the empty string are null, as in the
 /// [Delta protocol](https://github.com/delta-io/delta/blob/master/PROTOCOL.md#partition-value-serialization).
 ///
 /// # Errors
-/// `Data` if `text` is not a value of `data_type`.
+/// `Data` if `text` is not exactly a value of `data_type`.
 pub fn partition_value(column: &str, data_type: &DataType, text: Option<&str>) -> Result<ScalarValue> {
     let bad = || {
         let text = text.unwrap_or_default();
@@ -16,7 +18,14 @@ pub fn partition_value(column: &str, data_type: &DataType, text: Option<&str>) -
     };
     match text {
         None | Some("") => ScalarValue::try_from(data_type).map_err(|_| bad()),
-        Some(text) => ScalarValue::try_from_string(text.to_string(), data_type).map_err(|_| bad()),
+        Some(text) if *data_type == DataType::Boolean => {
+            ScalarValue::try_from_string(text.to_string(), data_type).map_err(|_| bad())
+        }
+        // A cast would round decimals, and cut times.
+        Some(text) => {
+            let values = exact_values(&StringArray::from(vec![text]), data_type).map_err(|_| bad())?;
+            ScalarValue::try_from_array(&values, 0).map_err(|_| bad())
+        }
     }
 }
 
@@ -40,5 +49,34 @@ mod tests {
             partition_value("p", &DataType::Int32, Some("x")).unwrap_err().to_string(),
             "partition column `p`: `x` is not a value of type Int32"
         );
+    }
+
+    #[test]
+    fn value_that_the_type_cannot_hold_is_an_error() {
+        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
+        for (text, data_type) in [
+            ("1.005", DataType::Decimal128(5, 2)),
+            ("2024-01-31 10:00:00", DataType::Date32),
+            ("2024-01-31 10:00:00.5", DataType::Timestamp(TimeUnit::Second, None)),
+            ("2024-01-31 10:00:00.1234567", micros.clone()),
+            ("2024-01-31T10:00:00+02:00", micros.clone()),
+            ("1e-60", DataType::Float32),
+            ("300", DataType::Int8),
+            ("1.5", DataType::Int64),
+        ] {
+            assert!(partition_value("p", &data_type, Some(text)).is_err(), "{text} as {data_type}");
+        }
+        for (text, data_type, value) in [
+            ("1.10", DataType::Decimal128(5, 2), "1.10"),
+            ("2024-01-31 00:00:00", DataType::Date32, "2024-01-31"),
+            (" x ", DataType::Utf8, " x "),
+            ("-Infinity", DataType::Float64, "-inf"),
+        ] {
+            assert_eq!(partition_value("p", &data_type, Some(text)).unwrap().to_string(), value);
+        }
+        let minute = partition_value("p", &micros, Some("2024-01-31 10:05")).unwrap();
+        assert_eq!(minute, ScalarValue::TimestampMicrosecond(Some(1_706_695_500_000_000), None));
+        let bytes = partition_value("p", &DataType::Binary, Some("ab")).unwrap();
+        assert_eq!(bytes, ScalarValue::Binary(Some(b"ab".to_vec())));
     }
 }

@@ -11,7 +11,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use crate::columns::plain_batch;
+use crate::columns::{parquet_batch, plain_batch};
 use crate::format::WriteError;
 
 /// Writes an Arrow IPC file.
@@ -26,13 +26,13 @@ pub(crate) fn arrow_file(schema: &SchemaRef, batches: Batches, out: &mut dyn Wri
 
 /// Writes a Parquet file, compressed by zstd.
 pub(crate) fn parquet_file(schema: &SchemaRef, batches: Batches, out: &mut dyn Write) -> Result<(), WriteError> {
-    let schema = plain_batch(&RecordBatch::new_empty(Arc::clone(schema)))?.schema();
+    let schema = parquet_batch(&RecordBatch::new_empty(Arc::clone(schema)))?.schema();
     let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
     // `ArrowWriter` requires an output that is `Send`; the lock of standard output is not.
     let mut buffer = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut buffer, schema, Some(properties))?;
     for batch in batches {
-        writer.write(&plain_batch(&batch?)?)?;
+        writer.write(&parquet_batch(&batch?)?)?;
         let written = writer.inner_mut();
         out.write_all(written)?;
         written.clear();

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use arrow::compute::{CastOptions, cast, cast_with_options};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
 use arrow::error::ArrowError;
 
 /// Converts views and dictionaries to plain types, which every reader of Arrow and Parquet files supports. Batches of
@@ -17,17 +17,56 @@ pub(crate) fn plain_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError
 }
 
 pub(crate) fn plain_type(data_type: &DataType) -> DataType {
-    let plain = |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(plain_type(field.data_type())));
-    match data_type {
+    with_inner(data_type, |inner| match inner {
         DataType::Utf8View => DataType::Utf8,
         DataType::BinaryView => DataType::Binary,
-        DataType::Dictionary(_, values) => plain_type(values),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain).collect()),
-        DataType::List(item) => DataType::List(plain(item)),
-        DataType::LargeList(item) => DataType::LargeList(plain(item)),
-        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(plain(item), *size),
-        DataType::Map(entries, sorted) => DataType::Map(plain(entries), *sorted),
         other => other.clone(),
+    })
+}
+
+/// Converts a batch to the types that Parquet has, which are plain ones: Parquet has no seconds since 1970 or midnight, and
+/// no milliseconds of days. Without a conversion, other readers find integers in such columns.
+///
+/// # Errors
+/// Fails if a value cannot be converted exactly: seconds that 64 bits of milliseconds do not hold, or a `Date64` that is
+/// not a whole day.
+pub(crate) fn parquet_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let options = CastOptions { safe: false, ..CastOptions::default() };
+    replace_columns(&plain_batch(batch)?, |array| {
+        let stored = parquet_type(array.data_type());
+        if stored == *array.data_type() {
+            return Ok(Arc::clone(array));
+        }
+        let converted = cast_with_options(array, &stored, &options)?;
+        let again = cast_with_options(&converted, array.data_type(), &options)?;
+        if again.as_ref() != array.as_ref() {
+            return Err(ArrowError::CastError(format!("a value of type {} is not one of {stored}", array.data_type())));
+        }
+        Ok(converted)
+    })
+}
+
+fn parquet_type(data_type: &DataType) -> DataType {
+    with_inner(data_type, |inner| match inner {
+        DataType::Timestamp(TimeUnit::Second, zone) => DataType::Timestamp(TimeUnit::Millisecond, zone.clone()),
+        DataType::Time32(TimeUnit::Second) => DataType::Time32(TimeUnit::Millisecond),
+        DataType::Date64 => DataType::Date32,
+        other => other.clone(),
+    })
+}
+
+/// Replaces the innermost types of `data_type`. Dictionaries become their values.
+fn with_inner(data_type: &DataType, replace: fn(&DataType) -> DataType) -> DataType {
+    let inner =
+        |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(with_inner(field.data_type(), replace)));
+    match data_type {
+        DataType::Dictionary(_, values) => with_inner(values, replace),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
+        DataType::List(item) => DataType::List(inner(item)),
+        DataType::LargeList(item) => DataType::LargeList(inner(item)),
+        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(inner(item), *size),
+        DataType::Map(entries, sorted) => DataType::Map(inner(entries), *sorted),
+        other => replace(other),
     }
 }
 

@@ -18,6 +18,8 @@ use buzz_engine::{RowSink, Rows};
 use buzz_protocol::Format;
 use buzz_results::check;
 use buzz_results::format::write;
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use serde_json::Value;
 
 const FORMATS: [Format; 6] = [Format::Table, Format::Json, Format::Ndjson, Format::Csv, Format::Arrow, Format::Parquet];
@@ -212,6 +214,9 @@ fn time_beyond_the_calendar_is_an_error_before_the_first_row() {
                 let error = format!("{:?}", written.unwrap_err());
                 assert!(error.contains("column `a` has a date or time without a text"), "{error}");
                 assert!(out.is_empty(), "{format}: {}", column.data_type());
+            } else if format == Format::Parquet && column.data_type() != &DataType::Date32 {
+                // Parquet has no seconds, and 64 bits of milliseconds do not hold this time.
+                written.unwrap_err();
             } else {
                 written.unwrap();
             }
@@ -234,4 +239,37 @@ fn half_floats_are_written_as_numbers() {
 fn half_of_one() -> <arrow::datatypes::Float16Type as arrow::datatypes::ArrowPrimitiveType>::Native {
     let one = arrow::compute::cast(&Float32Array::from(vec![1.0]), &DataType::Float16).unwrap();
     arrow::array::AsArray::as_primitive::<arrow::datatypes::Float16Type>(&one).value(0)
+}
+
+#[test]
+fn parquet_has_only_types_of_time_that_every_reader_knows() {
+    let seconds = TimestampSecondArray::from(vec![Some(-62_135_596_800), None, Some(253_402_300_799)]);
+    let zoned: ArrayRef = Arc::new(seconds.clone().with_timezone("UTC"));
+    let seconds: ArrayRef = Arc::new(seconds);
+    for (column, stored) in [
+        (Arc::clone(&seconds), "Timestamp(ms)"),
+        (zoned, "Timestamp(ms, \"UTC\")"),
+        (list(Arc::clone(&seconds)), "Timestamp(ms)"),
+        (structure("s", seconds), "Timestamp(ms)"),
+        (Arc::new(Time32SecondArray::from(vec![Some(86_399), None])), "Time32(ms)"),
+        (Arc::new(Date64Array::from(vec![Some(-86_400_000), None, Some(172_800_000)])), "Date32"),
+    ] {
+        let mut out = Vec::new();
+        write(&rows(&column), Format::Parquet, &mut out).unwrap();
+        // Other readers do not read the Arrow types that the file stores beside those of Parquet.
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(Bytes::from(out), options).unwrap();
+        let read = reader.build().unwrap().next().unwrap().unwrap();
+        let found = read.column(0).data_type().to_string();
+        assert!(found.contains(stored), "{}: {found}", column.data_type());
+        let again = arrow::compute::cast(read.column(0), column.data_type()).unwrap();
+        assert_eq!(again.as_ref(), column.as_ref(), "{found}");
+    }
+}
+
+#[test]
+fn day_with_a_time_is_not_cut_in_parquet() {
+    let days: ArrayRef = Arc::new(Date64Array::from(vec![86_400_000, 86_400_001]));
+    let error = format!("{:?}", write(&rows(&days), Format::Parquet, &mut Vec::new()).unwrap_err());
+    assert!(error.contains("a value of type Date64 is not one of Date32"), "{error}");
 }

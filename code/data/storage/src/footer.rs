@@ -2,18 +2,18 @@
 
 use std::any::Any;
 use std::collections::HashSet;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use buzz_protocol::{QueryError, Result, panic_message};
-use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, FieldRef, Fields, Schema, TimeUnit};
 use datafusion::datasource::physical_plan::parquet::Int96Coercer;
 use datafusion::datasource::physical_plan::parquet::metadata::{CachedParquetMetaData, DFParquetMetadata};
 use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache};
-use datafusion::parquet::arrow::parquet_to_arrow_schema;
+use datafusion::parquet::arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema, parquet_to_arrow_schema};
 use datafusion::parquet::basic::{ConvertedType, LogicalType, SortOrder, Type as PhysicalType};
 use datafusion::parquet::file::metadata::{
-    ColumnChunkMetaData, FileMetaData, ParquetMetaData, ParquetMetaDataBuilder, RowGroupMetaData,
+    ColumnChunkMetaData, FileMetaData, KeyValue, ParquetMetaData, ParquetMetaDataBuilder, RowGroupMetaData,
 };
 use datafusion::parquet::file::statistics::Statistics;
 use datafusion::parquet::schema::types::ColumnDescriptor;
@@ -37,7 +37,7 @@ pub async fn footer(
     let reader = DFParquetMetadata::new(store, file).with_file_metadata_cache(cache.clone());
     let read = unpanicked(reader.fetch_metadata()).await??;
     let mut footer = Arc::clone(&read);
-    for trusted in [without_old_bounds, with_rows_of_groups] {
+    for trusted in [without_old_bounds, with_rows_of_groups, with_readable_types] {
         footer = trusted(&footer).map_or(footer, Arc::new);
     }
     if let Some(cache) = cache
@@ -63,15 +63,80 @@ fn rows_of_groups(footer: &ParquetMetaData) -> i64 {
 /// that number. Returns `None` for any other footer.
 fn with_rows_of_groups(footer: &ParquetMetaData) -> Option<ParquetMetaData> {
     let (file, rows) = (footer.file_metadata(), rows_of_groups(footer));
-    if file.num_rows() != 0 || rows <= 0 {
-        return None;
-    }
-    let (writer, pairs) = (file.created_by().map(str::to_string), file.key_value_metadata().cloned());
-    let (schema, orders) = (file.schema_descr_ptr(), file.column_orders().cloned());
-    let mended = FileMetaData::new(file.version(), rows, writer, pairs, schema, orders);
+    let lacks_rows = file.num_rows() == 0 && rows > 0;
+    lacks_rows.then(|| with_file(footer, rows, file.key_value_metadata().cloned()))
+}
+
+/// Replaces the number of rows and the key-value pairs of `footer`.
+fn with_file(footer: &ParquetMetaData, rows: i64, pairs: Option<Vec<KeyValue>>) -> ParquetMetaData {
+    let file = footer.file_metadata();
+    let (writer, orders) = (file.created_by().map(str::to_string), file.column_orders().cloned());
+    let mended = FileMetaData::new(file.version(), rows, writer, pairs, file.schema_descr_ptr(), orders);
     let builder = ParquetMetaDataBuilder::new(mended).set_row_groups(footer.row_groups().to_vec());
     let builder = builder.set_column_index(footer.column_index().cloned());
-    Some(builder.set_offset_index(footer.offset_index().cloned()).build())
+    builder.set_offset_index(footer.offset_index().cloned()).build()
+}
+
+/// Returns `footer` with Arrow types that the reader supports, if those that the writer stored beside Parquet's are not:
+/// - a dictionary whose values are not text or bytes becomes its values;
+/// - `Date64` for a column of Parquet's dates becomes `Date32`;
+/// - if the types cannot be decoded, for example integers of 128 bits, those of Parquet itself are read.
+///
+/// Returns `None` for any other footer.
+fn with_readable_types(footer: &ParquetMetaData) -> Option<ParquetMetaData> {
+    let (file, parquet) = (footer.file_metadata(), footer.file_metadata().schema_descr());
+    let mut pairs = file.key_value_metadata()?.clone();
+    let stored = pairs.iter().position(|pair| pair.key == ARROW_SCHEMA_META_KEY)?;
+    let read = catch_unwind(AssertUnwindSafe(|| parquet_to_arrow_schema(parquet, Some(&pairs))));
+    match read {
+        Ok(schema) => {
+            let schema = schema.ok()?;
+            let is_day = |field: &FieldRef| *field.data_type() == DataType::Date64;
+            // Of most files, the types of Parquet alone are not needed.
+            let has_days = schema.fields().iter().any(is_day);
+            let plain = if has_days { parquet_to_arrow_schema(parquet, None).ok()? } else { Schema::empty() };
+            let is_date = |field: &FieldRef| {
+                let plain = plain.field_with_name(field.name());
+                is_day(field) && plain.is_ok_and(|plain| *plain.data_type() == DataType::Date32)
+            };
+            let readable = |field: &FieldRef| match is_date(field) {
+                true => Arc::new(field.as_ref().clone().with_data_type(DataType::Date32)),
+                false => without_odd_dictionaries(field),
+            };
+            let readable: Fields = schema.fields().iter().map(readable).collect();
+            if readable == *schema.fields() {
+                return None;
+            }
+            pairs[stored].value = Some(encode_arrow_schema(&Schema::new(readable)));
+        }
+        Err(_) => {
+            pairs.remove(stored);
+        }
+    }
+    Some(with_file(footer, file.num_rows(), Some(pairs)))
+}
+
+/// Returns `field` with the values of dictionaries that are not of text or bytes.
+fn without_odd_dictionaries(field: &FieldRef) -> FieldRef {
+    use DataType::{
+        Binary, BinaryView, Dictionary, FixedSizeBinary, FixedSizeList, LargeBinary, LargeList, LargeUtf8, List, Map,
+        Struct, Utf8, Utf8View,
+    };
+    let data_type = match field.data_type() {
+        Dictionary(_, values) => match values.as_ref() {
+            Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView | FixedSizeBinary(_) => {
+                return Arc::clone(field);
+            }
+            values => values.clone(),
+        },
+        List(item) => List(without_odd_dictionaries(item)),
+        LargeList(item) => LargeList(without_odd_dictionaries(item)),
+        FixedSizeList(item, length) => FixedSizeList(without_odd_dictionaries(item), *length),
+        Map(entries, is_sorted) => Map(without_odd_dictionaries(entries), *is_sorted),
+        Struct(fields) => Struct(fields.iter().map(without_odd_dictionaries).collect()),
+        _ => return Arc::clone(field),
+    };
+    Arc::new(field.as_ref().clone().with_data_type(data_type))
 }
 
 /// Returns `footer` without the minima and maxima that old writers computed for bytes and unsigned numbers. These

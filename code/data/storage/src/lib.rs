@@ -5,12 +5,14 @@
 //! `ObjectStoreRegistry`. No other crate names a kind of storage.
 
 mod access;
+mod counting;
 mod footer;
 mod http;
 mod location;
 mod region;
 mod s3;
 mod several;
+mod steady;
 mod stores;
 mod synced;
 pub mod text;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use buzz_protocol::{BucketOptions, QueryError, Result, StoreRoot, human_bytes};
+use buzz_protocol::{BucketOptions, QueryError, Requests, Result, StoreRoot, human_bytes};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use http::Method;
@@ -26,7 +26,9 @@ use parking_lot::Mutex;
 use url::Url;
 
 use crate::access::{Access, AllowedStore};
+use crate::counting::{Counted, CountingStore};
 use crate::several::{self, SeveralStores};
+use crate::steady::{Patience, SteadyStore};
 use crate::{Location, region, s3};
 
 /// Requests to one bucket at the same time. Each has a connection of its own, and a function has 1,024 file descriptors; a
@@ -57,7 +59,10 @@ pub struct Stores {
     credentials: Option<AwsCredentialProvider>,
     /// Limits queries; `None` for a process on its user's machine.
     access: Option<Arc<Access>>,
-    wrap: Box<Wrap>,
+    /// Changes each store that is made.
+    wrap: Option<Box<Wrap>>,
+    /// True if files are read as objects of a remote store are.
+    steady_files: bool,
 }
 
 impl fmt::Debug for Stores {
@@ -68,13 +73,6 @@ impl fmt::Debug for Stores {
 
 impl Default for Stores {
     fn default() -> Self {
-        Self::with_wrapper(|store| store)
-    }
-}
-
-impl Stores {
-    /// Makes stores that each go through `wrap`, which may add a limit, a delay or a fault.
-    pub fn with_wrapper(wrap: impl Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync + 'static) -> Self {
         Self {
             open: Mutex::new(LruCache::new(STORES_MAX)),
             replaced: Mutex::default(),
@@ -83,8 +81,24 @@ impl Stores {
             region_host: region::default_host().to_string(),
             credentials: None,
             access: None,
-            wrap: Box::new(wrap),
+            wrap: None,
+            steady_files: false,
         }
+    }
+}
+
+impl Stores {
+    /// Makes stores that each go through `wrap`, which may add a limit, a delay or a fault.
+    pub fn with_wrapper(wrap: impl Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync + 'static) -> Self {
+        Self { wrap: Some(Box::new(wrap)), ..Self::default() }
+    }
+
+    /// Reads files as objects of a remote store: late reads are repeated, and responses that stop are resumed. For a wrapper
+    /// that makes the file system behave as such a store.
+    #[must_use]
+    pub fn with_steady_files(mut self) -> Self {
+        self.steady_files = true;
+        self
     }
 
     /// Sets the host that returns the regions of buckets, instead of S3.
@@ -135,6 +149,7 @@ impl Stores {
             options: Mutex::default(),
             read_max: AtomicU64::new(u64::MAX),
             used: Arc::default(),
+            counted: Arc::default(),
         })
     }
 
@@ -158,7 +173,15 @@ impl Stores {
         if let Some(store) = open.get(&key) {
             return Ok(Arc::clone(store));
         }
-        let store = (self.wrap)(self.make(url, &key.1)?);
+        let store = self.make(url, &key.1)?;
+        let store = match self.wrap.as_ref() {
+            Some(wrap) => wrap(store),
+            None => store,
+        };
+        // The file system needs no repeats, and reads ranges itself.
+        let steady = url.scheme() != "file" || self.steady_files;
+        let store: Arc<dyn ObjectStore> =
+            if steady { Arc::new(SteadyStore::new(store, Patience::default())) } else { store };
         open.put(key, Arc::clone(&store));
         Ok(store)
     }
@@ -189,6 +212,8 @@ pub struct QueryStores {
     read_max: AtomicU64,
     /// Stores that this query uses, by root.
     used: several::UsedStores,
+    /// Requests through this view.
+    counted: Arc<Counted>,
 }
 
 impl fmt::Debug for QueryStores {
@@ -310,12 +335,21 @@ impl QueryStores {
         }
         self.check(url)?;
         let store = self.shared.store(url, self.known_options(url))?;
+        let store: Arc<dyn ObjectStore> = match bucket_name(url) {
+            Some(_) => Arc::new(CountingStore::new(store, Arc::clone(&self.counted))),
+            None => store,
+        };
         let store: Arc<dyn ObjectStore> = match &self.access {
             Some(access) => Arc::new(AllowedStore { inner: store, root: root_url(url), access: Arc::clone(access) }),
             None => store,
         };
         self.used.lock().insert(root, Arc::clone(&store));
         Ok(store)
+    }
+
+    /// Returns the requests to buckets through this view so far.
+    pub fn requests(&self) -> Requests {
+        self.counted.requests()
     }
 
     /// Returns a presigned link to the object at `place` that is `valid` for so long. None if the store cannot

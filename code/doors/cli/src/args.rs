@@ -323,7 +323,8 @@ pub struct HowArguments {
     #[arg(long = "tables", value_name = "FILE")]
     pub tables_file: Option<PathBuf>,
 
-    /// Print steps, files after pruning, tasks and plans, without running the query.
+    /// Print steps, files after pruning, tasks, plans and an estimate of the work, without running the query. With --format json,
+    /// print {"plan": …, "estimate": {…}}.
     #[arg(long)]
     pub explain: bool,
 

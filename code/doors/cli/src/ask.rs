@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buzz_engine::{Content, Progress, Question, Summary, TableDescription};
-use buzz_protocol::{QueryError, Result, human_bytes};
+use buzz_engine::{Content, Estimate, Progress, Question, Summary, TableDescription};
+use buzz_protocol::{Format, QueryError, Result, human_bytes};
 use buzz_results::Layout;
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
@@ -128,6 +128,9 @@ async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted
     });
     let answer = answer?;
     match &answer.content {
+        Content::Plan(text) if matches!(format, Format::Json | Format::Ndjson) => {
+            print(&plan_json(text, answer.summary.estimate.as_ref()))?;
+        }
         Content::Plan(text) => print(text)?,
         Content::Rows(rows) => write_rows(rows, format, &layout, output)?,
     }
@@ -137,6 +140,15 @@ async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted
     page.unwrap_or(Ok(()))
 }
 
+/// Returns a plan as one line of JSON: `{"plan": …, "estimate": {…}}`. The plan of a query that ran has no estimate.
+fn plan_json(text: &str, estimate: Option<&Estimate>) -> String {
+    let mut plan = serde_json::json!({"plan": text});
+    if let Some(estimate) = estimate {
+        plan["estimate"] = serde_json::json!(estimate);
+    }
+    format!("{plan}\n")
+}
+
 /// Returns the work that was done for a query without an answer.
 fn so_far(progress: &Progress) -> Summary {
     Summary {
@@ -144,6 +156,7 @@ fn so_far(progress: &Progress) -> Summary {
         tasks: Progress::get(&progress.tasks),
         retries: Progress::get(&progress.retries),
         stragglers: Progress::get(&progress.stragglers),
+        requests: progress.requests(),
         reruns: Progress::get(&progress.reruns),
         rows_delivered: Progress::get(&progress.rows_delivered),
         total: progress.elapsed(),
@@ -155,8 +168,10 @@ fn so_far(progress: &Progress) -> Summary {
 /// Formats the summary that follows the rows.
 pub(crate) fn one_line(summary: &Summary) -> String {
     let cost = summary.cost_usd.map_or_else(|| "n/a".to_string(), |cost| format!("${cost:.6}"));
+    let requests = summary.requests_note().map(|requests| format!(" {requests},")).unwrap_or_default();
+    let started = summary.started_note().map(|started| format!(", {started}")).unwrap_or_default();
     format!(
-        "rows: {}, files: {} of {}, bytes: {}, tasks: {}, retries: {}, time: {:.2} s, cost: {cost}",
+        "rows: {}, files: {} of {}, bytes: {}, tasks: {}, retries: {},{requests} time: {:.2} s, cost: {cost}{started}",
         summary.rows,
         summary.files_read,
         summary.files_found,

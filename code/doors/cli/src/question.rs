@@ -100,7 +100,7 @@ pub(crate) fn format(how: &HowArguments) -> Result<Format> {
     let ending = how.output.as_deref().and_then(Path::extension).and_then(|ending| ending.to_str());
     let Some(ending) = ending.map(str::to_lowercase) else { return Ok(Format::Table) };
     match ending.as_str() {
-        "parquet" | "pq" => Ok(Format::Parquet),
+        "parquet" | "parq" | "pq" => Ok(Format::Parquet),
         "csv" => Ok(Format::Csv),
         "json" => Ok(Format::Json),
         "ndjson" | "jsonl" => Ok(Format::Ndjson),

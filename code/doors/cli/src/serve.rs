@@ -215,10 +215,13 @@ fn greeting(server: &Server, names: &BTreeSet<String>, new_key: Option<&str>) ->
         None => "key:        as configured".to_string(),
     };
     let shown = new_key.unwrap_or("KEY");
+    // The part after `#` stays in the browser.
+    let link = new_key.map(|key| format!("#key={key}")).unwrap_or_default();
     Ok(format!(
         "HTTP:       {scheme}://{http}\n\
          PostgreSQL: {postgres}\n\
          {key}\n\
+         console:    {scheme}://{http}/console/{link}\n\
          tables:     {}\n\
          \n\
          curl -H 'Authorization: Bearer {shown}' -H 'Content-Type: application/json' \\\n  \

@@ -14,7 +14,8 @@ use aws_config::SdkConfig;
 use buzz_aws::clients::sdk;
 use buzz_engine::wire::{AnswerMessage, ask_event, describe_event};
 use buzz_engine::{
-    Answer, Content, Engine, NameChange, NameChanged, Names, Progress, Question, Rows, Running, TableDescription,
+    Answer, Content, Engine, NameChange, NameChanged, Names, Progress, Question, Rows, Running, Summary,
+    TableDescription,
 };
 use buzz_protocol::{CatalogEntry, CatalogType, QueryError, QueryId, Result};
 use serde_json::Value;
@@ -89,7 +90,7 @@ async fn answer(stack: &Stack, question: &Question, progress: &Progress) -> Resu
     let query = stack.submit(&event, progress).await?;
     let message = wait(stack, query, progress).await?;
     progress.warn(message.warnings.iter().cloned());
-    let summary = message.summary.summary(message.row_count);
+    let summary = Summary { estimate: message.estimate, ..message.summary.summary(message.row_count) };
     let content = match &message.explain {
         Some(text) => Content::Plan(text.clone()),
         None => Content::Rows(progress.unless_stopped(rows(&message)).await?),

@@ -1,14 +1,12 @@
 //! Answers one query within the time of an invocation, and reports its progress.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use buzz_aws::price::Used;
-use buzz_aws::settings::CombNetwork;
+use buzz_aws::price::Sizes;
 use buzz_engine::wire::{AnswerMessage, Ask, Column, OutputPlace};
-use buzz_engine::{Content, Engine, Progress, ProgressReport, Rows, Running, Status};
-use buzz_protocol::{Format, Place, QueryError, QueryId, Result};
+use buzz_engine::{Content, Engine, Progress, ProgressReport, Rows, Running, Status, Used};
+use buzz_protocol::{Format, Place, QueryError, QueryId, Requests, Result};
 use buzz_storage::Location;
 use serde_json::value::RawValue;
 
@@ -34,6 +32,7 @@ impl FuseFunction {
     pub(crate) async fn ask(&self, mut ask: Ask, query: QueryId, left: Duration) -> Result<Box<RawValue>> {
         self.output_place(&ask)?;
         let options = &mut ask.options;
+        self.settings.limits.apply(options);
         // Tasks and combs do not need to outlive this function.
         options.timeout_seconds = options.timeout_seconds.min(left.as_secs() + 2);
         // Limits what Fuse reduces itself. Combs and HBees apply their own memory limits.
@@ -41,7 +40,7 @@ impl FuseFunction {
         options.memory_bytes = options.memory_bytes.min(own_bytes * OPERATOR_PERCENT / 100);
         options.inbox_memory_bytes = options.inbox_memory_bytes.min(own_bytes * INBOX_PERCENT / 100);
 
-        let before = self.requests.load(Ordering::Relaxed);
+        let before = self.results.requests();
         let mut running = self.engine.start(ask.question(query));
         let progress = Arc::clone(running.progress());
         let outcome = {
@@ -109,14 +108,14 @@ impl FuseFunction {
         }
     }
 
-    /// Waits for the answer and encodes it, or stores its rows and encodes their place. `requests_before` is the count
-    /// of storage requests when the query began.
+    /// Waits for the answer and encodes it, or stores its rows and encodes their place. `before` are the requests
+    /// for the stack's own objects when the query began.
     async fn answer_message(
         &self,
         running: &mut Running,
         ask: &Ask,
         query: QueryId,
-        requests_before: u64,
+        before: Requests,
     ) -> Result<Box<RawValue>> {
         let answer = running.answer().await?;
         let progress = running.progress();
@@ -136,7 +135,9 @@ impl FuseFunction {
                 Some(progress.unless_stopped(put).await?)
             }
         };
-        let used = self.used(progress, self.requests.load(Ordering::Relaxed) - requests_before);
+        let used = progress.used();
+        let requests = used.requests + (self.results.requests() - before);
+        let used = Used { requests, ..used };
         let (rows_json, rows_arrow) = match encoded {
             Some(Encoded::Json(json)) => (Some(json), None),
             Some(Encoded::Arrow(text)) => (None, Some(text)),
@@ -152,12 +153,14 @@ impl FuseFunction {
             output,
             explain,
             row_count: answer.summary.rows,
-            summary: summary_message(&answer.summary, &used, milliseconds),
+            estimate: answer.summary.estimate,
+            summary: summary_message(&answer.summary, &used, &Sizes::of(&self.settings), milliseconds),
             warnings: ask.warnings.iter().cloned().chain(progress.warnings()).collect(),
         };
         tracing::info!(
             query_id = %query,
             cost_usd = message.summary.cost_usd,
+            started_usd = message.summary.started_usd,
             tasks = answer.summary.tasks,
             bytes_read = answer.summary.bytes_read,
             gb_seconds = message.summary.gb_seconds,
@@ -165,22 +168,6 @@ impl FuseFunction {
             "query answered"
         );
         raw(&message)
-    }
-
-    fn used(&self, progress: &Progress, own_requests: u64) -> Used {
-        let combs = self.settings.combs.as_ref();
-        Used {
-            hbee_milliseconds: Progress::get(&progress.task_milliseconds),
-            hbee_memory_mb: self.settings.hbee.memory_mb,
-            invocations: Progress::get(&progress.invocations),
-            fuse_milliseconds: millis(progress.elapsed()),
-            fuse_memory_mb: self.settings.memory_mb,
-            comb_milliseconds: Progress::get(&progress.comb_milliseconds),
-            comb_vcpus: combs.map_or(0.0, |combs| combs.vcpus),
-            comb_memory_mb: combs.map_or(0, |combs| combs.memory_mb),
-            comb_public_ipv4: combs.is_some_and(|combs| combs.network == CombNetwork::PublicIpv4),
-            requests: own_requests + Progress::get(&progress.requests),
-        }
     }
 
     /// Returns the place that the event names for the rows, if any.

@@ -2,9 +2,9 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use buzz_aws::price::{PRICES_OF, Used};
+use buzz_aws::price::{PRICES_OF, Sizes};
 use buzz_engine::wire::{Encoding, Phases, SummaryMessage};
-use buzz_engine::{Rows, Summary};
+use buzz_engine::{Rows, Summary, Used};
 use buzz_protocol::{Format, QueryError, Result};
 use buzz_results::{WriteError, format};
 use serde_json::value::RawValue;
@@ -16,14 +16,17 @@ pub(crate) const ROWS_BYTES_MAX: usize = 11 << 19;
 /// Maximum number of attempts in the timeline of an answer, about 150 bytes each.
 const ATTEMPTS_MAX: usize = 2_000;
 
-/// Makes the summary message of a query that took `total_ms` and used `used`.
-pub(crate) fn summary_message(summary: &Summary, used: &Used, total_ms: u64) -> SummaryMessage {
+/// Makes the summary message of a query that took `total_ms` and used `used` of a stack of these `sizes`.
+pub(crate) fn summary_message(summary: &Summary, used: &Used, sizes: &Sizes, total_ms: u64) -> SummaryMessage {
+    let cost = sizes.cost(used);
     let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     SummaryMessage {
         files_found: summary.files_found,
         files_read: summary.files_read,
         bytes_read: summary.bytes_read,
-        requests: used.requests,
+        requests: used.requests.total(),
+        get_requests: used.requests.gets,
+        put_requests: used.requests.puts,
         tasks: summary.tasks,
         attempts: summary.tasks + summary.retries,
         stragglers: summary.stragglers,
@@ -38,8 +41,10 @@ pub(crate) fn summary_message(summary: &Summary, used: &Used, total_ms: u64) -> 
             total: total_ms,
         },
         timeline: summary.timeline.clone().at_most(ATTEMPTS_MAX),
-        gb_seconds: used.gb_seconds(),
-        cost_usd: used.cost_usd(),
+        gb_seconds: sizes.gb_seconds(used),
+        cost_usd: cost.own_usd,
+        combs_started: used.starts.combs,
+        started_usd: cost.started_usd,
         prices_of: PRICES_OF.to_string(),
     }
 }

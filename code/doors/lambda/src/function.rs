@@ -5,7 +5,6 @@
 //! the stack's results.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
@@ -43,8 +42,6 @@ const ANSWER_RETRIES: usize = 3;
 #[derive(Debug)]
 pub struct FuseFunction {
     pub(crate) engine: Named,
-    /// Storage requests of the engine and of `results`.
-    pub(crate) requests: Arc<AtomicU64>,
     pub(crate) results: Results,
     pub(crate) settings: FuseSettings,
     lambda: Client,
@@ -52,23 +49,16 @@ pub struct FuseFunction {
 
 impl FuseFunction {
     /// Makes a function that runs queries on `engine` and stores its objects in `results`, also the registry of names.
-    /// `requests` counts the storage requests of both.
     ///
     /// # Errors
     /// `Invalid` if the settings of the store of `results` are incomplete.
-    pub fn new(
-        engine: Arc<dyn Engine>,
-        results: Results,
-        requests: Arc<AtomicU64>,
-        settings: FuseSettings,
-        sdk: &SdkConfig,
-    ) -> Result<Self> {
+    pub fn new(engine: Arc<dyn Engine>, results: Results, settings: FuseSettings, sdk: &SdkConfig) -> Result<Self> {
         // Repeating an event to itself is safe: only one invocation resumes a query.
         let config = aws_sdk_lambda::config::Builder::from(sdk).retry_config(RetryConfig::standard()).build();
         let place = results.names()?;
         let registry = Registry::of_object(results.store(&place)?, place.path.clone(), place.to_string());
         let engine = Named::new(engine, Arc::new(registry));
-        Ok(Self { engine, requests, results, settings, lambda: Client::from_conf(config) })
+        Ok(Self { engine, results, settings, lambda: Client::from_conf(config) })
     }
 
     /// Answers `event` before `deadline_ms` (milliseconds since 1970), when the service stops this process.
@@ -203,7 +193,7 @@ mod tests {
     use std::path::Path;
 
     use async_trait::async_trait;
-    use buzz_aws::settings::HBeeSettings;
+    use buzz_aws::settings::{HBeeSettings, QueryLimits};
     use buzz_engine::{Question, Running, TableDescription};
     use buzz_protocol::{Place, TaskIndex};
     use buzz_storage::{Location, Stores};
@@ -244,9 +234,10 @@ mod tests {
             combs: None,
             function: "fuse".to_string(),
             memory_mb: 1024,
+            limits: QueryLimits::default(),
         };
         let sdk = aws_config::SdkConfig::builder().behavior_version(aws_config::BehaviorVersion::latest()).build();
-        FuseFunction::new(Arc::new(Failing), results, Arc::default(), settings, &sdk).unwrap()
+        FuseFunction::new(Arc::new(Failing), results, settings, &sdk).unwrap()
     }
 
     fn query() -> Value {

@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use buzz_engine::{Answer, Content, Engine, Progress, ProgressReport, Question, RowSink, Rows, Summary, Want};
+use buzz_engine::{
+    Answer, Content, Engine, Estimate, Progress, ProgressReport, Question, RowSink, Rows, Summary, Want,
+};
 use buzz_protocol::{CatalogEntry, ErrorKind, Format, Options, Param, Query, QueryBody, QueryError, QueryId, Result};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::history::History;
 use crate::names::Names;
 use crate::planner;
 use crate::queue::{Queue, Slot};
@@ -51,6 +54,8 @@ pub(crate) struct Desk {
     running: Arc<Mutex<HashMap<QueryId, Running>>>,
     /// Counts since the start.
     pub(crate) counts: Counts,
+    /// Queries of each user.
+    pub(crate) history: History,
     /// Ends all queries when the server stops.
     pub(crate) stopping: CancellationToken,
 }
@@ -94,7 +99,8 @@ impl Counts {
                 self.bytes_read.fetch_add(summary.bytes_read, Ordering::Relaxed);
                 let milliseconds = u64::try_from(summary.total.as_millis()).unwrap_or(u64::MAX);
                 self.milliseconds.fetch_add(milliseconds, Ordering::Relaxed);
-                let micros = (summary.cost_usd.unwrap_or_default() * 1e6).round();
+                let cost = summary.cost_usd.unwrap_or_default() + summary.started_usd.unwrap_or_default();
+                let micros = (cost * 1e6).round();
                 #[expect(
                     clippy::cast_possible_truncation,
                     clippy::cast_sign_loss,
@@ -148,6 +154,16 @@ pub(crate) struct Answered {
     pub(crate) warnings: Vec<String>,
     /// Counts this answer among those that are kept.
     _kept: Kept,
+}
+
+impl Answered {
+    /// Returns the estimate of a plan.
+    ///
+    /// # Errors
+    /// `Internal` if this is the answer of a query that ran, or the engine made no estimate.
+    pub(crate) fn estimate(&self) -> Result<Estimate> {
+        self.summary.estimate.ok_or_else(|| QueryError::internal("the engine returned a plan without an estimate"))
+    }
 }
 
 /// Bounds the answers that are kept: all of them, and those of each user to half.
@@ -213,8 +229,10 @@ struct Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let running = self.desk.running.lock().remove(&self.id);
+        let left = QueryError::cancelled("the query was cancelled: its client went away");
+        self.desk.history.failed(self.id, &left);
         if let Some(progress) = running.and_then(|running| running.progress) {
-            progress.stop(QueryError::cancelled("the query was cancelled: its client went away"));
+            progress.stop(left);
         }
     }
 }
@@ -230,6 +248,7 @@ impl Desk {
             kept: Places::new(bounds.answers),
             running: Arc::default(),
             counts: Counts::default(),
+            history: History::default(),
             stopping: CancellationToken::new(),
         }
     }
@@ -262,14 +281,21 @@ impl Desk {
         let cancelled = self.stopping.child_token();
         let entry = Running { user: request.user.clone(), progress: None, cancelled: cancelled.clone() };
         self.running.lock().insert(id, entry);
+        if matches!(want, Want::Rows(_)) {
+            self.history.asked(id, &request.user, &request.sql);
+        }
         let _waiting = Waiting { desk: self, id };
         let outcome = tokio::select! {
             biased;
             () = cancelled.cancelled() => Err(self.cancelled()),
             outcome = self.run(request, want, &cancelled) => outcome,
         };
-        if let Err(error) = &outcome {
-            tracing::info!(query_id = %id, kind = %error.kind, %error, "query failed");
+        match &outcome {
+            Ok(answered) => self.history.succeeded(id, &answered.summary, &answered.warnings),
+            Err(error) => {
+                tracing::info!(query_id = %id, kind = %error.kind, %error, "query failed");
+                self.history.failed(id, error);
+            }
         }
         outcome
     }
@@ -287,11 +313,13 @@ impl Desk {
         let changes_names = is_change(&question);
         let (slot, kept) = self.admitted(&user).await?;
         let started = Instant::now();
+        tracing::info!(query_id = %id, user, "query begins");
         let mut running = self.engine.start(question);
         let progress = Arc::clone(running.progress());
         if let Some(entry) = self.running.lock().get_mut(&id) {
             entry.progress = Some(Arc::clone(&progress));
         }
+        self.history.runs(id, &progress);
         let (sender, receiver) = oneshot::channel();
         let stop = cancelled.clone();
         // In a task of its own: when the caller goes away, the slot is kept until the tasks of the query are released.
@@ -375,8 +403,13 @@ impl Desk {
 
     /// Cancels query `id` if it is one of `user`, and returns true if so.
     pub(crate) fn cancel(&self, id: QueryId, user: &str) -> bool {
+        self.cancel_of(id, Some(user))
+    }
+
+    /// Cancels query `id` if it is one of `user`, or of any user if that is None. Returns true if so.
+    pub(crate) fn cancel_of(&self, id: QueryId, user: Option<&str>) -> bool {
         let running = self.running.lock();
-        let found = running.get(&id).filter(|running| running.user == user);
+        let found = running.get(&id).filter(|running| user.is_none_or(|user| running.user == user));
         found.inspect(|running| running.cancelled.cancel()).is_some()
     }
 

@@ -84,6 +84,11 @@ impl Keys {
         Ok(URL_SAFE_NO_PAD.encode(random::<32>()?))
     }
 
+    /// Returns true if all users have one key.
+    pub(crate) fn is_one(&self) -> bool {
+        matches!(self.known, Known::One(_))
+    }
+
     /// Returns the key of `user`, for SCRAM.
     pub(crate) fn key_of(&self, user: &str) -> Option<&str> {
         match &self.known {

@@ -9,9 +9,11 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use buzz_engine::{Between, CombStarts};
 use buzz_exchange::Network;
 use buzz_host::Combs;
 use buzz_protocol::{BUILD_ID, CombAddress, QueryError, Result};
@@ -19,6 +21,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::combs::tasks::{CombTask, Tasks};
+use crate::price::COMB_START_SECONDS;
 use crate::results::Results;
 use crate::settings::CombSettings;
 
@@ -54,6 +57,9 @@ pub struct FargateCombs {
     avoided: Mutex<HashMap<CombAddress, Instant>>,
     /// ARNs of the tasks whose combs answered, by address.
     seen: Mutex<HashMap<CombAddress, String>>,
+    /// Combs that were started here, and the milliseconds that queries waited for them.
+    started: AtomicU64,
+    started_ms: AtomicU64,
 }
 
 impl FargateCombs {
@@ -66,7 +72,17 @@ impl FargateCombs {
         network: Arc<dyn Network>,
     ) -> Self {
         let fleet = fleet(stage, &settings);
-        Self { settings, tasks, results, network, fleet, avoided: Mutex::default(), seen: Mutex::default() }
+        Self {
+            settings,
+            tasks,
+            results,
+            network,
+            fleet,
+            avoided: Mutex::default(),
+            seen: Mutex::default(),
+            started: AtomicU64::default(),
+            started_ms: AtomicU64::default(),
+        }
     }
 
     /// Lists the live tasks of this fleet and sends each a health check.
@@ -135,6 +151,39 @@ impl FargateCombs {
         Err(place(QueryError::unavailable(format!("the last {DEAD_MAX} combs stopped right after their start"))))
     }
 
+    /// Returns `count` combs that are ready, and starts those that are missing.
+    async fn wait_for(&self, count: usize, wait: &mut Wait) -> Result<Vec<CombAddress>> {
+        let deadline = Instant::now() + self.settings.start_max;
+        loop {
+            let fleet = self.look(&wait.known()).await?;
+            if fleet.ready.len() >= count {
+                return Ok(fleet.ready.into_iter().take(count).map(|(_, address)| address).collect());
+            }
+            for dead in &fleet.dead {
+                self.bury(dead, wait).await?;
+            }
+            let missing = count.saturating_sub(fleet.ready.len() + wait.coming(&fleet));
+            let free = (0..SLOTS_MAX).filter(|slot| !fleet.slots.contains(slot) && !wait.started.contains_key(slot));
+            for slot in free.take(missing).collect::<Vec<_>>() {
+                tracing::info!(slot, "starting a comb");
+                let since = Instant::now();
+                wait.started.insert(slot, self.start(slot).await?);
+                wait.since.push(since);
+                self.started.fetch_add(1, Ordering::Relaxed);
+            }
+            if Instant::now() > deadline {
+                let seconds = self.settings.start_max.as_secs();
+                let first = fleet.coming.first();
+                return Err(QueryError::unavailable(format!(
+                    "only {} of {count} combs answered within {seconds} seconds; {}",
+                    fleet.ready.len(),
+                    first.map_or("no other comb is starting".to_string(), |(task, address)| task.why_not(address))
+                )));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Frees the slot of a comb that was started here and stopped, so that another comb can start in it.
     async fn bury(&self, dead: &CombTask, wait: &mut Wait) -> Result<()> {
         let slot = wait.started.iter().find(|(_, (arn, _))| *arn == dead.arn).map(|(slot, _)| *slot);
@@ -179,6 +228,8 @@ struct Wait {
     started: BTreeMap<usize, (String, u64)>,
     /// Number of stopped tasks of each slot.
     dead: HashMap<usize, usize>,
+    /// Times at which combs were started here.
+    since: Vec<Instant>,
     /// First time that a running task did not answer, by ARN.
     silent: HashMap<String, Instant>,
 }
@@ -210,33 +261,22 @@ impl Wait {
 #[async_trait]
 impl Combs for FargateCombs {
     async fn ready(&self, count: usize) -> Result<Vec<CombAddress>> {
-        let deadline = Instant::now() + self.settings.start_max;
         let mut wait = Wait::default();
-        loop {
-            let fleet = self.look(&wait.known()).await?;
-            if fleet.ready.len() >= count {
-                return Ok(fleet.ready.into_iter().take(count).map(|(_, address)| address).collect());
-            }
-            for dead in &fleet.dead {
-                self.bury(dead, &mut wait).await?;
-            }
-            let missing = count.saturating_sub(fleet.ready.len() + wait.coming(&fleet));
-            let free = (0..SLOTS_MAX).filter(|slot| !fleet.slots.contains(slot) && !wait.started.contains_key(slot));
-            for slot in free.take(missing).collect::<Vec<_>>() {
-                tracing::info!(slot, "starting a comb");
-                wait.started.insert(slot, self.start(slot).await?);
-            }
-            if Instant::now() > deadline {
-                let seconds = self.settings.start_max.as_secs();
-                let first = fleet.coming.first();
-                return Err(QueryError::unavailable(format!(
-                    "only {} of {count} combs answered within {seconds} seconds; {}",
-                    fleet.ready.len(),
-                    first.map_or("no other comb is starting".to_string(), |(task, address)| task.why_not(address))
-                )));
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
+        let ready = self.wait_for(count, &mut wait).await;
+        let waited = wait.since.iter().map(|since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
+        self.started_ms.fetch_add(waited.fold(0, u64::saturating_add), Ordering::Relaxed);
+        ready
+    }
+
+    fn starts(&self) -> CombStarts {
+        CombStarts {
+            combs: self.started.load(Ordering::Relaxed),
+            milliseconds: self.started_ms.load(Ordering::Relaxed),
         }
+    }
+
+    fn start_seconds(&self) -> Between<f64> {
+        COMB_START_SECONDS
     }
 
     async fn warm(&self, count: usize) -> Result<Vec<CombAddress>> {

@@ -44,7 +44,7 @@ pub fn of_function(function: &str, payload: &[u8]) -> QueryError {
             "function {function} timed out ({message}); raise its timeout, or make tasks smaller with the options \
              `task_bytes` or `tasks`"
         )),
-        Some(Stop::OutOfMemory) => QueryError::limit(format!(
+        Some(Stop::OutOfMemory) => QueryError::out_of_memory(format!(
             "function {function} ran out of memory ({message}); raise its memory size, or make tasks smaller with the \
              options `task_bytes` or `tasks`"
         )),

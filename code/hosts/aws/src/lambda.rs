@@ -6,15 +6,17 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use aws_config::SdkConfig;
 use aws_sdk_lambda::Client;
+use aws_sdk_lambda::operation::RequestId;
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::InvocationType;
-use buzz_host::{Compute, Refused};
+use buzz_engine::{Cost, Used};
+use buzz_host::{Compute, Pace, Refused};
 use buzz_protocol::{HBeeTask, QueryError, QueryId, Result, TaskOutcome};
 use buzz_worker::hbee::{ENDED, HBeeAnswer, HBeeEvent};
 use tokio::sync::Semaphore;
 
 use crate::failure;
-use crate::price;
+use crate::price::{HBEE_PACE, Sizes};
 use crate::results::Results;
 use crate::settings::HBeeSettings;
 
@@ -48,17 +50,18 @@ pub struct LambdaCompute {
     client: Client,
     function: HBeeSettings,
     results: Results,
+    sizes: Sizes,
     invocations: Arc<Semaphore>,
     concurrency: usize,
 }
 
 impl LambdaCompute {
     /// Creates a client that invokes `function`. The read timeout of `sdk` must exceed the function's timeout.
-    /// Oversized payloads are passed through `results`.
-    pub fn new(sdk: &SdkConfig, function: HBeeSettings, results: Results) -> Self {
+    /// Oversized payloads are passed through `results`. The cost of queries depends on the `sizes` of the stack.
+    pub fn new(sdk: &SdkConfig, function: HBeeSettings, results: Results, sizes: Sizes) -> Self {
         let concurrency = concurrency(function.concurrency, descriptors_max());
         let invocations = Arc::new(Semaphore::new(concurrency));
-        Self { client: Client::new(sdk), function, results, invocations, concurrency }
+        Self { client: Client::new(sdk), function, results, sizes, invocations, concurrency }
     }
 
     /// Opens a connection to the service, so that the first task does not wait for it. Nothing runs. A failure is only
@@ -81,7 +84,14 @@ impl LambdaCompute {
         HBeeEvent::TaskAt(place.to_string()).to_json()
     }
 
-    async fn invoke(&self, payload: Vec<u8>, deadline: Instant, refused: Refused<'_>) -> Result<Vec<u8>> {
+    /// Invokes the function with `payload`, which has `task`. Returns its response.
+    async fn invoke(
+        &self,
+        task: &HBeeTask,
+        payload: Vec<u8>,
+        deadline: Instant,
+        refused: Refused<'_>,
+    ) -> Result<Vec<u8>> {
         let function = &self.function.function;
         let payload = Blob::new(payload);
         let mut wait = WAIT_FIRST;
@@ -89,6 +99,7 @@ impl LambdaCompute {
             let call = self.client.invoke().function_name(function).payload(payload.clone());
             let error = match call.invocation_type(InvocationType::RequestResponse).send().await {
                 Ok(answer) => {
+                    log_attempt(task, answer.request_id(), answer.function_error());
                     let payload = answer.payload.map(Blob::into_inner).unwrap_or_default();
                     return match answer.function_error {
                         None => Ok(payload),
@@ -120,7 +131,7 @@ impl Compute for LambdaCompute {
         let place = |error: QueryError| error.at_task(&task.step, task.task);
         let _permit = self.invocations.acquire().await.expect("the semaphore is never closed");
         let payload = self.payload(task).await.map_err(place)?;
-        let answer = self.invoke(payload, Instant::now() + WAIT_IN_ALL, refused).await.map_err(place)?;
+        let answer = self.invoke(task, payload, Instant::now() + WAIT_IN_ALL, refused).await.map_err(place)?;
         let answer: HBeeAnswer = serde_json::from_slice(&answer).map_err(|error| {
             let shown = String::from_utf8_lossy(&answer[..answer.len().min(SHOWN_BYTES)]).into_owned();
             place(QueryError::internal(format!("an HBee's answer is not readable: {error}: {shown}")))
@@ -149,13 +160,28 @@ impl Compute for LambdaCompute {
         INLINE_BYTES_MAX
     }
 
-    fn estimated_usd(&self, tasks: u64, bytes: u64) -> Option<f64> {
-        Some(price::estimated_usd(tasks, bytes, self.function.memory_mb))
+    fn pace(&self) -> Pace {
+        HBEE_PACE
+    }
+
+    fn cost(&self, used: &Used) -> Option<Cost> {
+        Some(self.sizes.cost(used))
     }
 
     fn tasks_min(&self) -> usize {
         // A function starts in the time that another needs to read some megabytes, so the bytes alone decide.
         1
+    }
+}
+
+/// Logs the id of the invocation that ran an attempt, under which the service keeps its log.
+fn log_attempt(task: &HBeeTask, request_id: Option<&str>, failure: Option<&str>) {
+    let (query_id, step, attempt) = (task.query, &task.step, task.attempt);
+    match failure {
+        None => tracing::debug!(%query_id, step, task = %task.task, attempt, request_id, "an attempt has ended"),
+        Some(failure) => {
+            tracing::warn!(%query_id, step, task = %task.task, attempt, request_id, failure, "an attempt has failed");
+        }
     }
 }
 

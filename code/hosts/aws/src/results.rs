@@ -16,7 +16,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use buzz_protocol::{QueryError, QueryId, Result};
+use buzz_protocol::{QueryError, QueryId, Requests, Result};
 use buzz_storage::{Location, QueryStores};
 use bytes::Bytes;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
@@ -69,6 +69,11 @@ impl Results {
     /// `Invalid` if the settings of the store are incomplete.
     pub fn store(&self, place: &Location) -> Result<Arc<dyn ObjectStore>> {
         self.stores.store(&place.store)
+    }
+
+    /// Returns the requests to buckets through this value and its clones so far.
+    pub fn requests(&self) -> Requests {
+        self.stores.requests()
     }
 
     /// Checks that the result of a query may be written to `place`.

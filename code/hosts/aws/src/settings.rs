@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use buzz_protocol::Result;
+use buzz_protocol::{Options, Result, Usd};
 use buzz_storage::Location;
 use buzz_worker::environment::Variables;
 
@@ -43,6 +43,39 @@ pub struct FuseSettings {
     pub function: String,
     /// Memory of the Fuse function, in MB.
     pub memory_mb: u64,
+    /// Limits of queries that set none.
+    pub limits: QueryLimits,
+}
+
+/// Limits of queries that set none. A query can set others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueryLimits {
+    /// The option `max_scan_bytes`; 0 sets no limit.
+    pub max_scan_bytes: u64,
+    /// The option `max_cost_usd`.
+    pub max_cost_usd: Option<Usd>,
+}
+
+impl QueryLimits {
+    /// Reads the limits with `get`. Records a problem for each that the option does not accept.
+    fn read(variables: &mut Variables<'_>, get: &impl Fn(&str) -> Option<String>) -> Self {
+        let mut options = Options::default();
+        for (name, key) in [("BUZZ_MAX_SCAN_BYTES", "max_scan_bytes"), ("BUZZ_MAX_COST_USD", "max_cost_usd")] {
+            let value = get(name).filter(|value| !value.trim().is_empty());
+            if let Some(Err(error)) = value.map(|value| options.set(&format!("{key}={value}"))) {
+                variables.problem(format!("{name}: {error}"));
+            }
+        }
+        Self { max_scan_bytes: options.max_scan_bytes, max_cost_usd: options.max_cost_usd }
+    }
+
+    /// Sets the limits in `options` that it does not set itself.
+    pub fn apply(&self, options: &mut Options) {
+        if options.max_scan_bytes == 0 {
+            options.max_scan_bytes = self.max_scan_bytes;
+        }
+        options.max_cost_usd = options.max_cost_usd.or(self.max_cost_usd);
+    }
 }
 
 /// Settings of the HBee function.
@@ -79,6 +112,8 @@ pub struct CombSettings {
     pub vcpus: f64,
     /// Memory of one comb, in MB.
     pub memory_mb: u64,
+    /// Time without a query after which a comb stops itself. Only its cost depends on it here.
+    pub idle: Duration,
 }
 
 impl FuseSettings {
@@ -104,7 +139,9 @@ impl FuseSettings {
             start_max: Duration::from_secs(variables.optional("BUZZ_COMB_START_SECONDS", 180)),
             vcpus: variables.optional("BUZZ_COMB_VCPUS", 2.0),
             memory_mb: variables.optional("BUZZ_COMB_MEMORY_MB", 4096),
+            idle: Duration::from_secs(variables.optional("BUZZ_COMB_IDLE_SECONDS", 300)),
         });
+        let limits = QueryLimits::read(&mut variables, &get);
         let settings = Self {
             stage: variables.required("BUZZ_STAGE"),
             results: variables.location("BUZZ_RESULTS"),
@@ -112,6 +149,7 @@ impl FuseSettings {
             combs,
             function: variables.required("AWS_LAMBDA_FUNCTION_NAME"),
             memory_mb: variables.required_number("AWS_LAMBDA_FUNCTION_MEMORY_SIZE"),
+            limits,
         };
         variables.checked(settings)
     }
@@ -141,6 +179,20 @@ mod tests {
         assert!(settings.combs.is_none());
         assert_eq!(settings.results.to_string(), "s3://bucket/results");
         assert_eq!((settings.hbee.concurrency, settings.memory_mb), (900, 3008));
+    }
+
+    #[test]
+    fn limits_apply_to_queries_that_set_none() {
+        let limits = fuse(&[("BUZZ_MAX_SCAN_BYTES", "10GB"), ("BUZZ_MAX_COST_USD", "0.5")]).unwrap().limits;
+        let mut options = Options::default();
+        limits.apply(&mut options);
+        assert_eq!((options.max_scan_bytes, options.max_cost_usd), (10_000_000_000, Some(Usd::from(0.5))));
+        let mut own = Options { max_scan_bytes: 7, max_cost_usd: Some(Usd::from(2.0)), ..Options::default() };
+        limits.apply(&mut own);
+        assert_eq!((own.max_scan_bytes, own.max_cost_usd), (7, Some(Usd::from(2.0))));
+        assert_eq!(fuse(&[("BUZZ_MAX_COST_USD", "")]).unwrap().limits, QueryLimits::default());
+        let error = fuse(&[("BUZZ_MAX_COST_USD", "much")]).unwrap_err().to_string();
+        assert!(error.contains("BUZZ_MAX_COST_USD: option `max_cost_usd` cannot be `much`"), "{error}");
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct LocalCloud {
     pub lambda: Lambda,
     /// The ECS tasks.
     pub ecs: Ecs,
+    /// The buckets.
+    pub s3: S3,
     spawner: Spawner,
     scratch: PathBuf,
     server: AbortHandle,
@@ -92,7 +94,7 @@ impl LocalCloud {
         let lambda = Lambda::new(Arc::clone(&account), spawner.clone(), setup.functions, setup.concurrency);
         let ecs = Ecs::new(account, spawner.clone(), setup.task_definition);
 
-        let services = Services { s3, lambda: lambda.clone(), ecs: ecs.clone() };
+        let services = Services { s3: s3.clone(), lambda: lambda.clone(), ecs: ecs.clone() };
         let routes = Router::new()
             .route("/2015-03-31/functions/{name}/invocations", post(invoke))
             .fallback(other)
@@ -104,7 +106,7 @@ impl LocalCloud {
             let _still_works = connection.set_nodelay(true);
         });
         let server = tokio::spawn(async move { axum::serve(listener, routes).await }).abort_handle();
-        Ok(LocalCloud { endpoint, lambda, ecs, spawner, scratch, server })
+        Ok(LocalCloud { endpoint, lambda, ecs, s3, spawner, scratch, server })
     }
 
     /// Kills every process, waits until they have ended, and deletes `scratch`.

@@ -15,7 +15,7 @@ mod cloud;
 pub mod ecs;
 pub mod lambda;
 mod process;
-mod s3;
+pub mod s3;
 pub mod stack;
 pub mod upload;
 

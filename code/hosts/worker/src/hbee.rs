@@ -1,13 +1,12 @@
 //! HBee as a Lambda function: the event is a task, the response is its outcome or its failure.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use buzz_exchange::{InboxNetwork, TcpNetwork};
 use buzz_hbee::HBee;
 use buzz_protocol::{ErrorKind, HBeeTask, QueryError, QueryId, Result, TaskOutcome};
-use buzz_storage::{Location, Stores};
+use buzz_storage::{Location, QueryStores, Stores};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -79,23 +78,23 @@ impl HBeeEvent {
 pub struct HBeeFunction {
     hbee: Arc<HBee>,
     network: Arc<TcpNetwork>,
-    stores: Arc<Stores>,
+    /// Reaches the stack's own objects, and counts the requests to them.
+    stack: Arc<QueryStores>,
     /// Location of the stack's own objects.
     own: Location,
-    requests: Arc<AtomicU64>,
 }
 
 impl HBeeFunction {
-    /// Creates an HBee for a function of `memory_mb` MiB. It reads tables from `stores`, whose requests `requests` counts,
-    /// and large tasks from below `own`.
+    /// Creates an HBee for a function of `memory_mb` MiB. It reads tables from `stores`, and large tasks
+    /// from below `own`.
     ///
     /// # Errors
     /// `Internal` if there is no directory for temporary files.
-    pub fn new(stores: Arc<Stores>, own: Location, requests: Arc<AtomicU64>, memory_mb: u64) -> Result<Self> {
+    pub fn new(stores: Arc<Stores>, own: Location, memory_mb: u64) -> Result<Self> {
         let pool = (memory_mb << 20) * POOL_PERCENT / 100;
         let network = Arc::new(TcpNetwork::default());
         let hbee = Arc::new(HBee::new(Arc::clone(&stores), Arc::clone(&network) as _, pool)?);
-        Ok(Self { hbee, network, stores, own, requests })
+        Ok(Self { hbee, network, stack: stores.for_stack(), own })
     }
 
     /// Runs the task of `event` until the earlier of the function's deadline and the query's. `deadline_ms` is the
@@ -104,6 +103,7 @@ impl HBeeFunction {
     /// # Errors
     /// The errors of [`HBee::run`], and `Limit` if the deadline passes.
     pub async fn answer(&self, event: HBeeEvent, deadline_ms: u64) -> Result<TaskOutcome> {
+        let before = self.stack.requests();
         let task = match event {
             HBeeEvent::Task(task) => Arc::from(task),
             HBeeEvent::TaskAt(uri) => Arc::new(self.read_task(&uri).await?),
@@ -113,7 +113,6 @@ impl HBeeFunction {
             None => deadline_ms,
         };
         let left = Duration::from_millis(end_ms.saturating_sub(buzz_protocol::now_ms())).saturating_sub(MARGIN);
-        let before = self.requests.load(Ordering::Relaxed);
         let query = task.query;
         let ran = tokio::time::timeout(left, self.run(&task)).await.unwrap_or_else(|_| {
             let whose = if end_ms == deadline_ms {
@@ -128,15 +127,16 @@ impl HBeeFunction {
             let (kind, error) = (error.kind, error.without_values());
             tracing::error!(query_id = %query, attempt = task.attempt, %kind, error, "task failed");
         })?;
-        outcome.requests = self.requests.load(Ordering::Relaxed) - before;
+        outcome.requests += self.stack.requests() - before;
         tracing::info!(
             query_id = %query,
             step = task.step,
             task = %task.task,
             attempt = task.attempt,
+            comb = task.combs.first().map(tracing::field::display),
             rows_scanned = outcome.rows_scanned,
             bytes_scanned = outcome.bytes_scanned,
-            requests = outcome.requests,
+            requests = outcome.requests.total(),
             rows_delivered = outcome.rows.iter().sum::<u64>(),
             milliseconds = outcome.milliseconds,
             "task done"
@@ -180,13 +180,12 @@ impl HBeeFunction {
     /// Waits until the object exists with which Fuse ends a query that it reduces itself. Most tasks are done before the
     /// first request, each of which is paid for.
     async fn end_is_stored(&self, query: QueryId) {
-        let stores = self.stores.for_stack();
         let Ok(place) = self.own.join(&format!("queries/{query}/{ENDED}")) else {
             return std::future::pending().await;
         };
         loop {
             tokio::time::sleep(LOOK_AT_STORE_EVERY).await;
-            if stores.size(&place).await.is_ok() {
+            if self.stack.size(&place).await.is_ok() {
                 return;
             }
         }
@@ -197,7 +196,7 @@ impl HBeeFunction {
         if !is_task(&place, &self.own) {
             return Err(QueryError::invalid("the event does not name a task of this stack"));
         }
-        let bytes = self.stores.for_stack().read(&place).await?;
+        let bytes = self.stack.read(&place).await?;
         serde_json::from_slice(&bytes)
             .map_err(|error| QueryError::internal(format!("cannot decode the task at {uri}: {error}")))
     }

@@ -11,11 +11,12 @@ use buzz_exchange::{
     Commit, DeliveryHeader, DeliverySink, DeliveryWriter, Destination, InboxLimits, InboxNetwork, InboxService,
     Inboxes, MemoryNetwork, Network, OpenQuery, StageSpec, TcpNetwork, flight_server,
 };
-use buzz_kernel::encode_schema;
+use buzz_kernel::{MemoryShares, encode_schema};
 use buzz_protocol::{
     BUILD_ID, CombAddress, DeliveryId, ErrorKind, Partitioning, Place, QueryError, QueryId, QueryToken, Result,
     StageId, TaskIndex,
 };
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion_distributed::Worker;
 use futures::{TryStream, TryStreamExt};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -462,6 +463,31 @@ async fn comb_rejects_queries_above_its_limit_and_before_it_stops() {
     assert!(inboxes.refuse_if_idle());
     let late = inboxes.open(opening(queries[2])).await.unwrap_err();
     assert_eq!((late.kind, late.to_string().as_str()), (ErrorKind::Unavailable, "this comb is stopping"));
+}
+
+#[tokio::test]
+async fn query_is_refused_while_others_use_the_memory_of_its_operators() {
+    let inboxes = Arc::new(Inboxes::sharing(MemoryShares::new(8000)));
+    inboxes.limit(InboxLimits { memory_bytes: 1 << 20, queries: 4 });
+    let heavy = OpenQuery { token: QueryToken::shown("heavy"), ..opening(QueryId::fresh()) };
+    inboxes.open(heavy.clone()).await.unwrap();
+    let share = inboxes.share(&heavy.token).expect("the query is open");
+    let join = MemoryConsumer::new("join").register(&share.pool());
+    join.try_grow(6000).unwrap();
+    assert!(join.try_grow(1).is_err(), "a share stays free for another query");
+
+    inboxes.open(opening(QueryId::fresh())).await.unwrap();
+    let third = opening(QueryId::fresh());
+    let refused = inboxes.open(third.clone()).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Unavailable);
+    assert!(refused.message.contains("use its memory"), "{refused}");
+    assert_eq!(inboxes.open_queries(), 2);
+
+    // Its operators may hold memory after the query.
+    inboxes.close(heavy.query).await.unwrap();
+    assert!(inboxes.share(&heavy.token).is_none());
+    drop(join);
+    inboxes.open(third).await.unwrap();
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::estimate::check_spent;
 use crate::inboxes::QueryInboxes;
 use crate::reducers::Kept;
 use crate::stragglers::Stragglers;
@@ -162,7 +163,7 @@ impl Dispatch<'_> {
             }
             None => {
                 let outcome = self.run(&task, &attempts).await?;
-                Progress::add(&progress.requests, outcome.requests);
+                progress.add_requests(outcome.requests);
                 outcome
             }
         };
@@ -174,7 +175,7 @@ impl Dispatch<'_> {
         accept(&task, &mut outcome, self.inboxes).await?;
 
         progress.task_done(stage.id, &stage.step, task.task, &outcome, attempts.count());
-        Ok(())
+        Ok(check_spent(self.host, plan, progress)?)
     }
 
     /// Runs a task until it succeeds, within the attempts that the options allow. A task is not retried if a comb of the

@@ -5,6 +5,8 @@
 //! runs the reduce plans (`reduction`). The differences between AWS and one machine are behind [`Host`].
 
 mod dispatch;
+mod estimate;
+mod halved;
 mod inboxes;
 mod reducers;
 mod reduction;
@@ -18,16 +20,20 @@ use std::time::Instant;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use buzz_catalog::Table;
+use buzz_catalog::{DataFile, Table};
 use buzz_engine::{
-    Answer, Content, Engine, Progress, Question, RowSink, Rows, Running, Summary, TableDescription, Want,
+    Answer, Content, Engine, FileDescription, Progress, Question, RowSink, Rows, Running, Summary, TableDescription,
+    Want,
 };
 use buzz_host::Host;
 use buzz_plan::{Capacity, Explain, QueryPlan, explain, explain_analyzed};
-use buzz_protocol::{CatalogEntry, QueryError, Result, human_bytes};
+use buzz_protocol::{CatalogEntry, QueryError, Result};
 use buzz_storage::QueryStores;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+
+/// Files that a description of tables lists, of all tables together.
+const FILES_LISTED: usize = 256;
 
 /// The scheduler. It has no state between queries and can answer any number of them at the same time.
 #[derive(Debug, Clone)]
@@ -40,7 +46,9 @@ impl Engine for Fuse {
     async fn describe(&self, question: &Question) -> Result<Vec<TableDescription>> {
         let stores = self.host.stores.for_query();
         let tables = open(question, &stores, None).await?;
-        Ok(tables.iter().map(description).collect())
+        // A response of a stack has a maximum size, whatever the number of tables.
+        let files_max = FILES_LISTED / tables.len().max(1);
+        Ok(tables.iter().map(|table| description(table, files_max)).collect())
     }
 
     fn start_with(&self, question: Question, progress: Arc<Progress>) -> Running {
@@ -79,6 +87,7 @@ impl Fuse {
         let tables = open(question, &stores, buzz_plan::tables_read(&question.query).as_ref()).await?;
         let opened_in = started.elapsed();
         let mut plan = buzz_plan::plan(question, tables, &stores, &self.capacity(question)).await?;
+        plan.requests = stores.requests();
         plan.opened_in = opened_in;
         plan.planned_in = started.elapsed() - opened_in;
         Ok(plan)
@@ -108,26 +117,25 @@ impl Fuse {
         run::run(&self.host, plan, progress, sink).boxed()
     }
 
-    /// Estimates the cost of `plan` in US dollars. `None` where nothing is billed.
-    fn estimate(&self, plan: &QueryPlan) -> Option<f64> {
-        self.host.compute.estimated_usd(plan.task_count() as u64, plan.scan_bytes())
-    }
-
     /// Plans `question`, explains or runs it, and collects its rows.
     async fn answer(&self, question: Question, progress: &Progress) -> Result<Answer> {
         progress.keep_attempts(question.options.timeline_attempts);
         let plan = progress.unless_stopped(self.plan(&question)).await?;
         progress.warn(plan.warnings.iter().cloned());
-        let estimate = self.estimate(&plan);
+        progress.add_requests(plan.requests);
         if plan.explain != Explain::Plan {
-            check_cost(&plan, estimate)?;
+            progress.unless_stopped(estimate::check_limits(&self.host, &plan, progress)).await?;
         }
         let (content, summary) = match plan.explain {
             Explain::Plan => {
-                (Content::Plan(explain(&plan).await? + &estimate_line(&plan, estimate)), Summary::default())
+                let text = explain(&plan).await?;
+                let expected = async { Ok(estimate::estimate(&self.host, &plan, progress).await) };
+                let estimate = progress.unless_stopped(expected).await?;
+                let summary = Summary { estimate: Some(estimate), ..Summary::default() };
+                (Content::Plan(format!("{text}estimate: {estimate}\n")), summary)
             }
             Explain::Analyze => {
-                let summary = self.run(&plan, progress, &mut NoRows).await?;
+                let summary = self.run_or_halve(&question, &plan, progress, &mut NoRows).await?;
                 (Content::Plan(explain_analyzed(&plan, &summary).await?), summary)
             }
             Explain::No => {
@@ -135,11 +143,17 @@ impl Fuse {
                     buzz_results::format::check(schema, format)?;
                 }
                 let mut rows = Rows::new().at_most(plan.options.max_result_bytes);
-                let summary = self.run(&plan, progress, &mut rows).await?;
+                let summary = self.run_or_halve(&question, &plan, progress, &mut rows).await?;
                 (Content::Rows(rows), summary)
             }
         };
+        let used = progress.used();
+        let cost = self.host.compute.cost(&used);
         let summary = Summary {
+            requests: used.requests,
+            cost_usd: cost.map(|cost| cost.own_usd),
+            combs_started: used.starts.combs,
+            started_usd: cost.map(|cost| cost.started_usd),
             reruns: Progress::get(&progress.reruns),
             opened_in: plan.opened_in,
             planned_in: plan.planned_in,
@@ -149,24 +163,6 @@ impl Fuse {
         };
         Ok(Answer { id: question.id, content, summary })
     }
-}
-
-fn check_cost(plan: &QueryPlan, estimate: Option<f64>) -> Result<()> {
-    match (estimate, plan.options.max_cost_usd.map(f64::from)) {
-        (Some(estimate), Some(most)) if estimate > most => Err(QueryError::limit(format!(
-            "the query costs about ${estimate:.4}, more than ${most}; select fewer partitions, or raise `max_cost_usd`"
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Returns the line about the cost in an explained plan; empty where nothing is billed.
-fn estimate_line(plan: &QueryPlan, estimate: Option<f64>) -> String {
-    let Some(usd) = estimate else {
-        return String::new();
-    };
-    let (tasks, bytes) = (plan.task_count(), human_bytes(plan.scan_bytes()));
-    format!("estimate: {tasks} tasks read files of {bytes}, for about ${usd:.6}\n")
 }
 
 /// Opens the tables of `question`, in the order of its catalogs. Those that are not among the names `read`, if these are
@@ -189,7 +185,8 @@ async fn open(question: &Question, stores: &QueryStores, read: Option<&HashSet<S
     futures::future::try_join_all(opening.collect::<Vec<_>>()).await
 }
 
-fn description(table: &Table) -> TableDescription {
+/// Describes `table` with up to `files_max` of its files.
+fn description(table: &Table, files_max: usize) -> TableDescription {
     // View types are an encoding in memory; the files hold strings.
     let plain = |data_type: String| data_type.replace("Utf8View", "Utf8").replace("BinaryView", "Binary");
     let fields = table.schema.fields().iter();
@@ -203,6 +200,17 @@ fn description(table: &Table) -> TableDescription {
         partition_columns: table.partition_columns.clone(),
         columns: fields.map(|field| (field.name().clone(), plain(field.data_type().to_string()))).collect(),
         warnings: table.warnings.clone(),
+        file_list: table.files.iter().take(files_max).map(file_description).collect(),
+    }
+}
+
+fn file_description(file: &DataFile) -> FileDescription {
+    let values = file.partition_values.iter();
+    FileDescription {
+        path: file.path.clone(),
+        bytes: file.size,
+        partition_values: values.map(|value| (!value.is_null()).then(|| value.to_string())).collect(),
+        deleted_rows: file.deleted_rows(),
     }
 }
 

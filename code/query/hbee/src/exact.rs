@@ -13,8 +13,7 @@ use buzz_storage::text::exact_values;
 use crate::evolved::evolved;
 use crate::nested::key_and_value;
 
-/// Returns whether every value of type `file` is also one of type `table`, or its cast fails. Missing fields of structs do
-/// not matter.
+/// Returns whether every value of type `file` is also one of type `table`. Missing fields of structs do not matter.
 pub(crate) fn is_lossless(file: &DataType, table: &DataType) -> bool {
     use DataType::{
         Binary, BinaryView, Date32, Date64, Dictionary, FixedSizeBinary, FixedSizeList, LargeBinary, LargeList,
@@ -27,6 +26,9 @@ pub(crate) fn is_lossless(file: &DataType, table: &DataType) -> bool {
         (file, Dictionary(_, values)) => is_lossless(file, values),
         (Binary | LargeBinary | BinaryView | FixedSizeBinary(_), Binary | LargeBinary | BinaryView) => true,
         (Utf8 | LargeUtf8 | Utf8View, Binary | LargeBinary | BinaryView) => true,
+        // Nanoseconds end in 2262.
+        (Timestamp(from, _), Timestamp(TimeUnit::Nanosecond, _)) => *from == TimeUnit::Nanosecond,
+        (Date32, Timestamp(TimeUnit::Nanosecond, _)) => false,
         (Timestamp(from, _), Timestamp(to, _)) => fineness(from) <= fineness(to),
         (Date32, Date64 | Timestamp(_, _)) => true,
         (Time32(from) | Time64(from), Time32(to) | Time64(to)) => fineness(from) <= fineness(to),
@@ -142,7 +144,9 @@ fn without_negative_zero(array: &ArrayRef) -> ArrayRef {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Decimal128Array, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
+    use arrow::array::{
+        Date32Array, Decimal128Array, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
+    };
 
     use super::*;
 
@@ -164,6 +168,15 @@ mod tests {
         let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![86_400_000_000, 1]));
         assert_eq!(cast(times.slice(0, 1), DataType::Date32).unwrap(), "1970-01-02");
         assert!(cast(times, DataType::Date32).unwrap_err().message.contains("00:00:00.000001"));
+        let far: ArrayRef =
+            Arc::new(TimestampMicrosecondArray::from(vec![Some(1), None, Some(253_402_214_400_000_000)]));
+        let nanoseconds = DataType::Timestamp(TimeUnit::Nanosecond, None);
+        assert_eq!(cast(far.slice(0, 2), nanoseconds.clone()).unwrap(), "1970-01-01T00:00:00.000001 ");
+        let error = cast(far, nanoseconds.clone()).unwrap_err().message;
+        assert!(error.starts_with("`9999-12-31T00:00:00` is not Timestamp(ns)"), "{error}");
+        let days: ArrayRef = Arc::new(Date32Array::from(vec![19_753, 2_932_896]));
+        assert_eq!(cast(days.slice(0, 1), nanoseconds.clone()).unwrap(), "2024-01-31T00:00:00");
+        assert!(cast(days, nanoseconds).unwrap_err().message.starts_with("`9999-12-31` is not Timestamp(ns)"));
         let large: ArrayRef = Arc::new(Int64Array::from(vec![Some(1 << 53), None, Some((1 << 53) + 1)]));
         assert_eq!(cast(large.slice(0, 2), DataType::Float64).unwrap(), "9007199254740992.0 ");
         assert!(cast(large, DataType::Float64).unwrap_err().message.starts_with("`9007199254740993` is not Float64"));

@@ -97,7 +97,7 @@ impl HBee {
             stores.set_bucket(&scan.store, &scan.bucket);
             stores.open_all(&scan.stores)?;
         }
-        let ctx = self.task_context(task, stores)?;
+        let ctx = self.task_context(task, Arc::clone(&stores))?;
         let scans = ScanFiles::of(task, &ctx)?;
 
         let fragment = decode_fragment(&task.fragment, &ctx)?;
@@ -133,7 +133,7 @@ impl HBee {
             bytes_delivered: delivery.bytes,
             rows_scanned: read.rows,
             bytes_scanned: read.bytes,
-            requests: 0,
+            requests: stores.requests(),
             milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         })
     }

@@ -22,7 +22,7 @@ use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
 use crate::evolved::{evolved, has_evolved_map};
 use crate::exact::{exact_cast, is_lossless};
-use crate::nested::with_items;
+use crate::nested::{spelled, with_items};
 use crate::visible::{hides_nulls, with_visible_nulls};
 
 /// Adapts expressions over a table's columns to files with other names or types.
@@ -41,7 +41,14 @@ impl PhysicalExprAdapterFactory for MappedColumns {
             .map(|fields| fields.iter().map(|field| field.name().as_str()).collect::<Vec<_>>());
             names_in_table(&file, &table)
         };
-        let named: Vec<Field> = named.into_iter().zip(names).map(|(field, name)| field.with_name(name)).collect();
+        let named = named.into_iter().zip(names).map(|(field, name)| match logical.field_with_name(&name) {
+            Ok(wanted) => {
+                let data_type = spelled(field.data_type(), wanted.data_type());
+                field.with_name(name).with_data_type(data_type)
+            }
+            Err(_) => field.with_name(name),
+        });
+        let named: Vec<Field> = named.collect();
         // Columns that it cannot cast, or could change, get the table's type; `ReadAs` casts them.
         let own_cast = |file: &DataType, table: &DataType| has_evolved_map(file, table) || !is_lossless(file, table);
         let read_as = named.iter().map(|field| match logical.field_with_name(field.name()) {

@@ -13,11 +13,10 @@ use std::time::Duration;
 use buzz_exchange::{
     InboxCodec, Inboxes, Network, NetworkChannelResolver, TOKEN_HEADER, below_exchange, flight_server, session_of,
 };
-use buzz_kernel::{aggregates, guarded_joins, scalar_functions, unpanicked_rows};
+use buzz_kernel::{MemoryShares, aggregates, guarded_joins, scalar_functions, unpanicked_rows};
 use buzz_protocol::{BUILD_ID, QueryError, QueryToken, Result};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_distributed::{
@@ -35,9 +34,6 @@ use compute::OnCompute;
 use unknown::{BoundedIfUnknown, is_known};
 
 pub use compute::ComputeRuntime;
-
-/// Number of largest memory consumers that an out-of-memory message names.
-const CONSUMERS_NAMED: usize = 3;
 
 /// A change of the plans that a comb runs.
 pub type PlanChange = Arc<dyn Fn(Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc<dyn ExecutionPlan>> + Send + Sync>;
@@ -69,14 +65,14 @@ impl Comb {
     /// # Errors
     /// As [`Comb::new`].
     pub fn changing_plans(network: Arc<dyn Network>, memory_bytes: u64, change: PlanChange) -> Result<Comb> {
-        let inboxes = Arc::new(Inboxes::default());
-        let runtime = bounded_runtime(memory_bytes)?;
-        let held = Arc::clone(&inboxes);
+        let inboxes = Arc::new(Inboxes::sharing(MemoryShares::new(memory_bytes)));
+        let runtime = RuntimeEnvBuilder::new().build_arc()?;
+        let parts = SessionParts { inboxes: Arc::clone(&inboxes), network, change, runtime };
         let session = move |ctx: WorkerQueryContext| {
-            let (held, network, change) = (Arc::clone(&held), Arc::clone(&network), Arc::clone(&change));
-            async move { reduce_session(ctx, held, network, change) }
+            let parts = parts.clone();
+            async move { reduce_session(ctx, parts) }
         };
-        let worker = Worker::from_session_builder(session).with_runtime_env(runtime).with_version(BUILD_ID);
+        let worker = Worker::from_session_builder(session).with_version(BUILD_ID);
         Ok(Comb { inboxes, worker })
     }
 
@@ -91,34 +87,47 @@ impl Comb {
     }
 }
 
-fn bounded_runtime(memory_bytes: u64) -> Result<Arc<RuntimeEnv>> {
-    let bytes = usize::try_from(memory_bytes).unwrap_or(usize::MAX);
-    let named = std::num::NonZeroUsize::new(CONSUMERS_NAMED).expect("a constant above 0");
-    let pool = TrackConsumersPool::new(FairSpillPool::new(bytes), named);
-    Ok(RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).build_arc()?)
-}
-
-fn reduce_session(
-    mut ctx: WorkerQueryContext,
+/// The parts of a comb that its sessions share.
+#[derive(Clone)]
+struct SessionParts {
     inboxes: Arc<Inboxes>,
     network: Arc<dyn Network>,
     change: PlanChange,
-) -> DataFusionResult<SessionState> {
+    /// Runtime of all queries, but for the memory.
+    runtime: Arc<RuntimeEnv>,
+}
+
+impl SessionParts {
+    /// Returns the runtime of the query whose token is `token`: its operators use its share of the memory.
+    fn runtime_of(&self, token: &QueryToken) -> DataFusionResult<Arc<RuntimeEnv>> {
+        let Some(share) = self.inboxes.share(token) else {
+            return Err(QueryError::unavailable("the query is not open on this comb").into_datafusion());
+        };
+        RuntimeEnvBuilder::from_runtime_env(&self.runtime).with_memory_pool(share.pool()).build_arc()
+    }
+}
+
+fn reduce_session(mut ctx: WorkerQueryContext, parts: SessionParts) -> DataFusionResult<SessionState> {
+    let token = ctx.headers.get(TOKEN_HEADER).cloned();
+    let shown = QueryToken::shown(token.as_ref().and_then(|token| token.to_str().ok()).unwrap_or_default());
+    let runtime = parts.runtime_of(&shown)?;
+    let SessionParts { inboxes, network, change, .. } = parts;
     let config = ctx.builder.config().get_or_insert_default();
     for (key, value) in session_of(&ctx.headers).map_err(QueryError::into_datafusion)? {
         config.options_mut().set(&key, &value)?;
     }
     config.set_extension(inboxes);
     let mut passed_on = HeaderMap::new();
-    if let Some(token) = ctx.headers.get(TOKEN_HEADER) {
-        config.set_extension(Arc::new(QueryToken::shown(token.to_str().unwrap_or_default())));
-        passed_on.insert(TOKEN_HEADER, token.clone());
+    if let Some(token) = token {
+        config.set_extension(Arc::new(shown));
+        passed_on.insert(TOKEN_HEADER, token);
     }
     // Of two functions with one name, the later one counts.
     ctx.builder.scalar_functions().get_or_insert_default().extend(scalar_functions());
     ctx.builder.aggregate_functions().get_or_insert_default().extend(aggregates());
     let builder = ctx
         .builder
+        .with_runtime_env(runtime)
         .with_distributed_user_codec(InboxCodec)
         .with_distributed_channel_resolver(NetworkChannelResolver::of_comb(network))
         .with_distributed_worker_plan_rewrite_handler(move |event: WorkerPlanRewriteEvent<'_>| {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use buzz_exchange::Network;
 use buzz_storage::Stores;
 
-pub use seams::{Combs, Compute, Refused};
+pub use seams::{Combs, Compute, Pace, Refused};
 
 /// The place where queries run. Cloning it shares its parts.
 #[derive(Debug, Clone)]

@@ -3,10 +3,33 @@
 use std::fmt;
 
 use async_trait::async_trait;
+use buzz_engine::{Between, CombStarts, Cost, Used};
 use buzz_protocol::{CombAddress, HBeeTask, QueryError, QueryId, Result, TaskOutcome};
 
 /// Called each time that no worker takes a task and the call is repeated.
 pub type Refused<'a> = &'a (dyn Fn() + Sync);
+
+/// Time that tasks are expected to take at a place.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// Bytes that one task reads, decodes and processes in a second. The high bound is the fastest.
+    pub bytes_per_second: Between<f64>,
+    /// Seconds of a task beside that.
+    pub task_seconds: Between<f64>,
+}
+
+impl Pace {
+    /// Tasks that share the processors and the disks of one machine: from the decompression and aggregation of many columns
+    /// (50 MB/s of compressed bytes per thread) to the sum of one (500 MB/s).
+    pub const ONE_MACHINE: Self =
+        Self { bytes_per_second: Between { low: 50e6, high: 500e6 }, task_seconds: Between { low: 0.001, high: 0.02 } };
+
+    /// Returns the seconds of one task that reads `bytes`.
+    pub fn seconds(&self, bytes: u64) -> Between<f64> {
+        let (rate, beside) = (&self.bytes_per_second, &self.task_seconds);
+        Between { low: beside.low + bytes as f64 / rate.high, high: beside.high + bytes as f64 / rate.low }
+    }
+}
 
 /// Runs HBee tasks.
 #[async_trait]
@@ -28,9 +51,13 @@ pub trait Compute: fmt::Debug + Send + Sync {
     /// Returns the number of tasks that may run at the same time, unless an option overrides it.
     fn concurrency(&self) -> usize;
 
-    /// Returns an estimate of the cost of `tasks` tasks that read `bytes` together, in US dollars. `None` where nothing is
-    /// billed.
-    fn estimated_usd(&self, _tasks: u64, _bytes: u64) -> Option<f64> {
+    /// Returns the time that tasks are expected to take.
+    fn pace(&self) -> Pace {
+        Pace::ONE_MACHINE
+    }
+
+    /// Returns the cost of `used` at list prices. `None` where nothing is billed.
+    fn cost(&self, _used: &Used) -> Option<Cost> {
         None
     }
 
@@ -75,6 +102,16 @@ pub trait Combs: fmt::Debug + Send + Sync {
     /// another comb as well, such as running out of memory.
     async fn fate(&self, _address: &CombAddress) -> Option<QueryError> {
         None
+    }
+
+    /// Returns the starts of combs by this value so far. Zero where a comb starts at once and costs nothing.
+    fn starts(&self) -> CombStarts {
+        CombStarts::default()
+    }
+
+    /// Returns the seconds that combs need to start; zero where they start at once.
+    fn start_seconds(&self) -> Between<f64> {
+        Between::default()
     }
 
     /// Returns the number of partitions that each of `count` combs should work on at the same time.

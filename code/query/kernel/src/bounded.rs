@@ -1,11 +1,14 @@
-//! Functions whose result over constants is bounded.
+//! Functions whose results are bounded.
 //!
 //! The planner evaluates functions of constants. `repeat('x', 2000000000)` would end Fuse while it plans, for lack of
-//! memory.
+//! memory, and `repeat(name, 2000000000)` the HBee that computes it for a batch of rows.
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::datatypes::{DataType, FieldRef, IntervalUnit, TimeUnit};
+use arrow::array::{Array, AsArray, Int64Array};
+use arrow::compute::cast;
+use arrow::compute::kernels::length::length;
+use arrow::datatypes::{DataType, FieldRef, Int64Type, IntervalUnit, TimeUnit};
 use buzz_protocol::QueryError;
 use datafusion::common::config::ConfigOptions;
 use datafusion::error::Result;
@@ -20,6 +23,9 @@ use datafusion::scalar::ScalarValue;
 
 /// Maximum size of a value that a function makes of constants.
 const CONSTANT_BYTES_MAX: u64 = 64 << 20;
+
+/// Maximum size of the values that a function makes of the rows of a batch. Offsets of texts end at twice as much.
+const BATCH_BYTES_MAX: u64 = 1 << 30;
 
 /// The functions whose result can be much larger than their arguments.
 const GROWING: &[&str] = &[
@@ -97,6 +103,15 @@ impl ScalarUDFImpl for Bounded {
             ));
             return Err(error.into_datafusion());
         }
+        if bytes_of_rows(self.name(), &args.args, args.number_rows).is_some_and(|bytes| bytes > BATCH_BYTES_MAX) {
+            let error = QueryError::limit(format!(
+                "`{}` makes values of more than {} MiB for a batch of {} rows; make them shorter, or lower the option `batch_size`",
+                self.name(),
+                BATCH_BYTES_MAX >> 20,
+                args.number_rows
+            ));
+            return Err(error.into_datafusion());
+        }
         self.inner().invoke_with_args(args)
     }
 
@@ -161,6 +176,90 @@ fn bytes_made(name: &str, args: &[ColumnarValue]) -> Option<u64> {
     }
 }
 
+/// Returns the approximate size of what function `name` makes of `rows` rows. `None` if no argument is a column, or without an
+/// estimate: what `replace` makes depends on how often it finds its text.
+fn bytes_of_rows(name: &str, args: &[ColumnarValue], rows: usize) -> Option<u64> {
+    if !args.iter().any(|arg| matches!(arg, ColumnarValue::Array(_))) {
+        return None;
+    }
+    let number = |at: usize| Numbers::of(args.get(at)?);
+    let sum = |of: &dyn Fn(usize) -> u64| (0..rows).fold(0_u64, |sum, row| sum.saturating_add(of(row)));
+    let element = size_of::<i64>() as u64;
+    match name {
+        "lpad" | "rpad" => {
+            let lengths = number(1)?;
+            Some(sum(&|row| lengths.count(row)))
+        }
+        "repeat" => {
+            let (lengths, counts) = (Numbers::of_bytes(args.first()?)?, number(1)?);
+            Some(sum(&|row| lengths.count(row).saturating_mul(counts.count(row))))
+        }
+        "array_repeat" | "array_resize" => {
+            let counts = number(1)?;
+            Some(sum(&|row| counts.count(row).saturating_mul(element)))
+        }
+        "range" | "generate_series" => {
+            let first = number(0)?;
+            let (start, stop) = if args.len() == 1 { (Numbers::One(Some(0)), first) } else { (first, number(1)?) };
+            let step = if args.len() > 2 { number(2)? } else { Numbers::One(Some(1)) };
+            Some(sum(&|row| match (start.at(row), stop.at(row), step.at(row)) {
+                (Some(start), Some(stop), Some(step)) => {
+                    (stop.abs_diff(start) / step.unsigned_abs().max(1)).saturating_mul(element)
+                }
+                _ => 0,
+            }))
+        }
+        _ => None,
+    }
+}
+
+/// The whole numbers that an argument has for the rows of a batch.
+enum Numbers {
+    One(Option<i64>),
+    Many(Int64Array),
+}
+
+impl Numbers {
+    /// Returns the values of `arg`. `None` if they are not whole numbers.
+    fn of(arg: &ColumnarValue) -> Option<Self> {
+        if !arg.data_type().is_integer() {
+            return None;
+        }
+        match arg {
+            ColumnarValue::Scalar(value) => match value.cast_to(&DataType::Int64).ok()? {
+                ScalarValue::Int64(number) => Some(Self::One(number)),
+                _ => None,
+            },
+            ColumnarValue::Array(values) => {
+                Some(Self::Many(cast(values, &DataType::Int64).ok()?.as_primitive::<Int64Type>().clone()))
+            }
+        }
+    }
+
+    /// Returns the bytes of the texts of `arg`. `None` if they are no texts.
+    fn of_bytes(arg: &ColumnarValue) -> Option<Self> {
+        match arg {
+            ColumnarValue::Scalar(value) => Some(Self::One(Some(i64::try_from(value.try_as_str()??.len()).ok()?))),
+            ColumnarValue::Array(texts) => {
+                let lengths = length(texts.as_ref()).ok()?;
+                Some(Self::Many(cast(&lengths, &DataType::Int64).ok()?.as_primitive::<Int64Type>().clone()))
+            }
+        }
+    }
+
+    fn at(&self, row: usize) -> Option<i64> {
+        match self {
+            Self::One(number) => *number,
+            Self::Many(numbers) => (row < numbers.len() && numbers.is_valid(row)).then(|| numbers.value(row)),
+        }
+    }
+
+    /// Returns the number of `row`, which counts something: 0 if it is negative or null.
+    fn count(&self, row: usize) -> u64 {
+        self.at(row).and_then(|number| u64::try_from(number).ok()).unwrap_or(0)
+    }
+}
+
 /// Returns a time in seconds since 1970.
 fn seconds(time: &ScalarValue) -> Option<f64> {
     match time.cast_to(&DataType::Timestamp(TimeUnit::Second, None)).ok()? {
@@ -205,6 +304,23 @@ mod tests {
         assert_eq!(made("generate_series", &[time(0), time(100), step]), Some(800));
         let column = [ColumnarValue::Array(Arc::new(arrow::array::StringArray::from(vec!["a"])))];
         assert_eq!(bytes_made("repeat", &column), None);
+    }
+
+    #[test]
+    fn size_is_estimated_from_rows() {
+        let texts =
+            ColumnarValue::Array(Arc::new(arrow::array::StringArray::from(vec![Some("abc"), None, Some("de")])));
+        let counts = ColumnarValue::Array(Arc::new(Int64Array::from(vec![Some(10), Some(5), Some(-1)])));
+        let million = ColumnarValue::Scalar(ScalarValue::from(1_000_000_i32));
+        let made = |name, args: [&ColumnarValue; 2]| bytes_of_rows(name, &args.map(ColumnarValue::clone), 3);
+        assert_eq!(made("lpad", [&texts, &million]), Some(3_000_000));
+        assert_eq!(made("repeat", [&texts, &counts]), Some(30));
+        assert_eq!(made("repeat", [&texts, &million]), Some(5_000_000));
+        assert_eq!(made("repeat", [&ColumnarValue::Scalar(ScalarValue::from("abcd")), &counts]), Some(60));
+        assert_eq!(made("array_repeat", [&texts, &counts]), Some(120));
+        assert_eq!(made("generate_series", [&counts, &million]), Some((999_990 + 999_995 + 1_000_001) * 8));
+        assert_eq!(made("replace", [&texts, &texts]), None);
+        assert_eq!(made("repeat", [&million, &million]), None);
     }
 
     #[test]

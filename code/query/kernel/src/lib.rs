@@ -10,17 +10,19 @@ mod pieces;
 mod roundtrip;
 #[cfg(feature = "sql")]
 mod session;
+mod shares;
 mod yielding;
 
 pub use codec::{decode_fragment, decode_plan, decode_schema, encode_fragment, encode_plan, encode_schema};
 pub use early::may_end_before;
 pub use functions::{
-    Arithmetic, aggregates, checked, checked_sum, hidden, instant, interval_length, interval_part, is_checked,
-    like_pattern, multiply_interval, round_time, rounded_time, scalar_functions, similar_pattern, single_row,
-    unit_nanoseconds, wrapping_sum,
+    Arithmetic, aggregates, checked, checked_sum, hidden, instant, instant_in, interval_key, interval_length,
+    interval_of_key, interval_part, is_checked, like_pattern, multiply_interval, null_if, one_form, round_time,
+    rounded_time, scalar_functions, similar_pattern, single_row, unit_nanoseconds, wrapping_sum,
 };
 pub use guard::{Guard, guarded, guarded_joins, guarded_joins_above, unpanicked_rows};
 pub use roundtrip::lost_on_the_wire;
 #[cfg(feature = "sql")]
 pub use session::{planning_config, session, session_options};
+pub use shares::{MemoryShares, OpenShare, QueryShare};
 pub use yielding::yielding;

@@ -51,9 +51,19 @@ pub(crate) async fn planned(state: &SessionState, mut statement: Statement) -> R
 }
 
 /// Returns `statement` with the relation of `column`, which NATURAL JOIN merges, in its conditions. `None` if no relation
-/// has that column.
+/// has that column, or one beside these joins has it too.
 async fn with_side(state: &SessionState, statement: &Statement, column: &str) -> Option<Statement> {
-    for named in standard::natural_sides(statement, column) {
+    for named in standard::natural_sides(statement, column, true) {
+        let error = state.statement_to_plan(named).await.err();
+        let is_missing = error
+            .as_ref()
+            .and_then(schema_error)
+            .is_some_and(|error| matches!(error, SchemaError::FieldNotFound { field, .. } if field.name == column));
+        if !is_missing {
+            return None;
+        }
+    }
+    for named in standard::natural_sides(statement, column, false) {
         let is_other = match state.statement_to_plan(named.clone()).await {
             Ok(_) => false,
             Err(error) => match schema_error(&error) {

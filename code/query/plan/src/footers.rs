@@ -13,7 +13,7 @@ use object_store::{ObjectMeta, ObjectStore};
 use crate::split::{FileSplit, line_splits, row_group_splits};
 
 /// Maximum number of footers read at the same time.
-const FOOTERS_AT_ONCE: usize = 32;
+pub(crate) const FOOTERS_AT_ONCE: usize = 32;
 
 /// Divides files into splits of about `target` bytes: larger Parquet files between row groups, text files at any byte.
 pub(crate) async fn row_groups(
@@ -58,7 +58,11 @@ async fn by_footer(
     Ok(row_group_splits(index, file.size, &footer, target))
 }
 
-fn object_meta(file: &DataFile) -> Result<ObjectMeta> {
+/// Returns what the store is expected to report of `file`.
+///
+/// # Errors
+/// `Data` if its path is not valid.
+pub(crate) fn object_meta(file: &DataFile) -> Result<ObjectMeta> {
     let location =
         Path::parse(&file.path).map_err(|error| QueryError::data(format!("`{}` is not a path: {error}", file.path)))?;
     Ok(ObjectMeta { location, last_modified: DateTime::UNIX_EPOCH, size: file.size, e_tag: None, version: None })

@@ -19,6 +19,7 @@ mod ordered;
 mod params;
 mod prune;
 mod query_plan;
+mod reads;
 mod reduce;
 mod scalar;
 mod shared;
@@ -40,7 +41,7 @@ use std::time::Duration;
 use buzz_catalog::Table;
 use buzz_engine::{Question, Want};
 use buzz_kernel::{planning_config, session_options};
-use buzz_protocol::{Options, QueryBody, Result};
+use buzz_protocol::{Options, QueryBody, Requests, Result};
 use buzz_storage::QueryStores;
 use chrono::{DateTime, SubsecRound, Utc};
 use datafusion::catalog::TableProvider;
@@ -49,6 +50,7 @@ use datafusion::execution::SessionState;
 pub use cut::ScanSource;
 pub use explain::{explain, explain_analyzed};
 pub use query_plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep};
+pub use reads::{Read, Reads, ScanRead};
 pub use reduce::{divide, reduce_plan};
 pub use table::{FileTable, InboxTable, InboxTarget, scan_number};
 pub use views::tables_read;
@@ -76,7 +78,7 @@ impl Capacity {
 ///
 /// # Errors
 /// `Invalid` if a step's SQL or filter is wrong, `Data` if a table contradicts itself, `Unavailable` if a store does not
-/// respond, `Limit` if it has more tasks or reads more bytes than the options allow.
+/// respond, `Limit` if it has more tasks than the options allow.
 pub async fn plan(
     question: &Question,
     tables: Vec<Table>,
@@ -129,7 +131,8 @@ impl Planning<'_> {
     fn session<'t>(&self, tables: impl IntoIterator<Item = (&'t str, Arc<dyn TableProvider>)>) -> Result<SessionState> {
         let mut config = planning_config(self.options(), 1)?;
         config.options_mut().sql_parser.collect_spans = true;
-        standard::session(config, self.options(), self.start, tables)
+        let state = standard::session(config, self.options(), self.start, tables)?;
+        Ok(standard::within_time(state, self.options(), self.start))
     }
 
     /// Makes the plan of `stages` and `reduces`, for `reducer` combs or for Fuse alone.
@@ -145,6 +148,7 @@ impl Planning<'_> {
             partitions_per_comb: self.capacity.partitions_per_comb(reducer.combs),
             start: self.start,
             session: session_options(self.options()),
+            requests: Requests::default(),
             opened_in: Duration::ZERO,
             planned_in: Duration::ZERO,
         }

@@ -1,6 +1,7 @@
 //! Checks the parameters of a query: each `$name` in its SQL has a value, and each value is used. Converts their values.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::ControlFlow;
 
 use arrow::datatypes::DataType;
 use buzz_protocol::query::name_help;
@@ -10,11 +11,14 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::ExprSchemable;
 use datafusion::scalar::ScalarValue;
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{Expr, TableFactor, Value, ValueWithSpan, VisitorMut};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::sql_types::sql_type;
+use crate::visit::{each_expression_mut, visit_mut};
 
 /// Checks the parameters of `query`. Returns a warning for each that no SQL names.
 ///
@@ -91,6 +95,48 @@ fn value(state: &SessionState, name: &str, param: &Param) -> Result<ScalarValue>
             typed.map_err(|_| misfit(name, value, &data_type))?
         }
     })
+}
+
+/// Writes the parameters among the arguments of table functions, such as `generate_series(1, $n)`, as literals: the planner calls
+/// these functions before it knows values.
+pub(crate) fn in_table_functions(mut statement: Statement, params: &BTreeMap<String, Param>) -> Statement {
+    if let Statement::Statement(sql) = &mut statement
+        && !params.is_empty()
+    {
+        let _: ControlFlow<()> = visit_mut(sql.as_mut(), &mut TableFunctions(params));
+    }
+    statement
+}
+
+struct TableFunctions<'a>(&'a BTreeMap<String, Param>);
+
+impl VisitorMut for TableFunctions<'_> {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        let TableFactor::Table { args: Some(args), .. } = factor else { return ControlFlow::Continue(()) };
+        for arg in &mut args.args {
+            each_expression_mut(arg, &mut |expression| {
+                let Expr::Value(ValueWithSpan { value: Value::Placeholder(name), .. }) = &*expression else { return };
+                if let Some(literal) = self.0.get(name.trim_start_matches('$')).and_then(literal) {
+                    *expression = literal;
+                }
+            });
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Returns the value of `param` as SQL. `None` if its type has a name that is parsed later.
+fn literal(param: &Param) -> Option<Expr> {
+    Some(Expr::value(match param {
+        Param::Bool(value) => Value::Boolean(*value),
+        Param::Int(value) => Value::Number(value.to_string(), false),
+        Param::Float(value) => Value::Number(value.to_string(), false),
+        Param::Text(value) => Value::SingleQuotedString(value.clone()),
+        Param::Null => Value::Null,
+        Param::Typed { .. } => return None,
+    }))
 }
 
 /// Maximum number of bytes of the name of a type. Deeply nested ones would exhaust the stack.

@@ -8,7 +8,7 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::writer::StreamWriter;
 use buzz_catalog::{DataFile, Table};
-use buzz_protocol::{Evaluation, FileSlice, Options, QueryError, Result, ScanSpec, StageId, TaskFile, human_bytes};
+use buzz_protocol::{Evaluation, FileSlice, Options, QueryError, Requests, Result, ScanSpec, StageId, TaskFile};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use datafusion::logical_expr::LogicalPlan;
@@ -17,6 +17,7 @@ use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::scalar::ScalarValue;
 
 use crate::cut::{CutRules, ScanSource};
+use crate::reads::ScanRead;
 use crate::split::FileSplit;
 
 /// A planned query. It can be run any number of times.
@@ -42,6 +43,8 @@ pub struct QueryPlan {
     pub start: DateTime<Utc>,
     /// DataFusion configuration, the same for every role.
     pub session: BTreeMap<String, String>,
+    /// Requests to buckets of opening the catalogs and planning.
+    pub requests: Requests,
     /// Time to open the catalogs.
     pub opened_in: Duration,
     /// Time to plan.
@@ -83,6 +86,8 @@ pub struct MapStage {
     pub files_by_partition: usize,
     /// The source of each scan of the fragment, in pre-order of the plan.
     pub scans: Vec<ScanSource>,
+    /// Columns and conditions of each scan of the fragment, in the same order.
+    pub reads: Vec<ScanRead>,
     /// Tables that every task reads completely: the build sides of the fragment's broadcast joins.
     pub builds: Vec<BuildSide>,
     /// Columns by which delivered rows are hash-partitioned; empty for round-robin.
@@ -149,16 +154,7 @@ impl QueryPlan {
         self.stages.iter().map(MapStage::task_count).sum()
     }
 
-    /// Returns the bytes of the files that all tasks read, before columns are selected.
-    pub fn scan_bytes(&self) -> u64 {
-        let of_stage = |stage: &MapStage| {
-            let builds: u64 = stage.builds.iter().map(BuildSide::bytes).sum();
-            stage.bytes().saturating_add(builds.saturating_mul(stage.tasks.len() as u64))
-        };
-        self.stages.iter().map(of_stage).fold(0, u64::saturating_add)
-    }
-
-    /// Checks the plan against the bounds in its options.
+    /// Checks the number of tasks.
     ///
     /// # Errors
     /// `Limit`, naming the option.
@@ -168,14 +164,6 @@ impl QueryPlan {
             return Err(QueryError::limit(format!(
                 "the query has {tasks} tasks, more than {}; raise `task_bytes`, lower `tasks`, or raise `max_tasks`",
                 options.max_tasks
-            )));
-        }
-        let bytes = self.scan_bytes();
-        if options.max_scan_bytes > 0 && bytes > options.max_scan_bytes {
-            return Err(QueryError::limit(format!(
-                "the query reads files of {}, more than {}; select fewer partitions, or raise `max_scan_bytes`",
-                human_bytes(bytes),
-                human_bytes(options.max_scan_bytes)
             )));
         }
         Ok(())

@@ -68,7 +68,7 @@ pub(crate) async fn to_logical(
     options: &Options,
 ) -> Result<(LogicalPlan, LogicalPlan)> {
     let values = params::values(state, params)?;
-    let planned = as_written(state, statement).await?;
+    let planned = as_written(state, params::in_table_functions(statement, params)).await?;
     let types = if params.is_empty() { HashMap::new() } else { planned.get_parameter_types()? };
     let written = standard::planned(planned.with_param_values(values.clone())?, options)?;
     let logical = scalar::projected(scalar::checked(wire::sendable(written)?)?)?;

@@ -19,6 +19,7 @@ use crate::information::{answered, described_query, description};
 use crate::missing::missing_table;
 use crate::narrow::narrowed;
 use crate::query_plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep, reduces_rows};
+use crate::reads::scan_reads;
 use crate::reduce::{Reducer, planned, reducer};
 use crate::shared::{Divided, divide};
 use crate::split::{pack, split_target, tasks_wanted};
@@ -231,6 +232,7 @@ async fn map_stage(planning: &Planning<'_>, stage: u32, fragment: Fragment) -> R
         schema: delivered_schema(&fragment.plan.schema()),
         display,
         scans: fragment.sources,
+        reads: scan_reads(&fragment.plan),
         builds,
         fragment: wire::encoded(fragment.plan)?,
         keys: fragment.keys,

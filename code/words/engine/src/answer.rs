@@ -59,6 +59,22 @@ pub struct TableDescription {
     /// Warnings about the table.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// The first files, in the table's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub file_list: Vec<FileDescription>,
+}
+
+/// Description of one file of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileDescription {
+    /// Path within the store of the table.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Values of the partition columns as text, None for null.
+    pub partition_values: Vec<Option<String>>,
+    /// Rows that were deleted without rewriting the file.
+    pub deleted_rows: u64,
 }
 
 impl TableDescription {
@@ -75,6 +91,7 @@ impl TableDescription {
             partition_columns: Vec::new(),
             columns: columns.map(|column| (column.name.clone(), column.data_type.clone())).collect(),
             warnings: Vec::new(),
+            file_list: Vec::new(),
         }
     }
 }

@@ -17,6 +17,7 @@
 
 mod answer;
 pub mod contract;
+mod cost;
 mod names;
 mod progress;
 mod question;
@@ -32,7 +33,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use buzz_protocol::Result;
 
-pub use answer::{Answer, Content, TableDescription};
+pub use answer::{Answer, Content, FileDescription, TableDescription};
+pub use cost::{Between, CombStarts, Cost, Estimate, Used};
 pub use names::{Existing, NameChange, NameChanged, NameKind, NameList, Names};
 pub use progress::{Phase, Progress, ProgressReport, Status};
 pub use question::{Question, Want};

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use buzz_protocol::{QueryError, QueryId, Result, StageId, TaskIndex, TaskOutcome};
+use buzz_protocol::{QueryError, QueryId, Requests, Result, StageId, TaskIndex, TaskOutcome};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::{Attempt, StageSummary, Timeline};
+use crate::{Attempt, CombStarts, StageSummary, Timeline, Used};
 
 /// Counts that grow while a query runs, its warnings, and the switch that ends it.
 #[derive(Debug)]
@@ -36,18 +36,21 @@ pub struct Progress {
     pub reruns: AtomicU64,
     /// Milliseconds of all attempts, in all runs of the query.
     pub task_milliseconds: AtomicU64,
-    /// Storage requests of accepted tasks, if they are counted.
-    pub requests: AtomicU64,
     /// Attempts that were started, in all runs of the query.
     pub invocations: AtomicU64,
     /// Milliseconds for which combs were reserved, summed over combs and runs of the query.
     pub comb_milliseconds: AtomicU64,
+    /// Combs that were started for the query.
+    pub combs_started: AtomicU64,
+    /// Milliseconds of these starts, summed.
+    pub comb_start_milliseconds: AtomicU64,
     started: Instant,
     status: Mutex<Status>,
     stop: watch::Sender<Option<QueryError>>,
     warnings: Mutex<Vec<String>>,
     stages: Mutex<BTreeMap<StageId, StageSummary>>,
     first_run: Mutex<Option<QueryId>>,
+    requests: Mutex<Requests>,
     timeline: Mutex<Timeline>,
     timeline_max: AtomicUsize,
 }
@@ -124,9 +127,11 @@ impl Progress {
             bytes_delivered: AtomicU64::default(),
             reruns: AtomicU64::default(),
             task_milliseconds: AtomicU64::default(),
-            requests: AtomicU64::default(),
+            requests: Mutex::default(),
             invocations: AtomicU64::default(),
             comb_milliseconds: AtomicU64::default(),
+            combs_started: AtomicU64::default(),
+            comb_start_milliseconds: AtomicU64::default(),
             started: Instant::now(),
             status: Mutex::default(),
             stop: watch::Sender::new(None),
@@ -151,6 +156,37 @@ impl Progress {
     /// Returns the present value of one of the counts.
     pub fn get(counter: &AtomicU64) -> u64 {
         counter.load(Ordering::Relaxed)
+    }
+
+    /// Adds requests to buckets: of planning, and of a task that succeeded.
+    pub fn add_requests(&self, requests: Requests) {
+        *self.requests.lock() += requests;
+    }
+
+    /// Returns the requests to buckets so far, in all runs of the query. Those of tasks that failed are not among them.
+    pub fn requests(&self) -> Requests {
+        *self.requests.lock()
+    }
+
+    /// Adds combs that were started for the query.
+    pub fn add_starts(&self, starts: CombStarts) {
+        Self::add(&self.combs_started, starts.combs);
+        Self::add(&self.comb_start_milliseconds, starts.milliseconds);
+    }
+
+    /// Returns the resources that the query used so far, in all its runs. Fuse counts from the question until now.
+    pub fn used(&self) -> Used {
+        Used {
+            task_milliseconds: Self::get(&self.task_milliseconds),
+            invocations: Self::get(&self.invocations),
+            fuse_milliseconds: u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX),
+            comb_milliseconds: Self::get(&self.comb_milliseconds),
+            starts: CombStarts {
+                combs: Self::get(&self.combs_started),
+                milliseconds: Self::get(&self.comb_start_milliseconds),
+            },
+            requests: self.requests(),
+        }
     }
 
     /// Returns the time since the query was started.

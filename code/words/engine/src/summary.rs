@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use buzz_protocol::{StageId, TaskIndex, TaskOutcome};
+use buzz_protocol::{Requests, StageId, TaskIndex, TaskOutcome};
 
-use crate::Timeline;
+use crate::{Estimate, Timeline};
 
 /// Work done for an answer.
 #[derive(Debug, Clone, Default)]
@@ -43,8 +43,17 @@ pub struct Summary {
     pub ran_in: Duration,
     /// Time from the question to the answer.
     pub total: Duration,
-    /// US dollars by list price; None on one machine, where nothing is billed.
+    /// Requests to buckets, of Fuse and of tasks that succeeded.
+    pub requests: Requests,
+    /// US dollars by list price of the query's own work; None on one machine, where nothing is billed.
     pub cost_usd: Option<f64>,
+    /// Combs that were started for the query.
+    pub combs_started: u64,
+    /// US dollars by list price of the start and the idle time of these combs, apart from the query's own work; None on
+    /// one machine.
+    pub started_usd: Option<f64>,
+    /// Estimate of a run, with a plan that was not run.
+    pub estimate: Option<Estimate>,
     /// Attempts of the tasks, as many as the option `timeline_attempts` keeps.
     pub timeline: Timeline,
 }
@@ -53,6 +62,20 @@ impl Summary {
     /// Returns true if something was run.
     pub fn ran(&self) -> bool {
         !self.ran_in.is_zero()
+    }
+
+    /// Returns a text about combs that were started for the query, such as `started: 1 comb for $0.008742`; `None` if none
+    /// were.
+    pub fn started_note(&self) -> Option<String> {
+        let usd = self.started_usd.filter(|_| self.combs_started > 0)?;
+        let combs = if self.combs_started == 1 { "comb" } else { "combs" };
+        Some(format!("started: {} {combs} for ${usd:.6}", self.combs_started))
+    }
+
+    /// Returns a text about the requests to buckets, such as `requests: 30 GET, 2 PUT`; `None` if there were none.
+    pub fn requests_note(&self) -> Option<String> {
+        let Requests { gets, puts } = self.requests;
+        (self.requests.total() > 0).then(|| format!("requests: {gets} GET, {puts} PUT"))
     }
 }
 
@@ -116,5 +139,22 @@ impl StageSummary {
         tasks.sort_unstable();
         let (slowest, task) = *tasks.last()?;
         Some((tasks[(tasks.len() - 1) / 2].0, slowest, task))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_are_left_out_where_there_is_nothing() {
+        let none = Summary { cost_usd: Some(0.001), started_usd: Some(0.0), ..Summary::default() };
+        assert_eq!((none.started_note(), none.requests_note()), (None, None));
+        let requests = Requests { gets: 30, puts: 2 };
+        let some = Summary { requests, combs_started: 1, started_usd: Some(0.008_742), ..none };
+        assert_eq!(some.started_note().as_deref(), Some("started: 1 comb for $0.008742"));
+        assert_eq!(some.requests_note().as_deref(), Some("requests: 30 GET, 2 PUT"));
+        let two = Summary { combs_started: 2, ..some };
+        assert_eq!(two.started_note().as_deref(), Some("started: 2 combs for $0.008742"));
     }
 }

@@ -52,7 +52,7 @@ pub(crate) fn from_datafusion(error: &DataFusionError) -> QueryError {
         DataFusionError::NotImplemented(message) => {
             QueryError::invalid(format!("not supported by the SQL engine: {}", plain(message)))
         }
-        DataFusionError::ResourcesExhausted(message) => QueryError::limit(exhausted(message)),
+        DataFusionError::ResourcesExhausted(message) => QueryError::out_of_memory(exhausted(message)),
         DataFusionError::ParquetError(source) => QueryError::data(format!("not readable Parquet: {source}")),
         DataFusionError::ObjectStore(source) => from_object_store(source),
         DataFusionError::IoError(source) => from_io(source),
@@ -77,7 +77,23 @@ fn plain(message: &str) -> String {
     for prefix in ["Internal error: ", "Error during planning: ", "Execution error: "] {
         line = line.trim_start_matches(prefix);
     }
-    line.trim_end_matches('.').to_string()
+    let line = without_dump(line);
+    match line.strip_prefix("Physical plan does not support logical expression OuterReferenceColumn") {
+        Some(_) => "this use of a column of the outer query in a subquery or after LATERAL; write it as a join, or with a window \
+                    function such as `row_number() OVER (PARTITION BY …)`"
+            .to_string(),
+        None => line.trim_end_matches('.').to_string(),
+    }
+}
+
+/// Cuts a message where the parts of a parsed statement begin: `Collate { expr: Identifier(Ident { …`. The names in front say what
+/// it is.
+fn without_dump(line: &str) -> &str {
+    let has_dump = ["Span(Location", "OuterReferenceColumn(Field {"].iter().any(|mark| line.contains(mark));
+    match line.find(['(', '{']).filter(|_| has_dump) {
+        Some(start) => line[..start].trim_end(),
+        None => line,
+    }
 }
 
 /// Returns one line of the message about a bound of operators. That of the memory pool lists consumers first, on lines of
@@ -133,6 +149,20 @@ mod tests {
 
     use super::*;
     use crate::{ErrorKind, Place, TaskIndex};
+
+    #[test]
+    fn parts_of_a_parsed_statement_are_not_shown() {
+        let span = "Span(Location(1,8)..Location(1,9))";
+        let dumped =
+            format!("Unsupported ast node in sqltorel: Collate {{ expr: Ident {{ value: \"k\", span: {span} }} }}");
+        assert_eq!(plain(&dumped), "Unsupported ast node in sqltorel: Collate");
+        let dumped = format!("Unsupported JOIN operator Semi(On(Ident {{ span: {span} }}))");
+        assert_eq!(plain(&dumped), "Unsupported JOIN operator Semi");
+        let outer =
+            "Physical plan does not support logical expression OuterReferenceColumn(Field { name: \"id\" }, Column {})";
+        assert!(plain(outer).contains("write it as a join"));
+        assert_eq!(plain("a (b) {c}"), "a (b) {c}");
+    }
 
     /// An error of `kind` with all fields.
     fn born(kind: ErrorKind) -> QueryError {

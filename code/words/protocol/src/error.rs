@@ -53,6 +53,9 @@ pub struct QueryError {
     /// Time after which the service that failed accepts a retry, if it sent one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<Duration>,
+    /// True if operators or a machine needed more memory than they have; smaller tasks may succeed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub out_of_memory: bool,
 }
 
 impl fmt::Display for QueryError {
@@ -68,7 +71,7 @@ impl fmt::Display for QueryError {
 impl QueryError {
     /// Creates an error of `kind` without a place.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), places: Vec::new(), retry_after: None }
+        Self { kind, message: message.into(), places: Vec::new(), retry_after: None, out_of_memory: false }
     }
 
     /// Creates an error of kind `Invalid`: the query must be changed.
@@ -89,6 +92,11 @@ impl QueryError {
     /// Creates an error of kind `Limit`. The message names the limit and the option that raises it.
     pub fn limit(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Limit, message)
+    }
+
+    /// Creates an error of kind `Limit` of operators or a machine that ran out of memory.
+    pub fn out_of_memory(message: impl Into<String>) -> Self {
+        Self { out_of_memory: true, ..Self::limit(message) }
     }
 
     /// Creates an error of kind `Cancelled`.

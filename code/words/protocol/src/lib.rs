@@ -24,6 +24,7 @@ mod nearest;
 pub mod options;
 mod place;
 pub mod query;
+mod requests;
 mod spelling;
 #[cfg(feature = "sql")]
 mod sql_length;
@@ -46,6 +47,7 @@ pub use nearest::nearest;
 pub use options::{Options, Overflow, ReducerChoice, Transport, Usd};
 pub use place::Place;
 pub use query::{Param, Query, QueryBody, Split, Step, StepType};
+pub use requests::Requests;
 pub use spelling::names_in_table;
 #[cfg(feature = "sql")]
 pub use sql_length::SqlLength;

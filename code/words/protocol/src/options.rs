@@ -71,10 +71,11 @@ pub struct Options {
     pub inbox_disk_bytes: u64,
     /// Maximum number of tasks of the query; above that it fails with `Limit` before it runs.
     pub max_tasks: usize,
-    /// Maximum of the bytes of the files that the tasks read, before columns are selected; above that the query fails with
-    /// `Limit` before it runs. 0 sets no limit.
+    /// Maximum of the bytes that the scans of all tasks read, of the columns that the query needs. A query that is estimated
+    /// to read more fails with `Limit` before it runs, and one that has read more is stopped. 0 sets no limit.
     pub max_scan_bytes: u64,
-    /// Maximum of the estimated cost; above that the query fails with `Limit` before it runs. `None` sets no limit.
+    /// Maximum of the cost on a stack, with that of combs that are started. A query whose low estimate is above it fails with
+    /// `Limit` before it runs, and one that has cost more is stopped. `None` sets no limit.
     pub max_cost_usd: Option<Usd>,
     /// Maximum of the bytes of the result in memory; above that the query fails with `Limit`.
     pub max_result_bytes: u64,
@@ -156,11 +157,11 @@ pub const OPTION_HELP: &[(&str, &str)] = &[
     ("max_tasks", "maximum number of tasks; a query with more fails before it runs (default 100000)"),
     (
         "max_scan_bytes",
-        "maximum bytes of the files that tasks read; a query with more fails before it runs; 0 (default) sets no limit",
+        "maximum bytes that tasks read; a query estimated to read more fails before it runs, one that has read more is stopped; 0 (default) sets no limit",
     ),
     (
         "max_cost_usd",
-        "maximum estimated cost in US dollars, on a stack; a query above it fails before it runs (default none)",
+        "maximum cost in US dollars, on a stack; a query estimated to cost more fails before it runs, one that has cost more is stopped (default none)",
     ),
     ("max_result_bytes", "maximum bytes of the result in memory before the query fails (default 64GiB)"),
     ("max_manifest_bytes", "maximum bytes of a manifest of a Static catalog (default 256MiB)"),

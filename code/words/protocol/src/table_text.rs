@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::{CatalogEntry, CatalogType, ColumnSpec, QueryError, Result, split_version};
 
 /// The fields of a catalog entry that can follow a URI.
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 14] = [
     "type",
     "version",
     "timestamp",
@@ -19,6 +19,7 @@ const FIELDS: [&str; 13] = [
     "null",
     "newlines_in_values",
     "encoding",
+    "compression",
 ];
 
 impl CatalogEntry {
@@ -72,7 +73,8 @@ impl CatalogEntry {
             comment,
             null,
             newlines_in_values,
-            encoding
+            encoding,
+            compression
         );
     }
 }
@@ -125,6 +127,7 @@ fn columns(text: &str) -> Result<Vec<ColumnSpec>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Compression;
 
     #[test]
     fn fields_and_versions_follow_the_uri() {
@@ -152,7 +155,8 @@ mod tests {
     #[test]
     fn fields_of_the_command_line_replace_those_of_the_query() {
         let mut entry = CatalogEntry::of_text("t", "a.csv?header=true&null=NA", |_| false).unwrap();
-        entry.replace_with(CatalogEntry::of_text("t", "b.csv?null=-", |_| false).unwrap());
+        entry.replace_with(CatalogEntry::of_text("t", "b.csv?null=-&compression=gzip", |_| false).unwrap());
+        assert_eq!(entry.compression, Some(Compression::Gzip));
         assert_eq!((entry.uri.as_str(), entry.header, entry.null.as_deref()), ("b.csv", Some(true), Some("-")));
     }
 }

@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::inline::InlineRows;
 use crate::{
-    BucketOptions, CombAddress, DeliveryId, FileFormat, QueryId, QueryToken, StageId, TaskIndex, base64_bytes,
+    BucketOptions, CombAddress, DeliveryId, FileFormat, QueryId, QueryToken, Requests, StageId, TaskIndex, base64_bytes,
 };
 
 /// One task of a map stage. It is idempotent: every attempt delivers under a new [`DeliveryId`], and Fuse accepts one.
@@ -219,9 +219,9 @@ pub struct TaskOutcome {
     pub rows_scanned: u64,
     /// Bytes that the scans read from storage.
     pub bytes_scanned: u64,
-    /// Requests to storage, if they are counted.
+    /// Requests to buckets.
     #[serde(default)]
-    pub requests: u64,
+    pub requests: Requests,
     /// Duration of the attempt.
     pub milliseconds: u64,
 }

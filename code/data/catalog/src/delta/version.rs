@@ -2,6 +2,7 @@
 
 use buzz_protocol::{CatalogEntry, QueryError, Result};
 use buzz_storage::Location;
+use buzz_storage::text::with_seconds;
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, SecondsFormat, Utc};
 use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
@@ -21,10 +22,11 @@ pub(crate) async fn wanted(place: &Location, entry: &CatalogEntry, store: &dyn O
 
 /// Parses a time that a user wrote. The default zone is UTC, the default time of day is midnight.
 fn parse(text: &str) -> Result<DateTime<Utc>> {
-    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+    let full = with_seconds(text);
+    if let Ok(time) = DateTime::parse_from_rfc3339(&full) {
         return Ok(time.to_utc());
     }
-    let plain = text.replacen(' ', "T", 1);
+    let plain = full.replacen(' ', "T", 1);
     let local = NaiveDateTime::parse_from_str(&plain, "%Y-%m-%dT%H:%M:%S%.f").ok();
     let midnight = || NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().map(|day| day.and_time(NaiveTime::MIN));
     local.or_else(midnight).map(|time| time.and_utc()).ok_or_else(|| {
@@ -101,6 +103,9 @@ mod tests {
         let text = |text| parse(text).unwrap().to_rfc3339_opts(SecondsFormat::Secs, true);
         assert_eq!(text("2024-01-31T12:00:00+02:00"), "2024-01-31T10:00:00Z");
         assert_eq!(text("2024-01-31 12:00:00"), "2024-01-31T12:00:00Z");
+        for short in ["2024-01-31T12:00", "2024-01-31 12:00", "2024-01-31T12:00Z", "2024-01-31T14:00+02:00"] {
+            assert_eq!(text(short), "2024-01-31T12:00:00Z", "{short}");
+        }
         assert_eq!(text("2024-01-31"), "2024-01-31T00:00:00Z");
         assert!(parse("yesterday").unwrap_err().message.contains("use a form such as"));
     }

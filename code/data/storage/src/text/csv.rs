@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use arrow::csv::reader::Format;
 use buzz_protocol::{CsvFormat, QueryError, Result};
+use futures::StreamExt;
 use regex::Regex;
 
-use super::encoding::not_utf8;
+use super::encoding::{Pieces, not_utf8, peeked};
 use super::quotes::{check_quotes, record_end};
 
 /// Returns `csv` as arrow's format, without its header: [`column_names`] finds the names.
@@ -68,6 +69,26 @@ pub fn column_names(csv: &CsvFormat, head: &[u8]) -> Result<Vec<String>> {
         names.push(unique);
     }
     Ok(names)
+}
+
+/// Returns the length of a first line such as `sep=;`, which tells Excel the delimiter and is no data. Without one, it is 0.
+pub(super) fn separator_line(text: &[u8]) -> usize {
+    match text.strip_prefix(b"sep=") {
+        Some([b'\r' | b'\n', ..]) => 0,
+        Some([_, b'\n', ..]) => 6,
+        Some([_, b'\r', b'\n', ..]) => 7,
+        _ => 0,
+    }
+}
+
+/// Removes the [`separator_line`] from the start of `text`. Returns the number of lines removed, 0 or 1.
+pub(super) async fn without_separator_line(text: Pieces) -> Result<(usize, Pieces)> {
+    let (head, text) = peeked(text, b"sep=;\r\n".len()).await?;
+    Ok(match separator_line(&head) {
+        0 => (0, text),
+        // The head is the first piece.
+        length => (1, futures::stream::iter([Ok(head.slice(length..))]).chain(text.skip(1)).boxed()),
+    })
 }
 
 /// Returns whether `text` consists of comments and lines of blanks.
@@ -134,6 +155,8 @@ mod tests {
         assert_eq!(names("a,\"b\nc\",,a\n1,2,3,4\n"), ["a", "b\nc", "column_3", "a_1"]);
         assert!(names(" \n\n").is_empty());
         assert!(names("").is_empty());
+        let lines = ["sep=;\na;b\n", "sep=,\r\na,b\r\n", "sep=\n\na\n", "sep=;;\n", "a\nsep=;\n", "sep=;"];
+        assert_eq!(lines.map(|text| separator_line(text.as_bytes())), [6, 7, 0, 0, 0, 0]);
         let bare = CsvFormat { header: false, comment: Some(b'#'), ..CsvFormat::default() };
         assert_eq!(column_names(&bare, b"# note\n\n7,8").unwrap(), ["column_1", "column_2"]);
     }

@@ -40,7 +40,7 @@ impl CsvDecoder {
     pub(super) fn new(csv: &CsvFormat, names: &[String], wanted: &SchemaRef, batch_size: usize, lines: usize) -> Self {
         let is_exact = |exact: &DataType| {
             let is_time = matches!(exact, DataType::Timestamp(..) | DataType::Time32(_) | DataType::Time64(_));
-            exact.is_decimal() || *exact == DataType::Date32 || is_time
+            exact.is_decimal() || matches!(exact, DataType::Date32 | DataType::Float32) || is_time
         };
         let read_as = as_texts(wanted, is_exact);
         let columns = FileColumns::find(names, &read_as);

@@ -94,8 +94,9 @@ pub fn exact_values(texts: &StringArray, wanted: &DataType) -> Result<ArrayRef, 
 fn values(texts: &StringArray, wanted: &DataType, syntax: Syntax) -> Result<ArrayRef, String> {
     let is_text = matches!(wanted, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
     let trimmed: StringArray;
+    // Blanks are those of Unicode, as where types are inferred: French numbers have spaces that do not break.
     let has_blanks =
-        |text: &str| text.as_bytes().first().is_none_or(u8::is_ascii_whitespace) || text.ends_with([' ', '\t']);
+        |text: &str| text.is_empty() || text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace);
     let texts = if syntax == Syntax::Csv && !is_text && texts.iter().flatten().any(has_blanks) {
         let inner = texts.iter().map(|text| text.map(str::trim).filter(|text| !text.is_empty()));
         trimmed = inner.collect();
@@ -128,7 +129,10 @@ fn values(texts: &StringArray, wanted: &DataType, syntax: Syntax) -> Result<Arra
         DataType::Decimal256(precision, scale) => decimals!(Decimal256Array, i256, *precision, *scale),
         DataType::Float64 => Arc::new(parsed(texts, float)?.collect::<Float64Array>()),
         DataType::Float32 => {
-            let float = |text: &str| Float32Type::parse(text).filter(|number| number.is_finite() || is_infinite(text));
+            let held = |number: &f32, text: &str| {
+                is_infinite(text) || (number.is_finite() && (*number != 0.0 || !has_nonzero_digit(text)))
+            };
+            let float = |text: &str| Float32Type::parse(text).filter(|number| held(number, text));
             Arc::new(parsed(texts, float)?.collect::<Float32Array>())
         }
         DataType::Boolean => Arc::new(parsed(texts, truth)?.collect::<BooleanArray>()),
@@ -162,9 +166,13 @@ fn first_that_fails(texts: &StringArray, array: &ArrayRef, to: &DataType) -> Str
 /// none.
 pub fn float(text: &str) -> Option<f64> {
     let number = Float64Type::parse(text)?;
-    let is_zero =
-        || !text.bytes().take_while(|byte| !matches!(byte, b'e' | b'E')).any(|byte| matches!(byte, b'1'..=b'9'));
-    (is_infinite(text) || (number.is_finite() && (number != 0.0 || is_zero()))).then_some(number)
+    let is_held = is_infinite(text) || (number.is_finite() && (number != 0.0 || !has_nonzero_digit(text)));
+    is_held.then_some(number)
+}
+
+/// Returns whether the number `text` has a digit other than 0 before its exponent.
+fn has_nonzero_digit(text: &str) -> bool {
+    text.bytes().take_while(|byte| !matches!(byte, b'e' | b'E')).any(|byte| matches!(byte, b'1'..=b'9'))
 }
 
 /// Returns whether `text` begins like the name of infinity or NaN.
@@ -290,7 +298,27 @@ mod tests {
             assert_eq!(float(text), number, "{text}");
         }
         assert!(float("NaN").unwrap().is_nan());
-        assert_eq!(read(&["1e99"], &DataType::Float32).unwrap_err(), "1e99");
+        for wrong in ["1e99", "1e-60", "-0.1e-50"] {
+            assert_eq!(read(&["1.5", wrong], &DataType::Float32).unwrap_err(), wrong);
+        }
+        assert_eq!(read(&["1e-40", "0e-60", "-0.0"], &DataType::Float32).unwrap(), ["1e-40", "0.0", "-0.0"]);
+    }
+
+    #[test]
+    fn blanks_around_a_csv_value_do_not_count() {
+        for blank in [" ", "\t", "\n", "\u{b}", "\u{a0}", "\u{202f}", "\u{3000}"] {
+            let read = |text: &str, wanted: DataType| {
+                let texts =
+                    StringArray::from(vec![format!("{blank}{text}"), format!("{text}{blank}"), blank.to_string()]);
+                let array = exact_values(&texts, &wanted).unwrap();
+                assert!(array.is_null(2) && array.slice(0, 1).as_ref() == array.slice(1, 1).as_ref());
+                arrow::util::display::array_value_to_string(&array, 0).unwrap()
+            };
+            assert_eq!(read("5", DataType::Int64), "5", "{blank:?}");
+            assert_eq!(read("2.5", DataType::Float64), "2.5", "{blank:?}");
+            assert_eq!(read("true", DataType::Boolean), "true", "{blank:?}");
+            assert_eq!(read("2024-01-31", DataType::Date32), "2024-01-31", "{blank:?}");
+        }
     }
 
     #[test]

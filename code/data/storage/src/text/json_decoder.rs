@@ -45,7 +45,7 @@ impl JsonDecoder {
     pub(super) fn new(json: &JsonFormat, wanted: &SchemaRef, batch_size: usize, is_part: bool) -> Result<Self> {
         let is_exact = |exact: &DataType| {
             let is_time = matches!(exact, DataType::Timestamp(..) | DataType::Time32(_) | DataType::Time64(_));
-            exact.is_integer() || exact.is_decimal() || *exact == DataType::Date32 || is_time
+            exact.is_integer() || exact.is_decimal() || matches!(exact, DataType::Date32 | DataType::Float32) || is_time
         };
         let mut fields: Vec<_> = as_texts(wanted, is_exact).fields().iter().cloned().collect();
         for index in 0..fields.len() {

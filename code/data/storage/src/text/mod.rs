@@ -55,7 +55,7 @@ pub use encoding::encoding;
 pub use exact::{Syntax, as_texts, exact_batch, exact_values, float, has_infinity};
 pub use members::Members;
 pub use sample::{Sample, sample};
-pub use times::timestamp_form;
+pub use times::{TimestampForm, timestamp_form, with_seconds};
 
 use open::TextOpener;
 

@@ -19,7 +19,9 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
 
 use super::compression::{MAGIC_BYTES, compression_of, decompressed};
-use super::csv::{column_names, first_record_end, first_record_start, is_blank};
+use super::csv::{
+    column_names, first_record_end, first_record_start, is_blank, separator_line, without_separator_line,
+};
 use super::csv_decoder::CsvDecoder;
 use super::encoding::{Pieces, as_utf8, encoding, peeked};
 use super::json_array::without_brackets;
@@ -83,7 +85,10 @@ impl TextOpener {
             let bytes = bytes.inspect_ok(counting).map_err(DataFusionError::from).boxed();
             let text = text_of(bytes, &self.format, planned.location.as_ref()).await?.text;
             return match &self.format {
-                FileFormat::Csv(csv) => self.whole_csv(csv, text).await,
+                FileFormat::Csv(csv) => {
+                    let (lines, text) = without_separator_line(text).await?;
+                    self.whole_csv(csv, text, lines).await
+                }
                 FileFormat::Json(json) => self.json_batches(json, without_brackets(text).await?.1, false),
                 FileFormat::Parquet => Err(QueryError::internal("a scan of text is of Parquet files")),
             };
@@ -107,26 +112,41 @@ impl TextOpener {
                     ));
                 }
                 let head = head.try_collect::<Vec<_>>().await?.concat();
+                let separator = separator_line(&head);
+                let head = &head[separator..];
+                let mut lines = 0;
+                if range.0 == 0 {
+                    (lines, text) = without_separator_line(text).await?;
+                }
                 // Comments before the header may move it out of the first part.
-                let header_at = (mark + first_record_start(csv, &head)) as u64;
+                let header_at = (mark + separator + first_record_start(csv, head)) as u64;
                 let skip_header = csv.header && (range.0..range.1).contains(&header_at);
-                self.csv_batches(csv, &head, skip_header, text).await
+                self.csv_batches(csv, head, skip_header, text, lines).await
             }
             FileFormat::Json(json) => self.json_batches(json, text, range.0 > 0),
             FileFormat::Parquet => Err(QueryError::internal("a scan of text is of Parquet files")),
         }
     }
 
-    async fn whole_csv(&self, csv: &CsvFormat, text: Pieces) -> Result<Batches> {
+    /// Decodes `text`, a whole file without its first `lines` lines.
+    async fn whole_csv(&self, csv: &CsvFormat, text: Pieces, lines: usize) -> Result<Batches> {
         let (head, text) = with_records(csv, text, 1).await?;
         if is_blank(csv, &head) {
             return Ok(futures::stream::empty().boxed());
         }
-        self.csv_batches(csv, &head, csv.header, text).await
+        self.csv_batches(csv, &head, csv.header, text, lines).await
     }
 
-    /// Decodes `text`, of a file that starts with `head`, which has the first record at least.
-    async fn csv_batches(&self, csv: &CsvFormat, head: &[u8], skip_header: bool, text: Pieces) -> Result<Batches> {
+    /// Decodes `text`, which follows the first `lines` lines of a file. Its columns are those of `head`, which has the first
+    /// record of the file at least.
+    async fn csv_batches(
+        &self,
+        csv: &CsvFormat,
+        head: &[u8],
+        skip_header: bool,
+        text: Pieces,
+        lines: usize,
+    ) -> Result<Batches> {
         let mut names = column_names(csv, head)?;
         let columns = self.columns.fields();
         if csv.header {
@@ -149,11 +169,11 @@ impl TextOpener {
         } else {
             names = columns.iter().take(names.len()).map(|field| field.name().clone()).collect();
         }
-        let (mut lines, mut text) = (0, text);
+        let (mut lines, mut text) = (lines, text);
         if skip_header {
             let (head, all) = with_records(csv, text, 1).await?;
             let end = first_record_end(csv, &head).unwrap_or(head.len());
-            lines = lines_in(&head[..end]);
+            lines += lines_in(&head[..end]);
             text = futures::stream::iter([Ok(head.slice(end..))]).chain(all.skip(1)).boxed();
         }
         Ok(batches(text, CsvDecoder::new(csv, &names, &self.wanted, self.batch_size, lines)))

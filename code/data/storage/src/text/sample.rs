@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::{GetOptions, ObjectMeta, ObjectStore};
 use serde_json::value::RawValue;
 
-use super::csv::first_record_end;
+use super::csv::{first_record_end, without_separator_line};
 use super::encoding::{Pieces, peeked};
 use super::json_array::without_brackets;
 use super::open::{first_bytes, has_records, text_of};
@@ -65,7 +65,7 @@ pub async fn sample(
                 let (is_array, pieces) = without_brackets(text.text).await?;
                 (is_array, pieces, text.is_plain)
             }
-            _ => (false, text.text, text.is_plain),
+            _ => (false, without_separator_line(text.text).await?.1, text.is_plain),
         };
         let (head, is_longer) = start(text, length, is_cut).await?;
         let is_cut = is_cut || is_longer;

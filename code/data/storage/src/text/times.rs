@@ -1,6 +1,7 @@
 //! Exact parsing of dates, timestamps and times of day. Arrow's parser cuts digits that the unit cannot hold, and
 //! converts a time with a zone to UTC even if the column has no zone.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -122,8 +123,24 @@ fn in_unit(seconds: i64, nanoseconds: i64, unit: TimeUnit) -> Option<i64> {
     seconds.checked_mul(per_second)?.checked_add(nanoseconds / nanoseconds_each)
 }
 
-/// Parses a timestamp in any form that arrow knows. A time without a zone is in `zone`.
+/// Adds the seconds to a timestamp that ends with its minute, such as `2024-01-31 10:00` or `2024-01-31T10:00+02:00`, as
+/// most parsers require them. Returns any other text unchanged.
+pub fn with_seconds(text: &str) -> Cow<'_, str> {
+    let bytes = text.as_bytes();
+    let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
+    let is_minute = matches!(bytes.get(10), Some(b' ' | b'T' | b't'))
+        && bytes.get(13) == Some(&b':')
+        && [11, 12, 14, 15].into_iter().all(is_digit)
+        && bytes.get(16).is_none_or(|next| matches!(next, b' ' | b'+' | b'-' | b'Z' | b'z'));
+    match text.split_at_checked(16).filter(|_| is_minute) {
+        Some((minute, zone)) => Cow::Owned(format!("{minute}:00{zone}")),
+        None => Cow::Borrowed(text),
+    }
+}
+
+/// Parses a timestamp in any form that arrow knows, or without seconds. A time without a zone is in `zone`.
 fn any_form(text: &str, unit: TimeUnit, zone: Option<&Tz>) -> Option<i64> {
+    let text = &*with_seconds(text);
     let fraction = text.split_once('.').map_or("", |(_, rest)| rest);
     let digits = fraction.bytes().take_while(u8::is_ascii_digit);
     if digits.skip(9).any(|digit| digit != b'0') {
@@ -146,6 +163,7 @@ fn has_zone(text: &str) -> bool {
 
 /// Parses a date, as days since 1970. A time of day other than midnight, or a zone, is not part of a date.
 pub(super) fn day(text: &str) -> Option<i32> {
+    let text = &*with_seconds(text);
     let day = Date32Type::parse(text)?;
     let is_plain = text.len() <= 10 || text.starts_with(['+', '-']);
     let is_midnight = || {
@@ -167,13 +185,27 @@ pub(super) fn time_of_day(text: &str, unit: TimeUnit, epochs: bool) -> Option<i6
     in_unit(nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000, unit)
 }
 
-/// Returns the type for a text that is a timestamp: whether it needs nanoseconds, and whether it has a zone. Returns
-/// `None` if it is no timestamp that 64 bits of nanoseconds can hold.
-pub fn timestamp_form(text: &str) -> Option<(TimeUnit, bool)> {
-    let nanoseconds = any_form(text, TimeUnit::Nanosecond, Some(&Tz::from_str("UTC").ok()?))?;
-    let unit = if nanoseconds % 1_000 == 0 { TimeUnit::Microsecond } else { TimeUnit::Nanosecond };
-    let zoned = has_zone(text) || text.ends_with(['Z', 'z']);
-    Some((unit, zoned))
+/// The type that a text needs as a timestamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimestampForm {
+    /// `Nanosecond` if the text has more than 6 decimals, otherwise `Microsecond`.
+    pub unit: TimeUnit,
+    /// True if the text names a zone or an offset.
+    pub is_zoned: bool,
+    /// True if 64 bits of nanoseconds, which end in 1677 and 2262, hold the timestamp.
+    pub has_nanoseconds: bool,
+}
+
+/// Returns the type for a text that is a timestamp, of the years 0 to 9999. Returns `None` for any other text.
+pub fn timestamp_form(text: &str) -> Option<TimestampForm> {
+    let utc = Tz::from_str("UTC").ok()?;
+    let has_nanoseconds = any_form(text, TimeUnit::Nanosecond, Some(&utc)).is_some();
+    let unit = match any_form(text, TimeUnit::Microsecond, Some(&utc)) {
+        Some(_) => TimeUnit::Microsecond,
+        None if has_nanoseconds => TimeUnit::Nanosecond,
+        None => return None,
+    };
+    Some(TimestampForm { unit, is_zoned: has_zone(text) || text.ends_with(['Z', 'z']), has_nanoseconds })
 }
 
 #[cfg(test)]
@@ -240,10 +272,38 @@ mod tests {
     #[test]
     fn form_of_a_timestamp_is_detected() {
         use TimeUnit::{Microsecond, Nanosecond};
-        assert_eq!(timestamp_form("2024-01-01 10:00:00"), Some((Microsecond, false)));
-        assert_eq!(timestamp_form("2024-01-01 10:00:00 Europe/Berlin"), Some((Microsecond, true)));
-        assert_eq!(timestamp_form("2024-01-01T10:00:00.123456789Z"), Some((Nanosecond, true)));
-        assert_eq!(timestamp_form("2024-01-01 10:00:00.1234567891"), None);
-        assert_eq!(timestamp_form("2024-01-01 10:00:00 PST8"), None);
+        let form = |text: &str| timestamp_form(text).map(|form| (form.unit, form.is_zoned, form.has_nanoseconds));
+        assert_eq!(form("2024-01-01 10:00:00"), Some((Microsecond, false, true)));
+        assert_eq!(form("2024-01-01 10:00:00 Europe/Berlin"), Some((Microsecond, true, true)));
+        assert_eq!(form("2024-01-01T10:00:00.123456789Z"), Some((Nanosecond, true, true)));
+        for far in ["0001-01-01 00:00:00", "1677-01-01T00:00:00", "2263-01-01 00:00:00.5", "9999-12-31 23:59:59.999999"]
+        {
+            assert_eq!(form(far), Some((Microsecond, false, false)), "{far}");
+        }
+        assert_eq!(form("9999-12-31T23:59:59Z"), Some((Microsecond, true, false)));
+        assert_eq!(form("9999-12-31 23:59:59.1234567"), None);
+        assert_eq!(form("2024-01-01 10:00:00.1234567891"), None);
+        assert_eq!(form("2024-01-01 10:00:00 PST8"), None);
+    }
+
+    #[test]
+    fn seconds_may_be_missing() {
+        use TimeUnit::{Microsecond, Second};
+        for text in ["2024-01-31 10:05", "2024-01-31T10:05", "2024-01-31 10:05Z"] {
+            assert_eq!(read(text, Second, None).unwrap(), "2024-01-31T10:05:00", "{text}");
+        }
+        for text in ["2024-01-31T10:05+01:00", "2024-01-31 10:05 Europe/Berlin", "2024-01-31 10:05 +0100"] {
+            assert_eq!(read(text, Microsecond, Some("UTC")).unwrap(), "2024-01-31T09:05:00Z", "{text}");
+            assert!(timestamp_form(text).unwrap().is_zoned, "{text}");
+            assert_eq!(read(text, Microsecond, None), None, "{text}");
+        }
+        assert_eq!(read("2024-01-31 10:05", Microsecond, Some("Europe/Berlin")).unwrap(), "2024-01-31T10:05:00+01:00");
+        assert_eq!(day("2024-01-31 00:00"), Some(19_753));
+        assert_eq!(day("2024-01-31 10:05"), None);
+        for wrong in
+            ["2024-01-31 10", "2024-01-31 10:5", "2024-01-31 10:60", "2024-01-31 10:05.5", "2024-01-31 10:05 PM"]
+        {
+            assert_eq!(timestamp_form(wrong), None, "{wrong}");
+        }
     }
 }

@@ -155,9 +155,15 @@ fn exit_codes_and_output_streams_are_as_documented() {
     assert!(help.status.success() && text(&help.stdout).contains("Examples:"));
     let explain = buzz(dir.path(), &["query", "query.json", "--explain"]);
     assert!(text(&explain.stdout).contains("files: 2 found"), "{}", text(&explain.stdout));
+    assert!(text(&explain.stdout).contains("\nestimate: "), "{}", text(&explain.stdout));
     let sql = ["sql", "SELECT COUNT(*) AS n FROM t WHERE id > $low", "--table", "t=rides", "--param", "low=4"];
     let counted = buzz(dir.path(), &[&sql[..], &["--format", "csv"]].concat());
     assert_eq!(text(&counted.stdout), "n\n15\n", "{}", text(&counted.stderr));
+    let explain = buzz(dir.path(), &["query", "query.json", "--explain", "--format", "json"]);
+    let explain: Value = serde_json::from_slice(&explain.stdout).unwrap();
+    assert!(explain["plan"].as_str().unwrap().contains("files: 2 found"), "{explain}");
+    assert!(explain["estimate"]["seconds"]["high"].as_f64().unwrap() > 0.0, "{explain}");
+
     let explain = buzz(dir.path(), &["sql", "EXPLAIN SELECT SUM(id) AS n FROM t", "--table", "t=rides"]);
     assert!(text(&explain.stdout).contains("AggregateExec: mode=Partial"), "{}", text(&explain.stdout));
 
@@ -239,6 +245,7 @@ fn ending_of_the_output_sets_the_format() {
     assert_eq!(written("a.JSON", &[]), b"[{\"a\":1}]\n");
     assert_eq!(written("a.ndjson", &[]), b"{\"a\":1}\n");
     assert!(written("a.parquet", &[]).starts_with(b"PAR1"));
+    assert!(written("a.parq", &[]).starts_with(b"PAR1"));
     assert!(written("a.arrow", &[]).starts_with(b"ARROW1"));
     assert!(written("a.txt", &[]).starts_with(b"+---+"));
     assert_eq!(written("b.parquet", &["--format", "csv"]), b"a\n1\n");

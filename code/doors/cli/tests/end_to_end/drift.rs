@@ -5,11 +5,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
+    Array, ArrayRef, BinaryArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray,
+    RecordBatch, StringArray, StructArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+    TimestampNanosecondArray,
 };
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field, Schema};
 use buzz_protocol::{ErrorKind, QueryError};
 use buzz_testkit::sorted_text;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::{ARROW_SCHEMA_META_KEY, ArrowWriter, encode_arrow_schema};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
@@ -87,6 +94,20 @@ async fn timestamps_get_the_finest_unit() {
     assert_eq!(rows(dir, sql, json!({"uri": "t"})).await, expected);
     let max = rows(dir, "SELECT max(a)::varchar, count(DISTINCT a) FROM t", json!({"uri": "t"})).await;
     assert_eq!(max, ["1970-01-01T00:00:03.000000001 | 3"]);
+
+    let end_of_time: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![253_402_214_400_000_000]));
+    folder(dir, "far", &[("a", end_of_time), ("a", Arc::new(TimestampNanosecondArray::from(vec![1_000])))]);
+    let error = answer(dir, "SELECT a FROM t", json!({"uri": "far"})).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Data, "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("far/part-0.parquet") && text.contains("`9999-12-31T00:00:00` is not Timestamp(ns)"),
+        "{text}"
+    );
+    let schema = json!([{"name": "a", "type": "Timestamp(µs)"}]);
+    let sql = "SELECT a::varchar FROM t WHERE a > '1970-01-01'";
+    let expected = ["1970-01-01T00:00:00.000001", "9999-12-31T00:00:00"];
+    assert_eq!(rows(dir, sql, json!({"uri": "far", "schema": schema})).await, expected);
 }
 
 #[tokio::test]
@@ -110,6 +131,33 @@ async fn spellings_of_a_column_are_one_column_with_a_warning() {
     let answer = answer(dir, "SELECT year, x FROM t", json!({"uri": "hive"})).await.unwrap();
     assert_eq!(sorted_text(&answer.rows), ["2023 | 1", "2024 | 2"]);
     assert!(answer.warnings[0].contains("`year` as `Year`"), "{:?}", answer.warnings);
+}
+
+#[tokio::test]
+async fn spellings_of_a_field_are_one_field_with_a_warning() {
+    let dir = tempdir().unwrap();
+    let dir = dir.path();
+    let pair = |x: &str, y: &str, values: [i64; 2]| -> ArrayRef {
+        let field = |name: &str, value: i64| (Arc::new(Field::new(name, DataType::Int64, true)), ints(&[value]));
+        Arc::new(StructArray::from(vec![field(x, values[0]), field(y, values[1])]))
+    };
+    let listed = |item: ArrayRef| -> ArrayRef {
+        let field = Arc::new(Field::new_list_field(item.data_type().clone(), true));
+        Arc::new(ListArray::new(field, OffsetBuffer::from_lengths([1]), item, None))
+    };
+    folder(dir, "t", &[("s", pair("id", "n", [1, 10])), ("s", pair("N", "ID", [20, 2]))]);
+    for filter in ["", " WHERE s['id'] > 0", " WHERE s['n'] IN (10, 20)"] {
+        let sql = format!("SELECT count(s['id']), sum(s['id']), sum(s['n']) FROM t{filter}");
+        let found = answer(dir, &sql, json!({"uri": "t"})).await.unwrap();
+        assert_eq!(sorted_text(&found.rows), ["2 | 3 | 30"], "{filter}");
+        let expected = [("s.id", "ID"), ("s.n", "N")].map(|(path, other)| {
+            format!("table `t`: some files spell field `{path}` as `{other}`; it is read as one field")
+        });
+        assert_eq!(found.warnings, expected);
+    }
+    assert_eq!(rows(dir, "SELECT s['n'] FROM t WHERE s['id'] = 2", json!({"uri": "t"})).await, ["20"]);
+    folder(dir, "l", &[("s", listed(pair("id", "n", [1, 10]))), ("s", listed(pair("ID", "N", [2, 20])))]);
+    assert_eq!(rows(dir, "SELECT s[1]['n'] FROM t WHERE s[1]['id'] = 2", json!({"uri": "l"})).await, ["20"]);
 }
 
 #[tokio::test]
@@ -140,4 +188,46 @@ async fn schema_that_does_not_fit_a_value_is_an_error() {
     let schema = json!([{"name": "a", "type": "Int64"}]);
     folder(dir, "whole", &[("a", floats(&[1.0, -0.0]))]);
     assert_eq!(rows(dir, "SELECT a FROM t", json!({"uri": "whole", "schema": schema})).await, ["0", "1"]);
+}
+
+/// Writes a file with the column `a`, and beside it the Arrow types that a writer would have stored.
+fn with_arrow_types(path: &Path, column: ArrayRef, types: String) {
+    let batch = RecordBatch::try_from_iter_with_nullable([("a", column, true)]).unwrap();
+    let pairs = vec![KeyValue::new(ARROW_SCHEMA_META_KEY.to_string(), types)];
+    let properties = WriterProperties::builder().set_key_value_metadata(Some(pairs)).build();
+    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let file = fs::File::create(path).unwrap();
+    let mut writer = ArrowWriter::try_new_with_options(file, batch.schema(), options).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
+/// The Arrow types that Polars stores for one column `a` of integers of 128 bits, which arrow-rs does not have.
+const INTEGERS_OF_128_BITS: &str = "/////3YAAAAEAAAA8v///xQAAAAEAAEAAAAKAAsACAAKAAQA+P///wwAAAAIAAgAAAAEAAEAAAAEAAAA7P\
+    ///zgAAAAgAAAAGAAAAAECAAAQABIABAAQABEACAAAAAwAAAAAAPT///+AAAAAAQAAAAgACQAEAAgAAQAAAGEA";
+
+#[tokio::test]
+async fn arrow_types_that_the_reader_lacks_are_replaced() {
+    let dir = tempdir().unwrap();
+    let dir = dir.path();
+    let types = |data_type: DataType| encode_arrow_schema(&Schema::new(vec![Field::new("a", data_type, true)]));
+    let decimals: ArrayRef =
+        Arc::new(Decimal128Array::from(vec![Some(125), None, Some(-300)]).with_precision_and_scale(38, 2).unwrap());
+    let dictionary = DataType::Dictionary(Box::new(DataType::Int8), Box::new(decimals.data_type().clone()));
+    with_arrow_types(&dir.join("categories.parquet"), decimals, types(dictionary));
+    let sql = "SELECT sum(a), min(a), count(*) FROM t WHERE a < 100";
+    assert_eq!(rows(dir, sql, json!({"uri": "categories.parquet"})).await, ["-1.75 | -3.00 | 2"]);
+
+    let days: ArrayRef = Arc::new(Date32Array::from(vec![Some(19_753), None]));
+    with_arrow_types(&dir.join("days/0.parquet"), Arc::clone(&days), types(DataType::Date64));
+    with_arrow_types(&dir.join("days/1.parquet"), days, types(DataType::Date32));
+    let sql = "SELECT arrow_typeof(a), count(*) FROM t WHERE a = '2024-01-31' GROUP BY 1";
+    assert_eq!(rows(dir, sql, json!({"uri": "days"})).await, ["Date32 | 2"]);
+
+    let bytes: ArrayRef = Arc::new(BinaryArray::from(vec![Some(&b"\x00\xff"[..]), None]));
+    with_arrow_types(&dir.join("large.parquet"), bytes, INTEGERS_OF_128_BITS.to_string());
+    let sql = "SELECT encode(a, 'hex'), arrow_typeof(a) FROM t WHERE a IS NOT NULL";
+    let found = rows(dir, sql, json!({"uri": "large.parquet"})).await;
+    assert!(found[0].starts_with("00ff | Binary"), "{found:?}");
 }

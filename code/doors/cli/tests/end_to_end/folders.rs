@@ -100,6 +100,12 @@ fn table_on_the_command_line_takes_fields_and_literal_names() {
     let table = "t=a.csv?header=false&null=-&schema=n Int16, s Utf8";
     let output = buzz(dir, &["sql", "SELECT arrow_typeof(n) AS k, s FROM t", "--table", table, "--format", "csv"], "");
     assert_eq!(text(&output.stdout), "k,s\nInt16,x\nInt16,\n", "{}", text(&output.stderr));
+    fs::write(dir.join("plain.csv.gz"), "n\n4\n").unwrap();
+    let table = "t=plain.csv.gz?compression=none";
+    let output = buzz(dir, &["sql", "SELECT n FROM t", "--table", table, "--format", "csv"], "");
+    assert_eq!(text(&output.stdout), "n\n4\n", "{}", text(&output.stderr));
+    let output = buzz(dir, &["sql", "SELECT n FROM t", "--table", "t=a.csv?delimeter=;"], "");
+    assert!(text(&output.stderr).contains("a table has no field `delimeter`"), "{}", text(&output.stderr));
     parquet_folder(dir, "snap@2024-01-31", 1, 3);
     let output =
         buzz(dir, &["sql", "SELECT count(*) AS n FROM t", "--table", "t=snap@2024-01-31", "--format", "csv"], "");
@@ -119,5 +125,29 @@ fn table_is_read_from_a_pipe() {
         let sql = "SELECT sum(id) AS n FROM t";
         let output = buzz(dir.path(), &["sql", sql, "--table", "t=/dev/stdin", "--format", "csv"], input);
         assert_eq!(text(&output.stdout), expected, "{}", text(&output.stderr));
+    }
+}
+
+#[tokio::test]
+async fn tables_with_a_log_that_is_not_read_are_named_in_a_warning() {
+    let dir = tempdir().unwrap();
+    let dir = dir.path();
+    for (table, format, log) in [
+        ("ice", "Iceberg", "metadata/00001-4f.metadata.json"),
+        ("hudi", "Hudi", ".hoodie/hoodie.properties"),
+        ("plain", "", "metadata/notes.json"),
+    ] {
+        for file in [log, "data/part-0.parquet"] {
+            fs::create_dir_all(dir.join(table).join(file).parent().unwrap()).unwrap();
+        }
+        fs::write(dir.join(table).join(log), "{}").unwrap();
+        write_file(&dir.join(table).join("data/part-0.parquet"), &rides(0, 10));
+        let whole = answer(dir, "SELECT count(*) FROM t", table).await.unwrap();
+        assert_eq!(sorted_text(&whole.rows), ["10"]);
+        let expected = format!("is a table of {format}, whose log Buzz does not read");
+        let is_warned = whole.warnings.iter().any(|warning| warning.contains(&expected));
+        assert_eq!(is_warned, !format.is_empty(), "{table}: {:?}", whole.warnings);
+        let part = answer(dir, "SELECT count(*) FROM t", &format!("{table}/data")).await.unwrap();
+        assert!(part.warnings.is_empty(), "{:?}", part.warnings);
     }
 }

@@ -52,7 +52,7 @@ async fn manifest_is_bounded_by_its_option() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn functions_of_constants_are_bounded() {
+async fn functions_whose_values_grow_are_bounded() {
     let dir = tempdir().unwrap();
     parquet_folder(dir.path(), "rides", 2, 10);
     let catalogs = [("rides", "Parquet", "rides")];
@@ -74,6 +74,15 @@ async fn functions_of_constants_are_bounded() {
         let answer = run(sql).await;
         assert!(answer.is_err(), "{sql}");
         assert_limit(answer, "makes a value of more than 64 MiB of constants");
+    }
+    for sql in [
+        "SELECT max(length(lpad(grp, 2000000000))) AS x FROM rides",
+        "SELECT max(length(repeat(grp, 200000000))) AS x FROM rides",
+        "SELECT max(cardinality(range(0, id * 0 + 2000000000))) AS x FROM rides",
+    ] {
+        let answer = run(sql).await;
+        assert!(answer.is_err(), "{sql}");
+        assert_limit(answer, "makes values of more than 1024 MiB for a batch of");
     }
     let rows = run("SELECT length(repeat('ab', 1000)) AS x, cardinality(range(3, 9, 2)) AS y, lpad('x', 3) AS z").await;
     assert_eq!(sorted_text(&rows.unwrap().rows), ["2000 | 3 |   x"]);

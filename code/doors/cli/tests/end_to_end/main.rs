@@ -7,6 +7,8 @@ mod buckets;
 
 mod busy;
 
+mod chaos;
+
 mod command;
 
 mod contract;
@@ -16,6 +18,8 @@ mod drift;
 mod engine;
 
 mod errors;
+
+mod estimate;
 
 mod examples;
 
@@ -32,6 +36,8 @@ mod flowing;
 mod inline;
 
 mod limits;
+
+mod matrix;
 
 mod mcp;
 
@@ -60,3 +66,4 @@ mod statistics;
 mod tables;
 
 mod text;
+mod text_types;

@@ -150,6 +150,7 @@ fn tables_are_listed_described_estimated_and_queried() {
         texts[0].contains("files: 2 found, 2 kept by partition_filter, 2 by partition, 1 by statistics;"),
         "{texts:?}"
     );
+    assert!(texts[0].contains("\nestimate: 1 task reads "), "{texts:?}");
     assert!(texts[0].contains("\n  tasks: 1, ") && !texts[0].contains("DataSourceExec"), "{texts:?}");
     let (texts, _) = client.call("estimate", json!({"sql": "SELECT sum(amount) FROM rides", "operators": true}));
     assert!(texts[0].contains("DataSourceExec"), "{texts:?}");

@@ -1,19 +1,23 @@
 //! Compares joins with little memory with plain DataFusion that has enough: the rows are equal, or the query fails with
-//! `Limit`.
+//! `Limit`. Tests that a query runs again in smaller tasks if an HBee ran out of memory.
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use buzz_protocol::ErrorKind;
-use buzz_testkit::{Rows, disagreement, plain_rows};
+use async_trait::async_trait;
+use buzz_fuse::Fuse;
+use buzz_host::{Compute, Host, Refused};
+use buzz_local::LocalCompute;
+use buzz_protocol::{ErrorKind, HBeeTask, QueryError, Result, TaskOutcome};
+use buzz_testkit::{Rows, disagreement, plain_rows, sorted_text};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::tempdir;
 
-use crate::common::{ask, statement};
-use crate::tables::write_file;
+use crate::common::{ask, ask_fuse, host, statement};
+use crate::tables::{parquet_folder, write_file};
 
 /// Joins of all kinds and operators. Tables `c` and `d` have `(id: Int64, v: Int64, s: Utf8)`.
 const STATEMENTS: [&str; 30] = [
@@ -127,4 +131,55 @@ async fn all_joins_with_little_memory_give_right_rows_or_limit() {
     let (wrong, answered, limited) = compare(&STATEMENTS, 3000, &["700KiB", "2MiB", "6MiB"]).await;
     println!("{answered} answers were right, {limited} ended with `Limit`");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Runs out of memory with more than two files.
+#[derive(Debug)]
+struct SmallMemory(Arc<LocalCompute>);
+
+#[async_trait]
+impl Compute for SmallMemory {
+    async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
+        if task.scans.iter().any(|scan| scan.files.len() > 2) {
+            return Err(QueryError::out_of_memory("signal: killed").at_task(&task.step, task.task));
+        }
+        self.0.run(task, refused).await
+    }
+
+    fn concurrency(&self) -> usize {
+        2
+    }
+
+    fn tasks_min(&self) -> usize {
+        1
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn query_runs_again_in_smaller_tasks_if_an_hbee_runs_out_of_memory() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 8, 100);
+    let sql = "SELECT grp, count(*) AS n FROM rides GROUP BY grp";
+    let query = statement(2, sql, &[("rides", "Parquet", "rides")]);
+    for transport in ["transport=memory", "transport=tcp"] {
+        for reducer in ["reducer=comb", "reducer=inline"] {
+            let sets = [transport, reducer, "tasks=2"];
+            let host = host(&sets);
+            let fuse = Fuse::new(Host { compute: Arc::new(SmallMemory(Arc::clone(&host.compute))), ..host.host() });
+            let answer = ask_fuse(&fuse, &query, dir.path(), &sets).await.unwrap();
+            assert_eq!(sorted_text(&answer.rows), ["cash | 267", "credit | 267", "dispute | 266"], "{sets:?}");
+            assert_eq!((answer.reruns, answer.summary.tasks), (1, 4), "{sets:?}");
+            assert!(
+                answer.warnings.iter().any(|warning| warning.contains("ran out of memory")),
+                "{:?}",
+                answer.warnings
+            );
+
+            // Once more, not until it fits.
+            let sets = [transport, reducer, "tasks=1"];
+            let error = ask_fuse(&fuse, &query, dir.path(), &sets).await.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Limit, "{error}");
+            assert!(host.combs.combs().iter().all(|comb| comb.inboxes().open_queries() == 0));
+        }
+    }
 }

@@ -16,6 +16,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
+use serde_json::Value;
 use tempfile::tempdir;
 
 use crate::common::{ask_fuse, options, statement};
@@ -139,32 +140,38 @@ fn host_with_fault_at(sets: &[&str], position: usize, fault: Fault, seen: &Arc<A
     LocalHost::changing_plans(Arc::new(Stores::default()), &options(sets), 2, Arc::new(change)).unwrap()
 }
 
-/// Runs `sql` with a panic at each position in turn. Returns the number of positions at which the query failed.
-async fn panic_at_each_position(folder: &Path, sql: &str, combs: usize, transport: &str) -> usize {
-    let sets = [transport, "reducer=comb", "tasks=4", "build_bytes=0"];
-    let query = statement(combs, sql, &[("rides", "Parquet", "rides")]);
+/// Runs `query` with a panic at each operator in turn, at once and between batches. Each answer is right or `Internal`.
+/// Returns the number of failed queries, and of operators.
+pub(crate) async fn panics_at_each_position(folder: &Path, query: &Value, sets: &[&str]) -> (usize, usize) {
     let seen = Arc::new(AtomicUsize::new(0));
-    let whole = host_with_fault_at(&sets, usize::MAX, Fault::Panics, &seen);
-    let right = sorted_text(&ask_fuse(&Fuse::new(whole.host()), &query, folder, &sets).await.unwrap().rows);
+    let whole = host_with_fault_at(sets, usize::MAX, Fault::Panics, &seen);
+    let right = sorted_text(&ask_fuse(&Fuse::new(whole.host()), query, folder, sets).await.unwrap().rows);
     let operators = seen.load(Ordering::SeqCst);
     let mut failed = 0;
     for position in 0..operators {
         for fault in [Fault::PanicsAtOnce, Fault::Panics] {
-            let host = host_with_fault_at(&sets, position, fault, &Arc::default());
-            match ask_fuse(&Fuse::new(host.host()), &query, folder, &sets).await {
+            let host = host_with_fault_at(sets, position, fault, &Arc::default());
+            match ask_fuse(&Fuse::new(host.host()), query, folder, sets).await {
                 Err(error) => {
                     failed += 1;
-                    assert_eq!(error.kind, ErrorKind::Internal, "{fault:?} at {position} of {sql}: {error}");
+                    assert_eq!(error.kind, ErrorKind::Internal, "{fault:?} at {position} of {query}: {error}");
                 }
                 // The operator was not executed, or ended before its panic.
                 Ok(answer) => {
-                    let place = format!("{fault:?} at {position} of {operators}, {combs} combs, {transport}: {sql}");
+                    let place = format!("{fault:?} at {position} of {operators}, {sets:?}: {query}");
                     assert_eq!(sorted_text(&answer.rows), right, "{place}");
                 }
             }
         }
     }
-    failed
+    (failed, operators)
+}
+
+/// Runs `sql` with a panic at each position in turn. Returns the number of failed queries.
+async fn panic_at_each_position(folder: &Path, sql: &str, combs: usize, transport: &str) -> usize {
+    let sets = [transport, "reducer=comb", "tasks=4", "build_bytes=0"];
+    let query = statement(combs, sql, &[("rides", "Parquet", "rides")]);
+    panics_at_each_position(folder, &query, &sets).await.0
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

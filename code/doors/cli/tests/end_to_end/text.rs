@@ -11,72 +11,53 @@ use tempfile::tempdir;
 use crate::common::{Answer, ask};
 
 /// Runs `sql` on the table `t` of the catalog `entry`, to which `name` is added.
-async fn answer(dir: &Path, sql: &str, mut entry: Value, sets: &[&str]) -> Result<Answer, QueryError> {
+pub(crate) async fn answer(dir: &Path, sql: &str, mut entry: Value, sets: &[&str]) -> Result<Answer, QueryError> {
     entry["name"] = json!("t");
     ask(&json!({"sql": sql, "catalogs": [entry]}), dir, sets).await
 }
 
-async fn rows(dir: &Path, sql: &str, entry: Value) -> Vec<String> {
+pub(crate) async fn rows(dir: &Path, sql: &str, entry: Value) -> Vec<String> {
     sorted_text(&answer(dir, sql, entry, &[]).await.unwrap().rows)
 }
 
-async fn error(dir: &Path, sql: &str, entry: Value) -> String {
+pub(crate) async fn error(dir: &Path, sql: &str, entry: Value) -> String {
     let error = answer(dir, sql, entry, &[]).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Data, "{error}");
     error.to_string()
 }
 
-fn write(dir: &Path, name: &str, bytes: impl AsRef<[u8]>) {
+pub(crate) fn write(dir: &Path, name: &str, bytes: impl AsRef<[u8]>) {
     let path = dir.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();
 }
 
 #[tokio::test]
-async fn csv_values_keep_signs_blanks_zones_and_digits() {
+async fn line_that_tells_excel_the_delimiter_is_no_data() {
     let dir = tempdir().unwrap();
     let dir = dir.path();
-    write(
-        dir,
-        "a.csv",
-        "tel,odd, n,big,x,b\n+4917012345,--5, 1,9007199254740993 ,1.5, true\n+4917099999,+-10, 2 ,9007199254740992 ,nan,false \n\
-         ,x,  ,1,-inf,\n",
-    );
-    let sql = "SELECT tel, odd, n, big, x, b FROM t ORDER BY big DESC";
-    assert_eq!(
-        rows(dir, sql, json!({"uri": "a.csv"})).await,
-        [
-            "+4917012345 | --5 | 1 | 9007199254740993 | 1.500000000e0 | true",
-            "+4917099999 | +-10 | 2 | 9007199254740992 | NaN | false",
-            "NULL | x | NULL | 1 | -inf | NULL"
-        ]
-    );
-    let sql = "SELECT sum(n), arrow_typeof(n), arrow_typeof(x), arrow_typeof(tel) FROM t GROUP BY 2, 3, 4";
-    assert_eq!(rows(dir, sql, json!({"uri": "a.csv"})).await, ["3 | Int64 | Float64 | Utf8View"]);
-
-    write(dir, "t.csv", "t,u\n2024-01-01 10:00:00 Europe/Berlin,2024-01-01 10:00:00.123456789\n");
-    let sql = "SELECT t::varchar, u::varchar FROM t";
-    assert_eq!(rows(dir, sql, json!({"uri": "t.csv"})).await, ["2024-01-01T09:00:00Z | 2024-01-01T10:00:00.123456789"]);
-    for (kind, value) in
-        [("Timestamp(µs)", "2024-01-01 10:00:00.123456789"), ("Date32", "2024-01-01 10:00:00.123456789")]
-    {
-        let entry = json!({"uri": "t.csv", "schema": [{"name": "u", "type": kind}]});
-        let error = error(dir, "SELECT u FROM t", entry).await;
-        assert!(error.contains(&format!("line 2, column `u`: `{value}` is not ")), "{error}");
+    write(dir, "a.csv", "\u{feff}sep=;\r\nid;v\r\n1;x\r\n2;y,z\r\n");
+    for newlines in [true, false] {
+        let entry = json!({"uri": "a.csv", "newlines_in_values": newlines});
+        assert_eq!(rows(dir, "SELECT id, v FROM t", entry).await, ["1 | x", "2 | y,z"], "{newlines}");
     }
-}
+    write(dir, "bare.csv", "sep=|\n1|x\n2|y\n");
+    assert_eq!(rows(dir, "SELECT * FROM t", json!({"uri": "bare.csv"})).await, ["1 | x", "2 | y"]);
+    write(dir, "none.csv", "sep=;\n");
+    let schema = json!([{"name": "id", "type": "Int64"}]);
+    let entry = json!({"uri": "none.csv", "schema": schema});
+    assert!(rows(dir, "SELECT * FROM t", entry).await.is_empty());
+    write(dir, "odd.csv", "sep=,\nid,v\n1,x\nz,y\n");
+    let schema = json!([{"name": "id", "type": "Int64"}, {"name": "v", "type": "Utf8"}]);
+    let text = error(dir, "SELECT * FROM t", json!({"uri": "odd.csv", "schema": schema})).await;
+    assert!(text.contains("line 4, column `id`: `z` is not Int64"), "{text}");
 
-#[tokio::test]
-async fn value_that_the_sample_does_not_show_is_read_or_named() {
-    let dir = tempdir().unwrap();
-    let dir = dir.path();
-    let many = (0..600_000).map(|n| format!("{n},{n}.5\n")).collect::<String>();
-    write(dir, "fine.csv", format!("a,b\n{many} 7 , 8\n3.0,9\n"));
-    let entry = || json!({"uri": "fine.csv"});
-    assert_eq!(rows(dir, "SELECT count(*), arrow_typeof(min(a)) FROM t", entry()).await, ["600002 | Int64"]);
-    write(dir, "odd.csv", format!("a,b\n{many}1,oops\n"));
-    let text = error(dir, "SELECT sum(b) FROM t", json!({"uri": "odd.csv"})).await;
-    assert!(text.contains("line 600002, column `b`: `oops` is not Float64; set `schema`"), "{text}");
+    let lines: String = (0..40_000).map(|n| format!("{n};row {n}\n")).collect();
+    write(dir, "large.csv", format!("sep=;\nid;v\n{lines}"));
+    let entry = json!({"uri": "large.csv", "newlines_in_values": false});
+    let answer =
+        answer(dir, "SELECT count(*), sum(id) FROM t", entry, &["tasks=4", "split_bytes=65536"]).await.unwrap();
+    assert_eq!(sorted_text(&answer.rows), ["40000 | 799980000"]);
 }
 
 #[tokio::test]
@@ -201,6 +182,24 @@ async fn json_value_that_is_nested_elsewhere_is_read_as_json_text() {
 }
 
 #[tokio::test]
+async fn deep_json_is_read_with_its_innermost_values_as_json_text() {
+    let dir = tempdir().unwrap();
+    let dir = dir.path();
+    for (name, open, close) in [("objects", "{\"b\":", "}"), ("lists", "[", "]")] {
+        let line = |depth: usize| format!("{{\"a\":{}[7]{}}}\n", open.repeat(depth), close.repeat(depth));
+        write(dir, name, [line(50), "{\"a\":null}\n".to_string(), line(50)].concat());
+        let entry = || json!({"uri": name, "type": "Json"});
+        assert_eq!(rows(dir, "SELECT count(a), count(*) FROM t", entry()).await, ["2 | 3"], "{name}");
+        let found = rows(dir, "SELECT a FROM t WHERE a IS NOT NULL", entry()).await;
+        let text = format!("{}[7]{}", open.repeat(20), close.repeat(20));
+        assert!(found.len() == 2 && found.iter().all(|row| row.contains(&text)), "{found:?}");
+        write(dir, name, line(64));
+        let text = error(dir, "SELECT a FROM t", entry()).await;
+        assert!(text.contains("a value is nested more than 64 levels deep"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn json_objects_over_several_lines_and_arrays_are_read_in_one_piece() {
     let dir = tempdir().unwrap();
     let dir = dir.path();
@@ -287,18 +286,6 @@ async fn header_after_a_byte_order_mark_and_a_comment_is_never_a_row() {
         let found = answer(dir, "SELECT count(*), min(name) FROM t", entry(), &sets).await.unwrap();
         assert_eq!(sorted_text(&found.rows), ["50 | r0"], "{size}");
     }
-}
-
-#[tokio::test]
-async fn number_of_json_that_is_too_large_is_an_error() {
-    let dir = tempdir().unwrap();
-    let dir = dir.path();
-    let entry = |name: &str| json!({"uri": name, "schema": [{"name": "a", "type": "Float64"}]});
-    write(dir, "large.json", "{\"a\": 1.5}\n{\"a\": 1e400}\n");
-    let text = error(dir, "SELECT max(a) FROM t", entry("large.json")).await;
-    assert!(text.contains("column `a`: `1e400` is not Float64"), "{text}");
-    write(dir, "named.json", "{\"a\": 1.5}\n{\"a\": \"Infinity\"}\n");
-    assert_eq!(rows(dir, "SELECT count(a), max(a) FROM t", entry("named.json")).await, ["2 | inf"]);
 }
 
 #[tokio::test]

@@ -7,13 +7,14 @@ use buzz_aws::clients::sdk;
 use buzz_aws::combs::tasks::EcsTasks;
 use buzz_aws::combs::{FargateCombs, NoCombs};
 use buzz_aws::lambda::LambdaCompute;
+use buzz_aws::price::Sizes;
 use buzz_aws::results::Results;
 use buzz_aws::settings::FuseSettings;
 use buzz_exchange::{Network, TcpNetwork};
 use buzz_fuse::Fuse;
 use buzz_host::{Combs, Host};
 use buzz_lambda::FuseFunction;
-use buzz_worker::counting::counting_stores;
+use buzz_storage::Stores;
 use buzz_worker::environment::{access, environment, set_regions};
 use buzz_worker::log;
 use buzz_worker::process::{failed, run_main};
@@ -30,15 +31,14 @@ fn main() -> Result<(), Error> {
 async fn serve() -> Result<(), Error> {
     log::start();
     let settings = FuseSettings::read(environment)?;
-    let requests = Arc::default();
     let (_, access) = access(environment)?;
-    let stores = counting_stores(&requests).with_access(access);
+    let stores = Stores::default().with_access(access);
     set_regions(&stores, environment)?;
     let stores = Arc::new(stores);
     let results = Results::new(stores.for_stack(), settings.results.clone());
     let sdk = sdk(settings.hbee.timeout + ANSWER_MARGIN, None).await;
     let network: Arc<dyn Network> = Arc::new(TcpNetwork::default());
-    let compute = Arc::new(LambdaCompute::new(&sdk, settings.hbee.clone(), results.clone()));
+    let compute = Arc::new(LambdaCompute::new(&sdk, settings.hbee.clone(), results.clone(), Sizes::of(&settings)));
     let combs: Arc<dyn Combs> = match &settings.combs {
         None => Arc::new(NoCombs),
         Some(combs) => {
@@ -51,7 +51,7 @@ async fn serve() -> Result<(), Error> {
     tokio::spawn(async move { connecting.connect().await });
 
     let fuse = Fuse::new(Host { stores, compute, combs, network });
-    let function = FuseFunction::new(Arc::new(fuse), results, requests, settings, &sdk)?;
+    let function = FuseFunction::new(Arc::new(fuse), results, settings, &sdk)?;
     let function = &function;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {
         let answered = function.answer(&event.payload, event.context.deadline).await;

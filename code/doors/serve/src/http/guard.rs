@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use tonic::Status;
 
 use crate::Keys;
+use crate::http::console;
 
 /// The path of calls that Flight clients log in with.
 const HANDSHAKE: &str = "/arrow.flight.protocol.FlightService/Handshake";
@@ -89,7 +90,8 @@ pub(crate) async fn check(State(gate): State<Gate>, mut request: Request, next: 
     if let Err(reason) = gate.guard.check(request.headers(), authority.as_deref()) {
         return refused(is_grpc, StatusCode::FORBIDDEN, &reason);
     }
-    if ["/healthz", HANDSHAKE].contains(&request.uri().path()) {
+    let path = request.uri().path();
+    if ["/healthz", HANDSHAKE].contains(&path) || console::is_page(path) {
         return next.run(request).await;
     }
     let header = request.headers().get(AUTHORIZATION).and_then(|header| header.to_str().ok());

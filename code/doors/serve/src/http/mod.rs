@@ -1,13 +1,16 @@
-//! The HTTP door: queries, tables, health and metrics.
+//! The HTTP door: queries, tables, the console, health and metrics.
 
+mod console;
 pub(crate) mod guard;
 mod metrics;
-mod rows;
+pub(crate) mod rows;
 pub(crate) mod submitted;
+mod work;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -21,8 +24,10 @@ use serde_json::{Map, Value, json};
 use crate::codes::http_status;
 use crate::desk::{self, Desk};
 use crate::http::guard::{Gate, Guard, User};
+use crate::http::rows::Part;
 use crate::http::submitted::Submitted;
 use crate::listen::Shared;
+use crate::names::NamedTable;
 use crate::{flight, mcp};
 
 /// Maximum bytes of a request.
@@ -33,6 +38,15 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 struct Api {
     desk: Arc<Desk>,
     submitted: Arc<Submitted>,
+    /// True if all users have one key.
+    is_one_key: bool,
+}
+
+impl Api {
+    /// Returns the user whose queries `user` sees, None for all users. Who has the key of all may take any name.
+    fn seen_by<'a>(&self, user: &'a str) -> Option<&'a str> {
+        (!self.is_one_key).then_some(user)
+    }
 }
 
 /// A query as it is sent.
@@ -50,14 +64,26 @@ struct Asked {
 
 /// Makes the routes of one connection.
 pub(crate) fn router(shared: &Shared, guard: Arc<Guard>) -> Router {
-    let api = Api { desk: Arc::clone(&shared.desk), submitted: Arc::clone(&shared.submitted) };
+    let api = Api {
+        desk: Arc::clone(&shared.desk),
+        submitted: Arc::clone(&shared.submitted),
+        is_one_key: shared.keys.is_one(),
+    };
     let gate = Gate { guard, keys: Arc::clone(&shared.keys) };
     Router::new()
         .route("/v1/query", post(query))
-        .route("/v1/queries", post(submit))
+        .route("/v1/estimate", post(estimate))
+        .route("/v1/plan", post(work::plan))
+        .route("/v1/queries", get(work::list).post(submit))
         .route("/v1/queries/{id}", get(watch).delete(cancel))
         .route("/v1/queries/{id}/rows", get(submitted_rows))
+        .route("/v1/queries/{id}/work", get(work::work))
         .route("/v1/tables", get(tables))
+        .route("/v1/tables/{name}", get(table))
+        .route("/", get(console::to_first_page))
+        .route("/console", get(console::to_first_page))
+        .route(console::PATH, get(console::first_page))
+        .route("/console/{file}", get(console::file))
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(metrics))
         .fallback(async || failed(StatusCode::NOT_FOUND, &QueryError::invalid("the path does not exist")))
@@ -111,7 +137,16 @@ async fn query(State(api): State<Api>, Extension(User(user)): Extension<User>, a
         Ok((api.desk.answer(request).await?, format))
     };
     match answered.await {
-        Ok((answered, format)) => rows::response(Arc::new(answered), format),
+        Ok((answered, format)) => rows::response(Arc::new(answered), format, Part::ALL),
+        Err(error) => failed_as(&error),
+    }
+}
+
+/// Plans a query without running it, and responds with the resources that a run is expected to use.
+async fn estimate(State(api): State<Api>, Extension(User(user)): Extension<User>, asked: Asked) -> Response {
+    let planned = async { api.desk.plan(request(&api.desk, user, asked)?).await?.estimate() };
+    match planned.await {
+        Ok(estimate) => Json(estimate).into_response(),
         Err(error) => failed_as(&error),
     }
 }
@@ -140,15 +175,19 @@ async fn watch(State(api): State<Api>, Extension(User(user)): Extension<User>, P
     state.map_or_else(|| unknown(&id), |state| Json(state).into_response())
 }
 
-/// Cancels a submitted query, or removes its answer.
+/// Cancels a query, or removes the answer of a submitted one.
 async fn cancel(State(api): State<Api>, Extension(User(user)): Extension<User>, Path(id): Path<String>) -> Response {
-    let removed = id_of(&id).is_ok_and(|id| api.submitted.remove(id, &user));
+    let removed =
+        id_of(&id).is_ok_and(|id| api.submitted.remove(id, &user) || api.desk.cancel_of(id, api.seen_by(&user)));
     if removed { StatusCode::NO_CONTENT.into_response() } else { unknown(&id) }
 }
 
 #[derive(Debug, Deserialize)]
 struct RowsQuery {
     format: Option<String>,
+    #[serde(default)]
+    offset: u64,
+    limit: Option<u64>,
 }
 
 /// Responds with the rows of a submitted query that has succeeded.
@@ -156,8 +195,12 @@ async fn submitted_rows(
     State(api): State<Api>,
     Extension(User(user)): Extension<User>,
     Path(id): Path<String>,
-    Query(asked): Query<RowsQuery>,
+    asked: std::result::Result<Query<RowsQuery>, QueryRejection>,
 ) -> Response {
+    let asked = match asked {
+        Ok(Query(asked)) => asked,
+        Err(rejection) => return failed(rejection.status(), &QueryError::invalid(rejection.body_text())),
+    };
     let Some(outcome) = id_of(&id).ok().and_then(|id| api.submitted.outcome(id, &user)) else { return unknown(&id) };
     let (answered, own_format) = match outcome {
         Some(Ok(answered)) => answered,
@@ -169,35 +212,54 @@ async fn submitted_rows(
     };
     let format = asked.format.map_or(Ok(own_format), |format| format.parse());
     match format {
-        Ok(format) => rows::response(answered, format),
+        Ok(format) => rows::response(answered, format, Part { offset: asked.offset, limit: asked.limit }),
         Err(error) => failed_as(&error),
+    }
+}
+
+/// Returns the JSON of a table.
+fn table_json(table: &NamedTable) -> Value {
+    match &table.description {
+        Ok(description) => {
+            let columns = description.columns.iter();
+            let columns = columns.map(|(name, data_type)| json!({"name": name, "type": data_type})).collect::<Vec<_>>();
+            let mut listed = json!({
+                "name": table.name, "type": description.kind, "uri": description.uri, "view": table.is_view,
+                "columns": columns,
+            });
+            if !table.is_recorded {
+                listed["files"] = json!(description.files);
+                listed["bytes"] = json!(description.bytes);
+                listed["partition_columns"] = json!(description.partition_columns);
+            }
+            listed
+        }
+        Err(error) => {
+            json!({"name": table.name, "view": table.is_view, "error": {"kind": error.kind, "message": error.to_string()}})
+        }
     }
 }
 
 /// Responds with the tables and their columns.
 async fn tables(State(api): State<Api>) -> Response {
     let tables = api.desk.names.tables().await;
-    let tables: Vec<Value> = tables
-        .iter()
-        .map(|table| match &table.description {
-            Ok(description) => {
-                let columns = description.columns.iter();
-                let columns =
-                    columns.map(|(name, data_type)| json!({"name": name, "type": data_type})).collect::<Vec<_>>();
-                let mut listed = json!({
-                    "name": table.name, "type": description.kind, "uri": description.uri, "columns": columns,
-                });
-                if !table.is_recorded {
-                    listed["files"] = json!(description.files);
-                    listed["bytes"] = json!(description.bytes);
-                    listed["partition_columns"] = json!(description.partition_columns);
-                }
-                listed
-            }
-            Err(error) => json!({"name": table.name, "error": {"kind": error.kind, "message": error.to_string()}}),
-        })
-        .collect();
-    Json(json!({"tables": tables})).into_response()
+    let tables: Vec<Value> = tables.iter().map(table_json).collect();
+    Json(json!({"tables": tables, "can_change": api.desk.names.can_change()})).into_response()
+}
+
+/// Opens a table, and responds with its columns and its first files.
+async fn table(State(api): State<Api>, Path(name): Path<String>) -> Response {
+    let found = api.desk.names.table(&name).await;
+    let found = found.and_then(|table| table.description.clone().map(|description| (table, description)));
+    let (table, description) = match found {
+        Ok(found) => found,
+        Err(error) => return failed_as(&error),
+    };
+    let mut json = table_json(&table);
+    json["version"] = json!(description.version);
+    json["warnings"] = json!(description.warnings);
+    json["file_list"] = json!(description.file_list);
+    Json(json).into_response()
 }
 
 /// Responds with counts in the format of Prometheus.

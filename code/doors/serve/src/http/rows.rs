@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use buzz_protocol::{Format, QueryError};
+use buzz_engine::{RowSink, Rows, Summary};
+use buzz_protocol::{Format, QueryError, Result};
 use buzz_results::format;
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
@@ -20,8 +21,43 @@ use crate::http::failed_as;
 const PART_BYTES: usize = 64 << 10;
 const PARTS_MAX: usize = 8;
 
-/// Makes the response with the rows of `answered`. Headers have the query's id, its summary and its warnings.
-pub(crate) fn response(answered: Arc<Answered>, format: Format) -> Response {
+/// The rows of an answer that a client asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Number of the first row, from 0.
+    pub(crate) offset: u64,
+    /// Maximum number of rows; all if None.
+    pub(crate) limit: Option<u64>,
+}
+
+impl Part {
+    /// All rows.
+    pub(crate) const ALL: Self = Self { offset: 0, limit: None };
+
+    /// Returns the rows of this part. They share the memory of `rows`.
+    fn of(self, rows: &Rows) -> Result<Rows> {
+        let mut part = Rows::new();
+        part.start(rows.schema())?;
+        let (mut skipped, mut left) = (self.offset, self.limit.unwrap_or(u64::MAX));
+        for batch in rows.batches()? {
+            if left == 0 {
+                break;
+            }
+            let batch = batch?;
+            let count = batch.num_rows() as u64;
+            let (first, taken) = (skipped.min(count), (count - skipped.min(count)).min(left));
+            skipped -= first;
+            left -= taken;
+            if let (Ok(first), Ok(taken @ 1..)) = (usize::try_from(first), usize::try_from(taken)) {
+                part.write(batch.slice(first, taken))?;
+            }
+        }
+        Ok(part)
+    }
+}
+
+/// Makes the response with rows of `answered`. Headers have the query's id, its summary and its warnings.
+pub(crate) fn response(answered: Arc<Answered>, format: Format, part: Part) -> Response {
     if let Err(error) = format::check(&answered.rows.schema(), format) {
         return failed_as(&error);
     }
@@ -29,7 +65,12 @@ pub(crate) fn response(answered: Arc<Answered>, format: Format) -> Response {
     let (sender, receiver) = mpsc::channel(PARTS_MAX);
     tokio::task::spawn_blocking(move || {
         let mut parts = Parts { sender: sender.clone(), buffer: BytesMut::new() };
-        let written = format::write(&answered.rows, format, &mut parts).and_then(|()| Ok(parts.flush()?));
+        let written = if part == Part::ALL {
+            format::write(&answered.rows, format, &mut parts)
+        } else {
+            part.of(&answered.rows).map_err(Into::into).and_then(|rows| format::write(&rows, format, &mut parts))
+        };
+        let written = written.and_then(|()| Ok(parts.flush()?));
         if let Err(error) = written {
             // The client sees that the body ends early.
             drop(sender.blocking_send(Err(io::Error::other(format!("{error:?}")))));
@@ -42,12 +83,13 @@ pub(crate) fn response(answered: Arc<Answered>, format: Format) -> Response {
 }
 
 /// Returns the JSON of the work done for an answer.
-pub(crate) fn summary(answered: &Answered) -> Value {
-    let summary = &answered.summary;
+pub(crate) fn summary(summary: &Summary) -> Value {
     json!({
         "rows": summary.rows, "files_read": summary.files_read, "files_found": summary.files_found,
         "bytes_read": summary.bytes_read, "tasks": summary.tasks, "retries": summary.retries,
-        "seconds": summary.total.as_secs_f64(), "cost_usd": summary.cost_usd,
+        "get_requests": summary.requests.gets, "put_requests": summary.requests.puts,
+        "seconds": summary.total.as_secs_f64(), "cost_usd": summary.cost_usd, "combs_started": summary.combs_started,
+        "started_usd": summary.started_usd,
     })
 }
 
@@ -69,7 +111,7 @@ fn headers(answered: &Answered, format: Format) -> HeaderMap {
         }
     };
     add("buzz-query-id", &json!(answered.id));
-    add("buzz-summary", &summary(answered));
+    add("buzz-summary", &summary(&answered.summary));
     add("buzz-warnings", &json!(answered.warnings));
     headers
 }
@@ -119,4 +161,38 @@ impl Write for Parts {
 /// Returns the error of a query as JSON.
 pub(crate) fn error_json(error: &QueryError) -> Value {
     json!({"kind": error.kind, "message": error.to_string()})
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, Int64Array, RecordBatch};
+    use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+
+    use super::*;
+
+    #[test]
+    fn part_has_the_rows_from_its_offset_on() {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
+        let mut rows = Rows::new();
+        rows.start(Arc::clone(&schema)).unwrap();
+        for values in [0..3, 3..3, 3..5, 5..10] {
+            let column = Arc::new(Int64Array::from_iter_values(values));
+            rows.write(RecordBatch::try_new(Arc::clone(&schema), vec![column]).unwrap()).unwrap();
+        }
+        for (offset, limit, expected) in [
+            (0, None, 0..10),
+            (0, Some(0), 0..0),
+            (2, Some(2), 2..4),
+            (3, Some(2), 3..5),
+            (4, Some(100), 4..10),
+            (10, Some(5), 0..0),
+            (u64::MAX, None, 0..0),
+        ] {
+            let part = Part { offset, limit }.of(&rows).unwrap();
+            let batches = part.batches().unwrap().map(|batch| batch.unwrap()).collect::<Vec<_>>();
+            let found = batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec());
+            assert_eq!(found.collect::<Vec<_>>(), expected.collect::<Vec<_>>(), "{offset} {limit:?}");
+            assert_eq!(part.schema(), schema);
+        }
+    }
 }

@@ -70,7 +70,7 @@ impl Submitted {
     pub(crate) fn state(&self, desk: &Desk, id: QueryId, user: &str) -> Option<Value> {
         match self.outcome(id, user)? {
             Some(Ok((answered, _))) => Some(json!({
-                "id": id, "state": "succeeded", "summary": summary(&answered), "warnings": answered.warnings,
+                "id": id, "state": "succeeded", "summary": summary(&answered.summary), "warnings": answered.warnings,
             })),
             Some(Err(error)) => Some(json!({"id": id, "state": "failed", "error": error_json(&error)})),
             None => Some(match desk.progress(id, user) {

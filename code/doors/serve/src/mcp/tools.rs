@@ -90,8 +90,8 @@ pub(super) fn all() -> Vec<Tool> {
         ),
         tool::<Estimate>(
             ESTIMATE,
-            "Plans a query without running it. Returns the files and bytes that it would read, the number of tasks and, on a \
-             stack, the cost.",
+            "Plans a query without running it. Returns the files of each step, and an estimate: tasks, bytes, requests, \
+             seconds and, on a stack, US dollars.",
         ),
         tool::<Query>(
             QUERY,
@@ -270,8 +270,9 @@ fn request(desk: &Desk, user: String, sql: String, format: Format) -> desk::Requ
 fn work(answered: &Answered) -> String {
     let summary = &answered.summary;
     let cost = summary.cost_usd.map(|cost| format!(", cost: ${cost:.6}")).unwrap_or_default();
+    let started = summary.started_note().map(|started| format!(", {started}")).unwrap_or_default();
     format!(
-        "files: {} of {}, bytes: {}, tasks: {}, time: {:.2} s{cost}",
+        "files: {} of {}, bytes: {}, tasks: {}, time: {:.2} s{cost}{started}",
         summary.files_read,
         summary.files_found,
         human_bytes(summary.bytes_read),

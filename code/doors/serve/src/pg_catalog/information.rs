@@ -167,6 +167,7 @@ mod tests {
                 ("names".to_string(), "List(Utf8)".to_string()),
             ],
             warnings: Vec::new(),
+            file_list: Vec::new(),
         };
         let named = NamedTable {
             oid: 1,

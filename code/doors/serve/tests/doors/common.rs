@@ -180,6 +180,7 @@ impl Engine for Endless {
             partition_columns: Vec::new(),
             columns: vec![("a".to_string(), "Int64".to_string())],
             warnings: Vec::new(),
+            file_list: Vec::new(),
         });
         Ok(described.collect())
     }

@@ -28,6 +28,30 @@ async fn rows_come_in_the_requested_format() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn estimate_is_made_of_the_same_body_and_runs_nothing() {
+    let served = server().await;
+    let query = json!({"sql": "SELECT SUM(n) AS s FROM \"Numbers\" WHERE n % $1 = 0", "params": {"1": 5}}).to_string();
+    let (status, estimate) = json_of(&served, "POST", "/v1/estimate", &query).await;
+    assert_eq!(status, 200, "{estimate}");
+    assert_eq!((&estimate["tasks"], &estimate["requests"]), (&json!(1), &json!(0)));
+    assert_eq!(estimate["dollars"], json!({"low": 0.0, "high": 0.0}));
+    let seconds = |bound: &str| estimate["seconds"][bound].as_f64().unwrap();
+    assert!(seconds("low") > 0.0 && seconds("low") < seconds("high"), "{estimate}");
+    assert_eq!(estimate.as_object().unwrap().len(), 5, "{estimate}");
+
+    let (_, head, _) = http(&served, "POST", "/v1/query", &[AUTH, JSON], &query).await;
+    assert!(head.contains(&format!("\"bytes_read\":{},", estimate["bytes"])), "{head}");
+    assert!(head.contains("\"get_requests\":0,") && head.contains("\"started_usd\":null"), "{head}");
+    for (body, message) in [
+        (r#"{"sql": "SELECT * FROM kindz"}"#, "did you mean `kinds`?"),
+        (r#"{"sql": "SELECT 1", "options": {"task": 1}}"#, "did you mean `tasks`?"),
+    ] {
+        let (status, answer) = json_of(&served, "POST", "/v1/estimate", body).await;
+        assert!(status == 400 && answer["error"]["message"].as_str().unwrap().contains(message), "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_without_key_or_from_other_pages_are_refused() {
     let served = server().await;
     let status = async |path: &str, headers: &[(&str, &str)]| http(&served, "GET", path, headers, "").await.0;

@@ -1,6 +1,7 @@
 //! The doors of a server, tried with clients: tokio-postgres, the Flight SQL client of arrow-flight, and plain sockets.
 
 mod common;
+mod console;
 mod flight;
 mod http;
 mod limits;

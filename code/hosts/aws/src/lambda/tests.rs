@@ -129,7 +129,7 @@ async fn serve(says: Vec<Said>) -> (LambdaCompute, Arc<Service>, Results) {
         memory_mb: 2048,
         concurrency: 900,
     };
-    (LambdaCompute::new(&sdk, function, results.clone()), service, results)
+    (LambdaCompute::new(&sdk, function, results.clone(), Sizes::default()), service, results)
 }
 
 #[tokio::test]
@@ -265,7 +265,7 @@ async fn unreachable_service_is_unavailable() {
     let place = Location::parse("s3://bucket/results", std::path::Path::new("/")).unwrap();
     let results = Results::new(Arc::new(Stores::default()).for_query(), place);
     let function = HBeeSettings { function: "hbee".to_string(), timeout: Duration::ZERO, memory_mb: 1, concurrency: 1 };
-    let error = LambdaCompute::new(&sdk, function, results).run(&task(1), &|| {}).await.unwrap_err();
+    let error = LambdaCompute::new(&sdk, function, results, Sizes::default()).run(&task(1), &|| {}).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
 }
 

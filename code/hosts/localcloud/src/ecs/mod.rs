@@ -79,6 +79,8 @@ struct State {
     /// By client token: the request and the ids of its tasks.
     tokens: HashMap<String, (Value, Vec<String>)>,
     refusals: usize,
+    /// Tasks that will fail to start.
+    failed_starts: usize,
     calls: usize,
 }
 
@@ -90,6 +92,21 @@ impl Ecs {
     /// Rejects the next `count` calls of `RunTask` for lack of capacity.
     pub fn refuse_next(&self, count: usize) {
         self.0.state().refusals += count;
+    }
+
+    /// Makes the next `count` tasks stop while they start.
+    pub fn fail_starting_next(&self, count: usize) {
+        self.0.state().failed_starts += count;
+    }
+
+    /// Stops the processes of all running tasks without ending them. Returns the number of processes.
+    pub fn freeze_running(&self) -> usize {
+        self.signal_running(libc::SIGSTOP)
+    }
+
+    /// Lets the processes of [`freeze_running`](Self::freeze_running) go on. Returns the number of running processes.
+    pub fn thaw_running(&self) -> usize {
+        self.signal_running(libc::SIGCONT)
     }
 
     /// Kills the processes of all running tasks, as a host failure does. Returns the number of processes.
@@ -130,6 +147,14 @@ impl Ecs {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    /// Returns true if the next task must fail to start, and counts it.
+    fn fails_to_start(&self) -> bool {
+        let mut state = self.state();
+        let left = state.failed_starts;
+        state.failed_starts = left.saturating_sub(1);
+        left > 0
     }
 
     /// Returns a random loopback address whose port is free, or `None` after 64 tries. Random, since several local

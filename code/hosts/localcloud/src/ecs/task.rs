@@ -147,6 +147,10 @@ pub(super) async fn live(shared: Arc<Shared>, id: String) {
     let Some(program) = program(&shared, &id) else {
         return;
     };
+    if shared.fails_to_start() {
+        stopped(&shared, &id, None, "CannotPullContainerError: the registry did not respond");
+        return;
+    }
     let started = match program {
         Ok(program) => shared.spawner.start(program).await,
         Err(error) => Err(error),

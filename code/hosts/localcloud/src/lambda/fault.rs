@@ -17,4 +17,12 @@ pub enum Fault {
     Twice,
     /// The instance receives the event after a delay.
     Slow(Duration),
+    /// The process dies so long after it receives the event, unless it has responded before.
+    DieAfter(Duration),
+    /// The process stops as soon as it receives the event, and never goes on.
+    Freeze,
+    /// The service kills the process as soon as it receives the event, as one that exceeds its memory.
+    OutOfMemory,
+    /// The process completes its work, and another response takes the place of its own.
+    Answer(String),
 }

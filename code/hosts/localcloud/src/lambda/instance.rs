@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+use futures::FutureExt;
 use serde_json::json;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -172,9 +173,13 @@ impl Instance {
         let timeout = self.function.timeout;
         let deadline = crate::clock::now() + timeout;
         self.api.send(Event { request_id: id.to_string(), payload, deadline }).await;
-        if let Some(Fault::DieAtStart) = fault {
-            self.process.signal(libc::SIGABRT);
+        match fault {
+            Some(Fault::DieAtStart) => self.process.signal(libc::SIGABRT),
+            Some(Fault::Freeze) => self.process.signal(libc::SIGSTOP),
+            Some(Fault::OutOfMemory) => self.kill(),
+            _ => {}
         }
+        let mut death = std::pin::pin!(death(fault).fuse());
         let mut patience = std::pin::pin!(tokio::time::sleep(timeout));
         let mut look = tokio::time::interval(MEMORY_INTERVAL);
         let memory_size = self.function.memory_mb << 20;
@@ -187,7 +192,10 @@ impl Instance {
                     }
                     Some(Said::Answer(of, answer)) if of == id => {
                         *memory_max = self.process.memory_bytes().max(*memory_max);
-                        return Ending::Answer(answer);
+                        return Ending::Answer(match fault {
+                            Some(Fault::Answer(other)) => Bytes::from(other.clone()),
+                            _ => answer,
+                        });
                     }
                     Some(Said::Failed(of, error)) if of == id => return Ending::Error(error),
                     Some(Said::TooLarge(of)) if of == id => {
@@ -206,6 +214,7 @@ impl Instance {
                     self.kill();
                     return Ending::Error(self.timed_out(id));
                 }
+                () = &mut death => self.process.signal(libc::SIGABRT),
                 _ = look.tick() => {
                     *memory_max = self.process.memory_bytes().max(*memory_max);
                     if *memory_max > memory_size {
@@ -277,6 +286,14 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Waits until the process must die of `fault`.
+async fn death(fault: Option<&Fault>) {
+    match fault {
+        Some(Fault::DieAfter(time)) => tokio::time::sleep(*time).await,
+        _ => std::future::pending().await,
     }
 }
 

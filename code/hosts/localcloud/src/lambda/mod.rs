@@ -57,6 +57,8 @@ pub struct Counts {
     pub cold_starts: usize,
     /// Number of requests rejected for lack of capacity.
     pub throttles: usize,
+    /// Number of instances that are busy now.
+    pub busy: usize,
     /// Maximum number of instances that were busy at the same time.
     pub busy_max: usize,
 }
@@ -140,8 +142,17 @@ impl Lambda {
             invocations: deployed.invocations.load(Ordering::Relaxed),
             cold_starts: deployed.cold_starts.load(Ordering::Relaxed),
             throttles: deployed.throttles.load(Ordering::Relaxed),
+            busy: deployed.busy.load(Ordering::Relaxed),
             busy_max: deployed.busy_max.load(Ordering::Relaxed),
         }
+    }
+
+    /// Takes the faults of [`fail_next`](Self::fail_next) back that have not occurred yet.
+    ///
+    /// # Panics
+    /// When `function` does not exist.
+    pub fn fail_no_more(&self, function: &str) {
+        self.functions.get(function).expect("the function exists").faults.lock().clear();
     }
 
     /// Ends all warm instances, so that the next invocations start cold.

@@ -7,6 +7,7 @@
 //! Differences from the service: a key cannot be both an object and the prefix of other keys; file names limit keys to
 //! about 160 bytes; there are no versions, no lifecycle rules and no access rules besides the one key pair.
 
+mod fault;
 mod locks;
 mod preconditions;
 mod store;
@@ -20,12 +21,15 @@ use axum::http::{Request, Response, StatusCode};
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 
+use fault::Faults;
+pub use fault::ReadFault;
 use store::Store;
 
 /// An S3 server over one folder.
 #[derive(Clone)]
-pub(crate) struct S3 {
+pub struct S3 {
     service: S3Service,
+    faults: Faults,
 }
 
 impl std::fmt::Debug for S3 {
@@ -46,11 +50,34 @@ impl S3 {
         let store = Store::open(folder, region)?;
         let mut builder = S3ServiceBuilder::new(store);
         builder.set_auth(SimpleAuth::from_single(keys.0, keys.1));
-        Ok(S3 { service: builder.build() })
+        Ok(S3 { service: builder.build(), faults: Faults::default() })
+    }
+
+    /// Injects `fault` into the next `count` reads of objects whose path contains `word`. Earlier ones that have not
+    /// occurred yet are taken back.
+    pub fn fail_reads(&self, word: &str, fault: ReadFault, count: usize) {
+        self.faults.set(word, fault, count);
+    }
+
+    /// Returns the number of faults of [`fail_reads`](Self::fail_reads) that have not occurred yet.
+    pub fn faults_left(&self) -> usize {
+        self.faults.left()
     }
 
     /// Handles one request.
     pub(crate) async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        match self.faults.next(&request) {
+            None => self.serve(request).await,
+            Some(ReadFault::Slow(delay)) => {
+                tokio::time::sleep(delay).await;
+                self.serve(request).await
+            }
+            Some(ReadFault::Refuse(status, code)) => fault::refusal(status, code),
+            Some(ReadFault::Truncated) => fault::first_half(self.serve(request).await).await,
+        }
+    }
+
+    async fn serve(&self, request: Request<Body>) -> Response<Body> {
         match self.service.call(request.map(s3s::Body::http_body_unsync)).await {
             Ok(response) => response.map(Body::new),
             Err(error) => {

@@ -2,12 +2,15 @@
 //! with `buzz --stack`. Rows are compared with those of plain DataFusion on the same files.
 
 mod attacks;
+mod chaos;
 mod command;
 #[path = "../common/mod.rs"]
 mod common;
 mod engine;
+mod estimates;
 mod faults;
 mod jobs;
+mod matrix;
 mod names;
 mod queries;
 mod stack;

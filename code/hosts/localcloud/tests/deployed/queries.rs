@@ -80,13 +80,29 @@ async fn cost_is_estimated_and_bounded_before_the_query_runs() {
     let mut event = ask(GROUPS, 1, json!({"tasks": 4}));
     event["explain"] = json!(true);
     let plan = deployed.invoke(&event).await.unwrap()["explain"].as_str().unwrap().to_string();
-    assert!(plan.contains("estimate: 4 tasks read files of ") && plan.contains(", for about $0.00"), "{plan}");
+    assert!(
+        plan.contains("estimate: 4 tasks read ") && plan.contains(" requests in ") && plan.contains(" s, for $0.00"),
+        "{plan}"
+    );
     let dear = ask(GROUPS, 1, json!({"tasks": 4, "max_cost_usd": 0.000_001}));
     let (kind, message) = deployed.invoke(&dear).await.unwrap_err();
     assert!(kind == "Limit" && message.contains("or raise `max_cost_usd`"), "{kind}: {message}");
     assert_eq!(deployed.cloud.lambda.counts(HBEE).invocations, 0);
     let cheap = ask(GROUPS, 1, json!({"tasks": 4, "max_cost_usd": 1}));
     assert_answers(&deployed.invoke(&cheap).await, &plain(GROUPS).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_the_stack_apply_to_queries_that_set_none() {
+    let deployed = deploy(|stack| {
+        stack.fuse_environment.insert("BUZZ_MAX_SCAN_BYTES".to_string(), "1kB".to_string());
+    })
+    .await;
+    let (kind, message) = deployed.invoke(&ask(GROUPS, 1, json!({}))).await.unwrap_err();
+    assert!(kind == "Limit" && message.contains("more than 1.0 kB;"), "{kind}: {message}");
+    assert_eq!(deployed.cloud.lambda.counts(HBEE).invocations, 0);
+    let allowed = ask(GROUPS, 1, json!({"max_scan_bytes": "1GB"}));
+    assert_answers(&deployed.invoke(&allowed).await, &plain(GROUPS).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

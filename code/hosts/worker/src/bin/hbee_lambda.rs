@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use buzz_worker::counting::counting_stores;
+use buzz_storage::Stores;
 use buzz_worker::environment::{access, environment, function_memory_mb, set_regions};
 use buzz_worker::hbee::{HBeeAnswer, HBeeEvent, HBeeFunction};
 use buzz_worker::log;
@@ -16,11 +16,10 @@ fn main() -> Result<(), Error> {
 
 async fn serve() -> Result<(), Error> {
     log::start();
-    let requests = Arc::default();
     let (own, access) = access(environment)?;
-    let stores = counting_stores(&requests).with_access(access);
+    let stores = Stores::default().with_access(access);
     set_regions(&stores, environment)?;
-    let function = HBeeFunction::new(Arc::new(stores), own, requests, function_memory_mb(environment)?)?;
+    let function = HBeeFunction::new(Arc::new(stores), own, function_memory_mb(environment)?)?;
     let function = &function;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<HBeeEvent>| {
         let ran = function.answer(event.payload, event.context.deadline).await;

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use buzz_kernel::{MemoryShares, OpenShare, QueryShare};
 use buzz_protocol::{BUILD_ID, QueryError, QueryId, QueryToken, Result, StageId};
 use futures::Stream;
 use parking_lot::Mutex;
@@ -38,6 +39,8 @@ pub struct Inboxes {
     /// The last closed queries. A delayed call must not open one of them again, since nothing would close it.
     closed: Mutex<VecDeque<QueryId>>,
     limits: Mutex<Limits>,
+    /// The memory of the operators; `None` if nothing divides it.
+    shares: Option<Arc<MemoryShares>>,
     closed_count: AtomicU64,
 }
 
@@ -60,6 +63,9 @@ struct Limits {
     refusing: bool,
 }
 
+/// Time that a query waits for its share of the memory before the comb refuses it.
+const SHARE_WITHIN: Duration = Duration::from_secs(2);
+
 /// Maximum number of closed queries that are remembered.
 const CLOSED_REMEMBERED: usize = 1024;
 
@@ -73,6 +79,8 @@ struct QueryInbox {
     stages: HashMap<StageId, Arc<Stage>>,
     shared: Shared,
     exchanges: Arc<Exchanges>,
+    /// Its share of the memory of operators.
+    share: Option<OpenShare>,
 }
 
 /// The time for which a query may stay open without a call of its Fuse.
@@ -83,6 +91,43 @@ struct Lease {
 }
 
 impl Inboxes {
+    /// Creates the inboxes of a comb whose operators share `shares`.
+    pub fn sharing(shares: Arc<MemoryShares>) -> Self {
+        Self { shares: Some(shares), ..Self::default() }
+    }
+
+    /// Returns the share of the memory of operators that the query whose token is `token` has, if it is open.
+    pub fn share(&self, token: &QueryToken) -> Option<Arc<QueryShare>> {
+        let queries = self.queries.lock();
+        let inbox = queries.values().find(|inbox| same_token(&inbox.token, token))?;
+        inbox.share.as_ref().map(|open| Arc::clone(open.share()))
+    }
+
+    /// Checks that the comb accepts another query beside `open` others.
+    ///
+    /// # Errors
+    /// `Unavailable` if it is stopping or has as many as it may have.
+    fn check_accepts(&self, open: usize) -> Result<()> {
+        let Limits { refusing, queries: queries_max, .. } = &*self.limits.lock();
+        if *refusing {
+            return Err(QueryError::unavailable("this comb is stopping"));
+        }
+        match queries_max.filter(|most| open >= *most) {
+            Some(most) => Err(QueryError::unavailable(format!("this comb already has {most} queries"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the share of a new query.
+    ///
+    /// # Errors
+    /// `Unavailable` if other queries use the memory for too long.
+    async fn admit(&self) -> Result<Option<OpenShare>> {
+        let Some(shares) = &self.shares else { return Ok(None) };
+        let admitted = tokio::time::timeout(SHARE_WITHIN, shares.admit()).await;
+        admitted.map(Some).map_err(|_| QueryError::unavailable("the queries of this comb use its memory"))
+    }
+
     /// Returns the number of open queries. The comb is in use unless it is 0.
     pub fn open_queries(&self) -> usize {
         self.queries.lock().len()
@@ -93,6 +138,9 @@ impl Inboxes {
         let InboxLimits { memory_bytes, queries } = limits;
         let mut held = self.limits.lock();
         (held.memory, held.queries) = (Some(Budget::new(memory_bytes, None)), Some(queries));
+        if let Some(shares) = &self.shares {
+            shares.bound(queries);
+        }
     }
 
     /// Refuses all new queries from now on.
@@ -220,6 +268,14 @@ impl InboxService for Arc<Inboxes> {
         if open.build != BUILD_ID {
             return Err(QueryError::unavailable(format!("this comb is of build {BUILD_ID}, not {}", open.build)));
         }
+        {
+            let queries = self.queries.lock();
+            if queries.contains_key(&open.query) {
+                return Ok(());
+            }
+            self.check_accepts(queries.len())?;
+        }
+        let share = self.admit().await?;
         let within = self.limits.lock().memory.clone();
         let shared = Shared {
             flowing: open.flowing,
@@ -239,17 +295,12 @@ impl InboxService for Arc<Inboxes> {
         if queries.contains_key(&open.query) {
             return Ok(());
         }
-        let Limits { refusing, queries: queries_max, .. } = &*self.limits.lock();
-        if *refusing {
-            return Err(QueryError::unavailable("this comb is stopping"));
-        }
-        if let Some(most) = queries_max.filter(|most| queries.len() >= *most) {
-            return Err(QueryError::unavailable(format!("this comb already has {most} queries")));
-        }
+        self.check_accepts(queries.len())?;
         let OpenQuery { query, token, deadline_ms, lease_ms, .. } = open;
         let (opened, exchanges) = (Instant::now(), Arc::default());
         let lease = lease_ms.map(|ms| Lease { time: Duration::from_millis(ms), renewed: Mutex::new(opened) });
-        let inbox = QueryInbox { token, deadline_ms, lease, stages, shared, opened, exchanges };
+        tracing::info!(query_id = %query, stages = stages.len(), open = queries.len() + 1, "query opened");
+        let inbox = QueryInbox { token, deadline_ms, lease, stages, shared, opened, exchanges, share };
         queries.insert(query, Arc::new(inbox));
         Ok(())
     }

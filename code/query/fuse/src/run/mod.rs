@@ -30,6 +30,13 @@ const LOST_WAIT: Duration = Duration::from_millis(200);
 /// Runs a plan and reruns it if that may help (see [`Again`]): combs are lost or refuse the query, the rows do not fit in
 /// Fuse, or a task of a flowing query fails with `Unavailable`.
 pub(crate) async fn run(host: &Host, plan: &QueryPlan, progress: &Progress, sink: &mut dyn RowSink) -> Result<Summary> {
+    let before = host.combs.starts();
+    let ran = run_until_done(host, plan, progress, sink).await;
+    progress.add_starts(host.combs.starts() - before);
+    ran
+}
+
+async fn run_until_done(host: &Host, plan: &QueryPlan, progress: &Progress, sink: &mut dyn RowSink) -> Result<Summary> {
     let tasks: usize = plan.stages.iter().map(|stage| stage.tasks.len()).sum();
     progress.tasks.store(tasks as u64, std::sync::atomic::Ordering::Relaxed);
     let deadline = Deadline::new(plan, progress);

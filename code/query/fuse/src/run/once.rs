@@ -81,6 +81,7 @@ impl Run<'_> {
         let mut opened = OpenInboxes::new(query, inboxes.clone());
         self.open(&inboxes, &mut opened, &reductions).await?;
 
+        self.log_begin(&inboxes);
         let or_combs = self.reducers.or_combs();
         // Where a task runs once, a second run of it would only slow down the first.
         let stragglers = Stragglers::of(plan, !flowing && !host.compute.runs_once());
@@ -101,11 +102,44 @@ impl Run<'_> {
         }
         let combs_ms = started.elapsed().as_millis().saturating_mul(inboxes.addresses.len() as u128);
         Progress::add(&progress.comb_milliseconds, u64::try_from(combs_ms).unwrap_or(u64::MAX));
+        self.log_end(started, outcome.as_ref().err().map(|failed| failed.error.kind));
         match &outcome {
             Ok(_) => opened.close().await,
             Err(failed) => opened.abort(failed.error.clone()).await,
         }
         Ok(summary(plan, progress, outcome?, &inboxes, started))
+    }
+
+    /// Logs the size of the run, and its combs.
+    fn log_begin(&self, inboxes: &QueryInboxes) {
+        let Run { plan, query, deadline, flowing, .. } = *self;
+        let combs: Vec<String> = inboxes.addresses.iter().map(ToString::to_string).collect();
+        tracing::info!(
+            query_id = %query,
+            stages = plan.stages.len(),
+            tasks = Progress::get(&deadline.progress.tasks),
+            files = plan.stages.iter().map(|stage| stage.files_read() as u64).sum::<u64>(),
+            combs = combs.join(" "),
+            reruns = Progress::get(&deadline.progress.reruns),
+            flowing,
+            "the run begins"
+        );
+    }
+
+    /// Logs what the run has done, and the kind of the error with which it failed.
+    fn log_end(&self, started: Instant, failed: Option<ErrorKind>) {
+        let progress = self.deadline.progress;
+        tracing::info!(
+            query_id = %self.query,
+            tasks_done = Progress::get(&progress.tasks_done),
+            tasks = Progress::get(&progress.tasks),
+            bytes_read = Progress::get(&progress.bytes_scanned),
+            retries = Progress::get(&progress.retries),
+            stragglers = Progress::get(&progress.stragglers),
+            failed = failed.map(tracing::field::display),
+            milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "the run has ended"
+        );
     }
 
     /// Opens the inboxes. Combs that refuse the query are avoided in the next run.

@@ -1,14 +1,17 @@
-//! The functions `buzz_instant(time)` and `buzz_round_time(time, like, up)`, which compare times of different units exactly.
+//! The functions `buzz_instant(time)`, `buzz_instant_in(time, zone)` and `buzz_round_time(time, like, up)`, which compare times of
+//! different units exactly.
 //!
 //! A time in nanoseconds ends in 2262, so a day, a second or a microsecond cannot be converted to the unit of a finer time beside it
 //! in general.
 
 use std::sync::{Arc, LazyLock};
 
+use arrow::array::timezone::Tz;
 use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Int64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, TimeUnit};
 use buzz_protocol::QueryError;
+use chrono::{DateTime, Offset, TimeDelta, TimeZone};
 use datafusion::common::{ScalarValue, internal_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::{
@@ -18,11 +21,23 @@ use datafusion::logical_expr::{
 /// The type of an instant: nanoseconds since 1970. The latest one in seconds has 28 digits.
 const INSTANT: DataType = DataType::Decimal128(38, 0);
 
+const SECOND: i128 = 1_000_000_000;
+
 /// Returns the function that computes the nanoseconds since 1970 of a date or a timestamp, as Decimal128(38, 0). A date is the
 /// midnight at its start, in UTC.
 pub fn instant() -> Arc<ScalarUDF> {
     static FUNCTION: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| {
         Arc::new(ScalarUDF::new_from_impl(Instant { signature: Signature::any(1, Volatility::Immutable) }))
+    });
+    Arc::clone(&FUNCTION)
+}
+
+/// Returns the function `buzz_instant_in(time, zone)`, which computes the nanoseconds since 1970 of a date or a timestamp that has no
+/// time zone and is a time in `zone`, a literal. Of two such times it is the later one, and a time that the zone leaves out is read
+/// with the offset before.
+pub fn instant_in() -> Arc<ScalarUDF> {
+    static FUNCTION: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| {
+        Arc::new(ScalarUDF::new_from_impl(InstantIn { signature: Signature::any(2, Volatility::Immutable) }))
     });
     Arc::clone(&FUNCTION)
 }
@@ -80,11 +95,52 @@ impl ScalarUDFImpl for Instant {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let [time] = args.args.as_slice() else { return internal_err!("buzz_instant takes a time") };
+        computed(time, |array| Ok(Arc::new(instants(array)?)))
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct InstantIn {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for InstantIn {
+    fn name(&self) -> &'static str {
+        "buzz_instant_in"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
+        Ok(INSTANT)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [time, ColumnarValue::Scalar(zone)] = args.args.as_slice() else {
+            return internal_err!("buzz_instant_in takes a time and the name of a zone");
+        };
+        let Some(Some(zone)) = zone.try_as_str() else {
+            return internal_err!("buzz_instant_in takes a time and the name of a zone");
+        };
+        let zone: Tz = zone.parse()?;
         computed(time, |array| {
-            let instants: Decimal128Array = nanoseconds(array)?.collect();
+            let instants = nanoseconds(array)?.map(|local| local.map(|local| local - offset(local, zone)));
+            let instants: Decimal128Array = instants.collect();
             Ok(Arc::new(instants.with_precision_and_scale(38, 0)?))
         })
     }
+}
+
+/// Returns the nanoseconds by which a local time in `zone` is ahead of UTC. Times beyond the range of the calendar have none.
+fn offset(local: i128, zone: Tz) -> i128 {
+    let seconds = i64::try_from(local.div_euclid(SECOND)).ok();
+    let Some(time) = seconds.and_then(|seconds| DateTime::from_timestamp(seconds, 0)) else { return 0 };
+    let time = time.naive_utc();
+    let before = || zone.offset_from_local_datetime(&time.checked_sub_signed(TimeDelta::days(1))?).latest();
+    let offset = zone.offset_from_local_datetime(&time).latest().or_else(before);
+    offset.map_or(0, |offset| i128::from(offset.fix().local_minus_utc()) * SECOND)
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -131,6 +187,12 @@ fn computed(value: &ColumnarValue, compute: impl Fn(&dyn Array) -> Result<ArrayR
             Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(array.as_ref(), 0)?))
         }
     }
+}
+
+/// Returns dates or timestamps as nanoseconds since 1970.
+pub(super) fn instants(times: &dyn Array) -> Result<Decimal128Array> {
+    let instants: Decimal128Array = nanoseconds(times)?.collect();
+    Ok(instants.with_precision_and_scale(38, 0)?)
 }
 
 /// Returns the nanoseconds since 1970 of each time in `times`.
@@ -189,6 +251,22 @@ mod tests {
         assert_eq!(of(1, &DataType::Date32, true), ScalarValue::Date32(Some(1)));
         let end = ScalarValue::TimestampSecond(Some(i64::MAX), None);
         assert!(round_time(&end, &DataType::Date32, false).unwrap_err().to_string().contains("beyond the range"));
+    }
+
+    #[test]
+    fn local_times_have_the_offset_of_their_zone() {
+        let hour = 3600 * SECOND;
+        let of = |text: &str, zone: &str| {
+            let time = chrono::NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M").unwrap().and_utc();
+            offset(i128::from(time.timestamp()) * SECOND, zone.parse().unwrap()) / hour
+        };
+        assert_eq!(of("2024-07-01 00:00", "+02:00"), 2);
+        assert_eq!(of("2024-07-01 00:00", "America/Denver"), -6);
+        assert_eq!(of("2024-01-01 00:00", "America/Denver"), -7);
+        // The clock went from 00:00 to 01:00, and one hour was there twice.
+        assert_eq!(of("2018-11-04 00:00", "America/Sao_Paulo"), -3);
+        assert_eq!(of("2024-11-03 01:30", "America/Denver"), -7);
+        assert_eq!(offset(i128::MAX / 2, "America/Denver".parse().unwrap()), 0);
     }
 
     #[test]

@@ -2,10 +2,14 @@
 //! every session that plans, decodes or runs a plan must have them.
 
 mod arithmetic;
+mod doubles;
 mod hidden;
 mod instants;
+mod interval_keys;
 mod intervals;
+mod null_if;
 mod patterns;
+mod round;
 mod single_row;
 mod spans;
 mod sum;
@@ -16,21 +20,35 @@ use std::sync::Arc;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 pub use arithmetic::{Arithmetic, checked, is_checked};
+pub use doubles::one_form;
 pub use hidden::hidden;
-pub use instants::{instant, round_time, rounded_time, unit_nanoseconds};
+pub use instants::{instant, instant_in, round_time, rounded_time, unit_nanoseconds};
+pub use interval_keys::{interval_key, interval_of_key};
 pub use intervals::multiply_interval;
+pub use null_if::null_if;
 pub use patterns::{like_pattern, similar_pattern};
 pub use single_row::single_row;
 pub use spans::{interval_length, interval_part};
 pub use sum::{checked_sum, wrapping_sum};
 
+use self::round::finite_round;
 use crate::bounded::bounded_functions;
 
 /// Returns the scalar functions.
 pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     let arithmetic = [Arithmetic::Add, Arithmetic::Subtract, Arithmetic::Multiply].map(checked);
-    let intervals = [multiply_interval(), interval_length(), interval_part()];
-    let others = [single_row(), like_pattern(), similar_pattern(), hidden(), instant(), rounded_time()];
+    let intervals = [multiply_interval(), interval_length(), interval_part(), interval_key(), interval_of_key()];
+    let others = [
+        single_row(),
+        like_pattern(),
+        similar_pattern(),
+        hidden(),
+        instant(),
+        rounded_time(),
+        null_if(),
+        finite_round(),
+        one_form(),
+    ];
     arithmetic.into_iter().chain(intervals).chain(others).chain(bounded_functions()).collect()
 }
 

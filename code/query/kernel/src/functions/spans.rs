@@ -27,9 +27,9 @@ const LENGTH: DataType = DataType::Decimal128(38, 0);
 const SECOND: i64 = 1_000_000_000;
 const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
-const DAY: i64 = 24 * HOUR;
+pub(super) const DAY: i64 = 24 * HOUR;
 
-const DAYS_PER_MONTH: i64 = 30;
+pub(super) const DAYS_PER_MONTH: i64 = 30;
 const SECONDS_PER_DAY: i64 = 86_400;
 /// Counts 365.25 days, as PostgreSQL does for the epoch of an interval.
 const SECONDS_PER_YEAR: i64 = 31_557_600;
@@ -77,10 +77,7 @@ impl ScalarUDFImpl for IntervalLength {
         let [interval] = args.args.as_slice() else {
             return internal_err!("buzz_interval_length takes an interval");
         };
-        computed(interval, |array| {
-            let lengths: Decimal128Array = spans(array)?.map(|span| span.map(Span::length)).collect();
-            Ok(Arc::new(lengths.with_precision_and_scale(38, 0)?))
-        })
+        computed(interval, |array| Ok(Arc::new(lengths(array)?)))
     }
 }
 
@@ -117,6 +114,12 @@ impl ScalarUDFImpl for IntervalPart {
         let part = Part::of(Some(part))?;
         computed(interval, |array| part.values(spans(array)?))
     }
+}
+
+/// Returns the lengths of intervals or durations in nanoseconds.
+pub(super) fn lengths(intervals: &dyn Array) -> Result<Decimal128Array> {
+    let lengths: Decimal128Array = spans(intervals)?.map(|span| span.map(Span::length)).collect();
+    Ok(lengths.with_precision_and_scale(38, 0)?)
 }
 
 fn computed(value: &ColumnarValue, compute: impl Fn(&dyn Array) -> Result<ArrayRef>) -> Result<ColumnarValue> {

@@ -13,8 +13,8 @@ use datafusion::execution::SessionState;
 use datafusion::execution::registry::FunctionRegistry;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArgumentClause, FunctionArguments, GroupByExpr, GroupByWithModifier, Join, Query, Select,
-    SelectItem, TableFactor, TableSampleKind, Visitor, WildcardAdditionalOptions,
+    Expr, Function, FunctionArgumentClause, FunctionArguments, GroupByExpr, GroupByWithModifier, Join, JoinConstraint,
+    JoinOperator, Query, Select, SelectItem, TableFactor, TableSampleKind, Value, Visitor, WildcardAdditionalOptions,
 };
 
 /// Checks the clauses after the SELECTs of `query`.
@@ -56,7 +56,7 @@ pub(super) fn check_select(select: &mut Select) -> Result<()> {
             check_wildcard(options)?;
         }
     }
-    for join in select.from.iter().flat_map(|table| &table.joins) {
+    for join in select.from.iter_mut().flat_map(|table| &mut table.joins) {
         check_join(join)?;
     }
     grouped(&mut select.group_by)
@@ -69,8 +69,32 @@ fn check_wildcard(options: &WildcardAdditionalOptions) -> Result<()> {
     }
 }
 
-fn check_join(join: &Join) -> Result<()> {
-    if join.global { refused("GLOBAL JOIN", "remove GLOBAL") } else { Ok(()) }
+/// Checks a join, and writes `SEMI JOIN` and `ANTI JOIN` with their side, the left one.
+fn check_join(join: &mut Join) -> Result<()> {
+    if join.global {
+        return refused("GLOBAL JOIN", "remove GLOBAL");
+    }
+    join.join_operator = match std::mem::replace(&mut join.join_operator, JoinOperator::CrossJoin(JoinConstraint::None))
+    {
+        JoinOperator::Semi(constraint) => JoinOperator::LeftSemi(constraint),
+        JoinOperator::Anti(constraint) => JoinOperator::LeftAnti(constraint),
+        other => other,
+    };
+    Ok(())
+}
+
+/// Removes a collation that compares byte by byte, as Buzz does.
+pub(super) fn collated(expression: &mut Expr) -> Result<()> {
+    let Expr::Collate { expr, collation } = expression else { return Ok(()) };
+    let name = collation.0.last().map(|part| part.to_string().trim_matches('"').to_lowercase()).unwrap_or_default();
+    if !["c", "posix", "ucs_basic", "binary"].contains(&name.as_str()) {
+        return refused(
+            format!("COLLATE {collation}"),
+            "texts are compared byte by byte; remove it, or compare `lower(…)` of them",
+        );
+    }
+    *expression = std::mem::replace(expr.as_mut(), Expr::value(Value::Null));
+    Ok(())
 }
 
 fn grouped(group_by: &mut GroupByExpr) -> Result<()> {
@@ -197,9 +221,21 @@ mod tests {
             ("SELECT n FROM t GLOBAL JOIN u USING (n)", "GLOBAL JOIN"),
             ("SELECT n, sum(n) FROM t GROUP BY n WITH TOTALS", "WITH TOTALS"),
             ("SELECT * ILIKE '%n%' FROM t", "ILIKE '%n%'"),
+            ("SELECT n FROM t ORDER BY n COLLATE \"de_DE\"", "COLLATE \"de_DE\""),
         ] {
             let message = parse_statement(sql).map(|parsed| parsed.to_string()).unwrap_err().to_string();
             assert!(message.starts_with(&format!("`{clause}` is not supported; ")), "{sql}: {message}");
+        }
+    }
+
+    #[test]
+    fn joins_without_a_side_and_collations_of_bytes_are_read() {
+        for (sql, expected) in [
+            ("SELECT n FROM t SEMI JOIN u ON t.n = u.n", "SELECT n FROM t LEFT SEMI JOIN u ON t.n = u.n"),
+            ("SELECT n FROM t ANTI JOIN u USING (n)", "SELECT n FROM t LEFT ANTI JOIN u USING(n)"),
+            ("SELECT n COLLATE \"C\" FROM t ORDER BY m COLLATE POSIX", "SELECT n FROM t ORDER BY m"),
+        ] {
+            assert_eq!(parse_statement(sql).unwrap().to_string(), expected);
         }
     }
 

@@ -1,7 +1,8 @@
 //! Literals that are compared with decimals.
 //!
 //! The planner reads `4.19` as a DOUBLE, and compares it with a decimal as DECIMAL(30, 15), in which it is
-//! 4.190000000000000391: no decimal equals it. Here it becomes the decimal that was written.
+//! 4.190000000000000391: no decimal equals it. Here it becomes the decimal that was written. So does one in a list with whole numbers
+//! that a DOUBLE does not hold: `b IN (9007199254740993, 0.5)`.
 
 use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType};
 use datafusion::common::tree_node::Transformed;
@@ -9,23 +10,26 @@ use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, ExprSchemable};
 
-use super::operands::compared;
+use super::operands::{compared, type_of};
 
-/// Makes the DOUBLE literals that `expression` compares with a decimal decimals.
+/// Makes the DOUBLE literals that `expression` compares with a decimal, or with several long whole numbers, decimals.
 pub(super) fn comparable(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     compared(expression, &|operands| {
         if !operands.iter().any(|operand| double(operand).is_some()) {
             return Ok(false);
         }
         for operand in operands.iter().filter(|operand| double(operand).is_none()) {
-            let data_type = operand.get_type(schema)?;
+            let data_type = type_of(operand, schema)?;
             // A DOUBLE among the values makes the comparison one of DOUBLEs.
             if !data_type.is_decimal() && !data_type.is_integer() && !data_type.is_null() {
                 return Ok(false);
             }
         }
         let mut decimals = operands.iter().filter(|operand| double(operand).is_none());
-        if !decimals.any(|operand| operand.get_type(schema).is_ok_and(|data_type| data_type.is_decimal())) {
+        let has_decimal =
+            decimals.any(|operand| operand.get_type(schema).is_ok_and(|data_type| data_type.is_decimal()));
+        // The order of one whole number and a short literal is that of DOUBLEs.
+        if !has_decimal && (operands.len() < 3 || !operands.iter().any(is_long)) {
             return Ok(false);
         }
         // With many digits after the point, the other operands would not fit the longest decimal.
@@ -48,12 +52,26 @@ pub(super) fn comparable(expression: Expr, schema: &DFSchema) -> Result<Transfor
 
 /// Digits after the point with which a DOUBLE is compared with a decimal otherwise.
 const SCALE_OF_DOUBLE: i8 = 15;
+/// The largest whole number up to which a DOUBLE holds all of them.
+const WHOLE_OF_DOUBLE: u64 = 1 << 53;
 /// Digits of the longest decimal of 128 bits.
 const DECIMAL_DIGITS: i8 = 38;
 
-/// Returns the digits of a decimal before its point.
+/// Checks if `operand` is a whole number that a DOUBLE may not hold.
+fn is_long(operand: &Expr) -> bool {
+    match operand {
+        Expr::Literal(ScalarValue::Int64(Some(value)), _) => value.unsigned_abs() > WHOLE_OF_DOUBLE,
+        Expr::Literal(ScalarValue::UInt64(Some(value)), _) => *value > WHOLE_OF_DOUBLE,
+        Expr::Negative(inner) => is_long(inner),
+        _ => false,
+    }
+}
+
+/// Returns the digits of a long whole number, or of a decimal before its point.
 fn whole_digits(data_type: &DataType) -> Option<i8> {
     match data_type {
+        DataType::Int64 => Some(19),
+        DataType::UInt64 => Some(20),
         DataType::Decimal32(precision, scale)
         | DataType::Decimal64(precision, scale)
         | DataType::Decimal128(precision, scale) => Some(i8::try_from(*precision).ok()?.saturating_sub(*scale)),

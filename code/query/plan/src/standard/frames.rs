@@ -1,11 +1,38 @@
-//! Frames of windows that are longer than any table.
+//! Frames of windows and limits that are longer than any table.
 //!
-//! DataFusion adds the bound of a frame to the number of a row, which overflows beyond the largest BIGINT. No table has that
-//! many rows, so a larger bound means the same as that number.
+//! DataFusion adds the bound of a frame to the number of a row, and the rows of an OFFSET to those of a LIMIT, which overflows beyond
+//! the largest BIGINT. No table has that many rows, so a larger bound means the same as that number, and such a limit none.
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, Value, ValueWithSpan, WindowFrameBound, WindowFrameUnits, WindowSpec, WindowType,
+    Expr, Function, LimitClause, Query, Value, ValueWithSpan, WindowFrameBound, WindowFrameUnits, WindowSpec,
+    WindowType,
 };
+
+/// Removes the LIMIT of `query` if it is longer than any table, together with the rows of its OFFSET.
+pub(super) fn without_endless_limit(query: &mut Query) {
+    let literal = |rows: &mut Expr| count_of(rows).and_then(|count| count.parse::<u128>().ok());
+    match &mut query.limit_clause {
+        Some(LimitClause::LimitOffset { limit, offset, limit_by: _ }) => {
+            let skipped = offset.as_mut().and_then(|offset| literal(&mut offset.value)).unwrap_or(0);
+            if limit.as_mut().and_then(literal).is_some_and(|rows| is_endless(rows, skipped)) {
+                *limit = None;
+            }
+        }
+        Some(LimitClause::OffsetCommaLimit { offset, limit }) => {
+            let skipped = literal(offset).unwrap_or(0);
+            if let Expr::Value(ValueWithSpan { value: Value::Number(rows, _), .. }) = limit
+                && rows.parse::<u128>().is_ok_and(|rows| is_endless(rows, skipped))
+            {
+                *rows = i64::MAX.unsigned_abs().saturating_sub(u64::try_from(skipped).unwrap_or(u64::MAX)).to_string();
+            }
+        }
+        None => {}
+    }
+}
+
+fn is_endless(rows: u128, skipped: u128) -> bool {
+    rows.saturating_add(skipped) >= i64::MAX.unsigned_abs().into()
+}
 
 /// Bounds the frame of `expression` if it is a window function whose frame counts rows or groups.
 pub(super) fn bounded(expression: &mut Expr) {
@@ -42,6 +69,20 @@ fn is_beyond(count: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::sql::parse_statement;
+
+    #[test]
+    fn limits_beyond_the_largest_bigint_are_none() {
+        for (limit, expected) in [
+            ("LIMIT 9223372036854775807 OFFSET 2", "OFFSET 2"),
+            ("LIMIT 18446744073709551615 OFFSET 1", "OFFSET 1"),
+            ("FETCH FIRST 9223372036854775807 ROWS ONLY", ""),
+            ("LIMIT 9223372036854775800 OFFSET 2", "LIMIT 9223372036854775800 OFFSET 2"),
+            ("LIMIT 3, 18446744073709551615", "LIMIT 3, 9223372036854775804"),
+        ] {
+            let sql = |limit: &str| format!("SELECT a FROM t ORDER BY a {limit}").trim_end().to_string();
+            assert_eq!(parse_statement(&sql(limit)).unwrap().to_string().trim_end(), sql(expected));
+        }
+    }
 
     #[test]
     fn bounds_beyond_the_largest_bigint_are_that_number() {

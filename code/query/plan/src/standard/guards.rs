@@ -7,7 +7,6 @@ use crate::trees::{PlanTree, Tree};
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use buzz_kernel::instant;
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result;
@@ -77,7 +76,8 @@ fn can_fail(expression: &Expr, schema: &DFSchema) -> Result<bool> {
             Expr::Cast(cast) => is_text(&cast.expr.get_type(schema)?) && !is_text(cast.field.data_type()),
             Expr::ScalarFunction(call) => {
                 let name = call.name();
-                name.starts_with("to_") || name.starts_with("buzz_") && name != instant().name()
+                name.starts_with("to_")
+                    || name.starts_with("buzz_") && !name.starts_with("buzz_instant") && name != "buzz_double"
             }
             _ => false,
         })

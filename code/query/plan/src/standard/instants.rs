@@ -8,13 +8,13 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, TimeUnit};
-use buzz_kernel::{instant, round_time, rounded_time, unit_nanoseconds};
+use buzz_kernel::{instant, instant_in, null_if, round_time, rounded_time, unit_nanoseconds};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{Between, InList, InSubquery, ScalarFunction};
 use datafusion::logical_expr::{
-    BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, lit, not, when,
+    BinaryExpr, Case, Cast, Expr, LogicalPlan, LogicalPlanBuilder, Operator, lit, not, when,
 };
 
 use super::operands::{is_comparison, is_constant, literal_value, type_of};
@@ -89,10 +89,10 @@ impl Time {
 
     /// Returns the operand as nanoseconds since 1970. Without a time zone, it is a time in `zone`.
     fn instant(&self, zone: Option<&Arc<str>>) -> Expr {
-        instant().call(vec![match zone {
-            Some(zone) if self.zone().is_none() => self.placed(zone),
-            _ => self.expr.clone(),
-        }])
+        match zone {
+            Some(zone) if self.zone().is_none() => instant_in().call(vec![self.expr.clone(), lit(zone.as_ref())]),
+            _ => instant().call(vec![self.expr.clone()]),
+        }
     }
 
     /// Returns the operand, which has no time zone, as a time in `zone`.
@@ -150,7 +150,7 @@ impl Time {
     }
 }
 
-/// Where a constant is among the values of a coarser or equal unit.
+/// The place of a constant among the values of a coarser or equal unit.
 enum Around {
     /// It is one of them.
     On(Expr),
@@ -336,9 +336,14 @@ fn chosen(case: &Case, schema: &DFSchema) -> Result<Option<Expr>> {
 
 fn nullif(call: &ScalarFunction, schema: &DFSchema) -> Result<Option<Expr>> {
     let [first, second] = call.args.as_slice() else { return Ok(None) };
-    let Some(equal) = compared(first, Operator::Eq, second, schema)? else { return Ok(None) };
-    let null = Expr::Literal(ScalarValue::try_from(&first.get_type(schema)?)?, None);
-    when(equal, null).otherwise(first.clone()).map(Some)
+    let (Some(first), Some(second)) = (Time::operand(first, schema)?, Time::operand(second, schema)?) else {
+        return Ok(None);
+    };
+    let times = [first, second];
+    if are_alike(&times) || fit_the_finer(&times) || times[0].zone().is_some() != times[1].zone().is_some() {
+        return Ok(None);
+    }
+    Ok(Some(null_if().call(call.args.clone())))
 }
 
 fn of_subquery(membership: &InSubquery, schema: &DFSchema) -> Result<Option<Expr>> {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, IntervalUnit};
-use buzz_kernel::{interval_length, interval_part};
+use buzz_kernel::{interval_key, interval_length, interval_of_key, interval_part, null_if};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::error::Result;
@@ -18,11 +18,12 @@ use datafusion::logical_expr::expr::{
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::{
     Aggregate, BinaryExpr, Case, Cast, Distinct, Expr, ExprSchemable, Join, JoinConstraint, LogicalPlan,
-    LogicalPlanBuilder, Projection, WindowFrameBound, WindowFrameUnits, when,
+    LogicalPlanBuilder, Projection, WindowFrameBound, WindowFrameUnits,
 };
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
-use super::{instants, operands};
+use super::operands::{self, type_of};
+use super::{instants, lifted, times};
 
 const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 
@@ -36,7 +37,7 @@ impl ExprPlanner for Texts {
         if !matches!(raw.op, Eq | NotEq | Lt | LtEq | Gt | GtEq) {
             return Ok(PlannerResult::Original(raw));
         }
-        let (left, right) = (raw.left.get_type(schema), raw.right.get_type(schema));
+        let (left, right) = (type_of(&raw.left, schema), type_of(&raw.right, schema));
         let (Ok(left), Ok(right)) = (left, right) else { return Ok(PlannerResult::Original(raw)) };
         match (Kind::of(&left), Kind::of(&right)) {
             (Kind::Interval | Kind::Duration, Kind::Text) => raw.right = as_interval(raw.right),
@@ -83,7 +84,7 @@ fn length(value: Expr) -> Expr {
 fn lengths(operands: &mut [&mut Expr], schema: &DFSchema) -> Result<bool> {
     let mut kinds = Vec::with_capacity(operands.len());
     for operand in operands.iter() {
-        kinds.push(Kind::of(&operand.get_type(schema)?));
+        kinds.push(Kind::of(&type_of(operand, schema)?));
     }
     if !have_lengths(&kinds) {
         return Ok(false);
@@ -118,7 +119,7 @@ fn key(value: &mut Expr, schema: &DFSchema) -> Result<bool> {
 }
 
 fn is_interval(value: &Expr, schema: &DFSchema) -> Result<bool> {
-    Ok(matches!(value.get_type(schema)?, DataType::Interval(_)))
+    Ok(matches!(type_of(value, schema)?, DataType::Interval(_)))
 }
 
 fn ordered(order: &mut [SortExpr], schema: &DFSchema) -> Result<bool> {
@@ -148,8 +149,22 @@ pub(super) fn by_length(mut expression: Expr, schema: &DFSchema) -> Result<Trans
             lengths(&mut operands, schema)?
         }
         Expr::InSubquery(membership) => of_subquery(membership, schema)?,
-        Expr::AggregateFunction(aggregate) => of_aggregate(aggregate, schema)?,
-        Expr::WindowFunction(window) => of_window(window, schema)?,
+        Expr::AggregateFunction(aggregate) => {
+            let is_extreme = is_extreme(aggregate.func.name()) && keyed_args(&mut aggregate.params.args, schema)?;
+            let changed = of_aggregate(aggregate, schema)? || is_extreme;
+            if is_extreme {
+                replace(&mut expression, |extreme| interval_of_key().call(vec![extreme]));
+            }
+            changed
+        }
+        Expr::WindowFunction(window) => {
+            let is_extreme = is_extreme(window.fun.name()) && keyed_args(&mut window.params.args, schema)?;
+            let changed = of_window(window, schema)? || is_extreme;
+            if is_extreme {
+                replace(&mut expression, |extreme| interval_of_key().call(vec![extreme]));
+            }
+            changed
+        }
         Expr::ScalarFunction(call) => match of_call(call, schema)? {
             Some(replaced) => {
                 expression = replaced;
@@ -160,6 +175,37 @@ pub(super) fn by_length(mut expression: Expr, schema: &DFSchema) -> Result<Trans
         _ => false,
     };
     Ok(Transformed::new_transformed(expression, changed))
+}
+
+fn is_extreme(name: &str) -> bool {
+    matches!(name, "min" | "max")
+}
+
+/// Replaces the arguments of `min` or `max` by numbers with the order of lengths. Returns false if they are no intervals.
+fn keyed_args(args: &mut [Expr], schema: &DFSchema) -> Result<bool> {
+    let [arg] = args else { return Ok(false) };
+    let is_interval = is_interval(arg, schema)?;
+    if is_interval {
+        replace(arg, |arg| interval_key().call(vec![arg]));
+    }
+    Ok(is_interval)
+}
+
+/// Returns a call of `greatest` or `least` of intervals over numbers with the order of lengths. `None` if it has no interval.
+fn extreme_of_values(call: &ScalarFunction, schema: &DFSchema) -> Result<Option<Expr>> {
+    let mut kinds = Vec::with_capacity(call.args.len());
+    for arg in &call.args {
+        kinds.push(Kind::of(&type_of(arg, schema)?));
+    }
+    if !have_lengths(&kinds) {
+        return Ok(None);
+    }
+    let args = call.args.iter().zip(kinds).map(|(arg, kind)| match kind {
+        Kind::Interval => interval_key().call(vec![arg.clone()]),
+        _ => interval_key().call(vec![as_interval(arg.clone())]),
+    });
+    let extreme = Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&call.func), args.collect()));
+    Ok(Some(interval_of_key().call(vec![extreme])))
 }
 
 fn of_subquery(membership: &mut InSubquery, schema: &DFSchema) -> Result<bool> {
@@ -208,21 +254,26 @@ fn of_window(window: &mut WindowFunction, schema: &DFSchema) -> Result<bool> {
     Ok(changed)
 }
 
-/// Returns what replaces a call of `date_part` or `nullif`.
+/// Returns what replaces a call of `date_part`, `nullif`, `greatest` or `least`.
 fn of_call(call: &ScalarFunction, schema: &DFSchema) -> Result<Option<Expr>> {
+    if matches!(call.name(), "greatest" | "least") {
+        return extreme_of_values(call, schema);
+    }
     let [first, second] = call.args.as_slice() else { return Ok(None) };
     match call.name() {
         "date_part" => {
             let has_parts = matches!(Kind::of(&second.get_type(schema)?), Kind::Interval | Kind::Duration);
             Ok(has_parts.then(|| interval_part().call(call.args.clone())))
         }
+        // The result of a comparison in CASE would have the first value twice, and that of nested calls many times.
         "nullif" => {
-            let (mut left, mut right) = (first.clone(), second.clone());
-            if !lengths(&mut [&mut left, &mut right], schema)? {
+            let kinds = [Kind::of(&type_of(first, schema)?), Kind::of(&type_of(second, schema)?)];
+            if !have_lengths(&kinds) || kinds.contains(&Kind::Null) {
                 return Ok(None);
             }
-            let null = Expr::Literal(ScalarValue::try_from(&first.get_type(schema)?)?, None);
-            Ok(Some(when(left.eq(right), null).otherwise(first.clone())?))
+            let args = call.args.iter().zip(kinds);
+            let args = args.map(|(arg, kind)| if kind == Kind::Text { as_interval(arg.clone()) } else { arg.clone() });
+            Ok(Some(null_if().call(args.collect())))
         }
         _ => Ok(None),
     }
@@ -236,7 +287,21 @@ pub(super) fn keyed(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             Ok(Transformed::new_transformed(LogicalPlan::Sort(sort), changed))
         }
         LogicalPlan::Join(join) => joined(join),
-        LogicalPlan::Aggregate(aggregate) => grouped(aggregate),
+        LogicalPlan::Union(union) => times::of_one_unit(union),
+        LogicalPlan::Aggregate(aggregate) => lifted::above_aggregate(aggregate, &grouped),
+        LogicalPlan::Window(window) => lifted::above_window(window),
+        LogicalPlan::Distinct(Distinct::On(mut distinct)) => {
+            let input = Arc::clone(&distinct.input);
+            let mut changed = false;
+            for value in &mut distinct.on_expr {
+                changed |= key(value, input.schema())?;
+            }
+            // The order begins with the same values.
+            if let Some(order) = &mut distinct.sort_expr {
+                changed |= ordered(order, input.schema())?;
+            }
+            Ok(Transformed::new_transformed(LogicalPlan::Distinct(Distinct::On(distinct)), changed))
+        }
         LogicalPlan::Distinct(Distinct::All(input)) => {
             let is_interval = |data_type: &DataType| matches!(data_type, DataType::Interval(_));
             if !input.schema().fields().iter().any(|field| is_interval(field.data_type())) {
@@ -253,7 +318,8 @@ fn joined(mut join: Join) -> Result<Transformed<LogicalPlan>> {
     let mut changed = false;
     for (left, right) in &mut join.on {
         let types = [left.get_type(join.left.schema().as_ref())?, right.get_type(join.right.schema().as_ref())?];
-        if let Some(keys) = instants::keys((left, &types[0]), (right, &types[1])) {
+        let both = ((&*left, &types[0]), (&*right, &types[1]));
+        if let Some(keys) = instants::keys(both.0, both.1).or_else(|| times::keys(both.0, both.1)) {
             (*left, *right) = keys;
             changed = true;
         } else if have_lengths(&types.map(|data_type| Kind::of(&data_type))) {

@@ -7,12 +7,15 @@
 mod casts;
 mod clauses;
 mod correlated;
+mod deadline;
 mod decimals;
+mod doubles;
 mod formats;
 mod frames;
 mod guards;
 mod instants;
 mod intervals;
+mod lifted;
 mod limits;
 mod named_windows;
 mod names;
@@ -23,6 +26,7 @@ mod overflow;
 mod patterns;
 mod precedence;
 mod sets;
+mod shadowing;
 mod simplified;
 mod subqueries;
 mod syntax;
@@ -49,6 +53,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::prelude::SessionConfig;
 
 pub(crate) use self::clauses::check_functions;
+pub(crate) use self::deadline::within_time;
 pub(crate) use self::guards::guarded;
 pub(crate) use self::limits::without_unordered_limits;
 pub(crate) use self::names::with_names;
@@ -134,13 +139,14 @@ fn one(expression: Expr, schema: &DFSchema, zone: Option<&str>) -> DataFusionRes
         let result = next(result.data)?;
         Ok(Transformed::new(result.data, changed || result.transformed, TreeNodeRecursion::Continue))
     };
-    let mut result = patterns::translated(expression, schema)?;
+    let mut result = sibling(simplified::flat(expression), &|inner| patterns::translated(inner, schema))?;
     result = sibling(result, &|inner| intervals::by_length(inner, schema))?;
     result = sibling(result, &|inner| formats::complete(inner, schema))?;
     result = sibling(result, &|inner| windows::in_groups(inner, schema))?;
     result = sibling(result, &|inner| decimals::comparable(inner, schema))?;
     result = sibling(result, &|inner| times::comparable(inner, schema, zone))?;
     result = sibling(result, &|inner| instants::exact(inner, schema))?;
+    result = sibling(result, &|inner| doubles::by_value(inner, schema))?;
     result = sibling(result, &|inner| simplified::with_nulls(inner, schema))?;
     result = sibling(result, &operators::supported)?;
     result = sibling(result, &|inner| operators::zoned_bins(inner, schema))?;

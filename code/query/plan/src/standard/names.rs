@@ -11,8 +11,8 @@ use std::ops::ControlFlow;
 use crate::visit::{visit, visit_mut};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, Select, SelectItem, SetExpr,
-    Visitor, VisitorMut,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, OrderBy, OrderByExpr, OrderByKind, Query,
+    Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Visitor, VisitorMut, WildcardAdditionalOptions,
 };
 
 use super::syntax::{is_unnest, normal};
@@ -78,11 +78,12 @@ fn name_expressions(select: &mut Select) -> bool {
 }
 
 /// Gives other names to the columns of `select` that refer, or may refer, to a column that is there already: `t.b` beside
-/// `b`. Returns true if it has named one.
+/// `b`, `b` beside `*`, and `t.b` beside `t.*`. Returns true if it has named one.
 ///
 /// `t.b` and `u.b` stay, as the planner distinguishes them.
 fn name_references(select: &mut Select, order_by: Option<&BTreeSet<String>>) -> bool {
     let mut taken = taken(select, order_by);
+    let wildcards = Wildcards::of(select);
     // The parts of each name, and if it is an alias, by the last part.
     let mut seen: BTreeMap<String, Vec<(Vec<String>, bool)>> = BTreeMap::new();
     let mut is_changed = false;
@@ -101,8 +102,12 @@ fn name_references(select: &mut Select, order_by: Option<&BTreeSet<String>>) -> 
             let is_ambiguous = is_ordered && (is_alias || *has_alias);
             !is_ambiguous && (other.ends_with(&parts) || parts.ends_with(other))
         };
-        let other_name = (1..).map(|number| format!("{name}_{number}")).find(|name| !taken.contains(name));
-        match other_name.filter(|_| others.iter().any(is_one)) {
+        let is_in_wildcard = !is_alias && wildcards.have(&parts);
+        // The columns of a wildcard are not known here, so a name has a form that columns rarely have.
+        let numbered =
+            |number: usize| if is_in_wildcard { format!("{name} ({number})") } else { format!("{name}_{number}") };
+        let other_name = (1..).map(numbered).find(|name| !taken.contains(name));
+        match other_name.filter(|_| is_in_wildcard || others.iter().any(is_one)) {
             Some(other_name) => {
                 taken.insert(other_name.clone());
                 rename(item, other_name);
@@ -112,6 +117,47 @@ fn name_references(select: &mut Select, order_by: Option<&BTreeSet<String>>) -> 
         }
     }
     is_changed
+}
+
+/// The wildcards of a SELECT.
+#[derive(Default)]
+struct Wildcards {
+    /// There is one without a relation.
+    is_whole: bool,
+    /// The relations of the others, by their last names.
+    relations: BTreeSet<String>,
+}
+
+impl Wildcards {
+    fn of(select: &Select) -> Self {
+        let mut wildcards = Self::default();
+        for item in &select.projection {
+            match item {
+                SelectItem::Wildcard(options) if is_plain(options) => wildcards.is_whole = true,
+                SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(relation), options)
+                    if is_plain(options) =>
+                {
+                    wildcards.relations.extend(relation.0.last().and_then(|part| part.as_ident()).map(normal));
+                }
+                _ => {}
+            }
+        }
+        wildcards
+    }
+
+    /// Checks if the column with the name of these `parts` is one of a wildcard.
+    fn have(&self, parts: &[String]) -> bool {
+        self.is_whole
+            || match parts {
+                [.., relation, _] => self.relations.contains(relation),
+                _ => !self.relations.is_empty(),
+            }
+    }
+}
+
+/// Checks if a wildcard has all columns, by their names.
+fn is_plain(options: &WildcardAdditionalOptions) -> bool {
+    options.opt_exclude.is_none() && options.opt_except.is_none() && options.opt_rename.is_none()
 }
 
 fn rename(item: &mut SelectItem, name: String) {
@@ -173,6 +219,24 @@ impl Visitor for Names {
             _ => {}
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// Writes a reference to a side of a join in the ORDER BY of `query` as the column of the SELECT list that has its value: the planner
+/// does not find that by its expression, which SELECT DISTINCT needs.
+pub(super) fn ordered_by_output(query: &mut Query) {
+    let SetExpr::Select(select) = query.body.as_ref() else { return };
+    let Some(OrderBy { kind: OrderByKind::Expressions(order), .. }) = &mut query.order_by else { return };
+    for OrderByExpr { expr, .. } in order {
+        let output = select.projection.iter().find_map(|item| match item {
+            SelectItem::ExprWithAlias { expr: Expr::Function(output), alias } if is_mark(output) => {
+                matches!(expr, Expr::Function(ordered) if ordered == output).then_some(alias)
+            }
+            _ => None,
+        });
+        if let Some(alias) = output {
+            *expr = Expr::Identifier(alias.clone());
+        }
     }
 }
 

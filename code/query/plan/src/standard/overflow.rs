@@ -15,7 +15,7 @@ use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, WindowFunctionDefinition};
 use datafusion::optimizer::AnalyzerRule;
 
-use super::casts;
+use super::{casts, operands};
 
 /// Hides casts as [`casts::kept`] does. Replaces `+`, `-` and `*` of integers and of the longest decimals by functions that fail on overflow. Runs after the
 /// types of operands are known. `sum` fails by itself; if overflow wraps, another function replaces it.
@@ -88,7 +88,7 @@ fn checking(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
 /// Returns the type of `expression`. DataFusion writes the text of a function with all its arguments to find its type, which for
 /// a sum of `n` terms takes `n³` steps.
 pub(super) fn type_of(expression: &Expr, schema: &DFSchema) -> Result<DataType> {
-    let Expr::ScalarFunction(function) = expression else { return expression.get_type(schema) };
+    let Expr::ScalarFunction(function) = expression else { return operands::type_of(expression, schema) };
     let ([left, right], true) = (function.args.as_slice(), is_checked(&function.func)) else {
         return expression.get_type(schema);
     };

@@ -37,7 +37,7 @@ pub(super) fn translated(expression: Expr, schema: &DFSchema) -> Result<Transfor
     }
 }
 
-/// Makes each `LIKE` in `plan`, which is optimized, one of plain texts if it is over a cast to another kind of texts. The optimizer
+/// Makes each `LIKE` in `plan`, which is optimized, one of plain texts if it matches a cast to another kind of texts. The optimizer
 /// also makes them of `~` and `starts_with`. DataFusion prunes by the prefix of the pattern, which it makes a plain text: the
 /// comparison with a cast bound fails.
 ///

@@ -34,6 +34,23 @@ pub(super) fn with_nulls(expression: Expr, schema: &DFSchema) -> Result<Transfor
     Ok(Transformed::no(expression))
 }
 
+/// Gives `coalesce(coalesce(a, b), c)` one call: DataFusion writes each value twice, and so those of nested calls many times.
+pub(super) fn flat(expression: Expr) -> Transformed<Expr> {
+    let Expr::ScalarFunction(mut call) = expression else { return Transformed::no(expression) };
+    let is_nested = |arg: &Expr| matches!(arg, Expr::ScalarFunction(inner) if inner.name() == "coalesce");
+    if call.name() != "coalesce" || !call.args.iter().any(is_nested) {
+        return Transformed::no(Expr::ScalarFunction(call));
+    }
+    let args = std::mem::take(&mut call.args).into_iter();
+    call.args = args
+        .flat_map(|arg| match arg {
+            Expr::ScalarFunction(inner) if inner.name() == "coalesce" => inner.args,
+            other => vec![other],
+        })
+        .collect();
+    Transformed::yes(Expr::ScalarFunction(call))
+}
+
 /// A list of literals that a value is compared with.
 struct List<'a> {
     value: &'a Expr,
@@ -93,9 +110,16 @@ fn without(expression: &Expr, left: &List<'_>, right: &List<'_>, op: Operator) -
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::functions::core::expr_fn::coalesce;
     use datafusion::prelude::{col, in_list, lit};
 
     use super::*;
+
+    #[test]
+    fn nested_calls_of_coalesce_are_one() {
+        let nested = coalesce(vec![coalesce(vec![col("x"), col("y")]), lit(1_i64)]);
+        assert_eq!(flat(nested).data, coalesce(vec![col("x"), col("y"), lit(1_i64)]));
+    }
 
     #[test]
     fn lists_without_a_common_value_keep_nulls() {

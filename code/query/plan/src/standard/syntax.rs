@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
 use super::using::{Sides, ambiguous_columns, constraint};
-use super::{clauses, frames, named_windows, names, numbers, precedence};
+use super::{clauses, frames, named_windows, names, numbers, precedence, shadowing};
 
 /// Rewrites `statement`. Most statements stay as they are.
 ///
@@ -27,7 +27,8 @@ pub(crate) fn rewritten(mut statement: Statement) -> Result<Statement> {
         inner = explain.statement.as_mut();
     }
     let Statement::Statement(sql) = inner else { return Ok(statement) };
-    let mut syntax = Syntax { sides: Sides::of(sql), derived: 0, orders: Vec::new() };
+    let mut syntax =
+        Syntax { sides: Sides::of(sql), derived: 0, orders: Vec::new(), shadowing: shadowing::Names::default() };
     match visit_mut(sql, &mut syntax) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(statement),
@@ -39,7 +40,8 @@ pub(crate) fn rewritten(mut statement: Statement) -> Result<Statement> {
 /// # Errors
 /// As [`rewritten`].
 pub(crate) fn rewritten_expression(mut expression: Expr) -> Result<Expr> {
-    let mut syntax = Syntax { sides: Sides::default(), derived: 0, orders: Vec::new() };
+    let mut syntax =
+        Syntax { sides: Sides::default(), derived: 0, orders: Vec::new(), shadowing: shadowing::Names::default() };
     match visit_mut(&mut expression, &mut syntax) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(expression),
@@ -57,6 +59,7 @@ struct Syntax {
     derived: usize,
     /// The names in the ORDER BY of each query that is open.
     orders: Vec<BTreeSet<String>>,
+    shadowing: shadowing::Names,
 }
 
 impl VisitorMut for Syntax {
@@ -64,18 +67,22 @@ impl VisitorMut for Syntax {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<QueryError> {
         flow(clauses::check_query(query))?;
+        self.shadowing.begin(query);
         if let SetExpr::Select(select) = query.body.as_mut() {
             flow(named_windows::resolved(select, query.order_by.as_mut()))?;
         }
         self.orders.push(names::in_order_by(query));
-        match query.fetch.take() {
-            Some(fetch) => flow(limited(query, fetch)),
-            None => ControlFlow::Continue(()),
+        if let Some(fetch) = query.fetch.take() {
+            flow(limited(query, fetch))?;
         }
+        frames::without_endless_limit(query);
+        ControlFlow::Continue(())
     }
 
-    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<QueryError> {
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<QueryError> {
         self.orders.pop();
+        names::ordered_by_output(query);
+        self.shadowing.end(query);
         ControlFlow::Continue(())
     }
 
@@ -113,6 +120,7 @@ impl VisitorMut for Syntax {
     }
 
     fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<QueryError> {
+        flow(clauses::collated(expression))?;
         self.sides.mark(expression);
         numbers::exact(expression);
         flow(compared_by_part(expression))
@@ -468,6 +476,10 @@ mod tests {
             (
                 "SELECT x.k, y.k, k FROM x FULL JOIN y USING (k)",
                 "SELECT buzz_own_column(x.k) AS \"k\", buzz_own_column(y.k) AS \"k_1\", k AS \"k_2\" FROM x FULL JOIN y USING(k)",
+            ),
+            (
+                "SELECT DISTINCT x.k FROM x FULL JOIN y USING (k) ORDER BY x.k DESC",
+                "SELECT DISTINCT buzz_own_column(x.k) AS \"k\" FROM x FULL JOIN y USING(k) ORDER BY \"k\" DESC",
             ),
             ("SELECT y.k FROM x LEFT JOIN y USING (k)", "SELECT y.k FROM x LEFT JOIN y USING(k)"),
         ] {

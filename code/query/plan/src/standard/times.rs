@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::error::Result;
-use datafusion::logical_expr::{Case, Cast, Expr};
+use datafusion::logical_expr::{Case, Cast, Expr, LogicalPlan, Projection, Union};
 
 use super::operands::{compared, is_constant, literal_value, text, type_of};
 
@@ -80,7 +80,7 @@ fn types_of(operands: &[Expr], schema: &DFSchema) -> Result<Vec<DataType>> {
 /// can stay as they are.
 fn readable(operands: &mut [Expr], schema: &DFSchema, zone: Option<&str>) -> Result<bool> {
     let types = types_of(operands, schema)?;
-    if types.iter().any(|data_type| matches!(data_type, DataType::Time32(_) | DataType::Time64(_))) {
+    if types.iter().any(is_time) {
         return Ok(times_of_day(operands, &types));
     }
     let Some((unit, column_zone)) = operands.iter().zip(&types).find_map(|(operand, data_type)| match data_type {
@@ -142,21 +142,58 @@ fn united(operands: &mut [Expr], schema: &DFSchema) -> Result<bool> {
     Ok(changed)
 }
 
+/// Converts the times of day that `union` unites to nanoseconds where their units differ: the planner refuses these.
+pub(super) fn of_one_unit(union: Union) -> Result<Transformed<LogicalPlan>> {
+    let columns = union.schema.fields().len();
+    let mut differ = vec![false; columns];
+    for (index, differs) in differ.iter_mut().enumerate() {
+        let mut types = union.inputs.iter().map(|input| input.schema().field(index).data_type());
+        let first = types.next();
+        *differs = first.is_some_and(is_time) && types.clone().all(is_time) && types.any(|other| Some(other) != first);
+    }
+    if !differ.contains(&true) {
+        return Ok(Transformed::no(LogicalPlan::Union(union)));
+    }
+    let mut inputs = Vec::with_capacity(union.inputs.len());
+    for input in union.inputs {
+        let columns = input.schema().iter().zip(&differ).map(|((relation, field), differs)| {
+            let column = Expr::Column(Column::new(relation.cloned(), field.name()));
+            if *differs { in_nanoseconds(&column).alias_qualified(relation.cloned(), field.name()) } else { column }
+        });
+        let columns = columns.collect();
+        inputs.push(Arc::new(LogicalPlan::Projection(Projection::try_new(columns, input)?)));
+    }
+    Ok(Transformed::yes(LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?)))
+}
+
+/// Returns what to join instead of `left = right`, expressions of the given types, if these are times of day of different units.
+pub(super) fn keys(left: (&Expr, &DataType), right: (&Expr, &DataType)) -> Option<(Expr, Expr)> {
+    let differ = is_time(left.1) && is_time(right.1) && left.1 != right.1;
+    differ.then(|| (in_nanoseconds(left.0), in_nanoseconds(right.0)))
+}
+
+fn is_time(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Time32(_) | DataType::Time64(_))
+}
+
+fn in_nanoseconds(time: &Expr) -> Expr {
+    cast(time, &DataType::Time64(TimeUnit::Nanosecond))
+}
+
 fn cast(operand: &Expr, to: &DataType) -> Expr {
     Expr::Cast(Cast::new(Box::new(operand.clone()), to.clone()))
 }
 
 /// Makes all of `operands` times of day in nanoseconds.
 fn times_of_day(operands: &mut [Expr], types: &[DataType]) -> bool {
-    let is_time = |data_type: &&DataType| matches!(data_type, DataType::Time32(_) | DataType::Time64(_));
-    let mut times = types.iter().filter(is_time);
+    let mut times = types.iter().filter(|data_type| is_time(data_type));
     let first = times.next();
     if times.all(|time| Some(time) == first) {
         return false;
     }
     for (operand, data_type) in operands.iter_mut().zip(types) {
-        if is_time(&data_type) && *data_type != DataType::Time64(TimeUnit::Nanosecond) {
-            *operand = cast(operand, &DataType::Time64(TimeUnit::Nanosecond));
+        if is_time(data_type) && *data_type != DataType::Time64(TimeUnit::Nanosecond) {
+            *operand = in_nanoseconds(operand);
         }
     }
     true

@@ -22,6 +22,7 @@ use self::parse::{ParsedStep, Source, parse_steps};
 use crate::cut::ScanSource;
 use crate::footers::row_groups;
 use crate::query_plan::{Evaluate, MapStage, QueryPlan, ReduceStep, reduces_rows};
+use crate::reads::scan_reads;
 use crate::split::{pack, split_target, tasks_wanted, whole_files};
 use crate::sql::{delivered_schema, to_logical};
 use crate::table::{FileTable, InboxTable};
@@ -162,12 +163,14 @@ async fn map_stage(
     };
     let display = displayable(physical.as_ref()).indent(false).to_string();
     let reduces_rows = reduces_rows(physical.as_ref());
+    let reads = scan_reads(&physical);
     Ok(MapStage {
         id: stage_id(index),
         step: parsed.step.name.clone(),
         schema: Arc::clone(&planned.schema),
         display,
-        scans: vec![ScanSource::Splits; count_scans(&physical)],
+        scans: vec![ScanSource::Splits; reads.len()],
+        reads,
         builds: Vec::new(),
         fragment: wire::encoded(with_schema(physical, &planned.schema)?)?,
         keys: Vec::new(),
@@ -210,14 +213,6 @@ fn has_outer_order(plan: &LogicalPlan) -> bool {
         LogicalPlan::SubqueryAlias(node) => has_outer_order(&node.input),
         _ => false,
     }
-}
-
-fn count_scans(plan: &Arc<dyn ExecutionPlan>) -> usize {
-    let here =
-        usize::from(plan.downcast_ref::<datafusion::datasource::source::DataSourceExec>().is_some_and(|source| {
-            source.data_source().downcast_ref::<datafusion::datasource::physical_plan::FileScanConfig>().is_some()
-        }));
-    here + plan.children().into_iter().map(count_scans).sum::<usize>()
 }
 
 /// Plans the reduce steps. An `HComb` step that is read exactly once becomes part of its reader's plan. A step that is

@@ -380,9 +380,9 @@ mod tests {
             let select = format!("SELECT {}v{} FROM t", "f(".repeat(calls), ")".repeat(calls));
             Script::parse(&format!("CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE SQL AS $$SELECT {body}$$; {select}"))
         };
-        let ten = vec!["a"; 10].join(" + ");
+        let ten = ["a"; 10].join(" + ");
         script(&ten, 3).expect("a thousand parts are allowed");
-        for (body, calls) in [(ten.clone(), 7), (vec!["a"; 300].join(" + "), 2)] {
+        for (body, calls) in [(ten, 7), (["a"; 300].join(" + "), 2)] {
             let error = script(&body, calls).expect_err("the expression is too large");
             assert_eq!(error.kind, ErrorKind::Limit, "{error}");
             assert!(error.message.contains("calls of f()"), "{error}");

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use arrow::datatypes::Schema;
-use buzz_protocol::{QueryError, QueryId, Result};
+use buzz_protocol::{QueryError, QueryId, Requests, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Summary, TableDescription, Timeline};
+use crate::{Estimate, Summary, TableDescription, Timeline};
 
 /// Answer to an asynchronous query: it was accepted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,6 +68,9 @@ pub struct AnswerMessage {
     /// The plan, if the event requests it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub explain: Option<String>,
+    /// Resources that the query is expected to use, beside its plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
     /// Number of rows.
     pub row_count: u64,
     /// Work done for the answer.
@@ -120,8 +123,14 @@ pub struct SummaryMessage {
     pub files_read: u64,
     /// Bytes read from storage.
     pub bytes_read: u64,
-    /// Storage requests of Fuse and of HBees.
+    /// Requests to buckets, of Fuse and of HBees.
     pub requests: u64,
+    /// GET and HEAD among these requests.
+    #[serde(default)]
+    pub get_requests: u64,
+    /// PUT, POST, COPY and LIST among these requests.
+    #[serde(default)]
+    pub put_requests: u64,
     /// Tasks.
     pub tasks: u64,
     /// Attempts of all tasks, including those that no worker took.
@@ -144,8 +153,14 @@ pub struct SummaryMessage {
     pub timeline: Timeline,
     /// Gigabyte-seconds of functions.
     pub gb_seconds: f64,
-    /// US dollars by list price.
+    /// US dollars by list price of the query's own work.
     pub cost_usd: f64,
+    /// Combs that were started for the query.
+    #[serde(default)]
+    pub combs_started: u64,
+    /// US dollars by list price of the start and the idle time of these combs.
+    #[serde(default)]
+    pub started_usd: f64,
     /// Date of the price list.
     pub prices_of: String,
 }
@@ -182,7 +197,10 @@ impl SummaryMessage {
             planned_in: time(self.milliseconds.plan),
             ran_in: time(self.milliseconds.run),
             total: time(self.milliseconds.total),
+            requests: Requests { gets: self.get_requests, puts: self.put_requests },
             cost_usd: Some(self.cost_usd),
+            combs_started: self.combs_started,
+            started_usd: Some(self.started_usd),
             timeline: self.timeline.clone(),
             ..Summary::default()
         }

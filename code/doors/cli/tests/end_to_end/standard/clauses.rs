@@ -8,7 +8,7 @@ use buzz_testkit::sorted_text;
 use serde_json::json;
 use tempfile::tempdir;
 
-use super::{TABLES, batch, check, table};
+use super::{TABLES, batch, check, table, tables};
 use crate::common::{ask, statement};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,11 +105,59 @@ async fn second_column_of_a_name_gets_another() {
         &[
             ("SELECT b, b::smallint FROM t WHERE id = 4", &["4 | 4"]),
             ("SELECT b, t.b FROM t WHERE id = 4", &["4 | 4"]),
+            ("SELECT *, v FROM u WHERE k = 1", &["1 | one | one"]),
+            ("SELECT k, u.*, u.v FROM u WHERE k = 1 ORDER BY k", &["1 | 1 | one | one"]),
+            ("SELECT sum(\"b (1)\") FROM (SELECT *, b FROM t) x", &["26"]),
             ("SELECT u.k, k FROM u JOIN (SELECT 1 AS k) x USING (k)", &["1 | 1"]),
             ("SELECT 1 AS b, t.b FROM t WHERE id = 4", &["1 | 4"]),
             ("SELECT t.b, 1 AS b FROM t WHERE id = 4", &["4 | 1"]),
             ("SELECT *, a::int FROM (SELECT id, a FROM t WHERE id = 3)", &["3 | 2 | 2"]),
             ("SELECT sum(x.b) FROM (SELECT id, b, t.b FROM t) x", &["26"]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inner_names_of_common_table_expressions_hide_outer_ones() {
+    let outer = "WITH x AS (SELECT id AS a FROM t WHERE id < 3)";
+    check(&[], &[
+        (&format!("{outer} SELECT * FROM (WITH x AS (SELECT 7 AS a) SELECT x.a FROM x) y"), &["7"]),
+        (&format!("{outer} SELECT y.a, x.a AS b FROM (WITH x AS (SELECT 7 AS a) SELECT * FROM x) y, x"), &["7 | 1", "7 | 2"]),
+        (&format!("{outer} SELECT * FROM (WITH x AS (SELECT a + 10 AS a FROM x), z AS (SELECT a + 100 AS a FROM x) SELECT a FROM z) y"), &["111", "112"]),
+        (&format!("{outer} SELECT a FROM x WHERE a IN (WITH x AS (SELECT 2 AS a) SELECT a FROM x)"), &["2"]),
+        (&format!("{outer}, w AS (WITH x AS (WITH x AS (SELECT 5 AS a) SELECT a + 1 AS a FROM x) SELECT a * 2 AS a FROM x) SELECT w.a, count(*) FROM w, x GROUP BY 1"), &["12 | 2"]),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_are_arguments_of_table_functions() {
+    let dir = tables();
+    let mut query = statement(1, "SELECT value AS n FROM generate_series(1, $last) WHERE value > $first", &TABLES);
+    query["params"] = json!({"last": 4, "first": 2});
+    let answer = ask(&query, dir.path(), &[]).await.unwrap();
+    assert_eq!(sorted_text(&answer.rows), ["3", "4"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unsupported_clauses_are_named_without_the_parsed_statement() {
+    let dir = tables();
+    for (sql, words) in [
+        ("SELECT t.id FROM t, LATERAL (SELECT v FROM u WHERE u.k = t.id LIMIT 1) l", "write it as a join"),
+        ("SELECT s FROM t ORDER BY s COLLATE \"de_DE\"", "texts are compared byte by byte"),
+    ] {
+        let error = ask(&statement(1, sql, &TABLES), dir.path(), &[]).await.expect_err(sql);
+        let message = error.to_string();
+        assert!(error.kind == ErrorKind::Invalid && message.contains(words), "{sql}: {message}");
+        assert!(!message.contains("Ident {") && !message.contains("Field {"), "{sql}: {message}");
+    }
+    check(
+        &[],
+        &[
+            ("SELECT t.id FROM t SEMI JOIN u ON t.id = u.k", &["1", "2"]),
+            ("SELECT t.id FROM t ANTI JOIN u ON t.id = u.k WHERE t.id < 5", &["3", "4"]),
+            ("SELECT id FROM t WHERE s COLLATE \"C\" = 'help'", &["2"]),
         ],
     )
     .await;

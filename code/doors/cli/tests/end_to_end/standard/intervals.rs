@@ -9,6 +9,7 @@ async fn intervals_are_compared_by_their_length() {
     let half_days = "id * INTERVAL '12 hours'";
     let mixed = format!("CASE WHEN id = 1 THEN INTERVAL '1 day' ELSE {half_days} END");
     let days = "k * INTERVAL '1 day'";
+    let nested = (0..30).fold(half_days.to_string(), |inner, _| format!("nullif({inner}, INTERVAL '24 hours')"));
     check(&[], &[
         ("SELECT INTERVAL '1 month' = INTERVAL '720 hours', INTERVAL '1 day' <> '24 hours', INTERVAL '36 hours' > INTERVAL '1 day'", &["true | false | true"]),
         ("SELECT TIMESTAMP '2024-01-03' - TIMESTAMP '2024-01-01' > INTERVAL '1 day', TIMESTAMP '2024-01-03' - TIMESTAMP '2024-01-01' = '2 days'", &["true | true"]),
@@ -20,6 +21,8 @@ async fn intervals_are_compared_by_their_length() {
         ("SELECT id FROM t WHERE a * INTERVAL '12 hours' < INTERVAL '1 day'", &["1", "2"]),
         (&format!("SELECT id FROM t WHERE CASE {half_days} WHEN INTERVAL '1 day' THEN true ELSE false END"), &["2"]),
         ("SELECT nullif(INTERVAL '1 day', INTERVAL '24 hours')", &["NULL"]),
+        (&format!("SELECT id FROM t WHERE nullif({half_days}, INTERVAL '1 day') IS NULL OR nullif({half_days}, '2 days') IS NULL"), &["2", "4"]),
+        (&format!("SELECT id FROM t WHERE {} IS NULL", nested), &["2"]),
         (&format!("SELECT id FROM t WHERE {half_days} IN (SELECT {days} FROM u WHERE k IS NOT NULL)"), &["2", "4"]),
         (&format!("SELECT id FROM t WHERE {half_days} NOT IN (SELECT {days} FROM u WHERE k IS NOT NULL)"), &["1", "3", "5", "6", "7", "8"]),
         (&format!("SELECT id, v FROM t JOIN u ON {half_days} = {days}"), &["2 | one", "4 | two", "4 | zwei"]),
@@ -29,6 +32,7 @@ async fn intervals_are_compared_by_their_length() {
         (&format!("SELECT i, count(*), sum(id) FROM (SELECT id, {mixed} AS i FROM t WHERE id < 4) x GROUP BY i"), &["24 hours | 2 | 3", "36 hours | 1 | 3"]),
         (&format!("SELECT count(DISTINCT {mixed}), count(*) FROM t WHERE id < 4"), &["2 | 3"]),
         (&format!("SELECT count(*) FROM (SELECT DISTINCT {mixed} AS i FROM t WHERE id < 4) x"), &["2"]),
+        (&format!("SELECT DISTINCT ON (i) i = INTERVAL '1 day', id FROM (SELECT id, {mixed} AS i FROM t WHERE id < 4) x ORDER BY i, id DESC"), &["true | 2", "false | 3"]),
         ("SELECT INTERVAL '1 day' AS i UNION SELECT INTERVAL '24 hours'", &["24 hours"]),
         ("SELECT INTERVAL '1 day' AS i EXCEPT SELECT INTERVAL '24 hours'", &[]),
     ])
@@ -51,4 +55,22 @@ async fn parts_of_intervals_have_days_and_fractions() {
     let sql = "SELECT extract(dow FROM ns - TIMESTAMP '1970-01-01') FROM d";
     let error = ask(&statement(1, sql, &TABLES), dir.path(), &[]).await.unwrap_err();
     assert!(error.to_string().contains("`dow` is not a part of an interval; use year"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_and_the_shortest_interval_are_by_length() {
+    // Lengths in hours: 24, 24, 36, 48 …; in the order of months, days and nanoseconds the first is the longest.
+    let mixed = "CASE WHEN id = 1 THEN INTERVAL '1 day' ELSE id * INTERVAL '12 hours' END";
+    check(&[], &[
+        (&format!("SELECT max({mixed}), min({mixed}), count(*) FROM t WHERE id < 4"), &["36 hours | 24 hours | 3"]),
+        (&format!("SELECT a, max({mixed}) AS m FROM t WHERE id <> 7 GROUP BY a"), &["1 | 1 days", "2 | 36 hours", "3 | 72 hours", "NULL | 96 hours"]),
+        (&format!("SELECT min({mixed}) FILTER (WHERE id > 2), max(DISTINCT {mixed}), max({mixed}) + INTERVAL '1 hour' FROM t WHERE id < 4"), &["36 hours | 36 hours | 37 hours"]),
+        (&format!("SELECT grouping(a), max({mixed}) FROM t WHERE id < 4 GROUP BY ROLLUP (a)"), &["0 | 1 days", "0 | 36 hours", "1 | 36 hours"]),
+        ("SELECT min(i), max(i) FROM (SELECT CAST(NULL AS INTERVAL) AS i FROM t) x", &["NULL | NULL"]),
+        (&format!("SELECT id, max({mixed}) OVER (ORDER BY id) FROM t WHERE id < 4"), &["1 | 1 days", "2 | 1 days", "3 | 36 hours"]),
+        (&format!("SELECT id, min({mixed}) OVER (ORDER BY id ROWS 1 PRECEDING) AS m, max({mixed}) OVER () AS n FROM t WHERE id IN (3, 4)"), &["3 | 36 hours | 48 hours", "4 | 36 hours | 48 hours"]),
+        ("SELECT greatest(INTERVAL '1 day', INTERVAL '36 hours', NULL), least(INTERVAL '1 month', INTERVAL '31 days'), greatest(INTERVAL '1 day', '25 hours')", &["36 hours | 1 mons | 25 hours"]),
+        (&format!("SELECT id FROM t WHERE greatest({mixed}, INTERVAL '25 hours') = INTERVAL '36 hours'"), &["3"]),
+    ])
+    .await;
 }

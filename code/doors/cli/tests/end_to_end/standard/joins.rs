@@ -3,7 +3,7 @@
 use buzz_testkit::sorted_text;
 
 use super::{TABLES, check, tables};
-use crate::common::{ask, steps};
+use crate::common::{ask, statement, steps};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn merged_columns_of_outer_joins_have_the_value_of_the_side_with_a_row() {
@@ -28,6 +28,10 @@ async fn merged_columns_of_outer_joins_have_the_value_of_the_side_with_a_row() {
         ("SELECT k, l FROM (SELECT 1 AS k, 5 AS l UNION ALL SELECT 2, 6) x NATURAL JOIN (SELECT 1 AS k, 5 AS l UNION ALL SELECT 2, 6) y WHERE k + l > 6", &["2 | 6"]),
         ("SELECT k, m FROM (SELECT 1 AS k) x NATURAL LEFT JOIN (SELECT 2 AS k, 3 AS m) y WHERE k = 1", &["1 | NULL"]),
         ("SELECT k, m FROM (SELECT 1 AS k) x NATURAL JOIN (SELECT 1 AS k, 3 AS m) y NATURAL JOIN (SELECT 3 AS m) z WHERE m = 3 AND k = 1", &["1 | 3"]),
+        ("SELECT DISTINCT x.k FROM (SELECT 1 AS k) x FULL JOIN u USING (k) ORDER BY x.k NULLS FIRST LIMIT 2", &["1", "NULL"]),
+        ("SELECT k, o FROM (SELECT 1 AS k UNION SELECT 3) x NATURAL FULL JOIN (SELECT 2 AS k) y CROSS JOIN (SELECT 7 AS o) z WHERE k > 1", &["2 | 7", "3 | 7"]),
+        ("SELECT k FROM (SELECT 7 AS o) z, (SELECT 1 AS k) x NATURAL JOIN u WHERE k = 1 AND o = 7", &["1"]),
+        ("SELECT k, o FROM (SELECT id AS k FROM t) x NATURAL JOIN u JOIN (SELECT 2 AS o) z ON o = k WHERE k < 9", &["2 | 2", "2 | 2"]),
         ("SELECT count(*) FROM (SELECT DISTINCT a AS k FROM t) NATURAL JOIN u CROSS JOIN (SELECT DISTINCT b FROM t) z", &["18"]),
     ])
     .await;
@@ -103,4 +107,12 @@ async fn steps_mean_the_same_as_one_statement() {
     let maps = [("m", "SELECT sum(9223372036854775807 + id * 0) AS x FROM t")];
     let error = ask(&steps(1, &maps, &[("r", "SELECT x FROM m")], &tables[..1]), dir.path(), &[]).await.unwrap_err();
     assert!(error.message.contains("exceeds the type Int64"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_a_natural_join_does_not_merge_is_ambiguous() {
+    let dir = tables();
+    let sql = "SELECT count(*) FROM u NATURAL JOIN (SELECT 1 AS k) x, (SELECT 2 AS k) z WHERE k = 2";
+    let error = ask(&statement(1, sql, &TABLES), dir.path(), &[]).await.unwrap_err();
+    assert!(error.to_string().contains("mbiguous"), "{error}");
 }

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Decimal32Array, Decimal64Array, Decimal128Array, Int64Array, TimestampMillisecondArray};
+use arrow::array::{
+    ArrayRef, Decimal32Array, Decimal64Array, Decimal128Array, Float64Array, Int64Array, TimestampMillisecondArray,
+};
 use buzz_protocol::ErrorKind;
 use buzz_testkit::sorted_text;
 use serde_json::json;
 use tempfile::tempdir;
 
-use super::{TABLES, WAYS, batch, check, table, tables};
+use super::{TABLES, WAYS, batch, check, check_on, table, tables};
 use crate::common::{ask, statement};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -23,7 +25,10 @@ async fn sums_are_exact_whatever_the_order() {
         ("SELECT sum(a) FILTER (WHERE id > 4), sum(CAST(id AS INT UNSIGNED)) FROM t", &["9 | 36"]),
         ("SELECT avg(CAST('999999999999999999999999999999999999' AS DECIMAL(38, 0))) = 999999999999999999999999999999999999 FROM t", &["true"]),
         ("SELECT avg(CAST(id AS DECIMAL(30, 2))) FROM t", &["4.500000"]),
+        ("SELECT round(1e300, 10) = 1e300, round(1.256, 2) = 1.26, round(-2.5) = -3, round(CAST(2.345 AS DECIMAL(5, 3)), 1) FROM t LIMIT 1", &["true | true | true | 2.3"]),
+        ("SELECT id FROM t WHERE round(id * 1e300, 10) > 7e300", &["8"]),
 ("SELECT avg(CAST(id AS DECIMAL(38, 0))) OVER () FROM t LIMIT 1", &["4.5000"]),
+("SELECT id, avg(CAST(id AS DECIMAL(30, 2))) OVER (ORDER BY id), avg(CAST(id AS DECIMAL(30, 2))) OVER () FROM t WHERE id < 3", &["1 | 1.000000 | 1.500000", "2 | 1.500000 | 1.500000"]),
 ("SELECT (SELECT 1), (SELECT 2), EXISTS (SELECT 1), EXISTS (SELECT 2) FROM t LIMIT 1", &["1 | 2 | true | true"]),
     ])
     .await;
@@ -106,6 +111,9 @@ async fn comparisons_are_of_the_values_that_are_written() {
         ("TRY_CAST(b AS SMALLINT) IS DISTINCT FROM 1", 3),
         ("CAST(p AS INT) IN (2, 7)", 1),
         ("CAST(b AS BIGINT) > 2", 2),
+        ("b + 9007199254740990 IN (9007199254740993, 0.5)", 1),
+        ("b + 9007199254740990 NOT IN (9007199254740993, 0.5)", 3),
+        ("b + 9007199254740990 BETWEEN 0.5 AND 9007199254740992", 2),
         ("ms = '2024-01-01'", 4),
     ] {
         for (zones, way) in WAYS {
@@ -118,4 +126,22 @@ async fn comparisons_are_of_the_values_that_are_written() {
             assert_eq!(sorted_text(&answer.rows), [rows.to_string()], "{condition}, {zones} zones");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zeros_of_both_signs_are_equal() {
+    let dir = tempdir().unwrap();
+    let doubles = Float64Array::from(vec![Some(-0.0), Some(0.0), Some(1.5), None, Some(-f64::NAN), Some(f64::NAN)]);
+    let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3, 4, 5, 6]));
+    table(dir.path(), "t", &batch(vec![("id", ids), ("f", Arc::new(doubles))]));
+    let cases: [(&str, &[&str]); 7] = [
+        ("SELECT id FROM t WHERE nullif(f, 0.0) IS NULL", &["1", "2", "4"]),
+        ("SELECT id FROM t WHERE nullif(f, 0) IS NULL", &["1", "2", "4"]),
+        ("SELECT id FROM t WHERE CASE f WHEN 0.0 THEN true WHEN 1.5 THEN false END", &["1", "2"]),
+        ("SELECT id FROM t WHERE f IN (0.0, 1.5, 2.5, 3.5, 4.5)", &["1", "2", "3"]),
+        ("SELECT id FROM t WHERE f NOT IN (0, 2.5, 3.5, 4.5)", &["3", "5", "6"]),
+        ("SELECT id, rank() OVER (ORDER BY f) FROM t", &["1 | 1", "2 | 1", "3 | 3", "4 | 6", "5 | 4", "6 | 4"]),
+        ("SELECT id, count(*) OVER (PARTITION BY f) FROM t", &["1 | 2", "2 | 2", "3 | 1", "4 | 1", "5 | 2", "6 | 2"]),
+    ];
+    check_on(&dir, &TABLES[..1], &[], &cases).await;
 }

@@ -38,6 +38,9 @@ async fn times_beyond_nanoseconds_and_of_other_units_are_compared() {
             ),
             ("SELECT id FROM d WHERE tm > TIME '12:00:00'", &["2", "3"]),
             ("SELECT id FROM d WHERE TIME '12:30:00' = tm OR tm IN (TIME '11:00:00')", &["1", "2"]),
+            ("SELECT tm FROM d WHERE id > 1 UNION SELECT TIME '13:00:00'", &["12:30:00", "13:00:00"]),
+            ("SELECT tm FROM d INTERSECT SELECT TIME '13:00:00'", &["13:00:00"]),
+            ("SELECT id FROM d JOIN (SELECT TIME '11:00:00' AS o) x ON tm = o", &["1"]),
             ("SELECT id FROM d WHERE date_bin(INTERVAL '1 day', arrow_cast(z, 'Timestamp(Microsecond, Some(\"Asia/Kolkata\"))')) = date_trunc('day', arrow_cast(z, 'Timestamp(Microsecond, Some(\"Asia/Kolkata\"))'))", &["1", "2", "3"]),
 ("SELECT id FROM d WHERE date_bin(INTERVAL '1 hour', arrow_cast(z, 'Timestamp(Microsecond, Some(\"Asia/Kolkata\"))')) = date_trunc('hour', arrow_cast(z, 'Timestamp(Microsecond, Some(\"Asia/Kolkata\"))'))", &["1", "2", "3"]),
 ("SELECT id FROM d WHERE z = '2024-07-01 06:00:00'", &["1"]),
@@ -156,4 +159,21 @@ async fn columns_of_other_units_and_dates_are_compared_exactly_to_the_end_of_tim
         ("SELECT count(*) FROM f WHERE us <= (SELECT max(ns) FROM f)", &["2"]),
     ];
     check_on(&finer_times(), &[("f", "Parquet", "f")], &[], &cases).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dates_beside_times_with_a_zone_begin_at_its_midnight() {
+    // `z` is 06:00, 12:00 and 18:00 of 2024-07-01 in UTC; Denver is six hours behind.
+    let cases: [(&str, &[&str]); 4] = [
+        ("SELECT id FROM d WHERE z >= DATE '2024-07-01'", &["1", "2", "3"]),
+        ("SELECT id FROM d WHERE z > DATE '2024-07-01'", &["2", "3"]),
+        ("SELECT id FROM d WHERE day > now()", &["1"]),
+        // In Sao Paulo, this day had no midnight.
+        ("SELECT count(*) FROM d WHERE CASE WHEN id > 0 THEN DATE '2018-11-04' END < now()", &["3"]),
+    ];
+    let denver = "arrow_cast(z, 'Timestamp(Microsecond, Some(\"America/Denver\"))')";
+    let zoned: Vec<(String, &[&str])> =
+        cases.iter().map(|(sql, rows)| (sql.replace(" z ", &format!(" {denver} ")), *rows)).collect();
+    let cases: Vec<(&str, &[&str])> = zoned.iter().map(|(sql, rows)| (sql.as_str(), *rows)).collect();
+    check(&["time_zone=America/Sao_Paulo"], &cases).await;
 }

@@ -37,6 +37,8 @@ async fn frames_beyond_the_largest_bigint_reach_the_edge_of_the_table() {
         ("SELECT id, count(*) OVER (ORDER BY id ROWS BETWEEN 18446744073709551615 PRECEDING AND 1 PRECEDING) FROM t WHERE id < 4", &["1 | 0", "2 | 1", "3 | 2"]),
         ("SELECT id, count(*) OVER (ORDER BY id ROWS BETWEEN 1 FOLLOWING AND 18446744073709551615 FOLLOWING) FROM t WHERE id < 4", &["1 | 2", "2 | 1", "3 | 0"]),
         ("SELECT id, count(*) OVER (ORDER BY id GROUPS BETWEEN 99999999999999999999 FOLLOWING AND UNBOUNDED FOLLOWING) FROM t WHERE id < 4", &["1 | 0", "2 | 0", "3 | 0"]),
+        ("SELECT id FROM t ORDER BY id LIMIT 9223372036854775807 OFFSET 6", &["7", "8"]),
+        ("SELECT id FROM t ORDER BY id LIMIT 18446744073709551615 OFFSET 7", &["8"]),
     ])
     .await;
 }

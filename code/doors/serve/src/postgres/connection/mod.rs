@@ -389,8 +389,9 @@ impl Connection {
         }
         let cost = cursor.summary.as_ref().and_then(|summary| Some((summary, summary.cost_usd?)));
         if let Some((summary, cost)) = cost.filter(|_| self.settings.has_notices()) {
+            let started = summary.started_note().map(|started| format!(", {started}")).unwrap_or_default();
             let message = format!(
-                "tasks: {}, files: {} of {}, bytes: {}, cost: ${cost:.6}",
+                "tasks: {}, files: {} of {}, bytes: {}, cost: ${cost:.6}{started}",
                 summary.tasks, summary.files_read, summary.files_found, summary.bytes_read
             );
             self.wire.put(&NoticeResponse::new(fields("NOTICE", &PgError::new("00000", message))))?;

@@ -1,0 +1,230 @@
+//! Estimates of plans: the resources of a run, and their cost. Checks them against the limits of the query.
+
+use std::time::Duration;
+
+use buzz_engine::{Between, CombStarts, Cost, Estimate, Progress, Used};
+use buzz_host::Host;
+use buzz_plan::{QueryPlan, Read, Reads};
+use buzz_protocol::{QueryError, ReducerChoice, Requests, Result, human_bytes};
+
+/// Maximum time to read footers for an estimate. Beyond it, files count as a whole.
+const READ_MAX: Duration = Duration::from_secs(20);
+
+/// Estimates a run of `plan` on `host`, by footers of its files. Adds the requests for them to `progress`.
+pub(crate) async fn estimate(host: &Host, plan: &QueryPlan, progress: &Progress) -> Estimate {
+    let stores = host.stores.for_query();
+    let reads = tokio::time::timeout(READ_MAX, Reads::by_footers(plan, &stores)).await;
+    progress.add_requests(stores.requests());
+    of_reads(host, plan, &reads.unwrap_or_else(|_| Reads::of_whole_files(plan)))
+}
+
+/// Checks the limits of `plan` before it runs: its bytes and the low bound of its cost. Footers are read only if the sizes of
+/// its files leave the answer open.
+///
+/// # Errors
+/// `Limit`, naming the option.
+pub(crate) async fn check_limits(host: &Host, plan: &QueryPlan, progress: &Progress) -> Result<()> {
+    let (bytes_max, cost_max) = (plan.options.max_scan_bytes, plan.options.max_cost_usd);
+    if bytes_max == 0 && cost_max.is_none() {
+        return Ok(());
+    }
+    let most = of_reads(host, plan, &Reads::of_whole_files(plan));
+    if check(plan, &most).is_ok() {
+        return Ok(());
+    }
+    check(plan, &estimate(host, plan, progress).await)
+}
+
+fn check(plan: &QueryPlan, estimate: &Estimate) -> Result<()> {
+    let bytes_max = plan.options.max_scan_bytes;
+    if bytes_max > 0 && estimate.bytes > bytes_max {
+        return Err(QueryError::limit(format!(
+            "the query reads about {}, more than {}; select fewer partitions or columns, or raise `max_scan_bytes`",
+            human_bytes(estimate.bytes),
+            human_bytes(bytes_max)
+        )));
+    }
+    let Between { low, high } = estimate.dollars;
+    match plan.options.max_cost_usd.map(f64::from) {
+        Some(cost_max) if low > cost_max => Err(QueryError::limit(format!(
+            "the query costs about ${low:.6} to ${high:.6}, more than ${cost_max}; select fewer partitions or columns, or raise \
+             `max_cost_usd`"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Checks the limits of a query that runs, after a task of it: the bytes that were read and the cost so far. A query whose
+/// tasks are all done is not stopped: it spends little more.
+///
+/// # Errors
+/// `Limit`, naming the option.
+pub(crate) fn check_spent(host: &Host, plan: &QueryPlan, progress: &Progress) -> Result<()> {
+    let (tasks, done) = (Progress::get(&progress.tasks), Progress::get(&progress.tasks_done));
+    if done >= tasks {
+        return Ok(());
+    }
+    let (bytes, bytes_max) = (Progress::get(&progress.bytes_scanned), plan.options.max_scan_bytes);
+    if bytes_max > 0 && bytes > bytes_max {
+        return Err(QueryError::limit(format!(
+            "the query has read {}, more than {}, after {done} of {tasks} tasks; select fewer partitions or columns, or raise \
+             `max_scan_bytes`",
+            human_bytes(bytes),
+            human_bytes(bytes_max)
+        )));
+    }
+    let Some(cost_max) = plan.options.max_cost_usd.map(f64::from) else { return Ok(()) };
+    match host.compute.cost(&progress.used()).as_ref().map(Cost::total_usd) {
+        Some(spent) if spent > cost_max => Err(QueryError::limit(format!(
+            "the query has cost ${spent:.6}, more than ${cost_max}, after {done} of {tasks} tasks; select fewer partitions or \
+             columns, or raise `max_cost_usd`"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Estimates a run of `plan` whose tasks read `reads`.
+fn of_reads(host: &Host, plan: &QueryPlan, reads: &Reads) -> Estimate {
+    let Read { bytes, requests } = reads.total();
+    let requests = plan.requests + Requests::of_gets(requests);
+    let run = Run::of(host, plan, reads, requests);
+    Estimate {
+        bytes,
+        requests: requests.total(),
+        tasks: reads.tasks.len() as u64,
+        seconds: Between { low: run.low.seconds, high: run.high.seconds },
+        dollars: Between { low: run.low.dollars(host), high: run.high.dollars(host) },
+    }
+}
+
+/// The bounds of a run.
+struct Run {
+    low: Bound,
+    high: Bound,
+}
+
+/// One bound of a run.
+#[derive(Debug, Clone, Copy)]
+struct Bound {
+    seconds: f64,
+    used: Used,
+}
+
+/// Combs that a run uses at one bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Combs {
+    /// Fuse reduces.
+    None,
+    /// Combs reduce that already run.
+    Running,
+    /// Combs reduce that are started.
+    Started,
+}
+
+impl Run {
+    fn of(host: &Host, plan: &QueryPlan, reads: &Reads, requests: Requests) -> Self {
+        let concurrency = match plan.options.concurrency {
+            0 => host.compute.concurrency(),
+            chosen => chosen,
+        };
+        let pace = host.compute.pace();
+        let tasks: Vec<Between<f64>> = reads.tasks.iter().map(|task| pace.seconds(task.bytes)).collect();
+        let (low, high) = combs(plan);
+        let start = host.combs.start_seconds();
+        let bound = |of: fn(&Between<f64>) -> f64, combs: Combs| {
+            let times: Vec<f64> = tasks.iter().map(of).collect();
+            Bound::of(plan, requests, &times, concurrency, combs, of(&start))
+        };
+        Self { low: bound(|span| span.low, low), high: bound(|span| span.high, high) }
+    }
+}
+
+impl Bound {
+    /// Makes a bound of a run whose tasks take `times` seconds, at most `concurrency` of them at once, and whose combs start in
+    /// `start` seconds.
+    fn of(plan: &QueryPlan, requests: Requests, times: &[f64], concurrency: usize, combs: Combs, start: f64) -> Self {
+        let all: f64 = times.iter().sum();
+        let longest = times.iter().copied().fold(0.0, f64::max);
+        let mapping = longest.max(all / concurrency.max(1) as f64);
+        let start = if combs == Combs::Started { start } else { 0.0 };
+        let planning = (plan.opened_in + plan.planned_in).as_secs_f64();
+        let seconds = planning + start + mapping;
+        let count = if combs == Combs::None { 0 } else { plan.comb_count as u64 };
+        let started = if combs == Combs::Started { count } else { 0 };
+        let used = Used {
+            task_milliseconds: milliseconds(all),
+            invocations: times.len() as u64,
+            fuse_milliseconds: milliseconds(seconds),
+            comb_milliseconds: count.saturating_mul(milliseconds(mapping)),
+            starts: CombStarts { combs: started, milliseconds: started.saturating_mul(milliseconds(start)) },
+            requests,
+        };
+        Self { seconds, used }
+    }
+
+    fn dollars(&self, host: &Host) -> f64 {
+        host.compute.cost(&self.used).as_ref().map_or(0.0, Cost::total_usd)
+    }
+}
+
+/// Returns the combs of a run at its low and at its high bound. Combs that run already are not asked for: an estimate
+/// calls none.
+fn combs(plan: &QueryPlan) -> (Combs, Combs) {
+    if plan.fuse_only.is_some() {
+        return (Combs::None, Combs::None);
+    }
+    match plan.options.reducer {
+        ReducerChoice::Inline => (Combs::None, Combs::None),
+        ReducerChoice::Auto if plan.expects_few_rows() => (Combs::None, Combs::Running),
+        ReducerChoice::Auto | ReducerChoice::Comb => (Combs::Running, Combs::Started),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time is positive, and a cast saturates")]
+fn milliseconds(seconds: f64) -> u64 {
+    (seconds * 1e3).round() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns seconds and used milliseconds of tasks of 1, 2 and 3 seconds.
+    fn bound(concurrency: usize, combs: Combs) -> Bound {
+        let plan = QueryPlan {
+            options: buzz_protocol::Options::default(),
+            stages: Vec::new(),
+            reduces: Vec::new(),
+            explain: buzz_plan::Explain::No,
+            warnings: Vec::new(),
+            fuse_only: None,
+            comb_count: 2,
+            partitions_per_comb: 2,
+            start: Default::default(),
+            session: Default::default(),
+            requests: Requests::default(),
+            opened_in: Duration::from_millis(300),
+            planned_in: Duration::from_millis(200),
+        };
+        Bound::of(&plan, Requests::of_gets(7), &[1.0, 2.0, 3.0], concurrency, combs, 10.0)
+    }
+
+    #[test]
+    fn tasks_take_the_longest_or_share_the_workers() {
+        assert!((bound(3, Combs::None).seconds - 3.5).abs() < 1e-9);
+        assert!((bound(1, Combs::None).seconds - 6.5).abs() < 1e-9);
+        let used = bound(3, Combs::None).used;
+        assert_eq!((used.task_milliseconds, used.invocations, used.fuse_milliseconds), (6000, 3, 3500));
+        assert_eq!((used.comb_milliseconds, used.starts.combs, used.requests.gets), (0, 0, 7));
+    }
+
+    #[test]
+    fn combs_are_reserved_while_tasks_run_and_their_start_is_apart() {
+        let used = bound(3, Combs::Running).used;
+        assert_eq!((used.comb_milliseconds, used.starts), (6000, CombStarts::default()));
+        let bound = bound(3, Combs::Started);
+        assert!((bound.seconds - 13.5).abs() < 1e-9);
+        assert_eq!(bound.used.comb_milliseconds, 6000);
+        assert_eq!(bound.used.starts, CombStarts { combs: 2, milliseconds: 20_000 });
+    }
+}

@@ -1,0 +1,123 @@
+//! Zeros and NaN of doubles.
+//!
+//! `-0.0` equals `0.0`, and every NaN is one value, but DataFusion compares their bits in `nullif`, `CASE x WHEN`, lists of IN that it
+//! hashes, and the keys of windows.
+
+use arrow::datatypes::DataType;
+use buzz_kernel::{null_if, one_form};
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::error::Result;
+use datafusion::logical_expr::expr::{InList, ScalarFunction, WindowFunction};
+use datafusion::logical_expr::{BinaryExpr, Case, Cast, Expr, Operator, WindowFrameBound, WindowFrameUnits};
+
+use super::operands::type_of;
+
+/// Compares the doubles in `expression` by their values.
+pub(super) fn by_value(mut expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let changed = match &mut expression {
+        Expr::Case(case) => of_case(case, schema)?,
+        Expr::WindowFunction(window) => of_window(window, schema)?,
+        Expr::ScalarFunction(call) if call.name() == "nullif" => match of_nullif(call, schema)? {
+            Some(replaced) => {
+                expression = replaced;
+                true
+            }
+            None => false,
+        },
+        Expr::InList(list) => match of_list(list, schema)? {
+            Some(replaced) => {
+                expression = replaced;
+                true
+            }
+            None => false,
+        },
+        _ => false,
+    };
+    Ok(Transformed::new_transformed(expression, changed))
+}
+
+fn is_double(expression: &Expr, schema: &DFSchema) -> Result<bool> {
+    Ok(matches!(type_of(expression, schema)?, DataType::Float32 | DataType::Float64))
+}
+
+/// Gives `key` its one form if it is a double.
+fn formed(key: &mut Expr, schema: &DFSchema) -> Result<bool> {
+    let is_double = is_double(key, schema)?;
+    if is_double {
+        let null = Expr::Literal(ScalarValue::Null, None);
+        *key = one_form().call(vec![std::mem::replace(key, null)]);
+    }
+    Ok(is_double)
+}
+
+fn of_case(case: &mut Case, schema: &DFSchema) -> Result<bool> {
+    let Some(value) = &mut case.expr else { return Ok(false) };
+    let mut changed = formed(value, schema)?;
+    for (when, _) in &mut case.when_then_expr {
+        changed |= formed(when, schema)?;
+    }
+    Ok(changed)
+}
+
+fn of_window(window: &mut WindowFunction, schema: &DFSchema) -> Result<bool> {
+    let params = &mut window.params;
+    let mut changed = false;
+    for key in &mut params.partition_by {
+        changed |= formed(key, schema)?;
+    }
+    let has_distance = |bound: &WindowFrameBound| match bound {
+        WindowFrameBound::Preceding(distance) | WindowFrameBound::Following(distance) => !distance.is_null(),
+        WindowFrameBound::CurrentRow => false,
+    };
+    let frame = &params.window_frame;
+    let is_distance = has_distance(&frame.start_bound) || has_distance(&frame.end_bound);
+    if frame.units != WindowFrameUnits::Range || !is_distance {
+        for sort in &mut params.order_by {
+            changed |= formed(&mut sort.expr, schema)?;
+        }
+    }
+    Ok(changed)
+}
+
+fn of_nullif(call: &ScalarFunction, schema: &DFSchema) -> Result<Option<Expr>> {
+    let [first, second] = call.args.as_slice() else { return Ok(None) };
+    let (of_first, of_second) = (type_of(first, schema)?, type_of(second, schema)?);
+    let is_number = of_second.is_integer() || matches!(of_second, DataType::Float32 | DataType::Float64);
+    if of_first != DataType::Float64 || !is_number {
+        return Ok(None);
+    }
+    let second = if of_second == DataType::Float64 {
+        second.clone()
+    } else {
+        Expr::Cast(Cast::new(Box::new(second.clone()), DataType::Float64))
+    };
+    Ok(Some(null_if().call(vec![first.clone(), second])))
+}
+
+/// Compares with a zero in a list for itself.
+fn of_list(list: &InList, schema: &DFSchema) -> Result<Option<Expr>> {
+    let is_zero = |item: &Expr| match item {
+        Expr::Literal(ScalarValue::Float64(Some(value)), _) => *value == 0.0,
+        Expr::Literal(ScalarValue::Float32(Some(value)), _) => *value == 0.0,
+        Expr::Literal(ScalarValue::Int64(Some(value)), _) => *value == 0,
+        _ => false,
+    };
+    // Shorter lists become comparisons.
+    if list.list.len() < 4
+        || !list.list.iter().any(is_zero)
+        || !is_double(&list.expr, schema)?
+        || list.expr.is_volatile()
+    {
+        return Ok(None);
+    }
+    let rest: Vec<Expr> = list.list.iter().filter(|item| !is_zero(item)).cloned().collect();
+    let zero = Box::new(Expr::Literal(ScalarValue::Float64(Some(0.0)), None));
+    let (op, all) = if list.negated { (Operator::NotEq, Operator::And) } else { (Operator::Eq, Operator::Or) };
+    let is_equal = Expr::BinaryExpr(BinaryExpr::new(list.expr.clone(), op, zero));
+    if rest.is_empty() {
+        return Ok(Some(is_equal));
+    }
+    let rest = Expr::InList(InList::new(list.expr.clone(), rest, list.negated));
+    Ok(Some(Expr::BinaryExpr(BinaryExpr::new(Box::new(is_equal), all, Box::new(rest)))))
+}
