@@ -197,6 +197,11 @@ impl Places {
         Arc::clone(own)
     }
 
+    /// Returns true if no place is free for an answer of `user`.
+    fn are_taken(&self, user: &str) -> bool {
+        self.of(user).available_permits() == 0 || self.all.available_permits() == 0
+    }
+
     /// Takes a place for an answer of `user`, if one is free.
     fn free(&self, user: &str) -> Option<Kept> {
         let own = self.of(user).try_acquire_owned().ok()?;
@@ -256,6 +261,11 @@ impl Desk {
     /// Returns the number of running and of waiting queries.
     pub(crate) fn queue_counts(&self) -> (usize, usize) {
         self.queue.counts()
+    }
+
+    /// Returns true if an answer of `user` has to wait until another is no longer kept.
+    pub(crate) fn keeps_enough(&self, user: &str) -> bool {
+        self.kept.are_taken(user)
     }
 
     /// Answers `request`. Dropping the future cancels the query; its slot is passed on once its tasks are released.

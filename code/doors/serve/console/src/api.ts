@@ -181,7 +181,7 @@ async function json<T>(method: string, path: string, body?: unknown, signal?: Ab
 const part = encodeURIComponent;
 
 /** Explains that an answer is no longer kept. */
-export const EXPIRED = "The server keeps an answer for ten minutes after its last use. Run the query again to see its rows.";
+export const EXPIRED = "The server no longer keeps this answer. Run the query again to see its rows.";
 
 export const api = {
   submit: (sql: string, options: Record<string, unknown>) =>

@@ -201,7 +201,9 @@ async fn submitted_rows(
         Ok(Query(asked)) => asked,
         Err(rejection) => return failed(rejection.status(), &QueryError::invalid(rejection.body_text())),
     };
-    let Some(outcome) = id_of(&id).ok().and_then(|id| api.submitted.outcome(id, &user)) else { return unknown(&id) };
+    let Some(outcome) = id_of(&id).ok().and_then(|id| api.submitted.outcome(id, &user, true)) else {
+        return unknown(&id);
+    };
     let (answered, own_format) = match outcome {
         Some(Ok(answered)) => answered,
         Some(Err(error)) => return failed_as(&error),

@@ -30,6 +30,8 @@ struct Submission {
     format: Format,
     used: Instant,
     outcome: Option<Result<Arc<Answered>>>,
+    /// True if its rows were requested after its end.
+    is_fetched: bool,
     /// Dropping it cancels the query.
     _work: Option<AbortOnDropHandle<()>>,
 }
@@ -42,6 +44,10 @@ impl Submitted {
     pub(crate) fn start(&self, desk: &Arc<Desk>, request: Request) -> Result<QueryId> {
         let (id, user, format) = (request.id, request.user.clone(), request.format);
         let mut queries = self.queries.lock();
+        let count = queries.values().filter(|query| query.user == user).count();
+        if count >= OF_USER_MAX || desk.keeps_enough(&user) {
+            remove_fetched(&mut queries, &user);
+        }
         if queries.values().filter(|query| query.user == user).count() >= OF_USER_MAX {
             return Err(QueryError::limit(format!(
                 "user `{user}` has {OF_USER_MAX} submitted queries, which is the maximum; delete one with DELETE \
@@ -57,7 +63,10 @@ impl Submitted {
             }
         });
         let work = Some(AbortOnDropHandle::new(work));
-        queries.insert(id, Submission { user, format, used: Instant::now(), outcome: None, _work: work });
+        queries.insert(
+            id,
+            Submission { user, format, used: Instant::now(), outcome: None, is_fetched: false, _work: work },
+        );
         Ok(id)
     }
 
@@ -68,7 +77,7 @@ impl Submitted {
 
     /// Returns the state of query `id` as JSON, if it is one of `user`.
     pub(crate) fn state(&self, desk: &Desk, id: QueryId, user: &str) -> Option<Value> {
-        match self.outcome(id, user)? {
+        match self.outcome(id, user, false)? {
             Some(Ok((answered, _))) => Some(json!({
                 "id": id, "state": "succeeded", "summary": summary(&answered.summary), "warnings": answered.warnings,
             })),
@@ -80,12 +89,19 @@ impl Submitted {
         }
     }
 
-    /// Returns the outcome of query `id`, None inside if it still runs, if it is one of `user`.
+    /// Returns the outcome of query `id`, None inside if it still runs, if it is one of `user`. `for_rows` notes that its rows are
+    /// fetched.
     #[expect(clippy::type_complexity, reason = "unknown, running, or ended")]
-    pub(crate) fn outcome(&self, id: QueryId, user: &str) -> Option<Option<Result<(Arc<Answered>, Format)>>> {
+    pub(crate) fn outcome(
+        &self,
+        id: QueryId,
+        user: &str,
+        for_rows: bool,
+    ) -> Option<Option<Result<(Arc<Answered>, Format)>>> {
         let mut queries = self.queries.lock();
         let query = queries.get_mut(&id).filter(|query| query.user == user)?;
         query.used = Instant::now();
+        query.is_fetched |= for_rows && query.outcome.is_some();
         let format = query.format;
         Some(query.outcome.clone().map(|outcome| outcome.map(|answered| (answered, format))))
     }
@@ -96,4 +112,12 @@ impl Submitted {
         let is_own = queries.get(&id).is_some_and(|query| query.user == user);
         is_own && queries.remove(&id).is_some()
     }
+}
+
+/// Removes the answer of `user` that was used the longest ago, of those whose rows were fetched: they are kept in case that they are
+/// fetched again.
+fn remove_fetched(queries: &mut HashMap<QueryId, Submission>, user: &str) {
+    let fetched = queries.iter().filter(|(_, query)| query.user == user && query.is_fetched);
+    let oldest = fetched.min_by_key(|(_, query)| query.used).map(|(id, _)| *id);
+    oldest.and_then(|id| queries.remove(&id));
 }

@@ -207,6 +207,26 @@ async fn rows_come_in_pages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fetched_answers_make_place_for_new_ones() {
+    let served = server().await;
+    let mut ids = Vec::new();
+    // As many as one user may keep of the eight answers of this server.
+    for n in 0..4 {
+        ids.push(ended(&served, &format!("SELECT {n} AS n")).await.0);
+    }
+    let rows = async |id: &str| get(&served, &format!("/v1/queries/{id}/rows?format=json")).await;
+    for fetched in [2, 1] {
+        assert_eq!(rows(&ids[fetched]).await, (200, json!([{"n": fetched}])));
+    }
+    let (fifth, work) = ended(&served, "SELECT 5 AS n").await;
+    assert_eq!(work["state"], "succeeded", "{work}");
+    assert_eq!(rows(&ids[2]).await.0, 404);
+    for (id, n) in [(&ids[0], 0), (&ids[1], 1), (&ids[3], 3), (&fifth, 5)] {
+        assert_eq!(rows(id).await, (200, json!([{"n": n}])));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn plan_is_returned_without_a_run() {
     let served = server().await;
     let (status, answer) =
