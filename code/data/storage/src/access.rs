@@ -139,6 +139,23 @@ impl AllowedStore {
     fn is_allowed(&self, path: &Path) -> bool {
         self.check(path).is_ok()
     }
+
+    /// Returns those of `objects`, which are below `prefix`, that may be read.
+    fn listed(
+        &self,
+        prefix: Option<&Path>,
+        objects: BoxStream<'static, StoreResult<ObjectMeta>>,
+    ) -> BoxStream<'static, StoreResult<ObjectMeta>> {
+        if let Err(error) = self.check_listing(prefix) {
+            return futures::stream::once(async move { Err(error) }).boxed();
+        }
+        let (access, root) = (Arc::clone(&self.access), self.root.clone());
+        let allowed = move |object: &ObjectMeta| {
+            let place = Location { store: root.clone(), path: object.location.clone() };
+            futures::future::ready(access.check_read(&place).is_ok())
+        };
+        objects.try_filter(allowed).boxed()
+    }
 }
 
 impl fmt::Display for AllowedStore {
@@ -169,15 +186,11 @@ impl ObjectStore for AllowedStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
-        if let Err(error) = self.check_listing(prefix) {
-            return futures::stream::once(async move { Err(error) }).boxed();
-        }
-        let (access, root) = (Arc::clone(&self.access), self.root.clone());
-        let allowed = move |object: &ObjectMeta| {
-            let place = Location { store: root.clone(), path: object.location.clone() };
-            futures::future::ready(access.check_read(&place).is_ok())
-        };
-        self.inner.list(prefix).try_filter(allowed).boxed()
+        self.listed(prefix, self.inner.list(prefix))
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, StoreResult<ObjectMeta>> {
+        self.listed(prefix, self.inner.list_with_offset(prefix, offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> StoreResult<ListResult> {

@@ -51,6 +51,19 @@ impl CountingStore {
     pub(crate) fn new(inner: Arc<dyn ObjectStore>, counted: Arc<Counted>) -> Self {
         Self { inner, counted }
     }
+
+    /// Counts the requests of a listing, one for each page.
+    fn paged(&self, objects: BoxStream<'static, Result<ObjectMeta>>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.counted.put();
+        let counted = Arc::clone(&self.counted);
+        let pages = objects.enumerate().map(move |(index, object)| {
+            if index > 0 && index % PAGE_OBJECTS == 0 {
+                counted.put();
+            }
+            object
+        });
+        pages.boxed()
+    }
 }
 
 impl fmt::Display for CountingStore {
@@ -86,15 +99,11 @@ impl ObjectStore for CountingStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.counted.put();
-        let counted = Arc::clone(&self.counted);
-        let pages = self.inner.list(prefix).enumerate().map(move |(index, object)| {
-            if index > 0 && index % PAGE_OBJECTS == 0 {
-                counted.put();
-            }
-            object
-        });
-        pages.boxed()
+        self.paged(self.inner.list(prefix))
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.paged(self.inner.list_with_offset(prefix, offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

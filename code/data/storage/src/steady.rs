@@ -194,9 +194,10 @@ impl Body {
         }
     }
 
-    /// Returns true if the rest can be read by another request, which must find the same version of the object.
+    /// Returns true if the rest can be read by another request, which must find the same version of the object. A weak tag
+    /// never meets the condition of a request (RFC 9110, 13.1.1).
     fn can_resume(&self) -> bool {
-        self.e_tag.is_some() && self.resumed < RESUMED_MAX
+        self.e_tag.as_deref().is_some_and(|tag| !tag.starts_with("W/")) && self.resumed < RESUMED_MAX
     }
 
     /// Requests the rest. Fails with `error` if that is not possible.
@@ -210,6 +211,13 @@ impl Body {
         // The response that stopped holds one of the bounded requests of the store.
         self.bytes = futures::stream::empty().boxed();
         let rest = respond(&self.inner, &self.reads, &self.location, &options).await.map_err(changed)?;
+        // Not every store heeds the condition.
+        if rest.meta.e_tag.is_none() {
+            return Err(error);
+        }
+        if rest.meta.e_tag != self.e_tag {
+            return Err(replaced());
+        }
         if rest.range != self.left {
             return Err(other_range(&rest.range, &self.left));
         }
@@ -218,13 +226,16 @@ impl Body {
     }
 }
 
+/// Returns the error of an object that is not the one whose first bytes were read.
+fn replaced() -> Error {
+    let why = "the file was replaced while it was read; run the query again";
+    Error::Generic { store: "response", source: Box::new(QueryError::data(why)) }
+}
+
 /// Names the reason if the object is not the one whose first bytes were read.
 fn changed(error: Error) -> Error {
     match error {
-        Error::Precondition { .. } => {
-            let why = "the file was replaced while it was read; run the query again";
-            Error::Generic { store: "response", source: Box::new(QueryError::data(why)) }
-        }
+        Error::Precondition { .. } => replaced(),
         error => error,
     }
 }
@@ -297,6 +308,10 @@ impl ObjectStore for SteadyStore {
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         self.inner.list(prefix)
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list_with_offset(prefix, offset)
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

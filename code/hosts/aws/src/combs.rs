@@ -258,14 +258,24 @@ impl Wait {
     }
 }
 
+/// A wait for combs. The time for which those were waited for that it started counts also if it is cancelled.
+struct Waiting<'a> {
+    combs: &'a FargateCombs,
+    wait: Wait,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let waited = self.wait.since.iter().map(|since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
+        self.combs.started_ms.fetch_add(waited.fold(0, u64::saturating_add), Ordering::Relaxed);
+    }
+}
+
 #[async_trait]
 impl Combs for FargateCombs {
     async fn ready(&self, count: usize) -> Result<Vec<CombAddress>> {
-        let mut wait = Wait::default();
-        let ready = self.wait_for(count, &mut wait).await;
-        let waited = wait.since.iter().map(|since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
-        self.started_ms.fetch_add(waited.fold(0, u64::saturating_add), Ordering::Relaxed);
-        ready
+        let mut waiting = Waiting { combs: self, wait: Wait::default() };
+        self.wait_for(count, &mut waiting.wait).await
     }
 
     fn starts(&self) -> CombStarts {

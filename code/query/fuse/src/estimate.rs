@@ -7,13 +7,14 @@ use buzz_host::Host;
 use buzz_plan::{QueryPlan, Read, Reads};
 use buzz_protocol::{QueryError, ReducerChoice, Requests, Result, human_bytes};
 
-/// Maximum time to read footers for an estimate. Beyond it, files count as a whole.
+/// Maximum time to read footers for an estimate, within the time of the query. Beyond it, files count as a whole.
 const READ_MAX: Duration = Duration::from_secs(20);
 
 /// Estimates a run of `plan` on `host`, by footers of its files. Adds the requests for them to `progress`.
 pub(crate) async fn estimate(host: &Host, plan: &QueryPlan, progress: &Progress) -> Estimate {
     let stores = host.stores.for_query();
-    let reads = tokio::time::timeout(READ_MAX, Reads::by_footers(plan, &stores)).await;
+    let left = plan.options.timeout().saturating_sub(plan.opened_in + plan.planned_in);
+    let reads = tokio::time::timeout(READ_MAX.min(left), Reads::by_footers(plan, &stores)).await;
     progress.add_requests(stores.requests());
     of_reads(host, plan, &reads.unwrap_or_else(|_| Reads::of_whole_files(plan)))
 }

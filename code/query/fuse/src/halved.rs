@@ -8,7 +8,7 @@ use crate::Fuse;
 
 impl Fuse {
     /// Runs `plan`, which answers `question`. If a task ran out of memory and its work can be divided, plans again with
-    /// twice the tasks, each over half the split, and runs that.
+    /// twice the tasks, each over half the split, and runs that. Returns that plan too.
     ///
     /// # Errors
     /// As [`Fuse::run`]. If the tasks cannot be smaller, the error of the first run.
@@ -18,13 +18,17 @@ impl Fuse {
         plan: &QueryPlan,
         progress: &Progress,
         sink: &mut dyn RowSink,
-    ) -> Result<Summary> {
+    ) -> Result<(Summary, Option<QueryPlan>)> {
         let error = match self.run(plan, progress, &mut *sink).await {
             Err(error) if is_of_task(&error) => error,
-            ran => return ran,
+            ran => return ran.map(|summary| (summary, None)),
         };
         let smaller = halved(question, plan);
-        let mut again = match progress.unless_stopped(self.plan(&smaller)).await {
+        let planned = progress.unless_stopped(self.plan(&smaller)).await;
+        if let Ok(again) = &planned {
+            progress.add_requests(again.requests);
+        }
+        let mut again = match planned {
             Ok(again) if again.task_count() > plan.task_count() => again,
             // There is nothing to divide, or more tasks exceed a bound.
             Ok(_) => return Err(error),
@@ -33,7 +37,13 @@ impl Fuse {
         };
         // The deadline counts from the start of the query.
         again.planned_in = progress.elapsed().saturating_sub(again.opened_in);
-        tracing::warn!(%error, tasks = plan.task_count(), more = again.task_count(), "running the query in smaller tasks");
+        tracing::warn!(
+            query_id = %question.id,
+            error = error.without_values(),
+            tasks = plan.task_count(),
+            more = again.task_count(),
+            "running the query in smaller tasks"
+        );
         progress.warn([format!(
             "a task ran out of memory; the query ran again in {} tasks instead of {}: set `tasks` or `split_bytes`, or give HBees \
              more memory",
@@ -42,7 +52,7 @@ impl Fuse {
         )]);
         Progress::add(&progress.reruns, 1);
         progress.restart();
-        self.run(&again, progress, sink).await
+        Ok((self.run(&again, progress, sink).await?, Some(again)))
     }
 }
 

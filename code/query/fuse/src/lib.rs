@@ -120,11 +120,14 @@ impl Fuse {
     /// Plans `question`, explains or runs it, and collects its rows.
     async fn answer(&self, question: Question, progress: &Progress) -> Result<Answer> {
         progress.keep_attempts(question.options.timeline_attempts);
-        let plan = progress.unless_stopped(self.plan(&question)).await?;
+        let mut plan = progress.unless_stopped(self.plan(&question)).await?;
         progress.warn(plan.warnings.iter().cloned());
         progress.add_requests(plan.requests);
         if plan.explain != Explain::Plan {
+            let checking = Instant::now();
             progress.unless_stopped(estimate::check_limits(&self.host, &plan, progress)).await?;
+            // The deadline counts this time too.
+            plan.planned_in += checking.elapsed();
         }
         let (content, summary) = match plan.explain {
             Explain::Plan => {
@@ -135,15 +138,16 @@ impl Fuse {
                 (Content::Plan(format!("{text}estimate: {estimate}\n")), summary)
             }
             Explain::Analyze => {
-                let summary = self.run_or_halve(&question, &plan, progress, &mut NoRows).await?;
-                (Content::Plan(explain_analyzed(&plan, &summary).await?), summary)
+                let (summary, again) = self.run_or_halve(&question, &plan, progress, &mut NoRows).await?;
+                let ran = again.as_ref().unwrap_or(&plan);
+                (Content::Plan(explain_analyzed(ran, &summary).await?), summary)
             }
             Explain::No => {
                 if let (Want::Rows(format), Some(schema)) = (question.want, plan.schema()) {
                     buzz_results::format::check(schema, format)?;
                 }
                 let mut rows = Rows::new().at_most(plan.options.max_result_bytes);
-                let summary = self.run_or_halve(&question, &plan, progress, &mut rows).await?;
+                let (summary, _) = self.run_or_halve(&question, &plan, progress, &mut rows).await?;
                 (Content::Rows(rows), summary)
             }
         };

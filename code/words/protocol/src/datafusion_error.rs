@@ -216,7 +216,7 @@ mod tests {
             assert_eq!(QueryError::from(arrow), born(kind));
         }
         let exhausted = over_the_wire(DataFusionError::ResourcesExhausted("no memory".to_string()));
-        assert_eq!(QueryError::from(exhausted), QueryError::limit("no memory"));
+        assert_eq!(QueryError::from(exhausted), QueryError { out_of_memory: true, ..QueryError::limit("no memory") });
     }
 
     #[test]

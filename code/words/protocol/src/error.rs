@@ -142,6 +142,11 @@ impl QueryError {
                 let error = Self { message: "the caller has the message".to_string(), ..self.clone() };
                 error.to_string()
             }
+            // Names of operators repeat expressions of the statement.
+            _ if self.out_of_memory => {
+                let message = "out of memory; the caller has the message".to_string();
+                Self { message, ..self.clone() }.to_string()
+            }
             _ => self.to_string(),
         }
     }

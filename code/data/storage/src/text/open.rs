@@ -256,7 +256,8 @@ async fn head_of(store: &dyn ObjectStore, file: &ObjectMeta, csv: &CsvFormat) ->
     let mut length = HEAD_BYTES;
     loop {
         let head = first_bytes(store, file, length).await?;
-        if first_record_end(csv, &head).is_some() || length >= file.size {
+        let text = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&head[..]);
+        if first_record_end(csv, &text[separator_line(text)..]).is_some() || length >= file.size {
             return Ok(head);
         }
         if head.len() > RECORD_BYTES_MAX {

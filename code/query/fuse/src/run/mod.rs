@@ -5,7 +5,7 @@ mod once;
 
 use std::time::Duration;
 
-use buzz_engine::{Progress, RowSink, Summary};
+use buzz_engine::{CombStarts, Progress, RowSink, Summary};
 use buzz_host::Host;
 use buzz_plan::QueryPlan;
 use buzz_protocol::{CombAddress, ErrorKind, QueryError, Result, Transport};
@@ -30,18 +30,32 @@ const LOST_WAIT: Duration = Duration::from_millis(200);
 /// Runs a plan and reruns it if that may help (see [`Again`]): combs are lost or refuse the query, the rows do not fit in
 /// Fuse, or a task of a flowing query fails with `Unavailable`.
 pub(crate) async fn run(host: &Host, plan: &QueryPlan, progress: &Progress, sink: &mut dyn RowSink) -> Result<Summary> {
-    let before = host.combs.starts();
-    let ran = run_until_done(host, plan, progress, sink).await;
-    progress.add_starts(host.combs.starts() - before);
+    let mut counted = host.combs.starts();
+    let ran = run_until_done(host, plan, progress, sink, &mut counted).await;
+    count_starts(host, progress, &mut counted);
     ran
 }
 
-async fn run_until_done(host: &Host, plan: &QueryPlan, progress: &Progress, sink: &mut dyn RowSink) -> Result<Summary> {
+/// Adds the combs that were started since `counted`. They count while the query runs, so that they reach `max_cost_usd`.
+fn count_starts(host: &Host, progress: &Progress, counted: &mut CombStarts) {
+    let starts = host.combs.starts();
+    progress.add_starts(starts - *counted);
+    *counted = starts;
+}
+
+async fn run_until_done(
+    host: &Host,
+    plan: &QueryPlan,
+    progress: &Progress,
+    sink: &mut dyn RowSink,
+    counted: &mut CombStarts,
+) -> Result<Summary> {
     let tasks: usize = plan.stages.iter().map(|stage| stage.tasks.len()).sum();
     progress.tasks.store(tasks as u64, std::sync::atomic::Ordering::Relaxed);
     let deadline = Deadline::new(plan, progress);
     let kept = Kept::up_to(plan.options.inbox_memory_bytes / KEPT_PART);
     let mut reducers = deadline.unless(Reducers::choose(host, plan)).await?;
+    count_starts(host, progress, counted);
     let in_process = plan.options.transport == Transport::Memory && matches!(reducers, Reducers::Combs(_));
     let mut flowing = in_process && host.compute.runs_once();
     let mut lost = Lost::default();
@@ -96,6 +110,7 @@ async fn run_until_done(host: &Host, plan: &QueryPlan, progress: &Progress, sink
                 _ => failed,
             }
         })?;
+        count_starts(host, progress, counted);
     }
 }
 

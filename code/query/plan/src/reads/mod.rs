@@ -29,6 +29,9 @@ use crate::trees::Tree;
 /// Files of one table whose footers are read for an estimate. Other files are expected to be like these.
 const FOOTERS_MAX: usize = 64;
 
+/// Bytes in memory of the footers of one scan after which no more are read.
+const FOOTERS_BYTES_MAX: usize = 128 << 20;
+
 /// Requests for a Parquet file of which nothing is known: two for its footer, one for its page index, one for its first row
 /// group.
 const REQUESTS_OF_FILE: u64 = 4;
@@ -159,9 +162,17 @@ async fn sampled(table: &Table, files: &[DataFile], read: &ScanRead, stores: &Qu
     let count = files.len().min(FOOTERS_MAX);
     let chosen: Vec<usize> = (0..count).map(|number| number * files.len() / count).collect();
     let reading: Vec<_> = chosen.iter().map(|&index| footer(table, &files[index], read, stores)).collect();
-    let footers: Vec<Result<_>> = futures::stream::iter(reading).buffered(FOOTERS_AT_ONCE).collect().await;
-    sampled.footers =
-        chosen.into_iter().zip(footers).filter_map(|(index, footer)| Some((index, footer.ok()?))).collect();
+    let mut reading = std::pin::pin!(futures::stream::iter(reading).buffered(FOOTERS_AT_ONCE));
+    let mut bytes = 0;
+    for index in chosen {
+        let Some(read) = reading.next().await else { break };
+        let Ok(read) = read else { continue };
+        bytes += read.memory_size();
+        sampled.footers.insert(index, read);
+        if bytes > FOOTERS_BYTES_MAX {
+            break;
+        }
+    }
     sampled
 }
 
