@@ -18,8 +18,21 @@ pub fn partition_value(column: &str, data_type: &DataType, text: Option<&str>) -
     };
     match text {
         None | Some("") => ScalarValue::try_from(data_type).map_err(|_| bad()),
-        Some(text) if *data_type == DataType::Boolean => {
+        // Blanks of bytes are kept.
+        Some(text)
+            if matches!(
+                data_type,
+                DataType::Boolean | DataType::Binary | DataType::LargeBinary | DataType::BinaryView
+            ) =>
+        {
             ScalarValue::try_from_string(text.to_string(), data_type).map_err(|_| bad())
+        }
+        // In CSV, blanks are null.
+        Some(text)
+            if !matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+                && text.trim().is_empty() =>
+        {
+            Err(bad())
         }
         // A cast would round decimals, and cut times.
         Some(text) => {
@@ -63,6 +76,9 @@ mod tests {
             ("1e-60", DataType::Float32),
             ("300", DataType::Int8),
             ("1.5", DataType::Int64),
+            (" ", DataType::Int32),
+            (" ", DataType::Date32),
+            (" ", micros.clone()),
         ] {
             assert!(partition_value("p", &data_type, Some(text)).is_err(), "{text} as {data_type}");
         }
@@ -78,5 +94,7 @@ mod tests {
         assert_eq!(minute, ScalarValue::TimestampMicrosecond(Some(1_706_695_500_000_000), None));
         let bytes = partition_value("p", &DataType::Binary, Some("ab")).unwrap();
         assert_eq!(bytes, ScalarValue::Binary(Some(b"ab".to_vec())));
+        let blank = partition_value("p", &DataType::Binary, Some(" ")).unwrap();
+        assert_eq!(blank, ScalarValue::Binary(Some(b" ".to_vec())));
     }
 }

@@ -3,7 +3,8 @@
 //! A window of an hour that slides by a second has 3,600 slices, and all but one of them were in the window before. So
 //! slices are reduced to blocks: of two slices that begin at an even one, of four that begin at a multiple of four, and so
 //! on. A window of n slices has at most 2 log₂ n blocks, and a block is made once, when a window needs it first, from the
-//! blocks that exist within it. Blocks are kept in memory only: state files have slices.
+//! blocks that exist within it. A block that would hardly have fewer rows than its parts is not reduced. Blocks are kept in
+//! memory only: state files have slices.
 
 use std::sync::Arc;
 
@@ -115,7 +116,8 @@ impl Stage {
         Ok(rows)
     }
 
-    /// Returns the state rows of `block`, one for each key. A block of several slices is kept.
+    /// Returns the state rows of `block`. A block of several slices is kept: with one row for each key if that at least halves the
+    /// rows of its parts, else with those, whose columns it shares.
     async fn block(
         &self,
         state: &mut WorkerState,
@@ -132,9 +134,16 @@ impl Stage {
         let first = block.first().saturating_mul(slice_width);
         let parts =
             parts.iter().map(|batch| with_slice(batch, fold.window_index, first)).collect::<Result<Vec<_>>>()?;
+        let rows = |batches: &[RecordBatch]| batches.iter().map(RecordBatch::num_rows).sum::<usize>();
         let reduced = match parts.len() {
             1 => parts,
-            _ => collect(self.aggregate(fold, AggregateMode::PartialReduce, &parts)?, Arc::clone(context)).await?,
+            _ => {
+                let plan = self.aggregate(fold, AggregateMode::PartialReduce, &parts)?;
+                let reduced = collect(plan, Arc::clone(context)).await?;
+                // Keys that hardly repeat would be copied for each level; the parts share the memory of the slices, apart from
+                // the column of the time.
+                if 2 * rows(&reduced) > rows(&parts) { parts } else { reduced }
+            }
         };
         state.blocks.insert(block, reduced.clone());
         Ok(reduced)
