@@ -350,10 +350,14 @@ impl Desk {
         }
         self.counts.add(&outcome);
         tracing::info!(query_id = %id, user, milliseconds = started.elapsed().as_millis(), "query ended");
-        let Answer { content, summary, .. } = outcome?;
+        let Answer { content, mut summary, .. } = outcome?;
         let rows = match content {
             Content::Rows(rows) => rows,
-            Content::Plan(text) => plan_rows(&text)?,
+            Content::Plan(text) => {
+                // The rows of the answer are the lines of the plan, not those of the query that it is about.
+                summary.rows = text.lines().count() as u64;
+                plan_rows(&text)?
+            }
         };
         Ok(Answered { id, rows, summary, warnings: progress.warnings(), _kept: kept })
     }

@@ -115,6 +115,11 @@ impl History {
         });
     }
 
+    /// Returns true if the end of query `id` was noted.
+    pub(crate) fn has_ended(&self, id: QueryId) -> bool {
+        self.records.lock().iter().rev().any(|record| record.id == id && matches!(record.state, State::Ended(_)))
+    }
+
     fn change(&self, id: QueryId, change: impl FnOnce(&mut Record)) {
         let mut records = self.records.lock();
         let Some(record) = records.iter_mut().rev().find(|record| record.id == id) else { return };
@@ -283,7 +288,9 @@ mod tests {
         let progress = Arc::new(Progress::of(lost));
         history.runs(lost, &progress);
         assert_eq!(history.list(Some("ann"))[0]["state"], "running");
+        assert!(!history.has_ended(lost));
         history.failed(lost, &QueryError::data("file `a` is broken"));
+        assert!(history.has_ended(lost) && history.has_ended(done) && !history.has_ended(QueryId::fresh()));
         history.failed(lost, &QueryError::cancelled("the client went away"));
         succeeded(&history, "bob", "SELECT 3", 0);
         let listed = history.list(Some("ann"));

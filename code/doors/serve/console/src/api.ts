@@ -132,22 +132,42 @@ function stored(): string {
   return sessionStorage.getItem(STORED) ?? "";
 }
 
-/** Takes `value` as the key; "" forgets it. */
+/** The last key that the server accepted. The page shows what was answered to it. */
+let accepted = "";
+
+/** Takes `value` as the key. If the page shows answers to another key, it begins anew. */
 export function useKey(value: string) {
-  if (value) sessionStorage.setItem(STORED, value);
-  else sessionStorage.removeItem(STORED);
+  sessionStorage.setItem(STORED, value);
+  if (accepted && accepted !== value) {
+    beginAnew();
+    return;
+  }
   refused.value = false;
   key.value = value;
 }
 
+/** Forgets the key, and all that it has shown: the page begins anew. */
+export function forgetKey() {
+  sessionStorage.removeItem(STORED);
+  beginAnew();
+}
+
+/** Loads the page again without the statement, the rows and the tables of the user before. */
+function beginAnew() {
+  localStorage.removeItem("buzz.sql");
+  history.replaceState(null, "", location.pathname);
+  location.reload();
+}
+
 /** Sends a request and returns the response if it succeeded. */
 export async function send(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Response> {
+  const sent = key.value;
   let response: Response;
   try {
     response = await fetch(new URL(`../v1/${path}`, document.baseURI), {
       method,
       headers: {
-        Authorization: `Bearer ${key.value}`,
+        Authorization: `Bearer ${sent}`,
         ...(body === undefined ? {} : { "Content-Type": "application/json" }),
       },
       body: body === undefined ? undefined : JSON.stringify(body),
@@ -158,7 +178,10 @@ export async function send(method: string, path: string, body?: unknown, signal?
     if (signal?.aborted) throw error;
     throw new Failure("Unavailable", "The server does not answer. Is `buzz serve` still running?", 0);
   }
-  if (response.ok) return response;
+  if (response.ok) {
+    accepted = sent;
+    return response;
+  }
   const text = await response.text();
   let fault: Fault | undefined;
   try {
@@ -166,7 +189,8 @@ export async function send(method: string, path: string, body?: unknown, signal?
   } catch {
     // Not from Buzz.
   }
-  if (response.status === 401) {
+  // A late answer to the key before says nothing about this one.
+  if (response.status === 401 && sent === key.value) {
     sessionStorage.removeItem(STORED);
     refused.value = true;
     key.value = "";

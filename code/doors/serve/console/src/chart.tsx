@@ -120,7 +120,7 @@ function series(table: Table, x: number, ys: number[], form: Form): Drawn {
   const xs: number[] = [];
   for (let row = 0; row < table.numRows; row++) {
     const value = column === null ? row + 1 : isText ? row : numeric(column, row);
-    if (value === null) continue;
+    if (value === null || !Number.isFinite(value)) continue;
     rows.push(row);
     xs.push(value);
   }

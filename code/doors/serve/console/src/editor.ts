@@ -3,7 +3,7 @@ import { acceptCompletion, autocompletion, closeBrackets, closeBracketsKeymap, c
 import type { Completion, CompletionContext, CompletionResult } from "@codemirror/autocomplete";
 import { defaultKeymap, history, historyKeymap, indentWithTab, toggleComment } from "@codemirror/commands";
 import { sql } from "@codemirror/lang-sql";
-import { bracketMatching, HighlightStyle, indentUnit, syntaxHighlighting, syntaxTree } from "@codemirror/language";
+import { bracketMatching, ensureSyntaxTree, HighlightStyle, indentUnit, syntaxHighlighting, syntaxTree } from "@codemirror/language";
 import { setDiagnostics } from "@codemirror/lint";
 import { Compartment, EditorState } from "@codemirror/state";
 import { drawSelection, EditorView, highlightActiveLine, keymap, lineNumbers, placeholder } from "@codemirror/view";
@@ -174,8 +174,11 @@ export class Editor {
     if (!main.empty && state.sliceDoc(main.from, main.to).trim()) {
       return { sql: state.sliceDoc(main.from, main.to), from: main.from };
     }
+    // The tree that is drawn may end before the text does.
+    const tree = ensureSyntaxTree(state, state.doc.length, 1000);
+    if (!tree) return { sql: state.doc.toString(), from: 0 };
     const statements: { from: number; to: number }[] = [];
-    syntaxTree(state).topNode.getChildren("Statement").forEach((node) => statements.push({ from: node.from, to: node.to }));
+    tree.topNode.getChildren("Statement").forEach((node) => statements.push({ from: node.from, to: node.to }));
     if (statements.length < 2) return { sql: state.doc.toString(), from: 0 };
     const at = statements.find((one) => main.head <= one.to) ?? statements[statements.length - 1];
     return { sql: state.sliceDoc(at.from, at.to).replace(/;\s*$/, ""), from: at.from };

@@ -62,9 +62,15 @@ export function moment(ms: number): string {
     : `${at.toLocaleDateString([], { day: "numeric", month: "short" })} ${time}`;
 }
 
+/** Words that are no names without quotes: most fail, and `current_date` or `null` would be a value instead of the column. */
+const WORDS = new Set(
+  ("all current_catalog current_date current_time current_timestamp current_user distinct exists false from interval lateral " +
+    "localtime localtimestamp null session_user struct table top trim true unnest user").split(" "),
+);
+
 /** Quotes a name as an SQL identifier if it needs quotes. */
 export function quoted(name: string): string {
-  return /^[a-z_][a-z0-9_]*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`;
+  return /^[a-z_][a-z0-9_]*$/.test(name) && !WORDS.has(name) ? name : `"${name.replaceAll('"', '""')}"`;
 }
 
 /** Writes a length of CSS. */

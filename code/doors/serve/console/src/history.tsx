@@ -21,7 +21,10 @@ export function History() {
         const busy = answer.queries.some((query) => query.state === "running" || query.state === "waiting");
         timer = window.setTimeout(read, busy ? 700 : 4000);
       } catch (error) {
-        if (!left) setFault((error as Error).message);
+        if (!left) {
+          setFault((error as Error).message);
+          timer = window.setTimeout(read, 4000);
+        }
       }
     };
     void read();

@@ -4,7 +4,7 @@ import "./style.css";
 import { signal } from "@preact/signals";
 import { render } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { key, refused, useKey } from "./api";
+import { forgetKey, key, refused, useKey } from "./api";
 import { Ask } from "./ask";
 import { History } from "./history";
 import { Query } from "./query";
@@ -86,7 +86,7 @@ function App() {
         <button class="icon" onClick={toggleTheme} aria-label={dark.value ? "Light colours" : "Dark colours"} title={dark.value ? "Light colours" : "Dark colours"}>
           {dark.value ? <Sun /> : <Moon />}
         </button>
-        <button class="icon" onClick={() => useKey("")} aria-label="Forget the key" title="Forget the key">
+        <button class="icon" onClick={forgetKey} aria-label="Forget the key" title="Forget the key">
           <Leave />
         </button>
       </header>

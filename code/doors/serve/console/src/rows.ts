@@ -74,7 +74,9 @@ export class Paged implements Rows {
   /** Fetches the first page of query `id`, which has `count` rows. */
   static async open(id: string, count: number): Promise<Paged> {
     const table = decoded(await api.rows(id, 0, PAGE));
-    const rows = new Paged(id, heads(table), count);
+    // A first page that is not full has all rows.
+    const all = table.numRows < PAGE ? table.numRows : Math.max(count, table.numRows);
+    const rows = new Paged(id, heads(table), all);
     rows.keep(0, table);
     return rows;
   }

@@ -9,7 +9,7 @@ const UNITS = [1n, 1_000n, 1_000_000n, 1_000_000_000n];
 /** Returns the text of row `row` of a column, null for NULL. */
 export function text(column: Column<unknown>, row: number): string | null {
   const [batch, at] = place(column, row);
-  return batch ? cell(batch, at) : null;
+  return batch && at < batch.length ? cell(batch, at) : null;
 }
 
 /** Returns the number of row `row` of a column for a chart: of times, the seconds since 1970; null if there is none. */
@@ -101,7 +101,7 @@ function cell(batch: Batch<unknown>, at: number): string | null {
       return `{${parts.join(", ")}}`;
     }
     case Type.Interval:
-      return interval(batch.value(at), type.unit);
+      return interval(batch as Any, at);
     default:
       return plain(batch.value(at));
   }
@@ -190,10 +190,13 @@ function hex(value: Uint8Array): string {
   return `0x${digits}`;
 }
 
-function interval(value: unknown, unit: number): string {
-  if (unit === 0) return `${value} months`;
-  const parts = Array.from(value as ArrayLike<number | bigint>, String);
-  return unit === 1 ? `${parts[0]} days ${parts[1]} ms` : `${parts[0]} months ${parts[1]} days ${parts[2]} ns`;
+function interval(batch: Any, at: number): string {
+  const { type, values } = batch;
+  if (type.unit === 0) return `${batch.value(at)} months`;
+  if (type.unit === 1) return `${values[2 * at]} days ${values[2 * at + 1]} ms`;
+  // From the bytes: the library refuses nanoseconds of more than 104 days.
+  const bytes = new DataView(values.buffer, values.byteOffset + 16 * at, 16);
+  return `${bytes.getInt32(0, true)} months ${bytes.getInt32(4, true)} days ${bytes.getBigInt64(8, true)} ns`;
 }
 
 function padded(value: bigint, digits: number): string {

@@ -214,12 +214,14 @@ async function walk(browser, url) {
       page,
       "SELECT 9007199254740993 AS big, CAST('123456789012345678901234567.89' AS DECIMAL(38, 2)) AS price, " +
         "TIMESTAMP '2024-02-29 23:59:59.123456' AS at, DATE '0001-01-01' AS day, CAST(0.1 AS REAL) AS small, NULL AS nothing, " +
-        "[1, NULL] AS list, named_struct('a', 'x') AS pair, X'00ff' AS raw, true AS yes",
+        "[1, NULL] AS list, named_struct('a', 'x') AS pair, X'00ff' AS raw, true AS yes, " +
+        "INTERVAL '2600 hours' AS long, INTERVAL '-3 months 2 days' AS ago",
     );
     const cells = await page.$$eval(".line .cell", (found) => found.map((cell) => cell.textContent));
     assert.deepEqual(cells, [
       "9007199254740993", "123456789012345678901234567.89", "2024-02-29 23:59:59.123456", "0001-01-01", "0.1", "NULL",
       "[1, null]", '{a: "x"}', "0x00ff", "true",
+      "0 months 0 days 9360000000000000 ns", "-3 months 2 days 0 ns",
     ]);
   });
 
@@ -338,6 +340,33 @@ async function walk(browser, url) {
     await page.waitForSelector("dialog[open]");
     await accessible(page, "shortcuts");
     await page.keyboard.press("Escape");
+  });
+
+  const forgotten = async () => {
+    await page.fill("input[type=password]", KEY);
+    await page.keyboard.press("Enter");
+    await page.waitForSelector(".sidebar .name");
+    assert.ok(!(await page.textContent(".cm-content")).includes("mine"));
+    assert.equal(await page.locator(".line").count(), 0);
+  };
+
+  await step("a forgotten key takes the statement and the rows with it", async () => {
+    await page.keyboard.press("Alt+1");
+    await run(page, "SELECT 'mine' AS a");
+    await Promise.all([page.waitForEvent("load"), page.click("[aria-label='Forget the key']")]);
+    await forgotten();
+  });
+
+  await step("another key than the one before shows nothing of it", async () => {
+    await run(page, "SELECT 'mine' AS a");
+    const refuse = (route) => route.fulfill({ status: 401, body: "{}" });
+    await page.route("**/v1/queries", refuse);
+    await page.click("nav >> text=History");
+    await page.fill("input[type=password]", "a-key-that-is-wrong");
+    await page.unroute("**/v1/queries", refuse);
+    await Promise.all([page.waitForEvent("load"), page.keyboard.press("Enter")]);
+    await page.waitForSelector("[role=alert]");
+    await forgotten();
   });
 
   await step("no script failed, nothing was loaded from elsewhere, no policy was violated", async () => {

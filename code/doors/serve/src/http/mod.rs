@@ -201,9 +201,22 @@ async fn submitted_rows(
         Ok(Query(asked)) => asked,
         Err(rejection) => return failed(rejection.status(), &QueryError::invalid(rejection.body_text())),
     };
-    let Some(outcome) = id_of(&id).ok().and_then(|id| api.submitted.outcome(id, &user, true)) else {
-        return unknown(&id);
+    // Before the rows count as fetched: the request may be sent again in a format that exists.
+    let format = match asked.format.map(|format| format.parse::<Format>()).transpose() {
+        Ok(format) => format,
+        Err(error) => return failed_as(&error),
     };
+    let Ok(query_id) = id_of(&id) else { return unknown(&id) };
+    let mut outcome = api.submitted.outcome(query_id, &user, true);
+    // The history notes the end of a query a moment before its answer is here.
+    for _ in 0..500 {
+        if !matches!(outcome, Some(None)) || !api.desk.history.has_ended(query_id) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        outcome = api.submitted.outcome(query_id, &user, true);
+    }
+    let Some(outcome) = outcome else { return unknown(&id) };
     let (answered, own_format) = match outcome {
         Some(Ok(answered)) => answered,
         Some(Err(error)) => return failed_as(&error),
@@ -212,11 +225,8 @@ async fn submitted_rows(
             return failed(StatusCode::CONFLICT, &error);
         }
     };
-    let format = asked.format.map_or(Ok(own_format), |format| format.parse());
-    match format {
-        Ok(format) => rows::response(answered, format, Part { offset: asked.offset, limit: asked.limit }),
-        Err(error) => failed_as(&error),
-    }
+    let part = Part { offset: asked.offset, limit: asked.limit };
+    rows::response(answered, format.unwrap_or(own_format), part)
 }
 
 /// Returns the JSON of a table.

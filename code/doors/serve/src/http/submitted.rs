@@ -114,9 +114,11 @@ impl Submitted {
     }
 }
 
-/// Removes the answer of `user` that was used the longest ago, of those whose rows were fetched: they are kept in case that they are
-/// fetched again.
+/// Removes the failures of `user` that were fetched, and the answer that was used the longest ago, of those whose rows were fetched:
+/// they are kept in case that they are fetched again.
 fn remove_fetched(queries: &mut HashMap<QueryId, Submission>, user: &str) {
+    // A failure that was fetched is of no more use, and holds no place.
+    queries.retain(|_, query| query.user != user || !query.is_fetched || !matches!(query.outcome, Some(Err(_))));
     let fetched = queries.iter().filter(|(_, query)| query.user == user && query.is_fetched);
     let oldest = fetched.min_by_key(|(_, query)| query.used).map(|(id, _)| *id);
     oldest.and_then(|id| queries.remove(&id));

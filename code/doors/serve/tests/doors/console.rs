@@ -209,12 +209,18 @@ async fn rows_come_in_pages() {
 #[tokio::test(flavor = "multi_thread")]
 async fn fetched_answers_make_place_for_new_ones() {
     let served = server().await;
+    let rows_as = async |id: &str, format: &str| get(&served, &format!("/v1/queries/{id}/rows?format={format}")).await;
+    let rows = async |id: &str| rows_as(id, "json").await;
+    // A failure has no place that it could make free.
+    let (failure, _) = ended(&served, "SELECT missing FROM \"Numbers\"").await;
+    assert_eq!(rows(&failure).await.0, 400);
     let mut ids = Vec::new();
     // As many as one user may keep of the eight answers of this server.
     for n in 0..4 {
         ids.push(ended(&served, &format!("SELECT {n} AS n")).await.0);
     }
-    let rows = async |id: &str| get(&served, &format!("/v1/queries/{id}/rows?format=json")).await;
+    // Rows in a format that does not exist were not fetched.
+    assert_eq!(rows_as(&ids[0], "xml").await.0, 400);
     for fetched in [2, 1] {
         assert_eq!(rows(&ids[fetched]).await, (200, json!([{"n": fetched}])));
     }
@@ -236,6 +242,16 @@ async fn plan_is_returned_without_a_run() {
     let (status, answer) = post(&served, "/v1/plan", &json!({"sql": "SELECT * FROM nowhere"})).await;
     assert_eq!((status, &answer["error"]["kind"]), (400, &json!("Invalid")), "{answer}");
     assert_eq!(get(&served, "/v1/queries").await.1["queries"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plan_has_as_many_rows_as_its_work_says() {
+    let served = server().await;
+    for sql in ["EXPLAIN SELECT n FROM \"Numbers\"", "EXPLAIN ANALYZE SELECT n FROM \"Numbers\""] {
+        let (id, work) = ended(&served, sql).await;
+        let (_, rows) = get(&served, &format!("/v1/queries/{id}/rows?format=json")).await;
+        assert_eq!(work["summary"]["rows"], json!(rows.as_array().unwrap().len()), "{sql}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
