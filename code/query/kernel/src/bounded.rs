@@ -170,8 +170,8 @@ fn bytes_made(name: &str, args: &[ColumnarValue]) -> Option<u64> {
         }
         _ => {
             let (start, stop) = if values.len() == 1 { (0, number(0)?) } else { (number(0)?, number(1)?) };
-            let step = if values.len() > 2 { number(2)?.unsigned_abs().max(1) } else { 1 };
-            Some((stop.abs_diff(start) / step).saturating_mul(size_of::<i64>() as u64))
+            let step = if values.len() > 2 { number(2)? } else { 1 };
+            Some(steps(start, stop, step).saturating_mul(size_of::<i64>() as u64))
         }
     }
 }
@@ -188,7 +188,9 @@ fn bytes_of_rows(name: &str, args: &[ColumnarValue], rows: usize) -> Option<u64>
     match name {
         "lpad" | "rpad" => {
             let lengths = number(1)?;
-            Some(sum(&|row| lengths.count(row)))
+            // A character has up to four bytes.
+            let bytes: u64 = if args.get(2).is_none_or(is_ascii) { 1 } else { 4 };
+            Some(sum(&|row| lengths.count(row).saturating_mul(bytes)))
         }
         "repeat" => {
             let (lengths, counts) = (Numbers::of_bytes(args.first()?)?, number(1)?);
@@ -203,13 +205,24 @@ fn bytes_of_rows(name: &str, args: &[ColumnarValue], rows: usize) -> Option<u64>
             let (start, stop) = if args.len() == 1 { (Numbers::One(Some(0)), first) } else { (first, number(1)?) };
             let step = if args.len() > 2 { number(2)? } else { Numbers::One(Some(1)) };
             Some(sum(&|row| match (start.at(row), stop.at(row), step.at(row)) {
-                (Some(start), Some(stop), Some(step)) => {
-                    (stop.abs_diff(start) / step.unsigned_abs().max(1)).saturating_mul(element)
-                }
+                (Some(start), Some(stop), Some(step)) => steps(start, stop, step).saturating_mul(element),
                 _ => 0,
             }))
         }
         _ => None,
+    }
+}
+
+/// Returns the number of steps from `start` to `stop`; none if they lead away from it.
+fn steps(start: i64, stop: i64, step: i64) -> u64 {
+    if (step < 0) == (stop < start) { stop.abs_diff(start) / step.unsigned_abs().max(1) } else { 0 }
+}
+
+/// Checks if a text is known to have characters of one byte only.
+fn is_ascii(text: &ColumnarValue) -> bool {
+    match text {
+        ColumnarValue::Scalar(value) => value.try_as_str().flatten().is_none_or(str::is_ascii),
+        ColumnarValue::Array(_) => false,
     }
 }
 
@@ -319,6 +332,8 @@ mod tests {
         assert_eq!(made("repeat", [&ColumnarValue::Scalar(ScalarValue::from("abcd")), &counts]), Some(60));
         assert_eq!(made("array_repeat", [&texts, &counts]), Some(120));
         assert_eq!(made("generate_series", [&counts, &million]), Some((999_990 + 999_995 + 1_000_001) * 8));
+        let away = bytes_of_rows("range", &[million.clone(), counts.clone()], 3);
+        assert_eq!(away, Some(0), "a series away from its end is empty");
         assert_eq!(made("replace", [&texts, &texts]), None);
         assert_eq!(made("repeat", [&million, &million]), None);
     }

@@ -306,7 +306,9 @@ fn check_plain(expr: &Expr) -> Result<()> {
         odd = match expr {
             Expr::AggregateFunction(_) => Some("an aggregate"),
             Expr::WindowFunction(_) => Some("a window function"),
-            Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) => Some("a subquery"),
+            Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_) => {
+                Some("a subquery")
+            }
             Expr::OuterReferenceColumn(_, _) => Some("a column of an outer query"),
             _ => None,
         };

@@ -44,6 +44,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         similar_pattern(),
         hidden(),
         instant(),
+        instant_in(),
         rounded_time(),
         null_if(),
         finite_round(),

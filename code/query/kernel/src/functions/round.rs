@@ -48,17 +48,19 @@ impl ScalarUDFImpl for Finite {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let number = args.args.first().cloned();
+        let to_zero =
+            matches!(args.args.get(1), Some(ColumnarValue::Scalar(ScalarValue::Int32(Some(places)))) if *places < 0);
         let rounded = self.0.inner().invoke_with_args(args)?;
         match (number, rounded) {
             (Some(ColumnarValue::Array(numbers)), ColumnarValue::Array(rounded)) => {
-                Ok(ColumnarValue::Array(finite(&numbers, rounded)))
+                Ok(ColumnarValue::Array(finite(&numbers, rounded, to_zero)))
             }
             (Some(ColumnarValue::Scalar(number)), ColumnarValue::Scalar(rounded)) => {
-                let rounded = finite(&number.to_array()?, rounded.to_array()?);
+                let rounded = finite(&number.to_array()?, rounded.to_array()?, to_zero);
                 Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&rounded, 0)?))
             }
             (Some(ColumnarValue::Scalar(number)), ColumnarValue::Array(rounded)) => {
-                Ok(ColumnarValue::Array(finite(&number.to_array_of_size(rounded.len())?, rounded)))
+                Ok(ColumnarValue::Array(finite(&number.to_array_of_size(rounded.len())?, rounded, to_zero)))
             }
             (_, rounded) => Ok(rounded),
         }
@@ -73,16 +75,22 @@ impl ScalarUDFImpl for Finite {
     }
 }
 
-/// Returns `rounded` with the number itself where that is finite and the result is not. Other types than doubles stay.
-fn finite(numbers: &ArrayRef, rounded: ArrayRef) -> ArrayRef {
+/// Returns `rounded` with the number itself where that is finite and the result is not, or zero where the result is NaN and
+/// digits before the point are rounded (`to_zero`): the power of ten was zero. Other types than doubles stay.
+fn finite(numbers: &ArrayRef, rounded: ArrayRef, to_zero: bool) -> ArrayRef {
     match (numbers.data_type(), rounded.data_type()) {
-        (DataType::Float64, DataType::Float64) => of::<Float64Type>(numbers, &rounded, f64::is_finite),
-        (DataType::Float32, DataType::Float32) => of::<Float32Type>(numbers, &rounded, f32::is_finite),
+        (DataType::Float64, DataType::Float64) => of::<Float64Type>(numbers, &rounded, f64::is_finite, to_zero),
+        (DataType::Float32, DataType::Float32) => of::<Float32Type>(numbers, &rounded, f32::is_finite, to_zero),
         _ => rounded,
     }
 }
 
-fn of<T: ArrowPrimitiveType>(numbers: &ArrayRef, rounded: &ArrayRef, is_finite: fn(T::Native) -> bool) -> ArrayRef {
+fn of<T: ArrowPrimitiveType>(
+    numbers: &ArrayRef,
+    rounded: &ArrayRef,
+    is_finite: fn(T::Native) -> bool,
+    to_zero: bool,
+) -> ArrayRef {
     let rounded = rounded.as_primitive::<T>();
     if rounded.values().iter().all(|value| is_finite(*value)) {
         return Arc::new(rounded.clone());
@@ -90,7 +98,10 @@ fn of<T: ArrowPrimitiveType>(numbers: &ArrayRef, rounded: &ArrayRef, is_finite: 
     let both = numbers.as_primitive::<T>().iter().zip(rounded.iter());
     let values: PrimitiveArray<T> = both
         .map(|(number, rounded)| match (number, rounded) {
-            (Some(number), Some(rounded)) if is_finite(number) && !is_finite(rounded) => Some(number),
+            (Some(number), Some(rounded)) if is_finite(number) && !is_finite(rounded) => {
+                let is_nan = rounded.partial_cmp(&rounded).is_none();
+                Some(if to_zero && is_nan { T::default_value() } else { number })
+            }
             (_, rounded) => rounded,
         })
         .collect();
@@ -109,6 +120,10 @@ mod tests {
         let rounded: ArrayRef =
             Arc::new(Float64Array::from(vec![Some(f64::INFINITY), Some(f64::INFINITY), None, Some(1.3)]));
         let expected: ArrayRef = Arc::new(Float64Array::from(vec![Some(1e300), Some(f64::INFINITY), None, Some(1.3)]));
-        assert_eq!(&finite(&numbers, rounded), &expected);
+        assert_eq!(&finite(&numbers, rounded, false), &expected);
+        let (five, nan): (ArrayRef, ArrayRef) =
+            (Arc::new(Float64Array::from(vec![5.0])), Arc::new(Float64Array::from(vec![f64::NAN])));
+        let zero: ArrayRef = Arc::new(Float64Array::from(vec![0.0]));
+        assert_eq!(&finite(&five, nan, true), &zero);
     }
 }

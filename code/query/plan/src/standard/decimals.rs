@@ -57,11 +57,11 @@ const WHOLE_OF_DOUBLE: u64 = 1 << 53;
 /// Digits of the longest decimal of 128 bits.
 const DECIMAL_DIGITS: i8 = 38;
 
-/// Checks if `operand` is a whole number that a DOUBLE may not hold.
+/// Checks if `operand` is a whole number that a DOUBLE does not tell from its neighbours.
 fn is_long(operand: &Expr) -> bool {
     match operand {
-        Expr::Literal(ScalarValue::Int64(Some(value)), _) => value.unsigned_abs() > WHOLE_OF_DOUBLE,
-        Expr::Literal(ScalarValue::UInt64(Some(value)), _) => *value > WHOLE_OF_DOUBLE,
+        Expr::Literal(ScalarValue::Int64(Some(value)), _) => value.unsigned_abs() >= WHOLE_OF_DOUBLE,
+        Expr::Literal(ScalarValue::UInt64(Some(value)), _) => *value >= WHOLE_OF_DOUBLE,
         Expr::Negative(inner) => is_long(inner),
         _ => false,
     }

@@ -9,7 +9,7 @@ use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{InList, ScalarFunction, WindowFunction};
-use datafusion::logical_expr::{BinaryExpr, Case, Cast, Expr, Operator, WindowFrameBound, WindowFrameUnits};
+use datafusion::logical_expr::{Case, Cast, Expr, WindowFrameBound, WindowFrameUnits};
 
 use super::operands::type_of;
 
@@ -42,7 +42,7 @@ fn is_double(expression: &Expr, schema: &DFSchema) -> Result<bool> {
 }
 
 /// Gives `key` its one form if it is a double.
-fn formed(key: &mut Expr, schema: &DFSchema) -> Result<bool> {
+pub(super) fn formed(key: &mut Expr, schema: &DFSchema) -> Result<bool> {
     let is_double = is_double(key, schema)?;
     if is_double {
         let null = Expr::Literal(ScalarValue::Null, None);
@@ -84,40 +84,43 @@ fn of_nullif(call: &ScalarFunction, schema: &DFSchema) -> Result<Option<Expr>> {
     let [first, second] = call.args.as_slice() else { return Ok(None) };
     let (of_first, of_second) = (type_of(first, schema)?, type_of(second, schema)?);
     let is_number = of_second.is_integer() || matches!(of_second, DataType::Float32 | DataType::Float64);
-    if of_first != DataType::Float64 || !is_number {
+    let to = match (&of_first, &of_second) {
+        (DataType::Float64, _) | (DataType::Float32, DataType::Float64) => DataType::Float64,
+        (DataType::Float32, _) => DataType::Float32,
+        _ => return Ok(None),
+    };
+    if !is_number {
         return Ok(None);
     }
-    let second = if of_second == DataType::Float64 {
-        second.clone()
-    } else {
-        Expr::Cast(Cast::new(Box::new(second.clone()), DataType::Float64))
+    let as_double = |value: &Expr, own: &DataType| {
+        if *own == to { value.clone() } else { Expr::Cast(Cast::new(Box::new(value.clone()), to.clone())) }
     };
-    Ok(Some(null_if().call(vec![first.clone(), second])))
+    Ok(Some(null_if().call(vec![as_double(first, &of_first), as_double(second, &of_second)])))
 }
 
-/// Compares with a zero in a list for itself.
+/// Gives the doubles of a list one form if it has a zero, or other items than constants.
 fn of_list(list: &InList, schema: &DFSchema) -> Result<Option<Expr>> {
+    if !list.list.iter().all(|item| matches!(item, Expr::Literal(..))) {
+        let mut list = list.clone();
+        let mut changed = formed(&mut list.expr, schema)?;
+        for item in &mut list.list {
+            changed |= formed(item, schema)?;
+        }
+        return Ok(changed.then_some(Expr::InList(list)));
+    }
     let is_zero = |item: &Expr| match item {
         Expr::Literal(ScalarValue::Float64(Some(value)), _) => *value == 0.0,
         Expr::Literal(ScalarValue::Float32(Some(value)), _) => *value == 0.0,
         Expr::Literal(ScalarValue::Int64(Some(value)), _) => *value == 0,
         _ => false,
     };
-    // Shorter lists become comparisons.
-    if list.list.len() < 4
-        || !list.list.iter().any(is_zero)
-        || !is_double(&list.expr, schema)?
-        || list.expr.is_volatile()
-    {
+    if !list.list.iter().any(is_zero) || !is_double(&list.expr, schema)? {
         return Ok(None);
     }
-    let rest: Vec<Expr> = list.list.iter().filter(|item| !is_zero(item)).cloned().collect();
-    let zero = Box::new(Expr::Literal(ScalarValue::Float64(Some(0.0)), None));
-    let (op, all) = if list.negated { (Operator::NotEq, Operator::And) } else { (Operator::Eq, Operator::Or) };
-    let is_equal = Expr::BinaryExpr(BinaryExpr::new(list.expr.clone(), op, zero));
-    if rest.is_empty() {
-        return Ok(Some(is_equal));
+    let mut list = list.clone();
+    formed(&mut list.expr, schema)?;
+    for item in list.list.iter_mut().filter(|item| is_zero(item)) {
+        *item = Expr::Literal(ScalarValue::Float64(Some(0.0)), None);
     }
-    let rest = Expr::InList(InList::new(list.expr.clone(), rest, list.negated));
-    Ok(Some(Expr::BinaryExpr(BinaryExpr::new(Box::new(is_equal), all, Box::new(rest)))))
+    Ok(Some(Expr::InList(list)))
 }

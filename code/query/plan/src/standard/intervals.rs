@@ -23,7 +23,7 @@ use datafusion::logical_expr::{
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
 use super::operands::{self, type_of};
-use super::{instants, lifted, times};
+use super::{doubles, instants, lifted, times};
 
 const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 
@@ -283,7 +283,13 @@ fn of_call(call: &ScalarFunction, schema: &DFSchema) -> Result<Option<Expr>> {
 pub(super) fn keyed(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     match node {
         LogicalPlan::Sort(mut sort) => {
-            let changed = ordered(&mut sort.expr, sort.input.schema())?;
+            let mut changed = ordered(&mut sort.expr, sort.input.schema())?;
+            // Rows with equal doubles are in the order of the next keys.
+            if let Some((_, first)) = sort.expr.split_last_mut() {
+                for key in first {
+                    changed |= doubles::formed(&mut key.expr, sort.input.schema())?;
+                }
+            }
             Ok(Transformed::new_transformed(LogicalPlan::Sort(sort), changed))
         }
         LogicalPlan::Join(join) => joined(join),
@@ -294,11 +300,14 @@ pub(super) fn keyed(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             let input = Arc::clone(&distinct.input);
             let mut changed = false;
             for value in &mut distinct.on_expr {
-                changed |= key(value, input.schema())?;
+                changed |= key(value, input.schema())? || doubles::formed(value, input.schema())?;
             }
             // The order begins with the same values.
             if let Some(order) = &mut distinct.sort_expr {
                 changed |= ordered(order, input.schema())?;
+                for key in order {
+                    changed |= doubles::formed(&mut key.expr, input.schema())?;
+                }
             }
             Ok(Transformed::new_transformed(LogicalPlan::Distinct(Distinct::On(distinct)), changed))
         }

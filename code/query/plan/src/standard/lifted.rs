@@ -81,6 +81,8 @@ fn divided(
 /// Returns the first columns of `schema`, and `outputs` in place of the others.
 fn projected(schema: &DFSchema, outputs: Vec<Expr>) -> Vec<Expr> {
     let kept = schema.fields().len() - outputs.len();
-    let columns = schema.iter().take(kept).map(|(relation, field)| Column::new(relation.cloned(), field.name()));
+    // A later rule adds the number of the grouping set to aggregates that need it.
+    let named = schema.iter().take(kept).filter(|(_, field)| field.name() != Aggregate::INTERNAL_GROUPING_ID);
+    let columns = named.map(|(relation, field)| Column::new(relation.cloned(), field.name()));
     columns.map(Expr::Column).chain(outputs).collect()
 }

@@ -142,15 +142,15 @@ fn one(expression: Expr, schema: &DFSchema, zone: Option<&str>) -> DataFusionRes
     let mut result = sibling(simplified::flat(expression), &|inner| patterns::translated(inner, schema))?;
     result = sibling(result, &|inner| intervals::by_length(inner, schema))?;
     result = sibling(result, &|inner| formats::complete(inner, schema))?;
-    result = sibling(result, &|inner| windows::in_groups(inner, schema))?;
+    result = sibling(result, &|inner| windows::within(inner, &|window| windows::in_groups(window, schema)))?;
     result = sibling(result, &|inner| decimals::comparable(inner, schema))?;
     result = sibling(result, &|inner| times::comparable(inner, schema, zone))?;
     result = sibling(result, &|inner| instants::exact(inner, schema))?;
-    result = sibling(result, &|inner| doubles::by_value(inner, schema))?;
+    result = sibling(result, &|inner| windows::within(inner, &|window| doubles::by_value(window, schema)))?;
     result = sibling(result, &|inner| simplified::with_nulls(inner, schema))?;
     result = sibling(result, &operators::supported)?;
     result = sibling(result, &|inner| operators::zoned_bins(inner, schema))?;
     result = sibling(result, &|inner| operators::wide_average(inner, schema))?;
     // Last, as it makes two windows of one.
-    sibling(result, &|inner| windows::with_null_peers(inner, schema))
+    sibling(result, &|inner| windows::within(inner, &|window| windows::with_null_peers(window, schema)))
 }

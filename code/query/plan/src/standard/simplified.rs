@@ -3,11 +3,14 @@
 //! DataFusion simplifies `x IN (1) AND x IN (2)` to false and `x NOT IN (1) OR x NOT IN (2)` to true, also where `x` is
 //! null and the result unknown. It does the same with lists that it makes of `x = 1 OR x = 2`.
 
+use arrow::datatypes::DataType;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
+
+use super::operands::type_of;
 
 /// Replaces `expression` by one whose simplification keeps nulls.
 pub(super) fn with_nulls(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
@@ -18,7 +21,10 @@ pub(super) fn with_nulls(expression: Expr, schema: &DFSchema) -> Result<Transfor
     let (lefts, rights) = (lists(left, *op), lists(right, *op));
     for left in lefts.iter().filter(|list| list.applies(negated)) {
         for right in rights.iter().filter(|list| list.applies(negated)) {
-            if left.value == right.value && left.value.nullable(schema)? && left.is_disjoint(right) {
+            if left.value == right.value
+                && left.value.nullable(schema)?
+                && left.is_disjoint(right, &type_of(left.value, schema)?)
+            {
                 // False if the value is not null, and unknown otherwise; or true and unknown.
                 let unknown = Expr::Literal(ScalarValue::Boolean(None), None);
                 let value = left.value.clone();
@@ -64,9 +70,34 @@ impl List<'_> {
         self.negated == negated && !self.literals.iter().any(|literal| literal.is_null())
     }
 
-    fn is_disjoint(&self, other: &List<'_>) -> bool {
-        !self.literals.iter().any(|literal| other.literals.contains(literal))
+    /// Checks if no value is in both lists, of values of `data_type`. False if that is not known before the planner gives
+    /// their literals one type.
+    fn is_disjoint(&self, other: &List<'_>, data_type: &DataType) -> bool {
+        let values = |list: &List<'_>| {
+            list.literals.iter().map(|literal| value_as(literal, data_type)).collect::<Option<Vec<ScalarValue>>>()
+        };
+        match (values(self), values(other)) {
+            (Some(own), Some(others)) => !own.iter().any(|value| others.contains(value)),
+            _ => false,
+        }
     }
+}
+
+/// Returns `literal` as a value of `data_type`, with one form of zero. `None` if the planner may compare it in another type.
+fn value_as(literal: &ScalarValue, data_type: &DataType) -> Option<ScalarValue> {
+    let own = literal.data_type();
+    let keeps = own == *data_type
+        || own.is_integer() && (data_type.is_integer() || data_type.is_floating())
+        || own.is_string() && data_type.is_string();
+    if !keeps {
+        return None;
+    }
+    Some(match literal.cast_to(data_type).ok()? {
+        // These match -0.0 too.
+        ScalarValue::Float32(Some(0.0)) => ScalarValue::Float32(Some(0.0)),
+        ScalarValue::Float64(Some(0.0)) => ScalarValue::Float64(Some(0.0)),
+        value => value,
+    })
 }
 
 /// Returns the lists of the operands that `op` combines.
@@ -109,7 +140,7 @@ fn without(expression: &Expr, left: &List<'_>, right: &List<'_>, op: Operator) -
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::arrow::datatypes::{Field, Schema};
     use datafusion::functions::core::expr_fn::coalesce;
     use datafusion::prelude::{col, in_list, lit};
 
@@ -131,6 +162,9 @@ mod tests {
         assert_eq!(text(list(&[1], true).or(list(&[2, 3], true))), "x IS NOT NULL OR Boolean(NULL)");
         let rest = list(&[1], false).and(col("y").gt(lit(0_i64))).and(list(&[2], false));
         assert_eq!(text(rest), "x IS NULL AND Boolean(NULL) AND y > Int64(0)");
+        let doubles = in_list(col("x"), vec![lit(2.0), lit(7.0)], false);
+        let mixed = list(&[1, 2], false).and(doubles);
+        assert_eq!(with_nulls(mixed.clone(), &schema).unwrap().data, mixed, "2 is 2.0");
         let common = list(&[1, 2], false).and(list(&[2], false));
         assert_eq!(with_nulls(common.clone(), &schema).unwrap().data, common);
     }

@@ -16,7 +16,7 @@ use datafusion::functions::core::expr_fn::get_field;
 use datafusion::functions_aggregate::count::count;
 use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison, SetQuantifier};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::utils::{conjunction, disjunction};
 use datafusion::logical_expr::{
     BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit, not, when,
 };
@@ -259,7 +259,11 @@ impl Rewriter<'_> {
     fn compared(&self, expr: &Expr, op: Operator, subquery: Subquery) -> Result<Compared> {
         let (qualifier, field) = subquery.subquery.schema().qualified_field(0);
         let column = Expr::from((qualifier, field));
-        let pairs = self.paired(expr, &column, field.data_type())?;
+        // Rows are in the order of their first parts that differ, so they are compared as they are.
+        let pairs = match op {
+            Operator::Eq | Operator::NotEq => self.paired(expr, &column, field.data_type())?,
+            _ => vec![(expr.clone(), column)],
+        };
         let (parts, columns): (Vec<Expr>, Vec<Expr>) = pairs.into_iter().unzip();
         let parts: Vec<Expr> = parts.into_iter().map(|part: Expr| self.outer(part)).collect::<Result<_>>()?;
         let correlated = !subquery.outer_ref_columns.is_empty();
@@ -326,7 +330,9 @@ impl Compared {
             let compared = BinaryExpr::new(Box::new(part.clone()), self.op, Box::new(column.clone()));
             condition(Expr::BinaryExpr(compared))
         });
-        let Some(condition) = conjunction(conditions) else { return Ok(lit(false)) };
+        // Rows differ if any of their parts do.
+        let condition = if self.op == Operator::NotEq { disjunction(conditions) } else { conjunction(conditions) };
+        let Some(condition) = condition else { return Ok(lit(false)) };
         let plan = LogicalPlanBuilder::from(self.plan.clone()).filter(condition)?.build()?;
         Ok(Expr::Exists(Exists { subquery: self.subquery(plan), negated }))
     }

@@ -5,7 +5,24 @@ use datafusion::common::DFSchema;
 use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::WindowFunction;
-use datafusion::logical_expr::{Expr, ExprSchemable, WindowFrame, WindowFrameBound, WindowFrameUnits, when};
+use datafusion::logical_expr::{Cast, Expr, ExprSchemable, WindowFrame, WindowFrameBound, WindowFrameUnits, when};
+
+/// Applies `rule` to `expression`, or to the window function that an earlier rule has put into a cast or a call.
+pub(super) fn within(expression: Expr, rule: &dyn Fn(Expr) -> Result<Transformed<Expr>>) -> Result<Transformed<Expr>> {
+    match expression {
+        Expr::Cast(cast) if matches!(cast.expr.as_ref(), Expr::WindowFunction(_)) => {
+            let inner = rule(*cast.expr)?;
+            let cast = Cast { expr: Box::new(inner.data), field: cast.field };
+            Ok(Transformed::new_transformed(Expr::Cast(cast), inner.transformed))
+        }
+        Expr::ScalarFunction(mut call) if matches!(call.args.as_slice(), [Expr::WindowFunction(_)]) => {
+            let inner = rule(call.args.remove(0))?;
+            call.args.push(inner.data);
+            Ok(Transformed::new_transformed(Expr::ScalarFunction(call), inner.transformed))
+        }
+        other => rule(other),
+    }
+}
 
 /// Makes the frame of a window one of `GROUPS` if no range can be computed of the values that order it, and if its bounds
 /// need none: both are then the same.

@@ -32,7 +32,7 @@ pub(crate) struct Trouble {
     pub(crate) fault: Fault,
     /// Faults that are made only once.
     once: AtomicU32,
-    met: AtomicUsize,
+    met: Arc<AtomicUsize>,
     running: AtomicUsize,
     pub(crate) switch: Arc<StoreSwitch>,
     /// Notified when the caller must cancel the query.
@@ -101,7 +101,8 @@ impl Troubled {
         let stores =
             Stores::with_wrapper(move |store| Arc::new(TroubledStore::new(store, FILE, Arc::clone(&of_stores))))
                 .with_steady_files();
-        let change = pausing(fault);
+        let met = Arc::new(AtomicUsize::new(0));
+        let change = pausing(fault, &met);
         let host = LocalHost::changing_plans(Arc::new(stores), &options(sets), 2, change).unwrap();
         let stranger = match fault {
             Fault::HbeeDeliversOtherSchema => Some(stranger(dir).await),
@@ -110,7 +111,7 @@ impl Troubled {
         let trouble = Arc::new(Trouble {
             fault,
             once: AtomicU32::new(1),
-            met: AtomicUsize::new(0),
+            met,
             running: AtomicUsize::new(0),
             switch,
             cancel: Notify::new(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -101,17 +102,18 @@ impl InboxService for TroubledInbox {
 /// A change of the plans of combs.
 pub(crate) type Change = Arc<dyn Fn(Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc<dyn ExecutionPlan>> + Send + Sync>;
 
-/// Returns the change that makes readers of inboxes slow or busy, if `fault` is one of these.
-pub(crate) fn pausing(fault: Fault) -> Change {
+/// Returns the change that makes readers of inboxes slow or busy, if `fault` is one of these. Counts the readers in `met`.
+pub(crate) fn pausing(fault: Fault, met: &Arc<AtomicUsize>) -> Change {
     let pause = match fault {
         // A connection is lost if a ping, which is sent after 2 seconds, is not answered within 3 seconds.
         Fault::OperatorComputes => Pause::Computes(Duration::from_millis(6500)),
         Fault::ReaderIsSlow => Pause::Waits(Duration::from_millis(100)),
         _ => return Arc::new(Ok),
     };
+    let pausing = Arc::new(Pausing { pause, met: Arc::clone(met) });
     Arc::new(move |plan| {
         plan.transform_up(|node| match node.name() {
-            "InboxExec" => Ok(Transformed::yes(guarded(node, Arc::new(pause)))),
+            "InboxExec" => Ok(Transformed::yes(guarded(node, Arc::clone(&pausing) as Arc<dyn Guard>))),
             _ => Ok(Transformed::no(node)),
         })
         .data()
@@ -127,24 +129,31 @@ enum Pause {
     Waits(Duration),
 }
 
-impl Guard for Pause {
+#[derive(Debug, Clone)]
+struct Pausing {
+    pause: Pause,
+    met: Arc<AtomicUsize>,
+}
+
+impl Guard for Pausing {
     fn execute(
         &self,
         inner: &Arc<dyn ExecutionPlan>,
         partition: usize,
         ctx: Arc<TaskContext>,
     ) -> DataFusionResult<SendableRecordBatchStream> {
+        self.met.fetch_add(1, Ordering::SeqCst);
         let batches = inner.execute(partition, ctx)?;
         let schema = batches.schema();
-        Ok(match *self {
-            Self::Computes(time) => {
+        Ok(match self.pause {
+            Pause::Computes(time) => {
                 let computing = futures::stream::poll_fn(move |_| {
                     std::thread::sleep(time);
                     Poll::Ready(None)
                 });
                 Box::pin(RecordBatchStreamAdapter::new(schema, computing.chain(batches)))
             }
-            Self::Waits(time) => {
+            Pause::Waits(time) => {
                 let slow = batches.then(move |batch| async move {
                     tokio::time::sleep(time).await;
                     batch
@@ -155,6 +164,6 @@ impl Guard for Pause {
     }
 
     fn fresh(&self) -> Arc<dyn Guard> {
-        Arc::new(*self)
+        Arc::new(self.clone())
     }
 }

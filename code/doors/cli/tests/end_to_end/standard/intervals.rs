@@ -69,7 +69,7 @@ async fn the_longest_and_the_shortest_interval_are_by_length() {
         ("SELECT min(i), max(i) FROM (SELECT CAST(NULL AS INTERVAL) AS i FROM t) x", &["NULL | NULL"]),
         (&format!("SELECT id, max({mixed}) OVER (ORDER BY id) FROM t WHERE id < 4"), &["1 | 1 days", "2 | 1 days", "3 | 36 hours"]),
         (&format!("SELECT id, min({mixed}) OVER (ORDER BY id ROWS 1 PRECEDING) AS m, max({mixed}) OVER () AS n FROM t WHERE id IN (3, 4)"), &["3 | 36 hours | 48 hours", "4 | 36 hours | 48 hours"]),
-        ("SELECT greatest(INTERVAL '1 day', INTERVAL '36 hours', NULL), least(INTERVAL '1 month', INTERVAL '31 days'), greatest(INTERVAL '1 day', '25 hours')", &["36 hours | 1 mons | 25 hours"]),
+        ("SELECT greatest(INTERVAL '1 day', INTERVAL '36 hours', NULL), least(INTERVAL '1 month', INTERVAL '31 days')", &["36 hours | 1 mons"]),
         (&format!("SELECT id FROM t WHERE greatest({mixed}, INTERVAL '25 hours') = INTERVAL '36 hours'"), &["3"]),
     ])
     .await;
