@@ -10,7 +10,7 @@ use aws_sdk_ecs::Client;
 use aws_sdk_ecs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ecs::operation::run_task::RunTaskError;
 use aws_sdk_ecs::types::{AssignPublicIp, AwsVpcConfiguration, DesiredStatus, LaunchType, NetworkConfiguration, Task};
-use buzz_protocol::{CombAddress, QueryError, Result};
+use buzz_protocol::{CombAddress, ErrorKind, QueryError, Result};
 use url::Url;
 
 use crate::combs::STARTED_BY;
@@ -218,7 +218,10 @@ impl Tasks for EcsTasks {
                 {
                     return Ok(task);
                 }
-                return Err(self.failed("run task", &error));
+                let failed = self.failed("run task", &error);
+                // ECS reports the lack of machines as a fault of the request.
+                let kind = if lacks_capacity(&error) { ErrorKind::Unavailable } else { failed.kind };
+                return Err(QueryError { kind, ..failed });
             }
         };
         if let Some(task) = started.tasks().first() {
@@ -230,6 +233,11 @@ impl Tasks for EcsTasks {
         });
         Err(QueryError::unavailable(format!("no comb was started: {}", reasons.collect::<Vec<_>>().join("; "))))
     }
+}
+
+/// Returns true if there is no machine for another task at present.
+fn lacks_capacity<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
+    error.message().is_some_and(|message| message.contains("Capacity is unavailable"))
 }
 
 /// Returns the family of `definition`, which is `family`, `family:revision` or an ARN.
