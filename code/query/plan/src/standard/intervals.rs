@@ -184,7 +184,8 @@ fn is_extreme(name: &str) -> bool {
 /// Replaces the arguments of `min` or `max` by numbers with the order of lengths. Returns false if they are no intervals.
 fn keyed_args(args: &mut [Expr], schema: &DFSchema) -> Result<bool> {
     let [arg] = args else { return Ok(false) };
-    let is_interval = is_interval(arg, schema)?;
+    // Other types of intervals have months or days only, and are in their order.
+    let is_interval = type_of(arg, schema)? == INTERVAL;
     if is_interval {
         replace(arg, |arg| interval_key().call(vec![arg]));
     }
@@ -193,16 +194,16 @@ fn keyed_args(args: &mut [Expr], schema: &DFSchema) -> Result<bool> {
 
 /// Returns a call of `greatest` or `least` of intervals over numbers with the order of lengths. `None` if it has no interval.
 fn extreme_of_values(call: &ScalarFunction, schema: &DFSchema) -> Result<Option<Expr>> {
-    let mut kinds = Vec::with_capacity(call.args.len());
+    let mut types = Vec::with_capacity(call.args.len());
     for arg in &call.args {
-        kinds.push(Kind::of(&type_of(arg, schema)?));
+        types.push(type_of(arg, schema)?);
     }
-    if !have_lengths(&kinds) {
+    if !have_lengths(&types.iter().map(Kind::of).collect::<Vec<_>>()) {
         return Ok(None);
     }
-    let args = call.args.iter().zip(kinds).map(|(arg, kind)| match kind {
-        Kind::Interval => interval_key().call(vec![arg.clone()]),
-        _ => interval_key().call(vec![as_interval(arg.clone())]),
+    let args = call.args.iter().zip(types).map(|(arg, data_type)| {
+        let arg = if data_type == INTERVAL { arg.clone() } else { as_interval(arg.clone()) };
+        interval_key().call(vec![arg])
     });
     let extreme = Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&call.func), args.collect()));
     Ok(Some(interval_of_key().call(vec![extreme])))
