@@ -57,7 +57,7 @@ STORE_SOURCES = {
         "code/data/catalog/src", "code/data/storage/src", "code/data/results/src", "code/query/plan/src", "code/query/fuse/src",
         "code/data/registry/src", "code/hosts/aws/src/results.rs", "code/doors/lambda/src",
     ],
-    "hbee": ["code/hosts/worker/src/hbee.rs", "code/hosts/worker/src/counting.rs", "code/query/hbee/src", "code/data/storage/src"],
+    "hbee": ["code/hosts/worker/src/hbee.rs", "code/query/hbee/src", "code/data/storage/src"],
     "comb": ["code/query/hcomb/src", "code/query/exchange/src", "code/hosts/worker/src/comb.rs"],
 }
 
