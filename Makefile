@@ -84,7 +84,7 @@ local-cloud-query: programs ## Run QUERY (default: the taxi example) on the loca
 test: aws-cli ## Run all tests
 	@echo "building and running the tests; the first time compiles DataFusion, 35 to 50 minutes on two cores …" >&2
 	cargo build --workspace --bins
-	cargo test --workspace --lib --bins --tests
+	cargo test --workspace --lib --bins --tests --no-fail-fast
 	cargo test --workspace --doc
 	@$(MAKE) --no-print-directory test-python
 
