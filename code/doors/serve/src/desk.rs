@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::history::History;
+use crate::history::{ATTEMPTS_MAX, History};
 use crate::names::Names;
 use crate::planner;
 use crate::queue::{Queue, Slot};
@@ -388,7 +388,12 @@ impl Desk {
             }
         };
         let query = Query { catalogs, body: QueryBody::Sql(sql), zones: 1, params: request.params };
-        let question = Question::new(query, self.names.base()).with_options(request.options);
+        let mut options = request.options;
+        if options.timeline_attempts == 0 {
+            // The console shows the tasks of a query of any door.
+            options.timeline_attempts = ATTEMPTS_MAX;
+        }
+        let question = Question::new(query, self.names.base()).with_options(options);
         Ok(Question { id: request.id, ..question.with_want(want) })
     }
 
