@@ -70,7 +70,8 @@ async fn hbee_that_always_crashes_fails_the_query() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hbee_out_of_memory_fails_with_kind_limit() {
-    let deployed = deploy(|stack| stack.hbee_memory_mb = 8).await;
+    let deployed = deploy(|_| {}).await;
+    deployed.cloud.lambda.fail_next(HBEE, &Fault::OutOfMemory, 1000);
     let (kind, message) = deployed.invoke(&ask(GROUPS, 1, json!({"tasks": 1}))).await.unwrap_err();
     assert_eq!(kind, "Limit", "{message}");
     assert!(message.contains("memory"), "{message}");
