@@ -36,7 +36,16 @@ pub(super) async fn work(
         Ok(Query(asked)) => asked.attempts.unwrap_or(ATTEMPTS_MAX),
         Err(rejection) => return failed(rejection.status(), &QueryError::invalid(rejection.body_text())),
     };
-    let found = id_of(&id).ok().and_then(|id| api.desk.history.detailed(id, api.seen_by(&user), attempts_max));
+    let Ok(query_id) = id_of(&id) else { return unknown(&id) };
+    let mut found = api.desk.history.detailed(query_id, api.seen_by(&user), attempts_max);
+    // The history notes a query a moment after it was submitted.
+    for _ in 0..500 {
+        if found.is_some() || api.submitted.outcome(query_id, &user, false).is_none() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        found = api.desk.history.detailed(query_id, api.seen_by(&user), attempts_max);
+    }
     found.map_or_else(|| unknown(&id), |found| Json(found).into_response())
 }
 
