@@ -9,9 +9,10 @@ use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{InList, ScalarFunction, WindowFunction};
-use datafusion::logical_expr::{Case, Cast, Expr, WindowFrameBound, WindowFrameUnits};
+use datafusion::logical_expr::{Case, Cast, Expr};
 
 use super::operands::type_of;
+use super::windows;
 
 /// Compares the doubles in `expression` by their values.
 pub(super) fn by_value(mut expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
@@ -66,13 +67,7 @@ fn of_window(window: &mut WindowFunction, schema: &DFSchema) -> Result<bool> {
     for key in &mut params.partition_by {
         changed |= formed(key, schema)?;
     }
-    let has_distance = |bound: &WindowFrameBound| match bound {
-        WindowFrameBound::Preceding(distance) | WindowFrameBound::Following(distance) => !distance.is_null(),
-        WindowFrameBound::CurrentRow => false,
-    };
-    let frame = &params.window_frame;
-    let is_distance = has_distance(&frame.start_bound) || has_distance(&frame.end_bound);
-    if frame.units != WindowFrameUnits::Range || !is_distance {
+    if !windows::is_range_by_distance(&params.window_frame) {
         for sort in &mut params.order_by {
             changed |= formed(&mut sort.expr, schema)?;
         }

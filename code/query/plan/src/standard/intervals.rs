@@ -18,12 +18,12 @@ use datafusion::logical_expr::expr::{
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::{
     Aggregate, BinaryExpr, Case, Cast, Distinct, Expr, ExprSchemable, Join, JoinConstraint, LogicalPlan,
-    LogicalPlanBuilder, Projection, WindowFrameBound, WindowFrameUnits,
+    LogicalPlanBuilder, Projection,
 };
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
 use super::operands::{self, type_of};
-use super::{doubles, instants, lifted, times};
+use super::{doubles, instants, lifted, times, windows};
 
 const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 
@@ -243,13 +243,7 @@ fn of_window(window: &mut WindowFunction, schema: &DFSchema) -> Result<bool> {
     for value in &mut params.partition_by {
         changed |= key(value, schema)?;
     }
-    let has_distance = |bound: &WindowFrameBound| match bound {
-        WindowFrameBound::Preceding(distance) | WindowFrameBound::Following(distance) => !distance.is_null(),
-        WindowFrameBound::CurrentRow => false,
-    };
-    let frame = &params.window_frame;
-    let is_distance = has_distance(&frame.start_bound) || has_distance(&frame.end_bound);
-    if frame.units != WindowFrameUnits::Range || !is_distance {
+    if !windows::is_range_by_distance(&params.window_frame) {
         changed |= ordered(&mut params.order_by, schema)?;
     }
     Ok(changed)

@@ -206,7 +206,7 @@ impl Rewriter<'_> {
 
     /// Rewrites `x < ANY (q)` and `x < ALL (q)`, or their negations.
     fn quantified(&self, found: SetComparison, negated: bool, place: Place) -> Result<Expr> {
-        // What holds for all rows is what the opposite does not hold for any.
+        // A comparison holds for all rows if its opposite holds for none.
         let (op, negated) = match (found.quantifier, found.op.negate()) {
             (SetQuantifier::All, Some(opposite)) => (opposite, !negated),
             (SetQuantifier::Any, Some(_)) => (found.op, negated),

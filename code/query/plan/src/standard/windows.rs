@@ -59,7 +59,7 @@ pub(super) fn with_null_peers(expression: Expr, schema: &DFSchema) -> Result<Tra
 
 fn needs_groups(window: &WindowFunction, schema: &DFSchema) -> Result<bool> {
     let frame = &window.params.window_frame;
-    if frame.units != WindowFrameUnits::Range || has_distance(&frame.start_bound) || has_distance(&frame.end_bound) {
+    if frame.units != WindowFrameUnits::Range || is_range_by_distance(frame) {
         return Ok(false);
     }
     for sort in &window.params.order_by {
@@ -68,6 +68,12 @@ fn needs_groups(window: &WindowFunction, schema: &DFSchema) -> Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Checks if the rows of `frame` are those within a distance of the value that orders them: it is computed of that value.
+pub(super) fn is_range_by_distance(frame: &WindowFrame) -> bool {
+    let has_distance = has_distance(&frame.start_bound) || has_distance(&frame.end_bound);
+    frame.units == WindowFrameUnits::Range && has_distance
 }
 
 fn has_distance(bound: &WindowFrameBound) -> bool {
