@@ -246,8 +246,8 @@ impl FileSource {
         Ok(current)
     }
 
-    /// Checks that the first line of a CSV file names a column of the table, and none in another spelling. Otherwise it is a row, and every value of the
-    /// file would be null.
+    /// Checks that the first line of a CSV file names a column of the table: otherwise it is a row, and every value of the file
+    /// would be null. Checks that it names none with other capital letters.
     fn check_names(&self, file: &str, names: &[String], own: &Schema) -> Result<()> {
         check_capitals(own, names.iter().map(String::as_str))
             .map_err(|error| error.at(format!("{}{file}", self.root)))?;

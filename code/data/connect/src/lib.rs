@@ -5,8 +5,8 @@
 //!
 //! Read in this order: [`Source`] and [`Sink`] are the traits; `generated`, with the generators `nexmark` and `impulse`,
 //! `files` (in the order of `listing`) and `delta` are the sources; `records` divides texts, `decode` reads formats,
-//! `names` compares columns with those of a file, `partition` has the columns in paths; `sink` has the sinks; `open` makes a source or a sink of a table's options, in a
-//! [`Place`], and checks that places do not meet.
+//! `names` compares columns with those of a file, `partition` has the columns in paths; `sink` has the sinks; `open` makes a
+//! source or a sink of a table's options, in a [`Place`], and checks that places do not meet.
 
 mod source;
 

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Each door turns a request into a `desk::Request` and the answer's rows into its protocol. The `desk` resolves the
-//! tables' `names`, waits in the `queue`, notes it in the `history`, and cancels a query whose client goes away. `planner` finds the columns and
-//! parameters of a statement before it runs. `keys` decides who may ask, `listen` binds the ports.
+//! tables' `names`, waits in the `queue`, notes it in the `history`, and cancels a query whose client goes away. `planner`
+//! finds the columns and parameters of a statement before it runs. `keys` decides who may ask, `listen` binds the ports.
 
 mod codes;
 mod desk;
