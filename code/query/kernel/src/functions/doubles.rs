@@ -12,7 +12,8 @@ use datafusion::error::Result;
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
-use datafusion::scalar::ScalarValue;
+
+use super::spans::computed;
 
 /// Returns the function `buzz_double(x)`: 0 for `-0.0`, one NaN for each NaN, and `x` otherwise, a Float32 or a Float64.
 pub fn one_form() -> Arc<ScalarUDF> {
@@ -49,14 +50,8 @@ impl ScalarUDFImpl for OneForm {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        match args.args.as_slice() {
-            [ColumnarValue::Array(doubles)] => Ok(ColumnarValue::Array(in_one_form(doubles.as_ref())?)),
-            [ColumnarValue::Scalar(double)] => {
-                let double = in_one_form(double.to_array()?.as_ref())?;
-                Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&double, 0)?))
-            }
-            _ => internal_err!("buzz_double takes one value"),
-        }
+        let [doubles] = args.args.as_slice() else { return internal_err!("buzz_double takes one value") };
+        computed(doubles, in_one_form)
     }
 }
 

@@ -18,6 +18,8 @@ use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::spans::computed;
+
 /// The type of an instant: nanoseconds since 1970. The latest one in seconds has 28 digits.
 const INSTANT: DataType = DataType::Decimal128(38, 0);
 
@@ -176,16 +178,6 @@ impl ScalarUDFImpl for RoundedTime {
             return internal_err!("buzz_round_time takes a time, a value of the type and a direction");
         };
         computed(time, |array| rounded(array, &like.data_type(), *up))
-    }
-}
-
-fn computed(value: &ColumnarValue, compute: impl Fn(&dyn Array) -> Result<ArrayRef>) -> Result<ColumnarValue> {
-    match value {
-        ColumnarValue::Array(array) => Ok(ColumnarValue::Array(compute(array.as_ref())?)),
-        ColumnarValue::Scalar(scalar) => {
-            let array = compute(scalar.to_array()?.as_ref())?;
-            Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(array.as_ref(), 0)?))
-        }
     }
 }
 

@@ -7,9 +7,8 @@ use arrow::datatypes::{DataType, Decimal256Type, IntervalMonthDayNano, IntervalM
 use datafusion::common::internal_err;
 use datafusion::error::Result;
 use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
-use datafusion::scalar::ScalarValue;
 
-use super::spans::{DAY, DAYS_PER_MONTH};
+use super::spans::{DAY, DAYS_PER_MONTH, computed};
 
 const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 
@@ -50,11 +49,7 @@ fn function(
     convert: impl Fn(&dyn Array) -> Result<ArrayRef> + Send + Sync + 'static,
 ) -> Arc<ScalarUDF> {
     let call = move |args: &[ColumnarValue]| match args {
-        [ColumnarValue::Array(values)] => Ok(ColumnarValue::Array(convert(values.as_ref())?)),
-        [ColumnarValue::Scalar(value)] => {
-            let converted = convert(value.to_array()?.as_ref())?;
-            Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&converted, 0)?))
-        }
+        [value] => computed(value, &convert),
         _ => internal_err!("the key of an interval is made of one value"),
     };
     Arc::new(create_udf(name, vec![from], to, Volatility::Immutable, Arc::new(call)))

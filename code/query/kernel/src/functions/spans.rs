@@ -122,7 +122,11 @@ pub(super) fn lengths(intervals: &dyn Array) -> Result<Decimal128Array> {
     Ok(lengths.with_precision_and_scale(38, 0)?)
 }
 
-fn computed(value: &ColumnarValue, compute: impl Fn(&dyn Array) -> Result<ArrayRef>) -> Result<ColumnarValue> {
+/// Computes a value or a column of values with a function of arrays.
+pub(super) fn computed(
+    value: &ColumnarValue,
+    compute: impl Fn(&dyn Array) -> Result<ArrayRef>,
+) -> Result<ColumnarValue> {
     match value {
         ColumnarValue::Array(array) => Ok(ColumnarValue::Array(compute(array.as_ref())?)),
         ColumnarValue::Scalar(scalar) => {
