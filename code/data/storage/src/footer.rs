@@ -85,10 +85,10 @@ fn with_file(footer: &ParquetMetaData, rows: i64, pairs: Option<Vec<KeyValue>>) 
 /// Returns `None` for any other footer.
 fn with_readable_types(footer: &ParquetMetaData) -> Option<ParquetMetaData> {
     let (file, parquet) = (footer.file_metadata(), footer.file_metadata().schema_descr());
-    let mut pairs = file.key_value_metadata()?.clone();
+    let pairs = file.key_value_metadata()?;
     let stored = pairs.iter().position(|pair| pair.key == ARROW_SCHEMA_META_KEY)?;
-    let read = catch_unwind(AssertUnwindSafe(|| parquet_to_arrow_schema(parquet, Some(&pairs))));
-    match read {
+    let read = catch_unwind(AssertUnwindSafe(|| parquet_to_arrow_schema(parquet, Some(pairs))));
+    let types = match read {
         Ok(schema) => {
             let schema = schema.ok()?;
             let is_day = |field: &FieldRef| *field.data_type() == DataType::Date64;
@@ -107,9 +107,14 @@ fn with_readable_types(footer: &ParquetMetaData) -> Option<ParquetMetaData> {
             if readable == *schema.fields() {
                 return None;
             }
-            pairs[stored].value = Some(encode_arrow_schema(&Schema::new(readable)));
+            Some(encode_arrow_schema(&Schema::new(readable)))
         }
-        Err(_) => {
+        Err(_) => None,
+    };
+    let mut pairs = pairs.clone();
+    match types {
+        Some(types) => pairs[stored].value = Some(types),
+        None => {
             pairs.remove(stored);
         }
     }

@@ -23,7 +23,7 @@ use std::time::Duration;
 pub use access::Access;
 pub use footer::{INT96_UNIT, footer, footer_schema, reader_panicked, unpanicked};
 pub use location::Location;
-pub use several::{SEVERAL_STORES, full_path, path_among_stores, several_stores};
+pub use several::{SEVERAL_STORES, full_path, is_in_bucket, path_among_stores, several_stores};
 pub use stores::{QueryStores, Stores};
 pub use synced::synced_folder;
 pub use unchanged::UnchangedStore;

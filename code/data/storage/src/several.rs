@@ -47,6 +47,14 @@ pub fn full_path(store: &Url, path: &str) -> String {
     }
 }
 
+/// Returns true if the object at `path` within `store` is in a bucket, whose requests are billed.
+pub fn is_in_bucket(store: &Url, path: &str) -> bool {
+    match store.scheme() {
+        SCHEME => among_stores(path).is_some_and(|(store, _)| store.starts_with("s3://")),
+        scheme => scheme == "s3",
+    }
+}
+
 /// Splits a path of [`path_among_stores`] into the key of the store (`scheme://authority`) and the path
 /// within it.
 pub(crate) fn among_stores(path: &str) -> Option<(String, &str)> {

@@ -237,7 +237,8 @@ fn of_slices(table: &Table, files: &[DataFile], lists: &[Vec<Slice>], sampled: &
     let of_list = |(list, reads): (&Vec<Slice>, Vec<Option<Read>>)| {
         let counted = list.iter().zip(reads).map(|(slice, read)| {
             let read = read.unwrap_or_else(|| like.read(slice));
-            let is_billed = files.get(slice.file).is_some_and(|file| is_in_bucket(table, file));
+            let is_billed =
+                files.get(slice.file).is_some_and(|file| buzz_storage::is_in_bucket(&table.store, &file.path));
             if is_billed { read } else { Read { requests: 0, ..read } }
         });
         counted.sum()
@@ -283,15 +284,5 @@ fn of_slice(table: &Table, file: &DataFile, slice: &Slice, sampled: &Sampled) ->
         // The lines of a part are one request. Its columns are found at the start of the file.
         FileFormat::Csv(_) if slice.range.is_some() => Some(Read { bytes: slice.bytes, requests: 2 }),
         FileFormat::Csv(_) | FileFormat::Json(_) => Some(Read { bytes: slice.bytes, requests: 1 }),
-    }
-}
-
-/// Checks if requests for `file` are billed.
-fn is_in_bucket(table: &Table, file: &DataFile) -> bool {
-    match table.store.scheme() {
-        "s3" => true,
-        "file" => false,
-        // The combined store of files in several places.
-        _ => file.path.starts_with("s3/"),
     }
 }
