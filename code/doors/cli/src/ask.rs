@@ -168,8 +168,8 @@ fn so_far(progress: &Progress) -> Summary {
 /// Formats the summary that follows the rows.
 pub(crate) fn one_line(summary: &Summary) -> String {
     let cost = summary.cost_usd.map_or_else(|| "n/a".to_string(), |cost| format!("${cost:.6}"));
-    let requests = summary.requests_note().map(|requests| format!(" {requests},")).unwrap_or_default();
-    let started = summary.started_note().map(|started| format!(", {started}")).unwrap_or_default();
+    let requests = summary.requests_note().map(|requests| format!(" requests: {requests},")).unwrap_or_default();
+    let started = summary.started_note().map(|started| format!(", started: {started}")).unwrap_or_default();
     format!(
         "rows: {}, files: {} of {}, bytes: {}, tasks: {}, retries: {},{requests} time: {:.2} s, cost: {cost}{started}",
         summary.rows,

@@ -68,9 +68,9 @@ fn totals(summary: &Summary) -> String {
         ("retries", Some(summary.retries.to_string()).filter(|_| summary.retries > 0)),
         ("stragglers", Some(summary.stragglers.to_string()).filter(|_| summary.stragglers > 0)),
         ("reruns", Some(summary.reruns.to_string()).filter(|_| summary.reruns > 0)),
-        ("requests", summary.requests_note().map(|note| note.trim_start_matches("requests: ").to_string())),
+        ("requests", summary.requests_note()),
         ("cost", cost),
-        ("started", summary.started_note().map(|note| note.trim_start_matches("started: ").to_string())),
+        ("started", summary.started_note()),
     ];
     let facts = facts.into_iter().filter_map(|(name, value)| value.map(|value| (name, value)));
     let facts: String = facts.map(|(name, value)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>")).collect();

@@ -64,18 +64,18 @@ impl Summary {
         !self.ran_in.is_zero()
     }
 
-    /// Returns a text about combs that were started for the query, such as `started: 1 comb for $0.008742`; `None` if none
+    /// Returns a text about combs that were started for the query, such as `1 comb for $0.008742`; `None` if none
     /// were.
     pub fn started_note(&self) -> Option<String> {
         let usd = self.started_usd.filter(|_| self.combs_started > 0)?;
         let combs = if self.combs_started == 1 { "comb" } else { "combs" };
-        Some(format!("started: {} {combs} for ${usd:.6}", self.combs_started))
+        Some(format!("{} {combs} for ${usd:.6}", self.combs_started))
     }
 
-    /// Returns a text about the requests to buckets, such as `requests: 30 GET, 2 PUT`; `None` if there were none.
+    /// Returns a text about the requests to buckets, such as `30 GET, 2 PUT`; `None` if there were none.
     pub fn requests_note(&self) -> Option<String> {
         let Requests { gets, puts } = self.requests;
-        (self.requests.total() > 0).then(|| format!("requests: {gets} GET, {puts} PUT"))
+        (self.requests.total() > 0).then(|| format!("{gets} GET, {puts} PUT"))
     }
 }
 
@@ -152,9 +152,9 @@ mod tests {
         assert_eq!((none.started_note(), none.requests_note()), (None, None));
         let requests = Requests { gets: 30, puts: 2 };
         let some = Summary { requests, combs_started: 1, started_usd: Some(0.008_742), ..none };
-        assert_eq!(some.started_note().as_deref(), Some("started: 1 comb for $0.008742"));
-        assert_eq!(some.requests_note().as_deref(), Some("requests: 30 GET, 2 PUT"));
+        assert_eq!(some.started_note().as_deref(), Some("1 comb for $0.008742"));
+        assert_eq!(some.requests_note().as_deref(), Some("30 GET, 2 PUT"));
         let two = Summary { combs_started: 2, ..some };
-        assert_eq!(two.started_note().as_deref(), Some("started: 2 combs for $0.008742"));
+        assert_eq!(two.started_note().as_deref(), Some("2 combs for $0.008742"));
     }
 }

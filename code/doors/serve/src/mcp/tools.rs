@@ -270,7 +270,7 @@ fn request(desk: &Desk, user: String, sql: String, format: Format) -> desk::Requ
 fn work(answered: &Answered) -> String {
     let summary = &answered.summary;
     let cost = summary.cost_usd.map(|cost| format!(", cost: ${cost:.6}")).unwrap_or_default();
-    let started = summary.started_note().map(|started| format!(", {started}")).unwrap_or_default();
+    let started = summary.started_note().map(|started| format!(", started: {started}")).unwrap_or_default();
     format!(
         "files: {} of {}, bytes: {}, tasks: {}, time: {:.2} s{cost}{started}",
         summary.files_read,

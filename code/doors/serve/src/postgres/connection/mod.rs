@@ -389,7 +389,7 @@ impl Connection {
         }
         let cost = cursor.summary.as_ref().and_then(|summary| Some((summary, summary.cost_usd?)));
         if let Some((summary, cost)) = cost.filter(|_| self.settings.has_notices()) {
-            let started = summary.started_note().map(|started| format!(", {started}")).unwrap_or_default();
+            let started = summary.started_note().map(|started| format!(", started: {started}")).unwrap_or_default();
             let message = format!(
                 "tasks: {}, files: {} of {}, bytes: {}, cost: ${cost:.6}{started}",
                 summary.tasks, summary.files_read, summary.files_found, summary.bytes_read
