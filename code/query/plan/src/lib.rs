@@ -8,6 +8,7 @@
 mod chains;
 mod columns;
 mod cut;
+mod deadline;
 pub mod dialect;
 mod explain;
 mod footers;
@@ -132,7 +133,7 @@ impl Planning<'_> {
         let mut config = planning_config(self.options(), 1)?;
         config.options_mut().sql_parser.collect_spans = true;
         let state = standard::session(config, self.options(), self.start, tables)?;
-        Ok(standard::within_time(state, self.options(), self.start))
+        Ok(deadline::within_time(state, self.options(), self.start))
     }
 
     /// Makes the plan of `stages` and `reduces`, for `reducer` combs or for Fuse alone.

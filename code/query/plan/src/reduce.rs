@@ -183,7 +183,7 @@ pub(crate) async fn planned(
     target: InboxTarget,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let config = planning_config(options, target.partitions)?.with_extension(Arc::new(target));
-    let state = standard::within_time(standard::session(config, options, start, [])?, options, start);
+    let state = crate::deadline::within_time(standard::session(config, options, start, [])?, options, start);
     let sendable = wire::sendable_literals(logical.clone())?;
     let plan = state.query_planner().create_physical_plan(&sendable, &state).await?;
     let plan = yielding(standard::without_unordered_limits(plan)?)?;

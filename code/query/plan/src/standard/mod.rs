@@ -7,7 +7,6 @@
 mod casts;
 mod clauses;
 mod correlated;
-mod deadline;
 mod decimals;
 mod doubles;
 mod formats;
@@ -53,7 +52,6 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::prelude::SessionConfig;
 
 pub(crate) use self::clauses::check_functions;
-pub(crate) use self::deadline::within_time;
 pub(crate) use self::guards::{conjunction, guarded};
 pub(crate) use self::limits::without_unordered_limits;
 pub(crate) use self::names::with_names;
