@@ -190,6 +190,20 @@ struct RowsQuery {
     limit: Option<u64>,
 }
 
+/// Looks again, for up to a second, while `look` returns true beside what it found: a change reaches the history and the
+/// submitted queries one after the other.
+async fn settled<T>(look: impl Fn() -> (T, bool)) -> T {
+    for _ in 0..500 {
+        let (found, is_early) = look();
+        if !is_early {
+            return found;
+        }
+        drop(found);
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    look().0
+}
+
 /// Responds with the rows of a submitted query that has succeeded.
 async fn submitted_rows(
     State(api): State<Api>,
@@ -207,15 +221,12 @@ async fn submitted_rows(
         Err(error) => return failed_as(&error),
     };
     let Ok(query_id) = id_of(&id) else { return unknown(&id) };
-    let mut outcome = api.submitted.outcome(query_id, &user, true);
-    // The history notes the end of a query a moment before its answer is here.
-    for _ in 0..500 {
-        if !matches!(outcome, Some(None)) || !api.desk.history.has_ended(query_id) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-        outcome = api.submitted.outcome(query_id, &user, true);
-    }
+    let outcome = settled(|| {
+        let outcome = api.submitted.outcome(query_id, &user, true);
+        let is_early = matches!(outcome, Some(None)) && api.desk.history.has_ended(query_id);
+        (outcome, is_early)
+    })
+    .await;
     let Some(outcome) = outcome else { return unknown(&id) };
     let (answered, own_format) = match outcome {
         Some(Ok(answered)) => answered,
@@ -247,7 +258,7 @@ fn table_json(table: &NamedTable) -> Value {
             listed
         }
         Err(error) => {
-            json!({"name": table.name, "view": table.is_view, "error": {"kind": error.kind, "message": error.to_string()}})
+            json!({"name": table.name, "view": table.is_view, "error": rows::error_json(error)})
         }
     }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::desk::Answered;
 use crate::history::ATTEMPTS_MAX;
 use crate::http::guard::User;
-use crate::http::{Api, Asked, failed, failed_as, id_of, request, unknown};
+use crate::http::{Api, Asked, failed, failed_as, id_of, request, settled, unknown};
 
 /// Responds with the queries that the user may see, the last first.
 pub(super) async fn list(State(api): State<Api>, Extension(User(user)): Extension<User>) -> Response {
@@ -37,15 +37,12 @@ pub(super) async fn work(
         Err(rejection) => return failed(rejection.status(), &QueryError::invalid(rejection.body_text())),
     };
     let Ok(query_id) = id_of(&id) else { return unknown(&id) };
-    let mut found = api.desk.history.detailed(query_id, api.seen_by(&user), attempts_max);
-    // The history notes a query a moment after it was submitted.
-    for _ in 0..500 {
-        if found.is_some() || api.submitted.outcome(query_id, &user, false).is_none() {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-        found = api.desk.history.detailed(query_id, api.seen_by(&user), attempts_max);
-    }
+    let found = settled(|| {
+        let found = api.desk.history.detailed(query_id, api.seen_by(&user), attempts_max);
+        let is_early = found.is_none() && api.submitted.outcome(query_id, &user, false).is_some();
+        (found, is_early)
+    })
+    .await;
     found.map_or_else(|| unknown(&id), |found| Json(found).into_response())
 }
 
