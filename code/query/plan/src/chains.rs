@@ -6,7 +6,6 @@
 
 use std::ops::ControlFlow;
 
-use crate::visit::visit_mut;
 use buzz_protocol::{QueryError, Result, SqlLength};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Value, VisitorMut};
@@ -15,6 +14,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::standard;
+use crate::visit::visit_mut;
 
 /// Maximum number of set operations in `SELECT … UNION SELECT …`, and of joins in one FROM.
 const INPUTS_MAX: usize = 500;

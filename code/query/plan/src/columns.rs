@@ -10,7 +10,6 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use crate::visit::{each_expression_mut, visit_mut};
 use datafusion::common::{Location, SchemaError};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionState;
@@ -21,6 +20,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::standard;
+use crate::visit::{each_expression_mut, visit_mut};
 
 /// Maximum number of names that are replaced in one statement, since each is found by planning it.
 const NAMES_MAX: usize = 300;

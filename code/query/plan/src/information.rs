@@ -6,7 +6,6 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::visit::visit_mut;
 use arrow::datatypes::Schema;
 use buzz_catalog::Table;
 use buzz_protocol::{CatalogType, QueryError, Result};
@@ -20,6 +19,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 
 use crate::missing::missing_table;
 use crate::sql_types::sql_type;
+use crate::visit::visit_mut;
 
 /// Names of the catalog and the schema in which all tables are.
 const CATALOG: &str = "datafusion";

@@ -1,6 +1,5 @@
 //! Makes a limit count once if several combs reduce.
 
-use crate::trees::Tree;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TransformedResult};
@@ -8,6 +7,8 @@ use datafusion::error::Result;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::limit::GlobalLimitExec;
+
+use crate::trees::Tree;
 
 /// Puts a limit above each operator that unites partitions and has a limit itself.
 ///

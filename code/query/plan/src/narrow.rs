@@ -5,7 +5,6 @@
 //! rows. If they are exact, they answer `COUNT`, `MIN` and `MAX` without reading a file. Joins are planned by the
 //! remaining bytes.
 
-use crate::trees::PlanTree;
 use std::sync::Arc;
 
 use buzz_catalog::Table;
@@ -20,6 +19,7 @@ use datafusion::logical_expr::{Filter, LogicalPlan};
 use crate::prune;
 use crate::standard::conjunction;
 use crate::table::FileTable;
+use crate::trees::PlanTree;
 
 /// Removes conditions that refer to partition columns only from directly above the scans of `plan`, which is optimized.
 /// Appends the remaining tables to `tables`; the position of a table is the number in its scans.

@@ -1,6 +1,5 @@
 //! Prunes files: by partition values (the step's `partition_filter` and its WHERE), then by statistics (its WHERE).
 
-use crate::trees::Tree;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -25,6 +24,7 @@ use datafusion::scalar::ScalarValue;
 
 use crate::dialect::{physical_expression, written_expression};
 use crate::standard;
+use crate::trees::Tree;
 
 /// Returns the files whose partition values, path (`key`) or size in bytes (`length`) pass `filter`, a boolean SQL
 /// expression. It means what it means in a WHERE, and has the parameters `values` by name. A text literal compared with a number or

@@ -3,7 +3,6 @@
 //! With T combs and P partitions on each, HBees divide their rows among P·T partitions, and comb *t* owns
 //! `t·P .. (t+1)·P`. T is fixed before dispatch.
 
-use crate::trees::PlanTree;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -33,6 +32,7 @@ use crate::limited::limited_once;
 use crate::ordered::ordered;
 use crate::query_plan::{QueryPlan, ReduceStep};
 use crate::table::InboxTarget;
+use crate::trees::PlanTree;
 use crate::{Planning, standard, wire};
 
 /// The possible reducers of a query.

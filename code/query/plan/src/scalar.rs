@@ -4,7 +4,6 @@
 //! The join has no check: a subquery of several rows would multiply the rows of the query. And DataFusion rewrites only the
 //! subqueries of projections and filters.
 
-use crate::trees::{PlanTree, Tree};
 use buzz_kernel::single_row;
 use buzz_protocol::Result;
 use datafusion::common::Column;
@@ -14,6 +13,8 @@ use datafusion::functions_aggregate::count::count;
 use datafusion::functions_aggregate::first_last::first_value;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Expr, FetchType, LogicalPlan, LogicalPlanBuilder, Subquery, lit};
+
+use crate::trees::{PlanTree, Tree};
 
 /// Puts a check above each uncorrelated scalar subquery of `plan` that may return more than one row. DataFusion itself
 /// rejects correlated ones that are not aggregates.

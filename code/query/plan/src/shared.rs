@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use crate::visit::visit;
 use buzz_protocol::Result;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
@@ -16,6 +15,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::sql::parse_statement;
+use crate::visit::visit;
 
 /// A statement without the common table expressions that are computed once.
 pub(crate) struct Divided {

@@ -1,7 +1,6 @@
 //! Plans one SQL statement: its map stages, one reduce step, and one for each common table expression that is computed
 //! once.
 
-use crate::trees::Tree;
 use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, Schema};
@@ -25,6 +24,7 @@ use crate::shared::{Divided, divide};
 use crate::split::{pack, split_target, tasks_wanted};
 use crate::sql::{check_query, delivered_schema, parse_statement, to_logical};
 use crate::table::{FileTable, InboxTable, InboxTarget};
+use crate::trees::Tree;
 use crate::views::{Views, at_view, expanded};
 use crate::{Planning, prune, wire};
 

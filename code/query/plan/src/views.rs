@@ -6,7 +6,6 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use crate::visit::visit_mut;
 use buzz_protocol::{CatalogEntry, Place, Query as BuzzQuery, QueryBody, QueryError, Result};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::resolve::resolve_table_references;
@@ -18,6 +17,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 
 use crate::information::{SCHEMA, described_query, normal};
 use crate::sql::{check_query, parse_statement};
+use crate::visit::visit_mut;
 
 /// Maximum number of views that read each other, from the first to the last.
 const DEPTH_MAX: usize = 32;

@@ -5,7 +5,6 @@
 //! be rewritten is not sent: Fuse reduces it itself. Every encoded plan is decoded once and compared, so that other
 //! losses are found before anything runs.
 
-use crate::trees::{PlanTree, Tree};
 use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::DataType;
@@ -31,6 +30,8 @@ use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use url::Url;
+
+use crate::trees::{PlanTree, Tree};
 
 /// Aggregates that ignore nulls, so that a filtered row can be replaced by a null.
 const SKIP_NULLS: &[&str] = &[

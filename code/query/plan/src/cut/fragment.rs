@@ -1,6 +1,5 @@
 //! Finds the parts of a plan that each task can compute on its own.
 
-use crate::trees::Tree;
 use std::sync::Arc;
 
 use buzz_protocol::QueryError;
@@ -26,6 +25,7 @@ use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 use super::rules::CutRules;
 use super::scan::{Scan, ScanSource};
 use crate::table::scan_number;
+use crate::trees::Tree;
 
 type PlanNode = Arc<dyn ExecutionPlan>;
 

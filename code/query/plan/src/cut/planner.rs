@@ -1,6 +1,5 @@
 //! Adjusts a plan before and after the cut, since the planner planned it as one plan.
 
-use crate::trees::Tree;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TransformedResult};
@@ -12,6 +11,8 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::union::{InterleaveExec, UnionExec, can_interleave};
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, Partitioning, ReplaceChildrenOptions};
+
+use crate::trees::Tree;
 
 /// Moves partial aggregates over a UNION below it, so that HBees compute them.
 pub(super) fn below_unions(plan: Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {

@@ -7,7 +7,6 @@
 use std::fmt::Display;
 use std::ops::ControlFlow;
 
-use crate::visit::visit;
 use buzz_protocol::{QueryError, Result};
 use datafusion::execution::SessionState;
 use datafusion::execution::registry::FunctionRegistry;
@@ -16,6 +15,8 @@ use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArgumentClause, FunctionArguments, GroupByExpr, GroupByWithModifier, Join, JoinConstraint,
     JoinOperator, Query, Select, SelectItem, TableFactor, TableSampleKind, Value, Visitor, WildcardAdditionalOptions,
 };
+
+use crate::visit::visit;
 
 /// Checks the clauses after the SELECTs of `query`.
 ///

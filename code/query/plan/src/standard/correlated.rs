@@ -12,7 +12,6 @@
 //!
 //! The rewrite follows Neumann and Kemper, *Unnesting Arbitrary Queries* (BTW 2015), for subqueries of one aggregate.
 
-use crate::trees::{PlanTree, Tree};
 use std::cell::Cell;
 
 use buzz_kernel::single_row;
@@ -30,6 +29,7 @@ use datafusion::logical_expr::{
 };
 
 use super::subqueries::named;
+use crate::trees::{PlanTree, Tree};
 
 /// Joins the results of the correlated scalar subqueries in the projections and filters of `plan` that DataFusion refuses.
 ///

@@ -3,7 +3,6 @@
 //! Both sides of AND are evaluated for all rows of a batch, in the order that the optimizer leaves. A condition that can
 //! fail is therefore evaluated for the rows that pass all conditions that cannot.
 
-use crate::trees::{PlanTree, Tree};
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
@@ -14,6 +13,7 @@ use datafusion::logical_expr::utils::{merge_schema, split_conjunction_owned};
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, Operator, lit, when};
 
 use super::patterns;
+use crate::trees::{PlanTree, Tree};
 
 /// Guards the conditions of the filters and joins in `plan`, which is optimized: the optimizer would merge the guards. Makes its
 /// patterns prunable, as [`patterns::prunable`] says.

@@ -1,6 +1,5 @@
 //! Keeps limits above the operators that remove rows.
 
-use crate::trees::Tree;
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
@@ -13,6 +12,7 @@ use datafusion::physical_plan::limit::GlobalLimitExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 
 use crate::cut::is_window;
+use crate::trees::Tree;
 
 /// Replaces the limit of a sort by a limit above the sort, if its input may already be in order.
 ///

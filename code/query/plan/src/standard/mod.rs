@@ -34,7 +34,6 @@ mod unnest;
 mod using;
 mod windows;
 
-use crate::trees::{PlanTree, Tree};
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -58,6 +57,7 @@ pub(crate) use self::names::with_names;
 pub(crate) use self::precedence::reassociated;
 pub(crate) use self::syntax::{rewritten, rewritten_expression};
 pub(crate) use self::using::natural_sides;
+use crate::trees::{PlanTree, Tree};
 
 /// Creates a session with `tables` only, in which `now()` is `start`, and whose rules include those of this module.
 ///

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::ops::ControlFlow;
 
-use crate::visit::{any_expression, visit_mut};
 use buzz_protocol::{QueryError, Result};
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, Ident, NamedWindowDefinition, NamedWindowExpr, OrderBy, Query, Select, VisitorMut, WindowSpec,
@@ -18,6 +17,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::syntax::normal;
+use crate::visit::{any_expression, visit_mut};
 
 /// Replaces the names of windows in `select`, and in the ORDER BY of its query, by the windows that its WINDOW clause
 /// defines. Names without a definition stay; [`check`] refuses them.

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::ops::ControlFlow;
 
-use crate::visit::{visit, visit_mut};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, OrderBy, OrderByExpr, OrderByKind, Query,
@@ -17,6 +16,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::syntax::{is_unnest, normal};
 use super::using::MARK;
+use crate::visit::{visit, visit_mut};
 
 /// Names the columns of `statement` whose names may be those of other columns of their SELECT. `None` if there are none.
 pub(crate) fn with_names(mut statement: Statement) -> Option<Statement> {

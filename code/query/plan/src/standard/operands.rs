@@ -1,12 +1,13 @@
 //! The operands that an expression compares with each other.
 
-use crate::trees::Tree;
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{Between, InList};
 use datafusion::logical_expr::{BinaryExpr, Case, Expr, ExprSchemable, Operator, Volatility};
+
+use crate::trees::Tree;
 
 /// Changes operands, and returns true if it did.
 pub(super) type Convert<'a> = &'a dyn Fn(&mut [Expr]) -> Result<bool>;

@@ -1,6 +1,5 @@
 //! The rule that makes arithmetic and sums fail on overflow, or wrap, and hides casts that must stay in their place.
 
-use crate::trees::{PlanTree, Tree};
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
@@ -16,6 +15,7 @@ use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Win
 use datafusion::optimizer::AnalyzerRule;
 
 use super::{casts, operands};
+use crate::trees::{PlanTree, Tree};
 
 /// Hides casts as [`casts::kept`] does. Replaces `+`, `-` and `*` of integers and of the longest decimals by functions that fail on overflow. Runs after the
 /// types of operands are known. `sum` fails by itself; if overflow wraps, another function replaces it.

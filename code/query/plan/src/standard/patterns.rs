@@ -1,6 +1,5 @@
 //! `SIMILAR TO` with the pattern language of the standard, and `LIKE` with any escape character.
 
-use crate::trees::{PlanTree, Tree};
 use arrow::datatypes::DataType;
 use buzz_kernel::{like_pattern, similar_pattern};
 use datafusion::common::tree_node::Transformed;
@@ -9,6 +8,8 @@ use datafusion::error::Result;
 use datafusion::logical_expr::expr::Like;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, Operator, lit};
+
+use crate::trees::{PlanTree, Tree};
 
 /// Translates the pattern of `expression`. DataFusion takes a pattern of `SIMILAR TO` for a regular expression, and knows
 /// no other escape character than the backslash.

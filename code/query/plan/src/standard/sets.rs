@@ -3,7 +3,6 @@
 //! DataFusion plans them as an anti join and a semi join, which keep all rows of a value or none. Here, the occurrences of
 //! each row are numbered on both sides, and the joins compare the numbers as well.
 
-use crate::trees::PlanTree;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::Transformed;
@@ -11,6 +10,8 @@ use datafusion::common::{Column, JoinType, NullEquality};
 use datafusion::error::Result;
 use datafusion::functions_window::row_number::row_number;
 use datafusion::logical_expr::{Expr, ExprFunctionExt, Join, LogicalPlan, LogicalPlanBuilder};
+
+use crate::trees::PlanTree;
 
 /// The column with the numbers of the left side.
 const LEFT_NUMBER: &str = "buzz_occurrence_left";

@@ -4,7 +4,6 @@
 //! `CASE`, unknown became false. There, `x IN (q)` becomes a `CASE` over `EXISTS`. Outside of filters, `EXISTS` becomes a
 //! count. A subquery that aggregates without `GROUP BY` has one row whatever it reads.
 
-use crate::trees::{PlanTree, Tree};
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -20,6 +19,8 @@ use datafusion::logical_expr::utils::{conjunction, disjunction};
 use datafusion::logical_expr::{
     BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit, not, when,
 };
+
+use crate::trees::{PlanTree, Tree};
 
 /// Rewrites the subqueries in the expressions of `plan`, and in its subqueries.
 ///

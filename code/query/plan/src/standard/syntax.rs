@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use crate::visit::visit_mut;
 use buzz_protocol::{QueryError, Result};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
@@ -16,6 +15,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 
 use super::using::{Sides, ambiguous_columns, constraint};
 use super::{clauses, frames, named_windows, names, numbers, precedence, shadowing};
+use crate::visit::visit_mut;
 
 /// Rewrites `statement`. Most statements stay as they are.
 ///

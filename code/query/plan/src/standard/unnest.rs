@@ -3,7 +3,6 @@
 //! The planner makes a join whose right side refers to the left one, which cannot run. The same rows come from unnesting
 //! the left side.
 
-use crate::trees::{PlanTree, Tree};
 use std::sync::Arc;
 
 use datafusion::common::tree_node::Transformed;
@@ -12,6 +11,8 @@ use datafusion::error::Result;
 use datafusion::logical_expr::logical_plan::Unnest;
 use datafusion::logical_expr::{Expr, Join, LogicalPlan, LogicalPlanBuilder};
 use datafusion::scalar::ScalarValue;
+
+use crate::trees::{PlanTree, Tree};
 
 /// Replaces the joins of `plan` with the items of lists of their left side.
 ///

@@ -5,12 +5,10 @@
 //! columns of both sides, and keeps their own values under other names. References that name a side (`x.k`) mean its own
 //! value; they are marked in the statement, because a plan does not show how a column was written.
 
-use crate::trees::{PlanTree, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 
-use crate::visit::{visit, visit_mut};
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, JoinConstraint, JoinType, plan_err};
@@ -30,6 +28,8 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::overflow::with_names;
 use super::syntax::{call, normal};
+use crate::trees::{PlanTree, Tree};
+use crate::visit::{visit, visit_mut};
 
 /// The name of the function that marks a reference to a side.
 pub(super) const MARK: &str = "buzz_own_column";

@@ -3,7 +3,6 @@
 
 mod parse;
 
-use crate::trees::PlanTree;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -26,6 +25,7 @@ use crate::reads::scan_reads;
 use crate::split::{pack, split_target, tasks_wanted, whole_files};
 use crate::sql::{delivered_schema, to_logical};
 use crate::table::{FileTable, InboxTable};
+use crate::trees::PlanTree;
 use crate::{Planning, params, prune, reduce, standard, wire};
 
 /// Plans `steps`.
