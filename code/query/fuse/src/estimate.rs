@@ -130,7 +130,7 @@ impl Run {
         };
         let pace = host.compute.pace();
         let tasks: Vec<Between<f64>> = reads.tasks.iter().map(|task| pace.seconds(task.bytes)).collect();
-        let (low, high) = combs(plan);
+        let (low, high) = combs(plan, host.objects.is_for_all());
         let start = host.combs.start_seconds();
         let bound = |of: fn(&Between<f64>) -> f64, combs: Combs| {
             let times: Vec<f64> = tasks.iter().map(of).collect();
@@ -169,14 +169,14 @@ impl Bound {
 }
 
 /// Returns the combs of a run at its low and at its high bound. Combs that run already are not asked for: an estimate
-/// calls none.
-fn combs(plan: &QueryPlan) -> (Combs, Combs) {
+/// calls none. With `objects`, the option `auto` starts none.
+fn combs(plan: &QueryPlan, objects: bool) -> (Combs, Combs) {
     if plan.fuse_only.is_some() {
         return (Combs::None, Combs::None);
     }
     match plan.options.reducer {
-        ReducerChoice::Inline => (Combs::None, Combs::None),
-        ReducerChoice::Auto if plan.expects_few_rows() => (Combs::None, Combs::Running),
+        ReducerChoice::Inline | ReducerChoice::Objects => (Combs::None, Combs::None),
+        ReducerChoice::Auto if objects || plan.expects_few_rows() => (Combs::None, Combs::Running),
         ReducerChoice::Auto | ReducerChoice::Comb => (Combs::Running, Combs::Started),
     }
 }

@@ -128,13 +128,18 @@ pub(crate) fn stand_ins(combs: usize) -> Vec<CombAddress> {
     (0..combs).map(CombAddress::in_memory).collect()
 }
 
-/// Plans `reduce` for the run `query`: the undivided plan over inboxes, with one output partition. It can be executed
-/// once.
+/// Plans `reduce` for the run `query`: the undivided plan over the `partitions` partitions of each inbox, with one output
+/// partition. It can be executed once.
 ///
 /// # Errors
 /// `Invalid` if the step cannot be planned.
-pub async fn reduce_plan(reduce: &ReduceStep, plan: &QueryPlan, query: QueryId) -> Result<Arc<dyn ExecutionPlan>> {
-    let target = InboxTarget { query, partitions: plan.partitions_per_comb };
+pub async fn reduce_plan(
+    reduce: &ReduceStep,
+    plan: &QueryPlan,
+    query: QueryId,
+    partitions: usize,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let target = InboxTarget { query, partitions };
     whole(reduce, &plan.options, plan.start, target).await
 }
 

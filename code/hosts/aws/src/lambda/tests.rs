@@ -87,6 +87,8 @@ fn task(fragment_bytes: usize) -> HBeeTask {
         partitioning: Partitioning::RoundRobin { count: 2 },
         combs: vec![],
         inline_bytes: 0,
+        objects: None,
+        inputs: vec![],
     }
 }
 

@@ -22,7 +22,7 @@ async fn crashed_throttled_or_duplicate_hbees_do_not_change_rows() {
         Fault::Refuse(unready),
         Fault::Twice,
     ];
-    for reducer in ["inline", "comb"] {
+    for reducer in ["inline", "comb", "objects"] {
         for fault in &faults {
             deployed.cloud.lambda.fail_next(HBEE, fault, 2);
             let answer = deployed.invoke(&ask(GROUPS, 2, json!({"reducer": reducer, "tasks": 6}))).await;
@@ -41,7 +41,7 @@ async fn crashed_throttled_or_duplicate_hbees_do_not_change_rows() {
 async fn slow_hbee_is_overtaken_by_a_second_attempt() {
     let deployed = deploy(|_| {}).await;
     let expected = plain(GROUPS).await;
-    for reducer in ["inline", "comb"] {
+    for reducer in ["inline", "comb", "objects"] {
         deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(120)), 1);
         let answer = deployed.invoke(&ask(GROUPS, 1, json!({"reducer": reducer, "tasks": 8}))).await;
         assert_answers(&answer, &expected);

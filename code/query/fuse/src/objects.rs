@@ -1,0 +1,113 @@
+//! The objects of one run: those that were accepted, the tasks that read them, and their removal.
+
+use std::collections::HashMap;
+
+use buzz_exchange::ObjectPlace;
+use buzz_plan::TaskStage;
+use buzz_protocol::{
+    BUILD_ID, DeliveredObject, HBeeTask, Partitioning, QueryError, QueryId, Result, Segment, StageId, StageInput,
+    TaskIndex,
+};
+use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStore;
+use parking_lot::Mutex;
+
+use crate::dispatch::{Dispatch, TaskError};
+
+/// The objects that were accepted, by stage.
+#[derive(Debug, Default)]
+pub(crate) struct Delivered {
+    stages: Mutex<HashMap<StageId, Vec<DeliveredObject>>>,
+}
+
+impl Delivered {
+    /// Adds an object of `stage`.
+    pub(crate) fn add(&self, stage: StageId, object: DeliveredObject) {
+        self.stages.lock().entry(stage).or_default().push(object);
+    }
+
+    /// Returns the number of objects. A delivery without rows has none.
+    pub(crate) fn count(&self) -> u64 {
+        let stages = self.stages.lock();
+        stages.values().flatten().filter(|object| !object.segments.is_empty()).count() as u64
+    }
+
+    /// Returns the objects of `stage` with rows of `partition`, and their segments of it.
+    fn of_partition(&self, stage: StageId, partition: u32) -> Vec<DeliveredObject> {
+        let of_partition = |object: &DeliveredObject| {
+            let segments = object.segments.iter().filter(|segment| segment.partition == partition).copied();
+            let segments: Vec<Segment> = segments.collect();
+            let DeliveredObject { task, delivery, .. } = *object;
+            (!segments.is_empty()).then_some(DeliveredObject { task, delivery, segments })
+        };
+        self.stages.lock().get(&stage).into_iter().flatten().filter_map(of_partition).collect()
+    }
+}
+
+impl Dispatch<'_> {
+    /// Runs the tasks of `stages`, one stage after the other: each reads the objects of stages before it.
+    ///
+    /// # Errors
+    /// The first failure of a task that cannot be retried or has no attempts left.
+    pub(crate) async fn reduce(&self, stages: &[TaskStage]) -> Result<(), TaskError> {
+        for stage in stages {
+            let inputs = stage.inputs();
+            let tasks = (0..stage.partitions).map(|partition| self.reduce_task(stage, &inputs, partition));
+            let tasks = tasks.collect::<Result<Vec<_>>>()?;
+            let running = tasks.into_iter().map(|task| self.run_and_accept(task));
+            futures::stream::iter(running).buffer_unordered(self.concurrency()).try_collect::<()>().await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the task of one partition of `stage`, which reads `inputs`.
+    fn reduce_task(&self, stage: &TaskStage, inputs: &[StageInput], partition: usize) -> Result<HBeeTask> {
+        let number = u32::try_from(partition).map_err(|_| QueryError::internal("a stage with 2^32 partitions"))?;
+        let (inboxes, plan) = (self.inboxes, self.plan);
+        let Some(place) = &inboxes.objects else {
+            return Err(QueryError::internal("tasks reduce a query that has no objects"));
+        };
+        let of_partition = |input: &StageInput| StageInput {
+            partition: number,
+            deliveries: inboxes.delivered.of_partition(input.stage, number),
+            ..input.clone()
+        };
+        let partitioning = match stage.keys.as_slice() {
+            [] => Partitioning::RoundRobin { count: stage.partitions },
+            keys => Partitioning::Hash { columns: keys.to_vec(), count: stage.partitions },
+        };
+        Ok(HBeeTask {
+            build: BUILD_ID.to_string(),
+            query: self.query,
+            token: inboxes.token.clone(),
+            deadline_ms: Some(inboxes.deadline_ms),
+            stage: stage.id,
+            step: stage.step.clone(),
+            task: TaskIndex(number),
+            attempt: 1,
+            fragment: stage.fragment(partition)?,
+            scans: Vec::new(),
+            evaluations: Vec::new(),
+            session: plan.session.clone(),
+            partitioning,
+            combs: Vec::new(),
+            inline_bytes: 0,
+            objects: Some(place.root().to_string()),
+            inputs: inputs.iter().map(of_partition).collect(),
+        })
+    }
+}
+
+/// Removes all objects of the run `query`, also those of attempts that were not accepted. What remains, because the store does
+/// not respond or an attempt ends later, expires by the rule of the bucket.
+pub(crate) async fn remove(place: ObjectPlace, query: QueryId) {
+    let removed = async {
+        let root = place.root();
+        let store = place.stores().store(&root.store)?;
+        let found = store.list(Some(&root.path)).map_ok(|object| object.location).boxed();
+        store.delete_stream(found).try_for_each(|_| async { Ok(()) }).await.map_err(QueryError::from)
+    };
+    if let Err(error) = removed.await {
+        tracing::debug!(query_id = %query, %error, "objects of the query were not removed; they expire");
+    }
+}
