@@ -4,10 +4,8 @@
 use std::collections::HashMap;
 
 use buzz_host::Host;
-use buzz_plan::{QueryPlan, fits_stages, reduce_plan};
-use buzz_protocol::{
-    CombAddress, ErrorKind, InlineRows, QueryId, ReducerChoice, Result, StageId, TaskIndex, TaskOutcome,
-};
+use buzz_plan::{QueryPlan, is_cut_alike};
+use buzz_protocol::{CombAddress, ErrorKind, InlineRows, ReducerChoice, Result, StageId, TaskIndex, TaskOutcome};
 use parking_lot::Mutex;
 
 /// Bytes of files for each partition of the rows that are exchanged through objects.
@@ -109,8 +107,7 @@ impl Reducers {
         let wanted = usize::try_from(bytes.div_ceil(PARTITION_BYTES)).unwrap_or(PARTITIONS_MAX);
         let partitions = wanted.clamp(PARTITIONS_MIN, PARTITIONS_MAX).max(planned);
         for step in &plan.reduces {
-            let reduce = reduce_plan(step, plan, QueryId::fresh(), partitions).await?;
-            if !fits_stages(&reduce, plan) {
+            if !is_cut_alike(step, plan, partitions).await? {
                 return Ok(Self::Objects { partitions: planned });
             }
         }

@@ -53,8 +53,8 @@ pub use cut::ScanSource;
 pub use explain::{explain, explain_analyzed};
 pub use query_plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep};
 pub use reads::{Read, Reads, ScanRead};
-pub use reduce::{divide, reduce_plan};
-pub use reduce_tasks::{TaskStage, fits_stages, task_stages};
+pub use reduce::{divide, is_cut_alike, reduce_plan};
+pub use reduce_tasks::{TaskStage, task_stages};
 pub use table::{FileTable, InboxTable, InboxTarget, scan_number};
 pub use views::tables_read;
 

@@ -28,7 +28,6 @@ use datafusion::physical_plan::{
 };
 
 use crate::cut::{divided_alike, in_order, is_window};
-use crate::query_plan::QueryPlan;
 use crate::trees::Tree;
 
 type PlanNode = Arc<dyn ExecutionPlan>;
@@ -106,21 +105,6 @@ pub fn task_stages(
         return Ok(whole());
     }
     Ok((rest, divider.stages))
-}
-
-/// Checks if the leaves of `reduce` expect what the map stages of `plan` deliver: the same columns and keys. Planned for
-/// another number of partitions, a plan may have other exchanges.
-pub fn fits_stages(reduce: &PlanNode, plan: &QueryPlan) -> bool {
-    inboxes(reduce).iter().all(|inbox| {
-        let Some(stage) = plan.stages.iter().find(|stage| stage.id == inbox.stage()) else {
-            // The rows of a step, which are delivered in turn.
-            return inbox.keys().is_empty();
-        };
-        let (schema, fields) = (inbox.schema(), stage.schema.fields());
-        let same = schema.fields().len() == fields.len()
-            && schema.fields().iter().zip(fields).all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());
-        same && inbox.keys() == stage.keys
-    })
 }
 
 /// Returns the leaves of `plan` that read stages.
