@@ -227,7 +227,7 @@ impl Ask {
     }
 }
 
-/// Makes the event by which a client submits `question`: asynchronous, with rows in Arrow.
+/// Makes the event by which a client asks `question`, under the question's id, with rows in Arrow.
 ///
 /// # Errors
 /// `Internal` if the options have no JSON.
@@ -239,7 +239,7 @@ pub fn ask_event(question: &Question) -> Result<Value> {
     Ok(json!({
         "query": question.query.to_json(),
         "options": question.options.changed()?,
-        "async": true,
+        "query_id": question.id,
         "encoding": Encoding::Arrow,
         "format": format,
         "explain": question.want == Want::Plan,
@@ -359,7 +359,8 @@ mod tests {
         question.options.set("time_zone=Europe/Paris").unwrap();
         let received = asked(ask_event(&question).unwrap()).unwrap();
         assert_eq!((received.query, received.options), (question.query, question.options));
-        assert!(received.later && received.encoding == Encoding::Arrow && !received.explain);
+        assert_eq!((received.id, received.later), (Some(question.id), false));
+        assert!(received.encoding == Encoding::Arrow && !received.explain);
     }
 
     #[test]
