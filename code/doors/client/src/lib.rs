@@ -88,7 +88,7 @@ impl StackEngine {
     }
 }
 
-/// Asks `question`, waits for its answer and downloads its rows.
+/// Sends `question`, waits for its answer and downloads its rows.
 async fn answer(stack: &Stack, question: &Question, progress: &Progress) -> Result<Answer> {
     check_places(question)?;
     let event = ask_event(question)?;

@@ -242,3 +242,79 @@ fn with_children(node: &PlanNode, children: Vec<PlanNode>) -> DataFusionResult<P
     let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
     Arc::clone(node).replace_children(children, options)
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field, Schema};
+    use buzz_kernel::{decode_plan, planning_config};
+    use buzz_protocol::Options;
+    use datafusion::execution::TaskContext;
+    use datafusion::physical_plan::displayable;
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+    use crate::table::{InboxTable, InboxTarget};
+
+    const PARTITIONS: usize = 4;
+
+    /// Divides the plan of `sql` over the stages `a` (1) and `b` (2), each with the columns `k` and `v`. Returns the rest and the
+    /// stages.
+    async fn divided(sql: &str) -> (String, Vec<TaskStage>, Arc<TaskContext>) {
+        let query = QueryId::fresh();
+        let target = InboxTarget { query, partitions: PARTITIONS };
+        let config = planning_config(&Options::default(), PARTITIONS).unwrap().with_extension(Arc::new(target));
+        let ctx = SessionContext::new_with_config(config);
+        let schema = Arc::new(Schema::new(["k", "v"].map(|name| Field::new(name, DataType::Int64, true)).to_vec()));
+        for (name, stage) in [("a", 1), ("b", 2)] {
+            let (stage, step) = (StageId(stage), name.to_string());
+            ctx.register_table(name, Arc::new(InboxTable { stage, step, schema: Arc::clone(&schema) })).unwrap();
+        }
+        let plan = ctx.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+        let (rest, stages) = task_stages(&plan, query, StageId(3), PARTITIONS).unwrap();
+        (displayable(rest.as_ref()).indent(false).to_string(), stages, ctx.task_ctx())
+    }
+
+    fn read(stage: &TaskStage) -> Vec<u32> {
+        stage.inputs().iter().map(|input| input.stage.0).collect()
+    }
+
+    #[tokio::test]
+    async fn joins_and_aggregates_become_stages_that_read_the_ones_before() {
+        let sql = "SELECT a.k, SUM(b.v) AS v FROM a JOIN b ON a.k = b.k GROUP BY a.k ORDER BY v";
+        let (rest, stages, _) = divided(sql).await;
+        // Both sides are exchanged by the key, and then joined and grouped.
+        assert_eq!(stages.iter().map(|stage| stage.id.0).collect::<Vec<_>>(), [3, 4, 5], "{rest}");
+        assert_eq!((read(&stages[0]), read(&stages[1])), (vec![1], vec![2]));
+        assert_eq!((stages[0].keys.len(), stages[1].keys.len(), stages[2].keys.len()), (1, 1, 0));
+        let mut last = read(&stages[2]);
+        last.sort_unstable();
+        assert_eq!(last, [3, 4]);
+        assert!(!rest.contains("JoinExec") && !rest.contains("AggregateExec"), "{rest}");
+        assert!(rest.contains("SortExec") && rest.contains("step=reduce_5"), "{rest}");
+    }
+
+    #[tokio::test]
+    async fn task_reads_one_partition_of_each_input() {
+        let (_, stages, ctx) = divided("SELECT k, COUNT(*) AS n FROM a GROUP BY k").await;
+        let last = stages.last().expect("a stage of groups");
+        for partition in 0..PARTITIONS {
+            let plan = decode_plan(&last.fragment(partition).unwrap(), &ctx, &LeafCodec).unwrap();
+            assert_eq!(plan.properties().partitioning.partition_count(), 1);
+            for inbox in inboxes(&plan) {
+                assert_eq!(inbox.partitions(), partition..partition + 1);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn operators_that_need_all_rows_stay_at_fuse() {
+        let (rest, stages, _) = divided("SELECT k, ROW_NUMBER() OVER (ORDER BY v) AS n FROM a").await;
+        assert!(stages.is_empty() && rest.contains("WindowAggExec"), "{rest}");
+        // Rows that are only passed on make no task.
+        let (rest, stages, _) = divided("SELECT k FROM a UNION ALL SELECT v FROM b").await;
+        assert!(stages.is_empty() && rest.contains("step=a"), "{rest}");
+        // Each task has its part of a top-k, and Fuse the rest.
+        let (rest, stages, _) = divided("SELECT k, COUNT(*) AS n FROM a GROUP BY k ORDER BY n DESC, k LIMIT 3").await;
+        assert!(!stages.is_empty() && rest.contains("TopK(fetch=3)"), "{rest}");
+    }
+}
