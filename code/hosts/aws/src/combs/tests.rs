@@ -19,6 +19,7 @@ fn settings() -> CombSettings {
         start_max: Duration::from_secs(60),
         vcpus: 2.0,
         memory_mb: 4096,
+        disk_gib: 20,
         idle: Duration::from_secs(300),
     }
 }
