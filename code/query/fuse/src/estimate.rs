@@ -7,6 +7,8 @@ use buzz_host::Host;
 use buzz_plan::{QueryPlan, Read, Reads};
 use buzz_protocol::{QueryError, ReducerChoice, Requests, Result, human_bytes};
 
+use crate::reducers::Reducers;
+
 /// Maximum time to read footers for an estimate, within the time of the query. Beyond it, files count as a whole.
 const READ_MAX: Duration = Duration::from_secs(20);
 
@@ -87,7 +89,7 @@ pub(crate) fn check_spent(host: &Host, plan: &QueryPlan, progress: &Progress) ->
 /// Estimates a run of `plan` whose tasks read `reads`.
 fn of_reads(host: &Host, plan: &QueryPlan, reads: &Reads) -> Estimate {
     let Read { bytes, requests } = reads.total();
-    let requests = plan.requests + Requests::of_gets(requests);
+    let requests = plan.requests + Requests::of_gets(requests) + Reducers::exchange_requests(host, plan);
     let run = Run::of(host, plan, reads, requests);
     Estimate {
         bytes,

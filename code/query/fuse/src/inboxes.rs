@@ -194,7 +194,7 @@ impl QueryInboxes {
         let (query, stage, task) = (task.query, task.stage, task.task);
         let header = DeliveryHeader { build: BUILD_ID.to_string(), query, stage, task, delivery };
         own.hold_object(&header, &place.object(stage, task, delivery)?, &segments)?;
-        self.delivered.add(stage, DeliveredObject { task, delivery, segments });
+        self.delivered.add(stage, &DeliveredObject { task, delivery, segments });
         Ok(())
     }
 

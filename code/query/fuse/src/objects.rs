@@ -1,6 +1,7 @@
 //! The objects of one run: those that were accepted, the tasks that read them, and their removal.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use buzz_exchange::ObjectPlace;
 use buzz_plan::TaskStage;
@@ -14,33 +15,40 @@ use parking_lot::Mutex;
 
 use crate::dispatch::{Dispatch, TaskError};
 
-/// The objects that were accepted, by stage.
+/// The objects that were accepted.
 #[derive(Debug, Default)]
 pub(crate) struct Delivered {
-    stages: Mutex<HashMap<StageId, Vec<DeliveredObject>>>,
+    /// The objects with rows of each partition of each stage, and their segments of it.
+    partitions: Mutex<HashMap<(StageId, u32), Vec<DeliveredObject>>>,
+    count: AtomicU64,
 }
 
 impl Delivered {
-    /// Adds an object of `stage`.
-    pub(crate) fn add(&self, stage: StageId, object: DeliveredObject) {
-        self.stages.lock().entry(stage).or_default().push(object);
+    /// Adds an object of `stage`. A delivery without rows has none.
+    pub(crate) fn add(&self, stage: StageId, object: &DeliveredObject) {
+        let DeliveredObject { task, delivery, .. } = *object;
+        let mut of_partitions: HashMap<u32, Vec<Segment>> = HashMap::new();
+        for segment in &object.segments {
+            of_partitions.entry(segment.partition).or_default().push(*segment);
+        }
+        if !of_partitions.is_empty() {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut partitions = self.partitions.lock();
+        for (partition, segments) in of_partitions {
+            let objects = partitions.entry((stage, partition)).or_default();
+            objects.push(DeliveredObject { task, delivery, segments });
+        }
     }
 
-    /// Returns the number of objects. A delivery without rows has none.
+    /// Returns the number of objects.
     pub(crate) fn count(&self) -> u64 {
-        let stages = self.stages.lock();
-        stages.values().flatten().filter(|object| !object.segments.is_empty()).count() as u64
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Returns the objects of `stage` with rows of `partition`, and their segments of it.
     fn of_partition(&self, stage: StageId, partition: u32) -> Vec<DeliveredObject> {
-        let of_partition = |object: &DeliveredObject| {
-            let segments = object.segments.iter().filter(|segment| segment.partition == partition).copied();
-            let segments: Vec<Segment> = segments.collect();
-            let DeliveredObject { task, delivery, .. } = *object;
-            (!segments.is_empty()).then_some(DeliveredObject { task, delivery, segments })
-        };
-        self.stages.lock().get(&stage).into_iter().flatten().filter_map(of_partition).collect()
+        self.partitions.lock().get(&(stage, partition)).cloned().unwrap_or_default()
     }
 }
 
@@ -52,9 +60,11 @@ impl Dispatch<'_> {
     pub(crate) async fn reduce(&self, stages: &[TaskStage]) -> Result<(), TaskError> {
         for stage in stages {
             let inputs = stage.inputs();
-            let tasks = (0..stage.partitions).map(|partition| self.reduce_task(stage, &inputs, partition));
-            let tasks = tasks.collect::<Result<Vec<_>>>()?;
-            let running = tasks.into_iter().map(|task| self.run_and_accept(task));
+            let inputs = &inputs;
+            let running = (0..stage.partitions).map(|partition| async move {
+                let task = self.reduce_task(stage, inputs, partition)?;
+                self.run_and_accept(task).await
+            });
             futures::stream::iter(running).buffer_unordered(self.concurrency()).try_collect::<()>().await?;
         }
         Ok(())
@@ -105,7 +115,13 @@ pub(crate) async fn remove(place: ObjectPlace, query: QueryId) {
         let root = place.root();
         let store = place.stores().store(&root.store)?;
         let found = store.list(Some(&root.path)).map_ok(|object| object.location).boxed();
-        store.delete_stream(found).try_for_each(|_| async { Ok(()) }).await.map_err(QueryError::from)
+        let mut failed = Ok(());
+        let mut removing = store.delete_stream(found);
+        // One that was not removed does not keep the others.
+        while let Some(removed) = removing.next().await {
+            failed = failed.and(removed.map(|_| ()));
+        }
+        failed.map_err(QueryError::from)
     };
     if let Err(error) = removed.await {
         tracing::debug!(query_id = %query, %error, "objects of the query were not removed; they expire");

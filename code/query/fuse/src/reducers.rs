@@ -4,8 +4,10 @@
 use std::collections::HashMap;
 
 use buzz_host::Host;
-use buzz_plan::{QueryPlan, is_cut_alike};
-use buzz_protocol::{CombAddress, ErrorKind, InlineRows, ReducerChoice, Result, StageId, TaskIndex, TaskOutcome};
+use buzz_plan::{MapStage, QueryPlan, is_cut_alike};
+use buzz_protocol::{
+    CombAddress, ErrorKind, InlineRows, ReducerChoice, Requests, Result, StageId, TaskIndex, TaskOutcome,
+};
 use parking_lot::Mutex;
 
 /// Bytes of files for each partition of the rows that are exchanged through objects.
@@ -102,16 +104,29 @@ impl Reducers {
     /// # Errors
     /// `Invalid` if a reduce step cannot be planned.
     async fn objects(plan: &QueryPlan) -> Result<Self> {
-        let planned = plan.partitions_per_comb;
-        let bytes: u64 = plan.stages.iter().map(|stage| stage.bytes()).sum();
-        let wanted = usize::try_from(bytes.div_ceil(PARTITION_BYTES)).unwrap_or(PARTITIONS_MAX);
-        let partitions = wanted.clamp(PARTITIONS_MIN, PARTITIONS_MAX).max(planned);
+        let (planned, partitions) = (plan.partitions_per_comb, partitions_of(plan));
         for step in &plan.reduces {
             if !is_cut_alike(step, plan, partitions).await? {
                 return Ok(Self::Objects { partitions: planned });
             }
         }
         Ok(Self::Objects { partitions })
+    }
+
+    /// Returns the requests for objects that a run of `plan` is expected to make, if its rows are expected to go through objects: each
+    /// task writes one, whose ranges are read, and Fuse lists them to remove them.
+    pub(crate) fn exchange_requests(host: &Host, plan: &QueryPlan) -> Requests {
+        let by_objects = match plan.options.reducer {
+            ReducerChoice::Objects => true,
+            ReducerChoice::Auto => plan.fuse_only.is_none() && !plan.expects_few_rows() && host.objects.is_for_all(),
+            ReducerChoice::Comb | ReducerChoice::Inline => false,
+        };
+        let tasks = plan.task_count() as u64;
+        // In one process, objects are files, and requests for them are not counted.
+        if !by_objects || tasks == 0 || !host.objects.is_for_all() {
+            return Requests::default();
+        }
+        Requests { gets: tasks.saturating_mul(partitions_of(plan) as u64), puts: tasks + 1 }
     }
 
     /// Describes the choice for the first run of `plan`, as far as it is known before the run, for `EXPLAIN`.
@@ -159,6 +174,13 @@ impl Reducers {
     pub(crate) fn or_combs(&self) -> bool {
         matches!(self, Self::Fuse { or_combs: true })
     }
+}
+
+/// Returns the number of partitions of rows that go through objects: one for each [`PARTITION_BYTES`] of the files.
+fn partitions_of(plan: &QueryPlan) -> usize {
+    let bytes: u64 = plan.stages.iter().map(MapStage::bytes).sum();
+    let wanted = usize::try_from(bytes.div_ceil(PARTITION_BYTES)).unwrap_or(PARTITIONS_MAX);
+    wanted.clamp(PARTITIONS_MIN, PARTITIONS_MAX).max(plan.partitions_per_comb)
 }
 
 /// Rows that Fuse keeps in case the query is rerun on combs. Then only the tasks whose rows are not kept run again.
