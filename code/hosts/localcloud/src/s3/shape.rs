@@ -1,4 +1,4 @@
-//! Makes responses of buckets take as long as those of S3.
+//! Makes responses of buckets take as long as on S3.
 
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};

@@ -119,6 +119,17 @@ async fn concurrent_first_queries_share_new_combs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn refusals_of_ecs_delay_combs_and_fail_no_query() {
+    let deployed = deploy(|_| {}).await;
+    // More than the SDK repeats.
+    deployed.cloud.ecs.throttle_next(8);
+    deployed.cloud.ecs.refuse_next(4);
+    let answer = deployed.invoke(&ask(GROUPS, 2, json!({"reducer": "comb", "tasks": 4}))).await;
+    assert_answers(&answer, &plain(GROUPS).await);
+    assert_eq!((&answer.unwrap()["summary"]["combs"], deployed.cloud.ecs.started()), (&json!(2), 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn idle_combs_stop_and_next_query_starts_new_ones() {
     let deployed = deploy(|stack| stack.comb_idle = Duration::from_secs(1)).await;
     let expected = plain(GROUPS).await;
