@@ -80,11 +80,12 @@ impl Reducers {
             return Ok(self.clone());
         }
         let auto = plan.options.reducer == ReducerChoice::Auto;
+        // Rows of any number fit in objects.
+        if auto && host.objects.is_for_all() && (last || !may_reduce_itself) {
+            return Self::objects(plan).await;
+        }
         if may_reduce_itself && auto && last {
             return Ok(Self::Fuse { or_combs: false });
-        }
-        if !may_reduce_itself && auto && host.objects.is_for_all() {
-            return Self::objects(plan).await;
         }
         match Self::combs(host, plan).await {
             Err(error) if auto && error.kind == ErrorKind::Unavailable && host.objects.is_for_all() => {
