@@ -21,6 +21,7 @@ mod identifier;
 pub mod ids;
 pub mod inline;
 mod nearest;
+mod option_bounds;
 pub mod options;
 mod place;
 pub mod query;
