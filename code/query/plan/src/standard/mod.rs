@@ -147,6 +147,7 @@ fn one(expression: Expr, schema: &DFSchema, zone: Option<&str>) -> DataFusionRes
     result = sibling(result, &|inner| windows::within(inner, &|window| doubles::by_value(window, schema)))?;
     result = sibling(result, &|inner| simplified::with_nulls(inner, schema))?;
     result = sibling(result, &operators::supported)?;
+    result = sibling(result, &|inner| operators::of_dates(inner, schema))?;
     result = sibling(result, &|inner| operators::zoned_bins(inner, schema))?;
     result = sibling(result, &|inner| operators::wide_average(inner, schema))?;
     // Last, as it makes two windows of one.
