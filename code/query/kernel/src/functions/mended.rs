@@ -3,10 +3,10 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::datatypes::{DataType, FieldRef};
+use arrow::datatypes::{DataType, FieldRef, IntervalUnit};
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
-use datafusion::functions::{datetime, math};
+use datafusion::functions::{core, datetime, math};
 use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
 use datafusion::logical_expr::{
     ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
@@ -14,7 +14,7 @@ use datafusion::logical_expr::{
 
 use super::{bins, rounding, truncation};
 
-/// Returns the mended functions: `round`, `trunc`, `date_bin` and `date_trunc`.
+/// Returns the mended functions: `round`, `trunc`, `date_bin`, `date_trunc`, `greatest` and `least`.
 pub(crate) fn mended_functions() -> Vec<Arc<ScalarUDF>> {
     static FUNCTIONS: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
         let functions = [
@@ -22,6 +22,8 @@ pub(crate) fn mended_functions() -> Vec<Arc<ScalarUDF>> {
             (math::trunc(), Mend::Trunc),
             (datetime::date_bin(), Mend::DateBin),
             (datetime::date_trunc(), Mend::DateTrunc),
+            (core::greatest(), Mend::Extreme),
+            (core::least(), Mend::Extreme),
         ];
         let mended = |(inner, mend)| Arc::new(ScalarUDF::new_from_impl(Mended { inner, mend }));
         functions.into_iter().map(mended).collect()
@@ -36,6 +38,8 @@ enum Mend {
     Trunc,
     DateBin,
     DateTrunc,
+    /// Reads a text beside an interval as an interval, as comparisons do.
+    Extreme,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -67,6 +71,15 @@ impl ScalarUDFImpl for Mended {
         self.inner().signature()
     }
 
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        let is_interval = |data_type: &DataType| matches!(data_type, DataType::Interval(_));
+        let has_text = types.iter().any(DataType::is_string);
+        if has_text && types.iter().any(is_interval) && types.iter().all(|one| is_interval(one) || one.is_string()) {
+            return Ok(vec![DataType::Interval(IntervalUnit::MonthDayNano); types.len()]);
+        }
+        self.inner().coerce_types(types)
+    }
+
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
         self.inner().return_type(types)
     }
@@ -89,6 +102,7 @@ impl ScalarUDFImpl for Mended {
             Mend::Round | Mend::Trunc => rounding::finite(&given, computed?),
             Mend::DateBin => bins::beyond_nanoseconds(&given, computed?),
             Mend::DateTrunc => truncation::beyond_nanoseconds(&given, computed),
+            Mend::Extreme => computed,
         }?;
         match mended {
             ColumnarValue::Array(array) if is_constant => {

@@ -14,6 +14,7 @@ mod frames;
 mod guards;
 mod instants;
 mod intervals;
+mod keyed;
 mod lifted;
 mod limits;
 mod named_windows;
@@ -122,7 +123,7 @@ fn expressions(plan: LogicalPlan, options: &Options) -> DataFusionResult<Logical
         let node = node.rewrite_expressions(&mut |expression| {
             overflow::with_names(expression, &names, &|inner| one(inner, &schema, zone))
         })?;
-        let node = node.transform_data(intervals::keyed)?;
+        let node = node.transform_data(keyed::rows)?;
         // The type of a rewritten expression may be another one, and so may those of the nodes above.
         changed.set(changed.get() || node.transformed);
         if changed.get() { node.map_data(LogicalPlan::recompute_schema) } else { Ok(node) }

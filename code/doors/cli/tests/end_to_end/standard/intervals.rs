@@ -21,6 +21,8 @@ async fn intervals_are_compared_by_their_length() {
         ("SELECT id FROM t WHERE a * INTERVAL '12 hours' < INTERVAL '1 day'", &["1", "2"]),
         (&format!("SELECT id FROM t WHERE CASE {half_days} WHEN INTERVAL '1 day' THEN true ELSE false END"), &["2"]),
         ("SELECT nullif(INTERVAL '1 day', INTERVAL '24 hours')", &["NULL"]),
+        ("SELECT greatest(INTERVAL '1 day', '36 hours') = INTERVAL '36 hours', least('1 day', INTERVAL '36 hours', '3 days') = INTERVAL '1 day'", &["true | true"]),
+        (&format!("SELECT id FROM t WHERE greatest({half_days}, '1 day') = INTERVAL '1 day'"), &["1", "2"]),
         (&format!("SELECT id FROM t WHERE nullif({half_days}, INTERVAL '1 day') IS NULL OR nullif({half_days}, '2 days') IS NULL"), &["2", "4"]),
         (&format!("SELECT id FROM t WHERE {} IS NULL", nested), &["2"]),
         (&format!("SELECT id FROM t WHERE {half_days} IN (SELECT {days} FROM u WHERE k IS NOT NULL)"), &["2", "4"]),
