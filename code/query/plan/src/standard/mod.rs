@@ -19,6 +19,7 @@ mod lifted;
 mod limits;
 mod named_windows;
 mod names;
+mod natural;
 mod numbers;
 mod operands;
 mod operators;
@@ -55,9 +56,9 @@ pub(crate) use self::clauses::check_functions;
 pub(crate) use self::guards::{conjunction, guarded};
 pub(crate) use self::limits::without_unordered_limits;
 pub(crate) use self::names::with_names;
+pub(crate) use self::natural::{Named, natural_selects, with_names_of};
 pub(crate) use self::precedence::reassociated;
 pub(crate) use self::syntax::{rewritten, rewritten_expression};
-pub(crate) use self::using::natural_sides;
 use crate::trees::{PlanTree, Tree};
 
 /// Creates a session with `tables` only, in which `now()` is `start`, and whose rules include those of this module.
