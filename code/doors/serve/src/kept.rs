@@ -14,6 +14,9 @@ const KEPT_WITHIN: Duration = Duration::from_secs(30);
 /// Bytes of all kept answers, in memory and in temporary files. A user can have half of them, or one larger answer.
 const KEPT_BYTES: u64 = 4 << 30;
 
+/// Part of all bytes up to which an answer needs no room: the number of answers bounds the bytes of the small ones.
+const SMALL_PART: u64 = 256;
+
 /// Bounds the answers that are kept, by number and by bytes: all of them, and those of each user to half.
 #[derive(Debug)]
 pub(crate) struct Places {
@@ -45,7 +48,8 @@ impl Bytes {
         let mut taken = self.taken.lock();
         let own = taken.users.get(user).copied().unwrap_or_default();
         let fits = |taken: u64, max: u64| taken == 0 || taken.saturating_add(bytes) <= max;
-        if !fits(taken.all, self.all_max) || !fits(own, self.all_max / 2) {
+        let is_small = bytes <= self.all_max / SMALL_PART;
+        if !is_small && !(fits(taken.all, self.all_max) && fits(own, self.all_max / 2)) {
             return false;
         }
         if bytes > 0 {
@@ -228,8 +232,9 @@ mod tests {
         drop(other);
         let mut large = places.free("cem").unwrap();
         large.hold_within(5000, now).await.unwrap();
-        assert!(places.free("dan").unwrap().hold_within(1, now).await.is_err());
+        assert!(places.free("dan").unwrap().hold_within(4, now).await.is_err());
+        assert!(places.free("dan").unwrap().hold_within(3, now).await.is_ok(), "it is small");
         drop(large);
-        assert!(places.free("dan").unwrap().hold_within(1, now).await.is_ok());
+        assert!(places.free("dan").unwrap().hold_within(4, now).await.is_ok());
     }
 }
