@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use buzz_kernel::one_form;
-use datafusion::common::Column;
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, DFSchema};
 use datafusion::error::Result;
 use datafusion::functions_aggregate::expr_fn::min;
+use datafusion::logical_expr::utils::grouping_set_to_exprlist;
 use datafusion::logical_expr::{
-    Aggregate, Distinct, Expr, ExprSchemable, Join, JoinConstraint, LogicalPlan, Projection,
+    Aggregate, Distinct, Expr, ExprSchemable, Join, JoinConstraint, LogicalPlan, Projection, when,
 };
 
 use super::intervals::{Kind, have_lengths, is_interval, key, length, ordered, replace};
@@ -94,11 +95,7 @@ enum Form {
 }
 
 impl Form {
-    fn of(group: &Expr, aggregate: &Aggregate) -> Result<Self> {
-        if matches!(group, Expr::GroupingSet(_)) {
-            return Ok(Self::Itself);
-        }
-        let schema = aggregate.input.schema();
+    fn of(group: &Expr, schema: &DFSchema) -> Result<Self> {
         Ok(match type_of(group, schema)? {
             DataType::Float32 | DataType::Float64 => Self::Double,
             _ if is_interval(group, schema)? => Self::Length,
@@ -110,37 +107,68 @@ impl Form {
 /// Groups by the lengths of the intervals among the keys, and by the one form of the doubles. Each group has one of its intervals:
 /// the one with the fewest months, then days.
 fn grouped(aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {
-    let forms = aggregate.group_expr.iter().map(|group| Form::of(group, &aggregate));
-    let forms = forms.collect::<Result<Vec<_>>>()?;
-    if forms.iter().all(|form| *form == Form::Itself) {
+    let parts: Vec<Expr> = grouping_set_to_exprlist(&aggregate.group_expr)?.into_iter().cloned().collect();
+    let forms = parts.iter().map(|part| Form::of(part, aggregate.input.schema())).collect::<Result<Vec<_>>>()?;
+    let has_sets = matches!(aggregate.group_expr.as_slice(), [Expr::GroupingSet(_)]);
+    if forms.iter().all(|form| *form == Form::Itself) || (has_sets && asks_for_sets(&aggregate)) {
         return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
     }
     let Aggregate { input, group_expr, mut aggr_expr, schema, .. } = aggregate;
-    let (mut groups, mut columns) = (Vec::new(), Vec::new());
-    for (index, (group, (relation, field))) in group_expr.into_iter().zip(schema.iter()).enumerate() {
-        let column =
-            |name: String| Expr::Column(Column::new_unqualified(name)).alias_qualified(relation.cloned(), field.name());
-        match forms[index] {
+    let (mut keys, mut columns) = (Vec::new(), Vec::new());
+    for (index, (part, (relation, field))) in parts.iter().zip(schema.iter()).enumerate() {
+        let value = part.clone().unalias();
+        let column = match forms[index] {
             Form::Length => {
-                let (value, name) = (group.unalias(), format!("buzz_interval_{index}"));
-                groups.push(length(value.clone()).alias(format!("buzz_length_{index}")));
+                let (key, name) = (format!("buzz_length_{index}"), format!("buzz_interval_{index}"));
+                keys.push(length(value.clone()).alias(key.as_str()));
                 aggr_expr.push(min(value).alias(name.as_str()));
-                columns.push(column(name));
+                let (key, interval) = (computed(key), computed(name));
+                // A set without the key has nulls.
+                if has_sets { when(key.is_not_null(), interval).end()? } else { interval }
             }
             Form::Double => {
                 let name = format!("buzz_double_{index}");
-                groups.push(one_form().call(vec![group.unalias()]).alias(name.as_str()));
-                columns.push(column(name));
+                keys.push(one_form().call(vec![value]).alias(name.as_str()));
+                computed(name)
             }
             Form::Itself => {
-                groups.push(group);
+                keys.push(part.clone());
                 columns.push(Expr::Column(Column::new(relation.cloned(), field.name())));
+                continue;
             }
-        }
+        };
+        columns.push(column.alias_qualified(relation.cloned(), field.name()));
     }
-    let others = schema.iter().skip(forms.len());
+    // A later rule adds the number of the grouping set to aggregates that need it.
+    let others = schema.iter().skip(forms.len()).filter(|(_, field)| field.name() != Aggregate::INTERNAL_GROUPING_ID);
     columns.extend(others.map(|(relation, field)| Expr::Column(Column::new(relation.cloned(), field.name()))));
+    let groups = if has_sets { in_sets(group_expr, &parts, &keys)? } else { keys };
     let grouped = Aggregate::try_new(input, groups, aggr_expr)?;
     let projection = Projection::try_new(columns, Arc::new(LogicalPlan::Aggregate(grouped)))?;
     Ok(Transformed::yes(LogicalPlan::Projection(projection)))
+}
+
+fn computed(name: String) -> Expr {
+    Expr::Column(Column::new_unqualified(name))
+}
+
+/// Checks if `aggregate` has `grouping(key)`, which a later rule compares with its keys.
+fn asks_for_sets(aggregate: &Aggregate) -> bool {
+    let is_grouping = |output: &Expr| match output.clone().unalias() {
+        Expr::AggregateFunction(function) => function.func.name() == "grouping",
+        _ => false,
+    };
+    aggregate.aggr_expr.iter().any(is_grouping)
+}
+
+/// Replaces the `parts` of grouping sets by the `keys` with the same indexes.
+fn in_sets(sets: Vec<Expr>, parts: &[Expr], keys: &[Expr]) -> Result<Vec<Expr>> {
+    let replaced = sets.into_iter().map(|set| {
+        let set = set.map_children(|part| {
+            let key = parts.iter().position(|other| *other == part).and_then(|index| keys.get(index));
+            Ok(key.map_or_else(|| Transformed::no(part), |key| Transformed::yes(key.clone())))
+        })?;
+        Ok(set.data)
+    });
+    replaced.collect()
 }

@@ -298,11 +298,13 @@ impl Rewriter<'_> {
 }
 
 /// Returns the plan below the projections on top of `plan`, and `columns` of `plan` as expressions over it. Projections that change
-/// the number of rows stay.
+/// the number of rows or have subqueries stay.
 fn below_projections(mut plan: LogicalPlan, mut columns: Vec<Expr>) -> Result<(LogicalPlan, Vec<Expr>)> {
     while let LogicalPlan::Projection(projection) = &plan {
-        let unnest = projection.expr.iter().map(|part| part.any(&mut |inner| Ok(matches!(inner, Expr::Unnest(_)))));
-        if unnest.collect::<Result<Vec<bool>>>()?.contains(&true) {
+        let stays = |inner: &Expr| matches!(inner, Expr::Unnest(_) | Expr::ScalarSubquery(_));
+        let stay =
+            projection.expr.iter().map(|part| Ok(has_subquery(part)? || part.any(&mut |inner| Ok(stays(inner)))?));
+        if stay.collect::<Result<Vec<bool>>>()?.contains(&true) {
             break;
         }
         let replaced = columns.into_iter().map(|column| {

@@ -32,6 +32,8 @@ async fn intervals_are_compared_by_their_length() {
         (&format!("SELECT id FROM t ORDER BY {mixed} DESC LIMIT 1"), &["8"]),
         (&format!("SELECT id, rank() OVER (ORDER BY {mixed}), count(*) OVER (PARTITION BY {mixed}) FROM t WHERE id < 4"), &["1 | 1 | 2", "2 | 1 | 2", "3 | 3 | 1"]),
         (&format!("SELECT i, count(*), sum(id) FROM (SELECT id, {mixed} AS i FROM t WHERE id < 4) x GROUP BY i"), &["24 hours | 2 | 3", "36 hours | 1 | 3"]),
+        (&format!("SELECT i, count(*) FROM (SELECT id, {mixed} AS i FROM t WHERE id < 4) x GROUP BY ROLLUP (i)"), &["24 hours | 2", "36 hours | 1", "NULL | 3"]),
+        (&format!("SELECT i, a, count(*) FROM (SELECT id, a, {mixed} AS i FROM t WHERE id < 4) x GROUP BY GROUPING SETS ((i), (i, a), ())"), &["24 hours | NULL | 2", "24 hours | 1 | 2", "36 hours | NULL | 1", "36 hours | 2 | 1", "NULL | NULL | 3"]),
         (&format!("SELECT count(DISTINCT {mixed}), count(*) FROM t WHERE id < 4"), &["2 | 3"]),
         (&format!("SELECT count(*) FROM (SELECT DISTINCT {mixed} AS i FROM t WHERE id < 4) x"), &["2"]),
         (&format!("SELECT DISTINCT ON (i) i = INTERVAL '1 day', id FROM (SELECT id, {mixed} AS i FROM t WHERE id < 4) x ORDER BY i, id DESC"), &["true | 2", "false | 3"]),

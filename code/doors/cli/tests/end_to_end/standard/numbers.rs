@@ -33,6 +33,7 @@ async fn sums_are_exact_whatever_the_order() {
         ("SELECT x, count(*), min(id) FROM (SELECT id, CASE WHEN id < 4 THEN (b - b) / 0.0 WHEN id < 7 THEN CAST('NaN' AS DOUBLE) WHEN id < 8 THEN -0.0 ELSE 0.0 END AS x FROM t) y GROUP BY x", &["NaN | 6 | 1", "0.0 | 2 | 7"]),
         ("SELECT x, id > 4 AS late, count(*) FROM (SELECT id, CASE WHEN id < 4 THEN (b - b) / 0.0 WHEN id < 7 THEN CAST('NaN' AS DOUBLE) WHEN id < 8 THEN -0.0 ELSE 0.0 END AS x FROM t) y GROUP BY x, id > 4", &["NaN | false | 4", "NaN | true | 2", "0.0 | true | 2"]),
         ("SELECT count(*) FROM (SELECT DISTINCT x FROM (SELECT id, CASE WHEN id < 4 THEN (b - b) / 0.0 WHEN id < 7 THEN CAST('NaN' AS DOUBLE) WHEN id < 8 THEN -0.0 ELSE 0.0 END AS x FROM t) y) z", &["2"]),
+        ("SELECT x, count(*) FROM (SELECT id, CASE WHEN id < 4 THEN (b - b) / 0.0 WHEN id < 7 THEN CAST('NaN' AS DOUBLE) WHEN id < 8 THEN -0.0 ELSE 0.0 END AS x FROM t) y GROUP BY CUBE (x)", &["NaN | 6", "0.0 | 2", "NULL | 8"]),
         ("SELECT count(DISTINCT x), count(*) FROM (SELECT id, CASE WHEN id < 4 THEN (b - b) / 0.0 WHEN id < 7 THEN CAST('NaN' AS DOUBLE) WHEN id < 8 THEN -0.0 ELSE 0.0 END AS x FROM t) y", &["2 | 8"]),
         ("SELECT x FROM (SELECT id, CASE WHEN id < 4 THEN (b - b) / 0.0 WHEN id < 7 THEN CAST('NaN' AS DOUBLE) WHEN id < 8 THEN -0.0 ELSE 0.0 END AS x FROM t) y UNION SELECT CAST('NaN' AS DOUBLE)", &["NaN", "0.0"]),
 ("SELECT avg(CAST(id AS DECIMAL(38, 0))) OVER () FROM t LIMIT 1", &["4.5000"]),
