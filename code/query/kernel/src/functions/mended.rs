@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use arrow::array::Array;
 use arrow::datatypes::{DataType, FieldRef, IntervalUnit};
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
@@ -105,7 +106,7 @@ impl ScalarUDFImpl for Mended {
             Mend::Extreme => computed,
         }?;
         match mended {
-            ColumnarValue::Array(array) if is_constant => {
+            ColumnarValue::Array(array) if is_constant && array.len() == 1 => {
                 Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?))
             }
             mended => Ok(mended),
