@@ -188,18 +188,18 @@ fn listed(names: &BTreeSet<String>) -> String {
     }
 }
 
-/// Returns a future that ends at SIGINT or SIGTERM.
+/// Returns a future that ends at SIGINT or SIGTERM, with the signal.
 ///
 /// # Errors
 /// `Internal` if the operating system refuses the handlers.
-pub(crate) fn stopped() -> Result<impl Future<Output = ()>> {
+pub(crate) fn stopped() -> Result<impl Future<Output = SignalKind>> {
     let failed = |error: std::io::Error| QueryError::internal(format!("signals cannot be received: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     Ok(async move {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = terminate.recv() => SignalKind::terminate(),
+            _ = interrupt.recv() => SignalKind::interrupt(),
         }
     })
 }

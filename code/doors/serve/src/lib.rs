@@ -17,6 +17,7 @@ mod desk;
 mod flight;
 mod history;
 mod http;
+mod kept;
 mod keys;
 mod listen;
 mod mcp;
