@@ -1,0 +1,138 @@
+//! Pieces of segments: rows that are decoded together.
+
+use arrow::datatypes::SchemaRef;
+use buzz_epoch::{Sealed, Segment};
+use buzz_protocol::{QueryError, Result};
+use bytes::Bytes;
+
+use super::check::{check_header, csv_header};
+use super::format::PushFormat;
+use crate::decode::{Decoded, decode_file, decode_lines, foreign_keys};
+use crate::names::{check_capitals, first_keys};
+use crate::records::{cut, records};
+use crate::source::{BadData, BadRow};
+
+/// Bytes of JSON rows that one task decodes.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// The partition of rows without a producer, and of all rows if the source does not divide them by producer.
+pub(super) const SHARED: &str = "0";
+
+/// Returns the rows of a segment that count, divided into pieces. With `by_producer`, each producer is a partition.
+pub(super) fn pieces(segment: &Segment, sealed: &Sealed, by_producer: bool) -> Result<Vec<Piece>> {
+    let mut pieces: Vec<Piece> = Vec::new();
+    // The parts that belong to the last piece, and the bytes of all of it.
+    let (mut joined, mut size) = (Vec::new(), 0);
+    for (part, bytes) in segment.counted(sealed)? {
+        let format: PushFormat = part.format.as_deref().unwrap_or(PushFormat::Json.name()).parse()?;
+        let partition = match &part.producer {
+            Some(producer) if by_producer => format!("producer {producer}"),
+            _ => SHARED.to_string(),
+        };
+        let is_like = |last: &Piece| last.format == format && last.partition == partition;
+        let is_next = format == PushFormat::Json && pieces.last().is_some_and(is_like);
+        if is_next && size + bytes.len() <= PIECE_BYTES {
+            size += bytes.len();
+            joined.push(bytes);
+        } else {
+            join(&mut pieces, &mut joined);
+            size = bytes.len();
+            pieces.push(Piece { format, partition, bytes });
+        }
+    }
+    join(&mut pieces, &mut joined);
+    Ok(pieces.into_iter().flat_map(Piece::divided).collect())
+}
+
+/// Appends `joined` to the last of `pieces`.
+fn join(pieces: &mut [Piece], joined: &mut Vec<Bytes>) {
+    let Some(last) = pieces.last_mut().filter(|_| !joined.is_empty()) else { return };
+    let mut bytes = Vec::with_capacity(last.bytes.len() + joined.iter().map(Bytes::len).sum::<usize>());
+    bytes.extend_from_slice(&last.bytes);
+    for part in joined.drain(..) {
+        bytes.extend_from_slice(&part);
+    }
+    last.bytes = bytes.into();
+}
+
+/// Rows of one format and one partition.
+#[derive(Debug)]
+pub(super) struct Piece {
+    format: PushFormat,
+    pub(super) partition: String,
+    pub(super) bytes: Bytes,
+}
+
+impl Piece {
+    /// Divides a large text at the ends of objects.
+    fn divided(self) -> Vec<Piece> {
+        if self.format != PushFormat::Json {
+            return vec![self];
+        }
+        let (mut rest, mut pieces) = (self.bytes.clone(), Vec::new());
+        while !rest.is_empty() {
+            let bytes = rest.split_to(cut(&self.format.decoder(), &rest, PIECE_BYTES));
+            pieces.push(Piece { format: self.format, partition: self.partition.clone(), bytes });
+        }
+        pieces
+    }
+
+    /// Decodes the rows.
+    ///
+    /// # Errors
+    /// `Data` if one does not fit and `bad_data` says so.
+    pub(super) fn decode(&self, schema: &SchemaRef, bad_data: BadData) -> Result<Decoded> {
+        let format = self.format.decoder();
+        let decoded = match self.format {
+            PushFormat::Json => match self.unfit(schema) {
+                None => return decode_lines(&format, schema, &[], &self.bytes, bad_data),
+                Some(reason) => Err(reason),
+            },
+            PushFormat::Csv { header } => match self.csv_names(header, schema) {
+                Ok((start, names)) => {
+                    return decode_lines(&format, schema, &names, &self.bytes.slice(start..), bad_data);
+                }
+                Err(error) => Err(error.message),
+            },
+            PushFormat::Arrow => decode_file(&format, schema, self.bytes.clone()).map_err(|error| error.message),
+        };
+        match decoded {
+            Ok(batches) => Ok(Decoded { batches, bad: Vec::new() }),
+            Err(reason) if bad_data == BadData::Fail => Err(QueryError::data(format!(
+                "rows of a request cannot be decoded: {reason}; correct the columns of the table, or set \
+                 bad_data = 'drop'"
+            ))),
+            Err(reason) => Ok(Decoded { batches: Vec::new(), bad: self.all_bad(&reason) }),
+        }
+    }
+
+    /// Returns the reason why JSON rows would have NULL in all columns, or in one that they spell otherwise.
+    fn unfit(&self, schema: &SchemaRef) -> Option<String> {
+        if let Err(error) = check_capitals(schema, first_keys(&self.bytes).iter().map(String::as_str)) {
+            return Some(error.message);
+        }
+        foreign_keys(schema, &self.bytes).map(|keys| format!("it has none of the table's columns; it has {keys}"))
+    }
+
+    /// Returns where the rows of a CSV text begin, and the names of its columns.
+    fn csv_names(&self, header: bool, schema: &SchemaRef) -> Result<(usize, Vec<String>)> {
+        if !header {
+            return Ok((0, schema.fields().iter().map(|field| field.name().clone()).collect()));
+        }
+        let (start, names) = csv_header(&self.bytes)?;
+        check_header(&names, schema)?;
+        Ok((start, names))
+    }
+
+    /// Returns all rows as bad ones.
+    fn all_bad(&self, reason: &str) -> Vec<BadRow> {
+        if self.format == PushFormat::Arrow {
+            let text = format!("(an Arrow IPC stream of {} bytes)", self.bytes.len());
+            return vec![BadRow { text, reason: reason.to_string() }];
+        }
+        let header = usize::from(self.format == PushFormat::Csv { header: true });
+        let format = self.format.decoder();
+        let bad = records(&format, &self.bytes).skip(header);
+        bad.map(|record| BadRow { text: record.row(), reason: reason.to_string() }).collect()
+    }
+}
