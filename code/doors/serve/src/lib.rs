@@ -27,6 +27,7 @@ mod postgres;
 mod queue;
 mod scan;
 mod settings;
+mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub use listen::{Server, Stopped};
 pub use mcp::{McpSettings, serve_stdio};
 pub use names::RegistrySettings;
 pub use settings::{Settings, Tls, read_keys};
+pub use streams::StreamsSettings;
 
 use crate::desk::Desk;
 use crate::names::Names;

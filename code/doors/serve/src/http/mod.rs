@@ -28,7 +28,7 @@ use crate::http::rows::Part;
 use crate::http::submitted::Submitted;
 use crate::listen::Shared;
 use crate::names::NamedTable;
-use crate::{flight, mcp};
+use crate::{flight, mcp, streams};
 
 /// Maximum bytes of a request.
 const BODY_BYTES_MAX: usize = 16 << 20;
@@ -80,6 +80,7 @@ pub(crate) fn router(shared: &Shared, guard: Arc<Guard>) -> Router {
         .route("/v1/queries/{id}/work", get(work::work))
         .route("/v1/tables", get(tables))
         .route("/v1/tables/{name}", get(table))
+        .merge(streams::router(shared.streams.clone()))
         .route("/", get(console::to_first_page))
         .route("/console", get(console::to_first_page))
         .route(console::PATH, get(console::first_page))
@@ -98,7 +99,7 @@ pub(crate) fn router(shared: &Shared, guard: Arc<Guard>) -> Router {
 }
 
 /// Makes the response of a failure.
-fn failed(status: StatusCode, error: &QueryError) -> Response {
+pub(crate) fn failed(status: StatusCode, error: &QueryError) -> Response {
     let body = json!({"error": {"kind": error.kind, "message": error.to_string()}});
     (status, Json(body)).into_response()
 }
