@@ -59,7 +59,7 @@ async fn long_log_is_read_back_as_far_as_the_horizon() {
         clock.advance(40);
     }
     // Entries of the last 1,000 ms are 36 to 60, so older ones are not needed.
-    store.delete(&Path::from("root/sources/events/log/00000000000000000001.json")).await.unwrap();
+    store.delete(&Path::from("root/sources/events/log/00000000000000000002.json")).await.unwrap();
     let later = source(&store).await;
     for n in [60, 40, 36] {
         later.append(&segment(&[&n.to_string()]), &clock).await.unwrap();

@@ -6,12 +6,13 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use buzz_testkit::workspace_root;
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
@@ -154,7 +155,7 @@ pub(crate) fn kills() -> Result {
                     let body: String = (0..of_request).map(|row| event(number * of_request + row)).collect();
                     let mut wanted = rng.random_range(1..4);
                     while wanted > 0 {
-                        let address = address.lock().expect("no client panics").clone();
+                        let address = address.lock().clone();
                         let key = format!("request {number}");
                         match send(&address, "POST", "/v1/streams/events", Some(&key), &body) {
                             Ok((200, _)) => wanted -= 1,
@@ -177,7 +178,7 @@ pub(crate) fn kills() -> Result {
         // The one before is killed.
         drop(pipeline.replace(follow(&script, &state)?));
         server = Server::start(folder.path("").as_path())?;
-        address.lock().expect("no client panics").clone_from(&server.address);
+        address.lock().clone_from(&server.address);
     }
     for client in clients {
         client.join().map_err(|_| "a client panicked")?;

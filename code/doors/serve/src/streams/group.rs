@@ -49,6 +49,10 @@ struct Counts {
     kept: Notify,
     /// Held while segments are sealed, so that their bytes are counted once.
     sealing: tokio::sync::Mutex<()>,
+    /// Rows and bytes that were kept since the start, and requests that were refused for lack of room.
+    kept_rows: AtomicU64,
+    kept_bytes: AtomicU64,
+    refused: AtomicU64,
     /// The reason why the last sealing failed.
     failure: Mutex<Option<QueryError>>,
 }
@@ -108,6 +112,7 @@ impl Stream {
         if unsealed < self.unsealed_bytes_max as u64 {
             return Ok(());
         }
+        self.counts.refused.fetch_add(1, Ordering::Relaxed);
         let reason = self.counts.failure.lock().as_ref().map(|error| format!(": {error}")).unwrap_or_default();
         Err(QueryError::limit(format!(
             "{unsealed} bytes of stream `{}` are kept and not sealed yet, and at most {} are allowed{reason}; send the request \
@@ -123,12 +128,25 @@ impl Stream {
     pub(super) async fn keep(&self, part: Part, bytes: Bytes) -> Result<()> {
         let (kept, answer) = oneshot::channel();
         self.counts.queued.fetch_add(bytes.len(), Ordering::SeqCst);
-        let length = bytes.len();
+        let (length, rows) = (bytes.len(), part.rows);
         if self.queue.send(Waiting { part, bytes, kept }).is_err() {
             self.counts.queued.fetch_sub(length, Ordering::SeqCst);
             return Err(stopped());
         }
-        answer.await.unwrap_or_else(|_| Err(stopped()))
+        let kept = answer.await.unwrap_or_else(|_| Err(stopped()));
+        if kept.is_ok() {
+            self.counts.kept_rows.fetch_add(rows, Ordering::Relaxed);
+            self.counts.kept_bytes.fetch_add(length as u64, Ordering::Relaxed);
+        }
+        kept
+    }
+
+    /// Returns the rows and bytes that were kept since the start, the requests that were refused, and the bytes that are not
+    /// sealed.
+    pub(super) fn counted(&self) -> [u64; 4] {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let Counts { kept_rows, kept_bytes, refused, .. } = &*self.counts;
+        [load(kept_rows), load(kept_bytes), load(refused), self.unsealed_bytes()]
     }
 
     /// Seals all segments that are kept.

@@ -11,6 +11,7 @@ mod repeats;
 mod routes;
 
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,14 @@ const STREAMS_MAX: usize = 1000;
 
 /// Times of new streams: a key counts for a day, and the clocks of two servers may differ by half a minute.
 const TIMES: Times = Times { dedup_horizon_ms: 24 * 60 * 60 * 1000, append_ms_max: 10_000, clock_skew_ms_max: 30_000 };
+
+/// Names, kinds and meanings of the counts of a stream.
+const METRICS: [(&str, &str, &str); 4] = [
+    ("buzz_stream_rows_total", "counter", "Rows that were kept."),
+    ("buzz_stream_bytes_total", "counter", "Bytes of rows that were kept."),
+    ("buzz_stream_refused_total", "counter", "Requests that were refused because too many bytes were not sealed."),
+    ("buzz_stream_unsealed_bytes", "gauge", "Bytes of rows that are kept or being written, and not sealed."),
+];
 
 /// The place of streams and how they are written.
 #[derive(Debug, Clone)]
@@ -111,6 +120,23 @@ impl Streams {
                 "requests of {RECEIVED_BYTES_MAX} bytes are being written, which is the maximum; send the request again later"
             ))
         })
+    }
+
+    /// Returns counts of the streams that this server writes to, in the format of Prometheus.
+    pub(crate) async fn metrics(&self) -> String {
+        let open = self.open.lock().await;
+        let mut counted: Vec<(&String, [u64; 4])> =
+            open.iter().map(|(name, stream)| (name, stream.counted())).collect();
+        counted.sort_unstable();
+        let mut text = String::new();
+        for (index, (name, kind, help)) in METRICS.iter().enumerate() {
+            // Writing to a String cannot fail.
+            _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for (stream, counts) in &counted {
+                _ = writeln!(text, "{name}{{stream=\"{stream}\"}} {}", counts[index]);
+            }
+        }
+        text
     }
 
     /// Returns the names of all streams, sorted.

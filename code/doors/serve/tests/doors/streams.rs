@@ -252,6 +252,15 @@ async fn rows_that_cannot_be_sealed_hold_back_further_ones() {
     assert!(status == 429 && head.to_lowercase().contains("retry-after: 1"), "{head}\n{body}");
     assert!(body.contains("are kept and not sealed yet"), "{body}");
     assert_eq!(send(&served, "GET", CLICKS, &[], b"").await.0, 503);
+    let (_, _, metrics) = http(&served, "GET", "/metrics", &[AUTH], "").await;
+    let metrics = String::from_utf8(metrics).unwrap();
+    for line in [
+        "buzz_stream_rows_total{stream=\"clicks\"} 1\n",
+        "buzz_stream_refused_total{stream=\"clicks\"} 1\n",
+        "buzz_stream_unsealed_bytes{stream=\"clicks\"} 12\n",
+    ] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
     std::fs::remove_file(stream.join("log")).unwrap();
     assert_eq!(counts(&served).await.0, 1);
     assert_eq!(post(&served, &[], "{\"id\":2}\n").await.0, 200);
