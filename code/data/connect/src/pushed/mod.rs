@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use buzz_epoch::{Entry, Sealed, SourceLog, SystemClock};
+use buzz_epoch::{Entry, Sealed, Segment, SourceLog, SystemClock};
 use buzz_protocol::{QueryError, Result};
 use buzz_storage::synced_folder;
+use futures::{StreamExt, stream};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use serde_json::{Value, json};
@@ -31,6 +32,9 @@ use crate::source::{BadData, Source, SourceBatch};
 
 /// Time between two attempts to seal what no server has sealed.
 const SEAL_EVERY: Duration = Duration::from_secs(1);
+
+/// Segments that are read at once.
+const READS_AT_ONCE: usize = 8;
 
 /// Maximum number of producers with a watermark of their own.
 const PRODUCERS_MAX: usize = 1000;
@@ -195,11 +199,11 @@ impl PushedSource {
         Ok(at)
     }
 
-    /// Returns the next segment of the log; `None` if there is none yet, or the source has ended.
-    async fn next(&mut self, log: &SourceLog, at: &mut At) -> Result<Option<Sealed>> {
+    /// Returns the next segments of the log, which are in one entry; none if there are none yet, or the source has ended.
+    async fn next(&mut self, log: &SourceLog, at: &mut At) -> Result<Vec<Sealed>> {
         loop {
             if self.end.is_some_and(|end| at.entry > end) {
-                return Ok(None);
+                return Ok(Vec::new());
             }
             if self.entry.is_none() {
                 self.entry = log.entry(at.entry).await?;
@@ -209,15 +213,16 @@ impl PushedSource {
             }
             let Some(entry) = &self.entry else {
                 return match self.end {
-                    None => Ok(None),
+                    None => Ok(Vec::new()),
                     Some(_) => Err(QueryError::data(format!(
                         "entry {} of the log of stream `{}` in `{}` does not exist, but later ones do; restore it",
                         at.entry, self.stream, self.root.written
                     ))),
                 };
             };
-            if let Some(sealed) = entry.segments.get(at.segment) {
-                return Ok(Some(sealed.clone()));
+            let next: Vec<Sealed> = entry.segments.iter().skip(at.segment).take(READS_AT_ONCE).cloned().collect();
+            if !next.is_empty() {
+                return Ok(next);
             }
             *at = At { entry: at.entry + 1, segment: 0 };
             (self.at, self.entry) = (Some(*at), None);
@@ -227,14 +232,13 @@ impl PushedSource {
     /// Decodes a segment into `read` and the rows by partition. Returns the number of rows.
     async fn decode(
         &mut self,
-        log: &SourceLog,
+        segment: &Segment,
         sealed: &Sealed,
         rows: &mut BTreeMap<String, Vec<arrow::array::RecordBatch>>,
         read: &mut SourceBatch,
     ) -> Result<usize> {
-        let segment = log.segment(sealed).await?;
         let mut tasks = Vec::new();
-        for piece in pieces(&segment, sealed, self.by_producer)? {
+        for piece in pieces(segment, sealed, self.by_producer)? {
             let (schema, bad_data) = (Arc::clone(&self.schema), self.bad_data);
             read.bytes += piece.bytes.len() as u64;
             let partition = piece.partition.clone();
@@ -267,12 +271,11 @@ impl Source for PushedSource {
 
     async fn read(&mut self, rows: usize, _: i64) -> Result<SourceBatch> {
         let mut read = SourceBatch::default();
-        let (stream, written) = (self.stream.clone(), self.root.written.clone());
         if self.log.is_none() {
-            self.log = self.root.log(&stream).await?;
+            self.log = self.root.log(&self.stream).await?;
         }
         let Some(log) = self.log.clone() else {
-            let missing = format!("stream `{stream}` does not exist in `{written}`");
+            let missing = format!("stream `{}` does not exist in `{}`", self.stream, self.root.written);
             if !self.follow {
                 return Err(QueryError::data(format!("{missing}; push rows to it, or correct `path` or `stream`")));
             }
@@ -285,13 +288,25 @@ impl Source for PushedSource {
         let mut by_partition = BTreeMap::new();
         let mut count = 0;
         while count < rows {
-            let Some(sealed) = self.next(&log, &mut at).await? else { break };
-            let decoded = self.decode(&log, &sealed, &mut by_partition, &mut read).await;
-            count += decoded.map_err(|error| {
-                error.at(format!("stream {stream}, entry {}, segment {}", at.entry, sealed.segment))
-            })?;
-            at.segment += 1;
-            self.at = Some(at);
+            let next = self.next(&log, &mut at).await?;
+            if next.is_empty() {
+                break;
+            }
+            // The first ones are decoded while the others are on their way.
+            let reads: Vec<_> = next.iter().map(|sealed| log.segment(sealed)).collect();
+            let mut segments = stream::iter(reads).buffered(READS_AT_ONCE);
+            for sealed in &next {
+                let place = format!("stream {}, entry {}, segment {}", self.stream, at.entry, sealed.segment);
+                let segment = segments.next().await.transpose().map_err(|error| error.at(place.as_str()))?;
+                let segment = segment.ok_or_else(|| QueryError::internal("a segment was not read"))?;
+                let decoded = self.decode(&segment, sealed, &mut by_partition, &mut read).await;
+                count += decoded.map_err(|error| error.at(place))?;
+                at.segment += 1;
+                self.at = Some(at);
+                if count >= rows {
+                    break;
+                }
+            }
         }
         read.more = count >= rows;
         read.ended = !read.more && !self.follow && self.end.is_some_and(|end| at.entry > end);

@@ -1,5 +1,7 @@
 //! Pieces of segments: rows that are decoded together.
 
+use std::collections::BTreeMap;
+
 use arrow::datatypes::SchemaRef;
 use buzz_epoch::{Sealed, Segment};
 use buzz_protocol::{QueryError, Result};
@@ -18,41 +20,38 @@ const PIECE_BYTES: usize = 1 << 20;
 /// The partition of rows without a producer, and of all rows if the source does not divide them by producer.
 pub(super) const SHARED: &str = "0";
 
-/// Returns the rows of a segment that count, divided into pieces. With `by_producer`, each producer is a partition.
+/// Returns the rows of a segment that count, divided into pieces. With `by_producer`, each producer is a partition. The JSON
+/// rows of a partition keep their order.
 pub(super) fn pieces(segment: &Segment, sealed: &Sealed, by_producer: bool) -> Result<Vec<Piece>> {
     let mut pieces: Vec<Piece> = Vec::new();
-    // The parts that belong to the last piece, and the bytes of all of it.
-    let (mut joined, mut size) = (Vec::new(), 0);
+    let mut joined: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let json = |partition: &str, bytes: Bytes| {
+        let partition = partition.to_string();
+        Piece { format: PushFormat::Json, partition, bytes }
+    };
     for (part, bytes) in segment.counted(sealed)? {
         let format: PushFormat = part.format.as_deref().unwrap_or(PushFormat::Json.name()).parse()?;
         let partition = match &part.producer {
             Some(producer) if by_producer => format!("producer {producer}"),
             _ => SHARED.to_string(),
         };
-        let is_like = |last: &Piece| last.format == format && last.partition == partition;
-        let is_next = format == PushFormat::Json && pieces.last().is_some_and(is_like);
-        if is_next && size + bytes.len() <= PIECE_BYTES {
-            size += bytes.len();
-            joined.push(bytes);
-        } else {
-            join(&mut pieces, &mut joined);
-            size = bytes.len();
+        if format != PushFormat::Json {
             pieces.push(Piece { format, partition, bytes });
+            continue;
+        }
+        let text = joined.entry(partition.clone()).or_default();
+        if !text.is_empty() && text.len() + bytes.len() > PIECE_BYTES {
+            pieces.push(json(&partition, std::mem::take(text).into()));
+        }
+        if bytes.len() > PIECE_BYTES {
+            pieces.push(json(&partition, bytes));
+        } else {
+            text.extend_from_slice(&bytes);
         }
     }
-    join(&mut pieces, &mut joined);
+    let rest = joined.into_iter().filter(|(_, text)| !text.is_empty());
+    pieces.extend(rest.map(|(partition, text)| json(&partition, text.into())));
     Ok(pieces.into_iter().flat_map(Piece::divided).collect())
-}
-
-/// Appends `joined` to the last of `pieces`.
-fn join(pieces: &mut [Piece], joined: &mut Vec<Bytes>) {
-    let Some(last) = pieces.last_mut().filter(|_| !joined.is_empty()) else { return };
-    let mut bytes = Vec::with_capacity(last.bytes.len() + joined.iter().map(Bytes::len).sum::<usize>());
-    bytes.extend_from_slice(&last.bytes);
-    for part in joined.drain(..) {
-        bytes.extend_from_slice(&part);
-    }
-    last.bytes = bytes.into();
 }
 
 /// Rows of one format and one partition.

@@ -3,7 +3,7 @@
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow::ipc::writer::StreamWriter;
-use buzz_epoch::{Part, Segment, SourceColumn, SourceSpec};
+use buzz_epoch::{Part, SourceColumn, SourceSpec};
 use object_store::memory::InMemory;
 
 use super::*;
@@ -170,12 +170,16 @@ async fn rows_that_do_not_fit_are_treated_as_the_table_says() {
     let mut source = source(&store);
     source.bad_data = BadData::Side;
     let read = source.read(10, 0).await.expect("bad rows are set aside");
-    assert_eq!(ids(&read), [1, 3, 5]);
-    let texts: Vec<&str> = read.bad.iter().map(|bad| bad.text.as_str()).collect();
-    assert_eq!((texts.len(), &texts[..2], texts[2]), (4, &["{\"id\":2.5}", "4"][..], "x"));
-    assert!(texts[3].contains("Arrow IPC stream"), "{texts:?}");
+    let mut found = ids(&read);
+    found.sort_unstable();
+    assert_eq!(found, [1, 3, 5]);
+    let mut texts: Vec<&str> = read.bad.iter().map(|bad| bad.text.as_str()).collect();
+    texts.sort_unstable();
+    assert_eq!((texts.len(), &texts[1..]), (4, &["4", "x", "{\"id\":2.5}"][..]));
+    assert!(texts[0].contains("Arrow IPC stream"), "{texts:?}");
     let error = self::source(&store).read(10, 0).await.expect_err("a row is bad");
-    assert!(error.to_string().contains("stream clicks, entry 1") && error.to_string().contains("2.5"), "{error}");
+    let error = error.to_string();
+    assert!(error.contains("stream clicks, entry 1") && error.contains("none of the stream's columns"), "{error}");
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
 
+use buzz_connect::CheckedRows;
+
 /// Maximum number of keys.
 const KEYS_MAX: usize = 100_000;
 
@@ -18,6 +20,13 @@ pub(super) struct Answer {
     pub(super) bad: u64,
     /// The first of these.
     pub(super) first_bad: Option<String>,
+}
+
+impl Answer {
+    /// Makes the answer to a request with `rows`.
+    pub(super) fn of(rows: &CheckedRows) -> Self {
+        Self { rows: rows.rows, bad: rows.bad, first_bad: rows.first_bad.clone() }
+    }
 }
 
 /// A request with a key.

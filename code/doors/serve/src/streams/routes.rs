@@ -1,13 +1,14 @@
 //! The requests of streams.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use buzz_connect::{CheckedRows, PushFormat, check_rows};
+use buzz_connect::{BadData, CheckedRows, PushFormat, check_rows};
 use buzz_epoch::{KEY_BYTES_MAX, Part, SourceLog, SourceSpec};
 use buzz_protocol::{ErrorKind, QueryError, Result};
 use bytes::Bytes;
@@ -22,6 +23,9 @@ use super::repeats::{Answer, Repeat, digest};
 use super::{BODY_BYTES_MAX, Streams};
 use crate::codes::http_status;
 use crate::http::failed;
+
+/// Maximum time for receiving the body of a request, which holds memory that others wait for.
+const RECEIVED_WITHIN: Duration = Duration::from_secs(30);
 
 /// The header with the name of a producer, which has a watermark of its own.
 const PRODUCER: &str = "x-buzz-producer";
@@ -110,20 +114,26 @@ async fn push(State(streams): State<Shared>, Path(name): Path<String>, request: 
     }
     let _memory = streams.receive(length.unwrap_or(BODY_BYTES_MAX))?;
     let body = receive(body, BODY_BYTES_MAX).await?;
-    let stream = streams.of_rows(&name).await.map_err(away)?;
+    // Rows that are refused create no stream.
+    let before = streams.existing(&name).await.map_err(away)?;
     let digest = key.as_ref().map(|_| digest(format.name(), &body)).unwrap_or_default();
-    if let Some(key) = &key {
-        match stream.repeats.lock().find(key, digest) {
-            Repeat::New => {}
-            Repeat::Same(answer) => return Ok(answered(&name, &answer)),
-            Repeat::Other => {
-                let message = format!("key `{key}` was used for other rows; use a new key for them");
-                return Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, message));
-            }
-        }
+    if let Some(answer) = repeated(before.as_ref(), key.as_ref(), digest)? {
+        return Ok(answered(&name, &answer));
     }
-    let rows = checked(&stream, body, format).await?;
-    let answer = Answer { rows: rows.rows, bad: rows.bad, first_bad: rows.first_bad };
+    let mut rows = checked(before.clone(), body.clone(), format).await?;
+    let stream = match before {
+        Some(stream) => stream,
+        None if rows.rows == 0 => return Ok(answered(&name, &Answer::of(&rows))),
+        None => {
+            let stream = streams.of_rows(&name).await.map_err(away)?;
+            // Another client may have declared it meanwhile.
+            if stream.columns.is_some() {
+                rows = checked(Some(Arc::clone(&stream)), body, format).await?;
+            }
+            stream
+        }
+    };
+    let answer = Answer::of(&rows);
     if rows.rows > 0 {
         stream.check_room()?;
         let part = Part {
@@ -142,6 +152,22 @@ async fn push(State(streams): State<Shared>, Path(name): Path<String>, request: 
     Ok(answered(&name, &answer))
 }
 
+/// Returns the answer to a request with `key` if it was sent before.
+///
+/// # Errors
+/// A failure if it was sent with other rows.
+fn repeated(stream: Option<&Arc<Stream>>, key: Option<&String>, digest: u64) -> Answered<Option<Answer>> {
+    let (Some(stream), Some(key)) = (stream, key) else { return Ok(None) };
+    match stream.repeats.lock().find(key, digest) {
+        Repeat::New => Ok(None),
+        Repeat::Same(answer) => Ok(Some(answer)),
+        Repeat::Other => {
+            let message = format!("key `{key}` was used for other rows; use a new key for them");
+            Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, message))
+        }
+    }
+}
+
 fn answered(stream: &str, answer: &Answer) -> Response {
     let mut body = json!({"stream": stream, "rows": answer.rows});
     if answer.bad > 0 {
@@ -152,9 +178,12 @@ fn answered(stream: &str, answer: &Answer) -> Response {
 }
 
 /// Checks rows in a thread of their own. A decoder that panics has met rows that it cannot read.
-async fn checked(stream: &Arc<Stream>, body: Bytes, format: PushFormat) -> Answered<CheckedRows> {
-    let checked = Arc::clone(stream);
-    let check = move || check_rows(&body, format, checked.columns.as_ref(), checked.bad_data);
+async fn checked(stream: Option<Arc<Stream>>, body: Bytes, format: PushFormat) -> Answered<CheckedRows> {
+    let check = move || {
+        let stream = stream.as_ref();
+        let columns = stream.and_then(|stream| stream.columns.as_ref());
+        check_rows(&body, format, columns, stream.map_or(BadData::Fail, |stream| stream.bad_data))
+    };
     match tokio::task::spawn_blocking(check).await {
         Ok(rows) => Ok(rows?),
         Err(_) => Err(Failure::new(
@@ -171,7 +200,14 @@ fn too_large() -> Failure {
 
 /// Receives the body of a request of up to `bytes_max` bytes.
 async fn receive(body: Body, bytes_max: usize) -> Answered<Bytes> {
-    to_bytes(body, bytes_max).await.map_err(|error| {
+    let received = tokio::time::timeout(RECEIVED_WITHIN, to_bytes(body, bytes_max)).await.map_err(|_| {
+        let message = format!(
+            "the body was not received within {} s; send it faster, or less at once",
+            RECEIVED_WITHIN.as_secs()
+        );
+        Failure::new(StatusCode::REQUEST_TIMEOUT, message)
+    })?;
+    received.map_err(|error| {
         let is_length =
             std::error::Error::source(&error).is_some_and(|cause| cause.to_string().contains("length limit"));
         if is_length || error.to_string().contains("length limit") {

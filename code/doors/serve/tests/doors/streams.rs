@@ -147,6 +147,8 @@ async fn bad_requests_say_what_is_wrong_and_keep_nothing() {
     assert_eq!(status, 401);
     let answer = announce(&served, (16 << 20) + 1).await;
     assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("send fewer rows at once"), "{answer}");
+    // Rows that are refused create no stream.
+    assert_eq!(send(&served, "POST", "/v1/streams/other", &[], b"7").await.0, 422);
     let (status, error) = send(&served, "GET", "/v1/streams/other", &[], b"").await;
     assert_eq!((status, message(&error).contains("stream `other` does not exist")), (404, true), "{error}");
     assert_eq!(counts(&served).await.0, 1);
