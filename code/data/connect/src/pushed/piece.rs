@@ -83,9 +83,11 @@ impl Piece {
     pub(super) fn decode(&self, schema: &SchemaRef, bad_data: BadData) -> Result<Decoded> {
         let format = self.format.decoder();
         let decoded = match self.format {
-            PushFormat::Json => match self.unfit(schema) {
+            PushFormat::Json => match unfit(schema, &self.bytes) {
                 None => return decode_lines(&format, schema, &[], &self.bytes, bad_data),
-                Some(reason) => Err(reason),
+                Some(reason) if bad_data == BadData::Fail => Err(reason),
+                // They are rows of several requests, of which some may fit.
+                Some(_) => return self.decode_fitting(schema),
             },
             PushFormat::Csv { header } => match self.csv_names(header, schema) {
                 Ok((start, names)) => {
@@ -105,12 +107,19 @@ impl Piece {
         }
     }
 
-    /// Returns the reason why JSON rows would have NULL in all columns, or in one that they spell otherwise.
-    fn unfit(&self, schema: &SchemaRef) -> Option<String> {
-        if let Err(error) = check_capitals(schema, first_keys(&self.bytes).iter().map(String::as_str)) {
-            return Some(error.message);
+    /// Decodes the JSON rows that have columns of the table, and sets the others aside.
+    fn decode_fitting(&self, schema: &SchemaRef) -> Result<Decoded> {
+        let format = self.format.decoder();
+        let (mut fitting, mut bad) = (Vec::with_capacity(self.bytes.len()), Vec::new());
+        for record in records(&format, &self.bytes) {
+            match unfit(schema, record.text) {
+                Some(reason) => bad.push(BadRow { text: record.row(), reason }),
+                None => fitting.extend_from_slice(record.text),
+            }
         }
-        foreign_keys(schema, &self.bytes).map(|keys| format!("it has none of the table's columns; it has {keys}"))
+        let mut decoded = decode_lines(&format, schema, &[], &fitting, BadData::Drop)?;
+        decoded.bad.append(&mut bad);
+        Ok(decoded)
     }
 
     /// Returns where the rows of a CSV text begin, and the names of its columns.
@@ -134,4 +143,12 @@ impl Piece {
         let bad = records(&format, &self.bytes).skip(header);
         bad.map(|record| BadRow { text: record.row(), reason: reason.to_string() }).collect()
     }
+}
+
+/// Returns the reason why JSON rows would have NULL in all columns, or in one that they spell otherwise.
+fn unfit(schema: &SchemaRef, rows: &[u8]) -> Option<String> {
+    if let Err(error) = check_capitals(schema, first_keys(rows).iter().map(String::as_str)) {
+        return Some(error.message);
+    }
+    foreign_keys(schema, rows).map(|keys| format!("it has none of the table's columns; it has {keys}"))
 }

@@ -183,6 +183,25 @@ async fn rows_that_do_not_fit_are_treated_as_the_table_says() {
 }
 
 #[tokio::test]
+async fn rows_of_another_kind_do_not_take_others_with_them() {
+    let store = Arc::new(InMemory::new());
+    let log = log(&store).await;
+    let others = "{\"user\":9}\n".repeat(150);
+    let requests: [Request<'_>; 3] = [
+        ("", JSON, "", others.as_bytes()),
+        ("", JSON, "", b"{\"id\":1}\n{\"ID\":2}\n"),
+        ("", JSON, "", b"{\"id\":3}\n{\"id\":4.5}\n"),
+    ];
+    push(&log, &requests).await;
+    let mut source = source(&store);
+    source.bad_data = BadData::Drop;
+    let read = source.read(1000, 0).await.expect("bad rows are dropped");
+    assert_eq!((ids(&read), read.bad.len()), (vec![1, 3], 152));
+    let error = self::source(&store).read(1000, 0).await.expect_err("rows are bad");
+    assert!(error.to_string().contains("none of the table's columns; it has `user`"), "{error}");
+}
+
+#[tokio::test]
 async fn stream_that_does_not_exist_is_waited_for_or_named() {
     let store = Arc::new(InMemory::new());
     let mut waiting = source(&store);
