@@ -183,6 +183,21 @@ impl SourceLog {
     /// # Errors
     /// The error of the store; `Data` if an object of the inbox is damaged. The entry may exist nevertheless: repeat.
     pub async fn seal(&self, clock: &dyn Clock) -> Result<Option<Entry>> {
+        Ok(self.seal_some(clock).await?.map(|(entry, _)| entry))
+    }
+
+    /// Enters all segments into the log that were in the inbox before the call. It does not wait for those that come meanwhile,
+    /// which may be without end.
+    ///
+    /// # Errors
+    /// As [`SourceLog::seal`].
+    pub async fn seal_all(&self, clock: &dyn Clock) -> Result<()> {
+        while let Some((_, true)) = self.seal_some(clock).await? {}
+        Ok(())
+    }
+
+    /// Creates the next entry. Returns it, and true if segments of the same listing must wait for the one after it.
+    async fn seal_some(&self, clock: &dyn Clock) -> Result<Option<(Entry, bool)>> {
         let Shared { store, spec, ids, rules, segments_max, .. } = &*self.shared;
         let mut index = self.shared.index.lock().await;
         for _ in 0..RACES_MAX {
@@ -198,6 +213,7 @@ impl SourceLog {
                 *index = self.load(true).await?;
                 continue;
             }
+            let (count, waits) = (selected.len(), rest_ms.is_some());
             let reads: Vec<_> = selected.into_iter().map(|name| self.header(name)).collect();
             let found: Vec<Found> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
             let by = ids.next().to_string();
@@ -207,7 +223,8 @@ impl SourceLog {
             if let Created::Mine = object::create(store, &self.entry_path(entry.n), bytes.into(), *rules).await? {
                 index.apply(&entry, spec.times);
                 self.shared.newest_ms.fetch_max(entry.at_ms, Ordering::SeqCst);
-                return Ok(Some(entry));
+                let waits = waits || entry.segments.len() < count;
+                return Ok(Some((entry, waits)));
             }
         }
         Ok(None)

@@ -158,7 +158,7 @@ impl PushedSource {
         if self.sealed.is_some_and(|sealed| sealed.elapsed() < SEAL_EVERY) {
             return Ok(false);
         }
-        while log.seal(&SystemClock).await?.is_some() {}
+        log.seal_all(&SystemClock).await?;
         self.sealed = Some(Instant::now());
         Ok(true)
     }

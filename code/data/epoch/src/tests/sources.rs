@@ -7,6 +7,8 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
+use crate::clock::Ids;
+use crate::rules::Rules;
 use crate::{Part, Segment, SourceLog, SourceSpec, Times, Totals, VirtualClock, source_names};
 
 const TIMES: Times = Times { dedup_horizon_ms: 1000, append_ms_max: 50, clock_skew_ms_max: 50 };
@@ -137,6 +139,22 @@ async fn segments_after_a_clock_was_set_back_are_sealed() {
     later.append(&segment(&["3"]), &clock).await.unwrap();
     assert_eq!(later.seal(&clock).await.unwrap().unwrap().segments.len(), 1);
     assert_eq!(later.newest().await.unwrap().unwrap().totals.rows, 3);
+}
+
+#[tokio::test]
+async fn all_segments_are_sealed_in_as_many_entries_as_they_need() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let (spec, clock) = (source(&store).await.spec().clone(), VirtualClock::new(1_000_000));
+    let (root, ids) = (Path::from("root"), Ids::random());
+    let log = SourceLog::open_with(store, root, "events", &spec, ids, Rules::default(), 2).await.unwrap();
+    for n in 0..5 {
+        log.append(&segment(&[&n.to_string()]), &clock).await.unwrap();
+    }
+    log.seal_all(&clock).await.unwrap();
+    let newest = log.newest().await.unwrap().unwrap();
+    assert_eq!((newest.n, newest.totals.segments), (3, 5));
+    log.seal_all(&clock).await.unwrap();
+    assert_eq!(log.newest().await.unwrap().unwrap(), newest);
 }
 
 #[tokio::test]

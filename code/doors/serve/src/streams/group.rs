@@ -225,15 +225,9 @@ async fn seal(log: SourceLog, counts: Arc<Counts>, seal_after: Duration) {
 async fn seal_all(log: &SourceLog, counts: &Counts) -> Result<()> {
     let _sealing = counts.sealing.lock().await;
     let before = counts.unsealed.load(Ordering::SeqCst);
-    loop {
-        match log.seal(&SystemClock).await {
-            Ok(Some(_)) => {}
-            Ok(None) => break,
-            Err(error) => {
-                *counts.failure.lock() = Some(error.clone());
-                return Err(error);
-            }
-        }
+    if let Err(error) = log.seal_all(&SystemClock).await {
+        *counts.failure.lock() = Some(error.clone());
+        return Err(error);
     }
     counts.unsealed.fetch_sub(before, Ordering::SeqCst);
     *counts.failure.lock() = None;
