@@ -263,7 +263,8 @@ impl SourceLog {
     /// # Errors
     /// The error of the store.
     pub async fn newest(&self) -> Result<Option<Entry>> {
-        let known = self.shared.index.lock().await.as_ref().map_or(0, |index| index.head);
+        // While another call loads or seals, the search begins at the first entry instead of waiting.
+        let known = self.shared.index.try_lock().ok().and_then(|index| Some(index.as_ref()?.head)).unwrap_or_default();
         let newest = self.entry(self.head(known).await?).await?;
         if let Some(entry) = &newest {
             self.shared.newest_ms.fetch_max(entry.at_ms, Ordering::SeqCst);

@@ -23,6 +23,9 @@ const GROUP_BYTES: usize = 8 << 20;
 /// Time after which sealing is tried again when it failed.
 const SEAL_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// Time after which the log is read again before a segment is named.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
 /// A stream that this server writes to.
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -166,8 +169,15 @@ async fn write(
     mut waiting: mpsc::UnboundedReceiver<Waiting>,
     group_for: Duration,
 ) {
+    let mut looked: Option<Instant> = None;
     while let Some(first) = waiting.recv().await {
         let started = Instant::now();
+        // A server that was idle does not know what others have sealed, whose clocks may be ahead.
+        let is_due = looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY);
+        let newest = if is_due { log.newest().await.map(|_| ()) } else { Ok(()) };
+        if is_due && newest.is_ok() {
+            looked = Some(started);
+        }
         let mut bytes = first.bytes.len();
         let mut group = vec![first];
         while bytes < GROUP_BYTES
@@ -185,7 +195,11 @@ async fn write(
             parts.push(std::mem::take(&mut request.part));
         }
         let segment = Segment { parts, payload: payload.into() };
-        let appended = log.append(&segment, &SystemClock).await.map(|_| ()).map_err(not_kept);
+        let appended = match newest {
+            Ok(()) => log.append(&segment, &SystemClock).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        let appended = appended.map_err(not_kept);
         if appended.is_ok() {
             counts.unsealed.fetch_add(bytes as u64, Ordering::SeqCst);
             counts.kept.notify_one();

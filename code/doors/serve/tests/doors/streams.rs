@@ -244,10 +244,9 @@ async fn rows_that_cannot_be_sealed_hold_back_further_ones() {
     let mut settings = StreamsSettings::of_folder(folder.path()).unwrap();
     settings.unsealed_bytes_max = 10;
     let served = with_streams(settings).await;
-    let stream = folder.path().join("sources/clicks");
-    std::fs::create_dir_all(&stream).unwrap();
-    // No entry can be created where a file is.
-    std::fs::write(stream.join("log"), "").unwrap();
+    // The first entry cannot be created where a folder is.
+    let entry = folder.path().join("sources/clicks/log/00000000000000000001.json");
+    std::fs::create_dir_all(&entry).unwrap();
     assert_eq!(post(&served, &[], "{\"id\":1111}\n").await.0, 200);
     let (status, head, body) = http(&served, "POST", CLICKS, &[AUTH], "{\"id\":2}").await;
     let body = String::from_utf8(body).unwrap();
@@ -263,7 +262,7 @@ async fn rows_that_cannot_be_sealed_hold_back_further_ones() {
     ] {
         assert!(metrics.contains(line), "{metrics}");
     }
-    std::fs::remove_file(stream.join("log")).unwrap();
+    std::fs::remove_dir(&entry).unwrap();
     assert_eq!(counts(&served).await.0, 1);
     assert_eq!(post(&served, &[], "{\"id\":2}\n").await.0, 200);
     assert_eq!(counts(&served).await.0, 2);
