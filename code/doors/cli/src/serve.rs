@@ -70,6 +70,10 @@ pub struct ServeArguments {
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
 
+    /// Take rows of streams by HTTP and keep them in this folder or below this s3:// uri. Without it, none are taken.
+    #[arg(long, value_name = "PLACE")]
+    streams: Option<String>,
+
     /// Set an option of all queries, such as memory_bytes=2GiB; can be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
     sets: Vec<String>,
@@ -119,6 +123,10 @@ async fn serve(arguments: ServeArguments, threads: usize) -> Result<Stopped> {
     let names: BTreeSet<String> = tables.iter().chain(&known).map(|entry| entry.name.clone()).collect();
     let is_loopback = arguments.listen.ip().is_loopback() && arguments.postgres.ip().is_loopback();
     let can_change = arguments.names.map_or(is_loopback, |policy| policy == NamesPolicy::Change);
+    let streams = match &arguments.streams {
+        Some(place) => Some(crate::stream::streams(place).await?),
+        None => None,
+    };
     let tls = arguments.tls_certificate.zip(arguments.tls_key).map(|(certificate, key)| Tls { certificate, key });
     let settings = Settings {
         tables,
@@ -131,6 +139,7 @@ async fn serve(arguments: ServeArguments, threads: usize) -> Result<Stopped> {
         tls,
         hosts: arguments.hosts,
         keys,
+        streams,
     };
     let server = buzz_serve::bind(engine, settings).await?;
     let stop = stopped()?;

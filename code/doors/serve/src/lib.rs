@@ -28,6 +28,7 @@ mod postgres;
 mod queue;
 mod scan;
 mod settings;
+mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,7 @@ pub use listen::{Server, Stopped};
 pub use mcp::{McpSettings, serve_stdio};
 pub use names::RegistrySettings;
 pub use settings::{Settings, Tls, read_keys};
+pub use streams::StreamsSettings;
 
 use crate::desk::Desk;
 use crate::names::Names;

@@ -25,6 +25,7 @@ use crate::http::guard::Guard;
 use crate::http::submitted::Submitted;
 use crate::pg_catalog::Catalog;
 use crate::postgres::Connections;
+use crate::streams::Streams;
 use crate::{Keys, STOP_WITHIN, Settings, Tls, http, postgres};
 
 /// Maximum number of connections to one port.
@@ -61,6 +62,7 @@ pub(crate) struct Shared {
     pub(crate) submitted: Arc<Submitted>,
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) tracker: TaskTracker,
+    pub(crate) streams: Option<Arc<Streams>>,
     guard: Arc<Guard>,
 }
 
@@ -99,6 +101,7 @@ pub(crate) async fn bind(desk: Arc<Desk>, settings: Settings) -> Result<Server> 
         submitted: Arc::default(),
         tls,
         tracker: TaskTracker::new(),
+        streams: settings.streams.map(|streams| Arc::new(Streams::new(streams))),
         guard: Arc::new(guard),
     };
     Ok(Server { shared, http, postgres })

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use buzz_protocol::{CatalogEntry, Options, QueryError, Result};
 
-use crate::{Bounds, Keys, RegistrySettings};
+use crate::{Bounds, Keys, RegistrySettings, StreamsSettings};
 
 /// The settings of a server.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// The accepted keys.
     pub keys: Keys,
+    /// The place of streams, if clients may push rows.
+    pub streams: Option<StreamsSettings>,
 }
 
 /// Files of a certificate and its private key, both in PEM format.

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use buzz_epoch::EpochLog;
 use buzz_protocol::{QueryError, Result};
+use buzz_serve::StreamsSettings;
 use buzz_storage::QueryStores;
 use clap::{Args, Subcommand};
 
@@ -112,6 +113,19 @@ pub async fn carry_out(command: StreamCommand, threads: usize) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Opens the place of the streams of a server: a folder, whose files are synced, or an s3:// uri.
+///
+/// # Errors
+/// `Invalid` if the uri is wrong, `Data` if the folder cannot be used.
+pub(crate) async fn streams(place: &str) -> Result<StreamsSettings> {
+    if !store::is_remote(place) {
+        return StreamsSettings::of_folder(Path::new(place.trim_start_matches("file://")));
+    }
+    let stores = Arc::new(crate::compose::stores()).for_query();
+    let (store, root) = store::open(place, true, &plan::place(&stores, false)?).await?;
+    Ok(StreamsSettings::of_bucket(store, root))
 }
 
 async fn check(file: &Path, plans: bool, stores: &Arc<QueryStores>) -> Result<()> {

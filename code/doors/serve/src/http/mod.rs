@@ -28,7 +28,8 @@ use crate::http::rows::Part;
 use crate::http::submitted::Submitted;
 use crate::listen::Shared;
 use crate::names::NamedTable;
-use crate::{flight, mcp};
+use crate::streams::Streams;
+use crate::{flight, mcp, streams};
 
 /// Maximum bytes of a request.
 const BODY_BYTES_MAX: usize = 16 << 20;
@@ -38,6 +39,7 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 struct Api {
     desk: Arc<Desk>,
     submitted: Arc<Submitted>,
+    streams: Option<Arc<Streams>>,
     /// True if all users have one key.
     is_one_key: bool,
 }
@@ -67,6 +69,7 @@ pub(crate) fn router(shared: &Shared, guard: Arc<Guard>) -> Router {
     let api = Api {
         desk: Arc::clone(&shared.desk),
         submitted: Arc::clone(&shared.submitted),
+        streams: shared.streams.clone(),
         is_one_key: shared.keys.is_one(),
     };
     let gate = Gate { guard, keys: Arc::clone(&shared.keys) };
@@ -80,6 +83,7 @@ pub(crate) fn router(shared: &Shared, guard: Arc<Guard>) -> Router {
         .route("/v1/queries/{id}/work", get(work::work))
         .route("/v1/tables", get(tables))
         .route("/v1/tables/{name}", get(table))
+        .merge(streams::router(shared.streams.clone()))
         .route("/", get(console::to_first_page))
         .route("/console", get(console::to_first_page))
         .route(console::PATH, get(console::first_page))
@@ -98,7 +102,7 @@ pub(crate) fn router(shared: &Shared, guard: Arc<Guard>) -> Router {
 }
 
 /// Makes the response of a failure.
-fn failed(status: StatusCode, error: &QueryError) -> Response {
+pub(crate) fn failed(status: StatusCode, error: &QueryError) -> Response {
     let body = json!({"error": {"kind": error.kind, "message": error.to_string()}});
     (status, Json(body)).into_response()
 }
@@ -287,5 +291,9 @@ async fn table(State(api): State<Api>, Path(name): Path<String>) -> Response {
 
 /// Responds with counts in the format of Prometheus.
 async fn metrics(State(api): State<Api>) -> Response {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::text(&api.desk)).into_response()
+    let mut text = metrics::text(&api.desk);
+    if let Some(streams) = &api.streams {
+        text.push_str(&streams.metrics().await);
+    }
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -7,12 +7,15 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use crate::{Part, Segment, SourceLog, SourceSpec, Times, VirtualClock};
+use crate::clock::Ids;
+use crate::rules::Rules;
+use crate::{Part, Segment, SourceLog, SourceSpec, Times, Totals, VirtualClock, source_names};
 
 const TIMES: Times = Times { dedup_horizon_ms: 1000, append_ms_max: 50, clock_skew_ms_max: 50 };
 
 async fn source(store: &Arc<dyn ObjectStore>) -> SourceLog {
-    let spec = SourceSpec { ddl: "create table events".into(), format: "json".into(), times: TIMES };
+    let (ddl, format) = ("create table events".into(), "json".into());
+    let spec = SourceSpec { ddl, format, times: TIMES, ..Default::default() };
     SourceLog::open(store.clone(), Path::from("root"), "events", &spec).await.unwrap()
 }
 
@@ -58,7 +61,7 @@ async fn long_log_is_read_back_as_far_as_the_horizon() {
         clock.advance(40);
     }
     // Entries of the last 1,000 ms are 36 to 60, so older ones are not needed.
-    store.delete(&Path::from("root/sources/events/log/00000000000000000001.json")).await.unwrap();
+    store.delete(&Path::from("root/sources/events/log/00000000000000000002.json")).await.unwrap();
     let later = source(&store).await;
     for n in [60, 40, 36] {
         later.append(&segment(&[&n.to_string()]), &clock).await.unwrap();
@@ -73,12 +76,85 @@ async fn damaged_segment_and_changed_declaration_are_named() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let (log, clock) = (source(&store).await, VirtualClock::new(1_000_000));
     let name = log.append(&segment(&["1"]), &clock).await.unwrap();
-    store.put(&Path::from(format!("root/sources/events/inbox/{name}")), "buzz".into()).await.unwrap();
+    store.put(&Path::from(format!("root/sources/events/inbox/{}/{name}", &name[..7])), "buzz".into()).await.unwrap();
     let error = log.seal(&clock).await.unwrap_err();
     assert!(error.kind == ErrorKind::Data && error.message.contains(&name), "{error}");
     let other = SourceSpec { ddl: "create table other".into(), ..log.spec().clone() };
     let error = SourceLog::open(store, Path::from("root"), "events", &other).await.unwrap_err();
     assert!(error.message.contains("exists with another declaration: `create table events`"), "{error}");
+}
+
+#[tokio::test]
+async fn entries_have_sums_of_the_rows_that_count() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let (log, clock) = (source(&store).await, VirtualClock::new(1_000_000));
+    assert_eq!(log.newest().await.unwrap(), None);
+    for keys in [["1", "2"], ["2", "3"]] {
+        let mut segment = segment(&keys);
+        for part in &mut segment.parts {
+            part.bytes = 1;
+        }
+        log.append(&segment, &clock).await.unwrap();
+        clock.advance(10);
+        log.seal(&clock).await.unwrap();
+    }
+    let expected = Totals { rows: 3, bytes: 3, segments: 2 };
+    assert_eq!(log.newest().await.unwrap().unwrap().totals, expected);
+    let later = SourceLog::existing(store.clone(), Path::from("root"), "events").await.unwrap().unwrap();
+    assert_eq!((later.newest().await.unwrap().unwrap().totals, later.spec()), (expected, log.spec()));
+    assert!(SourceLog::existing(store.clone(), Path::from("root"), "other").await.unwrap().is_none());
+    assert_eq!(source_names(&store, &Path::from("root")).await.unwrap(), ["events"]);
+}
+
+#[tokio::test]
+async fn segments_of_long_ago_and_of_a_clock_that_is_ahead_are_sealed() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let (log, clock) = (source(&store).await, VirtualClock::new(1_000_000));
+    let hours = 60 * 60 * 1000;
+    log.append(&segment(&["1"]), &clock).await.unwrap();
+    log.seal(&clock).await.unwrap().unwrap();
+    for advance in [3 * hours, 1, 5 * hours] {
+        let ahead = VirtualClock::new(clock.advance(advance) + TIMES.clock_skew_ms_max);
+        log.append(&segment(&[&advance.to_string()]), &ahead).await.unwrap();
+        let sealed = log.seal(&clock).await.unwrap().expect("the segment is found");
+        assert_eq!(sealed.segments.len(), 1);
+    }
+    let later = source(&store).await;
+    assert_eq!(later.seal(&clock).await.unwrap(), None);
+    assert_eq!(later.newest().await.unwrap().unwrap().totals.rows, 4);
+}
+
+#[tokio::test]
+async fn segments_after_a_clock_was_set_back_are_sealed() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let (log, clock) = (source(&store).await, VirtualClock::new(10_000_000));
+    log.append(&segment(&["1"]), &clock).await.unwrap();
+    log.seal(&clock).await.unwrap().unwrap();
+    clock.set(5_000_000);
+    log.append(&segment(&["2"]), &clock).await.unwrap();
+    assert_eq!(log.seal(&clock).await.unwrap().unwrap().segments.len(), 1);
+    // A process that has just started knows the time of the newest entry once it has read it.
+    let later = source(&store).await;
+    later.newest().await.unwrap();
+    later.append(&segment(&["3"]), &clock).await.unwrap();
+    assert_eq!(later.seal(&clock).await.unwrap().unwrap().segments.len(), 1);
+    assert_eq!(later.newest().await.unwrap().unwrap().totals.rows, 3);
+}
+
+#[tokio::test]
+async fn all_segments_are_sealed_in_as_many_entries_as_they_need() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let (spec, clock) = (source(&store).await.spec().clone(), VirtualClock::new(1_000_000));
+    let (root, ids) = (Path::from("root"), Ids::random());
+    let log = SourceLog::open_with(store, root, "events", &spec, ids, Rules::default(), 2).await.unwrap();
+    for n in 0..5 {
+        log.append(&segment(&[&n.to_string()]), &clock).await.unwrap();
+    }
+    log.seal_all(&clock).await.unwrap();
+    let newest = log.newest().await.unwrap().unwrap();
+    assert_eq!((newest.n, newest.totals.segments), (3, 5));
+    log.seal_all(&clock).await.unwrap();
+    assert_eq!(log.newest().await.unwrap().unwrap(), newest);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! collection can decide about a file without opening it.
 //!
 //! ```text
-//! <root>/sources/<source>/{source.json, inbox/<uuid7>, log/<n>.json}
+//! <root>/sources/<source>/{source.json, inbox/<part>/<uuid7>, log/<n>.json}
 //! <root>/pipelines/<pipeline>/latest.json
 //! <root>/pipelines/<pipeline>/v<k>/{pipeline.json, epochs/<e>.json}
 //! <root>/pipelines/<pipeline>/v<k>/state/<stage>/<e>-<uuid>.<ext>
@@ -16,6 +16,11 @@ use uuid::Uuid;
 /// Digits of a number in a name. All numbers of 64 bits fit, so names sort by number.
 const DIGITS: usize = 20;
 
+/// Hexadecimal digits of a segment's name that name its folder, and the bits of its time that they leave out: the name
+/// begins with 12 digits of 48 bits of milliseconds.
+const INBOX_PART_DIGITS: usize = 7;
+const INBOX_PART_BITS: u32 = 20;
+
 /// Maximum length of the name of a pipeline or a source.
 pub const NAME_BYTES_MAX: usize = 128;
 
@@ -24,7 +29,23 @@ pub(crate) fn pipeline_folder(root: &Path, pipeline: &str) -> Path {
 }
 
 pub(crate) fn source_folder(root: &Path, source: &str) -> Path {
-    root.clone().join("sources").join(source)
+    sources_folder(root).join(source)
+}
+
+pub(crate) fn sources_folder(root: &Path) -> Path {
+    root.clone().join("sources")
+}
+
+/// Returns the folder, within the inbox, of a segment: one for each 2^20 ms, about 17 minutes, of the time in its name. So
+/// a listing of new segments does not read the names of all old ones.
+pub(crate) fn inbox_part(segment: &str) -> &str {
+    segment.get(..INBOX_PART_DIGITS).unwrap_or(segment)
+}
+
+/// Returns the folders, within the inbox, of segments whose times are from `from_ms` to `to_ms`.
+pub(crate) fn inbox_parts(from_ms: i64, to_ms: i64) -> impl ExactSizeIterator<Item = String> {
+    let part = |ms: i64| u32::try_from((ms.max(0) >> INBOX_PART_BITS) & ((1 << 28) - 1)).unwrap_or_default();
+    (part(from_ms)..part(to_ms).saturating_add(1)).map(|part| format!("{part:0INBOX_PART_DIGITS$x}"))
 }
 
 pub(crate) fn version_folder(pipeline: &Path, version: u64) -> Path {
@@ -89,6 +110,17 @@ mod tests {
             assert_eq!(epoch_of(&at(epoch)), Some(epoch));
         }
         assert!(at(9) < before_epoch(&folder, 10) && before_epoch(&folder, 10) < at(10));
+    }
+
+    #[test]
+    fn segments_are_in_the_folders_of_their_times() {
+        let ids = crate::clock::Ids::seeded(1);
+        for ms in [0, 1_000_000, 1_048_575, 1_048_576, 1_800_000_000_123] {
+            let name = ids.next_at(ms).to_string();
+            assert_eq!(inbox_parts(ms, ms).collect::<Vec<_>>(), [inbox_part(&name)]);
+        }
+        assert_eq!(inbox_parts(1_048_575, 3 << 20).collect::<Vec<_>>(), ["0000000", "0000001", "0000002", "0000003"]);
+        assert_eq!(inbox_parts(5 << 20, 3 << 20).len(), 0);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Decides which rows of an inbox count: pure functions over the log's entries and the headers of segments.
 
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{Hash, Hasher};
 
-use buzz_protocol::{QueryError, Result};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -16,7 +17,8 @@ pub const ENTRY_SEGMENTS_MAX: usize = 1000;
 /// Maximum number of requests in an entry of the log, if it has more than one segment.
 pub const ENTRY_PARTS_MAX: usize = 50_000;
 
-/// Maximum number of idempotency keys that a sealing process keeps in memory.
+/// Maximum number of idempotency keys that a sealing process keeps in memory, with about 64 bytes each. A key before the
+/// last ones is forgotten, also within the horizon.
 pub const KEYS_MAX: usize = 10_000_000;
 
 /// Times that decide about repetitions, fixed when a source is created.
@@ -43,10 +45,11 @@ impl Times {
         self.append_ms_max.saturating_add(self.clock_skew_ms_max)
     }
 
-    /// Returns the oldest time of entries that a sealing process needs, if `newest` is the newest one.
-    pub(crate) fn entries_from_ms(self, newest: &Entry) -> i64 {
-        let keys = newest.at_ms.saturating_sub(self.dedup_horizon_ms);
-        keys.min(newest.scan_from_ms.saturating_sub(self.settle_ms()))
+    /// Returns the oldest time of entries that a process needs to find segments that are not sealed, and with `keys` to seal
+    /// them, if `newest` is the newest entry.
+    pub(crate) fn entries_from_ms(self, newest: &Entry, keys: bool) -> i64 {
+        let names = newest.scan_from_ms.saturating_sub(self.settle_ms());
+        if keys { names.min(newest.at_ms.saturating_sub(self.dedup_horizon_ms)) } else { names }
     }
 }
 
@@ -66,6 +69,32 @@ pub struct Entry {
     pub segments: Vec<Sealed>,
     /// Rows that were left out because their key was sealed before.
     pub repeated: u64,
+    /// Sums over this entry and all before it.
+    pub totals: Totals,
+}
+
+/// Sums over the entries of a log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Totals {
+    /// Rows that count.
+    pub rows: u64,
+    /// Bytes of these rows, as they arrived.
+    pub bytes: u64,
+    /// Segments.
+    pub segments: u64,
+}
+
+impl Totals {
+    /// Returns the sums with those of `segments`.
+    fn with(mut self, segments: &[Sealed]) -> Self {
+        self.segments = self.segments.saturating_add(segments.len() as u64);
+        for rows in segments.iter().flat_map(|segment| &segment.rows) {
+            self.rows = self.rows.saturating_add(rows.part.rows);
+            self.bytes = self.bytes.saturating_add(rows.part.bytes);
+        }
+        self
+    }
 }
 
 /// A segment in the log.
@@ -103,51 +132,73 @@ pub(crate) struct Index {
     pub(crate) head: u64,
     at_ms: i64,
     scan_from_ms: Option<i64>,
+    totals: Totals,
     /// Segments that entries name and that the next listing of the inbox may return.
     named: BTreeSet<String>,
-    /// The time at which a key was sealed last.
-    keys: HashMap<String, i64>,
+    /// It was made of all entries whose keys decide.
+    has_keys: bool,
+    /// The time at which a key was sealed last, by its digest.
+    keys: HashMap<u128, i64>,
     /// The keys in the order of their time.
-    oldest: VecDeque<(i64, String)>,
+    oldest: VecDeque<(i64, u128)>,
+}
+
+/// Returns a digest of a key. Two keys of one source have the same only by a chance of 1 to 2^128.
+fn digest(key: &str) -> u128 {
+    let half = |salt: u8| {
+        let mut hasher = DefaultHasher::new();
+        (salt, key).hash(&mut hasher);
+        u128::from(hasher.finish())
+    };
+    half(0) << 64 | half(1)
 }
 
 impl Index {
+    /// Makes the index of an empty log. `has_keys` says that all entries whose keys decide will be applied.
+    pub(crate) fn new(has_keys: bool) -> Self {
+        Self { has_keys, ..Self::default() }
+    }
+
+    /// Returns true if the next entry can be made of it.
+    pub(crate) fn has_keys(&self) -> bool {
+        self.has_keys
+    }
+
     /// Adds the next entry, and forgets what the next one does not need.
-    ///
-    /// # Errors
-    /// `Limit` if there are more than [`KEYS_MAX`] keys within the horizon.
-    pub(crate) fn apply(&mut self, entry: &Entry, times: Times) -> Result<()> {
+    pub(crate) fn apply(&mut self, entry: &Entry, times: Times) {
         self.head = entry.n;
         self.at_ms = entry.at_ms;
         self.scan_from_ms = Some(entry.scan_from_ms);
+        self.totals = entry.totals;
         for segment in &entry.segments {
             self.named.insert(segment.segment.clone());
             for key in segment.rows.iter().filter_map(|rows| rows.part.key.as_ref()) {
-                self.keys.insert(key.clone(), entry.at_ms);
-                self.oldest.push_back((entry.at_ms, key.clone()));
+                let key = digest(key);
+                self.keys.insert(key, entry.at_ms);
+                self.oldest.push_back((entry.at_ms, key));
             }
         }
         self.named = self.named.split_off(&first_name(entry.scan_from_ms));
-        while let Some((at_ms, _)) = self.oldest.front()
-            && *at_ms < entry.at_ms.saturating_sub(times.dedup_horizon_ms)
+        let horizon_ms = entry.at_ms.saturating_sub(times.dedup_horizon_ms);
+        while let Some(&(at_ms, key)) = self.oldest.front()
+            && (at_ms < horizon_ms || self.oldest.len() > KEYS_MAX)
         {
-            let (at_ms, key) = self.oldest.pop_front().expect("the queue has a first key");
+            self.oldest.pop_front();
             if self.keys.get(&key) == Some(&at_ms) {
                 self.keys.remove(&key);
             }
         }
-        if self.oldest.len() > KEYS_MAX {
-            return Err(QueryError::limit(format!(
-                "the source has more than {KEYS_MAX} idempotency keys within its horizon; shorten the horizon or send \
-                 more rows per key"
-            )));
-        }
-        Ok(())
     }
 
-    /// Returns a name before all those that the next listing of the inbox needs; `None` for all.
-    pub(crate) fn scan_from(&self) -> Option<String> {
-        self.scan_from_ms.map(first_name)
+    /// Returns the time of the newest entry that was applied; 0 if there is none.
+    pub(crate) fn at_ms(&self) -> i64 {
+        self.at_ms
+    }
+
+    /// Returns the time from which the next listing of the inbox needs segments, and a name before all theirs; `None` for
+    /// all.
+    pub(crate) fn scan_from(&self) -> Option<(i64, String)> {
+        self.scan_from_ms.map(|ms| (ms, first_name(ms)))
     }
 
     /// Returns the time of an entry that is created at `now_ms`.
@@ -192,10 +243,10 @@ impl Index {
             for part in found.parts {
                 let first = from;
                 from += part.rows;
-                let new = part.key.as_ref().is_none_or(|key| {
+                let new = part.key.as_deref().map(digest).is_none_or(|key| {
                     let sealed =
-                        self.keys.get(key).is_some_and(|at| *at >= at_ms.saturating_sub(times.dedup_horizon_ms));
-                    !sealed && fresh.insert(key.clone())
+                        self.keys.get(&key).is_some_and(|at| *at >= at_ms.saturating_sub(times.dedup_horizon_ms));
+                    !sealed && fresh.insert(key)
                 });
                 if new || !rules.deduplicates() {
                     rows.push(SealedRows { from: first, part });
@@ -205,12 +256,13 @@ impl Index {
             }
             Sealed { segment: found.name, rows }
         };
-        let segments = found.into_iter().map(&mut seal).collect();
+        let segments: Vec<Sealed> = found.into_iter().map(&mut seal).collect();
         let settle_ms = if rules.waits_for_writes() { times.settle_ms() } else { 0 };
         let settled = at_ms.saturating_sub(settle_ms);
         // Never smaller than before: older segments are all sealed.
         let scan_from_ms = settled.min(rest_ms.unwrap_or(i64::MAX)).max(self.scan_from_ms.unwrap_or(i64::MIN));
-        Some(Entry { n: self.head + 1, by, at_ms, scan_from_ms, segments, repeated })
+        let totals = self.totals.with(&segments);
+        Some(Entry { n: self.head + 1, by, at_ms, scan_from_ms, segments, repeated, totals })
     }
 }
 
@@ -266,7 +318,7 @@ mod tests {
             vec![found(4990, &[part("a", 2), part("b", 3)]), found(4991, &[part("a", 2), part("c", 1)])],
         );
         assert_eq!((counted(&entry), entry.repeated), (vec![(0, 2), (2, 3), (2, 1)], 2));
-        index.apply(&entry, TIMES).unwrap();
+        index.apply(&entry, TIMES);
         let entry = next(&index, 5100, vec![found(5090, &[part("c", 1), part("d", 4), part("c", 1)])]);
         assert_eq!((entry.n, counted(&entry), entry.repeated), (2, vec![(1, 4)], 2));
     }
@@ -277,7 +329,7 @@ mod tests {
         for _ in 0..2 {
             let entry = next(&index, 5000, vec![found(4990, &[part("", 2), part("", 2)])]);
             assert_eq!(counted(&entry), [(0, 2), (2, 2)]);
-            index.apply(&entry, TIMES).unwrap();
+            index.apply(&entry, TIMES);
         }
     }
 
@@ -285,12 +337,12 @@ mod tests {
     fn key_counts_again_after_the_horizon() {
         let mut index = Index::default();
         let entry = next(&index, 5000, vec![found(4990, &[part("a", 1)])]);
-        index.apply(&entry, TIMES).unwrap();
+        index.apply(&entry, TIMES);
         let again = |index: &Index, at_ms| counted(&next(index, at_ms, vec![found(at_ms, &[part("a", 1)])])).len();
         assert_eq!((again(&index, 6000), again(&index, 6001)), (0, 1));
         let other = next(&index, 6001, vec![found(6001, &[part("z", 1)])]);
-        index.apply(&other, TIMES).unwrap();
-        assert_eq!(index.keys.keys().collect::<Vec<_>>(), ["z"]);
+        index.apply(&other, TIMES);
+        assert_eq!(index.keys.keys().collect::<Vec<_>>(), [&digest("z")]);
         assert_eq!(index.oldest.len(), 1);
     }
 
@@ -304,12 +356,13 @@ mod tests {
         let entry = index.next("me".into(), 9000, vec![a.clone()], rest, TIMES, Rules::default()).unwrap();
         // The listing starts at the segment that waits, although it is older than the time to settle.
         assert_eq!(entry.scan_from_ms, 4991);
-        index.apply(&entry, TIMES).unwrap();
+        index.apply(&entry, TIMES);
         assert_eq!(index.select(names()[1..].to_vec(), 10), (vec![b.name.clone()], None));
-        assert!(index.scan_from().unwrap() < b.name && index.scan_from().unwrap() > a.name);
+        let (_, scan_from) = index.scan_from().unwrap();
+        assert!(scan_from < b.name && scan_from > a.name);
         let entry = next(&index, 9000, vec![b.clone()]);
         assert_eq!(entry.scan_from_ms, 8900);
-        index.apply(&entry, TIMES).unwrap();
+        index.apply(&entry, TIMES);
         assert_eq!(index.named.len(), 0);
     }
 
@@ -329,7 +382,7 @@ mod tests {
     fn time_of_entries_does_not_go_back() {
         let mut index = Index::default();
         let entry = next(&index, 5000, vec![found(4990, &[part("a", 1)])]);
-        index.apply(&entry, TIMES).unwrap();
+        index.apply(&entry, TIMES);
         assert_eq!((index.next_at_ms(4000), index.next_at_ms(6000)), (5000, 6000));
         assert!(index.next("me".into(), 6000, vec![], None, TIMES, Rules::default()).is_none());
     }

@@ -10,6 +10,7 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::record::decode;
+use crate::seal::Sealed;
 
 /// Maximum size of a segment's payload.
 pub const SEGMENT_BYTES_MAX: usize = 64 << 20;
@@ -37,8 +38,13 @@ pub struct Part {
     /// The producer, which has a watermark of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub producer: Option<String>,
+    /// The format of the rows, if it is not the one of the source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
     /// Number of rows.
     pub rows: u64,
+    /// Number of bytes in the payload.
+    pub bytes: u64,
     /// The smallest event time in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_us: Option<i64>,
@@ -52,7 +58,7 @@ pub struct Part {
 pub struct Segment {
     /// The requests.
     pub parts: Vec<Part>,
-    /// All rows, in the format of the source.
+    /// All rows: those of each part follow those of the part before it.
     pub payload: Bytes,
 }
 
@@ -67,11 +73,15 @@ impl Segment {
     /// # Errors
     /// `Limit`, which names the bound.
     pub(crate) fn encode(&self) -> Result<Bytes> {
-        let texts = self.parts.iter().flat_map(|part| [&part.key, &part.producer]).flatten();
+        let texts = self.parts.iter().flat_map(|part| [&part.key, &part.producer, &part.format]).flatten();
         let bounds = [
             ("bytes", self.payload.len(), SEGMENT_BYTES_MAX),
             ("requests", self.parts.len(), PARTS_MAX),
-            ("bytes in an idempotency key or a producer", texts.map(String::len).max().unwrap_or(0), KEY_BYTES_MAX),
+            (
+                "bytes in an idempotency key, a producer or a format",
+                texts.map(String::len).max().unwrap_or(0),
+                KEY_BYTES_MAX,
+            ),
         ];
         for (unit, actual, max) in bounds {
             if actual > max {
@@ -88,6 +98,33 @@ impl Segment {
         bytes.put_slice(&header);
         bytes.put_slice(&self.payload);
         Ok(bytes.freeze())
+    }
+
+    /// Returns the parts that `sealed` counts, each with its bytes. Bytes are known if [`Part::bytes`] was set.
+    ///
+    /// # Errors
+    /// `Data` if the segment does not have these parts.
+    pub fn counted(&self, sealed: &Sealed) -> Result<Vec<(&Part, Bytes)>> {
+        let wrong = || {
+            QueryError::data(format!(
+                "segment `{}` does not have the rows that the log names; restore it",
+                sealed.segment
+            ))
+        };
+        let mut wanted = sealed.rows.iter().peekable();
+        let (mut row, mut byte) = (0_u64, 0_usize);
+        let mut counted = Vec::with_capacity(sealed.rows.len());
+        for part in &self.parts {
+            let end = usize::try_from(part.bytes).ok().and_then(|bytes| byte.checked_add(bytes)).ok_or_else(wrong)?;
+            if wanted.next_if(|rows| rows.from == row && rows.part == *part).is_some() {
+                if end > self.payload.len() {
+                    return Err(wrong());
+                }
+                counted.push((part, self.payload.slice(byte..end)));
+            }
+            (row, byte) = (row.saturating_add(part.rows), end);
+        }
+        if wanted.next().is_some() { Err(wrong()) } else { Ok(counted) }
     }
 
     /// Decodes the segment in `path`.
@@ -126,17 +163,45 @@ mod tests {
     use buzz_protocol::ErrorKind;
 
     use super::*;
+    use crate::seal::SealedRows;
 
     fn segment() -> Segment {
-        let part =
-            Part { key: Some("k".into()), producer: Some("p".into()), rows: 2, min_us: Some(1), max_us: Some(9) };
-        Segment { parts: vec![part, Part { rows: 1, ..Default::default() }], payload: Bytes::from_static(b"a\nb\nc\n") }
+        let part = Part {
+            key: Some("k".into()),
+            producer: Some("p".into()),
+            format: Some("csv".into()),
+            rows: 2,
+            bytes: 4,
+            min_us: Some(1),
+            max_us: Some(9),
+        };
+        Segment {
+            parts: vec![part, Part { rows: 1, bytes: 2, ..Default::default() }],
+            payload: Bytes::from_static(b"a\nb\nc\n"),
+        }
     }
 
     #[test]
     fn segment_survives_encoding() {
         let bytes = segment().encode().unwrap();
         assert_eq!(Segment::decode(&Path::from("s"), &bytes).unwrap(), segment());
+    }
+
+    #[test]
+    fn counted_parts_have_their_bytes() {
+        let segment = segment();
+        let sealed = |from: u64, part: usize| Sealed {
+            segment: "s".into(),
+            rows: vec![SealedRows { from, part: segment.parts[part].clone() }],
+        };
+        let bytes = |sealed| segment.counted(&sealed).map(|parts| parts[0].1.clone());
+        assert_eq!(bytes(sealed(0, 0)).unwrap(), "a\nb\n");
+        assert_eq!(bytes(sealed(2, 1)).unwrap(), "c\n");
+        for wrong in [sealed(1, 1), sealed(2, 0)] {
+            assert_eq!(segment.counted(&wrong).unwrap_err().kind, ErrorKind::Data);
+        }
+        let short = Segment { payload: segment.payload.slice(..5), ..segment.clone() };
+        assert_eq!(short.counted(&sealed(2, 1)).unwrap_err().kind, ErrorKind::Data);
     }
 
     #[test]

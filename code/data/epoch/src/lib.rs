@@ -96,6 +96,6 @@ pub use pipeline::{KEY_GROUPS_MAX, Manifest, PipelineSpec, SCRIPT_BYTES_MAX, Spa
 pub use record::{
     INLINE_BYTES_MAX, Moved, OutputFile, RECORD_BYTES_MAX, Record, StateFile, TIMERS_MAX, Timer, TimerTime, due,
 };
-pub use seal::{ENTRY_PARTS_MAX, ENTRY_SEGMENTS_MAX, Entry, KEYS_MAX, Sealed, SealedRows, Times};
+pub use seal::{ENTRY_PARTS_MAX, ENTRY_SEGMENTS_MAX, Entry, KEYS_MAX, Sealed, SealedRows, Times, Totals};
 pub use segment::{KEY_BYTES_MAX, PARTS_MAX, Part, SEGMENT_BYTES_MAX, Segment};
-pub use source::{SourceLog, SourceSpec};
+pub use source::{SourceColumn, SourceLog, SourceSpec, source_names};

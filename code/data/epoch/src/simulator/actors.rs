@@ -64,7 +64,7 @@ fn skewed(world: &Arc<World>) -> SkewedClock {
 
 async fn source(process: &Process) -> Result<SourceLog> {
     let times = Times { dedup_horizon_ms: 1 << 40, append_ms_max: APPEND_MS_MAX, clock_skew_ms_max: CLOCK_SKEW_MS_MAX };
-    let spec = SourceSpec { ddl: "create table events".into(), format: "json".into(), times };
+    let spec = SourceSpec { ddl: "create table events".into(), format: "json".into(), times, ..Default::default() };
     let world = &process.world;
     let (ids, rules) = (ids(world), rules(world));
     SourceLog::open_with(process.store(), Path::from("root"), SOURCE, &spec, ids, rules, SEGMENTS_MAX).await
@@ -90,7 +90,7 @@ pub(super) async fn producer(world: Arc<World>, id: usize, batches: Vec<Vec<Vec<
             producer: Some(format!("producer {id}")),
             rows: events.len() as u64,
             max_us: events.iter().map(|event| event.time as i64).max(),
-            min_us: None,
+            ..Default::default()
         };
         let parts: Vec<Part> = requests.iter().enumerate().map(|(i, events)| part(i, events)).collect();
         loop {
