@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use buzz_protocol::{CatalogEntry, Options, QueryError, Result};
-use buzz_serve::{Bounds, Keys, RegistrySettings, Server, Settings, Stopped, Tls, read_keys};
+use buzz_serve::{Bounds, Keys, Pipelines, RegistrySettings, Server, Settings, Stopped, Tls, read_keys};
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -70,6 +70,11 @@ pub struct ServeArguments {
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
 
+    /// Keep pipelines in this folder or s3:// uri, and run those that no other server runs. Clients may create and change
+    /// them if they may change names (--names): a script can read and write every file and bucket that this process can.
+    #[arg(long, value_name = "URI")]
+    state: Option<String>,
+
     /// Set an option of all queries, such as memory_bytes=2GiB; can be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
     sets: Vec<String>,
@@ -120,6 +125,10 @@ async fn serve(arguments: ServeArguments, threads: usize) -> Result<Stopped> {
     let is_loopback = arguments.listen.ip().is_loopback() && arguments.postgres.ip().is_loopback();
     let can_change = arguments.names.map_or(is_loopback, |policy| policy == NamesPolicy::Change);
     let tls = arguments.tls_certificate.zip(arguments.tls_key).map(|(certificate, key)| Tls { certificate, key });
+    let pipelines = match &arguments.state {
+        Some(uri) => Some(Pipelines { jobs: crate::stream::jobs(uri, threads).await?, can_change }),
+        None => None,
+    };
     let settings = Settings {
         tables,
         registry: Some(RegistrySettings { registry, read_again_after: read_again_after(is_remote), can_change }),
@@ -131,6 +140,7 @@ async fn serve(arguments: ServeArguments, threads: usize) -> Result<Stopped> {
         tls,
         hosts: arguments.hosts,
         keys,
+        pipelines,
     };
     let server = buzz_serve::bind(engine, settings).await?;
     let stop = stopped()?;

@@ -25,7 +25,7 @@ use crate::http::guard::Guard;
 use crate::http::submitted::Submitted;
 use crate::pg_catalog::Catalog;
 use crate::postgres::Connections;
-use crate::{Keys, STOP_WITHIN, Settings, Tls, http, postgres};
+use crate::{Keys, Pipelines, STOP_WITHIN, Settings, Tls, http, postgres};
 
 /// Maximum number of connections to one port.
 const CONNECTIONS_MAX: usize = 1000;
@@ -59,6 +59,7 @@ pub(crate) struct Shared {
     pub(crate) keys: Arc<Keys>,
     pub(crate) flight: FlightDoor,
     pub(crate) submitted: Arc<Submitted>,
+    pub(crate) pipelines: Option<Pipelines>,
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) tracker: TaskTracker,
     guard: Arc<Guard>,
@@ -97,6 +98,7 @@ pub(crate) async fn bind(desk: Arc<Desk>, settings: Settings) -> Result<Server> 
         desk,
         keys,
         submitted: Arc::default(),
+        pipelines: settings.pipelines,
         tls,
         tracker: TaskTracker::new(),
         guard: Arc::new(guard),
@@ -189,9 +191,15 @@ impl Server {
         }
         stopping.cancel();
         shared.tracker.close();
-        match tokio::time::timeout(STOP_WITHIN, shared.tracker.wait()).await {
-            Ok(()) => Stopped::Completely,
-            Err(_) => Stopped::InPart,
+        let pipelines = async {
+            if let Some(pipelines) = &shared.pipelines {
+                pipelines.jobs.stop(STOP_WITHIN).await;
+            }
+        };
+        let connections = tokio::time::timeout(STOP_WITHIN, shared.tracker.wait());
+        match tokio::join!(connections, pipelines) {
+            (Ok(()), ()) => Stopped::Completely,
+            (Err(_), ()) => Stopped::InPart,
         }
     }
 }

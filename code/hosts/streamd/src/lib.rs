@@ -31,3 +31,4 @@ pub use live::Figures;
 pub use notes::Notes;
 pub use process::{MakeSink, Printed, Process};
 pub use run::{Run, describe, existing, run};
+pub use store::check_exists as check_state;

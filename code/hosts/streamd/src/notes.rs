@@ -1,4 +1,4 @@
-//! What a person should know about a run, beside its rows.
+//! Notes about a run for people, beside its rows.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What scripts find in the process that runs them.
+//! The process that runs scripts: places, threads, and where printed rows go.
 
 use std::fmt;
 use std::num::NonZeroUsize;

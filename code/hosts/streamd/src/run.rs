@@ -1,5 +1,5 @@
 //! The loop of a pipeline: read sources, run an epoch, write state and output, create the record, publish. Ends when
-//! its sources end, when it fails, or when it is told to.
+//! its sources end, when it fails, or when it gets an order.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;

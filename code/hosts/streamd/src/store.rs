@@ -34,7 +34,7 @@ pub(crate) async fn open(uri: &str, sync: bool, place: &Place) -> Result<(Arc<dy
 ///
 /// # Errors
 /// `Invalid` if it does not exist.
-pub(crate) fn check_exists(uri: &str) -> Result<()> {
+pub fn check_exists(uri: &str) -> Result<()> {
     if is_remote(uri) || FilePath::new(uri.trim_start_matches("file://")).is_dir() {
         return Ok(());
     }

@@ -47,7 +47,7 @@ impl Sequence {
                 self.remember(newest);
                 return Ok(Some((newest, bytes)));
             }
-            // Somebody has emptied the folder: search from its start.
+            // The folder was emptied: search from its start.
             *self.known.lock() = 0;
             if !object::exists(&self.store, &self.path(1)).await? {
                 return Ok(None);

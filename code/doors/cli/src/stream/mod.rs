@@ -1,6 +1,10 @@
 //! `buzz stream`: continuous queries in this process.
 //!
-//! `buzz-streamd` runs them; here are the arguments, and what is printed.
+//! `buzz-streamd` runs them; here are the arguments, and what is printed. `pipelines` has the commands about those of a server,
+//! which `server` calls.
+
+mod pipelines;
+mod server;
 
 use std::io::Read;
 use std::num::NonZeroUsize;
@@ -10,8 +14,10 @@ use std::sync::Arc;
 
 use buzz_protocol::{QueryError, Result};
 use buzz_storage::QueryStores;
-use buzz_streamd::{Notes, Process, Run};
+use buzz_streamd::{Jobs, Notes, Process, Run};
 use clap::{Args, Subcommand};
+
+pub use self::pipelines::PipelinesCommand;
 
 /// The commands of `buzz stream`.
 #[derive(Debug, Subcommand)]
@@ -44,6 +50,10 @@ pub enum StreamCommand {
         #[arg(long, default_value_t = 20)]
         last: usize,
     },
+
+    /// A command about pipelines of servers.
+    #[command(flatten)]
+    Pipelines(PipelinesCommand),
 }
 
 /// Arguments of `buzz stream run`.
@@ -89,6 +99,10 @@ pub async fn carry_out(command: StreamCommand, threads: usize) -> ExitCode {
         StreamCommand::Run(arguments) => run(arguments, threads, &stores).await,
         StreamCommand::Check { file, plans } => check(&file, plans, &stores).await,
         StreamCommand::Epochs { state, name, last } => epochs(&state, name, last, &stores).await,
+        StreamCommand::Pipelines(command) => match process(&stores, false, threads) {
+            Ok(process) => pipelines::carry_out(command, process).await,
+            Err(error) => Err(error),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -135,6 +149,12 @@ fn read_script(file: &Path) -> Result<(String, Option<String>)> {
 fn name_of(file: &Path, given: Option<String>, of_query: Option<String>) -> String {
     let stem = file.file_stem().filter(|stem| *stem != "-").map(|stem| stem.to_string_lossy().into_owned());
     given.or(of_query).or(stem).unwrap_or_else(|| "pipeline".to_string())
+}
+
+/// Starts the pipelines of the state at `uri`.
+pub(crate) async fn jobs(uri: &str, threads: usize) -> Result<Jobs> {
+    let stores = Arc::new(crate::compose::stores()).for_query();
+    Jobs::start(uri, process(&stores, false, threads)?).await
 }
 
 async fn run(arguments: RunArguments, threads: usize, stores: &Arc<QueryStores>) -> Result<()> {

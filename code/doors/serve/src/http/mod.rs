@@ -3,6 +3,7 @@
 mod console;
 pub(crate) mod guard;
 mod metrics;
+mod pipelines;
 pub(crate) mod rows;
 pub(crate) mod submitted;
 mod work;
@@ -16,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router, middleware};
 use buzz_protocol::{ErrorKind, Format, Options, Param, QueryError, QueryId, Result};
+use buzz_streamd::Jobs;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
@@ -40,6 +42,7 @@ struct Api {
     submitted: Arc<Submitted>,
     /// True if all users have one key.
     is_one_key: bool,
+    jobs: Option<Jobs>,
 }
 
 impl Api {
@@ -68,6 +71,7 @@ pub(crate) fn router(shared: &Shared, guard: Arc<Guard>) -> Router {
         desk: Arc::clone(&shared.desk),
         submitted: Arc::clone(&shared.submitted),
         is_one_key: shared.keys.is_one(),
+        jobs: shared.pipelines.as_ref().map(|pipelines| pipelines.jobs.clone()),
     };
     let gate = Gate { guard, keys: Arc::clone(&shared.keys) };
     Router::new()
@@ -86,6 +90,7 @@ pub(crate) fn router(shared: &Shared, guard: Arc<Guard>) -> Router {
         .route("/console/{file}", get(console::file))
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(metrics))
+        .nest(pipelines::PATH, pipelines::routes(shared))
         .fallback(async || failed(StatusCode::NOT_FOUND, &QueryError::invalid("the path does not exist")))
         .method_not_allowed_fallback(async || {
             failed(StatusCode::METHOD_NOT_ALLOWED, &QueryError::invalid("the path does not accept this method"))
@@ -287,5 +292,9 @@ async fn table(State(api): State<Api>, Path(name): Path<String>) -> Response {
 
 /// Responds with counts in the format of Prometheus.
 async fn metrics(State(api): State<Api>) -> Response {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::text(&api.desk)).into_response()
+    (
+        [(CONTENT_TYPE, "text/plain; version=0.0.4")],
+        metrics::text(&api.desk) + &api.jobs.as_ref().map(metrics::of_jobs).unwrap_or_default(),
+    )
+        .into_response()
 }

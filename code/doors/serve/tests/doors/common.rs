@@ -155,6 +155,7 @@ async fn start(
         tls: None,
         hosts: Vec::new(),
         keys: Keys::one(KEY).unwrap(),
+        pipelines: None,
     };
     let server = buzz_serve::bind(engine, settings).await.unwrap();
     let (http, postgres) = (server.http_address().unwrap(), server.postgres_address().unwrap());

@@ -30,7 +30,7 @@ pub(crate) enum Outcome {
     Finished,
     /// It has failed, and would fail again.
     Failed(QueryError),
-    /// It was told to end.
+    /// It has received an order to end.
     Ordered,
     /// Another server owns the pipeline.
     Superseded,

@@ -1,4 +1,4 @@
-//! Keeps the pipelines of a state going: takes those that nobody runs, starts and stops them, and writes down what they do.
+//! Keeps the pipelines of a state going: takes those that no server runs, starts and stops them, and writes down what they do.
 //!
 //! A server owns a pipeline by the newest document of the sequence `owner`. It gives signs of life. When these stop for
 //! [`SILENT_BEATS`], measured by the clock of the one who looks, any other server may create the next document. A server that
@@ -28,7 +28,7 @@ const SILENT_BEATS: u32 = 5;
 /// Interval at which a server looks if its jobs have ended, while it stops.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Time for a job that was told to end at once.
+/// Time for a job that has received the order to end at once.
 const ABANDON_WITHIN: Duration = Duration::from_secs(1);
 
 /// A server, and the pipelines that it runs.
@@ -176,7 +176,7 @@ impl Keeper {
         Ok(false)
     }
 
-    /// Returns true if nobody runs a pipeline with this lease.
+    /// Returns true if no server runs a pipeline with this lease.
     async fn is_free(&self, lease: &Lease, signs: &mut Signs) -> Result<bool> {
         let Some(server) = &lease.server else { return Ok(true) };
         let sign = self.registry.sign_of(server).await?;

@@ -1,7 +1,7 @@
 //! The jobs of a server: pipelines that are kept in a state, and run by one of the servers that use it.
 //!
 //! - `wanted` is what people want of a pipeline, `status` what it does, and `registry` keeps both in the state.
-//! - `keeper` takes pipelines that nobody runs; `job` is one run.
+//! - `keeper` takes pipelines that no server runs; `job` is one run.
 //! - `tail` returns rows of pipelines, from the files of their epochs; `preview` runs a script that keeps nothing.
 //! - `view` makes the JSON of the REST interface.
 
@@ -27,7 +27,7 @@ pub use self::preview::Preview;
 pub use self::registry::{Pipeline, Registry};
 pub use self::status::{JobState, Level, Message, Status};
 pub use self::tail::{Event, Tail};
-pub use self::view::{checkpoints, connectors, job, job_id, messages, metric_groups, pipeline};
+pub use self::view::{checkpoint_groups, checkpoints, connectors, job, job_id, messages, metric_groups, pipeline};
 pub use self::wanted::{Change, New, Stop, Wanted, id_of};
 
 use self::keeper::Keeper;
@@ -42,6 +42,10 @@ use crate::thread;
 /// Interval of signs of life, with state in a folder and in a bucket.
 const BEAT: Duration = Duration::from_secs(1);
 const BEAT_REMOTE: Duration = Duration::from_secs(5);
+
+/// Interval and number of looks if a pipeline is deleted. A server that has been killed is replaced within them.
+const REMOVE_LOOK_EVERY: Duration = Duration::from_millis(100);
+const REMOVE_LOOKS: u32 = 150;
 
 /// The jobs of a server.
 #[derive(Debug, Clone)]
@@ -63,7 +67,7 @@ pub struct JobFigures {
 }
 
 impl Jobs {
-    /// Opens the state at `uri`, a folder or an s3:// uri, and starts the pipelines in it that nobody runs. `process` has the
+    /// Opens the state at `uri`, a folder or an s3:// uri, and starts the pipelines in it that no server runs. `process` has the
     /// place of files; rows that scripts print are kept in the state and can be followed. Must be called in a runtime.
     ///
     /// # Errors
@@ -158,14 +162,23 @@ impl Jobs {
         Ok(changed)
     }
 
-    /// Stops a pipeline and deletes its state and its epochs. Rows in sinks stay. Returns false if it does not exist.
+    /// Stops a pipeline and deletes its state and its epochs, and waits for that up to 15 seconds. Rows in sinks stay. Returns
+    /// false if it does not exist.
     ///
     /// # Errors
     /// Errors of the store.
     pub async fn remove(&self, id: &str) -> Result<bool> {
-        let removed = self.keeper.registry.remove(id).await?;
-        self.keeper.changed.notify_one();
-        Ok(removed)
+        if !self.keeper.registry.remove(id).await? {
+            return Ok(false);
+        }
+        for _ in 0..REMOVE_LOOKS {
+            self.keeper.changed.notify_one();
+            if self.keeper.registry.is_removed(id).await? {
+                break;
+            }
+            tokio::time::sleep(REMOVE_LOOK_EVERY).await;
+        }
+        Ok(true)
     }
 
     /// Plans a script, and returns its graph.
@@ -197,7 +210,7 @@ impl Jobs {
         Tail::new(Arc::clone(&self.keeper.registry), pipeline.id.clone(), after)
     }
 
-    /// Runs a script that keeps nothing: its rows can be followed for a while. With `sinks`, it writes into its sinks too.
+    /// Runs a script that keeps nothing: its rows can be followed for 10 minutes. With `sinks`, it writes into its sinks too.
     ///
     /// # Errors
     /// `Invalid` if the script cannot run; `Limit` if too many previews run.

@@ -1,4 +1,4 @@
-//! Previews: scripts that run for a while and keep nothing. Their rows wait in memory for a reader.
+//! Previews: scripts that run for up to 10 minutes and keep nothing. Their rows wait in memory for a reader.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::jobs::status::{JobState, Status};
+use crate::jobs::tail::Tail;
 use crate::jobs::wanted::{Change, New, Wanted, id_of};
 use crate::store;
 
@@ -77,9 +78,9 @@ pub struct Pipeline {
     pub id: String,
     /// The number of `wanted`.
     pub n: u64,
-    /// What is wanted.
+    /// The wanted settings.
     pub wanted: Wanted,
-    /// What it does. Its state follows what is wanted, if nobody has written down yet what it does about it.
+    /// Its status. The state follows the wanted settings, if no server has written down yet what it does about them.
     pub status: Status,
 }
 
@@ -158,7 +159,7 @@ impl Registry {
         Ok(Some(Pipeline { id: id.to_string(), n, wanted, status }))
     }
 
-    /// Creates a pipeline. Whoever has checked the script calls this.
+    /// Creates a pipeline. The caller has checked the script.
     ///
     /// # Errors
     /// `Invalid` if the name is wrong or taken; `Limit` if there are too many pipelines.
@@ -177,6 +178,11 @@ impl Registry {
                 return Err(taken(&id));
             }
             let n = newest.map_or(1, |(n, _)| n + 1);
+            if n > 1 && !self.status(&entry).await?.settles(n - 1) {
+                return Err(QueryError::unavailable(format!(
+                    "pipeline `{id}` is being deleted by the server that owns it; try again, or choose another name"
+                )));
+            }
             let wanted = Wanted::new(new, &id, n, now_ms())?;
             if let Some(wanted) = self.write(&entry, n, wanted).await? {
                 let status = seen(n, &wanted, Status::default());
@@ -202,6 +208,18 @@ impl Registry {
     pub async fn remove(&self, id: &str) -> Result<bool> {
         let removed = self.replace(id, |wanted| Ok(Wanted { deleted: true, ..wanted.clone() })).await?;
         Ok(removed.is_some())
+    }
+
+    /// Returns true if nothing is left of pipeline `id`.
+    ///
+    /// # Errors
+    /// Errors of the store.
+    pub async fn is_removed(&self, id: &str) -> Result<bool> {
+        let entry = self.entry(id);
+        match self.wanted(&entry).await? {
+            Some((n, wanted)) => Ok(wanted.deleted && self.status(&entry).await?.settles(n)),
+            None => Ok(true),
+        }
     }
 
     async fn replace(&self, id: &str, change: impl Fn(&Wanted) -> Result<Wanted> + Send) -> Result<Option<Pipeline>> {
@@ -282,6 +300,12 @@ impl Registry {
     /// Errors of the store.
     pub async fn log(&self, pipeline: &Pipeline) -> Result<Option<EpochLog>> {
         EpochLog::existing(Arc::clone(&self.store), self.root.clone(), &pipeline.wanted.log).await
+    }
+
+    /// Returns the rows of pipeline `id`, from epoch `from_epoch` or from those that are still kept, and follows them.
+    pub fn tail(self: &Arc<Self>, id: &str, from_epoch: Option<u64>) -> Tail {
+        let after = from_epoch.map(|epoch| format!("{epoch}-0"));
+        Tail::new(Arc::clone(self), id.to_string(), after.as_deref())
     }
 
     /// Deletes the epochs and the state of a pipeline.

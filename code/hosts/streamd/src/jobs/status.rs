@@ -1,4 +1,4 @@
-//! What a pipeline does, as its owner has written it down.
+//! The status of a pipeline, as its owner has written it down.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,7 +12,7 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 /// The state of a job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JobState {
-    /// Nobody runs it yet.
+    /// No server runs it yet.
     #[default]
     Created,
     /// Its owner plans the script and loads the state.
@@ -36,7 +36,7 @@ pub enum JobState {
 }
 
 impl JobState {
-    /// Returns true if nothing happens until somebody wants something else.
+    /// Returns true if nothing happens until other settings are wanted.
     pub fn is_final(self) -> bool {
         matches!(self, JobState::Stopped | JobState::Finished | JobState::Failed | JobState::Deleted)
     }
@@ -83,7 +83,7 @@ pub struct Message {
     pub text: String,
 }
 
-/// What a pipeline does. Its owner overwrites it, so it may be old.
+/// The status of a pipeline. Its owner overwrites it, so it may be old.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {

@@ -110,7 +110,7 @@ pub fn messages(pipeline: &Pipeline) -> Value {
 }
 
 /// Returns the JSON of records as checkpoints, in the order in which they are given.
-pub fn checkpoints(records: &[Record], is_remote: bool) -> Value {
+pub fn checkpoints(records: &[Record]) -> Value {
     let checkpoint = |record: &Record| {
         let end = u64::try_from(record.at_ms).unwrap_or_default();
         let seconds = record.metrics.get("seconds").and_then(Value::as_f64).unwrap_or_default();
@@ -118,7 +118,7 @@ pub fn checkpoints(records: &[Record], is_remote: bool) -> Value {
         let finish = micros(end).saturating_add((seconds * 1e6) as u64);
         json!({
             "epoch": record.epoch,
-            "backend": if is_remote { "s3" } else { "folder" },
+            "backend": "epochs",
             "checkpointType": if record.stop { "stopping" } else { "scheduled" },
             "startTime": micros(end),
             "finishTime": finish,
@@ -135,6 +135,23 @@ pub fn checkpoints(records: &[Record], is_remote: bool) -> Value {
     };
     let checkpoints: Vec<Value> = records.iter().map(checkpoint).collect();
     json!({"data": checkpoints})
+}
+
+/// Returns the JSON of the state of each stage at a checkpoint.
+pub fn checkpoint_groups(record: &Record) -> Value {
+    let finish = micros(u64::try_from(record.at_ms).unwrap_or_default());
+    let mut stages: std::collections::BTreeMap<&str, (u64, u64)> = std::collections::BTreeMap::new();
+    for file in &record.state {
+        let (bytes, rows) = stages.entry(&file.stage).or_default();
+        (*bytes, *rows) = (*bytes + file.bytes, *rows + file.rows);
+    }
+    let group = |(stage, (bytes, rows)): (&str, (u64, u64))| {
+        json!({
+            "operatorId": stage, "bytes": bytes, "rows": rows, "startedMetadataWrite": null, "finishTime": finish,
+            "subtasks": [{"index": 0, "bytes": bytes, "eventSpans": []}],
+        })
+    };
+    json!({"data": stages.into_iter().map(group).collect::<Vec<_>>()})
 }
 
 fn number(record: &Record, key: &str) -> u64 {

@@ -1,4 +1,4 @@
-//! What people want of a pipeline. Each change is a new document in a sequence, so of two changes at once none is lost.
+//! The settings that people want of a pipeline. Each change is a new document in a sequence, so of two changes at once none is lost.
 
 use std::num::NonZeroUsize;
 
@@ -17,7 +17,7 @@ const PARALLELISM_MAX: usize = 1024;
 /// Bounds of the length of an epoch in microseconds: 10 ms to a day.
 const EPOCH_MICROS: std::ops::RangeInclusive<u64> = 10_000..=86_400_000_000;
 
-/// How a pipeline is stopped, or that it is not.
+/// The mode in which a pipeline is stopped, or that it is not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stop {
@@ -66,7 +66,7 @@ impl Stop {
     }
 }
 
-/// What is wanted of a pipeline.
+/// The wanted settings of a pipeline.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Wanted {
@@ -81,7 +81,7 @@ pub struct Wanted {
     pub parallelism: Option<NonZeroUsize>,
     /// Replaces the length of an epoch of the script.
     pub epoch_micros: Option<u64>,
-    /// How it is stopped, or that it runs.
+    /// The mode in which it is stopped, or that it runs.
     pub stop: Stop,
     /// The pipeline, its state and its epochs are deleted.
     pub deleted: bool,
