@@ -189,7 +189,7 @@ impl Pipelines {
     async fn start(&self, name: String, script: Option<String>, parallelism: Option<u64>) -> Result<Value> {
         match (self.get(&name).await?, script) {
             (Some(_), script) => {
-                let change = Change { script, parallelism, stop: Some(Stop::None), epoch_micros: None };
+                let change = Change { script, parallelism, stop: Some(Stop::None), ..Change::default() };
                 self.change(&name, change).await
             }
             (None, Some(script)) => self.create(New { name, script, parallelism, epoch_micros: None }).await,

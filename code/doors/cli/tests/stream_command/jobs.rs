@@ -93,7 +93,7 @@ pub(crate) fn lifecycle() -> Result {
     server.stop()
 }
 
-/// Of two pipelines, one fails: the other has all its rows. The failed one has its error, and fails again after a restart.
+/// A pipeline fails beside another one, which has all its rows. The failed one has its error, and fails again after a restart.
 pub(crate) fn failure() -> Result {
     let folder = Folder::new()?;
     let server = Server::start(&folder, &[])?;

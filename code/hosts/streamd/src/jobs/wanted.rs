@@ -83,6 +83,8 @@ pub struct Wanted {
     pub epoch_micros: Option<u64>,
     /// The mode in which it is stopped, or that it runs.
     pub stop: Stop,
+    /// The run before ends at once.
+    pub abandons: bool,
     /// The pipeline, its state and its epochs are deleted.
     pub deleted: bool,
     /// The time of its creation, in milliseconds since 1970.
@@ -115,12 +117,14 @@ pub struct Change {
     pub epoch_micros: Option<u64>,
     /// Stops or starts it.
     pub stop: Option<Stop>,
+    /// Ends the run before at once, not after its epoch.
+    pub abandons: bool,
 }
 
 impl Wanted {
     /// Returns what is wanted after `change`.
     pub(crate) fn changed(&self, change: &Change) -> Result<Self> {
-        let mut wanted = self.clone();
+        let mut wanted = Self { abandons: change.abandons, ..self.clone() };
         if let Some(script) = &change.script {
             wanted.script = checked_script(script)?;
         }
@@ -152,7 +156,7 @@ impl Wanted {
     /// Returns the order to a run that has begun with another document.
     pub(crate) fn order(&self) -> Order {
         match self.stop {
-            _ if self.deleted => Order::Abandon,
+            _ if self.deleted || self.abandons => Order::Abandon,
             Stop::Immediate | Stop::Force => Order::Abandon,
             Stop::None | Stop::Checkpoint | Stop::Graceful => Order::Finish,
         }
@@ -242,6 +246,11 @@ mod tests {
         assert!(error.contains("an epoch of 1 microseconds"), "{error}");
         let error = changed(Change { script: Some(" ".into()), ..Default::default() }).unwrap_err();
         assert!(error.contains("has no script"), "{error}");
+        let restart = Change { abandons: true, stop: Some(Stop::None), ..Default::default() };
+        let restarted = wanted.changed(&restart).unwrap();
+        assert_eq!((restarted.order(), restarted.is_running()), (Order::Abandon, true));
+        let rescaled = restarted.changed(&Change { parallelism: Some(2), ..Default::default() }).unwrap();
+        assert_eq!(rescaled.order(), Order::Finish, "a later change abandons nothing");
         assert!(Stop::parse("later").unwrap_err().message.contains("use none, checkpoint"));
     }
 }

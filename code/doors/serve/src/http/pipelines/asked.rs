@@ -106,6 +106,7 @@ impl PatchPipeline {
             parallelism: self.parallelism,
             epoch_micros: self.checkpoint_interval_micros,
             stop,
+            abandons: false,
         };
         let is_empty = change.script.is_none()
             && change.parallelism.is_none()

@@ -223,12 +223,9 @@ async fn remove(State(door): State<Door>, Path(id): Path<String>) -> Answer {
 async fn restart(State(door): State<Door>, Path(id): Path<String>, body: Bytes) -> Answer {
     let asked = read_or_default::<PostRestart>(&body)?;
     let jobs = door.changed()?;
-    if asked.force.unwrap_or_default() {
-        // Its epoch is abandoned, and the start that follows repeats it.
-        let stop = Change { stop: Some(Stop::Force), ..Change::default() };
-        jobs.change(&id, stop).await?.ok_or_else(|| missing(&jobs::unknown(&id)))?;
-    }
-    let start = Change { stop: Some(Stop::None), parallelism: asked.parallelism, ..Change::default() };
+    // With force, the epoch that runs is abandoned, and the new run repeats it.
+    let abandons = asked.force.unwrap_or_default();
+    let start = Change { stop: Some(Stop::None), parallelism: asked.parallelism, abandons, ..Change::default() };
     let changed = jobs.change(&id, start).await?;
     Ok(answer(jobs::pipeline(&changed.ok_or_else(|| missing(&jobs::unknown(&id)))?)))
 }
