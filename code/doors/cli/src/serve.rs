@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
+use buzz_engine::Engine;
 use buzz_protocol::{CatalogEntry, Options, QueryError, Result};
 use buzz_serve::{Bounds, Keys, Pipelines, RegistrySettings, Server, Settings, Stopped, Tls, read_keys};
 use clap::{Args, ValueEnum};
@@ -142,7 +144,7 @@ async fn serve(arguments: ServeArguments, threads: usize) -> Result<Stopped> {
         keys,
         pipelines,
     };
-    let server = buzz_serve::bind(engine, settings).await?;
+    let server = bound(engine, settings).await?;
     let stop = stopped()?;
     for broken in server.check_tables().await {
         warn(&broken);
@@ -153,6 +155,16 @@ async fn serve(arguments: ServeArguments, threads: usize) -> Result<Stopped> {
         note("stopping …");
     };
     Ok(server.run(stop).await)
+}
+
+/// Makes the server. If its ports cannot be bound, other servers may run its pipelines at once.
+async fn bound(engine: Arc<dyn Engine>, settings: Settings) -> Result<Server> {
+    let jobs = settings.pipelines.as_ref().map(|pipelines| pipelines.jobs.clone());
+    let bound = buzz_serve::bind(engine, settings).await;
+    if let (Err(_), Some(jobs)) = (&bound, jobs) {
+        jobs.stop(Duration::from_secs(10)).await;
+    }
+    bound
 }
 
 /// Returns the accepted keys, and the key if it was made now.

@@ -302,6 +302,7 @@ pub(crate) fn refused() -> Result {
             return Err(format!("{method} {path} {body}: {found} {json}").into());
         }
     }
+    described(&server)?;
     let (status, _) = server.send("GET", "/pipelines", "", "")?;
     expect("the status without a key", &json!(status), &json!(401))?;
     let checked = server.ok("POST", "/pipelines/validate_query", &json!({"query": "SELECT a FROM t"}))?;
@@ -318,4 +319,27 @@ pub(crate) fn refused() -> Result {
         return Err(format!("{status} {json}").into());
     }
     server.stop()
+}
+
+/// Checks that each route of the description exists.
+fn described(server: &Server) -> Result {
+    let document = server.ok("GET", "/openapi.json", &Value::Null)?;
+    let paths = document["paths"].as_object().ok_or("the description has no paths")?;
+    if paths.len() < 15 {
+        return Err(format!("the description has {} paths", paths.len()).into());
+    }
+    for (path, operations) in paths {
+        for (method, operation) in operations.as_object().into_iter().flatten() {
+            let path = path.trim_start_matches("/api/v1");
+            let path = path.replace("{id}", "none").replace("{job}", "job_none").replace("{epoch}", "1");
+            let body = if operation["requestBody"].is_null() { Value::Null } else { json!({}) };
+            let (status, answer) = server.call(&method.to_uppercase(), &path, &body)?;
+            let error = answer["error"].as_str().unwrap_or_default();
+            let is_known = status == 200 || status == 400 || (status == 404 && error.contains("`none`"));
+            if !is_known {
+                return Err(format!("{method} {path}: {status} {answer}").into());
+            }
+        }
+    }
+    Ok(())
 }

@@ -56,11 +56,11 @@ struct Own {
 
 /// Signs of life of other servers, and since when each has not changed.
 #[derive(Debug, Default)]
-struct Signs(BTreeMap<String, (Option<Bytes>, Instant)>);
+struct Signs(BTreeMap<String, (Bytes, Instant)>);
 
 impl Signs {
     /// Enters the newest sign of `server`. Returns the time since which it is the same.
-    fn enter(&mut self, server: &str, sign: Option<Bytes>, now: Instant) -> Duration {
+    fn enter(&mut self, server: &str, sign: Bytes, now: Instant) -> Duration {
         match self.0.get(server) {
             Some((before, since)) if *before == sign => now.saturating_duration_since(*since),
             _ => {
@@ -176,17 +176,14 @@ impl Keeper {
         Ok(false)
     }
 
-    /// Returns true if no server runs a pipeline with this lease.
+    /// Returns true if no server runs a pipeline with this lease. A server writes its first sign before it takes a pipeline, and
+    /// removes it after it has given all back.
     async fn is_free(&self, lease: &Lease, signs: &mut Signs) -> Result<bool> {
         let Some(server) = &lease.server else { return Ok(true) };
-        let sign = self.registry.sign_of(server).await?;
+        let Some(sign) = self.registry.sign_of(server).await? else { return Ok(true) };
         let is_silent = signs.enter(server, sign, Instant::now()) >= self.beat * SILENT_BEATS;
         if is_silent {
             self.registry.forget(server).await?;
-            // Without the sign, it is as silent as before.
-            if let Some((sign, _)) = signs.0.get_mut(server) {
-                *sign = None;
-            }
         }
         Ok(is_silent)
     }
@@ -274,12 +271,10 @@ mod tests {
     fn server_is_silent_while_its_sign_is_the_same() {
         let (mut signs, start) = (Signs::default(), Instant::now());
         let after = |seconds| start + Duration::from_secs(seconds);
-        let sign = |text: &'static str| Some(Bytes::from(text));
-        assert_eq!(signs.enter("a", sign("1"), after(0)), Duration::ZERO);
-        assert_eq!(signs.enter("a", sign("1"), after(3)), Duration::from_secs(3));
-        assert_eq!(signs.enter("a", sign("2"), after(4)), Duration::ZERO, "it lives");
-        assert_eq!(signs.enter("b", None, after(4)), Duration::ZERO, "it may not have begun");
-        assert_eq!(signs.enter("b", None, after(9)), Duration::from_secs(5));
-        assert_eq!(signs.enter("a", sign("2"), after(10)), Duration::from_secs(6));
+        assert_eq!(signs.enter("a", "1".into(), after(0)), Duration::ZERO);
+        assert_eq!(signs.enter("a", "1".into(), after(3)), Duration::from_secs(3));
+        assert_eq!(signs.enter("a", "2".into(), after(4)), Duration::ZERO, "it lives");
+        assert_eq!(signs.enter("b", "2".into(), after(4)), Duration::ZERO, "it is another one");
+        assert_eq!(signs.enter("a", "2".into(), after(10)), Duration::from_secs(6));
     }
 }

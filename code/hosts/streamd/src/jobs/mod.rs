@@ -91,14 +91,16 @@ impl Jobs {
         Ok(Self { keeper, previews: Arc::default(), tracker })
     }
 
-    /// Ends the runs of this server, after their epochs if that takes at most `within`, and gives the pipelines back, so that
-    /// another server, or the next start of this one, goes on with them.
+    /// Ends the runs of this server within about `within`, after their epochs if these are short enough, and gives the
+    /// pipelines back, so that another server, or the next start of this one, goes on with them.
     pub async fn stop(&self, within: Duration) {
         self.keeper.stopping.cancel();
         self.previews.end();
         self.tracker.close();
+        // A part for looking after pipelines to end, and one for their epochs.
+        let within = within * 2 / 5;
         if tokio::time::timeout(within, self.tracker.wait()).await.is_err() {
-            tracing::warn!("the state does not answer; pipelines are not given back");
+            tracing::warn!("the state does not answer; other servers take the pipelines when signs of life stop");
         }
         self.keeper.give_back(within).await;
     }

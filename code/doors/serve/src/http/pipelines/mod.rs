@@ -1,9 +1,11 @@
 //! Pipelines by REST, with the paths and the JSON of Arroyo's version 1.
 //!
-//! `asked` has the bodies of requests, `output` sends rows as server-sent events. What a pipeline is, and its JSON, is in
+//! `asked` has the bodies of requests, `output` sends rows as server-sent events, and `openapi` describes
+//! the routes. What a pipeline is, and its JSON, is in
 //! `buzz-streamd`.
 
 mod asked;
+mod openapi;
 mod output;
 
 use axum::Router;
@@ -73,6 +75,7 @@ pub(super) fn routes<S>(shared: &Shared) -> Router<S> {
     Router::new()
         .route("/ping", get(async || Json("Pong")))
         .route("/connectors", get(async || answer(jobs::connectors())))
+        .route("/openapi.json", get(async || answer(openapi::document())))
         .route("/jobs", get(all_jobs))
         .route("/pipelines", get(list).post(create))
         .route("/pipelines/validate_query", post(validate))
