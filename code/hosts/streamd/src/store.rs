@@ -13,7 +13,7 @@ use object_store::path::Path;
 ///
 /// # Errors
 /// `Invalid` if the uri or the settings of its bucket are wrong, `Data` if the folder cannot be used.
-pub(crate) async fn open(uri: &str, sync: bool, place: &Place) -> Result<(Arc<dyn ObjectStore>, Path)> {
+pub async fn open(uri: &str, sync: bool, place: &Place) -> Result<(Arc<dyn ObjectStore>, Path)> {
     if is_remote(uri) {
         let (location, store) = place.open(uri).await?;
         return Ok((store, location.path));
@@ -42,7 +42,7 @@ pub fn check_exists(uri: &str) -> Result<()> {
 }
 
 /// Returns true for a bucket, where an epoch costs requests.
-pub(crate) fn is_remote(uri: &str) -> bool {
+pub fn is_remote(uri: &str) -> bool {
     uri.contains("://") && !uri.starts_with("file://")
 }
 

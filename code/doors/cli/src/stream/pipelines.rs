@@ -153,7 +153,7 @@ async fn open(place: Place, process: Process) -> Result<Pipelines> {
     match (place.server, place.state) {
         (Some(url), _) => Ok(Pipelines::Server(Client::new(&url)?)),
         (None, Some(uri)) => {
-            buzz_streamd::check_state(&uri)?;
+            buzz_streamd::store::check_exists(&uri)?;
             Ok(Pipelines::State(Arc::new(Registry::open(&uri, &process.place).await?), process))
         }
         (None, None) => Err(QueryError::invalid("name the server with --server, or its state with --state")),

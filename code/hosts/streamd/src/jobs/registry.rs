@@ -369,3 +369,6 @@ async fn get(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<Option<Bytes>>
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests;
