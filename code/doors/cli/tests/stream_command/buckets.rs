@@ -11,7 +11,9 @@ use buzz_localcloud::{LocalCloud, Setup, client_environment};
 use buzz_testkit::program;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
 
+use crate::served::Server;
 use crate::support::{Folder, Result, same};
 
 /// An S3 server with the bucket `lake`.
@@ -146,4 +148,34 @@ pub(crate) fn kills_and_races() -> Result {
     // One of them may have stopped because the other was faster.
     bucket.succeeds(&["stream", "run", &raced, "--until-end", "--state", "s3://lake/state/raced"])?;
     same("two processes", &expected, &bucket.rows("s3://lake/raced")?)
+}
+
+/// A pipeline of a server, with its state and its sink in a bucket, is stopped, and goes on in the next server.
+pub(crate) fn pipelines() -> Result {
+    let folder = Folder::new()?;
+    let bucket = Bucket::start(&folder)?;
+    let server = || Server::of(bucket.buzz(&["serve", "--state", "s3://lake/jobs"]), &folder);
+    let script = "CREATE TABLE impulse WITH (connector='impulse', events='2000', real_time='false');\nSET epoch_rows = 50;\n\
+                  CREATE TABLE out WITH (connector='json', path='s3://lake/counted', type='sink');\n\
+                  INSERT INTO out SELECT counter FROM impulse;";
+    let first = server()?;
+    first.create("counter", script)?;
+    first.wait_state("counter", "Running")?;
+    first.ok("PATCH", "/pipelines/counter", &json!({"stop": "checkpoint"}))?;
+    first.wait_state("counter", "Stopped")?;
+    first.stop()?;
+    let second = server()?;
+    second.wait_state("counter", "Stopped")?;
+    second.ok("PATCH", "/pipelines/counter", &json!({"stop": "none", "parallelism": 2}))?;
+    second.wait_state("counter", "Finished")?;
+    let checkpoints = second.ok("GET", "/pipelines/counter/jobs/job_counter/checkpoints", &Value::Null)?;
+    let stops = checkpoints["data"].as_array().into_iter().flatten();
+    let stops = stops.filter(|checkpoint| checkpoint["checkpointType"] == "stopping").count();
+    if !(1..=2).contains(&stops) {
+        return Err(format!("{stops} stops in {checkpoints}").into());
+    }
+    second.stop()?;
+    let mut expected: Vec<String> = (0..2000).map(|counter| json!({"counter": counter}).to_string()).collect();
+    expected.sort();
+    same("in a bucket", &expected, &bucket.rows("s3://lake/counted")?)
 }

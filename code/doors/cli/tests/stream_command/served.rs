@@ -30,9 +30,15 @@ impl Drop for Server {
 impl Server {
     /// Starts a server on the folder `state`.
     pub(crate) fn start(folder: &Folder, more: &[&str]) -> Result<Self> {
-        let child = Command::new(env!("CARGO_BIN_EXE_buzz"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--postgres", "127.0.0.1:0", "--state", &folder.text("state")])
-            .args(more)
+        let mut command = Command::new(env!("CARGO_BIN_EXE_buzz"));
+        command.args(["serve", "--state", &folder.text("state")]).args(more);
+        Self::of(command, folder)
+    }
+
+    /// Starts the server of `command`, with free ports.
+    pub(crate) fn of(mut command: Command, folder: &Folder) -> Result<Self> {
+        let child = command
+            .args(["--listen", "127.0.0.1:0", "--postgres", "127.0.0.1:0"])
             .env("BUZZ_KEY", KEY)
             .current_dir(folder.path(""))
             .stdin(Stdio::null())

@@ -159,14 +159,17 @@ fn number(record: &Record, key: &str) -> u64 {
 }
 
 /// Returns the JSON of the rates of each node of a pipeline's graph, from `records` in ascending order: rows per second
-/// that statements read, and that sinks get.
+/// that statements read and sinks get, and the share of the time in which epochs computed.
 pub fn metric_groups(pipeline: &Pipeline, records: &[Record]) -> Value {
     let nodes = pipeline.status.graph.get("nodes").and_then(Value::as_array).cloned().unwrap_or_default();
     let group = |node: &Value| {
         let operator = node.get("operator").and_then(Value::as_str).unwrap_or_default();
         let name = node.get("description").and_then(Value::as_str).unwrap_or_default();
         let metrics = match operator.split(':').next() {
-            Some("source") => vec![("messages_sent", rates(records, |record| of_source(record, name)))],
+            Some("source") => vec![
+                ("messages_sent", rates(records, |record| of_source(record, name))),
+                ("backpressure", busy(records)),
+            ],
             Some("sink") => vec![("messages_recv", rates(records, |record| of_sink(record, name)))],
             _ => vec![
                 ("messages_recv", rates(records, |record| number(record, "rows_in"))),
@@ -199,6 +202,19 @@ fn rates(records: &[Record], rows: impl Fn(&Record) -> u64) -> Vec<Value> {
         json!({"time": time, "value": rows(record) as f64 / seconds})
     };
     records.windows(2).map(rate).collect()
+}
+
+/// Returns the share of the time since the record before that each epoch computed. At 1, sources wait for the pipeline.
+fn busy(records: &[Record]) -> Vec<Value> {
+    let share = |pair: &[Record]| {
+        let [before, record] = pair else { return Value::Null };
+        let between = (record.at_ms.saturating_sub(before.at_ms)).max(1) as f64 / 1e3;
+        // An epoch is recorded with the time of its start, so the time between two is that of the first.
+        let seconds = before.metrics.get("seconds").and_then(Value::as_f64).unwrap_or_default();
+        let time = micros(u64::try_from(record.at_ms).unwrap_or_default());
+        json!({"time": time, "value": (seconds / between).clamp(0.0, 1.0)})
+    };
+    records.windows(2).map(share).collect()
 }
 
 /// Returns the JSON of the connectors.
