@@ -25,6 +25,9 @@ use crate::run::Order;
 /// Signs of life that a server may miss before others take its pipelines.
 const SILENT_BEATS: u32 = 5;
 
+/// Looks after all pipelines, after which signs of life of servers that were killed are removed.
+const ROUNDS_OF_SIGNS: u64 = 60;
+
 /// Interval at which a server looks if its jobs have ended, while it stops.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -93,7 +96,15 @@ impl Keeper {
     /// Looks after all pipelines, again and again, until the server stops.
     pub(crate) async fn keep(self: Arc<Self>) {
         let mut signs = Signs::default();
-        while !self.stopping.is_cancelled() {
+        for round in 1_u64.. {
+            if self.stopping.is_cancelled() {
+                return;
+            }
+            if round.is_multiple_of(ROUNDS_OF_SIGNS)
+                && let Err(error) = self.clear(&mut signs).await
+            {
+                tracing::warn!(%error, "the signs of life of servers cannot be read");
+            }
             match self.registry.ids().await {
                 Ok(ids) => {
                     for id in ids {
@@ -110,6 +121,20 @@ impl Keeper {
                 () = tokio::time::sleep(self.beat) => {}
             }
         }
+    }
+
+    /// Removes the signs of life of servers that were killed, also of those that ran nothing.
+    async fn clear(&self, signs: &mut Signs) -> Result<()> {
+        let servers = self.registry.servers().await?;
+        signs.0.retain(|server, _| servers.contains(server));
+        for server in servers.iter().filter(|server| **server != self.server) {
+            if let Some(sign) = self.registry.sign_of(server).await?
+                && signs.enter(server, sign, Instant::now()) >= self.beat * SILENT_BEATS
+            {
+                self.registry.forget(server).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Looks after one pipeline.

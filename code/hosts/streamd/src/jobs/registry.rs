@@ -282,6 +282,13 @@ impl Registry {
         get(&self.hints, &self.sign(server)).await
     }
 
+    /// Returns the servers that give signs of life, or did before they were killed.
+    pub(crate) async fn servers(&self) -> Result<Vec<String>> {
+        let listed = self.hints.list_with_delimiter(Some(&self.root.clone().join("servers"))).await?;
+        let names = listed.objects.iter().filter_map(|object| object.location.filename()?.strip_suffix(".json"));
+        Ok(names.map(str::to_string).collect())
+    }
+
     /// Removes the sign of life of a server that has ended.
     pub(crate) async fn forget(&self, server: &str) -> Result<()> {
         match self.hints.delete(&self.sign(server)).await {

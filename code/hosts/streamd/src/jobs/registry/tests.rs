@@ -82,3 +82,19 @@ fn state_follows_what_is_wanted_until_the_owner_has_seen_it() {
     assert_eq!(state(Stop::Checkpoint, JobState::Running), JobState::Stopping);
     assert_eq!(state(Stop::Immediate, JobState::Finished), JobState::Stopped);
 }
+
+#[tokio::test]
+async fn signs_of_servers_are_listed_until_they_are_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = open(folder.path()).await;
+    assert!(registry.servers().await.unwrap().is_empty());
+    registry.beat("one").await.unwrap();
+    let first = registry.sign_of("one").await.unwrap().unwrap();
+    registry.beat("one").await.unwrap();
+    assert_ne!(registry.sign_of("one").await.unwrap().unwrap(), first, "each sign is another one");
+    assert_eq!(registry.servers().await.unwrap(), ["one"]);
+    registry.forget("one").await.unwrap();
+    registry.forget("one").await.unwrap();
+    assert_eq!(registry.sign_of("one").await.unwrap(), None);
+    assert!(registry.servers().await.unwrap().is_empty());
+}
