@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use buzz_connect::Place;
 use buzz_epoch::{EpochLog, Sequence};
-use buzz_protocol::{QueryError, Result, now_ms};
+use buzz_protocol::{ErrorKind, QueryError, Result, now_ms};
 use bytes::Bytes;
 use futures::StreamExt;
 use object_store::path::Path;
@@ -126,14 +126,23 @@ impl Registry {
         Ok(names.collect())
     }
 
-    /// Returns all pipelines, by id.
+    /// Returns all pipelines, by id. One whose document is not readable has failed, with the error.
     ///
     /// # Errors
-    /// Errors of the store, and of documents that are not readable.
+    /// Errors of the store.
     pub async fn list(&self) -> Result<Vec<Pipeline>> {
         let mut pipelines = Vec::new();
         for id in self.ids().await? {
-            pipelines.extend(self.get(&id).await?);
+            match self.get(&id).await {
+                Ok(pipeline) => pipelines.extend(pipeline),
+                Err(error) if error.kind == ErrorKind::Data => {
+                    let wanted = Wanted { name: id.clone(), ..Default::default() };
+                    let error = Some(error.to_string());
+                    let status = Status { state: JobState::Failed, error, ..Default::default() };
+                    pipelines.push(Pipeline { id, n: 0, wanted, status });
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(pipelines)
     }

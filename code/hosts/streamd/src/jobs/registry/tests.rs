@@ -98,3 +98,18 @@ async fn signs_of_servers_are_listed_until_they_are_removed() {
     assert_eq!(registry.sign_of("one").await.unwrap(), None);
     assert!(registry.servers().await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn pipeline_with_an_unreadable_document_is_listed_beside_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = open(folder.path()).await;
+    registry.create(&new("a")).await.unwrap();
+    registry.create(&new("b")).await.unwrap();
+    std::fs::write(folder.path().join("jobs/a/wanted/00000000000000000001.json"), "{").unwrap();
+    let listed = registry.list().await.unwrap();
+    let states: Vec<_> = listed.iter().map(|pipeline| (pipeline.id.as_str(), pipeline.status.state)).collect();
+    assert_eq!(states, [("a", JobState::Failed), ("b", JobState::Scheduling)]);
+    let error = listed[0].status.error.clone().unwrap();
+    assert!(error.contains("document 1 of pipeline `a` is not readable"), "{error}");
+    assert!(registry.get("a").await.is_err());
+}
