@@ -80,6 +80,7 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("jobs::rows_are_followed", jobs::followed),
         Trial::test("jobs::wrong_requests_are_refused", jobs::refused),
         Trial::test("jobs::state_in_a_bucket", buckets::pipelines),
+        Trial::test("jobs::store_that_is_away_loses_no_row", buckets::store_away),
         Trial::test("counts::words_equal_batch", counts::words),
         Trial::test("counts::counter_has_each_value_once_over_restarts", counts::counter),
         Trial::test("counts::state_rows_follow_keys_not_events", counts::state_rows),

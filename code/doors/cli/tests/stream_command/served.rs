@@ -12,7 +12,7 @@ use crate::support::{Folder, Result};
 const KEY: &str = "a-key-of-the-tests";
 
 /// Time after which a wait has failed. Nothing is asserted about shorter times.
-const WAIT_MAX: Duration = Duration::from_secs(180);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(180);
 
 /// A server that is killed when it is dropped.
 pub(crate) struct Server {

@@ -261,13 +261,19 @@ impl Keeper {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         }
-        for (id, job) in &jobs {
-            if let Err(error) = self.give_back_one(id, job).await {
-                tracing::warn!(%error, pipeline = id, "a pipeline was not given back; others take it when signs of life stop");
+        let given_back = async {
+            for (id, job) in &jobs {
+                if let Err(error) = self.give_back_one(id, job).await {
+                    tracing::warn!(%error, pipeline = id, "a pipeline was not given back");
+                }
             }
-        }
-        if let Err(error) = self.registry.forget(&self.server).await {
-            tracing::warn!(%error, "the sign of life was not removed");
+            self.registry.forget(&self.server).await
+        };
+        // A store that does not answer must not keep the server: others take the pipelines when signs of life stop.
+        match tokio::time::timeout(within, given_back).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the sign of life was not removed"),
+            Err(_) => tracing::warn!("the state does not answer, so pipelines were not given back"),
         }
     }
 

@@ -97,8 +97,8 @@ impl Jobs {
         self.keeper.stopping.cancel();
         self.previews.end();
         self.tracker.close();
-        // A part for looking after pipelines to end, and one for their epochs.
-        let within = within * 2 / 5;
+        // A part for looking after pipelines to end, one for their epochs, and one to give them back.
+        let within = within * 3 / 10;
         if tokio::time::timeout(within, self.tracker.wait()).await.is_err() {
             tracing::warn!("the state does not answer; other servers take the pipelines when signs of life stop");
         }
