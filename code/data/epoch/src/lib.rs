@@ -45,6 +45,7 @@
 //! - [`Keep`]: which files are garbage.
 //! - [`Target`] and [`publish_pending`] bring output into tables outside, once.
 //! - [`SourceLog`] keeps rows that are pushed by others, and leaves out requests that were repeated.
+//! - [`Sequence`] keeps documents that replace each other, such as what is wanted of a pipeline and who runs it.
 //! - [`groups_of`] divides state among combs.
 //! - [`Clock`] is the time, which a test moves.
 //!
@@ -68,6 +69,8 @@ mod garbage;
 mod outbox;
 
 mod segment;
+
+mod sequence;
 
 mod seal;
 
@@ -98,4 +101,5 @@ pub use record::{
 };
 pub use seal::{ENTRY_PARTS_MAX, ENTRY_SEGMENTS_MAX, Entry, KEYS_MAX, Sealed, SealedRows, Times, Totals};
 pub use segment::{KEY_BYTES_MAX, PARTS_MAX, Part, SEGMENT_BYTES_MAX, Segment};
+pub use sequence::Sequence;
 pub use source::{SourceColumn, SourceLog, SourceSpec, source_names};

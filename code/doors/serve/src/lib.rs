@@ -41,7 +41,7 @@ pub use keys::Keys;
 pub use listen::{Server, Stopped};
 pub use mcp::{McpSettings, serve_stdio};
 pub use names::RegistrySettings;
-pub use settings::{Settings, Tls, read_keys};
+pub use settings::{Pipelines, Settings, Tls, read_keys};
 pub use streams::StreamsSettings;
 
 use crate::desk::Desk;

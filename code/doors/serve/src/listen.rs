@@ -26,7 +26,7 @@ use crate::http::submitted::Submitted;
 use crate::pg_catalog::Catalog;
 use crate::postgres::Connections;
 use crate::streams::Streams;
-use crate::{Keys, STOP_WITHIN, Settings, Tls, http, postgres};
+use crate::{Keys, Pipelines, STOP_WITHIN, Settings, Tls, http, postgres};
 
 /// Maximum number of connections to one port.
 const CONNECTIONS_MAX: usize = 1000;
@@ -60,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) keys: Arc<Keys>,
     pub(crate) flight: FlightDoor,
     pub(crate) submitted: Arc<Submitted>,
+    pub(crate) pipelines: Option<Pipelines>,
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) tracker: TaskTracker,
     pub(crate) streams: Option<Arc<Streams>>,
@@ -99,6 +100,7 @@ pub(crate) async fn bind(desk: Arc<Desk>, settings: Settings) -> Result<Server> 
         desk,
         keys,
         submitted: Arc::default(),
+        pipelines: settings.pipelines,
         tls,
         tracker: TaskTracker::new(),
         streams: settings.streams.map(|streams| Arc::new(Streams::new(streams))),
@@ -192,9 +194,15 @@ impl Server {
         }
         stopping.cancel();
         shared.tracker.close();
-        match tokio::time::timeout(STOP_WITHIN, shared.tracker.wait()).await {
-            Ok(()) => Stopped::Completely,
-            Err(_) => Stopped::InPart,
+        let pipelines = async {
+            if let Some(pipelines) = &shared.pipelines {
+                pipelines.jobs.stop(STOP_WITHIN).await;
+            }
+        };
+        let connections = tokio::time::timeout(STOP_WITHIN, shared.tracker.wait());
+        match tokio::join!(connections, pipelines) {
+            (Ok(()), ()) => Stopped::Completely,
+            (Err(_), ()) => Stopped::InPart,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use buzz_protocol::{CatalogEntry, Options, QueryError, Result};
+use buzz_streamd::Jobs;
 
 use crate::{Bounds, Keys, RegistrySettings, StreamsSettings};
 
@@ -33,6 +34,17 @@ pub struct Settings {
     pub keys: Keys,
     /// The place of streams, if clients may push rows.
     pub streams: Option<StreamsSettings>,
+    /// The pipelines that the server runs, if any.
+    pub pipelines: Option<Pipelines>,
+}
+
+/// The pipelines of a server.
+#[derive(Debug, Clone)]
+pub struct Pipelines {
+    /// The jobs. The server stops them when it ends.
+    pub jobs: Jobs,
+    /// Clients may create, change and delete pipelines, and so read and write every file that the server can.
+    pub can_change: bool,
 }
 
 /// Files of a certificate and its private key, both in PEM format.

@@ -3,6 +3,7 @@
 mod console;
 pub(crate) mod guard;
 mod metrics;
+mod pipelines;
 pub(crate) mod rows;
 pub(crate) mod submitted;
 mod work;
@@ -16,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router, middleware};
 use buzz_protocol::{ErrorKind, Format, Options, Param, QueryError, QueryId, Result};
+use buzz_streamd::Jobs;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
@@ -42,6 +44,7 @@ struct Api {
     streams: Option<Arc<Streams>>,
     /// True if all users have one key.
     is_one_key: bool,
+    jobs: Option<Jobs>,
 }
 
 impl Api {
@@ -71,6 +74,7 @@ pub(crate) fn router(shared: &Shared, guard: Arc<Guard>) -> Router {
         submitted: Arc::clone(&shared.submitted),
         streams: shared.streams.clone(),
         is_one_key: shared.keys.is_one(),
+        jobs: shared.pipelines.as_ref().map(|pipelines| pipelines.jobs.clone()),
     };
     let gate = Gate { guard, keys: Arc::clone(&shared.keys) };
     Router::new()
@@ -90,6 +94,7 @@ pub(crate) fn router(shared: &Shared, guard: Arc<Guard>) -> Router {
         .route("/console/{file}", get(console::file))
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(metrics))
+        .nest(pipelines::PATH, pipelines::routes(shared))
         .fallback(async || failed(StatusCode::NOT_FOUND, &QueryError::invalid("the path does not exist")))
         .method_not_allowed_fallback(async || {
             failed(StatusCode::METHOD_NOT_ALLOWED, &QueryError::invalid("the path does not accept this method"))
@@ -295,5 +300,6 @@ async fn metrics(State(api): State<Api>) -> Response {
     if let Some(streams) = &api.streams {
         text.push_str(&streams.metrics().await);
     }
+    text.push_str(&api.jobs.as_ref().map(metrics::of_jobs).unwrap_or_default());
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -172,6 +172,7 @@ async fn start_with(
         hosts: Vec::new(),
         keys: Keys::one(KEY).unwrap(),
         streams,
+        pipelines: None,
     };
     let server = buzz_serve::bind(engine, settings).await.unwrap();
     let (http, postgres) = (server.http_address().unwrap(), server.postgres_address().unwrap());

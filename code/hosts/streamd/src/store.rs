@@ -13,7 +13,7 @@ use object_store::path::Path;
 ///
 /// # Errors
 /// `Invalid` if the uri or the settings of its bucket are wrong, `Data` if the folder cannot be used.
-pub(super) async fn open(uri: &str, sync: bool, place: &Place) -> Result<(Arc<dyn ObjectStore>, Path)> {
+pub async fn open(uri: &str, sync: bool, place: &Place) -> Result<(Arc<dyn ObjectStore>, Path)> {
     if is_remote(uri) {
         let (location, store) = place.open(uri).await?;
         return Ok((store, location.path));
@@ -34,7 +34,7 @@ pub(super) async fn open(uri: &str, sync: bool, place: &Place) -> Result<(Arc<dy
 ///
 /// # Errors
 /// `Invalid` if it does not exist.
-pub(super) fn check_exists(uri: &str) -> Result<()> {
+pub fn check_exists(uri: &str) -> Result<()> {
     if is_remote(uri) || FilePath::new(uri.trim_start_matches("file://")).is_dir() {
         return Ok(());
     }
@@ -42,12 +42,12 @@ pub(super) fn check_exists(uri: &str) -> Result<()> {
 }
 
 /// Returns true for a bucket, where an epoch costs requests.
-pub(super) fn is_remote(uri: &str) -> bool {
+pub fn is_remote(uri: &str) -> bool {
     uri.contains("://") && !uri.starts_with("file://")
 }
 
 /// Returns the name of the only pipeline below `root`.
-pub(super) async fn only_pipeline(store: &Arc<dyn ObjectStore>, root: &Path) -> Result<String> {
+pub(crate) async fn only_pipeline(store: &Arc<dyn ObjectStore>, root: &Path) -> Result<String> {
     let listed = store.list_with_delimiter(Some(&root.clone().join("pipelines"))).await?;
     let names: Vec<String> =
         listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_string)).collect();

@@ -9,12 +9,12 @@ use buzz_connect::{Sink, Written};
 use buzz_epoch::{EpochLog, Pending, Record, publish_pending, span_of};
 use buzz_protocol::Result;
 
-use super::outbox::{span_ms, targets, write};
-use super::runner::Runner;
+use crate::outbox::{span_ms, targets, write};
+use crate::runner::Runner;
 
 /// Rows of a span of time that is not over, if no state keeps them.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(crate) struct Held {
     span: i64,
     /// The first epoch with rows.
     epoch: u64,
@@ -24,7 +24,7 @@ pub(super) struct Held {
 impl Runner {
     /// Brings the rows of the epoch of `record` into the sinks, and enters into it up to which epoch they are complete. The
     /// rows of a sink with spans of time wait until theirs is over.
-    pub(super) async fn publish(
+    pub(crate) async fn publish(
         &mut self,
         record: &mut Record,
         rows: &BTreeMap<String, Vec<RecordBatch>>,
@@ -88,7 +88,7 @@ impl Runner {
     }
 
     /// Writes the rows of spans of time that the end of the run ends. `stopped` is its last record.
-    pub(super) async fn publish_rest(&mut self, stopped: Option<&Record>) -> Result<()> {
+    pub(crate) async fn publish_rest(&mut self, stopped: Option<&Record>) -> Result<()> {
         if let (Some(log), Some(stopped)) = (&self.log, stopped) {
             self.publish_spans(log, stopped, Pending::Complete).await?;
         }
@@ -99,7 +99,7 @@ impl Runner {
     }
 
     /// Returns true if rows of the log wait for the end of their span.
-    pub(super) fn has_waiting_rows(&self) -> bool {
+    pub(crate) fn has_waiting_rows(&self) -> bool {
         let complete = |name: &String| self.record.published.get(name).copied().unwrap_or(0);
         let mut spans = self.planned.sinks.iter().filter(|(_, sink)| span_ms(sink) > 0);
         self.log.is_some() && !self.record.stop && spans.any(|(name, _)| complete(name) < self.record.epoch)

@@ -7,13 +7,21 @@ use buzz_protocol::{QueryError, Result};
 use buzz_stream::Script;
 use serde_json::{Map, Value};
 
-use super::unique::check_keys;
+use crate::unique::check_keys;
+
+/// Returns a script as it is. Translates a query in JSON to one, and returns it with the pipeline's name if it has one.
+///
+/// # Errors
+/// `Invalid` if a field of the query is missing, unknown or of another type.
+pub fn script_of(text: String) -> Result<(String, Option<String>)> {
+    if text.trim_start().starts_with('{') { to_script(&text) } else { Ok((text, None)) }
+}
 
 /// Translates `text` to a script, and returns it with the pipeline's name if it has one.
 ///
 /// # Errors
 /// `Invalid` if a field is missing, unknown or of another type.
-pub(super) fn to_script(text: &str) -> Result<(String, Option<String>)> {
+fn to_script(text: &str) -> Result<(String, Option<String>)> {
     let json: Value =
         serde_json::from_str(text).map_err(|error| QueryError::invalid(format!("the query is not JSON: {error}")))?;
     check_keys(text)?;

@@ -11,8 +11,8 @@ use buzz_stream::{EpochOutput, KEY_GROUPS, state_file};
 use bytes::Bytes;
 use serde_json::json;
 
-use super::runner::Runner;
-use super::summary::Counts;
+use crate::runner::Runner;
+use crate::summary::Counts;
 
 /// State files of a stage after which the whole state is written as one file.
 const STATE_FILES_MAX: usize = 16;
@@ -21,7 +21,7 @@ const STATE_FILES_MAX: usize = 16;
 const GARBAGE_EPOCHS: u64 = 32;
 
 /// Epochs to which `--from-epoch` can go back.
-const KEPT_EPOCHS: usize = 16;
+pub(crate) const KEPT_EPOCHS: usize = 16;
 
 impl Runner {
     /// Returns the record of the next epoch, without its files.
@@ -54,7 +54,7 @@ impl Runner {
 
     /// Writes the files of an epoch, creates its record, and publishes its rows. Returns false if another process
     /// created the record.
-    pub(super) async fn commit(
+    pub(crate) async fn commit(
         &mut self,
         output: &EpochOutput,
         counts: &Counts,
@@ -83,6 +83,7 @@ impl Runner {
                 record.outputs.insert(sink.to_string(), files);
             }
             record.metrics.insert("rows_in".to_string(), json!(counts.rows_in));
+            record.metrics.insert("rows_of_sources".to_string(), json!(counts.rows_of_sources));
             record.metrics.insert("rows_out".to_string(), json!(counts.rows_out));
             record.metrics.insert("state_rows".to_string(), json!(self.state_rows()));
             record.metrics.insert("seconds".to_string(), json!(started.elapsed().as_secs_f64()));
@@ -148,7 +149,7 @@ impl Runner {
     }
 
     /// Ends the run with a record that is marked `stop`, and writes the rows that waited for the end of a span of time.
-    pub(super) async fn stop(&mut self) -> Result<()> {
+    pub(crate) async fn stop(&mut self) -> Result<()> {
         let Some(log) = self.log.clone() else { return self.publish_rest(None).await };
         if self.summary.epochs == 0 && !self.has_waiting_rows() {
             return Ok(());

@@ -8,8 +8,8 @@ const TIMED_EPOCHS_MAX: usize = 100_000;
 
 /// Counts of a run.
 #[derive(Debug, Default)]
-pub(super) struct Summary {
-    pub(super) epochs: u64,
+pub(crate) struct Summary {
+    pub(crate) epochs: u64,
     rows_in: u64,
     rows_out: u64,
     late: u64,
@@ -21,20 +21,22 @@ pub(super) struct Summary {
 
 /// Counts of one epoch.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Counts {
-    pub(super) rows_in: u64,
-    pub(super) rows_out: u64,
+pub(crate) struct Counts {
+    pub(crate) rows_in: u64,
+    pub(crate) rows_out: u64,
+    /// Rows that were read, by source.
+    pub(crate) rows_of_sources: BTreeMap<String, u64>,
     /// Late rows by source.
-    pub(super) late: BTreeMap<String, u64>,
+    pub(crate) late: BTreeMap<String, u64>,
     /// Rows that could not be decoded or have no event time, by source.
-    pub(super) bad: BTreeMap<String, u64>,
+    pub(crate) bad: BTreeMap<String, u64>,
     /// The error for which the rows of the epoch were left out.
-    pub(super) skipped: Option<String>,
+    pub(crate) skipped: Option<String>,
 }
 
 impl Summary {
     /// Adds an epoch.
-    pub(super) fn add(&mut self, counts: &Counts, time: Duration) {
+    pub(crate) fn add(&mut self, counts: &Counts, time: Duration) {
         self.epochs += 1;
         self.rows_in += counts.rows_in;
         self.rows_out += counts.rows_out;
@@ -47,7 +49,7 @@ impl Summary {
     }
 
     /// Returns one line about a run that took `time`.
-    pub(super) fn text(&self, time: Duration) -> String {
+    pub(crate) fn text(&self, time: Duration) -> String {
         let mut seconds = self.seconds.clone();
         seconds.sort_by(f64::total_cmp);
         let quantile = |share: f64| {

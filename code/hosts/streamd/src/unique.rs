@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 ///
 /// # Errors
 /// `Invalid`, naming the key and its place.
-pub(super) fn check_keys(text: &str) -> Result<()> {
+pub(crate) fn check_keys(text: &str) -> Result<()> {
     let checked: std::result::Result<Checked, _> = serde_json::from_str(text);
     checked.map(|_| ()).map_err(|error| QueryError::invalid(error.to_string()))
 }

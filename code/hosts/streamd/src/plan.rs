@@ -1,23 +1,22 @@
 //! Makes a pipeline with its sources and sinks of a script.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use buzz_connect::{
-    BadData, OpenSource, OpenTable, Place, Sink, Stdout, WriteFormat, check_columns, check_places, nullable, open_sink,
+    BadData, OpenSource, OpenTable, Place, Sink, Stdout, WriteFormat, check_columns, check_places, nullable,
     open_source,
 };
 use buzz_protocol::{QueryError, Result};
-use buzz_storage::QueryStores;
 use buzz_stream::{Pipeline, Script, SourceInput, TableDefinition, declared_columns};
 use serde_json::Value;
 
+use crate::process::{Printed, Process};
+
 /// The sink of a SELECT without INSERT.
-pub(super) const STDOUT: &str = "stdout";
+pub(crate) const STDOUT: &str = "stdout";
 
 /// The length of an epoch in nanoseconds, unless the script sets another.
 const EPOCH: i64 = 1_000_000_000;
@@ -26,33 +25,21 @@ const EPOCH: i64 = 1_000_000_000;
 const EPOCH_REMOTE: i64 = 10_000_000_000;
 
 /// A script that is ready to run.
-pub(super) struct Planned {
-    pub(super) script: Script,
-    pub(super) pipeline: Pipeline,
-    pub(super) sources: BTreeMap<String, OpenSource>,
-    pub(super) sinks: BTreeMap<String, Arc<dyn Sink>>,
+pub(crate) struct Planned {
+    pub(crate) script: Script,
+    pub(crate) pipeline: Pipeline,
+    /// Number of workers that hold state.
+    pub(crate) workers: usize,
+    pub(crate) sources: BTreeMap<String, OpenSource>,
+    pub(crate) sinks: BTreeMap<String, Arc<dyn Sink>>,
     /// The sink of each statement.
-    pub(super) targets: Vec<String>,
-    pub(super) settings: Settings,
-    pub(super) place: Place,
-}
-
-/// Reads a script, or a query in JSON, which is translated to one. Returns it with the name that the query gives.
-pub(super) fn read_script(file: &Path) -> Result<(String, Option<String>)> {
-    let text = if file == Path::new("-") {
-        let mut text = String::new();
-        let read = std::io::stdin().read_to_string(&mut text);
-        read.map_err(|error| QueryError::invalid(format!("standard input is not readable: {error}")))?;
-        text
-    } else {
-        std::fs::read_to_string(file)
-            .map_err(|error| QueryError::invalid(format!("script `{}` is not readable: {error}", file.display())))?
-    };
-    if text.trim_start().starts_with('{') { super::json::to_script(&text) } else { Ok((text, None)) }
+    pub(crate) targets: Vec<String>,
+    pub(crate) settings: Settings,
+    pub(crate) process: Process,
 }
 
 /// Opens the sources that statements read, from `offset` or from the start.
-pub(super) async fn open_table(
+pub(crate) async fn open_table(
     script: &Script,
     name: &str,
     place: &Place,
@@ -72,27 +59,30 @@ fn read_columns(table: &TableDefinition, schema: &Schema) -> Schema {
     nullable(&Schema::new(fields)).as_ref().clone()
 }
 
-/// The number of workers that hold state: the one of the command line, or of the script, or of threads.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Workers {
-    pub(super) given: Option<NonZeroUsize>,
-    pub(super) threads: usize,
-}
-
-/// Plans a script. `pipeline_id` identifies the pipeline in its targets.
-pub(super) async fn plan(text: &str, workers: Workers, place: &Place, pipeline_id: &str) -> Result<Planned> {
+/// Plans a script. `parallelism` replaces the script's own number of workers; `pipeline_id` identifies the pipeline in its
+/// targets.
+pub(crate) async fn plan(
+    text: &str,
+    parallelism: Option<NonZeroUsize>,
+    process: &Process,
+    pipeline_id: &str,
+) -> Result<Planned> {
     let script = Script::parse(text)?;
     let settings = Settings::of(&script)?;
-    let Tables { mut sources, inputs, mut sinks, sink_columns } = tables(&script, place, pipeline_id).await?;
-    let count = workers.given.map(NonZeroUsize::get).or(settings.parallelism).unwrap_or(workers.threads);
-    let pipeline = Pipeline::plan(&script, &inputs, &sink_columns, count.max(1)).await?;
+    let Tables { mut sources, inputs, mut sinks, sink_columns } = tables(&script, process, pipeline_id).await?;
+    let workers = process.workers(parallelism, settings.parallelism);
+    let pipeline = Pipeline::plan(&script, &inputs, &sink_columns, workers).await?;
     let read = pipeline.sources();
     sources.retain(|name, _| read.contains(name.as_str()));
     let targets: Vec<String> = pipeline.outputs().map(|(into, _)| into.unwrap_or(STDOUT).to_string()).collect();
     if targets.iter().any(|target| target == STDOUT) && !sinks.contains_key(STDOUT) {
-        sinks.insert(STDOUT.to_string(), Arc::new(Stdout::new(WriteFormat::Json)));
+        let sink = match &process.printed {
+            Printed::Terminal => Arc::new(Stdout::new(WriteFormat::Json)),
+            Printed::Elsewhere(make) | Printed::Everything(make) => make(STDOUT),
+        };
+        sinks.insert(STDOUT.to_string(), sink);
     }
-    let planned = Planned { script, pipeline, sources, sinks, targets, settings, place: place.clone() };
+    let planned = Planned { script, pipeline, workers, sources, sinks, targets, settings, process: process.clone() };
     planned.check()?;
     Ok(planned)
 }
@@ -110,11 +100,11 @@ impl Planned {
                 Some(OpenTable { name, options, is_sink })
             })
             .collect();
-        check_places(&tables, &self.place.base)
+        check_places(&tables, &self.process.place.base)
     }
 
     /// Checks, at the start of a run, that this pipeline may write to its sinks.
-    pub(super) async fn check_targets(&self) -> Result<()> {
+    pub(crate) async fn check_targets(&self) -> Result<()> {
         for (into, sink, columns) in self.outputs() {
             sink.check_target(&columns).await.map_err(|error| error.at(into))?;
         }
@@ -130,22 +120,18 @@ impl Planned {
     }
 }
 
-/// Returns the place of the files of a script: paths are relative to the working directory.
-pub(super) fn place(stores: &Arc<QueryStores>, until_end: bool) -> Result<Place> {
-    let base = std::env::current_dir()
-        .map_err(|error| QueryError::invalid(format!("the working directory is not available: {error}")))?;
-    Ok(Place { base, stores: Arc::clone(stores), until_end })
-}
-
 /// Opens the sinks of a script.
-pub(super) async fn sinks_of(text: &str, place: &Place, pipeline_id: &str) -> Result<BTreeMap<String, Arc<dyn Sink>>> {
+pub(crate) async fn sinks_of(
+    text: &str,
+    process: &Process,
+    pipeline_id: &str,
+) -> Result<BTreeMap<String, Arc<dyn Sink>>> {
     let script = Script::parse(text)?;
     let written: BTreeSet<&str> = script.statements.iter().filter_map(|output| output.into.as_deref()).collect();
     let mut sinks = BTreeMap::new();
     for table in script.tables.iter().filter(|table| table.option("connector").is_some()) {
         if written.contains(table.name.as_str()) {
-            let sink = open_sink(&table.name, &table.options, place, pipeline_id).await?;
-            sinks.insert(table.name.clone(), sink);
+            sinks.insert(table.name.clone(), process.sink(table, pipeline_id).await?);
         }
     }
     Ok(sinks)
@@ -153,18 +139,18 @@ pub(super) async fn sinks_of(text: &str, place: &Place, pipeline_id: &str) -> Re
 
 /// The values of `SET`.
 #[derive(Debug)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     /// The length of an epoch in nanoseconds, if the script sets it.
     epoch_nanos: Option<i64>,
     /// Rows that an epoch takes of each source.
-    pub(super) epoch_rows: usize,
+    pub(crate) epoch_rows: usize,
     parallelism: Option<usize>,
-    pub(super) on_error: OnError,
+    pub(crate) on_error: OnError,
 }
 
 /// The treatment of a statement that fails for a value of its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum OnError {
+pub(crate) enum OnError {
     /// The run ends with the error. A run with state can go on from the epoch before.
     Stop,
     /// The rows of the epoch are left out.
@@ -206,7 +192,7 @@ impl Settings {
 
     /// Returns the length of an epoch in nanoseconds. In a bucket, where each epoch costs requests, epochs are longer
     /// unless the script sets their length.
-    pub(super) fn epoch_nanos(&self, remote: bool) -> i64 {
+    pub(crate) fn epoch_nanos(&self, remote: bool) -> i64 {
         self.epoch_nanos.unwrap_or(if remote { EPOCH_REMOTE } else { EPOCH })
     }
 }
@@ -221,7 +207,7 @@ struct Tables {
 }
 
 /// Opens the tables of `script` that have a connector.
-async fn tables(script: &Script, place: &Place, pipeline_id: &str) -> Result<Tables> {
+async fn tables(script: &Script, process: &Process, pipeline_id: &str) -> Result<Tables> {
     let written: BTreeSet<&str> = script.statements.iter().filter_map(|output| output.into.as_deref()).collect();
     let mut tables = Tables {
         sources: BTreeMap::new(),
@@ -234,7 +220,7 @@ async fn tables(script: &Script, place: &Place, pipeline_id: &str) -> Result<Tab
         match (is_sink(table, &written)?, written.contains(name)) {
             (true, false) => continue,
             (true, true) => {
-                tables.sinks.insert(name.to_string(), open_sink(name, &table.options, place, pipeline_id).await?);
+                tables.sinks.insert(name.to_string(), process.sink(table, pipeline_id).await?);
                 if let Some(columns) = declared_columns(table).await? {
                     tables.sink_columns.insert(name.to_string(), nullable(&columns));
                 }
@@ -245,7 +231,7 @@ async fn tables(script: &Script, place: &Place, pipeline_id: &str) -> Result<Tab
                 )));
             }
             (false, false) => {
-                let opened = open_table(script, name, place, None).await;
+                let opened = open_table(script, name, &process.place, None).await;
                 let opened = opened.map_err(|error| error.at(format!("table {name}")))?;
                 let input = SourceInput {
                     schema: opened.source.schema(),

@@ -12,16 +12,17 @@ use buzz_protocol::{ErrorKind, QueryError, Result};
 use buzz_stream::{END_OF_TIME, EpochInput, EpochOutput, LeftOut, SourceRows, SourceTime, StageId, State, state_file};
 use serde_json::Value;
 
-use super::outbox::targets;
-use super::plan::{OnError, Planned, open_table};
-use super::publish::Held;
-use super::summary::{Counts, Summary};
+use crate::live::Live;
+use crate::outbox::targets;
+use crate::plan::{OnError, Planned, open_table};
+use crate::publish::Held;
+use crate::summary::{Counts, Summary};
 
 /// Maximum number of notes that are printed.
 const TOLD_MAX: usize = 1000;
 
 /// The result of a step.
-pub(super) enum Step {
+pub(crate) enum Step {
     /// An epoch has ended, or there was nothing to do. `more` rows can be read at once.
     Done { more: bool },
     /// All sources have ended.
@@ -31,27 +32,29 @@ pub(super) enum Step {
 }
 
 /// A pipeline with its state and its newest epoch.
-pub(super) struct Runner {
-    pub(super) planned: Planned,
-    pub(super) state: State,
-    pub(super) log: Option<EpochLog>,
+pub(crate) struct Runner {
+    pub(crate) planned: Planned,
+    pub(crate) state: State,
+    pub(crate) log: Option<EpochLog>,
     /// The newest epoch.
-    pub(super) record: Record,
+    pub(crate) record: Record,
     /// Time since when a source has been silent.
     silent: BTreeMap<String, Instant>,
     /// Notes about sources that were printed.
     told: BTreeSet<String>,
     /// Rows that wait for the end of a span of time, by sink, if no state keeps them.
-    pub(super) held: BTreeMap<String, Held>,
+    pub(crate) held: BTreeMap<String, Held>,
     /// The reader of a sink has ended.
-    pub(super) closed: Arc<AtomicBool>,
-    pub(super) summary: Summary,
+    pub(crate) closed: Arc<AtomicBool>,
+    pub(crate) summary: Summary,
+    /// Figures that others read.
+    pub(crate) live: Arc<Live>,
     /// Identifies this process in records.
-    pub(super) by: String,
+    pub(crate) by: String,
 }
 
 impl Runner {
-    pub(super) fn new(planned: Planned, log: Option<EpochLog>) -> Self {
+    pub(crate) fn new(planned: Planned, log: Option<EpochLog>) -> Self {
         let state = planned.pipeline.start();
         let by = format!("{}-{:x}", std::process::id(), SystemClock.now_ms());
         Self {
@@ -64,12 +67,13 @@ impl Runner {
             held: BTreeMap::new(),
             closed: Arc::new(AtomicBool::new(false)),
             summary: Summary::default(),
+            live: Arc::default(),
             by,
         }
     }
 
     /// Fails if a source has no end.
-    pub(super) fn check_ends(&self) -> Result<()> {
+    pub(crate) fn check_ends(&self) -> Result<()> {
         for (name, table) in
             self.planned.sources.keys().filter_map(|name| Some((name, self.planned.script.table(name)?)))
         {
@@ -85,7 +89,7 @@ impl Runner {
     }
 
     /// Loads the newest epoch: offsets, event times and state. Publishes what was not published.
-    pub(super) async fn load(&mut self) -> Result<()> {
+    pub(crate) async fn load(&mut self) -> Result<()> {
         let Some(log) = self.log.clone() else { return Ok(()) };
         // A file that a record names may be deleted meanwhile if another process has gone on.
         for _ in 0..8 {
@@ -95,7 +99,7 @@ impl Runner {
             for name in names {
                 let stored = self.record.sources.get(&name).cloned();
                 let offset = stored.as_ref().and_then(|stored| stored.get("offset"));
-                let opened = open_table(&self.planned.script, &name, &self.planned.place, offset).await?;
+                let opened = open_table(&self.planned.script, &name, &self.planned.process.place, offset).await?;
                 self.planned.sources.insert(name.clone(), opened);
                 if let Some(stored) = stored {
                     self.state.sources.insert(name, time_of(&stored)?);
@@ -131,7 +135,7 @@ impl Runner {
     }
 
     /// Reads all sources once and runs an epoch.
-    pub(super) async fn step(&mut self) -> Result<Step> {
+    pub(crate) async fn step(&mut self) -> Result<Step> {
         let started = Instant::now();
         let now = SystemClock.now_ms().saturating_mul(1_000_000);
         let Read { input, mut counts, more, ended } = self.read(now).await?;
@@ -157,12 +161,14 @@ impl Runner {
                 return Ok(Step::Lost);
             }
             self.summary.add(&counts, started.elapsed());
+            self.live.add(&counts, started.elapsed().as_secs_f64());
         }
+        self.live.set(&self.state, self.state_rows());
         Ok(if ended { Step::Ended } else { Step::Done { more } })
     }
 
     /// Returns the number of rows in the state.
-    pub(super) fn state_rows(&self) -> usize {
+    pub(crate) fn state_rows(&self) -> usize {
         let pipeline = &self.planned.pipeline;
         pipeline.stages().map(|(stage, _)| pipeline.size(&self.state, stage).0).sum()
     }
@@ -189,7 +195,7 @@ impl Runner {
             self.state = before.clone();
             if let Ok(output) = pipeline.epoch_without(&mut self.state, input, without).await {
                 let skipped = format!("{left_out} are left out: {error}");
-                crate::terminal::warn(&skipped);
+                self.planned.process.notes.warn(&skipped);
                 counts.skipped = Some(skipped);
                 return Ok(output);
             }
@@ -220,7 +226,7 @@ impl Runner {
     fn tell(&mut self, source: &str, note: &str) {
         let note = format!("source {source}: {note}");
         if self.told.len() < TOLD_MAX && self.told.insert(note.clone()) {
-            crate::terminal::note(&note);
+            self.planned.process.notes.note(&note);
         }
     }
 
@@ -262,6 +268,7 @@ impl Runner {
             read.more |= batch.more;
             read.ended &= batch.ended;
             read.counts.rows_in += rows;
+            read.counts.rows_of_sources.insert(name.clone(), rows);
             if !batch.bad.is_empty() {
                 read.counts.bad.insert(name.clone(), batch.bad.len() as u64);
                 let rows = batch.bad.into_iter().map(|row| (row.text, row.reason)).collect();

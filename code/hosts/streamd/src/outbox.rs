@@ -14,7 +14,7 @@ use buzz_epoch::{EpochLog, OutputFile, Target};
 use buzz_protocol::{QueryError, Result};
 
 /// A sink that takes its rows from files of the log.
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     name: String,
     sink: Arc<dyn Sink>,
     /// Set when the reader of the sink has ended.
@@ -28,7 +28,7 @@ impl fmt::Debug for Outbox {
 }
 
 /// Returns sinks as targets. `closed` is set when the reader of one has ended.
-pub(super) fn targets<'a>(
+pub(crate) fn targets<'a>(
     sinks: impl IntoIterator<Item = (&'a String, &'a Arc<dyn Sink>)>,
     closed: &Arc<AtomicBool>,
 ) -> BTreeMap<String, Arc<dyn Target>> {
@@ -40,7 +40,7 @@ pub(super) fn targets<'a>(
 }
 
 /// Returns the span of time in milliseconds whose epochs a sink takes together; 0 if it takes each alone.
-pub(super) fn span_ms(sink: &Arc<dyn Sink>) -> u64 {
+pub(crate) fn span_ms(sink: &Arc<dyn Sink>) -> u64 {
     sink.roll().map_or(0, |span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -72,6 +72,6 @@ impl Target for Outbox {
 }
 
 /// Writes the rows of an epoch to the sink `name`. An error names it.
-pub(super) async fn write(name: &str, sink: &Arc<dyn Sink>, epoch: u64, rows: &[RecordBatch]) -> Result<Written> {
+pub(crate) async fn write(name: &str, sink: &Arc<dyn Sink>, epoch: u64, rows: &[RecordBatch]) -> Result<Written> {
     sink.write(epoch, rows).await.map_err(|error| error.at(format!("sink {name}")))
 }
