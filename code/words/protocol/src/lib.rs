@@ -22,6 +22,7 @@ pub mod ids;
 pub mod inline;
 mod nearest;
 pub mod object_rows;
+mod option_bounds;
 pub mod options;
 mod place;
 pub mod query;
@@ -32,6 +33,7 @@ mod sql_length;
 mod store_error;
 mod table_text;
 pub mod task;
+mod temporary;
 
 pub use catalog::{
     BucketOptions, CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, JsonFormat, NO_USER_INFO,
