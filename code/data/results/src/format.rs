@@ -4,14 +4,14 @@ use std::io::{self, Write};
 
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use arrow::json::writer::{JsonArray, LineDelimited};
 use buzz_engine::{Batches, Rows};
 use buzz_protocol::{Format, QueryError, Result};
 
-use crate::binary::{arrow_file, parquet_file};
+use crate::arrow_file::arrow_file;
 pub use crate::check::check;
 use crate::csv::csv;
-use crate::json::json;
+use crate::json::{json_array, json_lines};
+use crate::parquet_file::parquet_file;
 use crate::table::{Cut, Layout, table};
 use crate::times::check_times;
 
@@ -89,18 +89,29 @@ pub(crate) fn write_batches(
     layout: &Layout,
     out: &mut dyn Write,
 ) -> Result<Cut, WriteError> {
-    if matches!(format, Format::Json | Format::Ndjson | Format::Csv) {
+    if has_text(format) {
         check_times(schema, read)?;
     }
     match format {
-        Format::Table => return table(schema, read, layout, out),
-        Format::Json => json::<JsonArray>(read()?, out, b"[]\n", b"\n"),
-        Format::Ndjson => json::<LineDelimited>(read()?, out, b"", b""),
-        Format::Csv => csv(schema, read()?, out),
-        Format::Arrow => arrow_file(schema, read()?, out),
-        Format::Parquet => parquet_file(schema, read()?, out),
-    }?;
-    Ok(Cut::default())
+        Format::Table => table(schema, read, layout, out),
+        other => encode(schema, read()?, other, out).map(|()| Cut::default()),
+    }
+}
+
+/// Returns true if dates and times are written as text.
+fn has_text(format: Format) -> bool {
+    matches!(format, Format::Json | Format::Ndjson | Format::Csv)
+}
+
+fn encode(schema: &SchemaRef, batches: Batches, format: Format, out: &mut dyn Write) -> Result<(), WriteError> {
+    match format {
+        Format::Table => Err(QueryError::invalid("a table cannot be written while its rows come").into()),
+        Format::Json => json_array(batches, out),
+        Format::Ndjson => json_lines(batches, out),
+        Format::Csv => csv(schema, batches, out),
+        Format::Arrow => arrow_file(schema, batches, out),
+        Format::Parquet => parquet_file(schema, batches, out),
+    }
 }
 
 /// Returns the operating system's error without the path, which may be that of a temporary file.
