@@ -13,7 +13,7 @@ use crate::csv::csv;
 use crate::json::{json_array, json_lines};
 use crate::parquet_file::parquet_file;
 use crate::table::{Cut, Layout, table};
-use crate::times::check_times;
+use crate::times::{check_times, checked_times};
 
 /// An error of writing: in the output or in the rows.
 #[derive(Debug)]
@@ -95,6 +95,25 @@ pub(crate) fn write_batches(
     match format {
         Format::Table => table(schema, read, layout, out),
         other => encode(schema, read()?, other, out).map(|()| Cut::default()),
+    }
+}
+
+/// Writes batches that are read once, while they come. If it fails, `out` has a part of them.
+///
+/// # Errors
+/// `Invalid` for a table, which reads its rows twice; otherwise as [`write()`].
+pub(crate) fn write_once(
+    schema: &SchemaRef,
+    batches: Batches,
+    format: Format,
+    out: &mut dyn Write,
+) -> Result<(), WriteError> {
+    check(schema, format)?;
+    let batches = if has_text(format) { checked_times(schema, batches) } else { batches };
+    let mut out = Watched { out, failed: None };
+    match (encode(schema, batches, format, &mut out), out.failed) {
+        (Err(_), Some(error)) => Err(WriteError::Io(error)),
+        (written, _) => written,
     }
 }
 

@@ -1,7 +1,9 @@
 //! Checks dates and times before the first row is written: beyond the year 262,142 they have no text.
 
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayData, ArrayRef, RecordBatch};
-use arrow::datatypes::{DataType, Schema, TimeUnit};
+use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use buzz_engine::Batches;
 use buzz_protocol::{QueryError, Result};
@@ -25,6 +27,19 @@ pub(crate) fn check_times(schema: &Schema, read: &dyn Fn() -> Result<Batches>) -
         check_batch(schema, &columns, &batch?)?;
     }
     Ok(())
+}
+
+/// Returns `batches`, of which those are errors that have a date or time without a text.
+pub(crate) fn checked_times(schema: &SchemaRef, batches: Batches) -> Batches {
+    let (schema, columns) = (Arc::clone(schema), columns_with_times(schema));
+    if columns.is_empty() {
+        return batches;
+    }
+    Box::new(batches.map(move |batch| {
+        let batch = batch?;
+        check_batch(&schema, &columns, &batch)?;
+        Ok(batch)
+    }))
 }
 
 fn columns_with_times(schema: &Schema) -> Vec<usize> {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buzz_engine::{Content, Estimate, Progress, Question, Summary, TableDescription};
+use buzz_engine::{Content, Estimate, Progress, Question, SinkOnce, Summary, TableDescription};
 use buzz_protocol::{Format, QueryError, Result, human_bytes};
 use buzz_results::Layout;
 use futures::FutureExt;
@@ -98,7 +98,12 @@ async fn execute(command: Command, threads: usize, interrupted: CancellationToke
 }
 
 /// Runs `question` with the settings in `how`, and writes the answer.
-async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted: &CancellationToken) -> Result<()> {
+async fn ask(
+    mut question: Question,
+    how: &HowArguments,
+    threads: usize,
+    interrupted: &CancellationToken,
+) -> Result<()> {
     let engine = names::engine(&how.stack, how.tables_file.as_deref(), &question.options, threads).await?;
 
     // Opened before the query runs, so that an unwritable place fails at once.
@@ -108,6 +113,11 @@ async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted
     let timeline = how.timeline.as_deref().map(|path| Output::open(Some(path))).transpose()?;
     let layout = Layout { rows_max: Some(how.max_rows).filter(|rows| *rows > 0), ..Layout::default() };
     let query = question.id;
+    let incoming = output.incoming(format)?;
+    let written = incoming.map(|(sink, written)| {
+        question.sink = Some(SinkOnce::new(sink));
+        written
+    });
     let mut running = engine.start(question);
     let progress = Arc::clone(running.progress());
     let answering = async {
@@ -126,15 +136,23 @@ async fn ask(question: Question, how: &HowArguments, threads: usize, interrupted
             Err(error) => timeline::page(query, &so_far(&progress), Some(error)),
         })
     });
-    let answer = answer?;
+    let mut answer = answer?;
     match &answer.content {
         Content::Plan(text) if matches!(format, Format::Json | Format::Ndjson) => {
             print(&plan_json(text, answer.summary.estimate.as_ref()))?;
         }
         Content::Plan(text) => print(text)?,
         Content::Rows(rows) => write_rows(rows, format, &layout, output)?,
+        Content::Passed => {
+            let written = written.ok_or_else(|| QueryError::internal("the rows were passed to no output"))?;
+            output.finish(written).await?;
+        }
     }
-    if matches!(answer.content, Content::Rows(_)) || answer.summary.ran() {
+    if !matches!(answer.content, Content::Plan(_)) {
+        // The user has waited for the output too.
+        answer.summary.total = progress.elapsed();
+    }
+    if !matches!(answer.content, Content::Plan(_)) || answer.summary.ran() {
         note(&one_line(&answer.summary));
     }
     page.unwrap_or(Ok(()))

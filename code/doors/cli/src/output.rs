@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use buzz_engine::Rows;
 use buzz_protocol::{Format, QueryError, Result};
 use buzz_results::format::{WriteError, plain, write_within};
-use buzz_results::{Cut, Layout};
+use buzz_results::{Cut, Incoming, Layout, Written, not_writable, written};
 use tempfile::NamedTempFile;
 
 use crate::terminal::{note, quiet_when_closed, terminal_size};
@@ -85,16 +85,52 @@ impl Output {
     fn write(self, write: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>) -> Result<()> {
         let is_terminal = self.is_terminal();
         match self.0 {
-            Place::Stdout if is_terminal => to_stdout(written(Escaped::new(io::stdout().lock()), write).map(|_| ())),
-            Place::Stdout => to_stdout(written(io::stdout().lock(), write).map(|_| ())),
-            Place::Device(device, path) => written(device, write).map(|_| ()).map_err(|error| at(&path, error)),
+            Place::Stdout if is_terminal => to_stdout(buffered(Escaped::new(io::stdout().lock()), write).map(|_| ())),
+            Place::Stdout => to_stdout(buffered(io::stdout().lock(), write).map(|_| ())),
+            Place::Device(device, path) => buffered(device, write).map(|_| ()).map_err(|error| at(&path, error)),
             Place::File(file, path) => {
-                let file = written(file, write).map_err(|error| at(&path, error))?;
-                file.as_file().sync_all().map_err(|error| not_writable(&path, &error))?;
-                file.persist(&path).map(|_| ()).map_err(|error| not_writable(&path, &error.error))
+                let file = buffered(file, write).map_err(|error| at(&path, error))?;
+                kept(file, &path)
             }
         }
     }
+
+    /// Makes a sink that writes the rows of a query as `format` while they come. Returns `None` for an output of which a
+    /// query that fails must not have written a part: anything but a file. A table is not written while its rows come.
+    ///
+    /// # Errors
+    /// `Invalid` if the file is not writable.
+    pub fn incoming(&self, format: Format) -> Result<Option<(Incoming, Written)>> {
+        match &self.0 {
+            Place::File(file, path) if format != Format::Table => {
+                let file = file.as_file().try_clone().map_err(|error| not_writable(path, &error))?;
+                Ok(Some(written(file, format, path)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Waits until the rows that were passed to the sink of [`Output::incoming`] are written, and keeps the file.
+    ///
+    /// # Errors
+    /// `Invalid` if the output is not writable or the rows do not fit the format.
+    pub async fn finish(self, rows: Written) -> Result<()> {
+        rows.end().await?;
+        match self.0 {
+            Place::File(file, path) => {
+                // Waits for the disk.
+                let kept = tokio::task::spawn_blocking(move || kept(file, &path));
+                kept.await.unwrap_or_else(|_| Err(QueryError::internal("the output was not kept: its thread stopped")))
+            }
+            Place::Stdout | Place::Device(..) => Ok(()),
+        }
+    }
+}
+
+/// Replaces the file at `path` by the complete `file`.
+fn kept(file: NamedTempFile, path: &Path) -> Result<()> {
+    file.as_file().sync_all().map_err(|error| not_writable(path, &error))?;
+    file.persist(path).map(|_| ()).map_err(|error| not_writable(path, &error.error))
 }
 
 /// Returns the folder of a file.
@@ -111,7 +147,7 @@ fn to_stdout(written: Result<(), WriteError>) -> Result<()> {
 }
 
 /// Writes to `out` through a buffer, flushes it and returns `out`.
-fn written<W: Write>(out: W, write: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>) -> Result<W, WriteError> {
+fn buffered<W: Write>(out: W, write: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>) -> Result<W, WriteError> {
     let mut out = BufWriter::new(out);
     write(&mut out)?;
     out.flush().map_err(WriteError::Io)?;
@@ -123,10 +159,6 @@ fn at(path: &Path, error: WriteError) -> QueryError {
         WriteError::Io(error) => not_writable(path, &plain(&error)),
         WriteError::Rows(error) => error,
     }
-}
-
-fn not_writable(path: &Path, why: &dyn std::fmt::Display) -> QueryError {
-    QueryError::invalid(format!("output `{}` is not writable: {why}", path.display()))
 }
 
 /// Writes `rows` to `output`, a table on a terminal within `layout` and the terminal's width. Reports on standard error

@@ -353,6 +353,7 @@ impl Desk {
         let Answer { content, mut summary, .. } = outcome?;
         let rows = match content {
             Content::Rows(rows) => rows,
+            Content::Passed => return Err(QueryError::internal("the rows were passed to another place")),
             Content::Plan(text) => {
                 // The rows of the answer are the lines of the plan, not those of the query that it is about.
                 summary.rows = text.lines().count() as u64;

@@ -4,6 +4,7 @@
 //! (`reducers`), opens inboxes on the combs (`inboxes`), dispatches tasks (`dispatch`), commits one delivery for each and
 //! runs the reduce plans (`reduction`). The differences between AWS and one machine are behind [`Host`].
 
+mod collected;
 mod dispatch;
 mod estimate;
 mod halved;
@@ -22,8 +23,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use buzz_catalog::{DataFile, Table};
 use buzz_engine::{
-    Answer, Content, Engine, FileDescription, Progress, Question, RowSink, Rows, Running, Summary, TableDescription,
-    Want,
+    Answer, Content, Engine, FileDescription, Progress, Question, RowSink, Running, Summary, TableDescription, Want,
 };
 use buzz_host::Host;
 use buzz_plan::{Capacity, Explain, QueryPlan, explain, explain_analyzed};
@@ -31,6 +31,8 @@ use buzz_protocol::{CatalogEntry, QueryError, Result};
 use buzz_storage::QueryStores;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+
+use crate::collected::Collected;
 
 /// Files that a description of tables lists, of all tables together.
 const FILES_LISTED: usize = 256;
@@ -146,9 +148,9 @@ impl Fuse {
                 if let (Want::Rows(format), Some(schema)) = (question.want, plan.schema()) {
                     buzz_results::format::check(schema, format)?;
                 }
-                let mut rows = Rows::new().at_most(plan.options.max_result_bytes);
-                let (summary, _) = self.run_or_halve(&question, &plan, progress, &mut rows).await?;
-                (Content::Rows(rows), summary)
+                let mut sink = Collected::of(&question, 0);
+                let (summary, _) = self.run_or_halve(&question, &plan, progress, &mut sink).await?;
+                (sink.content(), summary)
             }
         };
         let used = progress.used();

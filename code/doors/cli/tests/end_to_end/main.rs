@@ -45,6 +45,8 @@ mod memory;
 
 mod names;
 
+mod outputs;
+
 mod panics;
 
 mod queries;

@@ -260,6 +260,7 @@ async fn reduce_all(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &
             sink.start(Arc::clone(&step.schema))?;
             while let Some(batch) = rows.try_next().await.map_err(place)? {
                 row_count += batch.num_rows() as u64;
+                sink.ready().await?;
                 sink.write(batch)?;
             }
             continue;

@@ -218,6 +218,7 @@ impl Ask {
             base: "/".into(),
             options: self.options.clone(),
             want: if self.explain { Want::Plan } else { Want::Rows(format) },
+            sink: None,
         }
     }
 }
