@@ -187,9 +187,10 @@ fn so_far(progress: &Progress) -> Summary {
 pub(crate) fn one_line(summary: &Summary) -> String {
     let cost = summary.cost_usd.map_or_else(|| "n/a".to_string(), |cost| format!("${cost:.6}"));
     let requests = summary.requests_note().map(|requests| format!(" requests: {requests},")).unwrap_or_default();
+    let reused = summary.reused_note().map(|reused| format!(" reused: {reused},")).unwrap_or_default();
     let started = summary.started_note().map(|started| format!(", started: {started}")).unwrap_or_default();
     format!(
-        "rows: {}, files: {} of {}, bytes: {}, tasks: {}, retries: {},{requests} time: {:.2} s, cost: {cost}{started}",
+        "rows: {}, files: {} of {}, bytes: {}, tasks: {}, retries: {},{requests}{reused} time: {:.2} s, cost: {cost}{started}",
         summary.rows,
         summary.files_read,
         summary.files_found,

@@ -4,6 +4,7 @@
 //! [`Network`] reaches them. Stores are the fourth part. Everything above takes a [`Host`] and does not know which one it
 //! is.
 
+mod kept;
 mod seams;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use buzz_exchange::Network;
 use buzz_storage::Stores;
 
+pub use kept::{KeptObjects, KeyHash};
 pub use seams::{Combs, Compute, Pace, Refused};
 
 /// The place where queries run. Cloning it shares its parts.
@@ -24,4 +26,6 @@ pub struct Host {
     pub combs: Arc<dyn Combs>,
     /// Reaches the combs.
     pub network: Arc<dyn Network>,
+    /// Results of earlier queries, for the option `reuse`. `None` if there is no place for them.
+    pub kept: Option<Arc<KeptObjects>>,
 }

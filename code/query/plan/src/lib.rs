@@ -18,10 +18,12 @@ mod missing;
 mod narrow;
 mod ordered;
 mod params;
+mod parts;
 mod prune;
 mod query_plan;
 mod reads;
 mod reduce;
+mod repeatable;
 mod scalar;
 mod shared;
 mod split;
@@ -50,9 +52,10 @@ use datafusion::execution::SessionState;
 
 pub use cut::ScanSource;
 pub use explain::{explain, explain_analyzed};
-pub use query_plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep};
+pub use query_plan::{BuildSide, Evaluate, Explain, MapStage, PartReuse, QueryPlan, ReduceStep};
 pub use reads::{Read, Reads, ScanRead};
 pub use reduce::{divide, reduce_plan};
+pub use repeatable::{NormalText, changing_word, normal_text};
 pub use table::{FileTable, InboxTable, InboxTarget, scan_number};
 pub use views::tables_read;
 
@@ -152,6 +155,7 @@ impl Planning<'_> {
             requests: Requests::default(),
             opened_in: Duration::ZERO,
             planned_in: Duration::ZERO,
+            part_reuse: PartReuse::Off,
         }
     }
 }

@@ -40,7 +40,7 @@ pub use progress::{Phase, Progress, ProgressReport, Status};
 pub use question::{Question, Want};
 pub use rows::{Batches, ResultBytes, RowSink, Rows, SinkOnce};
 pub use running::Running;
-pub use summary::{StageSummary, Summary};
+pub use summary::{Reused, StageSummary, Summary};
 pub use timeline::{Attempt, Fate, Timeline};
 
 /// Answers questions. One engine may answer any number of them at the same time; they do not influence each other.

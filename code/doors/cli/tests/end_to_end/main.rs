@@ -51,6 +51,8 @@ mod panics;
 
 mod queries;
 
+mod reuse;
+
 mod scopes;
 
 mod shell;

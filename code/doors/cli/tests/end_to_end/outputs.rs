@@ -1,11 +1,43 @@
-//! Files that the command `buzz` writes.
+//! Files that the command `buzz` writes, and answers that it keeps.
 
 use std::fs;
+use std::process::Command;
+use std::time::Duration;
 
+use buzz_testkit::program;
 use tempfile::tempdir;
 
 use crate::command::{buzz, text};
 use crate::tables::parquet_folder;
+
+#[test]
+fn answer_is_kept_in_a_folder_of_the_environment() {
+    let dir = tempdir().unwrap();
+    let folder = parquet_folder(dir.path(), "rides", 2, 100);
+    for file in 0..2 {
+        let file = fs::File::options().write(true).open(folder.join(format!("part-{file}.parquet"))).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000)).unwrap();
+    }
+    let run = |more: &[&str]| {
+        let sql = "SELECT id, grp FROM rides WHERE id < 60 ORDER BY id";
+        let arguments = [&["sql", sql, "--table", "rides=rides", "--format", "csv"], more].concat();
+        let mut command = Command::new(program("buzz"));
+        command.current_dir(dir.path()).args(arguments).env("BUZZ_ANSWERS", dir.path().join("answers"));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        (text(&output.stdout), text(&output.stderr))
+    };
+    let (expected, _) = run(&[]);
+    assert!(!dir.path().join("answers").exists(), "nothing is kept without the option");
+    let on = ["--set", "reuse=true"];
+    let (first, summary) = run(&on);
+    assert!(first == expected && !summary.contains("reused"), "{summary}");
+    let (second, summary) = run(&on);
+    assert!(second == expected && summary.starts_with("rows: 60, ") && summary.contains(" reused: the answer, time: "));
+    let (_, summary) = run(&[&on[..], &["--output", "rows.csv"]].concat());
+    assert!(summary.contains(" reused: the answer,"), "{summary}");
+    assert_eq!(fs::read_to_string(dir.path().join("rows.csv")).unwrap(), expected);
+}
 
 /// Files are written while rows come, and standard output once they are complete: by the same encoders.
 #[test]
