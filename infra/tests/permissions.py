@@ -55,6 +55,7 @@ STORE = {
 STORE_SOURCES = {
     "fuse": [
         "code/data/catalog/src", "code/data/storage/src", "code/data/results/src", "code/query/plan/src", "code/query/fuse/src",
+        "code/query/host/src",
         "code/data/registry/src", "code/hosts/aws/src/results.rs", "code/doors/lambda/src",
     ],
     "hbee": ["code/hosts/worker/src/hbee.rs", "code/query/hbee/src", "code/data/storage/src"],

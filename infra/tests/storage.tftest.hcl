@@ -29,6 +29,10 @@ run "bucket" {
     condition     = one([for rule in aws_s3_bucket_lifecycle_configuration.stack.rule : rule.expiration[0].days if rule.id == "results"]) == 7
     error_message = "results must go by themselves"
   }
+  assert {
+    condition     = one([for rule in aws_s3_bucket_lifecycle_configuration.stack.rule : rule.expiration[0].days if rule.id == "answers"]) == 7
+    error_message = "kept answers must go by themselves"
+  }
 }
 
 run "reading" {

@@ -75,6 +75,18 @@ resource "aws_s3_bucket_lifecycle_configuration" "stack" {
   }
 
   rule {
+    id     = "answers"
+    status = "Enabled"
+
+    filter {
+      prefix = "results/answers/"
+    }
+    expiration {
+      days = var.results_days
+    }
+  }
+
+  rule {
     id     = "broken-uploads"
     status = "Enabled"
 

@@ -125,6 +125,7 @@ impl FuseFunction {
         let progress = running.progress();
         let (rows, explain) = match answer.content {
             Content::Rows(rows) => (Arc::new(rows), None),
+            Content::Passed => return Err(QueryError::internal("the rows were passed to another place")),
             Content::Plan(text) => (Arc::new(Rows::new()), Some(text)),
         };
         let encoded = match ask.output {

@@ -42,6 +42,7 @@ pub(crate) fn summary_message(summary: &Summary, used: &Used, sizes: &Sizes, tot
             total: total_ms,
         },
         timeline: summary.timeline.clone().at_most(ATTEMPTS_MAX),
+        reused: summary.reused,
         gb_seconds: sizes.gb_seconds(used),
         cost_usd: cost.own_usd,
         combs_started: used.starts.combs,

@@ -10,7 +10,7 @@ use buzz_exchange::{Commit, Delivery, DeliveryWriter, Destination};
 use buzz_host::Host;
 use buzz_plan::{MapStage, QueryPlan};
 use buzz_protocol::{
-    BUILD_ID, Delivered, ErrorKind, HBeeTask, InlineRows, QueryError, QueryId, Result, StageId, TaskIndex, TaskOutcome,
+    Delivered, DeliveryId, ErrorKind, HBeeTask, InlineRows, QueryError, QueryId, Requests, Result, StageId, TaskOutcome,
 };
 use futures::StreamExt;
 use futures::future::Either;
@@ -22,7 +22,9 @@ use crate::attempts::{Attempts, Paid};
 use crate::estimate::check_spent;
 use crate::inboxes::QueryInboxes;
 use crate::reducers::Kept;
+use crate::reuse::{Part, Parts, to_fuse};
 use crate::stragglers::Stragglers;
+use crate::tasks::make_task;
 
 /// First wait of the exponential backoff between attempts of a task. It doubles each time, with jitter.
 const RETRY_WAIT: Duration = Duration::from_millis(200);
@@ -100,6 +102,8 @@ pub(crate) struct Dispatch<'a> {
     /// True if combs take over when the rows exceed what Fuse can hold.
     pub(crate) or_combs: bool,
     pub(crate) stragglers: Stragglers,
+    /// Rows of tasks of earlier queries.
+    pub(crate) parts: Parts<'a>,
 }
 
 impl Dispatch<'_> {
@@ -131,15 +135,17 @@ impl Dispatch<'_> {
         }
     }
 
-    /// Returns the bytes of rows that one outcome may carry. If combs can take over, the outcomes of all concurrent
-    /// tasks together fit in `inbox_memory_bytes`.
+    /// Returns the bytes of rows that one outcome may carry.
     fn inline_bytes(&self) -> u64 {
-        let most = self.host.compute.inline_bytes();
-        if !self.or_combs {
-            return most;
-        }
+        if self.or_combs { self.shared_inline_bytes() } else { self.host.compute.inline_bytes() }
+    }
+
+    /// Returns the bytes of rows that each outcome may carry so that those of all concurrent tasks together fit in
+    /// `inbox_memory_bytes`.
+    fn shared_inline_bytes(&self) -> u64 {
         let tasks: usize = self.plan.stages.iter().map(MapStage::task_count).sum();
-        most.min(self.plan.options.inbox_memory_bytes / (tasks.min(self.concurrency()) as u64).max(1))
+        let share = self.plan.options.inbox_memory_bytes / (tasks.min(self.concurrency()) as u64).max(1);
+        self.host.compute.inline_bytes().min(share)
     }
 
     /// Returns the maximum number of concurrent tasks.
@@ -156,20 +162,31 @@ impl Dispatch<'_> {
         let task = make_task(plan, stage, task, self.query, self.inboxes, self.inline_bytes())?;
         let elsewhere = !task.combs.is_empty() || task.objects.is_some();
         let kept = if elsewhere { self.kept.take(stage.id, task.task) } else { None };
-        let Some((outcome, rows)) = kept else {
-            return self.run_and_accept(task).await;
+        let attempts = Attempts::default();
+        let mut outcome = match kept {
+            Some((outcome, rows)) => {
+                attempts.add();
+                self.deliver_kept(&task, outcome, rows).await?
+            }
+            None => match self.parts.part(stage, &task) {
+                Some(part) => self.reuse_or_run(&task, &part, &attempts).await?,
+                None => return self.run_and_accept(task).await,
+            },
         };
-        let mut outcome = self.deliver_kept(&task, outcome, rows).await?;
+        if let Delivered::Inline(rows) = &outcome.delivered
+            && self.or_combs
+        {
+            self.kept.keep(task.stage, task.task, &outcome, rows);
+        }
         accept(&task, &mut outcome, self.inboxes).await?;
-        progress.task_done(stage.id, &stage.step, task.task, &outcome, 1);
+        progress.task_done(stage.id, &stage.step, task.task, &outcome, attempts.count());
         Ok(check_spent(self.host, plan, progress)?)
     }
 
     /// Runs a task until it succeeds, and accepts its delivery.
     pub(crate) async fn run_and_accept(&self, task: HBeeTask) -> Result<(), TaskError> {
         let attempts = Attempts::default();
-        let mut outcome = self.run(&task, &attempts).await?;
-        self.progress.add_requests(outcome.requests);
+        let mut outcome = self.run_and_count(&task, &attempts).await?;
         if let Delivered::Inline(rows) = &outcome.delivered
             && self.or_combs
         {
@@ -178,6 +195,35 @@ impl Dispatch<'_> {
         accept(&task, &mut outcome, self.inboxes).await?;
         self.progress.task_done(task.stage, &task.step, task.task, &outcome, attempts.count());
         Ok(check_spent(self.host, self.plan, self.progress)?)
+    }
+
+    async fn run_and_count(&self, task: &HBeeTask, attempts: &Attempts) -> Result<TaskOutcome> {
+        let outcome = self.run(task, attempts).await?;
+        self.progress.add_requests(outcome.requests);
+        Ok(outcome)
+    }
+
+    /// Delivers the rows that an earlier query kept of this task. If there are none, runs the task, has its rows sent to Fuse,
+    /// and keeps and delivers them.
+    async fn reuse_or_run(&self, task: &HBeeTask, part: &Part<'_>, attempts: &Attempts) -> Result<TaskOutcome> {
+        if let Some(rows) = part.rows().await {
+            attempts.add();
+            Progress::add(&self.progress.tasks_reused, 1);
+            return self.deliver_kept(task, nothing_read(), rows).await;
+        }
+        if !part.keeps() {
+            return self.run_and_count(task, attempts).await;
+        }
+        let own = to_fuse(task, self.shared_inline_bytes());
+        let mut outcome = self.run_and_count(&own, attempts).await?;
+        match std::mem::take(&mut outcome.delivered) {
+            Delivered::Inline(rows) => {
+                part.keep(&rows).await;
+                self.deliver_kept(task, outcome, rows).await
+            }
+            // They are too many to be kept. The task delivers them itself.
+            Delivered::ToCombs | Delivered::Object(_) | Delivered::TooLarge => self.run_and_count(task, attempts).await,
+        }
     }
 
     /// Runs a task until it succeeds, within the attempts that the options allow. A task is not retried if a comb of the
@@ -255,7 +301,7 @@ impl Dispatch<'_> {
         ran
     }
 
-    /// Delivers to combs, or to an object, the rows that an earlier run kept for this task, under a new delivery id.
+    /// Delivers to combs, or to an object, the rows that an earlier run or query kept for this task, under a new delivery id.
     async fn deliver_kept(&self, task: &HBeeTask, outcome: TaskOutcome, rows: InlineRows) -> Result<TaskOutcome> {
         let objects = self.inboxes.objects.clone();
         let Some((_, first)) = rows.batches.first() else {
@@ -299,32 +345,16 @@ async fn accept(task: &HBeeTask, outcome: &mut TaskOutcome, inboxes: &QueryInbox
     Ok(inboxes.commit(query, commit).await?)
 }
 
-fn make_task(
-    plan: &QueryPlan,
-    stage: &MapStage,
-    task: usize,
-    query: QueryId,
-    inboxes: &QueryInboxes,
-    inline_bytes: u64,
-) -> Result<HBeeTask> {
-    let (scans, evaluations) = stage.task_inputs(task)?;
-    Ok(HBeeTask {
-        build: BUILD_ID.to_string(),
-        query,
-        token: inboxes.token.clone(),
-        deadline_ms: Some(inboxes.deadline_ms),
-        stage: stage.id,
-        step: stage.step.clone(),
-        task: TaskIndex(u32::try_from(task).expect("a stage has fewer than 2^32 tasks")),
-        attempt: 1,
-        fragment: stage.fragment.clone(),
-        scans,
-        evaluations,
-        session: plan.session.clone(),
-        partitioning: inboxes.partitioning(&stage.keys),
-        combs: inboxes.addresses.clone(),
-        inline_bytes,
-        objects: inboxes.objects.as_ref().map(|place| place.root().to_string()),
-        inputs: Vec::new(),
-    })
+/// Returns the outcome of a task that did not run.
+fn nothing_read() -> TaskOutcome {
+    TaskOutcome {
+        delivery: DeliveryId::fresh(),
+        delivered: Delivered::default(),
+        rows: Vec::new(),
+        bytes_delivered: 0,
+        rows_scanned: 0,
+        bytes_scanned: 0,
+        requests: Requests::default(),
+        milliseconds: 0,
+    }
 }

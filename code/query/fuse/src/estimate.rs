@@ -208,6 +208,7 @@ mod tests {
             requests: Requests::default(),
             opened_in: Duration::from_millis(300),
             planned_in: Duration::from_millis(200),
+            part_reuse: buzz_plan::PartReuse::Off,
         };
         Bound::of(&plan, Requests::of_gets(7), &[1.0, 2.0, 3.0], concurrency, combs, 10.0)
     }

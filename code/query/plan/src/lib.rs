@@ -19,11 +19,13 @@ mod narrow;
 mod ordered;
 mod params;
 mod partition_filter;
+mod parts;
 mod prune;
 mod query_plan;
 mod reads;
 mod reduce;
 mod reduce_tasks;
+mod repeatable;
 mod scalar;
 mod shared;
 mod split;
@@ -52,10 +54,11 @@ use datafusion::execution::SessionState;
 
 pub use cut::ScanSource;
 pub use explain::{explain, explain_analyzed};
-pub use query_plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep};
+pub use query_plan::{BuildSide, Evaluate, Explain, MapStage, PartReuse, QueryPlan, ReduceStep};
 pub use reads::{Read, Reads, ScanRead};
 pub use reduce::{divide, is_cut_alike, reduce_plan};
 pub use reduce_tasks::{TaskStage, task_stages};
+pub use repeatable::{NormalText, changing_word, normal_text};
 pub use table::{FileTable, InboxTable, InboxTarget, scan_number};
 pub use views::tables_read;
 
@@ -155,6 +158,7 @@ impl Planning<'_> {
             requests: Requests::default(),
             opened_in: Duration::ZERO,
             planned_in: Duration::ZERO,
+            part_reuse: PartReuse::Off,
         }
     }
 }

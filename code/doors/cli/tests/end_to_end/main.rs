@@ -47,9 +47,13 @@ mod names;
 
 mod objects;
 
+mod outputs;
+
 mod panics;
 
 mod queries;
+
+mod reuse;
 
 mod scopes;
 

@@ -48,6 +48,31 @@ async fn inline_and_comb_reduction_return_equal_rows_for_1_and_64_tasks_and_1_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn answers_and_partial_aggregates_are_kept_in_the_bucket() {
+    let deployed = deploy(|_| {}).await;
+    let expected = plain(GROUPS).await;
+    let invocations = || deployed.cloud.lambda.counts(HBEE).invocations;
+    let asked = async |sql: &str, options: Value| {
+        let answer = deployed.invoke(&ask(sql, 1, options)).await;
+        assert_answers(&answer, &expected);
+        answer.unwrap()["summary"].clone()
+    };
+    let first = asked(GROUPS, json!({"reducer": "inline", "reuse": true})).await;
+    assert!(first["reused"].is_null(), "{first}");
+    let ran = invocations();
+    let again = asked(GROUPS, json!({"reducer": "inline", "reuse": true})).await;
+    assert_eq!((&again["reused"]["answer"], &again["tasks"]), (&json!(true), &json!(0)), "{again}");
+    assert_eq!(invocations(), ran);
+    // Another answer of the same partial aggregates, which go to combs.
+    let ordered = asked(&format!("{GROUPS} ORDER BY n"), json!({"reducer": "comb", "reuse": true})).await;
+    assert_eq!((&ordered["reused"]["tasks"], &ordered["reducer"]), (&ordered["tasks"], &json!("comb")), "{ordered}");
+    assert!(ordered["tasks"].as_u64().unwrap() > 50 && invocations() == ran, "{ordered}");
+    // A query that does not ask for it runs.
+    let other = asked(GROUPS, json!({"reducer": "inline"})).await;
+    assert!(other["reused"].is_null() && invocations() > ran, "{other}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn combs_with_only_ipv6_addresses_are_reachable() {
     let deployed = deploy(|stack| stack.comb_address = AddressKind::Ipv6).await;
     let answer = deployed.invoke(&ask(GROUPS, 2, json!({"reducer": "comb"}))).await;

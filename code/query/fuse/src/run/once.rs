@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use buzz_engine::{Progress, RowSink, Summary};
+use buzz_engine::{Progress, Reused, RowSink, Summary};
 use buzz_exchange::{Commit, DeliveryWriter, Destination, ObjectPlace};
 use buzz_host::Host;
 use buzz_plan::QueryPlan;
@@ -16,6 +16,7 @@ use crate::dispatch::{Dispatch, TaskError};
 use crate::inboxes::{OpenInboxes, QueryInboxes};
 use crate::reducers::{Kept, Reducers};
 use crate::reduction::Reduction;
+use crate::reuse::Parts;
 use crate::stragglers::Stragglers;
 
 /// A failure, and whether a rerun may succeed.
@@ -86,7 +87,8 @@ impl Run<'_> {
         // Where a task runs once, a second run of it would only slow down the first.
         let stragglers = Stragglers::of(plan, !flowing && !host.compute.runs_once());
         let kept = self.kept;
-        let dispatch = Dispatch { host, plan, query, inboxes: &inboxes, progress, kept, flowing, or_combs, stragglers };
+        let (inboxes, parts) = (&inboxes, Parts::of(host, plan));
+        let dispatch = Dispatch { host, plan, query, inboxes, progress, kept, flowing, or_combs, stragglers, parts };
         let working = async {
             tokio::select! {
                 worked = work(&dispatch, reductions, sink) => worked,
@@ -108,7 +110,7 @@ impl Run<'_> {
             Ok(_) => opened.close().await,
             Err(failed) => opened.abort(failed.error.clone()).await,
         }
-        Ok(summary(plan, progress, outcome?, &inboxes, started))
+        Ok(summary(plan, progress, outcome?, inboxes, started))
     }
 
     /// Logs the size of the run, and its combs.
@@ -196,6 +198,7 @@ fn summary(plan: &QueryPlan, progress: &Progress, rows: u64, inboxes: &QueryInbo
         objects: inboxes.delivered.count(),
         stages: progress.stages(),
         ran_in: started.elapsed(),
+        reused: Reused { answer: false, tasks: Progress::get(&progress.tasks_reused) },
         ..Summary::default()
     }
 }
@@ -295,6 +298,7 @@ async fn reduce_all(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &
             sink.start(Arc::clone(&step.schema))?;
             while let Some(batch) = rows.try_next().await.map_err(place)? {
                 row_count += batch.num_rows() as u64;
+                sink.ready().await?;
                 sink.write(batch)?;
             }
             continue;

@@ -223,6 +223,7 @@ impl Ask {
             base: "/".into(),
             options: self.options.clone(),
             want: if self.explain { Want::Plan } else { Want::Rows(format) },
+            sink: None,
         }
     }
 }

@@ -7,7 +7,7 @@ use buzz_protocol::{QueryError, QueryId, Requests, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Estimate, Summary, TableDescription, Timeline};
+use crate::{Estimate, Reused, Summary, TableDescription, Timeline};
 
 /// Answer to an asynchronous query: it was accepted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -154,6 +154,9 @@ pub struct SummaryMessage {
     /// Attempts of the tasks, as many as the option `timeline_attempts` keeps.
     #[serde(default, skip_serializing_if = "Timeline::is_empty")]
     pub timeline: Timeline,
+    /// Results of earlier queries that were used again.
+    #[serde(default, skip_serializing_if = "Reused::is_nothing")]
+    pub reused: Reused,
     /// Gigabyte-seconds of functions.
     pub gb_seconds: f64,
     /// US dollars by list price of the query's own work.
@@ -206,6 +209,7 @@ impl SummaryMessage {
             combs_started: self.combs_started,
             started_usd: Some(self.started_usd),
             timeline: self.timeline.clone(),
+            reused: self.reused,
             ..Summary::default()
         }
     }
