@@ -13,6 +13,7 @@ pub mod dialect;
 mod explain;
 mod footers;
 mod information;
+mod join_order;
 mod limited;
 mod missing;
 mod narrow;

@@ -15,6 +15,7 @@ use datafusion::sql::parser::Statement;
 use crate::cut::{Cut, CutRules, Fragment, Scan, TableCost, cut};
 use crate::footers::row_groups;
 use crate::information::{answered, described_query, description};
+use crate::join_order::joins_ordered;
 use crate::missing::missing_table;
 use crate::narrow::narrowed;
 use crate::query_plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep, reduces_rows};
@@ -145,7 +146,8 @@ async fn logical(
     let providers = providers(&statement, &planning.tables, inboxes)?;
     let state = planning.session(providers.iter().map(|(name, provider)| (name.as_str(), Arc::clone(provider))))?;
     let (_, optimized) = to_logical(&state, statement, &planning.question.query.params, planning.options()).await?;
-    narrowed(&state, optimized, &mut planning.tables)
+    let narrowed = narrowed(&state, optimized, &mut planning.tables)?;
+    joins_ordered(&state, narrowed, planning.options())
 }
 
 fn stage_number(count: usize) -> u32 {

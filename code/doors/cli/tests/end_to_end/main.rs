@@ -35,6 +35,8 @@ mod flowing;
 
 mod inline;
 
+mod join_order;
+
 mod limits;
 
 mod matrix;
