@@ -14,6 +14,7 @@ mod explain;
 mod footers;
 mod information;
 mod join_order;
+mod key_filters;
 mod limited;
 mod missing;
 mod narrow;

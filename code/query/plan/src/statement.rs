@@ -16,6 +16,7 @@ use crate::cut::{Cut, CutRules, Fragment, Scan, TableCost, cut};
 use crate::footers::row_groups;
 use crate::information::{answered, described_query, description};
 use crate::join_order::joins_ordered;
+use crate::key_filters::keys_filtered;
 use crate::missing::missing_table;
 use crate::narrow::narrowed;
 use crate::query_plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep, reduces_rows};
@@ -147,7 +148,8 @@ async fn logical(
     let state = planning.session(providers.iter().map(|(name, provider)| (name.as_str(), Arc::clone(provider))))?;
     let (_, optimized) = to_logical(&state, statement, &planning.question.query.params, planning.options()).await?;
     let narrowed = narrowed(&state, optimized, &mut planning.tables)?;
-    joins_ordered(&state, narrowed, planning.options())
+    let ordered = joins_ordered(&state, narrowed, planning.options())?;
+    keys_filtered(&state, ordered, planning.options(), &cut_rules(planning))
 }
 
 fn stage_number(count: usize) -> u32 {

@@ -49,6 +49,11 @@ impl FileTable {
         Self { table, number: Some(number), statistics: OnceLock::new() }
     }
 
+    /// Returns the number that identifies the table's scans; `None` for an `HBee` step.
+    pub(crate) fn number(&self) -> Option<usize> {
+        self.number
+    }
+
     /// Returns the rows of the table, for estimates. `None` if they are not known.
     pub(crate) fn row_count(&self) -> Option<usize> {
         self.planner_statistics().num_rows.get_value().copied()

@@ -44,7 +44,7 @@ pub use identifier::identifier;
 pub use ids::{CombAddress, DeliveryId, QueryId, QueryToken, StageId, TaskIndex};
 pub use inline::InlineRows;
 pub use nearest::nearest;
-pub use options::{JoinOrder, Options, Overflow, ReducerChoice, Transport, Usd};
+pub use options::{JoinOrder, KeyFilters, Options, Overflow, ReducerChoice, Transport, Usd};
 pub use place::Place;
 pub use query::{Param, Query, QueryBody, Split, Step, StepType};
 pub use requests::Requests;

@@ -50,6 +50,16 @@ pub enum JoinOrder {
     Written,
 }
 
+/// Keys of small tables as filters of the rows that one statement aggregates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyFilters {
+    /// Filters that are estimated to remove most rows.
+    Estimated,
+    /// No filters.
+    None,
+}
+
 /// The limits and choices of one query. Exceeding a limit is an error of kind `Limit` that names the option.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -70,6 +80,8 @@ pub struct Options {
     pub build_bytes: u64,
     /// Order of the inner joins of one statement.
     pub join_order: JoinOrder,
+    /// Filters by keys of the rows that one statement aggregates.
+    pub key_filters: KeyFilters,
     /// Maximum number of tasks that run at the same time; 0 uses the default of the place where tasks run.
     pub concurrency: usize,
     /// Maximum number of attempts of a task that fails with `Unavailable`.
@@ -119,6 +131,7 @@ impl Default for Options {
             split_bytes: 128 << 20,
             build_bytes: 256 << 20,
             join_order: JoinOrder::Estimated,
+            key_filters: KeyFilters::Estimated,
             concurrency: 0,
             attempts: 3,
             straggler_factor: 4,
@@ -159,6 +172,10 @@ pub const OPTION_HELP: &[(&str, &str)] = &[
     (
         "join_order",
         "order of one statement's inner joins: estimated (default) chooses by estimated rows, written keeps the statement's",
+    ),
+    (
+        "key_filters",
+        "estimated (default) filters rows below an aggregate by the keys of a small table that its groups are joined with, none does not",
     ),
     (
         "concurrency",
@@ -229,6 +246,13 @@ impl Options {
                     "estimated" => JoinOrder::Estimated,
                     "written" => JoinOrder::Written,
                     _ => return Err(misfit(key, value, "estimated or written")),
+                }
+            }
+            "key_filters" => {
+                self.key_filters = match value {
+                    "estimated" => KeyFilters::Estimated,
+                    "none" => KeyFilters::None,
+                    _ => return Err(misfit(key, value, "estimated or none")),
                 }
             }
             "concurrency" => self.concurrency = number(key, value, 0)?,
@@ -350,6 +374,7 @@ mod tests {
                 "reducer" => "inline",
                 "overflow" => "wrap",
                 "join_order" => "written",
+                "key_filters" => "none",
                 "time_zone" => "+02:00",
                 _ => "7",
             };
@@ -372,6 +397,7 @@ mod tests {
                 "reducer" => "inline",
                 "overflow" => "wrap",
                 "join_order" => "written",
+                "key_filters" => "none",
                 "time_zone" => "Europe/Paris",
                 _ => "7",
             };

@@ -37,6 +37,8 @@ mod inline;
 
 mod join_order;
 
+mod key_filters;
+
 mod limits;
 
 mod matrix;

@@ -18,7 +18,7 @@ pub(super) struct ColumnFacts {
 }
 
 /// Returns the estimated rows of `plan`. `None` if the rows of a table are not known.
-pub(super) fn rows(plan: &LogicalPlan) -> Option<f64> {
+pub(crate) fn rows(plan: &LogicalPlan) -> Option<f64> {
     Some(match plan {
         LogicalPlan::TableScan(scan) => fetched(table_rows(scan)?, scan.fetch),
         LogicalPlan::Filter(filter) => (rows(&filter.input)? * share(&filter.predicate, &filter.input)).max(1.0),
@@ -39,7 +39,7 @@ pub(super) fn rows(plan: &LogicalPlan) -> Option<f64> {
 }
 
 /// Returns the estimated rows of `plan` without the filters that are directly above a table.
-pub(super) fn stored_rows(plan: &LogicalPlan) -> Option<f64> {
+pub(crate) fn stored_rows(plan: &LogicalPlan) -> Option<f64> {
     match plan {
         LogicalPlan::Filter(filter) => stored_rows(&filter.input),
         LogicalPlan::Projection(projection) => stored_rows(&projection.input),
@@ -51,7 +51,7 @@ pub(super) fn stored_rows(plan: &LogicalPlan) -> Option<f64> {
 
 /// Returns the number of distinct values that `key` has in the table of its column, before any filter. `None` if it is
 /// not of one column of a table, or not known.
-pub(super) fn distinct_of_key(plan: &LogicalPlan, key: &Expr) -> Option<f64> {
+pub(crate) fn distinct_of_key(plan: &LogicalPlan, key: &Expr) -> Option<f64> {
     let facts = column_of(plan, key)?;
     distinct_values(&facts)
 }

@@ -22,7 +22,7 @@ use datafusion::logical_expr::{BinaryExpr, Expr, Filter, Join, JoinConstraint, L
 use datafusion::optimizer::Optimizer;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 
-use self::estimate::{distinct_of_key, rows, stored_rows};
+pub(crate) use self::estimate::{distinct_of_key, rows, stored_rows};
 use self::model::{Condition, Graph, RELATIONS_MAX, Relation, Shape};
 use crate::standard::{can_fail, conjunction};
 use crate::trees::Tree;
