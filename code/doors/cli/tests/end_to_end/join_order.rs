@@ -39,7 +39,7 @@ const STATEMENTS: [&str; 8] = [
         JOIN days d ON s.day = d.day AND t.day = d.day AND 1000 / (s.day - d.day + 1) > 0 WHERE d.year = 3",
     // A relation without a key, and conditions that are no equalities.
     "SELECT COUNT(*) FROM sold s CROSS JOIN (SELECT day FROM days WHERE day < 2) o JOIN stock t ON s.item = t.item
-        JOIN days d ON s.day = d.day AND t.day = d.day AND t.amount < s.amount AND o.day <= d.day WHERE d.year = 3",
+        JOIN days d ON s.day = d.day AND t.day = d.day AND t.item >= o.day AND o.day <= d.day WHERE d.year = 3",
 ];
 
 /// Keys with NaN, two zeros and NULL.
