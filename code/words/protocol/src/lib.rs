@@ -48,7 +48,7 @@ pub use ids::{CombAddress, DeliveryId, QueryId, QueryToken, StageId, TaskIndex};
 pub use inline::InlineRows;
 pub use nearest::nearest;
 pub use object_rows::{DeliveredObject, Segment, StageInput, delivery_object, exchange_of};
-pub use options::{Options, Overflow, ReducerChoice, Transport, Usd};
+pub use options::{JoinOrder, KeyFilters, Options, Overflow, ReducerChoice, Transport, Usd};
 pub use place::Place;
 pub use query::{Param, Query, QueryBody, Split, Step, StepType};
 pub use requests::Requests;
