@@ -1,5 +1,5 @@
-# The stack of one stage: a network, two functions, the resources to start combs, and a bucket. ARCHITECTURE.md
-# describes the programs; the README describes the cost and the permissions of the stack.
+# The stack of one stage: two functions, a bucket and roles; with combs also a network and the resources to start them.
+# ARCHITECTURE.md describes the programs; docs/deploy.md describes the permissions of the stack.
 
 data "aws_caller_identity" "current" {}
 data "aws_partition" "current" {}
@@ -15,24 +15,46 @@ locals {
   account_id = data.aws_caller_identity.current.account_id
   partition  = data.aws_partition.current.partition
 
+  combs_on = var.comb_network != "none"
+
   # Regions where Fargate did not run tasks in IPv6-only subnets in autumn 2026.
   regions_without_ipv6_tasks = ["eu-west-1", "eu-north-1", "eu-central-2", "mx-central-1", "ap-southeast-5", "ap-southeast-7"]
+
+  # The settings with which Fuse starts combs; null without combs.
+  combs = one([for combs in module.combs : {
+    cluster_arn         = combs.cluster_arn
+    cluster_name        = combs.cluster_name
+    family              = combs.family
+    task_definition_arn = combs.task_definition_arn
+    role_arns           = combs.role_arns
+    subnet_ids          = module.network[0].comb_subnet_ids
+    security_group_ids  = [module.network[0].comb_security_group_id]
+    network             = var.comb_network
+    port                = local.settings.comb_port
+    cpu                 = local.settings.comb_cpu
+    memory_mb           = local.settings.comb_memory_mb
+    idle_s              = local.settings.comb_idle_s
+  }])
 
   # Environment variables of functions and combs.
   environment = merge(
     length(var.bucket_regions) == 0 ? {} : {
       BUZZ_BUCKET_REGIONS = join(",", [for bucket, region in var.bucket_regions : "${bucket}=${region}"])
     },
+    # The network of a stack with combs has no route to IPv4 hosts.
+    { for name in local.combs_on ? ["AWS_USE_DUALSTACK_ENDPOINT"] : [] : name => "true" },
     {
-      BUZZ_STAGE                 = local.stage
-      BUZZ_LOG                   = var.log_level
-      BUZZ_RESULTS               = module.storage.results_uri
-      AWS_USE_DUALSTACK_ENDPOINT = "true" # there is no route to IPv4 hosts
+      BUZZ_STAGE   = local.stage
+      BUZZ_LOG     = var.log_level
+      BUZZ_RESULTS = module.storage.results_uri
     },
   )
 }
 
+# Without combs nothing is reached by a private address, and functions run outside of a network.
 module "network" {
+  count = local.combs_on ? 1 : 0
+
   source       = "./modules/network"
   name         = "buzz-rust-${local.stage}"
   region       = var.region
@@ -53,6 +75,8 @@ module "storage" {
 }
 
 module "combs" {
+  count = local.combs_on ? 1 : 0
+
   source       = "./modules/combs"
   stage        = local.stage
   region       = var.region
@@ -86,8 +110,11 @@ module "functions" {
     BUZZ_OUTPUT_LOCATIONS = jsonencode(var.output_locations)
   })
 
-  subnet_ids        = module.network.function_subnet_ids
-  security_group_id = module.network.function_security_group_id
+  network = one([for network in module.network : {
+    subnet_ids         = network.function_subnet_ids
+    security_group_ids = [network.function_security_group_id]
+  }])
+  combs = local.combs
 
   fuse = {
     zip       = var.fuse_zip
@@ -101,20 +128,6 @@ module "functions" {
     timeout_s = local.settings.hbee_timeout_s
     at_once   = local.settings.hbee_at_once
   }
-  combs = {
-    cluster_arn         = module.combs.cluster_arn
-    cluster_name        = module.combs.cluster_name
-    family              = module.combs.family
-    task_definition_arn = module.combs.task_definition_arn
-    role_arns           = module.combs.role_arns
-    subnet_ids          = module.network.comb_subnet_ids
-    security_group_id   = module.network.comb_security_group_id
-    network             = var.comb_network
-    port                = local.settings.comb_port
-    cpu                 = local.settings.comb_cpu
-    memory_mb           = local.settings.comb_memory_mb
-    idle_s              = local.settings.comb_idle_s
-  }
   limits = {
     BUZZ_MAX_SCAN_BYTES = local.settings.max_scan_bytes
     BUZZ_MAX_COST_USD   = local.settings.max_cost_usd
@@ -124,4 +137,15 @@ module "functions" {
   read_results  = module.storage.read_results
   read_tasks    = module.storage.read_tasks
   write_results = module.storage.write_results
+}
+
+# Before the stack could be without combs, these modules had no index.
+moved {
+  from = module.network
+  to   = module.network[0]
+}
+
+moved {
+  from = module.combs
+  to   = module.combs[0]
 }

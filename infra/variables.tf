@@ -15,17 +15,17 @@ variable "arch" {
 }
 
 variable "comb_network" {
-  description = "`public_ipv4`: combs have a public address while they run, used outwards only. `ipv6_only`: they have none, and live in IPv6-only subnets."
+  description = "`none`: the stack has no combs and no network; Fuse reduces every query. `public_ipv4`: combs have a public address while they run, used outwards only. `ipv6_only`: they have none, and live in IPv6-only subnets."
   type        = string
-  default     = "public_ipv4"
+  default     = "none"
 
   validation {
-    condition     = contains(["public_ipv4", "ipv6_only"], var.comb_network)
-    error_message = "COMB_NETWORK is `${var.comb_network}`; it can be public_ipv4 or ipv6_only."
+    condition     = contains(["none", "public_ipv4", "ipv6_only"], var.comb_network)
+    error_message = "COMB_NETWORK is `${var.comb_network}`; it can be none, public_ipv4 or ipv6_only."
   }
   validation {
     condition     = var.comb_network != "ipv6_only" || !contains(local.regions_without_ipv6_tasks, var.region)
-    error_message = "Region ${var.region} runs no IPv6-only tasks. Set COMB_NETWORK=public_ipv4, or choose another region."
+    error_message = "Region ${var.region} runs no IPv6-only tasks. Set COMB_NETWORK=public_ipv4 or none, or choose another region."
   }
 }
 
@@ -79,8 +79,9 @@ variable "hbee_zip" {
 }
 
 variable "comb_image_tag" {
-  description = "Tag of the combs' image in the stack's repository: the hash of its content."
+  description = "Tag of the combs' image in the stack's repository: the hash of its content. Empty without combs."
   type        = string
+  default     = ""
 }
 
 variable "build_version" {

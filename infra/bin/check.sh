@@ -22,8 +22,9 @@ terraform fmt -check -recursive . || fail "the files above are not formatted: \`
 # A data folder of its own, since that of deployments is configured with a backend.
 export TF_DATA_DIR=$PWD/.terraform/check TF_WORKSPACE=dev
 mkdir -p .terraform
+search_plugins
 find_plugins
-terraform init -backend=false "${plugins[@]}" -no-color >"$TF_DATA_DIR.log" 2>&1 || {
+terraform init -backend=false ${plugins[@]+"${plugins[@]}"} -no-color >"$TF_DATA_DIR.log" 2>&1 || {
     cat "$TF_DATA_DIR.log" >&2
     fail "terraform init failed"
 }

@@ -15,8 +15,15 @@ cd "$(dirname "$0")/../.."
 : "${CARGO_TARGET_DIR:=$HOME/.cache/buzz-target}"
 : "${ARCH:=x86_64}" "${INFRA:=infra}"
 PACKAGES=${PACKAGES:-$CARGO_TARGET_DIR/packages/$ARCH}
+: "${COMB_NETWORK:=none}"
+# Before version 4.4, bash calls an empty array an unset variable: `${color[@]+…}` is empty then.
 color=()
 [ -t 1 ] || color=(-no-color)
+
+# True if the stack has combs.
+combs_on() {
+    [ "$COMB_NETWORK" != none ]
+}
 
 tf() {
     terraform -chdir="$INFRA" "$@"
@@ -72,17 +79,16 @@ check_stage() {
 # Selects the workspace of the stage, in a data folder per stage, so that no verb changes another stage.
 init() { # `known`: fails unless the stack exists
     have terraform "version 1.10 or later makes the stack"
-    local profile=${BACKEND_PROFILE:-${DEPLOY_PROFILE:-}} region=${BACKEND_REGION:-$REGION} bucket=${BACKEND_BUCKET:-} owner
+    local profile=${BACKEND_PROFILE:-${DEPLOY_PROFILE:-}} region=${BACKEND_REGION:-$REGION} owner
     export TF_DATA_DIR=$PWD/infra/.terraform/$STAGE
     mkdir -p "$TF_DATA_DIR"
-    if [ -z "$bucket" ]; then
-        owner=$(profile_account "$profile")
-        bucket=buzz-rust-state-$owner-$region
-    fi
-    [ "${1:-}" = known ] || make_state_bucket "$bucket" "$region" "$profile"
+    owner=$(profile_account "$profile")
+    local bucket=${BACKEND_BUCKET:-buzz-rust-state-$owner-$region}
+    # A bucket that was named may be of another account of the same company.
+    if [ "${1:-}" != known ] && [ -z "${BACKEND_BUCKET:-}" ]; then make_state_bucket "$bucket" "$region" "$profile" "$owner"; fi
     find_plugins
     # shellcheck disable=SC2086 # several arguments, if any
-    tf init -reconfigure -no-color "${plugins[@]}" -backend-config="bucket=$bucket" -backend-config="region=$region" \
+    tf init -reconfigure -no-color ${plugins[@]+"${plugins[@]}"} -backend-config="bucket=$bucket" -backend-config="region=$region" \
         ${profile:+-backend-config="profile=$profile"} ${BACKEND_CONFIG:-} >"$TF_DATA_DIR/init.log" 2>&1 || {
         cat "$TF_DATA_DIR/init.log" >&2
         fail "terraform init failed; the state was to be in bucket $bucket, region $region"
@@ -100,7 +106,7 @@ init() { # `known`: fails unless the stack exists
     [ -z "$deployed" ] || [ "$deployed" = "$REGION" ] ||
         fail "stage $STAGE is in $deployed, not in $REGION: set REGION=$deployed, or use another stage for $REGION"
 
-    export TF_VAR_region=$REGION TF_VAR_arch=$ARCH TF_VAR_comb_network=${COMB_NETWORK:-public_ipv4} TF_VAR_log_level=${LOG_LEVEL:-info}
+    export TF_VAR_region=$REGION TF_VAR_arch=$ARCH TF_VAR_comb_network=$COMB_NETWORK TF_VAR_log_level=${LOG_LEVEL:-info}
     TF_VAR_data_locations=$(json_list "${DATA_LOCATIONS:-}")
     TF_VAR_output_locations=$(json_list "${OUTPUT_LOCATIONS:-}")
     TF_VAR_data_kms_keys=$(json_list "${DATA_KMS_KEYS:-}")
@@ -115,19 +121,27 @@ profile_account() ( # PROFILE, or `` for the default credentials
     account
 )
 
+# Makes the bucket of Terraform's state if it is missing, after asking. The name can be guessed, so a bucket of another
+# account is refused: it would learn everything about the stack.
 # shellcheck disable=SC2030,SC2031
-make_state_bucket() ( # BUCKET REGION PROFILE
+make_state_bucket() ( # BUCKET REGION PROFILE OWNER
     export AWS_REGION=$2 AWS_DEFAULT_REGION=$2
     if [ -n "$3" ]; then export AWS_PROFILE=$3; fi
-    if aws s3api head-bucket --bucket "$1" >/dev/null 2>&1; then return; fi
+    local said place=()
+    if said=$(aws s3api head-bucket --bucket "$1" --expected-bucket-owner "$4" 2>&1); then return; fi
+    [[ $said == *404* || $said == *NoSuchBucket* ]] ||
+        fail "bucket $1 for Terraform's state cannot be used, or is not of account $4: $said. Name a bucket in BACKEND_BUCKET"
+    confirm "Make bucket $1 in $2 for Terraform's state?"
     say "making bucket $1 for Terraform's state …"
-    local place=()
     [ "$2" = us-east-1 ] || place=(--create-bucket-configuration "LocationConstraint=$2")
-    aws s3api create-bucket --bucket "$1" "${place[@]}" >/dev/null ||
+    aws s3api create-bucket --bucket "$1" ${place[@]+"${place[@]}"} >/dev/null ||
         fail "bucket $1 for Terraform's state does not exist and cannot be created: name one in BACKEND_BUCKET"
     aws s3api put-bucket-versioning --bucket "$1" --versioning-configuration Status=Enabled
     aws s3api put-public-access-block --bucket "$1" --public-access-block-configuration \
         BlockPublicAcls=true,IgnorePublicAcls=true,BlockPublicPolicy=true,RestrictPublicBuckets=true
+    # Each verb writes a version of the state. Old ones go after 90 days, but for the newest ten.
+    aws s3api put-bucket-lifecycle-configuration --bucket "$1" --lifecycle-configuration '{"Rules": [{"ID": "old-states",
+        "Status": "Enabled", "Filter": {}, "NoncurrentVersionExpiration": {"NoncurrentDays": 90, "NewerNoncurrentVersions": 10}}]}'
 )
 
 # Fargate cannot start tasks in an account without this role.
@@ -140,10 +154,14 @@ make_service_role() {
         say "warning: could not: $said. Combs will not start until someone may: aws iam create-service-linked-role --aws-service-name ecs.amazonaws.com"
 }
 
+# Builds what the stack needs: without combs no image.
 package() {
-    infra/bin/package.sh
+    local COMB_IMAGE_TAG=''
+    if combs_on; then infra/bin/package.sh; else infra/bin/package.sh lambdas; fi
     # shellcheck disable=SC1091 # written by package.sh
     . "$PACKAGES/packages.env"
+    combs_on || COMB_IMAGE_TAG=''
+    image_tag=$COMB_IMAGE_TAG
     export TF_VAR_fuse_zip=$FUSE_ZIP TF_VAR_hbee_zip=$HBEE_ZIP TF_VAR_comb_image_tag=$COMB_IMAGE_TAG
 }
 
@@ -158,13 +176,13 @@ login() {
 # Pushes the image unless the repository has it. Returns 1 if there is no repository, as before the first deployment.
 push() {
     local name=buzz-rust-hcomb-$STAGE tool target
-    local image=localhost/buzz-rust-hcomb:$COMB_IMAGE_TAG
+    local image=localhost/buzz-rust-hcomb:$image_tag
     tool=$(image_tool)
     aws ecr describe-repositories --repository-names "$name" >/dev/null 2>&1 || return 1
-    if aws ecr describe-images --repository-name "$name" --image-ids "imageTag=$COMB_IMAGE_TAG" >/dev/null 2>&1; then return; fi
+    if aws ecr describe-images --repository-name "$name" --image-ids "imageTag=$image_tag" >/dev/null 2>&1; then return; fi
     if [ -n "${IMAGE_ARCHIVE:-}" ]; then
         mkdir -p "$IMAGE_ARCHIVE"
-        target=$IMAGE_ARCHIVE/$name-$COMB_IMAGE_TAG.tar
+        target=$IMAGE_ARCHIVE/$name-$image_tag.tar
         if [ -f "$target" ]; then return; fi
         say "writing the image to $target instead of pushing it"
         if [ "$tool" = buildah ]; then
@@ -175,7 +193,7 @@ push() {
         return
     fi
     login
-    target=$(account).dkr.ecr.$REGION.amazonaws.com/$name:$COMB_IMAGE_TAG
+    target=$(account).dkr.ecr.$REGION.amazonaws.com/$name:$image_tag
     say "pushing $target …"
     { "$tool" tag "$image" "$target" && "$tool" push "$target" >&2; } || fail "the image could not be pushed to $target"
 }
@@ -184,7 +202,7 @@ push() {
 plan() { # further arguments of terraform plan
     local status=0
     planned=$TF_DATA_DIR/planned
-    tf plan "${color[@]}" -detailed-exitcode -out="$planned" "$@" || status=$?
+    tf plan ${color[@]+"${color[@]}"} -detailed-exitcode -out="$planned" "$@" || status=$?
     case $status in
     0) return 1 ;;
     2) return 0 ;;
@@ -192,23 +210,30 @@ plan() { # further arguments of terraform plan
     esac
 }
 
+# Nothing is changed before the question, but for Terraform's state.
 deploy() {
     check_dirty
     check_stage
     account >/dev/null
-    image_tool >/dev/null
+    if combs_on; then image_tool >/dev/null; fi
     init
     package
-    make_service_role
     local pushed=1
-    push || pushed=0
     if plan; then
         confirm "Apply this to stage $STAGE in $REGION?"
-        tf apply "${color[@]}" "$planned" || fail "not all was applied; what was is kept, and \`make deploy\` goes on from there"
+        if combs_on; then
+            make_service_role
+            push || pushed=0
+        else
+            stop_combs # of a stack that has had some: its network cannot be deleted while they run
+        fi
+        tf apply ${color[@]+"${color[@]}"} "$planned" || fail "not all was applied; what was is kept, and \`make deploy\` goes on from there"
+    elif combs_on; then
+        push || pushed=0
     fi
     rm -f "$planned"
     [ "$pushed" = 1 ] || push || fail "there is no repository to push the image to"
-    say "stage $STAGE in $REGION has $(version). Next: make stack-sample STAGE=$STAGE, make stack-query STAGE=$STAGE"
+    say "stage $STAGE in $REGION has $(version). Next: make doctor STAGE=$STAGE, make stack-sample STAGE=$STAGE, make stack-query STAGE=$STAGE"
 }
 
 # Stops running combs, since the network cannot be deleted while they use it.
@@ -226,10 +251,12 @@ destroy() {
     export TF_VAR_fuse_zip=none TF_VAR_hbee_zip=none TF_VAR_comb_image_tag=none
     if plan -destroy; then
         say "This deletes all of stage $STAGE in $REGION, its results and its logs."
-        say "AWS gives the functions' network interfaces back by itself; that may take 20 to 40 minutes, in which nothing seems to happen."
+        if tf state list 2>/dev/null | grep -q '^module.network\[0\]'; then
+            say "AWS gives the functions' network interfaces back by itself; that may take 20 to 40 minutes, in which nothing seems to happen."
+        fi
         confirm "Delete it?"
         stop_combs
-        tf apply "${color[@]}" "$planned" || fail "not all is deleted. Interfaces that AWS has not given back yet are the usual reason: wait, and run \`make destroy\` again"
+        tf apply ${color[@]+"${color[@]}"} "$planned" || fail "not all is deleted. Interfaces that AWS has not given back yet are the usual reason: wait, and run \`make destroy\` again"
     fi
     rm -f "$planned"
     TF_WORKSPACE='' tf workspace select default >/dev/null
@@ -265,7 +292,7 @@ query() {
     # credentials; then `buzz` looks them up itself.
     local keys
     if keys=$(aws configure export-credentials --format env 2>/dev/null); then eval "$keys"; fi
-    exec "$BUZZ" query "$QUERY" --stack "$STAGE" "${table[@]}" --format "${FORMAT:-table}"
+    exec "$BUZZ" query "$QUERY" --stack "$STAGE" ${table[@]+"${table[@]}"} --format "${FORMAT:-table}"
 }
 
 verb=${1:-}

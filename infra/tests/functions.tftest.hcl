@@ -10,19 +10,18 @@ mock_provider "aws" {
 }
 
 variables {
-  stage             = "dev"
-  region            = "us-east-2"
-  account_id        = "123456789012"
-  partition         = "aws"
-  arch              = "arm64"
-  build_version     = "0.1.0-test"
-  bucket            = "buzz-rust-dev"
-  environment       = { BUZZ_STAGE = "dev", AWS_USE_DUALSTACK_ENDPOINT = "true" }
-  log_days          = 14
-  subnet_ids        = ["subnet-1", "subnet-2"]
-  security_group_id = "sg-functions"
-  fuse              = { zip = "there/fuse-01.zip", memory_mb = 3008, disk_mb = 2048, timeout_s = 900 }
-  hbee              = { zip = "there/hbee-02.zip", memory_mb = 2048, timeout_s = 300, at_once = 900 }
+  stage         = "dev"
+  region        = "us-east-2"
+  account_id    = "123456789012"
+  partition     = "aws"
+  arch          = "arm64"
+  build_version = "0.1.0-test"
+  bucket        = "buzz-rust-dev"
+  environment   = { BUZZ_STAGE = "dev", AWS_USE_DUALSTACK_ENDPOINT = "true" }
+  log_days      = 14
+  network       = { subnet_ids = ["subnet-1", "subnet-2"], security_group_ids = ["sg-functions"] }
+  fuse          = { zip = "there/fuse-01.zip", memory_mb = 3008, disk_mb = 2048, timeout_s = 900 }
+  hbee          = { zip = "there/hbee-02.zip", memory_mb = 2048, timeout_s = 300, at_once = 900 }
   combs = {
     cluster_arn         = "arn:aws:ecs:us-east-2:123456789012:cluster/buzz-rust-cluster-dev"
     cluster_name        = "buzz-rust-cluster-dev"
@@ -30,7 +29,7 @@ variables {
     task_definition_arn = "arn:aws:ecs:us-east-2:123456789012:task-definition/buzz-rust-hcomb-dev:7"
     role_arns           = ["arn:aws:iam::123456789012:role/comb", "arn:aws:iam::123456789012:role/execution"]
     subnet_ids          = ["subnet-3", "subnet-4"]
-    security_group_id   = "sg-combs"
+    security_group_ids  = ["sg-combs"]
     network             = "public_ipv4"
     port                = 3333
     cpu                 = 2048
@@ -142,5 +141,28 @@ run "what_an_hbee_may_do" {
   assert {
     condition     = alltrue([for policy in [aws_iam_role_policy.fuse.policy, aws_iam_role_policy.hbee.policy] : alltrue([for s in jsondecode(policy).Statement : alltrue([for arn in s.Resource : endswith(arn, ":*")]) if contains(s.Action, "logs:PutLogEvents")])])
     error_message = "log rights are on the group's streams: without `:*` nothing is logged"
+  }
+}
+
+run "without_combs" {
+  variables {
+    network = null
+    combs   = null
+  }
+  module {
+    source = "./modules/functions"
+  }
+
+  assert {
+    condition     = alltrue([for f in values(aws_lambda_function.function) : length(f.vpc_config) == 0])
+    error_message = "without combs the functions are in no network"
+  }
+  assert {
+    condition     = [for name in keys(aws_lambda_function.function["fuse"].environment[0].variables) : name if startswith(name, "BUZZ_COMB")] == []
+    error_message = "Fuse must not know combs that do not exist, got ${jsonencode(aws_lambda_function.function["fuse"].environment[0].variables)}"
+  }
+  assert {
+    condition     = alltrue([for policy in [aws_iam_role_policy.fuse.policy, aws_iam_role_policy.hbee.policy] : alltrue([for s in jsondecode(policy).Statement : s.Effect == "Allow" && !contains(s.Resource, "*") && alltrue([for action in s.Action : !startswith(action, "ec2:") && !startswith(action, "ecs:") && !startswith(action, "iam:")])])])
+    error_message = "without combs a role needs neither interfaces nor tasks, and no permission on everything: ${aws_iam_role_policy.fuse.policy}"
   }
 }

@@ -23,6 +23,7 @@ variables {
   region         = "us-east-2"
   fuse_zip       = "packages/fuse-0123456789abcdef.zip"
   hbee_zip       = "packages/hbee-0123456789abcdef.zip"
+  comb_network   = "public_ipv4"
   comb_image_tag = "0123456789abcdef"
   build_version  = "0.1.0-test"
 }
@@ -54,6 +55,29 @@ run "locations" {
   assert {
     condition     = jsondecode(module.functions.environment.BUZZ_DATA_LOCATIONS) == ["s3://buzz-rust-dev-123456789012-us-east-2/sample/", "s3://lake/trips/"] && jsondecode(module.functions.environment.BUZZ_OUTPUT_LOCATIONS) == ["s3://reports/daily/"]
     error_message = "programs must know the allowed locations, got ${jsonencode(module.functions.environment)}"
+  }
+}
+
+run "with_combs" {
+  assert {
+    condition     = length(module.network) == 1 && output.comb_cluster == "buzz-rust-cluster-dev" && module.functions.environment["AWS_USE_DUALSTACK_ENDPOINT"] == "true"
+    error_message = "a stack with combs has a network without a route to IPv4 hosts"
+  }
+}
+
+run "without_combs" {
+  command = plan
+  variables {
+    comb_network   = "none"
+    comb_image_tag = ""
+  }
+  assert {
+    condition     = length(module.network) == 0 && length(module.combs) == 0 && output.comb_cluster == null && output.comb_repository == null
+    error_message = "a stack without combs has no network, cluster and repository"
+  }
+  assert {
+    condition     = !contains(keys(module.functions.environment), "AWS_USE_DUALSTACK_ENDPOINT") && toset(keys(output.log_groups)) == toset(["fuse", "hbee"])
+    error_message = "outside of a network functions reach AWS over IPv4, got ${jsonencode(module.functions.environment)}"
   }
 }
 

@@ -5,25 +5,29 @@ locals {
   # Built from names, since the roles need the ARNs before the functions exist.
   arns = { for role, name in local.names : role => "arn:${var.partition}:lambda:${var.region}:${var.account_id}:function:${name}" }
 
+  # Without these variables Fuse starts no combs.
+  comb_environment = var.combs == null ? {} : {
+    BUZZ_COMB_CLUSTER         = var.combs.cluster_arn
+    BUZZ_COMB_TASK_DEFINITION = var.combs.task_definition_arn
+    BUZZ_COMB_SUBNETS         = join(",", var.combs.subnet_ids)
+    BUZZ_COMB_SECURITY_GROUPS = join(",", var.combs.security_group_ids)
+    BUZZ_COMB_NETWORK         = var.combs.network
+    BUZZ_COMB_PORT            = tostring(var.combs.port)
+    BUZZ_COMB_VCPUS           = tostring(var.combs.cpu / 1024)
+    BUZZ_COMB_MEMORY_MB       = tostring(var.combs.memory_mb)
+    BUZZ_COMB_IDLE_SECONDS    = tostring(var.combs.idle_s)
+  }
+
   functions = {
     fuse = {
       does    = "takes a query, answers its rows"
       sizes   = var.fuse
       disk_mb = var.fuse.disk_mb
-      environment = merge({
+      environment = merge(local.comb_environment, {
         BUZZ_HBEE_FUNCTION        = local.names.hbee
         BUZZ_HBEE_MEMORY_MB       = tostring(var.hbee.memory_mb)
         BUZZ_HBEE_TIMEOUT_SECONDS = tostring(var.hbee.timeout_s)
         BUZZ_HBEE_CONCURRENCY     = tostring(var.hbee.at_once)
-        BUZZ_COMB_CLUSTER         = var.combs.cluster_arn
-        BUZZ_COMB_TASK_DEFINITION = var.combs.task_definition_arn
-        BUZZ_COMB_SUBNETS         = join(",", var.combs.subnet_ids)
-        BUZZ_COMB_SECURITY_GROUPS = var.combs.security_group_id
-        BUZZ_COMB_NETWORK         = var.combs.network
-        BUZZ_COMB_PORT            = tostring(var.combs.port)
-        BUZZ_COMB_VCPUS           = tostring(var.combs.cpu / 1024)
-        BUZZ_COMB_MEMORY_MB       = tostring(var.combs.memory_mb)
-        BUZZ_COMB_IDLE_SECONDS    = tostring(var.combs.idle_s)
       }, { for name, limit in var.limits : name => limit if limit != "" })
     }
     hbee = {
@@ -70,16 +74,17 @@ resource "aws_lambda_function" "function" {
   memory_size   = each.value.sizes.memory_mb
   timeout       = each.value.sizes.timeout_s
 
-  replace_security_groups_on_destroy = true
-
   ephemeral_storage {
     size = each.value.disk_mb
   }
 
-  vpc_config {
-    subnet_ids                  = var.subnet_ids
-    security_group_ids          = [var.security_group_id]
-    ipv6_allowed_for_dual_stack = true
+  dynamic "vpc_config" {
+    for_each = var.network[*]
+    content {
+      subnet_ids                  = vpc_config.value.subnet_ids
+      security_group_ids          = vpc_config.value.security_group_ids
+      ipv6_allowed_for_dual_stack = true
+    }
   }
 
   environment {

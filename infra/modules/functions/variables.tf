@@ -43,14 +43,12 @@ variable "log_days" {
   type        = number
 }
 
-variable "subnet_ids" {
-  description = "Dual-stack subnets of the functions."
-  type        = list(string)
-}
-
-variable "security_group_id" {
-  description = "The functions' security group."
-  type        = string
+variable "network" {
+  description = "Subnets and security groups of the functions; null for functions outside of a network."
+  type = object({
+    subnet_ids         = list(string)
+    security_group_ids = list(string)
+  })
 }
 
 variable "fuse" {
@@ -74,7 +72,7 @@ variable "hbee" {
 }
 
 variable "combs" {
-  description = "Settings with which Fuse starts combs."
+  description = "Settings with which Fuse starts combs; null for a stack without combs."
   type = object({
     cluster_arn         = string
     cluster_name        = string
@@ -82,7 +80,7 @@ variable "combs" {
     task_definition_arn = string
     role_arns           = list(string)
     subnet_ids          = list(string)
-    security_group_id   = string
+    security_group_ids  = list(string)
     network             = string
     port                = number
     cpu                 = number
