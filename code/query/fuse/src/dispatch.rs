@@ -172,7 +172,7 @@ impl Dispatch<'_> {
         {
             self.kept.keep(stage.id, task.task, &outcome, rows);
         }
-        accept(&task, &mut outcome, self.inboxes).await?;
+        accept(&task, &mut outcome, self.inboxes, self.host.combs.are_possible()).await?;
 
         progress.task_done(stage.id, &stage.step, task.task, &outcome, attempts.count());
         Ok(check_spent(self.host, plan, progress)?)
@@ -347,7 +347,12 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-async fn accept(task: &HBeeTask, outcome: &mut TaskOutcome, inboxes: &QueryInboxes) -> Result<(), TaskError> {
+async fn accept(
+    task: &HBeeTask,
+    outcome: &mut TaskOutcome,
+    inboxes: &QueryInboxes,
+    combs_possible: bool,
+) -> Result<(), TaskError> {
     let query = task.query;
     let (counts, partitions) = (outcome.rows.len(), task.partitioning.count());
     if counts != partitions && !matches!(outcome.delivered, Delivered::TooLarge) {
@@ -360,10 +365,13 @@ async fn accept(task: &HBeeTask, outcome: &mut TaskOutcome, inboxes: &QueryInbox
             inboxes.deliver(query, task.stage, task.task, outcome.delivery, rows).await?;
         }
         Delivered::TooLarge => {
-            let error = QueryError::limit(
+            let error = QueryError::limit(if combs_possible {
                 "the rows of this task exceed what one response can carry; set the option `reducer` to `auto` or \
-                 `comb`, or let the step return fewer rows",
-            );
+                 `comb`, or let the step return fewer rows"
+            } else {
+                "the rows of this task exceed what one response can carry, and this stack has no combs to take them; raise \
+                 the option `tasks`, let the step return fewer rows, or deploy the stack with COMB_NETWORK=public_ipv4"
+            });
             return Err(TaskError { error: error.at_task(&task.step, task.task), too_large: true });
         }
     }

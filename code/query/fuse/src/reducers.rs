@@ -31,6 +31,7 @@ impl Reducers {
         match plan.options.reducer {
             ReducerChoice::Inline => Ok(Self::Fuse { or_combs: false }),
             ReducerChoice::Comb => Self::combs(host, plan).await,
+            ReducerChoice::Auto if !host.combs.are_possible() => Ok(Self::Fuse { or_combs: false }),
             ReducerChoice::Auto => {
                 match host.combs.warm(plan.comb_count).await {
                     Ok(warm) if warm.len() == plan.comb_count => return Ok(Self::Combs(warm)),
