@@ -27,7 +27,7 @@ mkdir -p "$PACKAGES"
 
 # Prints all sources, in the same order on every machine, and the version of the compiler.
 sources() {
-    find Cargo.toml Cargo.lock code -name '*.rs' -o -name 'Cargo.*' -o -path 'code/data/catalog/lists/*' | LC_ALL=C sort | tr '\n' '\0' | xargs -0 cat
+    find Cargo.toml Cargo.lock code -name '*.rs' -o -name 'Cargo.*' -o -path 'code/data/catalog/lists/*' -o -name prices.csv | LC_ALL=C sort | tr '\n' '\0' | xargs -0 cat
     rustc --version
 }
 

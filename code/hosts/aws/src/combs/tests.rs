@@ -62,6 +62,7 @@ fn comb_address_depends_on_the_network() {
     };
     let address = |network| task.address(&CombSettings { network, ..settings() }).unwrap().to_string();
     assert_eq!(address(CombNetwork::PublicIpv4), "http://10.0.1.5:3333/");
+    assert_eq!(address(CombNetwork::PrivateIpv4), "http://10.0.1.5:3333/");
     assert_eq!(address(CombNetwork::Ipv6Only), "http://[2600:1f16::5]:3333/");
     assert_eq!(task.slot(), Some(12));
     assert_eq!(CombTask { started_by: "somebody".to_string(), ..task }.slot(), None);
