@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::Setup;
 use crate::ecs::{AddressKind, TaskDefinition};
-use crate::lambda::Function;
+use crate::lambda::{Function, LIVE};
 
 /// Name of the stage, which is also the name for `buzz --stack`.
 pub const STAGE: &str = "local";
@@ -149,7 +149,8 @@ impl Stack {
         };
         let mut fuse = self.variables(&[
             ("BUZZ_RESULTS", RESULTS.to_string()),
-            ("BUZZ_HBEE_FUNCTION", HBEE.to_string()),
+            ("BUZZ_FUSE_FUNCTION", format!("{FUSE}:{LIVE}")),
+            ("BUZZ_HBEE_FUNCTION", format!("{HBEE}:1")),
             ("BUZZ_HBEE_TIMEOUT_SECONDS", self.hbee_timeout.as_secs().to_string()),
             ("BUZZ_HBEE_MEMORY_MB", self.hbee_memory_mb.to_string()),
         ]);
