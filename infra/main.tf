@@ -16,6 +16,20 @@ locals {
   partition  = data.aws_partition.current.partition
 
   combs_on = var.comb_network != "none"
+  role     = { path = var.role_path, boundary = var.permissions_boundary == "" ? null : var.permissions_boundary }
+
+  # A network of its own, unless subnets are given. Without combs and without subnets, functions are in none.
+  own_network = local.combs_on && length(var.function_subnets) == 0
+  given_network = length(var.function_subnets) == 0 ? null : {
+    subnet_ids         = var.function_subnets
+    security_group_ids = var.function_security_groups
+    dual_stack         = var.comb_network == "ipv6_only"
+  }
+  made_network = one([for network in module.network : {
+    subnet_ids         = network.function_subnet_ids
+    security_group_ids = [network.function_security_group_id]
+    dual_stack         = true
+  }])
 
   # Regions where Fargate did not run tasks in IPv6-only subnets in autumn 2026.
   regions_without_ipv6_tasks = ["eu-west-1", "eu-north-1", "eu-central-2", "mx-central-1", "ap-southeast-5", "ap-southeast-7"]
@@ -27,8 +41,8 @@ locals {
     family              = combs.family
     task_definition_arn = combs.task_definition_arn
     role_arns           = combs.role_arns
-    subnet_ids          = module.network[0].comb_subnet_ids
-    security_group_ids  = [module.network[0].comb_security_group_id]
+    subnet_ids          = local.own_network ? module.network[0].comb_subnet_ids : var.comb_subnets
+    security_group_ids  = local.own_network ? [module.network[0].comb_security_group_id] : var.comb_security_groups
     network             = var.comb_network
     port                = local.settings.comb_port
     cpu                 = local.settings.comb_cpu
@@ -41,8 +55,8 @@ locals {
     length(var.bucket_regions) == 0 ? {} : {
       BUZZ_BUCKET_REGIONS = join(",", [for bucket, region in var.bucket_regions : "${bucket}=${region}"])
     },
-    # The network of a stack with combs has no route to IPv4 hosts.
-    { for name in local.combs_on ? ["AWS_USE_DUALSTACK_ENDPOINT"] : [] : name => "true" },
+    # The network that a stack makes has no route to IPv4 hosts.
+    { for name in local.own_network || var.comb_network == "ipv6_only" ? ["AWS_USE_DUALSTACK_ENDPOINT"] : [] : name => "true" },
     {
       BUZZ_STAGE   = local.stage
       BUZZ_LOG     = var.log_level
@@ -53,10 +67,10 @@ locals {
 
 # Without combs nothing is reached by a private address, and functions run outside of a network.
 module "network" {
-  count = local.combs_on ? 1 : 0
+  count = local.own_network ? 1 : 0
 
   source       = "./modules/network"
-  name         = "buzz-rust-${local.stage}"
+  name         = "${var.name_prefix}-${local.stage}"
   region       = var.region
   cidr_block   = local.settings.cidr_block
   zones        = local.settings.zones
@@ -66,7 +80,7 @@ module "network" {
 
 module "storage" {
   source           = "./modules/storage"
-  bucket           = "buzz-rust-${local.stage}-${local.account_id}-${var.region}"
+  bucket           = "${var.name_prefix}-${local.stage}-${local.account_id}-${var.region}"
   partition        = local.partition
   results_days     = local.settings.results_days
   data_locations   = var.data_locations
@@ -78,6 +92,9 @@ module "combs" {
   count = local.combs_on ? 1 : 0
 
   source       = "./modules/combs"
+  prefix       = var.name_prefix
+  role         = local.role
+  image        = var.comb_image
   stage        = local.stage
   region       = var.region
   account_id   = local.account_id
@@ -95,6 +112,8 @@ module "combs" {
 
 module "functions" {
   source        = "./modules/functions"
+  prefix        = var.name_prefix
+  role          = local.role
   stage         = local.stage
   region        = var.region
   account_id    = local.account_id
@@ -110,11 +129,8 @@ module "functions" {
     BUZZ_OUTPUT_LOCATIONS = jsonencode(var.output_locations)
   })
 
-  network = one([for network in module.network : {
-    subnet_ids         = network.function_subnet_ids
-    security_group_ids = [network.function_security_group_id]
-  }])
-  combs = local.combs
+  network = local.own_network ? local.made_network : local.given_network
+  combs   = local.combs
 
   fuse = {
     zip       = var.fuse_zip

@@ -7,6 +7,8 @@ cd "$(dirname "$0")/../.."
 python3 infra/tests/permissions.py
 python3 infra/tests/packages.py
 python3 infra/tests/verbs.py
+python3 infra/tests/doctor.py
+python3 infra/tests/versions.py
 if command -v shellcheck >/dev/null; then
     shellcheck --external-sources infra/bin/*.sh docker/*.sh code/examples/*.sh
 else

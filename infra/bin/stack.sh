@@ -6,6 +6,7 @@
 #   BACKEND_PROFILE, BACKEND_BUCKET, BACKEND_REGION
 #                   location of Terraform's state; by default a bucket in the stack's account, created if missing
 #   AUTO_APPROVE=1  skips confirmations
+#   TF=tofu         uses OpenTofu instead of Terraform
 #   ALLOW_DIRTY=1   deploys uncommitted changes; the version then ends in -dirty
 #   IMAGE_ARCHIVE   folder to which images are written instead of being pushed, for tests without a registry
 set -euo pipefail
@@ -13,9 +14,9 @@ cd "$(dirname "$0")/../.."
 . infra/bin/lib.sh
 
 : "${CARGO_TARGET_DIR:=$HOME/.cache/buzz-target}"
-: "${ARCH:=x86_64}" "${INFRA:=infra}"
+: "${ARCH:=x86_64}" "${INFRA:=infra}" "${TF:=terraform}"
 PACKAGES=${PACKAGES:-$CARGO_TARGET_DIR/packages/$ARCH}
-: "${COMB_NETWORK:=none}"
+: "${COMB_NETWORK:=none}" "${NAME_PREFIX:=buzz-rust}"
 # Before version 4.4, bash calls an empty array an unset variable: `${color[@]+…}` is empty then.
 color=()
 [ -t 1 ] || color=(-no-color)
@@ -25,8 +26,14 @@ combs_on() {
     [ "$COMB_NETWORK" != none ]
 }
 
+# True if the stack has a repository of its own, to which the image of combs is pushed.
+image_on() {
+    combs_on && [ -z "${COMB_IMAGE:-}" ]
+}
+
+# TF=tofu takes OpenTofu in place of Terraform.
 tf() {
-    terraform -chdir="$INFRA" "$@"
+    "$TF" -chdir="$INFRA" "$@"
 }
 
 # Prints the deployed version: 0.1.0-1a2b3c4, 0.1.0-1a2b3c4-dirty, or 0.1.0-binaries for programs that were built
@@ -59,10 +66,10 @@ json_list() {
     for word in $1; do all+="${all:+,}\"$word\""; done
     echo "[$all]"
 }
-json_map() {
+json_map() { # SETTING PAIRS
     local pair all=''
-    for pair in $1; do
-        [[ $pair == *=* ]] || fail "BUCKET_REGIONS has \`$pair\`; it takes bucket=region pairs"
+    for pair in $2; do
+        [[ $pair == *=* ]] || fail "$1 has \`$pair\`; it takes pairs, as a=b c=d"
         all+="${all:+,}\"${pair%%=*}\":\"${pair#*=}\""
     done
     echo "{$all}"
@@ -70,20 +77,20 @@ json_map() {
 
 # Checks that infra/env/conf.tf has the stage, before anything is built.
 check_stage() {
-    have terraform "version 1.10 or later makes the stack"
+    have "$TF" "Terraform or OpenTofu, version 1.10 or later, makes the stack"
     local said
-    said=$(TF_DATA_DIR=$PWD/infra/.terraform/stages terraform -chdir="$INFRA/env" plan -input=false -no-color -lock=false -var "stage=$STAGE" 2>&1) ||
+    said=$(TF_DATA_DIR=$PWD/infra/.terraform/stages "$TF" -chdir="$INFRA/env" plan -input=false -no-color -lock=false -var "stage=$STAGE" 2>&1) ||
         fail "$(grep -A 2 "^Stage \`" <<<"$said" | tr '\n' ' ' || echo "$said")"
 }
 
 # Selects the workspace of the stage, in a data folder per stage, so that no verb changes another stage.
 init() { # `known`: fails unless the stack exists
-    have terraform "version 1.10 or later makes the stack"
+    have "$TF" "Terraform or OpenTofu, version 1.10 or later, makes the stack"
     local profile=${BACKEND_PROFILE:-${DEPLOY_PROFILE:-}} region=${BACKEND_REGION:-$REGION} owner
     export TF_DATA_DIR=$PWD/infra/.terraform/$STAGE
     mkdir -p "$TF_DATA_DIR"
     owner=$(profile_account "$profile")
-    local bucket=${BACKEND_BUCKET:-buzz-rust-state-$owner-$region}
+    local bucket=${BACKEND_BUCKET:-$NAME_PREFIX-state-$owner-$region}
     # A bucket that was named may be of another account of the same company.
     if [ "${1:-}" != known ] && [ -z "${BACKEND_BUCKET:-}" ]; then make_state_bucket "$bucket" "$region" "$profile" "$owner"; fi
     find_plugins
@@ -110,7 +117,15 @@ init() { # `known`: fails unless the stack exists
     TF_VAR_data_locations=$(json_list "${DATA_LOCATIONS:-}")
     TF_VAR_output_locations=$(json_list "${OUTPUT_LOCATIONS:-}")
     TF_VAR_data_kms_keys=$(json_list "${DATA_KMS_KEYS:-}")
-    TF_VAR_bucket_regions=$(json_map "${BUCKET_REGIONS:-}")
+    TF_VAR_bucket_regions=$(json_map BUCKET_REGIONS "${BUCKET_REGIONS:-}")
+    TF_VAR_tags=$(json_map TAGS "${TAGS:-}")
+    TF_VAR_function_subnets=$(json_list "${FUNCTION_SUBNETS:-}")
+    TF_VAR_function_security_groups=$(json_list "${FUNCTION_SECURITY_GROUPS:-}")
+    TF_VAR_comb_subnets=$(json_list "${COMB_SUBNETS:-}")
+    TF_VAR_comb_security_groups=$(json_list "${COMB_SECURITY_GROUPS:-}")
+    export TF_VAR_name_prefix=$NAME_PREFIX TF_VAR_role_path=${ROLE_PATH:-/} TF_VAR_permissions_boundary=${PERMISSIONS_BOUNDARY:-}
+    export TF_VAR_comb_image=${COMB_IMAGE:-} TF_VAR_tags TF_VAR_function_subnets TF_VAR_function_security_groups
+    export TF_VAR_comb_subnets TF_VAR_comb_security_groups
     TF_VAR_build_version=$(version)
     export TF_VAR_data_locations TF_VAR_output_locations TF_VAR_data_kms_keys TF_VAR_bucket_regions TF_VAR_build_version
 }
@@ -157,25 +172,32 @@ make_service_role() {
 # Builds what the stack needs: without combs no image.
 package() {
     local COMB_IMAGE_TAG=''
-    if combs_on; then infra/bin/package.sh; else infra/bin/package.sh lambdas; fi
+    if image_on; then infra/bin/package.sh; else infra/bin/package.sh lambdas; fi
     # shellcheck disable=SC1091 # written by package.sh
     . "$PACKAGES/packages.env"
-    combs_on || COMB_IMAGE_TAG=''
+    image_on || COMB_IMAGE_TAG=''
     image_tag=$COMB_IMAGE_TAG
     export TF_VAR_fuse_zip=$FUSE_ZIP TF_VAR_hbee_zip=$HBEE_ZIP TF_VAR_comb_image_tag=$COMB_IMAGE_TAG
+}
+
+# Prints the host of the account's image registry.
+registry() {
+    local host=amazonaws.com
+    if [[ $REGION == cn-* ]]; then host=amazonaws.com.cn; fi
+    echo "$(account).dkr.ecr.$REGION.$host"
 }
 
 login() {
     local tool registry
     tool=$(image_tool)
-    registry=$(account).dkr.ecr.$REGION.amazonaws.com
+    registry=$(registry)
     aws ecr get-login-password | "$tool" login --username AWS --password-stdin "$registry" >&2 ||
         fail "\`$tool\` could not log in to $registry"
 }
 
 # Pushes the image unless the repository has it. Returns 1 if there is no repository, as before the first deployment.
 push() {
-    local name=buzz-rust-hcomb-$STAGE tool target
+    local name=$NAME_PREFIX-hcomb-$STAGE tool target
     local image=localhost/buzz-rust-hcomb:$image_tag
     tool=$(image_tool)
     aws ecr describe-repositories --repository-names "$name" >/dev/null 2>&1 || return 1
@@ -193,7 +215,7 @@ push() {
         return
     fi
     login
-    target=$(account).dkr.ecr.$REGION.amazonaws.com/$name:$image_tag
+    target=$(registry)/$name:$image_tag
     say "pushing $target …"
     { "$tool" tag "$image" "$target" && "$tool" push "$target" >&2; } || fail "the image could not be pushed to $target"
 }
@@ -215,7 +237,7 @@ deploy() {
     check_dirty
     check_stage
     account >/dev/null
-    if combs_on; then image_tool >/dev/null; fi
+    if image_on; then image_tool >/dev/null; fi
     init
     package
     local pushed=1
@@ -223,22 +245,23 @@ deploy() {
         confirm "Apply this to stage $STAGE in $REGION?"
         if combs_on; then
             make_service_role
-            push || pushed=0
+            ! image_on || push || pushed=0
         else
             stop_combs # of a stack that has had some: its network cannot be deleted while they run
         fi
         tf apply ${color[@]+"${color[@]}"} "$planned" || fail "not all was applied; what was is kept, and \`make deploy\` goes on from there"
-    elif combs_on; then
+    elif image_on; then
         push || pushed=0
     fi
     rm -f "$planned"
+    infra/bin/versions.py prune
     [ "$pushed" = 1 ] || push || fail "there is no repository to push the image to"
     say "stage $STAGE in $REGION has $(version). Next: make doctor STAGE=$STAGE, make stack-sample STAGE=$STAGE, make stack-query STAGE=$STAGE"
 }
 
 # Stops running combs, since the network cannot be deleted while they use it.
 stop_combs() {
-    local cluster=buzz-rust-cluster-$STAGE task
+    local cluster=$NAME_PREFIX-cluster-$STAGE task
     for task in $(aws ecs list-tasks --cluster "$cluster" --query 'taskArns[]' --output text 2>/dev/null || true); do
         [ "$task" != None ] || continue
         say "stopping $task"
@@ -249,9 +272,11 @@ stop_combs() {
 destroy() {
     init known
     export TF_VAR_fuse_zip=none TF_VAR_hbee_zip=none TF_VAR_comb_image_tag=none
+    local had_combs=0
+    if tf state list 2>/dev/null | grep '^module.combs' >/dev/null; then had_combs=1; fi
     if plan -destroy; then
         say "This deletes all of stage $STAGE in $REGION, its results and its logs."
-        if tf state list 2>/dev/null | grep -q '^module.network\[0\]'; then
+        if tf state list 2>/dev/null | grep '^module.network' >/dev/null; then
             say "AWS gives the functions' network interfaces back by itself; that may take 20 to 40 minutes, in which nothing seems to happen."
         fi
         confirm "Delete it?"
@@ -259,6 +284,7 @@ destroy() {
         tf apply ${color[@]+"${color[@]}"} "$planned" || fail "not all is deleted. Interfaces that AWS has not given back yet are the usual reason: wait, and run \`make destroy\` again"
     fi
     rm -f "$planned"
+    if [ "$had_combs" = 1 ]; then infra/bin/versions.py forget; fi
     TF_WORKSPACE='' tf workspace select default >/dev/null
     tf workspace delete "$STAGE" >/dev/null
     say "stage $STAGE is deleted. Terraform's state bucket stays: it serves all stages"
@@ -267,7 +293,7 @@ destroy() {
 bucket() {
     local id
     id=$(account)
-    echo "buzz-rust-$STAGE-$id-$REGION"
+    echo "$NAME_PREFIX-$STAGE-$id-$REGION"
 }
 
 sample() {
@@ -292,7 +318,7 @@ query() {
     # credentials; then `buzz` looks them up itself.
     local keys
     if keys=$(aws configure export-credentials --format env 2>/dev/null); then eval "$keys"; fi
-    exec "$BUZZ" query "$QUERY" --stack "$STAGE" ${table[@]+"${table[@]}"} --format "${FORMAT:-table}"
+    exec "$BUZZ" query "$QUERY" --function "$NAME_PREFIX-fuse-$STAGE:live" ${table[@]+"${table[@]}"} --format "${FORMAT:-table}"
 }
 
 verb=${1:-}

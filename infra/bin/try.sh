@@ -2,7 +2,7 @@
 # Deploys, plans again and destroys a stack on moto, an emulation of AWS, with the verbs that a user runs. moto runs no
 # programs and has no image registry, so the image is written to a file.
 #
-#   KINDS     comb networks to try, by default all three
+#   KINDS     comb networks to try, by default all four; private_ipv4 is in a network that exists
 #   BINARIES  the programs to package; by default empty ones
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -50,8 +50,32 @@ state() {
     TF_DATA_DIR=$PWD/infra/.terraform/$STAGE terraform -chdir="$INFRA" state list
 }
 
-for COMB_NETWORK in ${KINDS:-none public_ipv4 ipv6_only}; do
+# Sets the variables of a network that exists, as a company has one.
+make_network() {
+    local network group
+    network=$(aws ec2 create-vpc --cidr-block 10.9.0.0/16 --query Vpc.VpcId --output text)
+    group=$(aws ec2 create-security-group --group-name own --description own --vpc-id "$network" --query GroupId --output text)
+    FUNCTION_SUBNETS=$(aws ec2 create-subnet --vpc-id "$network" --cidr-block 10.9.0.0/24 --query Subnet.SubnetId --output text)
+    COMB_SUBNETS=$(aws ec2 create-subnet --vpc-id "$network" --cidr-block 10.9.1.0/24 --query Subnet.SubnetId --output text)
+    FUNCTION_SECURITY_GROUPS=$group COMB_SECURITY_GROUPS=$group
+    export FUNCTION_SUBNETS COMB_SUBNETS FUNCTION_SECURITY_GROUPS COMB_SECURITY_GROUPS
+}
+
+# Prints the version that the alias of Fuse names.
+live() {
+    aws lambda get-alias --function-name buzz-rust-fuse-dev --name live --query FunctionVersion --output text
+}
+
+for COMB_NETWORK in ${KINDS:-none public_ipv4 ipv6_only private_ipv4}; do
     export COMB_NETWORK
+    say "== $COMB_NETWORK: doctor"
+    unset FUNCTION_SUBNETS COMB_SUBNETS FUNCTION_SECURITY_GROUPS COMB_SECURITY_GROUPS
+    if [ "$COMB_NETWORK" = private_ipv4 ]; then make_network; fi
+    # The buckets of the settings do not exist here, and moto simulates no policies.
+    infra/bin/doctor.py >"$work/doctor.txt" 2>&1 && { cat "$work/doctor.txt" >&2; fail "the doctor does not miss the buckets"; }
+    [ "$(grep -c '^FAIL' "$work/doctor.txt")" = "$(grep -c '^FAIL  buckets: .* does not exist' "$work/doctor.txt")" ] || { cat "$work/doctor.txt" >&2; fail "the doctor finds what is not there"; }
+    grep -q '^ok    credentials: account 123456789012' "$work/doctor.txt" || { cat "$work/doctor.txt" >&2; fail "the doctor does not find the account"; }
+
     say "== $COMB_NETWORK: deploy"
     infra/bin/stack.sh deploy >"$work/deploy.log" 2>&1 || { cat "$work/deploy.log" >&2; fail "deploy failed"; }
     tail -n 1 "$work/deploy.log" >&2
@@ -62,6 +86,7 @@ for COMB_NETWORK in ${KINDS:-none public_ipv4 ipv6_only}; do
         if state | grep -E 'aws_(vpc|subnet|security_group|ecs|ecr)'; then fail "a stack without combs has what only combs need"; fi
         [ ! -e "$IMAGE_ARCHIVE" ] || fail "an image was written for a stack without combs"
     else
+        if [ "$COMB_NETWORK" = private_ipv4 ] && state | grep -E 'aws_(vpc|subnet|security_group)'; then fail "the stack has a network beside the one that exists"; fi
         ls "$IMAGE_ARCHIVE"/buzz-rust-hcomb-dev-*.tar >/dev/null || fail "no image was written"
     fi
     if [ "$COMB_NETWORK" = ipv6_only ] && state | grep aws_internet_gateway; then fail "there is an internet gateway"; fi
@@ -69,6 +94,14 @@ for COMB_NETWORK in ${KINDS:-none public_ipv4 ipv6_only}; do
     say "== $COMB_NETWORK: plan again"
     infra/bin/stack.sh plan >"$work/plan.log" 2>&1 || { cat "$work/plan.log" >&2; fail "plan failed"; }
     grep -q 'nothing would change' "$work/plan.log" || { cat "$work/plan.log" >&2; fail "a second plan is not empty"; }
+
+    say "== $COMB_NETWORK: deploy again, roll back"
+    first=$(live)
+    BUILD_VERSION=second infra/bin/stack.sh deploy >"$work/deploy.log" 2>&1 || { cat "$work/deploy.log" >&2; fail "a second deploy failed"; }
+    [ "$(live)" != "$first" ] || fail "a second deployment is not live"
+    infra/bin/versions.py | grep -q 'live  Buzz second' || { infra/bin/versions.py >&2; fail "the second version is not listed"; }
+    infra/bin/versions.py rollback >/dev/null
+    [ "$(live)" = "$first" ] || fail "a rollback does not make the first version live"
 
     say "== $COMB_NETWORK: sample, logs, costs"
     mkdir -p "$work/sample"
@@ -86,6 +119,8 @@ for COMB_NETWORK in ${KINDS:-none public_ipv4 ipv6_only}; do
 
     say "== $COMB_NETWORK: destroy"
     infra/bin/stack.sh destroy >"$work/destroy.log" 2>&1 || { cat "$work/destroy.log" >&2; fail "destroy failed"; }
+    left=$(aws ecs list-task-definitions --query 'length(taskDefinitionArns)' --output text)
+    [ "$left" = 0 ] || fail "$left task definitions are left"
     left=$(aws lambda list-functions --query 'length(Functions)' --output text)
     [ "$left" = 0 ] || fail "$left functions are left"
     tail -n 1 "$work/destroy.log" >&2

@@ -81,6 +81,76 @@ run "without_combs" {
   }
 }
 
+run "network_that_exists" {
+  command = plan
+  variables {
+    comb_network             = "private_ipv4"
+    function_subnets         = ["subnet-1", "subnet-2"]
+    function_security_groups = ["sg-1"]
+    comb_subnets             = ["subnet-3"]
+    comb_security_groups     = ["sg-3"]
+    name_prefix              = "acme-buzz"
+  }
+  assert {
+    condition     = length(module.network) == 0 && length(module.combs) == 1 && !contains(keys(module.functions.environment), "AWS_USE_DUALSTACK_ENDPOINT")
+    error_message = "no network is made beside the one that exists"
+  }
+  assert {
+    condition     = output.fuse_lambda_name == "acme-buzz-fuse-dev" && output.bucket == "acme-buzz-dev-123456789012-us-east-2"
+    error_message = "all names begin with the prefix"
+  }
+}
+
+run "functions_in_a_network_without_combs" {
+  command = plan
+  variables {
+    comb_network             = "none"
+    function_subnets         = ["subnet-1"]
+    function_security_groups = ["sg-1"]
+  }
+  assert {
+    condition     = length(module.network) == 0 && length(module.combs) == 0
+    error_message = "subnets alone make nothing"
+  }
+}
+
+run "private_combs_without_subnets" {
+  command = plan
+  variables {
+    comb_network = "private_ipv4"
+  }
+  expect_failures = [var.comb_subnets]
+}
+
+run "functions_and_combs_in_different_networks" {
+  command = plan
+  variables {
+    function_subnets         = ["subnet-1"]
+    function_security_groups = ["sg-1"]
+  }
+  expect_failures = [var.comb_subnets]
+}
+
+run "subnets_without_groups" {
+  command = plan
+  variables {
+    comb_network     = "none"
+    function_subnets = ["subnet-1"]
+  }
+  expect_failures = [var.function_subnets]
+}
+
+run "wrong_names" {
+  command = plan
+  variables {
+    name_prefix          = "Acme"
+    role_path            = "teams"
+    permissions_boundary = "boundary"
+    comb_image           = "hcomb"
+  }
+  expect_failures = [var.name_prefix, var.role_path, var.permissions_boundary, var.comb_image]
+}
+
 run "ipv6_only" {
   command = plan
   variables {

@@ -1,3 +1,21 @@
+variable "prefix" {
+  description = "Prefix of all names."
+  type        = string
+}
+
+variable "role" {
+  description = "Path of the roles, and the ARN of the policy that bounds their permissions, or null."
+  type = object({
+    path     = string
+    boundary = string
+  })
+}
+
+variable "image" {
+  description = "Full name of an image in another registry; empty for the stack's own repository."
+  type        = string
+}
+
 variable "stage" {
   description = "Name of the stage."
   type        = string
@@ -24,7 +42,7 @@ variable "arch" {
 }
 
 variable "comb_network" {
-  description = "`public_ipv4` or `ipv6_only`: selects the host name from which the image is pulled."
+  description = "`public_ipv4`, `private_ipv4` or `ipv6_only`: selects the host name from which the image is pulled."
   type        = string
 }
 

@@ -51,9 +51,11 @@ resource "aws_iam_role" "function" {
     hbee = "HBee: reads data files"
   }
 
-  name               = "${local.names[each.key]}-${var.region}"
-  description        = each.value
-  assume_role_policy = local.trust
+  name                 = "${local.names[each.key]}-${var.region}"
+  path                 = var.role.path
+  permissions_boundary = var.role.boundary
+  description          = each.value
+  assume_role_policy   = local.trust
 }
 
 resource "aws_iam_role_policy" "fuse" {

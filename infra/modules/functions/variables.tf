@@ -1,3 +1,16 @@
+variable "prefix" {
+  description = "Prefix of all names."
+  type        = string
+}
+
+variable "role" {
+  description = "Path of the roles, and the ARN of the policy that bounds their permissions, or null."
+  type = object({
+    path     = string
+    boundary = string
+  })
+}
+
 variable "stage" {
   description = "Name of the stage."
   type        = string
@@ -48,6 +61,7 @@ variable "network" {
   type = object({
     subnet_ids         = list(string)
     security_group_ids = list(string)
+    dual_stack         = bool
   })
 }
 
