@@ -50,13 +50,18 @@ version() {
         return
     fi
     commit=$(git rev-parse --short HEAD 2>/dev/null || echo unversioned)
-    echo "$number-$commit$([ -z "$(git status --porcelain 2>/dev/null)" ] || echo -dirty)"
+    echo "$number-$commit$([ -z "$(changes)" ] || echo -dirty)"
+}
+
+# Prints the files with changes that are not committed. Terraform adds the checksums of other platforms to its lock file.
+changes() {
+    git status --porcelain -- . ':!infra/.terraform.lock.hcl' 2>/dev/null || true
 }
 
 check_dirty() {
     [ "${ALLOW_DIRTY:-}" != 1 ] || return 0
     local changed
-    changed=$(git status --porcelain 2>/dev/null || true)
+    changed=$(changes)
     [ -z "$changed" ] || fail "the tree has changes that are not committed, as \`${changed%%$'\n'*}\`: commit them, or deploy them with ALLOW_DIRTY=1"
 }
 

@@ -73,7 +73,7 @@ for COMB_NETWORK in ${KINDS:-none public_ipv4 ipv6_only private_ipv4}; do
     if [ "$COMB_NETWORK" = private_ipv4 ]; then make_network; fi
     # The buckets of the settings do not exist here, and moto simulates no policies.
     infra/bin/doctor.py >"$work/doctor.txt" 2>&1 && { cat "$work/doctor.txt" >&2; fail "the doctor does not miss the buckets"; }
-    [ "$(grep -c '^FAIL' "$work/doctor.txt")" = "$(grep -c '^FAIL  buckets: .* does not exist' "$work/doctor.txt")" ] || { cat "$work/doctor.txt" >&2; fail "the doctor finds what is not there"; }
+    [ "$(grep -c '^FAIL' "$work/doctor.txt")" = "$(grep -c '^FAIL  buckets: .* does not exist' "$work/doctor.txt")" ] || { cat "$work/doctor.txt" >&2; fail "the doctor finds faults that do not exist"; }
     grep -q '^ok    credentials: account 123456789012' "$work/doctor.txt" || { cat "$work/doctor.txt" >&2; fail "the doctor does not find the account"; }
 
     say "== $COMB_NETWORK: deploy"
