@@ -18,6 +18,9 @@ locals {
   combs_on = var.comb_network != "none"
   role     = { path = var.role_path, boundary = var.permissions_boundary == "" ? null : var.permissions_boundary }
 
+  # A query leaves half of the functions of the account to others.
+  at_once = var.account_concurrency == 0 ? local.settings.hbee_at_once : min(local.settings.hbee_at_once, max(1, floor(var.account_concurrency / 2)))
+
   # A network of its own, unless subnets are given. Without combs and without subnets, functions are in none.
   own_network = local.combs_on && length(var.function_subnets) == 0
   given_network = length(var.function_subnets) == 0 ? null : {
@@ -104,6 +107,7 @@ module "combs" {
   image_tag    = var.comb_image_tag
   cpu          = local.settings.comb_cpu
   memory_mb    = local.settings.comb_memory_mb
+  disk_gb      = local.settings.comb_disk_gb
   port         = local.settings.comb_port
   idle_s       = local.settings.comb_idle_s
   log_days     = local.settings.log_days
@@ -142,7 +146,7 @@ module "functions" {
     zip       = var.hbee_zip
     memory_mb = local.settings.hbee_memory_mb
     timeout_s = local.settings.hbee_timeout_s
-    at_once   = local.settings.hbee_at_once
+    at_once   = local.at_once
   }
   limits = {
     BUZZ_MAX_SCAN_BYTES = local.settings.max_scan_bytes

@@ -44,6 +44,7 @@ output "sizes" {
     comb_network   = var.comb_network
     fuse_memory_mb = local.settings.fuse_memory_mb
     hbee_memory_mb = local.settings.hbee_memory_mb
+    hbee_at_once   = local.at_once
     comb_cpu       = local.settings.comb_cpu
     comb_memory_mb = local.settings.comb_memory_mb
   }

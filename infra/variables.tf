@@ -95,6 +95,12 @@ variable "log_level" {
   default     = "info"
 }
 
+variable "account_concurrency" {
+  description = "Functions that the account may run at the same time in this region; 0 if that is not known."
+  type        = number
+  default     = 0
+}
+
 variable "name_prefix" {
   description = "Prefix of the names of all resources. Another than the default needs `buzz --function` in place of `--stack`."
   type        = string

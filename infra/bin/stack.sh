@@ -131,6 +131,10 @@ init() { # `known`: fails unless the stack exists
     export TF_VAR_name_prefix=$NAME_PREFIX TF_VAR_role_path=${ROLE_PATH:-/} TF_VAR_permissions_boundary=${PERMISSIONS_BOUNDARY:-}
     export TF_VAR_comb_image=${COMB_IMAGE:-} TF_VAR_tags TF_VAR_function_subnets TF_VAR_function_security_groups
     export TF_VAR_comb_subnets TF_VAR_comb_security_groups
+    # A query uses at most half of the functions that the account may run.
+    TF_VAR_account_concurrency=$(aws lambda get-account-settings --query AccountLimit.UnreservedConcurrentExecutions --output text 2>/dev/null || true)
+    [[ $TF_VAR_account_concurrency =~ ^[0-9]+$ ]] || TF_VAR_account_concurrency=0
+    export TF_VAR_account_concurrency
     TF_VAR_build_version=$(version)
     export TF_VAR_data_locations TF_VAR_output_locations TF_VAR_data_kms_keys TF_VAR_bucket_regions TF_VAR_build_version
 }

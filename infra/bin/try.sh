@@ -2,7 +2,8 @@
 # Deploys, plans again and destroys a stack on moto, an emulation of AWS, with the verbs that a user runs. moto runs no
 # programs and has no image registry, so the image is written to a file.
 #
-#   KINDS     comb networks to try, by default all four; private_ipv4 is in a network that exists
+#   KINDS     comb networks to try, by default all four; private_ipv4 is in a network that exists, with an image of another
+#             registry
 #   BINARIES  the programs to package; by default empty ones
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -25,7 +26,7 @@ for _ in $(seq 100); do
 done
 
 # Removes the user's own settings and credentials.
-for name in $(compgen -e | grep -E '^(AWS_|TF_VAR_|DATA_|OUTPUT_|BACKEND_|DEPLOY_PROFILE|COMB_NETWORK|BUCKET_REGIONS)' || true); do unset "$name"; done
+for name in $(compgen -e | grep -E '^(AWS_|TF_VAR_|DATA_|OUTPUT_|BACKEND_|DEPLOY_PROFILE|COMB_NETWORK|BUCKET_REGIONS|NAME_PREFIX|TAGS|ROLE_PATH|PERMISSIONS_BOUNDARY|FUNCTION_|TF$)' || true); do unset "$name"; done
 export AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=secret AWS_ENDPOINT_URL=http://127.0.0.1:$port
 export AWS_EC2_METADATA_DISABLED=true AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null
 export STAGE=dev REGION=us-east-2 AWS_DEFAULT_REGION=us-east-2 AUTO_APPROVE=1 ALLOW_DIRTY=1 BUILD_VERSION=try DATA_LOCATIONS='s3://lake/trips/ s3://rates' OUTPUT_LOCATIONS=s3://reports/daily/
@@ -70,7 +71,12 @@ for COMB_NETWORK in ${KINDS:-none public_ipv4 ipv6_only private_ipv4}; do
     export COMB_NETWORK
     say "== $COMB_NETWORK: doctor"
     unset FUNCTION_SUBNETS COMB_SUBNETS FUNCTION_SECURITY_GROUPS COMB_SECURITY_GROUPS
-    if [ "$COMB_NETWORK" = private_ipv4 ]; then make_network; fi
+    COMB_IMAGE=''
+    if [ "$COMB_NETWORK" = private_ipv4 ]; then
+        make_network
+        COMB_IMAGE=registry.example.com/buzz/hcomb:1a2b3c4d
+    fi
+    export COMB_IMAGE
     # The buckets of the settings do not exist here, and moto simulates no policies.
     infra/bin/doctor.py >"$work/doctor.txt" 2>&1 && { cat "$work/doctor.txt" >&2; fail "the doctor does not miss the buckets"; }
     [ "$(grep -c '^FAIL' "$work/doctor.txt")" = "$(grep -c '^FAIL  buckets: .* does not exist' "$work/doctor.txt")" ] || { cat "$work/doctor.txt" >&2; fail "the doctor finds faults that do not exist"; }
@@ -86,8 +92,11 @@ for COMB_NETWORK in ${KINDS:-none public_ipv4 ipv6_only private_ipv4}; do
         if state | grep -E 'aws_(vpc|subnet|security_group|ecs|ecr)'; then fail "a stack without combs has what only combs need"; fi
         [ ! -e "$IMAGE_ARCHIVE" ] || fail "an image was written for a stack without combs"
     else
-        if [ "$COMB_NETWORK" = private_ipv4 ] && state | grep -E 'aws_(vpc|subnet|security_group)'; then fail "the stack has a network beside the one that exists"; fi
-        ls "$IMAGE_ARCHIVE"/buzz-rust-hcomb-dev-*.tar >/dev/null || fail "no image was written"
+        if [ "$COMB_NETWORK" = private_ipv4 ]; then
+            if state | grep -E 'aws_(vpc|subnet|security_group|ecr)'; then fail "the stack has a network or a registry beside those that exist"; fi
+        else
+            ls "$IMAGE_ARCHIVE"/buzz-rust-hcomb-dev-*.tar >/dev/null || fail "no image was written"
+        fi
     fi
     if [ "$COMB_NETWORK" = ipv6_only ] && state | grep aws_internet_gateway; then fail "there is an internet gateway"; fi
 

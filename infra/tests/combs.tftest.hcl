@@ -104,6 +104,31 @@ run "what_ecs_may_do" {
   }
 }
 
+run "larger_disk" {
+  variables {
+    disk_gb = 100
+  }
+  module {
+    source = "./modules/combs"
+  }
+
+  assert {
+    condition     = one(aws_ecs_task_definition.comb.ephemeral_storage).size_in_gib == 100
+    error_message = "the disk must be the given one"
+  }
+}
+
+run "disk_that_fargate_does_not_have" {
+  command = plan
+  variables {
+    disk_gb = 500
+  }
+  module {
+    source = "./modules/combs"
+  }
+  expect_failures = [var.disk_gb]
+}
+
 run "image_of_another_registry" {
   variables {
     image = "210987654321.dkr.ecr.eu-west-1.amazonaws.com/mirror/hcomb:1a2b3c4d"

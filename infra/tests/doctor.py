@@ -185,6 +185,11 @@ def main():
             wanted = {"tools", "settings", "credentials", "rights", "quotas", "buckets", "function", "fuse", "hbee", "delta", "exchange", "result", "later", "cost"}
             if ill or code or not wanted <= checks:
                 problems.append(f"a healthy stack is not found healthy: exit {code}, {ill}, without {sorted(wanted - checks)}")
+        # With an image and a network that exist, neither a tool for images nor a new network is needed.
+        given = {"COMB_NETWORK": "private_ipv4", "COMB_IMAGE": "registry.example.com/hcomb:1", "IMAGE_TOOL": "no-podman", "FUNCTION_SUBNETS": "subnet-1"}
+        lines, code = run(csv, [(["--service-code vpc"], {"Quota": {"Value": 0}})], given)
+        if code:
+            problems.append(f"a stack in a network that exists is not found healthy: {lines}")
         lines, code = run(csv, [(["lambda get-function-configuration"], "ResourceNotFoundException")], {})
         if code or not lines[-1].startswith("skip  stack:"):
             problems.append(f"an account without the stack: exit {code}, {lines[-1]}")

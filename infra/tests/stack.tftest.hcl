@@ -151,6 +151,30 @@ run "wrong_names" {
   expect_failures = [var.name_prefix, var.role_path, var.permissions_boundary, var.comb_image]
 }
 
+run "new_account" {
+  command = plan
+  variables {
+    comb_network        = "none"
+    account_concurrency = 10
+  }
+  assert {
+    condition     = output.sizes.hbee_at_once == 5
+    error_message = "a query leaves half of the functions to others, got ${output.sizes.hbee_at_once}"
+  }
+}
+
+run "large_account" {
+  command = plan
+  variables {
+    comb_network        = "none"
+    account_concurrency = 5000
+  }
+  assert {
+    condition     = output.sizes.hbee_at_once == 900
+    error_message = "the setting of the stage bounds a query, got ${output.sizes.hbee_at_once}"
+  }
+}
+
 run "ipv6_only" {
   command = plan
   variables {

@@ -75,6 +75,14 @@ resource "aws_ecs_task_definition" "comb" {
     operating_system_family = "LINUX"
   }
 
+  # Fargate gives 20 GB by default, and takes 21 to 200.
+  dynamic "ephemeral_storage" {
+    for_each = var.disk_gb > 20 ? [var.disk_gb] : []
+    content {
+      size_in_gib = ephemeral_storage.value
+    }
+  }
+
   # Volume for spilled rows. The other files of the container are read-only.
   volume {
     name = "tmp"

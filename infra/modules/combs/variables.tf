@@ -61,6 +61,17 @@ variable "memory_mb" {
   type        = number
 }
 
+variable "disk_gb" {
+  description = "Disk of one comb, for spilled rows: 20 to 200 GB."
+  type        = number
+  default     = 20
+
+  validation {
+    condition     = var.disk_gb >= 20 && var.disk_gb <= 200
+    error_message = "`comb_disk_gb` is ${var.disk_gb}; it can be 20 to 200."
+  }
+}
+
 variable "port" {
   description = "TCP port on which combs listen."
   type        = number
