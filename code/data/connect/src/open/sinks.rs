@@ -13,7 +13,7 @@ use crate::place::Place;
 use crate::sink::{Blackhole, Files, Folder, SingleFile, Sink, Stdout, WriteFormat};
 
 /// Connectors of sinks, for messages.
-const SINKS: &str = "stdout, blackhole, single_file, filesystem (also parquet, json, csv)";
+const SINKS: &str = "stdout (also preview, log, web), blackhole, single_file, filesystem (also parquet, json, csv)";
 
 /// Opens the sink of table `name`. `pipeline` identifies the pipeline that writes.
 ///
@@ -29,7 +29,7 @@ pub async fn open_sink(
     let mut options = Options::new(name, options);
     let sink: Arc<dyn Sink> = match connector {
         "blackhole" => Arc::new(Blackhole),
-        "stdout" | "preview" | "log" => Arc::new(Stdout::new(text_format(&mut options)?)),
+        "stdout" | "preview" | "log" | "web" => Arc::new(Stdout::new(text_format(&mut options)?)),
         "single_file" => {
             let path = options.required(&["path", "uri"])?;
             let (location, _) = place.open(&path).await?;
