@@ -108,7 +108,8 @@ for COMB_NETWORK in ${KINDS:-none public_ipv4 ipv6_only private_ipv4}; do
     first=$(live)
     BUILD_VERSION=second infra/bin/stack.sh deploy >"$work/deploy.log" 2>&1 || { cat "$work/deploy.log" >&2; fail "a second deploy failed"; }
     [ "$(live)" != "$first" ] || fail "a second deployment is not live"
-    infra/bin/versions.py | grep -q 'live  Buzz second' || { infra/bin/versions.py >&2; fail "the second version is not listed"; }
+    infra/bin/versions.py >"$work/versions.txt"
+    grep -q 'live  Buzz second' "$work/versions.txt" || { cat "$work/versions.txt" >&2; fail "the second version is not listed"; }
     infra/bin/versions.py rollback >/dev/null
     [ "$(live)" = "$first" ] || fail "a rollback does not make the first version live"
 
