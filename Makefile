@@ -22,11 +22,12 @@ AWS_CLI := $(CARGO_TARGET_DIR)/aws-cli
 # Settings of a stack, for the scripts. default.env.example explains each.
 export STAGE REGION DEPLOY_PROFILE BACKEND_PROFILE BACKEND_BUCKET BACKEND_REGION ARCH COMB_NETWORK DATA_LOCATIONS \
 	OUTPUT_LOCATIONS BUCKET_REGIONS DATA_KMS_KEYS LOG_LEVEL AUTO_APPROVE ALLOW_DIRTY IMAGE_TOOL IMAGE_ARCHIVE BINARIES \
-	SAMPLE QUERY TABLE FORMAT BUZZ ROLE SINCE QUERY_ID DAYS CANCEL RESULTS
+	NAME_PREFIX TAGS ROLE_PATH PERMISSIONS_BOUNDARY FUNCTION_SUBNETS FUNCTION_SECURITY_GROUPS COMB_SUBNETS \
+	COMB_SECURITY_GROUPS COMB_IMAGE TF TF_PLUGIN_DIR SAMPLE QUERY TABLE FORMAT BUZZ ROLE SINCE QUERY_ID DAYS CANCEL RESULTS WHEN VERSION
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample local-sample run-query test check check-infra format bench fuzz clean init package package-lambdas \
-	package-hcomb plan deploy deploy-all destroy logs queries costs docker-login check-dirty scan-infra try-infra try-packages try-reproducible \
+	package-hcomb plan deploy deploy-all destroy doctor versions rollback logs queries costs docker-login check-dirty scan-infra try-infra try-packages try-reproducible \
 	run-integ-local run-integ-docker run-integ-aws
 .PHONY: bench-builds examples slt slt-known differential differential-real bench-tools stack-sample stack-query need-stage
 
@@ -280,6 +281,15 @@ plan: ## Show the changes that deploy would make
 
 destroy: ## Delete the stack with all its resources
 	@infra/bin/stack.sh destroy
+
+doctor: ## Check tools, rights, quotas and buckets, and a deployed stack with small queries; WHEN=before or after
+	@infra/bin/doctor.py
+
+versions: ## List the deployed versions that are kept
+	@infra/bin/versions.py
+
+rollback: ## Make an earlier version live, without a build; VERSION=7, by default the one before
+	@infra/bin/versions.py rollback
 
 logs: ## Print the log of ROLE=fuse, hbee or comb; SINCE=1h, QUERY_ID=…
 	@infra/bin/logs.py

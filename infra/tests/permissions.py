@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Compares the policies of the roles with the AWS calls in the code. Fails if a call has no permission, if a
-permission has no call, if a resource costs while idle, or if no program reads a variable.
+permission has no call, if a resource costs while idle, or if no program reads a variable. Compares the policies for
+deploying with the resources (`deploy_rights.py`).
 
 Needs neither Terraform nor an account: policies and code are parsed as text.
 """
@@ -8,6 +9,8 @@ Needs neither Terraform nor an account: policies and code are parsed as text.
 import re
 import sys
 from pathlib import Path
+
+import deploy_rights
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ROOT / "infra" / "modules"
@@ -208,12 +211,13 @@ def main():
         if name not in code:
             problems.append(f"the configuration sets {name}, which no program reads")
 
+    problems += deploy_rights.problems()
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if problems:
         sys.exit(1)
     counts = ", ".join(f"{role} {len(actions)}" for role, actions in allowed().items())
-    print(f"permissions: each has its call, each call its permission ({counts})")
+    print(f"permissions: each has its call, each call its permission ({counts}); deploying {deploy_rights.count()}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use aws_config::SdkConfig;
 use buzz_aws::clients::sdk;
+use buzz_aws::credentials::with_command_line;
 use buzz_engine::wire::{AnswerMessage, ask_event, describe_event};
 use buzz_engine::{
     Answer, Content, Engine, NameChange, NameChanged, Names, Progress, Question, Rows, Running, Summary,
@@ -75,7 +76,7 @@ impl StackEngine {
     /// # Errors
     /// `Invalid` if no region is set.
     pub async fn connect(function: String, endpoint_url: Option<&str>) -> Result<Self> {
-        let sdk = sdk(READ_TIMEOUT, endpoint_url).await;
+        let sdk = with_command_line(sdk(READ_TIMEOUT, endpoint_url).await);
         if sdk.region().is_none() {
             return Err(QueryError::invalid("no region is set; set AWS_REGION to the region of the stack"));
         }

@@ -43,9 +43,9 @@ pub(crate) enum Watched {
     Failed(QueryError),
 }
 
-/// Returns the name of the Fuse function of stack `name`.
+/// Returns the name of the Fuse function of stack `name`, with the alias of the version in use.
 pub fn function_of(name: &str) -> String {
-    format!("buzz-rust-fuse-{name}")
+    format!("buzz-rust-fuse-{name}:live")
 }
 
 /// The reason why an invocation did not answer a query.

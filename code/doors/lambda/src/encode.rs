@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use buzz_aws::price::{PRICES_OF, Sizes};
+use buzz_aws::price::Sizes;
 use buzz_engine::wire::{Encoding, Phases, SummaryMessage};
 use buzz_engine::{Rows, Summary, Used};
 use buzz_protocol::{Format, QueryError, Result};
@@ -47,7 +47,7 @@ pub(crate) fn summary_message(summary: &Summary, used: &Used, sizes: &Sizes, tot
         cost_usd: cost.own_usd,
         combs_started: used.starts.combs,
         started_usd: cost.started_usd,
-        prices_of: PRICES_OF.to_string(),
+        prices_of: sizes.prices.date(),
     }
 }
 

@@ -311,6 +311,7 @@ mod tests {
             combs: None,
             function: "fuse".to_string(),
             memory_mb: 1024,
+            region: String::new(),
             limits: QueryLimits::default(),
         };
         let sdk = aws_config::SdkConfig::builder().behavior_version(aws_config::BehaviorVersion::latest()).build();

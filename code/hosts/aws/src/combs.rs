@@ -373,11 +373,18 @@ pub struct NoCombs;
 #[async_trait]
 impl Combs for NoCombs {
     async fn ready(&self, _count: usize) -> Result<Vec<CombAddress>> {
-        Err(QueryError::invalid("this query requires combs, but this stack has none; set BUZZ_COMB_CLUSTER"))
+        Err(QueryError::invalid(
+            "this query requires combs, but this stack has none; leave the option `reducer` out, so that Fuse reduces \
+             the query, or deploy the stack with COMB_NETWORK=public_ipv4",
+        ))
     }
 
     async fn warm(&self, _count: usize) -> Result<Vec<CombAddress>> {
         Ok(Vec::new())
+    }
+
+    fn are_possible(&self) -> bool {
+        false
     }
 
     fn partitions_per_comb(&self, _count: usize) -> usize {

@@ -95,6 +95,9 @@ struct CloudArguments {
     /// Report only IPv6 addresses for combs.
     #[arg(long)]
     ipv6: bool,
+    /// Deploy a stack without combs, as COMB_NETWORK=none does.
+    #[arg(long, conflicts_with = "ipv6")]
+    without_combs: bool,
 }
 
 #[tokio::main]
@@ -159,6 +162,7 @@ async fn start(arguments: &CloudArguments, (address, port): (IpAddr, u16)) -> Re
         comb_start_delay: Duration::try_from_secs_f64(arguments.comb_start_delay)?,
         comb_idle: Duration::from_secs(arguments.comb_idle),
         fuse_environment: arguments.fuse_environment.iter().cloned().collect(),
+        combs: !arguments.without_combs,
         comb_address: if arguments.ipv6 { AddressKind::Ipv6 } else { AddressKind::Ipv4 },
         ..Stack::new(&programs, &arguments.folder)
     };

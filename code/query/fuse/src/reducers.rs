@@ -81,7 +81,7 @@ impl Reducers {
         }
         let auto = plan.options.reducer == ReducerChoice::Auto;
         // Rows of any number fit in objects.
-        if auto && host.objects.is_for_all() && (last || !may_reduce_itself) {
+        if auto && host.objects.is_for_all() && (last || !may_reduce_itself || !host.combs.are_possible()) {
             return Self::objects(plan).await;
         }
         if may_reduce_itself && auto && last {

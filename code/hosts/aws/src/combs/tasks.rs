@@ -59,7 +59,7 @@ impl CombTask {
     /// Returns the address of the comb, or `None` until ECS has assigned one.
     pub fn address(&self, settings: &CombSettings) -> Option<CombAddress> {
         let host = match settings.network {
-            CombNetwork::PublicIpv4 => self.ipv4.clone()?,
+            CombNetwork::PublicIpv4 | CombNetwork::PrivateIpv4 => self.ipv4.clone()?,
             CombNetwork::Ipv6Only => format!("[{}]", self.ipv6.as_ref()?),
         };
         Url::parse(&format!("http://{host}:{}", settings.port)).ok().map(CombAddress)
@@ -194,7 +194,7 @@ impl Tasks for EcsTasks {
     async fn run(&self, token: &str, started_by: &str) -> Result<CombTask> {
         let public_ip = match self.settings.network {
             CombNetwork::PublicIpv4 => AssignPublicIp::Enabled,
-            CombNetwork::Ipv6Only => AssignPublicIp::Disabled,
+            CombNetwork::PrivateIpv4 | CombNetwork::Ipv6Only => AssignPublicIp::Disabled,
         };
         let network = AwsVpcConfiguration::builder()
             .set_subnets(Some(self.settings.subnets.clone()))

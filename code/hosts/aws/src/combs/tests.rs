@@ -63,6 +63,7 @@ fn comb_address_depends_on_the_network() {
     };
     let address = |network| task.address(&CombSettings { network, ..settings() }).unwrap().to_string();
     assert_eq!(address(CombNetwork::PublicIpv4), "http://10.0.1.5:3333/");
+    assert_eq!(address(CombNetwork::PrivateIpv4), "http://10.0.1.5:3333/");
     assert_eq!(address(CombNetwork::Ipv6Only), "http://[2600:1f16::5]:3333/");
     assert_eq!(task.slot(), Some(12));
     assert_eq!(CombTask { started_by: "somebody".to_string(), ..task }.slot(), None);
@@ -179,6 +180,8 @@ async fn combs_of_fargate_keep_the_contract() {
 async fn stack_without_combs_has_none_and_says_so() {
     let error = NoCombs.ready(1).await.unwrap_err();
     assert!(error.to_string().contains("this stack has none"), "{error}");
+    assert!(error.to_string().contains("COMB_NETWORK=public_ipv4"), "{error}");
+    assert!(!NoCombs.are_possible());
     assert!(NoCombs.warm(3).await.unwrap().is_empty());
 }
 

@@ -6,6 +6,7 @@ mod chaos;
 mod command;
 #[path = "../common/mod.rs"]
 mod common;
+mod deployments;
 mod engine;
 mod estimates;
 mod faults;

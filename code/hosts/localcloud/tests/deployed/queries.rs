@@ -73,6 +73,27 @@ async fn answers_and_partial_aggregates_are_kept_in_the_bucket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fuse_of_a_stack_without_combs_reduces_every_query_itself() {
+    let deployed = deploy(|stack| stack.combs = false).await;
+    for (zones, tasks) in [(1, 1), (3, 64)] {
+        let answer = deployed.invoke(&ask(GROUPS, zones, json!({"tasks": tasks}))).await;
+        assert_answers(&answer, &plain(GROUPS).await);
+        assert_ne!(answer.unwrap()["summary"]["reducer"], "comb");
+    }
+    // On other stacks, combs would be started for as many rows.
+    let answer = deployed.invoke(&ask(LARGE, 1, json!({"tasks": 48}))).await.unwrap();
+    assert_eq!(answer["row_count"], 180_000);
+
+    let (kind, message) = deployed.invoke(&ask(GROUPS, 1, json!({"reducer": "comb"}))).await.unwrap_err();
+    assert_eq!(kind, "Invalid");
+    assert!(message.contains("this stack has none") && message.contains("COMB_NETWORK=public_ipv4"), "{message}");
+    // One response cannot carry the rows of one task, so they go through objects.
+    let answer = deployed.invoke(&ask(LARGE, 1, json!({"tasks": 1}))).await.unwrap();
+    assert_eq!(answer["row_count"], 180_000);
+    assert_eq!(deployed.cloud.ecs.started(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn combs_with_only_ipv6_addresses_are_reachable() {
     let deployed = deploy(|stack| stack.comb_address = AddressKind::Ipv6).await;
     let answer = deployed.invoke(&ask(GROUPS, 2, json!({"reducer": "comb"}))).await;
