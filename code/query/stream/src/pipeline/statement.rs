@@ -19,9 +19,9 @@ use super::views::logical;
 use super::{EpochOutput, StageDelta, StageId};
 use crate::feed::{Rows, names, run, with_rows};
 use crate::lower::{SourceScan, lower};
-use crate::ranks::limit_ranks;
+use crate::ranks::{limit_ranks, ranked};
 use crate::script::{Output, Script};
-use crate::stage::{Advance, Stage, StageState};
+use crate::stage::{Advance, Stage, StageState, Top};
 use crate::window::{REACH_MAX, duration};
 
 /// Rows of a batch that are put in order.
@@ -68,7 +68,7 @@ impl Statement {
         let lowered = lower(&plan, sources.scans, &index.to_string(), output.on_close)?;
         let mut stages = Vec::new();
         for draft in &lowered.stages {
-            stages.push(Arc::new(Stage::plan(draft, &context.state()).await?));
+            stages.push(Stage::plan(draft, &context.state()).await?);
         }
         let reach = reach(&stages)?;
         let mut read = BTreeSet::new();
@@ -83,6 +83,7 @@ impl Statement {
             read = read.iter().map(|name| source_of(name, sources.inputs).to_string()).collect();
         }
         let above = limit_ranks(dialect::physical(&context.state(), &lowered.above).await?)?;
+        set_tops(&mut stages, &above);
         let mut schema = above.schema();
         if lowered.timed {
             let columns: Vec<usize> = (0..schema.fields().len() - 1).collect();
@@ -92,7 +93,7 @@ impl Statement {
             into: output.into.clone(),
             sources: read,
             reach,
-            stages,
+            stages: stages.into_iter().map(Arc::new).collect(),
             above,
             timed: lowered.timed,
             schema,
@@ -114,12 +115,12 @@ impl Statement {
         for (number, (stage, kept)) in self.stages.iter().zip(state).enumerate() {
             let delta =
                 if reads_rows(&stage.input(), &feeds) { stage.delta(&feeds, context).await? } else { Rows::new() };
-            let batches: Vec<RecordBatch> = delta.iter().flatten().cloned().collect();
-            if !batches.is_empty() {
+            let rows = stage.keyed(&delta.concat())?;
+            let closed = stage.fold(kept, &rows, advance, context).await?;
+            if !rows.is_empty() {
                 let stage = StageId { statement: index, stage: number };
-                output.deltas.push(StageDelta { stage, before: advance.before, batches });
+                output.deltas.push(StageDelta { stage, before: advance.before, batches: rows });
             }
-            let closed = stage.fold(kept, delta, advance, context).await?;
             feeds.insert(stage.slot.clone(), closed);
         }
         if !advance.emits || !reads_rows(&self.above, &feeds) {
@@ -128,6 +129,24 @@ impl Statement {
         let rows = run(with_rows(&self.above, &feeds)?, context).await?;
         let rows: Vec<RecordBatch> = rows.into_iter().flatten().collect();
         if self.timed { in_time_order(&rows, &self.schema) } else { Ok(rows) }
+    }
+}
+
+/// Sets in stages which rows of a window the plan above reads, if it reads the window's rows once and only the first ones by a
+/// column.
+fn set_tops(stages: &mut [Stage], above: &Arc<dyn ExecutionPlan>) {
+    let mut read = names(above);
+    read.extend(stages.iter().flat_map(|stage| names(&stage.input())));
+    for ranked in ranked(above) {
+        if read.iter().filter(|name| **name == ranked.feed).count() != 1 {
+            continue;
+        }
+        if let Some(stage) = stages.iter_mut().find(|stage| stage.slot == ranked.feed)
+            && ranked.keys.iter().all(|&key| stage.is_window(key))
+            && Top::has_order(stage.column_type(ranked.column))
+        {
+            stage.top = Some(Top { column: ranked.column, order: ranked.order, fetch: ranked.fetch });
+        }
     }
 }
 
@@ -155,7 +174,7 @@ fn in_time_order(batches: &[RecordBatch], schema: &SchemaRef) -> Result<Vec<Reco
 }
 
 /// Adds up the lengths of windows, as the rows of one may be the input of another.
-fn reach(stages: &[Arc<Stage>]) -> Result<i64> {
+fn reach(stages: &[Stage]) -> Result<i64> {
     let reach = stages.iter().map(|stage| stage.spec.reach()).fold(0, i64::saturating_add);
     if reach > REACH_MAX {
         let windows: Vec<String> = stages.iter().map(|stage| stage.spec.to_string()).collect();
