@@ -39,5 +39,7 @@ pub use nexmark::Nexmark;
 pub use open::{OpenSource, OpenTable, check_places, nullable, open_sink, open_source};
 pub use options::{Options, parse_duration};
 pub use place::Place;
-pub use sink::{Blackhole, Files, Folder, SingleFile, Sink, Stdout, WriteFormat, Written, check_columns, encode_lines};
+pub use sink::{
+    Blackhole, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, WriteFormat, Written, check_columns, encode_lines,
+};
 pub use source::{BadData, BadRow, Source, SourceBatch};

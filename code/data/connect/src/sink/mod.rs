@@ -1,5 +1,6 @@
 //! Sinks: where rows go. Each takes the rows of an epoch, and takes them again with the same result.
 
+mod delta;
 mod encode;
 mod folder;
 mod single_file;
@@ -13,6 +14,7 @@ use arrow::datatypes::Schema;
 use async_trait::async_trait;
 use buzz_protocol::{QueryError, Result};
 
+pub use self::delta::DeltaSink;
 pub use self::encode::{WriteFormat, encode_lines};
 pub use self::folder::{Files, Folder};
 pub use self::single_file::SingleFile;

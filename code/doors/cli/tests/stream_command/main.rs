@@ -111,6 +111,7 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("sinks::what_cannot_be_written_is_refused_by_check", sinks::refused),
         Trial::test("sinks::times_keep_their_zone", sinks::zones),
         Trial::test("delta::appended_rows_are_read_once", delta::appended_rows),
+        Trial::test("delta::sink_gets_each_epoch_once", delta::sink),
         Trial::test("dialect::statements_equal_batch", dialect::equal_batch),
         Trial::test("dialect::overflow_is_an_error_as_in_batch", dialect::overflow_is_an_error),
         Trial::test("check::names_stages_and_state", tutorial::check_names_stages),
