@@ -61,7 +61,7 @@ examples: local-sample ## Make the files that code/examples reads, in data/examp
 
 STREAM ?= code/examples/top-auctions.sql
 
-.PHONY: run-stream stream-differential stream-mutations bench-stream
+.PHONY: run-stream stream-differential stream-mutations stream-tools bench-stream
 run-stream: build ## Run the continuous query STREAM (default: the top auctions of 10 s, every 2 s) and print its rows
 	@$(BUZZ) stream run $(STREAM)
 
@@ -231,9 +231,15 @@ bench-cloud: deployed ## Measure a stack's programs on the local cloud; writes d
 	python3 code/testkit/bench/cloud.py --bin $(DEPLOYED) --build small --sample $(SAMPLE) \
 		--runs $(or $(BENCH_RUNS),5) --output docs/FIGURES.md
 
-bench-stream: release ## Measure continuous queries; BENCH_RUNS=3 EVENTS=4000000 BINARIES=folder
+STREAM_TOOLS := $(BENCH)/stream-tools
+stream-tools:
+	@$(STREAM_TOOLS)/bin/python -c 'import bytewax' 2>/dev/null || { python3 -m venv $(STREAM_TOOLS) && \
+		$(STREAM_TOOLS)/bin/pip install --quiet bytewax==0.21.1; } || echo "bytewax is left out: it cannot be installed" >&2
+
+bench-stream: release stream-tools ## Measure continuous queries, next to plain DataFusion and bytewax; BENCH_RUNS=3 EVENTS=4000000 BINARIES=folder
 	python3 code/testkit/bench/stream.py --bin $(MEASURED) --folder $(BENCH)/stream --runs $(or $(BENCH_RUNS),3) \
-		--events $(or $(EVENTS),4000000)
+		--events $(or $(EVENTS),4000000) \
+		$$($(STREAM_TOOLS)/bin/python -c 'import bytewax' 2>/dev/null && echo --tools $(STREAM_TOOLS)/bin/python)
 
 bench-builds: bench-tools ## Compare two builds of `buzz` on TPC-H; OLD=folder NEW=folder BENCH_RUNS=9 TPCH_SCALE=1
 	@[ -n "$(OLD)" ] || { echo "error: OLD= names the folder of the old build's \`buzz\`" >&2; exit 2; }
