@@ -233,13 +233,14 @@ bench-cloud: deployed ## Measure a stack's programs on the local cloud; writes d
 
 STREAM_TOOLS := $(BENCH)/stream-tools
 stream-tools:
-	@$(STREAM_TOOLS)/bin/python -c 'import bytewax' 2>/dev/null || { python3 -m venv $(STREAM_TOOLS) && \
-		$(STREAM_TOOLS)/bin/pip install --quiet bytewax==0.21.1; } || echo "bytewax is left out: it cannot be installed" >&2
+	@[ -x $(STREAM_TOOLS)/bin/pip ] || python3 -m venv $(STREAM_TOOLS)
+	@for engine in bytewax==0.21.1 pathway==0.33.0; do \
+		$(STREAM_TOOLS)/bin/python -c "import $${engine%%=*}" 2>/dev/null || $(STREAM_TOOLS)/bin/pip install --quiet $$engine || \
+			echo "$$engine is left out: it cannot be installed" >&2; done
 
-bench-stream: release stream-tools ## Measure continuous queries, next to plain DataFusion and bytewax; BENCH_RUNS=3 EVENTS=4000000 BINARIES=folder
+bench-stream: release stream-tools ## Measure continuous queries, next to plain DataFusion and other engines; BENCH_RUNS=3 EVENTS=4000000 BINARIES=folder
 	python3 code/testkit/bench/stream.py --bin $(MEASURED) --folder $(BENCH)/stream --runs $(or $(BENCH_RUNS),3) \
-		--events $(or $(EVENTS),4000000) \
-		$$($(STREAM_TOOLS)/bin/python -c 'import bytewax' 2>/dev/null && echo --tools $(STREAM_TOOLS)/bin/python)
+		--events $(or $(EVENTS),4000000) --tools $(STREAM_TOOLS)/bin/python
 
 bench-builds: bench-tools ## Compare two builds of `buzz` on TPC-H; OLD=folder NEW=folder BENCH_RUNS=9 TPCH_SCALE=1
 	@[ -n "$(OLD)" ] || { echo "error: OLD= names the folder of the old build's \`buzz\`" >&2; exit 2; }

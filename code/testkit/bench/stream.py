@@ -6,7 +6,7 @@ runs; epochs have 500,000 bids. Next to it stand
 
 - the floor: plain DataFusion with the same rows in the same format as one batch query, without state or epochs,
 - the same run with a state: its files and records are on the disk before each epoch ends,
-- bytewax, another engine, if `--tools` names a Python with it, over the first bids.
+- bytewax and pathway, other engines, if `--tools` names a Python that has them, over the first bids.
 
 Then: the state over a million slices, and a key that 90 % of the bids have.
 """
@@ -41,6 +41,7 @@ FLOOR = {
     "q7": """SELECT count(*), sum(most), sum(n), sum(total) FROM (SELECT auction, date_bin(interval '10 seconds',
         CAST(date_time AS TIMESTAMP)) AS s, max(price) AS most, count(*) AS n, sum(price) AS total FROM bids GROUP BY 1, 2)""",
 }
+ENGINES = ("bytewax", "pathway")
 FORMATS = {"json": "NDJSON", "arrow": "Arrow"}
 
 
@@ -51,8 +52,8 @@ def main():
     parser.add_argument("--events", type=int, default=4_000_000, help="events to generate; 46 of 50 are bids")
     parser.add_argument("--keys", default="1,10000,100000,1000000")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--tools", type=pathlib.Path, help="a Python with bytewax")
-    parser.add_argument("--tool-events", type=int, default=200_000, help="bids for bytewax")
+    parser.add_argument("--tools", type=pathlib.Path, help="a Python with other engines")
+    parser.add_argument("--tool-events", type=int, default=200_000, help="bids for other engines")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     print(f"Measured on {datetime.date.today():%d %B %Y} with {os.cpu_count()} processors; {arguments.events * 46 // 50:,} bids at "
@@ -60,7 +61,7 @@ def main():
           f"{os.getloadavg()[0]:.1f} at the start.\n")
     windows(arguments)
     if arguments.tools:
-        other_engine(arguments)
+        other_engines(arguments)
     slices(arguments)
     hot_key(arguments)
 
@@ -97,8 +98,8 @@ def millions(number):
     return f"{number / 1e6:.2f}"
 
 
-def script_of(query, fmt, folder, bids="bids"):
-    return f"""CREATE TABLE {bids} (auction BIGINT, price BIGINT, date_time TIMESTAMP, WATERMARK FOR date_time)
+def script_of(query, fmt, folder):
+    return f"""CREATE TABLE bids (auction BIGINT, price BIGINT, date_time TIMESTAMP, WATERMARK FOR date_time)
         WITH (connector = 'filesystem', format = '{fmt}', path = '{folder}');
         CREATE TABLE out WITH (connector = 'blackhole', type = 'sink');
         SET epoch_rows = 500000;
@@ -166,11 +167,15 @@ def floor_of(arguments, name, folder):
     return min(measure(command).cpu_seconds for _ in range(arguments.runs))
 
 
-def other_engine(arguments):
-    """Compares with bytewax over the first bids as JSON lines; its time without bids, that of its start, is left out."""
-    print(f"bytewax in one process, over {arguments.tool_events:,} bids of 10,000 keys, and Buzz over the same file:\n")
-    row = table("aggregate", "bytewax, M events per CPU-s", "Buzz, M events per CPU-s")
-    script = pathlib.Path(__file__).with_name("stream_bytewax.py")
+def other_engines(arguments):
+    """Compares with other engines over the first bids as JSON lines. The time of their start, without bids, is left out."""
+    found = [engine for engine in ENGINES if subprocess.run(
+        [str(arguments.tools), "-c", f"import {engine}"], capture_output=True, check=False).returncode == 0]
+    if not found:
+        return
+    print(f"Other engines in one process each, and Buzz with its start, over {arguments.tool_events:,} bids of 10,000 keys in one "
+          "file of JSON lines, in M events per CPU-second:\n")
+    row = table("aggregate", *found, "Buzz")
     lines = arguments.folder / f"first-{arguments.tool_events}"
     lines.mkdir(exist_ok=True)
     source = sorted(generate(arguments, "10000")["json"].glob("*.json"))[0]
@@ -179,12 +184,16 @@ def other_engine(arguments):
     empty = lines.with_name("first-0.json")
     empty.write_text("")
     for name, shown in (("q5", "count by hop(2 s, 10 s)"), ("q7", "max, count, sum by tumble(10 s)")):
-        def cpu(path):
+        def cpu(engine, path):
+            script = pathlib.Path(__file__).with_name(f"stream_{engine}.py")
             return measure([str(arguments.tools), str(script), name, str(path)]).cpu_seconds
 
-        theirs = min(cpu(lines / "bids.json") for _ in range(arguments.runs)) - cpu(empty)
-        ours = min(stream(arguments, script_of(QUERIES[name], "json", lines))["cpu"] for _ in range(arguments.runs))
-        row(shown, f"{count / max(theirs, 1e-9) / 1e6:.3f}", f"{count / ours / 1e6:.3f}")
+        rates = []
+        for engine in found:
+            seconds = min(cpu(engine, lines / "bids.json") for _ in range(arguments.runs)) - cpu(engine, empty)
+            rates.append(count / max(seconds, 1e-9))
+        rates.append(count / min(stream(arguments, script_of(QUERIES[name], "json", lines))["cpu"] for _ in range(arguments.runs)))
+        row(shown, *(f"{rate / 1e6:.3f}" for rate in rates))
     print()
 
 
