@@ -40,6 +40,7 @@ pub use open::{OpenSource, OpenTable, check_places, nullable, open_sink, open_so
 pub use options::{Options, parse_duration};
 pub use place::Place;
 pub use sink::{
-    Blackhole, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, WriteFormat, Written, check_columns, encode_lines,
+    Blackhole, Changes, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, TakesChanges, WriteFormat, Written,
+    check_columns, encode_lines,
 };
 pub use source::{BadData, BadRow, Source, SourceBatch};

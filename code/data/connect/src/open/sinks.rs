@@ -12,10 +12,16 @@ use object_store::ObjectStore;
 use super::files::format_name;
 use crate::options::Options;
 use crate::place::Place;
-use crate::sink::{Blackhole, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, WriteFormat};
+use crate::sink::{Blackhole, Changes, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, WriteFormat};
 
 /// Connectors of sinks, for messages.
 const SINKS: &str = "stdout, blackhole, single_file, filesystem (also parquet, json, csv), delta";
+
+/// The format of rows that change.
+const CHANGES_FORMAT: &str = "debezium_json";
+
+/// Connectors that write it.
+const CHANGES_CONNECTORS: [&str; 6] = ["stdout", "preview", "log", "single_file", "filesystem", "json"];
 
 /// Opens the sink of table `name`. `pipeline` identifies the pipeline that writes.
 ///
@@ -27,6 +33,15 @@ pub async fn open_sink(
     place: &Place,
     pipeline: &str,
 ) -> Result<Arc<dyn Sink>> {
+    let writes_json = |connector: &String| CHANGES_CONNECTORS.contains(&connector.as_str());
+    if options.get("format").is_some_and(|format| format == CHANGES_FORMAT)
+        && options.get("connector").is_some_and(writes_json)
+    {
+        let mut plain = options.clone();
+        plain.insert("format".to_string(), "json".to_string());
+        let sink = Box::pin(open_sink(name, &plain, place, pipeline)).await?;
+        return Ok(Arc::new(Changes(sink)));
+    }
     let connector = options.get("connector").map(String::as_str).unwrap_or_default();
     let mut options = Options::new(name, options);
     let sink: Arc<dyn Sink> = match connector {
@@ -126,10 +141,6 @@ fn text_format(options: &mut Options) -> Result<WriteFormat> {
     match options.text(&["format"]).as_deref() {
         None | Some("json") => Ok(WriteFormat::Json),
         Some("csv") => csv(options),
-        Some("debezium_json") => Err(QueryError::invalid(format!(
-            "format debezium_json of table `{}` is not supported: rows are final when their window closes; use json",
-            options.table()
-        ))),
         Some(other) => Err(QueryError::invalid(format!(
             "format `{other}` of table `{}` cannot be written to one file; use json or csv",
             options.table()

@@ -4,8 +4,9 @@
 //! be stored so that another process can go on.
 //!
 //! `declaration` prepares sources, whose rows `source` brings into an epoch; `views` and `statement` plan, and `columns`
-//! brings rows to the columns of their table; `state` is what is kept between epochs.
+//! brings rows to the columns of their table; `changes` pairs rows that change; `state` is what is kept between epochs.
 
+mod changes;
 mod columns;
 mod declaration;
 mod describe;
@@ -248,7 +249,8 @@ impl Pipeline {
 
     /// Returns true if all statements have windows: rows leave only with them.
     pub fn has_only_windows(&self) -> bool {
-        self.statements.iter().all(|statement| !statement.stages.is_empty())
+        let has_end = |statement: &Statement| statement.stages.iter().all(|stage| stage.spec != WindowSpec::Never);
+        self.statements.iter().all(|statement| !statement.stages.is_empty() && has_end(statement))
     }
 
     /// Moves the event time of each partition by the rows of an epoch. Rows whose watermark cannot be computed are left

@@ -13,6 +13,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 
+use super::changes::{in_pairs, schema_of_changes};
 use super::columns::{Target, into_columns};
 use super::source::{SourceInput, source_of};
 use super::views::logical;
@@ -38,7 +39,9 @@ pub(super) struct Statement {
     pub(super) above: Arc<dyn ExecutionPlan>,
     /// The last column of `above` is the time, by which rows are put in order.
     timed: bool,
-    /// The columns without the time.
+    /// The rows of `above` are those before and after changes.
+    pub(super) changes: bool,
+    /// The columns without the time; of changes, what [`schema_of_changes`] returns.
     pub(super) schema: SchemaRef,
     /// The columns that later statements with the same table must have, unless it declares some.
     pub(super) target: Target,
@@ -89,6 +92,9 @@ impl Statement {
             let columns: Vec<usize> = (0..schema.fields().len() - 1).collect();
             schema = Arc::new(schema.project(&columns)?);
         }
+        if lowered.changes {
+            schema = schema_of_changes(&schema);
+        }
         Ok(Self {
             into: output.into.clone(),
             sources: read,
@@ -96,6 +102,7 @@ impl Statement {
             stages: stages.into_iter().map(Arc::new).collect(),
             above,
             timed: lowered.timed,
+            changes: lowered.changes,
             schema,
             target,
         })
@@ -128,7 +135,11 @@ impl Statement {
         }
         let rows = run(with_rows(&self.above, &feeds)?, context).await?;
         let rows: Vec<RecordBatch> = rows.into_iter().flatten().collect();
-        if self.timed { in_time_order(&rows, &self.schema) } else { Ok(rows) }
+        match (self.changes, self.timed) {
+            (true, _) => in_pairs(&rows, &self.schema),
+            (false, true) => in_time_order(&rows, &self.schema),
+            (false, false) => Ok(rows),
+        }
     }
 }
 

@@ -51,7 +51,7 @@ impl Stage {
     ) -> Result<()> {
         let width = match self.spec {
             WindowSpec::Hop { width, .. } => width,
-            WindowSpec::Session { .. } => return Ok(()),
+            WindowSpec::Session { .. } | WindowSpec::Never => return Ok(()),
         };
         let slice_width = if fold.exact { width } else { self.spec.slice() };
         let shared = slice_width < width;
@@ -229,6 +229,7 @@ impl Stage {
                     // A row at the end would still belong to the session, so the end is its time.
                     (ends.clone(), ends)
                 }
+                WindowSpec::Never => return Err(QueryError::internal("a group without a window has closed")),
             };
             let (starts, ends): (ArrayRef, ArrayRef) = (Arc::new(starts), Arc::new(ends));
             let mut outputs: Vec<ArrayRef> = fold
@@ -301,7 +302,11 @@ impl Stage {
 }
 
 /// Runs the plan of a fold with `last` in place of its final aggregate.
-async fn above_last(fold: &Fold, last: Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result<Vec<RecordBatch>> {
+pub(super) async fn above_last(
+    fold: &Fold,
+    last: Arc<dyn ExecutionPlan>,
+    context: &Arc<TaskContext>,
+) -> Result<Vec<RecordBatch>> {
     let plan = Arc::clone(&fold.top).transform_down(|node| match Arc::ptr_eq(&node, &fold.last) {
         true => Ok(Transformed::new(Arc::clone(&last), true, TreeNodeRecursion::Jump)),
         false => Ok(Transformed::no(node)),

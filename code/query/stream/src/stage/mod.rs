@@ -5,9 +5,10 @@
 //!
 //! `keyed` puts rows in the order of their key groups, and `state` are the rows that are kept; `fold` aggregates windows, of
 //! which `blocks` brings together those with many slices and `top` keeps the best rows; `session` aggregates sessions, which
-//! are found by key in `sessions`.
+//! are found by key in `sessions`; `changes` aggregates without windows.
 
 mod blocks;
+mod changes;
 mod fold;
 mod keyed;
 mod session;
@@ -29,6 +30,7 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use futures::{StreamExt, TryStreamExt};
 
+pub(crate) use self::changes::{Comparable, row_bytes};
 use self::fold::{Fold, aggregate_of, phases};
 pub use self::keyed::{KEY_GROUPS, KeyedRows};
 pub(crate) use self::keyed::{keyed, with_schema};
@@ -140,6 +142,7 @@ impl Stage {
         match (&self.work, self.spec) {
             (Work::Buffer, spec) => format!("rows, until their window of {spec} closes"),
             (Work::Fold(_), WindowSpec::Session { .. }) => "one row per key and open session".to_string(),
+            (Work::Fold(_), WindowSpec::Never) => "one row per key, without end".to_string(),
             (Work::Fold(fold), WindowSpec::Hop { width, .. }) => {
                 let slice = if fold.exact { width } else { self.spec.slice() };
                 let slice = crate::window::duration(slice);
@@ -270,7 +273,10 @@ impl Stage {
                 let delta = delta.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
                 self.close_sessions(state, fold, (gap, delta), advance, context).await
             }
-            (Work::Buffer, WindowSpec::Session { .. }) => Err(QueryError::internal("a session keeps raw rows")),
+            (Work::Fold(fold), WindowSpec::Never) => self.change(state, fold, (delta, emits), context).await,
+            (Work::Buffer, WindowSpec::Session { .. } | WindowSpec::Never) => {
+                Err(QueryError::internal("a stage without windows of rows keeps raw rows"))
+            }
         }
     }
 
@@ -306,6 +312,9 @@ impl Stage {
 
     /// Returns the ends of the last windows that rows with these slices belong to: the smallest and the largest.
     pub(crate) fn ends(&self, rows: &[KeyedRows]) -> Option<(i64, i64)> {
+        if self.spec == WindowSpec::Never {
+            return None;
+        }
         let (index, exact) = match &self.work {
             Work::Buffer => (self.state_schema.fields().len() - 1, true),
             // The last column of a session's state is the time of its last row.
