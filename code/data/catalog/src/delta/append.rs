@@ -2,7 +2,7 @@
 //! an application transaction, by which a repetition is noticed.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -15,6 +15,7 @@ use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use parking_lot::Mutex;
 use url::Url;
 
 use super::hint::TrueHints;
@@ -155,7 +156,7 @@ impl DeltaTarget {
 
     /// Loads the newest version; `None` if there is no log. After the first time, only newer commits are read.
     async fn load(&self) -> Result<Option<DeltaTable>> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let kept = self.kept.lock().take();
         if let Some(Kept { mut table, commit }) = kept
             && self.store.head(&commit.location).await.is_ok_and(|found| found == commit)
             // If it fails, reading the whole log gives the reason.
@@ -178,7 +179,7 @@ impl DeltaTarget {
         let commit = self.log_path(&format!("/{:020}.json", table.version().unwrap_or_default()))?;
         if let Ok(commit) = self.store.head(&commit).await {
             let kept = Kept { table: table.clone(), commit };
-            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+            *self.kept.lock() = Some(kept);
         }
         Ok(())
     }
