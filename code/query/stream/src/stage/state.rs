@@ -62,8 +62,8 @@ impl StatePart {
             for (part, batches) in parts.iter_mut().zip(divided(schema, keys, &kept.batches, &ranges)?) {
                 let rows = batches.iter().map(RecordBatch::num_rows).sum();
                 if rows > 0 {
-                    // They were compacted to the same degree.
-                    let compacted = if kept.compacted > 0 { rows } else { 0 };
+                    // Rows that were added since the last compaction are in one of the batches.
+                    let compacted = if kept.compacted == kept.rows { rows } else { 0 };
                     part.slices.insert(start, SliceState { batches, rows, compacted });
                 }
             }
