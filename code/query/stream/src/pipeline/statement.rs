@@ -210,3 +210,63 @@ fn collect_sources(plan: &LogicalPlan, found: &mut BTreeSet<String>) {
         collect_sources(input, found);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+
+    use super::*;
+    use crate::pipeline::Pipeline;
+
+    /// The best rows that the stages of a statement over bids keep of each window: the column of the slot and the number.
+    async fn tops(select: &str) -> Vec<Option<(usize, usize)>> {
+        let fields = vec![
+            Field::new("auction", DataType::Int64, true),
+            Field::new("price", DataType::Float64, true),
+            Field::new("ts", DataType::Timestamp(TimeUnit::Nanosecond, None), true),
+        ];
+        let input = SourceInput {
+            schema: Arc::new(Schema::new(fields)),
+            time_column: Some("ts".to_string()),
+            delay: 0,
+            late_side: false,
+            bad_side: false,
+        };
+        let script = Script::parse(select).expect("it is a script");
+        let inputs = BTreeMap::from([("bids".to_string(), input)]);
+        let pipeline = Pipeline::plan(&script, &inputs, &BTreeMap::new(), 2).await.expect("it can be planned");
+        let stages = pipeline.statements[0].stages.iter();
+        stages.map(|stage| stage.top.as_ref().map(|top| (top.column, top.fetch))).collect()
+    }
+
+    #[tokio::test]
+    async fn best_rows_are_kept_only_if_no_others_are_read() {
+        let counts = "(SELECT auction, count(*) AS n, max(price) AS most, hop(interval '2 seconds', interval '10 seconds') AS w FROM \
+                      bids GROUP BY 1, w)";
+        let ranked = |order: &str| format!("(SELECT *, rank() OVER ({order}) AS r FROM {counts})");
+        let by_count = ranked("PARTITION BY w ORDER BY n DESC");
+        // Columns of the slot: the key, the window, the count and the maximum.
+        let cases = [
+            (format!("SELECT auction, n, w FROM {by_count} WHERE r <= 3"), Some((2, 3))),
+            (format!("SELECT auction, n, w FROM {by_count} WHERE r = 1"), Some((2, 1))),
+            (
+                format!("SELECT auction, n, w FROM {} WHERE r < 3", ranked("PARTITION BY w ORDER BY n, auction")),
+                Some((2, 2)),
+            ),
+            // Rows are read that are not among the first ones.
+            (format!("SELECT auction, n, w FROM {by_count} WHERE r > 3"), None),
+            (format!("SELECT auction, n, r FROM {by_count}"), None),
+            // The key is not only the window.
+            (format!("SELECT n, w FROM {} WHERE r <= 3", ranked("PARTITION BY w, auction % 2 ORDER BY n DESC")), None),
+            // -0 and 0 are equal.
+            (format!("SELECT n, w FROM {} WHERE r <= 3", ranked("PARTITION BY w ORDER BY most DESC")), None),
+        ];
+        for (select, expected) in cases {
+            assert_eq!(tops(&select).await, [expected], "{select}");
+        }
+        // Each reads the rows of its own stage.
+        let joined =
+            format!("SELECT a.n FROM {by_count} AS a JOIN {counts} AS b ON a.w = b.w AND a.n = b.n WHERE a.r <= 3");
+        assert_eq!(tops(&joined).await.iter().flatten().count(), 1);
+    }
+}
