@@ -61,9 +61,12 @@ examples: local-sample ## Make the files that code/examples reads, in data/examp
 
 STREAM ?= code/examples/top-auctions.sql
 
-.PHONY: run-stream stream-differential stream-mutations stream-tools bench-stream
+.PHONY: run-stream run-ingest stream-differential stream-mutations stream-tools bench-stream bench-ingest
 run-stream: build ## Run the continuous query STREAM (default: the top auctions of 10 s, every 2 s) and print its rows
 	@$(BUZZ) stream run $(STREAM)
+
+run-ingest: build ## Push events to two streams of a server, and print their join
+	@BUZZ=$(BUZZ) code/examples/join-streams.sh
 
 LOCAL_CLOUD := $(CARGO_TARGET_DIR)/debug/localcloud
 # Where the example's catalog says its table is.
@@ -241,6 +244,10 @@ stream-tools:
 bench-stream: release stream-tools ## Measure continuous queries, next to plain DataFusion and other engines; BENCH_RUNS=3 EVENTS=4000000 BINARIES=folder
 	python3 code/testkit/bench/stream.py --bin $(MEASURED) --folder $(BENCH)/stream --runs $(or $(BENCH_RUNS),3) \
 		--events $(or $(EVENTS),4000000) --tools $(STREAM_TOOLS)/bin/python
+
+bench-ingest: release ## Measure the rows that a server takes; SECONDS=60 CLIENTS=16 EVENTS=1,10,100,1000 BINARIES=folder
+	python3 code/testkit/bench/ingest.py --bin $(MEASURED) --folder $(BENCH)/ingest --seconds $(or $(SECONDS),10) \
+		--clients $(or $(CLIENTS),16) --events $(or $(EVENTS),1,10,100,1000) --pipeline
 
 bench-builds: bench-tools ## Compare two builds of `buzz` on TPC-H; OLD=folder NEW=folder BENCH_RUNS=9 TPCH_SCALE=1
 	@[ -n "$(OLD)" ] || { echo "error: OLD= names the folder of the old build's \`buzz\`" >&2; exit 2; }

@@ -169,9 +169,10 @@ impl Fuse {
     }
 }
 
-/// Opens the tables of `question`, in the order of its catalogs. Those that are not among the names `read`, if these are
+/// Opens the tables of `question`, in the order of its catalogs, once its options are checked. Those that are not among the names `read`, if these are
 /// known, have their recorded columns only.
 async fn open(question: &Question, stores: &QueryStores, read: Option<&HashSet<String>>) -> Result<Vec<Table>> {
+    question.options.check()?;
     let (entries, base) = (&question.query.catalogs, &question.base);
     stores.set_read_max(question.options.max_manifest_bytes);
     let is_read = |entry: &CatalogEntry| read.is_none_or(|read| read.contains(&entry.name.to_lowercase()));

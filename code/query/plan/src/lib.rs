@@ -18,6 +18,7 @@ mod missing;
 mod narrow;
 mod ordered;
 mod params;
+mod partition_filter;
 mod prune;
 mod query_plan;
 mod reads;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use buzz_protocol::{QueryError, Result, human_bytes};
@@ -84,6 +85,11 @@ impl Rows {
         Arc::clone(&self.schema)
     }
 
+    /// Returns the bytes of all rows as arrays, wherever they are kept.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Returns the rows, in their order. They can be read any number of times.
     ///
     /// # Errors
@@ -117,7 +123,7 @@ impl Read for ReadAt {
 }
 
 fn not_kept(error: std::io::Error) -> QueryError {
-    QueryError::limit(format!("the result cannot be kept in a temporary file: {error}"))
+    QueryError::not_spilled("the result cannot be kept", &error)
 }
 
 impl RowSink for Rows {
@@ -146,7 +152,10 @@ impl RowSink for Rows {
             self.spilled = Some(StreamWriter::try_new(file, &batch.schema())?);
         }
         let writer = self.spilled.as_mut().expect("it was made just now or before");
-        writer.write(&batch).map_err(|error| QueryError::limit(format!("the result cannot be kept: {error}")))
+        writer.write(&batch).map_err(|error| match error {
+            ArrowError::IoError(_, error) => not_kept(error),
+            error => QueryError::limit(format!("the result cannot be kept: {error}")),
+        })
     }
 }
 
@@ -185,6 +194,7 @@ mod tests {
             rows.write(batch(start..start + 100)).unwrap();
         }
         assert!(rows.spilled.is_some());
+        assert_eq!(rows.bytes(), 4 * 800);
         let expected = [0, 100, 200, 300].map(|start| batch(start..start + 100));
         for _ in 0..2 {
             let batches: Vec<RecordBatch> = rows.batches().unwrap().collect::<Result<_>>().unwrap();

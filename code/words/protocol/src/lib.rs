@@ -21,6 +21,7 @@ mod identifier;
 pub mod ids;
 pub mod inline;
 mod nearest;
+mod option_bounds;
 pub mod options;
 mod place;
 pub mod query;
@@ -31,6 +32,7 @@ mod sql_length;
 mod store_error;
 mod table_text;
 pub mod task;
+mod temporary;
 
 pub use catalog::{
     BucketOptions, CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, JsonFormat, NO_USER_INFO,

@@ -91,7 +91,7 @@ pub struct Options {
     pub time_zone: Option<String>,
     /// The treatment of results of `+`, `-`, `*` and `SUM` that do not fit their type.
     pub overflow: Overflow,
-    /// Rows per batch.
+    /// Rows per batch, at most 1,048,576.
     pub batch_size: usize,
     /// Number of attempts of tasks that the answer describes, for a timeline.
     pub timeline_attempts: usize,
@@ -172,7 +172,7 @@ pub const OPTION_HELP: &[(&str, &str)] = &[
         "overflow",
         "what happens if the result of +, -, * or SUM does not fit its type: error (default), or wrap for integers",
     ),
-    ("batch_size", "rows per batch (default 8192)"),
+    ("batch_size", "rows per batch, at most 1048576 (default 8192)"),
     ("timeline_attempts", "number of attempts of tasks that the answer describes; --timeline sets it (default 0)"),
 ];
 
@@ -180,7 +180,7 @@ impl Options {
     /// Sets one option from `key=value` text.
     ///
     /// # Errors
-    /// `Invalid` if the option does not exist or does not accept the value.
+    /// `Invalid` if the option does not exist or does not accept the value ([`Options::check`]).
     pub fn set(&mut self, assignment: &str) -> Result<()> {
         let (key, value) = assignment
             .split_once('=')
@@ -220,12 +220,7 @@ impl Options {
             "max_manifest_bytes" => self.max_manifest_bytes = bytes(key, value)?,
             "memory_bytes" => self.memory_bytes = bytes(key, value)?,
             "timeout_seconds" => self.timeout_seconds = number(key, value, 1)?,
-            "time_zone" => {
-                value
-                    .parse::<arrow::array::timezone::Tz>()
-                    .map_err(|_| misfit(key, value, "a zone such as Europe/Paris or +02:00"))?;
-                self.time_zone = Some(value.to_string());
-            }
+            "time_zone" => self.time_zone = Some(value.to_string()),
             "overflow" => {
                 self.overflow = match value {
                     "error" => Overflow::Error,
@@ -240,7 +235,7 @@ impl Options {
                 return Err(QueryError::invalid(format!("option `{key}` does not exist{}", name_help(key, known))));
             }
         }
-        Ok(())
+        self.check()
     }
 
     /// Returns the options that differ from their defaults, as [`Options::set`] takes them.
@@ -263,7 +258,8 @@ impl Options {
     }
 }
 
-fn misfit(key: &str, value: &str, expected: &str) -> QueryError {
+/// Returns the error of an option that cannot be `value`.
+pub(crate) fn misfit(key: &str, value: &str, expected: &str) -> QueryError {
     QueryError::invalid(format!("option `{key}` cannot be `{value}`; use {expected}"))
 }
 

@@ -15,13 +15,14 @@ use crate::place::Place;
 use crate::sink::{Blackhole, Changes, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, WriteFormat};
 
 /// Connectors of sinks, for messages.
-const SINKS: &str = "stdout, blackhole, single_file, filesystem (also parquet, json, csv), delta";
+const SINKS: &str =
+    "stdout (also preview, log, web), blackhole, single_file, filesystem (also parquet, json, csv), delta";
 
 /// The format of rows that change.
 const CHANGES_FORMAT: &str = "debezium_json";
 
 /// Connectors that write it.
-const CHANGES_CONNECTORS: [&str; 6] = ["stdout", "preview", "log", "single_file", "filesystem", "json"];
+const CHANGES_CONNECTORS: [&str; 7] = ["stdout", "preview", "log", "web", "single_file", "filesystem", "json"];
 
 /// Opens the sink of table `name`. `pipeline` identifies the pipeline that writes.
 ///
@@ -46,7 +47,7 @@ pub async fn open_sink(
     let mut options = Options::new(name, options);
     let sink: Arc<dyn Sink> = match connector {
         "blackhole" => Arc::new(Blackhole),
-        "stdout" | "preview" | "log" => Arc::new(Stdout::new(text_format(&mut options)?)),
+        "stdout" | "preview" | "log" | "web" => Arc::new(Stdout::new(text_format(&mut options)?)),
         "single_file" => {
             let path = options.required(&["path", "uri"])?;
             let (location, _) = place.open(&path).await?;

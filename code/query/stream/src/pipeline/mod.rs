@@ -182,6 +182,11 @@ impl Pipeline {
         self.statements.iter().flat_map(|statement| statement.sources.iter().map(String::as_str)).collect()
     }
 
+    /// Returns, for each statement, the sources that it reads.
+    pub fn reads(&self) -> impl Iterator<Item = &BTreeSet<String>> {
+        self.statements.iter().map(|statement| &statement.sources)
+    }
+
     /// Returns the stages and the columns of their state.
     pub fn stages(&self) -> impl Iterator<Item = (StageId, SchemaRef)> {
         self.statements.iter().enumerate().flat_map(|(statement, planned)| {
