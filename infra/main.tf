@@ -120,8 +120,10 @@ module "functions" {
     BUZZ_MAX_COST_USD   = local.settings.max_cost_usd
   }
 
-  read_data     = module.storage.read_data
-  read_results  = module.storage.read_results
-  read_tasks    = module.storage.read_tasks
-  write_results = module.storage.write_results
+  read_data        = module.storage.read_data
+  read_results     = module.storage.read_results
+  read_tasks       = module.storage.read_tasks
+  exchange         = module.storage.exchange
+  remove_exchanged = module.storage.remove_exchanged
+  write_results    = module.storage.write_results
 }

@@ -130,6 +130,10 @@ def store_calls():
             for method in call.findall(program(path)):
                 for action in STORE[method]:
                     needed.setdefault(role, {}).setdefault(action, f"{path.relative_to(ROOT)}: {method}")
+            # The writer of `object_store` that uploads in parts.
+            if "BufWriter::" in program(path):
+                for action in STORE["put_multipart"]:
+                    needed.setdefault(role, {}).setdefault(action, f"{path.relative_to(ROOT)}: BufWriter")
     return needed
 
 
@@ -152,6 +156,8 @@ def allowed():
         "var.read_data": actions(block(storage, "locals {")),
         "var.read_results": actions(block(storage, 'output "read_results"')),
         "var.read_tasks": actions(block(storage, 'output "read_tasks"')),
+        "var.exchange": actions(block(storage, 'output "exchange"')),
+        "var.remove_exchanged": actions(block(storage, 'output "remove_exchanged"')),
         "var.write_results": actions(block(storage, 'output "write_results"')),
         "local.basics": actions(functions[functions.index("interface_actions = [") : functions.index("resource ")]),
     }

@@ -73,6 +73,10 @@ run "own_objects" {
     error_message = "HBees read large tasks and no other object of the stack, got ${jsonencode(output.read_tasks)}"
   }
   assert {
+    condition     = jsonencode([for s in concat(output.exchange, output.remove_exchanged) : [s.Action, s.Resource]]) == jsonencode([[["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"], ["arn:aws:s3:::buzz-rust-dev-123456789012-us-east-2/results/exchange/*"]], [["s3:DeleteObject"], ["arn:aws:s3:::buzz-rust-dev-123456789012-us-east-2/results/exchange/*"]]])
+    error_message = "rows are exchanged and removed below results/exchange/ only, got ${jsonencode(output.exchange)} and ${jsonencode(output.remove_exchanged)}"
+  }
+  assert {
     condition     = tolist(output.data_locations) == tolist(["s3://buzz-rust-dev-123456789012-us-east-2/sample/", "s3://lake/trips/", "s3://lake/rates", "s3://other", "s3://third/"])
     error_message = "programs must check the locations that the policy allows, got ${jsonencode(output.data_locations)}"
   }

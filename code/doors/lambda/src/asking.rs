@@ -40,6 +40,10 @@ impl FuseFunction {
         options.memory_bytes = options.memory_bytes.min(own_bytes * OPERATOR_PERCENT / 100);
         options.inbox_memory_bytes = options.inbox_memory_bytes.min(own_bytes * INBOX_PERCENT / 100);
 
+        if let Some(combs) = &self.settings.combs {
+            combs.bound(options);
+        }
+
         let before = self.results.requests();
         let mut running = self.engine.start(ask.question(query));
         let progress = Arc::clone(running.progress());

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use buzz_exchange::{MemoryNetwork, Network, TcpNetwork};
 use buzz_hbee::HBee;
 use buzz_hcomb::{Comb, ComputeRuntime, PlanChange, serve};
-use buzz_host::{Combs, Compute, Host, Refused};
+use buzz_host::{Combs, Compute, Host, ObjectRoot, Refused};
 use buzz_protocol::{CombAddress, HBeeTask, Options, QueryError, Result, THREAD_STACK_BYTES, TaskOutcome, Transport};
 use buzz_storage::Stores;
 use parking_lot::Mutex;
@@ -25,6 +25,8 @@ pub struct LocalHost {
     pub combs: Arc<LocalCombs>,
     /// Connects to combs.
     pub network: Arc<dyn Network>,
+    /// The place of exchanged objects: a temporary folder.
+    pub objects: Arc<ObjectRoot>,
 }
 
 impl LocalHost {
@@ -62,7 +64,8 @@ impl LocalHost {
             change: Change(change),
         };
         let compute = LocalCompute { hbee: Arc::new(hbee), threads };
-        Ok(LocalHost { stores, compute: Arc::new(compute), combs: Arc::new(combs), network })
+        let objects = Arc::new(ObjectRoot::temporary());
+        Ok(LocalHost { stores, compute: Arc::new(compute), combs: Arc::new(combs), network, objects })
     }
 
     /// Returns the parts of this host as one value.
@@ -72,6 +75,7 @@ impl LocalHost {
             compute: Arc::clone(&self.compute) as _,
             combs: Arc::clone(&self.combs) as _,
             network: Arc::clone(&self.network),
+            objects: Arc::clone(&self.objects),
         }
     }
 }

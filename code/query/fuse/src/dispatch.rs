@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use buzz_engine::{Attempt, Fate, Progress};
-use buzz_exchange::{Commit, Delivery, DeliveryWriter};
+use buzz_engine::Progress;
+use buzz_exchange::{Commit, Delivery, DeliveryWriter, Destination};
 use buzz_host::Host;
 use buzz_plan::{MapStage, QueryPlan};
 use buzz_protocol::{
@@ -19,6 +18,7 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::attempts::{Attempts, Paid};
 use crate::estimate::check_spent;
 use crate::inboxes::QueryInboxes;
 use crate::reducers::Kept;
@@ -143,7 +143,7 @@ impl Dispatch<'_> {
     }
 
     /// Returns the maximum number of concurrent tasks.
-    fn concurrency(&self) -> usize {
+    pub(crate) fn concurrency(&self) -> usize {
         let concurrency = match self.plan.options.concurrency {
             0 => self.host.compute.concurrency(),
             chosen => chosen,
@@ -154,28 +154,30 @@ impl Dispatch<'_> {
     async fn one(&self, stage: &MapStage, task: usize) -> Result<(), TaskError> {
         let (plan, progress) = (self.plan, self.progress);
         let task = make_task(plan, stage, task, self.query, self.inboxes, self.inline_bytes())?;
-        let kept = if task.combs.is_empty() { None } else { self.kept.take(stage.id, task.task) };
-        let attempts = Attempts::default();
-        let mut outcome = match kept {
-            Some((outcome, rows)) => {
-                attempts.add();
-                self.deliver_kept(&task, outcome, rows).await?
-            }
-            None => {
-                let outcome = self.run(&task, &attempts).await?;
-                progress.add_requests(outcome.requests);
-                outcome
-            }
+        let elsewhere = !task.combs.is_empty() || task.objects.is_some();
+        let kept = if elsewhere { self.kept.take(stage.id, task.task) } else { None };
+        let Some((outcome, rows)) = kept else {
+            return self.run_and_accept(task).await;
         };
+        let mut outcome = self.deliver_kept(&task, outcome, rows).await?;
+        accept(&task, &mut outcome, self.inboxes).await?;
+        progress.task_done(stage.id, &stage.step, task.task, &outcome, 1);
+        Ok(check_spent(self.host, plan, progress)?)
+    }
+
+    /// Runs a task until it succeeds, and accepts its delivery.
+    pub(crate) async fn run_and_accept(&self, task: HBeeTask) -> Result<(), TaskError> {
+        let attempts = Attempts::default();
+        let mut outcome = self.run(&task, &attempts).await?;
+        self.progress.add_requests(outcome.requests);
         if let Delivered::Inline(rows) = &outcome.delivered
             && self.or_combs
         {
-            self.kept.keep(stage.id, task.task, &outcome, rows);
+            self.kept.keep(task.stage, task.task, &outcome, rows);
         }
         accept(&task, &mut outcome, self.inboxes).await?;
-
-        progress.task_done(stage.id, &stage.step, task.task, &outcome, attempts.count());
-        Ok(check_spent(self.host, plan, progress)?)
+        self.progress.task_done(task.stage, &task.step, task.task, &outcome, attempts.count());
+        Ok(check_spent(self.host, self.plan, self.progress)?)
     }
 
     /// Runs a task until it succeeds, within the attempts that the options allow. A task is not retried if a comb of the
@@ -253,98 +255,23 @@ impl Dispatch<'_> {
         ran
     }
 
-    /// Delivers to combs the rows that an earlier run kept for this task, under a new delivery id.
+    /// Delivers to combs, or to an object, the rows that an earlier run kept for this task, under a new delivery id.
     async fn deliver_kept(&self, task: &HBeeTask, outcome: TaskOutcome, rows: InlineRows) -> Result<TaskOutcome> {
+        let objects = self.inboxes.objects.clone();
         let Some((_, first)) = rows.batches.first() else {
             let rows = vec![0; task.partitioning.count()];
-            return Ok(TaskOutcome { delivered: Delivered::ToCombs, rows, ..outcome });
+            let delivered = if objects.is_some() { Delivered::Object(Vec::new()) } else { Delivered::ToCombs };
+            return Ok(TaskOutcome { delivered, rows, ..outcome });
         };
         let network = Arc::clone(&self.host.network);
-        let mut writer = DeliveryWriter::new(network, task.into(), first.schema())?;
+        let destination = Destination { objects, ..task.into() };
+        let mut writer = DeliveryWriter::new(network, destination, first.schema())?;
         for (_, batch) in rows.batches {
             writer.write(batch).await?;
         }
         let Delivery { delivery, delivered, rows, bytes } = writer.finish().await?;
         Ok(TaskOutcome { delivery, delivered, rows, bytes_delivered: bytes, ..outcome })
     }
-}
-
-/// Attempts of one task.
-#[derive(Debug, Default)]
-struct Attempts {
-    /// Attempts that were started.
-    started: AtomicU32,
-    /// Attempts that no worker accepted.
-    refused: AtomicU32,
-}
-
-impl Attempts {
-    /// Returns the number of the next attempt, from 1.
-    fn next(&self) -> u32 {
-        self.started.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// Adds an attempt that has no number.
-    fn add(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn count(&self) -> u32 {
-        self.started.load(Ordering::Relaxed) + self.refused.load(Ordering::Relaxed)
-    }
-}
-
-/// Adds an attempt and its time to the progress when it is dropped.
-struct Paid<'a> {
-    progress: &'a Progress,
-    /// The attempt, which counts as abandoned until it ends.
-    attempt: Attempt,
-}
-
-impl<'a> Paid<'a> {
-    fn start(progress: &'a Progress, task: &HBeeTask) -> Self {
-        let now = milliseconds(progress.elapsed());
-        let attempt = Attempt {
-            reruns: Progress::get(&progress.reruns),
-            stage: task.stage,
-            step: task.step.clone(),
-            task: task.task,
-            attempt: task.attempt,
-            start_ms: now,
-            end_ms: now,
-            worked_ms: None,
-            rows: 0,
-            bytes_read: 0,
-            fate: Fate::Abandoned,
-        };
-        Self { progress, attempt }
-    }
-
-    fn end(&mut self, ran: &Result<TaskOutcome>) {
-        match ran {
-            Ok(outcome) => {
-                self.attempt.fate = Fate::Done;
-                // Otherwise only the caller can measure the time.
-                self.attempt.worked_ms = Some(outcome.milliseconds);
-                self.attempt.rows = outcome.rows.iter().sum();
-                self.attempt.bytes_read = outcome.bytes_scanned;
-            }
-            Err(error) => self.attempt.fate = Fate::Failed(error.kind),
-        }
-    }
-}
-
-impl Drop for Paid<'_> {
-    fn drop(&mut self) {
-        self.attempt.end_ms = milliseconds(self.progress.elapsed());
-        let waited = self.attempt.end_ms.saturating_sub(self.attempt.start_ms);
-        Progress::add(&self.progress.task_milliseconds, self.attempt.worked_ms.unwrap_or(waited));
-        self.progress.attempt_ended(|| self.attempt.clone());
-    }
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn accept(task: &HBeeTask, outcome: &mut TaskOutcome, inboxes: &QueryInboxes) -> Result<(), TaskError> {
@@ -359,10 +286,11 @@ async fn accept(task: &HBeeTask, outcome: &mut TaskOutcome, inboxes: &QueryInbox
         Delivered::Inline(rows) => {
             inboxes.deliver(query, task.stage, task.task, outcome.delivery, rows).await?;
         }
+        Delivered::Object(segments) => inboxes.hold_object(task, outcome.delivery, segments)?,
         Delivered::TooLarge => {
             let error = QueryError::limit(
-                "the rows of this task exceed what one response can carry; set the option `reducer` to `auto` or \
-                 `comb`, or let the step return fewer rows",
+                "the rows of this task exceed what one response can carry; set the option `reducer` to `auto`, `comb` or \
+                 `objects`, or let the step return fewer rows",
             );
             return Err(TaskError { error: error.at_task(&task.step, task.task), too_large: true });
         }
@@ -396,5 +324,7 @@ fn make_task(
         partitioning: inboxes.partitioning(&stage.keys),
         combs: inboxes.addresses.clone(),
         inline_bytes,
+        objects: inboxes.objects.as_ref().map(|place| place.root().to_string()),
+        inputs: Vec::new(),
     })
 }

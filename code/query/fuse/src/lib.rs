@@ -2,12 +2,14 @@
 //!
 //! [`Fuse::plan`] opens the catalogs and has the query planned (`buzz-plan`). [`run`] chooses who reduces
 //! (`reducers`), opens inboxes on the combs (`inboxes`), dispatches tasks (`dispatch`), commits one delivery for each and
-//! runs the reduce plans (`reduction`). The differences between AWS and one machine are behind [`Host`].
+//! runs the reduce plans (`reduction`), or has tasks run parts of them over objects (`objects`). The differences between AWS and one machine are behind [`Host`].
 
+mod attempts;
 mod dispatch;
 mod estimate;
 mod halved;
 mod inboxes;
+mod objects;
 mod reducers;
 mod reduction;
 mod run;
@@ -27,7 +29,7 @@ use buzz_engine::{
 };
 use buzz_host::Host;
 use buzz_plan::{Capacity, Explain, QueryPlan, explain, explain_analyzed};
-use buzz_protocol::{CatalogEntry, QueryError, Result};
+use buzz_protocol::{CatalogEntry, QueryError, ReducerChoice, Result};
 use buzz_storage::QueryStores;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -93,6 +95,14 @@ impl Fuse {
         Ok(plan)
     }
 
+    /// Returns the line of `EXPLAIN` that says who reduces and why, where objects are an alternative.
+    fn reducer_note(&self, plan: &QueryPlan) -> String {
+        if !self.host.objects.is_for_all() && plan.options.reducer != ReducerChoice::Objects {
+            return String::new();
+        }
+        format!("reduced by: {}\n", reducers::Reducers::expected(&self.host, plan))
+    }
+
     fn capacity(&self, question: &Question) -> Capacity {
         Capacity {
             tasks_min: self.host.compute.tasks_min(),
@@ -135,7 +145,7 @@ impl Fuse {
                 let expected = async { Ok(estimate::estimate(&self.host, &plan, progress).await) };
                 let estimate = progress.unless_stopped(expected).await?;
                 let summary = Summary { estimate: Some(estimate), ..Summary::default() };
-                (Content::Plan(format!("{text}estimate: {estimate}\n")), summary)
+                (Content::Plan(format!("{text}{}estimate: {estimate}\n", self.reducer_note(&plan))), summary)
             }
             Explain::Analyze => {
                 let (summary, again) = self.run_or_halve(&question, &plan, progress, &mut NoRows).await?;

@@ -3,7 +3,7 @@
 //! [`plan`] plans each step (`steps`) or cuts the plan of one statement (`statement`, `cut`), prunes files (`prune`,
 //! `narrow`) and packs the rest into tasks (`split`). It reads Parquet footers and nothing else: it does not know where
 //! the query will run, only the [`Capacity`] of that place. [`reduce_plan`] and [`divide`] plan the reduce side of one
-//! run, [`explain()`] writes a plan as text. [`dialect`] plans the statements of continuous queries.
+//! run, [`task_stages`] divides it into tasks, [`explain()`] writes a plan as text. [`dialect`] plans the statements of continuous queries.
 
 mod chains;
 mod columns;
@@ -23,6 +23,7 @@ mod prune;
 mod query_plan;
 mod reads;
 mod reduce;
+mod reduce_tasks;
 mod scalar;
 mod shared;
 mod split;
@@ -53,7 +54,8 @@ pub use cut::ScanSource;
 pub use explain::{explain, explain_analyzed};
 pub use query_plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep};
 pub use reads::{Read, Reads, ScanRead};
-pub use reduce::{divide, reduce_plan};
+pub use reduce::{divide, is_cut_alike, reduce_plan};
+pub use reduce_tasks::{TaskStage, task_stages};
 pub use table::{FileTable, InboxTable, InboxTarget, scan_number};
 pub use views::tables_read;
 

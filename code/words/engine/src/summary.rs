@@ -33,6 +33,8 @@ pub struct Summary {
     pub bytes_delivered: u64,
     /// Combs that reduced; 0 if Fuse did.
     pub combs: usize,
+    /// Objects in storage through which tasks delivered their rows.
+    pub objects: u64,
     /// Summary of each stage's tasks. A query with a LIMIT may end before all its tasks have.
     pub stages: Vec<StageSummary>,
     /// Time to open the catalogs.

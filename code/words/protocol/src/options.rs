@@ -22,12 +22,15 @@ pub enum Transport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReducerChoice {
-    /// Combs if enough of them already run; else Fuse if few rows are expected; else combs, which are started.
+    /// Combs if enough of them already run; else Fuse if few rows are expected; else objects in storage where combs take
+    /// time to start, or combs, which are started.
     Auto,
     /// Combs, which are started if necessary.
     Comb,
     /// Fuse, to which tasks return their rows.
     Inline,
+    /// Fuse and further tasks, which read the rows of tasks from objects in storage. No comb is used.
+    Objects,
 }
 
 /// The treatment of numbers that do not fit their type.
@@ -131,7 +134,7 @@ pub const OPTION_HELP: &[(&str, &str)] = &[
     ("transport", "transport of batches when everything runs in one process: memory (default) or tcp"),
     (
         "reducer",
-        "auto (default), comb, or inline (Fuse reduces); auto is inline if no combs run and few rows are expected",
+        "auto (default), comb, inline (Fuse reduces) or objects (rows go through storage, and functions reduce them); auto is inline if no combs run and few rows are expected",
     ),
     ("tasks", "number of tasks of each map stage; 0 (default) derives it from task_bytes"),
     ("task_bytes", "bytes of files per task, if tasks is 0 (default 64MiB)"),
@@ -199,7 +202,8 @@ impl Options {
                     "auto" => ReducerChoice::Auto,
                     "comb" => ReducerChoice::Comb,
                     "inline" => ReducerChoice::Inline,
-                    _ => return Err(misfit(key, value, "auto, comb or inline")),
+                    "objects" => ReducerChoice::Objects,
+                    _ => return Err(misfit(key, value, "auto, comb, inline or objects")),
                 }
             }
             "tasks" => self.tasks = number(key, value, 0)?,

@@ -45,6 +45,8 @@ mod memory;
 
 mod names;
 
+mod objects;
+
 mod panics;
 
 mod queries;

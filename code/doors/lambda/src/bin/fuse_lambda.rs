@@ -12,7 +12,7 @@ use buzz_aws::results::Results;
 use buzz_aws::settings::FuseSettings;
 use buzz_exchange::{Network, TcpNetwork};
 use buzz_fuse::Fuse;
-use buzz_host::{Combs, Host};
+use buzz_host::{Combs, Host, ObjectRoot};
 use buzz_lambda::FuseFunction;
 use buzz_storage::Stores;
 use buzz_worker::environment::{access, environment, set_regions};
@@ -50,7 +50,8 @@ async fn serve() -> Result<(), Error> {
     let connecting = Arc::clone(&compute);
     tokio::spawn(async move { connecting.connect().await });
 
-    let fuse = Fuse::new(Host { stores, compute, combs, network });
+    let objects = Arc::new(ObjectRoot::at(settings.results.clone()));
+    let fuse = Fuse::new(Host { stores, compute, combs, network, objects });
     let function = FuseFunction::new(Arc::new(fuse), results, settings, &sdk)?;
     let function = &function;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {

@@ -12,5 +12,6 @@ mod faults;
 mod jobs;
 mod matrix;
 mod names;
+mod objects;
 mod queries;
 mod stack;

@@ -106,14 +106,15 @@ async fn limits_of_the_stack_apply_to_queries_that_set_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_too_large_for_inline_are_reduced_by_combs() {
+async fn rows_too_large_for_inline_go_through_objects() {
     let deployed = deploy(|_| {}).await;
     // One task delivers all rows, about 3 MB, which exceeds `inbox_memory_bytes`.
     let sql = "SELECT COUNT(*) AS n, SUM(r) AS r, MIN(pickup_at) AS lo, MAX(payment_type) AS t FROM (SELECT pickup_at, \
                payment_type, ROW_NUMBER() OVER (ORDER BY pickup_at, dropoff_at, total_amount) AS r FROM nyc_taxi)";
     let answer = deployed.invoke(&ask(sql, 1, json!({"tasks": 1, "inbox_memory_bytes": "1MB"}))).await;
     assert_answers(&answer, &plain(sql).await);
-    assert_eq!(answer.unwrap()["summary"]["reducer"], "comb");
+    assert_eq!(answer.unwrap()["summary"]["reducer"], "objects");
+    assert_eq!(deployed.cloud.ecs.started(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

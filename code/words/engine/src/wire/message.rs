@@ -142,8 +142,11 @@ pub struct SummaryMessage {
     pub reruns: u64,
     /// Combs that reduced.
     pub combs: usize,
-    /// `comb` or `inline`.
+    /// `comb`, `inline` or `objects`.
     pub reducer: String,
+    /// Objects in storage through which HBees delivered their rows.
+    #[serde(default)]
+    pub objects: u64,
     /// Rows delivered by HBees.
     pub rows_delivered: u64,
     /// Time of each phase.
@@ -193,6 +196,7 @@ impl SummaryMessage {
             reruns: self.reruns,
             rows_delivered: self.rows_delivered,
             combs: self.combs,
+            objects: self.objects,
             opened_in: time(self.milliseconds.open),
             planned_in: time(self.milliseconds.plan),
             ran_in: time(self.milliseconds.run),
