@@ -150,6 +150,9 @@ impl Reducers {
                     (false, true) => format!("{objects}, since many rows are expected and combs take time to start"),
                     (false, false) => format!("{combs} that are started, since many rows are expected"),
                 };
+                if !host.combs.are_possible() {
+                    return otherwise;
+                }
                 format!("{combs} if running already; otherwise {otherwise}")
             }
         }
