@@ -138,7 +138,7 @@ pub(crate) fn for_each<I: Send, R: Send>(
         done
     };
     let mut done = std::thread::scope(|scope| {
-        let start = |_| Builder::new().name("encode".to_string()).spawn_scoped(scope, &run).ok();
+        let start = |_| Builder::new().name("encode".to_string()).spawn_scoped(scope, run).ok();
         let started: Vec<_> = (0..others).filter_map(start).collect();
         let mut done = run();
         for other in started {

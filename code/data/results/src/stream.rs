@@ -101,7 +101,7 @@ impl RowSink for Incoming {
         match sender.clone().reserve_owned().await {
             Ok(permit) => self.permit = Some(permit),
             // The thread has ended, which it does before the rows end only if it fails.
-            Err(_) => return Err(self.ends.ended().await.err().unwrap_or_else(|| ended())),
+            Err(_) => return Err(self.ends.ended().await.err().unwrap_or_else(ended)),
         }
         Ok(())
     }

@@ -65,15 +65,14 @@ pub(crate) fn ranked(plan: &Arc<dyn ExecutionPlan>) -> Vec<Ranked> {
 
 fn ranked_feed(top: &PartitionedTopKExec) -> Option<Ranked> {
     let (mut names, mut columns) = (Vec::new(), Vec::new());
-    let orders = top.expr().iter().take(top.partition_prefix_len() + 1);
-    for order in orders.clone() {
+    for order in top.expr().iter().take(top.partition_prefix_len() + 1) {
         let (feed, column) = feed_column(top.input(), order.expr.downcast_ref::<Column>()?.index())?;
         names.push(feed);
         columns.push(column);
     }
     let feed = names.first()?.clone();
     let column = columns.pop().filter(|_| columns.len() == top.partition_prefix_len())?;
-    let order = orders.last()?.options;
+    let order = top.expr().get(top.partition_prefix_len())?.options;
     names.iter().all(|name| *name == feed).then(|| Ranked { feed, keys: columns, column, order, fetch: top.fetch() })
 }
 

@@ -35,6 +35,7 @@ fn main() {
     let absent = data.is_none();
     let data = data.unwrap_or_default();
     let mut trials = own_trials();
+    trials.extend(trials_of_servers());
     for name in engines::ARROYO {
         let data = data.join("arroyo");
         trials.push(
@@ -79,19 +80,6 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("state::rows_before_another_script_are_published", state::rows_before_another_script),
         Trial::test("state::rows_that_fail_stop_the_run_or_are_skipped", state::failing_rows),
         Trial::test("state::bucket_with_kills_and_two_processes", buckets::kills_and_races),
-        Trial::test("ingest::kills_of_servers_and_pipelines_change_no_row", ingest::kills),
-        Trial::test("ingest::runs_go_on_after_rows_of_two_servers", ingest::runs_go_on),
-        Trial::test("ingest::example_joins_two_streams", ingest::example_joins),
-        Trial::test("ingest::mistakes_are_named", ingest::mistakes),
-        Trial::test("jobs::stops_starts_and_rescales_change_no_row", jobs::lifecycle),
-        Trial::test("jobs::failure_of_a_job_is_its_own", jobs::failure),
-        Trial::test("jobs::killed_server_is_replaced", jobs::take_over),
-        Trial::test("jobs::stopped_server_hands_over", jobs::hand_over),
-        Trial::test("jobs::scripts_are_replaced_and_deleted", jobs::replaced),
-        Trial::test("jobs::rows_are_followed", jobs::followed),
-        Trial::test("jobs::wrong_requests_are_refused", jobs::refused),
-        Trial::test("jobs::state_in_a_bucket", buckets::pipelines),
-        Trial::test("jobs::store_that_is_away_loses_no_row", buckets::store_away),
         Trial::test("counts::words_equal_batch", counts::words),
         Trial::test("counts::counter_has_each_value_once_over_restarts", counts::counter),
         Trial::test("counts::state_rows_follow_keys_not_events", counts::state_rows),
@@ -141,5 +129,24 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("check::names_stages_and_state", tutorial::check_names_stages),
         Trial::test("check::unknown_option_is_refused", tutorial::unknown_option),
         Trial::test("check::unknown_table_is_named", tutorial::unknown_table),
+    ]
+}
+
+/// Returns the tests of servers that take rows and run pipelines.
+fn trials_of_servers() -> Vec<Trial> {
+    vec![
+        Trial::test("ingest::kills_of_servers_and_pipelines_change_no_row", ingest::kills),
+        Trial::test("ingest::runs_go_on_after_rows_of_two_servers", ingest::runs_go_on),
+        Trial::test("ingest::example_joins_two_streams", ingest::example_joins),
+        Trial::test("ingest::mistakes_are_named", ingest::mistakes),
+        Trial::test("jobs::stops_starts_and_rescales_change_no_row", jobs::lifecycle),
+        Trial::test("jobs::failure_of_a_job_is_its_own", jobs::failure),
+        Trial::test("jobs::killed_server_is_replaced", jobs::take_over),
+        Trial::test("jobs::stopped_server_hands_over", jobs::hand_over),
+        Trial::test("jobs::scripts_are_replaced_and_deleted", jobs::replaced),
+        Trial::test("jobs::rows_are_followed", jobs::followed),
+        Trial::test("jobs::wrong_requests_are_refused", jobs::refused),
+        Trial::test("jobs::state_in_a_bucket", buckets::pipelines),
+        Trial::test("jobs::store_that_is_away_loses_no_row", buckets::store_away),
     ]
 }

@@ -56,7 +56,7 @@ async fn add_tags_of(table: &mut Table, stores: &QueryStores) -> Result<bool, St
     let store = stores.store(&table.store).map_err(|error| format!("cannot be read: {error}"))?;
     let heads: Vec<_> = asked.iter().map(|file| head(Arc::clone(&store), table.files[*file].path.clone())).collect();
     let found: Vec<ObjectMeta> = futures::stream::iter(heads).buffered(AT_ONCE).try_collect().await?;
-    let before = SystemTime::from(buzz_protocol::now()) - SETTLED_AFTER;
+    let before = buzz_protocol::now() - SETTLED_AFTER;
     let mut settled = true;
     for (file, meta) in asked.into_iter().zip(found) {
         let file = &mut table.files[file];
