@@ -248,6 +248,11 @@ bench-builds: bench-tools ## Compare two builds of `buzz` on TPC-H; OLD=folder N
 	$(BENCH)/bin/python code/testkit/bench/builds.py --old $(OLD) --new $(or $(NEW),$(CARGO_TARGET_DIR)/debug) \
 		--scale $(or $(TPCH_SCALE),1) --folder $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1) --runs $(or $(BENCH_RUNS),9)
 
+.PHONY: bench-outputs
+bench-outputs: bench-tools release ## Write a whole table into each format, with `buzz` and DuckDB; BENCH_RUNS=3 TPCH_SCALE=1 BINARIES=folder
+	$(BENCH)/bin/python code/testkit/bench/outputs.py --bin $(MEASURED) --scale $(or $(TPCH_SCALE),1) \
+		--folder $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1) --runs $(or $(BENCH_RUNS),3)
+
 bench-tools:
 	@[ -x $(BENCH)/bin/tpchgen-cli ] || { python3 -m venv $(BENCH) && \
 		$(BENCH)/bin/pip install --quiet duckdb==2.0.0 tpchgen-cli==4.0.0; }

@@ -153,10 +153,12 @@ module "functions" {
     BUZZ_MAX_COST_USD   = local.settings.max_cost_usd
   }
 
-  read_data     = module.storage.read_data
-  read_results  = module.storage.read_results
-  read_tasks    = module.storage.read_tasks
-  write_results = module.storage.write_results
+  read_data        = module.storage.read_data
+  read_results     = module.storage.read_results
+  read_tasks       = module.storage.read_tasks
+  exchange         = module.storage.exchange
+  remove_exchanged = module.storage.remove_exchanged
+  write_results    = module.storage.write_results
 }
 
 # Before the stack could be without combs, these modules had no index.

@@ -41,11 +41,13 @@ variables {
     memory_mb           = 4096
     idle_s              = 300
   }
-  limits        = { BUZZ_MAX_SCAN_BYTES = "", BUZZ_MAX_COST_USD = "0.50" }
-  read_data     = [{ Sid = "ReadData", Effect = "Allow", Action = ["s3:GetObject"], Resource = ["arn:aws:s3:::lake/*"] }]
-  read_results  = [{ Sid = "ReadResults", Effect = "Allow", Action = ["s3:GetObject"], Resource = ["arn:aws:s3:::buzz/results/*"] }]
-  read_tasks    = [{ Sid = "ReadTasks", Effect = "Allow", Action = ["s3:GetObject"], Resource = ["arn:aws:s3:::buzz/results/queries/*/tasks/*"] }]
-  write_results = [{ Sid = "WriteResults", Effect = "Allow", Action = ["s3:PutObject"], Resource = ["arn:aws:s3:::buzz/results/*"] }]
+  limits           = { BUZZ_MAX_SCAN_BYTES = "", BUZZ_MAX_COST_USD = "0.50" }
+  read_data        = [{ Sid = "ReadData", Effect = "Allow", Action = ["s3:GetObject"], Resource = ["arn:aws:s3:::lake/*"] }]
+  read_results     = [{ Sid = "ReadResults", Effect = "Allow", Action = ["s3:GetObject"], Resource = ["arn:aws:s3:::buzz/results/*"] }]
+  read_tasks       = [{ Sid = "ReadTasks", Effect = "Allow", Action = ["s3:GetObject"], Resource = ["arn:aws:s3:::buzz/results/queries/*/tasks/*"] }]
+  exchange         = [{ Sid = "ExchangeRows", Effect = "Allow", Action = ["s3:GetObject", "s3:PutObject"], Resource = ["arn:aws:s3:::buzz/results/exchange/*"] }]
+  remove_exchanged = [{ Sid = "RemoveExchangedRows", Effect = "Allow", Action = ["s3:DeleteObject"], Resource = ["arn:aws:s3:::buzz/results/exchange/*"] }]
+  write_results    = [{ Sid = "WriteResults", Effect = "Allow", Action = ["s3:PutObject"], Resource = ["arn:aws:s3:::buzz/results/*"] }]
 }
 
 run "functions" {

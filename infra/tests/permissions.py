@@ -58,6 +58,7 @@ STORE = {
 STORE_SOURCES = {
     "fuse": [
         "code/data/catalog/src", "code/data/storage/src", "code/data/results/src", "code/query/plan/src", "code/query/fuse/src",
+        "code/query/host/src",
         "code/data/registry/src", "code/hosts/aws/src/results.rs", "code/doors/lambda/src",
     ],
     "hbee": ["code/hosts/worker/src/hbee.rs", "code/query/hbee/src", "code/data/storage/src"],
@@ -133,6 +134,10 @@ def store_calls():
             for method in call.findall(program(path)):
                 for action in STORE[method]:
                     needed.setdefault(role, {}).setdefault(action, f"{path.relative_to(ROOT)}: {method}")
+            # The writer of `object_store` that uploads in parts.
+            if "BufWriter::" in program(path):
+                for action in STORE["put_multipart"]:
+                    needed.setdefault(role, {}).setdefault(action, f"{path.relative_to(ROOT)}: BufWriter")
     return needed
 
 
@@ -155,6 +160,8 @@ def allowed():
         "var.read_data": actions(block(storage, "locals {")),
         "var.read_results": actions(block(storage, 'output "read_results"')),
         "var.read_tasks": actions(block(storage, 'output "read_tasks"')),
+        "var.exchange": actions(block(storage, 'output "exchange"')),
+        "var.remove_exchanged": actions(block(storage, 'output "remove_exchanged"')),
         "var.write_results": actions(block(storage, 'output "write_results"')),
         "local.basics": actions(functions[functions.index("interface_actions = [") : functions.index("resource ")]),
     }

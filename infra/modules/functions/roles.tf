@@ -48,7 +48,7 @@ locals {
 resource "aws_iam_role" "function" {
   for_each = {
     fuse = "Fuse: reads table logs, calls HBees, starts combs, writes results"
-    hbee = "HBee: reads data files"
+    hbee = "HBee: reads data files, exchanges rows"
   }
 
   name                 = "${local.names[each.key]}-${var.region}"
@@ -63,7 +63,7 @@ resource "aws_iam_role_policy" "fuse" {
   role = aws_iam_role.function["fuse"].id
   policy = jsonencode({
     Version = "2012-10-17"
-    Statement = concat(local.basics["fuse"], var.read_data, var.read_results, var.write_results, [
+    Statement = concat(local.basics["fuse"], var.read_data, var.read_results, var.write_results, var.remove_exchanged, [
       {
         Sid      = "CallHBeesAndItself"
         Effect   = "Allow"
@@ -108,6 +108,6 @@ resource "aws_iam_role_policy" "hbee" {
   role = aws_iam_role.function["hbee"].id
   policy = jsonencode({
     Version   = "2012-10-17"
-    Statement = concat(local.basics["hbee"], var.read_data, var.read_tasks)
+    Statement = concat(local.basics["hbee"], var.read_data, var.read_tasks, var.exchange)
   })
 }

@@ -123,6 +123,16 @@ variable "read_tasks" {
   type        = any
 }
 
+variable "exchange" {
+  description = "Policy statements: write and read exchanged rows below `results/exchange/`, for HBees."
+  type        = any
+}
+
+variable "remove_exchanged" {
+  description = "Policy statements: remove exchanged rows, for Fuse."
+  type        = any
+}
+
 variable "write_results" {
   description = "Policy statements: write below `results/`."
   type        = any

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buzz_engine::{Content, Estimate, Progress, Question, Summary, TableDescription};
+use buzz_engine::{Content, Estimate, Progress, Question, SinkOnce, Summary, TableDescription};
 use buzz_protocol::{Format, QueryError, Result, human_bytes};
 use buzz_results::Layout;
 use futures::FutureExt;
@@ -134,7 +134,7 @@ async fn execute(command: Command, threads: usize, interrupt: Interrupt) -> Resu
 }
 
 /// Runs `question` with the settings in `how`, and writes the answer.
-async fn ask(question: Question, how: &HowArguments, threads: usize, interrupt: &Interrupt) -> Result<()> {
+async fn ask(mut question: Question, how: &HowArguments, threads: usize, interrupt: &Interrupt) -> Result<()> {
     let engine = names::engine(&how.stack, how.tables_file.as_deref(), &question.options, threads).await?;
 
     // Opened before the query runs, so that an unwritable place fails at once.
@@ -145,6 +145,11 @@ async fn ask(question: Question, how: &HowArguments, threads: usize, interrupt: 
     let timeline = timeline.map(|output| output.left_by(interrupt));
     let layout = Layout { rows_max: Some(how.max_rows).filter(|rows| *rows > 0), ..Layout::default() };
     let query = question.id;
+    let incoming = output.incoming(format)?;
+    let written = incoming.map(|(sink, written)| {
+        question.sink = Some(SinkOnce::new(sink));
+        written
+    });
     let mut running = engine.start(question);
     let progress = Arc::clone(running.progress());
     let answering = async {
@@ -163,15 +168,23 @@ async fn ask(question: Question, how: &HowArguments, threads: usize, interrupt: 
             Err(error) => timeline::page(query, &so_far(&progress), Some(error)),
         })
     });
-    let answer = answer?;
+    let mut answer = answer?;
     match &answer.content {
         Content::Plan(text) if matches!(format, Format::Json | Format::Ndjson) => {
             print(&plan_json(text, answer.summary.estimate.as_ref()))?;
         }
         Content::Plan(text) => print(text)?,
         Content::Rows(rows) => write_rows(rows, format, &layout, output)?,
+        Content::Passed => {
+            let written = written.ok_or_else(|| QueryError::internal("the rows were passed to no output"))?;
+            output.finish(written).await?;
+        }
     }
-    if matches!(answer.content, Content::Rows(_)) || answer.summary.ran() {
+    if !matches!(answer.content, Content::Plan(_)) {
+        // The user has waited for the output too.
+        answer.summary.total = progress.elapsed();
+    }
+    if !matches!(answer.content, Content::Plan(_)) || answer.summary.ran() {
         note(&one_line(&answer.summary));
     }
     page.unwrap_or(Ok(()))
@@ -206,9 +219,10 @@ fn so_far(progress: &Progress) -> Summary {
 pub(crate) fn one_line(summary: &Summary) -> String {
     let cost = summary.cost_usd.map_or_else(|| "n/a".to_string(), |cost| format!("${cost:.6}"));
     let requests = summary.requests_note().map(|requests| format!(" requests: {requests},")).unwrap_or_default();
+    let reused = summary.reused_note().map(|reused| format!(" reused: {reused},")).unwrap_or_default();
     let started = summary.started_note().map(|started| format!(", started: {started}")).unwrap_or_default();
     format!(
-        "rows: {}, files: {} of {}, bytes: {}, tasks: {}, retries: {},{requests} time: {:.2} s, cost: {cost}{started}",
+        "rows: {}, files: {} of {}, bytes: {}, tasks: {}, retries: {},{requests}{reused} time: {:.2} s, cost: {cost}{started}",
         summary.rows,
         summary.files_read,
         summary.files_found,

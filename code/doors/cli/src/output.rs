@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use buzz_engine::Rows;
 use buzz_protocol::{Format, QueryError, Result};
 use buzz_results::format::{WriteError, plain, write_within};
-use buzz_results::{Cut, Layout};
+use buzz_results::{Cut, Incoming, Layout, Written, not_writable, written};
 use tempfile::NamedTempFile;
 
 use crate::interrupt::{Interrupt, Interruptible};
@@ -111,21 +111,61 @@ impl Output {
         let (is_terminal, interrupt) = (self.is_terminal(), self.interrupt);
         match self.place {
             Place::Stdout if is_terminal => {
-                to_stdout(written(Escaped::new(io::stdout().lock()), &interrupt, write).map(|_| ()))
+                to_stdout(buffered(Escaped::new(io::stdout().lock()), &interrupt, write).map(|_| ()))
             }
-            Place::Stdout => to_stdout(written(io::stdout().lock(), &interrupt, write).map(|_| ())),
+            Place::Stdout => to_stdout(buffered(io::stdout().lock(), &interrupt, write).map(|_| ())),
             Place::Device(device, path) => {
-                written(device, &interrupt, write).map(|_| ()).map_err(|error| at(&path, error))
+                buffered(device, &interrupt, write).map(|_| ()).map_err(|error| at(&path, error))
             }
             Place::File(file, path) => {
-                let bad = |error: &io::Error| not_writable(&path, &plain(error));
-                let file = written(file, &interrupt, write).map_err(|error| at(&path, error))?;
-                file.as_file().sync_all().map_err(|error| bad(&error))?;
-                interrupt.check().map_err(|error| bad(&error))?;
-                file.persist(&path).map(|_| ()).map_err(|error| bad(&error.error))
+                let file = buffered(file, &interrupt, write).map_err(|error| at(&path, error))?;
+                kept(file, &path, &interrupt)
             }
         }
     }
+
+    /// Makes a sink that writes the rows of a query as `format` while they come. Returns `None` for an output of which a
+    /// query that fails must not have written a part: anything but a file. A table is not written while its rows come.
+    ///
+    /// # Errors
+    /// `Invalid` if the file is not writable.
+    pub fn incoming(&self, format: Format) -> Result<Option<(Incoming, Written)>> {
+        match &self.place {
+            Place::File(file, path) if format != Format::Table => {
+                let file = file.as_file().try_clone().map_err(|error| not_writable(path, &error))?;
+                Ok(Some(written(file, format, path)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Waits until the rows that were passed to the sink of [`Output::incoming`] are written, and keeps the file.
+    ///
+    /// # Errors
+    /// `Invalid` if the output is not writable or the rows do not fit the format.
+    pub async fn finish(self, rows: Written) -> Result<()> {
+        let Output { place, interrupt } = self;
+        tokio::select! {
+            ended = rows.end() => ended?,
+            () = interrupt.interrupted() => return Err(QueryError::cancelled("the output was interrupted")),
+        }
+        match place {
+            Place::File(file, path) => {
+                // Waits for the disk.
+                let kept = tokio::task::spawn_blocking(move || kept(file, &path, &interrupt));
+                kept.await.unwrap_or_else(|_| Err(QueryError::internal("the output was not kept: its thread stopped")))
+            }
+            Place::Stdout | Place::Device(..) => Ok(()),
+        }
+    }
+}
+
+/// Replaces the file at `path` by the complete `file`, unless the command was interrupted.
+fn kept(file: NamedTempFile, path: &Path, interrupt: &Interrupt) -> Result<()> {
+    let bad = |error: &io::Error| not_writable(path, &plain(error));
+    file.as_file().sync_all().map_err(|error| bad(&error))?;
+    interrupt.check().map_err(|error| bad(&error))?;
+    file.persist(path).map(|_| ()).map_err(|error| bad(&error.error))
 }
 
 /// Returns the folder of a file.
@@ -142,7 +182,7 @@ fn to_stdout(written: Result<(), WriteError>) -> Result<()> {
 }
 
 /// Writes to `out` through a buffer, flushes it and returns `out`.
-fn written<W: Write>(
+fn buffered<W: Write>(
     out: W,
     interrupt: &Interrupt,
     write: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>,
@@ -159,10 +199,6 @@ fn at(path: &Path, error: WriteError) -> QueryError {
         WriteError::Io(error) => not_writable(path, &plain(&error)),
         WriteError::Rows(error) => error,
     }
-}
-
-fn not_writable(path: &Path, why: &dyn std::fmt::Display) -> QueryError {
-    QueryError::invalid(format!("output `{}` is not writable: {why}", path.display()))
 }
 
 /// Writes `rows` to `output`, a table on a terminal within `layout` and the terminal's width. Reports on standard error

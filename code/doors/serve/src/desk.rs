@@ -296,6 +296,7 @@ impl Desk {
         let Answer { content, mut summary, .. } = outcome?;
         let rows = match content {
             Content::Rows(rows) => rows,
+            Content::Passed => return Err(QueryError::internal("the rows were passed to another place")),
             Content::Plan(text) => {
                 // The rows of the answer are the lines of the plan, not those of the query that it is about.
                 summary.rows = text.lines().count() as u64;
@@ -387,6 +388,7 @@ impl Desk {
 fn bytes_of(answer: &Answer) -> u64 {
     match &answer.content {
         Content::Rows(rows) => rows.bytes(),
+        Content::Passed => 0,
         Content::Plan(text) => text.len() as u64,
     }
 }

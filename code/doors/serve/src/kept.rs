@@ -49,7 +49,8 @@ impl Bytes {
         let own = taken.users.get(user).copied().unwrap_or_default();
         let fits = |taken: u64, max: u64| taken == 0 || taken.saturating_add(bytes) <= max;
         let is_small = bytes <= self.all_max / SMALL_PART;
-        if !is_small && !(fits(taken.all, self.all_max) && fits(own, self.all_max / 2)) {
+        let has_room = fits(taken.all, self.all_max) && fits(own, self.all_max / 2);
+        if !is_small && !has_room {
             return false;
         }
         if bytes > 0 {

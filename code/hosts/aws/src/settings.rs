@@ -117,8 +117,21 @@ pub struct CombSettings {
     pub vcpus: f64,
     /// Memory of one comb, in MB.
     pub memory_mb: u64,
+    /// Disk of one comb, in GiB.
+    pub disk_gib: u64,
     /// Time without a query after which a comb stops itself. Only its cost depends on it here.
     pub idle: Duration,
+}
+
+/// Share of a comb's disk that the inbox of one query may use. The rest is for the image and for operators that spill.
+const INBOX_PERCENT_OF_DISK: u64 = 60;
+
+impl CombSettings {
+    /// Bounds the disk of inboxes in `options` by that of a comb: a full disk would end the queries of others as well.
+    pub fn bound(&self, options: &mut Options) {
+        let bytes = (self.disk_gib << 30) * INBOX_PERCENT_OF_DISK / 100;
+        options.inbox_disk_bytes = options.inbox_disk_bytes.min(bytes);
+    }
 }
 
 impl FuseSettings {
@@ -144,6 +157,7 @@ impl FuseSettings {
             start_max: Duration::from_secs(variables.optional("BUZZ_COMB_START_SECONDS", 180)),
             vcpus: variables.optional("BUZZ_COMB_VCPUS", 2.0),
             memory_mb: variables.optional("BUZZ_COMB_MEMORY_MB", 4096),
+            disk_gib: variables.optional("BUZZ_COMB_DISK_GB", 20_u64).min(1 << 20),
             idle: Duration::from_secs(variables.optional("BUZZ_COMB_IDLE_SECONDS", 300)),
         });
         let limits = QueryLimits::read(&mut variables, &get);
@@ -195,6 +209,25 @@ mod tests {
         assert_eq!(fuse(&[]).unwrap().function, "buzz-rust-fuse-dev");
         let alias = ("BUZZ_FUSE_FUNCTION", "buzz-rust-fuse-dev:live");
         assert_eq!(fuse(&[alias]).unwrap().function, "buzz-rust-fuse-dev:live");
+    }
+
+    #[test]
+    fn inboxes_are_bounded_by_the_disk_of_a_comb() {
+        let combs = [
+            ("BUZZ_COMB_CLUSTER", "c"),
+            ("BUZZ_COMB_TASK_DEFINITION", "d:1"),
+            ("BUZZ_COMB_SUBNETS", "a"),
+            ("BUZZ_COMB_SECURITY_GROUPS", "b"),
+        ];
+        let bounded = |sets: &[(&str, &str)], bytes: u64| {
+            let mut options = Options { inbox_disk_bytes: bytes, ..Options::default() };
+            fuse(&[&combs, sets].concat()).unwrap().combs.unwrap().bound(&mut options);
+            options.inbox_disk_bytes >> 20
+        };
+        // Fargate gives 20 GiB to a comb that requests no other disk.
+        assert_eq!(bounded(&[], 64 << 30), 12 << 10);
+        assert_eq!(bounded(&[("BUZZ_COMB_DISK_GB", "100")], 64 << 30), 60 << 10);
+        assert_eq!(bounded(&[("BUZZ_COMB_DISK_GB", "100")], 7 << 20), 7);
     }
 
     #[test]

@@ -39,7 +39,7 @@ impl Options {
     }
 
     /// Returns each option that is a number: its key, its value, and the least and the largest value that it accepts.
-    fn numbers(&self) -> [(&'static str, u64, u64, u64); 17] {
+    fn numbers(&self) -> [(&'static str, u64, u64, u64); 18] {
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         [
             ("tasks", count(self.tasks), 0, COUNT_MAX),
@@ -59,6 +59,7 @@ impl Options {
             ("timeout_seconds", self.timeout_seconds, 1, u64::MAX),
             ("batch_size", count(self.batch_size), 1, BATCH_ROWS_MAX),
             ("timeline_attempts", count(self.timeline_attempts), 0, COUNT_MAX),
+            ("reuse_bytes", self.reuse_bytes, 1, BYTES_MAX),
         ]
     }
 }

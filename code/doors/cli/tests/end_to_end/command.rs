@@ -13,7 +13,7 @@ use tempfile::tempdir;
 use crate::common::steps;
 use crate::tables::parquet_folder;
 
-fn buzz(dir: &Path, arguments: &[&str]) -> Output {
+pub(crate) fn buzz(dir: &Path, arguments: &[&str]) -> Output {
     Command::new(program("buzz")).current_dir(dir).args(arguments).output().unwrap()
 }
 
@@ -23,7 +23,7 @@ fn query(dir: &Path, reduce: &str) {
     fs::write(dir.join("query.json"), query.to_string()).unwrap();
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 

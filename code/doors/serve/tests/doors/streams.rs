@@ -119,6 +119,12 @@ async fn repeated_request_has_the_same_answer_and_counts_once() {
     assert_eq!(counts(&second).await.0, 5);
 }
 
+/// Headers, by name.
+type Headers<'a> = [(&'a str, &'a str)];
+
+/// Headers and body of a request, and status and a part of the response.
+type Refused<'a> = (Vec<(&'a str, &'a str)>, &'a str, u16, &'a str);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_say_what_is_wrong_and_keep_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -126,7 +132,7 @@ async fn bad_requests_say_what_is_wrong_and_keep_nothing() {
     post(&served, &[], "{\"id\":1}\n").await;
     let kind = |kind: &'static str| vec![("Content-Type", kind)];
     let long = "k".repeat(257);
-    let cases: Vec<(Vec<(&str, &str)>, &str, u16, &str)> = vec![
+    let cases: Vec<Refused<'_>> = vec![
         (vec![], "{\"id\":1}\n{\"id\":\n", 422, "line 3: the text is not JSON"),
         (vec![], "7", 422, "line 1: `7` is not a JSON object"),
         (kind("text/csv"), "id,name\n1,a\n1,2,3\n", 422, "line 3: row `1,2,3`"),
@@ -178,7 +184,7 @@ async fn declared_columns_are_checked() {
 
     let good = "{\"id\":1,\"at\":\"2026-01-01T00:00:00\"}\n";
     assert_eq!(post(&served, &[], good).await.0, 200);
-    let cases: [(&[(&str, &str)], &str, &str); 5] = [
+    let cases: [(&Headers<'_>, &str, &str); 5] = [
         (&[], "{\"id\":1}\n{\"id\":1.5}\n", "line 2: row `{\"id\":1.5}`"),
         (&[], "{\"id\":1}\n\n{\"id\":2,\"at\":\"yesterday\"}\n", "line 3: row"),
         (&[], "{\"at\":\"2026-01-01T00:00:00\"}\n", "column `id` is NULL"),

@@ -13,5 +13,6 @@ mod faults;
 mod jobs;
 mod matrix;
 mod names;
+mod objects;
 mod queries;
 mod stack;

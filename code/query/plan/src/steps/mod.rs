@@ -175,6 +175,7 @@ async fn map_stage(
         fragment: wire::encoded(with_schema(physical, &planned.schema)?)?,
         keys: Vec::new(),
         evaluate: Evaluate::EachSplit,
+        keeps_parts: false,
         reduces_rows,
         tasks: pack(splits, count),
         table,
