@@ -40,6 +40,7 @@ variables {
     cpu                 = 2048
     memory_mb           = 4096
     idle_s              = 300
+    disk_gb             = 20
   }
   limits           = { BUZZ_MAX_SCAN_BYTES = "", BUZZ_MAX_COST_USD = "0.50" }
   read_data        = [{ Sid = "ReadData", Effect = "Allow", Action = ["s3:GetObject"], Resource = ["arn:aws:s3:::lake/*"] }]
@@ -89,6 +90,7 @@ run "functions" {
       BUZZ_COMB_VCPUS            = "2"
       BUZZ_COMB_MEMORY_MB        = "4096"
       BUZZ_COMB_IDLE_SECONDS     = "300"
+      BUZZ_COMB_DISK_GB          = "20"
       BUZZ_MAX_COST_USD          = "0.50"
     })
     error_message = "got ${jsonencode(aws_lambda_function.fuse.environment[0].variables)}"
