@@ -179,12 +179,12 @@ run "what_an_hbee_may_do" {
   }
 
   assert {
-    condition     = toset([for action in flatten([for s in jsondecode(aws_iam_role_policy.hbee.policy).Statement : s.Action if s.Effect == "Allow"]) : action if !startswith(action, "ec2:")]) == toset(["s3:GetObject", "logs:CreateLogStream", "logs:PutLogEvents"])
-    error_message = "an HBee reads, and logs: ${aws_iam_role_policy.hbee.policy}"
+    condition     = toset([for action in flatten([for s in jsondecode(aws_iam_role_policy.hbee.policy).Statement : s.Action if s.Effect == "Allow"]) : action if !startswith(action, "ec2:")]) == toset(["s3:GetObject", "s3:PutObject", "logs:CreateLogStream", "logs:PutLogEvents"])
+    error_message = "an HBee reads, exchanges rows, and logs: ${aws_iam_role_policy.hbee.policy}"
   }
   assert {
-    condition     = toset(flatten([for s in jsondecode(aws_iam_role_policy.hbee.policy).Statement : s.Resource if contains(s.Action, "s3:GetObject")])) == toset(["arn:aws:s3:::lake/*", "arn:aws:s3:::buzz/results/queries/*/tasks/*"])
-    error_message = "of the stack's own objects, an HBee may read tasks only: ${aws_iam_role_policy.hbee.policy}"
+    condition     = toset(flatten([for s in jsondecode(aws_iam_role_policy.hbee.policy).Statement : s.Resource if contains(s.Action, "s3:GetObject")])) == toset(["arn:aws:s3:::lake/*", "arn:aws:s3:::buzz/results/queries/*/tasks/*", "arn:aws:s3:::buzz/results/exchange/*"])
+    error_message = "of the stack's own objects, an HBee may read tasks and exchanged rows only: ${aws_iam_role_policy.hbee.policy}"
   }
   assert {
     condition     = alltrue([for policy in [aws_iam_role_policy.fuse.policy, aws_iam_role_policy.hbee.policy] : toset(flatten([for s in jsondecode(policy).Statement : s.Action if s.Effect == "Deny"])) == toset([for action in flatten([for s in jsondecode(policy).Statement : s.Action if s.Effect == "Allow"]) : action if startswith(action, "ec2:")])])
