@@ -62,7 +62,7 @@ examples: local-sample ## Make the files that code/examples reads, in data/examp
 
 STREAM ?= code/examples/top-auctions.sql
 
-.PHONY: run-stream run-ingest stream-differential stream-mutations bench-stream bench-ingest
+.PHONY: run-stream run-ingest stream-differential stream-mutations stream-tools bench-stream bench-ingest
 run-stream: build ## Run the continuous query STREAM (default: the top auctions of 10 s, every 2 s) and print its rows
 	@$(BUZZ) stream run $(STREAM)
 
@@ -235,9 +235,16 @@ bench-cloud: deployed ## Measure a stack's programs on the local cloud; writes d
 	python3 code/testkit/bench/cloud.py --bin $(DEPLOYED) --build small --sample $(SAMPLE) \
 		--runs $(or $(BENCH_RUNS),5) --output docs/FIGURES.md
 
-bench-stream: release ## Measure continuous queries; BENCH_RUNS=3 EVENTS=4000000 BINARIES=folder
+STREAM_TOOLS := $(BENCH)/stream-tools
+stream-tools:
+	@[ -x $(STREAM_TOOLS)/bin/pip ] || python3 -m venv $(STREAM_TOOLS)
+	@for engine in bytewax==0.21.1 pathway==0.33.0; do \
+		$(STREAM_TOOLS)/bin/python -c "import $${engine%%=*}" 2>/dev/null || $(STREAM_TOOLS)/bin/pip install --quiet $$engine || \
+			echo "$$engine is left out: it cannot be installed" >&2; done
+
+bench-stream: release stream-tools ## Measure continuous queries, next to plain DataFusion and other engines; BENCH_RUNS=3 EVENTS=4000000 BINARIES=folder
 	python3 code/testkit/bench/stream.py --bin $(MEASURED) --folder $(BENCH)/stream --runs $(or $(BENCH_RUNS),3) \
-		--events $(or $(EVENTS),4000000)
+		--events $(or $(EVENTS),4000000) --tools $(STREAM_TOOLS)/bin/python
 
 bench-ingest: release ## Measure the rows that a server takes; SECONDS=60 CLIENTS=16 EVENTS=1,10,100,1000 BINARIES=folder
 	python3 code/testkit/bench/ingest.py --bin $(MEASURED) --folder $(BENCH)/ingest --seconds $(or $(SECONDS),10) \

@@ -383,6 +383,10 @@ impl Combs for NoCombs {
         Ok(Vec::new())
     }
 
+    fn are_possible(&self) -> bool {
+        false
+    }
+
     fn partitions_per_comb(&self, _count: usize) -> usize {
         2
     }

@@ -205,13 +205,6 @@ mod tests {
     }
 
     #[test]
-    fn fuse_invokes_the_alias_that_its_stack_names() {
-        assert_eq!(fuse(&[]).unwrap().function, "buzz-rust-fuse-dev");
-        let alias = ("BUZZ_FUSE_FUNCTION", "buzz-rust-fuse-dev:live");
-        assert_eq!(fuse(&[alias]).unwrap().function, "buzz-rust-fuse-dev:live");
-    }
-
-    #[test]
     fn inboxes_are_bounded_by_the_disk_of_a_comb() {
         let combs = [
             ("BUZZ_COMB_CLUSTER", "c"),
@@ -228,6 +221,13 @@ mod tests {
         assert_eq!(bounded(&[], 64 << 30), 12 << 10);
         assert_eq!(bounded(&[("BUZZ_COMB_DISK_GB", "100")], 64 << 30), 60 << 10);
         assert_eq!(bounded(&[("BUZZ_COMB_DISK_GB", "100")], 7 << 20), 7);
+    }
+
+    #[test]
+    fn fuse_invokes_the_alias_that_its_stack_names() {
+        assert_eq!(fuse(&[]).unwrap().function, "buzz-rust-fuse-dev");
+        let alias = ("BUZZ_FUSE_FUNCTION", "buzz-rust-fuse-dev:live");
+        assert_eq!(fuse(&[alias]).unwrap().function, "buzz-rust-fuse-dev:live");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::ipc::writer::StreamWriter;
 use buzz_epoch::{Commit, EpochLog, Keep, OutputFile, Record, StateFile};
 use buzz_protocol::{QueryError, Result};
-use buzz_stream::{EpochOutput, KEY_GROUPS, state_file};
+use buzz_stream::{EpochOutput, state_file};
 use bytes::Bytes;
 use serde_json::json;
 
@@ -123,7 +123,7 @@ impl Runner {
             let (before, batches) = match delta {
                 _ if files.len() >= STATE_FILES_MAX => {
                     files.clear();
-                    (watermark, pipeline.snapshot(&self.state, stage))
+                    (watermark, pipeline.snapshot(&self.state, stage)?)
                 }
                 Some(delta) => (delta.before, delta.batches.clone()),
                 None => {
@@ -136,7 +136,7 @@ impl Runner {
             files.push(StateFile {
                 stage: name,
                 path: path.to_string(),
-                groups: (0, KEY_GROUPS as u32),
+                groups: state_file::groups(&batches),
                 slices: pipeline.ends(stage, &batches),
                 rows: batches.iter().map(|batch| batch.num_rows() as u64).sum(),
                 bytes: bytes.len() as u64,

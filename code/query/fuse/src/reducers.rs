@@ -81,7 +81,7 @@ impl Reducers {
         }
         let auto = plan.options.reducer == ReducerChoice::Auto;
         // Rows of any number fit in objects.
-        if auto && host.objects.is_for_all() && (last || !may_reduce_itself) {
+        if auto && host.objects.is_for_all() && (last || !may_reduce_itself || !host.combs.are_possible()) {
             return Self::objects(plan).await;
         }
         if may_reduce_itself && auto && last {
@@ -150,6 +150,9 @@ impl Reducers {
                     (false, true) => format!("{objects}, since many rows are expected and combs take time to start"),
                     (false, false) => format!("{combs} that are started, since many rows are expected"),
                 };
+                if !host.combs.are_possible() {
+                    return otherwise;
+                }
                 format!("{combs} if running already; otherwise {otherwise}")
             }
         }

@@ -13,6 +13,8 @@ pub mod dialect;
 mod explain;
 mod footers;
 mod information;
+mod join_order;
+mod key_filters;
 mod limited;
 mod missing;
 mod narrow;

@@ -15,6 +15,8 @@ use datafusion::sql::parser::Statement;
 use crate::cut::{Cut, CutRules, Fragment, Scan, TableCost, cut};
 use crate::footers::row_groups;
 use crate::information::{answered, described_query, description};
+use crate::join_order::joins_ordered;
+use crate::key_filters::keys_filtered;
 use crate::missing::missing_table;
 use crate::narrow::narrowed;
 use crate::parts::{ends_with_partial, without_statistics};
@@ -146,7 +148,9 @@ async fn logical(
     let providers = providers(&statement, &planning.tables, inboxes)?;
     let state = planning.session(providers.iter().map(|(name, provider)| (name.as_str(), Arc::clone(provider))))?;
     let (_, optimized) = to_logical(&state, statement, &planning.question.query.params, planning.options()).await?;
-    narrowed(&state, optimized, &mut planning.tables)
+    let narrowed = narrowed(&state, optimized, &mut planning.tables)?;
+    let ordered = joins_ordered(&state, narrowed, planning.options())?;
+    keys_filtered(&state, ordered, planning.options(), &cut_rules(planning))
 }
 
 fn stage_number(count: usize) -> u32 {

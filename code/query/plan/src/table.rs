@@ -11,7 +11,7 @@ use buzz_protocol::{FileFormat, QueryId, StageId};
 use buzz_storage::INT96_UNIT;
 use buzz_storage::text::TextSource;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Statistics, internal_datafusion_err};
+use datafusion::common::{ColumnStatistics, Statistics, internal_datafusion_err};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::object_store::ObjectStoreUrl;
@@ -47,6 +47,27 @@ impl FileTable {
     /// ([`scan_number`]).
     pub fn for_cut(table: Arc<Table>, number: usize) -> Self {
         Self { table, number: Some(number), statistics: OnceLock::new() }
+    }
+
+    /// Returns the number that identifies the table's scans; `None` for an `HBee` step.
+    pub(crate) fn number(&self) -> Option<usize> {
+        self.number
+    }
+
+    /// Returns the rows of the table, for estimates. `None` if they are not known.
+    pub(crate) fn row_count(&self) -> Option<usize> {
+        self.planner_statistics().num_rows.get_value().copied()
+    }
+
+    /// Returns the statistics of the column `name`, for estimates. `None` if they are not known.
+    pub(crate) fn column_statistics(&self, name: &str) -> Option<ColumnStatistics> {
+        let (file, partitions) = (self.table.file_schema(), self.table.partition_fields());
+        let position = file.fields().iter().chain(&partitions).position(|field| field.name() == name)?;
+        self.planner_statistics().column_statistics.get(position).cloned()
+    }
+
+    fn planner_statistics(&self) -> &Statistics {
+        self.statistics.get_or_init(|| self.table.planner_statistics())
     }
 
     /// Returns the table.
@@ -101,7 +122,7 @@ impl TableProvider for FileTable {
                 // them.
                 let partitions = inbox_target(state)?.partitions.max(2);
                 // The planner orders joins by statistics, and answers COUNT, MIN and MAX from them if they are exact.
-                statistics = self.statistics.get_or_init(|| self.table.planner_statistics()).clone();
+                statistics = self.planner_statistics().clone();
                 vec![FileGroup::new(vec![PartitionedFile::new(number.to_string(), 0)]); partitions]
             }
         };

@@ -43,6 +43,26 @@ pub enum Overflow {
     Wrap,
 }
 
+/// The order in which one statement's inner joins run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JoinOrder {
+    /// The order with the fewest estimated rows, if it has clearly fewer than the order of the statement.
+    Estimated,
+    /// The order of the statement.
+    Written,
+}
+
+/// Keys of small tables as filters of the rows that one statement aggregates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyFilters {
+    /// Filters that are estimated to remove most rows.
+    Estimated,
+    /// No filters.
+    None,
+}
+
 /// The limits and choices of one query. Exceeding a limit is an error of kind `Limit` that names the option.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -61,6 +81,10 @@ pub struct Options {
     /// Maximum of a join's build side bytes × the tasks that read it, up to which HBees run a broadcast join.
     /// With 0, combs run every join.
     pub build_bytes: u64,
+    /// Order of the inner joins of one statement.
+    pub join_order: JoinOrder,
+    /// Filters by keys of the rows that one statement aggregates.
+    pub key_filters: KeyFilters,
     /// Maximum number of tasks that run at the same time; 0 uses the default of the place where tasks run.
     pub concurrency: usize,
     /// Maximum number of attempts of a task that fails with `Unavailable`.
@@ -113,6 +137,8 @@ impl Default for Options {
             task_bytes: 64 << 20,
             split_bytes: 128 << 20,
             build_bytes: 256 << 20,
+            join_order: JoinOrder::Estimated,
+            key_filters: KeyFilters::Estimated,
             concurrency: 0,
             attempts: 3,
             straggler_factor: 4,
@@ -151,6 +177,14 @@ pub const OPTION_HELP: &[(&str, &str)] = &[
     (
         "build_bytes",
         "maximum build side bytes × tasks for a broadcast join in HBees; 0 disables these joins (default 256MiB)",
+    ),
+    (
+        "join_order",
+        "order of one statement's inner joins: estimated (default) chooses by estimated rows, written keeps the statement's",
+    ),
+    (
+        "key_filters",
+        "estimated (default) filters rows below an aggregate by the keys of a small table that its groups are joined with, none does not",
     ),
     (
         "concurrency",
@@ -222,6 +256,20 @@ impl Options {
             "split_bytes" => self.split_bytes = bytes(key, value)?,
             "build_bytes" if value == "0" => self.build_bytes = 0,
             "build_bytes" => self.build_bytes = bytes(key, value)?,
+            "join_order" => {
+                self.join_order = match value {
+                    "estimated" => JoinOrder::Estimated,
+                    "written" => JoinOrder::Written,
+                    _ => return Err(misfit(key, value, "estimated or written")),
+                }
+            }
+            "key_filters" => {
+                self.key_filters = match value {
+                    "estimated" => KeyFilters::Estimated,
+                    "none" => KeyFilters::None,
+                    _ => return Err(misfit(key, value, "estimated or none")),
+                }
+            }
             "concurrency" => self.concurrency = number(key, value, 0)?,
             "attempts" => self.attempts = number(key, value, 1)?,
             "straggler_factor" => self.straggler_factor = number(key, value, 0)?,
@@ -339,6 +387,8 @@ mod tests {
                 "reducer" => "inline",
                 "overflow" => "wrap",
                 "reuse" => "true",
+                "join_order" => "written",
+                "key_filters" => "none",
                 "time_zone" => "+02:00",
                 _ => "7",
             };
@@ -361,6 +411,8 @@ mod tests {
                 "reducer" => "inline",
                 "overflow" => "wrap",
                 "reuse" => "true",
+                "join_order" => "written",
+                "key_filters" => "none",
                 "time_zone" => "Europe/Paris",
                 _ => "7",
             };

@@ -35,6 +35,10 @@ mod flowing;
 
 mod inline;
 
+mod join_order;
+
+mod key_filters;
+
 mod limits;
 
 mod matrix;

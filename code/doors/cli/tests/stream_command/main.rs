@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "a test reports what it skips")]
 
 mod buckets;
+mod changes;
 mod counts;
 mod delta;
 mod dialect;
@@ -39,6 +40,11 @@ fn main() {
         trials.push(
             Trial::test(format!("arroyo::{name}"), move || engines::arroyo(&data, name)).with_ignored_flag(absent),
         );
+    }
+    for name in engines::ARROYO_CHANGES {
+        let data = data.join("arroyo");
+        let test = move || engines::arroyo_changes(&data, name);
+        trials.push(Trial::test(format!("arroyo_changes::{name}"), test).with_ignored_flag(absent));
     }
     for (name, message) in engines::ARROYO_REFUSED {
         let data = data.join("arroyo");
@@ -126,7 +132,10 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("sinks::rows_have_the_columns_of_the_sink", sinks::columns),
         Trial::test("sinks::what_cannot_be_written_is_refused_by_check", sinks::refused),
         Trial::test("sinks::times_keep_their_zone", sinks::zones),
+        Trial::test("changes::counts_change_over_kills_and_runs", changes::over_kills),
+        Trial::test("changes::need_a_sink_that_takes_them", changes::sinks),
         Trial::test("delta::appended_rows_are_read_once", delta::appended_rows),
+        Trial::test("delta::sink_gets_each_epoch_once", delta::sink),
         Trial::test("dialect::statements_equal_batch", dialect::equal_batch),
         Trial::test("dialect::overflow_is_an_error_as_in_batch", dialect::overflow_is_an_error),
         Trial::test("check::names_stages_and_state", tutorial::check_names_stages),

@@ -181,6 +181,7 @@ async fn stack_without_combs_has_none_and_says_so() {
     let error = NoCombs.ready(1).await.unwrap_err();
     assert!(error.to_string().contains("this stack has none"), "{error}");
     assert!(error.to_string().contains("COMB_NETWORK=public_ipv4"), "{error}");
+    assert!(!NoCombs.are_possible());
     assert!(NoCombs.warm(3).await.unwrap().is_empty());
 }
 

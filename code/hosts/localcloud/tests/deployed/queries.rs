@@ -48,23 +48,6 @@ async fn inline_and_comb_reduction_return_equal_rows_for_1_and_64_tasks_and_1_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stack_without_combs_answers_queries_that_would_start_combs() {
-    let deployed = deploy(|stack| stack.combs = false).await;
-    for (zones, tasks) in [(1, 1), (3, 64)] {
-        let answer = deployed.invoke(&ask(GROUPS, zones, json!({"tasks": tasks}))).await;
-        assert_answers(&answer, &plain(GROUPS).await);
-    }
-    for tasks in [1, 48] {
-        let answer = deployed.invoke(&ask(LARGE, 1, json!({"tasks": tasks}))).await.unwrap();
-        assert_eq!(answer["row_count"], 180_000);
-    }
-    let (kind, message) = deployed.invoke(&ask(GROUPS, 1, json!({"reducer": "comb"}))).await.unwrap_err();
-    assert_eq!(kind, "Invalid");
-    assert!(message.contains("this stack has none") && message.contains("COMB_NETWORK=public_ipv4"), "{message}");
-    assert_eq!(deployed.cloud.ecs.started(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn answers_and_partial_aggregates_are_kept_in_the_bucket() {
     let deployed = deploy(|_| {}).await;
     let expected = plain(GROUPS).await;
@@ -87,6 +70,27 @@ async fn answers_and_partial_aggregates_are_kept_in_the_bucket() {
     // A query that does not ask for it runs.
     let other = asked(GROUPS, json!({"reducer": "inline"})).await;
     assert!(other["reused"].is_null() && invocations() > ran, "{other}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fuse_of_a_stack_without_combs_reduces_every_query_itself() {
+    let deployed = deploy(|stack| stack.combs = false).await;
+    for (zones, tasks) in [(1, 1), (3, 64)] {
+        let answer = deployed.invoke(&ask(GROUPS, zones, json!({"tasks": tasks}))).await;
+        assert_answers(&answer, &plain(GROUPS).await);
+        assert_ne!(answer.unwrap()["summary"]["reducer"], "comb");
+    }
+    // On other stacks, combs would be started for as many rows.
+    let answer = deployed.invoke(&ask(LARGE, 1, json!({"tasks": 48}))).await.unwrap();
+    assert_eq!(answer["row_count"], 180_000);
+
+    let (kind, message) = deployed.invoke(&ask(GROUPS, 1, json!({"reducer": "comb"}))).await.unwrap_err();
+    assert_eq!(kind, "Invalid");
+    assert!(message.contains("this stack has none") && message.contains("COMB_NETWORK=public_ipv4"), "{message}");
+    // One response cannot carry the rows of one task, so they go through objects.
+    let answer = deployed.invoke(&ask(LARGE, 1, json!({"tasks": 1}))).await.unwrap();
+    assert_eq!(answer["row_count"], 180_000);
+    assert_eq!(deployed.cloud.ecs.started(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use buzz_connect::{Sink, Written};
+use buzz_connect::{Sink, TakesChanges, Written};
 use buzz_protocol::{QueryError, Result, now_ms};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -192,5 +192,9 @@ impl Sink for Rows {
         let count = self.preview.rows.lock().len();
         self.preview.seen.send_modify(|seen| seen.0 = count);
         Ok(if count >= ROWS_MAX { Written::Closed } else { Written::Done })
+    }
+
+    fn takes_changes(&self) -> TakesChanges {
+        TakesChanges::Too
     }
 }

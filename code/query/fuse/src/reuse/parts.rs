@@ -14,7 +14,8 @@ use crate::tasks::bare_task;
 const PART_BYTES_MAX: u64 = 16 << 20;
 
 /// Fields of a task that do not change its rows: of its run, its place in the plan, and the destination of its rows.
-const OF_THE_RUN: [&str; 11] = [
+const OF_THE_RUN: [&str; 12] = [
+    "objects",
     "build",
     "query",
     "token",

@@ -12,6 +12,12 @@ pub(crate) struct CutRules {
 }
 
 impl CutRules {
+    /// Checks if each task over the table `probe` may read the table `build`, both by table number.
+    pub(crate) fn affords_table(&self, build: usize, probe: usize) -> bool {
+        let tables = self.tables.get(build).zip(self.tables.get(probe));
+        tables.is_some_and(|(build, probe)| self.affords(build.bytes, *probe))
+    }
+
     /// Checks if each task over `table` may read a build side of `bytes`: `bytes` × tasks must be at most `build_bytes`
     /// and at most the larger of the table's bytes and 8 MiB.
     pub(super) fn affords(&self, bytes: u64, table: TableCost) -> bool {

@@ -85,7 +85,7 @@ const NEVER_FAIL: [&str; 4] = ["buzz_instant", "buzz_instant_in", "buzz_double",
 
 /// Checks if `expression` can fail for a value: it divides whole numbers or decimals by something that may be zero,
 /// parses a text, or computes what may overflow.
-fn can_fail(expression: &Expr, schema: &DFSchema) -> Result<bool> {
+pub(crate) fn can_fail(expression: &Expr, schema: &DFSchema) -> Result<bool> {
     expression.any(&mut |inner| {
         Ok(match inner {
             Expr::BinaryExpr(BinaryExpr { op: Operator::Divide | Operator::Modulo, right, .. }) => {

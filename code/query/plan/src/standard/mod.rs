@@ -53,7 +53,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::prelude::SessionConfig;
 
 pub(crate) use self::clauses::check_functions;
-pub(crate) use self::guards::{conjunction, guarded};
+pub(crate) use self::guards::{can_fail, conjunction, guarded};
 pub(crate) use self::limits::without_unordered_limits;
 pub(crate) use self::names::with_names;
 pub(crate) use self::natural::{Named, natural_selects, with_names_of};

@@ -43,8 +43,8 @@ const SMALLER_MAX: usize = 300;
 /// Combs and options that queries are tried with, by turns.
 const SETTINGS: [(usize, &[&str]); 12] = [
     (1, &["tasks=3", "split_bytes=1"]),
-    (4, &["tasks=5", "split_bytes=1", "build_bytes=0"]),
-    (2, &["tasks=2", "transport=tcp"]),
+    (4, &["tasks=5", "split_bytes=1", "build_bytes=0", "join_order=written"]),
+    (2, &["tasks=2", "transport=tcp", "join_order=written"]),
     (3, &[]),
     // Small batches, and inboxes that spill.
     (2, &["tasks=7", "split_bytes=1", "batch_size=500", "inbox_memory_bytes=20kB"]),
