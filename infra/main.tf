@@ -51,6 +51,7 @@ locals {
     cpu                 = local.settings.comb_cpu
     memory_mb           = local.settings.comb_memory_mb
     idle_s              = local.settings.comb_idle_s
+    disk_gb             = local.settings.comb_disk_gb
   }])
 
   # Environment variables of functions and combs.

@@ -136,13 +136,13 @@ def counts(stack, kind, place):
 
 
 def exchanges(stack, place, combs):
-    """Joins two scans: on two combs if the stack has some, else in Fuse."""
+    """Joins two scans: on two combs if the stack has some, else through objects in the bucket."""
     sql = "SELECT a.grp, COUNT(*) AS n, SUM(b.id) AS total FROM rows a JOIN rows b ON a.id = b.id GROUP BY a.grp"
-    options = {"zones": 2, "reducer": "comb"} if combs else {}
+    options = {"zones": 2, "reducer": "comb"} if combs else {"reducer": "objects"}
     answer, seconds = stack.query(sql, ("DeltaLake", place), **options)
     expect({row["grp"]: (row["n"], row["total"]) for row in answer["rows"]}, GROUPS)
     summary = answer["summary"]
-    where = f"{summary.get('combs', 0)} combs, {summary.get('combs_started', 0)} of them started" if combs else "Fuse, since the stack has no combs"
+    where = f"{summary.get('combs', 0)} combs, {summary.get('combs_started', 0)} of them started" if combs else "functions, through objects in the bucket"
     return f"a join was reduced by {where}, in {seconds:.1f} s"
 
 

@@ -40,6 +40,7 @@ variables {
     cpu                 = 2048
     memory_mb           = 4096
     idle_s              = 300
+    disk_gb             = 20
   }
   limits           = { BUZZ_MAX_SCAN_BYTES = "", BUZZ_MAX_COST_USD = "0.50" }
   read_data        = [{ Sid = "ReadData", Effect = "Allow", Action = ["s3:GetObject"], Resource = ["arn:aws:s3:::lake/*"] }]
@@ -89,6 +90,7 @@ run "functions" {
       BUZZ_COMB_VCPUS            = "2"
       BUZZ_COMB_MEMORY_MB        = "4096"
       BUZZ_COMB_IDLE_SECONDS     = "300"
+      BUZZ_COMB_DISK_GB          = "20"
       BUZZ_MAX_COST_USD          = "0.50"
     })
     error_message = "got ${jsonencode(aws_lambda_function.fuse.environment[0].variables)}"
@@ -177,12 +179,12 @@ run "what_an_hbee_may_do" {
   }
 
   assert {
-    condition     = toset([for action in flatten([for s in jsondecode(aws_iam_role_policy.hbee.policy).Statement : s.Action if s.Effect == "Allow"]) : action if !startswith(action, "ec2:")]) == toset(["s3:GetObject", "logs:CreateLogStream", "logs:PutLogEvents"])
-    error_message = "an HBee reads, and logs: ${aws_iam_role_policy.hbee.policy}"
+    condition     = toset([for action in flatten([for s in jsondecode(aws_iam_role_policy.hbee.policy).Statement : s.Action if s.Effect == "Allow"]) : action if !startswith(action, "ec2:")]) == toset(["s3:GetObject", "s3:PutObject", "logs:CreateLogStream", "logs:PutLogEvents"])
+    error_message = "an HBee reads, exchanges rows, and logs: ${aws_iam_role_policy.hbee.policy}"
   }
   assert {
-    condition     = toset(flatten([for s in jsondecode(aws_iam_role_policy.hbee.policy).Statement : s.Resource if contains(s.Action, "s3:GetObject")])) == toset(["arn:aws:s3:::lake/*", "arn:aws:s3:::buzz/results/queries/*/tasks/*"])
-    error_message = "of the stack's own objects, an HBee may read tasks only: ${aws_iam_role_policy.hbee.policy}"
+    condition     = toset(flatten([for s in jsondecode(aws_iam_role_policy.hbee.policy).Statement : s.Resource if contains(s.Action, "s3:GetObject")])) == toset(["arn:aws:s3:::lake/*", "arn:aws:s3:::buzz/results/queries/*/tasks/*", "arn:aws:s3:::buzz/results/exchange/*"])
+    error_message = "of the stack's own objects, an HBee may read tasks and exchanged rows only: ${aws_iam_role_policy.hbee.policy}"
   }
   assert {
     condition     = alltrue([for policy in [aws_iam_role_policy.fuse.policy, aws_iam_role_policy.hbee.policy] : toset(flatten([for s in jsondecode(policy).Statement : s.Action if s.Effect == "Deny"])) == toset([for action in flatten([for s in jsondecode(policy).Statement : s.Action if s.Effect == "Allow"]) : action if startswith(action, "ec2:")])])

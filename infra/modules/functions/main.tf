@@ -17,6 +17,7 @@ locals {
     BUZZ_COMB_VCPUS           = tostring(var.combs.cpu / 1024)
     BUZZ_COMB_MEMORY_MB       = tostring(var.combs.memory_mb)
     BUZZ_COMB_IDLE_SECONDS    = tostring(var.combs.idle_s)
+    BUZZ_COMB_DISK_GB         = tostring(var.combs.disk_gb)
   }
 
   zips = { fuse = var.fuse.zip, hbee = var.hbee.zip }

@@ -100,6 +100,7 @@ variable "combs" {
     cpu                 = number
     memory_mb           = number
     idle_s              = number
+    disk_gb             = number
   })
 }
 
