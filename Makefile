@@ -22,11 +22,12 @@ AWS_CLI := $(CARGO_TARGET_DIR)/aws-cli
 # Settings of a stack, for the scripts. default.env.example explains each.
 export STAGE REGION DEPLOY_PROFILE BACKEND_PROFILE BACKEND_BUCKET BACKEND_REGION ARCH COMB_NETWORK DATA_LOCATIONS \
 	OUTPUT_LOCATIONS BUCKET_REGIONS DATA_KMS_KEYS LOG_LEVEL AUTO_APPROVE ALLOW_DIRTY IMAGE_TOOL IMAGE_ARCHIVE BINARIES \
-	SAMPLE QUERY TABLE FORMAT BUZZ ROLE SINCE QUERY_ID DAYS CANCEL RESULTS
+	NAME_PREFIX TAGS ROLE_PATH PERMISSIONS_BOUNDARY FUNCTION_SUBNETS FUNCTION_SECURITY_GROUPS COMB_SUBNETS \
+	COMB_SECURITY_GROUPS COMB_IMAGE TF TF_PLUGIN_DIR SAMPLE QUERY TABLE FORMAT BUZZ ROLE SINCE QUERY_ID DAYS CANCEL RESULTS WHEN VERSION
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample local-sample run-query test check check-infra format bench fuzz clean init package package-lambdas \
-	package-hcomb plan deploy deploy-all destroy logs queries costs docker-login check-dirty scan-infra try-infra try-packages try-reproducible \
+	package-hcomb plan deploy deploy-all destroy doctor versions rollback logs queries costs docker-login check-dirty scan-infra try-infra try-packages try-reproducible \
 	run-integ-local run-integ-docker run-integ-aws
 .PHONY: bench-builds examples slt slt-known differential differential-real bench-tools stack-sample stack-query need-stage
 
@@ -61,9 +62,12 @@ examples: local-sample ## Make the files that code/examples reads, in data/examp
 
 STREAM ?= code/examples/top-auctions.sql
 
-.PHONY: run-stream stream-differential stream-mutations bench-stream
+.PHONY: run-stream run-ingest stream-differential stream-mutations stream-tools bench-stream bench-ingest
 run-stream: build ## Run the continuous query STREAM (default: the top auctions of 10 s, every 2 s) and print its rows
 	@$(BUZZ) stream run $(STREAM)
+
+run-ingest: build ## Push events to two streams of a server, and print their join
+	@BUZZ=$(BUZZ) code/examples/join-streams.sh
 
 LOCAL_CLOUD := $(CARGO_TARGET_DIR)/debug/localcloud
 # Where the example's catalog says its table is.
@@ -231,14 +235,30 @@ bench-cloud: deployed ## Measure a stack's programs on the local cloud; writes d
 	python3 code/testkit/bench/cloud.py --bin $(DEPLOYED) --build small --sample $(SAMPLE) \
 		--runs $(or $(BENCH_RUNS),5) --output docs/FIGURES.md
 
-bench-stream: release ## Measure continuous queries; BENCH_RUNS=3 EVENTS=4000000 BINARIES=folder
+STREAM_TOOLS := $(BENCH)/stream-tools
+stream-tools:
+	@[ -x $(STREAM_TOOLS)/bin/pip ] || python3 -m venv $(STREAM_TOOLS)
+	@for engine in bytewax==0.21.1 pathway==0.33.0; do \
+		$(STREAM_TOOLS)/bin/python -c "import $${engine%%=*}" 2>/dev/null || $(STREAM_TOOLS)/bin/pip install --quiet $$engine || \
+			echo "$$engine is left out: it cannot be installed" >&2; done
+
+bench-stream: release stream-tools ## Measure continuous queries, next to plain DataFusion and other engines; BENCH_RUNS=3 EVENTS=4000000 BINARIES=folder
 	python3 code/testkit/bench/stream.py --bin $(MEASURED) --folder $(BENCH)/stream --runs $(or $(BENCH_RUNS),3) \
-		--events $(or $(EVENTS),4000000)
+		--events $(or $(EVENTS),4000000) --tools $(STREAM_TOOLS)/bin/python
+
+bench-ingest: release ## Measure the rows that a server takes; SECONDS=60 CLIENTS=16 EVENTS=1,10,100,1000 BINARIES=folder
+	python3 code/testkit/bench/ingest.py --bin $(MEASURED) --folder $(BENCH)/ingest --seconds $(or $(SECONDS),10) \
+		--clients $(or $(CLIENTS),16) --events $(or $(EVENTS),1,10,100,1000) --pipeline
 
 bench-builds: bench-tools ## Compare two builds of `buzz` on TPC-H; OLD=folder NEW=folder BENCH_RUNS=9 TPCH_SCALE=1
 	@[ -n "$(OLD)" ] || { echo "error: OLD= names the folder of the old build's \`buzz\`" >&2; exit 2; }
 	$(BENCH)/bin/python code/testkit/bench/builds.py --old $(OLD) --new $(or $(NEW),$(CARGO_TARGET_DIR)/debug) \
 		--scale $(or $(TPCH_SCALE),1) --folder $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1) --runs $(or $(BENCH_RUNS),9)
+
+.PHONY: bench-outputs
+bench-outputs: bench-tools release ## Write a whole table into each format, with `buzz` and DuckDB; BENCH_RUNS=3 TPCH_SCALE=1 BINARIES=folder
+	$(BENCH)/bin/python code/testkit/bench/outputs.py --bin $(MEASURED) --scale $(or $(TPCH_SCALE),1) \
+		--folder $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1) --runs $(or $(BENCH_RUNS),3)
 
 bench-tools:
 	@[ -x $(BENCH)/bin/tpchgen-cli ] || { python3 -m venv $(BENCH) && \
@@ -268,6 +288,15 @@ plan: ## Show the changes that deploy would make
 
 destroy: ## Delete the stack with all its resources
 	@infra/bin/stack.sh destroy
+
+doctor: ## Check tools, rights, quotas and buckets, and a deployed stack with small queries; WHEN=before or after
+	@infra/bin/doctor.py
+
+versions: ## List the deployed versions that are kept
+	@infra/bin/versions.py
+
+rollback: ## Make an earlier version live, without a build; VERSION=7, by default the one before
+	@infra/bin/versions.py rollback
 
 logs: ## Print the log of ROLE=fuse, hbee or comb; SINCE=1h, QUERY_ID=…
 	@infra/bin/logs.py

@@ -9,13 +9,13 @@ output "hbee_lambda_name" {
 }
 
 output "comb_cluster" {
-  description = "Cluster in which combs run."
-  value       = module.combs.cluster_name
+  description = "Cluster in which combs run; null without combs."
+  value       = one(module.combs[*].cluster_name)
 }
 
 output "comb_repository" {
-  description = "URL of the repository of the combs' image."
-  value       = module.combs.repository_url
+  description = "URL of the repository of the combs' image; null without combs."
+  value       = one(module.combs[*].repository_url)
 }
 
 output "bucket" {
@@ -25,7 +25,10 @@ output "bucket" {
 
 output "log_groups" {
   description = "Log group of each role."
-  value       = { fuse = module.functions.fuse_log_group, hbee = module.functions.hbee_log_group, comb = module.combs.log_group }
+  value = merge(
+    { fuse = module.functions.fuse_log_group, hbee = module.functions.hbee_log_group },
+    { for group in module.combs[*].log_group : "comb" => group },
+  )
 }
 
 output "version" {
@@ -41,6 +44,7 @@ output "sizes" {
     comb_network   = var.comb_network
     fuse_memory_mb = local.settings.fuse_memory_mb
     hbee_memory_mb = local.settings.hbee_memory_mb
+    hbee_at_once   = local.at_once
     comb_cpu       = local.settings.comb_cpu
     comb_memory_mb = local.settings.comb_memory_mb
   }

@@ -15,17 +15,17 @@ variable "arch" {
 }
 
 variable "comb_network" {
-  description = "`public_ipv4`: combs have a public address while they run, used outwards only. `ipv6_only`: they have none, and live in IPv6-only subnets."
+  description = "`none`: the stack has no combs and no network; Fuse reduces every query. `public_ipv4`: combs have a public address while they run, used outwards only. `private_ipv4`: they have none, and live in subnets that are given. `ipv6_only`: they have none, and live in IPv6-only subnets."
   type        = string
-  default     = "public_ipv4"
+  default     = "none"
 
   validation {
-    condition     = contains(["public_ipv4", "ipv6_only"], var.comb_network)
-    error_message = "COMB_NETWORK is `${var.comb_network}`; it can be public_ipv4 or ipv6_only."
+    condition     = contains(["none", "public_ipv4", "private_ipv4", "ipv6_only"], var.comb_network)
+    error_message = "COMB_NETWORK is `${var.comb_network}`; it can be none, public_ipv4, private_ipv4 or ipv6_only."
   }
   validation {
     condition     = var.comb_network != "ipv6_only" || !contains(local.regions_without_ipv6_tasks, var.region)
-    error_message = "Region ${var.region} runs no IPv6-only tasks. Set COMB_NETWORK=public_ipv4, or choose another region."
+    error_message = "Region ${var.region} runs no IPv6-only tasks. Set COMB_NETWORK=public_ipv4 or none, or choose another region."
   }
 }
 
@@ -79,8 +79,9 @@ variable "hbee_zip" {
 }
 
 variable "comb_image_tag" {
-  description = "Tag of the combs' image in the stack's repository: the hash of its content."
+  description = "Tag of the combs' image in the stack's repository: the hash of its content. Empty without combs."
   type        = string
+  default     = ""
 }
 
 variable "build_version" {
@@ -92,4 +93,120 @@ variable "log_level" {
   description = "Log filter of the programs: `error`, `warn`, `info` or `debug` for Buzz itself, or by crate, such as `warn,buzz=info,buzz_fuse=debug`."
   type        = string
   default     = "info"
+}
+
+variable "account_concurrency" {
+  description = "Functions that the account may run at the same time in this region; 0 if that is not known."
+  type        = number
+  default     = 0
+}
+
+variable "name_prefix" {
+  description = "Prefix of the names of all resources. Another than the default needs `buzz --function` in place of `--stack`."
+  type        = string
+  default     = "buzz-rust"
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{1,14}[a-z0-9]$", var.name_prefix))
+    error_message = "NAME_PREFIX is `${var.name_prefix}`; it has 3 to 16 small letters, digits and hyphens."
+  }
+}
+
+variable "tags" {
+  description = "Tags of all resources, beside those of the stage."
+  type        = map(string)
+  default     = {}
+}
+
+variable "role_path" {
+  description = "Path of the roles, such as `/teams/data/`."
+  type        = string
+  default     = "/"
+
+  validation {
+    condition     = can(regex("^/([A-Za-z0-9._-]+/)*$", var.role_path))
+    error_message = "ROLE_PATH is `${var.role_path}`; it begins and ends with a slash, as /teams/data/."
+  }
+}
+
+variable "permissions_boundary" {
+  description = "ARN of the policy that bounds the permissions of the roles; empty for none."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = var.permissions_boundary == "" || can(regex("^arn:[a-z-]+:iam::([0-9]{12}|aws):policy/.+$", var.permissions_boundary))
+    error_message = "PERMISSIONS_BOUNDARY is `${var.permissions_boundary}`; it is the ARN of a policy, as arn:aws:iam::123456789012:policy/boundary."
+  }
+}
+
+variable "function_subnets" {
+  description = "Subnets of the functions in a network that exists; empty for none, or for the network that a stack with combs makes."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for id in var.function_subnets : can(regex("^subnet-[0-9a-f]+$", id))])
+    error_message = "FUNCTION_SUBNETS takes ids of subnets, as subnet-0123abcd subnet-4567cdef."
+  }
+  validation {
+    condition     = length(var.function_subnets) == 0 || length(var.function_security_groups) > 0
+    error_message = "FUNCTION_SUBNETS are set: name the groups of the functions in FUNCTION_SECURITY_GROUPS. They need a way out to port 443 and to the combs' port."
+  }
+}
+
+variable "function_security_groups" {
+  description = "Security groups of the functions in a network that exists."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for id in var.function_security_groups : can(regex("^sg-[0-9a-f]+$", id))])
+    error_message = "FUNCTION_SECURITY_GROUPS takes ids of groups, as sg-0123abcd."
+  }
+}
+
+variable "comb_subnets" {
+  description = "Subnets of the combs in a network that exists."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for id in var.comb_subnets : can(regex("^subnet-[0-9a-f]+$", id))])
+    error_message = "COMB_SUBNETS takes ids of subnets, as subnet-0123abcd subnet-4567cdef."
+  }
+  validation {
+    condition     = var.comb_network == "none" || (length(var.comb_subnets) > 0) == (length(var.function_subnets) > 0)
+    error_message = "Functions and combs must be in the same network: set both of FUNCTION_SUBNETS and COMB_SUBNETS, or neither."
+  }
+  validation {
+    condition     = var.comb_network != "private_ipv4" || length(var.comb_subnets) > 0
+    error_message = "COMB_NETWORK is private_ipv4, for which no network is made: set COMB_SUBNETS to subnets that reach AWS, or choose public_ipv4."
+  }
+  validation {
+    condition     = length(var.comb_subnets) == 0 || length(var.comb_security_groups) > 0
+    error_message = "COMB_SUBNETS are set: name the groups of the combs in COMB_SECURITY_GROUPS. They must admit the functions' groups and themselves at port 3333."
+  }
+}
+
+variable "comb_security_groups" {
+  description = "Security groups of the combs in a network that exists."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for id in var.comb_security_groups : can(regex("^sg-[0-9a-f]+$", id))])
+    error_message = "COMB_SECURITY_GROUPS takes ids of groups, as sg-0123abcd."
+  }
+}
+
+variable "comb_image" {
+  description = "Full name of the combs' image in another registry, which the stack then neither makes nor fills; empty for a repository of its own."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = var.comb_image == "" || can(regex("^[a-z0-9.:-]+/[^ ]+[:@][^ ]+$", var.comb_image))
+    error_message = "COMB_IMAGE is `${var.comb_image}`; it is a full name with a tag, as registry.example.com/buzz/hcomb:1a2b3c4d."
+  }
 }

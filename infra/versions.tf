@@ -21,6 +21,6 @@ provider "aws" {
   region = var.region
 
   default_tags {
-    tags = merge({ module = "buzz", stage = local.stage }, local.settings.tags)
+    tags = merge({ module = "buzz", stage = local.stage }, local.settings.tags, var.tags)
   }
 }

@@ -7,6 +7,8 @@ cd "$(dirname "$0")/../.."
 python3 infra/tests/permissions.py
 python3 infra/tests/packages.py
 python3 infra/tests/verbs.py
+python3 infra/tests/doctor.py
+python3 infra/tests/versions.py
 if command -v shellcheck >/dev/null; then
     shellcheck --external-sources infra/bin/*.sh docker/*.sh code/examples/*.sh
 else
@@ -22,8 +24,9 @@ terraform fmt -check -recursive . || fail "the files above are not formatted: \`
 # A data folder of its own, since that of deployments is configured with a backend.
 export TF_DATA_DIR=$PWD/.terraform/check TF_WORKSPACE=dev
 mkdir -p .terraform
+search_plugins
 find_plugins
-terraform init -backend=false "${plugins[@]}" -no-color >"$TF_DATA_DIR.log" 2>&1 || {
+terraform init -backend=false ${plugins[@]+"${plugins[@]}"} -no-color >"$TF_DATA_DIR.log" 2>&1 || {
     cat "$TF_DATA_DIR.log" >&2
     fail "terraform init failed"
 }

@@ -2,23 +2,32 @@
 """Prints the cost of a stack: per day (DAYS=7), of the last queries, and while idle. Computed from the functions'
 metrics, the combs' logs, the stored bytes and list prices. Excludes credits, free tiers and taxes."""
 
+import csv
 import datetime
 import json
 import os
+from pathlib import Path
 
-from stack_aws import aws, fail, log_group, milliseconds, stage_and_region
+from stack_aws import aws, fail, function_name, log_group, milliseconds, name_of, stage_and_region
 
-# List prices of us-east-2 in dollars, of autumn 2026, as in code/hosts/aws/src/price.rs. Other regions cost up to a third
-# more.
-PRICES_OF = "us-east-2, autumn 2026"
-PRICES = {
-    "x86_64": {"gb_second": 0.0000166667, "vcpu_hour": 0.04048, "gb_hour": 0.004445},
-    "arm64": {"gb_second": 0.0000133334, "vcpu_hour": 0.03238, "gb_hour": 0.00356},
-}
+# List prices in dollars, of autumn 2026, as in code/hosts/aws/src/price.rs. Those of a function are the same in the regions of
+# the table.
+TABLE = Path(__file__).resolve().parents[2] / "code/hosts/aws/src/prices.csv"
+USUAL_REGION = "us-east-2"
+GB_SECOND = {"x86_64": 0.0000166667, "arm64": 0.0000133334}
+FARGATE_ARM64 = 0.8
 INVOCATION = 0.20 / 1e6
 ADDRESS_HOUR = 0.005
 STORED_GB_MONTH = {"images": 0.10, "logs": 0.03, "bucket": 0.023}
 COMB_SECONDS_MIN = 60  # Fargate bills at least one minute
+
+
+def prices_of(region):
+    """Returns the region whose prices are taken, and its prices by column of the table."""
+    with TABLE.open() as file:
+        rows = {row.pop("region"): {column: float(value) for column, value in row.items()} for row in csv.DictReader(file)}
+    region = region if region in rows else USUAL_REGION
+    return region, rows[region]
 
 
 def function(name):
@@ -56,14 +65,16 @@ def per_day(stage, days):
     """Yields rows (day, calls of Fuse, GB-seconds, hours of combs, dollars), newest last."""
     today = datetime.datetime.now(datetime.timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
     start, end = today - datetime.timedelta(days=days - 1), today + datetime.timedelta(days=1)
-    fuse, hbee = f"buzz-rust-fuse-{stage}", f"buzz-rust-hbee-{stage}"
+    fuse, hbee = function_name("fuse", stage), function_name("hbee", stage)
     told = {name: function(name) for name in (fuse, hbee)}
     variables = told[fuse].get("Environment", {}).get("Variables", {})
-    prices = PRICES[told[fuse].get("Architectures", ["x86_64"])[0]]
+    processor = told[fuse].get("Architectures", ["x86_64"])[0]
+    _, prices = prices_of(os.environ["REGION"])
     sums = {(name, metric): daily_sums(name, metric, start, end) for name in told for metric in ("Duration", "Invocations")}
     combs = comb_seconds(stage, start)
     vcpus, memory_gb = float(variables.get("BUZZ_COMB_VCPUS", 2)), float(variables.get("BUZZ_COMB_MEMORY_MB", 4096)) / 1024
-    comb_hour = vcpus * prices["vcpu_hour"] + memory_gb * prices["gb_hour"]
+    comb_hour = vcpus * prices["fargate_vcpu_hour"] + memory_gb * prices["fargate_gb_hour"]
+    comb_hour *= FARGATE_ARM64 if processor == "arm64" else 1
     if variables.get("BUZZ_COMB_NETWORK", "public_ipv4") == "public_ipv4":
         comb_hour += ADDRESS_HOUR
 
@@ -72,7 +83,7 @@ def per_day(stage, days):
         gb_seconds = sum(sums[name, "Duration"].get(day, 0) / 1000 * told[name]["MemorySize"] / 1024 for name in told)
         invocations = sum(sums[name, "Invocations"].get(day, 0) for name in told)
         hours = combs.get(day, 0) / 3600
-        dollars = gb_seconds * prices["gb_second"] + invocations * INVOCATION + hours * comb_hour
+        dollars = gb_seconds * GB_SECOND[processor] + invocations * INVOCATION + hours * comb_hour
         yield day, sums[fuse, "Invocations"].get(day, 0), gb_seconds, hours, dollars
 
 
@@ -96,7 +107,7 @@ def queries(stage, start):
 
 def idle(stage):
     """Yields rows (kind of storage, bytes, dollars per month)."""
-    repository = f"buzz-rust-hcomb-{stage}"
+    repository = name_of("hcomb", stage)
     images = aws("ecr", "describe-images", "--repository-name", repository, missing={"imageDetails": []})["imageDetails"]
     logs = sum(
         group.get("storedBytes", 0)
@@ -104,7 +115,7 @@ def idle(stage):
         for group in aws("logs", "describe-log-groups", "--log-group-name-prefix", log_group(role, stage), missing={"logGroups": []})["logGroups"]
     )
     account = aws("sts", "get-caller-identity")["Account"]
-    bucket = f"buzz-rust-{stage}-{account}-{os.environ['REGION']}"
+    bucket = name_of(stage, f"{account}-{os.environ['REGION']}")
     objects = aws("s3api", "list-objects-v2", "--bucket", bucket, "--query", "sum(Contents[].Size || `[0]`)", missing=0) or 0
     stored = {"images": sum(image.get("imageSizeInBytes", 0) for image in images), "logs": logs, "bucket": objects}
     for what, size in stored.items():
@@ -117,7 +128,7 @@ def main():
     if not days.isdigit() or not 1 <= int(days) <= 90:
         fail(f"DAYS is `{days}`; it can be 1 to 90")
     days = int(days)
-    print(f"stage {stage}, {region}; list prices of {PRICES_OF}, without free tiers\n")
+    print(f"stage {stage}, {region}; list prices of {prices_of(region)[0]}, autumn 2026, without free tiers, requests and transfer\n")
 
     print("day          calls   GB-seconds   comb hours      dollars")
     total = 0.0

@@ -20,17 +20,26 @@ have() {
     command -v "$1" >/dev/null || fail "\`$1\` is not installed: $2"
 }
 
-# Sets `plugins` to the argument that makes Terraform load the provider from a local folder, if there is one. Otherwise
-# Terraform downloads it. TF_PLUGIN_DIR names such a folder.
+# Sets `plugins` to the argument that makes Terraform load the provider from the folder TF_PLUGIN_DIR, if it is set.
+# Otherwise Terraform downloads it once for all stages.
 find_plugins() {
     plugins=()
-    local found=${TF_PLUGIN_DIR:-}
-    if [ -z "$found" ]; then
-        found=$(find / -xdev -maxdepth 6 -type d -path '*/hashicorp/aws' -not -path '*/.terraform/*' 2>/dev/null | head -n 1 || true)
-        found=${found%/*/hashicorp/aws}
+    if [ -n "${TF_PLUGIN_DIR:-}" ]; then
+        # shellcheck disable=SC2034 # used by scripts that source this file
+        plugins=("-plugin-dir=$TF_PLUGIN_DIR")
+    elif [ -z "${TF_PLUGIN_CACHE_DIR:-}" ]; then
+        export TF_PLUGIN_CACHE_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/buzz-tools/terraform
+        mkdir -p "$TF_PLUGIN_CACHE_DIR"
     fi
-    # shellcheck disable=SC2034 # used by scripts that source this file
-    if [ -n "$found" ]; then plugins=("-plugin-dir=$found"); fi
+}
+
+# Sets TF_PLUGIN_DIR to a folder of this machine that has the provider, if there is one, so that checks need no network. A
+# deployment does not search: a forgotten folder must not decide which provider makes a stack.
+search_plugins() {
+    if [ -n "${TF_PLUGIN_DIR:-}" ]; then return; fi
+    local found
+    found=$(find / -xdev -maxdepth 7 -type d -path '*/hashicorp/aws/5.100.*' -not -path '*/.terraform/*' -not -path '*/buzz-tools/*' 2>/dev/null | head -n 1 || true)
+    if [ -n "$found" ]; then export TF_PLUGIN_DIR=${found%/*/hashicorp/aws/*}; fi
 }
 
 # A configuration file that does not exist causes a warning on each call.

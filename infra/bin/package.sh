@@ -27,19 +27,22 @@ mkdir -p "$PACKAGES"
 
 # Prints all sources, in the same order on every machine, and the version of the compiler.
 sources() {
-    find Cargo.toml Cargo.lock code -name '*.rs' -o -name 'Cargo.*' -o -path 'code/data/catalog/lists/*' | LC_ALL=C sort | tr '\n' '\0' | xargs -0 cat
+    find Cargo.toml Cargo.lock code -name '*.rs' -o -name 'Cargo.*' -o -path 'code/data/catalog/lists/*' -o -name prices.csv | LC_ALL=C sort | tr '\n' '\0' | xargs -0 cat
     rustc --version
 }
 
-# Builds the three static programs and sets BINARIES. On Linux with the same processor the usual toolchain is enough;
+# Builds the three static programs and sets BINARIES. On Linux with the same processor and glibc 2.34 the usual toolchain is enough;
 # elsewhere cargo-zigbuild provides a linker and a C library.
 build() {
     local target tool=build flags="-C target-feature=+crt-static"
-    if [ "$(uname -s)-$(uname -m)" = "Linux-$machine" ]; then
+    # A static program of glibc before 2.34 resolves names only with libraries of the same version, which a function lacks.
+    local glibc
+    glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null | sed 's/.* //' || true)
+    if [ "$(uname -s)-$(uname -m)" = "Linux-$machine" ] && [ "$(printf '%s\n2.34\n' "${glibc:-0}" | sort -V | head -n 1)" = 2.34 ]; then
         target=$machine-unknown-linux-gnu
     else
         target=$machine-unknown-linux-musl tool=zigbuild
-        have cargo-zigbuild "programs for $ARCH Linux cannot be linked on $(uname -s) $(uname -m) without it: \`pip install cargo-zigbuild\`, then \`rustup target add $target\`"
+        have cargo-zigbuild "programs for $ARCH Linux cannot be linked on $(uname -s) $(uname -m)${glibc:+ with glibc $glibc} without it: \`pip install cargo-zigbuild\`, then \`rustup target add $target\`"
     fi
     say "building for $ARCH; the first time takes about 40 minutes on two cores …"
     # Programs would contain the path of this folder. Paths of the sources of Buzz are relative to its root.

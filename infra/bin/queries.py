@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 
-from stack_aws import aws, fail, stage_and_region
+from stack_aws import aws, fail, function_name, stage_and_region
 
 # No query takes longer: AWS's limit for the Fuse function, after at most 330 s of waiting in Lambda's queue.
 SECONDS_MAX = 900 + 330
@@ -26,10 +26,10 @@ def place(stage):
     """Returns the bucket and the prefix of the results."""
     results = os.environ.get("RESULTS")
     if not results:
-        told = aws("lambda", "get-function-configuration", "--function-name", f"buzz-rust-fuse-{stage}", missing={})
+        told = aws("lambda", "get-function-configuration", "--function-name", function_name("fuse", stage), missing={})
         results = told.get("Environment", {}).get("Variables", {}).get("BUZZ_RESULTS")
         if not results:
-            fail(f"function buzz-rust-fuse-{stage} does not exist: is the stage deployed in {os.environ['REGION']}?")
+            fail(f"function {function_name('fuse', stage)} does not exist: is the stage deployed in {os.environ['REGION']}?")
     found = re.fullmatch(r"s3://([^/]+)/?(.*)", results)
     if not found:
         fail(f"RESULTS is `{results}`; it is a place such as s3://bucket/results/")

@@ -1,4 +1,4 @@
-"""Helpers of `costs` and `logs`: names of a stage, and calls of the AWS command line."""
+"""Helpers of the verbs in Python: names of a stage, and calls of the AWS command line."""
 
 import datetime
 import json
@@ -22,18 +22,27 @@ def stage_and_region():
     return os.environ["STAGE"], os.environ["REGION"]
 
 
-def aws(*arguments, missing=None):
-    """Runs an AWS command and returns its JSON, or `missing` if the resource does not exist."""
+def aws_or_error(*arguments, **variables):
+    """Runs an AWS command with additional environment variables. Returns its JSON and None, or None and its error."""
     command = ["aws", *arguments, "--output", "json", "--region", os.environ["REGION"]]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AWS_PAGER": ""})
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AWS_PAGER": "", **variables})
     except FileNotFoundError:
         fail("`aws` is not installed: it is the AWS command line (Python: awscli)")
     if done.returncode == 0:
-        return json.loads(done.stdout or "{}")
-    if missing is not None and any(word in done.stderr for word in ("NotFound", "NoSuch")):
+        # Commands of `aws s3` print no JSON.
+        return ({} if arguments[0] == "s3" else json.loads(done.stdout or "{}")), None
+    return None, done.stderr.strip() or f"exit code {done.returncode}"
+
+
+def aws(*arguments, missing=None):
+    """Runs an AWS command and returns its JSON, or `missing` if the resource does not exist."""
+    answer, error = aws_or_error(*arguments)
+    if error is None:
+        return answer
+    if missing is not None and any(word in error for word in ("NotFound", "NoSuch")):
         return missing
-    fail(f"`aws {' '.join(arguments[:2])}`: {done.stderr.strip()}")
+    fail(f"`aws {' '.join(arguments[:2])}`: {error}")
 
 
 def since(text):
@@ -49,9 +58,28 @@ def milliseconds(time):
     return str(int(time.timestamp() * 1000))
 
 
+def prefix():
+    """Returns the prefix of all names of a stack."""
+    return os.environ.get("NAME_PREFIX") or "buzz-rust"
+
+
+def name_of(what, stage):
+    """Returns the name of a resource of a stack, such as `buzz-rust-hcomb-dev`."""
+    return f"{prefix()}-{what}-{stage}"
+
+
+def function_name(role, stage):
+    """Returns the name of a function: of `fuse` or `hbee`."""
+    return name_of(role, stage)
+
+
 def log_group(role, stage):
     """Returns the log group of a role."""
-    groups = {"fuse": f"/aws/lambda/buzz-rust-fuse-{stage}", "hbee": f"/aws/lambda/buzz-rust-hbee-{stage}", "comb": f"/buzz/buzz-rust-hcomb-{stage}"}
+    groups = {
+        "fuse": f"/aws/lambda/{function_name('fuse', stage)}",
+        "hbee": f"/aws/lambda/{function_name('hbee', stage)}",
+        "comb": f"/buzz/{name_of('hcomb', stage)}",
+    }
     if role not in groups:
         fail(f"ROLE is `{role}`; it can be {', '.join(groups)}")
     return groups[role]

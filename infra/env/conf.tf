@@ -22,10 +22,11 @@ locals {
 
     hbee_memory_mb = 2048 # AWS allocates processors in proportion to memory: 1.2 here
     hbee_timeout_s = 300
-    hbee_at_once   = 900 # concurrent invocations; the quota of an account is 1,000, and as low as 10 for a new one
+    hbee_at_once   = 900 # concurrent invocations of a query, at most half of those that the account may have: 1,000, and as few as 10 for a new one
 
     comb_cpu       = 2048 # 1024 are one processor
     comb_memory_mb = 4096
+    comb_disk_gb   = 20 # for rows that do not fit in memory; up to 200, of which all above 20 cost $0.00011 per GB and hour
     comb_port      = 3333
     comb_idle_s    = 300 # a comb without a query for this time stops itself
 

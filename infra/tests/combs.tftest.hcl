@@ -17,6 +17,9 @@ mock_provider "aws" {
 }
 
 variables {
+  prefix       = "buzz-rust"
+  role         = { path = "/", boundary = null }
+  image        = ""
   stage        = "dev"
   region       = "us-east-2"
   account_id   = "123456789012"
@@ -58,7 +61,7 @@ run "public_ipv4" {
     error_message = "the image has no shell: the binary checks itself"
   }
   assert {
-    condition     = aws_ecr_repository.combs.name == "buzz-rust-hcomb-dev" && aws_ecr_repository.combs.image_tag_mutability == "IMMUTABLE" && aws_ecr_repository.combs.force_delete
+    condition     = aws_ecr_repository.combs[0].name == "buzz-rust-hcomb-dev" && aws_ecr_repository.combs[0].image_tag_mutability == "IMMUTABLE" && aws_ecr_repository.combs[0].force_delete
     error_message = "the repository's name is part of the contract with users"
   }
   assert {
@@ -98,5 +101,48 @@ run "what_ecs_may_do" {
   assert {
     condition     = jsondecode(aws_iam_role.comb.assume_role_policy).Statement[0].Condition.StringEquals["aws:SourceAccount"] == "123456789012" && aws_iam_role.execution.assume_role_policy == aws_iam_role.comb.assume_role_policy
     error_message = "ECS may take the roles for this account only"
+  }
+}
+
+run "larger_disk" {
+  variables {
+    disk_gb = 100
+  }
+  module {
+    source = "./modules/combs"
+  }
+
+  assert {
+    condition     = one(aws_ecs_task_definition.comb.ephemeral_storage).size_in_gib == 100
+    error_message = "the disk must be the given one"
+  }
+}
+
+run "disk_that_fargate_does_not_have" {
+  command = plan
+  variables {
+    disk_gb = 500
+  }
+  module {
+    source = "./modules/combs"
+  }
+  expect_failures = [var.disk_gb]
+}
+
+run "image_of_another_registry" {
+  variables {
+    image = "210987654321.dkr.ecr.eu-west-1.amazonaws.com/mirror/hcomb:1a2b3c4d"
+  }
+  module {
+    source = "./modules/combs"
+  }
+
+  assert {
+    condition     = jsondecode(aws_ecs_task_definition.comb.container_definitions)[0].image == var.image && length(aws_ecr_repository.combs) == 0
+    error_message = "the given image is taken, and no repository is made"
+  }
+  assert {
+    condition     = flatten([for s in jsondecode(aws_iam_role_policy.execution.policy).Statement : s.Resource if s.Sid == "FetchImage"]) == ["arn:aws:ecr:eu-west-1:210987654321:repository/mirror/hcomb"]
+    error_message = "ECS may fetch the given image: ${aws_iam_role_policy.execution.policy}"
   }
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Compares the policies of the roles with the AWS calls in the code. Fails if a call has no permission, if a
-permission has no call, if a resource costs while idle, or if no program reads a variable.
+permission has no call, if a resource costs while idle, or if no program reads a variable. Compares the policies for
+deploying with the resources (`deploy_rights.py`).
 
 Needs neither Terraform nor an account: policies and code are parsed as text.
 """
@@ -8,6 +9,8 @@ Needs neither Terraform nor an account: policies and code are parsed as text.
 import re
 import sys
 from pathlib import Path
+
+import deploy_rights
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ROOT / "infra" / "modules"
@@ -55,6 +58,7 @@ STORE = {
 STORE_SOURCES = {
     "fuse": [
         "code/data/catalog/src", "code/data/storage/src", "code/data/results/src", "code/query/plan/src", "code/query/fuse/src",
+        "code/query/host/src",
         "code/data/registry/src", "code/hosts/aws/src/results.rs", "code/doors/lambda/src",
     ],
     "hbee": ["code/hosts/worker/src/hbee.rs", "code/query/hbee/src", "code/data/storage/src"],
@@ -130,6 +134,10 @@ def store_calls():
             for method in call.findall(program(path)):
                 for action in STORE[method]:
                     needed.setdefault(role, {}).setdefault(action, f"{path.relative_to(ROOT)}: {method}")
+            # The writer of `object_store` that uploads in parts.
+            if "BufWriter::" in program(path):
+                for action in STORE["put_multipart"]:
+                    needed.setdefault(role, {}).setdefault(action, f"{path.relative_to(ROOT)}: BufWriter")
     return needed
 
 
@@ -152,6 +160,8 @@ def allowed():
         "var.read_data": actions(block(storage, "locals {")),
         "var.read_results": actions(block(storage, 'output "read_results"')),
         "var.read_tasks": actions(block(storage, 'output "read_tasks"')),
+        "var.exchange": actions(block(storage, 'output "exchange"')),
+        "var.remove_exchanged": actions(block(storage, 'output "remove_exchanged"')),
         "var.write_results": actions(block(storage, 'output "write_results"')),
         "local.basics": actions(functions[functions.index("interface_actions = [") : functions.index("resource ")]),
     }
@@ -201,12 +211,13 @@ def main():
         if name not in code:
             problems.append(f"the configuration sets {name}, which no program reads")
 
+    problems += deploy_rights.problems()
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if problems:
         sys.exit(1)
     counts = ", ".join(f"{role} {len(actions)}" for role, actions in allowed().items())
-    print(f"permissions: each has its call, each call its permission ({counts})")
+    print(f"permissions: each has its call, each call its permission ({counts}); deploying {deploy_rights.count()}")
 
 
 if __name__ == "__main__":

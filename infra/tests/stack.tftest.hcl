@@ -23,6 +23,7 @@ variables {
   region         = "us-east-2"
   fuse_zip       = "packages/fuse-0123456789abcdef.zip"
   hbee_zip       = "packages/hbee-0123456789abcdef.zip"
+  comb_network   = "public_ipv4"
   comb_image_tag = "0123456789abcdef"
   build_version  = "0.1.0-test"
 }
@@ -54,6 +55,123 @@ run "locations" {
   assert {
     condition     = jsondecode(module.functions.environment.BUZZ_DATA_LOCATIONS) == ["s3://buzz-rust-dev-123456789012-us-east-2/sample/", "s3://lake/trips/"] && jsondecode(module.functions.environment.BUZZ_OUTPUT_LOCATIONS) == ["s3://reports/daily/"]
     error_message = "programs must know the allowed locations, got ${jsonencode(module.functions.environment)}"
+  }
+}
+
+run "with_combs" {
+  assert {
+    condition     = length(module.network) == 1 && output.comb_cluster == "buzz-rust-cluster-dev" && module.functions.environment["AWS_USE_DUALSTACK_ENDPOINT"] == "true"
+    error_message = "a stack with combs has a network without a route to IPv4 hosts"
+  }
+}
+
+run "without_combs" {
+  command = plan
+  variables {
+    comb_network   = "none"
+    comb_image_tag = ""
+  }
+  assert {
+    condition     = length(module.network) == 0 && length(module.combs) == 0 && output.comb_cluster == null && output.comb_repository == null
+    error_message = "a stack without combs has no network, cluster and repository"
+  }
+  assert {
+    condition     = !contains(keys(module.functions.environment), "AWS_USE_DUALSTACK_ENDPOINT") && toset(keys(output.log_groups)) == toset(["fuse", "hbee"])
+    error_message = "outside of a network functions reach AWS over IPv4, got ${jsonencode(module.functions.environment)}"
+  }
+}
+
+run "network_that_exists" {
+  command = plan
+  variables {
+    comb_network             = "private_ipv4"
+    function_subnets         = ["subnet-1", "subnet-2"]
+    function_security_groups = ["sg-1"]
+    comb_subnets             = ["subnet-3"]
+    comb_security_groups     = ["sg-3"]
+    name_prefix              = "acme-buzz"
+  }
+  assert {
+    condition     = length(module.network) == 0 && length(module.combs) == 1 && !contains(keys(module.functions.environment), "AWS_USE_DUALSTACK_ENDPOINT")
+    error_message = "no network is made beside the one that exists"
+  }
+  assert {
+    condition     = output.fuse_lambda_name == "acme-buzz-fuse-dev" && output.bucket == "acme-buzz-dev-123456789012-us-east-2"
+    error_message = "all names begin with the prefix"
+  }
+}
+
+run "functions_in_a_network_without_combs" {
+  command = plan
+  variables {
+    comb_network             = "none"
+    function_subnets         = ["subnet-1"]
+    function_security_groups = ["sg-1"]
+  }
+  assert {
+    condition     = length(module.network) == 0 && length(module.combs) == 0
+    error_message = "subnets alone make nothing"
+  }
+}
+
+run "private_combs_without_subnets" {
+  command = plan
+  variables {
+    comb_network = "private_ipv4"
+  }
+  expect_failures = [var.comb_subnets]
+}
+
+run "functions_and_combs_in_different_networks" {
+  command = plan
+  variables {
+    function_subnets         = ["subnet-1"]
+    function_security_groups = ["sg-1"]
+  }
+  expect_failures = [var.comb_subnets]
+}
+
+run "subnets_without_groups" {
+  command = plan
+  variables {
+    comb_network     = "none"
+    function_subnets = ["subnet-1"]
+  }
+  expect_failures = [var.function_subnets]
+}
+
+run "wrong_names" {
+  command = plan
+  variables {
+    name_prefix          = "Acme"
+    role_path            = "teams"
+    permissions_boundary = "boundary"
+    comb_image           = "hcomb"
+  }
+  expect_failures = [var.name_prefix, var.role_path, var.permissions_boundary, var.comb_image]
+}
+
+run "new_account" {
+  command = plan
+  variables {
+    comb_network        = "none"
+    account_concurrency = 10
+  }
+  assert {
+    condition     = output.sizes.hbee_at_once == 5
+    error_message = "a query leaves half of the functions to others, got ${output.sizes.hbee_at_once}"
+  }
+}
+
+run "large_account" {
+  command = plan
+  variables {
+    comb_network        = "none"
+    account_concurrency = 5000
+  }
+  assert {
+    condition     = output.sizes.hbee_at_once == 900
+    error_message = "the setting of the stage bounds a query, got ${output.sizes.hbee_at_once}"
   }
 }
 

@@ -29,6 +29,10 @@ run "bucket" {
     condition     = one([for rule in aws_s3_bucket_lifecycle_configuration.stack.rule : rule.expiration[0].days if rule.id == "results"]) == 7
     error_message = "results must go by themselves"
   }
+  assert {
+    condition     = one([for rule in aws_s3_bucket_lifecycle_configuration.stack.rule : rule.expiration[0].days if rule.id == "answers"]) == 7
+    error_message = "kept answers must go by themselves"
+  }
 }
 
 run "reading" {
@@ -71,6 +75,10 @@ run "own_objects" {
   assert {
     condition     = jsonencode([for s in output.read_tasks : [s.Action, s.Resource]]) == jsonencode([[["s3:GetObject"], ["arn:aws:s3:::buzz-rust-dev-123456789012-us-east-2/results/queries/*/tasks/*"]]])
     error_message = "HBees read large tasks and no other object of the stack, got ${jsonencode(output.read_tasks)}"
+  }
+  assert {
+    condition     = jsonencode([for s in concat(output.exchange, output.remove_exchanged) : [s.Action, s.Resource]]) == jsonencode([[["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"], ["arn:aws:s3:::buzz-rust-dev-123456789012-us-east-2/results/exchange/*"]], [["s3:DeleteObject"], ["arn:aws:s3:::buzz-rust-dev-123456789012-us-east-2/results/exchange/*"]]])
+    error_message = "rows are exchanged and removed below results/exchange/ only, got ${jsonencode(output.exchange)} and ${jsonencode(output.remove_exchanged)}"
   }
   assert {
     condition     = tolist(output.data_locations) == tolist(["s3://buzz-rust-dev-123456789012-us-east-2/sample/", "s3://lake/trips/", "s3://lake/rates", "s3://other", "s3://third/"])

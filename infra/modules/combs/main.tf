@@ -1,11 +1,17 @@
 # Resources to start combs: repository, cluster and task definition. Fuse starts combs, and they stop themselves.
 
 locals {
-  name = "buzz-rust-hcomb-${var.stage}"
+  name = "${var.prefix}-hcomb-${var.stage}"
 
   # The repository has two host names. The default one supports IPv4 only.
-  image_ipv4 = "${aws_ecr_repository.combs.repository_url}:${var.image_tag}"
-  image_ipv6 = "${aws_ecr_repository.combs.registry_id}.dkr-ecr.${var.region}.on.aws/${aws_ecr_repository.combs.name}:${var.image_tag}"
+  images = [for repository in aws_ecr_repository.combs : var.comb_network == "ipv6_only"
+    ? "${repository.registry_id}.dkr-ecr.${var.region}.on.aws/${repository.name}:${var.image_tag}"
+  : "${repository.repository_url}:${var.image_tag}"]
+  image = var.image != "" ? var.image : one(local.images)
+
+  # Repositories that the image may be fetched from: the stack's own, or that of an image which is given, if it is in ECR.
+  given        = try(regex("^([0-9]{12})\\.dkr[.-]ecr\\.([a-z0-9-]+)\\.[a-z.]+/([^:@]+)", var.image), [])
+  repositories = concat(aws_ecr_repository.combs[*].arn, [for parts in [local.given] : "arn:${var.partition}:ecr:${parts[1]}:${parts[0]}:repository/${parts[2]}" if length(parts) == 3])
 
   environment = merge(var.environment, {
     BUZZ_COMB_PORT         = tostring(var.port)
@@ -15,6 +21,8 @@ locals {
 }
 
 resource "aws_ecr_repository" "combs" {
+  count = var.image == "" ? 1 : 0
+
   name                 = local.name
   image_tag_mutability = "IMMUTABLE" # a tag is the hash of the content of its image
   force_delete         = true
@@ -25,19 +33,21 @@ resource "aws_ecr_repository" "combs" {
 }
 
 resource "aws_ecr_lifecycle_policy" "combs" {
-  repository = aws_ecr_repository.combs.name
+  count = length(aws_ecr_repository.combs)
+
+  repository = aws_ecr_repository.combs[count.index].name
   policy = jsonencode({
     rules = [{
       rulePriority = 1
-      description  = "Keep five images"
-      selection    = { tagStatus = "any", countType = "imageCountMoreThan", countNumber = 5 }
+      description  = "Keep six images: those of five versions, and the next"
+      selection    = { tagStatus = "any", countType = "imageCountMoreThan", countNumber = 6 }
       action       = { type = "expire" }
     }]
   })
 }
 
 resource "aws_ecs_cluster" "combs" {
-  name = "buzz-rust-cluster-${var.stage}"
+  name = "${var.prefix}-cluster-${var.stage}"
 
   setting {
     name  = "containerInsights"
@@ -58,10 +68,19 @@ resource "aws_ecs_task_definition" "comb" {
   memory                   = var.memory_mb
   task_role_arn            = aws_iam_role.comb.arn
   execution_role_arn       = aws_iam_role.execution.arn
+  skip_destroy             = true # earlier versions of Fuse start combs by it; `make deploy` and `make destroy` remove it
 
   runtime_platform {
     cpu_architecture        = upper(var.arch)
     operating_system_family = "LINUX"
+  }
+
+  # Fargate gives 20 GB by default, and takes 21 to 200.
+  dynamic "ephemeral_storage" {
+    for_each = var.disk_gb > 20 ? [var.disk_gb] : []
+    content {
+      size_in_gib = ephemeral_storage.value
+    }
   }
 
   # Volume for spilled rows. The other files of the container are read-only.
@@ -71,7 +90,7 @@ resource "aws_ecs_task_definition" "comb" {
 
   container_definitions = jsonencode([{
     name                   = "hcomb"
-    image                  = var.comb_network == "ipv6_only" ? local.image_ipv6 : local.image_ipv4
+    image                  = local.image
     essential              = true
     memory                 = var.memory_mb
     readonlyRootFilesystem = true
@@ -100,4 +119,15 @@ resource "aws_ecs_task_definition" "comb" {
       }
     }
   }])
+}
+
+# Before an image could be given, these resources had no index.
+moved {
+  from = aws_ecr_repository.combs
+  to   = aws_ecr_repository.combs[0]
+}
+
+moved {
+  from = aws_ecr_lifecycle_policy.combs
+  to   = aws_ecr_lifecycle_policy.combs[0]
 }

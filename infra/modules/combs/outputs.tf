@@ -24,8 +24,8 @@ output "role_arns" {
 }
 
 output "repository_url" {
-  description = "URL of the image repository."
-  value       = aws_ecr_repository.combs.repository_url
+  description = "URL of the image repository; null if an image is given."
+  value       = one(aws_ecr_repository.combs[*].repository_url)
 }
 
 output "log_group" {

@@ -17,15 +17,19 @@ locals {
 }
 
 resource "aws_iam_role" "comb" {
-  name               = "${local.name}-${var.region}"
-  description        = "What a comb's program may do"
-  assume_role_policy = local.trust
+  name                 = "${local.name}-${var.region}"
+  path                 = var.role.path
+  permissions_boundary = var.role.boundary
+  description          = "What a comb's program may do"
+  assume_role_policy   = local.trust
 }
 
 resource "aws_iam_role" "execution" {
-  name               = "${local.name}-execution-${var.region}"
-  description        = "What ECS may do to start a comb: fetch its image, write its log"
-  assume_role_policy = local.trust
+  name                 = "${local.name}-execution-${var.region}"
+  path                 = var.role.path
+  permissions_boundary = var.role.boundary
+  description          = "What ECS may do to start a comb: fetch its image, write its log"
+  assume_role_policy   = local.trust
 }
 
 resource "aws_iam_role_policy" "execution" {
@@ -33,7 +37,7 @@ resource "aws_iam_role_policy" "execution" {
   role = aws_iam_role.execution.id
   policy = jsonencode({
     Version = "2012-10-17"
-    Statement = [
+    Statement = [for statement in [
       {
         Sid      = "LogInToRegistry" # does not support resource-level permissions
         Effect   = "Allow"
@@ -44,7 +48,7 @@ resource "aws_iam_role_policy" "execution" {
         Sid      = "FetchImage"
         Effect   = "Allow"
         Action   = ["ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage"]
-        Resource = [aws_ecr_repository.combs.arn]
+        Resource = local.repositories
       },
       {
         Sid      = "WriteLog"
@@ -52,6 +56,6 @@ resource "aws_iam_role_policy" "execution" {
         Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
         Resource = ["${aws_cloudwatch_log_group.combs.arn}:*"]
       },
-    ]
+    ] : statement if statement.Sid == "WriteLog" || length(local.repositories) > 0]
   })
 }

@@ -1,3 +1,21 @@
+variable "prefix" {
+  description = "Prefix of all names."
+  type        = string
+}
+
+variable "role" {
+  description = "Path of the roles, and the ARN of the policy that bounds their permissions, or null."
+  type = object({
+    path     = string
+    boundary = string
+  })
+}
+
+variable "image" {
+  description = "Full name of an image in another registry; empty for the stack's own repository."
+  type        = string
+}
+
 variable "stage" {
   description = "Name of the stage."
   type        = string
@@ -24,7 +42,7 @@ variable "arch" {
 }
 
 variable "comb_network" {
-  description = "`public_ipv4` or `ipv6_only`: selects the host name from which the image is pulled."
+  description = "`public_ipv4`, `private_ipv4` or `ipv6_only`: selects the host name from which the image is pulled."
   type        = string
 }
 
@@ -41,6 +59,17 @@ variable "cpu" {
 variable "memory_mb" {
   description = "Memory of one comb."
   type        = number
+}
+
+variable "disk_gb" {
+  description = "Disk of one comb, for spilled rows: 20 to 200 GB."
+  type        = number
+  default     = 20
+
+  validation {
+    condition     = var.disk_gb >= 20 && var.disk_gb <= 200
+    error_message = "`comb_disk_gb` is ${var.disk_gb}; it can be 20 to 200."
+  }
 }
 
 variable "port" {

@@ -1,11 +1,11 @@
 output "fuse_name" {
   description = "Name of the Fuse function, which answers queries."
-  value       = aws_lambda_function.function["fuse"].function_name
+  value       = aws_lambda_function.fuse.function_name
 }
 
 output "hbee_name" {
   description = "Name of the function that runs one task."
-  value       = aws_lambda_function.function["hbee"].function_name
+  value       = aws_lambda_function.hbee.function_name
 }
 
 output "fuse_log_group" {

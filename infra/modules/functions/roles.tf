@@ -21,7 +21,7 @@ locals {
 
   # Lambda uses the role of the function to attach it to the VPC. The second statement denies these actions to the
   # program of the function.
-  basics = { for role, arn in local.arns : role => [
+  interfaces = { for role, arn in local.arns : role => [for statement in [
     {
       Sid      = "ServiceMakesInterfaces"
       Effect   = "Allow"
@@ -35,24 +35,27 @@ locals {
       Resource  = ["*"]
       Condition = { ArnEquals = { "lambda:SourceFunctionArn" = arn } }
     },
-    {
-      Sid      = "WriteLog"
-      Effect   = "Allow"
-      Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
-      Resource = ["${aws_cloudwatch_log_group.function[role].arn}:*"]
-    },
-  ] }
+  ] : statement if var.network != null] }
+
+  basics = { for role in keys(local.arns) : role => concat(local.interfaces[role], [{
+    Sid      = "WriteLog"
+    Effect   = "Allow"
+    Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
+    Resource = ["${aws_cloudwatch_log_group.function[role].arn}:*"]
+  }]) }
 }
 
 resource "aws_iam_role" "function" {
   for_each = {
     fuse = "Fuse: reads table logs, calls HBees, starts combs, writes results"
-    hbee = "HBee: reads data files"
+    hbee = "HBee: reads data files, exchanges rows"
   }
 
-  name               = "${local.names[each.key]}-${var.region}"
-  description        = each.value
-  assume_role_policy = local.trust
+  name                 = "${local.names[each.key]}-${var.region}"
+  path                 = var.role.path
+  permissions_boundary = var.role.boundary
+  description          = each.value
+  assume_role_policy   = local.trust
 }
 
 resource "aws_iam_role_policy" "fuse" {
@@ -60,42 +63,43 @@ resource "aws_iam_role_policy" "fuse" {
   role = aws_iam_role.function["fuse"].id
   policy = jsonencode({
     Version = "2012-10-17"
-    Statement = concat(local.basics["fuse"], var.read_data, var.read_results, var.write_results, [
+    Statement = concat(local.basics["fuse"], var.read_data, var.read_results, var.write_results, var.remove_exchanged, [
       {
         Sid      = "CallHBeesAndItself"
         Effect   = "Allow"
         Action   = ["lambda:InvokeFunction"]
         Resource = flatten([for arn in values(local.arns) : [arn, "${arn}:*"]])
       },
-      {
-        Sid       = "StartCombs"
-        Effect    = "Allow"
-        Action    = ["ecs:RunTask"]
-        Resource  = ["arn:${var.partition}:ecs:${var.region}:${var.account_id}:task-definition/${var.combs.family}:*"]
-        Condition = { ArnEquals = { "ecs:cluster" = var.combs.cluster_arn } }
-      },
-      {
-        Sid       = "LookAtCombs"
-        Effect    = "Allow"
-        Action    = ["ecs:DescribeTasks"]
-        Resource  = ["arn:${var.partition}:ecs:${var.region}:${var.account_id}:task/${var.combs.cluster_name}/*"]
-        Condition = { ArnEquals = { "ecs:cluster" = var.combs.cluster_arn } }
-      },
-      {
-        Sid       = "FindCombs" # on Fargate it can only be restricted by its condition
-        Effect    = "Allow"
-        Action    = ["ecs:ListTasks"]
-        Resource  = ["*"]
-        Condition = { ArnEquals = { "ecs:cluster" = var.combs.cluster_arn } }
-      },
-      {
-        Sid       = "PassCombsTheirRoles"
-        Effect    = "Allow"
-        Action    = ["iam:PassRole"]
-        Resource  = var.combs.role_arns
-        Condition = { StringEquals = { "iam:PassedToService" = "ecs-tasks.amazonaws.com" } }
-      },
-    ])
+      ], flatten([for combs in var.combs[*] : [
+        {
+          Sid       = "StartCombs"
+          Effect    = "Allow"
+          Action    = ["ecs:RunTask"]
+          Resource  = ["arn:${var.partition}:ecs:${var.region}:${var.account_id}:task-definition/${combs.family}:*"]
+          Condition = { ArnEquals = { "ecs:cluster" = combs.cluster_arn } }
+        },
+        {
+          Sid       = "LookAtCombs"
+          Effect    = "Allow"
+          Action    = ["ecs:DescribeTasks"]
+          Resource  = ["arn:${var.partition}:ecs:${var.region}:${var.account_id}:task/${combs.cluster_name}/*"]
+          Condition = { ArnEquals = { "ecs:cluster" = combs.cluster_arn } }
+        },
+        {
+          Sid       = "FindCombs" # on Fargate it can only be restricted by its condition
+          Effect    = "Allow"
+          Action    = ["ecs:ListTasks"]
+          Resource  = ["*"]
+          Condition = { ArnEquals = { "ecs:cluster" = combs.cluster_arn } }
+        },
+        {
+          Sid       = "PassCombsTheirRoles"
+          Effect    = "Allow"
+          Action    = ["iam:PassRole"]
+          Resource  = combs.role_arns
+          Condition = { StringEquals = { "iam:PassedToService" = "ecs-tasks.amazonaws.com" } }
+        },
+    ]]))
   })
 }
 
@@ -104,6 +108,6 @@ resource "aws_iam_role_policy" "hbee" {
   role = aws_iam_role.function["hbee"].id
   policy = jsonencode({
     Version   = "2012-10-17"
-    Statement = concat(local.basics["hbee"], var.read_data, var.read_tasks)
+    Statement = concat(local.basics["hbee"], var.read_data, var.read_tasks, var.exchange)
   })
 }

@@ -1,3 +1,16 @@
+variable "prefix" {
+  description = "Prefix of all names."
+  type        = string
+}
+
+variable "role" {
+  description = "Path of the roles, and the ARN of the policy that bounds their permissions, or null."
+  type = object({
+    path     = string
+    boundary = string
+  })
+}
+
 variable "stage" {
   description = "Name of the stage."
   type        = string
@@ -43,14 +56,13 @@ variable "log_days" {
   type        = number
 }
 
-variable "subnet_ids" {
-  description = "Dual-stack subnets of the functions."
-  type        = list(string)
-}
-
-variable "security_group_id" {
-  description = "The functions' security group."
-  type        = string
+variable "network" {
+  description = "Subnets and security groups of the functions; null for functions outside of a network."
+  type = object({
+    subnet_ids         = list(string)
+    security_group_ids = list(string)
+    dual_stack         = bool
+  })
 }
 
 variable "fuse" {
@@ -74,7 +86,7 @@ variable "hbee" {
 }
 
 variable "combs" {
-  description = "Settings with which Fuse starts combs."
+  description = "Settings with which Fuse starts combs; null for a stack without combs."
   type = object({
     cluster_arn         = string
     cluster_name        = string
@@ -82,7 +94,7 @@ variable "combs" {
     task_definition_arn = string
     role_arns           = list(string)
     subnet_ids          = list(string)
-    security_group_id   = string
+    security_group_ids  = list(string)
     network             = string
     port                = number
     cpu                 = number
@@ -108,6 +120,16 @@ variable "read_results" {
 
 variable "read_tasks" {
   description = "Policy statements: read large tasks below `results/`, for HBees."
+  type        = any
+}
+
+variable "exchange" {
+  description = "Policy statements: write and read exchanged rows below `results/exchange/`, for HBees."
+  type        = any
+}
+
+variable "remove_exchanged" {
+  description = "Policy statements: remove exchanged rows, for Fuse."
   type        = any
 }
 

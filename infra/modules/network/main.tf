@@ -74,7 +74,6 @@ resource "aws_vpc_endpoint" "s3" {
   vpc_id            = aws_vpc.main.id
   service_name      = "com.amazonaws.${var.region}.s3"
   vpc_endpoint_type = "Gateway"
-  ip_address_type   = "dualstack"
   route_table_ids   = [aws_route_table.functions.id]
 
   tags = { Name = "${var.name}-s3" }

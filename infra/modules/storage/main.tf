@@ -61,6 +61,31 @@ resource "aws_s3_bucket_lifecycle_configuration" "stack" {
     }
   }
 
+  # Fuse removes these at the end of each query. Those of queries that broke off expire.
+  rule {
+    id     = "exchange"
+    status = "Enabled"
+
+    filter {
+      prefix = "results/exchange/"
+    }
+    expiration {
+      days = 1
+    }
+  }
+
+  rule {
+    id     = "answers"
+    status = "Enabled"
+
+    filter {
+      prefix = "results/answers/"
+    }
+    expiration {
+      days = var.results_days
+    }
+  }
+
   rule {
     id     = "broken-uploads"
     status = "Enabled"

@@ -28,6 +28,26 @@ output "read_tasks" {
   }]
 }
 
+output "exchange" {
+  description = "Policy statements for HBees: write the objects through which they exchange rows, and read those of others."
+  value = [{
+    Sid      = "ExchangeRows"
+    Effect   = "Allow"
+    Action   = ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"]
+    Resource = ["arn:${var.partition}:s3:::${var.bucket}/results/exchange/*"]
+  }]
+}
+
+output "remove_exchanged" {
+  description = "Policy statements for Fuse: remove the exchanged objects of a query that has ended."
+  value = [{
+    Sid      = "RemoveExchangedRows"
+    Effect   = "Allow"
+    Action   = ["s3:DeleteObject"]
+    Resource = ["arn:${var.partition}:s3:::${var.bucket}/results/exchange/*"]
+  }]
+}
+
 output "read_results" {
   description = "Policy statements for Fuse's own objects: read below `results/`, and get 404 for missing objects. Fuse does not let a query read there."
   value = [

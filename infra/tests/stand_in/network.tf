@@ -1,10 +1,4 @@
-# moto does not store the address type of an endpoint, nor the descriptions of rules with a group or a prefix list.
-resource "aws_vpc_endpoint" "s3" {
-  lifecycle {
-    ignore_changes = [ip_address_type]
-  }
-}
-
+# moto does not store the descriptions of rules with a group or a prefix list.
 resource "aws_vpc_security_group_egress_rule" "way" {
   lifecycle {
     ignore_changes = [description]

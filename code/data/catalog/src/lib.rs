@@ -41,7 +41,7 @@ mod static_list;
 
 mod values;
 
-pub use self::delta::{AppendedFile, DeltaCommit, delta_commit, delta_version_after};
+pub use self::delta::{AppendedFile, DeltaColumns, DeltaCommit, DeltaTarget, delta_commit, delta_version_after};
 pub use self::hive::{partition_folders, partition_type};
 use self::kind::kind_of;
 pub use self::values::partition_value;

@@ -25,9 +25,20 @@ pub(crate) fn mix(mut value: u64) -> u64 {
 
 /// Returns the event time of event `index` at `rate` events per second, moved back by up to `disorder_nanos`.
 pub(crate) fn event_time(seed: u64, base_nanos: i64, rate: f64, disorder_nanos: i64, index: u64) -> i64 {
-    let time = base_nanos + (index as f64 * 1e9 / rate) as i64;
+    let time = base_nanos.saturating_add((index as f64 * 1e9 / rate) as i64);
     match disorder_nanos {
         0 => time,
-        nanos => time - (mix(seed ^ index ^ 0xD15_0BDE2) % nanos as u64) as i64,
+        nanos => time.saturating_sub((mix(seed ^ index ^ 0xD15_0BDE2) % nanos as u64) as i64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_times_do_not_overflow() {
+        assert_eq!(event_time(1, i64::MAX, 1e-300, 0, 5), i64::MAX);
+        assert_eq!(event_time(1, i64::MIN, 100.0, 1_000_000_000, 0), i64::MIN);
     }
 }

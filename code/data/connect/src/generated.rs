@@ -54,9 +54,11 @@ impl Source for GeneratedSource {
 
     async fn read(&mut self, rows: usize, now: i64) -> Result<SourceBatch> {
         let base = *self.base.get_or_insert(now);
-        let mut until = self.next + rows as u64;
+        let until_full = self.next.saturating_add(rows as u64);
+        let mut until = until_full;
         if let Some(pace) = self.pace {
-            let due = ((now - base).max(0) as f64 * pace / 1e9) as u64 + 1;
+            let due = (now.saturating_sub(base).max(0) as f64 * pace / 1e9) as u64;
+            let due = due.saturating_add(1);
             until = until.min(due);
         }
         if let Some(count) = self.count {
@@ -77,7 +79,7 @@ impl Source for GeneratedSource {
             let batch = task.await.map_err(|error| QueryError::internal(format!("a generator stopped: {error}")))?;
             batches.push(batch?);
         }
-        let full = until == self.next + rows as u64;
+        let full = until == until_full;
         self.next = until.max(self.next);
         let ended = self.count.is_some_and(|count| self.next >= count);
         let partitions = vec![("0".to_string(), batches)];

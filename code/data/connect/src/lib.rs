@@ -4,7 +4,7 @@
 //! rows of an epoch, repeatedly with the same result. This crate does not depend on queries.
 //!
 //! Read in this order: [`Source`] and [`Sink`] are the traits; `generated`, with the generators `nexmark` and `impulse`,
-//! `files` (in the order of `listing`) and `delta` are the sources; `records` divides texts, `decode` reads formats,
+//! `files` (in the order of `listing`), `delta` and `pushed` (the log of rows that clients send) are the sources; `records` divides texts, `decode` reads formats,
 //! `names` compares columns with those of a file, `partition` has the columns in paths; `sink` has the sinks; `open` makes a
 //! source or a sink of a table's options, in a [`Place`], and checks that places do not meet.
 
@@ -21,6 +21,7 @@ mod files;
 mod listing;
 mod names;
 mod partition;
+mod pushed;
 mod records;
 
 mod sink;
@@ -39,5 +40,11 @@ pub use nexmark::Nexmark;
 pub use open::{OpenSource, OpenTable, check_places, nullable, open_sink, open_source};
 pub use options::{Options, parse_duration};
 pub use place::Place;
-pub use sink::{Blackhole, Files, Folder, SingleFile, Sink, Stdout, WriteFormat, Written, check_columns, encode_lines};
+pub use pushed::{
+    CheckedRows, PushFormat, PushedSource, PushedStart, StreamsRoot, check_rows, stream_bad_data, stream_columns,
+};
+pub use sink::{
+    Blackhole, Changes, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, TakesChanges, WriteFormat, Written,
+    check_columns, encode_lines,
+};
 pub use source::{BadData, BadRow, Source, SourceBatch};

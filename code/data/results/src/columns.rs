@@ -10,10 +10,14 @@ use arrow::error::ArrowError;
 /// Converts views and dictionaries to plain types, which every reader of Arrow and Parquet files supports. Batches of
 /// several files may also have different dictionaries, but an Arrow file has one per column.
 pub(crate) fn plain_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    replace_columns(batch, |array| match plain_type(array.data_type()) {
+    replace_columns(batch, plain_column)
+}
+
+fn plain_column(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    match plain_type(array.data_type()) {
         same if same == *array.data_type() => Ok(Arc::clone(array)),
         plain => cast(array, &plain),
-    })
+    }
 }
 
 pub(crate) fn plain_type(data_type: &DataType) -> DataType {
@@ -24,26 +28,33 @@ pub(crate) fn plain_type(data_type: &DataType) -> DataType {
     })
 }
 
-/// Converts a batch to the types that Parquet has, which are plain ones: Parquet has no seconds since 1970 or midnight, and
-/// no milliseconds of days. Without a conversion, other readers find integers in such columns.
+/// Converts the columns of a batch as [`parquet_column`] does.
+///
+/// # Errors
+/// As [`parquet_column`].
+pub(crate) fn parquet_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    replace_columns(batch, parquet_column)
+}
+
+/// Converts a column to a type that Parquet has, which is a plain one: Parquet has no seconds since 1970 or midnight, and no
+/// milliseconds of days. Without a conversion, other readers find integers in such columns.
 ///
 /// # Errors
 /// Fails if a value cannot be converted exactly: seconds that 64 bits of milliseconds do not hold, or a `Date64` that is
 /// not a whole day.
-pub(crate) fn parquet_batch(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+pub(crate) fn parquet_column(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let array = plain_column(array)?;
+    let stored = parquet_type(array.data_type());
+    if stored == *array.data_type() {
+        return Ok(array);
+    }
     let options = CastOptions { safe: false, ..CastOptions::default() };
-    replace_columns(&plain_batch(batch)?, |array| {
-        let stored = parquet_type(array.data_type());
-        if stored == *array.data_type() {
-            return Ok(Arc::clone(array));
-        }
-        let converted = cast_with_options(array, &stored, &options)?;
-        let again = cast_with_options(&converted, array.data_type(), &options)?;
-        if again.as_ref() != array.as_ref() {
-            return Err(ArrowError::CastError(format!("a value of type {} is not one of {stored}", array.data_type())));
-        }
-        Ok(converted)
-    })
+    let converted = cast_with_options(&array, &stored, &options)?;
+    let again = cast_with_options(&converted, array.data_type(), &options)?;
+    if again.as_ref() != array.as_ref() {
+        return Err(ArrowError::CastError(format!("a value of type {} is not one of {stored}", array.data_type())));
+    }
+    Ok(converted)
 }
 
 fn parquet_type(data_type: &DataType) -> DataType {

@@ -2,47 +2,50 @@
 
 use std::io::Write;
 
-use arrow::array::Array;
+use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use buzz_engine::Batches;
 
 use crate::format::WriteError;
+use crate::parallel::{PIECE_ROWS, in_order, threads};
 
 /// Writes a header and `batches`. A null is an empty field and an empty text is `""`, so that a reader can tell them apart.
 /// In a file of one column, a null is also `""`, because most readers skip empty lines.
 pub(crate) fn csv(schema: &SchemaRef, batches: Batches, out: &mut dyn Write) -> Result<(), WriteError> {
-    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-    let mut line = String::new();
-    for (index, name) in names.iter().enumerate() {
-        separate(index, &mut line);
-        quoted(name, &mut line);
+    let mut header = String::new();
+    for (index, field) in schema.fields().iter().enumerate() {
+        separate(index, &mut header);
+        quoted(field.name(), &mut header);
     }
-    end(&mut line, out)?;
-    let (options, mut value) = (FormatOptions::default(), String::new());
-    for batch in batches {
-        let batch = batch?;
-        let columns: Vec<_> = batch
-            .columns()
-            .iter()
-            .map(|column| Ok((column, ArrayFormatter::try_new(column, &options)?)))
-            .collect::<Result<_, ArrowError>>()?;
-        for row in 0..batch.num_rows() {
-            for (index, (column, formatter)) in columns.iter().enumerate() {
-                separate(index, &mut line);
-                if column.is_valid(row) {
-                    value.clear();
-                    formatter.value(row).write(&mut value)?;
-                    quoted(&value, &mut line);
-                } else if columns.len() == 1 {
-                    line.push_str("\"\"");
-                }
+    header.push('\n');
+    out.write_all(header.as_bytes())?;
+    in_order(batches, PIECE_ROWS, threads(), &lines, &mut |lines| Ok(out.write_all(lines.as_bytes())?))
+}
+
+/// Returns a line for each row.
+fn lines(batch: RecordBatch) -> Result<String, WriteError> {
+    let (options, mut value, mut lines) = (FormatOptions::default(), String::new(), String::new());
+    let columns: Vec<_> = batch
+        .columns()
+        .iter()
+        .map(|column| Ok((column, ArrayFormatter::try_new(column, &options)?)))
+        .collect::<Result<_, ArrowError>>()?;
+    for row in 0..batch.num_rows() {
+        for (index, (column, formatter)) in columns.iter().enumerate() {
+            separate(index, &mut lines);
+            if column.is_valid(row) {
+                value.clear();
+                formatter.value(row).write(&mut value)?;
+                quoted(&value, &mut lines);
+            } else if columns.len() == 1 {
+                lines.push_str("\"\"");
             }
-            end(&mut line, out)?;
         }
+        lines.push('\n');
     }
-    Ok(())
+    Ok(lines)
 }
 
 fn separate(index: usize, line: &mut String) {
@@ -60,11 +63,4 @@ fn quoted(value: &str, line: &mut String) {
     line.push('"');
     line.push_str(&value.replace('"', "\"\""));
     line.push('"');
-}
-
-fn end(line: &mut String, out: &mut dyn Write) -> std::io::Result<()> {
-    line.push('\n');
-    out.write_all(line.as_bytes())?;
-    line.clear();
-    Ok(())
 }

@@ -4,16 +4,16 @@ use std::io::{self, Write};
 
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use arrow::json::writer::{JsonArray, LineDelimited};
 use buzz_engine::{Batches, Rows};
 use buzz_protocol::{Format, QueryError, Result};
 
-use crate::binary::{arrow_file, parquet_file};
+use crate::arrow_file::arrow_file;
 pub use crate::check::check;
 use crate::csv::csv;
-use crate::json::json;
+use crate::json::{json_array, json_lines};
+use crate::parquet_file::parquet_file;
 use crate::table::{Cut, Layout, table};
-use crate::times::check_times;
+use crate::times::{check_times, checked_times};
 
 /// An error of writing: in the output or in the rows.
 #[derive(Debug)]
@@ -89,18 +89,48 @@ pub(crate) fn write_batches(
     layout: &Layout,
     out: &mut dyn Write,
 ) -> Result<Cut, WriteError> {
-    if matches!(format, Format::Json | Format::Ndjson | Format::Csv) {
+    if has_text(format) {
         check_times(schema, read)?;
     }
     match format {
-        Format::Table => return table(schema, read, layout, out),
-        Format::Json => json::<JsonArray>(read()?, out, b"[]\n", b"\n"),
-        Format::Ndjson => json::<LineDelimited>(read()?, out, b"", b""),
-        Format::Csv => csv(schema, read()?, out),
-        Format::Arrow => arrow_file(schema, read()?, out),
-        Format::Parquet => parquet_file(schema, read()?, out),
-    }?;
-    Ok(Cut::default())
+        Format::Table => table(schema, read, layout, out),
+        other => encode(schema, read()?, other, out).map(|()| Cut::default()),
+    }
+}
+
+/// Writes batches that are read once, while they come. If it fails, `out` has a part of them.
+///
+/// # Errors
+/// `Invalid` for a table, which reads its rows twice; otherwise as [`write()`].
+pub(crate) fn write_once(
+    schema: &SchemaRef,
+    batches: Batches,
+    format: Format,
+    out: &mut dyn Write,
+) -> Result<(), WriteError> {
+    check(schema, format)?;
+    let batches = if has_text(format) { checked_times(schema, batches) } else { batches };
+    let mut out = Watched { out, failed: None };
+    match (encode(schema, batches, format, &mut out), out.failed) {
+        (Err(_), Some(error)) => Err(WriteError::Io(error)),
+        (written, _) => written,
+    }
+}
+
+/// Returns true if dates and times are written as text.
+fn has_text(format: Format) -> bool {
+    matches!(format, Format::Json | Format::Ndjson | Format::Csv)
+}
+
+fn encode(schema: &SchemaRef, batches: Batches, format: Format, out: &mut dyn Write) -> Result<(), WriteError> {
+    match format {
+        Format::Table => Err(QueryError::invalid("a table cannot be written while its rows come").into()),
+        Format::Json => json_array(batches, out),
+        Format::Ndjson => json_lines(batches, out),
+        Format::Csv => csv(schema, batches, out),
+        Format::Arrow => arrow_file(schema, batches, out),
+        Format::Parquet => parquet_file(schema, batches, out),
+    }
 }
 
 /// Returns the operating system's error without the path, which may be that of a temporary file.

@@ -10,7 +10,7 @@ use arrow::array::{
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef, Fields, Float16Type, Float32Type, Float64Type};
 use arrow::error::ArrowError;
-use arrow::json::writer::NullableEncoder;
+use arrow::json::writer::{JsonFormat, LineDelimited, NullableEncoder};
 use arrow::json::{Encoder, EncoderFactory, EncoderOptions, WriterBuilder as JsonWriterBuilder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use base64::Engine;
@@ -19,26 +19,48 @@ use buzz_engine::Batches;
 
 use crate::columns::replace_columns;
 use crate::format::WriteError;
+use crate::parallel::{PIECE_ROWS, in_order, threads};
 
-/// Writes `batches` as JSON. Nulls are written; `when_empty` is written if there is no row.
-pub(crate) fn json<F: arrow::json::writer::JsonFormat>(
-    batches: Batches,
-    out: &mut dyn Write,
-    when_empty: &[u8],
-    end: &[u8],
-) -> Result<(), WriteError> {
-    let mut batches = batches.filter(|batch| batch.as_ref().map_or(true, |batch| batch.num_rows() > 0)).peekable();
-    if batches.peek().is_none() {
-        return Ok(out.write_all(when_empty)?);
-    }
+/// Writes one JSON object per line. Nulls are written.
+pub(crate) fn json_lines(batches: Batches, out: &mut dyn Write) -> Result<(), WriteError> {
+    in_order(batches, PIECE_ROWS, threads(), &encoded::<LineDelimited>, &mut |lines| Ok(out.write_all(&lines)?))
+}
+
+/// Writes a JSON array of objects. Nulls are written.
+pub(crate) fn json_array(batches: Batches, out: &mut dyn Write) -> Result<(), WriteError> {
+    out.write_all(b"[")?;
+    let mut is_first = true;
+    in_order(batches, PIECE_ROWS, threads(), &encoded::<Elements>, &mut |elements| {
+        if !std::mem::take(&mut is_first) {
+            out.write_all(b",")?;
+        }
+        Ok(out.write_all(&elements)?)
+    })?;
+    Ok(out.write_all(b"]\n")?)
+}
+
+/// Encodes the rows of `batch`.
+fn encoded<F: JsonFormat>(batch: RecordBatch) -> Result<Vec<u8>, WriteError> {
+    let mut bytes = Vec::new();
     let builder = JsonWriterBuilder::new().with_explicit_nulls(true).with_encoder_factory(Arc::new(ExactValues));
-    let mut writer = builder.build::<_, F>(&mut *out);
-    for batch in batches {
-        writer.write(&json_batch(&batch?)?)?;
-    }
+    let mut writer = builder.build::<_, F>(&mut bytes);
+    writer.write(&json_batch(&batch)?)?;
     writer.finish()?;
     drop(writer);
-    Ok(out.write_all(end)?)
+    Ok(bytes)
+}
+
+/// The elements of an array, without its brackets.
+#[derive(Debug, Default)]
+struct Elements;
+
+impl JsonFormat for Elements {
+    fn start_row<W: Write>(&self, writer: &mut W, is_first_row: bool) -> Result<(), ArrowError> {
+        if !is_first_row {
+            writer.write_all(b",")?;
+        }
+        Ok(())
+    }
 }
 
 /// Converts the keys of maps to text, which JSON requires, at any depth.

@@ -1,7 +1,9 @@
 //! Checks dates and times before the first row is written: beyond the year 262,142 they have no text.
 
-use arrow::array::{Array, ArrayData, ArrayRef};
-use arrow::datatypes::{DataType, Schema, TimeUnit};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayData, ArrayRef, RecordBatch};
+use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use buzz_engine::Batches;
 use buzz_protocol::{QueryError, Result};
@@ -17,24 +19,44 @@ const DAY_SECONDS: i64 = 86_400;
 /// # Errors
 /// `Invalid`, naming the column, if one has none.
 pub(crate) fn check_times(schema: &Schema, read: &dyn Fn() -> Result<Batches>) -> Result<(), WriteError> {
-    let columns: Vec<usize> =
-        (0..schema.fields().len()).filter(|column| has_times(schema.field(*column).data_type())).collect();
+    let columns = columns_with_times(schema);
     if columns.is_empty() {
         return Ok(());
     }
     for batch in read()? {
+        check_batch(schema, &columns, &batch?)?;
+    }
+    Ok(())
+}
+
+/// Returns `batches`, of which those are errors that have a date or time without a text.
+pub(crate) fn checked_times(schema: &SchemaRef, batches: Batches) -> Batches {
+    let (schema, columns) = (Arc::clone(schema), columns_with_times(schema));
+    if columns.is_empty() {
+        return batches;
+    }
+    Box::new(batches.map(move |batch| {
         let batch = batch?;
-        for &column in &columns {
-            let values = batch.column(column);
-            if is_suspicious(&values.to_data()) {
-                check_column(schema.field(column).name(), values)?;
-            }
+        check_batch(&schema, &columns, &batch)?;
+        Ok(batch)
+    }))
+}
+
+fn columns_with_times(schema: &Schema) -> Vec<usize> {
+    (0..schema.fields().len()).filter(|column| has_times(schema.field(*column).data_type())).collect()
+}
+
+fn check_batch(schema: &Schema, columns: &[usize], batch: &RecordBatch) -> Result<()> {
+    for &column in columns {
+        let values = batch.column(column);
+        if is_suspicious(&values.to_data()) {
+            check_column(schema.field(column).name(), values)?;
         }
     }
     Ok(())
 }
 
-fn check_column(name: &str, values: &ArrayRef) -> Result<(), WriteError> {
+fn check_column(name: &str, values: &ArrayRef) -> Result<()> {
     // Otherwise a value within a list or struct becomes the text of the error.
     let options = FormatOptions::default().with_display_error(false);
     let formatter = ArrayFormatter::try_new(values, &options)?;

@@ -31,11 +31,28 @@ pub(crate) fn not_a_name(region: &str) -> String {
     format!("`{region}` is not the name of a region, such as us-east-1")
 }
 
-/// Returns the URL of S3 for region lookups. On a network without outgoing IPv4, only the dual-stack host (IPv4 and
-/// IPv6) is reachable.
-pub(crate) fn default_host() -> &'static str {
-    let dual_stack = std::env::var("AWS_USE_DUALSTACK_ENDPOINT").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
-    if dual_stack { "https://s3.dualstack.us-east-1.amazonaws.com" } else { "https://s3.us-east-1.amazonaws.com" }
+/// Returns the domain of AWS in `region`, which depends on its partition.
+pub(crate) fn suffix(region: &str) -> &'static str {
+    match region.split('-').next() {
+        Some("cn") => "amazonaws.com.cn",
+        Some("eusc") => "amazonaws.eu",
+        _ => "amazonaws.com",
+    }
+}
+
+/// Returns the URL of S3 for region lookups: of the process's own region, since each region knows the buckets of all regions of
+/// its partition, and others are far away. On a network without outgoing IPv4, only the dual-stack host (IPv4 and IPv6) is
+/// reachable.
+pub(crate) fn default_host() -> String {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let dual_stack = variable("AWS_USE_DUALSTACK_ENDPOINT").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let own = variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION")).filter(|region| is_name(region));
+    host(own.as_deref().unwrap_or("us-east-1"), dual_stack)
+}
+
+fn host(region: &str, dual_stack: bool) -> String {
+    let kind = if dual_stack { "s3.dualstack" } else { "s3" };
+    format!("https://{kind}.{region}.{}", suffix(region))
 }
 
 #[cfg(test)]
@@ -44,6 +61,14 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn regions_are_asked_for_in_the_own_region() {
+        assert_eq!(host("eu-west-1", false), "https://s3.eu-west-1.amazonaws.com");
+        assert_eq!(host("us-east-2", true), "https://s3.dualstack.us-east-2.amazonaws.com");
+        assert_eq!(host("cn-north-1", true), "https://s3.dualstack.cn-north-1.amazonaws.com.cn");
+        assert!(default_host().starts_with("https://s3."));
+    }
 
     #[tokio::test]
     async fn region_is_read_from_any_response() {

@@ -1,8 +1,8 @@
 //! S3 buckets as object stores.
 
 use buzz_protocol::{BucketOptions, NO_USER_INFO, QueryError, Result, without_user_info};
-use object_store::RetryConfig;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider};
+use object_store::{ClientConfigKey, RetryConfig};
 use url::Url;
 
 use crate::http::StoreConnector;
@@ -66,6 +66,8 @@ pub(crate) fn bucket(
     if endpoint.is_empty() && dual_stack && !region.is_empty() {
         let (host, by_host) = dual_stack_host(bucket, &region);
         builder = builder.with_endpoint(host).with_virtual_hosted_style_request(by_host);
+        // The system knows which family has a route. In another order, each second connection waits for one that has none.
+        builder = builder.with_config(AmazonS3ConfigKey::Client(ClientConfigKey::RandomizeAddresses), "false");
     }
     builder.build().map_err(|error| QueryError::invalid(format!("bucket `{bucket}` cannot be read: {error}")))
 }
@@ -107,7 +109,7 @@ pub(crate) fn has_endpoint(options: &BucketOptions) -> bool {
 /// with dots cannot be in the host, because S3's certificate does not cover it.
 /// [Documented here](https://docs.aws.amazon.com/AmazonS3/latest/API/dual-stack-endpoints.html).
 fn dual_stack_host(bucket: &str, region: &str) -> (String, bool) {
-    let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+    let suffix = region::suffix(region);
     match bucket.contains('.') {
         false => (format!("https://{bucket}.s3.dualstack.{region}.{suffix}"), true),
         true => (format!("https://s3.dualstack.{region}.{suffix}"), false),
@@ -124,6 +126,7 @@ mod tests {
         assert_eq!(host("lake", "us-east-2"), ("https://lake.s3.dualstack.us-east-2.amazonaws.com".to_string(), true));
         assert_eq!(host("my.lake", "eu-west-1"), ("https://s3.dualstack.eu-west-1.amazonaws.com".to_string(), false));
         assert_eq!(host("l", "cn-north-1").0, "https://l.s3.dualstack.cn-north-1.amazonaws.com.cn");
+        assert_eq!(host("l", "eusc-de-east-1").0, "https://l.s3.dualstack.eusc-de-east-1.amazonaws.eu");
     }
 
     #[test]

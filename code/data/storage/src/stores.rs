@@ -78,7 +78,7 @@ impl Default for Stores {
             replaced: Mutex::default(),
             regions: Mutex::default(),
             kept: Mutex::new(LruCache::new(KEPT_MAX)),
-            region_host: region::default_host().to_string(),
+            region_host: region::default_host(),
             credentials: None,
             access: None,
             wrap: None,

@@ -1,12 +1,13 @@
 //! The `buzz` command: asks the engine in this process, or that of a stack.
 //!
 //! `args` defines the arguments and [`ask`] executes them. `question` makes a question of the arguments, [`compose`] an
-//! engine; `names` adds the registry of names; `watch` shows warnings and progress, `output` writes the rows. `shell` asks one question after the other.
+//! engine; `names` adds the registry of names; `watch` shows warnings and progress, `output` writes the rows, unless `interrupt` ends it. `shell` asks one question after the other.
 //! [`sample`] generates the sample table.
 
 pub mod args;
 pub mod ask;
 pub mod compose;
+mod interrupt;
 mod mcp;
 mod names;
 pub mod output;

@@ -4,12 +4,16 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use buzz_cli::args::{Arguments, prepared};
 use buzz_cli::ask;
 use buzz_protocol::THREAD_STACK_BYTES;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
+
+/// Maximum time to wait for the end of cancelled work.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let on_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
@@ -33,7 +37,7 @@ fn main() -> ExitCode {
         }
     };
     let code = runtime.block_on(ask::carry_out(arguments));
-    // Does not wait for cancelled work, which may still be computing.
-    runtime.shutdown_background();
+    // Waits until operators that spilled have removed their folders, but not for cancelled work that still computes.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     code
 }

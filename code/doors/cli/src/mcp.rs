@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use buzz_protocol::{Options, Result};
 use buzz_serve::{Bounds, McpSettings, RegistrySettings};
 use clap::Args;
+use futures::FutureExt;
 
 use crate::args::{StackArguments, assignment, option_help, table_uri};
 use crate::serve::{RUNNING_LOCAL, RUNNING_STACK, own_tables, read_again_after, stopped};
@@ -99,5 +100,6 @@ async fn serve(arguments: McpArguments, threads: usize) -> Result<()> {
             "waiting for a client of the Model Context Protocol on standard input; `buzz mcp --help` shows how to configure one",
         );
     }
-    buzz_serve::serve_stdio(engine, settings, stopped()?).await
+    let stop = stopped()?.map(|_| ());
+    buzz_serve::serve_stdio(engine, settings, stop).await
 }

@@ -7,14 +7,18 @@ use std::path::{Path, PathBuf};
 use buzz_engine::Rows;
 use buzz_protocol::{Format, QueryError, Result};
 use buzz_results::format::{WriteError, plain, write_within};
-use buzz_results::{Cut, Layout};
+use buzz_results::{Cut, Incoming, Layout, Written, not_writable, written};
 use tempfile::NamedTempFile;
 
+use crate::interrupt::{Interrupt, Interruptible};
 use crate::terminal::{note, quiet_when_closed, terminal_size};
 
 /// The destination of rows.
 #[derive(Debug)]
-pub struct Output(Place);
+pub struct Output {
+    place: Place,
+    interrupt: Interrupt,
+}
 
 #[derive(Debug)]
 enum Place {
@@ -33,7 +37,7 @@ impl Output {
     /// `Invalid` if the file cannot be created.
     pub fn open(path: Option<&Path>) -> Result<Output> {
         let Some(path) = path else {
-            return Ok(Output(Place::Stdout));
+            return Ok(Output::at(Place::Stdout));
         };
         let bad = |why: &dyn std::fmt::Display| not_writable(path, why);
         if path.is_dir() {
@@ -41,7 +45,7 @@ impl Output {
         }
         if path.metadata().is_ok_and(|found| !found.is_file()) {
             let device = OpenOptions::new().write(true).open(path).map_err(|error| bad(&error))?;
-            return Ok(Output(Place::Device(device, path.to_path_buf())));
+            return Ok(Output::at(Place::Device(device, path.to_path_buf())));
         }
         // Follows a symbolic link, so that its target is replaced and not the link.
         let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
@@ -54,7 +58,28 @@ impl Output {
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let file = builder.tempfile_in(folder).map_err(|error| bad(&plain(&error)))?;
-        Ok(Output(Place::File(file, path)))
+        // A file that only its owner can read stays one.
+        if let Ok(replaced) = path.metadata() {
+            file.as_file().set_permissions(replaced.permissions()).map_err(|error| bad(&plain(&error)))?;
+        }
+        Ok(Output::at(Place::File(file, path)))
+    }
+
+    fn at(place: Place) -> Self {
+        Output { place, interrupt: Interrupt::default() }
+    }
+
+    /// Returns the output, which writes nothing and replaces no file once the command is interrupted.
+    pub(crate) fn until(self, interrupt: &Interrupt) -> Self {
+        Output { interrupt: interrupt.clone(), ..self.left_by(interrupt) }
+    }
+
+    /// Returns the output, which is still written after an interrupt. If that does not end, its temporary file is removed.
+    pub(crate) fn left_by(self, interrupt: &Interrupt) -> Self {
+        if let Place::File(file, _) = &self.place {
+            interrupt.add_temporary(file.path());
+        }
+        self
     }
 
     /// Checks that the output can take `format`.
@@ -79,22 +104,68 @@ impl Output {
     }
 
     fn is_terminal(&self) -> bool {
-        matches!(self.0, Place::Stdout) && io::stdout().is_terminal()
+        matches!(self.place, Place::Stdout) && io::stdout().is_terminal()
     }
 
     fn write(self, write: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>) -> Result<()> {
-        let is_terminal = self.is_terminal();
-        match self.0 {
-            Place::Stdout if is_terminal => to_stdout(written(Escaped::new(io::stdout().lock()), write).map(|_| ())),
-            Place::Stdout => to_stdout(written(io::stdout().lock(), write).map(|_| ())),
-            Place::Device(device, path) => written(device, write).map(|_| ()).map_err(|error| at(&path, error)),
+        let (is_terminal, interrupt) = (self.is_terminal(), self.interrupt);
+        match self.place {
+            Place::Stdout if is_terminal => {
+                to_stdout(buffered(Escaped::new(io::stdout().lock()), &interrupt, write).map(|_| ()))
+            }
+            Place::Stdout => to_stdout(buffered(io::stdout().lock(), &interrupt, write).map(|_| ())),
+            Place::Device(device, path) => {
+                buffered(device, &interrupt, write).map(|_| ()).map_err(|error| at(&path, error))
+            }
             Place::File(file, path) => {
-                let file = written(file, write).map_err(|error| at(&path, error))?;
-                file.as_file().sync_all().map_err(|error| not_writable(&path, &error))?;
-                file.persist(&path).map(|_| ()).map_err(|error| not_writable(&path, &error.error))
+                let file = buffered(file, &interrupt, write).map_err(|error| at(&path, error))?;
+                kept(file, &path, &interrupt)
             }
         }
     }
+
+    /// Makes a sink that writes the rows of a query as `format` while they come. Returns `None` for an output of which a
+    /// query that fails must not have written a part: anything but a file. A table is not written while its rows come.
+    ///
+    /// # Errors
+    /// `Invalid` if the file is not writable.
+    pub fn incoming(&self, format: Format) -> Result<Option<(Incoming, Written)>> {
+        match &self.place {
+            Place::File(file, path) if format != Format::Table => {
+                let file = file.as_file().try_clone().map_err(|error| not_writable(path, &error))?;
+                Ok(Some(written(file, format, path)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Waits until the rows that were passed to the sink of [`Output::incoming`] are written, and keeps the file.
+    ///
+    /// # Errors
+    /// `Invalid` if the output is not writable or the rows do not fit the format.
+    pub async fn finish(self, rows: Written) -> Result<()> {
+        let Output { place, interrupt } = self;
+        tokio::select! {
+            ended = rows.end() => ended?,
+            () = interrupt.interrupted() => return Err(QueryError::cancelled("the output was interrupted")),
+        }
+        match place {
+            Place::File(file, path) => {
+                // Waits for the disk.
+                let kept = tokio::task::spawn_blocking(move || kept(file, &path, &interrupt));
+                kept.await.unwrap_or_else(|_| Err(QueryError::internal("the output was not kept: its thread stopped")))
+            }
+            Place::Stdout | Place::Device(..) => Ok(()),
+        }
+    }
+}
+
+/// Replaces the file at `path` by the complete `file`, unless the command was interrupted.
+fn kept(file: NamedTempFile, path: &Path, interrupt: &Interrupt) -> Result<()> {
+    let bad = |error: &io::Error| not_writable(path, &plain(error));
+    file.as_file().sync_all().map_err(|error| bad(&error))?;
+    interrupt.check().map_err(|error| bad(&error))?;
+    file.persist(path).map(|_| ()).map_err(|error| bad(&error.error))
 }
 
 /// Returns the folder of a file.
@@ -111,11 +182,16 @@ fn to_stdout(written: Result<(), WriteError>) -> Result<()> {
 }
 
 /// Writes to `out` through a buffer, flushes it and returns `out`.
-fn written<W: Write>(out: W, write: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>) -> Result<W, WriteError> {
-    let mut out = BufWriter::new(out);
+fn buffered<W: Write>(
+    out: W,
+    interrupt: &Interrupt,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), WriteError>,
+) -> Result<W, WriteError> {
+    let mut out = BufWriter::new(Interruptible::new(out, interrupt.clone()));
     write(&mut out)?;
     out.flush().map_err(WriteError::Io)?;
-    out.into_inner().map_err(|error| WriteError::Io(error.into_error()))
+    let out = out.into_inner().map_err(|error| WriteError::Io(error.into_error()))?;
+    Ok(out.into_inner())
 }
 
 fn at(path: &Path, error: WriteError) -> QueryError {
@@ -123,10 +199,6 @@ fn at(path: &Path, error: WriteError) -> QueryError {
         WriteError::Io(error) => not_writable(path, &plain(&error)),
         WriteError::Rows(error) => error,
     }
-}
-
-fn not_writable(path: &Path, why: &dyn std::fmt::Display) -> QueryError {
-    QueryError::invalid(format!("output `{}` is not writable: {why}", path.display()))
 }
 
 /// Writes `rows` to `output`, a table on a terminal within `layout` and the terminal's width. Reports on standard error
@@ -207,7 +279,61 @@ impl<W: Write> Write for Escaped<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[test]
+    fn replaced_file_keeps_its_permissions() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.csv");
+        std::fs::write(&path, "old").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        Output::open(Some(&path)).unwrap().write_text("new").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn interrupted_output_replaces_nothing_and_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.csv");
+        std::fs::write(&path, "old").unwrap();
+        let left = || std::fs::read_dir(dir.path()).unwrap().count();
+
+        let interrupt = Interrupt::default();
+        let output = Output::open(Some(&path)).unwrap().until(&interrupt);
+        let error = output.write(|out| {
+            // Larger than the buffer.
+            out.write_all(&[b'x'; 100_000])?;
+            interrupt.interrupt();
+            out.write_all(&[b'y'; 100_000])?;
+            panic!("it was written")
+        });
+        assert!(error.unwrap_err().to_string().contains("was interrupted"));
+        assert_eq!((std::fs::read_to_string(&path).unwrap().as_str(), left()), ("old", 1));
+
+        // Between the last write and the replacement.
+        let interrupt = Interrupt::default();
+        let output = Output::open(Some(&path)).unwrap().until(&interrupt);
+        let ended = output.write(|out| {
+            out.write_all(b"new")?;
+            out.flush()?;
+            interrupt.interrupt();
+            Ok(())
+        });
+        assert!(ended.is_err());
+        assert_eq!((std::fs::read_to_string(&path).unwrap().as_str(), left()), ("old", 1));
+
+        // A writer that does not return.
+        let interrupt = Interrupt::default();
+        let output = Output::open(Some(&path)).unwrap().until(&interrupt);
+        assert_eq!(left(), 2);
+        interrupt.interrupt();
+        interrupt.remove_temporary();
+        assert_eq!(left(), 1);
+        assert!(output.write_text("new").is_err());
+    }
 
     #[test]
     fn control_characters_do_not_reach_a_terminal() {

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
+use buzz_engine::Engine;
 use buzz_protocol::{CatalogEntry, Options, QueryError, Result};
-use buzz_serve::{Bounds, Keys, RegistrySettings, Server, Settings, Stopped, Tls, read_keys};
+use buzz_serve::{Bounds, Keys, Pipelines, RegistrySettings, Server, Settings, Stopped, Tls, read_keys};
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -70,6 +72,15 @@ pub struct ServeArguments {
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
 
+    /// Take rows of streams by HTTP and keep them in this folder or below this s3:// uri. Without it, none are taken.
+    #[arg(long, value_name = "PLACE")]
+    streams: Option<String>,
+
+    /// Keep pipelines in this folder or s3:// uri, and run those that no other server runs. Clients may create and change
+    /// them if they may change names (--names): a script can read and write every file and bucket that this process can.
+    #[arg(long, value_name = "URI")]
+    state: Option<String>,
+
     /// Set an option of all queries, such as memory_bytes=2GiB; can be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
     sets: Vec<String>,
@@ -119,7 +130,15 @@ async fn serve(arguments: ServeArguments, threads: usize) -> Result<Stopped> {
     let names: BTreeSet<String> = tables.iter().chain(&known).map(|entry| entry.name.clone()).collect();
     let is_loopback = arguments.listen.ip().is_loopback() && arguments.postgres.ip().is_loopback();
     let can_change = arguments.names.map_or(is_loopback, |policy| policy == NamesPolicy::Change);
+    let streams = match &arguments.streams {
+        Some(place) => Some(crate::stream::streams(place).await?),
+        None => None,
+    };
     let tls = arguments.tls_certificate.zip(arguments.tls_key).map(|(certificate, key)| Tls { certificate, key });
+    let pipelines = match &arguments.state {
+        Some(uri) => Some(Pipelines { jobs: crate::stream::jobs(uri, threads).await?, can_change }),
+        None => None,
+    };
     let settings = Settings {
         tables,
         registry: Some(RegistrySettings { registry, read_again_after: read_again_after(is_remote), can_change }),
@@ -131,8 +150,10 @@ async fn serve(arguments: ServeArguments, threads: usize) -> Result<Stopped> {
         tls,
         hosts: arguments.hosts,
         keys,
+        streams,
+        pipelines,
     };
-    let server = buzz_serve::bind(engine, settings).await?;
+    let server = bound(engine, settings).await?;
     let stop = stopped()?;
     for broken in server.check_tables().await {
         warn(&broken);
@@ -143,6 +164,16 @@ async fn serve(arguments: ServeArguments, threads: usize) -> Result<Stopped> {
         note("stopping …");
     };
     Ok(server.run(stop).await)
+}
+
+/// Makes the server. If its ports cannot be bound, other servers may run its pipelines at once.
+async fn bound(engine: Arc<dyn Engine>, settings: Settings) -> Result<Server> {
+    let jobs = settings.pipelines.as_ref().map(|pipelines| pipelines.jobs.clone());
+    let bound = buzz_serve::bind(engine, settings).await;
+    if let (Err(_), Some(jobs)) = (&bound, jobs) {
+        jobs.stop(Duration::from_secs(10)).await;
+    }
+    bound
 }
 
 /// Returns the accepted keys, and the key if it was made now.
@@ -188,18 +219,18 @@ fn listed(names: &BTreeSet<String>) -> String {
     }
 }
 
-/// Returns a future that ends at SIGINT or SIGTERM.
+/// Returns a future that ends at SIGINT or SIGTERM, with the signal.
 ///
 /// # Errors
 /// `Internal` if the operating system refuses the handlers.
-pub(crate) fn stopped() -> Result<impl Future<Output = ()>> {
+pub(crate) fn stopped() -> Result<impl Future<Output = SignalKind>> {
     let failed = |error: std::io::Error| QueryError::internal(format!("signals cannot be received: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     Ok(async move {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = terminate.recv() => SignalKind::terminate(),
+            _ = interrupt.recv() => SignalKind::interrupt(),
         }
     })
 }

@@ -9,6 +9,15 @@ pub(crate) fn print(text: &str) -> Result<()> {
     quiet_when_closed(io::stdout().lock().write_all(text.as_bytes()))
 }
 
+/// Prints a line to standard output. Returns false if its reader has ended.
+pub(crate) fn print_line(line: &str) -> Result<bool> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => quiet_when_closed(written).map(|()| true),
+    }
+}
+
 /// Converts the outcome of writing to standard output. A closed pipe means that the reader needs no more rows.
 pub(crate) fn quiet_when_closed(written: io::Result<()>) -> Result<()> {
     match written {

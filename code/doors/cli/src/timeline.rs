@@ -53,6 +53,7 @@ pub(crate) fn page(query: QueryId, summary: &Summary, failure: Option<&QueryErro
 fn totals(summary: &Summary) -> String {
     let cost = summary.cost_usd.map(|usd| format!("${usd:.6}"));
     let by = match summary.combs {
+        0 if summary.objects > 0 => format!("Fuse, through {} objects", summary.objects),
         0 => "Fuse".to_string(),
         1 => "1 comb".to_string(),
         combs => format!("{combs} combs"),

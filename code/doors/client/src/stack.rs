@@ -6,9 +6,7 @@ use aws_config::SdkConfig;
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
 use buzz_aws::failure;
-use buzz_engine::wire::{
-    AnswerMessage, Described, FailureMessage, NamesAsk, Submitted, cancel_event, names_event, watch_event,
-};
+use buzz_engine::wire::{AnswerMessage, Described, FailureMessage, NamesAsk, cancel_event, names_event, watch_event};
 use buzz_engine::{NameChange, NameChanged, NameList, Progress, ProgressReport, TableDescription};
 use buzz_protocol::{CatalogEntry, ErrorKind, QueryError, QueryId, Result};
 use serde::Deserialize;
@@ -45,9 +43,17 @@ pub(crate) enum Watched {
     Failed(QueryError),
 }
 
-/// Returns the name of the Fuse function of stack `name`.
+/// Returns the name of the Fuse function of stack `name`, with the alias of the version in use.
 pub fn function_of(name: &str) -> String {
-    format!("buzz-rust-fuse-{name}")
+    format!("buzz-rust-fuse-{name}:live")
+}
+
+/// The reason why an invocation did not answer a query.
+pub(crate) enum NotAnswered {
+    /// The query failed, or nothing ran.
+    Failed(QueryError),
+    /// No answer arrived. The query may run.
+    Lost(QueryError),
 }
 
 /// The failure of an invocation.
@@ -64,18 +70,22 @@ impl Stack {
         Self { client: Client::new(sdk), function }
     }
 
-    /// Submits `event`, an envelope with `"async": true`, and returns the id of its query.
+    /// Sends `event`, an envelope with a query, and waits for its answer.
     ///
     /// # Errors
-    /// `Invalid` if the event is rejected or the stack does not exist, `Unavailable` if the stack does not answer.
-    pub(crate) async fn submit(&self, event: &Value, progress: &Progress) -> Result<QueryId> {
-        Ok(self.invoke::<Submitted>(event, progress).await?.query_id)
+    /// The failure of the query; `Invalid` if the event is rejected or the stack does not exist, `Unavailable` if the stack does
+    /// not answer.
+    pub(crate) async fn ask(&self, event: &Value, progress: &Progress) -> Result<Box<AnswerMessage>, NotAnswered> {
+        self.until_ready(event, progress).await.map_err(|failure| match failure {
+            Failure::Call(error) if error.kind == ErrorKind::Unavailable => NotAnswered::Lost(error),
+            Failure::Call(error) | Failure::Function(error) => NotAnswered::Failed(error),
+        })
     }
 
     /// Sends `event`, which asks for the tables of a query, and returns their descriptions.
     ///
     /// # Errors
-    /// As [`Stack::submit`].
+    /// As [`Stack::ask`].
     pub(crate) async fn describe(&self, event: &Value) -> Result<Vec<TableDescription>> {
         Ok(self.invoke::<Described>(event, &Progress::default()).await?.tables)
     }
@@ -83,7 +93,7 @@ impl Stack {
     /// Returns the names of the stack's registry.
     ///
     /// # Errors
-    /// As [`Stack::submit`].
+    /// As [`Stack::ask`].
     pub(crate) async fn names(&self) -> Result<Vec<CatalogEntry>> {
         let list: NameList = self.invoke(&names_event(&NamesAsk::List), &Progress::default()).await?;
         Ok(list.names)
@@ -92,7 +102,7 @@ impl Stack {
     /// Makes `change` in the stack's registry of names.
     ///
     /// # Errors
-    /// As [`Stack::submit`], and those of the change.
+    /// As [`Stack::ask`], and those of the change.
     pub(crate) async fn change_names(&self, change: NameChange) -> Result<NameChanged> {
         self.invoke(&names_event(&NamesAsk::Change(change)), &Progress::default()).await
     }
@@ -100,7 +110,7 @@ impl Stack {
     /// Returns the state of `query`. Retries for up to a minute if the stack does not answer.
     ///
     /// # Errors
-    /// As for [`Stack::submit`].
+    /// As for [`Stack::ask`].
     pub(crate) async fn watch(&self, query: QueryId) -> Result<Watched> {
         let answer: Value = match self.repeated(&watch_event(query)).await {
             Ok(answer) => answer,
@@ -117,7 +127,7 @@ impl Stack {
     /// not answer.
     ///
     /// # Errors
-    /// As for [`Stack::submit`].
+    /// As for [`Stack::ask`].
     pub(crate) async fn cancel(&self, query: QueryId) -> Result<()> {
         match self.repeated::<Value>(&cancel_event(query)).await {
             Err(Failure::Function(error)) if error.kind == ErrorKind::Unavailable => Err(error),
@@ -152,6 +162,17 @@ impl Stack {
 
     /// Invokes Fuse. Retries for up to [`WAIT_IN_ALL`] while the function is throttled or not ready.
     async fn invoke<T: for<'de> Deserialize<'de>>(&self, event: &Value, progress: &Progress) -> Result<T> {
+        self.until_ready(event, progress).await.map_err(|failure| {
+            let (Failure::Call(error) | Failure::Function(error)) = failure;
+            error
+        })
+    }
+
+    async fn until_ready<T: for<'de> Deserialize<'de>>(
+        &self,
+        event: &Value,
+        progress: &Progress,
+    ) -> Result<T, Failure> {
         let deadline = Instant::now() + WAIT_IN_ALL;
         let mut told = false;
         loop {
@@ -159,9 +180,12 @@ impl Stack {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };
+            if !too_early {
+                return Err(failure);
+            }
             let (Failure::Call(error) | Failure::Function(error)) = failure;
-            if !too_early || Instant::now() + WAIT_EACH > deadline {
-                return Err(error);
+            if Instant::now() + WAIT_EACH > deadline {
+                return Err(Failure::Function(error));
             }
             if !told {
                 progress.warn([format!("the stack is busy or not ready; retrying for up to 5 minutes: {error}")]);
@@ -170,7 +194,7 @@ impl Stack {
             // Nothing ran yet, so there is nothing to cancel on the stack.
             tokio::select! {
                 () = tokio::time::sleep(WAIT_EACH) => {}
-                reason = progress.stopped() => return Err(reason),
+                reason = progress.stopped() => return Err(Failure::Function(reason)),
             }
         }
     }

@@ -40,6 +40,10 @@ impl FuseFunction {
         options.memory_bytes = options.memory_bytes.min(own_bytes * OPERATOR_PERCENT / 100);
         options.inbox_memory_bytes = options.inbox_memory_bytes.min(own_bytes * INBOX_PERCENT / 100);
 
+        if let Some(combs) = &self.settings.combs {
+            combs.bound(options);
+        }
+
         let before = self.results.requests();
         let mut running = self.engine.start(ask.question(query));
         let progress = Arc::clone(running.progress());
@@ -121,6 +125,7 @@ impl FuseFunction {
         let progress = running.progress();
         let (rows, explain) = match answer.content {
             Content::Rows(rows) => (Arc::new(rows), None),
+            Content::Passed => return Err(QueryError::internal("the rows were passed to another place")),
             Content::Plan(text) => (Arc::new(Rows::new()), Some(text)),
         };
         let encoded = match ask.output {

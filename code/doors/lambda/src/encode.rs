@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use buzz_aws::price::{PRICES_OF, Sizes};
+use buzz_aws::price::Sizes;
 use buzz_engine::wire::{Encoding, Phases, SummaryMessage};
 use buzz_engine::{Rows, Summary, Used};
 use buzz_protocol::{Format, QueryError, Result};
@@ -32,7 +32,8 @@ pub(crate) fn summary_message(summary: &Summary, used: &Used, sizes: &Sizes, tot
         stragglers: summary.stragglers,
         reruns: summary.reruns,
         combs: summary.combs,
-        reducer: if summary.combs == 0 { "inline" } else { "comb" }.to_string(),
+        reducer: reducer_of(summary).to_string(),
+        objects: summary.objects,
         rows_delivered: summary.rows_delivered,
         milliseconds: Phases {
             open: ms(summary.opened_in),
@@ -41,11 +42,21 @@ pub(crate) fn summary_message(summary: &Summary, used: &Used, sizes: &Sizes, tot
             total: total_ms,
         },
         timeline: summary.timeline.clone().at_most(ATTEMPTS_MAX),
+        reused: summary.reused,
         gb_seconds: sizes.gb_seconds(used),
         cost_usd: cost.own_usd,
         combs_started: used.starts.combs,
         started_usd: cost.started_usd,
-        prices_of: PRICES_OF.to_string(),
+        prices_of: sizes.prices.date(),
+    }
+}
+
+/// Returns the way in which rows reached their reducer: as a value of the option `reducer`.
+fn reducer_of(summary: &Summary) -> &'static str {
+    match summary {
+        Summary { combs: 1.., .. } => "comb",
+        Summary { objects: 1.., .. } => "objects",
+        _ => "inline",
     }
 }
 

@@ -5,7 +5,7 @@
 //! the stack's results.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_config::SdkConfig;
 use aws_config::retry::RetryConfig;
@@ -13,6 +13,7 @@ use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::InvocationType;
 use backon::{ExponentialBuilder, Retryable};
+use buzz_aws::clients::{Renewed, short_timeouts};
 use buzz_aws::failure;
 use buzz_aws::results::Results;
 use buzz_aws::settings::FuseSettings;
@@ -35,6 +36,10 @@ const SILENT_MAX_MS: u64 = 30_000;
 /// (`maximum_event_age_in_seconds` in `infra/modules/functions`).
 const SUBMITTED_MAX_MS: u64 = 330_000;
 
+/// Interval at which an invocation looks for the answer of another, and the time within which that one reports progress.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const REPORTED_WITHIN: Duration = Duration::from_secs(10);
+
 /// Maximum number of times that the answer of an asynchronous query is stored again after a failure.
 const ANSWER_RETRIES: usize = 3;
 
@@ -44,7 +49,7 @@ pub struct FuseFunction {
     pub(crate) engine: Named,
     pub(crate) results: Results,
     pub(crate) settings: FuseSettings,
-    lambda: Client,
+    lambdas: Renewed<Client>,
 }
 
 impl FuseFunction {
@@ -54,11 +59,12 @@ impl FuseFunction {
     /// `Invalid` if the settings of the store of `results` are incomplete.
     pub fn new(engine: Arc<dyn Engine>, results: Results, settings: FuseSettings, sdk: &SdkConfig) -> Result<Self> {
         // Repeating an event to itself is safe: only one invocation resumes a query.
-        let config = aws_sdk_lambda::config::Builder::from(sdk).retry_config(RetryConfig::standard()).build();
+        let config = aws_sdk_lambda::config::Builder::from(sdk).retry_config(RetryConfig::standard());
+        let config = config.timeout_config(short_timeouts()).build();
         let place = results.names()?;
         let registry = Registry::of_object(results.store(&place)?, place.path.clone(), place.to_string());
         let engine = Named::new(engine, Arc::new(registry));
-        Ok(Self { engine, results, settings, lambda: Client::from_conf(config) })
+        Ok(Self { engine, results, settings, lambdas: Renewed::new(move || Client::from_conf(config.clone())) })
     }
 
     /// Answers `event` before `deadline_ms` (milliseconds since 1970), when the service stops this process.
@@ -78,9 +84,12 @@ impl FuseFunction {
         match Event::parse(event)? {
             Event::Ask(ask) if ask.later => {
                 self.output_place(&ask)?;
-                self.submit(event).await
+                self.submit(event, ask.id).await
             }
-            Event::Ask(ask) => unpanicked(self.ask(*ask, QueryId::fresh(), left)).await,
+            Event::Ask(ask) => match ask.id {
+                Some(query) => self.ask_once(*ask, query, left).await,
+                None => unpanicked(self.ask(*ask, QueryId::fresh(), left)).await,
+            },
             Event::Describe(ask) => {
                 let question = ask.question(QueryId::fresh());
                 raw(&Described { tables: unpanicked(self.engine.describe(&question)).await? })
@@ -96,8 +105,48 @@ impl FuseFunction {
         }
     }
 
-    async fn submit(&self, event: &Value) -> Result<Box<RawValue>> {
-        let query = QueryId::fresh();
+    /// Answers `ask` under the id that its caller chose. If another invocation has that id, as after a caller that did not wait
+    /// for the answer and asks again, returns the answer of that one.
+    async fn ask_once(&self, ask: Ask, query: QueryId, left: Duration) -> Result<Box<RawValue>> {
+        if !self.results.claim(&self.results.of_query(query, "started")?).await? {
+            return self.await_answer(query, left).await;
+        }
+        // Reports progress, so that another invocation notices if this one is lost.
+        let ask = Ask { later: true, ..ask };
+        let outcome = unpanicked(self.ask(ask, query, left)).await;
+        self.store_answer(query, &outcome).await?;
+        outcome
+    }
+
+    /// Waits until another invocation has stored the answer of `query`.
+    async fn await_answer(&self, query: QueryId, left: Duration) -> Result<Box<RawValue>> {
+        let started = Instant::now();
+        while started.elapsed() < left {
+            if let Some(answer) = self.stored_answer(query).await? {
+                return Ok(answer);
+            }
+            match self.watch(query).await {
+                // The other invocation has not reported progress yet.
+                Err(error) if error.kind == ErrorKind::Invalid && started.elapsed() < REPORTED_WITHIN => {}
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Err(QueryError::unavailable(format!(
+            "query {query} still runs in another invocation; ask for it with {{\"watch\": \"{query}\"}}"
+        )))
+    }
+
+    async fn submit(&self, event: &Value, chosen: Option<QueryId>) -> Result<Box<RawValue>> {
+        let query = chosen.unwrap_or_else(QueryId::fresh);
+        let submitted = || -> Result<Box<RawValue>> {
+            let place = self.results.of_query(query, "")?;
+            raw(&Submitted { status: "submitted".to_string(), query_id: query, results: format!("{place}/") })
+        };
+        if chosen.is_some() && self.results.get(&self.results.of_query(query, "started")?).await?.is_some() {
+            return submitted();
+        }
         self.results.put_json(&self.results.of_query(query, "request.json")?, event).await?;
         let report = Progress::of(query).report(query);
         let report = ProgressReport { status: Status::Submitted, written_ms: buzz_protocol::now_ms(), ..report };
@@ -105,13 +154,13 @@ impl FuseFunction {
 
         let function = &self.settings.function;
         let payload = Blob::new(json!({"resume": query}).to_string());
-        let call = self.lambda.invoke().function_name(function).payload(payload);
+        let lambda = self.lambdas.now();
+        let call = lambda.invoke().function_name(function).payload(payload);
         call.invocation_type(InvocationType::Event)
             .send()
             .await
             .map_err(|error| failure::of_call("invoke", &format!("function {function}"), &error))?;
-        let place = self.results.of_query(query, "")?;
-        raw(&Submitted { status: "submitted".to_string(), query_id: query, results: format!("{place}/") })
+        submitted()
     }
 
     async fn resume(&self, query: QueryId, left: Duration) -> Result<Box<RawValue>> {
@@ -124,16 +173,37 @@ impl FuseFunction {
             Ok(ask) => unpanicked(self.ask(ask, query, left)).await,
             Err(error) => Err(error),
         };
-        let message = match &outcome {
+        self.store_answer(query, &outcome).await?;
+        // The service discards the answer of an asynchronous invocation.
+        raw(&json!({"status": if outcome.is_ok() { "answered" } else { "failed" }, "query_id": query}))
+    }
+
+    /// Stores the answer or the failure of `query` for those who watch it.
+    async fn store_answer(&self, query: QueryId, outcome: &Result<Box<RawValue>>) -> Result<()> {
+        let message = match outcome {
             Ok(answer) => answer.get().to_string(),
             Err(error) => raw(&FailureMessage::new(error.clone()))?.get().to_string(),
         };
         let place = self.results.of_query(query, "answer.json")?;
         let store = || self.results.put(&place, message.clone());
         let retry = ExponentialBuilder::default().with_max_times(ANSWER_RETRIES).with_jitter();
-        store.retry(retry).when(|error| error.kind == ErrorKind::Unavailable).await?;
-        // The service discards the answer of an asynchronous invocation.
-        raw(&json!({"status": if outcome.is_ok() { "answered" } else { "failed" }, "query_id": query}))
+        store.retry(retry).when(|error| error.kind == ErrorKind::Unavailable).await
+    }
+
+    /// Returns the answer of `query`, if it is stored.
+    ///
+    /// # Errors
+    /// The failure of the query, if that is stored.
+    async fn stored_answer(&self, query: QueryId) -> Result<Option<Box<RawValue>>> {
+        let Some(answer) = self.results.get(&self.results.of_query(query, "answer.json")?).await? else {
+            return Ok(None);
+        };
+        if let Ok(FailureMessage { error, .. }) = serde_json::from_slice(&answer) {
+            return Err(error);
+        }
+        let answer = String::from_utf8(answer.to_vec()).map_err(|_| QueryError::internal("an answer is not UTF-8"))?;
+        let answer = RawValue::from_string(answer);
+        answer.map(Some).map_err(|error| QueryError::internal(format!("an answer is not JSON: {error}")))
     }
 
     /// Returns the request of an asynchronous query, and empties the object: it has the caller's SQL and parameters, and
@@ -151,14 +221,8 @@ impl FuseFunction {
     }
 
     async fn watch(&self, query: QueryId) -> Result<Box<RawValue>> {
-        if let Some(answer) = self.results.get(&self.results.of_query(query, "answer.json")?).await? {
-            if let Ok(FailureMessage { error, .. }) = serde_json::from_slice(&answer) {
-                return Err(error);
-            }
-            let answer =
-                String::from_utf8(answer.to_vec()).map_err(|_| QueryError::internal("an answer is not UTF-8"))?;
-            return RawValue::from_string(answer)
-                .map_err(|error| QueryError::internal(format!("an answer is not JSON: {error}")));
+        if let Some(answer) = self.stored_answer(query).await? {
+            return Ok(answer);
         }
         let report: Option<ProgressReport> =
             self.results.get_json(&self.results.of_query(query, "progress.json")?).await?;
@@ -191,6 +255,7 @@ pub(crate) fn raw(value: &impl Serialize) -> Result<Box<RawValue>> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use async_trait::async_trait;
     use buzz_aws::settings::{HBeeSettings, QueryLimits};
@@ -206,9 +271,12 @@ mod tests {
         error.at(Place::file_of("trips", "s3://lake/a.parquet")).at_task("m", TaskIndex(3))
     }
 
-    /// An engine whose queries fail with [`failure`].
-    #[derive(Debug)]
-    struct Failing;
+    /// An engine whose queries fail with [`failure`], after the time that it waits. It counts them.
+    #[derive(Debug, Default)]
+    struct Failing {
+        started: AtomicU32,
+        wait: Duration,
+    }
 
     #[async_trait]
     impl Engine for Failing {
@@ -217,11 +285,20 @@ mod tests {
         }
 
         fn start_with(&self, _: Question, progress: Arc<Progress>) -> Running {
-            Running::spawn(progress, async { Err(failure()) })
+            self.started.fetch_add(1, Ordering::Relaxed);
+            let wait = self.wait;
+            Running::spawn(progress, async move {
+                tokio::time::sleep(wait).await;
+                Err(failure())
+            })
         }
     }
 
     async fn function() -> FuseFunction {
+        function_of(Arc::default()).await
+    }
+
+    async fn function_of(engine: Arc<Failing>) -> FuseFunction {
         let stores = Arc::new(Stores::default());
         let place = Location::parse("s3://bucket/results", Path::new("/")).unwrap();
         stores.replace(&place.store, Arc::new(InMemory::new()));
@@ -234,10 +311,11 @@ mod tests {
             combs: None,
             function: "fuse".to_string(),
             memory_mb: 1024,
+            region: String::new(),
             limits: QueryLimits::default(),
         };
         let sdk = aws_config::SdkConfig::builder().behavior_version(aws_config::BehaviorVersion::latest()).build();
-        FuseFunction::new(Arc::new(Failing), results, settings, &sdk).unwrap()
+        FuseFunction::new(engine, results, settings, &sdk).unwrap()
     }
 
     fn query() -> Value {
@@ -282,6 +360,24 @@ mod tests {
         assert_eq!(drop["rows"], json!([{"result": "table `t` was dropped"}]));
         let stored: Option<Value> = function.results.get_json(&place).await.unwrap();
         assert_eq!(stored, Some(json!({"catalogs": []})));
+    }
+
+    #[tokio::test]
+    async fn events_with_one_query_id_are_answered_by_one_run() {
+        let engine = Arc::new(Failing { wait: Duration::from_secs(2), ..Failing::default() });
+        let (function, deadline) = (function_of(Arc::clone(&engine)).await, buzz_protocol::now_ms() + 60_000);
+        let event = json!({"query": query(), "query_id": QueryId::fresh(), "failure": "json"});
+        // The second one waits for the first, the third finds its answer.
+        let (first, second) = tokio::join!(function.answer(&event, deadline), function.answer(&event, deadline));
+        let third = function.answer(&event, deadline).await;
+        for answer in [first, second, third] {
+            let message: FailureMessage = serde_json::from_str(answer.unwrap().get()).unwrap();
+            assert_eq!(message.error, failure());
+        }
+        assert_eq!(engine.started.load(Ordering::Relaxed), 1);
+        let other = json!({"query": query(), "query_id": QueryId::fresh()});
+        assert_eq!(function.answer(&other, deadline).await.unwrap_err(), failure());
+        assert_eq!(engine.started.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test]

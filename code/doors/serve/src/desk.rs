@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -13,10 +13,11 @@ use buzz_engine::{
 };
 use buzz_protocol::{CatalogEntry, ErrorKind, Format, Options, Param, Query, QueryBody, QueryError, QueryId, Result};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::history::{ATTEMPTS_MAX, History};
+use crate::kept::{Kept, Places};
 use crate::names::Names;
 use crate::planner;
 use crate::queue::{Queue, Slot};
@@ -26,9 +27,6 @@ use crate::scan::{self, Kind};
 pub(crate) const CATALOG: &str = "buzz";
 pub(crate) const SCHEMA: &str = "public";
 
-/// Maximum time to wait until one of the kept answers has been sent.
-const KEPT_WITHIN: Duration = Duration::from_secs(30);
-
 /// Bounds of the desk.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
@@ -36,8 +34,8 @@ pub struct Bounds {
     pub running: usize,
     /// Queries that wait for a slot.
     pub waiting: usize,
-    /// Answers that are kept at the same time, while they are sent. Each has up to 128 MiB in memory. One user can have half
-    /// of them.
+    /// Answers that are kept at the same time, while they are sent. Each has up to 128 MiB in memory and the rest in a file. One
+    /// user can have half of them.
     pub answers: usize,
 }
 
@@ -166,65 +164,6 @@ impl Answered {
     }
 }
 
-/// Bounds the answers that are kept: all of them, and those of each user to half.
-#[derive(Debug)]
-struct Places {
-    all: Arc<Semaphore>,
-    each_max: usize,
-    /// Free places of the users that have some of them taken.
-    users: Mutex<HashMap<String, Arc<Semaphore>>>,
-}
-
-/// The place of an answer that is kept. Dropping it frees the place.
-#[derive(Debug)]
-struct Kept {
-    _own: OwnedSemaphorePermit,
-    _all: OwnedSemaphorePermit,
-}
-
-impl Places {
-    fn new(all: usize) -> Self {
-        let all = all.max(1);
-        Self { all: Arc::new(Semaphore::new(all)), each_max: (all / 2).max(1), users: Mutex::default() }
-    }
-
-    /// Returns the places of `user`.
-    fn of(&self, user: &str) -> Arc<Semaphore> {
-        let mut users = self.users.lock();
-        // A query that has a place, or waits for one, holds a reference.
-        users.retain(|_, places| Arc::strong_count(places) > 1);
-        let own = users.entry(user.to_string()).or_insert_with(|| Arc::new(Semaphore::new(self.each_max)));
-        Arc::clone(own)
-    }
-
-    /// Returns true if no place is free for an answer of `user`.
-    fn are_taken(&self, user: &str) -> bool {
-        self.of(user).available_permits() == 0 || self.all.available_permits() == 0
-    }
-
-    /// Takes a place for an answer of `user`, if one is free.
-    fn free(&self, user: &str) -> Option<Kept> {
-        let own = self.of(user).try_acquire_owned().ok()?;
-        let all = Arc::clone(&self.all).try_acquire_owned().ok()?;
-        Some(Kept { _own: own, _all: all })
-    }
-
-    /// Waits up to [`KEPT_WITHIN`] for a place for an answer of `user`.
-    async fn wait(&self, user: &str) -> Result<Kept> {
-        let (own, all) = (self.of(user), Arc::clone(&self.all));
-        let both = async { Some((own.acquire_owned().await.ok()?, all.acquire_owned().await.ok()?)) };
-        match tokio::time::timeout(KEPT_WITHIN, both).await {
-            Ok(Some((own, all))) => Ok(Kept { _own: own, _all: all }),
-            Ok(None) => Err(QueryError::internal("the count of kept answers was closed")),
-            Err(_) => Err(QueryError::limit(format!(
-                "too many answers have not been fetched yet, of which a user can have {}; fetch or close them, or try again \
-                 later",
-                self.each_max
-            ))),
-        }
-    }
-}
-
 /// Cancels a query when the future that waits for it is dropped.
 struct Waiting<'a> {
     desk: &'a Desk,
@@ -321,7 +260,7 @@ impl Desk {
         let (id, user) = (request.id, request.user.clone());
         let question = self.question(request, want).await?;
         let changes_names = is_change(&question);
-        let (slot, kept) = self.admitted(&user).await?;
+        let (slot, mut kept) = self.admitted(&user).await?;
         let started = Instant::now();
         tracing::info!(query_id = %id, user, "query begins");
         let mut running = self.engine.start(question);
@@ -348,11 +287,16 @@ impl Desk {
         if changes_names {
             self.names.forget().await;
         }
+        let outcome = match outcome {
+            Ok(answer) => kept.hold(bytes_of(&answer)).await.map(|()| answer),
+            Err(error) => Err(error),
+        };
         self.counts.add(&outcome);
         tracing::info!(query_id = %id, user, milliseconds = started.elapsed().as_millis(), "query ended");
         let Answer { content, mut summary, .. } = outcome?;
         let rows = match content {
             Content::Rows(rows) => rows,
+            Content::Passed => return Err(QueryError::internal("the rows were passed to another place")),
             Content::Plan(text) => {
                 // The rows of the answer are the lines of the plan, not those of the query that it is about.
                 summary.rows = text.lines().count() as u64;
@@ -440,6 +384,15 @@ impl Desk {
     }
 }
 
+/// Returns the bytes that are kept of an answer.
+fn bytes_of(answer: &Answer) -> u64 {
+    match &answer.content {
+        Content::Rows(rows) => rows.bytes(),
+        Content::Passed => 0,
+        Content::Plan(text) => text.len() as u64,
+    }
+}
+
 /// Checks if the statement of `question` changes a name.
 fn is_change(question: &Question) -> bool {
     matches!(&question.query.body, QueryBody::Sql(sql) if buzz_registry::may_change_names(sql))
@@ -476,22 +429,6 @@ fn plan_rows(text: &str) -> Result<Rows> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn one_user_keeps_half_of_the_answers() {
-        let places = Places::new(4);
-        let _first = places.free("ann").unwrap();
-        let second = places.free("ann").unwrap();
-        assert!(places.free("ann").is_none());
-        let _other = places.free("bob").unwrap();
-        drop(second);
-        let _again = places.wait("ann").await.unwrap();
-        let last = places.free("bob").unwrap();
-        assert!(places.free("cem").is_none(), "all places are taken");
-        drop(last);
-        assert!(places.free("cem").is_some());
-        assert!(Places::new(1).free("ann").is_some());
-    }
 
     #[test]
     fn catalog_is_removed_before_its_schema_only() {

@@ -17,6 +17,7 @@ mod desk;
 mod flight;
 mod history;
 mod http;
+mod kept;
 mod keys;
 mod listen;
 mod mcp;
@@ -27,6 +28,7 @@ mod postgres;
 mod queue;
 mod scan;
 mod settings;
+mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +41,8 @@ pub use keys::Keys;
 pub use listen::{Server, Stopped};
 pub use mcp::{McpSettings, serve_stdio};
 pub use names::RegistrySettings;
-pub use settings::{Settings, Tls, read_keys};
+pub use settings::{Pipelines, Settings, Tls, read_keys};
+pub use streams::StreamsSettings;
 
 use crate::desk::Desk;
 use crate::names::Names;

@@ -25,7 +25,8 @@ use crate::http::guard::Guard;
 use crate::http::submitted::Submitted;
 use crate::pg_catalog::Catalog;
 use crate::postgres::Connections;
-use crate::{Keys, STOP_WITHIN, Settings, Tls, http, postgres};
+use crate::streams::Streams;
+use crate::{Keys, Pipelines, STOP_WITHIN, Settings, Tls, http, postgres};
 
 /// Maximum number of connections to one port.
 const CONNECTIONS_MAX: usize = 1000;
@@ -59,8 +60,10 @@ pub(crate) struct Shared {
     pub(crate) keys: Arc<Keys>,
     pub(crate) flight: FlightDoor,
     pub(crate) submitted: Arc<Submitted>,
+    pub(crate) pipelines: Option<Pipelines>,
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) tracker: TaskTracker,
+    pub(crate) streams: Option<Arc<Streams>>,
     guard: Arc<Guard>,
 }
 
@@ -97,8 +100,10 @@ pub(crate) async fn bind(desk: Arc<Desk>, settings: Settings) -> Result<Server> 
         desk,
         keys,
         submitted: Arc::default(),
+        pipelines: settings.pipelines,
         tls,
         tracker: TaskTracker::new(),
+        streams: settings.streams.map(|streams| Arc::new(Streams::new(streams))),
         guard: Arc::new(guard),
     };
     Ok(Server { shared, http, postgres })
@@ -189,9 +194,15 @@ impl Server {
         }
         stopping.cancel();
         shared.tracker.close();
-        match tokio::time::timeout(STOP_WITHIN, shared.tracker.wait()).await {
-            Ok(()) => Stopped::Completely,
-            Err(_) => Stopped::InPart,
+        let pipelines = async {
+            if let Some(pipelines) = &shared.pipelines {
+                pipelines.jobs.stop(STOP_WITHIN).await;
+            }
+        };
+        let connections = tokio::time::timeout(STOP_WITHIN, shared.tracker.wait());
+        match tokio::join!(connections, pipelines) {
+            (Ok(()), ()) => Stopped::Completely,
+            (Err(_), ()) => Stopped::InPart,
         }
     }
 }

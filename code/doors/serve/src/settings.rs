@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use buzz_protocol::{CatalogEntry, Options, QueryError, Result};
+use buzz_streamd::Jobs;
 
-use crate::{Bounds, Keys, RegistrySettings};
+use crate::{Bounds, Keys, RegistrySettings, StreamsSettings};
 
 /// The settings of a server.
 #[derive(Debug)]
@@ -31,6 +32,19 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// The accepted keys.
     pub keys: Keys,
+    /// The place of streams, if clients may push rows.
+    pub streams: Option<StreamsSettings>,
+    /// The pipelines that the server runs, if any.
+    pub pipelines: Option<Pipelines>,
+}
+
+/// The pipelines of a server.
+#[derive(Debug, Clone)]
+pub struct Pipelines {
+    /// The jobs. The server stops them when it ends.
+    pub jobs: Jobs,
+    /// Clients may create, change and delete pipelines, and so read and write every file that the server can.
+    pub can_change: bool,
 }
 
 /// Files of a certificate and its private key, both in PEM format.

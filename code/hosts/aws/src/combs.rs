@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use buzz_engine::{Between, CombStarts};
 use buzz_exchange::Network;
 use buzz_host::Combs;
-use buzz_protocol::{BUILD_ID, CombAddress, QueryError, Result};
+use buzz_protocol::{BUILD_ID, CombAddress, ErrorKind, QueryError, Result};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -27,8 +27,9 @@ use crate::settings::CombSettings;
 
 pub mod tasks;
 
-/// Interval between two looks at tasks that are starting.
+/// First and longest interval between two looks at tasks that are starting. ECS limits the rate of such calls.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const LOOK_AGAIN_MAX: Duration = Duration::from_secs(2);
 
 /// Maximum time for the answer to a health check.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -151,37 +152,69 @@ impl FargateCombs {
         Err(place(QueryError::unavailable(format!("the last {DEAD_MAX} combs stopped right after their start"))))
     }
 
-    /// Returns `count` combs that are ready, and starts those that are missing.
+    /// Returns `count` combs that are ready, and starts those that are missing. A refusal of ECS is not final: capacity and rates
+    /// change within seconds.
     async fn wait_for(&self, count: usize, wait: &mut Wait) -> Result<Vec<CombAddress>> {
         let deadline = Instant::now() + self.settings.start_max;
+        let mut pause = LOOK_AGAIN;
         loop {
-            let fleet = self.look(&wait.known()).await?;
-            if fleet.ready.len() >= count {
-                return Ok(fleet.ready.into_iter().take(count).map(|(_, address)| address).collect());
-            }
-            for dead in &fleet.dead {
-                self.bury(dead, wait).await?;
-            }
-            let missing = count.saturating_sub(fleet.ready.len() + wait.coming(&fleet));
-            let free = (0..SLOTS_MAX).filter(|slot| !fleet.slots.contains(slot) && !wait.started.contains_key(slot));
-            for slot in free.take(missing).collect::<Vec<_>>() {
-                tracing::info!(slot, "starting a comb");
-                let since = Instant::now();
-                wait.started.insert(slot, self.start(slot).await?);
-                wait.since.push(since);
-                self.started.fetch_add(1, Ordering::Relaxed);
+            let fleet = match self.look(&wait.known()).await {
+                Ok(fleet) => Some(fleet),
+                Err(error) => {
+                    wait.refused(error)?;
+                    None
+                }
+            };
+            if let Some(fleet) = &fleet {
+                if fleet.ready.len() >= count {
+                    return Ok(fleet.ready.iter().take(count).map(|(_, address)| address.clone()).collect());
+                }
+                for dead in &fleet.dead {
+                    self.bury(dead, wait).await?;
+                }
+                self.start_missing(fleet, count, wait).await?;
             }
             if Instant::now() > deadline {
-                let seconds = self.settings.start_max.as_secs();
-                let first = fleet.coming.first();
-                return Err(QueryError::unavailable(format!(
-                    "only {} of {count} combs answered within {seconds} seconds; {}",
-                    fleet.ready.len(),
-                    first.map_or("no other comb is starting".to_string(), |(task, address)| task.why_not(address))
-                )));
+                return Err(self.too_late(count, &fleet.unwrap_or_default(), wait));
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            // Waiting queries do not look at the same time.
+            tokio::time::sleep(pause.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
+            pause = (pause * 3 / 2).min(LOOK_AGAIN_MAX);
         }
+    }
+
+    /// Starts the combs that are missing in `fleet`, all at the same time.
+    async fn start_missing(&self, fleet: &Fleet, count: usize, wait: &mut Wait) -> Result<()> {
+        let missing = count.saturating_sub(fleet.ready.len() + wait.coming(fleet));
+        let free = (0..SLOTS_MAX).filter(|slot| !fleet.slots.contains(slot) && !wait.started.contains_key(slot));
+        let since = Instant::now();
+        let starting = free.take(missing).map(|slot| async move {
+            tracing::info!(slot, "starting a comb");
+            (slot, self.start(slot).await)
+        });
+        let mut failed = Ok(());
+        for (slot, started) in futures::future::join_all(starting.collect::<Vec<_>>()).await {
+            match started {
+                Ok(started) => {
+                    wait.started.insert(slot, started);
+                    wait.since.push(since);
+                    self.started.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => failed = failed.and(wait.refused(error)),
+            }
+        }
+        failed
+    }
+
+    /// Returns the error of a wait for `count` combs that took too long, of which `fleet` is the last look.
+    fn too_late(&self, count: usize, fleet: &Fleet, wait: &Wait) -> QueryError {
+        let (seconds, ready) = (self.settings.start_max.as_secs(), fleet.ready.len());
+        let why = match (fleet.coming.first(), &wait.refused) {
+            (Some((task, address)), _) => task.why_not(address),
+            (None, Some(refused)) => refused.to_string(),
+            (None, None) => "no other comb is starting".to_string(),
+        };
+        QueryError::unavailable(format!("only {ready} of {count} combs answered within {seconds} seconds; {why}"))
     }
 
     /// Frees the slot of a comb that was started here and stopped, so that another comb can start in it.
@@ -232,9 +265,24 @@ struct Wait {
     since: Vec<Instant>,
     /// First time that a running task did not answer, by ARN.
     silent: HashMap<String, Instant>,
+    /// The last refusal of ECS.
+    refused: Option<QueryError>,
 }
 
 impl Wait {
+    /// Records that ECS refused a call.
+    ///
+    /// # Errors
+    /// `error` itself if a later call would fail as well.
+    fn refused(&mut self, error: QueryError) -> Result<()> {
+        if error.kind != ErrorKind::Unavailable {
+            return Err(error);
+        }
+        tracing::warn!(%error, "ECS refused a call, retrying");
+        self.refused = Some(error);
+        Ok(())
+    }
+
     /// Returns the ARNs of the tasks started here.
     fn known(&self) -> HashSet<String> {
         self.started.values().map(|(arn, _)| arn.clone()).collect()
@@ -325,11 +373,18 @@ pub struct NoCombs;
 #[async_trait]
 impl Combs for NoCombs {
     async fn ready(&self, _count: usize) -> Result<Vec<CombAddress>> {
-        Err(QueryError::invalid("this query requires combs, but this stack has none; set BUZZ_COMB_CLUSTER"))
+        Err(QueryError::invalid(
+            "this query requires combs, but this stack has none; leave the option `reducer` out, so that Fuse reduces \
+             the query, or deploy the stack with COMB_NETWORK=public_ipv4",
+        ))
     }
 
     async fn warm(&self, _count: usize) -> Result<Vec<CombAddress>> {
         Ok(Vec::new())
+    }
+
+    fn are_possible(&self) -> bool {
+        false
     }
 
     fn partitions_per_comb(&self, _count: usize) -> usize {

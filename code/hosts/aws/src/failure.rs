@@ -126,8 +126,8 @@ where
     match error {
         _ if no_credentials(error) => QueryError::invalid(format!(
             "{call}: there are no credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or set \
-                 AWS_PROFILE to a profile with keys or a role; for a profile with single sign-on or a program, export \
-                 its keys with `eval \"$(aws configure export-credentials --format env)\"`"
+                 AWS_PROFILE to a profile with keys or a role; for a profile with single sign-on or a program, install \
+                 version 2 of the AWS command line, or log in with `aws sso login`"
         )),
         SdkError::ConstructionFailure(_) => QueryError::internal(format!("{call}: invalid request: {said}")),
         SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => {

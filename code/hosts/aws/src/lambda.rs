@@ -1,11 +1,12 @@
 //! Runs HBee tasks as invocations of a Lambda function.
 
+mod connections;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
-use aws_sdk_lambda::Client;
 use aws_sdk_lambda::operation::RequestId;
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::InvocationType;
@@ -13,8 +14,9 @@ use buzz_engine::{Cost, Used};
 use buzz_host::{Compute, Pace, Refused};
 use buzz_protocol::{HBeeTask, QueryError, QueryId, Result, TaskOutcome};
 use buzz_worker::hbee::{ENDED, HBeeAnswer, HBeeEvent};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
+use self::connections::{CALLS_PER_CONNECTION, Connections};
 use crate::failure;
 use crate::price::{HBEE_PACE, Sizes};
 use crate::results::Results;
@@ -30,6 +32,9 @@ const INLINE_BYTES_MAX: u64 = 4_500_000;
 
 /// File descriptors reserved for the store, combs, the log and the runtime.
 const DESCRIPTORS_KEPT: usize = 100;
+
+/// Maximum KiB of the payloads of all calls that run, approximately. They are in memory until their call ends.
+const PAYLOADS_KIB_MAX: u32 = 256 << 10;
 
 /// First and longest pause of the exponential backoff while all workers are busy or the function is not ready.
 const WAIT_FIRST: Duration = Duration::from_millis(100);
@@ -47,11 +52,16 @@ const SHOWN_BYTES: usize = 200;
 /// Runs each task as one invocation.
 #[derive(Debug)]
 pub struct LambdaCompute {
-    client: Client,
+    /// Connections of the first attempts of tasks.
+    first: Connections,
+    /// Connections of other attempts, such as those beside a first attempt whose connection no longer responds.
+    again: Connections,
     function: HBeeSettings,
     results: Results,
     sizes: Sizes,
     invocations: Arc<Semaphore>,
+    /// KiB of payloads that may be in memory.
+    payloads: Semaphore,
     concurrency: usize,
 }
 
@@ -59,18 +69,28 @@ impl LambdaCompute {
     /// Creates a client that invokes `function`. The read timeout of `sdk` must exceed the function's timeout.
     /// Oversized payloads are passed through `results`. The cost of queries depends on the `sizes` of the stack.
     pub fn new(sdk: &SdkConfig, function: HBeeSettings, results: Results, sizes: Sizes) -> Self {
-        let concurrency = concurrency(function.concurrency, descriptors_max());
+        let concurrency = concurrency(function.concurrency, descriptors_max(), calls_per_connection(sdk));
         let invocations = Arc::new(Semaphore::new(concurrency));
-        Self { client: Client::new(sdk), function, results, sizes, invocations, concurrency }
+        let payloads = Semaphore::new(PAYLOADS_KIB_MAX as usize);
+        let (first, again) = (Connections::new(sdk), Connections::new(sdk));
+        Self { first, again, function, results, sizes, invocations, payloads, concurrency }
     }
 
     /// Opens a connection to the service, so that the first task does not wait for it. Nothing runs. A failure is only
     /// logged; the first task will report it.
     pub async fn connect(&self) {
-        let call = self.client.invoke().function_name(&self.function.function);
+        let leased = self.first.lease();
+        let call = leased.client.invoke().function_name(&self.function.function);
         if let Err(error) = call.invocation_type(InvocationType::DryRun).send().await {
             tracing::warn!(function = self.function.function, %error, "the function cannot be invoked yet");
         }
+    }
+
+    /// Waits until the payload of `task` may be in memory, beside those of the calls that run.
+    async fn room(&self, task: &HBeeTask) -> SemaphorePermit<'_> {
+        let kib = u32::try_from(about_bytes(task) >> 10).unwrap_or(u32::MAX);
+        let permits = kib.clamp(1, PAYLOADS_KIB_MAX);
+        self.payloads.acquire_many(permits).await.expect("the semaphore is never closed")
     }
 
     async fn payload(&self, task: &HBeeTask) -> Result<Vec<u8>> {
@@ -96,7 +116,9 @@ impl LambdaCompute {
         let payload = Blob::new(payload);
         let mut wait = WAIT_FIRST;
         loop {
-            let call = self.client.invoke().function_name(function).payload(payload.clone());
+            let connections = if task.attempt > 1 { &self.again } else { &self.first };
+            let leased = connections.lease();
+            let call = leased.client.invoke().function_name(function).payload(payload.clone());
             let error = match call.invocation_type(InvocationType::RequestResponse).send().await {
                 Ok(answer) => {
                     log_attempt(task, answer.request_id(), answer.function_error());
@@ -116,6 +138,7 @@ impl LambdaCompute {
                 return Err(failure::of_call("invoke", &format!("function {function}"), &error));
             }
             tracing::debug!(function, %error, ?pause, "no worker available, retrying");
+            drop(leased);
             refused();
             tokio::time::sleep(pause).await;
             wait = (wait * 2).min(WAIT_MAX);
@@ -130,6 +153,7 @@ impl Compute for LambdaCompute {
     async fn run(&self, task: &HBeeTask, refused: Refused<'_>) -> Result<TaskOutcome> {
         let place = |error: QueryError| error.at_task(&task.step, task.task);
         let _permit = self.invocations.acquire().await.expect("the semaphore is never closed");
+        let _room = self.room(task).await;
         let payload = self.payload(task).await.map_err(place)?;
         let answer = self.invoke(task, payload, Instant::now() + WAIT_IN_ALL, refused).await.map_err(place)?;
         let answer: HBeeAnswer = serde_json::from_slice(&answer).map_err(|error| {
@@ -185,10 +209,28 @@ fn log_attempt(task: &HBeeTask, request_id: Option<&str>, failure: Option<&str>)
     }
 }
 
-/// Limits the concurrent invocations by the file descriptors: each invocation has its own connection.
-fn concurrency(wanted: usize, descriptors: Option<usize>) -> usize {
-    let possible = descriptors.map_or(usize::MAX, |descriptors| descriptors.saturating_sub(DESCRIPTORS_KEPT));
-    wanted.min(possible).max(1)
+/// Limits the concurrent invocations by the file descriptors: each connection has one.
+fn concurrency(wanted: usize, descriptors: Option<usize>, calls_per_connection: usize) -> usize {
+    let free = |descriptors: usize| descriptors.saturating_sub(DESCRIPTORS_KEPT).saturating_mul(calls_per_connection);
+    wanted.min(descriptors.map_or(usize::MAX, free)).max(1)
+}
+
+/// Returns the calls that share a connection. Without TLS, as to the local cloud, HTTP/1.1 has a connection for each.
+fn calls_per_connection(sdk: &SdkConfig) -> usize {
+    if sdk.endpoint_url().is_some_and(|url| url.starts_with("http://")) { 1 } else { CALLS_PER_CONNECTION }
+}
+
+/// Returns the approximate bytes of the payload of `task`.
+fn about_bytes(task: &HBeeTask) -> usize {
+    /// Bytes of a file, of an evaluation's input and of a segment as JSON.
+    const EACH: usize = 150;
+    let files: usize = task.scans.iter().map(|scan| scan.files.len()).sum();
+    let slices: usize = task.evaluations.iter().flat_map(|evaluation| &evaluation.inputs).map(Vec::len).sum();
+    let deliveries = task.inputs.iter().flat_map(|input| &input.deliveries);
+    let segments: usize = deliveries.map(|delivered| 1 + delivered.segments.len()).sum();
+    // Bytes are written in base64.
+    let bytes = task.fragment.len() + task.scans.iter().map(|scan| scan.constants.len()).sum::<usize>();
+    bytes / 3 * 4 + (files + slices + segments) * EACH
 }
 
 /// Returns the kernel's limit of file descriptors for this process.

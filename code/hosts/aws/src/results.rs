@@ -11,6 +11,7 @@
 //! queries/<run id>/tasks/ended        exists once no outcome of a run counts any more
 //! combs/<fleet>/<slot>.json           current generation of a slot
 //! names.json                          the stack's registry of names
+//! answers/<key>                       an answer, or the rows of a task, that are kept for other queries
 //! ```
 
 use std::sync::Arc;
@@ -57,6 +58,14 @@ impl Results {
     /// `Internal` if it is not a valid path.
     pub fn names(&self) -> Result<Location> {
         self.place("names.json")
+    }
+
+    /// Returns the location below which answers are kept.
+    ///
+    /// # Errors
+    /// `Internal` if it is not a valid path.
+    pub fn answers(&self) -> Result<Location> {
+        self.place("answers")
     }
 
     fn place(&self, key: &str) -> Result<Location> {

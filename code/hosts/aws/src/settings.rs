@@ -12,6 +12,8 @@ use buzz_worker::environment::Variables;
 pub enum CombNetwork {
     /// Each comb calls AWS through a public IPv4 address and is reached at its private one.
     PublicIpv4,
+    /// Each comb has a private IPv4 address only, from which its network leads to AWS.
+    PrivateIpv4,
     /// IPv6 only.
     Ipv6Only,
 }
@@ -22,8 +24,9 @@ impl FromStr for CombNetwork {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "public_ipv4" => Ok(Self::PublicIpv4),
+            "private_ipv4" => Ok(Self::PrivateIpv4),
             "ipv6_only" => Ok(Self::Ipv6Only),
-            _ => Err("public_ipv4 or ipv6_only".to_string()),
+            _ => Err("public_ipv4, private_ipv4 or ipv6_only".to_string()),
         }
     }
 }
@@ -39,10 +42,12 @@ pub struct FuseSettings {
     pub hbee: HBeeSettings,
     /// Settings of combs; `None` for a stack without combs.
     pub combs: Option<CombSettings>,
-    /// Name of the Fuse function, which invokes itself.
+    /// Name of the Fuse function, which invokes itself, with its alias if it has one: `name:live`.
     pub function: String,
     /// Memory of the Fuse function, in MB.
     pub memory_mb: u64,
+    /// Region of the stack, on which its prices depend; empty if the environment does not name it.
+    pub region: String,
     /// Limits of queries that set none.
     pub limits: QueryLimits,
 }
@@ -81,7 +86,7 @@ impl QueryLimits {
 /// Settings of the HBee function.
 #[derive(Debug, Clone)]
 pub struct HBeeSettings {
-    /// Name or ARN of the function.
+    /// Name or ARN of the function, with its version: `name:7`. A deployment then leaves running queries alone.
     pub function: String,
     /// Timeout of an invocation.
     pub timeout: Duration,
@@ -112,8 +117,21 @@ pub struct CombSettings {
     pub vcpus: f64,
     /// Memory of one comb, in MB.
     pub memory_mb: u64,
+    /// Disk of one comb, in GiB.
+    pub disk_gib: u64,
     /// Time without a query after which a comb stops itself. Only its cost depends on it here.
     pub idle: Duration,
+}
+
+/// Share of a comb's disk that the inbox of one query may use. The rest is for the image and for operators that spill.
+const INBOX_PERCENT_OF_DISK: u64 = 60;
+
+impl CombSettings {
+    /// Bounds the disk of inboxes in `options` by that of a comb: a full disk would end the queries of others as well.
+    pub fn bound(&self, options: &mut Options) {
+        let bytes = (self.disk_gib << 30) * INBOX_PERCENT_OF_DISK / 100;
+        options.inbox_disk_bytes = options.inbox_disk_bytes.min(bytes);
+    }
 }
 
 impl FuseSettings {
@@ -139,6 +157,7 @@ impl FuseSettings {
             start_max: Duration::from_secs(variables.optional("BUZZ_COMB_START_SECONDS", 180)),
             vcpus: variables.optional("BUZZ_COMB_VCPUS", 2.0),
             memory_mb: variables.optional("BUZZ_COMB_MEMORY_MB", 4096),
+            disk_gib: variables.optional("BUZZ_COMB_DISK_GB", 20_u64).min(1 << 20),
             idle: Duration::from_secs(variables.optional("BUZZ_COMB_IDLE_SECONDS", 300)),
         });
         let limits = QueryLimits::read(&mut variables, &get);
@@ -147,8 +166,12 @@ impl FuseSettings {
             results: variables.location("BUZZ_RESULTS"),
             hbee,
             combs,
-            function: variables.required("AWS_LAMBDA_FUNCTION_NAME"),
+            function: match get("BUZZ_FUSE_FUNCTION").filter(|function| !function.is_empty()) {
+                Some(function) => function,
+                None => variables.required("AWS_LAMBDA_FUNCTION_NAME"),
+            },
             memory_mb: variables.required_number("AWS_LAMBDA_FUNCTION_MEMORY_SIZE"),
+            region: get("AWS_REGION").unwrap_or_default(),
             limits,
         };
         variables.checked(settings)
@@ -179,6 +202,32 @@ mod tests {
         assert!(settings.combs.is_none());
         assert_eq!(settings.results.to_string(), "s3://bucket/results");
         assert_eq!((settings.hbee.concurrency, settings.memory_mb), (900, 3008));
+    }
+
+    #[test]
+    fn inboxes_are_bounded_by_the_disk_of_a_comb() {
+        let combs = [
+            ("BUZZ_COMB_CLUSTER", "c"),
+            ("BUZZ_COMB_TASK_DEFINITION", "d:1"),
+            ("BUZZ_COMB_SUBNETS", "a"),
+            ("BUZZ_COMB_SECURITY_GROUPS", "b"),
+        ];
+        let bounded = |sets: &[(&str, &str)], bytes: u64| {
+            let mut options = Options { inbox_disk_bytes: bytes, ..Options::default() };
+            fuse(&[&combs, sets].concat()).unwrap().combs.unwrap().bound(&mut options);
+            options.inbox_disk_bytes >> 20
+        };
+        // Fargate gives 20 GiB to a comb that requests no other disk.
+        assert_eq!(bounded(&[], 64 << 30), 12 << 10);
+        assert_eq!(bounded(&[("BUZZ_COMB_DISK_GB", "100")], 64 << 30), 60 << 10);
+        assert_eq!(bounded(&[("BUZZ_COMB_DISK_GB", "100")], 7 << 20), 7);
+    }
+
+    #[test]
+    fn fuse_invokes_the_alias_that_its_stack_names() {
+        assert_eq!(fuse(&[]).unwrap().function, "buzz-rust-fuse-dev");
+        let alias = ("BUZZ_FUSE_FUNCTION", "buzz-rust-fuse-dev:live");
+        assert_eq!(fuse(&[alias]).unwrap().function, "buzz-rust-fuse-dev:live");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A host on one machine: HBees are Tokio tasks. Combs run in this process, in memory or behind loopback sockets.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use async_trait::async_trait;
 use buzz_exchange::{MemoryNetwork, Network, TcpNetwork};
 use buzz_hbee::HBee;
 use buzz_hcomb::{Comb, ComputeRuntime, PlanChange, serve};
-use buzz_host::{Combs, Compute, Host, Refused};
+use buzz_host::{Combs, Compute, Host, KeptObjects, ObjectRoot, Refused};
 use buzz_protocol::{CombAddress, HBeeTask, Options, QueryError, Result, THREAD_STACK_BYTES, TaskOutcome, Transport};
 use buzz_storage::Stores;
 use parking_lot::Mutex;
@@ -25,6 +26,10 @@ pub struct LocalHost {
     pub combs: Arc<LocalCombs>,
     /// Connects to combs.
     pub network: Arc<dyn Network>,
+    /// The place of exchanged objects: a temporary folder.
+    pub objects: Arc<ObjectRoot>,
+    /// Results of earlier queries, for the option `reuse`.
+    pub kept: Option<Arc<KeptObjects>>,
 }
 
 impl LocalHost {
@@ -62,7 +67,15 @@ impl LocalHost {
             change: Change(change),
         };
         let compute = LocalCompute { hbee: Arc::new(hbee), threads };
-        Ok(LocalHost { stores, compute: Arc::new(compute), combs: Arc::new(combs), network })
+        let objects = Arc::new(ObjectRoot::temporary());
+        Ok(LocalHost { stores, compute: Arc::new(compute), combs: Arc::new(combs), network, objects, kept: None })
+    }
+
+    /// Has the results of queries kept in `folder`, with the option `reuse`.
+    #[must_use]
+    pub fn keeping_in(mut self, folder: PathBuf) -> Self {
+        self.kept = Some(Arc::new(KeptObjects::in_folder(folder)));
+        self
     }
 
     /// Returns the parts of this host as one value.
@@ -72,6 +85,8 @@ impl LocalHost {
             compute: Arc::clone(&self.compute) as _,
             combs: Arc::clone(&self.combs) as _,
             network: Arc::clone(&self.network),
+            objects: Arc::clone(&self.objects),
+            kept: self.kept.clone(),
         }
     }
 }

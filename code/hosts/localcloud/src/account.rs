@@ -38,6 +38,12 @@ impl Account {
         format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}")
     }
 
+    /// Returns the ARN of a version, which for `$LATEST` is that of the function.
+    pub(crate) fn version_arn(&self, name: &str, version: &str) -> String {
+        let arn = self.function_arn(name);
+        if version == "$LATEST" { arn } else { format!("{arn}:{version}") }
+    }
+
     pub(crate) fn cluster_arn(&self, cluster: &str) -> String {
         format!("arn:aws:ecs:{REGION}:{ACCOUNT}:cluster/{cluster}")
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path as UrlPath, Request, State};
-use axum::http::{HeaderMap, Response};
+use axum::http::{HeaderMap, Response, Uri};
 use axum::routing::post;
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
@@ -136,10 +136,11 @@ fn check_program(program: &Path) -> io::Result<()> {
 async fn invoke(
     State(services): State<Services>,
     UrlPath(name): UrlPath<String>,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Response<Body> {
-    lambda::answer(&services.lambda, &name, &headers, body).await
+    lambda::answer(&services.lambda, &name, uri.query(), &headers, body).await
 }
 
 async fn other(State(services): State<Services>, request: Request) -> Response<Body> {

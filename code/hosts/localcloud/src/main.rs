@@ -5,11 +5,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use buzz_localcloud::ecs::AddressKind;
+use buzz_localcloud::s3::Shape;
 use buzz_localcloud::stack::{BUCKET, FUSE, STAGE, Stack};
 use buzz_localcloud::upload::upload;
 use buzz_localcloud::{LocalCloud, client_environment};
@@ -69,6 +71,12 @@ struct CloudArguments {
     /// Copy the files of a folder to a bucket first; files that exist there with the same size are skipped.
     #[arg(long = "upload", value_name = "FOLDER=s3://BUCKET/PREFIX", value_parser = upload_pair)]
     uploads: Vec<(PathBuf, String)>,
+    /// Seconds before the first byte of each response of a bucket; about 0.03 on S3.
+    #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
+    s3_first_byte: f64,
+    /// Maximum MB of one response of a bucket in a second, about 50 on S3; 0 sets no limit.
+    #[arg(long, default_value_t = 0, value_name = "MB")]
+    s3_rate: u64,
     /// Seconds from RunTask to the start of a comb's program; 15 to 25 on Fargate.
     #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
     comb_start_delay: f64,
@@ -87,6 +95,9 @@ struct CloudArguments {
     /// Report only IPv6 addresses for combs.
     #[arg(long)]
     ipv6: bool,
+    /// Deploy a stack without combs, as COMB_NETWORK=none does.
+    #[arg(long, conflicts_with = "ipv6")]
+    without_combs: bool,
 }
 
 #[tokio::main]
@@ -151,11 +162,16 @@ async fn start(arguments: &CloudArguments, (address, port): (IpAddr, u16)) -> Re
         comb_start_delay: Duration::try_from_secs_f64(arguments.comb_start_delay)?,
         comb_idle: Duration::from_secs(arguments.comb_idle),
         fuse_environment: arguments.fuse_environment.iter().cloned().collect(),
+        combs: !arguments.without_combs,
         comb_address: if arguments.ipv6 { AddressKind::Ipv6 } else { AddressKind::Ipv4 },
         ..Stack::new(&programs, &arguments.folder)
     };
     let cloud = LocalCloud::start(stack.setup()).await?;
     upload_all(&cloud.endpoint, &arguments.uploads).await?;
+    cloud.s3.set_shape(Shape {
+        first_byte: Duration::try_from_secs_f64(arguments.s3_first_byte)?,
+        bytes_per_second: NonZeroU64::new(arguments.s3_rate.saturating_mul(1_000_000)),
+    });
     Ok(cloud)
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::Setup;
 use crate::ecs::{AddressKind, TaskDefinition};
-use crate::lambda::Function;
+use crate::lambda::{Function, LIVE};
 
 /// Name of the stage, which is also the name for `buzz --stack`.
 pub const STAGE: &str = "local";
@@ -53,6 +53,8 @@ pub struct Stack {
     pub comb_idle: Duration,
     /// Memory of a comb in MB.
     pub comb_memory_mb: u64,
+    /// True if Fuse can start combs.
+    pub combs: bool,
     /// Kind of address at which Fuse and HBees connect to combs.
     pub comb_address: AddressKind,
     /// Log filter of the programs, such as `info` or `buzz_fuse=debug`.
@@ -81,6 +83,7 @@ impl Stack {
             comb_start_delay: Duration::from_secs(2),
             comb_idle: Duration::from_secs(300),
             comb_memory_mb: 4096,
+            combs: true,
             comb_address: AddressKind::Ipv4,
             log: "info".to_string(),
             data_locations: None,
@@ -91,24 +94,7 @@ impl Stack {
 
     /// Returns the configuration of a local cloud with this stack.
     pub fn setup(&self) -> Setup {
-        let network = match self.comb_address {
-            AddressKind::Ipv4 => "public_ipv4",
-            AddressKind::Ipv6 => "ipv6_only",
-        };
-        let mut fuse = self.variables(&[
-            ("BUZZ_RESULTS", RESULTS.to_string()),
-            ("BUZZ_HBEE_FUNCTION", HBEE.to_string()),
-            ("BUZZ_HBEE_TIMEOUT_SECONDS", self.hbee_timeout.as_secs().to_string()),
-            ("BUZZ_HBEE_MEMORY_MB", self.hbee_memory_mb.to_string()),
-            ("BUZZ_COMB_CLUSTER", CLUSTER.to_string()),
-            ("BUZZ_COMB_TASK_DEFINITION", format!("{COMB_FAMILY}:1")),
-            ("BUZZ_COMB_SUBNETS", "subnet-local".to_string()),
-            ("BUZZ_COMB_SECURITY_GROUPS", "sg-local".to_string()),
-            ("BUZZ_COMB_NETWORK", network.to_string()),
-            ("BUZZ_COMB_PORT", COMB_PORT.to_string()),
-            ("BUZZ_COMB_MEMORY_MB", self.comb_memory_mb.to_string()),
-        ]);
-        fuse.extend(self.fuse_environment.clone());
+        let mut fuse = self.fuse_variables();
         let mut hbee = self.variables(&[("BUZZ_RESULTS", RESULTS.to_string())]);
         for (name, locations) in
             [("BUZZ_DATA_LOCATIONS", &self.data_locations), ("BUZZ_OUTPUT_LOCATIONS", &self.output_locations)]
@@ -153,6 +139,34 @@ impl Stack {
                 stop_timeout: Duration::from_secs(30),
             },
         }
+    }
+
+    /// Returns the environment variables of Fuse, without those that limit its locations.
+    fn fuse_variables(&self) -> BTreeMap<String, String> {
+        let network = match self.comb_address {
+            AddressKind::Ipv4 => "public_ipv4",
+            AddressKind::Ipv6 => "ipv6_only",
+        };
+        let mut fuse = self.variables(&[
+            ("BUZZ_RESULTS", RESULTS.to_string()),
+            ("BUZZ_FUSE_FUNCTION", format!("{FUSE}:{LIVE}")),
+            ("BUZZ_HBEE_FUNCTION", format!("{HBEE}:1")),
+            ("BUZZ_HBEE_TIMEOUT_SECONDS", self.hbee_timeout.as_secs().to_string()),
+            ("BUZZ_HBEE_MEMORY_MB", self.hbee_memory_mb.to_string()),
+        ]);
+        if self.combs {
+            fuse.extend(self.variables(&[
+                ("BUZZ_COMB_CLUSTER", CLUSTER.to_string()),
+                ("BUZZ_COMB_TASK_DEFINITION", format!("{COMB_FAMILY}:1")),
+                ("BUZZ_COMB_SUBNETS", "subnet-local".to_string()),
+                ("BUZZ_COMB_SECURITY_GROUPS", "sg-local".to_string()),
+                ("BUZZ_COMB_NETWORK", network.to_string()),
+                ("BUZZ_COMB_PORT", COMB_PORT.to_string()),
+                ("BUZZ_COMB_MEMORY_MB", self.comb_memory_mb.to_string()),
+            ]));
+        }
+        fuse.extend(self.fuse_environment.clone());
+        fuse
     }
 
     fn variables(&self, own: &[(&str, String)]) -> BTreeMap<String, String> {

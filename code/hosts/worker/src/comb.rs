@@ -63,6 +63,28 @@ impl CombSettings {
     }
 }
 
+/// Listens on the place of `settings`. Where the system has no IPv6, the place of all addresses is that of IPv4.
+///
+/// # Errors
+/// `Unavailable` if the port cannot be bound.
+async fn listener(settings: &CombSettings) -> Result<TcpListener> {
+    let place = format!("{}:{}", settings.listen, settings.port);
+    let bound = match TcpListener::bind(&place).await {
+        Err(error) if settings.listen == "[::]" && is_missing_family(&error) => {
+            tracing::warn!(%error, "the system has no IPv6; listening on IPv4 only");
+            TcpListener::bind(("0.0.0.0", settings.port)).await
+        }
+        bound => bound,
+    };
+    bound.map_err(|error| QueryError::unavailable(format!("a comb cannot listen on {place}: {error}")))
+}
+
+/// Returns true if the system does not have the family of an address.
+fn is_missing_family(error: &std::io::Error) -> bool {
+    const EAFNOSUPPORT: i32 = 97;
+    error.raw_os_error() == Some(EAFNOSUPPORT) || error.kind() == std::io::ErrorKind::AddrNotAvailable
+}
+
 /// Serves a comb until it has been idle for `settings.idle`, or the process receives SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -73,10 +95,8 @@ pub async fn run(settings: &CombSettings) -> Result<()> {
     let comb = Comb::new(Arc::new(TcpNetwork::default()), memory * OPERATOR_PERCENT / 100)?;
     comb.inboxes().limit(InboxLimits { memory_bytes: memory * INBOX_PERCENT / 100, queries: QUERIES_MAX });
 
-    let place = format!("{}:{}", settings.listen, settings.port);
-    let listener = TcpListener::bind(&place)
-        .await
-        .map_err(|error| QueryError::unavailable(format!("a comb cannot listen on {place}: {error}")))?;
+    let listener = listener(settings).await?;
+    let place = listener.local_addr().map(|place| place.to_string()).unwrap_or_default();
     tracing::info!(place, memory_mb, idle_seconds = settings.idle.as_secs(), build = BUILD_ID, "serving");
 
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

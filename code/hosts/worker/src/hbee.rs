@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use buzz_exchange::{InboxNetwork, TcpNetwork};
 use buzz_hbee::HBee;
-use buzz_protocol::{ErrorKind, HBeeTask, QueryError, QueryId, Result, TaskOutcome};
+use buzz_protocol::{ErrorKind, HBeeTask, QueryError, QueryId, Result, TaskOutcome, exchange_of};
 use buzz_storage::{Location, QueryStores, Stores};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
@@ -108,6 +108,11 @@ impl HBeeFunction {
             HBeeEvent::Task(task) => Arc::from(task),
             HBeeEvent::TaskAt(uri) => Arc::new(self.read_task(&uri).await?),
         };
+        if let Some(objects) = &task.objects
+            && !is_exchange(objects, task.query, &self.own)
+        {
+            return Err(QueryError::invalid("the task does not name a place for deliveries of this stack"));
+        }
         let end_ms = match task.deadline_ms {
             Some(query_ms) => query_ms.min(deadline_ms),
             None => deadline_ms,
@@ -202,6 +207,13 @@ impl HBeeFunction {
     }
 }
 
+/// Returns true if `objects` is the place of the deliveries of `query` below `own`.
+fn is_exchange(objects: &str, query: QueryId, own: &Location) -> bool {
+    let place = Location::parse(objects, std::path::Path::new("/"));
+    let expected = own.join(&exchange_of(query));
+    matches!((place, expected), (Ok(place), Ok(expected)) if place == expected)
+}
+
 /// Returns true if `place` is that of a task, `queries/<query id>/tasks/<name>`, below `own`.
 fn is_task(place: &Location, own: &Location) -> bool {
     let Some(parts) = place.path.prefix_match(&own.path) else {
@@ -229,6 +241,22 @@ mod tests {
             "/results/queries/7/tasks/0-1-1.json",
         ] {
             assert!(!is_task(&place(other), &own), "{other}");
+        }
+    }
+
+    #[test]
+    fn deliveries_are_written_only_to_the_place_of_their_query() {
+        let own = Location::parse("s3://stack/results/", std::path::Path::new("/")).unwrap();
+        let query = QueryId::fresh();
+        assert!(is_exchange(&format!("s3://stack/results/exchange/{query}"), query, &own));
+        for other in [
+            format!("s3://stack/results/exchange/{}", QueryId::fresh()),
+            format!("s3://stack/results/exchange/{query}/.."),
+            format!("s3://other/results/exchange/{query}"),
+            "s3://stack/results/names.json".to_string(),
+            "elsewhere".to_string(),
+        ] {
+            assert!(!is_exchange(&other, query, &own), "{other}");
         }
     }
 }

@@ -17,6 +17,7 @@ use datafusion::physical_plan::metrics::Time;
 use datafusion::physical_plan::repartition::BatchPartitioner;
 
 use crate::network::InboxNetwork;
+use crate::objects::{ObjectPlace, ObjectWriter};
 use crate::service::{DeliveryHeader, DeliverySink};
 
 /// The combs, the query and the task of a delivery, and its limits.
@@ -32,8 +33,10 @@ pub struct Destination {
     pub task: TaskIndex,
     /// The partitioning of the rows among the partitions of all combs.
     pub partitioning: Partitioning,
-    /// The combs; each owns an equal range of partitions. If empty, the rows are kept for the outcome.
+    /// The combs; each owns an equal range of partitions. If empty, the rows go into an object or are kept for the outcome.
     pub combs: Vec<CombAddress>,
+    /// The place of the object of the delivery; `None` if the rows go to combs or into the outcome.
+    pub objects: Option<ObjectPlace>,
     /// Maximum bytes of rows, in memory, that are kept for the outcome.
     pub inline_bytes: u64,
     /// Rows of each batch that is sent.
@@ -41,6 +44,7 @@ pub struct Destination {
 }
 
 impl From<&HBeeTask> for Destination {
+    /// Makes the destination of a task that does not deliver to an object: that place needs stores.
     fn from(task: &HBeeTask) -> Self {
         let batch_size = task.session.get("datafusion.execution.batch_size").and_then(|size| size.parse().ok());
         Self {
@@ -50,6 +54,7 @@ impl From<&HBeeTask> for Destination {
             task: task.task,
             partitioning: task.partitioning.clone(),
             combs: task.combs.clone(),
+            objects: None,
             inline_bytes: task.inline_bytes,
             batch_size: batch_size.unwrap_or(8192),
         }
@@ -65,8 +70,10 @@ pub struct DeliveryWriter {
     coalescers: Vec<Option<BatchCoalescer>>,
     /// The sinks by comb; each is opened with the first batch for its comb.
     sinks: Vec<Option<Box<dyn DeliverySink>>>,
-    /// The rows that are kept if there are no combs.
+    /// The rows that are kept if there are neither combs nor an object.
     kept: InlineRows,
+    /// The object of the delivery, if it has one.
+    object: Option<ObjectWriter>,
     /// Divides rows by hash; `None` for round-robin.
     by_hash: Option<BatchPartitioner>,
     /// Position in the round-robin; starts at a different partition for each task.
@@ -129,16 +136,21 @@ impl DeliveryWriter {
         let by_hash = by_hash(&destination.partitioning, &schema)?;
         let count = destination.partitioning.count();
         let combs = destination.combs.len();
+        let (stage, task, delivery) = (destination.stage, destination.task, DeliveryId::fresh());
+        let writer =
+            |place: &ObjectPlace| ObjectWriter::new(place.object(stage, task, delivery)?, Arc::clone(&schema), count);
+        let object = destination.objects.as_ref().map(writer).transpose()?;
         Ok(Self {
             by_hash,
             turn: destination.task.0 as usize % count.max(1),
             network,
             destination,
-            delivery: DeliveryId::fresh(),
+            delivery,
             schema,
             coalescers: (0..count).map(|_| None).collect(),
             sinks: (0..combs).map(|_| None).collect(),
             kept: InlineRows::default(),
+            object,
             rows: vec![0; count],
             bytes: 0,
         })
@@ -146,7 +158,8 @@ impl DeliveryWriter {
 
     /// Returns true if the rows exceed what the outcome can carry. The task can then stop early.
     pub fn is_too_large(&self) -> bool {
-        self.destination.combs.is_empty() && self.bytes > self.destination.inline_bytes
+        let kept = self.destination.combs.is_empty() && self.object.is_none();
+        kept && self.bytes > self.destination.inline_bytes
     }
 
     /// Delivers a batch.
@@ -192,9 +205,12 @@ impl DeliveryWriter {
         for sink in self.sinks.iter_mut().filter_map(Option::take) {
             sink.finish().await?;
         }
-        let delivered = if !self.destination.combs.is_empty() {
+        let too_large = self.is_too_large();
+        let delivered = if let Some(object) = self.object {
+            Delivered::Object(object.finish().await?)
+        } else if !self.destination.combs.is_empty() {
             Delivered::ToCombs
-        } else if self.is_too_large() {
+        } else if too_large {
             Delivered::TooLarge
         } else {
             Delivered::Inline(self.kept)
@@ -227,6 +243,9 @@ impl DeliveryWriter {
         self.rows[partition] += batch.num_rows() as u64;
         self.bytes += get_record_batch_memory_size(&batch) as u64;
 
+        if let Some(object) = &mut self.object {
+            return object.append(partition, batch).await;
+        }
         if self.destination.combs.is_empty() {
             if !self.is_too_large() {
                 self.kept.batches.push((u32::try_from(partition).expect("fewer than 2^32 partitions"), batch));

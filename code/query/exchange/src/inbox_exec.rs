@@ -1,21 +1,26 @@
 //! The leaf of every reduce plan, which reads accepted deliveries from an inbox.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
+use buzz_kernel::may_end_before;
 use buzz_protocol::{QueryId, QueryToken, StageId};
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{internal_datafusion_err, internal_err};
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
+use datafusion_distributed::DistributedLeafExec;
+use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 use datafusion_proto::protobuf;
 use futures::TryStreamExt;
 use prost::Message;
@@ -110,6 +115,72 @@ impl InboxExec {
     /// Returns the stage that the leaf reads.
     pub fn stage(&self) -> StageId {
         self.stage
+    }
+
+    /// Returns the name of the step that delivers the stage.
+    pub fn step(&self) -> &str {
+        &self.step
+    }
+
+    /// Returns the columns by which the stage is hash-partitioned; empty for round-robin.
+    pub fn keys(&self) -> &[usize] {
+        &self.keys
+    }
+
+    /// Returns the partitions that the leaf reads.
+    pub fn partitions(&self) -> Range<usize> {
+        self.partitions.clone()
+    }
+}
+
+/// Returns the stages of which `plan` may leave rows unread: those below a limit, on the probe side of a join, or in a
+/// recursion.
+pub fn unread_stages(plan: &Arc<dyn ExecutionPlan>) -> BTreeSet<StageId> {
+    let recursive = plan.exists(|node| Ok(node.downcast_ref::<RecursiveQueryExec>().is_some())).unwrap_or(false);
+    let mut unread = BTreeSet::new();
+    add_unread(plan, recursive, &mut unread);
+    unread
+}
+
+/// Adds the stages of `plan` that may be left unread. `above` is true if an operator above `plan` may end before it.
+fn add_unread(plan: &Arc<dyn ExecutionPlan>, above: bool, unread: &mut BTreeSet<StageId>) {
+    let leaf = plan.downcast_ref::<DistributedLeafExec>().map_or(plan, DistributedLeafExec::original);
+    if let Some(inbox) = leaf.downcast_ref::<InboxExec>() {
+        unread.extend(above.then(|| inbox.stage()));
+        return;
+    }
+    for (index, child) in plan.children().into_iter().enumerate() {
+        add_unread(child, above || may_end_before(plan, index), unread);
+    }
+}
+
+/// Encodes and decodes the [`InboxExec`] leaves of a plan for an HBee, which has no other operators than DataFusion's.
+#[derive(Debug)]
+pub struct LeafCodec;
+
+impl PhysicalExtensionCodec for LeafCodec {
+    fn try_decode(
+        &self,
+        buf: &[u8],
+        _inputs: &[Arc<dyn ExecutionPlan>],
+        _ctx: &TaskContext,
+        _converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let proto =
+            InboxProto::decode(buf).map_err(|_| internal_datafusion_err!("an encoded inbox cannot be decoded"))?;
+        Ok(Arc::new(InboxExec::from_proto(proto)?))
+    }
+
+    fn try_encode(
+        &self,
+        node: Arc<dyn ExecutionPlan>,
+        buf: &mut Vec<u8>,
+        _converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<()> {
+        let Some(inbox) = node.downcast_ref::<InboxExec>() else {
+            return internal_err!("{} cannot be encoded", node.name());
+        };
+        inbox.to_proto()?.encode(buf).map_err(|error| DataFusionError::External(Box::new(error)))
     }
 }
 

@@ -6,8 +6,8 @@
 //! itself) and the combs use the same code.
 //!
 //! Read in this order: `service` (the interface), `delivery` (the sending side), `inbox` (the holding side),
-//! `inbox_exec` (the reading side), `plan_codec` (its encoding), `exchanged` (rows between combs), then `network`,
-//! `connections`, `flight`, `status` and `headers` (the transport).
+//! `inbox_exec` (the reading side), `plan_codec` (its encoding), `exchanged` (rows between combs), `objects` (deliveries
+//! through storage), then `network`, `connections`, `flight`, `status` and `headers` (the transport).
 
 mod connections;
 mod delivery;
@@ -17,6 +17,7 @@ mod headers;
 mod inbox;
 mod inbox_exec;
 mod network;
+mod objects;
 mod plan_codec;
 mod service;
 mod spill;
@@ -27,7 +28,8 @@ pub use exchanged::{ExchangeCount, ExchangeId, Exchanges, Side, below_exchange, 
 pub use flight::flight_server;
 pub use headers::{SESSION_HEADER, TOKEN_HEADER, session_headers, session_of};
 pub use inbox::{InboxLimits, Inboxes};
-pub use inbox_exec::InboxExec;
+pub use inbox_exec::{InboxExec, LeafCodec, unread_stages};
 pub use network::{InboxNetwork, MemoryNetwork, Network, NetworkChannelResolver, TcpNetwork};
+pub use objects::{ObjectOfDelivery, ObjectPlace};
 pub use plan_codec::{InboxCodec, keys_can_be_sent};
 pub use service::{Commit, DeliveryHeader, DeliverySink, InboxService, OpenQuery, StageSpec};

@@ -39,6 +39,9 @@ pub struct OpenQuery {
     /// only this comb: a delivery sends to all combs in turn, and a reader on another comb may wait for it.
     #[serde(default)]
     pub paced: bool,
+    /// Makes readers fetch several batches ahead: deliveries are objects in storage, which responds late.
+    #[serde(default)]
+    pub ahead: bool,
     /// Bytes held in memory before deliveries are spilled.
     pub memory_bytes: u64,
     /// Bytes spilled before deliveries are refused with `Limit`.

@@ -61,7 +61,7 @@ impl SpillFile {
                 self.bytes_max
             )));
         }
-        let full = |error: std::io::Error| QueryError::limit(format!("the inbox failed to spill to disk: {error}"));
+        let full = |error: std::io::Error| QueryError::not_spilled("the inbox cannot spill", &error);
         let file = match self.file.get() {
             Some(file) => file,
             None => {

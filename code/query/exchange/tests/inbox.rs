@@ -66,6 +66,7 @@ fn opening(query: QueryId) -> OpenQuery {
         lease_ms: None,
         flowing: false,
         paced: false,
+        ahead: false,
         stages: vec![],
         memory_bytes: 1 << 20,
         disk_bytes: 1 << 30,
@@ -391,6 +392,7 @@ async fn writer_distributes_rows_to_all_partitions_and_preserves_dictionaries() 
             task: TaskIndex(0),
             partitioning: Partitioning::RoundRobin { count: 3 },
             combs: vec![comb.address.clone()],
+            objects: None,
             inline_bytes: 0,
             batch_size: 4,
         };

@@ -2,16 +2,15 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use buzz_engine::{Attempt, Fate, Progress};
-use buzz_exchange::{Commit, Delivery, DeliveryWriter};
+use buzz_engine::Progress;
+use buzz_exchange::{Commit, Delivery, DeliveryWriter, Destination};
 use buzz_host::Host;
 use buzz_plan::{MapStage, QueryPlan};
 use buzz_protocol::{
-    BUILD_ID, Delivered, ErrorKind, HBeeTask, InlineRows, QueryError, QueryId, Result, StageId, TaskIndex, TaskOutcome,
+    Delivered, DeliveryId, ErrorKind, HBeeTask, InlineRows, QueryError, QueryId, Requests, Result, StageId, TaskOutcome,
 };
 use futures::StreamExt;
 use futures::future::Either;
@@ -19,10 +18,13 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::attempts::{Attempts, Paid};
 use crate::estimate::check_spent;
 use crate::inboxes::QueryInboxes;
 use crate::reducers::Kept;
+use crate::reuse::{Part, Parts, to_fuse};
 use crate::stragglers::Stragglers;
+use crate::tasks::make_task;
 
 /// First wait of the exponential backoff between attempts of a task. It doubles each time, with jitter.
 const RETRY_WAIT: Duration = Duration::from_millis(200);
@@ -100,6 +102,8 @@ pub(crate) struct Dispatch<'a> {
     /// True if combs take over when the rows exceed what Fuse can hold.
     pub(crate) or_combs: bool,
     pub(crate) stragglers: Stragglers,
+    /// Rows of tasks of earlier queries.
+    pub(crate) parts: Parts<'a>,
 }
 
 impl Dispatch<'_> {
@@ -131,19 +135,21 @@ impl Dispatch<'_> {
         }
     }
 
-    /// Returns the bytes of rows that one outcome may carry. If combs can take over, the outcomes of all concurrent
-    /// tasks together fit in `inbox_memory_bytes`.
+    /// Returns the bytes of rows that one outcome may carry.
     fn inline_bytes(&self) -> u64 {
-        let most = self.host.compute.inline_bytes();
-        if !self.or_combs {
-            return most;
-        }
+        if self.or_combs { self.shared_inline_bytes() } else { self.host.compute.inline_bytes() }
+    }
+
+    /// Returns the bytes of rows that each outcome may carry so that those of all concurrent tasks together fit in
+    /// `inbox_memory_bytes`.
+    fn shared_inline_bytes(&self) -> u64 {
         let tasks: usize = self.plan.stages.iter().map(MapStage::task_count).sum();
-        most.min(self.plan.options.inbox_memory_bytes / (tasks.min(self.concurrency()) as u64).max(1))
+        let share = self.plan.options.inbox_memory_bytes / (tasks.min(self.concurrency()) as u64).max(1);
+        self.host.compute.inline_bytes().min(share)
     }
 
     /// Returns the maximum number of concurrent tasks.
-    fn concurrency(&self) -> usize {
+    pub(crate) fn concurrency(&self) -> usize {
         let concurrency = match self.plan.options.concurrency {
             0 => self.host.compute.concurrency(),
             chosen => chosen,
@@ -154,28 +160,70 @@ impl Dispatch<'_> {
     async fn one(&self, stage: &MapStage, task: usize) -> Result<(), TaskError> {
         let (plan, progress) = (self.plan, self.progress);
         let task = make_task(plan, stage, task, self.query, self.inboxes, self.inline_bytes())?;
-        let kept = if task.combs.is_empty() { None } else { self.kept.take(stage.id, task.task) };
+        let elsewhere = !task.combs.is_empty() || task.objects.is_some();
+        let kept = if elsewhere { self.kept.take(stage.id, task.task) } else { None };
         let attempts = Attempts::default();
         let mut outcome = match kept {
             Some((outcome, rows)) => {
                 attempts.add();
                 self.deliver_kept(&task, outcome, rows).await?
             }
-            None => {
-                let outcome = self.run(&task, &attempts).await?;
-                progress.add_requests(outcome.requests);
-                outcome
-            }
+            None => match self.parts.part(stage, &task) {
+                Some(part) => self.reuse_or_run(&task, &part, &attempts).await?,
+                None => return self.run_and_accept(task).await,
+            },
         };
         if let Delivered::Inline(rows) = &outcome.delivered
             && self.or_combs
         {
-            self.kept.keep(stage.id, task.task, &outcome, rows);
+            self.kept.keep(task.stage, task.task, &outcome, rows);
         }
         accept(&task, &mut outcome, self.inboxes).await?;
-
         progress.task_done(stage.id, &stage.step, task.task, &outcome, attempts.count());
         Ok(check_spent(self.host, plan, progress)?)
+    }
+
+    /// Runs a task until it succeeds, and accepts its delivery.
+    pub(crate) async fn run_and_accept(&self, task: HBeeTask) -> Result<(), TaskError> {
+        let attempts = Attempts::default();
+        let mut outcome = self.run_and_count(&task, &attempts).await?;
+        if let Delivered::Inline(rows) = &outcome.delivered
+            && self.or_combs
+        {
+            self.kept.keep(task.stage, task.task, &outcome, rows);
+        }
+        accept(&task, &mut outcome, self.inboxes).await?;
+        self.progress.task_done(task.stage, &task.step, task.task, &outcome, attempts.count());
+        Ok(check_spent(self.host, self.plan, self.progress)?)
+    }
+
+    async fn run_and_count(&self, task: &HBeeTask, attempts: &Attempts) -> Result<TaskOutcome> {
+        let outcome = self.run(task, attempts).await?;
+        self.progress.add_requests(outcome.requests);
+        Ok(outcome)
+    }
+
+    /// Delivers the rows that an earlier query kept of this task. If there are none, runs the task, has its rows sent to Fuse,
+    /// and keeps and delivers them.
+    async fn reuse_or_run(&self, task: &HBeeTask, part: &Part<'_>, attempts: &Attempts) -> Result<TaskOutcome> {
+        if let Some(rows) = part.rows().await {
+            attempts.add();
+            Progress::add(&self.progress.tasks_reused, 1);
+            return self.deliver_kept(task, nothing_read(), rows).await;
+        }
+        if !part.keeps() {
+            return self.run_and_count(task, attempts).await;
+        }
+        let own = to_fuse(task, self.shared_inline_bytes());
+        let mut outcome = self.run_and_count(&own, attempts).await?;
+        match std::mem::take(&mut outcome.delivered) {
+            Delivered::Inline(rows) => {
+                part.keep(&rows).await;
+                self.deliver_kept(task, outcome, rows).await
+            }
+            // They are too many to be kept. The task delivers them itself.
+            Delivered::ToCombs | Delivered::Object(_) | Delivered::TooLarge => self.run_and_count(task, attempts).await,
+        }
     }
 
     /// Runs a task until it succeeds, within the attempts that the options allow. A task is not retried if a comb of the
@@ -253,98 +301,23 @@ impl Dispatch<'_> {
         ran
     }
 
-    /// Delivers to combs the rows that an earlier run kept for this task, under a new delivery id.
+    /// Delivers to combs, or to an object, the rows that an earlier run or query kept for this task, under a new delivery id.
     async fn deliver_kept(&self, task: &HBeeTask, outcome: TaskOutcome, rows: InlineRows) -> Result<TaskOutcome> {
+        let objects = self.inboxes.objects.clone();
         let Some((_, first)) = rows.batches.first() else {
             let rows = vec![0; task.partitioning.count()];
-            return Ok(TaskOutcome { delivered: Delivered::ToCombs, rows, ..outcome });
+            let delivered = if objects.is_some() { Delivered::Object(Vec::new()) } else { Delivered::ToCombs };
+            return Ok(TaskOutcome { delivered, rows, ..outcome });
         };
         let network = Arc::clone(&self.host.network);
-        let mut writer = DeliveryWriter::new(network, task.into(), first.schema())?;
+        let destination = Destination { objects, ..task.into() };
+        let mut writer = DeliveryWriter::new(network, destination, first.schema())?;
         for (_, batch) in rows.batches {
             writer.write(batch).await?;
         }
         let Delivery { delivery, delivered, rows, bytes } = writer.finish().await?;
         Ok(TaskOutcome { delivery, delivered, rows, bytes_delivered: bytes, ..outcome })
     }
-}
-
-/// Attempts of one task.
-#[derive(Debug, Default)]
-struct Attempts {
-    /// Attempts that were started.
-    started: AtomicU32,
-    /// Attempts that no worker accepted.
-    refused: AtomicU32,
-}
-
-impl Attempts {
-    /// Returns the number of the next attempt, from 1.
-    fn next(&self) -> u32 {
-        self.started.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// Adds an attempt that has no number.
-    fn add(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn count(&self) -> u32 {
-        self.started.load(Ordering::Relaxed) + self.refused.load(Ordering::Relaxed)
-    }
-}
-
-/// Adds an attempt and its time to the progress when it is dropped.
-struct Paid<'a> {
-    progress: &'a Progress,
-    /// The attempt, which counts as abandoned until it ends.
-    attempt: Attempt,
-}
-
-impl<'a> Paid<'a> {
-    fn start(progress: &'a Progress, task: &HBeeTask) -> Self {
-        let now = milliseconds(progress.elapsed());
-        let attempt = Attempt {
-            reruns: Progress::get(&progress.reruns),
-            stage: task.stage,
-            step: task.step.clone(),
-            task: task.task,
-            attempt: task.attempt,
-            start_ms: now,
-            end_ms: now,
-            worked_ms: None,
-            rows: 0,
-            bytes_read: 0,
-            fate: Fate::Abandoned,
-        };
-        Self { progress, attempt }
-    }
-
-    fn end(&mut self, ran: &Result<TaskOutcome>) {
-        match ran {
-            Ok(outcome) => {
-                self.attempt.fate = Fate::Done;
-                // Otherwise only the caller can measure the time.
-                self.attempt.worked_ms = Some(outcome.milliseconds);
-                self.attempt.rows = outcome.rows.iter().sum();
-                self.attempt.bytes_read = outcome.bytes_scanned;
-            }
-            Err(error) => self.attempt.fate = Fate::Failed(error.kind),
-        }
-    }
-}
-
-impl Drop for Paid<'_> {
-    fn drop(&mut self) {
-        self.attempt.end_ms = milliseconds(self.progress.elapsed());
-        let waited = self.attempt.end_ms.saturating_sub(self.attempt.start_ms);
-        Progress::add(&self.progress.task_milliseconds, self.attempt.worked_ms.unwrap_or(waited));
-        self.progress.attempt_ended(|| self.attempt.clone());
-    }
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn accept(task: &HBeeTask, outcome: &mut TaskOutcome, inboxes: &QueryInboxes) -> Result<(), TaskError> {
@@ -359,10 +332,11 @@ async fn accept(task: &HBeeTask, outcome: &mut TaskOutcome, inboxes: &QueryInbox
         Delivered::Inline(rows) => {
             inboxes.deliver(query, task.stage, task.task, outcome.delivery, rows).await?;
         }
+        Delivered::Object(segments) => inboxes.hold_object(task, outcome.delivery, segments)?,
         Delivered::TooLarge => {
             let error = QueryError::limit(
-                "the rows of this task exceed what one response can carry; set the option `reducer` to `auto` or \
-                 `comb`, or let the step return fewer rows",
+                "the rows of this task exceed what one response can carry; set the option `reducer` to `auto`, `comb` or \
+                 `objects`, or let the step return fewer rows",
             );
             return Err(TaskError { error: error.at_task(&task.step, task.task), too_large: true });
         }
@@ -371,30 +345,16 @@ async fn accept(task: &HBeeTask, outcome: &mut TaskOutcome, inboxes: &QueryInbox
     Ok(inboxes.commit(query, commit).await?)
 }
 
-fn make_task(
-    plan: &QueryPlan,
-    stage: &MapStage,
-    task: usize,
-    query: QueryId,
-    inboxes: &QueryInboxes,
-    inline_bytes: u64,
-) -> Result<HBeeTask> {
-    let (scans, evaluations) = stage.task_inputs(task)?;
-    Ok(HBeeTask {
-        build: BUILD_ID.to_string(),
-        query,
-        token: inboxes.token.clone(),
-        deadline_ms: Some(inboxes.deadline_ms),
-        stage: stage.id,
-        step: stage.step.clone(),
-        task: TaskIndex(u32::try_from(task).expect("a stage has fewer than 2^32 tasks")),
-        attempt: 1,
-        fragment: stage.fragment.clone(),
-        scans,
-        evaluations,
-        session: plan.session.clone(),
-        partitioning: inboxes.partitioning(&stage.keys),
-        combs: inboxes.addresses.clone(),
-        inline_bytes,
-    })
+/// Returns the outcome of a task that did not run.
+fn nothing_read() -> TaskOutcome {
+    TaskOutcome {
+        delivery: DeliveryId::fresh(),
+        delivered: Delivered::default(),
+        rows: Vec::new(),
+        bytes_delivered: 0,
+        rows_scanned: 0,
+        bytes_scanned: 0,
+        requests: Requests::default(),
+        milliseconds: 0,
+    }
 }

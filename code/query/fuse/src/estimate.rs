@@ -7,6 +7,8 @@ use buzz_host::Host;
 use buzz_plan::{QueryPlan, Read, Reads};
 use buzz_protocol::{QueryError, ReducerChoice, Requests, Result, human_bytes};
 
+use crate::reducers::Reducers;
+
 /// Maximum time to read footers for an estimate, within the time of the query. Beyond it, files count as a whole.
 const READ_MAX: Duration = Duration::from_secs(20);
 
@@ -87,7 +89,7 @@ pub(crate) fn check_spent(host: &Host, plan: &QueryPlan, progress: &Progress) ->
 /// Estimates a run of `plan` whose tasks read `reads`.
 fn of_reads(host: &Host, plan: &QueryPlan, reads: &Reads) -> Estimate {
     let Read { bytes, requests } = reads.total();
-    let requests = plan.requests + Requests::of_gets(requests);
+    let requests = plan.requests + Requests::of_gets(requests) + Reducers::exchange_requests(host, plan);
     let run = Run::of(host, plan, reads, requests);
     Estimate {
         bytes,
@@ -130,7 +132,7 @@ impl Run {
         };
         let pace = host.compute.pace();
         let tasks: Vec<Between<f64>> = reads.tasks.iter().map(|task| pace.seconds(task.bytes)).collect();
-        let (low, high) = combs(plan);
+        let (low, high) = combs(plan, host.objects.is_for_all());
         let start = host.combs.start_seconds();
         let bound = |of: fn(&Between<f64>) -> f64, combs: Combs| {
             let times: Vec<f64> = tasks.iter().map(of).collect();
@@ -169,14 +171,14 @@ impl Bound {
 }
 
 /// Returns the combs of a run at its low and at its high bound. Combs that run already are not asked for: an estimate
-/// calls none.
-fn combs(plan: &QueryPlan) -> (Combs, Combs) {
+/// calls none. With `objects`, the option `auto` starts none.
+fn combs(plan: &QueryPlan, objects: bool) -> (Combs, Combs) {
     if plan.fuse_only.is_some() {
         return (Combs::None, Combs::None);
     }
     match plan.options.reducer {
-        ReducerChoice::Inline => (Combs::None, Combs::None),
-        ReducerChoice::Auto if plan.expects_few_rows() => (Combs::None, Combs::Running),
+        ReducerChoice::Inline | ReducerChoice::Objects => (Combs::None, Combs::None),
+        ReducerChoice::Auto if objects || plan.expects_few_rows() => (Combs::None, Combs::Running),
         ReducerChoice::Auto | ReducerChoice::Comb => (Combs::Running, Combs::Started),
     }
 }
@@ -206,6 +208,7 @@ mod tests {
             requests: Requests::default(),
             opened_in: Duration::from_millis(300),
             planned_in: Duration::from_millis(200),
+            part_reuse: buzz_plan::PartReuse::Off,
         };
         Bound::of(&plan, Requests::of_gets(7), &[1.0, 2.0, 3.0], concurrency, combs, 10.0)
     }

@@ -67,5 +67,7 @@ fn halved(question: &Question, plan: &QueryPlan) -> Question {
     let mut smaller = question.clone();
     smaller.options.tasks = most.saturating_mul(2);
     smaller.options.split_bytes = (smaller.options.split_bytes / 2).max(1);
+    // Kept rows are those of splits of one size.
+    smaller.options.reuse = false;
     smaller
 }

@@ -5,15 +5,18 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buzz_exchange::{Commit, DeliveryHeader, Exchanges, InboxService, OpenQuery, StageSpec, lost_in_exchange};
+use buzz_exchange::{
+    Commit, DeliveryHeader, Exchanges, InboxService, ObjectPlace, OpenQuery, StageSpec, lost_in_exchange,
+};
 use buzz_host::Host;
 use buzz_kernel::encode_schema;
-use buzz_plan::QueryPlan;
+use buzz_plan::{QueryPlan, TaskStage};
 use buzz_protocol::{
-    BUILD_ID, CombAddress, DeliveryId, ErrorKind, InlineRows, Partitioning, QueryError, QueryId, QueryToken, Result,
-    StageId, TaskIndex,
+    BUILD_ID, CombAddress, DeliveredObject, DeliveryId, ErrorKind, HBeeTask, InlineRows, Partitioning, QueryError,
+    QueryId, QueryToken, Result, Segment, StageId, TaskIndex,
 };
 
+use crate::objects::{Delivered, remove};
 use crate::reducers::Reducers;
 
 /// The inboxes of a query, in the order in which they own partitions: one on each comb, or a single one at Fuse.
@@ -33,26 +36,42 @@ pub(crate) struct QueryInboxes {
     pub(crate) token: QueryToken,
     /// The deadline of the query, in milliseconds since 1970.
     pub(crate) deadline_ms: u64,
+    /// The place of the objects to which tasks deliver; `None` if they deliver to combs or return their rows.
+    pub(crate) objects: Option<ObjectPlace>,
+    /// The accepted objects.
+    pub(crate) delivered: Arc<Delivered>,
 }
 
 impl QueryInboxes {
-    /// Connects to the inboxes of `reducers`, to which a run of `plan` delivers.
+    /// Connects to the inboxes of `reducers`, to which the run `query` of `plan` delivers.
     ///
     /// # Errors
     /// `Unavailable` if a comb cannot be reached.
-    pub(crate) async fn connect(host: &Host, plan: &QueryPlan, reducers: &Reducers, deadline_ms: u64) -> Result<Self> {
+    pub(crate) async fn connect(
+        host: &Host,
+        plan: &QueryPlan,
+        query: QueryId,
+        reducers: &Reducers,
+        deadline_ms: u64,
+    ) -> Result<Self> {
         let (token, addresses) = (QueryToken::fresh(), reducers.addresses().to_vec());
         let mut services = Vec::new();
         for address in &addresses {
             services.push(host.network.inbox(address, &token).await?);
         }
-        let own = matches!(reducers, Reducers::Fuse { .. }).then(Arc::<buzz_exchange::Inboxes>::default);
+        let own = addresses.is_empty().then(Arc::<buzz_exchange::Inboxes>::default);
         services.extend(own.iter().map(|own| Arc::new(Arc::clone(own)) as Arc<dyn InboxService>));
-        let (partitions_per_comb, exchanges) = (plan.partitions_per_comb, Arc::default());
-        Ok(Self { addresses, own, services, partitions_per_comb, exchanges, token, deadline_ms })
+        let (mut partitions_per_comb, mut objects) = (plan.partitions_per_comb, None);
+        if let Reducers::Objects { partitions } = reducers {
+            partitions_per_comb = *partitions;
+            objects = Some(ObjectPlace::new(host.stores.for_stack(), host.objects.of_query(query)?));
+        }
+        let (exchanges, delivered) = (Arc::default(), Arc::default());
+        Ok(Self { addresses, own, services, partitions_per_comb, exchanges, token, deadline_ms, objects, delivered })
     }
 
-    /// Opens the inboxes for `query`. A failure also carries the positions of all combs that failed.
+    /// Opens the inboxes for `query`, with its map stages, its steps that are stages, and `tasks`: the stages of a divided reduce
+    /// plan. A failure also carries the positions of all combs that failed.
     ///
     /// # Errors
     /// As [`InboxService::open`].
@@ -62,11 +81,14 @@ impl QueryInboxes {
         query: QueryId,
         flowing: bool,
         readers: &HashMap<StageId, u32>,
+        tasks: &[TaskStage],
     ) -> Result<(), (QueryError, Vec<usize>)> {
         let maps = plan.stages.iter().map(|stage| (stage.id, &stage.step, &stage.schema, stage.tasks.len()));
         let steps = plan.reduces.iter().filter_map(|step| Some((step.target?, &step.step, &step.schema, 1)));
+        let of_tasks = tasks.iter().map(|stage| (stage.id, &stage.step, &stage.schema, stage.partitions));
         let stages: Vec<StageSpec> = maps
             .chain(steps)
+            .chain(of_tasks)
             .map(|(stage, step, schema, tasks)| StageSpec {
                 stage,
                 step: step.clone(),
@@ -90,6 +112,7 @@ impl QueryInboxes {
                 stages,
                 flowing,
                 paced: self.services.len() == 1,
+                ahead: self.objects.is_some(),
                 memory_bytes: plan.options.inbox_memory_bytes,
                 disk_bytes: plan.options.inbox_disk_bytes,
             };
@@ -158,6 +181,21 @@ impl QueryInboxes {
             Some(lost) => Err(QueryError::internal(lost)),
             None => Ok(()),
         }
+    }
+
+    /// Gives the object of a delivery to Fuse's own inbox, which does not commit it yet, and records it for tasks that read it.
+    ///
+    /// # Errors
+    /// `Internal` if the query has no objects or the delivery does not fit its stage.
+    pub(crate) fn hold_object(&self, task: &HBeeTask, delivery: DeliveryId, segments: Vec<Segment>) -> Result<()> {
+        let (Some(place), Some(own)) = (&self.objects, &self.own) else {
+            return Err(QueryError::internal("a task delivered an object, but its query has none"));
+        };
+        let (query, stage, task) = (task.query, task.stage, task.task);
+        let header = DeliveryHeader { build: BUILD_ID.to_string(), query, stage, task, delivery };
+        own.hold_object(&header, &place.object(stage, task, delivery)?, &segments)?;
+        self.delivered.add(stage, &DeliveredObject { task, delivery, segments });
+        Ok(())
     }
 
     /// Writes the rows of an outcome to Fuse's own inbox, as a delivery that is not yet committed.
@@ -248,10 +286,12 @@ const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 /// Closes the query on all combs, with `reason` if it failed. Goes on in the background with combs that do not respond.
 async fn close_all(inboxes: &QueryInboxes, query: QueryId, reason: Option<QueryError>) {
-    let closing = inboxes.services.iter().map(|service| {
-        let closed = closed_in_time(Arc::clone(service), query, reason.clone());
-        tokio::spawn(closed)
-    });
+    let mut closing: Vec<_> = inboxes
+        .services
+        .iter()
+        .map(|service| tokio::spawn(closed_in_time(Arc::clone(service), query, reason.clone())))
+        .collect();
+    closing.extend(inboxes.objects.clone().map(|place| tokio::spawn(remove(place, query))));
     _ = tokio::time::timeout(CLOSE_TIMEOUT, futures::future::join_all(closing)).await;
 }
 

@@ -2,35 +2,43 @@
 //!
 //! [`Fuse::plan`] opens the catalogs and has the query planned (`buzz-plan`). [`run`] chooses who reduces
 //! (`reducers`), opens inboxes on the combs (`inboxes`), dispatches tasks (`dispatch`), commits one delivery for each and
-//! runs the reduce plans (`reduction`). The differences between AWS and one machine are behind [`Host`].
+//! runs the reduce plans (`reduction`), or has tasks run parts of them over objects (`objects`). The differences between AWS and one machine are behind [`Host`].
 
+mod attempts;
+mod collected;
 mod dispatch;
 mod estimate;
 mod halved;
 mod inboxes;
+mod objects;
 mod reducers;
 mod reduction;
+mod reuse;
 mod run;
 mod stragglers;
+mod tasks;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use buzz_catalog::{DataFile, Table};
 use buzz_engine::{
-    Answer, Content, Engine, FileDescription, Progress, Question, RowSink, Rows, Running, Summary, TableDescription,
+    Answer, Content, Engine, FileDescription, Progress, Question, Reused, RowSink, Running, Summary, TableDescription,
     Want,
 };
 use buzz_host::Host;
 use buzz_plan::{Capacity, Explain, QueryPlan, explain, explain_analyzed};
-use buzz_protocol::{CatalogEntry, QueryError, Result};
+use buzz_protocol::{CatalogEntry, QueryError, ReducerChoice, Requests, Result};
 use buzz_storage::QueryStores;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+
+use crate::collected::Collected;
+use crate::reuse::{Decision, KeptAnswer};
 
 /// Files that a description of tables lists, of all tables together.
 const FILES_LISTED: usize = 256;
@@ -69,28 +77,51 @@ impl Fuse {
     /// `Invalid` if a step's SQL or filter is wrong, `Data` if a table is invalid, `Unavailable` if a store does not
     /// respond, `Limit` if planning alone exceeds the query's timeout.
     pub fn plan<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<QueryPlan>> {
-        let timeout = question.options.timeout();
-        let planning = tokio::time::timeout(timeout, self.open_and_plan(question));
-        planning
-            .map(move |planned| {
-                planned.unwrap_or_else(|_| {
-                    let error = run::out_of_time(timeout);
-                    Err(QueryError { message: format!("{} (planning did not finish)", error.message), ..error })
-                })
-            })
-            .boxed()
+        let planned = async move {
+            let (opened, stores) = self.opened(question).await?;
+            self.planned(question, opened, &stores).await
+        };
+        in_time(question.options.timeout(), planned).boxed()
     }
 
-    async fn open_and_plan(&self, question: &Question) -> Result<QueryPlan> {
+    /// Opens the catalogs.
+    async fn opened(&self, question: &Question) -> Result<(Opened, Arc<QueryStores>)> {
         let started = Instant::now();
         let stores = self.host.stores.for_query();
         let tables = open(question, &stores, buzz_plan::tables_read(&question.query).as_ref()).await?;
-        let opened_in = started.elapsed();
-        let mut plan = buzz_plan::plan(question, tables, &stores, &self.capacity(question)).await?;
+        Ok((Opened { started, tables, took: started.elapsed() }, stores))
+    }
+
+    /// Plans the query over its opened tables.
+    async fn planned(&self, question: &Question, opened: Opened, stores: &QueryStores) -> Result<QueryPlan> {
+        let Opened { started, tables, took } = opened;
+        let mut plan = buzz_plan::plan(question, tables, stores, &self.capacity(question)).await?;
         plan.requests = stores.requests();
-        plan.opened_in = opened_in;
-        plan.planned_in = started.elapsed() - opened_in;
+        plan.opened_in = took;
+        plan.planned_in = started.elapsed() - took;
         Ok(plan)
+    }
+
+    /// Returns the line of `EXPLAIN` that says who reduces and why, where objects are an alternative.
+    fn reducer_note(&self, plan: &QueryPlan) -> String {
+        if !self.host.objects.is_for_all() && plan.options.reducer != ReducerChoice::Objects {
+            return String::new();
+        }
+        format!("reduced by: {}\n", reducers::Reducers::expected(&self.host, plan))
+    }
+
+    /// Returns the answer that an earlier query kept, or else the plan, and the decision about what is kept.
+    async fn kept_or_planned(&self, question: &mut Question) -> Result<(Begun, Decision)> {
+        let (mut opened, stores) = self.opened(question).await?;
+        let decision = Decision::of(&self.host, question, &mut opened.tables, &stores).await;
+        if let Some(answer) = decision.answer().await {
+            return Ok((Begun::Kept { answer, requests: stores.requests(), opened_in: opened.took }, decision));
+        }
+        // Without a place for parts, tasks are made as usual.
+        question.options.reuse = matches!(decision, Decision::On(_));
+        let mut plan = self.planned(question, opened, &stores).await?;
+        plan.part_reuse = decision.parts();
+        Ok((Begun::Planned(Box::new(plan)), decision))
     }
 
     fn capacity(&self, question: &Question) -> Capacity {
@@ -118,9 +149,42 @@ impl Fuse {
     }
 
     /// Plans `question`, explains or runs it, and collects its rows.
-    async fn answer(&self, question: Question, progress: &Progress) -> Result<Answer> {
+    async fn answer(&self, mut question: Question, progress: &Progress) -> Result<Answer> {
         progress.keep_attempts(question.options.timeline_attempts);
-        let mut plan = progress.unless_stopped(self.plan(&question)).await?;
+        let begun = in_time(question.options.timeout(), self.kept_or_planned(&mut question));
+        let (begun, reuse) = progress.unless_stopped(begun).await?;
+        let (content, summary) = match begun {
+            Begun::Kept { answer, requests, opened_in } => {
+                progress.add_requests(requests);
+                let content = progress.unless_stopped(kept_content(&answer, &question, progress)).await?;
+                let reused = Reused { answer: true, tasks: 0 };
+                (content, Summary { rows: answer.rows(), reused, opened_in, ..Summary::default() })
+            }
+            Begun::Planned(plan) => self.explained_or_run(&question, *plan, &reuse, progress).await?,
+        };
+        let used = progress.used();
+        let cost = self.host.compute.cost(&used);
+        let summary = Summary {
+            requests: used.requests,
+            cost_usd: cost.map(|cost| cost.own_usd),
+            combs_started: used.starts.combs,
+            started_usd: cost.map(|cost| cost.started_usd),
+            reruns: Progress::get(&progress.reruns),
+            total: progress.elapsed(),
+            timeline: progress.timeline(),
+            ..summary
+        };
+        Ok(Answer { id: question.id, content, summary })
+    }
+
+    /// Explains or runs `plan`.
+    async fn explained_or_run(
+        &self,
+        question: &Question,
+        mut plan: QueryPlan,
+        reuse: &Decision,
+        progress: &Progress,
+    ) -> Result<(Content, Summary)> {
         progress.warn(plan.warnings.iter().cloned());
         progress.add_requests(plan.requests);
         if plan.explain != Explain::Plan {
@@ -134,11 +198,13 @@ impl Fuse {
                 let text = explain(&plan).await?;
                 let expected = async { Ok(estimate::estimate(&self.host, &plan, progress).await) };
                 let estimate = progress.unless_stopped(expected).await?;
+                let reused = progress.unless_stopped(reuse.explained(&plan)).await?;
                 let summary = Summary { estimate: Some(estimate), ..Summary::default() };
-                (Content::Plan(format!("{text}estimate: {estimate}\n")), summary)
+                (Content::Plan(format!("{text}{}{reused}estimate: {estimate}\n", self.reducer_note(&plan))), summary)
             }
             Explain::Analyze => {
-                let (summary, again) = self.run_or_halve(&question, &plan, progress, &mut NoRows).await?;
+                let (summary, again) = self.run_or_halve(question, &plan, progress, &mut NoRows).await?;
+                reuse.keep(&plan, None).await;
                 let ran = again.as_ref().unwrap_or(&plan);
                 (Content::Plan(explain_analyzed(ran, &summary).await?), summary)
             }
@@ -146,32 +212,55 @@ impl Fuse {
                 if let (Want::Rows(format), Some(schema)) = (question.want, plan.schema()) {
                     buzz_results::format::check(schema, format)?;
                 }
-                let mut rows = Rows::new().at_most(plan.options.max_result_bytes);
-                let (summary, _) = self.run_or_halve(&question, &plan, progress, &mut rows).await?;
-                (Content::Rows(rows), summary)
+                let mut sink = Collected::of(question, reuse.answer_bytes_max());
+                let (summary, again) = self.run_or_halve(question, &plan, progress, &mut sink).await?;
+                // A second plan has opened the tables again, maybe in other versions than those of the key.
+                reuse.keep(&plan, sink.kept().filter(|_| again.is_none())).await;
+                (sink.content(), summary)
             }
         };
-        let used = progress.used();
-        let cost = self.host.compute.cost(&used);
-        let summary = Summary {
-            requests: used.requests,
-            cost_usd: cost.map(|cost| cost.own_usd),
-            combs_started: used.starts.combs,
-            started_usd: cost.map(|cost| cost.started_usd),
-            reruns: Progress::get(&progress.reruns),
-            opened_in: plan.opened_in,
-            planned_in: plan.planned_in,
-            total: progress.elapsed(),
-            timeline: progress.timeline(),
-            ..summary
-        };
-        Ok(Answer { id: question.id, content, summary })
+        Ok((content, Summary { opened_in: plan.opened_in, planned_in: plan.planned_in, ..summary }))
     }
 }
 
-/// Opens the tables of `question`, in the order of its catalogs. Those that are not among the names `read`, if these are
-/// known, have their recorded columns only.
+/// Opened tables, and the time that it took.
+struct Opened {
+    started: Instant,
+    tables: Vec<Table>,
+    took: Duration,
+}
+
+/// The begin of a query.
+enum Begun {
+    /// Its answer was kept.
+    Kept { answer: KeptAnswer, requests: Requests, opened_in: Duration },
+    /// It must run.
+    Planned(Box<QueryPlan>),
+}
+
+/// Ends `planning` when it exceeds `timeout`, the time of the query.
+async fn in_time<T>(timeout: Duration, planning: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(timeout, planning).await.unwrap_or_else(|_| {
+        let error = run::out_of_time(timeout);
+        Err(QueryError { message: format!("{} (planning did not finish)", error.message), ..error })
+    })
+}
+
+/// Returns the rows of a kept answer, or passes them to the sink of `question`.
+async fn kept_content(answer: &KeptAnswer, question: &Question, progress: &Progress) -> Result<Content> {
+    progress.warn(answer.warnings().iter().cloned());
+    if let Want::Rows(format) = question.want {
+        buzz_results::format::check(&answer.schema, format)?;
+    }
+    let mut sink = Collected::of(question, 0);
+    answer.pass_to(&mut sink).await?;
+    Ok(sink.content())
+}
+
+/// Opens the tables of `question`, in the order of its catalogs, once its options are checked. Those that are not among the
+/// names `read`, if these are known, have their recorded columns only.
 async fn open(question: &Question, stores: &QueryStores, read: Option<&HashSet<String>>) -> Result<Vec<Table>> {
+    question.options.check()?;
     let (entries, base) = (&question.query.catalogs, &question.base);
     stores.set_read_max(question.options.max_manifest_bytes);
     let is_read = |entry: &CatalogEntry| read.is_none_or(|read| read.contains(&entry.name.to_lowercase()));

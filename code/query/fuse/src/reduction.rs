@@ -1,4 +1,4 @@
-//! Runs reduce plans: on one comb, on several through `datafusion-distributed`, or in Fuse.
+//! Runs reduce plans: on one comb, on several through `datafusion-distributed`, in Fuse, or as tasks whose rows Fuse reads.
 //!
 //! A single comb receives the whole plan directly: the distributed planner would return a plan of one task for Fuse to
 //! run, and Fuse's inboxes are empty.
@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use arrow::array::RecordBatch;
-use buzz_exchange::{InboxExec, Network, NetworkChannelResolver};
-use buzz_kernel::{guarded_joins, guarded_joins_above, may_end_before, planning_config, session};
-use buzz_plan::{QueryPlan, ReduceStep, divide, reduce_plan};
+use buzz_exchange::{InboxExec, Network, NetworkChannelResolver, unread_stages};
+use buzz_kernel::{guarded_joins, guarded_joins_above, planning_config, session};
+use buzz_plan::{QueryPlan, ReduceStep, TaskStage, divide, reduce_plan, task_stages};
 use buzz_protocol::{CombAddress, QueryError, QueryId, Result, StageId, now};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -35,6 +35,17 @@ pub(crate) struct Reduction {
     state: SessionState,
     /// The comb that runs the whole plan, the headers of calls to it and the way to it. None if the plan is divided or runs in Fuse.
     whole_on: Option<(CombAddress, HeaderMap, NetworkChannelResolver)>,
+    /// The plan divided into tasks, if deliveries are objects and it has parts that tasks can run.
+    tasks: Option<Tasks>,
+    /// Stages that the plan does not read as often as its inboxes expect, because it reads others instead.
+    skipped: BTreeSet<StageId>,
+}
+
+/// A reduce plan that was divided into tasks.
+struct Tasks {
+    stages: Vec<TaskStage>,
+    /// The plan over the last stages.
+    rest: Arc<dyn ExecutionPlan>,
 }
 
 impl Reduction {
@@ -49,9 +60,16 @@ impl Reduction {
         inboxes: &QueryInboxes,
         network: &Arc<dyn Network>,
     ) -> Result<Self> {
-        let whole = reduce_plan(step, plan, query).await?;
+        let partitions = inboxes.partitions_per_comb;
+        let whole = reduce_plan(step, plan, query, partitions).await?;
         if let Some(own) = &inboxes.own {
-            return Ok(Self { plan: guarded_joins(whole)?, state: own_state(plan, own)?, whole_on: None });
+            let alone = plan.reduces.len() == 1 && plan.fuse_only.is_none();
+            let tasks = match &inboxes.objects {
+                Some(_) if alone => Tasks::of(&whole, plan, query, partitions)?,
+                _ => None,
+            };
+            let (plan, state) = (guarded_joins(whole)?, own_state(plan, own, partitions)?);
+            return Ok(Self { plan, state, whole_on: None, tasks, skipped: BTreeSet::new() });
         }
         let headers = buzz_exchange::session_headers(&plan.session, &inboxes.token)?;
         let channels = NetworkChannelResolver::of_fuse(Arc::clone(network), Arc::clone(&inboxes.exchanges));
@@ -63,31 +81,57 @@ impl Reduction {
         })
         .await?;
         if let [comb] = combs.as_slice() {
-            return Ok(Self { plan: planned, state, whole_on: Some((comb.clone(), headers, channels)) });
+            let whole_on = Some((comb.clone(), headers, channels));
+            return Ok(Self { plan: planned, state, whole_on, tasks: None, skipped: BTreeSet::new() });
         }
         // Fuse runs the operators above the exchanges with the combs. They also see the combs' lack of memory.
         let planned = guarded_joins_above(planned, |node| node.name().starts_with("Network"))?;
-        Ok(Self { plan: planned, state, whole_on: None })
+        Ok(Self { plan: planned, state, whole_on: None, tasks: None, skipped: BTreeSet::new() })
     }
 
     /// Returns how often the plan reads each stage. A recursion reads the stages below it any number of times.
     pub(crate) fn readers(&self) -> Vec<(StageId, u32)> {
-        let mut stages = Vec::new();
-        let times = if is_recursive(&self.plan) { u32::MAX } else { 1 };
-        let visited = self.plan.apply(|node| {
-            let leaf = node.downcast_ref::<DistributedLeafExec>().map_or(node, DistributedLeafExec::original);
-            stages.extend(leaf.downcast_ref::<InboxExec>().map(|inbox| (inbox.stage(), times)));
-            Ok(TreeNodeRecursion::Continue)
-        });
-        visited.expect("a visitor that never fails");
-        stages
+        let mut read = stages_read(&self.plan);
+        let of_tasks = |tasks: &Tasks| {
+            let (stages, all) = (tasks.ids(), stages_read(&tasks.rest));
+            all.into_iter().filter(move |(stage, _)| stages.contains(stage))
+        };
+        read.extend(self.tasks.iter().flat_map(of_tasks));
+        read
     }
 
-    /// Returns the stages of which the plan may leave rows unread: those below a limit, on the probe side of a join, or in a
-    /// recursion.
+    /// Returns the stages of the tasks into which the plan is divided; empty if it is not.
+    pub(crate) fn task_stages(&self) -> &[TaskStage] {
+        self.tasks.as_ref().map_or(&[], |tasks| &tasks.stages)
+    }
+
+    /// Makes the plan read the stages of its tasks.
+    ///
+    /// # Errors
+    /// `Internal` if the plan is inconsistent.
+    pub(crate) fn over_tasks(mut self) -> Result<Self> {
+        if let Some(tasks) = self.tasks.take() {
+            let (rest, direct) = (stages_read(&tasks.rest), stages_read(&self.plan));
+            let by_tasks = |stage: &StageId| count(&rest, *stage) < count(&direct, *stage);
+            self.skipped = direct.iter().map(|(stage, _)| *stage).filter(by_tasks).collect();
+            self.plan = guarded_joins(tasks.rest)?;
+        }
+        Ok(self)
+    }
+
+    /// Makes the plan read the deliveries of map tasks itself.
+    pub(crate) fn without_tasks(mut self) -> Self {
+        if let Some(tasks) = self.tasks.take() {
+            self.skipped = tasks.ids();
+        }
+        self
+    }
+
+    /// Returns the stages of which the plan may leave rows unread: those below a limit, on the probe side of a join, in a
+    /// recursion, or of the alternative that was not chosen.
     pub(crate) fn may_leave_unread(&self) -> BTreeSet<StageId> {
-        let mut unread = BTreeSet::new();
-        add_unread(&self.plan, is_recursive(&self.plan), &mut unread);
+        let mut unread = unread_stages(&self.plan);
+        unread.extend(&self.skipped);
         unread
     }
 
@@ -109,11 +153,43 @@ impl Reduction {
     }
 }
 
+impl Tasks {
+    /// Divides `whole`, the reduce plan of the run `query` of `plan`. Returns `None` if it has no part that tasks can run.
+    fn of(whole: &Arc<dyn ExecutionPlan>, plan: &QueryPlan, query: QueryId, partitions: usize) -> Result<Option<Self>> {
+        let last = plan.stages.iter().map(|stage| stage.id.0).max().unwrap_or_default();
+        let first = last.checked_add(1).ok_or_else(|| QueryError::internal("a plan with 2^32 stages"))?;
+        let (rest, stages) = task_stages(whole, query, StageId(first), partitions)?;
+        Ok((!stages.is_empty()).then_some(Self { stages, rest }))
+    }
+
+    fn ids(&self) -> BTreeSet<StageId> {
+        self.stages.iter().map(|stage| stage.id).collect()
+    }
+}
+
+/// Returns the stage that each leaf of `plan` reads, and how often.
+fn stages_read(plan: &Arc<dyn ExecutionPlan>) -> Vec<(StageId, u32)> {
+    let mut stages = Vec::new();
+    let times = if is_recursive(plan) { u32::MAX } else { 1 };
+    let visited = plan.apply(|node| {
+        let leaf = node.downcast_ref::<DistributedLeafExec>().map_or(node, DistributedLeafExec::original);
+        stages.extend(leaf.downcast_ref::<InboxExec>().map(|inbox| (inbox.stage(), times)));
+        Ok(TreeNodeRecursion::Continue)
+    });
+    visited.expect("a visitor that never fails");
+    stages
+}
+
+/// Returns the number of leaves that read `stage`.
+fn count(leaves: &[(StageId, u32)], stage: StageId) -> usize {
+    leaves.iter().filter(|(read, _)| *read == stage).count()
+}
+
 /// Makes a session in which Fuse runs a reduce plan itself. Operators are limited to the option `memory_bytes`.
-fn own_state(plan: &QueryPlan, inboxes: &Arc<buzz_exchange::Inboxes>) -> Result<SessionState> {
+fn own_state(plan: &QueryPlan, inboxes: &Arc<buzz_exchange::Inboxes>, partitions: usize) -> Result<SessionState> {
     let bytes = usize::try_from(plan.options.memory_bytes).unwrap_or(usize::MAX);
     let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(bytes))).build_arc()?;
-    let config = planning_config(&plan.options, plan.partitions_per_comb)?.with_extension(Arc::clone(inboxes));
+    let config = planning_config(&plan.options, partitions)?.with_extension(Arc::clone(inboxes));
     let state = session(config, plan.start, [])?;
     Ok(SessionStateBuilder::new_from_existing(state).with_runtime_env(runtime).build())
 }
@@ -162,16 +238,4 @@ async fn run_on_one(
 
 fn is_recursive(plan: &Arc<dyn ExecutionPlan>) -> bool {
     plan.exists(|node| Ok(node.downcast_ref::<RecursiveQueryExec>().is_some())).unwrap_or(false)
-}
-
-/// Adds the stages of `plan` that may be left unread. `above` is true if an operator above `plan` may end before it.
-fn add_unread(plan: &Arc<dyn ExecutionPlan>, above: bool, unread: &mut BTreeSet<StageId>) {
-    let leaf = plan.downcast_ref::<DistributedLeafExec>().map_or(plan, DistributedLeafExec::original);
-    if let Some(inbox) = leaf.downcast_ref::<InboxExec>() {
-        unread.extend(above.then(|| inbox.stage()));
-        return;
-    }
-    for (index, child) in plan.children().into_iter().enumerate() {
-        add_unread(child, above || may_end_before(plan, index), unread);
-    }
 }

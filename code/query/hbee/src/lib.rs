@@ -1,14 +1,15 @@
 //! HBee: runs one map task.
 //!
 //! [`HBee::run`] decodes the task's fragment, restores the task's files in its scans ([`scan`]), skips deleted rows
-//! ([`deletion`]), runs the fragment once per evaluation and delivers the rows. It never parses SQL and never opens a
-//! catalog.
+//! ([`deletion`]), runs the fragment once per evaluation and delivers the rows. A task without files runs a part of a
+//! reduce plan over the deliveries of other tasks (`reduce`). It never parses SQL and never opens a catalog.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use buzz_exchange::{DeliveryWriter, InboxNetwork};
+use arrow::datatypes::SchemaRef;
+use buzz_exchange::{DeliveryWriter, Destination, InboxNetwork, Inboxes, ObjectPlace};
 use buzz_kernel::{aggregates, decode_fragment, guarded_joins, scalar_functions};
 use buzz_protocol::{BUILD_ID, Evaluation, HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_storage::{QueryStores, Stores, unpanicked};
@@ -40,6 +41,8 @@ mod mapping;
 mod nested;
 
 mod named;
+
+mod reduce;
 
 mod visible;
 
@@ -87,7 +90,8 @@ impl HBee {
             ));
             return Err(error.retry_after(Some(OTHER_BUILD_WAIT)));
         }
-        self.run_here(task).await.map_err(|error| error.at_task(&task.step, task.task))
+        let ran = if task.inputs.is_empty() { self.run_here(task).await } else { self.reduce(task).await };
+        ran.map_err(|error| error.at_task(&task.step, task.task))
     }
 
     async fn run_here(&self, task: &HBeeTask) -> Result<TaskOutcome> {
@@ -97,12 +101,12 @@ impl HBee {
             stores.set_bucket(&scan.store, &scan.bucket);
             stores.open_all(&scan.stores)?;
         }
-        let ctx = self.task_context(task, Arc::clone(&stores))?;
+        let ctx = self.task_context(task, Arc::clone(&stores), None)?;
         let scans = ScanFiles::of(task, &ctx)?;
 
         let fragment = decode_fragment(&task.fragment, &ctx)?;
         let at_once = if is_partition_wise(fragment.as_ref()) { EVALUATIONS_AT_ONCE } else { 1 };
-        let mut writer = DeliveryWriter::new(Arc::clone(&self.network), task.into(), fragment.schema())?;
+        let (mut writer, objects) = self.writer(task, fragment.schema())?;
         let mut read = Read::default();
         for evaluations in task.evaluations.chunks(at_once) {
             // A plan object can be executed only once, so it is decoded again for each execution.
@@ -133,16 +137,32 @@ impl HBee {
             bytes_delivered: delivery.bytes,
             rows_scanned: read.rows,
             bytes_scanned: read.bytes,
-            requests: stores.requests(),
+            requests: stores.requests() + objects.map(|objects| objects.requests()).unwrap_or_default(),
             milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         })
     }
 
-    /// Returns the context of one task: its session options and its own view of the stores. Memory and the cache of
-    /// footers are shared with other tasks.
-    fn task_context(&self, task: &HBeeTask, stores: Arc<QueryStores>) -> Result<Arc<TaskContext>> {
+    /// Begins the delivery of `task`, whose rows have `schema`. Returns also the place of its object, if it has one.
+    fn writer(&self, task: &HBeeTask, schema: SchemaRef) -> Result<(DeliveryWriter, Option<ObjectPlace>)> {
+        let place = |root: &String| ObjectPlace::parse(self.stores.for_stack(), root);
+        let objects = task.objects.as_ref().map(place).transpose()?;
+        let destination = Destination { objects: objects.clone(), ..task.into() };
+        Ok((DeliveryWriter::new(Arc::clone(&self.network), destination, schema)?, objects))
+    }
+
+    /// Returns the context of one task: its session options, its own view of the stores, and the deliveries that it reads.
+    /// Memory and the cache of footers are shared with other tasks.
+    fn task_context(
+        &self,
+        task: &HBeeTask,
+        stores: Arc<QueryStores>,
+        inputs: Option<Arc<Inboxes>>,
+    ) -> Result<Arc<TaskContext>> {
         let ctx = &self.context;
         let mut config = ctx.session_config().clone();
+        if let Some(inputs) = inputs {
+            config.set_extension(inputs);
+        }
         for (key, value) in &task.session {
             config.options_mut().set(key, value)?;
         }

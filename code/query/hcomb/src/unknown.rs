@@ -83,6 +83,7 @@ mod tests {
             stages: vec![stage],
             flowing: false,
             paced: false,
+            ahead: false,
             memory_bytes: 1 << 30,
             disk_bytes: 1 << 30,
         }

@@ -95,6 +95,11 @@ pub trait Combs: fmt::Debug + Send + Sync {
         self.ready(count).await
     }
 
+    /// Returns false where no comb can be started, as on a stack without combs: there Fuse reduces every query itself.
+    fn are_possible(&self) -> bool {
+        true
+    }
+
     /// Records that the comb at `address` refused a query, so that others are preferred for some seconds.
     fn avoid(&self, _address: &CombAddress) {}
 

@@ -19,7 +19,7 @@ use datafusion::sql::sqlparser::ast::{
     Expr, Ident, JoinConstraint, JoinOperator, ObjectName, ObjectNamePart, Select, VisitorMut,
 };
 
-use crate::standard;
+use crate::standard::{self, Named};
 use crate::visit::{each_expression_mut, visit_mut};
 
 /// Maximum number of names that are replaced in one statement, since each is found by planning it.
@@ -50,33 +50,56 @@ pub(crate) async fn planned(state: &SessionState, mut statement: Statement) -> R
     state.statement_to_plan(statement).await
 }
 
-/// Returns `statement` with the relation of `column`, which NATURAL JOIN merges, in its conditions. `None` if no relation
-/// has that column, or one beside these joins has it too.
+/// Returns `statement` with the relation of `column`, which NATURAL JOIN merges, in its conditions. `None` if in a SELECT no
+/// relation has that column, or one beside these joins has it too.
 async fn with_side(state: &SessionState, statement: &Statement, column: &str) -> Option<Statement> {
-    for named in standard::natural_sides(statement, column, true) {
-        let error = state.statement_to_plan(named).await.err();
-        let is_missing = error
-            .as_ref()
-            .and_then(schema_error)
-            .is_some_and(|error| matches!(error, SchemaError::FieldNotFound { field, .. } if field.name == column));
-        if !is_missing {
+    let selects = standard::natural_selects(statement);
+    let mut chosen = vec![Named::Null; selects.len()];
+    for (index, select) in selects.iter().enumerate() {
+        let planned = async |named: Named| {
+            let mut names = vec![Named::Null; selects.len()];
+            names[index] = named;
+            let error = state.statement_to_plan(standard::with_names_of(statement, column, &names)).await.err();
+            found(error.as_ref(), column)
+        };
+        if planned(Named::Itself).await != Found::Several {
+            chosen[index] = Named::Itself;
+            continue;
+        }
+        for other in &select.others {
+            if planned(Named::By(other.clone())).await != Found::None {
+                return None;
+            }
+        }
+        for merged in &select.merged {
+            if planned(Named::By(merged.clone())).await == Found::One {
+                chosen[index] = Named::By(merged.clone());
+                break;
+            }
+        }
+        if matches!(chosen[index], Named::Null) {
             return None;
         }
     }
-    for named in standard::natural_sides(statement, column, false) {
-        let is_other = match state.statement_to_plan(named.clone()).await {
-            Ok(_) => false,
-            Err(error) => match schema_error(&error) {
-                Some(SchemaError::FieldNotFound { field, .. }) => field.name == column,
-                Some(SchemaError::AmbiguousReference { field }) => field.name == column,
-                _ => false,
-            },
-        };
-        if !is_other {
-            return Some(named);
-        }
+    let is_named = chosen.iter().any(|named| matches!(named, Named::By(_)));
+    is_named.then(|| standard::with_names_of(statement, column, &chosen))
+}
+
+/// The columns that a name finds.
+#[derive(PartialEq)]
+enum Found {
+    None,
+    One,
+    Several,
+}
+
+/// Returns how many columns `column` finds in a statement that was planned with this error.
+fn found(error: Option<&DataFusionError>, column: &str) -> Found {
+    match error.and_then(schema_error) {
+        Some(SchemaError::FieldNotFound { field, .. }) if field.name == column => Found::None,
+        Some(SchemaError::AmbiguousReference { field }) if field.name == column => Found::Several,
+        _ => Found::One,
     }
-    None
 }
 
 /// Returns the name without a relation that several columns have.

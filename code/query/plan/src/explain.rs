@@ -59,7 +59,7 @@ async fn explain_steps(plan: &QueryPlan, summary: Option<&Summary>) -> Result<St
 
 /// Returns the plan of a reduce step as text. It is planned for addresses at which no comb runs.
 async fn display_reduce(step: &ReduceStep, plan: &QueryPlan) -> Result<String> {
-    let whole = reduce_plan(step, plan, QueryId::fresh()).await?;
+    let whole = reduce_plan(step, plan, QueryId::fresh(), plan.partitions_per_comb).await?;
     if plan.fuse_only.is_some() || plan.comb_count == 1 {
         return Ok(displayable(whole.as_ref()).indent(false).to_string());
     }

@@ -3,7 +3,7 @@
 //! [`plan`] plans each step (`steps`) or cuts the plan of one statement (`statement`, `cut`), prunes files (`prune`,
 //! `narrow`) and packs the rest into tasks (`split`). It reads Parquet footers and nothing else: it does not know where
 //! the query will run, only the [`Capacity`] of that place. [`reduce_plan`] and [`divide`] plan the reduce side of one
-//! run, [`explain()`] writes a plan as text. [`dialect`] plans the statements of continuous queries.
+//! run, [`task_stages`] divides it into tasks, [`explain()`] writes a plan as text. [`dialect`] plans the statements of continuous queries.
 
 mod chains;
 mod columns;
@@ -20,10 +20,14 @@ mod missing;
 mod narrow;
 mod ordered;
 mod params;
+mod partition_filter;
+mod parts;
 mod prune;
 mod query_plan;
 mod reads;
 mod reduce;
+mod reduce_tasks;
+mod repeatable;
 mod scalar;
 mod shared;
 mod split;
@@ -52,9 +56,11 @@ use datafusion::execution::SessionState;
 
 pub use cut::ScanSource;
 pub use explain::{explain, explain_analyzed};
-pub use query_plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep};
+pub use query_plan::{BuildSide, Evaluate, Explain, MapStage, PartReuse, QueryPlan, ReduceStep};
 pub use reads::{Read, Reads, ScanRead};
-pub use reduce::{divide, reduce_plan};
+pub use reduce::{divide, is_cut_alike, reduce_plan};
+pub use reduce_tasks::{TaskStage, task_stages};
+pub use repeatable::{NormalText, changing_word, normal_text};
 pub use table::{FileTable, InboxTable, InboxTarget, scan_number};
 pub use views::tables_read;
 
@@ -154,6 +160,7 @@ impl Planning<'_> {
             requests: Requests::default(),
             opened_in: Duration::ZERO,
             planned_in: Duration::ZERO,
+            part_reuse: PartReuse::Off,
         }
     }
 }

@@ -49,6 +49,20 @@ pub struct QueryPlan {
     pub opened_in: Duration,
     /// Time to plan.
     pub planned_in: Duration,
+    /// The use of the rows of earlier tasks.
+    pub part_reuse: PartReuse,
+}
+
+/// The use of the rows that tasks of earlier queries returned, in stages whose [`MapStage::keeps_parts`] is true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PartReuse {
+    /// Every task runs.
+    #[default]
+    Off,
+    /// Kept rows are used.
+    Use,
+    /// Kept rows are used, and rows of tasks are kept.
+    UseAndKeep,
 }
 
 /// The output that a statement requests: rows, plan, or plan and statistics.
@@ -96,6 +110,8 @@ pub struct MapStage {
     pub evaluate: Evaluate,
     /// True if each task is expected to return few rows: it aggregates or has a limit.
     pub reduces_rows: bool,
+    /// True if each task is the partial aggregate of one split, whose size depends on nothing else. Then its rows can be kept.
+    pub keeps_parts: bool,
     /// The splits of each task.
     pub tasks: Vec<Vec<FileSplit>>,
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use buzz_exchange::{InboxCodec, InboxExec, keys_can_be_sent};
 use buzz_kernel::{planning_config, yielding};
-use buzz_protocol::{CombAddress, Options, QueryId, Result};
+use buzz_protocol::{CombAddress, Options, QueryId, Result, StageId};
 use chrono::{DateTime, Utc};
 use datafusion::catalog::Session;
 use datafusion::common::DFSchema;
@@ -20,6 +20,7 @@ use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{EmptyRelation, LogicalPlan};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::displayable;
 use datafusion_distributed::{
     DesiredTaskCountEvent, DesiredTaskCountEventResponse, DistributedExt, DistributedLeafExec, NetworkCoalesceExec,
     RouteTasksEvent, RouteTasksEventResponse, ScaleUpLeafNodeEvent, ScaleUpLeafNodeEventResponse,
@@ -27,7 +28,7 @@ use datafusion_distributed::{
 };
 use url::Url;
 
-use crate::cut::cut;
+use crate::cut::{Fragment, cut};
 use crate::limited::limited_once;
 use crate::ordered::ordered;
 use crate::query_plan::{QueryPlan, ReduceStep};
@@ -128,14 +129,51 @@ pub(crate) fn stand_ins(combs: usize) -> Vec<CombAddress> {
     (0..combs).map(CombAddress::in_memory).collect()
 }
 
-/// Plans `reduce` for the run `query`: the undivided plan over inboxes, with one output partition. It can be executed
-/// once.
+/// Plans `reduce` for the run `query`: the undivided plan over the `partitions` partitions of each inbox, with one output
+/// partition. It can be executed once.
 ///
 /// # Errors
 /// `Invalid` if the step cannot be planned.
-pub async fn reduce_plan(reduce: &ReduceStep, plan: &QueryPlan, query: QueryId) -> Result<Arc<dyn ExecutionPlan>> {
-    let target = InboxTarget { query, partitions: plan.partitions_per_comb };
+pub async fn reduce_plan(
+    reduce: &ReduceStep,
+    plan: &QueryPlan,
+    query: QueryId,
+    partitions: usize,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let target = InboxTarget { query, partitions };
     whole(reduce, &plan.options, plan.start, target).await
+}
+
+/// Checks if `reduce`, planned for `partitions` partitions instead of those of `plan`, would be cut into the same fragments as the
+/// map stages of `plan` run, with the same keys. The planner may place other exchanges.
+///
+/// # Errors
+/// `Invalid` if the step cannot be planned.
+pub async fn is_cut_alike(reduce: &ReduceStep, plan: &QueryPlan, partitions: usize) -> Result<bool> {
+    let Some(rules) = &reduce.cut else {
+        return Ok(true);
+    };
+    let target = InboxTarget { query: QueryId::fresh(), partitions };
+    let fragments = cut(planned(&reduce.logical, &plan.options, plan.start, target).await?, rules, target)?.fragments;
+    let same = |(fragment, id): (&Fragment, u32)| {
+        let stage = plan.stages.iter().find(|stage| stage.id == StageId(id));
+        let text = displayable(fragment.plan.as_ref()).indent(false).to_string();
+        stage
+            .is_some_and(|stage| stage.keys == fragment.keys && without_groups(&stage.display) == without_groups(&text))
+    };
+    Ok(fragments.iter().zip(rules.first_stage..).all(same))
+}
+
+/// Removes from a plan as text the groups of files, which stand for the partitions and are replaced by those of a task.
+fn without_groups(plan: &str) -> String {
+    let line = |line: &str| {
+        let groups = line.split_once("file_groups={");
+        match groups.and_then(|(before, groups)| Some((before, groups.split_once('}')?.1))) {
+            Some((before, after)) => format!("{before}{after}\n"),
+            None => format!("{line}\n"),
+        }
+    };
+    plan.lines().map(line).collect()
 }
 
 /// Divides `whole`, a plan of [`reduce_plan`], among `combs`. Returns the plan and the session in which it runs, to which
@@ -286,5 +324,21 @@ struct Urls(Vec<Url>);
 impl WorkerResolver for Urls {
     fn get_urls(&self) -> DataFusionResult<Vec<Url>> {
         Ok(self.0.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_are_compared_without_their_groups_of_files() {
+        let plan = |groups: &str, filter: &str| {
+            format!("FilterExec: a@0 > {filter}\n  DataSourceExec: file_groups={{{groups}}}, projection=[a, b]\n")
+        };
+        let two = without_groups(&plan("2 groups: [[0], [0]]", "1"));
+        assert_eq!(two, without_groups(&plan("4 groups: [[0], [0], [0], [0]]", "1")));
+        assert_ne!(two, without_groups(&plan("2 groups: [[0], [0]]", "2")));
+        assert!(two.contains("projection=[a, b]"));
     }
 }

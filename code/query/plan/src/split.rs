@@ -88,6 +88,23 @@ pub(crate) fn split_target(bytes: u64, options: &Options, tasks: usize) -> u64 {
     share.max(SPLIT_BYTES_MIN).min(options.split_bytes).max(bytes / SPLITS_MAX)
 }
 
+/// Returns the size of the splits of files whose partial aggregates are kept. It must not change when the table grows.
+pub(crate) fn part_target(options: &Options) -> u64 {
+    PART_BYTES.min(options.split_bytes)
+}
+
+/// Makes a task of each split, or returns `None` if these are more tasks than are worth their start.
+pub(crate) fn parts(splits: &[FileSplit], options: &Options) -> Option<Vec<Vec<FileSplit>>> {
+    let fit = splits.len() <= PARTS_MAX.min(options.max_tasks);
+    fit.then(|| splits.iter().map(|split| vec![split.clone()]).collect())
+}
+
+/// Size of the splits whose partial aggregates are kept, in bytes.
+const PART_BYTES: u64 = 32 << 20;
+
+/// Maximum number of splits of a stage whose partial aggregates are kept.
+const PARTS_MAX: usize = 1024;
+
 /// Minimum size of a split, in bytes: a smaller split costs more as a task than it saves.
 const SPLIT_BYTES_MIN: u64 = 1 << 20;
 
@@ -144,6 +161,17 @@ mod tests {
         assert_eq!(split_target(1 << 20, &options, 4), SPLIT_BYTES_MIN);
         let small = Options { split_bytes: 1, ..options };
         assert_eq!((split_target(1 << 20, &small, 4), split_target(1 << 40, &small, 4)), (1, 1_099_511));
+    }
+
+    #[test]
+    fn parts_are_tasks_of_one_split_each() {
+        let options = |split_bytes, max_tasks| Options { split_bytes, max_tasks, ..Options::default() };
+        assert_eq!((part_target(&options(1 << 30, 1)), part_target(&options(7, 1))), (PART_BYTES, 7));
+        let three = splits(&[5, 1, 3]);
+        let expected: Vec<Vec<FileSplit>> = three.iter().map(|split| vec![split.clone()]).collect();
+        assert_eq!(parts(&three, &options(1, 3)), Some(expected));
+        assert_eq!(parts(&three, &options(1, 2)), None);
+        assert_eq!(parts(&splits(&[1; PARTS_MAX + 1]), &Options::default()), None);
     }
 
     #[test]

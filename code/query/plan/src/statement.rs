@@ -19,11 +19,12 @@ use crate::join_order::joins_ordered;
 use crate::key_filters::keys_filtered;
 use crate::missing::missing_table;
 use crate::narrow::narrowed;
+use crate::parts::{ends_with_partial, without_statistics};
 use crate::query_plan::{BuildSide, Evaluate, Explain, MapStage, QueryPlan, ReduceStep, reduces_rows};
 use crate::reads::scan_reads;
 use crate::reduce::{Reducer, planned, reducer};
 use crate::shared::{Divided, divide};
-use crate::split::{pack, split_target, tasks_wanted};
+use crate::split::{pack, part_target, parts, split_target, tasks_wanted};
 use crate::sql::{check_query, delivered_schema, parse_statement, to_logical};
 use crate::table::{FileTable, InboxTable, InboxTarget};
 use crate::trees::Tree;
@@ -226,10 +227,15 @@ async fn map_stage(planning: &Planning<'_>, stage: u32, fragment: Fragment) -> R
     }
     let bytes = files.iter().map(|file| file.size).sum();
     let count = tasks_wanted(bytes, options, planning.capacity.tasks_min);
-    let splits = row_groups(planning.stores, &table, &files, split_target(bytes, options, count)).await?;
-    let tasks = pack(splits, count);
+    let may_keep = options.reuse && builds.is_empty() && ends_with_partial(fragment.plan.as_ref());
+    let target = if may_keep { part_target(options) } else { split_target(bytes, options, count) };
+    let splits = row_groups(planning.stores, &table, &files, target).await?;
+    let own_tasks = if may_keep { parts(&splits, options) } else { None };
+    let keeps_parts = own_tasks.is_some();
+    let tasks = own_tasks.unwrap_or_else(|| pack(splits, count));
     let display = displayable(fragment.plan.as_ref()).indent(false).to_string();
     let reduces_rows = reduces_rows(fragment.plan.as_ref());
+    let plan = if keeps_parts { without_statistics(&fragment.plan)? } else { Arc::clone(&fragment.plan) };
     Ok(MapStage {
         id: StageId(stage),
         step: format!("map_{stage}"),
@@ -238,10 +244,11 @@ async fn map_stage(planning: &Planning<'_>, stage: u32, fragment: Fragment) -> R
         scans: fragment.sources,
         reads: scan_reads(&fragment.plan),
         builds,
-        fragment: wire::encoded(fragment.plan)?,
+        fragment: wire::encoded(plan)?,
         keys: fragment.keys,
         evaluate: Evaluate::Together,
         reduces_rows,
+        keeps_parts,
         tasks,
         files_by_filter: table.extent.files,
         files_by_partition,

@@ -83,6 +83,17 @@ impl FeedExec {
     }
 }
 
+impl FeedExec {
+    /// Returns the name of the feed, and the column of it that is column `index` here.
+    pub(crate) fn column(&self, index: usize) -> Option<(&str, usize)> {
+        let column = match &self.projection {
+            Some(columns) => *columns.get(index)?,
+            None => index,
+        };
+        Some((&self.name, column))
+    }
+}
+
 impl DisplayAs for FeedExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "FeedExec: {}", self.name)

@@ -19,5 +19,5 @@ pub use pipeline::{
     declared_columns,
 };
 pub use script::{Output, Script, TableDefinition, View};
-pub use stage::{END_OF_TIME, KEY_GROUPS};
+pub use stage::{END_OF_TIME, KEY_GROUPS, KeyedRows};
 pub use window::WindowSpec;

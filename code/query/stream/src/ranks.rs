@@ -7,10 +7,11 @@
 
 use std::sync::Arc;
 
+use arrow::compute::SortOptions;
 use arrow::datatypes::DataType;
 use buzz_protocol::Result;
 use datafusion::common::ScalarValue;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
 use datafusion::physical_expr::window::StandardWindowExpr;
@@ -25,6 +26,8 @@ use datafusion::physical_plan::sorts::partitioned_topk::{PartitionedTopKExec, Wi
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowUDFExpr};
 
+use crate::feed::FeedExec;
+
 /// Adds the operator below each filter on `row_number()` or `rank()` by window.
 pub(crate) fn limit_ranks(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let limited = plan.transform_down(|node| match limited(&node)? {
@@ -32,6 +35,59 @@ pub(crate) fn limit_ranks(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn Execut
         None => Ok(Transformed::no(node)),
     });
     Ok(limited.data()?)
+}
+
+/// The first rows of each key that a plan reads of a feed, by columns of the feed.
+#[derive(Debug)]
+pub(crate) struct Ranked {
+    pub(crate) feed: String,
+    /// The columns of the key.
+    pub(crate) keys: Vec<usize>,
+    /// The first column of the order.
+    pub(crate) column: usize,
+    pub(crate) order: SortOptions,
+    /// Rows of a key that are read.
+    pub(crate) fetch: usize,
+}
+
+/// Returns the feeds of which `plan`, after [`limit_ranks`], reads only the first rows of each key.
+pub(crate) fn ranked(plan: &Arc<dyn ExecutionPlan>) -> Vec<Ranked> {
+    let mut found = Vec::new();
+    // The closure never fails.
+    let _ = plan.apply(|node| {
+        if let Some(top) = node.downcast_ref::<PartitionedTopKExec>() {
+            found.extend(ranked_feed(top));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
+}
+
+fn ranked_feed(top: &PartitionedTopKExec) -> Option<Ranked> {
+    let (mut names, mut columns) = (Vec::new(), Vec::new());
+    let orders = top.expr().iter().take(top.partition_prefix_len() + 1);
+    for order in orders.clone() {
+        let (feed, column) = feed_column(top.input(), order.expr.downcast_ref::<Column>()?.index())?;
+        names.push(feed);
+        columns.push(column);
+    }
+    let feed = names.first()?.clone();
+    let column = columns.pop().filter(|_| columns.len() == top.partition_prefix_len())?;
+    let order = orders.last()?.options;
+    names.iter().all(|name| *name == feed).then(|| Ranked { feed, keys: columns, column, order, fetch: top.fetch() })
+}
+
+/// Follows column `index` of `plan` to the feed that it comes from, if all rows of that come here.
+fn feed_column(plan: &Arc<dyn ExecutionPlan>, index: usize) -> Option<(String, usize)> {
+    if let Some(feed) = plan.downcast_ref::<FeedExec>() {
+        return feed.column(index).map(|(feed, column)| (feed.to_string(), column));
+    }
+    if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+        let column = projection.expr().get(index)?.expr.downcast_ref::<Column>()?;
+        return feed_column(projection.input(), column.index());
+    }
+    let passes = plan.is::<RepartitionExec>() || plan.is::<CoalescePartitionsExec>();
+    passes.then(|| feed_column(plan.children()[0], index)).flatten()
 }
 
 type Plan = datafusion::error::Result<Option<Arc<dyn ExecutionPlan>>>;

@@ -1,8 +1,8 @@
 //! Windows of event time, and the functions that stand for them in SQL.
 //!
 //! `tumble`, `hop` and `session` are placeholders: the SQL planner accepts them, and lowering (`lower`) replaces them
-//! before the optimizer runs. The functions `buzz_slice`, `buzz_window` and `buzz_windows` compute times and are
-//! evaluated.
+//! before the optimizer runs. The functions `buzz_slice`, `buzz_window`, `buzz_windows` and `buzz_whole` compute times
+//! and are evaluated.
 
 use std::fmt;
 use std::sync::Arc;
@@ -66,6 +66,8 @@ pub enum WindowSpec {
         /// Maximum distance between two rows of a session.
         gap: i64,
     },
+    /// No window: groups never end.
+    Never,
 }
 
 impl WindowSpec {
@@ -73,7 +75,7 @@ impl WindowSpec {
     pub(crate) fn slice(self) -> i64 {
         match self {
             Self::Hop { slide, width } => gcd(slide, width),
-            Self::Session { .. } => 1,
+            Self::Session { .. } | Self::Never => 1,
         }
     }
 
@@ -82,6 +84,7 @@ impl WindowSpec {
         match self {
             Self::Hop { width, .. } => width,
             Self::Session { gap } => gap,
+            Self::Never => 0,
         }
     }
 
@@ -93,6 +96,7 @@ impl WindowSpec {
                 (time < end).then_some(end)
             }
             Self::Session { gap } => Some(time.saturating_add(gap)),
+            Self::Never => None,
         }
     }
 
@@ -102,6 +106,7 @@ impl WindowSpec {
             Self::Hop { .. } => self.last_end(time).unwrap_or(time),
             // A row up to `gap` after the last one belongs to its session, and its own session would end as much later.
             Self::Session { gap } => time.saturating_add(gap).saturating_add(gap).saturating_add(1),
+            Self::Never => time,
         }
     }
 
@@ -112,6 +117,7 @@ impl WindowSpec {
             Self::Hop { .. } => end <= watermark,
             // A row exactly `gap` after the last one still belongs to the session.
             Self::Session { .. } => end < watermark,
+            Self::Never => false,
         }
     }
 }
@@ -122,6 +128,7 @@ impl fmt::Display for WindowSpec {
             Self::Hop { slide, width } if slide == width => write!(f, "tumble({})", duration(width)),
             Self::Hop { slide, width } => write!(f, "hop({}, {})", duration(slide), duration(width)),
             Self::Session { gap } => write!(f, "session({})", duration(gap)),
+            Self::Never => f.write_str("no window"),
         }
     }
 }
@@ -289,7 +296,7 @@ pub(crate) fn functions() -> Vec<ScalarUDF> {
     let placeholders = PLACEHOLDERS
         .into_iter()
         .map(|name| Placeholder { name, signature: Signature::variadic_any(Volatility::Volatile) });
-    placeholders.map(ScalarUDF::from).chain([slice_udf(), window_udf(), windows_udf()]).collect()
+    placeholders.map(ScalarUDF::from).chain([slice_udf(), window_udf(), windows_udf(), whole_udf()]).collect()
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -328,6 +335,7 @@ enum TimeFunctionKind {
     Slice,
     Window,
     Windows,
+    Whole,
 }
 
 fn time_function(kind: TimeFunctionKind, arguments: usize) -> ScalarUDF {
@@ -344,6 +352,11 @@ pub(crate) fn window_udf() -> ScalarUDF {
     time_function(TimeFunctionKind::Window, 2)
 }
 
+/// `buzz_whole(time)`: the same for each time. The optimizer would remove a constant from GROUP BY.
+pub(crate) fn whole_udf() -> ScalarUDF {
+    time_function(TimeFunctionKind::Whole, 1)
+}
+
 /// `buzz_windows(time, slide, width)`: the list of hopping windows that contain `time`.
 pub(crate) fn windows_udf() -> ScalarUDF {
     time_function(TimeFunctionKind::Windows, 3)
@@ -355,6 +368,7 @@ impl ScalarUDFImpl for TimeFunction {
             TimeFunctionKind::Slice => "buzz_slice",
             TimeFunctionKind::Window => "buzz_window",
             TimeFunctionKind::Windows => "buzz_windows",
+            TimeFunctionKind::Whole => "buzz_whole",
         }
     }
 
@@ -364,7 +378,7 @@ impl ScalarUDFImpl for TimeFunction {
 
     fn return_type(&self, _: &[DataType]) -> DataFusionResult<DataType> {
         Ok(match self.kind {
-            TimeFunctionKind::Slice => time_type(),
+            TimeFunctionKind::Slice | TimeFunctionKind::Whole => time_type(),
             TimeFunctionKind::Window => window_type(),
             TimeFunctionKind::Windows => DataType::List(Arc::new(Field::new_list_field(window_type(), true))),
         })
@@ -390,6 +404,7 @@ impl ScalarUDFImpl for TimeFunction {
             TimeFunctionKind::Windows => {
                 windows_of(times, constant(1)?, constant(2)?).map_err(QueryError::into_datafusion)?
             }
+            TimeFunctionKind::Whole => Arc::new(TimestampNanosecondArray::from_value(0, times.len())),
         };
         Ok(ColumnarValue::Array(array))
     }

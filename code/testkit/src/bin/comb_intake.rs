@@ -112,6 +112,7 @@ impl RunningComb {
                 stages: vec![stage],
                 flowing: false,
                 paced: false,
+                ahead: false,
                 memory_bytes: 2 * ROUND_BYTES,
                 disk_bytes: 0,
             })
@@ -123,6 +124,7 @@ impl RunningComb {
             task,
             partitioning: Partitioning::RoundRobin { count: PARTITIONS },
             combs: vec![self.address.clone()],
+            objects: None,
             inline_bytes: 0,
             batch_size: 8192,
         };

@@ -22,16 +22,18 @@ pub struct Answer {
 pub enum Content {
     /// All rows of the answer, complete.
     Rows(Rows),
+    /// The sink of the question has all rows.
+    Passed,
     /// The plan as text, for `--explain` and `EXPLAIN`; with measurements for `EXPLAIN ANALYZE`.
     Plan(String),
 }
 
 impl Answer {
-    /// Returns the rows, or an empty set of rows for a plan.
+    /// Returns the rows, or an empty set of rows for a plan and for rows that the question's sink has.
     pub fn into_rows(self) -> Rows {
         match self.content {
             Content::Rows(rows) => rows,
-            Content::Plan(_) => Rows::new(),
+            Content::Passed | Content::Plan(_) => Rows::new(),
         }
     }
 }

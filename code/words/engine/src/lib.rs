@@ -38,9 +38,9 @@ pub use cost::{Between, CombStarts, Cost, Estimate, Used};
 pub use names::{Existing, NameChange, NameChanged, NameKind, NameList, Names};
 pub use progress::{Phase, Progress, ProgressReport, Status};
 pub use question::{Question, Want};
-pub use rows::{Batches, RowSink, Rows};
+pub use rows::{Batches, ResultBytes, RowSink, Rows, SinkOnce};
 pub use running::Running;
-pub use summary::{StageSummary, Summary};
+pub use summary::{Reused, StageSummary, Summary};
 pub use timeline::{Attempt, Fate, Timeline};
 
 /// Answers questions. One engine may answer any number of them at the same time; they do not influence each other.

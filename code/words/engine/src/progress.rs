@@ -32,6 +32,8 @@ pub struct Progress {
     pub rows_delivered: AtomicU64,
     /// Bytes of these rows in memory.
     pub bytes_delivered: AtomicU64,
+    /// Accepted tasks whose rows an earlier query kept.
+    pub tasks_reused: AtomicU64,
     /// Runs of the whole query beyond the first.
     pub reruns: AtomicU64,
     /// Milliseconds of all attempts, in all runs of the query.
@@ -125,6 +127,7 @@ impl Progress {
             bytes_scanned: AtomicU64::default(),
             rows_delivered: AtomicU64::default(),
             bytes_delivered: AtomicU64::default(),
+            tasks_reused: AtomicU64::default(),
             reruns: AtomicU64::default(),
             task_milliseconds: AtomicU64::default(),
             requests: Mutex::default(),
@@ -241,8 +244,14 @@ impl Progress {
 
     /// Resets the counts of a run before the query is run again. Counts of retries, reruns and cost stay.
     pub fn restart(&self) {
-        let counters =
-            [&self.tasks_done, &self.rows_scanned, &self.bytes_scanned, &self.rows_delivered, &self.bytes_delivered];
+        let counters = [
+            &self.tasks_done,
+            &self.tasks_reused,
+            &self.rows_scanned,
+            &self.bytes_scanned,
+            &self.rows_delivered,
+            &self.bytes_delivered,
+        ];
         for counter in counters {
             counter.store(0, Ordering::Relaxed);
         }

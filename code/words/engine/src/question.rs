@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use buzz_protocol::{Format, Options, Query, QueryId};
 
+use crate::SinkOnce;
+
 /// A query and how it is to be answered.
 ///
 /// ```
@@ -33,6 +35,9 @@ pub struct Question {
     pub options: Options,
     /// Rows or the plan.
     pub want: Want,
+    /// Takes the rows while they are computed, if the engine is in this process; the answer is then
+    /// [`Content::Passed`](crate::Content::Passed). An engine elsewhere leaves it and returns the rows.
+    pub sink: Option<SinkOnce>,
 }
 
 /// Content that a question asks for.
@@ -53,6 +58,7 @@ impl Question {
             base: base.into(),
             options: Options::default(),
             want: Want::Rows(Format::Table),
+            sink: None,
         }
     }
 
@@ -60,6 +66,13 @@ impl Question {
     #[must_use]
     pub fn with_options(mut self, options: Options) -> Self {
         self.options = options;
+        self
+    }
+
+    /// Has the rows passed to `sink`, if the engine can do that.
+    #[must_use]
+    pub fn with_sink(mut self, sink: SinkOnce) -> Self {
+        self.sink = Some(sink);
         self
     }
 

@@ -8,20 +8,33 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
+use async_trait::async_trait;
 use buzz_protocol::{QueryError, Result, human_bytes};
+use parking_lot::Mutex;
 
 /// Bytes of rows that are kept in memory.
 const MEMORY_BYTES: usize = 128 << 20;
 
 /// Takes the rows of an answer while it is computed.
+#[async_trait]
 pub trait RowSink: Send {
     /// Begins an answer with `schema`. If called again, the rows so far are dropped: the query is run once more.
     ///
     /// # Errors
     /// If the rows cannot be kept.
     fn start(&mut self, schema: SchemaRef) -> Result<()>;
+
+    /// Waits until the sink takes a batch. A query calls it before each [`RowSink::write`], so that rows do not come faster
+    /// than they are taken.
+    ///
+    /// # Errors
+    /// If the rows cannot be kept.
+    async fn ready(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// Adds rows.
     ///
@@ -30,15 +43,77 @@ pub trait RowSink: Send {
     fn write(&mut self, batch: RecordBatch) -> Result<()>;
 }
 
+/// A sink that an engine takes once, for the rows of one question.
+#[derive(Clone)]
+pub struct SinkOnce(Arc<Mutex<Option<Box<dyn RowSink>>>>);
+
+impl std::fmt::Debug for SinkOnce {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SinkOnce")
+    }
+}
+
+impl SinkOnce {
+    /// Makes a sink that can be taken.
+    pub fn new(sink: impl RowSink + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Some(Box::new(sink)))))
+    }
+
+    /// Returns the sink, or `None` if it was taken before.
+    pub fn take(&self) -> Option<Box<dyn RowSink>> {
+        self.0.lock().take()
+    }
+}
+
+/// Bytes of the rows of a result, and their maximum.
+#[derive(Debug, Clone, Copy)]
+pub struct ResultBytes {
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl ResultBytes {
+    /// Makes the count of a result without rows that may have `bytes_max`, the option `max_result_bytes`.
+    pub fn at_most(bytes_max: u64) -> Self {
+        Self { bytes: 0, bytes_max }
+    }
+
+    /// Returns the bytes so far.
+    pub fn bytes(self) -> u64 {
+        self.bytes
+    }
+
+    /// Returns the count of another result without rows, of the same maximum.
+    #[must_use]
+    pub fn again(self) -> Self {
+        Self::at_most(self.bytes_max)
+    }
+
+    /// Adds `batch`.
+    ///
+    /// # Errors
+    /// `Limit`, naming the option, if the rows have more bytes than they may.
+    pub fn add(&mut self, batch: &RecordBatch) -> Result<()> {
+        let size = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_default() as u64;
+        self.bytes += batch.columns().iter().map(size).sum::<u64>();
+        if self.bytes > self.bytes_max {
+            return Err(QueryError::limit(format!(
+                "the result has more than {}; select less, or raise the option `max_result_bytes`",
+                human_bytes(self.bytes_max)
+            )));
+        }
+        Ok(())
+    }
+}
+
 /// Rows of an answer, in memory and beyond 128 MiB in a temporary file.
 pub struct Rows {
     schema: SchemaRef,
     memory: Vec<RecordBatch>,
     memory_bytes: usize,
     memory_bytes_max: usize,
-    /// Bytes of all rows in memory, wherever they are kept, and their maximum.
-    bytes: u64,
-    bytes_max: u64,
+    /// Bytes of all rows, wherever they are kept.
+    size: ResultBytes,
     spilled: Option<StreamWriter<File>>,
 }
 
@@ -67,8 +142,7 @@ impl Rows {
             memory: Vec::new(),
             memory_bytes: 0,
             memory_bytes_max,
-            bytes: 0,
-            bytes_max: u64::MAX,
+            size: ResultBytes::at_most(u64::MAX),
             spilled: None,
         }
     }
@@ -76,12 +150,17 @@ impl Rows {
     /// Limits all rows to `bytes_max`, the option `max_result_bytes`.
     #[must_use]
     pub fn at_most(self, bytes_max: u64) -> Self {
-        Self { bytes_max, ..self }
+        Self { size: ResultBytes::at_most(bytes_max), ..self }
     }
 
     /// Returns the columns.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
+    }
+
+    /// Returns the bytes of all rows as arrays, wherever they are kept.
+    pub fn bytes(&self) -> u64 {
+        self.size.bytes()
     }
 
     /// Returns the rows, in their order. They can be read any number of times.
@@ -117,25 +196,18 @@ impl Read for ReadAt {
 }
 
 fn not_kept(error: std::io::Error) -> QueryError {
-    QueryError::limit(format!("the result cannot be kept in a temporary file: {error}"))
+    QueryError::not_spilled("the result cannot be kept", &error)
 }
 
 impl RowSink for Rows {
     fn start(&mut self, schema: SchemaRef) -> Result<()> {
-        *self = Self::with_memory(self.memory_bytes_max).at_most(self.bytes_max);
+        *self = Self { size: self.size.again(), ..Self::with_memory(self.memory_bytes_max) };
         self.schema = schema;
         Ok(())
     }
 
     fn write(&mut self, batch: RecordBatch) -> Result<()> {
-        let size = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_default() as u64;
-        self.bytes += batch.columns().iter().map(size).sum::<u64>();
-        if self.bytes > self.bytes_max {
-            return Err(QueryError::limit(format!(
-                "the result has more than {}; select less, or raise the option `max_result_bytes`",
-                human_bytes(self.bytes_max)
-            )));
-        }
+        self.size.add(&batch)?;
         if self.spilled.is_none() {
             self.memory_bytes += batch.get_array_memory_size();
             if self.memory_bytes <= self.memory_bytes_max {
@@ -146,7 +218,10 @@ impl RowSink for Rows {
             self.spilled = Some(StreamWriter::try_new(file, &batch.schema())?);
         }
         let writer = self.spilled.as_mut().expect("it was made just now or before");
-        writer.write(&batch).map_err(|error| QueryError::limit(format!("the result cannot be kept: {error}")))
+        writer.write(&batch).map_err(|error| match error {
+            ArrowError::IoError(_, error) => not_kept(error),
+            error => QueryError::limit(format!("the result cannot be kept: {error}")),
+        })
     }
 }
 
@@ -185,6 +260,7 @@ mod tests {
             rows.write(batch(start..start + 100)).unwrap();
         }
         assert!(rows.spilled.is_some());
+        assert_eq!(rows.bytes(), 4 * 800);
         let expected = [0, 100, 200, 300].map(|start| batch(start..start + 100));
         for _ in 0..2 {
             let batches: Vec<RecordBatch> = rows.batches().unwrap().collect::<Result<_>>().unwrap();

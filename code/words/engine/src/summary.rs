@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use buzz_protocol::{Requests, StageId, TaskIndex, TaskOutcome};
+use serde::{Deserialize, Serialize};
 
 use crate::{Estimate, Timeline};
 
@@ -33,6 +34,8 @@ pub struct Summary {
     pub bytes_delivered: u64,
     /// Combs that reduced; 0 if Fuse did.
     pub combs: usize,
+    /// Objects in storage through which tasks delivered their rows.
+    pub objects: u64,
     /// Summary of each stage's tasks. A query with a LIMIT may end before all its tasks have.
     pub stages: Vec<StageSummary>,
     /// Time to open the catalogs.
@@ -56,6 +59,25 @@ pub struct Summary {
     pub estimate: Option<Estimate>,
     /// Attempts of the tasks, as many as the option `timeline_attempts` keeps.
     pub timeline: Timeline,
+    /// Results of earlier queries that were used again.
+    pub reused: Reused,
+}
+
+/// Results of earlier queries that were used again, with the option `reuse`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reused {
+    /// True if the whole answer was kept.
+    pub answer: bool,
+    /// Tasks whose partial aggregates were kept. They are among the tasks, and nothing of them ran.
+    pub tasks: u64,
+}
+
+impl Reused {
+    /// Returns true if nothing was used again.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Summary {
@@ -70,6 +92,15 @@ impl Summary {
         let usd = self.started_usd.filter(|_| self.combs_started > 0)?;
         let combs = if self.combs_started == 1 { "comb" } else { "combs" };
         Some(format!("{} {combs} for ${usd:.6}", self.combs_started))
+    }
+
+    /// Returns a text about what was used again, such as `the answer` or `3 of 4 tasks`; `None` if nothing was.
+    pub fn reused_note(&self) -> Option<String> {
+        match self.reused {
+            Reused { answer: true, .. } => Some("the answer".to_string()),
+            Reused { tasks: 0, .. } => None,
+            Reused { tasks, .. } => Some(format!("{tasks} of {} tasks", self.tasks)),
+        }
     }
 
     /// Returns a text about the requests to buckets, such as `30 GET, 2 PUT`; `None` if there were none.
@@ -149,7 +180,12 @@ mod tests {
     #[test]
     fn notes_are_left_out_where_there_is_nothing() {
         let none = Summary { cost_usd: Some(0.001), started_usd: Some(0.0), ..Summary::default() };
-        assert_eq!((none.started_note(), none.requests_note()), (None, None));
+        assert_eq!((none.started_note(), none.requests_note(), none.reused_note()), (None, None, None));
+        let reused = Reused { answer: false, tasks: 3 };
+        let parts = Summary { tasks: 4, reused, ..none.clone() };
+        assert_eq!(parts.reused_note().as_deref(), Some("3 of 4 tasks"));
+        let answer = Summary { reused: Reused { answer: true, tasks: 0 }, ..none.clone() };
+        assert_eq!(answer.reused_note().as_deref(), Some("the answer"));
         let requests = Requests { gets: 30, puts: 2 };
         let some = Summary { requests, combs_started: 1, started_usd: Some(0.008_742), ..none };
         assert_eq!(some.started_note().as_deref(), Some("1 comb for $0.008742"));

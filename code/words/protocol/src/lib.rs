@@ -21,6 +21,8 @@ mod identifier;
 pub mod ids;
 pub mod inline;
 mod nearest;
+pub mod object_rows;
+mod option_bounds;
 pub mod options;
 mod place;
 pub mod query;
@@ -31,6 +33,7 @@ mod sql_length;
 mod store_error;
 mod table_text;
 pub mod task;
+mod temporary;
 
 pub use catalog::{
     BucketOptions, CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, JsonFormat, NO_USER_INFO,
@@ -44,6 +47,7 @@ pub use identifier::identifier;
 pub use ids::{CombAddress, DeliveryId, QueryId, QueryToken, StageId, TaskIndex};
 pub use inline::InlineRows;
 pub use nearest::nearest;
+pub use object_rows::{DeliveredObject, Segment, StageInput, delivery_object, exchange_of};
 pub use options::{JoinOrder, KeyFilters, Options, Overflow, ReducerChoice, Transport, Usd};
 pub use place::Place;
 pub use query::{Param, Query, QueryBody, Split, Step, StepType};
@@ -68,3 +72,7 @@ pub const BUILD_ID: &str = match option_env!("BUZZ_BUILD") {
 /// Stack of each thread that plans or runs queries, in bytes. Planning and running recurse into plans and expressions.
 /// The default of 2 MiB was exhausted by expressions of 1,600 terms.
 pub const THREAD_STACK_BYTES: usize = 16 << 20;
+
+/// Marks, as a key in the metadata of a schema, rows of a continuous query that change earlier ones: they have the columns
+/// `before`, `after` and `op`.
+pub const CHANGES: &str = "buzz.changes";

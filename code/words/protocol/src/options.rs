@@ -22,12 +22,15 @@ pub enum Transport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReducerChoice {
-    /// Combs if enough of them already run; else Fuse if few rows are expected; else combs, which are started.
+    /// Combs if enough of them already run; else Fuse if few rows are expected; else objects in storage where combs take
+    /// time to start, or combs, which are started.
     Auto,
     /// Combs, which are started if necessary.
     Comb,
     /// Fuse, to which tasks return their rows.
     Inline,
+    /// Fuse and further tasks, which read the rows of tasks from objects in storage. No comb is used.
+    Objects,
 }
 
 /// The treatment of numbers that do not fit their type.
@@ -115,10 +118,14 @@ pub struct Options {
     pub time_zone: Option<String>,
     /// The treatment of results of `+`, `-`, `*` and `SUM` that do not fit their type.
     pub overflow: Overflow,
-    /// Rows per batch.
+    /// Rows per batch, at most 1,048,576.
     pub batch_size: usize,
     /// Number of attempts of tasks that the answer describes, for a timeline.
     pub timeline_attempts: usize,
+    /// True if answers, and partial aggregates of files, are kept and used again while their files are the same.
+    pub reuse: bool,
+    /// Bytes of kept answers and partial aggregates, beyond which the oldest are removed. A stack removes them by age.
+    pub reuse_bytes: u64,
 }
 
 impl Default for Options {
@@ -148,6 +155,8 @@ impl Default for Options {
             overflow: Overflow::Error,
             batch_size: 8192,
             timeline_attempts: 0,
+            reuse: false,
+            reuse_bytes: 1 << 30,
         }
     }
 }
@@ -157,7 +166,7 @@ pub const OPTION_HELP: &[(&str, &str)] = &[
     ("transport", "transport of batches when everything runs in one process: memory (default) or tcp"),
     (
         "reducer",
-        "auto (default), comb, or inline (Fuse reduces); auto is inline if no combs run and few rows are expected",
+        "auto (default), comb, inline (Fuse reduces) or objects (rows go through storage, and functions reduce them); auto is inline if no combs run and few rows are expected",
     ),
     ("tasks", "number of tasks of each map stage; 0 (default) derives it from task_bytes"),
     ("task_bytes", "bytes of files per task, if tasks is 0 (default 64MiB)"),
@@ -206,15 +215,20 @@ pub const OPTION_HELP: &[(&str, &str)] = &[
         "overflow",
         "what happens if the result of +, -, * or SUM does not fit its type: error (default), or wrap for integers",
     ),
-    ("batch_size", "rows per batch (default 8192)"),
+    ("batch_size", "rows per batch, at most 1048576 (default 8192)"),
     ("timeline_attempts", "number of attempts of tasks that the answer describes; --timeline sets it (default 0)"),
+    (
+        "reuse",
+        "true keeps answers and partial aggregates of files, and uses them again while the files are the same; false (default)",
+    ),
+    ("reuse_bytes", "bytes of what reuse keeps on this machine before the oldest is removed (default 1GiB)"),
 ];
 
 impl Options {
     /// Sets one option from `key=value` text.
     ///
     /// # Errors
-    /// `Invalid` if the option does not exist or does not accept the value.
+    /// `Invalid` if the option does not exist or does not accept the value ([`Options::check`]).
     pub fn set(&mut self, assignment: &str) -> Result<()> {
         let (key, value) = assignment
             .split_once('=')
@@ -233,7 +247,8 @@ impl Options {
                     "auto" => ReducerChoice::Auto,
                     "comb" => ReducerChoice::Comb,
                     "inline" => ReducerChoice::Inline,
-                    _ => return Err(misfit(key, value, "auto, comb or inline")),
+                    "objects" => ReducerChoice::Objects,
+                    _ => return Err(misfit(key, value, "auto, comb, inline or objects")),
                 }
             }
             "tasks" => self.tasks = number(key, value, 0)?,
@@ -268,12 +283,7 @@ impl Options {
             "max_manifest_bytes" => self.max_manifest_bytes = bytes(key, value)?,
             "memory_bytes" => self.memory_bytes = bytes(key, value)?,
             "timeout_seconds" => self.timeout_seconds = number(key, value, 1)?,
-            "time_zone" => {
-                value
-                    .parse::<arrow::array::timezone::Tz>()
-                    .map_err(|_| misfit(key, value, "a zone such as Europe/Paris or +02:00"))?;
-                self.time_zone = Some(value.to_string());
-            }
+            "time_zone" => self.time_zone = Some(value.to_string()),
             "overflow" => {
                 self.overflow = match value {
                     "error" => Overflow::Error,
@@ -283,12 +293,14 @@ impl Options {
             }
             "batch_size" => self.batch_size = number(key, value, 1)?,
             "timeline_attempts" => self.timeline_attempts = number(key, value, 0)?,
+            "reuse" => self.reuse = value.parse().map_err(|_| misfit(key, value, "true or false"))?,
+            "reuse_bytes" => self.reuse_bytes = bytes(key, value)?,
             _ => {
                 let known = OPTION_HELP.iter().map(|(key, _)| *key);
                 return Err(QueryError::invalid(format!("option `{key}` does not exist{}", name_help(key, known))));
             }
         }
-        Ok(())
+        self.check()
     }
 
     /// Returns the options that differ from their defaults, as [`Options::set`] takes them.
@@ -311,7 +323,8 @@ impl Options {
     }
 }
 
-fn misfit(key: &str, value: &str, expected: &str) -> QueryError {
+/// Returns the error of an option that cannot be `value`.
+pub(crate) fn misfit(key: &str, value: &str, expected: &str) -> QueryError {
     QueryError::invalid(format!("option `{key}` cannot be `{value}`; use {expected}"))
 }
 
@@ -373,6 +386,7 @@ mod tests {
                 "transport" => "tcp",
                 "reducer" => "inline",
                 "overflow" => "wrap",
+                "reuse" => "true",
                 "join_order" => "written",
                 "key_filters" => "none",
                 "time_zone" => "+02:00",
@@ -396,6 +410,7 @@ mod tests {
                 "transport" => "tcp",
                 "reducer" => "inline",
                 "overflow" => "wrap",
+                "reuse" => "true",
                 "join_order" => "written",
                 "key_filters" => "none",
                 "time_zone" => "Europe/Paris",

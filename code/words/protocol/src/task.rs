@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::inline::InlineRows;
+use crate::object_rows::{Segment, StageInput};
 use crate::{
     BucketOptions, CombAddress, DeliveryId, FileFormat, QueryId, QueryToken, Requests, StageId, TaskIndex, base64_bytes,
 };
@@ -52,6 +53,12 @@ pub struct HBeeTask {
     /// Maximum bytes of rows, in memory, that the outcome can carry if there are no combs.
     #[serde(default)]
     pub inline_bytes: u64,
+    /// URI below which the task writes its rows as an object, if they go neither to combs nor into its outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objects: Option<String>,
+    /// The deliveries that the task reads below `objects`, if its plan is a part of a reduce plan. It has no scans then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<StageInput>,
 }
 
 /// The input of one scan of the fragment.
@@ -235,6 +242,8 @@ pub enum Delivered {
     ToCombs,
     /// In this outcome.
     Inline(InlineRows),
+    /// In the object of the delivery ([`crate::delivery_object`]), in these parts of it. Without parts, there is no object.
+    Object(Vec<Segment>),
     /// Nowhere: they exceed the bytes that an outcome can carry. The task must run again and deliver to combs.
     TooLarge,
 }

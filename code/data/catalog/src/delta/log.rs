@@ -97,7 +97,7 @@ async fn explained(place: &Location, store: &dyn ObjectStore, error: DeltaTableE
 
 /// Registers the log store of `file` URLs with delta-rs for the scheme of `url`. Without it, delta-rs rejects `s3`,
 /// although the store is passed in: its S3 log store comes only with its S3 client, which Buzz does not use.
-fn know_scheme(url: &Url) {
+pub(super) fn know_scheme(url: &Url) {
     let log_stores = logstore_factories();
     let parse = |scheme: &str| Url::parse(&format!("{scheme}://")).expect("the scheme of a URL makes one");
     let plain = log_stores.get(&parse("file")).map(|of_files| Arc::clone(of_files.value()));

@@ -3,6 +3,8 @@
 //! Only the list of files comes from delta-rs; Buzz reads the files itself. delta-rs checks the required reader
 //! features in its own scan, which is bypassed here, so [`protocol`] checks them and rejects unknown features.
 
+mod append;
+
 mod log;
 
 mod hint;
@@ -33,6 +35,7 @@ use datafusion::scalar::ScalarValue;
 use deltalake::DeltaTableError;
 use futures::TryStreamExt;
 
+pub use self::append::{DeltaColumns, DeltaTarget};
 pub use self::commit::{AppendedFile, DeltaCommit, delta_commit, delta_version_after};
 use self::paths::FilePaths;
 use crate::table::{DataFile, Table};

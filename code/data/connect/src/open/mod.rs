@@ -4,6 +4,7 @@ mod delta;
 mod files;
 mod generators;
 mod places;
+mod pushed;
 mod sinks;
 
 use std::collections::BTreeMap;
@@ -17,13 +18,14 @@ use self::delta::delta;
 use self::files::files;
 use self::generators::generated;
 pub use self::places::{OpenTable, check_places};
+use self::pushed::pushed;
 pub use self::sinks::open_sink;
 use crate::options::Options;
 use crate::place::Place;
 use crate::source::{BadData, Source};
 
 /// Connectors of sources, for messages.
-const SOURCES: &str = "nexmark, impulse, single_file, filesystem (also parquet, json, csv), delta";
+const SOURCES: &str = "nexmark, impulse, single_file, filesystem (also parquet, json, csv), delta, http";
 
 /// A source and its options that the pipeline applies.
 #[derive(Debug)]
@@ -95,6 +97,7 @@ pub async fn open_source(
         "single_file" | "filesystem" | "parquet" | "json" | "csv" => {
             files(&mut options, connector, columns, bad_data, place, offset).await?
         }
+        "http" => pushed(&mut options, columns, bad_data, place, offset).await?,
         "delta" => delta(&mut options, columns, place, offset).await?,
         "" => return Err(QueryError::invalid(format!("table `{name}` has no connector; use one of {SOURCES}"))),
         other => {

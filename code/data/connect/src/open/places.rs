@@ -49,7 +49,7 @@ impl<'a> Placed<'a> {
     /// Returns `None` if the table has no place.
     fn of(table: &OpenTable<'a>, base: &Path) -> Result<Option<Self>> {
         let connector = table.options.get("connector").map(String::as_str).unwrap_or_default();
-        if !["single_file", "filesystem", "parquet", "json", "csv", "delta"].contains(&connector) {
+        if !["single_file", "filesystem", "parquet", "json", "csv", "delta", "http"].contains(&connector) {
             return Ok(None);
         }
         let mut options = Options::new(table.name, table.options);
@@ -135,7 +135,7 @@ mod tests {
         std::fs::create_dir(base.join("real")).expect("it is writable");
         std::os::unix::fs::symlink(base.join("real"), base.join("link")).expect("it is writable");
         let absolute = base.join("out.json").display().to_string();
-        let refused: [[Described<'_>; 2]; 9] = [
+        let refused: [[Described<'_>; 2]; 10] = [
             [("single_file", "out.json", true), ("single_file", "x/../out.json", true)],
             [("single_file", "out.json", true), ("single_file", absolute.as_str(), true)],
             [("json", "link/out", true), ("parquet", "real/out/", true)],
@@ -145,6 +145,7 @@ mod tests {
             [("json", "in", false), ("single_file", "in/out.json", true)],
             [("json", "in/deep/out", true), ("json", "in", false)],
             [("delta", "s3://lake/in", false), ("json", "s3://lake/in/out", true)],
+            [("http", "streams", false), ("json", "streams/out", true)],
         ];
         for tables in refused {
             let error = check(base, tables).expect_err("the places meet");

@@ -6,14 +6,23 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use buzz_protocol::{QueryError, Result};
+use buzz_storage::Location;
+use object_store::ObjectStore;
 
 use super::files::format_name;
 use crate::options::Options;
 use crate::place::Place;
-use crate::sink::{Blackhole, Files, Folder, SingleFile, Sink, Stdout, WriteFormat};
+use crate::sink::{Blackhole, Changes, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, WriteFormat};
 
 /// Connectors of sinks, for messages.
-const SINKS: &str = "stdout, blackhole, single_file, filesystem (also parquet, json, csv)";
+const SINKS: &str =
+    "stdout (also preview, log, web), blackhole, single_file, filesystem (also parquet, json, csv), delta";
+
+/// The format of rows that change.
+const CHANGES_FORMAT: &str = "debezium_json";
+
+/// Connectors that write it.
+const CHANGES_CONNECTORS: [&str; 7] = ["stdout", "preview", "log", "web", "single_file", "filesystem", "json"];
 
 /// Opens the sink of table `name`. `pipeline` identifies the pipeline that writes.
 ///
@@ -25,11 +34,20 @@ pub async fn open_sink(
     place: &Place,
     pipeline: &str,
 ) -> Result<Arc<dyn Sink>> {
+    let writes_json = |connector: &String| CHANGES_CONNECTORS.contains(&connector.as_str());
+    if options.get("format").is_some_and(|format| format == CHANGES_FORMAT)
+        && options.get("connector").is_some_and(writes_json)
+    {
+        let mut plain = options.clone();
+        plain.insert("format".to_string(), "json".to_string());
+        let sink = Box::pin(open_sink(name, &plain, place, pipeline)).await?;
+        return Ok(Arc::new(Changes(sink)));
+    }
     let connector = options.get("connector").map(String::as_str).unwrap_or_default();
     let mut options = Options::new(name, options);
     let sink: Arc<dyn Sink> = match connector {
         "blackhole" => Arc::new(Blackhole),
-        "stdout" | "preview" | "log" => Arc::new(Stdout::new(text_format(&mut options)?)),
+        "stdout" | "preview" | "log" | "web" => Arc::new(Stdout::new(text_format(&mut options)?)),
         "single_file" => {
             let path = options.required(&["path", "uri"])?;
             let (location, _) = place.open(&path).await?;
@@ -45,6 +63,7 @@ pub async fn open_sink(
             Arc::new(file)
         }
         "filesystem" | "parquet" | "json" | "csv" => Arc::new(folder(&mut options, connector, place, pipeline).await?),
+        "delta" => Arc::new(delta(&mut options, place, pipeline).await?),
         other => {
             return Err(QueryError::invalid(format!(
                 "connector `{other}` of table `{name}` is not supported as a sink; use one of {SINKS}"
@@ -70,8 +89,7 @@ async fn folder(options: &mut Options, connector: &str, place: &Place, pipeline:
         }
     };
     let (location, store) = place.open(&path).await?;
-    let partition_by = options.text(&["partition_by", "partition_fields"]).unwrap_or_default();
-    let partition_by = partition_by.split(',').map(|name| name.trim().to_lowercase()).filter(|name| !name.is_empty());
+    let partition_by = partition_by(options);
     let roll = match options.duration(&["roll"])? {
         Some(nanos) if nanos < 1_000_000 => {
             return Err(QueryError::invalid(format!(
@@ -82,18 +100,38 @@ async fn folder(options: &mut Options, connector: &str, place: &Place, pipeline:
         }
         roll => roll.map(|nanos| Duration::from_nanos(nanos as u64)),
     };
-    let place = match location.store.scheme() {
-        "file" => Files::Disk(PathBuf::from(format!("/{}", location.path)), OnceLock::new()),
-        _ => Files::Bucket(store, location.path),
-    };
     Ok(Folder {
-        place,
+        place: files(&location, store),
         format,
-        partition_by: partition_by.collect(),
+        partition_by,
         rows_per_file: options.number(&["rows_per_file"])?.unwrap_or(1_000_000).max(1),
         roll,
         pipeline: pipeline.to_string(),
     })
+}
+
+async fn delta(options: &mut Options, place: &Place, pipeline: &str) -> Result<DeltaSink> {
+    let path = options.required(&["path", "uri"])?;
+    let (location, store) = place.open(&path).await?;
+    Ok(DeltaSink {
+        files: files(&location, store),
+        place: location,
+        partition_by: partition_by(options),
+        pipeline: pipeline.to_string(),
+        opened: OnceLock::new(),
+    })
+}
+
+fn files(location: &Location, store: Arc<dyn ObjectStore>) -> Files {
+    match location.store.scheme() {
+        "file" => Files::Disk(PathBuf::from(format!("/{}", location.path)), OnceLock::new()),
+        _ => Files::Bucket(store, location.path.clone()),
+    }
+}
+
+fn partition_by(options: &mut Options) -> Vec<String> {
+    let columns = options.text(&["partition_by", "partition_fields"]).unwrap_or_default();
+    columns.split(',').map(|name| name.trim().to_lowercase()).filter(|name| !name.is_empty()).collect()
 }
 
 fn csv(options: &mut Options) -> Result<WriteFormat> {
@@ -104,10 +142,6 @@ fn text_format(options: &mut Options) -> Result<WriteFormat> {
     match options.text(&["format"]).as_deref() {
         None | Some("json") => Ok(WriteFormat::Json),
         Some("csv") => csv(options),
-        Some("debezium_json") => Err(QueryError::invalid(format!(
-            "format debezium_json of table `{}` is not supported: rows are final when their window closes; use json",
-            options.table()
-        ))),
         Some(other) => Err(QueryError::invalid(format!(
             "format `{other}` of table `{}` cannot be written to one file; use json or csv",
             options.table()

@@ -47,7 +47,7 @@ pub enum Files {
 
 impl Files {
     /// Returns the store, and the folder in it.
-    fn open(&self) -> Result<(Arc<dyn ObjectStore>, Path)> {
+    pub(super) fn open(&self) -> Result<(Arc<dyn ObjectStore>, Path)> {
         match self {
             Files::Bucket(store, folder) => Ok((Arc::clone(store), folder.clone())),
             Files::Disk(folder, opened) => {

@@ -1,5 +1,7 @@
 //! Sinks: where rows go. Each takes the rows of an epoch, and takes them again with the same result.
 
+mod changes;
+mod delta;
 mod encode;
 mod folder;
 mod single_file;
@@ -11,8 +13,10 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use async_trait::async_trait;
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{CHANGES, QueryError, Result};
 
+pub use self::changes::Changes;
+pub use self::delta::DeltaSink;
 pub use self::encode::{WriteFormat, encode_lines};
 pub use self::folder::{Files, Folder};
 pub use self::single_file::SingleFile;
@@ -54,13 +58,45 @@ pub trait Sink: fmt::Debug + Send + Sync {
     fn roll(&self) -> Option<Duration> {
         None
     }
+
+    /// Returns which rows the sink takes: final ones, those that change earlier ones, or both.
+    fn takes_changes(&self) -> TakesChanges {
+        TakesChanges::No
+    }
+}
+
+/// The rows that a sink takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakesChanges {
+    /// Rows that are final.
+    No,
+    /// Both.
+    Too,
+    /// Rows that change earlier ones.
+    Only,
 }
 
 /// Checks that `sink` can take rows with `columns`.
 ///
 /// # Errors
-/// `Invalid` if two columns have one name, and as [`Sink::check`].
+/// `Invalid` if two columns have one name, the rows change and the sink takes final ones, or the other way round, and as
+/// [`Sink::check`].
 pub fn check_columns(sink: &dyn Sink, columns: &Schema) -> Result<()> {
+    match (columns.metadata().contains_key(CHANGES), sink.takes_changes()) {
+        (true, TakesChanges::No) => {
+            return Err(QueryError::invalid(
+                "the rows change, since an aggregate without a window has groups that never end; add \
+                 tumble(interval '10 seconds'), hop(…) or session(…) to GROUP BY, or write the changes to a table with \
+                 format = 'debezium_json'",
+            ));
+        }
+        (false, TakesChanges::Only) => {
+            return Err(QueryError::invalid(
+                "format debezium_json is for rows that change, and these are final; use format = 'json'",
+            ));
+        }
+        _ => {}
+    }
     let fields = columns.fields();
     for (index, field) in fields.iter().enumerate() {
         if fields[..index].iter().any(|before| before.name() == field.name()) {
@@ -95,13 +131,37 @@ impl Sink for Blackhole {
     async fn write(&self, _: u64, _: &[RecordBatch]) -> Result<Written> {
         Ok(Written::Done)
     }
+
+    fn takes_changes(&self) -> TakesChanges {
+        TakesChanges::Too
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use arrow::datatypes::{DataType, Field};
 
     use super::*;
+
+    #[test]
+    fn rows_that_change_and_final_rows_have_their_own_sinks() {
+        let last = Schema::new(vec![Field::new("n", DataType::Int64, true)]);
+        let changes = last.clone().with_metadata([(CHANGES.to_string(), "true".to_string())].into());
+        let stdout = || Arc::new(Stdout::new(WriteFormat::Json)) as Arc<dyn Sink>;
+        for columns in [&last, &changes] {
+            check_columns(stdout().as_ref(), columns).expect("it prints all rows");
+            check_columns(&Blackhole, columns).expect("it discards all rows");
+        }
+        check_columns(&Changes(stdout()), &changes).expect("it is for changes");
+        let error = check_columns(&Changes(stdout()), &last).expect_err("the rows are final");
+        assert!(error.message.contains("use format = 'json'"), "{error}");
+        let path = std::path::PathBuf::from("/t/out.json");
+        let file = SingleFile { path, format: WriteFormat::Json, pipeline: "p".to_string() };
+        let error = check_columns(&file, &changes).expect_err("the rows change");
+        assert!(error.message.contains("without a window") && error.message.contains("debezium_json"), "{error}");
+    }
 
     #[test]
     fn columns_of_one_name_are_refused() {

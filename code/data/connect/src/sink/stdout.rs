@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use buzz_protocol::{QueryError, Result};
 
 use super::encode::check_format;
-use super::{Sink, WriteFormat, Written, encode_lines};
+use super::{Sink, TakesChanges, WriteFormat, Written, encode_lines};
 
 /// Prints rows on standard output: at least once, since a terminal has no marker.
 #[derive(Debug)]
@@ -47,5 +47,9 @@ impl Sink for Stdout {
 
     fn check(&self, columns: &Schema) -> Result<()> {
         check_format(self.format, columns)
+    }
+
+    fn takes_changes(&self) -> TakesChanges {
+        TakesChanges::Too
     }
 }

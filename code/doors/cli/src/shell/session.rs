@@ -185,6 +185,7 @@ impl Session {
         match &answer.content {
             Content::Plan(text) => print(&ended(text))?,
             Content::Rows(rows) => tokio::task::block_in_place(|| show.rows(rows, answer.summary.rows))?,
+            Content::Passed => return Err(QueryError::internal("the rows were passed to no output")),
         }
         if self.timing {
             note(&one_line(&answer.summary));

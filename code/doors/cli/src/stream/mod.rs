@@ -1,32 +1,24 @@
 //! `buzz stream`: continuous queries in this process.
 //!
-//! - `run` is the loop. `start` opens the pipeline in its state, `runner` runs an epoch, and `commit` ends it: state files,
-//!   the record, and the rows in the sinks (`publish`, `outbox`). `summary` counts.
-//! - `plan` turns a script into a pipeline with its sources and sinks.
-//! - `json` translates the JSON form of a query to a script; `unique` refuses keys that it has twice.
-//! - `store` is where state is kept.
+//! `buzz-streamd` runs them; here are the arguments, and what is printed. `pipelines` has the commands about those of a server,
+//! which `server` calls.
 
-mod commit;
-mod json;
-mod outbox;
-mod plan;
-mod publish;
-mod run;
-mod runner;
-mod start;
-mod store;
-mod summary;
-mod unique;
+mod pipelines;
+mod server;
 
+use std::io::Read;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use buzz_epoch::EpochLog;
 use buzz_protocol::{QueryError, Result};
+use buzz_serve::StreamsSettings;
 use buzz_storage::QueryStores;
+use buzz_streamd::{Jobs, Notes, Process, Run};
 use clap::{Args, Subcommand};
+
+pub use self::pipelines::PipelinesCommand;
 
 /// The commands of `buzz stream`.
 #[derive(Debug, Subcommand)]
@@ -59,6 +51,10 @@ pub enum StreamCommand {
         #[arg(long, default_value_t = 20)]
         last: usize,
     },
+
+    /// A command about pipelines of servers.
+    #[command(flatten)]
+    Pipelines(PipelinesCommand),
 }
 
 /// Arguments of `buzz stream run`.
@@ -101,9 +97,13 @@ pub struct RunArguments {
 pub async fn carry_out(command: StreamCommand, threads: usize) -> ExitCode {
     let stores = Arc::new(crate::compose::stores()).for_query();
     let done = match command {
-        StreamCommand::Run(arguments) => run::run(arguments, threads, &stores).await,
+        StreamCommand::Run(arguments) => run(arguments, threads, &stores).await,
         StreamCommand::Check { file, plans } => check(&file, plans, &stores).await,
         StreamCommand::Epochs { state, name, last } => epochs(&state, name, last, &stores).await,
+        StreamCommand::Pipelines(command) => match process(&stores, false, threads) {
+            Ok(process) => pipelines::carry_out(command, process).await,
+            Err(error) => Err(error),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -114,32 +114,90 @@ pub async fn carry_out(command: StreamCommand, threads: usize) -> ExitCode {
     }
 }
 
+/// Opens the place of the streams of a server: a folder, whose files are synced, or an s3:// uri.
+///
+/// # Errors
+/// `Invalid` if the uri is wrong, `Data` if the folder cannot be used.
+pub(crate) async fn streams(place: &str) -> Result<StreamsSettings> {
+    if !buzz_streamd::store::is_remote(place) {
+        return StreamsSettings::of_folder(Path::new(place.trim_start_matches("file://")));
+    }
+    let stores = Arc::new(crate::compose::stores()).for_query();
+    let (store, root) = buzz_streamd::store::open(place, true, &process(&stores, false, 1)?.place).await?;
+    Ok(StreamsSettings::of_bucket(store, root))
+}
+
+/// Prints notes to standard error.
+#[derive(Debug)]
+struct Terminal;
+
+impl Notes for Terminal {
+    fn note(&self, text: &str) {
+        crate::terminal::note(text);
+    }
+
+    fn warn(&self, text: &str) {
+        crate::terminal::warn(text);
+    }
+}
+
+fn process(stores: &Arc<QueryStores>, until_end: bool, threads: usize) -> Result<Process> {
+    Process::of_terminal(stores, until_end, threads, Arc::new(Terminal))
+}
+
+/// Reads a script, or a query in JSON, which is translated to one. Returns it with the name that the query gives.
+fn read_script(file: &Path) -> Result<(String, Option<String>)> {
+    let text = if file == Path::new("-") {
+        let mut text = String::new();
+        let read = std::io::stdin().read_to_string(&mut text);
+        read.map_err(|error| QueryError::invalid(format!("standard input is not readable: {error}")))?;
+        text
+    } else {
+        std::fs::read_to_string(file)
+            .map_err(|error| QueryError::invalid(format!("script `{}` is not readable: {error}", file.display())))?
+    };
+    buzz_streamd::script_of(text)
+}
+
+/// Returns the name of the pipeline of a script: the given one, that of a query in JSON, or that of the file.
+fn name_of(file: &Path, given: Option<String>, of_query: Option<String>) -> String {
+    let stem = file.file_stem().filter(|stem| *stem != "-").map(|stem| stem.to_string_lossy().into_owned());
+    given.or(of_query).or(stem).unwrap_or_else(|| "pipeline".to_string())
+}
+
+/// Starts the pipelines of the state at `uri`.
+pub(crate) async fn jobs(uri: &str, threads: usize) -> Result<Jobs> {
+    let stores = Arc::new(crate::compose::stores()).for_query();
+    Jobs::start(uri, process(&stores, false, threads)?).await
+}
+
+async fn run(arguments: RunArguments, threads: usize, stores: &Arc<QueryStores>) -> Result<()> {
+    let (script, of_query) = read_script(&arguments.file)?;
+    let run = Run {
+        script,
+        name: name_of(&arguments.file, arguments.name, of_query),
+        state: arguments.state,
+        parallelism: arguments.parallelism,
+        from_epoch: arguments.from_epoch,
+        epochs: arguments.epochs,
+        sync: !arguments.no_sync,
+    };
+    let interrupted = async {
+        // Without a handler for the signal, an interrupt would end the process at any point, which is safe too.
+        let _ = tokio::signal::ctrl_c().await;
+    };
+    let summary = buzz_streamd::run(&run, &process(stores, arguments.until_end, threads)?, interrupted).await?;
+    crate::terminal::note(&summary);
+    Ok(())
+}
+
 async fn check(file: &Path, plans: bool, stores: &Arc<QueryStores>) -> Result<()> {
-    let (text, _) = plan::read_script(file)?;
-    let place = plan::place(stores, false)?;
-    let planned = plan::plan(&text, plan::Workers { given: None, threads: 1 }, &place, "check").await?;
-    let mut description = planned.pipeline.describe(plans);
-    let epoch = planned.settings.epoch_nanos(false) as f64 / 1e9;
-    let stages = planned.pipeline.stages().count();
-    let sinks = planned.sinks.len();
-    let puts = 1 + stages + 2 * sinks;
-    let month = 30.0 * 86_400.0 / epoch * puts as f64 * 5e-6;
-    description.push_str(&format!(
-        "epoch: every {epoch} s; at most {puts} files ({stages} of state, {sinks} of output and their copies, 1 record); \
-         on S3 at 0.005 US$ per 1,000 PUTs at most {month:.2} US$ in 30 days of events\n"
-    ));
-    crate::terminal::print(&description)
+    let (text, _) = read_script(file)?;
+    crate::terminal::print(&buzz_streamd::describe(&text, plans, &process(stores, false, 1)?).await?)
 }
 
 async fn epochs(state: &str, name: Option<String>, last: usize, stores: &Arc<QueryStores>) -> Result<()> {
-    store::check_exists(state)?;
-    let (store, root) = store::open(state, false, &plan::place(stores, false)?).await?;
-    let name = match name {
-        Some(name) => name,
-        None => store::only_pipeline(&store, &root).await?,
-    };
-    let log = EpochLog::existing(store, root, &name).await?;
-    let log = log.ok_or_else(|| QueryError::invalid(format!("`{state}` has no pipeline `{name}`")))?;
+    let (name, log) = buzz_streamd::existing(state, name, &process(stores, false, 1)?).await?;
     let records = log.list(last).await?;
     let mut text = format!(
         "pipeline {name}, version {}\n{:>8}  {:24}  {:>12}  {:>12}  {:26}  {:>11}  {:>6}  {:>6}  {:>8}\n",

@@ -59,6 +59,8 @@ fn main() {
         trials.push(Trial::test(of("tpch_16_files"), move || run(tpch::run(&plain, query))));
         let answers = Arc::clone(&inputs);
         trials.push(Trial::test(of("tpch_answers"), move || run(tpch::answers(&answers, query))));
+        let objects = Arc::clone(&inputs);
+        trials.push(Trial::test(of("tpch_objects"), move || run(tpch::objects(&objects, query))));
         trials.push(of_shared(&inputs, of("tpch_stored"), move |inputs| run(tpch::stored(inputs, query))));
     }
     for number in 1..=tpcds::STATEMENTS {

@@ -1,6 +1,6 @@
 //! TPC-H, with each table in 16 files:
-//! - against plain DataFusion, on one comb and on four, in memory and over TCP;
-//! - against the answers of DataFusion's own tests, at their scale factor;
+//! - against plain DataFusion, on one comb and on four, in memory and over TCP, and without combs, through objects;
+//! - against the answers of DataFusion's own tests, at their scale factor, also through objects;
 //! - against the answers of another engine, if this machine has the real tables.
 
 use std::path::Path;
@@ -37,7 +37,7 @@ pub(crate) async fn run(inputs: &Inputs, number: u64) -> Result<(), Failed> {
     for zones in [1, 4] {
         for transport in ["transport=memory", "transport=tcp"] {
             let place = |told: String| Failed::from(format!("{zones} zones, {transport}: {told}"));
-            let answer = answer(&sql, zones, transport, folder).await.map_err(place)?;
+            let answer = answer(&sql, zones, &[transport], folder).await.map_err(place)?;
             let scanned = answer.summary.stages.iter().map(|stage| stage.tasks.len()).max();
             // The rows of a null-aware NOT IN must meet in one place.
             let combs = if number == 16 { 1 } else { zones };
@@ -49,6 +49,46 @@ pub(crate) async fn run(inputs: &Inputs, number: u64) -> Result<(), Failed> {
             }
         }
     }
+    for sets in THROUGH_OBJECTS {
+        let place = |told: String| Failed::from(format!("{sets:?}: {told}"));
+        let answer = answer(&sql, 1, sets, folder).await.map_err(place)?;
+        if answer.summary.combs > 0 || answer.summary.objects == 0 {
+            return Err(place(format!("{} combs, {} objects", answer.summary.combs, answer.summary.objects)));
+        }
+        if let Some(told) = asked.judge(&Rows::of(&answer.rows)?, plain.clone()).await? {
+            return Err(place(told));
+        }
+    }
+    Ok(())
+}
+
+/// The options of the exchange through objects: Fuse reads them, tasks read them, and tasks read both sides of each join.
+const THROUGH_OBJECTS: [&[&str]; 3] = [
+    &["reducer=objects"],
+    &["reducer=objects", "inbox_memory_bytes=1"],
+    &["reducer=objects", "inbox_memory_bytes=1", "build_bytes=0"],
+];
+
+/// Statements of which tasks reduce a part if all rows are exchanged, whatever the sizes of their tables.
+const REDUCED_BY_TASKS: [u64; 4] = [1, 3, 12, 18];
+
+/// Compares statement `number` with the answer of DataFusion's own tests, with rows that go through objects.
+pub(crate) async fn objects(inputs: &Inputs, number: u64) -> Result<(), Failed> {
+    let statement = tpch_statement(inputs.slt_files()?, number)?;
+    let tables = large_tpch(inputs).await?;
+    let folder = |name: &str| tables.join(name).to_string_lossy().into_owned();
+    let words = |line: &str| line.split_whitespace().map(str::to_string).collect();
+    let stored: Vec<Vec<String>> = statement.answer.iter().map(|line| words(line)).collect();
+    for sets in THROUGH_OBJECTS {
+        let answer = answer(&statement.sql, 1, sets, folder).await?;
+        let found: Vec<Vec<String>> = Rows::of(&answer.rows)?.rows.iter().map(|row| words(&row.join(" "))).collect();
+        same(&found, &stored).map_err(|told| format!("{sets:?}: {told}"))?;
+        let by_tasks = answer.summary.stages.iter().filter(|stage| stage.step.starts_with("reduce_")).count();
+        let must = sets.len() == 3 && REDUCED_BY_TASKS.contains(&number);
+        if answer.summary.combs > 0 || (must && by_tasks == 0) {
+            return Err(format!("{sets:?}: {} combs, {by_tasks} stages of tasks", answer.summary.combs).into());
+        }
+    }
     Ok(())
 }
 
@@ -57,7 +97,7 @@ pub(crate) async fn answers(inputs: &Inputs, number: u64) -> Result<(), Failed> 
     let statement = tpch_statement(inputs.slt_files()?, number)?;
     let tables = large_tpch(inputs).await?;
     let folder = |name: &str| tables.join(name).to_string_lossy().into_owned();
-    let answer = answer(&statement.sql, 4, "transport=memory", folder).await?;
+    let answer = answer(&statement.sql, 4, &["transport=memory"], folder).await?;
     // The answers have a space between cells, and some cells have spaces.
     let words = |line: &str| line.split_whitespace().map(str::to_string).collect();
     let found: Vec<Vec<String>> = Rows::of(&answer.rows)?.rows.iter().map(|row| words(&row.join(" "))).collect();
@@ -82,15 +122,15 @@ pub(crate) async fn stored(inputs: &Inputs, number: u64) -> Result<(), Failed> {
 
     let tables = Tables::get(inputs).await?;
     let folder = |name: &str| tables.table(name).written.files.to_string_lossy().into_owned();
-    let answer = answer(sql, 4, "transport=memory", folder).await?;
+    let answer = answer(sql, 4, &["transport=memory"], folder).await?;
     Ok(same(&Rows::of(&answer.rows)?.rows, &stored)?)
 }
 
 /// Runs `sql` on the tables that it names; `folder` returns the place of each.
-async fn answer(sql: &str, zones: usize, transport: &str, folder: impl Fn(&str) -> String) -> Result<Answer, String> {
+async fn answer(sql: &str, zones: usize, sets: &[&str], folder: impl Fn(&str) -> String) -> Result<Answer, String> {
     let uris: Vec<(&str, String)> = tables_of(sql).map(|name| (name, folder(name))).collect();
     let catalogs: Vec<(&str, &str, &str)> = uris.iter().map(|(name, uri)| (*name, "Parquet", uri.as_str())).collect();
-    let sets = [transport, "tasks=16", "timeout_seconds=300"];
+    let sets = [sets, &["tasks=16", "timeout_seconds=300"]].concat();
     let answer = ask(&statement(zones, sql, &catalogs), Path::new("/"), &sets).await;
     answer.map_err(|error| format!("{:?}: {error}", error.kind))
 }

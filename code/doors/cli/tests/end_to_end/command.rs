@@ -13,7 +13,7 @@ use tempfile::tempdir;
 use crate::common::steps;
 use crate::tables::parquet_folder;
 
-fn buzz(dir: &Path, arguments: &[&str]) -> Output {
+pub(crate) fn buzz(dir: &Path, arguments: &[&str]) -> Output {
     Command::new(program("buzz")).current_dir(dir).args(arguments).output().unwrap()
 }
 
@@ -23,7 +23,7 @@ fn query(dir: &Path, reduce: &str) {
     fs::write(dir.join("query.json"), query.to_string()).unwrap();
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
@@ -354,18 +354,31 @@ fn interrupt_stops_the_query_and_removes_its_temporary_output() {
     let query = steps(1, &[("m", slow)], &[("r", "SELECT * FROM m")], &[("rides", "Parquet", "rides")]);
     fs::write(dir.path().join("query.json"), query.to_string()).unwrap();
     let arguments = ["query", "query.json", "--output", "rows.txt"];
-    let mut child =
-        Command::new(program("buzz")).current_dir(dir.path()).args(arguments).stderr(Stdio::piped()).spawn().unwrap();
-    // The temporary output file exists while the query runs.
-    let started = Instant::now();
-    while fs::read_dir(dir.path()).unwrap().count() < 3 {
-        assert!(started.elapsed() < Duration::from_secs(60), "the query did not start");
-        std::thread::sleep(Duration::from_millis(20));
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let mut command = Command::new(program("buzz"));
+        let mut child = command.current_dir(dir.path()).args(arguments).stderr(Stdio::piped()).spawn().unwrap();
+        // The temporary output file exists while the query runs.
+        let started = Instant::now();
+        while fs::read_dir(dir.path()).unwrap().count() < 3 {
+            assert!(started.elapsed() < Duration::from_secs(60), "the query did not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the temporary output was not removed");
     }
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the temporary output was not removed");
+}
+
+#[test]
+fn output_beyond_the_limit_of_file_sizes_is_an_error_that_names_it() {
+    let dir = tempdir().unwrap();
+    // A block has 512 or 1024 bytes.
+    let script = "ulimit -f 8; exec \"$0\" sql 'SELECT value FROM generate_series(1, 100000)' --output rows.csv";
+    let output = Command::new("sh").current_dir(dir.path()).args(["-c", script]).arg(program("buzz")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("output `"), "{output:?}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "the temporary output was not removed");
 }
 
 #[test]

@@ -2,12 +2,14 @@
 
 use std::fmt::Write;
 
+use buzz_engine::Engine;
+use buzz_fuse::Fuse;
 use buzz_protocol::ErrorKind;
 use buzz_testkit::sorted_text;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
-use crate::common::{ask, statement};
+use crate::common::{ask, host, question, statement};
 use crate::tables::parquet_folder;
 
 #[track_caller]
@@ -27,6 +29,21 @@ async fn tasks_files_and_results_are_bounded_by_options() {
     assert_limit(ask(&all, dir.path(), &["max_result_bytes=1KB"]).await, "raise the option `max_result_bytes`");
     let within = ["tasks=4", "max_tasks=4", "max_scan_bytes=1MB", "max_result_bytes=1MB"];
     assert_eq!(ask(&all, dir.path(), &within).await.unwrap().summary.rows, 400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn options_that_were_not_set_by_text_are_bounded_too() {
+    let dir = tempdir().unwrap();
+    parquet_folder(dir.path(), "rides", 1, 10);
+    let all = statement(1, "SELECT * FROM rides", &[("rides", "Parquet", "rides")]);
+    let (mut question, _) = question(&all, dir.path(), &[]);
+    question.options.batch_size = usize::MAX;
+    let mut running = Fuse::new(host(&[]).host()).start(question);
+    let error = running.answer().await.unwrap_err();
+    assert!(
+        error.kind == ErrorKind::Invalid && error.message.contains("use a whole number from 1 to 1048576"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -49,9 +49,15 @@ mod memory;
 
 mod names;
 
+mod objects;
+
+mod outputs;
+
 mod panics;
 
 mod queries;
+
+mod reuse;
 
 mod scopes;
 

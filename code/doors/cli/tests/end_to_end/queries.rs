@@ -1,6 +1,7 @@
 //! Tests the rows of queries with steps.
 
 use arrow::array::RecordBatch;
+use buzz_protocol::ErrorKind;
 use buzz_testkit::{plain_rows, same_rows, sorted_text};
 use serde_json::json;
 use tempfile::tempdir;
@@ -197,6 +198,8 @@ async fn partition_filter_compares_by_column_type() {
         ("kind SIMILAR TO '_'", 3),
         ("(kind, level) IN (('a', 1), ('x', 2))", 3),
         ("day = $day OR level IS NOT DISTINCT FROM $level", 4),
+        ("day < now() AND day <= current_date - INTERVAL '1 day'", 6),
+        ("now() < TIMESTAMP '2024-01-01 00:00:00'", 0),
     ];
     query["params"] = json!({"day": "2024-02-01", "level": 1});
     for (filter, files) in cases {
@@ -206,6 +209,9 @@ async fn partition_filter_compares_by_column_type() {
         let expected = if files == 0 { "NULL".to_string() } else { (files * 50).to_string() };
         assert_eq!(sorted_text(&answer.rows), [expected], "{filter}");
     }
+    query["steps"][0]["partition_filter"] = json!("level > random()");
+    let error = ask(&query, dir.path(), &[]).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Invalid && error.to_string().contains("it cannot contain `random()`"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

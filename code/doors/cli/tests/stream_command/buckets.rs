@@ -1,17 +1,22 @@
 //! State, sources and sinks in buckets, on the S3 server of the local cloud.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use buzz_localcloud::ecs::{AddressKind, TaskDefinition};
 use buzz_localcloud::upload::upload;
 use buzz_localcloud::{LocalCloud, Setup, client_environment};
 use buzz_testkit::program;
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
 
+use crate::served::{Server, WAIT_MAX};
 use crate::support::{Folder, Result, same};
 
 /// An S3 server with the bucket `lake`.
@@ -146,4 +151,118 @@ pub(crate) fn kills_and_races() -> Result {
     // One of them may have stopped because the other was faster.
     bucket.succeeds(&["stream", "run", &raced, "--until-end", "--state", "s3://lake/state/raced"])?;
     same("two processes", &expected, &bucket.rows("s3://lake/raced")?)
+}
+
+/// A pipeline of a server, with its state and its sink in a bucket, is stopped, and goes on in the next server.
+pub(crate) fn pipelines() -> Result {
+    let folder = Folder::new()?;
+    let bucket = Bucket::start(&folder)?;
+    let server = || Server::of(bucket.buzz(&["serve", "--state", "s3://lake/jobs"]), &folder);
+    let script = "CREATE TABLE impulse WITH (connector='impulse', events='2000', real_time='false');\nSET epoch_rows = 50;\n\
+                  CREATE TABLE out WITH (connector='json', path='s3://lake/counted', type='sink');\n\
+                  INSERT INTO out SELECT counter FROM impulse;";
+    let first = server()?;
+    first.create("counter", script)?;
+    first.wait_state("counter", "Running")?;
+    first.ok("PATCH", "/pipelines/counter", &json!({"stop": "checkpoint"}))?;
+    first.wait_state("counter", "Stopped")?;
+    first.stop()?;
+    let second = server()?;
+    second.wait_state("counter", "Stopped")?;
+    second.ok("PATCH", "/pipelines/counter", &json!({"stop": "none", "parallelism": 2}))?;
+    second.wait_state("counter", "Finished")?;
+    let checkpoints = second.ok("GET", "/pipelines/counter/jobs/job_counter/checkpoints", &Value::Null)?;
+    let stops = checkpoints["data"].as_array().into_iter().flatten();
+    let stops = stops.filter(|checkpoint| checkpoint["checkpointType"] == "stopping").count();
+    if !(1..=2).contains(&stops) {
+        return Err(format!("{stops} stops in {checkpoints}").into());
+    }
+    second.stop()?;
+    let mut expected: Vec<String> = (0..2000).map(|counter| json!({"counter": counter}).to_string()).collect();
+    expected.sort();
+    same("in a bucket", &expected, &bucket.rows("s3://lake/counted")?)
+}
+
+/// A way to a server that can be closed, as if the server were away.
+struct Gate {
+    address: SocketAddr,
+    is_open: Arc<AtomicBool>,
+    passing: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Gate {
+    fn to(server: &str) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let gate = Self { address: listener.local_addr()?, is_open: Arc::new(true.into()), passing: Arc::default() };
+        let (is_open, passing) = (Arc::clone(&gate.is_open), Arc::clone(&gate.passing));
+        let server = server.trim_start_matches("http://").trim_end_matches('/').to_string();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(std::result::Result::ok) {
+                if !is_open.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let Ok(server) = TcpStream::connect(&server) else { continue };
+                let (Ok(from_client), Ok(from_server)) = (client.try_clone(), server.try_clone()) else { continue };
+                passing.lock().extend([client.try_clone(), server.try_clone()].into_iter().flatten());
+                carry(from_client, server);
+                carry(from_server, client);
+            }
+        });
+        Ok(gate)
+    }
+
+    /// Closes all connections, and accepts no more.
+    fn close(&self) {
+        self.is_open.store(false, Ordering::SeqCst);
+        for stream in self.passing.lock().drain(..) {
+            drop(stream.shutdown(Shutdown::Both));
+        }
+    }
+
+    fn open(&self) {
+        self.is_open.store(true, Ordering::SeqCst);
+    }
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream) {
+    std::thread::spawn(move || {
+        drop(std::io::copy(&mut from, &mut to));
+        drop(to.shutdown(Shutdown::Both));
+    });
+}
+
+/// The store of state and sink is away twice while a pipeline runs. The pipeline waits, and each row is in the sink once.
+pub(crate) fn store_away() -> Result {
+    let folder = Folder::new()?;
+    let bucket = Bucket::start(&folder)?;
+    let gate = Gate::to(&bucket.cloud.endpoint)?;
+    let mut command = bucket.buzz(&["serve", "--state", "s3://lake/jobs"]);
+    command.env("AWS_ENDPOINT_URL", format!("http://{}", gate.address));
+    let server = Server::of(command, &folder)?;
+    let script = "CREATE TABLE impulse WITH (connector='impulse', events='3000', real_time='false');\nSET epoch_rows = 20;\n\
+                  CREATE TABLE out WITH (connector='json', path='s3://lake/away', type='sink');\n\
+                  INSERT INTO out SELECT counter FROM impulse;";
+    server.create("a", script)?;
+    server.wait_state("a", "Running")?;
+    for _ in 0..2 {
+        gate.close();
+        std::thread::sleep(Duration::from_secs(3));
+        gate.open();
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let started = Instant::now();
+    loop {
+        // The server may have answered that its store is away.
+        let (status, pipeline) = server.call("GET", "/pipelines/a", &Value::Null)?;
+        match (status, pipeline["state"].as_str()) {
+            (200, Some("Finished")) => break,
+            (200, Some("Failed")) => return Err(format!("the pipeline has failed: {pipeline}").into()),
+            _ if started.elapsed() > WAIT_MAX => return Err(format!("the pipeline has not ended: {pipeline}").into()),
+            _ => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+    server.stop()?;
+    let mut expected: Vec<String> = (0..3000).map(|counter| json!({"counter": counter}).to_string()).collect();
+    expected.sort();
+    same("after the store was away", &expected, &bucket.rows("s3://lake/away")?)
 }

@@ -1,14 +1,15 @@
-//! Delta Lake tables as sources.
+//! Delta Lake tables as sources and sinks.
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 
-use crate::support::{Folder, Result, fails, succeeds};
+use crate::support::{Folder, Result, fails, normal, succeeds};
 
 /// Writes a data file with the values `id`, and returns the action that adds it.
 fn added(table: &Path, day: &str, name: &str, ids: &[i64], data_change: bool) -> Result<Value> {
@@ -50,6 +51,75 @@ fn create(table: &Path) -> Result {
             first,
         ],
     )
+}
+
+/// The rows of a table, as sorted JSON lines with their keys in order.
+fn table_rows(path: &str) -> Result<Vec<String>> {
+    let output = Command::new(env!("CARGO_BIN_EXE_buzz"))
+        .args(["sql", "SELECT * FROM t", "--format", "ndjson", "--table"])
+        .arg(format!("t={path}"))
+        .output()?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
+    }
+    let text = String::from_utf8(output.stdout)?;
+    let rows = text.lines().map(|line| Ok(normal(&serde_json::from_str(line)?).to_string()));
+    let mut rows = rows.collect::<Result<Vec<String>>>()?;
+    rows.sort();
+    Ok(rows)
+}
+
+/// A table gets each epoch as one commit with an application transaction, and has the rows of a file beside it.
+pub(crate) fn sink() -> Result {
+    let folder = Folder::new()?;
+    let script = |select: &str| {
+        format!(
+            "CREATE TABLE nexmark WITH (connector='nexmark', event_rate='1000', events='5000', real_time='false');\n\
+             CREATE TABLE lake WITH (connector='delta', path='{}', partition_by='channel', type='sink');\n\
+             CREATE TABLE files WITH (connector='parquet', path='{}', partition_by='channel', type='sink');\n\
+             SET epoch_rows = 300;\n\
+             CREATE VIEW best AS SELECT bid.channel AS channel, max(bid.price) AS price, count(*) AS n FROM nexmark \
+             WHERE bid IS NOT NULL GROUP BY bid.channel, tumble(interval '500 milliseconds');\n\
+             INSERT INTO lake {select};\nINSERT INTO files SELECT n, channel, price FROM best;",
+            folder.text("lake"),
+            folder.text("files")
+        )
+    };
+    let path = folder.write("s.sql", &script("SELECT n, channel, price FROM best"))?.display().to_string();
+    let state = folder.text("state");
+    succeeds(&["run", &path, "--until-end", "--state", &state, "--epochs", "7"])?;
+    let first = table_rows(&folder.text("lake"))?;
+    succeeds(&["run", &path, "--until-end", "--state", &state, "--parallelism", "3"])?;
+    succeeds(&["run", &path, "--until-end", "--state", &state])?;
+    let (lake, files) = (table_rows(&folder.text("lake"))?, table_rows(&folder.text("files"))?);
+    if first.is_empty() || first.len() >= lake.len() || lake != files {
+        return Err(format!("{} rows, then {} instead of {}", first.len(), lake.len(), files.len()).into());
+    }
+    let mut transactions = Vec::new();
+    for file in fs::read_dir(folder.path("lake/_delta_log"))? {
+        let file = file?.path();
+        if file.extension().is_some_and(|extension| extension == "json") {
+            for line in fs::read_to_string(file)?.lines() {
+                let action: Value = serde_json::from_str(line)?;
+                transactions.extend(action["txn"]["version"].as_u64());
+            }
+        }
+    }
+    let count = transactions.len();
+    transactions.sort_unstable();
+    transactions.dedup();
+    if count < 5 || transactions.len() != count {
+        return Err(format!("{count} commits of the epochs {transactions:?}").into());
+    }
+    // Other columns than those of the table, in a new version of the pipeline.
+    folder.write("s.sql", &script("SELECT channel, price FROM best"))?;
+    let error = fails(&["run", &path, "--until-end", "--state", &state])?;
+    if !error.contains("has the columns") || !error.contains("select those of the table") {
+        return Err(error.into());
+    }
+    folder.write("s.sql", &script("SELECT channel, n AS \"a b\" FROM best"))?;
+    let error = fails(&["check", &path])?;
+    if error.contains("column `a b` has a name that Delta tables do not take") { Ok(()) } else { Err(error.into()) }
 }
 
 /// Each version's appended rows are read once; a compaction has none, and a version that removes rows is an error.

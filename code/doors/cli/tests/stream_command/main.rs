@@ -2,17 +2,21 @@
 //! random times, and changes of the parallelism.
 //!
 //! Scripts and answers of other engines are in the shared folder of real tables; without it, their tests are ignored.
-//! `BUZZ_STREAM_KILLS=200` chooses the number of kills.
+//! `BUZZ_STREAM_KILLS=200` chooses the number of kills, `BUZZ_INGEST_KILLS=50` that of servers which take rows.
 
 #![expect(clippy::print_stdout, reason = "a test reports what it skips")]
 
 mod buckets;
+mod changes;
 mod counts;
 mod delta;
 mod dialect;
 mod engines;
 mod files;
+mod ingest;
+mod jobs;
 mod names;
+mod served;
 mod sinks;
 mod state;
 mod support;
@@ -36,6 +40,11 @@ fn main() {
         trials.push(
             Trial::test(format!("arroyo::{name}"), move || engines::arroyo(&data, name)).with_ignored_flag(absent),
         );
+    }
+    for name in engines::ARROYO_CHANGES {
+        let data = data.join("arroyo");
+        let test = move || engines::arroyo_changes(&data, name);
+        trials.push(Trial::test(format!("arroyo_changes::{name}"), test).with_ignored_flag(absent));
     }
     for (name, message) in engines::ARROYO_REFUSED {
         let data = data.join("arroyo");
@@ -70,6 +79,19 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("state::rows_before_another_script_are_published", state::rows_before_another_script),
         Trial::test("state::rows_that_fail_stop_the_run_or_are_skipped", state::failing_rows),
         Trial::test("state::bucket_with_kills_and_two_processes", buckets::kills_and_races),
+        Trial::test("ingest::kills_of_servers_and_pipelines_change_no_row", ingest::kills),
+        Trial::test("ingest::runs_go_on_after_rows_of_two_servers", ingest::runs_go_on),
+        Trial::test("ingest::example_joins_two_streams", ingest::example_joins),
+        Trial::test("ingest::mistakes_are_named", ingest::mistakes),
+        Trial::test("jobs::stops_starts_and_rescales_change_no_row", jobs::lifecycle),
+        Trial::test("jobs::failure_of_a_job_is_its_own", jobs::failure),
+        Trial::test("jobs::killed_server_is_replaced", jobs::take_over),
+        Trial::test("jobs::stopped_server_hands_over", jobs::hand_over),
+        Trial::test("jobs::scripts_are_replaced_and_deleted", jobs::replaced),
+        Trial::test("jobs::rows_are_followed", jobs::followed),
+        Trial::test("jobs::wrong_requests_are_refused", jobs::refused),
+        Trial::test("jobs::state_in_a_bucket", buckets::pipelines),
+        Trial::test("jobs::store_that_is_away_loses_no_row", buckets::store_away),
         Trial::test("counts::words_equal_batch", counts::words),
         Trial::test("counts::counter_has_each_value_once_over_restarts", counts::counter),
         Trial::test("counts::state_rows_follow_keys_not_events", counts::state_rows),
@@ -110,7 +132,10 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("sinks::rows_have_the_columns_of_the_sink", sinks::columns),
         Trial::test("sinks::what_cannot_be_written_is_refused_by_check", sinks::refused),
         Trial::test("sinks::times_keep_their_zone", sinks::zones),
+        Trial::test("changes::counts_change_over_kills_and_runs", changes::over_kills),
+        Trial::test("changes::need_a_sink_that_takes_them", changes::sinks),
         Trial::test("delta::appended_rows_are_read_once", delta::appended_rows),
+        Trial::test("delta::sink_gets_each_epoch_once", delta::sink),
         Trial::test("dialect::statements_equal_batch", dialect::equal_batch),
         Trial::test("dialect::overflow_is_an_error_as_in_batch", dialect::overflow_is_an_error),
         Trial::test("check::names_stages_and_state", tutorial::check_names_stages),

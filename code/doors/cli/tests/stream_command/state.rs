@@ -13,7 +13,7 @@ use crate::support::{Folder, Result, buzz, fails, rows, same, succeeds};
 use crate::time::timed_rows;
 
 /// Statements whose rows do not depend on when they run.
-pub(crate) fn scripts(folder: &Folder, events: u64) -> [String; 4] {
+pub(crate) fn scripts(folder: &Folder, events: u64) -> [String; 5] {
     let source = format!(
         "CREATE TABLE nexmark WITH (connector='nexmark', event_rate='1000', events='{events}', real_time='false', \
          disorder='2s');\nSET epoch_rows = 300;\n"
@@ -49,6 +49,12 @@ pub(crate) fn scripts(folder: &Folder, events: u64) -> [String; 4] {
              FROM nexmark WHERE bid.price % 3 = 0;",
             folder.text("out-3")
         ),
+        format!(
+            "{source}CREATE TABLE out WITH (connector='delta', path='{}', type='sink');\nINSERT INTO out SELECT \
+             bid.auction % 20 AS a, count(*) AS n, max(bid.price) AS price, tumble(interval '1 second') AS w FROM nexmark \
+             WHERE bid IS NOT NULL GROUP BY 1, w;",
+            folder.text("out-4")
+        ),
     ]
 }
 
@@ -78,7 +84,7 @@ pub(crate) fn kills() -> Result {
     let mut rounds = 0;
     while count < kills {
         rounds += 1;
-        for index in 0..4 {
+        for index in 0..5 {
             let script = still.write(&format!("s{index}.sql"), &scripts(&still, events)[index])?;
             if rounds == 1 {
                 succeeds(&["run", &script.display().to_string(), "--until-end"])?;
@@ -86,7 +92,7 @@ pub(crate) fn kills() -> Result {
             let script =
                 killed.write(&format!("s{index}.sql"), &scripts(&killed, events)[index])?.display().to_string();
             let state = killed.text(&format!("state-{rounds}"));
-            for _ in 0..kills.div_ceil(4).min(6) {
+            for _ in 0..kills.div_ceil(5).min(6) {
                 let workers = rng.random_range(1..5).to_string();
                 let mut child = Command::new(env!("CARGO_BIN_EXE_buzz"))
                     .args(["stream", "run", &script, "--until-end", "--state", &state, "--parallelism", &workers])
@@ -108,6 +114,7 @@ pub(crate) fn kills() -> Result {
         }
         fs::remove_dir_all(killed.path("out-2"))?;
         fs::remove_dir_all(killed.path("out-3"))?;
+        fs::remove_dir_all(killed.path("out-4"))?;
         for file in ["out-0", ".out-0.buzz", "out-1", ".out-1.buzz"] {
             fs::remove_file(killed.path(file))?;
         }
@@ -140,7 +147,7 @@ pub(crate) fn two_processes() -> Result {
 
 /// A process that was stopped, and wakes up when another one has gone on, changes no row.
 pub(crate) fn late_process() -> Result {
-    for index in [0, 3] {
+    for index in [0, 3, 4] {
         let alone = Folder::new()?;
         let script = alone.write("s.sql", &scripts(&alone, 20_000)[index])?;
         succeeds(&["run", &script.display().to_string(), "--until-end"])?;

@@ -3,6 +3,7 @@
 mod console;
 pub(crate) mod guard;
 mod metrics;
+mod pipelines;
 pub(crate) mod rows;
 pub(crate) mod submitted;
 mod work;
@@ -16,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router, middleware};
 use buzz_protocol::{ErrorKind, Format, Options, Param, QueryError, QueryId, Result};
+use buzz_streamd::Jobs;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
@@ -28,7 +30,8 @@ use crate::http::rows::Part;
 use crate::http::submitted::Submitted;
 use crate::listen::Shared;
 use crate::names::NamedTable;
-use crate::{flight, mcp};
+use crate::streams::Streams;
+use crate::{flight, mcp, streams};
 
 /// Maximum bytes of a request.
 const BODY_BYTES_MAX: usize = 16 << 20;
@@ -38,8 +41,10 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 struct Api {
     desk: Arc<Desk>,
     submitted: Arc<Submitted>,
+    streams: Option<Arc<Streams>>,
     /// True if all users have one key.
     is_one_key: bool,
+    jobs: Option<Jobs>,
 }
 
 impl Api {
@@ -67,7 +72,9 @@ pub(crate) fn router(shared: &Shared, guard: Arc<Guard>) -> Router {
     let api = Api {
         desk: Arc::clone(&shared.desk),
         submitted: Arc::clone(&shared.submitted),
+        streams: shared.streams.clone(),
         is_one_key: shared.keys.is_one(),
+        jobs: shared.pipelines.as_ref().map(|pipelines| pipelines.jobs.clone()),
     };
     let gate = Gate { guard, keys: Arc::clone(&shared.keys) };
     Router::new()
@@ -80,12 +87,14 @@ pub(crate) fn router(shared: &Shared, guard: Arc<Guard>) -> Router {
         .route("/v1/queries/{id}/work", get(work::work))
         .route("/v1/tables", get(tables))
         .route("/v1/tables/{name}", get(table))
+        .merge(streams::router(shared.streams.clone()))
         .route("/", get(console::to_first_page))
         .route("/console", get(console::to_first_page))
         .route(console::PATH, get(console::first_page))
         .route("/console/{file}", get(console::file))
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(metrics))
+        .nest(pipelines::PATH, pipelines::routes(shared))
         .fallback(async || failed(StatusCode::NOT_FOUND, &QueryError::invalid("the path does not exist")))
         .method_not_allowed_fallback(async || {
             failed(StatusCode::METHOD_NOT_ALLOWED, &QueryError::invalid("the path does not accept this method"))
@@ -98,7 +107,7 @@ pub(crate) fn router(shared: &Shared, guard: Arc<Guard>) -> Router {
 }
 
 /// Makes the response of a failure.
-fn failed(status: StatusCode, error: &QueryError) -> Response {
+pub(crate) fn failed(status: StatusCode, error: &QueryError) -> Response {
     let body = json!({"error": {"kind": error.kind, "message": error.to_string()}});
     (status, Json(body)).into_response()
 }
@@ -287,5 +296,10 @@ async fn table(State(api): State<Api>, Path(name): Path<String>) -> Response {
 
 /// Responds with counts in the format of Prometheus.
 async fn metrics(State(api): State<Api>) -> Response {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::text(&api.desk)).into_response()
+    let mut text = metrics::text(&api.desk);
+    if let Some(streams) = &api.streams {
+        text.push_str(&streams.metrics().await);
+    }
+    text.push_str(&api.jobs.as_ref().map(metrics::of_jobs).unwrap_or_default());
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -89,7 +89,7 @@ pub(crate) fn summary(summary: &Summary) -> Value {
         "bytes_read": summary.bytes_read, "tasks": summary.tasks, "retries": summary.retries,
         "get_requests": summary.requests.gets, "put_requests": summary.requests.puts,
         "seconds": summary.total.as_secs_f64(), "cost_usd": summary.cost_usd, "combs_started": summary.combs_started,
-        "started_usd": summary.started_usd,
+        "started_usd": summary.started_usd, "reused": summary.reused,
     })
 }
 

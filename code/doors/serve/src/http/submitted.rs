@@ -45,8 +45,9 @@ impl Submitted {
         let (id, user, format) = (request.id, request.user.clone(), request.format);
         let mut queries = self.queries.lock();
         let count = queries.values().filter(|query| query.user == user).count();
-        if count >= OF_USER_MAX || desk.keeps_enough(&user) {
-            remove_fetched(&mut queries, &user);
+        let mut gives_way = count >= OF_USER_MAX || desk.keeps_enough(&user);
+        while gives_way && remove_fetched(&mut queries, &user) {
+            gives_way = desk.keeps_enough(&user);
         }
         if queries.values().filter(|query| query.user == user).count() >= OF_USER_MAX {
             return Err(QueryError::limit(format!(
@@ -115,11 +116,11 @@ impl Submitted {
 }
 
 /// Removes the failures of `user` that were fetched, and the answer that was used the longest ago, of those whose rows were fetched:
-/// they are kept in case that they are fetched again.
-fn remove_fetched(queries: &mut HashMap<QueryId, Submission>, user: &str) {
+/// they are kept in case that they are fetched again. Returns false if there is none.
+fn remove_fetched(queries: &mut HashMap<QueryId, Submission>, user: &str) -> bool {
     // A failure that was fetched is of no more use, and holds no place.
     queries.retain(|_, query| query.user != user || !query.is_fetched || !matches!(query.outcome, Some(Err(_))));
     let fetched = queries.iter().filter(|(_, query)| query.user == user && query.is_fetched);
     let oldest = fetched.min_by_key(|(_, query)| query.used).map(|(id, _)| *id);
-    oldest.and_then(|id| queries.remove(&id));
+    oldest.and_then(|id| queries.remove(&id)).is_some()
 }

@@ -9,6 +9,7 @@ mod bare;
 mod empty;
 mod functions;
 mod information;
+mod keywords;
 mod literal;
 mod rewrite;
 mod shown;
@@ -98,9 +99,7 @@ impl Catalog {
         // The engine reports what is wrong with a statement that cannot be parsed.
         let Ok(statement @ Statement::Query(_)) = parse(sql) else { return Ok(Route::Engine) };
         let statement = DFStatement::Statement(Box::new(statement));
-        let Ok((relations, _)) = datafusion::sql::resolve::resolve_table_references(&statement, true) else {
-            return Ok(Route::Engine);
-        };
+        let Ok(relations) = planner::relations(&statement) else { return Ok(Route::Engine) };
         let entries = self.desk.names.last_entries();
         let is_own = |relation: &&datafusion::common::TableReference| match relation.schema() {
             Some(schema) => [PG_CATALOG, INFORMATION_SCHEMA].contains(&schema),
@@ -195,6 +194,7 @@ impl Catalog {
         for function in functions::all(&named, session) {
             context.register_udf(function);
         }
+        context.register_udtf("pg_get_keywords", Arc::new(keywords::Keywords));
         Ok(context)
     }
 }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{
     Array, ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, SelectItem, SetExpr, Statement,
-    Value, VisitMut, VisitorMut,
+    TableFactor, Value, VisitMut, VisitorMut,
 };
 
 use crate::pg_catalog::{INFORMATION_SCHEMA, PG_CATALOG, empty};
@@ -93,6 +93,14 @@ impl VisitorMut for Rewriter {
         ControlFlow::Continue(())
     }
 
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        // Functions are found by their names only.
+        if let TableFactor::Table { name, args: Some(_), .. } = factor {
+            without_schema(name);
+        }
+        ControlFlow::Continue(())
+    }
+
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         match expr {
             Expr::Collate { expr: inner, .. } => *expr = inner.as_ref().clone(),
@@ -107,17 +115,18 @@ impl VisitorMut for Rewriter {
                 }
             }
             Expr::Function(function) => {
-                if let [ObjectNamePart::Identifier(schema), name] = function.name.0.as_slice()
-                    && [PG_CATALOG, INFORMATION_SCHEMA].contains(&schema.value.to_lowercase().as_str())
-                {
-                    function.name = ObjectName(vec![name.clone()]);
-                }
+                without_schema(&mut function.name);
                 let is_empty_array = match &function.args {
                     FunctionArguments::Subquery(query) => empty::is_empty(query),
                     _ => false,
                 };
                 if is_empty_array {
                     *expr = null();
+                }
+            }
+            Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } => {
+                if let Some(list) = elements(right) {
+                    *expr = Expr::InList { expr: left.clone(), list, negated: true };
                 }
             }
             Expr::Subquery(query) if empty::is_empty(query) => *expr = null(),
@@ -140,6 +149,24 @@ fn single(query: &mut Query) {
     if let [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] = select.projection.as_mut_slice() {
         *expr = call("max", vec![expr.clone()]);
         query.order_by = None;
+    }
+}
+
+/// Removes the schema of the catalog from the name of a function.
+fn without_schema(name: &mut ObjectName) {
+    if let [ObjectNamePart::Identifier(schema), last] = name.0.as_slice()
+        && [PG_CATALOG, INFORMATION_SCHEMA].contains(&schema.value.to_lowercase().as_str())
+    {
+        *name = ObjectName(vec![last.clone()]);
+    }
+}
+
+/// Returns the elements of an array that is written out and has some.
+fn elements(expr: &Expr) -> Option<Vec<Expr>> {
+    match expr {
+        Expr::Nested(inner) => elements(inner),
+        Expr::Array(array) if !array.elem.is_empty() => Some(array.elem.clone()),
+        _ => None,
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Messages and the login are those of the crate `pgwire`. `frame` checks a message before it is decoded, `wire` reads and
 //! writes them, [`connection`] serves one connection from its first byte to its last. `statement` and `copy` find the kinds of
-//! statements, `session` has the settings, `params` the values of parameters, `cursor` the rows that are sent by `rows`.
+//! statements, `session` has the settings, `params` and `arrays` the values of parameters, `casts` their types, `cursor` the rows that are sent by `rows`.
 //! `types`, `value` (with its text and binary forms) and `json` decide how each Arrow type is sent.
 
+mod arrays;
+mod casts;
 mod connection;
 mod copy;
 pub(crate) mod cursor;

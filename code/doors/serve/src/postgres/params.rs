@@ -9,7 +9,8 @@ use arrow::datatypes::DataType;
 use buzz_protocol::{Param, QueryError, Result};
 use pgwire::messages::extendedquery::Bind;
 
-use crate::postgres::types::{Base, PgType};
+use crate::postgres::arrays;
+use crate::postgres::types::{self, Base, PgType};
 use crate::scan::{self, Kind};
 
 /// OIDs of texts, apart from `text` itself: unknown, name, char, bpchar, varchar, json, uuid.
@@ -18,6 +19,10 @@ const UUID: u32 = 2950;
 
 /// The type `oid[]`, in which clients look up types.
 const OIDS: u32 = 1028;
+
+/// The types `varchar[]` and `uuid[]`.
+const VARCHARS: u32 = 1015;
+const UUIDS: u32 = 2951;
 
 /// Casts that are not to an Arrow type by name: from hexadecimal digits to bytes, and from days to a date.
 const HEX: &str = "hex";
@@ -43,6 +48,43 @@ struct Value {
     cast: Option<String>,
 }
 
+/// The value of a parameter.
+#[derive(Debug, PartialEq)]
+enum Given {
+    One(Value),
+    /// Elements of an array, and the Arrow type that they have as a list.
+    Many(Vec<Value>, String),
+}
+
+impl Given {
+    /// Returns what stands for `parameter` in the statement; None if the parameter stays as it is.
+    fn written(&self, parameter: &str) -> Option<String> {
+        match self {
+            Self::One(value) => Some(cast(parameter, value.cast.as_deref()?)),
+            Self::Many(elements, list) if elements.is_empty() => Some(format!("arrow_cast(make_array(), '{list}')")),
+            Self::Many(elements, list) => {
+                let element = |(at, value): (usize, &Value)| {
+                    let name = format!("{parameter}_{}", at + 1);
+                    value.cast.as_deref().map_or_else(|| name.clone(), |data_type| cast(&name, data_type))
+                };
+                let elements: Vec<String> = elements.iter().enumerate().map(element).collect();
+                Some(format!("arrow_cast(make_array({}), '{list}')", elements.join(", ")))
+            }
+        }
+    }
+
+    /// Returns the parameters by name. Those of an array `1` are `1_1`, `1_2` and so on.
+    fn named(self, number: usize) -> Vec<(String, Param)> {
+        match self {
+            Self::One(value) => vec![(number.to_string(), value.param)],
+            Self::Many(elements, _) => {
+                let named = elements.into_iter().enumerate();
+                named.map(|(at, value)| (format!("{number}_{}", at + 1), value.param)).collect()
+            }
+        }
+    }
+}
+
 /// Returns the number of parameters of `sql`: the largest `n` of its `$n`.
 ///
 /// # Errors
@@ -60,24 +102,16 @@ pub(super) fn count(sql: &str) -> Result<usize> {
     Ok(most)
 }
 
-/// Sets the types of those parameters of `sql` that are not given and written as `$1::oid[]`.
-pub(super) fn set_oids(sql: &str, types: &mut [u32]) {
-    let tokens = scan::tokens(sql);
-    for window in tokens.windows(6) {
-        let texts: Vec<&str> = window[1..].iter().map(|token| token.text(sql)).collect();
-        let is_cast = texts[..2] == [":", ":"] && texts[2].eq_ignore_ascii_case("oid") && texts[3..] == ["[", "]"];
-        let number = (window[0].kind == Kind::Parameter && is_cast).then(|| window[0].text(sql)[1..].parse::<usize>());
-        if let Some(Ok(number)) = number
-            && let Some(oid) = number.checked_sub(1).and_then(|index| types.get_mut(index)).filter(|oid| **oid == 0)
-        {
-            *oid = OIDS;
-        }
-    }
-}
-
 /// Returns `sql` with a cast around each parameter whose type is given, to plan it without values.
 pub(super) fn typed(sql: &str, types: &[u32]) -> String {
-    wrapped(sql, |index| types.get(index).and_then(|oid| arrow_type(*oid)).map(str::to_string))
+    wrapped(sql, |index, parameter| {
+        let oid = *types.get(index)?;
+        let data_type = match list_type(oid) {
+            Some(list) => list,
+            None => arrow_type(oid)?.to_string(),
+        };
+        Some(cast(parameter, &data_type))
+    })
 }
 
 /// Returns the OID of the type of parameter `index`: as the client gave it, or as the statement determines it.
@@ -89,16 +123,41 @@ pub(super) fn oid(types: &[u32], index: usize, planned: &BTreeMap<String, Option
     })
 }
 
-fn wrapped(sql: &str, cast: impl Fn(usize) -> Option<String>) -> String {
+fn wrapped(sql: &str, written: impl Fn(usize, &str) -> Option<String>) -> String {
     scan::replaced(sql, |_, token| {
         let index = (token.kind == Kind::Parameter).then(|| token.text(sql)[1..].parse::<usize>().ok())??;
-        let parameter = token.text(sql);
-        Some(match cast(index.checked_sub(1)?)?.as_str() {
-            HEX => format!("decode({parameter}, 'hex')"),
-            DAYS => format!("arrow_cast(arrow_cast({parameter}, 'Int32'), 'Date32')"),
-            data_type => format!("arrow_cast({parameter}, '{data_type}')"),
-        })
+        written(index.checked_sub(1)?, token.text(sql))
     })
+}
+
+/// Writes the cast of `parameter` to an Arrow type.
+fn cast(parameter: &str, data_type: &str) -> String {
+    match data_type {
+        HEX => format!("decode({parameter}, 'hex')"),
+        DAYS => format!("arrow_cast(arrow_cast({parameter}, 'Int32'), 'Date32')"),
+        data_type => format!("arrow_cast({parameter}, '{data_type}')"),
+    }
+}
+
+/// Returns the Arrow type of the arrays with this OID as a list, None if it is not that of an array that can be bound.
+fn list_type(oid: u32) -> Option<String> {
+    // Clients look up types by them, in statements of the catalog.
+    if oid == OIDS {
+        return None;
+    }
+    let element = element(oid)?;
+    // Numbers have any digits; as many as a literal may have.
+    let data_type = arrow_type(element).unwrap_or("Decimal128(38, 10)");
+    Some(format!("List({data_type})"))
+}
+
+/// Returns the OID of the elements of the arrays with this OID.
+fn element(oid: u32) -> Option<u32> {
+    match oid {
+        VARCHARS => Some(1043),
+        UUIDS => Some(UUID),
+        _ => types::all().find(|(_, array, ..)| *array == oid).map(|(own, ..)| own),
+    }
 }
 
 fn arrow_type(oid: u32) -> Option<&'static str> {
@@ -168,13 +227,22 @@ pub(super) fn bound(sql: &str, oids: &[u32], bind: &Bind) -> Result<Bound> {
             many => *many.get(index).unwrap_or(&0),
         };
         let name = index + 1;
-        let value = value(*oid, format == 1, bytes.as_deref())
+        let value = given(*oid, format == 1, bytes.as_deref())
             .map_err(|reason| QueryError::invalid(format!("the value of parameter ${name} is not valid: {reason}")))?;
         values.push(value);
     }
-    let sql = wrapped(sql, |index| values.get(index).and_then(|value| value.cast.clone()));
-    let params = values.into_iter().enumerate().map(|(index, value)| ((index + 1).to_string(), value.param));
+    let sql = wrapped(sql, |index, parameter| values.get(index).and_then(|value| value.written(parameter)));
+    let params = values.into_iter().enumerate().flat_map(|(index, value)| value.named(index + 1));
     Ok(Bound { sql, params: params.collect() })
+}
+
+fn given(oid: u32, is_binary: bool, bytes: Option<&[u8]>) -> Result<Given, String> {
+    let Some(list) = list_type(oid) else { return value(oid, is_binary, bytes).map(Given::One) };
+    let Some(bytes) = bytes else { return Ok(Given::One(Value { param: Param::Null, cast: Some(list) })) };
+    let element = element(oid).ok_or("its type is not that of an array")?;
+    let elements = if is_binary { arrays::of_binary(bytes)? } else { arrays::of_text(bytes)? };
+    let values = elements.iter().map(|bytes| value(element, is_binary, bytes.as_deref()));
+    Ok(Given::Many(values.collect::<Result<_, _>>()?, list))
 }
 
 fn value(oid: u32, is_binary: bool, bytes: Option<&[u8]>) -> Result<Value, String> {
@@ -242,10 +310,18 @@ fn of_text(base: Base, bytes: &[u8], cast: Option<String>) -> Result<Value, Stri
             }
             Ok(Value { param: Param::Text(digits.to_string()), cast: Some(HEX.to_string()) })
         }
-        Base::Date | Base::Time | Base::Timestamp | Base::Timestamptz | Base::Interval => {
+        Base::Date => Ok(Value { param: Param::Text(day(trimmed).to_string()), cast }),
+        Base::Time | Base::Timestamp | Base::Timestamptz | Base::Interval => {
             Ok(Value { param: Param::Text(trimmed.to_string()), cast })
         }
     }
+}
+
+/// Returns the day of a date that has a time or a zone behind it, which PostgreSQL ignores and JDBC sends.
+fn day(text: &str) -> &str {
+    let Some((day, rest)) = text.split_once(' ') else { return text };
+    let is_time = rest.bytes().all(|byte| byte.is_ascii_digit() || b"+-:. TZ".contains(&byte));
+    if is_time && day.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') { day } else { text }
 }
 
 fn float(value: f64, cast: Option<String>) -> Result<Value, String> {
@@ -374,6 +450,26 @@ mod tests {
     }
 
     #[test]
+    fn arrays_become_lists_of_parameters() {
+        let given = bind(&[Some(b"{a,NULL}"), Some(b"{}"), None, Some(b"2024-03-01 +00")], &[]);
+        let bound = bound("SELECT a = ANY($1), $2, $3, $4", &[1009, 1182, 1016, 1082], &given).unwrap();
+        assert_eq!(
+            bound.sql,
+            "SELECT a = ANY(arrow_cast(make_array(arrow_cast($1_1, 'Utf8'), arrow_cast($1_2, 'Utf8')), 'List(Utf8)')), \
+             arrow_cast(make_array(), 'List(Date32)'), arrow_cast($3, 'List(Int64)'), arrow_cast($4, 'Date32')"
+                .replace("arrow_cast($1_1, 'Utf8')", "$1_1")
+        );
+        let expected = [
+            ("1_1", Param::Text("a".to_string())),
+            ("1_2", Param::Null),
+            ("3", Param::Null),
+            ("4", Param::Text("2024-03-01".to_string())),
+        ];
+        assert_eq!(bound.params, expected.map(|(name, value)| (name.to_string(), value)).into());
+        assert_eq!(typed("SELECT $1, $2", &[1016, 25]), "SELECT arrow_cast($1, 'List(Int64)'), arrow_cast($2, 'Utf8')");
+    }
+
+    #[test]
     fn binary_numbers_keep_their_digits() {
         let shorts = |values: &[i16]| values.iter().flat_map(|value| value.to_be_bytes()).collect::<Vec<u8>>();
         let cases = [
@@ -392,9 +488,6 @@ mod tests {
 
     #[test]
     fn arrays_of_oids_are_texts() {
-        let mut types = [0, 0, 25];
-        set_oids("SELECT $1, $2::OID[], $3::oid[], $4::oid[], $0::oid[]", &mut types);
-        assert_eq!(types, [0, OIDS, 25]);
         let words = |words: &[u32]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
         let text = |bytes: &[u8]| value(OIDS, true, Some(bytes)).map(|value| value.param);
         assert_eq!(text(&words(&[1, 0, 26, 2, 1, 4, 1007, 4, 20])), Ok(Param::Text("{1007,20}".to_string())));
@@ -409,12 +502,13 @@ mod tests {
 
     #[test]
     fn values_that_do_not_fit_are_refused() {
-        let cases: [(u32, i16, &[u8], &str); 6] = [
+        let cases: [(u32, i16, &[u8], &str); 7] = [
             (23, 0, b"x", "`x` is not a whole number of 64 bits"),
             (23, 1, b"abc", "it has 3 bytes instead of 4"),
             (16, 0, b"maybe", "`maybe` is not a boolean"),
             (1700, 0, b"1e5", "`1e5` is not a decimal number"),
-            (1007, 0, b"{1}", "its type, OID 1007, cannot be bound"),
+            (1007, 0, b"{1,x}", "`x` is not a whole number of 64 bits"),
+            (600, 0, b"(1,2)", "its type, OID 600, cannot be bound"),
             (25, 0, b"\xff", "it is not valid UTF-8"),
         ];
         for (oid, format, value, reason) in cases {

@@ -18,7 +18,7 @@ use buzz_local::LocalHost;
 use buzz_protocol::catalog::{CatalogEntry, CatalogType};
 use buzz_protocol::{Options, Result};
 use buzz_registry::{Named, Registry};
-use buzz_serve::{Bounds, Keys, RegistrySettings, Settings, Stopped};
+use buzz_serve::{Bounds, Keys, RegistrySettings, Settings, Stopped, StreamsSettings};
 use buzz_storage::Stores;
 use parquet::arrow::ArrowWriter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -136,12 +136,28 @@ pub(crate) async fn endless(bounds: Bounds) -> Served {
         .await
 }
 
+/// Starts a server that keeps streams.
+pub(crate) async fn with_streams(streams: StreamsSettings) -> Served {
+    start_with(fuse(), Vec::new(), None, BOUNDS, Path::new("/"), Some(streams)).await
+}
+
 async fn start(
     engine: Arc<dyn Engine>,
     tables: Vec<CatalogEntry>,
     registry: Option<RegistrySettings>,
     bounds: Bounds,
     base: &Path,
+) -> Served {
+    start_with(engine, tables, registry, bounds, base, None).await
+}
+
+async fn start_with(
+    engine: Arc<dyn Engine>,
+    tables: Vec<CatalogEntry>,
+    registry: Option<RegistrySettings>,
+    bounds: Bounds,
+    base: &Path,
+    streams: Option<StreamsSettings>,
 ) -> Served {
     let any = "127.0.0.1:0".parse().unwrap();
     let settings = Settings {
@@ -155,6 +171,8 @@ async fn start(
         tls: None,
         hosts: Vec::new(),
         keys: Keys::one(KEY).unwrap(),
+        streams,
+        pipelines: None,
     };
     let server = buzz_serve::bind(engine, settings).await.unwrap();
     let (http, postgres) = (server.http_address().unwrap(), server.postgres_address().unwrap());
@@ -199,6 +217,17 @@ pub(crate) async fn http(
     headers: &[(&str, &str)],
     body: &str,
 ) -> (u16, String, Vec<u8>) {
+    http_bytes(served, method, path, headers, body.as_bytes()).await
+}
+
+/// Sends an HTTP request with a body of any bytes, and returns the status, the head and the body of the response.
+pub(crate) async fn http_bytes(
+    served: &Served,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> (u16, String, Vec<u8>) {
     let mut stream = TcpStream::connect(served.http).await.unwrap();
     let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
     if !headers.iter().any(|(name, _)| *name == "Host") {
@@ -208,8 +237,8 @@ pub(crate) async fn http(
         request.push_str(&format!("{name}: {value}\r\n"));
     }
     request.push_str("\r\n");
-    request.push_str(body);
-    stream.write_all(request.as_bytes()).await.unwrap();
+    let request = [request.as_bytes(), body].concat();
+    stream.write_all(&request).await.unwrap();
     let mut response = Vec::new();
     stream.read_to_end(&mut response).await.unwrap();
     let end = response.windows(4).position(|window| window == b"\r\n\r\n").unwrap();

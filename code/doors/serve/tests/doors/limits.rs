@@ -69,6 +69,8 @@ async fn address_that_others_reach_requires_tls() {
         tls: None,
         hosts: Vec::new(),
         keys: Keys::one(crate::common::KEY).unwrap(),
+        streams: None,
+        pipelines: None,
     };
     let bound = buzz_serve::bind(std::sync::Arc::new(buzz_fuse::Fuse::new(engine.host())), settings).await;
     let error = bound.expect_err("it is refused").to_string();

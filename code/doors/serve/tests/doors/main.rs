@@ -10,3 +10,4 @@ mod names;
 mod postgres;
 mod postgres_bytes;
 mod postgres_catalog;
+mod streams;

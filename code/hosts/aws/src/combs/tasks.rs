@@ -13,6 +13,7 @@ use aws_sdk_ecs::types::{AssignPublicIp, AwsVpcConfiguration, DesiredStatus, Lau
 use buzz_protocol::{CombAddress, ErrorKind, QueryError, Result};
 use url::Url;
 
+use crate::clients::{Renewed, short_timeouts};
 use crate::combs::STARTED_BY;
 use crate::failure;
 use crate::settings::{CombNetwork, CombSettings};
@@ -58,7 +59,7 @@ impl CombTask {
     /// Returns the address of the comb, or `None` until ECS has assigned one.
     pub fn address(&self, settings: &CombSettings) -> Option<CombAddress> {
         let host = match settings.network {
-            CombNetwork::PublicIpv4 => self.ipv4.clone()?,
+            CombNetwork::PublicIpv4 | CombNetwork::PrivateIpv4 => self.ipv4.clone()?,
             CombNetwork::Ipv6Only => format!("[{}]", self.ipv6.as_ref()?),
         };
         Url::parse(&format!("http://{host}:{}", settings.port)).ok().map(CombAddress)
@@ -126,7 +127,7 @@ pub trait Tasks: fmt::Debug + Send + Sync {
 /// [`Tasks`] on Amazon ECS.
 #[derive(Debug)]
 pub struct EcsTasks {
-    client: Client,
+    clients: Renewed<Client>,
     settings: CombSettings,
 }
 
@@ -134,15 +135,17 @@ impl EcsTasks {
     /// Creates a client for ECS from `sdk`.
     pub fn new(sdk: &SdkConfig, settings: CombSettings) -> Self {
         // Every call here is idempotent: ECS starts one task per token. The SDK may retry.
-        let config = aws_sdk_ecs::config::Builder::from(sdk).retry_config(RetryConfig::standard()).build();
-        Self { client: Client::from_conf(config), settings }
+        let config = aws_sdk_ecs::config::Builder::from(sdk).retry_config(RetryConfig::standard());
+        let config = config.timeout_config(short_timeouts()).build();
+        Self { clients: Renewed::new(move || Client::from_conf(config.clone())), settings }
     }
 
     async fn list(&self) -> Result<Vec<String>> {
         let mut arns = Vec::new();
         let mut next = None;
         loop {
-            let call = self.client.list_tasks().cluster(&self.settings.cluster);
+            let client = self.clients.now();
+            let call = client.list_tasks().cluster(&self.settings.cluster);
             let call = call.family(family(&self.settings.task_definition)).desired_status(DesiredStatus::Running);
             let listed = call.set_next_token(next).send().await.map_err(|error| self.failed("list tasks", &error))?;
             arns.extend_from_slice(listed.task_arns());
@@ -157,7 +160,8 @@ impl EcsTasks {
         let mut tasks = Vec::new();
         // ECS accepts up to 100 ARNs per call.
         for some in arns.chunks(100) {
-            let call = self.client.describe_tasks().cluster(&self.settings.cluster);
+            let client = self.clients.now();
+            let call = client.describe_tasks().cluster(&self.settings.cluster);
             let described = call.set_tasks(Some(some.to_vec())).send().await;
             let described = described.map_err(|error| self.failed("describe tasks", &error))?;
             tasks.extend(described.tasks().iter().map(CombTask::from));
@@ -190,7 +194,7 @@ impl Tasks for EcsTasks {
     async fn run(&self, token: &str, started_by: &str) -> Result<CombTask> {
         let public_ip = match self.settings.network {
             CombNetwork::PublicIpv4 => AssignPublicIp::Enabled,
-            CombNetwork::Ipv6Only => AssignPublicIp::Disabled,
+            CombNetwork::PrivateIpv4 | CombNetwork::Ipv6Only => AssignPublicIp::Disabled,
         };
         let network = AwsVpcConfiguration::builder()
             .set_subnets(Some(self.settings.subnets.clone()))
@@ -198,8 +202,8 @@ impl Tasks for EcsTasks {
             .assign_public_ip(public_ip)
             .build()
             .map_err(|error| QueryError::internal(format!("a comb's network configuration is invalid: {error}")))?;
-        let call = self
-            .client
+        let client = self.clients.now();
+        let call = client
             .run_task()
             .cluster(&self.settings.cluster)
             .task_definition(&self.settings.task_definition)

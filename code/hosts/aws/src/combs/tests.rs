@@ -19,6 +19,7 @@ fn settings() -> CombSettings {
         start_max: Duration::from_secs(60),
         vcpus: 2.0,
         memory_mb: 4096,
+        disk_gib: 20,
         idle: Duration::from_secs(300),
     }
 }
@@ -62,6 +63,7 @@ fn comb_address_depends_on_the_network() {
     };
     let address = |network| task.address(&CombSettings { network, ..settings() }).unwrap().to_string();
     assert_eq!(address(CombNetwork::PublicIpv4), "http://10.0.1.5:3333/");
+    assert_eq!(address(CombNetwork::PrivateIpv4), "http://10.0.1.5:3333/");
     assert_eq!(address(CombNetwork::Ipv6Only), "http://[2600:1f16::5]:3333/");
     assert_eq!(task.slot(), Some(12));
     assert_eq!(CombTask { started_by: "somebody".to_string(), ..task }.slot(), None);
@@ -75,6 +77,8 @@ struct FakeTasks {
     state: Mutex<Vec<FakeTask>>,
     /// Number of tasks, from the first, that stop instead of running.
     dying: usize,
+    /// Calls that are refused before others are accepted: to list tasks, and to run one.
+    refusals: Mutex<[usize; 2]>,
 }
 
 #[derive(Debug, Clone)]
@@ -86,7 +90,17 @@ struct FakeTask {
 
 impl FakeTasks {
     fn new(dying: usize) -> Arc<Self> {
-        Arc::new(Self { network: Arc::default(), state: Mutex::default(), dying })
+        Arc::new(Self { network: Arc::default(), state: Mutex::default(), dying, refusals: Mutex::default() })
+    }
+
+    /// Fails with `Unavailable` if a call of kind `call` is to be refused.
+    fn check_accepts(&self, call: usize) -> Result<()> {
+        let left = &mut self.refusals.lock()[call];
+        if *left == 0 {
+            return Ok(());
+        }
+        *left -= 1;
+        Err(QueryError::unavailable("Capacity is unavailable at this time"))
     }
 
     fn started(&self) -> usize {
@@ -103,6 +117,7 @@ impl FakeTasks {
 #[async_trait]
 impl Tasks for FakeTasks {
     async fn find(&self, known: &HashSet<String>) -> Result<(Vec<CombTask>, Vec<CombTask>)> {
+        self.check_accepts(0)?;
         let mut state = self.state.lock();
         for (position, fake) in state.iter_mut().enumerate() {
             fake.looks += 1;
@@ -126,6 +141,7 @@ impl Tasks for FakeTasks {
     }
 
     async fn run(&self, token: &str, started_by: &str) -> Result<CombTask> {
+        self.check_accepts(1)?;
         let mut state = self.state.lock();
         if let Some(known) = state.iter().find(|fake| fake.token == token) {
             return Ok(known.task.clone());
@@ -164,7 +180,26 @@ async fn combs_of_fargate_keep_the_contract() {
 async fn stack_without_combs_has_none_and_says_so() {
     let error = NoCombs.ready(1).await.unwrap_err();
     assert!(error.to_string().contains("this stack has none"), "{error}");
+    assert!(error.to_string().contains("COMB_NETWORK=public_ipv4"), "{error}");
+    assert!(!NoCombs.are_possible());
     assert!(NoCombs.warm(3).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn refusals_of_ecs_are_not_final_before_the_time_is_over() {
+    let tasks = FakeTasks::new(0);
+    *tasks.refusals.lock() = [1, 1];
+    assert_eq!(fuse(&tasks, &results()).ready(1).await.unwrap().len(), 1);
+    assert_eq!(*tasks.refusals.lock(), [0, 0]);
+
+    let tasks = FakeTasks::new(0);
+    *tasks.refusals.lock() = [0, usize::MAX];
+    let network = Arc::clone(&tasks.network) as Arc<dyn Network>;
+    let short = CombSettings { start_max: Duration::ZERO, ..settings() };
+    let combs = FargateCombs::new("dev", short, Arc::clone(&tasks) as _, results(), network);
+    let error = combs.ready(1).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable);
+    assert!(error.to_string().contains("only 0 of 1 combs") && error.to_string().contains("Capacity"), "{error}");
 }
 
 #[tokio::test]

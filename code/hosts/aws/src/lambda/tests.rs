@@ -87,6 +87,8 @@ fn task(fragment_bytes: usize) -> HBeeTask {
         partitioning: Partitioning::RoundRobin { count: 2 },
         combs: vec![],
         inline_bytes: 0,
+        objects: None,
+        inputs: vec![],
     }
 }
 
@@ -250,7 +252,7 @@ async fn missing_credentials_are_recognised_by_their_type() {
     let sdk = clients::sdk(Duration::from_secs(1), Some("http://127.0.0.1:9")).await;
     let keys = aws_sdk_lambda::config::SharedCredentialsProvider::new(NoCredentials);
     let sdk = sdk.into_builder().credentials_provider(keys).region(aws_config::Region::new("us-east-2")).build();
-    let call = Client::new(&sdk).invoke().function_name("hbee").send().await.unwrap_err();
+    let call = aws_sdk_lambda::Client::new(&sdk).invoke().function_name("hbee").send().await.unwrap_err();
     let error = failure::of_call("invoke", "function hbee", &call);
     assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
     assert!(error.message.contains("there are no credentials for AWS"), "{error}");
@@ -282,9 +284,17 @@ async fn oversized_task_is_passed_through_storage() {
 
 #[test]
 fn file_descriptors_limit_the_concurrency() {
-    assert_eq!(concurrency(900, Some(1024)), 900);
-    assert_eq!(concurrency(900, Some(256)), 156);
-    assert_eq!(concurrency(0, Some(50)), 1);
-    assert_eq!(concurrency(900, None), 900);
+    assert_eq!(concurrency(900, Some(1024), 1), 900);
+    assert_eq!(concurrency(900, Some(256), 1), 156);
+    assert_eq!(concurrency(0, Some(50), 1), 1);
+    assert_eq!(concurrency(900, None, 1), 900);
+    // Calls to AWS share connections.
+    assert_eq!(concurrency(5000, Some(1024), CALLS_PER_CONNECTION), 5000);
+    let at = |url: Option<&str>| {
+        let mut sdk = SdkConfig::builder();
+        sdk.set_endpoint_url(url.map(str::to_string));
+        calls_per_connection(&sdk.build())
+    };
+    assert_eq!((at(None), at(Some("http://127.0.0.1:1")), at(Some("https://lambda"))), (100, 1, 100));
     assert!(descriptors_max().is_some_and(|most| most >= 64));
 }

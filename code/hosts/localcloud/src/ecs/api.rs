@@ -66,6 +66,7 @@ pub(crate) async fn answer(ecs: &Ecs, headers: &HeaderMap, body: Body) -> Respon
 
 fn call(shared: &Arc<Shared>, action: &str, request: &Value) -> Result<Value> {
     check_cluster(shared, request)?;
+    check_rate(shared)?;
     match action {
         "RunTask" => run_task(shared, request),
         "ListTasks" => list_tasks(shared, request),
@@ -75,6 +76,15 @@ fn call(shared: &Arc<Shared>, action: &str, request: &Value) -> Result<Value> {
             exception("UnknownOperationException", format!("the local cloud does not support the action {action}"))
         }
     }
+}
+
+fn check_rate(shared: &Shared) -> Result<()> {
+    let mut state = shared.state();
+    if state.throttles == 0 {
+        return Ok(());
+    }
+    state.throttles -= 1;
+    exception("ThrottlingException", "Rate exceeded")
 }
 
 fn check_cluster(shared: &Shared, request: &Value) -> Result<()> {

@@ -79,6 +79,8 @@ struct State {
     /// By client token: the request and the ids of its tasks.
     tokens: HashMap<String, (Value, Vec<String>)>,
     refusals: usize,
+    /// Calls that will be rejected because of their rate.
+    throttles: usize,
     /// Tasks that will fail to start.
     failed_starts: usize,
     calls: usize,
@@ -92,6 +94,11 @@ impl Ecs {
     /// Rejects the next `count` calls of `RunTask` for lack of capacity.
     pub fn refuse_next(&self, count: usize) {
         self.0.state().refusals += count;
+    }
+
+    /// Rejects the next `count` calls of any action because of their rate.
+    pub fn throttle_next(&self, count: usize) {
+        self.0.state().throttles += count;
     }
 
     /// Makes the next `count` tasks stop while they start.

@@ -12,7 +12,8 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::runtime_api::{Event, RESPONSE_BYTES_MAX, RuntimeApi, Said};
-use super::{Fault, Function, Outcome};
+use super::versions::Version;
+use super::{Fault, Outcome};
 use crate::Account;
 use crate::process::{Process, Program, Spawner, describe};
 
@@ -31,7 +32,7 @@ const DESCRIPTORS: u64 = 1024;
 pub(super) struct Instance {
     process: Process,
     api: RuntimeApi,
-    function: Function,
+    version: Version,
     /// Working directory and temporary files of the process; deleted with the instance.
     _folder: TempDir,
     log: PathBuf,
@@ -51,8 +52,9 @@ enum Ending {
 
 impl Instance {
     /// Starts a process. Does not wait until it is ready.
-    pub(super) async fn start(account: &Account, spawner: &Spawner, function: &Function) -> io::Result<Instance> {
-        let api = RuntimeApi::serve(account.function_arn(&function.name)).await?;
+    pub(super) async fn start(account: &Account, spawner: &Spawner, version: &Version) -> io::Result<Instance> {
+        let function = &version.function;
+        let api = RuntimeApi::serve(account.version_arn(&function.name, &version.name)).await?;
         let folder = tempfile::Builder::new().prefix("instance-").tempdir_in(&account.scratch)?;
         let logs = account.logs.join(&function.name);
         fs::create_dir_all(&logs)?;
@@ -66,7 +68,7 @@ impl Instance {
                 ("AWS_LAMBDA_RUNTIME_API", api.address.clone()),
                 ("AWS_LAMBDA_FUNCTION_NAME", function.name.clone()),
                 ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", function.memory_mb.to_string()),
-                ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST".to_string()),
+                ("AWS_LAMBDA_FUNCTION_VERSION", version.name.clone()),
                 ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".to_string()),
                 ("AWS_LAMBDA_LOG_GROUP_NAME", format!("/aws/lambda/{}", function.name)),
                 ("AWS_LAMBDA_LOG_STREAM_NAME", id),
@@ -88,7 +90,7 @@ impl Instance {
         Ok(Instance {
             process,
             api,
-            function: function.clone(),
+            version: version.clone(),
             _folder: folder,
             log,
             started: Instant::now(),
@@ -98,11 +100,16 @@ impl Instance {
         })
     }
 
+    /// Returns the version that the process runs.
+    pub(super) fn version(&self) -> &Version {
+        &self.version
+    }
+
     /// Runs one event and returns its outcome: a response, an error, a crash or a timeout.
     pub(super) async fn invoke(&mut self, payload: Bytes, fault: Option<&Fault>) -> Outcome {
         let request_id = Uuid::new_v4().to_string();
         let log_start = fs::metadata(&self.log).map(|log| log.len()).unwrap_or(0);
-        self.write_log(&format!("START RequestId: {request_id} Version: $LATEST\n"));
+        self.write_log(&format!("START RequestId: {request_id} Version: {}\n", self.version.name));
         let cold = !self.ready;
         let initialized = self.initialize(&request_id).await;
         let started = Instant::now();
@@ -121,7 +128,7 @@ impl Instance {
             "END RequestId: {request_id}\nREPORT RequestId: {request_id}\tDuration: {milliseconds:.2} ms\t\
              Billed Duration: {} ms\tMemory Size: {} MB\tMax Memory Used: {} MB{init}\n",
             milliseconds.ceil(),
-            self.function.memory_mb,
+            self.version.function.memory_mb,
             memory_max.div_ceil(1 << 20),
         ));
         let log_tail = self.log_tail(log_start).unwrap_or_default();
@@ -136,7 +143,7 @@ impl Instance {
         if self.ready {
             return Ok(());
         }
-        let patience = tokio::time::sleep(INIT_MAX + self.function.timeout);
+        let patience = tokio::time::sleep(INIT_MAX + self.version.function.timeout);
         tokio::select! {
             biased;
             said = self.api.heard() => match said {
@@ -170,7 +177,7 @@ impl Instance {
             self.process.signal(libc::SIGCONT);
         }
         self.ready = false;
-        let timeout = self.function.timeout;
+        let timeout = self.version.function.timeout;
         let deadline = crate::clock::now() + timeout;
         self.api.send(Event { request_id: id.to_string(), payload, deadline }).await;
         match fault {
@@ -182,7 +189,7 @@ impl Instance {
         let mut death = std::pin::pin!(death(fault).fuse());
         let mut patience = std::pin::pin!(tokio::time::sleep(timeout));
         let mut look = tokio::time::interval(MEMORY_INTERVAL);
-        let memory_size = self.function.memory_mb << 20;
+        let memory_size = self.version.function.memory_mb << 20;
         loop {
             tokio::select! {
                 biased;
@@ -260,7 +267,7 @@ impl Instance {
     }
 
     fn timed_out(&self, request_id: &str) -> Bytes {
-        let seconds = self.function.timeout.as_secs_f64();
+        let seconds = self.version.function.timeout.as_secs_f64();
         let message = format!("RequestId: {request_id} Error: Task timed out after {seconds:.2} seconds");
         error("Sandbox.Timedout", &message)
     }

@@ -1,7 +1,8 @@
 //! Emulates Lambda. Every instance of a function is a real bootstrap: a process with its own runtime API.
 //!
-//! [`api`] implements the Invoke API for callers, [`runtime_api`] the API for instances, and [`instance`] one process
-//! and its invocations. This module holds the functions, their warm instances and the concurrency limit of the account.
+//! [`api`] implements the Invoke API for callers, [`runtime_api`] the API for instances, [`instance`] one process and its
+//! invocations, and [`versions`] the versions and aliases of a function. This module holds the functions, their warm
+//! instances and the concurrency limit of the account.
 //!
 //! Follows <https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html> and
 //! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>. Differences:
@@ -14,6 +15,7 @@ mod api;
 mod fault;
 mod instance;
 mod runtime_api;
+mod versions;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -32,6 +34,8 @@ pub use api::ApiError;
 pub(crate) use api::answer;
 pub use fault::Fault;
 use instance::Instance;
+pub use versions::LIVE;
+use versions::{Version, Versions};
 
 /// The configuration of a function.
 #[derive(Debug, Clone)]
@@ -86,8 +90,8 @@ pub struct Lambda {
 /// A function and its warm instances.
 #[derive(Debug)]
 pub(crate) struct Deployed {
-    function: Function,
-    /// Frozen instances; the most recently used is last.
+    versions: Mutex<Versions>,
+    /// Frozen instances of all versions; the most recently used is last.
     idle: Mutex<Vec<Instance>>,
     faults: Mutex<VecDeque<Fault>>,
     invocations: AtomicUsize,
@@ -100,7 +104,7 @@ pub(crate) struct Deployed {
 impl Lambda {
     pub(crate) fn new(account: Arc<Account>, spawner: Spawner, functions: Vec<Function>, concurrency: usize) -> Lambda {
         let deployed = |function: Function| Deployed {
-            function,
+            versions: Mutex::new(Versions::of(function)),
             idle: Mutex::default(),
             faults: Mutex::default(),
             invocations: AtomicUsize::default(),
@@ -162,21 +166,69 @@ impl Lambda {
         }
     }
 
+    /// Updates the code and the settings of a function, as a deployment does: its `$LATEST` becomes `function`. Published
+    /// versions stay as they are.
+    ///
+    /// # Panics
+    /// When no function has this name.
+    pub fn update(&self, function: Function) {
+        let deployed = self.functions.get(&function.name).expect("the function exists");
+        deployed.versions.lock().update(function);
+    }
+
+    /// Publishes the `$LATEST` of `function` and returns the number of the new version.
+    ///
+    /// # Panics
+    /// When `function` does not exist.
+    pub fn publish(&self, function: &str) -> String {
+        self.functions.get(function).expect("the function exists").versions.lock().publish()
+    }
+
+    /// Points the alias [`LIVE`] of `function` to a published version.
+    ///
+    /// # Panics
+    /// When `function` or the version does not exist.
+    pub fn set_live(&self, function: &str, version: &str) {
+        self.functions.get(function).expect("the function exists").versions.lock().set_live(version);
+    }
+
+    /// Deletes a published version. The instances that run it end with their invocation.
+    ///
+    /// # Panics
+    /// When `function` or the version does not exist.
+    pub fn delete_version(&self, function: &str, version: &str) {
+        self.functions.get(function).expect("the function exists").versions.lock().delete(version);
+    }
+
+    /// Returns the settings of the `$LATEST` of `function`, to change and to [`update`](Self::update).
+    ///
+    /// # Panics
+    /// When `function` does not exist.
+    pub fn latest(&self, function: &str) -> Function {
+        self.functions.get(function).expect("the function exists").versions.lock().latest()
+    }
+
     /// Takes a permit for one invocation. Returns `None` if the concurrency of the account is used up.
     fn room(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.capacity).try_acquire_owned().ok()
     }
 
-    /// Runs `payload` on a warm instance, or on a new one if there is none.
-    async fn run(&self, deployed: &Arc<Deployed>, payload: Bytes, fault: Option<Fault>) -> io::Result<Outcome> {
+    /// Runs `payload` on a warm instance of `version`, or on a new one if there is none.
+    async fn run(
+        &self,
+        deployed: &Arc<Deployed>,
+        version: &Version,
+        payload: Bytes,
+        fault: Option<Fault>,
+    ) -> io::Result<Outcome> {
         deployed.invocations.fetch_add(1, Ordering::Relaxed);
         let _busy = Busy::enter(deployed);
-        let warm = deployed.idle.lock().pop();
+        let warm = deployed.warm(version);
         let mut instance = match warm {
             Some(instance) => instance,
             None => {
                 deployed.cold_starts.fetch_add(1, Ordering::Relaxed);
-                Instance::start(&self.account, &self.spawner, &deployed.function).await?
+                Instance::start(&self.account, &self.spawner, version).await?
             }
         };
         let outcome = instance.invoke(payload, fault.as_ref()).await;
@@ -197,6 +249,13 @@ impl Lambda {
 impl Deployed {
     fn next_fault(&self) -> Option<Fault> {
         self.faults.lock().pop_front()
+    }
+
+    /// Takes the most recently used instance of `version`, if one is idle.
+    fn warm(&self, version: &Version) -> Option<Instance> {
+        let mut idle = self.idle.lock();
+        let found = idle.iter().rposition(|instance| instance.version() == version)?;
+        Some(idle.remove(found))
     }
 
     fn keep(&self, instance: Instance) {

@@ -10,19 +10,23 @@
 mod fault;
 mod locks;
 mod preconditions;
+mod shape;
 mod store;
 
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
+use parking_lot::Mutex;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 
 use fault::Faults;
 pub use fault::ReadFault;
+pub use shape::Shape;
 use store::Store;
 
 /// An S3 server over one folder.
@@ -30,6 +34,7 @@ use store::Store;
 pub struct S3 {
     service: S3Service,
     faults: Faults,
+    shape: Arc<Mutex<Shape>>,
 }
 
 impl std::fmt::Debug for S3 {
@@ -50,7 +55,7 @@ impl S3 {
         let store = Store::open(folder, region)?;
         let mut builder = S3ServiceBuilder::new(store);
         builder.set_auth(SimpleAuth::from_single(keys.0, keys.1));
-        Ok(S3 { service: builder.build(), faults: Faults::default() })
+        Ok(S3 { service: builder.build(), faults: Faults::default(), shape: Arc::default() })
     }
 
     /// Injects `fault` into the next `count` reads of objects whose path contains `word`. Earlier ones that have not
@@ -62,6 +67,11 @@ impl S3 {
     /// Returns the number of faults of [`fail_reads`](Self::fail_reads) that have not occurred yet.
     pub fn faults_left(&self) -> usize {
         self.faults.left()
+    }
+
+    /// Sets the times of all responses from now on.
+    pub fn set_shape(&self, shape: Shape) {
+        *self.shape.lock() = shape;
     }
 
     /// Handles one request.
@@ -78,8 +88,9 @@ impl S3 {
     }
 
     async fn serve(&self, request: Request<Body>) -> Response<Body> {
+        let shape = *self.shape.lock();
         match self.service.call(request.map(s3s::Body::http_body_unsync)).await {
-            Ok(response) => response.map(Body::new),
+            Ok(response) => shape.applied(response.map(Body::new)).await,
             Err(error) => {
                 tracing::warn!(?error, "S3 request failed");
                 let mut response = Response::new(Body::empty());

@@ -22,7 +22,7 @@ async fn crashed_throttled_or_duplicate_hbees_do_not_change_rows() {
         Fault::Refuse(unready),
         Fault::Twice,
     ];
-    for reducer in ["inline", "comb"] {
+    for reducer in ["inline", "comb", "objects"] {
         for fault in &faults {
             deployed.cloud.lambda.fail_next(HBEE, fault, 2);
             let answer = deployed.invoke(&ask(GROUPS, 2, json!({"reducer": reducer, "tasks": 6}))).await;
@@ -41,7 +41,7 @@ async fn crashed_throttled_or_duplicate_hbees_do_not_change_rows() {
 async fn slow_hbee_is_overtaken_by_a_second_attempt() {
     let deployed = deploy(|_| {}).await;
     let expected = plain(GROUPS).await;
-    for reducer in ["inline", "comb"] {
+    for reducer in ["inline", "comb", "objects"] {
         deployed.cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(120)), 1);
         let answer = deployed.invoke(&ask(GROUPS, 1, json!({"reducer": reducer, "tasks": 8}))).await;
         assert_answers(&answer, &expected);
@@ -116,6 +116,17 @@ async fn concurrent_first_queries_share_new_combs() {
     assert_answers(&left, &expected);
     assert_answers(&right, &expected);
     assert_eq!(deployed.cloud.ecs.started(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_of_ecs_delay_combs_and_fail_no_query() {
+    let deployed = deploy(|_| {}).await;
+    // More than the SDK repeats.
+    deployed.cloud.ecs.throttle_next(8);
+    deployed.cloud.ecs.refuse_next(4);
+    let answer = deployed.invoke(&ask(GROUPS, 2, json!({"reducer": "comb", "tasks": 4}))).await;
+    assert_answers(&answer, &plain(GROUPS).await);
+    assert_eq!((&answer.unwrap()["summary"]["combs"], deployed.cloud.ecs.started()), (&json!(2), 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

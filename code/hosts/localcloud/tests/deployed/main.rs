@@ -6,11 +6,13 @@ mod chaos;
 mod command;
 #[path = "../common/mod.rs"]
 mod common;
+mod deployments;
 mod engine;
 mod estimates;
 mod faults;
 mod jobs;
 mod matrix;
 mod names;
+mod objects;
 mod queries;
 mod stack;

@@ -39,6 +39,9 @@ const FROZEN: Duration = Duration::from_secs(40);
 /// Number of HBees that run only if those of all shapes do: 10 of the aggregate, 16 of the join, 10 of the window.
 const HBEES_OF_ALL: usize = 27;
 
+/// Number of stacks that run rows at the same time.
+const STACKS: usize = 3;
+
 /// Number of invocations that no query makes.
 const ALWAYS: usize = 1000;
 
@@ -62,6 +65,9 @@ enum Make {
     /// Something happens to all combs while queries run.
     CombsMeanwhile(fn(&Deployed) -> usize),
 }
+
+/// A fault, how it is made, the answer, and options of the query.
+type Row = (&'static str, Make, Expect, Value);
 
 /// The answer that a query must have.
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +94,7 @@ fn freeze(deployed: &Deployed) -> usize {
     deployed.cloud.ecs.freeze_running()
 }
 
-fn faults() -> Vec<(&'static str, Make, Expect, Value)> {
+fn faults() -> Vec<Row> {
     use Expect::{Either, Fails, Rows};
     let none = || json!({});
     let slow = Fault::Slow(Duration::from_secs(3));
@@ -239,27 +245,47 @@ async fn at_once(
     cells.collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_fault_of_the_cloud_with_each_shape_gives_right_rows_or_its_error() {
+/// Runs the given rows of the table one after the other on a stack of their own, and returns their cells.
+async fn rows_of_one_stack(
+    rows: Vec<(usize, Row)>,
+    right: &[Vec<RecordBatch>],
+) -> Vec<(usize, &'static str, Vec<Cell>)> {
     let deployed = deploy(|stack| {
         stack.hbee_timeout = HBEE_TIMEOUT;
         stack.comb_idle = Duration::from_secs(3);
     })
     .await;
+    let mut done = Vec::new();
+    for (place, (words, make, expect, options)) in rows {
+        let cells = match make {
+            Make::CombsMeanwhile(happens) => at_once(&deployed, words, happens, expect, right).await,
+            make => in_turn(&deployed, words, &(make, expect, options), right).await,
+        };
+        done.push((place, words, cells));
+        // Also functions whose caller has stopped, and combs that Fuse did not reach.
+        deployed.until("no function runs", |cloud| [HBEE, FUSE].iter().all(|f| cloud.lambda.counts(f).busy == 0)).await;
+        deployed.until("no comb has a query", |cloud| cloud.ecs.running().is_empty()).await;
+    }
+    done
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_fault_of_the_cloud_with_each_shape_gives_right_rows_or_its_error() {
     let mut right = Vec::new();
     for (_, sql) in SHAPES {
         right.push(plain(sql).await);
     }
+    // A row is mostly waiting: for a function that hangs, for combs that start and stop.
+    let mut stacks: Vec<Vec<(usize, Row)>> = (0..STACKS).map(|_| Vec::new()).collect();
+    for (place, row) in faults().into_iter().enumerate() {
+        stacks[place % STACKS].push((place, row));
+    }
+    let running = stacks.into_iter().map(|rows| rows_of_one_stack(rows, &right));
+    let mut done = futures::future::join_all(running).await.concat();
+    done.sort_by_key(|(place, ..)| *place);
     let mut matrix = FaultMatrix::new("local cloud", &SHAPES.map(|(name, _)| name));
-    for (words, make, expect, options) in faults() {
-        let cells = match make {
-            Make::CombsMeanwhile(happens) => at_once(&deployed, words, happens, expect, &right).await,
-            make => in_turn(&deployed, words, &(make, expect, options), &right).await,
-        };
-        matrix.add(words, &cells);
-        // Also functions whose caller has stopped, and combs that Fuse did not reach.
-        deployed.until("no function runs", |cloud| [HBEE, FUSE].iter().all(|f| cloud.lambda.counts(f).busy == 0)).await;
-        deployed.until("no comb has a query", |cloud| cloud.ecs.running().is_empty()).await;
+    for (_, words, cells) in &done {
+        matrix.add(words, cells);
     }
     matrix.add_unmade("network between two machines is half open", "as *combs freeze*");
     matrix.check();

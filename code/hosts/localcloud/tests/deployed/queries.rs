@@ -48,6 +48,52 @@ async fn inline_and_comb_reduction_return_equal_rows_for_1_and_64_tasks_and_1_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn answers_and_partial_aggregates_are_kept_in_the_bucket() {
+    let deployed = deploy(|_| {}).await;
+    let expected = plain(GROUPS).await;
+    let invocations = || deployed.cloud.lambda.counts(HBEE).invocations;
+    let asked = async |sql: &str, options: Value| {
+        let answer = deployed.invoke(&ask(sql, 1, options)).await;
+        assert_answers(&answer, &expected);
+        answer.unwrap()["summary"].clone()
+    };
+    let first = asked(GROUPS, json!({"reducer": "inline", "reuse": true})).await;
+    assert!(first["reused"].is_null(), "{first}");
+    let ran = invocations();
+    let again = asked(GROUPS, json!({"reducer": "inline", "reuse": true})).await;
+    assert_eq!((&again["reused"]["answer"], &again["tasks"]), (&json!(true), &json!(0)), "{again}");
+    assert_eq!(invocations(), ran);
+    // Another answer of the same partial aggregates, which go to combs.
+    let ordered = asked(&format!("{GROUPS} ORDER BY n"), json!({"reducer": "comb", "reuse": true})).await;
+    assert_eq!((&ordered["reused"]["tasks"], &ordered["reducer"]), (&ordered["tasks"], &json!("comb")), "{ordered}");
+    assert!(ordered["tasks"].as_u64().unwrap() > 50 && invocations() == ran, "{ordered}");
+    // A query that does not ask for it runs.
+    let other = asked(GROUPS, json!({"reducer": "inline"})).await;
+    assert!(other["reused"].is_null() && invocations() > ran, "{other}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fuse_of_a_stack_without_combs_reduces_every_query_itself() {
+    let deployed = deploy(|stack| stack.combs = false).await;
+    for (zones, tasks) in [(1, 1), (3, 64)] {
+        let answer = deployed.invoke(&ask(GROUPS, zones, json!({"tasks": tasks}))).await;
+        assert_answers(&answer, &plain(GROUPS).await);
+        assert_ne!(answer.unwrap()["summary"]["reducer"], "comb");
+    }
+    // On other stacks, combs would be started for as many rows.
+    let answer = deployed.invoke(&ask(LARGE, 1, json!({"tasks": 48}))).await.unwrap();
+    assert_eq!(answer["row_count"], 180_000);
+
+    let (kind, message) = deployed.invoke(&ask(GROUPS, 1, json!({"reducer": "comb"}))).await.unwrap_err();
+    assert_eq!(kind, "Invalid");
+    assert!(message.contains("this stack has none") && message.contains("COMB_NETWORK=public_ipv4"), "{message}");
+    // One response cannot carry the rows of one task, so they go through objects.
+    let answer = deployed.invoke(&ask(LARGE, 1, json!({"tasks": 1}))).await.unwrap();
+    assert_eq!(answer["row_count"], 180_000);
+    assert_eq!(deployed.cloud.ecs.started(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn combs_with_only_ipv6_addresses_are_reachable() {
     let deployed = deploy(|stack| stack.comb_address = AddressKind::Ipv6).await;
     let answer = deployed.invoke(&ask(GROUPS, 2, json!({"reducer": "comb"}))).await;
@@ -106,14 +152,15 @@ async fn limits_of_the_stack_apply_to_queries_that_set_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_too_large_for_inline_are_reduced_by_combs() {
+async fn rows_too_large_for_inline_go_through_objects() {
     let deployed = deploy(|_| {}).await;
     // One task delivers all rows, about 3 MB, which exceeds `inbox_memory_bytes`.
     let sql = "SELECT COUNT(*) AS n, SUM(r) AS r, MIN(pickup_at) AS lo, MAX(payment_type) AS t FROM (SELECT pickup_at, \
                payment_type, ROW_NUMBER() OVER (ORDER BY pickup_at, dropoff_at, total_amount) AS r FROM nyc_taxi)";
     let answer = deployed.invoke(&ask(sql, 1, json!({"tasks": 1, "inbox_memory_bytes": "1MB"}))).await;
     assert_answers(&answer, &plain(sql).await);
-    assert_eq!(answer.unwrap()["summary"]["reducer"], "comb");
+    assert_eq!(answer.unwrap()["summary"]["reducer"], "objects");
+    assert_eq!(deployed.cloud.ecs.started(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -93,6 +93,22 @@ impl Deployed {
         common::printed(&self.cloud.endpoint, command.envs(cancel.map(|query| ("CANCEL", query)))).await
     }
 
+    /// Runs `make doctor`'s program on the stack. Returns its output.
+    pub(crate) async fn doctor(&self, combs: bool) -> String {
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        let aws = common::aws_command().parent().map(Path::to_path_buf);
+        let path = std::env::join_paths(aws.into_iter().chain(std::env::split_paths(&folders))).unwrap();
+        let mut command = tokio::process::Command::new(workspace_root().join("infra/bin/doctor.py"));
+        command.envs([("STAGE", "local"), ("REGION", "us-east-2"), ("RESULTS", RESULTS), ("WHEN", "after")]);
+        command.env("COMB_NETWORK", if combs { "public_ipv4" } else { "none" }).env("PATH", path);
+        command
+            .envs(client_environment(&self.cloud.endpoint))
+            .env_remove("AWS_PROFILE")
+            .env_remove("AWS_SESSION_TOKEN");
+        let output = command.stdin(Stdio::null()).output().await.unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output)
+    }
+
     /// Builds a `buzz` command that queries this stack.
     pub(crate) fn buzz(&self, arguments: &[&str]) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(program_folder().join("buzz"));

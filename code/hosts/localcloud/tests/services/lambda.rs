@@ -271,3 +271,42 @@ async fn aws_cli_invokes_functions() {
     let refused = cloud.aws(&["lambda", "invoke", "--function-name", "nobody", "out.json"]).await.unwrap_err();
     assert!(refused.contains("ResourceNotFoundException"), "{refused}");
 }
+
+/// Invokes the function named `target`, which may have a version or an alias. Returns the value of the variable `BUILD`
+/// that it sees, and the executed version.
+async fn build_of(cloud: &Cloud, target: &str, qualifier: Option<&str>) -> Result<(String, String), (u16, String)> {
+    let call = cloud.lambda().await.invoke().function_name(target).set_qualifier(qualifier.map(ToString::to_string));
+    let output = call.payload(Blob::new("{}")).send().await.map_err(|error| api_error(Err(error)))?;
+    let build = payload(&output)["environment"]["BUILD"].as_str().unwrap_or("none").to_string();
+    Ok((build, output.executed_version().unwrap_or_default().to_string()))
+}
+
+#[tokio::test]
+async fn versions_keep_their_settings_and_the_alias_names_one_of_them() {
+    let cloud = start(Sizes::default()).await;
+    let lambda = &cloud.cloud.lambda;
+    let found = |build: &str, version: &str| Ok((build.to_string(), version.to_string()));
+    assert_eq!(build_of(&cloud, "echo:live", None).await, found("none", "1"));
+
+    let mut next = lambda.latest("echo");
+    next.environment.insert("BUILD".to_string(), "next".to_string());
+    lambda.update(next);
+    assert_eq!(build_of(&cloud, "echo", None).await, found("next", "$LATEST"));
+    assert_eq!(build_of(&cloud, "echo:live", None).await, found("none", "1"));
+    assert_eq!(lambda.publish("echo"), "2");
+    lambda.set_live("echo", "2");
+    assert_eq!(build_of(&cloud, "echo", Some("live")).await, found("next", "2"));
+    assert_eq!(build_of(&cloud, "echo:1", None).await, found("none", "1"));
+    assert_eq!(
+        build_of(&cloud, "arn:aws:lambda:us-east-2:123456789012:function:echo:2", None).await,
+        found("next", "2")
+    );
+
+    lambda.set_live("echo", "1");
+    assert_eq!(build_of(&cloud, "echo:live", None).await, found("none", "1"));
+    lambda.delete_version("echo", "2");
+    for gone in ["echo:2", "echo:3", "echo:other"] {
+        let refused = build_of(&cloud, gone, None).await;
+        assert_eq!(refused, Err((404, "ResourceNotFoundException".to_string())), "{gone}");
+    }
+}

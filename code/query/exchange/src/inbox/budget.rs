@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
+use buzz_protocol::Segment;
 
+use crate::objects::ObjectOfDelivery;
 use crate::spill::SpilledBatch;
 
 /// A bound on the bytes of batches in memory: of one query, nested in that of the comb if the comb has one.
@@ -40,7 +42,7 @@ impl Budget {
     }
 }
 
-/// A batch in memory or on disk. Dropping it releases its reserved bytes.
+/// A batch in memory or on disk, or a segment of an object. Dropping it releases its reserved bytes.
 #[derive(Debug)]
 pub(super) struct Chunk {
     pub(super) data: ChunkData,
@@ -52,6 +54,7 @@ pub(super) struct Chunk {
 pub(super) enum ChunkData {
     Memory(RecordBatch),
     Disk(SpilledBatch),
+    Object(ObjectOfDelivery, Segment),
 }
 
 impl Drop for Chunk {

@@ -9,7 +9,9 @@
 //! readers.
 
 mod budget;
+mod held;
 mod pace;
+mod read;
 mod stage;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -17,17 +19,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use buzz_kernel::{MemoryShares, OpenShare, QueryShare};
 use buzz_protocol::{BUILD_ID, QueryError, QueryId, QueryToken, Result, StageId};
-use futures::Stream;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use self::budget::Budget;
-use self::stage::{HeldDelivery, Shared, Stage};
+use self::held::HeldDelivery;
+use self::read::READ_AHEAD;
+use self::stage::{Shared, Stage};
 use crate::exchanged::{ExchangeCount, Exchanges};
 use crate::service::{Commit, DeliveryHeader, DeliverySink, InboxService, OpenQuery};
 use crate::spill::SpillFile;
@@ -229,27 +231,6 @@ impl Inboxes {
         inbox.map(|inbox| inbox.shared.spill.bytes()).unwrap_or_default()
     }
 
-    /// Returns the accepted batches of one partition of a stage, as they are accepted and in no particular order. The
-    /// partition is in the numbering of all combs. The stream ends when the stage is complete; it fails when the query
-    /// is aborted or closed.
-    ///
-    /// # Errors
-    /// `Unavailable` when the query is not open on this comb, `Internal` when another comb owns the partition.
-    pub fn read(
-        &self,
-        query: QueryId,
-        stage: StageId,
-        partition: usize,
-    ) -> Result<impl Stream<Item = Result<RecordBatch>> + Send + use<>> {
-        let stage = self.stage(query, stage)?;
-        let index = stage.local(partition)?;
-        let changed = stage.changes();
-        Ok(futures::stream::try_unfold((stage, changed, 0), move |(stage, mut changed, cursor)| async move {
-            let next = stage.next(index, cursor, &mut changed).await?;
-            Ok(next.map(|batch| (batch, (stage, changed, cursor + 1))))
-        }))
-    }
-
     fn query(&self, query: QueryId) -> Result<Arc<QueryInbox>> {
         let found = self.queries.lock().get(&query).cloned();
         found.ok_or_else(|| QueryError::unavailable(format!("query {query} is not open on this comb")))
@@ -279,6 +260,7 @@ impl InboxService for Arc<Inboxes> {
         let within = self.limits.lock().memory.clone();
         let shared = Shared {
             flowing: open.flowing,
+            ahead: if open.ahead { READ_AHEAD } else { 1 },
             pace: (open.flowing && open.paced).then(Arc::default),
             budget: Budget::new(open.memory_bytes, within),
             spill: Arc::new(SpillFile::new(open.disk_bytes)),

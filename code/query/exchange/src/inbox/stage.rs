@@ -6,22 +6,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
-use async_trait::async_trait;
 use buzz_kernel::decode_schema;
-use buzz_protocol::{BUILD_ID, DeliveryId, QueryError, Result, StageId, TaskIndex};
+use buzz_protocol::{BUILD_ID, DeliveryId, QueryError, Result, Segment, StageId, TaskIndex};
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::budget::{Budget, Chunk, ChunkData};
 use super::pace::{Pace, UNREAD_BYTES_MAX, Waiting};
-use crate::service::{Commit, DeliveryHeader, DeliverySink, StageSpec};
+use crate::objects::ObjectOfDelivery;
+use crate::service::{Commit, DeliveryHeader, StageSpec};
 use crate::spill::SpillFile;
 
 /// The state that the stages of a query share.
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
     pub(super) flowing: bool,
+    /// Batches that a reader of one partition fetches at the same time.
+    pub(super) ahead: usize,
     /// `None` if deliveries never wait for readers.
     pub(super) pace: Option<Arc<Pace>>,
     pub(super) budget: Arc<Budget>,
@@ -101,6 +103,11 @@ impl Stage {
         self.state.lock().accepted.len()
     }
 
+    /// Returns the number of batches that a reader of one partition fetches at the same time.
+    pub(super) fn ahead(&self) -> usize {
+        self.shared.ahead
+    }
+
     /// Returns a receiver of every change that a reader may wait for.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
@@ -115,7 +122,7 @@ impl Stage {
         Err(QueryError::internal(format!("partition {partition} of step `{}` is not among {owned:?}", self.spec.step)))
     }
 
-    fn begin(&self, header: &DeliveryHeader, schema: &Schema) -> Result<()> {
+    pub(super) fn begin(&self, header: &DeliveryHeader, schema: &Schema) -> Result<()> {
         let step = &self.spec.step;
         if header.build != BUILD_ID {
             return Err(QueryError::internal(format!("a delivery of build {} reached build {BUILD_ID}", header.build)));
@@ -138,13 +145,16 @@ impl Stage {
         }
     }
 
-    async fn append(&self, key: (TaskIndex, DeliveryId), partition: usize, batch: RecordBatch) -> Result<()> {
+    pub(super) async fn append(
+        &self,
+        key: (TaskIndex, DeliveryId),
+        partition: usize,
+        batch: RecordBatch,
+    ) -> Result<()> {
         let index = self.local(partition)?;
         self.room().await;
         let row_count = batch.num_rows();
-        let options = RecordBatchOptions::new().with_row_count(Some(row_count));
-        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), batch.columns().to_vec(), &options)?;
-        let chunk = Arc::new(self.hold(batch).await?);
+        let chunk = Arc::new(self.hold(self.as_declared(&batch)?).await?);
 
         let mut state = self.state.lock();
         state.check_open(key.0, key.1)?;
@@ -198,7 +208,33 @@ impl Stage {
         Ok(Chunk { data, reserved_bytes, budget: Arc::clone(&self.shared.budget) })
     }
 
-    fn finish(&self, key: (TaskIndex, DeliveryId)) -> Result<()> {
+    /// Holds the `segments` of the object of a delivery, as a complete delivery.
+    pub(super) fn hold_object(
+        &self,
+        header: &DeliveryHeader,
+        object: &ObjectOfDelivery,
+        segments: &[Segment],
+    ) -> Result<()> {
+        if self.shared.flowing {
+            return Err(QueryError::internal("an object was delivered to a query whose deliveries flow"));
+        }
+        self.begin(header, &self.schema)?;
+        let key = (header.task, header.delivery);
+        for segment in segments {
+            let index = self.local(segment.partition as usize)?;
+            let data = ChunkData::Object(object.clone(), *segment);
+            let chunk = Arc::new(Chunk { data, reserved_bytes: 0, budget: Arc::clone(&self.shared.budget) });
+            let mut state = self.state.lock();
+            state.check_open(key.0, key.1)?;
+            let held = state.held.get_mut(&key);
+            let held = held.ok_or_else(|| QueryError::internal(format!("delivery {} was never begun", key.1)))?;
+            held.rows[index] = held.rows[index].saturating_add(segment.rows);
+            held.batches.push((index, chunk));
+        }
+        self.finish(key)
+    }
+
+    pub(super) fn finish(&self, key: (TaskIndex, DeliveryId)) -> Result<()> {
         let mut state = self.state.lock();
         state.check_open(key.0, key.1)?;
         let held = state.held.get_mut(&key);
@@ -255,13 +291,13 @@ impl Stage {
         }
     }
 
-    /// Waits for the batch at `cursor` of a partition. Returns `None` at the end of the stage.
+    /// Waits for the chunk at `cursor` of a partition. Returns `None` at the end of the stage.
     pub(super) async fn next(
         &self,
         index: usize,
         cursor: usize,
         changed: &mut watch::Receiver<u64>,
-    ) -> Result<Option<RecordBatch>> {
+    ) -> Result<Option<Arc<Chunk>>> {
         if cursor == 0 {
             self.shared.demand.send_if_modified(|stages| stages.insert(self.spec.stage));
         }
@@ -276,23 +312,46 @@ impl Stage {
                 let partition = &mut state.partitions[index];
                 match partition.batches.get_mut(cursor) {
                     Some(slot) => (Some(self.take(slot)?), None),
-                    None if whole => {
-                        partition.finished = partition.finished.saturating_add(1);
-                        return Ok(None);
-                    }
+                    None if whole => return Ok(None),
                     None => (None, self.hungry(index, &mut partition.waiting)),
                 }
             };
-            if let Some(chunk) = found {
-                return match &chunk.data {
-                    ChunkData::Memory(batch) => Ok(Some(batch.clone())),
-                    ChunkData::Disk(place) => self.shared.spill.read(*place).await.map(Some),
-                };
+            if found.is_some() {
+                return Ok(found);
             }
             if changed.changed().await.is_err() {
                 return Err(QueryError::cancelled("the inbox was dropped"));
             }
         }
+    }
+
+    /// Reads the batches of a chunk, with the schema of the stage.
+    pub(super) async fn batches(&self, chunk: &Chunk) -> Result<Vec<RecordBatch>> {
+        match &chunk.data {
+            ChunkData::Memory(batch) => Ok(vec![batch.clone()]),
+            ChunkData::Disk(place) => Ok(vec![self.shared.spill.read(*place).await?]),
+            ChunkData::Object(object, segment) => {
+                let batches = object.read(segment).await?;
+                batches.into_iter().map(|batch| self.as_declared(&batch)).collect()
+            }
+        }
+    }
+
+    /// Returns `batch` with the schema of the stage.
+    fn as_declared(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), batch.columns().to_vec(), &options)?)
+    }
+
+    /// Discards a delivery that is held back.
+    pub(super) fn discard(&self, key: (TaskIndex, DeliveryId)) {
+        self.state.lock().held.remove(&key);
+    }
+
+    /// Records that a reader has read a partition to its end.
+    pub(super) fn reader_finished(&self, index: usize) {
+        let partition = &mut self.state.lock().partitions[index];
+        partition.finished = partition.finished.saturating_add(1);
     }
 
     /// Checks that every reader has read every partition to its end.
@@ -370,44 +429,4 @@ impl Drop for Hungry<'_> {
 fn same_columns(a: &Schema, b: &Schema) -> bool {
     a.fields().len() == b.fields().len()
         && a.fields().iter().zip(b.fields()).all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type())
-}
-
-/// A delivery to an inbox in the same process.
-#[derive(Debug)]
-pub(super) struct HeldDelivery {
-    stage: Arc<Stage>,
-    key: (TaskIndex, DeliveryId),
-    whole: bool,
-}
-
-impl HeldDelivery {
-    /// Begins a delivery to `stage`.
-    ///
-    /// # Errors
-    /// As [`crate::InboxService::deliver`].
-    pub(super) fn begin(stage: Arc<Stage>, header: &DeliveryHeader, schema: &Schema) -> Result<Self> {
-        stage.begin(header, schema)?;
-        Ok(Self { stage, key: (header.task, header.delivery), whole: false })
-    }
-}
-
-#[async_trait]
-impl DeliverySink for HeldDelivery {
-    async fn send(&mut self, partition: usize, batch: RecordBatch) -> Result<()> {
-        self.stage.append(self.key, partition, batch).await
-    }
-
-    async fn finish(mut self: Box<Self>) -> Result<()> {
-        self.stage.finish(self.key)?;
-        self.whole = true;
-        Ok(())
-    }
-}
-
-impl Drop for HeldDelivery {
-    fn drop(&mut self) {
-        if !self.whole {
-            self.stage.state.lock().held.remove(&self.key);
-        }
-    }
 }

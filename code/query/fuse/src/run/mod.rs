@@ -98,10 +98,12 @@ async fn run_until_done(
         tracing::warn!(query_id = %query, again_as = %next, %error, "rerunning the query");
         query = next;
         progress.restart();
+        progress.tasks.store(tasks as u64, std::sync::atomic::Ordering::Relaxed);
         // Rows that did not fit in Fuse once do not fit later.
         too_many_for_fuse |= again == Again::OnCombs;
         let last = lost.reruns == LOST_MAX;
-        reducers = deadline.unless(Reducers::again(host, plan, !too_many_for_fuse, last)).await.map_err(|failed| {
+        let again = reducers.again(host, plan, !too_many_for_fuse, last);
+        let next = deadline.unless(again).await.map_err(|failed| {
             match failed.kind {
                 // The reason for the rerun tells more than the lack of combs.
                 ErrorKind::Unavailable => {
@@ -110,6 +112,7 @@ async fn run_until_done(
                 _ => failed,
             }
         })?;
+        reducers = next;
         count_starts(host, progress, counted);
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use buzz_engine::{Progress, RowSink, Summary};
-use buzz_exchange::{Commit, DeliveryWriter, Destination};
+use buzz_engine::{Progress, Reused, RowSink, Summary};
+use buzz_exchange::{Commit, DeliveryWriter, Destination, ObjectPlace};
 use buzz_host::Host;
 use buzz_plan::QueryPlan;
 use buzz_protocol::{Delivered, ErrorKind, Place, QueryError, QueryId, Result, StageId, TaskIndex};
@@ -16,6 +16,7 @@ use crate::dispatch::{Dispatch, TaskError};
 use crate::inboxes::{OpenInboxes, QueryInboxes};
 use crate::reducers::{Kept, Reducers};
 use crate::reduction::Reduction;
+use crate::reuse::Parts;
 use crate::stragglers::Stragglers;
 
 /// A failure, and whether a rerun may succeed.
@@ -71,7 +72,7 @@ impl Run<'_> {
         let Run { host, plan, query, deadline, flowing, .. } = *self;
         let progress = deadline.progress;
         let connecting =
-            async { QueryInboxes::connect(host, plan, self.reducers, deadline.at_ms).await.map_err(of_comb) };
+            async { QueryInboxes::connect(host, plan, query, self.reducers, deadline.at_ms).await.map_err(of_comb) };
         let inboxes = deadline.unless(connecting).await?;
         let mut reductions = Vec::new();
         for step in &plan.reduces {
@@ -86,7 +87,8 @@ impl Run<'_> {
         // Where a task runs once, a second run of it would only slow down the first.
         let stragglers = Stragglers::of(plan, !flowing && !host.compute.runs_once());
         let kept = self.kept;
-        let dispatch = Dispatch { host, plan, query, inboxes: &inboxes, progress, kept, flowing, or_combs, stragglers };
+        let (inboxes, parts) = (&inboxes, Parts::of(host, plan));
+        let dispatch = Dispatch { host, plan, query, inboxes, progress, kept, flowing, or_combs, stragglers, parts };
         let working = async {
             tokio::select! {
                 worked = work(&dispatch, reductions, sink) => worked,
@@ -100,6 +102,7 @@ impl Run<'_> {
                 host.compute.abandon(query).await;
             }
         }
+        progress.add_requests(inboxes.objects.as_ref().map(ObjectPlace::requests).unwrap_or_default());
         let combs_ms = started.elapsed().as_millis().saturating_mul(inboxes.addresses.len() as u128);
         Progress::add(&progress.comb_milliseconds, u64::try_from(combs_ms).unwrap_or(u64::MAX));
         self.log_end(started, outcome.as_ref().err().map(|failed| failed.error.kind));
@@ -107,7 +110,7 @@ impl Run<'_> {
             Ok(_) => opened.close().await,
             Err(failed) => opened.abort(failed.error.clone()).await,
         }
-        Ok(summary(plan, progress, outcome?, &inboxes, started))
+        Ok(summary(plan, progress, outcome?, inboxes, started))
     }
 
     /// Logs the size of the run, and its combs.
@@ -150,7 +153,9 @@ impl Run<'_> {
         reductions: &[Reduction],
     ) -> Result<(), RunError> {
         let readers = readers(reductions);
-        let opening = async { Ok::<_, QueryError>(inboxes.open(self.plan, self.query, self.flowing, &readers).await) };
+        let tasks = reductions.first().map(Reduction::task_stages).unwrap_or_default();
+        let opened_all = inboxes.open(self.plan, self.query, self.flowing, &readers, tasks);
+        let opening = async { Ok::<_, QueryError>(opened_all.await) };
         let answered = self.deadline.unless(opening).await.unwrap_or_else(|error| Err((error, Vec::new())));
         let Err((error, combs)) = answered else {
             return Ok(());
@@ -190,8 +195,10 @@ fn summary(plan: &QueryPlan, progress: &Progress, rows: u64, inboxes: &QueryInbo
         rows_delivered: Progress::get(&progress.rows_delivered),
         bytes_delivered: Progress::get(&progress.bytes_delivered),
         combs: inboxes.addresses.len(),
+        objects: inboxes.delivered.count(),
         stages: progress.stages(),
         ran_in: started.elapsed(),
+        reused: Reused { answer: false, tasks: Progress::get(&progress.tasks_reused) },
         ..Summary::default()
     }
 }
@@ -201,8 +208,16 @@ const LAST_ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Maps and reduces at the same time. Returns the number of rows when the last reduce step ends, even if tasks still
 /// run. Checks that the reduce plans have read all rows, except those that they may leave.
-async fn work(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &mut dyn RowSink) -> Result<u64, RunError> {
+async fn work(
+    dispatch: &Dispatch<'_>,
+    mut reductions: Vec<Reduction>,
+    sink: &mut dyn RowSink,
+) -> Result<u64, RunError> {
     let Dispatch { query, inboxes, flowing, .. } = *dispatch;
+    if let Some(position) = reductions.iter().position(|reduction| !reduction.task_stages().is_empty()) {
+        let reduction = reductions.swap_remove(position);
+        return work_by_tasks(dispatch, reduction, sink).await;
+    }
     let map = dispatch.all();
     let unread: BTreeSet<StageId> = reductions.iter().flat_map(Reduction::may_leave_unread).collect();
     let reduce = reduce_all(dispatch, reductions, sink);
@@ -236,6 +251,29 @@ async fn work(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &mut dy
     }
 }
 
+/// Maps, and then reduces: rows that fit in `inbox_memory_bytes` at Fuse, more by tasks. Returns the number of rows.
+async fn work_by_tasks(dispatch: &Dispatch<'_>, reduction: Reduction, sink: &mut dyn RowSink) -> Result<u64, RunError> {
+    let Dispatch { plan, query, inboxes, progress, .. } = *dispatch;
+    if let Err(failed) = dispatch.all().await {
+        return Err(task_failed(failed, query, inboxes).await);
+    }
+    let delivered = Progress::get(&progress.bytes_delivered);
+    let reduction = if delivered > plan.options.inbox_memory_bytes {
+        let tasks: usize = reduction.task_stages().iter().map(|stage| stage.partitions).sum();
+        tracing::info!(query_id = %query, delivered, tasks, "tasks reduce the rows");
+        Progress::add(&progress.tasks, tasks as u64);
+        // A delivery that is lost, which is `Unavailable`, is made again by another run.
+        dispatch.reduce(reduction.task_stages()).await.map_err(|failed| of_comb(failed.error))?;
+        reduction.over_tasks()?
+    } else {
+        reduction.without_tasks()
+    };
+    let unread = reduction.may_leave_unread();
+    let rows = reduce_all(dispatch, vec![reduction], sink).await.map_err(of_comb)?;
+    inboxes.check_read(query, &unread).await.map_err(of_comb)?;
+    Ok(rows)
+}
+
 /// Classifies a task's failure. A task that cannot deliver may be the first to notice that a comb is lost, and a comb that
 /// HBees cannot reach is lost for the query even if Fuse reaches it.
 async fn task_failed(failed: TaskError, query: QueryId, inboxes: &QueryInboxes) -> RunError {
@@ -260,6 +298,7 @@ async fn reduce_all(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &
             sink.start(Arc::clone(&step.schema))?;
             while let Some(batch) = rows.try_next().await.map_err(place)? {
                 row_count += batch.num_rows() as u64;
+                sink.ready().await?;
                 sink.write(batch)?;
             }
             continue;
@@ -272,6 +311,7 @@ async fn reduce_all(dispatch: &Dispatch<'_>, reductions: Vec<Reduction>, sink: &
             task: TaskIndex(0),
             partitioning: inboxes.partitioning(&[]),
             combs: inboxes.addresses.clone(),
+            objects: None,
             inline_bytes: u64::MAX,
             batch_size: plan.options.batch_size,
         };

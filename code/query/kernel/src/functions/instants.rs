@@ -11,7 +11,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Int64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, TimeUnit};
 use buzz_protocol::QueryError;
-use chrono::{DateTime, Offset, TimeDelta, TimeZone};
+use chrono::{DateTime, Offset, TimeDelta, TimeZone, Utc};
 use datafusion::common::{ScalarValue, internal_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::{
@@ -67,6 +67,17 @@ pub fn unit_nanoseconds(data_type: &DataType) -> Option<i64> {
         }),
         _ => None,
     }
+}
+
+/// Returns the time that is `instant` nanoseconds after 1970. `None` if the calendar does not have it.
+pub(super) fn time_of(instant: i128) -> Option<DateTime<Utc>> {
+    let seconds = i64::try_from(instant.div_euclid(SECOND)).ok()?;
+    DateTime::from_timestamp(seconds, u32::try_from(instant.rem_euclid(SECOND)).ok()?)
+}
+
+/// Returns the nanoseconds from 1970 to `time`.
+pub(super) fn instant_of(time: DateTime<Utc>) -> i128 {
+    i128::from(time.timestamp()) * SECOND + i128::from(time.timestamp_subsec_nanos())
 }
 
 /// Rounds the date or timestamp `value` to the unit of the type `to`, to the next one if `up`, otherwise to the one before.

@@ -2,17 +2,20 @@
 //! every session that plans, decodes or runs a plan must have them.
 
 mod arithmetic;
+mod bins;
 mod doubles;
 mod hidden;
 mod instants;
 mod interval_keys;
 mod intervals;
+mod mended;
 mod null_if;
 mod patterns;
-mod round;
+mod rounding;
 mod single_row;
 mod spans;
 mod sum;
+mod truncation;
 mod wide_sum;
 
 use std::sync::Arc;
@@ -31,7 +34,7 @@ pub use single_row::single_row;
 pub use spans::{interval_length, interval_part};
 pub use sum::{checked_sum, wrapping_sum};
 
-use self::round::finite_round;
+use self::mended::mended_functions;
 use crate::bounded::bounded_functions;
 
 /// Returns the scalar functions.
@@ -47,10 +50,9 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         instant_in(),
         rounded_time(),
         null_if(),
-        finite_round(),
         one_form(),
     ];
-    arithmetic.into_iter().chain(intervals).chain(others).chain(bounded_functions()).collect()
+    arithmetic.into_iter().chain(intervals).chain(others).chain(mended_functions()).chain(bounded_functions()).collect()
 }
 
 /// Returns the aggregates.

@@ -24,8 +24,8 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 
 use self::fragment::{Scans, hashed_fragment, scan_of_fragment, without_exchanges};
-use self::planner::{below_unions, divided_alike, in_order};
-pub(crate) use self::planner::{is_window, missing_order, sorted};
+use self::planner::below_unions;
+pub(crate) use self::planner::{divided_alike, in_order, is_window, missing_order, sorted};
 pub(crate) use self::rules::CutRules;
 pub(crate) use self::rules::TableCost;
 pub(crate) use self::scan::Scan;

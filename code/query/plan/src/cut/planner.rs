@@ -44,7 +44,7 @@ pub(super) fn below_unions(plan: Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc
 /// Sorts `input` if it does not satisfy `order`, the ordering that its reader requires. The planner may have relied on
 /// a property of the rows below the cut (a constant column, for example) that an inbox does not have. With
 /// `first_only`, only the first alternative of `order` counts: a window is planned for that one.
-pub(super) fn in_order(
+pub(crate) fn in_order(
     input: Arc<dyn ExecutionPlan>,
     order: Option<OrderingRequirements>,
     first_only: bool,
@@ -87,7 +87,7 @@ pub(crate) fn is_window(node: &Arc<dyn ExecutionPlan>) -> bool {
 }
 
 /// Repartitions the inputs of `node` if it interleaves them and they are no longer partitioned alike after the cut.
-pub(super) fn divided_alike(
+pub(crate) fn divided_alike(
     node: &Arc<dyn ExecutionPlan>,
     inputs: Vec<Arc<dyn ExecutionPlan>>,
 ) -> DataFusionResult<Vec<Arc<dyn ExecutionPlan>>> {

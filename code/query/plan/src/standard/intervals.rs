@@ -1,4 +1,4 @@
-//! Comparisons, orders, groups and parts of intervals.
+//! Comparisons and parts of intervals. [`super::keyed`] sorts, joins and groups by them.
 //!
 //! DataFusion compares intervals by months, then by days, then by nanoseconds, and the difference of two timestamps with an
 //! interval in the same way: `36 hours` is less than `1 day`, and `1 day` is not `24 hours`. Here they are compared by their
@@ -9,21 +9,17 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, IntervalUnit};
 use buzz_kernel::{interval_key, interval_length, interval_of_key, interval_part, null_if};
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{Column, DFSchema, ScalarValue};
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
-use datafusion::functions_aggregate::expr_fn::min;
 use datafusion::logical_expr::expr::{
     AggregateFunction, Between, InList, InSubquery, ScalarFunction, Sort as SortExpr, WindowFunction,
 };
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
-use datafusion::logical_expr::{
-    Aggregate, BinaryExpr, Case, Cast, Distinct, Expr, ExprSchemable, Join, JoinConstraint, LogicalPlan,
-    LogicalPlanBuilder, Projection,
-};
+use datafusion::logical_expr::{BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlanBuilder};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
 use super::operands::{self, type_of};
-use super::{doubles, instants, lifted, times, windows};
+use super::{doubles, windows};
 
 const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 
@@ -50,7 +46,7 @@ impl ExprPlanner for Texts {
 
 /// The kinds of types that matter for a comparison of lengths.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     Interval,
     Duration,
     Text,
@@ -59,7 +55,7 @@ enum Kind {
 }
 
 impl Kind {
-    fn of(data_type: &DataType) -> Self {
+    pub(super) fn of(data_type: &DataType) -> Self {
         match data_type {
             DataType::Interval(_) => Self::Interval,
             DataType::Duration(_) => Self::Duration,
@@ -75,7 +71,7 @@ fn as_interval(text: Expr) -> Expr {
     Expr::Cast(Cast::new(Box::new(text), INTERVAL))
 }
 
-fn length(value: Expr) -> Expr {
+pub(super) fn length(value: Expr) -> Expr {
     interval_length().call(vec![value])
 }
 
@@ -99,18 +95,18 @@ fn lengths(operands: &mut [&mut Expr], schema: &DFSchema) -> Result<bool> {
     Ok(true)
 }
 
-fn have_lengths(kinds: &[Kind]) -> bool {
+pub(super) fn have_lengths(kinds: &[Kind]) -> bool {
     let has = |kind| kinds.contains(&kind);
     !has(Kind::Other) && (has(Kind::Interval) || has(Kind::Duration) && has(Kind::Text))
 }
 
-fn replace(expression: &mut Expr, with: impl FnOnce(Expr) -> Expr) {
+pub(super) fn replace(expression: &mut Expr, with: impl FnOnce(Expr) -> Expr) {
     let null = Expr::Literal(ScalarValue::Null, None);
     *expression = with(std::mem::replace(expression, null));
 }
 
 /// Replaces `value` by its length if it is an interval.
-fn key(value: &mut Expr, schema: &DFSchema) -> Result<bool> {
+pub(super) fn key(value: &mut Expr, schema: &DFSchema) -> Result<bool> {
     let is_interval = is_interval(value, schema)?;
     if is_interval {
         replace(value, length);
@@ -118,11 +114,11 @@ fn key(value: &mut Expr, schema: &DFSchema) -> Result<bool> {
     Ok(is_interval)
 }
 
-fn is_interval(value: &Expr, schema: &DFSchema) -> Result<bool> {
+pub(super) fn is_interval(value: &Expr, schema: &DFSchema) -> Result<bool> {
     Ok(matches!(type_of(value, schema)?, DataType::Interval(_)))
 }
 
-fn ordered(order: &mut [SortExpr], schema: &DFSchema) -> Result<bool> {
+pub(super) fn ordered(order: &mut [SortExpr], schema: &DFSchema) -> Result<bool> {
     let mut changed = false;
     for sort in order {
         changed |= key(&mut sort.expr, schema)?;
@@ -230,7 +226,9 @@ fn of_subquery(membership: &mut InSubquery, schema: &DFSchema) -> Result<bool> {
 fn of_aggregate(aggregate: &mut AggregateFunction, schema: &DFSchema) -> Result<bool> {
     let params = &mut aggregate.params;
     match (params.distinct, params.args.as_mut_slice()) {
-        (true, [counted]) if aggregate.func.name() == "count" => key(counted, schema),
+        (true, [counted]) if aggregate.func.name() == "count" => {
+            Ok(key(counted, schema)? || doubles::formed(counted, schema)?)
+        }
         // The planner requires that DISTINCT values are ordered by themselves.
         (true, _) => Ok(false),
         (false, _) => ordered(&mut params.order_by, schema),
@@ -272,103 +270,6 @@ fn of_call(call: &ScalarFunction, schema: &DFSchema) -> Result<Option<Expr>> {
         }
         _ => Ok(None),
     }
-}
-
-/// Sorts, joins and groups the rows of `node` by the lengths of intervals.
-pub(super) fn keyed(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
-    match node {
-        LogicalPlan::Sort(mut sort) => {
-            let mut changed = ordered(&mut sort.expr, sort.input.schema())?;
-            // Rows with equal doubles are in the order of the next keys.
-            if let Some((_, first)) = sort.expr.split_last_mut() {
-                for key in first {
-                    changed |= doubles::formed(&mut key.expr, sort.input.schema())?;
-                }
-            }
-            Ok(Transformed::new_transformed(LogicalPlan::Sort(sort), changed))
-        }
-        LogicalPlan::Join(join) => joined(join),
-        LogicalPlan::Union(union) => times::of_one_unit(union),
-        LogicalPlan::Aggregate(aggregate) => lifted::above_aggregate(aggregate, &grouped),
-        LogicalPlan::Window(window) => lifted::above_window(window),
-        LogicalPlan::Distinct(Distinct::On(mut distinct)) => {
-            let input = Arc::clone(&distinct.input);
-            let mut changed = false;
-            for value in &mut distinct.on_expr {
-                changed |= key(value, input.schema())? || doubles::formed(value, input.schema())?;
-            }
-            // The order begins with the same values.
-            if let Some(order) = &mut distinct.sort_expr {
-                changed |= ordered(order, input.schema())?;
-                for key in order {
-                    changed |= doubles::formed(&mut key.expr, input.schema())?;
-                }
-            }
-            Ok(Transformed::new_transformed(LogicalPlan::Distinct(Distinct::On(distinct)), changed))
-        }
-        LogicalPlan::Distinct(Distinct::All(input)) => {
-            let is_interval = |data_type: &DataType| matches!(data_type, DataType::Interval(_));
-            if !input.schema().fields().iter().any(|field| is_interval(field.data_type())) {
-                return Ok(Transformed::no(LogicalPlan::Distinct(Distinct::All(input))));
-            }
-            let columns = input.schema().columns().into_iter().map(Expr::Column).collect();
-            grouped(Aggregate::try_new(input, columns, Vec::new())?)
-        }
-        other => Ok(Transformed::no(other)),
-    }
-}
-
-fn joined(mut join: Join) -> Result<Transformed<LogicalPlan>> {
-    let mut changed = false;
-    for (left, right) in &mut join.on {
-        let types = [left.get_type(join.left.schema().as_ref())?, right.get_type(join.right.schema().as_ref())?];
-        let both = ((&*left, &types[0]), (&*right, &types[1]));
-        if let Some(keys) = instants::keys(both.0, both.1).or_else(|| times::keys(both.0, both.1)) {
-            (*left, *right) = keys;
-            changed = true;
-        } else if have_lengths(&types.map(|data_type| Kind::of(&data_type))) {
-            replace(left, length);
-            replace(right, length);
-            changed = true;
-        }
-    }
-    if changed {
-        // The keys of USING must be columns.
-        join.join_constraint = JoinConstraint::On;
-    }
-    Ok(Transformed::new_transformed(LogicalPlan::Join(join), changed))
-}
-
-/// Groups by the lengths of the intervals among the keys. Each group has one of its intervals: the one with the fewest
-/// months, then days.
-fn grouped(aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {
-    let mut are_intervals = Vec::with_capacity(aggregate.group_expr.len());
-    for group in &aggregate.group_expr {
-        let is_key = !matches!(group, Expr::GroupingSet(_)) && is_interval(group, aggregate.input.schema())?;
-        are_intervals.push(is_key);
-    }
-    if !are_intervals.contains(&true) {
-        return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
-    }
-    let Aggregate { input, group_expr, mut aggr_expr, schema, .. } = aggregate;
-    let (mut groups, mut columns) = (Vec::new(), Vec::new());
-    for (index, (group, (relation, field))) in group_expr.into_iter().zip(schema.iter()).enumerate() {
-        if are_intervals[index] {
-            let (value, name) = (group.unalias(), format!("buzz_interval_{index}"));
-            groups.push(length(value.clone()).alias(format!("buzz_length_{index}")));
-            aggr_expr.push(min(value).alias(name.as_str()));
-            let column = Expr::Column(Column::new_unqualified(name));
-            columns.push(column.alias_qualified(relation.cloned(), field.name()));
-        } else {
-            groups.push(group);
-            columns.push(Expr::Column(Column::new(relation.cloned(), field.name())));
-        }
-    }
-    let others = schema.iter().skip(are_intervals.len());
-    columns.extend(others.map(|(relation, field)| Expr::Column(Column::new(relation.cloned(), field.name()))));
-    let grouped = Aggregate::try_new(input, groups, aggr_expr)?;
-    let projection = Projection::try_new(columns, Arc::new(LogicalPlan::Aggregate(grouped)))?;
-    Ok(Transformed::yes(LogicalPlan::Projection(projection)))
 }
 
 #[cfg(test)]

@@ -14,10 +14,12 @@ mod frames;
 mod guards;
 mod instants;
 mod intervals;
+mod keyed;
 mod lifted;
 mod limits;
 mod named_windows;
 mod names;
+mod natural;
 mod numbers;
 mod operands;
 mod operators;
@@ -54,9 +56,9 @@ pub(crate) use self::clauses::check_functions;
 pub(crate) use self::guards::{can_fail, conjunction, guarded};
 pub(crate) use self::limits::without_unordered_limits;
 pub(crate) use self::names::with_names;
+pub(crate) use self::natural::{Named, natural_selects, with_names_of};
 pub(crate) use self::precedence::reassociated;
 pub(crate) use self::syntax::{rewritten, rewritten_expression};
-pub(crate) use self::using::natural_sides;
 use crate::trees::{PlanTree, Tree};
 
 /// Creates a session with `tables` only, in which `now()` is `start`, and whose rules include those of this module.
@@ -122,7 +124,7 @@ fn expressions(plan: LogicalPlan, options: &Options) -> DataFusionResult<Logical
         let node = node.rewrite_expressions(&mut |expression| {
             overflow::with_names(expression, &names, &|inner| one(inner, &schema, zone))
         })?;
-        let node = node.transform_data(intervals::keyed)?;
+        let node = node.transform_data(keyed::rows)?;
         // The type of a rewritten expression may be another one, and so may those of the nodes above.
         changed.set(changed.get() || node.transformed);
         if changed.get() { node.map_data(LogicalPlan::recompute_schema) } else { Ok(node) }
@@ -147,6 +149,7 @@ fn one(expression: Expr, schema: &DFSchema, zone: Option<&str>) -> DataFusionRes
     result = sibling(result, &|inner| windows::within(inner, &|window| doubles::by_value(window, schema)))?;
     result = sibling(result, &|inner| simplified::with_nulls(inner, schema))?;
     result = sibling(result, &operators::supported)?;
+    result = sibling(result, &|inner| operators::of_dates(inner, schema))?;
     result = sibling(result, &|inner| operators::zoned_bins(inner, schema))?;
     result = sibling(result, &|inner| operators::wide_average(inner, schema))?;
     // Last, as it makes two windows of one.

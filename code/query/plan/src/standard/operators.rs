@@ -1,7 +1,7 @@
 //! Operators and functions that DataFusion has for other types: an interval times a number, the average of decimals of more
-//! than 28 digits, `date_bin` of times with a zone.
+//! than 28 digits, `date_bin` and `date_trunc` of dates, `date_bin` of times with a zone.
 
-use arrow::datatypes::{DataType, IntervalUnit};
+use arrow::datatypes::{DataType, IntervalUnit, TimeUnit};
 use buzz_kernel::multiply_interval;
 use buzz_protocol::QueryError;
 use datafusion::common::DFSchema;
@@ -12,6 +12,8 @@ use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExp
 use datafusion::logical_expr::{Cast, Expr, ExprSchemable, WindowFunctionDefinition};
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::ast::BinaryOperator;
+
+use super::operands::type_of;
 
 /// Plans `INTERVAL '1 day' * n` and `n * INTERVAL '1 day'`.
 #[derive(Debug)]
@@ -35,6 +37,21 @@ impl ExprPlanner for Intervals {
         let interval = Expr::Cast(Cast::new(Box::new(interval), DataType::Interval(IntervalUnit::MonthDayNano)));
         Ok(PlannerResult::Planned(multiply_interval().call(vec![interval, number])))
     }
+}
+
+/// Makes dates of `date_trunc` and `date_bin` times in microseconds. DataFusion makes them nanoseconds, which end in 2262.
+pub(super) fn of_dates(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let Expr::ScalarFunction(mut call) = expression else { return Ok(Transformed::no(expression)) };
+    if !matches!(call.name(), "date_trunc" | "date_bin") {
+        return Ok(Transformed::no(Expr::ScalarFunction(call)));
+    }
+    let Some(date) = call.args.get_mut(1) else { return Ok(Transformed::no(Expr::ScalarFunction(call))) };
+    let is_date = matches!(type_of(date, schema)?, DataType::Date32 | DataType::Date64);
+    if is_date {
+        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
+        *date = Expr::Cast(Cast::new(Box::new(std::mem::take(date)), micros));
+    }
+    Ok(Transformed::new_transformed(Expr::ScalarFunction(call), is_date))
 }
 
 /// Makes the bins of `date_bin(width, time)` begin at midnight of 1970-01-01 in the time zone of the time, and bins of

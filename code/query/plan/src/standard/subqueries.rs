@@ -270,8 +270,8 @@ impl Rewriter<'_> {
         let correlated = !subquery.outer_ref_columns.is_empty();
         let plan = subquery.subquery.as_ref().clone();
         let (plan, columns): (LogicalPlan, Vec<Expr>) = if correlated {
-            // DataFusion does not find columns of a correlated subquery below another name.
-            (plan, columns)
+            // DataFusion does not find columns of a correlated subquery below another name, nor conditions below a projection.
+            below_projections(plan, columns)?
         } else {
             let named = columns.into_iter().enumerate();
             let named = named.map(|(index, column): (usize, Expr)| column.alias(format!("value_{index}")));
@@ -295,6 +295,30 @@ impl Rewriter<'_> {
         })?;
         Ok(replaced.data)
     }
+}
+
+/// Returns the plan below the projections on top of `plan`, and `columns` of `plan` as expressions over it. Projections that change
+/// the number of rows or have subqueries stay.
+fn below_projections(mut plan: LogicalPlan, mut columns: Vec<Expr>) -> Result<(LogicalPlan, Vec<Expr>)> {
+    while let LogicalPlan::Projection(projection) = &plan {
+        let stays = |inner: &Expr| matches!(inner, Expr::Unnest(_) | Expr::ScalarSubquery(_));
+        let stay =
+            projection.expr.iter().map(|part| Ok(has_subquery(part)? || part.any(&mut |inner| Ok(stays(inner)))?));
+        if stay.collect::<Result<Vec<bool>>>()?.contains(&true) {
+            break;
+        }
+        let replaced = columns.into_iter().map(|column| {
+            let below = column.rewrite_up(&mut |inner| {
+                let Expr::Column(column) = &inner else { return Ok(Transformed::no(inner)) };
+                let part = &projection.expr[projection.schema.index_of_column(column)?];
+                Ok(Transformed::yes(part.clone().unalias()))
+            })?;
+            Ok(below.data)
+        });
+        columns = replaced.collect::<Result<_>>()?;
+        plan = projection.input.as_ref().clone();
+    }
+    Ok((plan, columns))
 }
 
 /// A subquery whose columns are compared with expressions of the outer query.
@@ -334,7 +358,13 @@ impl Compared {
         // Rows differ if any of their parts do.
         let condition = if self.op == Operator::NotEq { disjunction(conditions) } else { conjunction(conditions) };
         let Some(condition) = condition else { return Ok(lit(false)) };
-        let plan = LogicalPlanBuilder::from(self.plan.clone()).filter(condition)?.build()?;
+        let (plan, condition) = match &self.plan {
+            LogicalPlan::Filter(filter) if self.correlated => {
+                (filter.input.as_ref().clone(), filter.predicate.clone().and(condition))
+            }
+            plan => (plan.clone(), condition),
+        };
+        let plan = LogicalPlanBuilder::from(plan).filter(condition)?.build()?;
         Ok(Expr::Exists(Exists { subquery: self.subquery(plan), negated }))
     }
 

@@ -2,12 +2,14 @@
 //!
 //! The planner reads the literals of timestamps in nanoseconds and converts the other values of COALESCE or CASE to nanoseconds too,
 //! which end in 2262: `9999-12-31`, the usual end of time, fails. It reads a text beside a column with a time zone in the zone of
-//! the column, not in that of the session, and refuses to compare times of day of different units. [`super::instants`] compares
+//! the column, not in that of the session, and refuses times without seconds and to compare times of day of different units. [`super::instants`] compares
 //! dates and timestamps.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, TimeUnit};
+use buzz_storage::text::with_seconds;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::error::Result;
@@ -61,15 +63,29 @@ fn with_results(case: Case, results: Vec<Expr>) -> Case {
     Case { expr: case.expr, when_then_expr, else_expr: results.next() }
 }
 
-/// Returns a literal in microseconds if its text does not fit nanoseconds.
+/// Returns a literal in microseconds if its text does not fit nanoseconds, or in the unit of its type if the planner cannot read its
+/// text.
 fn wide_literal(cast: &Cast) -> Option<Expr> {
-    let DataType::Timestamp(TimeUnit::Nanosecond, zone) = cast.field.data_type() else { return None };
+    let DataType::Timestamp(unit, zone) = cast.field.data_type() else { return None };
     let text = text(&cast.expr)?;
     let micros = DataType::Timestamp(TimeUnit::Microsecond, zone.clone());
-    if text.cast_to(cast.field.data_type()).is_ok() {
+    if let Some(full) = full_text(text) {
+        let value = full.cast_to(cast.field.data_type()).or_else(|_| full.cast_to(&micros));
+        return Some(Expr::Literal(value.ok()?, None));
+    }
+    if *unit != TimeUnit::Nanosecond || text.cast_to(cast.field.data_type()).is_ok() {
         return None;
     }
     Some(Expr::Literal(text.cast_to(&micros).ok()?, None))
+}
+
+/// Returns the text of a time that ends with its minute, such as `2024-01-31 10:00`, with its seconds, which the planner requires.
+/// `None` if `text` is another.
+fn full_text(text: &ScalarValue) -> Option<ScalarValue> {
+    match with_seconds(text.try_as_str()??) {
+        Cow::Owned(full) => Some(ScalarValue::from(full.as_str())),
+        Cow::Borrowed(_) => None,
+    }
 }
 
 fn types_of(operands: &[Expr], schema: &DFSchema) -> Result<Vec<DataType>> {
@@ -236,9 +252,11 @@ fn text_as_time(
         (Some(zone), Some(_)) => Some(Arc::from(zone)),
         _ => column_zone.cloned(),
     };
-    let read = |unit| text.cast_to(&DataType::Timestamp(unit, read_in.clone()));
+    let full = full_text(text);
+    let is_read = full.is_none() && read_in.as_ref() == column_zone;
+    let read = |unit| full.as_ref().unwrap_or(text).cast_to(&DataType::Timestamp(unit, read_in.clone()));
     let (value, unit) = match read(TimeUnit::Nanosecond) {
-        Ok(_) if unit == TimeUnit::Nanosecond && read_in.as_ref() == column_zone => return None,
+        Ok(_) if unit == TimeUnit::Nanosecond && is_read => return None,
         Ok(value) => (value, TimeUnit::Nanosecond),
         Err(_) => (read(TimeUnit::Microsecond).ok()?, TimeUnit::Microsecond),
     };

@@ -20,10 +20,9 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, Join, LogicalPlan, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
     Signature, Volatility,
 };
-use datafusion::sql::parser::Statement as ParsedStatement;
 use datafusion::sql::sqlparser::ast::{
-    Expr as SqlExpr, Ident, Join as SqlJoin, JoinConstraint as SqlConstraint, JoinOperator, Query, Select, Statement,
-    TableFactor, TableWithJoins, Visitor, VisitorMut,
+    Expr as SqlExpr, Ident, JoinConstraint as SqlConstraint, JoinOperator, Query, Select, Statement, TableFactor,
+    TableWithJoins, Visitor, VisitorMut,
 };
 
 use super::overflow::with_names;
@@ -114,7 +113,7 @@ fn collect_factor(factor: &TableFactor, relations: &mut Vec<String>, sides: &mut
     }
 }
 
-fn alias_of(factor: &TableFactor) -> Option<&Ident> {
+pub(super) fn alias_of(factor: &TableFactor) -> Option<&Ident> {
     match factor {
         TableFactor::Table { name, alias, .. } => {
             alias.as_ref().map(|alias| &alias.name).or_else(|| name.0.last()?.as_ident())
@@ -171,64 +170,6 @@ pub(super) fn ambiguous_columns(select: &mut Select) {
     let _: ControlFlow<()> = visit_mut(&mut select.projection, &mut several);
     let _: ControlFlow<()> = visit_mut(&mut select.group_by, &mut several);
     let _: ControlFlow<()> = visit_mut(&mut select.having, &mut several);
-}
-
-/// Returns variants of `statement` in which the conditions of each SELECT with a NATURAL JOIN name a relation of `column`: in the
-/// first variant the first relation, and so on. The relations are those that the joins merge, or those beside them.
-pub(crate) fn natural_sides(statement: &ParsedStatement, column: &str, beside: bool) -> Vec<ParsedStatement> {
-    let variant = |place| {
-        let mut statement = statement.clone();
-        let ParsedStatement::Statement(sql) = &mut statement else { return None };
-        let mut natural = Natural { column, beside, place, count: 0 };
-        let _: ControlFlow<()> = visit_mut(sql, &mut natural);
-        (natural.count > 0).then_some(statement)
-    };
-    (0..).map_while(variant).collect()
-}
-
-struct Natural<'a> {
-    column: &'a str,
-    /// The relations are those beside the ones that NATURAL JOIN merges.
-    beside: bool,
-    /// Index of the relation.
-    place: usize,
-    /// Number of SELECTs that have such a relation.
-    count: usize,
-}
-
-impl VisitorMut for Natural<'_> {
-    type Break = ();
-
-    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-        let Some((merged, others)) = natural_relations(select) else { return ControlFlow::Continue(()) };
-        let relations = if self.beside { others } else { merged };
-        if let Some(relation) = relations.into_iter().nth(self.place) {
-            let mut naming = Naming { columns: [(self.column.to_string(), relation)].into(), depth: 0 };
-            let _: ControlFlow<()> = visit_mut(&mut select.selection, &mut naming);
-            for join in select.from.iter_mut().flat_map(|table| &mut table.joins) {
-                let _: ControlFlow<()> = visit_mut(&mut join.join_operator, &mut naming);
-            }
-            self.count += 1;
-        }
-        ControlFlow::Continue(())
-    }
-}
-
-/// Returns the names of the relations at the start of a FROM that NATURAL JOIN merges, and those of all other relations. `None` if
-/// there is none of these joins, or a relation has no name.
-fn natural_relations(select: &Select) -> Option<(Vec<Ident>, Vec<Ident>)> {
-    let is_natural = |join: &SqlJoin| matches!(constraint(&join.join_operator), Some(SqlConstraint::Natural));
-    let first = select.from.iter().position(|table| table.joins.first().is_some_and(is_natural))?;
-    let (mut merged, mut others) = (Vec::new(), Vec::new());
-    for (index, table) in select.from.iter().enumerate() {
-        let natural = if index == first { table.joins.iter().take_while(|join| is_natural(join)).count() } else { 0 };
-        let joined = table.joins.iter().map(|join| &join.relation);
-        for (place, factor) in std::iter::once(&table.relation).chain(joined).enumerate() {
-            let relations = if index == first && place <= natural { &mut merged } else { &mut others };
-            relations.push(alias_of(factor)?.clone());
-        }
-    }
-    Some((merged, others))
 }
 
 /// Names the relation of columns outside of subqueries.

@@ -26,7 +26,7 @@ use crate::split::{pack, split_target, tasks_wanted, whole_files};
 use crate::sql::{delivered_schema, to_logical};
 use crate::table::{FileTable, InboxTable};
 use crate::trees::PlanTree;
-use crate::{Planning, params, prune, reduce, standard, wire};
+use crate::{Planning, params, partition_filter, prune, reduce, standard, wire};
 
 /// Plans `steps`.
 pub(crate) async fn plan(planning: &Planning<'_>, steps: &[Step]) -> Result<QueryPlan> {
@@ -144,7 +144,7 @@ async fn map_stage(
     let mut files = table.files.clone();
     if let Some(filter) = &parsed.step.partition_filter {
         let values = params::values(&state, &planning.question.query.params)?;
-        files = prune::by_partition_filter(&state, &table, files, filter, (&values, options))?;
+        files = partition_filter::by_partition_filter(&state, &table, files, filter, (&values, options))?;
     }
     let files_by_filter = files.len();
     let (files_by_partition, files) = prune::by_where(&state, &table, files, &optimized)?;
@@ -175,6 +175,7 @@ async fn map_stage(
         fragment: wire::encoded(with_schema(physical, &planned.schema)?)?,
         keys: Vec::new(),
         evaluate: Evaluate::EachSplit,
+        keeps_parts: false,
         reduces_rows,
         tasks: pack(splits, count),
         table,

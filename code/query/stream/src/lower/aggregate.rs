@@ -11,11 +11,13 @@ use super::cut::slot_schema;
 use super::flow::{Flow, WindowColumn, local_ends};
 use super::placeholders::window_start;
 use super::{Lowering, Output, SLICE, StageDraft, StageKind, TIME, refused};
-use crate::window::{WindowSpec, slice_udf, time_type};
+use crate::window::{Part, WindowSpec, slice_udf, time_type, whole_udf};
 
 impl Lowering<'_> {
     pub(super) fn aggregate(&mut self, aggregate: &Aggregate) -> Result<Flow> {
+        let changed = self.changes;
         let mut input = self.lower(&aggregate.input)?;
+        self.check_unchanged(changed, "an aggregate")?;
         if !input.streaming {
             return Ok(Flow::fixed(LogicalPlan::Aggregate(aggregate.clone())));
         }
@@ -37,12 +39,10 @@ impl Lowering<'_> {
             return self.closed_aggregate(aggregate, input, &keys);
         }
         let Some(window) = keys.iter().flatten().find(|key| !key.closed).copied() else {
-            let clause = if aggregate.group_expr.is_empty() { "an aggregate without GROUP BY" } else { "GROUP BY" };
-            return Err(refused(
-                &format!("{clause} without a window"),
-                "its groups never end, so its rows are never final",
-                "add tumble(interval '10 seconds'), hop(…) or session(…) to GROUP BY",
-            ));
+            self.changes = true;
+            let (spec, part) = (WindowSpec::Never, Part::Start);
+            let never = WindowColumn { spec, part, closed: false, pending: false, repeated: false };
+            return self.fold(aggregate, input, &vec![None; keys.len()], never);
         };
         if let Some(other) = keys.iter().flatten().find(|key| !key.closed && key.spec != window.spec) {
             return Err(refused(
@@ -105,6 +105,7 @@ impl Lowering<'_> {
         let window_index = groups.len();
         let slice = match slice {
             Some(slice) => slice.cast_to(&time_type(), input.plan.schema())?,
+            None if window.spec == WindowSpec::Never => whole_udf().call(vec![input.time()]),
             None => slice_udf().call(vec![input.time(), lit(window.spec.slice())]),
         };
         groups.push(slice.alias(SLICE));

@@ -99,6 +99,8 @@ pub(crate) struct Lowered {
     pub(crate) above: LogicalPlan,
     /// The last column of `above` is [`TIME`], by which its rows are put in order.
     pub(crate) timed: bool,
+    /// The rows of `above` are those before and after changes, and the time of each is its place among them.
+    pub(crate) changes: bool,
 }
 
 /// Lowers `plan`. Slots are named `slot <prefix>.<number>`. With `on_close`, rows that belong to no window are kept until
@@ -114,7 +116,15 @@ pub(crate) fn lower(
 ) -> Result<Lowered> {
     // Hopping windows are first planned by slices. If the statement reads the window before it groups by it, each row
     // is repeated per window instead.
-    let attempt = |repeat| Lowering { sources, prefix, repeat, needs_repeat: false, on_close, stages: Vec::new() };
+    let attempt = |repeat| Lowering {
+        sources,
+        prefix,
+        repeat,
+        needs_repeat: false,
+        on_close,
+        changes: false,
+        stages: Vec::new(),
+    };
     let mut lowering = attempt(false);
     let mut lowered = lowering.statement(plan);
     if lowered.is_err() && lowering.needs_repeat {
@@ -122,7 +132,7 @@ pub(crate) fn lower(
         lowered = lowering.statement(plan);
     }
     let (above, timed) = lowered?;
-    Ok(Lowered { above, timed, stages: lowering.stages })
+    Ok(Lowered { above, timed, changes: lowering.changes, stages: lowering.stages })
 }
 
 struct Lowering<'a> {
@@ -134,6 +144,8 @@ struct Lowering<'a> {
     needs_repeat: bool,
     /// Keeps rows until the watermark has passed them.
     on_close: bool,
+    /// An aggregate without a window was lowered: rows above it change.
+    changes: bool,
     stages: Vec<StageDraft>,
 }
 
@@ -143,6 +155,13 @@ impl Lowering<'_> {
         let mut flow = self.lower(plan)?;
         if !flow.streaming {
             return Err(QueryError::invalid("the statement reads no stream; run it with `buzz sql`"));
+        }
+        if self.on_close && self.changes {
+            return Err(refused(
+                "EMIT ON WINDOW CLOSE of an aggregate without a window",
+                "its groups never end, so its rows are never final",
+                "add tumble(interval '10 seconds'), hop(…) or session(…) to GROUP BY",
+            ));
         }
         if self.on_close && self.stages.is_empty() {
             // A window of a microsecond closes when the watermark has passed it.
@@ -164,6 +183,35 @@ impl Lowering<'_> {
         for expr in plan.expressions() {
             check_expression(&expr)?;
         }
+        let changed = self.changes;
+        let flow = self.operator(plan)?;
+        // What an aggregate reads, and the join below a filter, were checked where they were lowered.
+        let passes = matches!(
+            plan,
+            LogicalPlan::Projection(_)
+                | LogicalPlan::Filter(_)
+                | LogicalPlan::SubqueryAlias(_)
+                | LogicalPlan::Aggregate(_)
+        );
+        if !passes || !flow.windows.is_empty() {
+            self.check_unchanged(changed, operator_name(plan).as_str())?;
+        }
+        Ok(flow)
+    }
+
+    /// Fails if what was lowered since `before`, the value of `changes`, has rows that change.
+    fn check_unchanged(&self, before: bool, operator: &str) -> Result<()> {
+        if self.changes && !before {
+            return Err(refused(
+                &format!("{operator} of an aggregate without a window"),
+                "its rows change, and only a SELECT with WHERE may read rows that change",
+                "add tumble(interval '10 seconds'), hop(…) or session(…) to GROUP BY",
+            ));
+        }
+        Ok(())
+    }
+
+    fn operator(&mut self, plan: &LogicalPlan) -> Result<Flow> {
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(scan),
             LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => Ok(Flow::fixed(plan.clone())),
@@ -198,11 +246,20 @@ impl Lowering<'_> {
                 ))
             }
             other => Err(refused(
-                other.display().to_string().split([':', ' ']).next().unwrap_or("the operator"),
+                &operator_name(other),
                 "it is not supported over streams",
                 "remove it, or run the statement as a batch query",
             )),
         }
+    }
+}
+
+fn operator_name(plan: &LogicalPlan) -> String {
+    match plan {
+        LogicalPlan::Join(_) => "JOIN".to_string(),
+        LogicalPlan::Union(_) => "UNION".to_string(),
+        LogicalPlan::Projection(_) => "a window".to_string(),
+        other => other.display().to_string().split([':', ' ']).next().unwrap_or("the operator").to_string(),
     }
 }
 

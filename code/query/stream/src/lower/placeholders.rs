@@ -25,6 +25,7 @@ impl Lowering<'_> {
                 "session() is used outside GROUP BY, but a session is known only after grouping; \
                  write GROUP BY session(…) in a subquery and use its window in the outer SELECT",
             ),
+            WindowSpec::Never => QueryError::internal("a group without a window has one"),
             WindowSpec::Hop { .. } => {
                 self.needs_repeat = true;
                 QueryError::internal("a hopping window was planned by slices")

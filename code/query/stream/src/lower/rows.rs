@@ -84,7 +84,10 @@ impl Lowering<'_> {
         if let LogicalPlan::Join(join) = filter.input.as_ref()
             && join.join_type == JoinType::Inner
         {
-            return self.join(join, Some(&filter.predicate));
+            let changed = self.changes;
+            let flow = self.join(join, Some(&filter.predicate))?;
+            self.check_unchanged(changed, "a join")?;
+            return Ok(flow);
         }
         let input = self.lower(&filter.input)?;
         if !input.streaming {

@@ -30,8 +30,11 @@ impl Pipeline {
                     stage.kept()
                 ));
             }
-            let kind =
-                if statement.stages.is_empty() { "map (HBee, no state)" } else { "closed windows (HComb, no state)" };
+            let kind = match (statement.stages.is_empty(), statement.changes) {
+                (true, _) => "map (HBee, no state)",
+                (false, true) => "changes (HComb, no state)",
+                (false, false) => "closed windows (HComb, no state)",
+            };
             text.push_str(&format!("  {kind}: reads {}, emits rows\n", list(feeds_of(&statement.above))));
             if plans {
                 for line in displayable(statement.above.as_ref()).indent(false).to_string().lines() {

@@ -4,8 +4,9 @@
 //! be stored so that another process can go on.
 //!
 //! `declaration` prepares sources, whose rows `source` brings into an epoch; `views` and `statement` plan, and `columns`
-//! brings rows to the columns of their table; `state` is what is kept between epochs.
+//! brings rows to the columns of their table; `changes` pairs rows that change; `state` is what is kept between epochs.
 
+mod changes;
 mod columns;
 mod declaration;
 mod describe;
@@ -36,13 +37,15 @@ use self::views::{is_name_only, quoted, register_views};
 use crate::feed::{FeedTable, Rows, names};
 use crate::lower::{SourceScan, TIME, source_feed};
 use crate::script::Script;
-use crate::stage::{Advance, END_OF_TIME, StageState};
+use crate::stage::{Advance, END_OF_TIME, KeyedRows, PART_ROWS, StageState};
 use crate::window::{WindowSpec, time_type};
 
 /// A planned script.
 pub struct Pipeline {
     context: SessionContext,
     parallelism: usize,
+    /// State rows above which a part of a stage is divided.
+    part_rows: usize,
     sources: BTreeMap<String, Source>,
     statements: Vec<Statement>,
 }
@@ -91,7 +94,7 @@ pub struct StageDelta {
     /// The watermark of the statement before the epoch.
     pub before: i64,
     /// The rows.
-    pub batches: Vec<RecordBatch>,
+    pub batches: Vec<KeyedRows>,
 }
 
 impl Pipeline {
@@ -147,15 +150,21 @@ impl Pipeline {
             }
             statements.push(planned);
         }
-        Ok(Self { context, parallelism: parallelism.max(1), sources: prepared, statements })
+        Ok(Self { context, parallelism: parallelism.max(1), part_rows: PART_ROWS, sources: prepared, statements })
+    }
+
+    /// Sets the number of state rows above which a part of a stage is divided into parts with fewer key groups. A window
+    /// with a quarter as many rows is aggregated on its own. Rows do not depend on it.
+    #[must_use]
+    pub fn with_part_rows(self, part_rows: usize) -> Self {
+        Self { part_rows, ..self }
     }
 
     /// Returns the empty state.
     pub fn start(&self) -> State {
-        let stages = self
-            .statements
-            .iter()
-            .map(|statement| statement.stages.iter().map(|_| StageState::new(self.parallelism)).collect());
+        let stages = self.statements.iter().map(|statement| {
+            statement.stages.iter().map(|_| StageState::new(self.parallelism, self.part_rows)).collect()
+        });
         State {
             stages: stages.collect(),
             sources: self.sources.keys().map(|name| (name.clone(), SourceTime::default())).collect(),
@@ -171,6 +180,11 @@ impl Pipeline {
     /// Returns the sources that statements read.
     pub fn sources(&self) -> BTreeSet<&str> {
         self.statements.iter().flat_map(|statement| statement.sources.iter().map(String::as_str)).collect()
+    }
+
+    /// Returns, for each statement, the sources that it reads.
+    pub fn reads(&self) -> impl Iterator<Item = &BTreeSet<String>> {
+        self.statements.iter().map(|statement| &statement.sources)
     }
 
     /// Returns the stages and the columns of their state.
@@ -240,7 +254,8 @@ impl Pipeline {
 
     /// Returns true if all statements have windows: rows leave only with them.
     pub fn has_only_windows(&self) -> bool {
-        self.statements.iter().all(|statement| !statement.stages.is_empty())
+        let has_end = |statement: &Statement| statement.stages.iter().all(|stage| stage.spec != WindowSpec::Never);
+        self.statements.iter().all(|statement| !statement.stages.is_empty() && has_end(statement))
     }
 
     /// Moves the event time of each partition by the rows of an epoch. Rows whose watermark cannot be computed are left
@@ -293,8 +308,12 @@ impl Pipeline {
     }
 
     /// Returns all state rows of a stage.
-    pub fn snapshot(&self, state: &State, stage: StageId) -> Vec<RecordBatch> {
-        state.stages[stage.statement][stage.stage].batches()
+    ///
+    /// # Errors
+    /// `Internal` if the rows cannot be put in the order of their key groups.
+    pub fn snapshot(&self, state: &State, stage: StageId) -> Result<Vec<KeyedRows>> {
+        let kept = &state.stages[stage.statement][stage.stage];
+        self.statements[stage.statement].stages[stage.stage].keyed(&kept.batches()?)
     }
 
     /// Returns the number of state rows and of slices of a stage.
@@ -304,7 +323,7 @@ impl Pipeline {
     }
 
     /// Returns the ends of windows that need state rows: the smallest and the largest.
-    pub fn ends(&self, stage: StageId, batches: &[RecordBatch]) -> Option<(i64, i64)> {
+    pub fn ends(&self, stage: StageId, batches: &[KeyedRows]) -> Option<(i64, i64)> {
         self.statements[stage.statement].stages[stage.stage].ends(batches)
     }
 

@@ -13,15 +13,16 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 
+use super::changes::{in_pairs, schema_of_changes};
 use super::columns::{Target, into_columns};
 use super::source::{SourceInput, source_of};
 use super::views::logical;
 use super::{EpochOutput, StageDelta, StageId};
 use crate::feed::{Rows, names, run, with_rows};
 use crate::lower::{SourceScan, lower};
-use crate::ranks::limit_ranks;
+use crate::ranks::{limit_ranks, ranked};
 use crate::script::{Output, Script};
-use crate::stage::{Advance, Stage, StageState};
+use crate::stage::{Advance, Stage, StageState, Top};
 use crate::window::{REACH_MAX, duration};
 
 /// Rows of a batch that are put in order.
@@ -38,7 +39,9 @@ pub(super) struct Statement {
     pub(super) above: Arc<dyn ExecutionPlan>,
     /// The last column of `above` is the time, by which rows are put in order.
     timed: bool,
-    /// The columns without the time.
+    /// The rows of `above` are those before and after changes.
+    pub(super) changes: bool,
+    /// The columns without the time; of changes, what [`schema_of_changes`] returns.
     pub(super) schema: SchemaRef,
     /// The columns that later statements with the same table must have, unless it declares some.
     pub(super) target: Target,
@@ -68,7 +71,7 @@ impl Statement {
         let lowered = lower(&plan, sources.scans, &index.to_string(), output.on_close)?;
         let mut stages = Vec::new();
         for draft in &lowered.stages {
-            stages.push(Arc::new(Stage::plan(draft, &context.state()).await?));
+            stages.push(Stage::plan(draft, &context.state()).await?);
         }
         let reach = reach(&stages)?;
         let mut read = BTreeSet::new();
@@ -83,18 +86,23 @@ impl Statement {
             read = read.iter().map(|name| source_of(name, sources.inputs).to_string()).collect();
         }
         let above = limit_ranks(dialect::physical(&context.state(), &lowered.above).await?)?;
+        set_tops(&mut stages, &above);
         let mut schema = above.schema();
         if lowered.timed {
             let columns: Vec<usize> = (0..schema.fields().len() - 1).collect();
             schema = Arc::new(schema.project(&columns)?);
         }
+        if lowered.changes {
+            schema = schema_of_changes(&schema);
+        }
         Ok(Self {
             into: output.into.clone(),
             sources: read,
             reach,
-            stages,
+            stages: stages.into_iter().map(Arc::new).collect(),
             above,
             timed: lowered.timed,
+            changes: lowered.changes,
             schema,
             target,
         })
@@ -114,12 +122,12 @@ impl Statement {
         for (number, (stage, kept)) in self.stages.iter().zip(state).enumerate() {
             let delta =
                 if reads_rows(&stage.input(), &feeds) { stage.delta(&feeds, context).await? } else { Rows::new() };
-            let batches: Vec<RecordBatch> = delta.iter().flatten().cloned().collect();
-            if !batches.is_empty() {
+            let rows = stage.keyed(&delta.concat())?;
+            let closed = stage.fold(kept, &rows, advance, context).await?;
+            if !rows.is_empty() {
                 let stage = StageId { statement: index, stage: number };
-                output.deltas.push(StageDelta { stage, before: advance.before, batches });
+                output.deltas.push(StageDelta { stage, before: advance.before, batches: rows });
             }
-            let closed = stage.fold(kept, delta, advance, context).await?;
             feeds.insert(stage.slot.clone(), closed);
         }
         if !advance.emits || !reads_rows(&self.above, &feeds) {
@@ -127,7 +135,29 @@ impl Statement {
         }
         let rows = run(with_rows(&self.above, &feeds)?, context).await?;
         let rows: Vec<RecordBatch> = rows.into_iter().flatten().collect();
-        if self.timed { in_time_order(&rows, &self.schema) } else { Ok(rows) }
+        match (self.changes, self.timed) {
+            (true, _) => in_pairs(&rows, &self.schema),
+            (false, true) => in_time_order(&rows, &self.schema),
+            (false, false) => Ok(rows),
+        }
+    }
+}
+
+/// Sets in stages which rows of a window the plan above reads, if it reads the window's rows once and only the first ones by a
+/// column.
+fn set_tops(stages: &mut [Stage], above: &Arc<dyn ExecutionPlan>) {
+    let mut read = names(above);
+    read.extend(stages.iter().flat_map(|stage| names(&stage.input())));
+    for ranked in ranked(above) {
+        if read.iter().filter(|name| **name == ranked.feed).count() != 1 {
+            continue;
+        }
+        if let Some(stage) = stages.iter_mut().find(|stage| stage.slot == ranked.feed)
+            && ranked.keys.iter().all(|&key| stage.is_window(key))
+            && Top::has_order(stage.column_type(ranked.column))
+        {
+            stage.top = Some(Top { column: ranked.column, order: ranked.order, fetch: ranked.fetch });
+        }
     }
 }
 
@@ -155,7 +185,7 @@ fn in_time_order(batches: &[RecordBatch], schema: &SchemaRef) -> Result<Vec<Reco
 }
 
 /// Adds up the lengths of windows, as the rows of one may be the input of another.
-fn reach(stages: &[Arc<Stage>]) -> Result<i64> {
+fn reach(stages: &[Stage]) -> Result<i64> {
     let reach = stages.iter().map(|stage| stage.spec.reach()).fold(0, i64::saturating_add);
     if reach > REACH_MAX {
         let windows: Vec<String> = stages.iter().map(|stage| stage.spec.to_string()).collect();
@@ -178,5 +208,65 @@ fn collect_sources(plan: &LogicalPlan, found: &mut BTreeSet<String>) {
     }
     for input in plan.inputs() {
         collect_sources(input, found);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+
+    use super::*;
+    use crate::pipeline::Pipeline;
+
+    /// The best rows that the stages of a statement over bids keep of each window: the column of the slot and the number.
+    async fn tops(select: &str) -> Vec<Option<(usize, usize)>> {
+        let fields = vec![
+            Field::new("auction", DataType::Int64, true),
+            Field::new("price", DataType::Float64, true),
+            Field::new("ts", DataType::Timestamp(TimeUnit::Nanosecond, None), true),
+        ];
+        let input = SourceInput {
+            schema: Arc::new(Schema::new(fields)),
+            time_column: Some("ts".to_string()),
+            delay: 0,
+            late_side: false,
+            bad_side: false,
+        };
+        let script = Script::parse(select).expect("it is a script");
+        let inputs = BTreeMap::from([("bids".to_string(), input)]);
+        let pipeline = Pipeline::plan(&script, &inputs, &BTreeMap::new(), 2).await.expect("it can be planned");
+        let stages = pipeline.statements[0].stages.iter();
+        stages.map(|stage| stage.top.as_ref().map(|top| (top.column, top.fetch))).collect()
+    }
+
+    #[tokio::test]
+    async fn best_rows_are_kept_only_if_no_others_are_read() {
+        let counts = "(SELECT auction, count(*) AS n, max(price) AS most, hop(interval '2 seconds', interval '10 seconds') AS w FROM \
+                      bids GROUP BY 1, w)";
+        let ranked = |order: &str| format!("(SELECT *, rank() OVER ({order}) AS r FROM {counts})");
+        let by_count = ranked("PARTITION BY w ORDER BY n DESC");
+        // Columns of the slot: the key, the window, the count and the maximum.
+        let cases = [
+            (format!("SELECT auction, n, w FROM {by_count} WHERE r <= 3"), Some((2, 3))),
+            (format!("SELECT auction, n, w FROM {by_count} WHERE r = 1"), Some((2, 1))),
+            (
+                format!("SELECT auction, n, w FROM {} WHERE r < 3", ranked("PARTITION BY w ORDER BY n, auction")),
+                Some((2, 2)),
+            ),
+            // Rows are read that are not among the first ones.
+            (format!("SELECT auction, n, w FROM {by_count} WHERE r > 3"), None),
+            (format!("SELECT auction, n, r FROM {by_count}"), None),
+            // The key is not only the window.
+            (format!("SELECT n, w FROM {} WHERE r <= 3", ranked("PARTITION BY w, auction % 2 ORDER BY n DESC")), None),
+            // -0 and 0 are equal.
+            (format!("SELECT n, w FROM {} WHERE r <= 3", ranked("PARTITION BY w ORDER BY most DESC")), None),
+        ];
+        for (select, expected) in cases {
+            assert_eq!(tops(&select).await, [expected], "{select}");
+        }
+        // Each reads the rows of its own stage.
+        let joined =
+            format!("SELECT a.n FROM {by_count} AS a JOIN {counts} AS b ON a.w = b.w AND a.n = b.n WHERE a.r <= 3");
+        assert_eq!(tops(&joined).await.iter().flatten().count(), 1);
     }
 }

@@ -16,7 +16,7 @@ use datafusion::physical_plan::collect;
 
 use super::Stage;
 use super::fold::{Fold, with_slice};
-use super::state::WorkerState;
+use super::state::StatePart;
 
 /// Slices of a window from which it is read by blocks. A window of fewer slices reads them as fast.
 const BLOCKED_SLICES_MIN: i64 = 16;
@@ -59,7 +59,7 @@ impl Block {
     }
 }
 
-impl WorkerState {
+impl StatePart {
     /// Drops the blocks that have the slice with `number`, to which rows are added.
     pub(super) fn drop_blocks_with(&mut self, number: i64) {
         if self.blocks.is_empty() {
@@ -98,7 +98,7 @@ impl Stage {
     /// Returns the state rows of the slices of the window `start..start + width`. Those of a block have its first slice.
     pub(super) async fn window_rows(
         &self,
-        state: &mut WorkerState,
+        state: &mut StatePart,
         fold: &Fold,
         (start, width): (i64, i64),
         context: &Arc<TaskContext>,
@@ -120,7 +120,7 @@ impl Stage {
     /// rows of its parts, else with those, whose columns it shares.
     async fn block(
         &self,
-        state: &mut WorkerState,
+        state: &mut StatePart,
         fold: &Fold,
         block: Block,
         context: &Arc<TaskContext>,
@@ -185,8 +185,8 @@ mod tests {
     }
 
     /// A state whose slices 0, 1, … of 10 ns have the values 0, 1, …
-    fn state(slices: i64) -> WorkerState {
-        let mut state = WorkerState::default();
+    fn state(slices: i64) -> StatePart {
+        let mut state = StatePart::new(0..64, 1);
         for number in 0..slices {
             let kept = SliceState { batches: vec![batch(number)], rows: 1, compacted: 0 };
             state.slices.insert(number * 10, kept);
@@ -194,7 +194,7 @@ mod tests {
         state
     }
 
-    fn values(state: &WorkerState, block: Block) -> Vec<i64> {
+    fn values(state: &StatePart, block: Block) -> Vec<i64> {
         let mut parts = Vec::new();
         state.parts(block, 10, &mut parts);
         let value = |batch: &RecordBatch| {

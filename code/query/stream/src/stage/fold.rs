@@ -9,10 +9,12 @@ use buzz_protocol::{QueryError, Result};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
 use datafusion::physical_plan::{ExecutionPlan, collect};
 
-use super::state::{WorkerState, by_slice, take_closed, times};
+use super::state::{StatePart, by_slice, take_closed, times};
 use super::{Advance, END_OF_TIME, Stage};
 use crate::lower::Output;
 use crate::window::{Part, WindowSpec, ceil, later, window_array};
@@ -20,8 +22,7 @@ use crate::window::{Part, WindowSpec, ceil, later, window_array};
 /// A slice is compacted when it has more rows than this and twice as many as after its last compaction.
 const COMPACT_ROWS_MIN: usize = 16_384;
 
-/// Rows of closed windows after which the next window has a final aggregate of its own. Small windows share one, whose plan
-/// would cost more than their rows; large ones do not, whose hash table would be too large for the caches.
+/// Rows of small windows that share a final aggregate. A plan for each would cost more than their rows.
 const CLOSE_ROWS_MAX: usize = 131_072;
 
 #[derive(Debug)]
@@ -43,62 +44,81 @@ impl Stage {
     /// Reduces slices that will be read more than once, or that hold many rows per key.
     pub(super) async fn compact(
         &self,
-        state: &mut WorkerState,
+        state: &mut StatePart,
         fold: &Fold,
         context: &Arc<TaskContext>,
         watermark: i64,
     ) -> Result<()> {
         let width = match self.spec {
             WindowSpec::Hop { width, .. } => width,
-            WindowSpec::Session { .. } => return Ok(()),
+            WindowSpec::Session { .. } | WindowSpec::Never => return Ok(()),
         };
         let slice_width = if fold.exact { width } else { self.spec.slice() };
         let shared = slice_width < width;
-        let mut rows = Vec::new();
+        let (mut rows, mut alone) = (Vec::new(), Vec::new());
         for (&slice, kept) in &mut state.slices {
-            let complete = shared && slice.saturating_add(slice_width) <= watermark && kept.batches.len() > 1;
+            if kept.batches.len() < 2 || kept.rows <= kept.compacted {
+                continue;
+            }
+            let complete = shared && slice.saturating_add(slice_width) <= watermark;
             let grown = kept.rows > COMPACT_ROWS_MIN && kept.rows >= 2 * kept.compacted;
-            // Many small batches cost more than their rows.
-            let scattered = kept.batches.len() > 256;
-            if complete || (grown && kept.batches.len() > 1) || scattered {
-                rows.append(&mut kept.batches);
+            // Many small batches cost more than their rows. A compacted one has some thousands.
+            let scattered = kept.batches.len() > 256 + kept.compacted / 1024;
+            if complete || grown || scattered {
+                let batches = std::mem::take(&mut kept.batches);
+                match kept.rows >= state.alone_rows && fold.groups > 1 {
+                    true => alone.push((slice, batches)),
+                    false => rows.extend(batches),
+                }
                 kept.rows = 0;
             }
         }
-        if rows.is_empty() {
-            return Ok(());
+        let mut reduced = Vec::new();
+        for (slice, rows) in alone {
+            let mode = AggregateMode::PartialReduce;
+            let batches = self.aggregate_slice(fold, mode, &rows, slice, context).await?;
+            reduced.extend(batches.into_iter().map(|batch| (slice, batch)));
         }
-        let reduced = collect(self.aggregate(fold, AggregateMode::PartialReduce, &rows)?, Arc::clone(context)).await?;
-        for batch in reduced {
-            for (slice, rows) in by_slice(&batch, fold.window_index)? {
-                let kept = state.slices.entry(slice).or_default();
-                kept.rows += rows.num_rows();
-                kept.compacted = kept.rows;
-                kept.batches.push(rows);
+        if !rows.is_empty() {
+            let plan = self.aggregate(fold, AggregateMode::PartialReduce, &rows)?;
+            for batch in collect(plan, Arc::clone(context)).await? {
+                reduced.extend(by_slice(&batch, fold.window_index)?);
             }
+        }
+        for (slice, rows) in reduced {
+            let kept = state.slices.entry(slice).or_default();
+            kept.rows += rows.num_rows();
+            kept.compacted = kept.rows;
+            kept.batches.push(rows);
         }
         Ok(())
     }
 
     pub(super) async fn close_exact(
         &self,
-        state: &mut WorkerState,
+        state: &mut StatePart,
         fold: &Fold,
         width: i64,
         advance: Advance,
         context: &Arc<TaskContext>,
     ) -> Result<Vec<RecordBatch>> {
-        let closed = take_closed(state, |start| start.saturating_add(width) <= advance.watermark);
-        let rows: Vec<RecordBatch> = closed.into_iter().flat_map(|(_, kept)| kept.batches).collect();
-        if rows.is_empty() || !advance.emits {
-            return Ok(Vec::new());
+        let taken = take_closed(state, |start| start.saturating_add(width) <= advance.watermark);
+        let (mut closed, mut rows) = (Vec::new(), Vec::new());
+        for (start, kept) in taken.into_iter().filter(|_| advance.emits) {
+            match kept.rows >= state.alone_rows && fold.groups > 1 {
+                true => closed.extend(self.finish_window(fold, &kept.batches, start, context).await?),
+                false => rows.extend(kept.batches),
+            }
         }
-        self.finish(fold, &rows, context).await
+        if !rows.is_empty() {
+            closed.extend(self.finish(fold, &rows, context).await?);
+        }
+        Ok(closed)
     }
 
     pub(super) async fn close_hops(
         &self,
-        state: &mut WorkerState,
+        state: &mut StatePart,
         fold: &Fold,
         (slide, width): (i64, i64),
         advance: Advance,
@@ -121,9 +141,15 @@ impl Stage {
                     start = start.saturating_add(slide).max(first_with(slice));
                     continue;
                 }
-                for batch in self.window_rows(state, fold, (start, width), context).await? {
-                    row_count += batch.num_rows();
-                    rows.push(with_slice(&batch, fold.window_index, start)?);
+                let of_window = self.window_rows(state, fold, (start, width), context).await?;
+                let count: usize = of_window.iter().map(RecordBatch::num_rows).sum();
+                if count >= state.alone_rows && fold.groups > 1 {
+                    closed.extend(self.finish_window(fold, &of_window, start, context).await?);
+                } else {
+                    row_count += count;
+                    for batch in of_window {
+                        rows.push(with_slice(&batch, fold.window_index, start)?);
+                    }
                 }
                 if row_count >= CLOSE_ROWS_MAX {
                     closed.extend(self.finish(fold, &std::mem::take(&mut rows), context).await?);
@@ -137,7 +163,10 @@ impl Stage {
         }
         match watermark {
             i64::MIN => {}
-            END_OF_TIME => *state = WorkerState::default(),
+            END_OF_TIME => {
+                state.slices.clear();
+                state.blocks.clear();
+            }
             _ => {
                 state.slices = state.slices.split_off(&first_open(watermark));
                 state.drop_blocks_before(first_open(watermark).div_euclid(slice_width));
@@ -154,11 +183,32 @@ impl Stage {
         context: &Arc<TaskContext>,
     ) -> Result<Vec<RecordBatch>> {
         let last = self.aggregate(fold, AggregateMode::Final, rows)?;
-        let plan = Arc::clone(&fold.top).transform_down(|node| match Arc::ptr_eq(&node, &fold.last) {
-            true => Ok(Transformed::new(Arc::clone(&last), true, TreeNodeRecursion::Jump)),
-            false => Ok(Transformed::no(node)),
-        });
-        let finals = collect(plan.data()?, Arc::clone(context)).await?;
+        let finals = above_last(fold, last, context).await?;
+        self.closed_rows(fold, finals)
+    }
+
+    /// Computes the rows of the closed window that begins at `start` from its state. `rows` may have any slices of it.
+    async fn finish_window(
+        &self,
+        fold: &Fold,
+        rows: &[RecordBatch],
+        start: i64,
+        context: &Arc<TaskContext>,
+    ) -> Result<Vec<RecordBatch>> {
+        let mut finals = self.aggregate_slice(fold, AggregateMode::Final, rows, start, context).await?;
+        if !Arc::ptr_eq(&fold.top, &fold.last) {
+            let input = MemorySourceConfig::try_new_exec(&[finals], fold.last.schema(), None)?;
+            finals = above_last(fold, input, context).await?;
+        }
+        let closed = self.closed_rows(fold, finals)?;
+        match &self.top {
+            Some(top) => top.best(closed),
+            None => Ok(closed),
+        }
+    }
+
+    /// Brings the output of the final aggregate to the columns of the slot.
+    fn closed_rows(&self, fold: &Fold, finals: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
         let mut closed = Vec::new();
         for batch in finals {
             if batch.num_rows() == 0 {
@@ -179,6 +229,7 @@ impl Stage {
                     // A row at the end would still belong to the session, so the end is its time.
                     (ends.clone(), ends)
                 }
+                WindowSpec::Never => return Err(QueryError::internal("a group without a window has closed")),
             };
             let (starts, ends): (ArrayRef, ArrayRef) = (Arc::new(starts), Arc::new(ends));
             let mut outputs: Vec<ArrayRef> = fold
@@ -197,6 +248,42 @@ impl Stage {
         Ok(closed)
     }
 
+    /// Aggregates state rows that all count for one slice. The slice is left out of the keys meanwhile: a single key is
+    /// grouped faster.
+    async fn aggregate_slice(
+        &self,
+        fold: &Fold,
+        mode: AggregateMode,
+        rows: &[RecordBatch],
+        slice: i64,
+        context: &Arc<TaskContext>,
+    ) -> Result<Vec<RecordBatch>> {
+        let last = aggregate_of(&fold.last);
+        let kept: Vec<usize> =
+            (0..self.state_schema.fields().len()).filter(|index| *index != fold.window_index).collect();
+        let input = MemorySourceConfig::try_new_exec(&[rows.to_vec()], Arc::clone(&self.state_schema), Some(kept))?;
+        let keys = last.group_expr().expr().iter().enumerate().filter(|(index, _)| *index != fold.window_index);
+        let keys = keys.enumerate().map(|(place, (_, (_, name)))| {
+            let column = Column::new(input.schema().field(place).name(), place);
+            (Arc::new(column) as Arc<dyn PhysicalExpr>, name.clone())
+        });
+        let keys = PhysicalGroupBy::new_single(keys.collect());
+        let aggregates = last.aggr_expr().to_vec();
+        let filters = vec![None; aggregates.len()];
+        let plan = AggregateExec::try_new(mode, keys, aggregates, filters, input, last.input_schema())?;
+        let schema = if mode == AggregateMode::Final { fold.last.schema() } else { Arc::clone(&self.state_schema) };
+        let batches = collect(Arc::new(plan), Arc::clone(context)).await?;
+        let with_slice = batches.into_iter().map(|batch| {
+            let mut columns = batch.columns().to_vec();
+            columns.insert(
+                fold.window_index,
+                Arc::new(TimestampNanosecondArray::from_value(slice, batch.num_rows())) as ArrayRef,
+            );
+            Ok(RecordBatch::try_new(Arc::clone(&schema), columns)?)
+        });
+        with_slice.collect()
+    }
+
     /// Makes an aggregate of `mode` over state rows.
     pub(super) fn aggregate(
         &self,
@@ -212,6 +299,19 @@ impl Stage {
             AggregateExec::try_new(mode, last.group_expr().clone(), aggregates, filters, input, last.input_schema())?;
         Ok(Arc::new(aggregate))
     }
+}
+
+/// Runs the plan of a fold with `last` in place of its final aggregate.
+pub(super) async fn above_last(
+    fold: &Fold,
+    last: Arc<dyn ExecutionPlan>,
+    context: &Arc<TaskContext>,
+) -> Result<Vec<RecordBatch>> {
+    let plan = Arc::clone(&fold.top).transform_down(|node| match Arc::ptr_eq(&node, &fold.last) {
+        true => Ok(Transformed::new(Arc::clone(&last), true, TreeNodeRecursion::Jump)),
+        false => Ok(Transformed::no(node)),
+    });
+    Ok(collect(plan.data()?, Arc::clone(context)).await?)
 }
 
 pub(super) fn aggregate_of(plan: &Arc<dyn ExecutionPlan>) -> &AggregateExec {

@@ -1,40 +1,49 @@
 //! Stages: stateful operators that were cut out of a statement, and their state.
 //!
-//! The state of a stage is divided among workers by the hash of the grouping key. A worker folds the rows of an epoch
-//! into its state and returns the rows of the windows that close.
+//! The state of a stage is divided into parts by the hash of the grouping key. Each part folds the rows of an epoch into its
+//! state and returns the rows of the windows that close; as many parts as there are workers do so at once.
 //!
-//! `state` are the rows that are kept; `fold` aggregates windows, of which `blocks` brings together those with many slices,
-//! and `session` aggregates sessions.
+//! `keyed` puts rows in the order of their key groups, and `state` are the rows that are kept; `fold` aggregates windows, of
+//! which `blocks` brings together those with many slices and `top` keeps the best rows; `session` aggregates sessions, which
+//! are found by key in `sessions`; `changes` aggregates without windows.
 
 mod blocks;
+mod changes;
 mod fold;
+mod keyed;
 mod session;
+mod sessions;
 mod state;
+mod top;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, TimestampNanosecondArray, UInt32Array};
-use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
-use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, TimestampNanosecondArray};
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::{DataType, SchemaRef, TimestampNanosecondType};
 use buzz_plan::dialect;
 use buzz_protocol::{QueryError, Result};
-use datafusion::common::hash_utils::create_hashes;
+use datafusion::common::runtime::SpawnedTask;
 use datafusion::execution::TaskContext;
 use datafusion::execution::session_state::SessionState;
-use datafusion::physical_plan::repartition::REPARTITION_RANDOM_STATE;
 use datafusion::physical_plan::{ExecutionPlan, collect};
+use futures::{StreamExt, TryStreamExt};
 
+pub(crate) use self::changes::{Comparable, row_bytes};
 use self::fold::{Fold, aggregate_of, phases};
+pub use self::keyed::{KEY_GROUPS, KeyedRows};
+pub(crate) use self::keyed::{keyed, with_schema};
 use self::session::sessions;
 pub(crate) use self::state::StageState;
-use self::state::{WorkerState, by_slice, take_closed, times};
+use self::state::{StatePart, by_slice, take_closed, times};
+pub(crate) use self::top::Top;
 use crate::feed::{Rows, run, with_rows};
-use crate::lower::{SLICE, StageDraft, StageKind};
+use crate::lower::{Output, SLICE, StageDraft, StageKind};
 use crate::window::WindowSpec;
 
-/// Key groups of a pipeline. A worker owns a range of them, so the number of workers can change between epochs.
-pub const KEY_GROUPS: usize = 64;
+/// State rows above which a part is divided: the hash table of their keys fits into the second cache of a core.
+pub(crate) const PART_ROWS: usize = 65_536;
 
 /// The end of event time: the watermark of a source that has ended.
 pub const END_OF_TIME: i64 = i64::MAX;
@@ -51,6 +60,8 @@ pub(crate) struct Stage {
     pub(crate) state_schema: SchemaRef,
     below: Arc<dyn ExecutionPlan>,
     work: Work,
+    /// The rows of each window that are read.
+    pub(crate) top: Option<Top>,
 }
 
 /// A step of event time.
@@ -87,6 +98,7 @@ impl Stage {
                 state_schema,
                 below: physical,
                 work: Work::Buffer,
+                top: None,
             });
         };
         let (partial, last) = phases(&physical)?.ok_or_else(|| {
@@ -116,6 +128,7 @@ impl Stage {
                 last: Arc::clone(&last),
             }),
             below: partial,
+            top: None,
         })
     }
 
@@ -129,6 +142,7 @@ impl Stage {
         match (&self.work, self.spec) {
             (Work::Buffer, spec) => format!("rows, until their window of {spec} closes"),
             (Work::Fold(_), WindowSpec::Session { .. }) => "one row per key and open session".to_string(),
+            (Work::Fold(_), WindowSpec::Never) => "one row per key, without end".to_string(),
             (Work::Fold(fold), WindowSpec::Hop { width, .. }) => {
                 let slice = if fold.exact { width } else { self.spec.slice() };
                 let slice = crate::window::duration(slice);
@@ -156,78 +170,72 @@ impl Stage {
         Ok(deltas)
     }
 
-    /// Divides rows of the state among `workers` by key.
-    fn divide(&self, rows: Rows, workers: usize) -> Result<Rows> {
-        if workers <= 1 {
-            return Ok(vec![rows.into_iter().flatten().collect()]);
-        }
-        let mut divided: Rows = vec![Vec::new(); workers];
-        let keys = match &self.work {
+    /// Returns the columns of the state that are the key.
+    fn keys(&self) -> Vec<usize> {
+        match &self.work {
             Work::Fold(fold) => (0..fold.groups).filter(|index| *index != fold.window_index).collect(),
             Work::Buffer => Vec::new(),
-        };
-        let mut next = 0;
-        for batch in rows.into_iter().flatten() {
-            if keys.is_empty() {
-                // Without a key, a fold has one group per slice. Raw rows may be anywhere.
-                let worker = if matches!(self.work, Work::Buffer) { next % workers } else { 0 };
-                next += 1;
-                divided[worker].push(batch);
-                continue;
-            }
-            let arrays: Vec<&dyn Array> = keys.iter().map(|&index| batch.column(index).as_ref()).collect();
-            let mut hashes = vec![0; batch.num_rows()];
-            create_hashes(arrays, REPARTITION_RANDOM_STATE.random_state(), &mut hashes)?;
-            let mut indices: Vec<Vec<u32>> = vec![Vec::new(); workers];
-            for (row, hash) in hashes.into_iter().enumerate() {
-                let group = (hash % KEY_GROUPS as u64) as usize;
-                indices[group * workers / KEY_GROUPS].push(row as u32);
-            }
-            for (worker, indices) in indices.into_iter().enumerate() {
-                if !indices.is_empty() {
-                    divided[worker].push(take_record_batch(&batch, &UInt32Array::from(indices))?);
-                }
-            }
         }
-        Ok(divided)
     }
 
-    /// Adds `delta` to the state, closes windows, and returns their rows by worker.
+    /// Returns true if column `index` of the slot is a part of the window.
+    pub(crate) fn is_window(&self, index: usize) -> bool {
+        match &self.work {
+            Work::Fold(fold) => matches!(fold.outputs.get(index), Some(Output::Window(_))),
+            Work::Buffer => false,
+        }
+    }
+
+    /// Returns the type of column `index` of the slot.
+    pub(crate) fn column_type(&self, index: usize) -> &DataType {
+        self.schema.field(index).data_type()
+    }
+
+    /// Puts state rows in the order of their key groups.
+    ///
+    /// # Errors
+    /// `Internal` if a key has a type without a hash.
+    pub(crate) fn keyed(&self, batches: &[RecordBatch]) -> Result<Vec<KeyedRows>> {
+        // Without a key, a fold has one group per slice. Raw rows may be anywhere.
+        keyed(&self.state_schema, &self.keys(), matches!(self.work, Work::Buffer), batches)
+    }
+
+    /// Adds `delta` to the state, closes windows, and returns their rows by part.
     pub(crate) async fn fold(
         self: &Arc<Self>,
         state: &mut StageState,
-        delta: Rows,
+        delta: &[KeyedRows],
         advance: Advance,
         context: &Arc<TaskContext>,
     ) -> Result<Rows> {
-        let workers = state.workers.len();
-        let divided = self.divide(delta, workers)?;
-        let mut tasks = tokio::task::JoinSet::new();
-        for (index, (worker, delta)) in std::mem::take(&mut state.workers).into_iter().zip(divided).enumerate() {
+        state.divide(&self.state_schema, &self.keys(), |groups| {
+            delta.iter().filter_map(|rows| rows.of(groups)).map(|rows| rows.num_rows()).sum()
+        })?;
+        let parts = std::mem::take(&mut state.parts).into_iter().map(|mut part| {
             let (stage, context) = (Arc::clone(self), Arc::clone(context));
-            tasks.spawn(async move {
-                let mut worker = worker;
-                let rows = stage.fold_worker(&mut worker, delta, advance, &context).await?;
-                Ok::<_, QueryError>((index, worker, rows))
-            });
-        }
-        let mut folded: Vec<(WorkerState, Vec<RecordBatch>)> = vec![Default::default(); workers];
-        while let Some(done) = tasks.join_next().await {
-            let done = done.map_err(|error| QueryError::internal(format!("a task of an epoch stopped: {error}")))?;
-            let (index, worker, rows) = done?;
-            folded[index] = (worker, rows);
-        }
+            let delta: Vec<RecordBatch> = delta.iter().filter_map(|rows| rows.of(&part.groups)).collect();
+            async move {
+                let folded = SpawnedTask::spawn(async move {
+                    let rows = stage.fold_part(&mut part, delta, advance, &context).await?;
+                    Ok::<_, QueryError>((part, rows))
+                });
+                let folded = folded.join().await;
+                folded.map_err(|error| QueryError::internal(format!("a task of an epoch stopped: {error}")))?
+            }
+        });
+        let parts = futures::stream::iter(parts.collect::<Vec<_>>()).buffered(state.workers);
+        let folded: Vec<(StatePart, Vec<RecordBatch>)> = parts.try_collect().await?;
         let mut rows = Rows::new();
-        for (worker, batches) in folded {
-            state.workers.push(worker);
+        for (part, batches) in folded {
+            state.parts.push(part);
             rows.push(batches);
         }
         Ok(rows)
     }
 
-    async fn fold_worker(
+    async fn fold_part(
         &self,
-        state: &mut WorkerState,
+        state: &mut StatePart,
         delta: Vec<RecordBatch>,
         advance: Advance,
         context: &Arc<TaskContext>,
@@ -255,28 +263,27 @@ impl Stage {
                 }
             }
             (Work::Fold(fold), WindowSpec::Session { gap }) => {
-                let added = !delta.is_empty();
                 let last = self.state_schema.fields().len() - 1;
-                for batch in delta {
-                    // Sessions that ended before are closed; their late rows are dropped.
-                    let open = times(&batch, last)
-                        .iter()
-                        .map(|last| last.map(|last| !self.spec.is_closed(last.saturating_add(gap), before)));
-                    let batch = filter_record_batch(&batch, &open.collect())?;
-                    let kept = state.slices.entry(0).or_default();
-                    kept.rows += batch.num_rows();
-                    kept.batches.push(batch);
-                }
-                self.close_sessions(state, fold, gap, added, advance, context).await
+                // Sessions that ended before are closed; their late rows are dropped.
+                let open = |batch: RecordBatch| {
+                    let ends = times(&batch, last).iter().map(|last| last.map(|last| last.saturating_add(gap)));
+                    let open = ends.map(|end| end.map(|end| !self.spec.is_closed(end, before)));
+                    filter_record_batch(&batch, &open.collect())
+                };
+                let delta = delta.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
+                self.close_sessions(state, fold, (gap, delta), advance, context).await
             }
-            (Work::Buffer, WindowSpec::Session { .. }) => Err(QueryError::internal("a session keeps raw rows")),
+            (Work::Fold(fold), WindowSpec::Never) => self.change(state, fold, (delta, emits), context).await,
+            (Work::Buffer, WindowSpec::Session { .. } | WindowSpec::Never) => {
+                Err(QueryError::internal("a stage without windows of rows keeps raw rows"))
+            }
         }
     }
 
     /// Adds state rows to their slices. Rows of windows that are all closed are late and dropped.
     fn add(
         &self,
-        state: &mut WorkerState,
+        state: &mut StatePart,
         delta: Vec<RecordBatch>,
         index: usize,
         exact: bool,
@@ -304,7 +311,10 @@ impl Stage {
     }
 
     /// Returns the ends of the last windows that rows with these slices belong to: the smallest and the largest.
-    pub(crate) fn ends(&self, batches: &[RecordBatch]) -> Option<(i64, i64)> {
+    pub(crate) fn ends(&self, rows: &[KeyedRows]) -> Option<(i64, i64)> {
+        if self.spec == WindowSpec::Never {
+            return None;
+        }
         let (index, exact) = match &self.work {
             Work::Buffer => (self.state_schema.fields().len() - 1, true),
             // The last column of a session's state is the time of its last row.
@@ -314,8 +324,8 @@ impl Stage {
             Work::Fold(fold) => (fold.window_index, fold.exact),
         };
         let mut ends: Option<(i64, i64)> = None;
-        for batch in batches {
-            for &slice in batch.column(index).as_primitive_opt::<TimestampNanosecondType>()?.values() {
+        for rows in rows {
+            for &slice in rows.batch().column(index).as_primitive_opt::<TimestampNanosecondType>()?.values() {
                 let end = match self.spec {
                     WindowSpec::Hop { width, .. } if exact => slice.saturating_add(width),
                     spec => spec.last_end(slice)?,
@@ -348,14 +358,11 @@ impl Stage {
         before: i64,
         context: &Arc<TaskContext>,
     ) -> Result<()> {
-        let rows = rows.into_iter().map(|batch| {
-            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-            RecordBatch::try_new_with_options(Arc::clone(&self.state_schema), batch.columns().to_vec(), &options)
-        });
-        let rows = rows.collect::<Result<Vec<_>, _>>()?;
+        let rows = rows.iter().map(|batch| with_schema(&self.state_schema, batch)).collect::<Result<Vec<_>>>()?;
+        let rows = self.keyed(&rows)?;
         // Drops what was closed before these rows came, then adds the rows.
         self.forget(state, before, context).await?;
-        self.fold(state, vec![rows], Advance { before, watermark: before, emits: false }, context).await?;
+        self.fold(state, &rows, Advance { before, watermark: before, emits: false }, context).await?;
         Ok(())
     }
 
@@ -366,7 +373,7 @@ impl Stage {
         watermark: i64,
         context: &Arc<TaskContext>,
     ) -> Result<()> {
-        self.fold(state, Vec::new(), Advance { before: i64::MIN, watermark, emits: false }, context).await?;
+        self.fold(state, &[], Advance { before: i64::MIN, watermark, emits: false }, context).await?;
         Ok(())
     }
 }

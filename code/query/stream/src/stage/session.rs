@@ -16,47 +16,51 @@ use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 
 use super::fold::Fold;
-use super::state::{SliceState, WorkerState, times};
+use super::keyed::hashes;
+use super::state::{StatePart, times};
 use super::{Advance, Stage};
 use crate::window::time_type;
 
 impl Stage {
+    /// Adds `delta` to the open sessions, and returns the rows of those that `advance` closes. Only sessions of keys that
+    /// have new rows, or that may close, are touched.
     pub(super) async fn close_sessions(
         &self,
-        state: &mut WorkerState,
+        part: &mut StatePart,
         fold: &Fold,
-        gap: i64,
-        added: bool,
+        (gap, delta): (i64, Vec<RecordBatch>),
         advance: Advance,
         context: &Arc<TaskContext>,
     ) -> Result<Vec<RecordBatch>> {
-        let Some(kept) = state.slices.get(&0) else { return Ok(Vec::new()) };
+        let keys = self.keys();
         let last_index = self.state_schema.fields().len() - 1;
         let is_closed = |last: i64| self.spec.is_closed(last.saturating_add(gap), advance.watermark);
-        let closes = |batch: &RecordBatch| times(batch, last_index).values().iter().any(|&last| is_closed(last));
-        if !added && !kept.batches.iter().any(closes) {
-            return Ok(Vec::new());
+        let mut changed = Vec::new();
+        for batch in &delta {
+            changed.extend(hashes(batch, &keys)?);
         }
-        let all = concat_batches(&self.state_schema, &kept.batches)?;
+        let closes = |rows: &RecordBatch| {
+            times(rows, last_index).values().iter().map(|&last| is_closed(last)).collect::<Vec<_>>()
+        };
+        part.sessions.find(closes, &mut changed);
+        changed.sort_unstable();
+        changed.dedup();
+        let mut rows = part.sessions.take(&changed)?;
+        rows.extend(delta);
+        let all = concat_batches(&self.state_schema, &rows)?;
         if all.num_rows() == 0 {
             return Ok(Vec::new());
         }
-        let keys: Vec<ArrayRef> =
-            (0..fold.groups).filter(|i| *i != fold.window_index).map(|i| Arc::clone(all.column(i))).collect();
-        let starts = merge_sessions(&keys, times(&all, fold.window_index), times(&all, last_index), gap)?;
+        let of_keys: Vec<ArrayRef> = keys.iter().map(|&index| Arc::clone(all.column(index))).collect();
+        let starts = merge_sessions(&of_keys, times(&all, fold.window_index), times(&all, last_index), gap)?;
         let mut columns = all.columns().to_vec();
         columns[fold.window_index] = Arc::new(starts);
         let merged = RecordBatch::try_new(Arc::clone(&self.state_schema), columns)?;
         let reduced = self.aggregate(fold, AggregateMode::PartialReduce, &[merged])?;
         let reduced = concat_batches(&self.state_schema, &collect(reduced, Arc::clone(context)).await?)?;
         let done: BooleanArray = times(&reduced, last_index).iter().map(|last| last.map(is_closed)).collect();
-        let open = filter_record_batch(&reduced, &arrow::compute::not(&done)?)?;
+        part.sessions.add(filter_record_batch(&reduced, &arrow::compute::not(&done)?)?, &keys)?;
         let closed = filter_record_batch(&reduced, &done)?;
-        state.slices.clear();
-        if open.num_rows() > 0 {
-            let rows = open.num_rows();
-            state.slices.insert(0, SliceState { batches: vec![open], rows, compacted: rows });
-        }
         match closed.num_rows() {
             0 => Ok(Vec::new()),
             _ if !advance.emits => Ok(Vec::new()),

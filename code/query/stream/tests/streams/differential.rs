@@ -1,7 +1,7 @@
 //! Random statements in random epochs against the batch statement over all rows.
 //!
 //! `BUZZ_STREAM_STATEMENTS=5000 BUZZ_STREAM_SEED=1` chooses how many and which. Statement *n* depends on seed + *n* alone.
-//! A failure is shrunk and printed with its seed.
+//! A failure is printed with its seed, and the first `BUZZ_STREAM_SHRINK=3` are shrunk.
 
 use std::sync::Arc;
 
@@ -137,13 +137,13 @@ fn number(name: &str, default: u64) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_statements_equal_batch() {
     let (count, seed) = (number("BUZZ_STREAM_STATEMENTS", 150), number("BUZZ_STREAM_SEED", 1));
-    let (mut rows, mut failures) = (0, 0);
+    let (mut rows, mut failures, shrunk) = (0, 0, number("BUZZ_STREAM_SHRINK", 3));
     for n in seed..seed + count {
         let case = case(n);
         if let Some(difference) = difference(&case).await {
             failures += 1;
             println!("seed {n} differs: {difference}");
-            if failures <= 3 {
+            if failures <= shrunk {
                 let small = shrink(case).await;
                 let left = self::difference(&small).await.unwrap_or_default();
                 println!(

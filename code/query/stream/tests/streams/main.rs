@@ -1,5 +1,6 @@
 //! Tests of continuous queries on batches in memory.
 
+mod changes;
 mod dialect;
 mod differential;
 mod harness;

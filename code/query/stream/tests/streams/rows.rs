@@ -118,11 +118,14 @@ async fn statements_that_mix_windows_are_refused() {
     let grouped =
         "(SELECT bid.auction AS auction, count(*) AS n, tumble(interval '2 seconds') AS w FROM nexmark GROUP BY 1, w)";
     let cases = [
-        ("SELECT count(*) FROM nexmark".to_string(), "without a window"),
-        ("SELECT bid.auction, count(*) FROM nexmark GROUP BY 1".to_string(), "without a window"),
-        (format!("SELECT auction, sum(n) FROM {grouped} GROUP BY auction"), "without a window"),
-        (format!("SELECT max(n) FROM {grouped}"), "without a window"),
-        (format!("SELECT a.n, b.n FROM {grouped} a JOIN {grouped} b ON a.auction = b.auction"), "without equal windows"),
+        (
+            format!("SELECT max(n) FROM (SELECT auction, sum(n) AS n FROM {grouped} GROUP BY auction)"),
+            "without a window",
+        ),
+        (
+            format!("SELECT a.n, b.n FROM {grouped} a JOIN {grouped} b ON a.auction = b.auction"),
+            "without equal windows",
+        ),
         (format!("SELECT a.n, b.n FROM {grouped} a, {grouped} b WHERE a.w <> b.w"), "without equal windows"),
         (format!("SELECT *, row_number() OVER (ORDER BY n) FROM {grouped}"), "PARTITION BY"),
         (format!("SELECT *, row_number() OVER (PARTITION BY auction ORDER BY n) FROM {grouped}"), "PARTITION BY"),
@@ -131,36 +134,33 @@ async fn statements_that_mix_windows_are_refused() {
         (format!("SELECT * FROM {grouped} LIMIT 3"), "LIMIT"),
         (format!("SELECT * FROM {grouped} WHERE n > (SELECT avg(n) FROM {grouped})"), "subquery"),
         (format!("SELECT * FROM {grouped} WHERE auction IN (SELECT auction.id FROM nexmark)"), "subquery"),
-        ("SELECT n.bid FROM nexmark n JOIN nexmark m ON n.bid.auction = m.auction.id".to_string(), "without equal windows"),
+        (
+            "SELECT n.bid FROM nexmark n JOIN nexmark m ON n.bid.auction = m.auction.id".to_string(),
+            "without equal windows",
+        ),
         (
             "SELECT a.w FROM (SELECT tumble(interval '2 seconds') w, count(*) FROM nexmark GROUP BY w) a JOIN \
              (SELECT tumble(interval '4 seconds') w, count(*) FROM nexmark GROUP BY w) b ON a.w.start = b.w.start"
                 .to_string(),
             "without equal windows",
         ),
-        (
-            "SELECT s.start, count(*) FROM (SELECT session(interval '1 second') s, bid.auction FROM nexmark GROUP BY 1, 2) \
-             GROUP BY s.start"
-                .to_string(),
-            "without a window",
-        ),
-        (
-            "SELECT l.w, count(*) FROM (SELECT tumble(interval '2 seconds') w, count(*) n FROM nexmark GROUP BY w) l \
-             FULL JOIN (SELECT tumble(interval '2 seconds') w, count(*) n FROM nexmark WHERE bid.price > 5000 GROUP BY w) r \
-             ON l.w = r.w GROUP BY l.w"
-                .to_string(),
-            "without a window",
-        ),
         ("SELECT session(interval '1 second') FROM nexmark".to_string(), "session()"),
-        ("SELECT count(*) FROM TUMBLE(nexmark, bid.datetime, interval '1 second') GROUP BY window_start".to_string(), "WATERMARK FOR"),
+        (
+            "SELECT count(*) FROM TUMBLE(nexmark, bid.datetime, interval '1 second') GROUP BY window_start".to_string(),
+            "WATERMARK FOR",
+        ),
         ("SELECT count(*), now() FROM nexmark GROUP BY tumble(interval '1 second')".to_string(), "now()"),
         ("SELECT bid.auction FROM nexmark UNION SELECT auction.id FROM nexmark".to_string(), "DISTINCT"),
         (
-            "SELECT bid.auction, count(*) FROM nexmark GROUP BY ROLLUP (bid.auction, tumble(interval '1 second'))".to_string(),
+            "SELECT bid.auction, count(*) FROM nexmark GROUP BY ROLLUP (bid.auction, tumble(interval '1 second'))"
+                .to_string(),
             "ROLLUP",
         ),
         ("SELECT count(*) FROM nexmark GROUP BY tumble(interval '1 month')".to_string(), "months"),
-        ("SELECT count(*) FROM nexmark GROUP BY hop(interval '0', interval '1 second')".to_string(), "longer than zero"),
+        (
+            "SELECT count(*) FROM nexmark GROUP BY hop(interval '0', interval '1 second')".to_string(),
+            "longer than zero",
+        ),
         ("SELECT count(*) FROM nexmark GROUP BY hop(interval '3 seconds', interval '1 second')".to_string(), "slide"),
     ];
     for (script, expected) in cases {

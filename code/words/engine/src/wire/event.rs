@@ -48,6 +48,8 @@ pub const IN_ENVELOPE: &str = "event in `query`";
 /// A query and how it is to be answered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ask {
+    /// The id that the caller chose. Events with one id are answered by one run of the query.
+    pub id: Option<QueryId>,
     /// The query.
     pub query: Query,
     /// Limits and settings.
@@ -123,6 +125,8 @@ struct Envelope {
     _failure: FailureForm,
     query: Value,
     #[serde(default)]
+    query_id: Option<QueryId>,
+    #[serde(default)]
     options: Map<String, Value>,
     #[serde(default, rename = "async")]
     later: bool,
@@ -196,6 +200,7 @@ impl Ask {
     fn bare(query: &Value, source: &str) -> Result<Ask> {
         let (query, warnings) = Query::parse(&query.to_string(), source)?;
         Ok(Ask {
+            id: None,
             query,
             options: Options::default(),
             later: false,
@@ -218,11 +223,12 @@ impl Ask {
             base: "/".into(),
             options: self.options.clone(),
             want: if self.explain { Want::Plan } else { Want::Rows(format) },
+            sink: None,
         }
     }
 }
 
-/// Makes the event by which a client submits `question`: asynchronous, with rows in Arrow.
+/// Makes the event by which a client asks `question`, under the question's id, with rows in Arrow.
 ///
 /// # Errors
 /// `Internal` if the options have no JSON.
@@ -234,7 +240,7 @@ pub fn ask_event(question: &Question) -> Result<Value> {
     Ok(json!({
         "query": question.query.to_json(),
         "options": question.options.changed()?,
-        "async": true,
+        "query_id": question.id,
         "encoding": Encoding::Arrow,
         "format": format,
         "explain": question.want == Want::Plan,
@@ -278,8 +284,8 @@ impl Envelope {
         let output = self.output.map(RawOutput::checked).transpose()?;
         let format = self.format.as_deref().map(str::parse).transpose();
         let format = format.map_err(|error: QueryError| error.at("event in `format`"))?;
-        let Envelope { later, encoding, explain, .. } = self;
-        Ok(Ask { query, options, later, output, encoding, format, explain, warnings })
+        let Envelope { query_id, later, encoding, explain, .. } = self;
+        Ok(Ask { id: query_id, query, options, later, output, encoding, format, explain, warnings })
     }
 }
 
@@ -339,6 +345,10 @@ mod tests {
         let ask =
             asked(json!({"query": query(), "options": {"tasks": 7, "task_bytes": "64MiB"}, "async": true})).unwrap();
         assert_eq!((ask.options.tasks, ask.options.task_bytes, ask.later), (7, 64 << 20, true));
+        let id = QueryId::fresh();
+        assert_eq!(asked(json!({"query": query(), "query_id": id})).unwrap().id, Some(id));
+        assert_eq!(ask.id, None);
+        assert!(asked(json!({"query": query(), "query_id": "mine"})).is_err());
         let wrong = asked(json!({"query": query(), "options": {"task": 7}})).unwrap_err().to_string();
         assert!(wrong.starts_with("event in `options`: ") && wrong.contains("`tasks`"), "{wrong}");
     }
@@ -350,7 +360,8 @@ mod tests {
         question.options.set("time_zone=Europe/Paris").unwrap();
         let received = asked(ask_event(&question).unwrap()).unwrap();
         assert_eq!((received.query, received.options), (question.query, question.options));
-        assert!(received.later && received.encoding == Encoding::Arrow && !received.explain);
+        assert_eq!((received.id, received.later), (Some(question.id), false));
+        assert!(received.encoding == Encoding::Arrow && !received.explain);
     }
 
     #[test]

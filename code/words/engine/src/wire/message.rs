@@ -7,7 +7,7 @@ use buzz_protocol::{QueryError, QueryId, Requests, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Estimate, Summary, TableDescription, Timeline};
+use crate::{Estimate, Reused, Summary, TableDescription, Timeline};
 
 /// Answer to an asynchronous query: it was accepted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -142,8 +142,11 @@ pub struct SummaryMessage {
     pub reruns: u64,
     /// Combs that reduced.
     pub combs: usize,
-    /// `comb` or `inline`.
+    /// `comb`, `inline` or `objects`.
     pub reducer: String,
+    /// Objects in storage through which HBees delivered their rows.
+    #[serde(default)]
+    pub objects: u64,
     /// Rows delivered by HBees.
     pub rows_delivered: u64,
     /// Time of each phase.
@@ -151,6 +154,9 @@ pub struct SummaryMessage {
     /// Attempts of the tasks, as many as the option `timeline_attempts` keeps.
     #[serde(default, skip_serializing_if = "Timeline::is_empty")]
     pub timeline: Timeline,
+    /// Results of earlier queries that were used again.
+    #[serde(default, skip_serializing_if = "Reused::is_nothing")]
+    pub reused: Reused,
     /// Gigabyte-seconds of functions.
     pub gb_seconds: f64,
     /// US dollars by list price of the query's own work.
@@ -193,6 +199,7 @@ impl SummaryMessage {
             reruns: self.reruns,
             rows_delivered: self.rows_delivered,
             combs: self.combs,
+            objects: self.objects,
             opened_in: time(self.milliseconds.open),
             planned_in: time(self.milliseconds.plan),
             ran_in: time(self.milliseconds.run),
@@ -202,6 +209,7 @@ impl SummaryMessage {
             combs_started: self.combs_started,
             started_usd: Some(self.started_usd),
             timeline: self.timeline.clone(),
+            reused: self.reused,
             ..Summary::default()
         }
     }

@@ -112,7 +112,14 @@ async fn steps_mean_the_same_as_one_statement() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_a_natural_join_does_not_merge_is_ambiguous() {
     let dir = tables();
-    let sql = "SELECT count(*) FROM u NATURAL JOIN (SELECT 1 AS k) x, (SELECT 2 AS k) z WHERE k = 2";
-    let error = ask(&statement(1, sql, &TABLES), dir.path(), &[]).await.unwrap_err();
-    assert!(error.to_string().contains("mbiguous"), "{error}");
+    let right = "SELECT count(*) FROM u NATURAL JOIN (SELECT 1 AS k) x, (SELECT 2 AS o) z WHERE k = 1";
+    let wrong = "SELECT count(*) FROM u NATURAL JOIN (SELECT 1 AS k) x, (SELECT 2 AS k) z WHERE k = 2";
+    // In another SELECT, the column is merged.
+    for sql in [wrong.to_string(), format!("SELECT ({right}), ({wrong})"), format!("SELECT ({wrong}), ({right})")] {
+        let error = ask(&statement(1, &sql, &TABLES), dir.path(), &[]).await.unwrap_err();
+        assert!(error.to_string().contains("mbiguous"), "{sql}: {error}");
+    }
+    let side =
+        "SELECT count(*) FROM (SELECT 1 AS m) w NATURAL JOIN (SELECT 1 AS m, 1 AS k) x NATURAL JOIN u WHERE k = 1";
+    check(&[], &[(&format!("SELECT ({right}), ({side})"), &["1 | 1"])]).await;
 }

@@ -36,6 +36,10 @@ async fn times_beyond_nanoseconds_and_of_other_units_are_compared() {
                 "SELECT CAST(max(ts) AS VARCHAR) FROM d WHERE ts <> '2024-07-01T12:00:00.0000005'",
                 &["9999-12-31T00:00:00"],
             ),
+            ("SELECT id FROM d WHERE ts >= '2024-07-01 12:00' AND ms < '9999-12-31T00:00'", &["2"]),
+            ("SELECT id FROM d WHERE ts = TIMESTAMP '9999-12-31 00:00' OR ns IN ('2024-07-01 12:00')", &["1", "2"]),
+            ("SELECT id FROM d WHERE z = '2024-07-01T06:00' OR z = '2024-07-01 14:00+02:00'", &["1", "2"]),
+            ("SELECT CAST('2024-07-01 12:00' AS TIMESTAMP(3))", &["2024-07-01T12:00:00"]),
             ("SELECT id FROM d WHERE tm > TIME '12:00:00'", &["2", "3"]),
             ("SELECT id FROM d WHERE TIME '12:30:00' = tm OR tm IN (TIME '11:00:00')", &["1", "2"]),
             ("SELECT tm FROM d WHERE id > 1 UNION SELECT TIME '13:00:00'", &["12:30:00", "13:00:00"]),
@@ -176,4 +180,22 @@ async fn dates_beside_times_with_a_zone_begin_at_its_midnight() {
         cases.iter().map(|(sql, rows)| (sql.replace(" z ", &format!(" {denver} ")), *rows)).collect();
     let cases: Vec<(&str, &[&str])> = zoned.iter().map(|(sql, rows)| (sql.as_str(), *rows)).collect();
     check(&["time_zone=America/Sao_Paulo"], &cases).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_beyond_nanoseconds_are_truncated_and_put_in_bins() {
+    check(&[], &[
+        (
+            "SELECT date_trunc('week', ts), date_trunc('month', ts), date_trunc('year', ms) FROM d WHERE id <> 2",
+            &["9999-12-27T00:00:00 | 9999-12-01T00:00:00 | 9999-01-01T00:00:00", "1650-05-30T00:00:00 | 1650-05-01T00:00:00 | 1650-01-01T00:00:00"],
+        ),
+        ("SELECT date_trunc('quarter', day) FROM d", &["9999-10-01T00:00:00", "2024-07-01T00:00:00", "1650-04-01T00:00:00"]),
+        ("SELECT date_trunc('month', TIMESTAMP '9999-12-31 10:20:30'), date_trunc('hour', TIMESTAMP '1600-02-29 10:20:30')", &["9999-12-01T00:00:00 | 1600-02-29T10:00:00"]),
+        ("SELECT date_trunc('millisecond', TIMESTAMP '1969-12-31 23:59:59.9995')", &["1969-12-31T23:59:59.999"]),
+        ("SELECT date_bin(INTERVAL '1 day', ts) FROM d", &["9999-12-31T00:00:00", "2024-07-01T00:00:00", "1650-05-31T00:00:00"]),
+        ("SELECT id FROM d WHERE date_bin(INTERVAL '1 month', ms) = TIMESTAMP '9999-12-01' OR date_bin(INTERVAL '1 hour', ts, TIMESTAMP '2000-01-01 00:30:00') = TIMESTAMP '1650-05-30 23:30:00'", &["1", "3"]),
+        ("SELECT date_bin(INTERVAL '1 year', day) FROM d", &["9999-01-01T00:00:00", "2024-01-01T00:00:00", "1650-01-01T00:00:00"]),
+        ("SELECT date_bin(CAST(NULL AS INTERVAL), ts) FROM d WHERE id = 1", &["NULL"]),
+    ])
+    .await;
 }

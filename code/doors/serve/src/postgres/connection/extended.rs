@@ -12,6 +12,7 @@ use pgwire::messages::extendedquery::{
 use super::{Connection, PORTALS_MAX, Portal, Prepared};
 use crate::pg_catalog::{Route, Session};
 use crate::planner;
+use crate::postgres::casts;
 use crate::postgres::cursor::{self, Column};
 use crate::postgres::error::{PgError, Stop};
 use crate::postgres::params;
@@ -71,7 +72,7 @@ impl Connection {
         let mut oids = types;
         let count = params::count(sql)?;
         oids.resize(count.max(oids.len()), 0);
-        params::set_oids(sql, &mut oids);
+        casts::set_types(sql, &mut oids);
         let prepared = Prepared { kind, oids, announced: None };
         self.statements.insert(name, Arc::new(prepared));
         Ok(self.wire.put(&ParseComplete::new())?)
