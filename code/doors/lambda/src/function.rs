@@ -4,6 +4,7 @@
 //! another invocation, which Fuse starts itself. Its progress, its answer and a request to cancel it are objects under
 //! the stack's results.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -84,10 +85,16 @@ impl FuseFunction {
         match Event::parse(event)? {
             Event::Ask(ask) if ask.later => {
                 self.output_place(&ask)?;
+                if let Some(query) = ask.id {
+                    self.note_asked(query, event).await?;
+                }
                 self.submit(event, ask.id).await
             }
             Event::Ask(ask) => match ask.id {
-                Some(query) => self.ask_once(*ask, query, left).await,
+                Some(query) => {
+                    self.note_asked(query, event).await?;
+                    self.ask_once(*ask, query, left).await
+                }
                 None => unpanicked(self.ask(*ask, QueryId::fresh(), left)).await,
             },
             Event::Describe(ask) => {
@@ -114,8 +121,25 @@ impl FuseFunction {
         // Reports progress, so that another invocation notices if this one is lost.
         let ask = Ask { later: true, ..ask };
         let outcome = unpanicked(self.ask(ask, query, left)).await;
-        self.store_answer(query, &outcome).await?;
+        if let Err(error) = self.store_answer(query, &outcome).await {
+            tracing::warn!(query_id = %query, %error, "failed to store an answer for those who ask again");
+        }
         outcome
+    }
+
+    /// Notes what is asked under `query`, an id that its caller chose. Another question must have another id.
+    async fn note_asked(&self, query: QueryId, event: &Value) -> Result<()> {
+        let place = self.results.of_query(query, "asked")?;
+        let mut hash = DefaultHasher::new();
+        event.to_string().hash(&mut hash);
+        let asked = format!("{:016x}", hash.finish());
+        match self.results.get(&place).await? {
+            None => self.results.put(&place, asked).await,
+            Some(before) if before == asked.as_bytes() => Ok(()),
+            Some(_) => Err(QueryError::invalid(format!(
+                "the id {query} was used for another request; choose a new `query_id`"
+            ))),
+        }
     }
 
     /// Waits until another invocation has stored the answer of `query`.

@@ -288,7 +288,10 @@ impl Desk {
             self.names.forget().await;
         }
         let outcome = match outcome {
-            Ok(answer) => kept.hold(bytes_of(&answer)).await.map(|()| answer),
+            Ok(answer) => tokio::select! {
+                held = kept.hold(bytes_of(&answer)) => held.map(|()| answer),
+                () = cancelled.cancelled() => Err(self.cancelled()),
+            },
             Err(error) => Err(error),
         };
         self.counts.add(&outcome);

@@ -156,7 +156,7 @@ impl Runner {
         // Without rows in the state, a later watermark changes nothing that a record must keep.
         let unmoved = state_rows == 0 || watermarks == self.state.watermarks;
         let idle = counts.rows_in == 0 && counts.rows_out == 0 && counts.bad.is_empty() && unmoved;
-        if !idle {
+        if !idle || self.has_first_position() {
             if !self.commit(&output, &counts, now / 1_000_000, started).await? {
                 return Ok(Step::Lost);
             }
@@ -165,6 +165,17 @@ impl Runner {
         }
         self.live.set(&self.state, self.state_rows());
         Ok(if ended { Step::Ended } else { Step::Done { more } })
+    }
+
+    /// Returns true if a source that starts with the newest rows has its first position, which the next start must know.
+    fn has_first_position(&self) -> bool {
+        self.log.is_some()
+            && self.planned.sources.iter().any(|(name, opened)| {
+                let table = self.planned.script.table(name);
+                let is_latest = table.and_then(|table| table.option("start")) == Some("latest");
+                let stored = self.record.sources.get(name).and_then(|stored| stored.get("offset"));
+                is_latest && stored.is_none_or(Value::is_null) && !opened.source.offset().is_null()
+            })
     }
 
     /// Returns the number of rows in the state.

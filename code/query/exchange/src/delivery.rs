@@ -20,6 +20,9 @@ use crate::network::InboxNetwork;
 use crate::objects::{ObjectPlace, ObjectWriter};
 use crate::service::{DeliveryHeader, DeliverySink};
 
+/// Values of all columns for which the buffers of all partitions have room: 128 MiB of numbers.
+const BUFFERED_VALUES: usize = 16 << 20;
+
 /// The combs, the query and the task of a delivery, and its limits.
 #[derive(Debug, Clone)]
 pub struct Destination {
@@ -132,9 +135,12 @@ impl DeliveryWriter {
     ///
     /// # Errors
     /// `Internal` when a partitioning key is not a column of `schema`.
-    pub fn new(network: Arc<dyn InboxNetwork>, destination: Destination, schema: SchemaRef) -> Result<Self> {
+    pub fn new(network: Arc<dyn InboxNetwork>, mut destination: Destination, schema: SchemaRef) -> Result<Self> {
         let by_hash = by_hash(&destination.partitioning, &schema)?;
         let count = destination.partitioning.count();
+        // Each partition has a buffer of a whole batch for each column.
+        let buffers = count.max(1).saturating_mul(schema.fields().len().max(1));
+        destination.batch_size = destination.batch_size.min((BUFFERED_VALUES / buffers).max(64));
         let combs = destination.combs.len();
         let (stage, task, delivery) = (destination.stage, destination.task, DeliveryId::fresh());
         let writer =

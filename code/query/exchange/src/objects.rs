@@ -14,6 +14,10 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use buzz_protocol::{DeliveryId, QueryError, Requests, Result, Segment, StageId, TaskIndex, delivery_object};
 use buzz_storage::{Location, QueryStores, SegmentRange, SegmentWriter, read_segment};
+use datafusion::common::utils::memory::get_record_batch_memory_size;
+
+/// Bytes in memory of the rows of a segment, approximately. A reader decodes a segment as a whole.
+const SEGMENT_BYTES: usize = 32 << 20;
 
 /// Encoded bytes of all partitions that a task gathers before it writes them. A reader has as many in memory at most, for
 /// each object that it reads ahead.
@@ -122,6 +126,8 @@ pub(crate) struct ObjectWriter {
 struct Gathered {
     stream: StreamWriter<Vec<u8>>,
     rows: u64,
+    /// Bytes of the rows in memory.
+    decoded: usize,
 }
 
 impl ObjectWriter {
@@ -143,36 +149,49 @@ impl ObjectWriter {
         let slot = self.gathered.get_mut(partition);
         let slot = slot.ok_or_else(|| QueryError::internal(format!("a delivery has no partition {partition}")))?;
         let rows = batch.num_rows() as u64;
+        let decoded = get_record_batch_memory_size(&batch);
         // Batches with equal schemas may hold them as different objects.
         let batch = batch.with_schema(Arc::clone(&self.schema))?;
         let mut gathered = match slot.take() {
             Some(gathered) => gathered,
             None => {
                 let stream = StreamWriter::try_new_with_options(Vec::new(), &self.schema, self.options.clone())?;
-                Gathered { stream, rows: 0 }
+                Gathered { stream, rows: 0, decoded: 0 }
             }
         };
         gathered.stream.write(&batch)?;
         gathered.rows += rows;
+        gathered.decoded += decoded;
+        let full = gathered.decoded >= SEGMENT_BYTES;
         *slot = Some(gathered);
+        if full {
+            return self.write(partition).await;
+        }
         let bytes: usize = self.gathered.iter().flatten().map(|gathered| gathered.stream.get_ref().len()).sum();
         if bytes >= GATHERED_BYTES { self.flush().await } else { Ok(()) }
     }
 
     /// Writes a segment of each partition that has gathered rows.
     async fn flush(&mut self) -> Result<()> {
-        for (partition, slot) in self.gathered.iter_mut().enumerate() {
-            let Some(Gathered { stream, rows }) = slot.take() else { continue };
-            let bytes = stream.into_inner()?;
-            let upload = match &mut self.upload {
-                Some(upload) => upload,
-                none => none.insert(SegmentWriter::create(&self.object.stores, self.object.place.clone())?),
-            };
-            let SegmentRange { offset, length, crc } = upload.write(bytes.into()).await?;
-            let partition =
-                u32::try_from(partition).map_err(|_| QueryError::internal("a delivery has 2^32 partitions"))?;
-            self.segments.push(Segment { partition, rows, offset, length, crc });
+        for partition in 0..self.gathered.len() {
+            self.write(partition).await?;
         }
+        Ok(())
+    }
+
+    /// Writes the gathered rows of `partition`, if it has any, as a segment.
+    async fn write(&mut self, partition: usize) -> Result<()> {
+        let Some(Gathered { stream, rows, .. }) = self.gathered.get_mut(partition).and_then(Option::take) else {
+            return Ok(());
+        };
+        let bytes = stream.into_inner()?;
+        let upload = match &mut self.upload {
+            Some(upload) => upload,
+            none => none.insert(SegmentWriter::create(&self.object.stores, self.object.place.clone())?),
+        };
+        let SegmentRange { offset, length, crc } = upload.write(bytes.into()).await?;
+        let partition = u32::try_from(partition).map_err(|_| QueryError::internal("a delivery has 2^32 partitions"))?;
+        self.segments.push(Segment { partition, rows, offset, length, crc });
         Ok(())
     }
 

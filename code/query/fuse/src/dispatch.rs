@@ -166,7 +166,13 @@ impl Dispatch<'_> {
         let mut outcome = match kept {
             Some((outcome, rows)) => {
                 attempts.add();
-                self.deliver_kept(&task, outcome, rows).await?
+                match self.deliver_kept(&task, outcome, rows).await {
+                    // The task can make its rows again, with attempts.
+                    Err(error) if error.kind == ErrorKind::Unavailable && task.objects.is_some() => {
+                        return self.run_and_accept(task).await;
+                    }
+                    delivered => delivered?,
+                }
             }
             None => match self.parts.part(stage, &task) {
                 Some(part) => self.reuse_or_run(&task, &part, &attempts).await?,

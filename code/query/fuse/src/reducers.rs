@@ -15,7 +15,7 @@ const PARTITION_BYTES: u64 = 64 << 20;
 
 /// Bounds of the number of these partitions. Each task writes a range for each, and each reader requests every range.
 const PARTITIONS_MIN: usize = 4;
-const PARTITIONS_MAX: usize = 256;
+const PARTITIONS_MAX: usize = 64;
 
 /// The reducers of one run of a query.
 #[derive(Debug, Clone)]

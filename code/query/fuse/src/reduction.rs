@@ -189,7 +189,10 @@ fn count(leaves: &[(StageId, u32)], stage: StageId) -> usize {
 fn own_state(plan: &QueryPlan, inboxes: &Arc<buzz_exchange::Inboxes>, partitions: usize) -> Result<SessionState> {
     let bytes = usize::try_from(plan.options.memory_bytes).unwrap_or(usize::MAX);
     let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(bytes))).build_arc()?;
+    // Each partition of a sort reserves this for its merge, at the same time as the others.
+    let merge = (bytes / (partitions.max(1) * 8)).clamp(64 << 10, 10 << 20);
     let config = planning_config(&plan.options, partitions)?.with_extension(Arc::clone(inboxes));
+    let config = config.with_sort_spill_reservation_bytes(merge);
     let state = session(config, plan.start, [])?;
     Ok(SessionStateBuilder::new_from_existing(state).with_runtime_env(runtime).build())
 }

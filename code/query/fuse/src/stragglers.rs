@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use buzz_plan::{MapStage, QueryPlan};
+use buzz_plan::{MapStage, QueryPlan, TaskStage};
 use buzz_protocol::StageId;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -32,11 +32,13 @@ struct StageTimes {
 }
 
 impl Stragglers {
-    /// Creates the times of the stages of `plan`. Without `enabled`, no task is a straggler.
-    pub(crate) fn of(plan: &QueryPlan, enabled: bool) -> Self {
+    /// Creates the times of the stages of `plan`, and of those that reduce. Without `enabled`, no task is a straggler.
+    pub(crate) fn of(plan: &QueryPlan, reduce: &[TaskStage], enabled: bool) -> Self {
         let factor = Some(plan.options.straggler_factor).filter(|factor| enabled && *factor > 0);
         let times = |stage: &MapStage| StageTimes::of(MapStage::task_count(stage));
-        Self { factor, stages: plan.stages.iter().map(|stage| (stage.id, times(stage))).collect() }
+        let maps = plan.stages.iter().map(|stage| (stage.id, times(stage)));
+        let reduces = reduce.iter().map(|stage| (stage.id, StageTimes::of(stage.partitions)));
+        Self { factor, stages: maps.chain(reduces).collect() }
     }
 
     /// Records that a task of `stage` took `time`.

@@ -17,7 +17,8 @@ impl HBee {
     /// Runs one attempt of a task that reads deliveries. Checks that it has read all of them.
     pub(crate) async fn reduce(&self, task: &HBeeTask) -> Result<TaskOutcome> {
         let started = Instant::now();
-        let inputs = open(task, &self.inputs_of(task)?).await?;
+        let place = self.inputs_of(task)?;
+        let inputs = open(task, &place).await?;
         let stores = self.stores.for_query();
         let ctx = self.task_context(task, Arc::clone(&stores), Some(Arc::clone(&inputs)))?;
         let decoded = decode_plan(&task.fragment, &ctx, &LeafCodec);
@@ -38,7 +39,7 @@ impl HBee {
             bytes_delivered: delivery.bytes,
             rows_scanned: 0,
             bytes_scanned: 0,
-            requests: objects.map(|objects| objects.requests()).unwrap_or_default(),
+            requests: place.requests() + objects.map(|objects| objects.requests()).unwrap_or_default(),
             milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         })
     }

@@ -22,6 +22,20 @@ use crate::source::BadData;
 /// Maximum number of characters of a row in a message.
 const SHOWN_MAX: usize = 200;
 
+/// Maximum number of values of a request, counting NULL in columns that its rows leave out.
+const VALUES_MAX: u64 = 16 << 20;
+
+/// Checks that `rows` rows with all of `columns` fit into memory.
+fn check_values(rows: u64, columns: &Schema) -> Result<()> {
+    let width = columns.flattened_fields().len() as u64;
+    if rows.saturating_mul(width) <= VALUES_MAX {
+        return Ok(());
+    }
+    Err(QueryError::data(format!(
+        "{rows} rows with the {width} columns of the stream have more than {VALUES_MAX} values; send fewer rows at once"
+    )))
+}
+
 /// Rows of a request that can be kept.
 #[derive(Debug, Clone)]
 pub struct CheckedRows {
@@ -78,6 +92,7 @@ fn json(body: &[u8], columns: Option<&SchemaRef>, bad_data: BadData) -> Result<C
     }
     let mut checked = CheckedRows { bytes: bytes.into(), rows: objects.len() as u64, bad: 0, first_bad: None };
     let Some(columns) = columns.filter(|_| !objects.is_empty()) else { return Ok(checked) };
+    check_values(checked.rows, columns)?;
     check_capitals(columns, first_keys(&checked.bytes).iter().map(String::as_str))?;
     if let Some(keys) = foreign_keys(columns, &checked.bytes) {
         return Err(QueryError::data(format!("no row has one of the stream's columns; they have {keys}")));
@@ -153,6 +168,7 @@ fn csv(body: &Bytes, header: bool, columns: Option<&SchemaRef>, bad_data: BadDat
     let lines = body.slice(start..);
     let decoder = format.decoder();
     let rows = records(&decoder, &lines).count() as u64;
+    check_values(rows, &schema)?;
     let decoded = decode_lines(&decoder, &nullable(&schema), &names, &lines, BadData::Drop)?;
     let mut checked = CheckedRows { bytes: body.clone(), rows, bad: 0, first_bad: None };
     let line = |text: &[u8]| line_of(body, offset_of(body, text));
@@ -203,6 +219,7 @@ fn arrow(body: &Bytes, columns: Option<&SchemaRef>) -> Result<CheckedRows> {
     }
     let checked = CheckedRows { bytes: body.clone(), rows, bad: 0, first_bad: None };
     if let Some(columns) = columns {
+        check_values(rows, columns)?;
         let batches = decode_file(&PushFormat::Arrow.decoder(), &nullable(columns), body.clone())?;
         if let Some((row, name)) = first_null(&batches, columns) {
             return Err(QueryError::data(format!("row {}: {}", row + 1, missing(&name))));

@@ -36,6 +36,9 @@ const SEAL_EVERY: Duration = Duration::from_secs(1);
 /// Segments that are read at once.
 const READS_AT_ONCE: usize = 8;
 
+/// Bytes of rows after which a read ends.
+const READ_BYTES_MAX: u64 = 256 << 20;
+
 /// Maximum number of producers with a watermark of their own.
 const PRODUCERS_MAX: usize = 1000;
 
@@ -169,7 +172,8 @@ impl PushedSource {
         let last = if segment > 0 { entry } else { entry - 1 };
         if last > 0 && log.entry(last).await?.is_none() {
             return Err(QueryError::data(format!(
-                "entry {last} of the log of stream `{}` in `{}` was read before and does not exist any more; restore it, or                  start again without --state",
+                "entry {last} of the log of stream `{}` in `{}` was read before and does not exist any more; restore it, or \
+                 start the pipeline under another name",
                 self.stream, self.root.written
             )));
         }
@@ -287,7 +291,7 @@ impl Source for PushedSource {
         let mut at = self.begin(&log).await?;
         let mut by_partition = BTreeMap::new();
         let mut count = 0;
-        while count < rows {
+        while count < rows && read.bytes < READ_BYTES_MAX {
             let next = self.next(&log, &mut at).await?;
             if next.is_empty() {
                 break;
@@ -303,12 +307,12 @@ impl Source for PushedSource {
                 count += decoded.map_err(|error| error.at(place))?;
                 at.segment += 1;
                 self.at = Some(at);
-                if count >= rows {
+                if count >= rows || read.bytes >= READ_BYTES_MAX {
                     break;
                 }
             }
         }
-        read.more = count >= rows;
+        read.more = count >= rows || read.bytes >= READ_BYTES_MAX;
         read.ended = !read.more && !self.follow && self.end.is_some_and(|end| at.entry > end);
         for partition in &self.partitions {
             let batches = by_partition.remove(partition).unwrap_or_default();

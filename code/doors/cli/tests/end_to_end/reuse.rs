@@ -280,7 +280,7 @@ async fn queries_at_the_same_time_share_what_they_keep() {
     let lab = Arc::new(Lab::new(4));
     let ask = |number: usize| {
         let lab = Arc::clone(&lab);
-        let sql = if number % 2 == 0 { GROUPED.to_string() } else { format!("{GROUPED} HAVING COUNT(*) > 0") };
+        let sql = if number.is_multiple_of(2) { GROUPED.to_string() } else { format!("{GROUPED} HAVING COUNT(*) > 0") };
         tokio::spawn(async move {
             for _ in 0..3 {
                 lab.ask(&sql, &[]).await;

@@ -45,6 +45,12 @@ fn of_type(sql: &str, tokens: &[Token]) -> Option<u32> {
     {
         let close = inside.iter().position(|token| token.is_symbol(sql, ')'))?;
         rest = &inside[close + 1..];
+        while let [token, after @ ..] = rest
+            && CONTINUED.iter().any(|word| token.is_word(sql, word))
+        {
+            words.push(token.text(sql).to_ascii_lowercase());
+            rest = after;
+        }
     }
     let name = match words.join(" ").as_str() {
         "string" | "varchar" | "char" | "character varying" | "character" => "text".to_string(),

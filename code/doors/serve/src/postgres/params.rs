@@ -28,6 +28,10 @@ const UUIDS: u32 = 2951;
 const HEX: &str = "hex";
 const DAYS: &str = "days";
 
+/// Casts of the statement: they take the zone of the session, and times without seconds.
+const LOCAL: &str = "local";
+const ZONED: &str = "zoned";
+
 /// Microseconds and days from 1970 to 2000.
 const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
 const EPOCH_DAYS: i64 = 10_957;
@@ -135,6 +139,8 @@ fn cast(parameter: &str, data_type: &str) -> String {
     match data_type {
         HEX => format!("decode({parameter}, 'hex')"),
         DAYS => format!("arrow_cast(arrow_cast({parameter}, 'Int32'), 'Date32')"),
+        LOCAL => format!("CAST({parameter} AS TIMESTAMP)"),
+        ZONED => format!("CAST({parameter} AS TIMESTAMP WITH TIME ZONE)"),
         data_type => format!("arrow_cast({parameter}, '{data_type}')"),
     }
 }
@@ -146,6 +152,10 @@ fn list_type(oid: u32) -> Option<String> {
         return None;
     }
     let element = element(oid)?;
+    // Elements of an array are compared bit by bit, so that intervals of one length would differ.
+    if element == Base::Interval.oid() {
+        return None;
+    }
     // Numbers have any digits; as many as a literal may have.
     let data_type = arrow_type(element).unwrap_or("Decimal128(38, 10)");
     Some(format!("List({data_type})"))
@@ -242,7 +252,32 @@ fn given(oid: u32, is_binary: bool, bytes: Option<&[u8]>) -> Result<Given, Strin
     let element = element(oid).ok_or("its type is not that of an array")?;
     let elements = if is_binary { arrays::of_binary(bytes)? } else { arrays::of_text(bytes)? };
     let values = elements.iter().map(|bytes| value(element, is_binary, bytes.as_deref()));
-    Ok(Given::Many(values.collect::<Result<_, _>>()?, list))
+    let mut values = values.collect::<Result<Vec<Value>, String>>()?;
+    if element != Base::Numeric.oid() || values.is_empty() {
+        return Ok(Given::Many(values, list));
+    }
+    let own = decimal_of(&values)?;
+    for value in &mut values {
+        value.cast = Some(own.clone());
+    }
+    Ok(Given::Many(values, format!("List({own})")))
+}
+
+/// Returns the type that holds all digits of `numbers`.
+fn decimal_of(numbers: &[Value]) -> Result<String, String> {
+    let (mut whole, mut fraction) = (1, 0);
+    for number in numbers {
+        let Param::Text(text) = &number.param else { continue };
+        let unsigned = text.trim_start_matches(['-', '+']);
+        let (before, after) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+        whole = whole.max(before.trim_start_matches('0').len());
+        fraction = fraction.max(after.len());
+    }
+    match whole + fraction {
+        precision @ ..=38 => Ok(format!("Decimal128({precision}, {fraction})")),
+        precision @ 39..=76 => Ok(format!("Decimal256({precision}, {fraction})")),
+        _ => Err("its numbers need more than 76 digits".to_string()),
+    }
 }
 
 fn value(oid: u32, is_binary: bool, bytes: Option<&[u8]>) -> Result<Value, String> {
@@ -311,9 +346,9 @@ fn of_text(base: Base, bytes: &[u8], cast: Option<String>) -> Result<Value, Stri
             Ok(Value { param: Param::Text(digits.to_string()), cast: Some(HEX.to_string()) })
         }
         Base::Date => Ok(Value { param: Param::Text(day(trimmed).to_string()), cast }),
-        Base::Time | Base::Timestamp | Base::Timestamptz | Base::Interval => {
-            Ok(Value { param: Param::Text(trimmed.to_string()), cast })
-        }
+        Base::Timestamp => Ok(Value { param: Param::Text(trimmed.to_string()), cast: Some(LOCAL.to_string()) }),
+        Base::Timestamptz => Ok(Value { param: Param::Text(trimmed.to_string()), cast: Some(ZONED.to_string()) }),
+        Base::Time | Base::Interval => Ok(Value { param: Param::Text(trimmed.to_string()), cast }),
     }
 }
 

@@ -37,6 +37,7 @@ impl Declared {
     /// `Invalid` if it declares something else, or in a way that is not understood.
     pub(super) async fn parse(name: &str, sql: &str) -> Result<Self> {
         let ddl = sql.trim().trim_end_matches(';').trim_end().to_string();
+        check_size(&ddl)?;
         let parsed = Parser::new(&GenericDialect {}).with_recursion_limit(DEPTH_MAX).try_with_sql(&ddl);
         let statements = parsed.and_then(|mut parser| parser.parse_statements()).map_err(|error| {
             QueryError::invalid(format!(
@@ -54,6 +55,16 @@ impl Declared {
         let columns = columns(&table.columns).await?;
         Ok(Self { ddl, columns, options })
     }
+}
+
+/// Refuses chains of operators and of `[]`, which are parsed into trees as deep as they are long.
+fn check_size(sql: &str) -> Result<()> {
+    if crate::planner::is_long(sql) || sql.matches('[').count() > DEPTH_MAX {
+        return Err(QueryError::limit(
+            "the declaration has too many operators or `[`; columns need only names and types",
+        ));
+    }
+    Ok(())
 }
 
 /// Returns an identifier as a name: in lower case, unless it is quoted.
@@ -150,7 +161,9 @@ async fn columns(given: &[ColumnDef]) -> Result<Vec<SourceColumn>> {
         }
         let written = column.data_type.to_string();
         let written = if written.eq_ignore_ascii_case("json") { "VARCHAR".to_string() } else { written };
-        let plan = state.create_logical_plan(&format!("SELECT CAST(NULL AS {written})")).await;
+        let select = format!("SELECT CAST(NULL AS {written})");
+        check_size(&select)?;
+        let plan = state.create_logical_plan(&select).await;
         let plan = plan.map_err(|error| {
             QueryError::invalid(format!("column `{name}` has type {written}, which is not known: {error}"))
         })?;

@@ -10,7 +10,7 @@ use buzz_epoch::{PARTS_MAX, Part, Segment, SourceLog, SystemClock};
 use buzz_protocol::{ErrorKind, QueryError, Result};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +65,8 @@ struct Counts {
 struct Waiting {
     part: Part,
     bytes: Bytes,
+    /// Memory of the rows, which others get when they are written.
+    _memory: OwnedSemaphorePermit,
     kept: oneshot::Sender<Result<()>>,
 }
 
@@ -128,11 +130,11 @@ impl Stream {
     ///
     /// # Errors
     /// `Unavailable` if they may not have been kept: repeat the request with the same key.
-    pub(super) async fn keep(&self, part: Part, bytes: Bytes) -> Result<()> {
+    pub(super) async fn keep(&self, part: Part, bytes: Bytes, memory: OwnedSemaphorePermit) -> Result<()> {
         let (kept, answer) = oneshot::channel();
         self.counts.queued.fetch_add(bytes.len(), Ordering::SeqCst);
         let (length, rows) = (bytes.len(), part.rows);
-        if self.queue.send(Waiting { part, bytes, kept }).is_err() {
+        if self.queue.send(Waiting { part, bytes, kept, _memory: memory }).is_err() {
             self.counts.queued.fetch_sub(length, Ordering::SeqCst);
             return Err(stopped());
         }

@@ -114,7 +114,7 @@ impl Streams {
     /// # Errors
     /// `Limit` if there is none.
     fn receive(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
-        let permits = u32::try_from(bytes.clamp(1, BODY_BYTES_MAX)).unwrap_or(u32::MAX);
+        let permits = u32::try_from(bytes.clamp(1 << 10, BODY_BYTES_MAX)).unwrap_or(u32::MAX);
         Arc::clone(&self.received).try_acquire_many_owned(permits).map_err(|_| {
             QueryError::limit(format!(
                 "requests of {RECEIVED_BYTES_MAX} bytes are being written, which is the maximum; send the request again later"
@@ -151,13 +151,16 @@ impl Streams {
 
     /// Returns stream `name`; `None` if it does not exist.
     async fn existing(&self, name: &str) -> Result<Option<Arc<Stream>>> {
-        let mut open = self.open.lock().await;
-        if let Some(stream) = open.get(name) {
+        if let Some(stream) = self.open.lock().await.get(name) {
             return Ok(Some(Arc::clone(stream)));
         }
-        match self.log(name).await? {
-            Some(log) => self.add(&mut open, name, log).await.map(Some),
-            None => Ok(None),
+        // Others need not wait for the store.
+        let Some(log) = self.log(name).await? else { return Ok(None) };
+        log.newest().await?;
+        let mut open = self.open.lock().await;
+        match open.get(name) {
+            Some(stream) => Ok(Some(Arc::clone(stream))),
+            None => self.add(&mut open, name, log).map(Some),
         }
     }
 
@@ -184,6 +187,9 @@ impl Streams {
             options: declared.options,
         };
         let mut open = self.open.lock().await;
+        if open.len() >= STREAMS_MAX && !open.contains_key(name) {
+            return Err(too_many());
+        }
         let before = self.log(name).await?;
         let is_new = before.is_none();
         let log = match before {
@@ -199,21 +205,28 @@ impl Streams {
         };
         let stream = match open.get(name) {
             Some(stream) => Arc::clone(stream),
-            None => self.add(&mut open, name, log).await?,
+            None => {
+                log.newest().await?;
+                self.add(&mut open, name, log)?
+            }
         };
         Ok((stream, is_new))
     }
 
-    async fn add(&self, open: &mut HashMap<String, Arc<Stream>>, name: &str, log: SourceLog) -> Result<Arc<Stream>> {
+    /// Starts to write to a stream, whose newest entry was read: segments are named after its time, if the clock was set back since.
+    fn add(&self, open: &mut HashMap<String, Arc<Stream>>, name: &str, log: SourceLog) -> Result<Arc<Stream>> {
         if open.len() >= STREAMS_MAX {
-            return Err(QueryError::limit(format!(
-                "the server writes to {STREAMS_MAX} streams, which is the maximum; use fewer, or start it again"
-            )));
+            return Err(too_many());
         }
-        // Segments are named after the time of the newest entry, if the clock was set back since.
-        log.newest().await?;
         let stream = Stream::start(name, log, &self.settings, &self.stopping)?;
         open.insert(name.to_string(), Arc::clone(&stream));
         Ok(stream)
     }
+}
+
+/// Returns the error of a client that needs one more stream.
+fn too_many() -> QueryError {
+    QueryError::limit(format!(
+        "the server writes to {STREAMS_MAX} streams, which is the maximum; use fewer, or start it again"
+    ))
 }

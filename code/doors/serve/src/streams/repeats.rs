@@ -5,11 +5,15 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
+use std::time::{Duration, Instant};
 
 use buzz_connect::CheckedRows;
 
 /// Maximum number of keys.
 const KEYS_MAX: usize = 100_000;
+
+/// Time for which a key is known here. The log leaves out the rows of a repeated request for longer, and decides afterwards.
+const KNOWN_FOR: Duration = Duration::from_secs(12 * 3600);
 
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +47,7 @@ pub(super) enum Repeat {
 /// Answers by the keys of their requests.
 #[derive(Debug, Default)]
 pub(super) struct Repeats {
-    answers: HashMap<String, (u64, Answer)>,
+    answers: HashMap<String, (u64, Instant, Answer)>,
     oldest: VecDeque<String>,
 }
 
@@ -52,14 +56,15 @@ impl Repeats {
     pub(super) fn find(&self, key: &str, digest: u64) -> Repeat {
         match self.answers.get(key) {
             None => Repeat::New,
-            Some((known, answer)) if *known == digest => Repeat::Same(answer.clone()),
+            Some((_, noted, _)) if noted.elapsed() > KNOWN_FOR => Repeat::New,
+            Some((known, _, answer)) if *known == digest => Repeat::Same(answer.clone()),
             Some(_) => Repeat::Other,
         }
     }
 
     /// Notes that a request was answered.
     pub(super) fn note(&mut self, key: String, digest: u64, answer: Answer) {
-        if self.answers.insert(key.clone(), (digest, answer)).is_none() {
+        if self.answers.insert(key.clone(), (digest, Instant::now(), answer)).is_none() {
             self.oldest.push_back(key);
         }
         if self.oldest.len() > KEYS_MAX

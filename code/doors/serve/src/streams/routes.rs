@@ -112,7 +112,7 @@ async fn push(State(streams): State<Shared>, Path(name): Path<String>, request: 
     if length.is_some_and(|length| length > BODY_BYTES_MAX) {
         return Err(too_large());
     }
-    let _memory = streams.receive(length.unwrap_or(BODY_BYTES_MAX))?;
+    let memory = streams.receive(length.unwrap_or(BODY_BYTES_MAX))?;
     let body = receive(body, BODY_BYTES_MAX).await?;
     // Rows that are refused create no stream.
     let before = streams.existing(&name).await.map_err(away)?;
@@ -144,7 +144,7 @@ async fn push(State(streams): State<Shared>, Path(name): Path<String>, request: 
             bytes: rows.bytes.len() as u64,
             ..Part::default()
         };
-        stream.keep(part, rows.bytes).await?;
+        stream.keep(part, rows.bytes, memory).await?;
     }
     if let Some(key) = key {
         stream.repeats.lock().note(key, digest, answer.clone());

@@ -24,6 +24,9 @@ use crate::thread;
 /// Rows of a preview, after which it ends.
 const ROWS_MAX: usize = 10_000;
 
+/// Bytes of the rows of a preview, as JSON, after which it ends.
+const BYTES_MAX: usize = 64 << 20;
+
 /// Time after which a preview ends, and time for which its rows can be read after that.
 const RUNS_MAX: Duration = Duration::from_secs(600);
 
@@ -74,7 +77,10 @@ impl Previews {
         let process = Process { printed, ..process.clone() };
         let (own, ending) = (Arc::clone(&preview), Arc::clone(&preview));
         let run = move || async move { own.run(&process).await };
-        thread::spawn("preview", run, move |done| ending.end(done.and_then(|done| done)))?;
+        if let Err(error) = thread::spawn("preview", run, move |done| ending.end(done.and_then(|done| done))) {
+            self.0.lock().remove(&preview.id);
+            return Err(error);
+        }
         Ok(preview)
     }
 
@@ -180,13 +186,22 @@ impl Sink for Rows {
     async fn write(&self, epoch: u64, batches: &[RecordBatch]) -> Result<Written> {
         let at_ms = i64::try_from(now_ms()).unwrap_or(i64::MAX);
         for batch in batches {
-            let count = self.preview.rows.lock().len();
-            let batch = batch.slice(0, batch.num_rows().min(ROWS_MAX.saturating_sub(count)));
-            let new = lines(&[batch])?;
-            let mut rows = self.preview.rows.lock();
-            for row in new {
-                let id = format!("{epoch}-{}", rows.len() + 1);
-                rows.push(Event { id, sink: self.name.clone(), at_ms, row, missed: 0 });
+            for at in (0..batch.num_rows()).step_by(64) {
+                let (count, bytes) = {
+                    let rows = self.preview.rows.lock();
+                    (rows.len(), rows.iter().map(|event| event.row.len()).sum::<usize>())
+                };
+                if count >= ROWS_MAX || bytes >= BYTES_MAX {
+                    self.preview.seen.send_modify(|seen| seen.0 = count);
+                    return Ok(Written::Closed);
+                }
+                let part = batch.slice(at, (batch.num_rows() - at).min(64).min(ROWS_MAX - count));
+                let new = lines(&[part])?;
+                let mut rows = self.preview.rows.lock();
+                for row in new {
+                    let id = format!("{epoch}-{}", rows.len() + 1);
+                    rows.push(Event { id, sink: self.name.clone(), at_ms, row, missed: 0 });
+                }
             }
         }
         let count = self.preview.rows.lock().len();

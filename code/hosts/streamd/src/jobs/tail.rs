@@ -43,6 +43,8 @@ pub struct Tail {
     registry: Arc<Registry>,
     id: String,
     log: Option<EpochLog>,
+    /// The name of the epochs that are read.
+    of: String,
     /// The next epoch; `None` starts with the oldest one whose rows are kept.
     next: Option<u64>,
     /// Rows of the next epoch that the reader has.
@@ -57,7 +59,7 @@ impl Tail {
         let place = after.and_then(|after| after.split_once('-'));
         let place = place.and_then(|(epoch, n)| Some((epoch.parse().ok()?, n.parse().ok()?)));
         let (next, had) = place.map_or((None, 0), |(epoch, had): (u64, usize)| (Some(epoch), had));
-        Self { registry, id, log: None, next, had, events: VecDeque::new(), missed: 0 }
+        Self { registry, id, log: None, of: String::new(), next, had, events: VecDeque::new(), missed: 0 }
     }
 
     /// Waits for the next row. Returns `None` when the pipeline has ended and all its rows were returned.
@@ -70,6 +72,13 @@ impl Tail {
                 return Ok(Some(event));
             }
             let pipeline = self.registry.get(&self.id).await?.ok_or_else(|| crate::jobs::unknown(&self.id))?;
+            if self.of != pipeline.wanted.log {
+                if !self.of.is_empty() {
+                    (self.next, self.had) = (None, 0);
+                }
+                self.log = None;
+                self.of.clone_from(&pipeline.wanted.log);
+            }
             if self.log.is_none() {
                 self.log = self.registry.log(&pipeline).await?;
             }
@@ -110,6 +119,10 @@ impl Tail {
         let through = newest.epoch.min(next.saturating_add(RECORDS_MAX as u64 - 1));
         for record in log.records(next, through, RECORDS_MAX).await? {
             self.add(&log, &record).await?;
+            if !self.events.is_empty() {
+                (self.next, self.had) = (Some(record.epoch + 1), 0);
+                return Ok(true);
+            }
         }
         self.next = Some(through + 1);
         self.had = 0;
@@ -125,7 +138,9 @@ impl Tail {
             for file in files {
                 let path = file.path.as_str().into();
                 let Some(bytes) = log.get(&path).await? else {
-                    is_missed = true;
+                    // The reader may have these rows.
+                    n += usize::try_from(file.rows).unwrap_or_default();
+                    is_missed = is_missed || n > had;
                     continue;
                 };
                 let batches = StreamReader::try_new(Cursor::new(bytes), None)?;

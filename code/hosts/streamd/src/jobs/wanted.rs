@@ -145,7 +145,7 @@ impl Wanted {
         Ok(Self {
             name: new.name.clone(),
             script: checked_script(&new.script)?,
-            log: if n == 1 { id.to_string() } else { format!("{id}.{n}") },
+            log: if n == 1 && !is_numbered(id) { id.to_string() } else { format!("{id}.{n}") },
             parallelism: new.parallelism.map(checked_parallelism).transpose()?,
             epoch_micros: new.epoch_micros.map(checked_epoch).transpose()?,
             created_ms,
@@ -214,6 +214,11 @@ fn checked_epoch(micros: u64) -> Result<u64> {
         EPOCH_MICROS.start(),
         EPOCH_MICROS.end()
     )))
+}
+
+/// Returns true if `id` ends like the log of a pipeline that was created again.
+fn is_numbered(id: &str) -> bool {
+    id.rsplit_once('.').is_some_and(|(_, end)| !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[cfg(test)]

@@ -85,7 +85,8 @@ impl Run<'_> {
         self.log_begin(&inboxes);
         let or_combs = self.reducers.or_combs();
         // Where a task runs once, a second run of it would only slow down the first.
-        let stragglers = Stragglers::of(plan, !flowing && !host.compute.runs_once());
+        let of_tasks = reductions.first().map(Reduction::task_stages).unwrap_or_default();
+        let stragglers = Stragglers::of(plan, of_tasks, !flowing && !host.compute.runs_once());
         let kept = self.kept;
         let (inboxes, parts) = (&inboxes, Parts::of(host, plan));
         let dispatch = Dispatch { host, plan, query, inboxes, progress, kept, flowing, or_combs, stragglers, parts };

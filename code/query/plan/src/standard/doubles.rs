@@ -3,13 +3,15 @@
 //! `-0.0` equals `0.0`, and every NaN is one value, but DataFusion compares their bits in `nullif`, `CASE x WHEN`, lists of IN that it
 //! hashes, and the keys of windows.
 
+use std::sync::Arc;
+
 use arrow::datatypes::DataType;
 use buzz_kernel::{null_if, one_form};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
-use datafusion::logical_expr::expr::{InList, ScalarFunction, WindowFunction};
-use datafusion::logical_expr::{Case, Cast, Expr};
+use datafusion::logical_expr::expr::{InList, InSubquery, ScalarFunction, WindowFunction};
+use datafusion::logical_expr::{Case, Cast, Expr, LogicalPlanBuilder};
 
 use super::operands::type_of;
 use super::windows;
@@ -18,6 +20,7 @@ use super::windows;
 pub(super) fn by_value(mut expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let changed = match &mut expression {
         Expr::Case(case) => of_case(case, schema)?,
+        Expr::InSubquery(membership) => of_subquery(membership, schema)?,
         Expr::WindowFunction(window) => of_window(window, schema)?,
         Expr::ScalarFunction(call) if call.name() == "nullif" => match of_nullif(call, schema)? {
             Some(replaced) => {
@@ -50,6 +53,21 @@ pub(super) fn formed(key: &mut Expr, schema: &DFSchema) -> Result<bool> {
         *key = one_form().call(vec![std::mem::replace(key, null)]);
     }
     Ok(is_double)
+}
+
+/// Compares a double with the one form of the values of a subquery.
+fn of_subquery(membership: &mut InSubquery, schema: &DFSchema) -> Result<bool> {
+    let plan = Arc::clone(&membership.subquery.subquery);
+    let columns = plan.schema().columns();
+    let [column] = columns.as_slice() else { return Ok(false) };
+    let mut item = Expr::Column(column.clone());
+    if !formed(&mut item, plan.schema())? {
+        return formed(&mut membership.expr, schema);
+    }
+    let plan = LogicalPlanBuilder::from(plan.as_ref().clone()).project(vec![item])?.build()?;
+    membership.subquery = membership.subquery.with_plan(Arc::new(plan));
+    formed(&mut membership.expr, schema)?;
+    Ok(true)
 }
 
 fn of_case(case: &mut Case, schema: &DFSchema) -> Result<bool> {

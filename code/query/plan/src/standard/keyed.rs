@@ -72,6 +72,9 @@ fn joined(mut join: Join) -> Result<Transformed<LogicalPlan>> {
         if let Some(keys) = instants::keys(both.0, both.1).or_else(|| times::keys(both.0, both.1)) {
             (*left, *right) = keys;
             changed = true;
+        } else if types.iter().any(|one| matches!(one, DataType::Float32 | DataType::Float64)) {
+            changed |= doubles::formed(left, join.left.schema())?;
+            changed |= doubles::formed(right, join.right.schema())?;
         } else if have_lengths(&types.map(|data_type| Kind::of(&data_type))) {
             replace(left, length);
             replace(right, length);
@@ -110,7 +113,7 @@ fn grouped(aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {
     let parts: Vec<Expr> = grouping_set_to_exprlist(&aggregate.group_expr)?.into_iter().cloned().collect();
     let forms = parts.iter().map(|part| Form::of(part, aggregate.input.schema())).collect::<Result<Vec<_>>>()?;
     let has_sets = matches!(aggregate.group_expr.as_slice(), [Expr::GroupingSet(_)]);
-    if forms.iter().all(|form| *form == Form::Itself) || (has_sets && asks_for_sets(&aggregate)) {
+    if forms.iter().all(|form| *form == Form::Itself) || asks_for_sets(&aggregate) {
         return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
     }
     let Aggregate { input, group_expr, mut aggr_expr, schema, .. } = aggregate;

@@ -26,6 +26,7 @@ mod operators;
 mod overflow;
 mod patterns;
 mod precedence;
+mod separable;
 mod sets;
 mod shadowing;
 mod simplified;

@@ -17,9 +17,11 @@ use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison, SetQuant
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::{conjunction, disjunction};
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit, not, when,
+    BinaryExpr, Distinct, Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit, not,
+    when,
 };
 
+use super::separable::{check_names, check_separable, single_row, with_having};
 use crate::trees::{PlanTree, Tree};
 
 /// Rewrites the subqueries in the expressions of `plan`, and in its subqueries.
@@ -187,10 +189,15 @@ impl Rewriter<'_> {
     fn is_in(&self, found: InSubquery, place: Place) -> Result<Expr> {
         let InSubquery { expr, subquery, negated } = found;
         let expr = self.of(*expr, Place::Value)?;
+        if let Some((row, passes)) = with_having(&subquery)? {
+            let value = when(passes, self.equal(&expr, row)?).otherwise(lit(false))?;
+            return Ok(if negated { not(value) } else { value });
+        }
         if let Some(None) = single_row(&subquery.subquery) {
             let equal = self.equal(&expr, subquery)?;
             return Ok(if negated { not(equal) } else { equal });
         }
+        check_separable(&subquery)?;
         let single = !matches!(expr.get_type(self.schema)?, DataType::Struct(_));
         let varies = expr.any_column_refs();
         let as_planned = match (place, negated) {
@@ -228,11 +235,17 @@ impl Rewriter<'_> {
             let unchanged = Expr::SetComparison(unchanged);
             return Ok(if is_negated { not(unchanged) } else { unchanged });
         }
+        if let Some((row, passes)) = with_having(&found.subquery)? {
+            let holds = BinaryExpr::new(Box::new(expr), op, Box::new(Expr::ScalarSubquery(row)));
+            let value = when(passes, Expr::BinaryExpr(holds)).otherwise(lit(false))?;
+            return Ok(if negated { not(value) } else { value });
+        }
         if let Some(None) = single_row(&found.subquery.subquery) {
             let holds = BinaryExpr::new(Box::new(expr), op, Box::new(Expr::ScalarSubquery(found.subquery)));
             let holds = Expr::BinaryExpr(holds);
             return Ok(if negated { not(holds) } else { holds });
         }
+        check_separable(&found.subquery)?;
         self.compared(&expr, op, found.subquery)?.any(negated, place)
     }
 
@@ -268,6 +281,9 @@ impl Rewriter<'_> {
         let (parts, columns): (Vec<Expr>, Vec<Expr>) = pairs.into_iter().unzip();
         let parts: Vec<Expr> = parts.into_iter().map(|part: Expr| self.outer(part)).collect::<Result<_>>()?;
         let correlated = !subquery.outer_ref_columns.is_empty();
+        if correlated {
+            check_names(expr, &subquery)?;
+        }
         let plan = subquery.subquery.as_ref().clone();
         let (plan, columns): (LogicalPlan, Vec<Expr>) = if correlated {
             // DataFusion does not find columns of a correlated subquery below another name, nor conditions below a projection.
@@ -300,6 +316,9 @@ impl Rewriter<'_> {
 /// Returns the plan below the projections on top of `plan`, and `columns` of `plan` as expressions over it. Projections that change
 /// the number of rows or have subqueries stay.
 fn below_projections(mut plan: LogicalPlan, mut columns: Vec<Expr>) -> Result<(LogicalPlan, Vec<Expr>)> {
+    while let LogicalPlan::Distinct(Distinct::All(input)) = &plan {
+        plan = input.as_ref().clone();
+    }
     while let LogicalPlan::Projection(projection) = &plan {
         let stays = |inner: &Expr| matches!(inner, Expr::Unnest(_) | Expr::ScalarSubquery(_));
         let stay =
@@ -392,7 +411,10 @@ impl Compared {
 /// Replaces `EXISTS` over an aggregate without GROUP BY, which has one row, or the one that passes HAVING.
 fn exists(found: Exists) -> Result<Expr> {
     match single_row(&found.subquery.subquery) {
-        None => Ok(Expr::Exists(found)),
+        None => {
+            check_separable(&found.subquery)?;
+            Ok(Expr::Exists(found))
+        }
         Some(None) => Ok(lit(!found.negated)),
         Some(Some(having)) => {
             let Exists { subquery, negated } = found;
@@ -401,21 +423,5 @@ fn exists(found: Exists) -> Result<Expr> {
             let passes = Expr::ScalarSubquery(Subquery { subquery: plan.into(), ..subquery });
             Ok(if negated { passes.is_not_true() } else { passes.is_true() })
         }
-    }
-}
-
-/// Returns the HAVING of `plan` if it aggregates without GROUP BY; `Some(None)` if such a plan has none.
-fn single_row(plan: &LogicalPlan) -> Option<Option<Filter>> {
-    match plan {
-        LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty().then_some(None),
-        LogicalPlan::Filter(filter) => match filter.input.as_ref() {
-            LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.is_empty() => Some(Some(filter.clone())),
-            _ => None,
-        },
-        LogicalPlan::Projection(node) => single_row(&node.input),
-        LogicalPlan::SubqueryAlias(node) => single_row(&node.input),
-        LogicalPlan::Sort(node) => single_row(&node.input),
-        LogicalPlan::Distinct(node) => single_row(node.input()),
-        _ => None,
     }
 }
