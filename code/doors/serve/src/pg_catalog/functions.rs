@@ -315,12 +315,13 @@ fn about_names(functions: &mut Functions, named: &[NamedTable]) {
             other => text_of(other),
         })
     });
-    functions.add("array_upper", DataType::Int32, |args| {
+    // `generate_series` takes numbers of 64 bits only.
+    functions.add("array_upper", DataType::Int64, |args| {
         let length = match (args.first(), number_of(args.get(1))) {
-            (Some(ScalarValue::List(list)), Some(1)) if list.is_valid(0) => Some(list.value_length(0)),
+            (Some(ScalarValue::List(list)), Some(1)) if list.is_valid(0) => Some(i64::from(list.value_length(0))),
             _ => None,
         };
-        ScalarValue::Int32(length.filter(|length| *length > 0))
+        ScalarValue::Int64(length.filter(|length| *length > 0))
     });
     functions.add("pg_size_pretty", DataType::Utf8, |args| {
         text(number_of(args.first()).map(|bytes| format!("{bytes} bytes")))
