@@ -310,7 +310,8 @@ mod tests {
             out.write_all(&[b'y'; 100_000])?;
             panic!("it was written")
         });
-        assert!(error.unwrap_err().to_string().contains("was interrupted"));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("was interrupted"), "{error}");
         assert_eq!((std::fs::read_to_string(&path).unwrap().as_str(), left()), ("old", 1));
 
         // Between the last write and the replacement.

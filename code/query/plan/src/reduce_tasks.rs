@@ -162,18 +162,25 @@ impl Divider {
             return Ok(node);
         }
         let Some(input) = node.children().first().map(|input| Arc::clone(input)) else { return Ok(node) };
-        let sort = input.downcast_ref::<SortExec>();
-        let part = match sort {
-            // Objects do not keep the order of rows, so the rows are sorted above the stage. Of a top-k, tasks run their part.
-            Some(sort) if sort.fetch().is_none() => Arc::clone(sort.input()),
-            None if sorted => return Ok(node),
-            _ => Arc::clone(&input),
-        };
+        // Objects do not keep the order of rows, so the rows are sorted above the stage. Of a top-k, tasks run their part.
+        let (mut above, mut part) = (Vec::new(), Arc::clone(&input));
+        while sorted && part.downcast_ref::<ProjectionExec>().is_some() {
+            let below = Arc::clone(part.children()[0]);
+            above.push(std::mem::replace(&mut part, below));
+        }
+        if let Some(sort) = part.downcast_ref::<SortExec>() {
+            above.push(Arc::clone(&part));
+            if sort.fetch().is_none() {
+                part = Arc::clone(sort.input());
+            }
+        } else if sorted {
+            return Ok(node);
+        }
         if !self.is_of_tasks(&part) || !works(&part)? {
             return Ok(node);
         }
         let inbox = self.stage(&part, Vec::new())?;
-        let input = if sort.is_some() { with_children(&input, vec![inbox])? } else { inbox };
+        let input = above.into_iter().rev().try_fold(inbox, |input, node| with_children(&node, vec![input]))?;
         with_children(&node, vec![input])
     }
 

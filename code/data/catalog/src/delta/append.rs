@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     fn target(store: &Arc<InMemory>, application: &str) -> DeltaTarget {
-        let place = Location::parse("/lake/t", std::path::Path::new("/")).expect("it is a path");
+        let place = Location::parse("s3://lake/t", std::path::Path::new("/")).expect("it is a uri");
         let root = place.directory_url();
         DeltaTarget::new(place, Arc::clone(store) as _, root, application.to_string())
     }

@@ -316,7 +316,7 @@ mod tests {
         ];
         let lines: Vec<String> = listed(&pipelines).lines().map(str::to_string).collect();
         assert_eq!(lines.len(), 3);
-        assert!(lines[1].starts_with("a ") && lines[1].ends_with("Running            2"), "{lines:?}");
+        assert!(lines[1].starts_with("a ") && lines[1].ends_with("Running      2"), "{lines:?}");
         assert!(lines[2].starts_with("b ") && lines[2].ends_with("1  no row"), "{lines:?}");
     }
 }

@@ -151,7 +151,7 @@ async fn credentials_are_read_from_the_aws_profile() {
     fs::write(aws.join("config"), "[profile signed-on]\nsso_start_url = https://example.com\nsso_region = us-east-2\nsso_account_id = 1\nsso_role_name = r\n").unwrap();
     let signed_on =
         lake.count("Parquet", "s3://lake/tables/rides", &lake.reached(), &[("AWS_PROFILE", "signed-on")]).await;
-    assert!(told(&signed_on).contains("aws configure export-credentials"), "{}", told(&signed_on));
+    assert!(told(&signed_on).contains("aws sso login"), "{}", told(&signed_on));
     let absent = lake.count("Parquet", "s3://lake/tables/rides", &lake.reached(), &[("AWS_PROFILE", "none")]).await;
     assert!(told(&absent).contains("credentials"), "{}", told(&absent));
 }

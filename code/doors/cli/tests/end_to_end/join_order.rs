@@ -22,7 +22,8 @@ const SALES: &str = "SELECT sold.item, days.day, COUNT(*) AS n, MAX(stock.item) 
 const STATEMENTS: [&str; 8] = [
     SALES,
     // Columns that USING merges.
-    "SELECT item, day, year, COUNT(*) FROM sold JOIN stock USING (item, day) JOIN days USING (day) WHERE year = 3 GROUP BY item, day, year",
+    "SELECT item, d.year, COUNT(*) FROM sold JOIN stock USING (item) JOIN days d ON sold.day = d.day AND stock.day = d.day WHERE d.year = 3
+        GROUP BY item, d.year",
     // Outer, semi and anti joins around inner ones and below them.
     "SELECT d.year, s.item, t.day, e.year AS other FROM sold s JOIN stock t ON s.item = t.item JOIN days d ON s.day = d.day AND t.day = d.day
         LEFT JOIN days e ON e.day = s.item AND e.year = 0 WHERE d.year < 2",

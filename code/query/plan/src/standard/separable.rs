@@ -39,7 +39,9 @@ pub(super) fn check_names(expr: &Expr, subquery: &Subquery) -> Result<()> {
         if shadowed.is_none() {
             shadowed = expr.column_refs().into_iter().find(|column| columns.contains(*column)).cloned();
         }
-        Ok(TreeNodeRecursion::Continue)
+        // Names below an alias are not seen above it.
+        let hides = matches!(node, LogicalPlan::SubqueryAlias(_));
+        Ok(if hides { TreeNodeRecursion::Jump } else { TreeNodeRecursion::Continue })
     })?;
     match shadowed {
         Some(column) => not_impl_err!(

@@ -111,7 +111,8 @@ async fn group_that_does_not_change_is_not_emitted_again() {
             .await
             .expect("it runs");
     let count: usize = changes.iter().map(RecordBatch::num_rows).sum();
-    assert_eq!(count, 11, "10 persons, and the group of all other events, each once");
+    let printed = arrow::util::pretty::pretty_format_batches(&changes).expect("rows can be printed");
+    assert_eq!(count, 11, "10 persons, and the group of all other events, each once:\n{printed}");
 }
 
 #[tokio::test]
