@@ -127,7 +127,7 @@ impl FuseFunction {
         outcome
     }
 
-    /// Notes what is asked under `query`, an id that its caller chose. Another question must have another id.
+    /// Notes the request of `query`, whose id its caller chose. Another request must have another id.
     async fn note_asked(&self, query: QueryId, event: &Value) -> Result<()> {
         let place = self.results.of_query(query, "asked")?;
         let mut hash = DefaultHasher::new();
