@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use buzz_local::LocalHost;
-use buzz_protocol::ErrorKind;
+use buzz_protocol::{ErrorKind, Options, QueryError};
 use buzz_testkit::Rows;
 use futures::FutureExt;
 use tokio_util::task::AbortOnDropHandle;
@@ -130,10 +130,14 @@ async fn buzz_rows(host: &LocalHost, asked: &Asked, zones: usize, sets: &[String
     let catalogs = asked.tables.iter().zip(&uris).map(|((name, _), uri)| (name.as_str(), "Parquet", uri.as_str()));
     let query = statement(zones, &asked.sql, &catalogs.collect::<Vec<_>>());
     let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
-    let answer = ask_on(host, &query, Path::new("/"), &sets).await.map_err(|error| Failure {
+    let failed = |error: QueryError| Failure {
         clear: matches!(error.kind, ErrorKind::Invalid | ErrorKind::Limit | ErrorKind::Data),
         text: format!("{:?}: {error}", error.kind),
-    })?;
+    };
+    for set in &sets {
+        Options::default().set(set).map_err(failed)?;
+    }
+    let answer = ask_on(host, &query, Path::new("/"), &sets).await.map_err(failed)?;
     // A value that has no text, such as a time far beyond the calendar, is not a failure of Buzz.
     Rows::of(&answer.rows).map_err(|error| Failure { clear: true, text: error.to_string() })
 }
