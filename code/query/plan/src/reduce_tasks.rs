@@ -101,7 +101,7 @@ pub fn task_stages(
     let mut divider = Divider { query, first, partitions, stages: Vec::new() };
     let rest = divider.node(plan)?;
     // A plan that cannot be encoded is run by Fuse as a whole.
-    if divider.stages.iter().any(|stage| crate::wire::unsendable_plan(&stage.plan).is_some()) {
+    if divider.stages.iter().any(|stage| stage.fragment(0).is_err()) {
         return Ok(whole());
     }
     Ok((rest, divider.stages))
