@@ -135,7 +135,12 @@ fn encode(schema: &SchemaRef, batches: Batches, format: Format, out: &mut dyn Wr
 
 /// Returns the operating system's error without the path, which may be that of a temporary file.
 pub fn plain(error: &io::Error) -> io::Error {
-    error.raw_os_error().map_or_else(|| io::Error::from(error.kind()), io::Error::from_raw_os_error)
+    match (error.raw_os_error(), error.kind()) {
+        (Some(code), _) => io::Error::from_raw_os_error(code),
+        // It has nothing but its message.
+        (None, io::ErrorKind::Other) => io::Error::other(error.to_string()),
+        (None, kind) => io::Error::from(kind),
+    }
 }
 
 /// An output that records its last error: some writers return it only as text, like an error in the rows.

@@ -8,8 +8,9 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use buzz_protocol::{QueryError, Result};
 use buzz_storage::{Location, unpanicked};
-use deltalake::kernel::Transaction;
+use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::CommitProperties;
+use deltalake::kernel::{StructType, Transaction};
 use deltalake::protocol::SaveMode;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use futures::TryStreamExt;
@@ -111,13 +112,12 @@ impl DeltaTarget {
             {
                 return Ok(());
             }
-            let (table, rows) = match table {
-                Some(table) => {
-                    let rows = rows.iter().map(|rows| in_order_of(&table, rows)).collect::<Result<Vec<_>>>()?;
-                    (table, rows)
-                }
-                None => (self.builder()?.build().map_err(|error| self.unwritten(&error))?, rows.to_vec()),
+            let Some(table) = table else {
+                // Without rows: a writer that finds a table where there was none appends to it without a look at its transactions.
+                last = self.create(rows, partition_by).await.err();
+                continue;
             };
+            let rows = rows.iter().map(|rows| in_order_of(&table, rows)).collect::<Result<Vec<_>>>()?;
             let transaction = Transaction::new(&self.application, version);
             let properties = CommitProperties::default().with_application_transaction(transaction);
             let mut write = table
@@ -139,6 +139,17 @@ impl DeltaTarget {
             (_, Some(error)) => Err(error),
             (_, None) => Err(QueryError::internal("a Delta table was not written and gave no reason")),
         }
+    }
+
+    /// Creates the table with the columns of `rows`, if it does not exist.
+    async fn create(&self, rows: &[RecordBatch], partition_by: &[String]) -> Result<()> {
+        let columns = rows.first().ok_or_else(|| QueryError::internal("a Delta table is created without columns"))?;
+        let columns: StructType = columns.schema().try_into_kernel()?;
+        let table = self.builder()?.build().map_err(|error| self.unwritten(&error))?;
+        let create = table.create().with_columns(columns.fields().cloned()).with_save_mode(SaveMode::Ignore);
+        let create = create.with_partition_columns(partition_by.to_vec());
+        unpanicked(create.into_future()).await?.map_err(|error| self.unwritten(&error))?;
+        Ok(())
     }
 
     fn builder(&self) -> Result<DeltaTableBuilder> {
@@ -246,13 +257,13 @@ mod tests {
         first.append(3, &[rows(&[1, 2]), rows(&[3])], &[]).await.expect("the table is created");
         first.append(3, &[rows(&[1, 2]), rows(&[3])], &[]).await.expect("a repetition does nothing");
         first.append(2, &[rows(&[9])], &[]).await.expect("an earlier epoch does nothing");
-        assert_eq!(state(&first).await, (3, 0));
+        assert_eq!(state(&first).await, (3, 1));
         assert_eq!(first.newest().await.expect("the log is valid"), Some(3));
         let other = target(&store, "other");
         assert_eq!(other.newest().await.expect("the log is valid"), None);
         other.append(1, &[rows(&[4])], &[]).await.expect("another application has its own epochs");
         first.append(7, &[rows(&[5])], &[]).await.expect("epochs may be left out");
-        assert_eq!(state(&first).await, (5, 2));
+        assert_eq!(state(&first).await, (5, 3));
         let columns = first.columns().await.expect("the log is valid").expect("the table exists");
         assert_eq!(columns.schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(), ["n"]);
     }
@@ -268,7 +279,7 @@ mod tests {
         }
         assert_eq!(target.newest().await.expect("there is no table"), None);
         target.append(2, &[rows(&[3])], &[]).await.expect("the table is created again");
-        assert_eq!(state(&target).await, (1, 0));
+        assert_eq!(state(&target).await, (1, 1));
     }
 
     #[tokio::test]
