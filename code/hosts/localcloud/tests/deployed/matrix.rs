@@ -40,9 +40,9 @@ const FROZEN: Duration = Duration::from_secs(40);
 const HBEES_OF_ALL: usize = 27;
 
 /// Number of stacks that run rows at the same time.
-const STACKS: usize = 3;
+const STACKS: usize = 2;
 
-/// Number of invocations that no query makes.
+/// Number of invocations, and of reads, that no query makes. A single read may be repeated because it is late.
 const ALWAYS: usize = 1000;
 
 /// Part of the paths of the table's files.
@@ -127,8 +127,8 @@ fn faults() -> Vec<Row> {
         ("ECS: no capacity", Make::NoCapacity, Either("Unavailable"), none()),
         ("ECS: a task stops while it starts", Make::StopsWhileStarting, Either("Unavailable"), none()),
         ("S3: 503", Make::Reads(ReadFault::Refuse(503, "SlowDown"), 2), Rows, none()),
-        ("S3: 403", Make::Reads(ReadFault::Refuse(403, "AccessDenied"), 1), Fails("Data"), none()),
-        ("S3: 404", Make::Reads(ReadFault::Refuse(404, "NoSuchKey"), 1), Fails("Data"), none()),
+        ("S3: 403", Make::Reads(ReadFault::Refuse(403, "AccessDenied"), ALWAYS), Fails("Data"), none()),
+        ("S3: 404", Make::Reads(ReadFault::Refuse(404, "NoSuchKey"), ALWAYS), Fails("Data"), none()),
         ("S3: slow", Make::Reads(ReadFault::Slow(Duration::from_secs(4)), 1), Rows, none()),
         ("S3: truncated response", Make::Reads(ReadFault::Truncated, 1), Rows, none()),
         ("Fuse is killed", Make::Fuse(Fault::DieAfter(Duration::from_secs(1))), Fails("Runtime.ExitError"), none()),
@@ -202,10 +202,13 @@ async fn in_turn(
         let answer = deployed.invoke(&event(sql, options)).await;
         let time = started.elapsed();
         let left = cloud.lambda.faults_left(HBEE) + cloud.s3.faults_left();
-        let all = left == 0 || matches!(make, Make::Fuse(_) | Make::Hbees(_, ALWAYS));
+        let all = left == 0 || matches!(make, Make::Fuse(_) | Make::Hbees(_, ALWAYS) | Make::Reads(_, ALWAYS));
         assert!(all, "{place}: {left} faults were not made");
         assert_eq!(cloud.lambda.faults_left(FUSE), 0, "{place}");
         cloud.lambda.fail_no_more(HBEE);
+        if let Make::Reads(fault, ALWAYS) = make {
+            cloud.s3.fail_reads(FILES, *fault, 0);
+        }
         cells.push(Cell { outcome: outcome(&answer, *expect, right, &place), time });
     }
     cells
