@@ -41,7 +41,10 @@ pub(crate) async fn run(inputs: &Inputs, number: u64) -> Result<(), Failed> {
             let scanned = answer.summary.stages.iter().map(|stage| stage.tasks.len()).max();
             // The rows of a null-aware NOT IN must meet in one place.
             let combs = if number == 16 { 1 } else { zones };
-            if scanned != Some(FILES) || answer.summary.combs != combs {
+            // No part of the small tables is one of statement 17. Its joins end without the rows of their other side, so that the
+            // last of its tasks may not run.
+            let is_complete = scanned == Some(FILES) || (number == 17 && scanned < Some(FILES));
+            if !is_complete || answer.summary.combs != combs {
                 return Err(place(format!("{} combs, at most {scanned:?} tasks of a stage", answer.summary.combs)));
             }
             if let Some(told) = asked.judge(&Rows::of(&answer.rows)?, plain.clone()).await? {
