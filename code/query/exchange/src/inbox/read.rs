@@ -52,11 +52,11 @@ impl Inboxes {
         Ok(counted.try_flatten())
     }
 
-    /// Holds the object of a delivery, whose rows are `segments`, until [`InboxService::commit`]. The object is read only
+    /// Holds the object of a delivery, whose rows are `segments`, until [`commit`](crate::InboxService::commit). The object is read only
     /// when its rows are.
     ///
     /// # Errors
-    /// As [`InboxService::deliver`].
+    /// As [`deliver`](crate::InboxService::deliver).
     pub fn hold_object(&self, header: &DeliveryHeader, object: &ObjectOfDelivery, segments: &[Segment]) -> Result<()> {
         self.stage(header.query, header.stage)?.hold_object(header, object, segments)
     }
