@@ -358,7 +358,7 @@ mod tests {
         let commits = std::fs::read_dir(table.join("_delta_log")).expect("there is a log");
         let commits =
             commits.filter_map(Result::ok).filter(|file| file.path().extension().is_some_and(|e| e == "json"));
-        assert_eq!(commits.count(), 1);
+        assert_eq!(commits.count(), 2, "the table is created, and the epoch appended");
         let other = kinds("m", &["a"]);
         let error = second.check_target(&other.schema()).await.expect_err("a column has another name");
         assert!(error.message.contains("has the columns kind Utf8, n Int64, but the rows have"), "{error}");
