@@ -34,6 +34,11 @@ pub fn each_expression_mut(node: &mut impl VisitMut, each: &mut dyn FnMut(&mut E
     let _: ControlFlow<()> = visit_mut(node, &mut ExpressionsMut(each));
 }
 
+/// Calls `each` with each expression in `node` that is in none of its subqueries, those within others first.
+pub fn each_own_expression_mut(node: &mut impl VisitMut, each: &mut dyn FnMut(&mut Expr)) {
+    let _: ControlFlow<()> = visit_mut(node, &mut OwnExpressionsMut { each, depth: 0 });
+}
+
 struct Expressions<'a>(&'a mut dyn FnMut(&Expr) -> bool);
 
 impl Visitor for Expressions<'_> {
@@ -51,6 +56,33 @@ impl VisitorMut for ExpressionsMut<'_> {
 
     fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<()> {
         (self.0)(expression);
+        ControlFlow::Continue(())
+    }
+}
+
+struct OwnExpressionsMut<'a> {
+    each: &'a mut dyn FnMut(&mut Expr),
+    /// Number of subqueries around the node.
+    depth: usize,
+}
+
+impl VisitorMut for OwnExpressionsMut<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<()> {
+        if self.depth == 0 {
+            (self.each)(expression);
+        }
         ControlFlow::Continue(())
     }
 }

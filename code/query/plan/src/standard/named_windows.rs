@@ -8,16 +8,14 @@
 
 use std::collections::BTreeMap;
 use std::mem;
-use std::ops::ControlFlow;
 
 use buzz_protocol::{QueryError, Result};
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, Ident, NamedWindowDefinition, NamedWindowExpr, OrderBy, Query, Select, VisitorMut, WindowSpec,
-    WindowType,
+    Expr, Function, Ident, NamedWindowDefinition, NamedWindowExpr, OrderBy, Select, WindowSpec, WindowType,
 };
 
 use super::syntax::normal;
-use crate::visit::{any_expression, visit_mut};
+use crate::visit::{any_expression, each_own_expression_mut};
 
 /// Replaces the names of windows in `select`, and in the ORDER BY of its query, by the windows that its WINDOW clause
 /// defines. Names without a definition stay; [`check`] refuses them.
@@ -29,17 +27,20 @@ pub(super) fn resolved(select: &mut Select, order_by: Option<&mut OrderBy>) -> R
         return Ok(());
     }
     let windows = defined(mem::take(&mut select.named_window))?;
-    let mut resolving = Resolving { windows, depth: 0 };
-    let mut flow = visit_mut(select, &mut resolving);
-    if let Some(order_by) = order_by
-        && flow.is_continue()
-    {
-        flow = visit_mut(order_by, &mut resolving);
+    let mut resolved = Ok(());
+    // A window is not visible in subqueries.
+    let mut resolve_in = |expression: &mut Expr| {
+        if let Expr::Function(Function { over: Some(over), .. }) = expression
+            && resolved.is_ok()
+        {
+            resolved = resolve(over, &windows);
+        }
+    };
+    each_own_expression_mut(select, &mut resolve_in);
+    if let Some(order_by) = order_by {
+        each_own_expression_mut(order_by, &mut resolve_in);
     }
-    match flow {
-        ControlFlow::Break(error) => Err(error),
-        ControlFlow::Continue(()) => Ok(()),
-    }
+    resolved
 }
 
 /// Checks that `expression` does not name a window: [`resolved`] has replaced all that are defined.
@@ -118,55 +119,24 @@ fn complete(window: &mut WindowSpec, name: &Ident, base: &WindowSpec) -> Result<
     Err(QueryError::invalid(format!("a window based on window `{name}` {problem}")))
 }
 
-struct Resolving {
-    windows: Windows,
-    /// Number of open subqueries: a window is not visible in them.
-    depth: usize,
-}
-
-impl Resolving {
-    fn resolve(&self, over: &mut WindowType) -> Result<()> {
-        match over {
-            WindowType::NamedWindow(name) => {
-                if let Some(window) = self.windows.get(&normal(name)) {
-                    *over = WindowType::WindowSpec(window.clone());
-                }
-            }
-            WindowType::WindowSpec(window) => {
-                if let Some(name) = window.window_name.clone()
-                    && let Some(base) = self.windows.get(&normal(&name))
-                {
-                    complete(window, &name, base)?;
-                    window.window_name = None;
-                }
+/// Replaces the name of a window, or of its base, in `over`.
+fn resolve(over: &mut WindowType, windows: &Windows) -> Result<()> {
+    match over {
+        WindowType::NamedWindow(name) => {
+            if let Some(window) = windows.get(&normal(name)) {
+                *over = WindowType::WindowSpec(window.clone());
             }
         }
-        Ok(())
-    }
-}
-
-impl VisitorMut for Resolving {
-    type Break = QueryError;
-
-    fn pre_visit_query(&mut self, _query: &mut Query) -> ControlFlow<QueryError> {
-        self.depth += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<QueryError> {
-        self.depth -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<QueryError> {
-        if self.depth == 0
-            && let Expr::Function(Function { over: Some(over), .. }) = expression
-            && let Err(error) = self.resolve(over)
-        {
-            return ControlFlow::Break(error);
+        WindowType::WindowSpec(window) => {
+            if let Some(name) = window.window_name.clone()
+                && let Some(base) = windows.get(&normal(&name))
+            {
+                complete(window, &name, base)?;
+                window.window_name = None;
+            }
         }
-        ControlFlow::Continue(())
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -8,12 +8,12 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement as ParsedStatement;
 use datafusion::sql::sqlparser::ast::{
-    Expr as SqlExpr, Ident, Join as SqlJoin, JoinConstraint as SqlConstraint, Query, Select, Value, VisitorMut,
+    Expr as SqlExpr, Ident, Join as SqlJoin, JoinConstraint as SqlConstraint, Select, Value, VisitorMut,
 };
 
 use super::syntax::normal;
 use super::using::{alias_of, constraint};
-use crate::visit::visit_mut;
+use crate::visit::{each_own_expression_mut, visit_mut};
 
 /// A SELECT with a NATURAL JOIN.
 pub(crate) struct NaturalSelect {
@@ -62,10 +62,10 @@ impl VisitorMut for Natural<'_> {
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
         let Some((merged, others)) = natural_relations(select) else { return ControlFlow::Continue(()) };
         if let Some(named @ (Named::Null | Named::By(_))) = self.names.get(self.found.len()) {
-            let mut conditions = Conditions { column: self.column, named, depth: 0 };
-            let _: ControlFlow<()> = visit_mut(&mut select.selection, &mut conditions);
+            let mut renamed = |expression: &mut SqlExpr| rename(expression, self.column, named);
+            each_own_expression_mut(&mut select.selection, &mut renamed);
             for join in select.from.iter_mut().flat_map(|table| &mut table.joins) {
-                let _: ControlFlow<()> = visit_mut(&mut join.join_operator, &mut conditions);
+                each_own_expression_mut(&mut join.join_operator, &mut renamed);
             }
         }
         self.found.push(NaturalSelect { merged, others });
@@ -73,38 +73,16 @@ impl VisitorMut for Natural<'_> {
     }
 }
 
-/// Replaces a column without a relation, outside of subqueries.
-struct Conditions<'a> {
-    column: &'a str,
-    named: &'a Named,
-    depth: usize,
-}
-
-impl VisitorMut for Conditions<'_> {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
-        self.depth += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
-        self.depth -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_expr(&mut self, expression: &mut SqlExpr) -> ControlFlow<()> {
-        if let SqlExpr::Identifier(column) = &*expression
-            && self.depth == 0
-            && normal(column) == self.column
-        {
-            *expression = match self.named {
-                Named::By(relation) => SqlExpr::CompoundIdentifier(vec![relation.clone(), column.clone()]),
-                Named::Null => SqlExpr::value(Value::Null),
-                Named::Itself => return ControlFlow::Continue(()),
-            };
-        }
-        ControlFlow::Continue(())
+/// Replaces `expression` as `named` says if it is `column` without a relation.
+fn rename(expression: &mut SqlExpr, column: &str, named: &Named) {
+    if let SqlExpr::Identifier(found) = &*expression
+        && normal(found) == column
+    {
+        *expression = match named {
+            Named::By(relation) => SqlExpr::CompoundIdentifier(vec![relation.clone(), found.clone()]),
+            Named::Null => SqlExpr::value(Value::Null),
+            Named::Itself => return,
+        };
     }
 }
 

@@ -21,14 +21,14 @@ use datafusion::logical_expr::{
     Signature, Volatility,
 };
 use datafusion::sql::sqlparser::ast::{
-    Expr as SqlExpr, Ident, JoinConstraint as SqlConstraint, JoinOperator, Query, Select, Statement, TableFactor,
-    TableWithJoins, Visitor, VisitorMut,
+    Expr as SqlExpr, Ident, JoinConstraint as SqlConstraint, JoinOperator, Select, Statement, TableFactor,
+    TableWithJoins, VisitMut, Visitor,
 };
 
 use super::overflow::with_names;
 use super::syntax::{call, normal};
 use crate::trees::{PlanTree, Tree};
-use crate::visit::{visit, visit_mut};
+use crate::visit::{each_own_expression_mut, visit};
 
 /// The name of the function that marks a reference to a side.
 pub(super) const MARK: &str = "buzz_own_column";
@@ -163,43 +163,24 @@ pub(super) fn ambiguous_columns(select: &mut Select) {
     let named = |least: usize| {
         let repeated = merged.iter().filter(|(_, (_, joins))| *joins >= least);
         let columns = repeated.filter_map(|(column, (relation, _))| Some((column.clone(), relation.clone()?)));
-        Naming { columns: columns.collect(), depth: 0 }
+        columns.collect::<BTreeMap<String, Ident>>()
     };
-    let _: ControlFlow<()> = visit_mut(&mut select.selection, &mut named(1));
-    let mut several = named(2);
-    let _: ControlFlow<()> = visit_mut(&mut select.projection, &mut several);
-    let _: ControlFlow<()> = visit_mut(&mut select.group_by, &mut several);
-    let _: ControlFlow<()> = visit_mut(&mut select.having, &mut several);
+    name_columns(&mut select.selection, &named(1));
+    let several = named(2);
+    name_columns(&mut select.projection, &several);
+    name_columns(&mut select.group_by, &several);
+    name_columns(&mut select.having, &several);
 }
 
-/// Names the relation of columns outside of subqueries.
-struct Naming {
-    columns: BTreeMap<String, Ident>,
-    depth: usize,
-}
-
-impl VisitorMut for Naming {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
-        self.depth += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
-        self.depth -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_expr(&mut self, expression: &mut SqlExpr) -> ControlFlow<()> {
+/// Names the relations of `columns`, which they have by name, in `node` outside of its subqueries.
+fn name_columns(node: &mut impl VisitMut, columns: &BTreeMap<String, Ident>) {
+    each_own_expression_mut(node, &mut |expression| {
         if let SqlExpr::Identifier(column) = &*expression
-            && self.depth == 0
-            && let Some(relation) = self.columns.get(&normal(column))
+            && let Some(relation) = columns.get(&normal(column))
         {
             *expression = SqlExpr::CompoundIdentifier(vec![relation.clone(), column.clone()]);
         }
-        ControlFlow::Continue(())
-    }
+    });
 }
 
 /// Returns the function that marks a reference to a side. [`merged`] removes it.
