@@ -374,8 +374,8 @@ pub struct NoCombs;
 impl Combs for NoCombs {
     async fn ready(&self, _count: usize) -> Result<Vec<CombAddress>> {
         Err(QueryError::invalid(
-            "this query requires combs, but this stack has none; leave the option `reducer` out, so that Fuse reduces \
-             the query, or deploy the stack with COMB_NETWORK=public_ipv4",
+            "this query requires combs, but this stack has none; leave the option `reducer` out, so that Fuse and HBees \
+             reduce the query, or deploy the stack with COMB_NETWORK=public_ipv4",
         ))
     }
 

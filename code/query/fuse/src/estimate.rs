@@ -132,7 +132,10 @@ impl Run {
         };
         let pace = host.compute.pace();
         let tasks: Vec<Between<f64>> = reads.tasks.iter().map(|task| pace.seconds(task.bytes)).collect();
-        let (low, high) = combs(plan, host.objects.is_for_all());
+        let (low, high) = match host.combs.are_possible() {
+            true => combs(plan, host.objects.is_for_all()),
+            false => (Combs::None, Combs::None),
+        };
         let start = host.combs.start_seconds();
         let bound = |of: fn(&Between<f64>) -> f64, combs: Combs| {
             let times: Vec<f64> = tasks.iter().map(of).collect();
