@@ -68,6 +68,10 @@ impl Runner {
                 rows.entry(target.clone()).or_default().extend(batches.iter().cloned());
             }
         }
+        for (name, batches) in &rows {
+            let checked = batches.iter().try_for_each(|batch| self.planned.sinks[name].check_rows(batch));
+            checked.map_err(|error| error.at(format!("sink {name}")))?;
+        }
         if let Some(log) = self.log.clone() {
             self.write_state(&log, &mut record, output).await?;
             for (sink, batches) in &rows {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{ErrorKind, QueryError, Result};
 use buzz_storage::{Location, unpanicked};
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
-use deltalake::kernel::transaction::CommitProperties;
+use deltalake::kernel::transaction::{CommitProperties, TransactionError};
 use deltalake::kernel::{StructType, Transaction};
 use deltalake::protocol::SaveMode;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
@@ -99,8 +99,8 @@ impl DeltaTarget {
     /// `partition_by` if it does not exist. Does nothing if the application has appended this or a later epoch.
     ///
     /// # Errors
-    /// `Data` if the table cannot take the rows, or other writers were faster in each attempt; `Unavailable` if the store
-    /// does not respond.
+    /// `Data` if the table cannot take the rows; `Unavailable` if the store does not respond, or other writers were faster in
+    /// each attempt.
     pub async fn append(&self, epoch: u64, rows: &[RecordBatch], partition_by: &[String]) -> Result<()> {
         let version = i64::try_from(epoch)
             .map_err(|_| QueryError::internal(format!("epoch {epoch} is too large for a Delta table")))?;
@@ -131,7 +131,7 @@ impl DeltaTarget {
             match unpanicked(write.into_future()).await? {
                 Ok(written) => return self.keep(&written).await,
                 // The commit may be in the log nevertheless, or another process may have written the epoch.
-                Err(error) => last = Some(self.unwritten(&error)),
+                Err(error) => last = Some(self.unwritten(error)),
             }
         }
         match (self.newest().await?, last) {
@@ -145,10 +145,10 @@ impl DeltaTarget {
     async fn create(&self, rows: &[RecordBatch], partition_by: &[String]) -> Result<()> {
         let columns = rows.first().ok_or_else(|| QueryError::internal("a Delta table is created without columns"))?;
         let columns: StructType = columns.schema().try_into_kernel()?;
-        let table = self.builder()?.build().map_err(|error| self.unwritten(&error))?;
+        let table = self.builder()?.build().map_err(|error| self.unwritten(error))?;
         let create = table.create().with_columns(columns.fields().cloned()).with_save_mode(SaveMode::Ignore);
         let create = create.with_partition_columns(partition_by.to_vec());
-        unpanicked(create.into_future()).await?.map_err(|error| self.unwritten(&error))?;
+        unpanicked(create.into_future()).await?.map_err(|error| self.unwritten(error))?;
         Ok(())
     }
 
@@ -202,10 +202,24 @@ impl DeltaTarget {
         Ok(version.map_err(failed)?.and_then(|version| u64::try_from(version).ok()))
     }
 
-    fn unwritten(&self, error: &DeltaTableError) -> QueryError {
+    fn unwritten(&self, error: DeltaTableError) -> QueryError {
         let text = error.to_string();
         let text = text.lines().next().unwrap_or_default();
-        QueryError::data(format!("Delta table {} cannot be written: {text}", self.place))
+        let message = format!("Delta table {} cannot be written: {text}", self.place);
+        let known = match error {
+            DeltaTableError::ObjectStore { source } => QueryError::from(source),
+            DeltaTableError::Arrow { source } => QueryError::from(source),
+            // Other writers were faster.
+            DeltaTableError::VersionAlreadyExists(_)
+            | DeltaTableError::Transaction { source: TransactionError::MaxCommitAttempts(_) } => {
+                return QueryError::unavailable(message);
+            }
+            _ => return QueryError::data(message),
+        };
+        match known.kind {
+            ErrorKind::Unavailable => failure::in_table(&self.place, known),
+            _ => QueryError::data(message),
+        }
     }
 }
 
@@ -269,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn table_that_was_replaced_is_read_anew() {
+    async fn table_that_was_replaced_is_read_again() {
         let store = Arc::new(InMemory::new());
         let target = target(&store, "p");
         target.append(8, &[rows(&[1, 2])], &[]).await.expect("the table is created");

@@ -36,6 +36,10 @@ impl Sink for Changes {
         self.0.roll()
     }
 
+    fn check_rows(&self, rows: &RecordBatch) -> Result<()> {
+        self.0.check_rows(rows)
+    }
+
     fn takes_changes(&self) -> TakesChanges {
         TakesChanges::Only
     }

@@ -13,7 +13,7 @@ use buzz_storage::Location;
 use url::Url;
 
 use super::folder::Files;
-use super::{Sink, Written};
+use super::{Sink, Written, check_partitions};
 
 /// Characters that the names of columns must not have.
 const FORBIDDEN: [char; 10] = [' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='];
@@ -115,6 +115,10 @@ impl Sink for DeltaSink {
         Ok(Written::Done)
     }
 
+    fn check_rows(&self, rows: &RecordBatch) -> Result<()> {
+        check_partitions(&to_delta(rows)?, &self.partition_by)
+    }
+
     fn check(&self, columns: &Schema) -> Result<()> {
         delta_schema(columns)?;
         for name in &self.partition_by {
@@ -129,6 +133,13 @@ impl Sink for DeltaSink {
                 return Err(QueryError::invalid(format!(
                     "column `{name}` of option `partition_by` has the nested type {}; select one of its fields for the \
                      partitions",
+                    field.data_type()
+                )));
+            }
+            if delta_type(field.data_type()) == Some(DataType::Binary) {
+                return Err(QueryError::invalid(format!(
+                    "column `{name}` of option `partition_by` has type {}, whose values partitions do not keep; encode it \
+                     as text",
                     field.data_type()
                 )));
             }

@@ -16,7 +16,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::encode::{check_format, encode};
-use super::{Sink, WriteFormat, Written};
+use super::{Sink, WriteFormat, Written, check_partitions};
 
 /// Writes files into a folder. Their names contain the pipeline, the epoch and a number, so a repetition writes the same
 /// files.
@@ -160,6 +160,10 @@ impl Sink for Folder {
             }
         }
         Ok(Written::Done)
+    }
+
+    fn check_rows(&self, rows: &RecordBatch) -> Result<()> {
+        check_partitions(rows, &self.partition_by)
     }
 
     fn check(&self, columns: &Schema) -> Result<()> {

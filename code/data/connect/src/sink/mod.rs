@@ -10,8 +10,9 @@ mod stdout;
 use std::fmt;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::Schema;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Schema};
 use async_trait::async_trait;
 use buzz_protocol::{CHANGES, QueryError, Result};
 
@@ -54,6 +55,14 @@ pub trait Sink: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// Checks that the values of `rows` can be written. Called before their epoch counts, since it cannot be taken back.
+    ///
+    /// # Errors
+    /// `Data` if the target has no representation of a value.
+    fn check_rows(&self, _rows: &RecordBatch) -> Result<()> {
+        Ok(())
+    }
+
     /// Returns the length of the spans of time whose epochs are written together; `None` if each epoch is written alone.
     fn roll(&self) -> Option<Duration> {
         None
@@ -63,6 +72,27 @@ pub trait Sink: fmt::Debug + Send + Sync {
     fn takes_changes(&self) -> TakesChanges {
         TakesChanges::No
     }
+}
+
+/// Checks that no column of `partition_by` has an empty text, which readers of partitions take as NULL.
+///
+/// # Errors
+/// `Data`, which names the column.
+fn check_partitions(rows: &RecordBatch, partition_by: &[String]) -> Result<()> {
+    for name in partition_by {
+        let Some(column) = rows.column_by_name(name) else { continue };
+        let is_text = match column.data_type() {
+            DataType::Dictionary(_, value) => value.is_string(),
+            other => other.is_string(),
+        };
+        if is_text && cast(column, &DataType::Utf8)?.as_string::<i32>().iter().any(|text| text == Some("")) {
+            return Err(QueryError::data(format!(
+                "column `{name}` of option `partition_by` has an empty text, which is read as NULL; replace it, as by \
+                 nullif({name}, '')"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The rows that a sink takes.
@@ -87,7 +117,7 @@ pub fn check_columns(sink: &dyn Sink, columns: &Schema) -> Result<()> {
             return Err(QueryError::invalid(
                 "the rows change, since an aggregate without a window has groups that never end; add \
                  tumble(interval '10 seconds'), hop(…) or session(…) to GROUP BY, or write the changes to a table with \
-                 format = 'debezium_json'",
+                 format = 'debezium_json' and connector stdout, single_file, filesystem or json",
             ));
         }
         (false, TakesChanges::Only) => {
