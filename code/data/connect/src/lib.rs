@@ -37,7 +37,7 @@ pub use generate::Generator;
 pub use generated::GeneratedSource;
 pub use impulse::Impulse;
 pub use nexmark::Nexmark;
-pub use open::{OpenSource, OpenTable, check_places, nullable, open_sink, open_source};
+pub use open::{OpenSource, OpenTable, PRINTED, check_places, nullable, open_sink, open_source};
 pub use options::{Options, parse_duration};
 pub use place::Place;
 pub use pushed::{

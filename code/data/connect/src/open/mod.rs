@@ -19,7 +19,7 @@ use self::files::files;
 use self::generators::generated;
 pub use self::places::{OpenTable, check_places};
 use self::pushed::pushed;
-pub use self::sinks::open_sink;
+pub use self::sinks::{PRINTED, open_sink};
 use crate::options::Options;
 use crate::place::Place;
 use crate::source::{BadData, Source};

@@ -21,8 +21,11 @@ const SINKS: &str =
 /// The format of rows that change.
 const CHANGES_FORMAT: &str = "debezium_json";
 
-/// Connectors that write it.
-const CHANGES_CONNECTORS: [&str; 7] = ["stdout", "preview", "log", "web", "single_file", "filesystem", "json"];
+/// Connectors that write it, beside those of [`PRINTED`].
+const CHANGES_CONNECTORS: [&str; 3] = ["single_file", "filesystem", "json"];
+
+/// Connectors whose rows are printed.
+pub const PRINTED: [&str; 4] = ["stdout", "preview", "log", "web"];
 
 /// Opens the sink of table `name`. `pipeline` identifies the pipeline that writes.
 ///
@@ -34,7 +37,8 @@ pub async fn open_sink(
     place: &Place,
     pipeline: &str,
 ) -> Result<Arc<dyn Sink>> {
-    let writes_json = |connector: &String| CHANGES_CONNECTORS.contains(&connector.as_str());
+    let writes_json =
+        |connector: &String| PRINTED.contains(&connector.as_str()) || CHANGES_CONNECTORS.contains(&connector.as_str());
     if options.get("format").is_some_and(|format| format == CHANGES_FORMAT)
         && options.get("connector").is_some_and(writes_json)
     {
@@ -47,7 +51,7 @@ pub async fn open_sink(
     let mut options = Options::new(name, options);
     let sink: Arc<dyn Sink> = match connector {
         "blackhole" => Arc::new(Blackhole),
-        "stdout" | "preview" | "log" | "web" => Arc::new(Stdout::new(text_format(&mut options)?)),
+        printed if PRINTED.contains(&printed) => Arc::new(Stdout::new(text_format(&mut options)?)),
         "single_file" => {
             let path = options.required(&["path", "uri"])?;
             let (location, _) = place.open(&path).await?;

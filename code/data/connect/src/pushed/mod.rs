@@ -242,7 +242,7 @@ impl PushedSource {
         read: &mut SourceBatch,
     ) -> Result<usize> {
         let mut tasks = Vec::new();
-        for piece in pieces(segment, sealed, self.by_producer)? {
+        for piece in pieces(segment, sealed, self.by_producer, &self.schema)? {
             let (schema, bad_data) = (Arc::clone(&self.schema), self.bad_data);
             read.bytes += piece.bytes.len() as u64;
             let partition = piece.partition.clone();

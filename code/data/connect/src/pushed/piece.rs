@@ -22,7 +22,7 @@ pub(super) const SHARED: &str = "0";
 
 /// Returns the rows of a segment that count, divided into pieces. With `by_producer`, each producer is a partition. The JSON
 /// rows of a partition keep their order.
-pub(super) fn pieces(segment: &Segment, sealed: &Sealed, by_producer: bool) -> Result<Vec<Piece>> {
+pub(super) fn pieces(segment: &Segment, sealed: &Sealed, by_producer: bool, schema: &SchemaRef) -> Result<Vec<Piece>> {
     let mut pieces: Vec<Piece> = Vec::new();
     let mut joined: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     let json = |partition: &str, bytes: Bytes| {
@@ -39,11 +39,13 @@ pub(super) fn pieces(segment: &Segment, sealed: &Sealed, by_producer: bool) -> R
             pieces.push(Piece { format, partition, bytes });
             continue;
         }
+        // Behind rows that fit, those of another request would not be noticed.
+        let alone = bytes.len() > PIECE_BYTES || unfit(schema, &bytes).is_some();
         let text = joined.entry(partition.clone()).or_default();
-        if !text.is_empty() && text.len() + bytes.len() > PIECE_BYTES {
+        if !text.is_empty() && (alone || text.len() + bytes.len() > PIECE_BYTES) {
             pieces.push(json(&partition, std::mem::take(text).into()));
         }
-        if bytes.len() > PIECE_BYTES {
+        if alone {
             pieces.push(json(&partition, bytes));
         } else {
             text.extend_from_slice(&bytes);
@@ -83,11 +85,11 @@ impl Piece {
     pub(super) fn decode(&self, schema: &SchemaRef, bad_data: BadData) -> Result<Decoded> {
         let format = self.format.decoder();
         let decoded = match self.format {
+            // They are rows of several requests, and none decides about another.
+            PushFormat::Json if bad_data != BadData::Fail => return self.decode_fitting(schema),
             PushFormat::Json => match unfit(schema, &self.bytes) {
                 None => return decode_lines(&format, schema, &[], &self.bytes, bad_data),
-                Some(reason) if bad_data == BadData::Fail => Err(reason),
-                // They are rows of several requests, of which some may fit.
-                Some(_) => return self.decode_fitting(schema),
+                Some(reason) => Err(reason),
             },
             PushFormat::Csv { header } => match self.csv_names(header, schema) {
                 Ok((start, names)) => {

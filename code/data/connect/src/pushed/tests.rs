@@ -128,7 +128,7 @@ async fn source_goes_on_from_its_offset_with_the_same_rows() {
     }
     found.sort_unstable();
     assert_eq!(found, [1, 2, 3, 4, 5, 6]);
-    // What no server has sealed is sealed by the source, once.
+    // The source seals the rows that no server has sealed, once.
     push(&log, &[("", JSON, "", b"{\"id\":7}\n")]).await;
     let mut last = source(&store);
     last.resume(&first.offset()).expect("it is an offset");
