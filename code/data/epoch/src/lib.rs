@@ -93,7 +93,7 @@ pub use garbage::Keep;
 pub use groups::{files_of, groups_of};
 pub use log::{Commit, DELETES_MAX, EpochLog, LISTED_RECORDS_MAX, OUTPUT_SWEEP_EPOCHS};
 pub use names::{NAME_BYTES_MAX, epoch_of};
-pub use object::{LISTED_MAX, OBJECT_BYTES_MAX};
+pub use object::{LISTED_MAX, OBJECT_BYTES_MAX, read as read_object};
 pub use outbox::{Pending, Target, publish_pending, span_of};
 pub use pipeline::{KEY_GROUPS_MAX, Manifest, PipelineSpec, SCRIPT_BYTES_MAX, Span, VERSIONS_MAX};
 pub use record::{

@@ -53,7 +53,10 @@ pub(crate) async fn create(store: &Arc<dyn ObjectStore>, path: &Path, bytes: Byt
 }
 
 /// Reads `path`; `None` if it does not exist.
-pub(crate) async fn read(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<Option<Bytes>> {
+///
+/// # Errors
+/// The error of the store; `Limit` beyond [`OBJECT_BYTES_MAX`].
+pub async fn read(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<Option<Bytes>> {
     let found = match store.get(path).await {
         Ok(found) => found,
         Err(Error::NotFound { .. }) => return Ok(None),

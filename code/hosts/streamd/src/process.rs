@@ -4,15 +4,12 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use buzz_connect::{Place, Sink, open_sink};
+use buzz_connect::{PRINTED, Place, Sink, open_sink};
 use buzz_protocol::{QueryError, Result};
 use buzz_storage::QueryStores;
 use buzz_stream::TableDefinition;
 
 use crate::notes::Notes;
-
-/// Connectors whose rows are printed.
-const PRINTED: [&str; 4] = ["stdout", "preview", "log", "web"];
 
 /// Makes the sink of a table, from its name.
 pub type MakeSink = Arc<dyn Fn(&str) -> Arc<dyn Sink> + Send + Sync>;

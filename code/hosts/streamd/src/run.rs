@@ -109,7 +109,7 @@ pub async fn run(run: &Run, process: &Process, interrupted: impl Future<Output =
         () = interrupted => {}
     }
     runner.stop().await?;
-    Ok(runner.summary.text(started.elapsed()))
+    Ok(runner.summary.text(&runner.live.figures(), started.elapsed()))
 }
 
 /// Drives a pipeline until it ends. Goes on with the newest epoch if another process was faster.

@@ -56,7 +56,7 @@ pub(crate) struct Runner {
 impl Runner {
     pub(crate) fn new(planned: Planned, log: Option<EpochLog>) -> Self {
         let state = planned.pipeline.start();
-        let by = format!("{}-{:x}", std::process::id(), SystemClock.now_ms());
+        let by = crate::jobs::token();
         Self {
             planned,
             state,
@@ -160,7 +160,7 @@ impl Runner {
             if !self.commit(&output, &counts, now / 1_000_000, started).await? {
                 return Ok(Step::Lost);
             }
-            self.summary.add(&counts, started.elapsed());
+            self.summary.add(started.elapsed());
             self.live.add(&counts, started.elapsed().as_secs_f64());
         }
         self.live.set(&self.state, self.state_rows());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use buzz_epoch::{Clock, EpochLog, Pending, PipelineSpec, SystemClock, publish_pending};
+use buzz_epoch::{EpochLog, Pending, PipelineSpec, publish_pending};
 use buzz_protocol::{QueryError, Result};
 use buzz_stream::{KEY_GROUPS, Pipeline};
 use object_store::ObjectStore;
@@ -117,8 +117,7 @@ async fn received_after(log: &EpochLog, epoch: u64) -> Result<BTreeMap<String, u
 
 /// Returns a new id for a pipeline, which names its files in targets.
 pub(crate) fn new_id(name: &str) -> String {
-    let now = SystemClock.now_ms();
-    format!("{name}-{:x}", (now as u64) ^ (u64::from(std::process::id()) << 44))
+    format!("{name}-{}", crate::jobs::token())
 }
 
 /// Describes the state of each stage: a build that computes other state must not read it.

@@ -3,18 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::live::Figures;
+
 /// Epochs of which the time is kept.
 const TIMED_EPOCHS_MAX: usize = 100_000;
 
-/// Counts of a run.
+/// Epochs of a run, whose counts are in its figures.
 #[derive(Debug, Default)]
 pub(crate) struct Summary {
     pub(crate) epochs: u64,
-    rows_in: u64,
-    rows_out: u64,
-    late: u64,
-    bad: u64,
-    skipped: u64,
     /// Seconds of epochs, of at most [`TIMED_EPOCHS_MAX`].
     seconds: Vec<f64>,
 }
@@ -36,40 +33,36 @@ pub(crate) struct Counts {
 
 impl Summary {
     /// Adds an epoch.
-    pub(crate) fn add(&mut self, counts: &Counts, time: Duration) {
+    pub(crate) fn add(&mut self, time: Duration) {
         self.epochs += 1;
-        self.rows_in += counts.rows_in;
-        self.rows_out += counts.rows_out;
-        self.late += counts.late.values().sum::<u64>();
-        self.bad += counts.bad.values().sum::<u64>();
-        self.skipped += u64::from(counts.skipped.is_some());
         if self.seconds.len() < TIMED_EPOCHS_MAX {
             self.seconds.push(time.as_secs_f64());
         }
     }
 
-    /// Returns one line about a run that took `time`.
-    pub(crate) fn text(&self, time: Duration) -> String {
+    /// Returns one line about a run with these figures that took `time`.
+    pub(crate) fn text(&self, figures: &Figures, time: Duration) -> String {
         let mut seconds = self.seconds.clone();
         seconds.sort_by(f64::total_cmp);
         let quantile = |share: f64| {
             let index = (seconds.len() as f64 * share) as usize;
             seconds.get(index.min(seconds.len().saturating_sub(1))).copied().unwrap_or_default()
         };
-        let skipped = if self.skipped > 0 { format!(", skipped epochs: {}", self.skipped) } else { String::new() };
+        let skipped =
+            if figures.skipped > 0 { format!(", skipped epochs: {}", figures.skipped) } else { String::new() };
         format!(
             "epochs: {}, rows in: {}, rows out: {}, late: {}, bad: {}{skipped}, epoch p50: {:.3} s, p99: {:.3} s, max: {:.3} s, \
              time: {:.2} s, rows per second: {:.0}",
             self.epochs,
-            self.rows_in,
-            self.rows_out,
-            self.late,
-            self.bad,
+            figures.rows_in,
+            figures.rows_out,
+            figures.late,
+            figures.bad,
             quantile(0.5),
             quantile(0.99),
             quantile(1.0),
             time.as_secs_f64(),
-            self.rows_in as f64 / time.as_secs_f64().max(1e-9),
+            figures.rows_in as f64 / time.as_secs_f64().max(1e-9),
         )
     }
 }

@@ -29,7 +29,7 @@ pub(crate) fn spawn<T, F: Future<Output = T>>(
 /// Runs the future that `make` returns in a thread of its own, and returns its result.
 ///
 /// # Errors
-/// Those of the future; `Internal` if it panics; `Unavailable` if the system has no thread.
+/// Errors of the future; `Internal` if it panics; `Unavailable` if the system has no thread.
 pub(crate) async fn run<T: Send + 'static, F: Future<Output = Result<T>>>(
     name: &str,
     make: impl FnOnce() -> F + Send + 'static,

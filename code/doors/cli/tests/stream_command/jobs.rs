@@ -154,7 +154,7 @@ pub(crate) fn take_over() -> Result {
         killed.kill()?;
         servers[0].wait("c", "taken over", |pipeline| is_run_by_another(pipeline, &owner))?;
     }
-    // What is wanted reaches the owner also through a server that does not run the pipeline.
+    // A change reaches the owner also through a server that does not run the pipeline.
     servers.push(Server::start(&folder, &[])?);
     servers[1].ok("PATCH", "/pipelines/c", &json!({"parallelism": 2}))?;
     servers[1].wait_state("c", "Finished")?;

@@ -133,17 +133,12 @@ impl Stream {
     pub(super) async fn keep(&self, part: Part, bytes: Bytes, memory: OwnedSemaphorePermit) -> Result<()> {
         let (kept, answer) = oneshot::channel();
         self.counts.queued.fetch_add(bytes.len(), Ordering::SeqCst);
-        let (length, rows) = (bytes.len(), part.rows);
+        let length = bytes.len();
         if self.queue.send(Waiting { part, bytes, kept, _memory: memory }).is_err() {
             self.counts.queued.fetch_sub(length, Ordering::SeqCst);
             return Err(stopped());
         }
-        let kept = answer.await.unwrap_or_else(|_| Err(stopped()));
-        if kept.is_ok() {
-            self.counts.kept_rows.fetch_add(rows, Ordering::Relaxed);
-            self.counts.kept_bytes.fetch_add(length as u64, Ordering::Relaxed);
-        }
-        kept
+        answer.await.unwrap_or_else(|_| Err(stopped()))
     }
 
     /// Returns the rows and bytes that were kept since the start, the requests that were refused, and the bytes that are not
@@ -204,6 +199,8 @@ async fn write(
         let appended = appended.map_err(not_kept);
         if appended.is_ok() {
             counts.unsealed.fetch_add(bytes as u64, Ordering::SeqCst);
+            counts.kept_rows.fetch_add(segment.parts.iter().map(|part| part.rows).sum::<u64>(), Ordering::Relaxed);
+            counts.kept_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
             counts.kept.notify_one();
         }
         counts.queued.fetch_sub(bytes, Ordering::SeqCst);

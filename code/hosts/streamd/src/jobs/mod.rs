@@ -24,7 +24,8 @@ use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
 pub use self::preview::Preview;
-pub use self::registry::{Pipeline, Registry};
+pub(crate) use self::registry::token;
+pub use self::registry::{Pipeline, Registry, taken};
 pub use self::status::{JobState, Level, Message, Status};
 pub use self::tail::{Event, Tail};
 pub use self::view::{checkpoint_groups, checkpoints, connectors, job, job_id, messages, metric_groups, pipeline};

@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use buzz_connect::Place;
-use buzz_epoch::{EpochLog, Sequence};
+use buzz_epoch::{EpochLog, Sequence, read_object};
 use buzz_protocol::{ErrorKind, QueryError, Result, now_ms};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -270,7 +270,7 @@ impl Registry {
 
     /// Returns what the pipeline does. A status that is missing or not readable is as good as none.
     pub(crate) async fn status(&self, entry: &Entry) -> Result<Status> {
-        let bytes = get(&self.hints, &entry.status).await?;
+        let bytes = read_object(&self.hints, &entry.status).await?;
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
     }
 
@@ -288,7 +288,7 @@ impl Registry {
 
     /// Returns the last sign of life of `server`; `None` if it has ended.
     pub(crate) async fn sign_of(&self, server: &str) -> Result<Option<Bytes>> {
-        get(&self.hints, &self.sign(server)).await
+        read_object(&self.hints, &self.sign(server)).await
     }
 
     /// Returns the servers that give signs of life, or did before they were killed.
@@ -356,7 +356,8 @@ fn seen(n: u64, wanted: &Wanted, mut status: Status) -> Status {
     status
 }
 
-fn taken(id: &str) -> QueryError {
+/// Returns the error of a name that a pipeline has.
+pub fn taken(id: &str) -> QueryError {
     QueryError::invalid(format!("pipeline `{id}` exists; change it, delete it, or choose another name"))
 }
 
@@ -376,14 +377,6 @@ fn read<T: DeserializeOwned>(found: Option<(u64, Bytes)>, id: &str) -> Result<Op
         QueryError::data(format!("document {n} of pipeline `{id}` is not readable: {error}; restore it"))
     })?;
     Ok(Some((n, document)))
-}
-
-async fn get(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<Option<Bytes>> {
-    match store.get(path).await {
-        Ok(found) => Ok(Some(found.bytes().await?)),
-        Err(Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::jobs::wanted::Stop;
 const EPOCH_MICROS: u64 = 1_000_000;
 
 /// Connectors: id, title, if it is a source, if it is a sink, and a sentence.
-const CONNECTORS: [(&str, &str, bool, bool, &str); 10] = [
+const CONNECTORS: [(&str, &str, bool, bool, &str); 11] = [
     ("nexmark", "Nexmark", true, false, "Generates the events of an auction house"),
     ("impulse", "Impulse", true, false, "Generates a counter"),
     ("single_file", "Single file", true, true, "One local file"),
@@ -19,7 +19,8 @@ const CONNECTORS: [(&str, &str, bool, bool, &str); 10] = [
     ("json", "JSON files", true, true, "Files of JSON lines in a folder or a bucket"),
     ("csv", "CSV files", true, true, "CSV files in a folder or a bucket"),
     ("parquet", "Parquet files", true, true, "Parquet files in a folder or a bucket"),
-    ("delta", "Delta Lake", true, false, "Files that are added to a Delta Lake table"),
+    ("delta", "Delta Lake", true, true, "Rows that are added to a Delta Lake table"),
+    ("http", "Streams", true, false, "Rows that clients push to a stream of a server"),
     ("blackhole", "Blackhole", false, true, "Drops rows"),
     ("web", "Web", false, true, "Rows that clients follow (stdout, preview and log are the same)"),
 ];
@@ -61,7 +62,7 @@ pub fn pipeline(pipeline: &Pipeline) -> Value {
         "actionInProgress": in_progress,
         "graph": graph,
         "preview": false,
-        // What follows is not Arroyo's.
+        // Arroyo has none of the following fields.
         "state": status.state.name(),
         "parallelism": wanted.parallelism.map_or(status.workers, std::num::NonZeroUsize::get),
         "error": status.error,

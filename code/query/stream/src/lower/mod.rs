@@ -185,7 +185,7 @@ impl Lowering<'_> {
         }
         let changed = self.changes;
         let flow = self.operator(plan)?;
-        // What an aggregate reads, and the join below a filter, were checked where they were lowered.
+        // The input of an aggregate, and the join below a filter, were checked where they were lowered.
         let passes = matches!(
             plan,
             LogicalPlan::Projection(_)

@@ -147,8 +147,7 @@ async fn create(State(door): State<Door>, body: Bytes) -> Answer {
     let jobs = door.changed()?;
     let id = jobs::id_of(&new.name)?;
     if jobs.get(&id).await?.is_some() {
-        let message = format!("pipeline `{id}` exists; change it, delete it, or choose another name");
-        return Err(Fault { status: StatusCode::CONFLICT, message });
+        return Err(Fault { status: StatusCode::CONFLICT, message: jobs::taken(&id).to_string() });
     }
     Ok(answer(jobs::pipeline(&jobs.create(new).await?)))
 }
