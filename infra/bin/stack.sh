@@ -252,6 +252,7 @@ deploy() {
     local pushed=1
     if plan; then
         confirm "Apply this to stage $STAGE in $REGION?"
+        infra/bin/versions.py prune # before the alias moves: running queries need the version that it names
         if combs_on; then
             make_service_role
             ! image_on || push || pushed=0
@@ -263,7 +264,6 @@ deploy() {
         push || pushed=0
     fi
     rm -f "$planned"
-    infra/bin/versions.py prune
     [ "$pushed" = 1 ] || push || fail "there is no repository to push the image to"
     say "stage $STAGE in $REGION has $(version). Next: make doctor STAGE=$STAGE, make stack-sample STAGE=$STAGE, make stack-query STAGE=$STAGE"
 }

@@ -88,6 +88,8 @@ def rollback(stage):
 def prune(stage):
     """Deletes what no kept version needs. A failure is only reported: the next deployment tries again."""
     published = versions("fuse", stage)
+    if not published:
+        return
     keep = kept(published, live(stage), datetime.datetime.now(datetime.timezone.utc))
     hbees, definitions = ({named(version)[part] for version in keep} for part in (0, 1))
     doomed = [("fuse", version["Version"]) for version in published if version not in keep]
