@@ -278,7 +278,7 @@ chaos: programs aws-cli ## Make random faults while callers query, for SECONDS=6
 
 ##@ A stack on AWS: STAGE and REGION select it, on the command line or in default.env
 
-deploy: ## Package what changed, show the plan, ask for approval, apply the plan, push the image
+deploy: ## Package what changed, show the plan, ask for approval, push the image if there are combs, apply the plan
 	@infra/bin/stack.sh deploy
 
 deploy-all: deploy
@@ -336,7 +336,7 @@ package-lambdas: ## Build the zips of the two functions
 package-hcomb: ## Build the image of the combs
 	@infra/bin/package.sh hcomb
 
-try-infra: ## Deploy, plan again and destroy on a stand-in for AWS, with both comb networks
+try-infra: ## Deploy, plan again, roll back and destroy on a stand-in for AWS, without combs and with each of their networks
 	@infra/bin/try.sh
 
 try-packages: ## Run a query on the packages: zips under AWS's Runtime Interface Emulator, and the image

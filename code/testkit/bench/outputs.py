@@ -5,7 +5,6 @@ Each measurement is a new process that runs `SELECT * FROM lineitem`. The time o
 summary's time is printed beside it. The time of DuckDB is measured inside the process, to exclude the start of Python. Memory
 is the peak resident set size. Prints the medians, and fails if a file of `buzz` does not have all rows.
 """
-import argparse
 import os
 import re
 import statistics
@@ -14,7 +13,7 @@ import sys
 import tempfile
 
 from measure import measure
-from tpch import generate
+from tpch import generate, parser_of
 
 DUCKDB = """
 import sys, time
@@ -56,12 +55,7 @@ def count(path, format_name):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bin", required=True, help="folder of the binaries")
-    parser.add_argument("--folder", required=True, help="folder of the tables; created if they do not exist")
-    parser.add_argument("--scale", type=float, default=1)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--threads", default="2")
+    parser = parser_of(__doc__)
     parser.add_argument("--only", nargs="*", choices=list(FORMATS), help="formats")
     arguments = parser.parse_args()
     generate(arguments.folder, arguments.scale)

@@ -87,13 +87,19 @@ def same_text(left, right):
     return sorted(rounded[0].split()) == sorted(rounded[1].split())
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def parser_of(description):
+    """Returns a parser with the arguments of measurements over the tables."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--bin", required=True, help="folder of the binaries")
     parser.add_argument("--folder", required=True, help="folder of the tables; created if they do not exist")
     parser.add_argument("--scale", type=float, default=1)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", default="2")
+    return parser
+
+
+def main():
+    parser = parser_of(__doc__)
     parser.add_argument("--only", type=int, nargs="*", help="numbers of queries")
     arguments = parser.parse_args()
 
