@@ -85,10 +85,18 @@ local-cloud: programs ## Start a local S3, Lambda and ECS with Buzz deployed on 
 local-cloud-query: programs ## Run QUERY (default: the taxi example) on the local cloud and print its rows
 	@$(LOCAL_CLOUD) run $(LOCAL_CLOUD_OPTIONS) -- $(BUZZ) query $(QUERY) --stack local --format $(FORMAT)
 
+# Tests of stacks mostly wait for functions and containers. They run beside the others, and are printed after them.
+BESIDE := deployed
+
 test: aws-cli ## Run all tests
 	@echo "building and running the tests; the first time compiles DataFusion, 35 to 50 minutes on two cores …" >&2
 	cargo build --workspace --bins
-	cargo test --workspace --lib --bins --tests --no-fail-fast
+	cargo test --workspace --lib --bins --tests --no-run
+	@others="$$(python3 code/testkit/targets.py --without $(BESIDE))" || exit; log=$$(mktemp); \
+	  cargo test --workspace $(BESIDE:%=--test %) --no-fail-fast > $$log 2>&1 & beside=$$!; \
+	  trap 'kill $$beside 2> /dev/null; rm -f $$log' EXIT; trap 'exit 130' INT TERM; status=0; \
+	  cargo test --workspace --lib --bins $$others --no-fail-fast || status=1; \
+	  echo "waiting for $(BESIDE) …" >&2; wait $$beside || status=1; cat $$log; exit $$status
 	cargo test --workspace --doc
 	@$(MAKE) --no-print-directory test-python
 
