@@ -142,7 +142,7 @@ async fn rows_that_go_through_objects_are_estimated_too() {
         estimates.push((estimate.tasks, estimate.requests));
     }
     let [by_fuse, by_tasks] = estimates.as_slice() else { panic!("{estimates:?}") };
-    assert!(by_fuse.0 == 6 && by_tasks.0 > 6 && by_tasks.1 > by_fuse.1, "{estimates:?}");
+    assert!(by_tasks.0 > by_fuse.0 && by_tasks.1 > by_fuse.1, "{estimates:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
