@@ -29,7 +29,7 @@ fn main() -> Result<(), Error> {
 }
 
 async fn serve() -> Result<(), Error> {
-    log::start();
+    log::start("buzz-fuse");
     let settings = FuseSettings::read(environment)?;
     let (_, access) = access(environment)?;
     let stores = Stores::default().with_access(access);

@@ -15,7 +15,7 @@ fn main() -> Result<(), Error> {
 }
 
 async fn serve() -> Result<(), Error> {
-    log::start();
+    log::start("buzz-hbee");
     let (own, access) = access(environment)?;
     let stores = Stores::default().with_access(access);
     set_regions(&stores, environment)?;

@@ -1,0 +1,26 @@
+//! Traces: the spans of one query over all processes, sent to a collector of OpenTelemetry.
+//!
+//! A span is a `tracing` span with the target [`SPANS`] ([`span!`]). [`layer`] sends these to the collector that the
+//! standard variables of OpenTelemetry name (`export`). Without them no layer exists, and a span costs one comparison.
+//! A process passes the trace on as a W3C `traceparent`: [`current`] returns it, [`continue_from`] continues it (`parent`).
+
+mod export;
+mod parent;
+
+pub use export::{finish, flush, layer, start};
+pub use parent::{TRACEPARENT, continue_from, current, failed, in_headers, of_headers};
+
+/// The target of all spans. It does not begin with `buzz`, so that the filter of the log never enables spans.
+pub const SPANS: &str = "spans";
+
+/// Makes a span of the trace of a query: `span!("plan", step = 1)`. The parent is the current span, or the one of
+/// `span!(parent: &stage, "attempt")`. Fields hold names, counts and ids, never rows, SQL or parameters.
+#[macro_export]
+macro_rules! span {
+    (parent: $parent:expr, $($rest:tt)*) => {
+        tracing::span!(target: $crate::SPANS, parent: $parent, tracing::Level::TRACE, $($rest)*)
+    };
+    ($($rest:tt)*) => {
+        tracing::span!(target: $crate::SPANS, tracing::Level::TRACE, $($rest)*)
+    };
+}
