@@ -14,7 +14,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// Starts logging at the level in `BUZZ_LOG`, by default `info`. A level alone applies to Buzz, and libraries log only
 /// warnings and errors. Any other value is used as the filter itself, such as `warn,buzz=debug`. Spans are sent to a
-/// collector as those of `service`, if one is named ([`buzz_telemetry::layer`]).
+/// collector in the name of `service`, if one is named ([`buzz_telemetry::layer`]).
 pub fn start(service: &'static str) {
     let wanted = std::env::var("BUZZ_LOG").unwrap_or_default();
     let filter = EnvFilter::try_new(directives(&wanted)).unwrap_or_else(|error| {

@@ -9,9 +9,11 @@ use buzz_protocol::{
     BUILD_ID, DeliveredObject, HBeeTask, Partitioning, QueryError, QueryId, Result, Segment, StageId, StageInput,
     TaskIndex,
 };
+use buzz_telemetry::span;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
+use tracing::Instrument;
 
 use crate::dispatch::{Dispatch, TaskError};
 
@@ -61,9 +63,13 @@ impl Dispatch<'_> {
         for stage in stages {
             let inputs = stage.inputs();
             let inputs = &inputs;
-            let running = (0..stage.partitions).map(|partition| async move {
-                let task = self.reduce_task(stage, inputs, partition)?;
-                self.run_and_accept(task).await
+            let of_stage = &span!("stage", stage = stage.id.0, step = stage.step.as_str(), tasks = stage.partitions);
+            let running = (0..stage.partitions).map(|partition| {
+                let work = async move {
+                    let task = self.reduce_task(stage, inputs, partition)?;
+                    self.run_and_accept(task).await
+                };
+                work.instrument(of_stage.clone())
             });
             futures::stream::iter(running).buffer_unordered(self.concurrency()).try_collect::<()>().await?;
         }
@@ -104,6 +110,7 @@ impl Dispatch<'_> {
             inline_bytes: 0,
             objects: Some(place.root().to_string()),
             inputs: inputs.iter().map(of_partition).collect(),
+            trace: None,
         })
     }
 }

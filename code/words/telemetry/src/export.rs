@@ -47,7 +47,7 @@ static SENT: OnceLock<Sent> = OnceLock::new();
 
 struct Sent {
     provider: SdkTracerProvider,
-    /// Time until which nobody waits for the collector.
+    /// Time until which functions do not wait for the collector.
     held_back: Mutex<Option<Instant>>,
     flushing: AtomicBool,
 }
@@ -67,7 +67,7 @@ where
     }
 }
 
-/// Returns the layer that sends spans to the collector that the standard variables name, as those of `service` unless
+/// Returns the layer that sends spans to the collector that the standard variables name, in the name of `service` unless
 /// `OTEL_SERVICE_NAME` is set. Returns `None` if they name none, or one that cannot be used, which is printed.
 pub fn layer<S>(service: &'static str) -> Option<impl Layer<S> + Send + Sync>
 where

@@ -8,19 +8,23 @@ mod export;
 mod parent;
 
 pub use export::{finish, flush, layer, start};
-pub use parent::{TRACEPARENT, continue_from, current, failed, in_headers, of_headers};
+pub use parent::{TRACEPARENT, continue_from, continued, current, failed, in_headers, of_headers, traced};
 
 /// The target of all spans. It does not begin with `buzz`, so that the filter of the log never enables spans.
 pub const SPANS: &str = "spans";
 
-/// Makes a span of the trace of a query: `span!("plan", step = 1)`. The parent is the current span, or the one of
-/// `span!(parent: &stage, "attempt")`. Fields hold names, counts and ids, never rows, SQL or parameters.
+/// Makes a span of the trace of a query, a child of the current span: `span!("plan", step = 1)`.
+/// Fields hold names, counts and ids, never rows, SQL or parameters. Each span has the empty fields of [`failed`].
 #[macro_export]
 macro_rules! span {
-    (parent: $parent:expr, $($rest:tt)*) => {
-        tracing::span!(target: $crate::SPANS, parent: $parent, tracing::Level::TRACE, $($rest)*)
-    };
-    ($($rest:tt)*) => {
-        tracing::span!(target: $crate::SPANS, tracing::Level::TRACE, $($rest)*)
+    ($name:literal $(, $($fields:tt)*)?) => {
+        tracing::span!(
+            target: $crate::SPANS,
+            tracing::Level::TRACE,
+            $name,
+            error.type = tracing::field::Empty,
+            otel.status_code = tracing::field::Empty,
+            $($($fields)*)?
+        )
     };
 }

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue};
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::TraceContextExt;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use tracing::Span;
+use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// Name of the header and of the fields that carry the context of a trace.
@@ -35,6 +35,27 @@ pub fn continue_from(span: &Span, traceparent: Option<&str>) {
     }
 }
 
+/// Returns the span that `make` makes, as the child of the span whose `traceparent` is given; no span without one. A role that
+/// others call has no traces of its own.
+pub fn continued(traceparent: Option<&str>, make: impl FnOnce() -> Span) -> Span {
+    let Some(traceparent) = traceparent else { return Span::none() };
+    let span = make();
+    continue_from(&span, Some(traceparent));
+    span
+}
+
+/// Runs `work` in `span`, and marks the span as failed with the kind that `kind` returns of its error.
+///
+/// # Errors
+/// Those of `work`.
+pub async fn traced<T, E, K: std::fmt::Display>(
+    span: Span,
+    kind: impl Fn(&E) -> K,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    work.instrument(span.clone()).await.inspect_err(|error| failed(&span, kind(error)))
+}
+
 /// Adds the `traceparent` of the current span to `headers`, if it is traced.
 pub fn in_headers(headers: &mut HeaderMap) {
     if let Some(traceparent) = current().and_then(|traceparent| HeaderValue::from_str(&traceparent).ok()) {
@@ -47,8 +68,8 @@ pub fn of_headers(headers: &HeaderMap) -> Option<&str> {
     headers.get(TRACEPARENT).and_then(|header| header.to_str().ok())
 }
 
-/// Marks `span` as failed with an error of `kind`. The message may have values of rows and is left out. The span must have
-/// been made with the empty fields `error.type` and `otel.status_code`.
+/// Marks `span`, made by [`span!`](crate::span!), as failed with an error of `kind`. The message may have values of rows and
+/// is left out.
 pub fn failed(span: &Span, kind: impl std::fmt::Display) {
     span.record("error.type", tracing::field::display(kind));
     span.record("otel.status_code", "ERROR");

@@ -77,3 +77,5 @@ mod tables;
 
 mod text;
 mod text_types;
+
+mod traces;

@@ -58,6 +58,7 @@ async fn serve() -> Result<(), Error> {
     let function = &function;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {
         let answered = function.answer(&event.payload, event.context.deadline).await;
+        buzz_telemetry::flush().await;
         answered.map_err(|error| -> Diagnostic { failed(&error) })
     }))
     .await
