@@ -264,9 +264,10 @@ bench-tools:
 	@[ -x $(BENCH)/bin/tpchgen-cli ] || { python3 -m venv $(BENCH) && \
 		$(BENCH)/bin/pip install --quiet duckdb==2.0.0 tpchgen-cli==4.0.0; }
 
-fuzz: build ## Read mutated Parquet files and Delta logs for SECONDS=60; fails on a panic, crash, hang or bug
-	@cargo build --workspace --bin buzz-fuzz
-	@$(CARGO_TARGET_DIR)/debug/buzz-fuzz $(or $(SECONDS),60) $(BUZZ) $(SEED)
+fuzz: build ## Read mutated Parquet files and Delta logs for SECONDS=60, or send MESSAGES=1000000 to a comb, a server and Fuse; fails on a panic, crash, hang or bug
+	@cargo build --workspace --bin buzz-fuzz --bin buzz-fuzz-messages --bin hcomb
+	@if [ -n "$(MESSAGES)" ]; then $(CARGO_TARGET_DIR)/debug/buzz-fuzz-messages $(MESSAGES) $(CARGO_TARGET_DIR)/debug $(SEED); \
+		else $(CARGO_TARGET_DIR)/debug/buzz-fuzz $(or $(SECONDS),60) $(BUZZ) $(SEED); fi
 
 .PHONY: fault-matrix chaos
 fault-matrix: programs aws-cli ## Run each fault with each shape of query, and write the tables of docs/faults.md

@@ -13,6 +13,8 @@ mod faulty;
 
 mod matrix;
 
+mod mutate;
+
 mod paths;
 
 mod plain;
@@ -35,6 +37,7 @@ pub use contract::{check_combs, check_compute};
 pub use distant::{Asked, DistantStore};
 pub use faulty::FaultyStore;
 pub use matrix::{Cell, FaultMatrix};
+pub use mutate::mutate;
 pub use paths::{program, program_folder, target_folder, workspace_root};
 pub use plain::{plain_rows, same_rows, sorted_text};
 pub use proxy::SilentProxy;
