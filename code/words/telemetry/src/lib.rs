@@ -9,6 +9,9 @@ mod parent;
 
 pub use export::{finish, flush, layer, start};
 pub use parent::{TRACEPARENT, continue_from, continued, current, failed, in_headers, of_headers, traced};
+/// For the macro, so that a crate that makes spans does not depend on `tracing` itself.
+#[doc(hidden)]
+pub use tracing;
 
 /// The target of all spans. It does not begin with `buzz`, so that the filter of the log never enables spans.
 pub const SPANS: &str = "spans";
@@ -18,12 +21,12 @@ pub const SPANS: &str = "spans";
 #[macro_export]
 macro_rules! span {
     ($name:literal $(, $($fields:tt)*)?) => {
-        tracing::span!(
+        $crate::tracing::span!(
             target: $crate::SPANS,
-            tracing::Level::TRACE,
+            $crate::tracing::Level::TRACE,
             $name,
-            error.type = tracing::field::Empty,
-            otel.status_code = tracing::field::Empty,
+            error.type = $crate::tracing::field::Empty,
+            otel.status_code = $crate::tracing::field::Empty,
             $($($fields)*)?
         )
     };

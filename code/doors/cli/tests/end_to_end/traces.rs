@@ -34,6 +34,11 @@ async fn buzz(dir: &Path, sql: &str, endpoint: &str, sets: &[&str]) -> Output {
     command.output().await.unwrap()
 }
 
+/// Returns what a command says on standard error, without the time of the query.
+fn counts(output: &Output) -> String {
+    text(&output.stderr).split("time:").next().unwrap_or_default().to_string()
+}
+
 fn named<'a>(spans: &'a [ReceivedSpan], name: &str) -> Vec<&'a ReceivedSpan> {
     spans.iter().filter(|span| span.name == name).collect()
 }
@@ -95,7 +100,7 @@ async fn collector_that_is_down_or_silent_does_not_fail_a_query() {
         let output = buzz(dir.path(), GROUPS, &endpoint, &[]).await;
         assert_eq!(output.status.code(), Some(0), "{endpoint}: {}", text(&output.stderr));
         assert_eq!(text(&output.stdout), text(&quiet.stdout), "{endpoint}");
-        assert_eq!(text(&output.stderr), text(&quiet.stderr), "{endpoint}");
+        assert_eq!(counts(&output), counts(&quiet), "{endpoint}");
     }
     // A place that cannot be used is named, and the query runs.
     let output = buzz(dir.path(), GROUPS, "not a place", &[]).await;

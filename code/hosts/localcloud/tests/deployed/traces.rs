@@ -1,9 +1,10 @@
 //! One query is one trace over all programs of a stack, and each of them writes metrics.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use buzz_testkit::{Collector, ReceivedSpan, check_one_trace};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::stack::{GROUPS, TRIPS, ask, assert_answers, deploy, plain, stderr};
 
@@ -73,5 +74,54 @@ async fn stack_whose_collector_does_not_answer_returns_right_rows() {
     for reducer in ["inline", "comb"] {
         let answer = deployed.invoke(&ask(GROUPS, 1, json!({"reducer": reducer, "tasks": 6}))).await;
         assert_answers(&answer, &expected);
+    }
+}
+
+/// Returns the lines of metrics in the logs below `folder`.
+fn metrics(folder: &Path) -> Vec<Value> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(metrics(&path));
+            continue;
+        }
+        let log = String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
+        let lines = log.lines().filter(|line| line.contains("\"_aws\""));
+        found.extend(lines.map(|line| serde_json::from_str::<Value>(line).unwrap()));
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_program_of_a_stack_writes_metrics() {
+    let deployed =
+        deploy(|stack| stack.environment.extend([("BUZZ_METRICS".to_string(), "cloudwatch".to_string())])).await;
+    // Each task has one attempt.
+    let once = json!({"reducer": "comb", "tasks": 6, "straggler_factor": 0});
+    let answer = deployed.invoke(&ask(GROUPS, 1, once)).await;
+    assert_answers(&answer, &plain(GROUPS).await);
+    let missing =
+        ask("SELECT CAST(payment_type AS INT) AS n FROM nyc_taxi", 1, json!({"reducer": "inline", "tasks": 1}));
+    deployed.invoke(&missing).await.unwrap_err();
+    // A comb writes its line when Fuse closes the query, which may be after the answer.
+    let logs = deployed.path("cloud/logs");
+    deployed
+        .until("the comb has closed the query", |_| metrics(&logs).iter().any(|line| line["Role"] == "hcomb"))
+        .await;
+    let lines = metrics(&logs);
+    let of = |role: &str, errors: u64| {
+        lines.iter().filter(|line| line["Role"] == role && line["Errors"] == errors).collect::<Vec<_>>()
+    };
+    assert_eq!((of("fuse", 0).len(), of("hbee", 0).len(), of("hcomb", 0).len()), (1, 6, 1), "{lines:#?}");
+    for line in lines.iter().filter(|line| line["Errors"] == 0) {
+        assert!(line["Stage"] == "local" && line["Rows"].as_u64().unwrap() > 0, "{line:#}");
+        assert!(line["Bytes"].as_u64().unwrap() > 0, "{line:#}");
+    }
+    let rows = |role: &str| of(role, 0).iter().map(|line| line["Rows"].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(rows("hbee"), rows("hcomb"), "the comb receives what the HBees deliver: {lines:#?}");
+    assert!(!of("fuse", 1).is_empty() && !of("hbee", 1).is_empty(), "{lines:#?}");
+    for line in lines.iter().filter(|line| line["Errors"] == 1) {
+        assert_eq!(line["ErrorKind"], "Invalid", "{line:#}");
     }
 }
