@@ -21,7 +21,7 @@ AWS_CLI := $(CARGO_TARGET_DIR)/aws-cli
 
 # Settings of a stack, for the scripts. default.env.example explains each.
 export STAGE REGION DEPLOY_PROFILE BACKEND_PROFILE BACKEND_BUCKET BACKEND_REGION ARCH COMB_NETWORK DATA_LOCATIONS \
-	OUTPUT_LOCATIONS BUCKET_REGIONS DATA_KMS_KEYS LOG_LEVEL AUTO_APPROVE ALLOW_DIRTY IMAGE_TOOL IMAGE_ARCHIVE BINARIES \
+	OUTPUT_LOCATIONS BUCKET_REGIONS DATA_KMS_KEYS LOG_LEVEL TRACES_ENDPOINT METRICS AUTO_APPROVE ALLOW_DIRTY IMAGE_TOOL IMAGE_ARCHIVE BINARIES \
 	NAME_PREFIX TAGS ROLE_PATH PERMISSIONS_BOUNDARY FUNCTION_SUBNETS FUNCTION_SECURITY_GROUPS COMB_SUBNETS \
 	COMB_SECURITY_GROUPS COMB_IMAGE TF TF_PLUGIN_DIR SAMPLE QUERY TABLE FORMAT BUZZ ROLE SINCE QUERY_ID DAYS CANCEL RESULTS WHEN VERSION
 
@@ -282,9 +282,10 @@ bench-tools:
 	@[ -x $(BENCH)/bin/tpchgen-cli ] || { python3 -m venv $(BENCH) && \
 		$(BENCH)/bin/pip install --quiet duckdb==2.0.0 tpchgen-cli==4.0.0; }
 
-fuzz: build ## Read mutated Parquet files and Delta logs for SECONDS=60; fails on a panic, crash, hang or bug
-	@cargo build --workspace --bin buzz-fuzz
-	@$(CARGO_TARGET_DIR)/debug/buzz-fuzz $(or $(SECONDS),60) $(BUZZ) $(SEED)
+fuzz: build ## Read mutated Parquet files and Delta logs for SECONDS=60, or send MESSAGES=1000000 to a comb, a server and Fuse; fails on a panic, crash, hang or bug
+	@cargo build --workspace --bin buzz-fuzz --bin buzz-fuzz-messages --bin hcomb
+	@if [ -n "$(MESSAGES)" ]; then $(CARGO_TARGET_DIR)/debug/buzz-fuzz-messages $(MESSAGES) $(CARGO_TARGET_DIR)/debug $(SEED); \
+		else $(CARGO_TARGET_DIR)/debug/buzz-fuzz $(or $(SECONDS),60) $(BUZZ) $(SEED); fi
 
 .PHONY: fault-matrix chaos
 fault-matrix: programs aws-cli ## Run each fault with each shape of query, and write the tables of docs/faults.md

@@ -10,9 +10,11 @@ use buzz_plan::TaskStage;
 use buzz_protocol::{
     BUILD_ID, DeliveredObject, HBeeTask, Partitioning, QueryError, QueryId, Result, Segment, StageId, TaskIndex,
 };
+use buzz_telemetry::span;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
+use tracing::Instrument;
 
 use crate::dispatch::{Dispatch, TaskError};
 
@@ -70,8 +72,11 @@ impl Dispatch<'_> {
     /// The first failure of a task that cannot be retried or has no attempts left.
     pub(crate) async fn reduce(&self, stages: &[TaskStage]) -> Result<(), TaskError> {
         for stage in stages {
-            let running =
-                (0..stage.tasks).map(|task| async move { self.run_and_accept(self.reduce_task(stage, task)?).await });
+            let of_stage = &span!("stage", stage = stage.id.0, step = stage.step.as_str(), tasks = stage.tasks);
+            let running = (0..stage.tasks).map(|task| {
+                let work = async move { self.run_and_accept(self.reduce_task(stage, task)?).await };
+                work.instrument(of_stage.clone())
+            });
             futures::stream::iter(running).buffer_unordered(self.concurrency()).try_collect::<()>().await?;
         }
         Ok(())
@@ -110,6 +115,7 @@ impl Dispatch<'_> {
             inline_bytes: 0,
             objects: Some(place.root().to_string()),
             inputs,
+            trace: None,
         })
     }
 }

@@ -79,3 +79,5 @@ mod tables;
 
 mod text;
 mod text_types;
+
+mod traces;

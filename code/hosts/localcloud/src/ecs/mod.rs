@@ -113,6 +113,11 @@ impl Ecs {
         self.0.state().failed_starts += count;
     }
 
+    /// Takes the faults of [`fail_starting_next`](Self::fail_starting_next) back that have not occurred yet.
+    pub fn fail_starting_no_more(&self) {
+        self.0.state().failed_starts = 0;
+    }
+
     /// Stops the processes of all running tasks without ending them. Returns the number of processes.
     pub fn freeze_running(&self) -> usize {
         self.signal_running(libc::SIGSTOP)
@@ -126,6 +131,24 @@ impl Ecs {
     /// Kills the processes of all running tasks, as a host failure does. Returns the number of processes.
     pub fn kill_running(&self) -> usize {
         self.signal_running(libc::SIGKILL)
+    }
+
+    /// Kills the processes of all running tasks, as the kernel does if a container exceeds its memory. Returns the number of
+    /// processes.
+    pub fn exceed_memory_running(&self) -> usize {
+        for task in self.0.state().tasks.values_mut().filter(|task| task.status == Status::Running) {
+            task.exceeds_memory();
+        }
+        self.signal_running(libc::SIGKILL)
+    }
+
+    /// Removes the folders for temporary files of all running tasks, as if their disks were lost. Returns the number of
+    /// folders.
+    pub fn lose_disks_running(&self) -> usize {
+        let state = self.0.state();
+        let running = state.tasks.values().filter(|task| task.status == Status::Running);
+        let folders = running.map(|task| self.0.account.scratch.join(format!("task-{}", task.id)));
+        folders.filter(|folder| std::fs::remove_dir_all(folder).is_ok()).count()
     }
 
     /// Sends SIGTERM to all running tasks, as host maintenance does. Returns the number of processes.
