@@ -227,7 +227,7 @@ pub fn source(source: &KeptSource) -> Value {
         "createdAt": micros(source.created_ms),
         "connector": source.connector,
         "tableType": "source",
-        // Arroyo has no such field: its tables have a configuration of each connector instead.
+        // Arroyo's tables have a configuration of each connector instead.
         "statement": source.statement,
     })
 }
