@@ -50,7 +50,7 @@ export type Stream = {
   bytes: number;
   newest: string | null;
   declaration: string | null;
-  columns: { name: string; data_type: string; required?: boolean }[];
+  columns: { name: string; type: string; required?: boolean }[];
 };
 export type Kept = { name: string; connector: string; statement: string; createdAt?: number };
 export type Validation = { graph: Flow | null; errors: string[] };

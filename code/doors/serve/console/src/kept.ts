@@ -139,8 +139,7 @@ export function columnsOf(source: Kept): Column[] {
   const body = /^\s*create\s+\w+\s+(?:"[^"]+"|\S+?)\s*\(/i.exec(source.statement);
   if (!body) {
     const stream = streams.value.find(({ name }) => name === source.name);
-    const columns = stream?.columns.map(({ name, data_type }) => ({ name, type: data_type }));
-    return GENERATED[source.connector] ?? columns ?? [];
+    return GENERATED[source.connector] ?? stream?.columns ?? [];
   }
   return parts(source.statement.slice(body[0].length))
     .filter((part) => !/^watermark\s+for\b/i.test(part))

@@ -96,7 +96,7 @@ function Form({ connector, back }: { connector: Connector; back: () => void }) {
   const sample = usePreview(20);
   const isStream = connector.id === "http";
   const mustDeclare = shape.columns === "needed" && !/^(parquet|arrow)$/.test(values.format ?? "");
-  const given = columns.trim().replace(/,\s*$/, "").replace(/\n+(?!\s*$)/g, (line, at: number, all: string) => (/,\s*$/.test(all.slice(0, at)) ? line : `,${line}`));
+  const given = columns.split("\n").map((line) => line.trim().replace(/,$/, "")).filter(Boolean).join(",\n  ");
   const watermark = time.trim() && `WATERMARK FOR ${time.trim()} AS ${time.trim()}${delay.trim() && ` - INTERVAL '${delay.trim()}'`}`;
   const options = [
     ["connector", connector.id],
@@ -163,7 +163,7 @@ function Form({ connector, back }: { connector: Connector; back: () => void }) {
           </label>
         </div>
       )}
-      <details class="more">
+      <details class="more" open={!SHAPES[connector.id]}>
         <summary>More options</summary>
         <textarea rows={3} aria-label="More options" autocomplete="off" spellcheck={false} value={more} placeholder={"idle_timeout = 10s\nbad_data = drop"} onInput={(event) => setMore(event.currentTarget.value)} />
       </details>

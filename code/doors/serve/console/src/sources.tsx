@@ -160,7 +160,9 @@ function Sampled({ now: { rows, busy }, name }: { now: Preview; name: string }) 
 
 /** A command that sends a row. */
 function Push({ stream }: { stream: Stream }) {
-  const row = Object.fromEntries(stream.columns.map(({ name, data_type }) => [name, /Int|Float|Decimal/.test(data_type) ? 1 : /Timestamp/.test(data_type) ? "2026-01-01T00:00:00" : "a"]));
+  const value = (type: string) =>
+    /Int|Float|Decimal/.test(type) ? 1 : /Boolean/.test(type) ? true : /Timestamp/.test(type) ? "2026-01-01T00:00:00" : /Date/.test(type) ? "2026-01-01" : "a";
+  const row = Object.fromEntries(stream.columns.map(({ name, type }) => [name, value(type)]));
   const example = JSON.stringify(stream.columns.length > 0 ? row : { id: 1 }).replaceAll("'", "'\\''");
   return (
     <>

@@ -231,6 +231,7 @@ async function tutorial(browser, url) {
     await page.fill("label:has-text('Name') >> nth=-1 >> input", "clicks");
     await page.click("button:has-text('Create source')");
     await page.waitForSelector("h1:has-text('clicks')");
+    assert.match(await page.textContent("pre.sql:has-text('curl')"), /\/v1\/streams\/clicks -d '\{"user_id":1,"page":"a","ts":"2026-/);
     await page.evaluate(async (key) => {
       const body = Array.from({ length: 30 }, (_, at) => JSON.stringify({ user_id: at, page: `/${at % 3}`, ts: `2026-01-01T00:00:${String(at).padStart(2, "0")}` })).join("\n");
       const response = await fetch("../v1/streams/clicks", { method: "POST", headers: { Authorization: `Bearer ${key}` }, body });
