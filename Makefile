@@ -135,7 +135,8 @@ console: $(CONSOLE)/node_modules/.package-lock.json ## Build the console of `buz
 test-console: local-sample ## Walk through the console in Chromium; skipped without npm or Chromium
 	@command -v npm > /dev/null || { echo "skipped: npm is missing"; exit 0; }; \
 	  $(MAKE) --no-print-directory $(CONSOLE)/node_modules/.package-lock.json && \
-	  BUZZ=$(BUZZ) SAMPLE=$(abspath $(SAMPLE)) node $(CONSOLE)/test/walk.mjs
+	  BUZZ=$(BUZZ) SAMPLE=$(abspath $(SAMPLE)) node $(CONSOLE)/test/walk.mjs && \
+	  BUZZ=$(BUZZ) SAMPLE=$(abspath $(SAMPLE)) node $(CONSOLE)/test/streams.mjs
 
 CLIENTS := $(CARGO_TARGET_DIR)/clients
 

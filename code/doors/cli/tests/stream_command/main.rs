@@ -147,6 +147,7 @@ fn trials_of_servers() -> Vec<Trial> {
         Trial::test("jobs::scripts_are_replaced_and_deleted", jobs::replaced),
         Trial::test("jobs::rows_are_followed", jobs::followed),
         Trial::test("jobs::wrong_requests_are_refused", jobs::refused),
+        Trial::test("jobs::sources_are_kept", jobs::sources),
         Trial::test("jobs::state_in_a_bucket", buckets::pipelines),
         Trial::test("jobs::store_that_is_away_loses_no_row", buckets::store_away),
     ]
