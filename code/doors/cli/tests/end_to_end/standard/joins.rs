@@ -123,3 +123,15 @@ async fn a_column_that_a_natural_join_does_not_merge_is_ambiguous() {
         "SELECT count(*) FROM (SELECT 1 AS m) w NATURAL JOIN (SELECT 1 AS m, 1 AS k) x NATURAL JOIN u WHERE k = 1";
     check(&[], &[(&format!("SELECT ({right}), ({side})"), &["1 | 1"])]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn computed_keys_are_those_that_tasks_delivered() {
+    // Pairs of remainders are all different, and some are others in reverse.
+    let same = ["1 | 1", "2 | 2", "3 | 3", "4 | 4", "5 | 5", "6 | 6", "7 | 7", "8 | 8"];
+    let by = |condition: &str| format!("SELECT x.id, y.id FROM t x JOIN t y ON {condition}");
+    let plain = by("x.id % 4 = y.id % 4 AND x.b % 3 = y.b % 3");
+    let reversed = by("x.b % 3 = y.b % 3 AND x.id % 4 = y.id % 4");
+    let sums = by("x.id % 4 + 1 = y.id % 4 + 1 AND x.b % 3 + 1 = y.b % 3 + 1");
+    let more = by("x.id % 4 = y.id % 4 AND x.b % 3 = y.b % 3 AND x.b % 9 = y.b % 9 AND x.id % 9 = y.id % 9");
+    check(&[], &[(&plain, &same), (&reversed, &same), (&sums, &same), (&more, &same)]).await;
+}
