@@ -42,6 +42,8 @@ mod nested;
 
 mod named;
 
+mod nans;
+
 mod reduce;
 
 mod visible;
