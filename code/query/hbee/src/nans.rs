@@ -96,8 +96,8 @@ pub(crate) fn of_projection(projection: &ProjectionExprs, schema: &Schema) -> Re
 }
 
 fn formed(node: Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<Transformed<Arc<dyn PhysicalExpr>>> {
-    let is_double = matches!(node.data_type(schema)?, DataType::Float32 | DataType::Float64);
-    if node.downcast_ref::<Column>().is_none() || !is_double {
+    let field = node.downcast_ref::<Column>().and_then(|column| schema.fields().get(column.index()));
+    if !field.is_some_and(|field| matches!(field.data_type(), DataType::Float32 | DataType::Float64)) {
         return Ok(Transformed::no(node));
     }
     let call = ScalarFunctionExpr::try_new(one_nan(), vec![node], schema, Arc::new(ConfigOptions::default()))?;

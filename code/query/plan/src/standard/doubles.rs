@@ -24,7 +24,9 @@ pub(super) fn by_value(mut expression: Expr, schema: &DFSchema) -> Result<Transf
         Expr::InSubquery(membership) => of_subquery(membership, schema)?,
         Expr::WindowFunction(window) => of_window(window, schema)?,
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_comparison(*op) => {
-            nan_formed(left, schema)? | nan_formed(right, schema)?
+            // No bounds of a file have NaN, so they must not be compared with it.
+            let (of_left, of_right) = (is_nan(right), is_nan(left));
+            compared(left, of_left, schema)? | compared(right, of_right, schema)?
         }
         Expr::Between(Between { expr, low, high, .. }) => {
             nan_formed(expr, schema)? | nan_formed(low, schema)? | nan_formed(high, schema)?
@@ -76,13 +78,40 @@ fn each_nan_formed(values: &mut [Expr], schema: &DFSchema) -> Result<bool> {
     Ok(changed)
 }
 
+/// Gives `value` one NaN if the expression computes it, or `always`, and if it is a double.
+fn compared(value: &mut Expr, always: bool, schema: &DFSchema) -> Result<bool> {
+    if !always || !is_double(value, schema)? {
+        return nan_formed(value, schema);
+    }
+    replace(value);
+    Ok(true)
+}
+
+fn replace(value: &mut Expr) {
+    let null = Expr::Literal(ScalarValue::Null, None);
+    *value = one_nan().call(vec![std::mem::replace(value, null)]);
+}
+
+/// Checks if `value` is the constant NaN.
+fn is_nan(value: &Expr) -> bool {
+    match value {
+        Expr::Cast(Cast { expr, .. }) | Expr::TryCast(TryCast { expr, .. }) => is_nan(expr),
+        Expr::Literal(ScalarValue::Float64(Some(value)), _) => value.is_nan(),
+        Expr::Literal(ScalarValue::Float32(Some(value)), _) => value.is_nan(),
+        Expr::Literal(text, _) => text
+            .try_as_str()
+            .flatten()
+            .is_some_and(|text| text.trim().trim_start_matches(['+', '-']).eq_ignore_ascii_case("nan")),
+        _ => false,
+    }
+}
+
 /// Gives `value` one NaN if it is a double that the expression computes.
 pub(super) fn nan_formed(value: &mut Expr, schema: &DFSchema) -> Result<bool> {
     if !may_have_sign(value, schema)? || !is_double(value, schema)? {
         return Ok(false);
     }
-    let null = Expr::Literal(ScalarValue::Null, None);
-    *value = one_nan().call(vec![std::mem::replace(value, null)]);
+    replace(value);
     Ok(true)
 }
 
