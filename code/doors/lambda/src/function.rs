@@ -23,6 +23,7 @@ use buzz_engine::{Engine, NameList, Names, Progress, ProgressReport, Status};
 use buzz_protocol::{ErrorKind, QueryError, QueryId, Result};
 use buzz_registry::{Named, Registry};
 use buzz_worker::process::unpanicked;
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -133,13 +134,12 @@ impl FuseFunction {
         let mut hash = DefaultHasher::new();
         event.to_string().hash(&mut hash);
         let asked = format!("{:016x}", hash.finish());
-        match self.results.get(&place).await? {
-            None => self.results.put(&place, asked).await,
-            Some(before) if before == asked.as_bytes() => Ok(()),
-            Some(_) => Err(QueryError::invalid(format!(
-                "the id {query} was used for another request; choose a new `query_id`"
-            ))),
+        // Two invocations may ask at the same time.
+        let first = self.results.first(&place, Bytes::from(asked.clone())).await?;
+        if first == asked.as_bytes() {
+            return Ok(());
         }
+        Err(QueryError::invalid(format!("the id {query} was used for another request; choose a new `query_id`")))
     }
 
     /// Waits until another invocation has stored the answer of `query`.

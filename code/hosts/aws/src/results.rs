@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! queries/<query id>/request.json     event of an asynchronous query
+//! queries/<query id>/asked           hash of the request whose caller chose the id
 //! queries/<query id>/progress.json    its latest progress report
 //! queries/<query id>/answer.json      its answer or failure
 //! queries/<query id>/started          exists once an invocation answers it
@@ -117,13 +118,22 @@ impl Results {
     /// # Errors
     /// As for [`Results::put`].
     pub async fn claim(&self, place: &Location) -> Result<bool> {
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let claim = Bytes::from(json!({"claim": uuid::Uuid::new_v4()}).to_string());
-        match self.store(place)?.put_opts(&place.path, PutPayload::from(claim.clone()), options).await {
-            Ok(_) => Ok(true),
-            // This caller may have written the object itself and lost the answer, and the store client retried.
+        // This caller may have written the object itself and lost the answer, and the store client retried.
+        Ok(self.first(place, claim.clone()).await? == claim)
+    }
+
+    /// Creates the object at `place` with `contents`. Returns what it contains: that of the first caller.
+    ///
+    /// # Errors
+    /// As for [`Results::put`] and [`Results::get`]; `Unavailable` if the object was removed meanwhile.
+    pub async fn first(&self, place: &Location, contents: Bytes) -> Result<Bytes> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store(place)?.put_opts(&place.path, PutPayload::from(contents.clone()), options).await {
+            Ok(_) => Ok(contents),
             Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
-                Ok(self.get(place).await? == Some(claim))
+                let removed = || QueryError::unavailable(format!("`{place}` was removed while it was read; try again"));
+                self.get(place).await?.ok_or_else(removed)
             }
             Err(error) => Err(not_written(place, error)),
         }
@@ -237,6 +247,18 @@ mod tests {
         results.put_json(&place, &vec![1, 2]).await.unwrap();
         assert_eq!(results.get_json::<Vec<u32>>(&place).await.unwrap(), Some(vec![1, 2]));
         assert!(results.get_json::<String>(&place).await.unwrap_err().to_string().contains("is not readable"));
+    }
+
+    #[tokio::test]
+    async fn one_of_several_callers_is_first() {
+        let results = results();
+        let place = results.of_query(QueryId::fresh(), "asked").unwrap();
+        let asked: Vec<Bytes> = (0..8).map(|caller| Bytes::from(format!("request {caller}"))).collect();
+        let found = asked.iter().map(|contents| results.first(&place, contents.clone()));
+        let found = futures::future::try_join_all(found).await.unwrap();
+        assert!(asked.contains(&found[0]));
+        assert!(found.iter().all(|one| *one == found[0]));
+        assert_eq!(results.get(&place).await.unwrap(), Some(found[0].clone()));
     }
 
     #[tokio::test]

@@ -45,6 +45,8 @@ mod nested;
 
 mod named;
 
+mod nans;
+
 mod reduce;
 
 mod visible;

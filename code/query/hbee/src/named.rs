@@ -1,4 +1,4 @@
-//! Scans whose errors name the file and the table. DataFusion's readers do not name them.
+//! Scans whose errors name the file and the table, and whose doubles have one NaN. DataFusion's readers do neither.
 
 use std::any::Any;
 use std::fmt;
@@ -23,6 +23,8 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 use url::Url;
+
+use crate::nans;
 
 /// Wraps the scans of `plan` so that errors of kind `Data` name the file. `specs` describes the scans in pre-order. The
 /// plan must not be optimized afterwards, because the wrapper hides the type of each scan's source.
@@ -214,7 +216,7 @@ impl Morsel for NamingMorsel {
     fn into_stream(self: Box<Self>) -> BoxStream<'static, Result<RecordBatch>> {
         let name = self.name;
         let batches = AssertUnwindSafe(self.inner.into_stream()).catch_unwind();
-        let batches = batches.map(|batch| batch.unwrap_or_else(|panic| Err(panicked(panic))));
+        let batches = batches.map(|batch| batch.unwrap_or_else(|panic| Err(panicked(panic))).and_then(nans::of_batch));
         batches.map_err(move |error| name.put_on_datafusion(error)).boxed()
     }
 }

@@ -14,7 +14,9 @@ use datafusion::common::Statistics;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::object_store::ObjectStoreUrl;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder, FileSource};
+use datafusion::datasource::physical_plan::{
+    FileGroup, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
+};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::TaskContext;
@@ -27,6 +29,7 @@ use parquet::file::metadata::ParquetMetaData;
 use crate::deletion::remaining_rows;
 use crate::mapping::MappedColumns;
 use crate::named::FileName;
+use crate::nans;
 
 /// The files of a task's scans, with their partition values decoded.
 #[derive(Debug)]
@@ -92,6 +95,11 @@ impl ScanFiles {
                 let builder = builder.with_file_groups(group);
                 let builder = match &spec.format {
                     FileFormat::Parquet => {
+                        let source = scan.file_source().downcast_ref::<ParquetSource>();
+                        let builder = match source.map(nans::of_source).transpose()?.flatten() {
+                            Some(source) => builder.with_source(source),
+                            None => builder,
+                        };
                         builder.with_expr_adapter(Some(Arc::new(MappedColumns(spec.mapping.clone()))))
                     }
                     text => builder.with_source(text_source(scan, text)?),
@@ -110,7 +118,10 @@ impl ScanFiles {
 fn text_source(scan: &FileScanConfig, format: &FileFormat) -> DataFusionResult<Arc<dyn FileSource>> {
     let source = TextSource::new(format.clone(), scan.file_source().table_schema().clone());
     Ok(match scan.file_source().projection() {
-        Some(projection) => Arc::new(source.project(projection)?),
+        Some(projection) => {
+            let formed = nans::of_projection(projection, scan.file_source().table_schema().table_schema())?;
+            Arc::new(source.project(formed.as_ref().unwrap_or(projection))?)
+        }
         None => Arc::new(source),
     })
 }

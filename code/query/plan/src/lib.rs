@@ -13,6 +13,7 @@ pub mod dialect;
 mod explain;
 mod footers;
 mod information;
+mod join_keys;
 mod join_order;
 mod key_filters;
 mod limited;

@@ -51,6 +51,11 @@ fn checked(sql: &str, params: &BTreeMap<String, Param>) -> Result<Vec<String>> {
     if let Some(missing) = named.iter().find(|name| !params.contains_key(*name)) {
         return Err(QueryError::invalid(match missing.as_str() {
             "" => "parameter `?` has no name; write `$name` and set it with --param name=VALUE".to_string(),
+            // Clients of the server write numbers.
+            name if name.bytes().all(|byte| byte.is_ascii_digit()) => format!(
+                "parameter `${name}` has no value; bind one with the statement, or set it with --param {name}=VALUE on the \
+                 command line"
+            ),
             name => format!(
                 "parameter `${name}` has no value; set it with --param {name}=VALUE, or in `params` of a query file{}",
                 name_help(name, params.keys().map(String::as_str))

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use buzz_exchange::{InboxCodec, InboxExec, keys_can_be_sent};
 use buzz_kernel::{planning_config, yielding};
-use buzz_protocol::{CombAddress, Options, QueryId, Result, StageId};
+use buzz_protocol::{CombAddress, Options, QueryError, QueryId, Result, StageId};
 use chrono::{DateTime, Utc};
 use datafusion::catalog::Session;
 use datafusion::common::DFSchema;
@@ -32,9 +32,10 @@ use crate::cut::{Fragment, cut};
 use crate::limited::limited_once;
 use crate::ordered::ordered;
 use crate::query_plan::{QueryPlan, ReduceStep};
+use crate::sql::delivered_schema;
 use crate::table::InboxTarget;
 use crate::trees::PlanTree;
-use crate::{Planning, standard, wire};
+use crate::{Planning, join_keys, standard, wire};
 
 /// The possible reducers of a query.
 pub(crate) struct Reducer {
@@ -133,7 +134,7 @@ pub(crate) fn stand_ins(combs: usize) -> Vec<CombAddress> {
 /// partition. It can be executed once.
 ///
 /// # Errors
-/// `Invalid` if the step cannot be planned.
+/// `Invalid` if the step cannot be planned, `Internal` if it was planned otherwise before, for the tasks of `plan`.
 pub async fn reduce_plan(
     reduce: &ReduceStep,
     plan: &QueryPlan,
@@ -141,7 +142,19 @@ pub async fn reduce_plan(
     partitions: usize,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let target = InboxTarget { query, partitions };
-    whole(reduce, &plan.options, plan.start, target).await
+    let whole = planned(&reduce.logical, &plan.options, plan.start, target).await?;
+    let Some(rules) = &reduce.cut else { return Ok(whole) };
+    let cut = cut(whole, rules, target)?;
+    for (fragment, id) in cut.fragments.iter().zip(rules.first_stage..) {
+        let stage = plan.stages.iter().find(|stage| stage.id == StageId(id));
+        // Rows in another order of columns would be read as if they were in this one.
+        if stage.is_some_and(|stage| stage.schema != delivered_schema(&fragment.plan.schema())) {
+            let why =
+                format!("step `{}` was planned in two ways: the tasks of map_{id} deliver other columns", reduce.step);
+            return Err(QueryError::internal(why));
+        }
+    }
+    Ok(cut.reduce)
 }
 
 /// Checks if `reduce`, planned for `partitions` partitions instead of those of `plan`, would be cut into the same fragments as the
@@ -222,7 +235,7 @@ pub(crate) async fn planned(
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let config = planning_config(options, target.partitions)?.with_extension(Arc::new(target));
     let state = crate::deadline::within_time(standard::session(config, options, start, [])?, options, start);
-    let sendable = wire::sendable_literals(logical.clone())?;
+    let sendable = join_keys::computed_below(wire::sendable_literals(logical.clone())?)?;
     let plan = state.query_planner().create_physical_plan(&sendable, &state).await?;
     let plan = yielding(standard::without_unordered_limits(plan)?)?;
     if plan.properties().partitioning.partition_count() == 1 {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 pub use arithmetic::{Arithmetic, checked, is_checked};
-pub use doubles::one_form;
+pub use doubles::{one_form, one_nan, with_one_nan};
 pub use hidden::hidden;
 pub use instants::{instant, instant_in, round_time, rounded_time, unit_nanoseconds};
 pub use interval_keys::{interval_key, interval_of_key};
@@ -51,6 +51,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         rounded_time(),
         null_if(),
         one_form(),
+        one_nan(),
     ];
     arithmetic.into_iter().chain(intervals).chain(others).chain(mended_functions()).chain(bounded_functions()).collect()
 }

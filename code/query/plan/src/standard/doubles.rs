@@ -1,19 +1,20 @@
 //! Zeros and NaN of doubles.
 //!
 //! `-0.0` equals `0.0`, and every NaN is one value, but DataFusion compares their bits in `nullif`, `CASE x WHEN`, lists of IN that it
-//! hashes, and the keys of windows.
+//! hashes, and the keys of windows. Everywhere else it compares the bits of NaN: one with a sign bit is less than all numbers. Scans
+//! give the doubles of files one NaN; what a statement computes, such as `0.0 / 0.0`, gets it where it is compared or becomes a column.
 
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use buzz_kernel::{null_if, one_form};
+use buzz_kernel::{null_if, one_form, one_nan};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
-use datafusion::logical_expr::expr::{InList, InSubquery, ScalarFunction, WindowFunction};
-use datafusion::logical_expr::{Case, Cast, Expr, LogicalPlanBuilder};
+use datafusion::logical_expr::expr::{Between, InList, InSubquery, ScalarFunction, WindowFunction};
+use datafusion::logical_expr::{BinaryExpr, Case, Cast, Expr, LogicalPlanBuilder, Projection, TryCast};
 
-use super::operands::type_of;
+use super::operands::{is_comparison, type_of};
 use super::windows;
 
 /// Compares the doubles in `expression` by their values.
@@ -22,6 +23,20 @@ pub(super) fn by_value(mut expression: Expr, schema: &DFSchema) -> Result<Transf
         Expr::Case(case) => of_case(case, schema)?,
         Expr::InSubquery(membership) => of_subquery(membership, schema)?,
         Expr::WindowFunction(window) => of_window(window, schema)?,
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_comparison(*op) => {
+            // No bounds of a file have NaN, so they must not be compared with it.
+            let (of_left, of_right) = (is_nan(right), is_nan(left));
+            compared(left, of_left, schema)? | compared(right, of_right, schema)?
+        }
+        Expr::Between(Between { expr, low, high, .. }) => {
+            nan_formed(expr, schema)? | nan_formed(low, schema)? | nan_formed(high, schema)?
+        }
+        Expr::AggregateFunction(call) if matches!(call.func.name(), "min" | "max") => {
+            each_nan_formed(&mut call.params.args, schema)?
+        }
+        Expr::ScalarFunction(call) if matches!(call.name(), "greatest" | "least") => {
+            each_nan_formed(&mut call.args, schema)?
+        }
         Expr::ScalarFunction(call) if call.name() == "nullif" => match of_nullif(call, schema)? {
             Some(replaced) => {
                 expression = replaced;
@@ -53,6 +68,101 @@ pub(super) fn formed(key: &mut Expr, schema: &DFSchema) -> Result<bool> {
         *key = one_form().call(vec![std::mem::replace(key, null)]);
     }
     Ok(is_double)
+}
+
+fn each_nan_formed(values: &mut [Expr], schema: &DFSchema) -> Result<bool> {
+    let mut changed = false;
+    for value in values {
+        changed |= nan_formed(value, schema)?;
+    }
+    Ok(changed)
+}
+
+/// Gives `value` one NaN if the expression computes it, or `always`, and if it is a double.
+fn compared(value: &mut Expr, always: bool, schema: &DFSchema) -> Result<bool> {
+    if !always || !is_double(value, schema)? {
+        return nan_formed(value, schema);
+    }
+    replace(value);
+    Ok(true)
+}
+
+fn replace(value: &mut Expr) {
+    let null = Expr::Literal(ScalarValue::Null, None);
+    *value = one_nan().call(vec![std::mem::replace(value, null)]);
+}
+
+/// Checks if `value` is the constant NaN.
+fn is_nan(value: &Expr) -> bool {
+    match value {
+        Expr::Cast(Cast { expr, .. }) | Expr::TryCast(TryCast { expr, .. }) => is_nan(expr),
+        Expr::Literal(ScalarValue::Float64(Some(value)), _) => value.is_nan(),
+        Expr::Literal(ScalarValue::Float32(Some(value)), _) => value.is_nan(),
+        Expr::Literal(text, _) => text
+            .try_as_str()
+            .flatten()
+            .is_some_and(|text| text.trim().trim_start_matches(['+', '-']).eq_ignore_ascii_case("nan")),
+        _ => false,
+    }
+}
+
+/// Gives `value` one NaN if it is a double that the expression computes.
+pub(super) fn nan_formed(value: &mut Expr, schema: &DFSchema) -> Result<bool> {
+    if !may_have_sign(value, schema)? || !is_double(value, schema)? {
+        return Ok(false);
+    }
+    replace(value);
+    Ok(true)
+}
+
+/// Checks if `value`, if it is a double, can be a NaN with a sign bit. Columns are none: they have one NaN.
+fn may_have_sign(value: &Expr, schema: &DFSchema) -> Result<bool> {
+    let any = |values: &mut dyn Iterator<Item = &Expr>| -> Result<bool> {
+        for value in values {
+            if may_have_sign(value, schema)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    Ok(match value {
+        Expr::Alias(alias) => may_have_sign(&alias.expr, schema)?,
+        Expr::Literal(ScalarValue::Float64(Some(value)), _) => value.is_nan(),
+        Expr::Literal(ScalarValue::Float32(Some(value)), _) => value.is_nan(),
+        Expr::BinaryExpr(binary) => !is_comparison(binary.op),
+        Expr::Negative(_) => true,
+        Expr::Cast(Cast { expr, .. }) | Expr::TryCast(TryCast { expr, .. }) => match type_of(expr, schema)? {
+            DataType::Float16 | DataType::Float32 | DataType::Float64 => may_have_sign(expr, schema)?,
+            other => other.is_string(),
+        },
+        Expr::Case(case) => {
+            let thens = case.when_then_expr.iter().map(|(_, then)| then.as_ref());
+            any(&mut thens.chain(case.else_expr.as_deref()))?
+        }
+        Expr::ScalarFunction(call) => match call.name() {
+            "coalesce" | "nvl" | "greatest" | "least" => any(&mut call.args.iter())?,
+            // What nested values have was read from files.
+            "get_field" | "array_element" | "buzz_double" | "buzz_nan" => false,
+            _ => true,
+        },
+        _ => false,
+    })
+}
+
+/// Gives the computed columns of `projection` one NaN.
+pub(super) fn projected(mut projection: Projection) -> Result<Transformed<Projection>> {
+    let mut changed = false;
+    for (output, (relation, field)) in projection.expr.iter_mut().zip(projection.schema.iter()) {
+        if !matches!(field.data_type(), DataType::Float32 | DataType::Float64) {
+            continue;
+        }
+        let mut value = output.clone().unalias();
+        if nan_formed(&mut value, projection.input.schema())? {
+            *output = value.alias_qualified(relation.cloned(), field.name());
+            changed = true;
+        }
+    }
+    Ok(Transformed::new_transformed(projection, changed))
 }
 
 /// Compares a double with the one form of the values of a subquery.

@@ -24,13 +24,15 @@ pub(super) fn rows(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         LogicalPlan::Sort(mut sort) => {
             let mut changed = ordered(&mut sort.expr, sort.input.schema())?;
             // Rows with equal doubles are in the order of the next keys.
-            if let Some((_, first)) = sort.expr.split_last_mut() {
+            if let Some((last, first)) = sort.expr.split_last_mut() {
                 for key in first {
                     changed |= doubles::formed(&mut key.expr, sort.input.schema())?;
                 }
+                changed |= doubles::nan_formed(&mut last.expr, sort.input.schema())?;
             }
             Ok(Transformed::new_transformed(LogicalPlan::Sort(sort), changed))
         }
+        LogicalPlan::Projection(projection) => Ok(doubles::projected(projection)?.update_data(LogicalPlan::Projection)),
         LogicalPlan::Join(join) => joined(join),
         LogicalPlan::Union(union) => times::of_one_unit(union),
         LogicalPlan::Aggregate(aggregate) => lifted::above_aggregate(aggregate, &grouped),

@@ -9,6 +9,7 @@ mod clauses;
 mod correlated;
 mod decimals;
 mod doubles;
+mod equalities;
 mod formats;
 mod frames;
 mod guards;
@@ -81,8 +82,10 @@ pub(crate) fn session<'a>(
     let mut planners = state.expr_planners().to_vec();
     planners.insert(0, Arc::new(operators::Intervals));
     planners.insert(0, Arc::new(intervals::Texts));
+    let optimizer = equalities::kept_apart(state.optimizers());
     let builder = SessionStateBuilder::new_from_existing(state)
         .with_analyzer_rules(analyzer)
+        .with_optimizer_rules(optimizer)
         .with_physical_optimizer_rules(physical)
         .with_expr_planners(planners);
     let mut state = builder.build();

@@ -123,3 +123,35 @@ async fn a_column_that_a_natural_join_does_not_merge_is_ambiguous() {
         "SELECT count(*) FROM (SELECT 1 AS m) w NATURAL JOIN (SELECT 1 AS m, 1 AS k) x NATURAL JOIN u WHERE k = 1";
     check(&[], &[(&format!("SELECT ({right}), ({side})"), &["1 | 1"])]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn joins_by_equality_beside_those_by_identity_exclude_nulls() {
+    let x = "(SELECT id, a FROM t) x";
+    let identity = "JOIN u ON x.a IS NOT DISTINCT FROM u.k";
+    check(&[], &[
+        // t.a is 1, 1, 2, NULL, 3, 3, 3, NULL; u.k is 1, 2, 2, NULL.
+        (&format!("SELECT count(*) FROM {x} {identity}"), &["6"]),
+        (&format!("SELECT count(*) FROM {x} {identity} JOIN t y ON x.a = y.a"), &["6"]),
+        (&format!("SELECT count(*) FROM {x} JOIN t y ON x.a = y.a {identity}"), &["6"]),
+        (&format!("SELECT x.a, count(*) FROM {x} {identity} JOIN t y ON x.id = y.id GROUP BY x.a"), &["1 | 2", "2 | 2", "NULL | 2"]),
+        (&format!("SELECT x.a, count(*) FROM {x} JOIN t y ON x.id = y.id {identity} GROUP BY x.a"), &["1 | 2", "2 | 2", "NULL | 2"]),
+        (&format!("SELECT count(*) FROM {x} {identity} CROSS JOIN u w WHERE x.a = w.k"), &["6"]),
+        (&format!("SELECT count(*) FROM {x} {identity} WHERE x.a = u.k"), &["4"]),
+        ("SELECT count(*) FROM (SELECT id, a, CAST(NULL AS BIGINT) AS m FROM t) x JOIN (SELECT k, CAST(NULL AS BIGINT) AS m FROM u) u ON x.a IS NOT DISTINCT FROM u.k WHERE x.m = u.m", &["0"]),
+        (&format!("SELECT count(*) FROM {x} LEFT JOIN u ON x.a IS NOT DISTINCT FROM u.k JOIN t y ON x.a = y.a"), &["15"]),
+        ("SELECT count(*) FROM t x WHERE EXISTS (SELECT 1 FROM u JOIN u w ON u.k IS NOT DISTINCT FROM w.k JOIN t y ON u.k = y.a WHERE y.id = x.id)", &["3"]),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn computed_keys_are_those_that_tasks_delivered() {
+    // Pairs of remainders are all different, and some are others in reverse.
+    let same = ["1 | 1", "2 | 2", "3 | 3", "4 | 4", "5 | 5", "6 | 6", "7 | 7", "8 | 8"];
+    let by = |condition: &str| format!("SELECT x.id, y.id FROM t x JOIN t y ON {condition}");
+    let plain = by("x.id % 4 = y.id % 4 AND x.b % 3 = y.b % 3");
+    let reversed = by("x.b % 3 = y.b % 3 AND x.id % 4 = y.id % 4");
+    let sums = by("x.id % 4 + 1 = y.id % 4 + 1 AND x.b % 3 + 1 = y.b % 3 + 1");
+    let more = by("x.id % 4 = y.id % 4 AND x.b % 3 = y.b % 3 AND x.b % 9 = y.b % 9 AND x.id % 9 = y.id % 9");
+    check(&[], &[(&plain, &same), (&reversed, &same), (&sums, &same), (&more, &same)]).await;
+}

@@ -5,6 +5,7 @@ mod clauses;
 mod conditions;
 mod intervals;
 mod joins;
+mod nans;
 mod numbers;
 mod subqueries;
 mod times;
