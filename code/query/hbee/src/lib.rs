@@ -44,6 +44,8 @@ mod named;
 
 mod reduce;
 
+mod segments;
+
 mod visible;
 
 use named::{FileName, naming_files};
