@@ -21,6 +21,8 @@ pub(crate) enum Rule {
     SpareUnrecorded,
     /// A process that reads or creates an entry looks afterwards at where the log begins.
     LookAtTheStart,
+    /// Entries whose keys decide about repetitions are not removed.
+    SpareKeys,
     /// An object with the bytes that this process wrote is its own.
     RecogniseOwn,
 }
@@ -44,6 +46,10 @@ impl Rules {
 
     pub(crate) fn looks_at_the_start(self) -> bool {
         self.holds(Rule::LookAtTheStart)
+    }
+
+    pub(crate) fn spares_keys(self) -> bool {
+        self.holds(Rule::SpareKeys)
     }
 
     pub(crate) fn recognises_own(self) -> bool {

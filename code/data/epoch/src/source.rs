@@ -169,6 +169,10 @@ impl SourceLog {
         &self.shared.store
     }
 
+    pub(crate) fn rules(&self) -> Rules {
+        self.shared.rules
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         &self.shared.folder
     }

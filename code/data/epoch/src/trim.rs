@@ -107,7 +107,8 @@ impl SourceLog {
         let (n, start) = starts.newest().await?;
         let deleted = self.sweep(&start).await?;
         let Some(newest) = self.newest().await? else { return Ok(deleted) };
-        let horizon_ms = self.spec().times.entries_from_ms(&newest, true);
+        let horizon_ms =
+            if self.rules().spares_keys() { self.spec().times.entries_from_ms(&newest, true) } else { i64::MAX };
         let until_ms = clock.now_ms().saturating_sub(retention_ms).min(horizon_ms);
         let last = newest.n.min(needed);
         let (mut first, mut segments) = (start.first, Vec::new());

@@ -13,7 +13,7 @@ use super::run::{Event, GROUPS, Mutant, Row, TIMER_WINDOW, WIDTH, spec};
 use super::world::{Process, SimulatedTarget, SkewedClock, World, pause};
 use crate::clock::Ids;
 use crate::log::Place;
-use crate::rules::Rules;
+use crate::rules::{Rule, Rules};
 use crate::{
     Clock, Commit, EpochLog, Keep, OutputFile, Part, Pending, RETENTION, Record, Segment, SourceLog, SourceSpec,
     StateFile, Target, Timer, TimerTime, Times, due, files_of, groups_of, publish_pending,
@@ -52,6 +52,7 @@ fn group_of(key: u64) -> u32 {
 fn rules(world: &World) -> Rules {
     match world.mutant {
         Some(Mutant::Without(rule)) => Rules { broken: Some(rule) },
+        Some(Mutant::TrimUnread) => Rules { broken: Some(Rule::SpareKeys) },
         _ => Rules::default(),
     }
 }

@@ -93,7 +93,7 @@ pub(crate) fn declared() -> Result {
         return Err(format!("{rows:?} {messages}").into());
     }
     let (succeeds, _, messages) =
-        sql(&folder, "nothing", &["--table", "u=streams/sources/nothing?type=Stream"], "SELECT * FROM u")?;
+        sql(&folder, "clicks", &["--table", "u=streams/sources/nothing?type=Stream"], "SELECT * FROM u")?;
     if succeeds || !messages.contains("does not exist") { Err(messages.into()) } else { Ok(()) }
 }
 
