@@ -62,7 +62,7 @@ examples: local-sample ## Make the files that code/examples reads, in data/examp
 
 STREAM ?= code/examples/top-auctions.sql
 
-.PHONY: run-stream run-ingest stream-differential stream-mutations stream-tools bench-stream bench-ingest
+.PHONY: run-stream run-ingest stream-differential stream-mutations stream-tools bench-stream bench-ingest bench-latency soak try-openapi
 run-stream: build ## Run the continuous query STREAM (default: the top auctions of 10 s, every 2 s) and print its rows
 	@$(BUZZ) stream run $(STREAM)
 
@@ -268,6 +268,18 @@ bench-stream: release stream-tools ## Measure continuous queries, next to plain 
 bench-ingest: release ## Measure the rows that a server takes; SECONDS=60 CLIENTS=16 EVENTS=1,10,100,1000 BINARIES=folder
 	python3 code/testkit/bench/ingest.py --bin $(MEASURED) --folder $(BENCH)/ingest --seconds $(or $(SECONDS),10) \
 		--clients $(or $(CLIENTS),16) --events $(or $(EVENTS),1,10,100,1000) --pipeline
+
+bench-latency: release ## Measure the time from an event to its row, with epochs of 200 ms; RATES=100,10000 SECONDS=30 BINARIES=folder
+	python3 code/testkit/bench/latency.py --bin $(MEASURED) --folder $(BENCH)/latency --rates $(if $(RATES),$(RATES),100,10000) \
+		--seconds $(or $(SECONDS),30)
+
+soak: release ## Run a server and a pipeline at half the rate that they reach, and show what grows; SECONDS=1800 BINARIES=folder
+	python3 code/testkit/bench/soak.py --bin $(MEASURED) --folder $(BENCH)/soak --seconds $(or $(SECONDS),1800)
+
+SCHEMATHESIS := $(BENCH)/schemathesis
+try-openapi: build ## Send requests that are made from the OpenAPI of a server, with schemathesis from PyPI; EXAMPLES=50
+	@[ -x $(SCHEMATHESIS)/bin/schemathesis ] || { python3 -m venv $(SCHEMATHESIS) && $(SCHEMATHESIS)/bin/pip install --quiet schemathesis==4.32.5; }
+	python3 code/testkit/bench/openapi.py --bin $(dir $(BUZZ)) --tool $(SCHEMATHESIS)/bin/schemathesis --examples $(or $(EXAMPLES),50)
 
 bench-builds: bench-tools ## Compare two builds of `buzz` on TPC-H; OLD=folder NEW=folder BENCH_RUNS=9 TPCH_SCALE=1
 	@[ -n "$(OLD)" ] || { echo "error: OLD= names the folder of the old build's \`buzz\`" >&2; exit 2; }

@@ -91,14 +91,7 @@ fn listed(name: &str, json: &str, folder: &Location, stores: &QueryStores) -> Re
             let value = partition_value(column, data_type, text.as_deref());
             values.push(value.map_err(in_file)?);
         }
-        files.push(DataFile {
-            number: 0,
-            path: String::new(),
-            size: file.size,
-            e_tag: None,
-            partition_values: values.into(),
-            deletion_vector: None,
-        });
+        files.push(DataFile { size: file.size, partition_values: values.into(), ..DataFile::named(String::new()) });
         if let Some(region) = &manifest.region {
             stores.suggest_region(&place.store, region).map_err(in_manifest)?;
         }

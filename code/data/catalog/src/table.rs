@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use buzz_protocol::{
-    BucketOptions, CatalogType, ColumnMapping, DeletionVector, FileFormat, QueryError, Result, StoreRoot,
+    BucketOptions, CatalogType, ColumnMapping, DeletionVector, FileFormat, QueryError, Result, RowRun, StoreRoot,
 };
 use datafusion::scalar::ScalarValue;
 use object_store::ObjectMeta;
@@ -73,6 +73,8 @@ pub struct DataFile {
     pub partition_values: Arc<[ScalarValue]>,
     /// Rows that were deleted without rewriting the file.
     pub deletion_vector: Option<DeletionVector>,
+    /// Runs of rows that count, of a segment of a stream. Otherwise empty, and all rows count.
+    pub runs: Arc<[RowRun]>,
 }
 
 impl DataFile {
@@ -84,15 +86,26 @@ impl DataFile {
         }
     }
 
+    /// Creates an empty file in `path` without partition values.
+    pub(crate) fn named(path: String) -> DataFile {
+        DataFile {
+            number: 0,
+            path,
+            size: 0,
+            e_tag: None,
+            partition_values: Arc::default(),
+            deletion_vector: None,
+            runs: Arc::default(),
+        }
+    }
+
     /// Creates the file of a listed `object`.
     pub(crate) fn found(object: ObjectMeta, partition_values: Vec<ScalarValue>) -> DataFile {
         DataFile {
-            number: 0,
-            path: object.location.to_string(),
             size: object.size,
             e_tag: object.e_tag,
             partition_values: partition_values.into(),
-            deletion_vector: None,
+            ..DataFile::named(object.location.to_string())
         }
     }
 }

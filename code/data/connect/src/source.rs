@@ -23,6 +23,15 @@ pub trait Source: fmt::Debug + Send {
 
     /// Returns the position after the rows that were read. A source that is opened with it goes on there.
     fn offset(&self) -> Value;
+
+    /// Notes, beside the rows, that `reader` needs those after `offset`, or from its start on if that is null, so that they are
+    /// not removed; or, with `None`, that it reads no more. Sources that never remove rows do nothing.
+    ///
+    /// # Errors
+    /// Errors of the store.
+    async fn note_reader(&mut self, _reader: &str, _offset: Option<&Value>) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Rows of one read.

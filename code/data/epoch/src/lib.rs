@@ -44,7 +44,8 @@
 //! - [`PipelineSpec`] and [`Manifest`]: versions of a pipeline, and going back to an earlier epoch.
 //! - [`Keep`]: which files are garbage.
 //! - [`Target`] and [`publish_pending`] bring output into tables outside, once.
-//! - [`SourceLog`] keeps rows that are pushed by others, and leaves out requests that were repeated.
+//! - [`SourceLog`] keeps rows that are pushed by others, and leaves out requests that were repeated. [`SourceLog::trim`] removes
+//!   old ones.
 //! - [`Sequence`] keeps documents that replace each other, such as what is wanted of a pipeline and who runs it.
 //! - [`groups_of`] divides state among combs.
 //! - [`Clock`] is the time, which a test moves.
@@ -76,6 +77,8 @@ mod seal;
 
 mod source;
 
+mod trim;
+
 mod groups;
 
 mod clock;
@@ -95,7 +98,7 @@ pub use log::{Commit, DELETES_MAX, EpochLog, LISTED_RECORDS_MAX, OUTPUT_SWEEP_EP
 pub use names::{NAME_BYTES_MAX, epoch_of};
 pub use object::{LISTED_MAX, OBJECT_BYTES_MAX, read as read_object};
 pub use outbox::{Pending, Target, publish_pending, span_of};
-pub use pipeline::{KEY_GROUPS_MAX, Manifest, PipelineSpec, SCRIPT_BYTES_MAX, Span, VERSIONS_MAX};
+pub use pipeline::{Continued, KEY_GROUPS_MAX, Manifest, PipelineSpec, SCRIPT_BYTES_MAX, Span, VERSIONS_MAX};
 pub use record::{
     INLINE_BYTES_MAX, Moved, OutputFile, RECORD_BYTES_MAX, Record, StateFile, TIMERS_MAX, Timer, TimerTime, due,
 };
@@ -103,3 +106,4 @@ pub use seal::{ENTRY_PARTS_MAX, ENTRY_SEGMENTS_MAX, Entry, KEYS_MAX, Sealed, Sea
 pub use segment::{KEY_BYTES_MAX, PARTS_MAX, Part, SEGMENT_BYTES_MAX, Segment};
 pub use sequence::Sequence;
 pub use source::{SourceColumn, SourceLog, SourceSpec, source_names};
+pub use trim::RETENTION;

@@ -15,7 +15,7 @@ use crate::clock::Ids;
 use crate::garbage::{self, Keep};
 use crate::names;
 use crate::object::{self, Created, READS_AT_ONCE};
-use crate::pipeline::{self, Change, Manifest, PipelineSpec, VERSIONS_MAX};
+use crate::pipeline::{self, Change, Continued, Manifest, PipelineSpec, VERSIONS_MAX};
 use crate::record::{Moved, Record, decode};
 use crate::rules::Rules;
 use crate::search::Search;
@@ -65,6 +65,19 @@ struct Known {
 struct Hint {
     version: u64,
     epoch: u64,
+}
+
+/// The record from which a version starts.
+#[derive(Debug)]
+enum Base {
+    /// The newest one.
+    Newest,
+    /// The one of an epoch.
+    Epoch(u64),
+    /// None: without offsets and state.
+    Nothing,
+    /// Parts of the newest one.
+    Continued(Continued),
 }
 
 /// The result of [`EpochLog::commit`].
@@ -295,12 +308,31 @@ impl EpochLog {
         self.next_version(&self.shared.manifest.spec.clone(), Some(to_epoch)).await
     }
 
+    /// Closes this version and returns the next one, for `spec` with another script, which starts from those offsets and that
+    /// state of the newest epoch that `continued` names. The epochs before do not belong to its history.
+    ///
+    /// # Errors
+    /// As [`EpochLog::rewind`].
+    pub async fn continue_with(&self, spec: &PipelineSpec, continued: &Continued) -> Result<EpochLog> {
+        let continued = continued.that_fit(&self.shared.manifest.spec, spec);
+        self.move_to(spec, &Base::Continued(continued)).await
+    }
+
     /// Closes this version and returns the next one, for `spec`, which starts from the offsets and state of epoch
     /// `from`: `None` is the newest, `Some(0)` is a start without state.
     ///
     /// # Errors
     /// As [`EpochLog::rewind`]; `Invalid` also if `spec` cannot use the state.
     pub async fn next_version(&self, spec: &PipelineSpec, from: Option<u64>) -> Result<EpochLog> {
+        let base = match from {
+            None => Base::Newest,
+            Some(0) => Base::Nothing,
+            Some(epoch) => Base::Epoch(epoch),
+        };
+        self.move_to(spec, &base).await
+    }
+
+    async fn move_to(&self, spec: &PipelineSpec, from: &Base) -> Result<EpochLog> {
         spec.check()?;
         let manifest = &self.shared.manifest;
         let version = manifest.version + 1;
@@ -313,12 +345,15 @@ impl EpochLog {
             let newest = self.newest().await?;
             let first = newest.as_ref().map_or(manifest.first, |record| record.epoch + 1);
             let base = match from {
-                Some(0) => None,
-                Some(epoch) => Some(self.restorable(epoch).await?),
-                None => newest.clone(),
+                Base::Nothing => None,
+                Base::Epoch(epoch) => Some(self.restorable(*epoch).await?),
+                Base::Newest => newest.clone(),
+                Base::Continued(continued) => newest.clone().map(|newest| continued.of(newest)),
             };
-            let lineage = base.as_ref().map_or(Vec::new(), |base| pipeline::lineage_through(manifest, base.epoch));
-            if base.is_some() {
+            let is_whole = !matches!(from, Base::Continued(_));
+            let history = base.as_ref().filter(|_| is_whole);
+            let lineage = history.map_or(Vec::new(), |base| pipeline::lineage_through(manifest, base.epoch));
+            if history.is_some() {
                 let differences = manifest.spec.state_differences(spec);
                 if !differences.is_empty() {
                     return Err(pipeline::refuse(&self.shared.place.pipeline, manifest, &differences));

@@ -2,7 +2,7 @@
 //! collection can decide about a file without opening it.
 //!
 //! ```text
-//! <root>/sources/<source>/{source.json, inbox/<part>/<uuid7>, log/<n>.json}
+//! <root>/sources/<source>/{source.json, inbox/<part>/<uuid7>, log/<n>.json, starts/<n>.json, readers/<reader>.json}
 //! <root>/pipelines/<pipeline>/latest.json
 //! <root>/pipelines/<pipeline>/v<k>/{pipeline.json, epochs/<e>.json}
 //! <root>/pipelines/<pipeline>/v<k>/state/<stage>/<e>-<uuid>.<ext>

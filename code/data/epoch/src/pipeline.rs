@@ -4,10 +4,12 @@
 //! loses the race for that epoch and learns that the pipeline has moved. The closing record contains the manifest and
 //! the first record of the next version, so any process can finish a move that was interrupted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use buzz_protocol::{QueryError, Result};
 use serde::{Deserialize, Serialize};
+
+use crate::record::Record;
 
 /// Maximum size of a script.
 pub const SCRIPT_BYTES_MAX: usize = 1 << 20;
@@ -51,6 +53,38 @@ pub struct Manifest {
     pub first: u64,
     /// The epochs of earlier versions that this version continues, in ascending order.
     pub lineage: Vec<Span>,
+}
+
+/// The parts of the newest record with which a version for another script starts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Continued {
+    /// Sources that go on after the offsets of the record. Others begin at their start.
+    pub sources: BTreeSet<String>,
+    /// Stages that keep their state, if their fingerprints agree. Others start without state.
+    pub stages: BTreeSet<String>,
+}
+
+impl Continued {
+    /// Leaves out stages whose state `start` cannot read from `stored`.
+    pub(crate) fn that_fit(&self, stored: &PipelineSpec, start: &PipelineSpec) -> Self {
+        let fits = |stage: &&String| {
+            stored.key_groups == start.key_groups
+                && stored.fingerprints.get(*stage).is_some_and(|known| start.fingerprints.get(*stage) == Some(known))
+        };
+        Self { stages: self.stages.iter().filter(fits).cloned().collect(), ..self.clone() }
+    }
+
+    /// Returns what `record` has of these.
+    pub(crate) fn of(&self, record: Record) -> Record {
+        let is_kept = |name: &String| self.sources.contains(name) || self.stages.contains(name);
+        let mut kept =
+            Record { at_ms: record.at_ms, epoch: record.epoch, generation: record.generation, ..Record::default() };
+        kept.sources = record.sources.into_iter().filter(|(name, _)| self.sources.contains(name)).collect();
+        kept.watermarks = record.watermarks.into_iter().filter(|(name, _)| is_kept(name)).collect();
+        kept.state = record.state.into_iter().filter(|file| self.stages.contains(&file.stage)).collect();
+        kept.timers = record.timers.into_iter().filter(|timer| self.stages.contains(&timer.stage)).collect();
+        kept
+    }
 }
 
 /// A run of epochs of one version.
@@ -115,8 +149,7 @@ impl PipelineSpec {
         if self.key_groups != start.key_groups {
             differences.push(format!("{} key groups instead of {}", start.key_groups, self.key_groups));
         }
-        let names: std::collections::BTreeSet<&String> =
-            self.fingerprints.keys().chain(start.fingerprints.keys()).collect();
+        let names: BTreeSet<&String> = self.fingerprints.keys().chain(start.fingerprints.keys()).collect();
         for name in names {
             match (self.fingerprints.get(name), start.fingerprints.get(name)) {
                 (Some(stored), Some(now)) if stored == now => {}

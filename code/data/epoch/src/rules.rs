@@ -19,6 +19,10 @@ pub(crate) enum Rule {
     WaitForWrites,
     /// Files of an epoch without a record are not garbage.
     SpareUnrecorded,
+    /// A process that reads or creates an entry looks afterwards at where the log begins.
+    LookAtTheStart,
+    /// Entries whose keys decide about repetitions are not removed.
+    SpareKeys,
     /// An object with the bytes that this process wrote is its own.
     RecogniseOwn,
 }
@@ -38,6 +42,14 @@ impl Rules {
 
     pub(crate) fn spares_unrecorded(self) -> bool {
         self.holds(Rule::SpareUnrecorded)
+    }
+
+    pub(crate) fn looks_at_the_start(self) -> bool {
+        self.holds(Rule::LookAtTheStart)
+    }
+
+    pub(crate) fn spares_keys(self) -> bool {
+        self.holds(Rule::SpareKeys)
     }
 
     pub(crate) fn recognises_own(self) -> bool {

@@ -4,6 +4,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
 
+use buzz_protocol::RowRun;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -105,6 +106,14 @@ pub struct Sealed {
     pub segment: String,
     /// Runs of rows that count, in ascending order.
     pub rows: Vec<SealedRows>,
+}
+
+impl Sealed {
+    /// Returns the runs of rows that count, for [`Segment::runs`](crate::Segment::runs). Requests without rows have none.
+    pub fn runs(&self) -> impl Iterator<Item = RowRun> {
+        let rows = self.rows.iter().filter(|rows| rows.part.rows > 0);
+        rows.map(|rows| RowRun { from: rows.from, rows: rows.part.rows, bytes: rows.part.bytes })
+    }
 }
 
 /// A run of rows that count: those of one request.

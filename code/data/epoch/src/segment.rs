@@ -4,13 +4,13 @@
 //! "buzzseg1" | length of the header: u32, little endian | header: JSON | payload
 //! ```
 
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{QueryError, Result, RowRun};
 use bytes::{BufMut, Bytes, BytesMut};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::record::decode;
-use crate::seal::Sealed;
+use crate::seal::{Sealed, SealedRows};
 
 /// Maximum size of a segment's payload.
 pub const SEGMENT_BYTES_MAX: usize = 64 << 20;
@@ -105,18 +105,37 @@ impl Segment {
     /// # Errors
     /// `Data` if the segment does not have these parts.
     pub fn counted(&self, sealed: &Sealed) -> Result<Vec<(&Part, Bytes)>> {
-        let wrong = || {
-            QueryError::data(format!(
-                "segment `{}` does not have the rows that the log names; restore it",
-                sealed.segment
-            ))
-        };
-        let mut wanted = sealed.rows.iter().peekable();
+        let is_wanted = |rows: &&SealedRows, row: u64, part: &Part| rows.from == row && rows.part == *part;
+        self.selected(&sealed.segment, &mut sealed.rows.iter(), &is_wanted)
+    }
+
+    /// Returns the parts of `runs` in the segment `object`, which is in `path`, each with its bytes.
+    ///
+    /// # Errors
+    /// `Data` if the object is no segment, or does not have these parts.
+    pub fn runs(path: &Path, object: &Bytes, runs: &[RowRun]) -> Result<Vec<(Part, Bytes)>> {
+        let segment = Self::decode(path, object)?;
+        let is_wanted =
+            |run: &&RowRun, row: u64, part: &Part| (run.from, run.rows, run.bytes) == (row, part.rows, part.bytes);
+        let selected = segment.selected(path.as_ref(), &mut runs.iter(), &is_wanted)?;
+        Ok(selected.into_iter().map(|(part, bytes)| (part.clone(), bytes)).collect())
+    }
+
+    /// Returns the parts that `wanted` names in their order, by `is_wanted`, which gets the first row of a part too.
+    fn selected<T>(
+        &self,
+        name: &str,
+        wanted: &mut dyn Iterator<Item = T>,
+        is_wanted: &dyn Fn(&T, u64, &Part) -> bool,
+    ) -> Result<Vec<(&Part, Bytes)>> {
+        let wrong =
+            || QueryError::data(format!("segment `{name}` does not have the rows that the log names; restore it"));
+        let mut wanted = wanted.peekable();
         let (mut row, mut byte) = (0_u64, 0_usize);
-        let mut counted = Vec::with_capacity(sealed.rows.len());
+        let mut counted = Vec::new();
         for part in &self.parts {
             let end = usize::try_from(part.bytes).ok().and_then(|bytes| byte.checked_add(bytes)).ok_or_else(wrong)?;
-            if wanted.next_if(|rows| rows.from == row && rows.part == *part).is_some() {
+            if wanted.next_if(|rows| is_wanted(rows, row, part)).is_some() {
                 if end > self.payload.len() {
                     return Err(wrong());
                 }

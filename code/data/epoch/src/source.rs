@@ -19,6 +19,10 @@ use crate::rules::Rules;
 use crate::seal::{ENTRY_SEGMENTS_MAX, Entry, Found, Index, Sealed, Times};
 use crate::search::Search;
 use crate::segment::{self, HEADER_READ_BYTES, Segment};
+use crate::trim::{RETENTION, Starts};
+
+/// Entries that are read at once if all are.
+const ENTRIES_AT_ONCE: usize = 64;
 
 /// Number of lost races after which sealing leaves the work to the processes that win.
 const RACES_MAX: usize = 16;
@@ -83,6 +87,8 @@ struct Shared {
     ids: Ids,
     rules: Rules,
     segments_max: usize,
+    /// The beginnings of the log, if it may be trimmed.
+    starts: Option<Starts>,
     /// `None` until the log was read.
     index: Mutex<Option<Index>>,
     /// The time of the newest entry that is known. No segment is named after an earlier one: sealing may have passed it, if
@@ -110,10 +116,7 @@ impl SourceLog {
         let Some(bytes) = object::read(&store, &path).await? else { return Ok(None) };
         let spec = decode(&path, &bytes)?;
         let (ids, rules, segments_max) = (Ids::random(), Rules::default(), ENTRY_SEGMENTS_MAX);
-        let (index, newest_ms) = (Mutex::new(None), AtomicI64::new(i64::MIN));
-        Ok(Some(SourceLog {
-            shared: Arc::new(Shared { store, folder, spec, ids, rules, segments_max, index, newest_ms }),
-        }))
+        Ok(Some(Self::of(store, folder, spec, (ids, rules, segments_max))))
     }
 
     pub(crate) async fn open_with(
@@ -144,8 +147,39 @@ impl SourceLog {
                 stored
             }
         };
+        Ok(Self::of(store, folder, spec, (ids, rules, segments_max)))
+    }
+
+    fn of(
+        store: Arc<dyn ObjectStore>,
+        folder: Path,
+        spec: SourceSpec,
+        (ids, rules, segments_max): (Ids, Rules, usize),
+    ) -> Self {
+        let starts = spec.options.contains_key(RETENTION).then(|| Starts::new(Arc::clone(&store), &folder));
         let (index, newest_ms) = (Mutex::new(None), AtomicI64::new(i64::MIN));
-        Ok(SourceLog { shared: Arc::new(Shared { store, folder, spec, ids, rules, segments_max, index, newest_ms }) })
+        Self { shared: Arc::new(Shared { store, folder, spec, ids, rules, segments_max, starts, index, newest_ms }) }
+    }
+
+    pub(crate) fn starts(&self) -> Option<&Starts> {
+        self.shared.starts.as_ref()
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.shared.store
+    }
+
+    pub(crate) fn rules(&self) -> Rules {
+        self.shared.rules
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.shared.folder
+    }
+
+    /// Returns a text that no other process makes.
+    pub(crate) fn unique(&self) -> String {
+        self.shared.ids.next().to_string()
     }
 
     /// Returns the definition of the source.
@@ -199,9 +233,9 @@ impl SourceLog {
     /// Creates the next entry. Returns it, and true if segments of the same listing must wait for the one after it.
     async fn seal_some(&self, clock: &dyn Clock) -> Result<Option<(Entry, bool)>> {
         let Shared { store, spec, ids, rules, segments_max, .. } = &*self.shared;
-        let mut index = self.shared.index.lock().await;
+        let mut known = self.shared.index.lock().await;
         for _ in 0..RACES_MAX {
-            let index = self.catch_up(&mut index).await?;
+            let index = self.catch_up(&mut known).await?;
             let at_ms = index.next_at_ms(clock.now_ms());
             let listed = self.listed(index.scan_from(), at_ms.saturating_add(spec.times.clock_skew_ms_max)).await?;
             let (selected, rest_ms) = index.select(listed, *segments_max);
@@ -221,6 +255,12 @@ impl SourceLog {
             let bytes = serde_json::to_vec(&entry)
                 .map_err(|error| QueryError::internal(format!("an entry cannot be encoded: {error}")))?;
             if let Created::Mine = object::create(store, &self.entry_path(entry.n), bytes.into(), *rules).await? {
+                if rules.looks_at_the_start() && self.first().await? > entry.n {
+                    // The number was free because the log was trimmed meanwhile.
+                    object::delete(store, vec![self.entry_path(entry.n)]).await?;
+                    *known = None;
+                    continue;
+                }
                 index.apply(&entry, spec.times);
                 self.shared.newest_ms.fetch_max(entry.at_ms, Ordering::SeqCst);
                 let waits = waits || entry.segments.len() < count;
@@ -265,24 +305,83 @@ impl SourceLog {
     pub async fn newest(&self) -> Result<Option<Entry>> {
         // While another call loads or seals, the search begins at the first entry instead of waiting.
         let known = self.shared.index.try_lock().ok().and_then(|index| Some(index.as_ref()?.head)).unwrap_or_default();
-        let newest = self.entry(self.head(known).await?).await?;
+        let newest = loop {
+            let (head, first) = self.extent(known).await?;
+            let newest = self.read_entry(head).await?;
+            if self.first().await? == first {
+                break newest;
+            }
+        };
         if let Some(entry) = &newest {
             self.shared.newest_ms.fetch_max(entry.at_ms, Ordering::SeqCst);
         }
         Ok(newest)
     }
 
-    /// Returns the number of the newest entry that is at least `known`, which must be 0 or exist.
+    /// Returns the number of the newest entry that is at least `known`, which must be 0 or exist, or have existed.
     pub async fn head(&self, known: u64) -> Result<u64> {
-        let mut search = Search::above(known);
-        while let Some(n) = search.probe() {
-            search.answer(n, object::exists(&self.shared.store, &self.entry_path(n)).await?);
+        Ok(self.extent(known).await?.0)
+    }
+
+    /// Returns the numbers of the newest entry, which may be the one before the first, and of the first one.
+    async fn extent(&self, known: u64) -> Result<(u64, u64)> {
+        let mut first = self.first().await?;
+        loop {
+            let mut search = Search::above(known.max(first - 1));
+            while let Some(n) = search.probe() {
+                search.answer(n, object::exists(&self.shared.store, &self.entry_path(n)).await?);
+            }
+            // Entries that are missing may have been removed during the search.
+            let now = self.first().await?;
+            if now == first {
+                return Ok((search.newest(), first));
+            }
+            first = now;
         }
-        Ok(search.newest())
+    }
+
+    /// Returns all entries that count, in ascending order.
+    ///
+    /// # Errors
+    /// The error of the store; `Data` if one is missing.
+    pub async fn entries(&self) -> Result<Vec<Entry>> {
+        loop {
+            let (head, first) = self.extent(0).await?;
+            let reads = stream::iter((first..=head).map(|n| async move { (n, self.read_entry(n).await) }));
+            let read: Vec<(u64, Result<Option<Entry>>)> = reads.buffered(ENTRIES_AT_ONCE).collect().await;
+            if self.first().await? != first {
+                continue;
+            }
+            let missing = |n: u64| {
+                QueryError::data(format!(
+                    "entry {n} of the log in `{}` does not exist, but later ones do; restore it",
+                    self.shared.folder
+                ))
+            };
+            let entries = read.into_iter().map(|(n, entry)| entry?.ok_or_else(|| missing(n)));
+            return entries.collect();
+        }
     }
 
     /// Returns entry `n`, if it exists.
+    ///
+    /// # Errors
+    /// `Data` if it was removed, since it was older than the retention of the source; errors of the store.
     pub async fn entry(&self, n: u64) -> Result<Option<Entry>> {
+        let entry = self.read_entry(n).await?;
+        let first = if self.shared.rules.looks_at_the_start() { self.first().await? } else { 1 };
+        if n < first && n > 0 {
+            return Err(QueryError::data(format!(
+                "entry {n} of the log in `{}` was removed, because it was older than the retention of the stream; its first \
+                 entry is {first}",
+                self.shared.folder
+            )));
+        }
+        Ok(entry)
+    }
+
+    /// Reads entry `n`, which counts only if the log begins before it afterwards.
+    pub(crate) async fn read_entry(&self, n: u64) -> Result<Option<Entry>> {
         let path = self.entry_path(n);
         match object::read(&self.shared.store, &path).await? {
             Some(bytes) => Ok(Some(decode(&path, &bytes)?)),
@@ -318,10 +417,19 @@ impl SourceLog {
         if index.is_none() {
             *index = Some(self.load(false).await?);
         }
-        let loaded = index.as_mut().expect("the index was loaded above");
-        while let Some(entry) = self.entry(loaded.head + 1).await? {
-            loaded.apply(&entry, times);
+        loop {
+            let loaded = index.as_mut().expect("the index was loaded above");
+            let after = loaded.head;
+            while let Some(entry) = self.read_entry(loaded.head + 1).await? {
+                loaded.apply(&entry, times);
+            }
+            if !self.shared.rules.looks_at_the_start() || self.first().await? <= after + 1 {
+                break;
+            }
+            // Some of the entries that follow were removed.
+            *index = Some(self.load(false).await?);
         }
+        let loaded = index.as_mut().expect("the index was loaded above");
         self.shared.newest_ms.fetch_max(loaded.at_ms(), Ordering::SeqCst);
         Ok(loaded)
     }
@@ -329,12 +437,23 @@ impl SourceLog {
     /// Reads the entries that say which segments are not sealed and, with `keys`, which of their rows count, from the newest
     /// backwards.
     async fn load(&self, keys: bool) -> Result<Index> {
+        loop {
+            let (head, first) = self.extent(0).await?;
+            let loaded = self.load_from(head, first, keys).await;
+            if self.first().await? == first {
+                return loaded;
+            }
+        }
+    }
+
+    /// Reads entries from `head` backwards, at most to `first`.
+    async fn load_from(&self, head: u64, first: u64, keys: bool) -> Result<Index> {
         let times = self.shared.spec.times;
-        let mut next = self.head(0).await?;
+        let mut next = head;
         let mut entries: Vec<Entry> = Vec::new();
-        while next > 0 {
-            let reads: Vec<_> =
-                (0..READS_AT_ONCE as u64).filter(|back| *back < next).map(|back| self.entry(next - back)).collect();
+        while next >= first {
+            let back = (0..READS_AT_ONCE as u64).map_while(|back| next.checked_sub(back)).filter(|n| *n >= first);
+            let reads: Vec<_> = back.map(|n| self.read_entry(n)).collect();
             let batch: Vec<Option<Entry>> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
             next = next.saturating_sub(READS_AT_ONCE as u64);
             let missing = || {
@@ -347,6 +466,7 @@ impl SourceLog {
             }
         }
         let mut index = Index::new(keys);
+        index.head = first - 1;
         for entry in entries.iter().rev() {
             index.apply(entry, times);
         }
@@ -370,11 +490,16 @@ impl SourceLog {
         self.shared.folder.clone().join("inbox")
     }
 
-    fn segment_path(&self, name: &str) -> Path {
+    /// Returns the path, in the store, of the segment that an entry names.
+    pub fn path_of(&self, sealed: &Sealed) -> Path {
+        self.segment_path(&sealed.segment)
+    }
+
+    pub(crate) fn segment_path(&self, name: &str) -> Path {
         self.inbox().join(names::inbox_part(name)).join(name)
     }
 
-    fn entry_path(&self, n: u64) -> Path {
+    pub(crate) fn entry_path(&self, n: u64) -> Path {
         self.shared.folder.clone().join("log").join(names::numbered(n))
     }
 }

@@ -20,7 +20,7 @@ use crate::reads::{own_name, statement};
 const BYTES_MAX: usize = 1 << 20;
 
 /// Formats of STORED AS.
-const FORMATS: [(&str, CatalogType); 10] = [
+const FORMATS: [(&str, CatalogType); 11] = [
     ("AUTO", CatalogType::Auto),
     ("PARQUET", CatalogType::Parquet),
     ("CSV", CatalogType::Csv),
@@ -31,6 +31,7 @@ const FORMATS: [(&str, CatalogType); 10] = [
     ("DELTATABLE", CatalogType::DeltaLake),
     ("DELTALAKE", CatalogType::DeltaLake),
     ("STATIC", CatalogType::Static),
+    ("STREAM", CatalogType::Stream),
 ];
 
 /// Options of CREATE EXTERNAL TABLE: their names and the fields of an entry that they set.

@@ -109,8 +109,14 @@ impl Named {
         let question = self.about("SELECT 1".to_string(), entry).await?;
         let described = self.engine.describe(&question).await?.into_iter().next();
         let described = described.ok_or_else(|| QueryError::internal("a table has no description"))?;
-        let kinds =
-            [CatalogType::DeltaLake, CatalogType::Parquet, CatalogType::Csv, CatalogType::Json, CatalogType::Static];
+        let kinds = [
+            CatalogType::DeltaLake,
+            CatalogType::Parquet,
+            CatalogType::Csv,
+            CatalogType::Json,
+            CatalogType::Static,
+            CatalogType::Stream,
+        ];
         if let Some(kind) = kinds.into_iter().find(|kind| kind.to_string() == described.kind) {
             entry.kind = kind;
         }

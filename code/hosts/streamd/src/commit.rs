@@ -100,11 +100,12 @@ impl Runner {
         }
         self.publish(&mut record, &rows).await?;
         self.record = record;
-        if let Some(log) = &self.log
+        if let Some(log) = self.log.clone()
             && self.record.epoch.is_multiple_of(GARBAGE_EPOCHS)
         {
             let keep = Keep { records: KEPT_EPOCHS, published: self.record.published.clone() };
             log.collect_garbage_except(&keep).await?;
+            self.note_readers().await?;
         }
         Ok(true)
     }

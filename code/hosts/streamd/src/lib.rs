@@ -11,6 +11,7 @@ mod commit;
 mod graph;
 pub mod jobs;
 mod json;
+mod kept;
 mod live;
 mod notes;
 mod outbox;

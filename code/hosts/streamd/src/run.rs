@@ -31,6 +31,9 @@ pub struct Run {
     pub parallelism: Option<NonZeroUsize>,
     /// The epoch to go back to before the start; 0 starts without state.
     pub from_epoch: Option<u64>,
+    /// A script that differs from the one before goes on after the offsets of sources that it declares alike, with the state
+    /// of statements that have not changed.
+    pub continues: bool,
     /// The number of epochs after which the run stops.
     pub epochs: Option<u64>,
     /// Files of a local state are on the disk before an epoch counts.
@@ -87,7 +90,8 @@ pub async fn run(run: &Run, process: &Process, interrupted: impl Future<Output =
         Some(uri) => {
             let (store, root) = store::open(uri, run.sync, &process.place).await?;
             let (name, parallelism, from_epoch) = (run.name.clone(), run.parallelism, run.from_epoch);
-            stateful(&run.script, &Opening { store, root, name, parallelism, from_epoch }, process).await?
+            let opening = Opening { store, root, name, parallelism, from_epoch, continues: run.continues };
+            stateful(&run.script, &opening, process).await?
         }
     };
     if process.place.until_end {

@@ -1,6 +1,7 @@
 //! A pipeline that runs: its state, its newest epoch, and one step.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -105,6 +106,7 @@ impl Runner {
                     self.state.sources.insert(name, time_of(&stored)?);
                 }
             }
+            self.note_readers().await?;
             let at = self.record.at_ms.saturating_mul(1_000_000);
             self.planned.pipeline.set_watermarks(&mut self.state, at);
             if !self.load_state(&log).await? {
@@ -117,6 +119,17 @@ impl Runner {
             return Ok(());
         }
         Err(QueryError::unavailable("another process runs this pipeline faster than its state can be loaded; stop one"))
+    }
+
+    /// Notes in the sources which of their rows the newest epoch still needs.
+    pub(crate) async fn note_readers(&mut self) -> Result<()> {
+        let Some(log) = &self.log else { return Ok(()) };
+        let id = log.manifest().spec.options.get("id").cloned().unwrap_or_default();
+        for (name, opened) in &mut self.planned.sources {
+            let stored = self.record.sources.get(name).and_then(|stored| stored.get("offset"));
+            opened.source.note_reader(&reader(&id, name), Some(stored.unwrap_or(&Value::Null))).await?;
+        }
+        Ok(())
     }
 
     /// Returns false if a file was deleted because newer epochs exist.
@@ -293,6 +306,14 @@ impl Runner {
         }
         Ok(read)
     }
+}
+
+/// Returns the name under which pipeline `id` reads `table`.
+pub(crate) fn reader(id: &str, table: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    (id, table).hash(&mut hasher);
+    let token = id.rsplit('-').next().unwrap_or_default();
+    format!("{token}-{:016x}", hasher.finish())
 }
 
 /// The rows of one read of all sources.

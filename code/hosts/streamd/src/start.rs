@@ -1,19 +1,20 @@
 //! The start of a run: opens the pipeline in its state, or creates it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use buzz_epoch::{EpochLog, Pending, PipelineSpec, publish_pending};
+use buzz_epoch::{Continued, EpochLog, Pending, PipelineSpec, publish_pending};
 use buzz_protocol::{QueryError, Result};
-use buzz_stream::{KEY_GROUPS, Pipeline};
+use buzz_stream::{KEY_GROUPS, Pipeline, Script, StageId, TableDefinition};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
+use crate::kept::Kept;
 use crate::outbox::targets;
-use crate::plan::{STDOUT, plan, sinks_of};
+use crate::plan::{Planned, STDOUT, open_table, plan, sinks_of};
 use crate::process::Process;
-use crate::runner::Runner;
+use crate::runner::{Runner, reader};
 
 /// Records that are read to find the sinks that have rows.
 const RECORDS_READ_MAX: usize = 1000;
@@ -31,11 +32,13 @@ pub(crate) struct Opening {
     pub(crate) parallelism: Option<NonZeroUsize>,
     /// The epoch to go back to.
     pub(crate) from_epoch: Option<u64>,
+    /// Another script goes on after the offsets of sources that it declares like the script before.
+    pub(crate) continues: bool,
 }
 
 /// Opens the pipeline of `text` in its state, and loads its newest epoch.
 pub(crate) async fn stateful(text: &str, opening: &Opening, process: &Process) -> Result<Runner> {
-    let Opening { store, root, name, parallelism, from_epoch } = opening.clone();
+    let Opening { store, root, name, parallelism, from_epoch, continues } = opening.clone();
     let existing = EpochLog::existing(Arc::clone(&store), root.clone(), &name).await?;
     // The id names files in targets. A pipeline that is created by two processes at once has the id of the winner, so it
     // is read back.
@@ -54,15 +57,27 @@ pub(crate) async fn stateful(text: &str, opening: &Opening, process: &Process) -
         build: env!("CARGO_PKG_VERSION").to_string(),
         fingerprints: fingerprints(&planned.pipeline),
     };
-    if let Some(before) = existing.as_ref().filter(|log| log.manifest().spec.has_other_script(&spec)) {
+    let other = existing.as_ref().filter(|log| log.manifest().spec.has_other_script(&spec));
+    if let Some(before) = other {
         finish(before, process).await;
     }
-    let mut log = EpochLog::open(store, root, &name, &spec).await?;
+    let left = other.map(|log| log.manifest().spec.script.clone());
+    let mut log = match other.filter(|_| continues) {
+        Some(before) => continued(before, &spec, &planned, process).await?,
+        None => EpochLog::open(store, root, &name, &spec).await?,
+    };
     let (before, now) = (existing.map(|log| log.manifest().version), log.manifest().version);
-    if let Some(before) = before.filter(|before| *before < now) {
+    if let Some(text) = left {
+        let still: BTreeSet<String> = planned.sources.keys().cloned().collect();
+        if let Err(error) = forget_readers(&text, &id, &still, process).await {
+            process.notes.warn(&format!("streams that are not read any more keep their rows: {error}"));
+        }
+    }
+    if let Some(before) = before.filter(|before| *before < now && !continues) {
         process.notes.warn(&format!(
             "the statements of `{name}` have changed: version {now} starts without state and reads its sources from the \
-             start, so rows that version {before} wrote may be written again; another --name keeps both"
+             start, so rows that version {before} wrote may be written again; another --name keeps both, and --continue \
+             goes on after the rows that were read"
         ));
     }
     if let Some(epoch) = from_epoch {
@@ -101,6 +116,51 @@ async fn finish(before: &EpochLog, process: &Process) {
         let version = before.manifest().version;
         process.notes.warn(&format!("rows of version {version} could not be brought into their sinks: {error}"));
     }
+}
+
+/// Moves the pipeline of `before` to the script of `spec`, which goes on after its offsets. Says what it keeps.
+async fn continued(before: &EpochLog, spec: &PipelineSpec, planned: &Planned, process: &Process) -> Result<EpochLog> {
+    let old = Script::parse(&before.manifest().spec.script)?;
+    let kept = Kept::of(&old, &planned.script);
+    let names = |stage: StageId| stage.to_string();
+    let stages: BTreeMap<StageId, String> = planned.pipeline.stages().map(|(stage, _)| (stage, names(stage))).collect();
+    let of_kept = stages.iter().filter(|(stage, _)| stage.statement < kept.statements);
+    let sources = planned.sources.keys().filter(|name| kept.tables.contains(*name)).cloned().collect();
+    let asked = Continued { sources, stages: of_kept.map(|(_, name)| name.clone()).collect() };
+    let log = before.continue_with(spec, &asked).await?;
+    let started = log.newest().await?.unwrap_or_default();
+    let with_state: BTreeSet<&str> = started.state.iter().map(|file| file.stage.as_str()).collect();
+    let list = |names: Vec<&str>| if names.is_empty() { "none".to_string() } else { names.join(", ") };
+    let (gone_on, anew): (Vec<&str>, Vec<&str>) =
+        planned.sources.keys().map(String::as_str).partition(|name| started.sources.contains_key(*name));
+    let (kept, dropped): (Vec<&str>, Vec<&str>) =
+        stages.values().map(String::as_str).partition(|name| with_state.contains(name));
+    process.notes.warn(&format!(
+        "the statements of `{}` have changed: version {} goes on after the offsets of version {} for sources: {}; reads from \
+         the start: {}; stages that keep their state: {}; that start without state: {}",
+        spec.name,
+        log.manifest().version,
+        before.manifest().version,
+        list(gone_on),
+        list(anew),
+        list(kept),
+        list(dropped),
+    ));
+    Ok(log)
+}
+
+/// Notes, in the sources of the script `text`, that pipeline `id` reads them no more, except those in `but`.
+///
+/// # Errors
+/// Errors of the script, and of the stores of its sources.
+pub(crate) async fn forget_readers(text: &str, id: &str, but: &BTreeSet<String>, process: &Process) -> Result<()> {
+    let script = Script::parse(text)?;
+    let is_stream = |table: &&TableDefinition| table.option("connector") == Some("http") && !but.contains(&table.name);
+    for table in script.tables.iter().filter(is_stream) {
+        let mut opened = open_table(&script, &table.name, &process.place, None).await?;
+        opened.source.note_reader(&reader(id, &table.name), None).await?;
+    }
+    Ok(())
 }
 
 /// Returns the sinks that may have rows of epochs after `epoch`, each with the newest of these.

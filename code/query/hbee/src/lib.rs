@@ -49,6 +49,8 @@ mod nans;
 
 mod reduce;
 
+mod segments;
+
 mod visible;
 
 use named::{FileName, naming_files};

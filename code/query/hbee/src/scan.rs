@@ -8,7 +8,7 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::ipc::reader::StreamReader;
 use buzz_protocol::{Evaluation, FileFormat, FileSlice, HBeeTask, QueryError, QueryId, Result, ScanSpec, TaskFile};
 use buzz_storage::UnchangedStore;
-use buzz_storage::text::TextSource;
+use buzz_storage::text::{CountedRows, TextSource};
 use chrono::{DateTime, Utc};
 use datafusion::common::Statistics;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
@@ -30,6 +30,7 @@ use crate::deletion::remaining_rows;
 use crate::mapping::MappedColumns;
 use crate::named::FileName;
 use crate::nans;
+use crate::segments::SegmentRows;
 
 /// The files of a task's scans, with their partition values decoded.
 #[derive(Debug)]
@@ -198,6 +199,10 @@ async fn partitioned_file(
     if let Some((start, end)) = slice.range {
         let offset = |at: u64| i64::try_from(at).unwrap_or(i64::MAX);
         partitioned = partitioned.with_range(offset(start), offset(end));
+    }
+    if matches!(spec.format, FileFormat::Segments(_)) {
+        let rows: Arc<dyn CountedRows> = Arc::new(SegmentRows { file: file.clone() });
+        return Ok(partitioned.with_extension(rows));
     }
     if spec.format != FileFormat::Parquet {
         return Ok(partitioned);

@@ -283,6 +283,7 @@ fn task_file(file: &DataFile) -> TaskFile {
         size: file.size,
         e_tag: file.e_tag.clone(),
         deletion_vector: file.deletion_vector.clone(),
+        runs: file.runs.to_vec(),
     }
 }
 

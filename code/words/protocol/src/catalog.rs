@@ -143,6 +143,8 @@ pub enum CatalogType {
     Json,
     /// A list of files: one of three built-in names, or the path of a JSON manifest.
     Static,
+    /// A stream of rows that were pushed: its folder, `<place>/sources/<name>`. Its rows are those that its log counts.
+    Stream,
     /// A query over other entries, which statements read like a table.
     View,
 }
@@ -233,6 +235,17 @@ pub enum FileFormat {
     Csv(CsvFormat),
     /// JSON objects, usually one per line.
     Json(JsonFormat),
+    /// Segments of a stream, whose requests have formats of their own. Of each file, only the rows of
+    /// [`TaskFile::runs`](crate::TaskFile::runs) count.
+    Segments(SegmentsFormat),
+}
+
+/// The format of the segments of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SegmentsFormat {
+    /// Rows that do not fit the columns are left out, as the stream declares. Otherwise they are an error.
+    #[serde(default)]
+    pub leaves_out_bad: bool,
 }
 
 impl FileFormat {
@@ -242,13 +255,14 @@ impl FileFormat {
             FileFormat::Parquet => "parquet",
             FileFormat::Csv(_) => "csv",
             FileFormat::Json(_) => "json",
+            FileFormat::Segments(_) => "stream",
         }
     }
 
     /// Returns the compression of the whole file at `path`.
     pub fn compression(&self, path: &str) -> Compression {
         let fixed = match self {
-            FileFormat::Parquet => Some(Compression::None),
+            FileFormat::Parquet | FileFormat::Segments(_) => Some(Compression::None),
             FileFormat::Csv(csv) => csv.compression,
             FileFormat::Json(json) => json.compression,
         };
@@ -258,7 +272,7 @@ impl FileFormat {
     /// Returns the label of the encoding of the text; `None` for UTF-8 or that of a byte order mark.
     pub fn encoding(&self) -> Option<&str> {
         match self {
-            FileFormat::Parquet => None,
+            FileFormat::Parquet | FileFormat::Segments(_) => None,
             FileFormat::Csv(csv) => csv.encoding.as_deref(),
             FileFormat::Json(json) => json.encoding.as_deref(),
         }
@@ -267,7 +281,7 @@ impl FileFormat {
     /// Returns true if the compression of a file is detected from its first bytes, unless its name gives one.
     pub fn detects_compression(&self) -> bool {
         match self {
-            FileFormat::Parquet => false,
+            FileFormat::Parquet | FileFormat::Segments(_) => false,
             FileFormat::Csv(csv) => csv.compression.is_none(),
             FileFormat::Json(json) => json.compression.is_none(),
         }
@@ -276,7 +290,7 @@ impl FileFormat {
     /// Returns true if the file at `path` can be read from any byte, starting after the next line break.
     pub fn is_divisible(&self, path: &str) -> bool {
         let lines = match self {
-            FileFormat::Parquet => false,
+            FileFormat::Parquet | FileFormat::Segments(_) => false,
             FileFormat::Csv(csv) => !csv.newlines_in_values,
             FileFormat::Json(json) => !json.newlines_in_values,
         };
@@ -431,12 +445,12 @@ impl CatalogEntry {
     }
 
     fn unused_fields(&self) -> Vec<&'static str> {
-        use CatalogType::{Csv, DeltaLake, Json, Parquet};
+        use CatalogType::{Csv, DeltaLake, Json, Parquet, Stream};
         let fields: [(&'static str, bool, &[CatalogType]); 13] = [
             ("version", self.version.is_some(), &[DeltaLake]),
             ("timestamp", self.timestamp.is_some(), &[DeltaLake]),
             ("partition_columns", self.partition_columns.is_some(), &[Parquet, Csv, Json]),
-            ("schema", self.schema.is_some(), &[Csv, Json, Parquet]),
+            ("schema", self.schema.is_some(), &[Csv, Json, Parquet, Stream]),
             ("header", self.header.is_some(), &[Csv]),
             ("delimiter", self.delimiter.is_some(), &[Csv]),
             ("quote", self.quote.is_some(), &[Csv]),

@@ -37,7 +37,7 @@ mod temporary;
 
 pub use catalog::{
     BucketOptions, CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, JsonFormat, NO_USER_INFO,
-    split_version, without_user_info,
+    SegmentsFormat, split_version, without_user_info,
 };
 pub use clock::{now, now_ms};
 pub use error::{ErrorKind, QueryError, Result, panic_message};
@@ -57,8 +57,8 @@ pub use spelling::names_in_table;
 pub use sql_length::SqlLength;
 pub use store_error::{StoreAnswer, StoreSilent};
 pub use task::{
-    ColumnMapping, DeletionVector, Delivered, Evaluation, FileSlice, HBeeTask, Partitioning, ScanSpec, StoreRoot,
-    TaskFile, TaskOutcome,
+    ColumnMapping, DeletionVector, Delivered, Evaluation, FileSlice, HBeeTask, Partitioning, RowRun, ScanSpec,
+    StoreRoot, TaskFile, TaskOutcome,
 };
 
 /// Identifies the build that sent a message. Hashes and plan bytes agree only between equal builds, so Fuse, HBees and

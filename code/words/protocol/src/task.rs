@@ -120,6 +120,20 @@ pub struct TaskFile {
     /// Rows that the table deleted without rewriting the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_vector: Option<DeletionVector>,
+    /// Runs of rows that count, of a segment of a stream, in ascending order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<RowRun>,
+}
+
+/// Rows of one request in a segment of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RowRun {
+    /// The first row in the segment.
+    pub from: u64,
+    /// Number of rows.
+    pub rows: u64,
+    /// Number of bytes.
+    pub bytes: u64,
 }
 
 /// The names of a table's columns in its files, at one level: its columns, or the fields inside one column. The

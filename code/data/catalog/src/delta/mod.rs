@@ -107,6 +107,7 @@ pub(crate) async fn open(place: Location, entry: &CatalogEntry, stores: &QuerySt
                 .deletion_vector_descriptor()
                 .map(|descriptor| deletion::vector(&mut paths, &descriptor))
                 .transpose()?,
+            runs: Arc::default(),
         });
     }
     drop(views);

@@ -170,7 +170,9 @@ impl PushedSource {
     async fn check_read(&mut self, log: &SourceLog) -> Result<()> {
         let Some(At { entry, segment }) = self.at.filter(|_| !self.is_checked) else { return Ok(()) };
         let last = if segment > 0 { entry } else { entry - 1 };
-        if last > 0 && log.entry(last).await?.is_none() {
+        // The entry before the first one was removed, after it was read.
+        let is_first = segment == 0 && log.first().await? == entry;
+        if last > 0 && !is_first && log.entry(last).await?.is_none() {
             return Err(QueryError::data(format!(
                 "entry {last} of the log of stream `{}` in `{}` was read before and does not exist any more; restore it, or \
                  start the pipeline under another name",
@@ -192,7 +194,7 @@ impl PushedSource {
             return Ok(at);
         }
         let entry = match self.start {
-            PushedStart::Earliest => 1,
+            PushedStart::Earliest => log.first().await?,
             PushedStart::Latest => {
                 self.seal(log).await?;
                 log.newest().await?.map_or(0, |entry| entry.n) + 1
@@ -322,6 +324,19 @@ impl Source for PushedSource {
             read.partitions.push((SHARED.to_string(), Vec::new()));
         }
         Ok(read)
+    }
+
+    async fn note_reader(&mut self, reader: &str, offset: Option<&Value>) -> Result<()> {
+        if self.log.is_none() {
+            self.log = self.root.log(&self.stream).await?;
+        }
+        let Some(log) = self.log.clone().filter(SourceLog::may_be_trimmed) else { return Ok(()) };
+        let Some(offset) = offset else { return log.forget(reader).await };
+        match offset.get("entry").and_then(Value::as_u64) {
+            Some(entry) => log.need(reader, entry).await,
+            None if self.start == PushedStart::Earliest => log.need(reader, log.first().await?).await,
+            None => Ok(()),
+        }
     }
 
     fn offset(&self) -> Value {

@@ -13,10 +13,10 @@ use super::run::{Event, GROUPS, Mutant, Row, TIMER_WINDOW, WIDTH, spec};
 use super::world::{Process, SimulatedTarget, SkewedClock, World, pause};
 use crate::clock::Ids;
 use crate::log::Place;
-use crate::rules::Rules;
+use crate::rules::{Rule, Rules};
 use crate::{
-    Clock, Commit, EpochLog, Keep, OutputFile, Part, Pending, Record, Segment, SourceLog, SourceSpec, StateFile,
-    Target, Timer, TimerTime, Times, due, files_of, groups_of, publish_pending,
+    Clock, Commit, EpochLog, Keep, OutputFile, Part, Pending, RETENTION, Record, Segment, SourceLog, SourceSpec,
+    StateFile, Target, Timer, TimerTime, Times, due, files_of, groups_of, publish_pending,
 };
 
 const SOURCE: &str = "events";
@@ -28,6 +28,9 @@ const APPEND_MS_MAX: i64 = 15;
 
 /// Maximum difference between two clocks: each is up to half of it before or after the true time.
 const CLOCK_SKEW_MS_MAX: i64 = 10;
+
+/// Time for which keys count if entries are removed: longer than producers repeat a request, and shorter than a run.
+const TRIMMED_HORIZON_MS: i64 = 3000;
 
 /// Segments per entry, and entries per epoch: so small that a backlog takes several.
 const SEGMENTS_MAX: usize = 3;
@@ -49,6 +52,7 @@ fn group_of(key: u64) -> u32 {
 fn rules(world: &World) -> Rules {
     match world.mutant {
         Some(Mutant::Without(rule)) => Rules { broken: Some(rule) },
+        Some(Mutant::TrimUnread) => Rules { broken: Some(Rule::SpareKeys) },
         _ => Rules::default(),
     }
 }
@@ -62,9 +66,13 @@ fn skewed(world: &Arc<World>) -> SkewedClock {
     SkewedClock { world: world.clone(), skew_ms }
 }
 
-async fn source(process: &Process) -> Result<SourceLog> {
-    let times = Times { dedup_horizon_ms: 1 << 40, append_ms_max: APPEND_MS_MAX, clock_skew_ms_max: CLOCK_SKEW_MS_MAX };
-    let spec = SourceSpec { ddl: "create table events".into(), format: "json".into(), times, ..Default::default() };
+pub(super) async fn source(process: &Process) -> Result<SourceLog> {
+    let trims = process.world.trims;
+    let dedup_horizon_ms = if trims { TRIMMED_HORIZON_MS } else { 1 << 40 };
+    let options = trims.then(|| (RETENTION.to_string(), "1 ms".to_string())).into_iter().collect();
+    let times = Times { dedup_horizon_ms, append_ms_max: APPEND_MS_MAX, clock_skew_ms_max: CLOCK_SKEW_MS_MAX };
+    let (ddl, format) = ("create table events".into(), "json".into());
+    let spec = SourceSpec { ddl, format, times, options, ..Default::default() };
     let world = &process.world;
     let (ids, rules) = (ids(world), rules(world));
     SourceLog::open_with(process.store(), Path::from("root"), SOURCE, &spec, ids, rules, SEGMENTS_MAX).await
@@ -177,7 +185,20 @@ async fn step(process: &Process, log: &EpochLog, source: &SourceLog, moves: bool
     if before.stop {
         return Ok(true);
     }
-    epoch(process, log, source, before, published.clone()).await?;
+    let read = before.sources.get(SOURCE).and_then(|offset| offset.as_u64()).unwrap_or(0);
+    let (epoch_before, trims) = (before.epoch, world.trims && world.random(3) == 0);
+    match epoch(process, log, source, before, published.clone()).await {
+        // Rows that a newer epoch has read may have been removed.
+        Err(error) if world.trims && error.kind == ErrorKind::Data && log.superseded(epoch_before).await? => {
+            world.count("superseded", 1);
+        }
+        done => done?,
+    }
+    if trims {
+        // Of a broken rule, also rows that no epoch has read.
+        let needed = if world.mutant == Some(Mutant::TrimUnread) { u64::MAX } else { read + 1 };
+        world.count("objects trimmed", source.trim(1, needed, &skewed(world)).await?);
+    }
     if world.random(3) == 0 {
         let records = 1 + world.random(3) as usize;
         // A table that reads output by records needs the files also after they are published.

@@ -17,10 +17,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::actors::{SINK, coordinator, pipeline, producer};
+use super::actors::{SINK, coordinator, pipeline, producer, source};
 use super::world::{Faults, Process, World};
 use crate::rules::Rule;
-use crate::{Entry, Keep, PipelineSpec};
+use crate::{Keep, PipelineSpec};
 
 pub(super) const PRODUCERS: usize = 2;
 pub(super) const WIDTH: u64 = 50;
@@ -52,6 +52,7 @@ pub(super) enum Mutant {
     Without(Rule),
     TargetWithoutMarker,
     RowsBeforeRecord,
+    TrimUnread,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +64,8 @@ pub(super) struct Run {
     pub(super) faults: Faults,
     /// Coordinators sometimes go back to an earlier epoch, or continue in another version.
     pub(super) moves: bool,
+    /// Coordinators remove old entries and segments that were read.
+    pub(super) trims: bool,
     pub(super) mutant: Option<Mutant>,
 }
 
@@ -118,7 +121,7 @@ fn expected<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<Row> {
 impl Run {
     /// Runs the simulation. The same run has the same outcome.
     pub(super) fn run(&self) -> Outcome {
-        let world = World::new(self.seed, self.faults, self.mutant, PRODUCERS);
+        let world = World::new(self.seed, self.faults, self.mutant, PRODUCERS, self.trims);
         let sent = input(self);
         let expected = expected(sent.iter().flatten().flatten().flatten());
         let mut actors: Vec<Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
@@ -176,7 +179,7 @@ impl Run {
     /// Checks rows and files after the end, on the store without faults.
     async fn audit(&self, world: &Arc<World>, expected: &[Row]) -> Result<(), String> {
         let text = |error: buzz_protocol::QueryError| error.to_string();
-        let calm = World::new(self.seed, Faults::PerMille(0), self.mutant, 0);
+        let calm = World::new(self.seed, Faults::PerMille(0), self.mutant, 0, self.trims);
         copy(world, &calm).await;
         let log = pipeline(&Process::new(&calm)).await.map_err(text)?;
         let newest = log.newest().await.map_err(text)?.ok_or("the pipeline has no epoch")?;
@@ -196,13 +199,13 @@ impl Run {
             compare("the target", world.sink.lock().rows.clone(), expected)?;
         }
 
-        // Each key was sealed once.
+        // Each key was sealed once, and the segments of all entries that count exist.
         let mut keys = BTreeSet::new();
-        let entries: Vec<_> =
-            calm.store.list(Some(&Path::from("root/sources/events/log"))).try_collect().await.unwrap();
-        for meta in entries {
-            let bytes = calm.store.get(&meta.location).await.unwrap().bytes().await.unwrap();
-            let entry: Entry = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+        let source = source(&Process::new(&calm)).await.map_err(text)?;
+        for entry in source.entries().await.map_err(text)? {
+            for sealed in &entry.segments {
+                source.segment(sealed).await.map_err(text)?;
+            }
             for rows in entry.segments.iter().flat_map(|sealed| &sealed.rows) {
                 let key = rows.part.key.clone().unwrap_or_default();
                 if !keys.insert(key.clone()) {

@@ -25,7 +25,7 @@ fn number(variable: &str, default: u64) -> u64 {
 }
 
 fn base(seed: u64) -> Run {
-    Run { seed, coordinators: 1, batches: 12, faults: Faults::PerMille(0), moves: false, mutant: None }
+    Run { seed, coordinators: 1, batches: 12, faults: Faults::PerMille(0), moves: false, trims: false, mutant: None }
 }
 
 /// Returns a random run: 1 to 3 coordinators, 0 to 6 % faults, and moves in one of five.
@@ -88,6 +88,32 @@ fn random_faults_and_races_change_nothing() {
     for happened in FAULTS.map(|fault| fault.name()).into_iter().chain(events) {
         assert!(stats.contains_key(happened), "the runs had no {happened}: {stats:?}");
     }
+}
+
+/// Returns a long random run in which old entries are removed.
+fn trimmed(seed: u64) -> Run {
+    Run { moves: false, trims: true, batches: 60, coordinators: 1 + (seed % 3) as usize, ..random(seed) }
+}
+
+#[test]
+fn random_faults_while_old_entries_are_removed_change_nothing() {
+    let first = number("BUZZ_EPOCH_SEED", 0);
+    let runs = number("BUZZ_EPOCH_RUNS", RUNS) / 25;
+    let stats = all_right("random faults and removals", (first..first + runs).map(trimmed));
+    for happened in ["epochs", "objects trimmed", "lost races", "requests repeated"] {
+        assert!(stats.contains_key(happened), "the runs had no {happened}: {stats:?}");
+    }
+}
+
+#[test]
+fn removal_of_rows_that_no_epoch_has_read_is_found() {
+    // A removal that looks neither at what was read nor at keys.
+    let runs = number("BUZZ_EPOCH_MUTANT_RUNS", MUTANT_RUNS);
+    let wrong = |seed: &u64| {
+        let broken = Run { mutant: Some(Mutant::TrimUnread), ..trimmed(*seed) };
+        broken.run().verdict.is_err() && trimmed(*seed).run().verdict.is_ok()
+    };
+    assert!((0..runs).any(|seed| wrong(&seed)), "it was not found in {runs} runs");
 }
 
 /// Returns the outcomes of the random runs of `mutant` as (index of the first run that found it, runs that found it).

@@ -74,6 +74,7 @@ pub(super) struct World {
     pub(super) clock: VirtualClock,
     pub(super) faults: Faults,
     pub(super) mutant: Option<Mutant>,
+    pub(super) trims: bool,
     pub(super) sink: Mutex<Sink>,
     shared: Mutex<Shared>,
 }
@@ -88,7 +89,7 @@ struct Shared {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, faults: Faults, mutant: Option<Mutant>, producers: usize) -> Arc<World> {
+    pub(super) fn new(seed: u64, faults: Faults, mutant: Option<Mutant>, producers: usize, trims: bool) -> Arc<World> {
         let rng = StdRng::seed_from_u64(seed);
         let (calls, late, stats, violation) = Default::default();
         let shared = Shared { rng, calls, late, producing: producers, stats, violation };
@@ -97,6 +98,7 @@ impl World {
             clock: VirtualClock::new(1_000_000),
             faults,
             mutant,
+            trims,
             sink: Mutex::default(),
             shared: Mutex::new(shared),
         })

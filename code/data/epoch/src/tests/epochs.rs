@@ -12,7 +12,9 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
 
-use crate::{Commit, EpochLog, Keep, OutputFile, Pending, PipelineSpec, Record, StateFile, Target, publish_pending};
+use crate::{
+    Commit, Continued, EpochLog, Keep, OutputFile, Pending, PipelineSpec, Record, StateFile, Target, publish_pending,
+};
 
 fn spec(script: &str) -> PipelineSpec {
     let fingerprints = BTreeMap::from([("count".to_string(), "int64".to_string())]);
@@ -237,6 +239,35 @@ async fn rewound_pipeline_continues_from_the_state_of_its_epoch() {
     let third = next.rewind(0).await.unwrap();
     assert_eq!(third.list(10).await.unwrap().len(), 1);
     assert_eq!(open(&store, "a").await.unwrap().manifest().version, 3);
+}
+
+#[tokio::test]
+async fn other_script_continues_the_offsets_and_the_state_that_are_named() {
+    let (store, log) = opened().await;
+    run(&log, 1..=3).await;
+    let named = |sources: &[&str], stages: &[&str]| Continued {
+        sources: sources.iter().map(ToString::to_string).collect(),
+        stages: stages.iter().map(ToString::to_string).collect(),
+    };
+    let second = log.continue_with(&spec("b"), &named(&["events", "other"], &["count"])).await.unwrap();
+    let start = second.newest().await.unwrap().unwrap();
+    assert_eq!((start.epoch, &start.sources["events"]), (4, &3.into()));
+    let bytes = second.read(4, &start.state[0].path).await.unwrap().unwrap();
+    assert_eq!(&bytes[..], b"3 by a");
+    assert!(start.state[0].path.contains("/v2/") && start.outputs.is_empty());
+    // The state of another script is no epoch to go back to.
+    assert!(second.rewind(3).await.unwrap_err().message.contains("does not exist"));
+    run(&second, 5..=6).await;
+    // Of state with other fields, nothing is kept.
+    let mut other = spec("c");
+    other.fingerprints.insert("count".into(), "float64".into());
+    let third = second.continue_with(&other, &named(&["events"], &["count"])).await.unwrap();
+    let start = third.newest().await.unwrap().unwrap();
+    assert_eq!((start.epoch, &start.sources["events"], start.state.len()), (7, &6.into(), 0));
+    let fourth = third.continue_with(&spec("d"), &named(&[], &[])).await.unwrap();
+    assert!(fourth.newest().await.unwrap().unwrap().sources.is_empty());
+    assert_eq!(log.newest().await.unwrap_err().kind, ErrorKind::Cancelled);
+    assert_eq!(open(&store, "d").await.unwrap().manifest().version, 4);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! CSV and JSON files as a DataFusion source.
+//! CSV and JSON files, and segments of streams, as a DataFusion source.
 //!
 //! DataFusion's own sources find CSV columns by position only and support one compression for all files of a scan. They
 //! also lose the compression and the text of nulls when a plan is encoded. Fuse plans with [`TextSource`], of which
@@ -28,6 +28,8 @@ mod exact;
 
 mod times;
 
+mod segments;
+
 mod sample;
 
 use std::fmt;
@@ -55,11 +57,12 @@ pub use encoding::encoding;
 pub use exact::{Syntax, as_texts, exact_batch, exact_values, float, has_infinity};
 pub use members::Members;
 pub use sample::{Sample, sample};
+pub use segments::{CountedRows, RowFormat, RowsOfRequest};
 pub use times::{TimestampForm, timestamp_form, with_seconds};
 
 use open::TextOpener;
 
-/// Scans CSV or JSON files. Columns that a file lacks are null.
+/// Scans CSV or JSON files, or segments of a stream. Columns that a file lacks are null.
 #[derive(Debug, Clone)]
 pub struct TextSource {
     format: FileFormat,

@@ -1,4 +1,4 @@
-//! Opens one CSV or JSON file: fetches, decompresses and decodes it, and names the file in errors.
+//! Opens one CSV or JSON file, or a segment of a stream: fetches, decompresses and decodes it, and names the file in errors.
 
 use std::sync::Arc;
 
@@ -69,10 +69,13 @@ impl FileOpener for TextOpener {
 /// The mark with which some programs begin a file in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-type Batches = BoxStream<'static, DataFusionResult<RecordBatch>>;
+pub(super) type Batches = BoxStream<'static, DataFusionResult<RecordBatch>>;
 
 impl TextOpener {
     async fn open_file(self, file: PartitionedFile) -> Result<Batches> {
+        if let FileFormat::Segments(segments) = self.format {
+            return self.segment(segments, &file).await;
+        }
         let planned = file.object_meta.clone();
         let store: Arc<dyn ObjectStore> = Arc::new(UnchangedStore::new(Arc::clone(&self.store), planned.clone()));
         if planned.size == 0 {
@@ -90,7 +93,9 @@ impl TextOpener {
                     self.whole_csv(csv, text, lines).await
                 }
                 FileFormat::Json(json) => self.json_batches(json, without_brackets(text).await?.1, false),
-                FileFormat::Parquet => Err(QueryError::internal("a scan of text is of Parquet files")),
+                FileFormat::Parquet | FileFormat::Segments(_) => {
+                    Err(QueryError::internal("a scan of text is of Parquet files"))
+                }
             };
         };
         let location = planned.location.clone();
@@ -124,12 +129,14 @@ impl TextOpener {
                 self.csv_batches(csv, head, skip_header, text, lines).await
             }
             FileFormat::Json(json) => self.json_batches(json, text, range.0 > 0),
-            FileFormat::Parquet => Err(QueryError::internal("a scan of text is of Parquet files")),
+            FileFormat::Parquet | FileFormat::Segments(_) => {
+                Err(QueryError::internal("a scan of text is of Parquet files"))
+            }
         }
     }
 
     /// Decodes `text`, a whole file without its first `lines` lines.
-    async fn whole_csv(&self, csv: &CsvFormat, text: Pieces, lines: usize) -> Result<Batches> {
+    pub(super) async fn whole_csv(&self, csv: &CsvFormat, text: Pieces, lines: usize) -> Result<Batches> {
         let (head, text) = with_records(csv, text, 1).await?;
         if is_blank(csv, &head) {
             return Ok(futures::stream::empty().boxed());
@@ -179,7 +186,7 @@ impl TextOpener {
         Ok(batches(text, CsvDecoder::new(csv, &names, &self.wanted, self.batch_size, lines)))
     }
 
-    fn json_batches(&self, json: &JsonFormat, text: Pieces, is_part: bool) -> Result<Batches> {
+    pub(super) fn json_batches(&self, json: &JsonFormat, text: Pieces, is_part: bool) -> Result<Batches> {
         Ok(batches(text, JsonDecoder::new(json, &self.wanted, self.batch_size, is_part)?))
     }
 }
@@ -198,7 +205,7 @@ fn offset(at: i64) -> u64 {
     u64::try_from(at).unwrap_or_default()
 }
 
-fn once(bytes: Bytes) -> Pieces {
+pub(super) fn once(bytes: Bytes) -> Pieces {
     futures::stream::iter([Ok(bytes)]).boxed()
 }
 

@@ -84,6 +84,11 @@ pub struct RunArguments {
     #[arg(long, value_name = "N", requires = "state")]
     pub from_epoch: Option<u64>,
 
+    /// Go on, with a script that has changed, after the rows that were read of sources that it declares alike. Statements that
+    /// have not changed keep their state. Without it, such a script starts again.
+    #[arg(long = "continue", requires = "state", conflicts_with = "from_epoch")]
+    continues: bool,
+
     /// Stop after this number of epochs.
     #[arg(long, value_name = "N")]
     pub epochs: Option<u64>,
@@ -179,6 +184,7 @@ async fn run(arguments: RunArguments, threads: usize, stores: &Arc<QueryStores>)
         state: arguments.state,
         parallelism: arguments.parallelism,
         from_epoch: arguments.from_epoch,
+        continues: arguments.continues,
         epochs: arguments.epochs,
         sync: !arguments.no_sync,
     };

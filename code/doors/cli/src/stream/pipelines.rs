@@ -42,9 +42,13 @@ pub enum PipelinesCommand {
         #[arg(required_unless_present = "file")]
         name: Option<String>,
         /// The script, or - for standard input. A script that differs from that of the pipeline is a new version, which
-        /// starts without state and reads its sources from the start.
+        /// starts without state and reads its sources from the start, unless --continue is given.
         #[arg(long, short)]
         file: Option<PathBuf>,
+        /// Another script goes on after the rows that were read of sources that it declares alike. Statements that have not
+        /// changed keep their state.
+        #[arg(long = "continue", requires = "file")]
+        continues: bool,
         /// Number of workers that hold state.
         #[arg(long, value_name = "N")]
         parallelism: Option<NonZeroUsize>,
@@ -117,7 +121,7 @@ enum Pipelines {
 pub(super) async fn carry_out(command: PipelinesCommand, process: Process) -> Result<()> {
     match command {
         PipelinesCommand::List { place } => print(&listed(&open(place, process).await?.list().await?)),
-        PipelinesCommand::Start { name, file, parallelism, place } => {
+        PipelinesCommand::Start { name, file, continues, parallelism, place } => {
             let script = file.as_deref().map(read_script).transpose()?;
             let (script, of_query) = script.map_or((None, None), |(script, name)| (Some(script), name));
             let name = match (name, &file) {
@@ -125,7 +129,8 @@ pub(super) async fn carry_out(command: PipelinesCommand, process: Process) -> Re
                 (None, file) => name_of(file.as_deref().unwrap_or(std::path::Path::new("-")), None, of_query),
             };
             let parallelism = parallelism.map(|number| number.get() as u64);
-            print(&shown(&open(place, process).await?.start(name, script, parallelism).await?))
+            let change = Change { script, continues, parallelism, stop: Some(Stop::None), ..Change::default() };
+            print(&shown(&open(place, process).await?.start(name, change).await?))
         }
         PipelinesCommand::Stop { name, mode, place } => {
             let stop = match mode {
@@ -186,14 +191,15 @@ impl Pipelines {
     }
 
     /// Creates a pipeline, changes its script, or starts it again.
-    async fn start(&self, name: String, script: Option<String>, parallelism: Option<u64>) -> Result<Value> {
-        match (self.get(&name).await?, script) {
-            (Some(_), script) => {
-                let change = Change { script, parallelism, stop: Some(Stop::None), ..Change::default() };
-                self.change(&name, change).await
+    async fn start(&self, name: String, change: Change) -> Result<Value> {
+        let exists = self.get(&name).await?.is_some();
+        match change.script {
+            _ if exists => self.change(&name, change).await,
+            Some(script) => {
+                let (parallelism, epoch_micros) = (change.parallelism, None);
+                self.create(New { name, script, parallelism, epoch_micros }).await
             }
-            (None, Some(script)) => self.create(New { name, script, parallelism, epoch_micros: None }).await,
-            (None, None) => Err(QueryError::invalid(format!(
+            None => Err(QueryError::invalid(format!(
                 "pipeline `{name}` does not exist; create it with --file SCRIPT, or list those that do with `buzz stream list`"
             ))),
         }
@@ -218,6 +224,7 @@ impl Pipelines {
             Pipelines::Server(client) => {
                 let mut body = serde_json::Map::new();
                 body.extend(change.script.map(|script| ("query".to_string(), json!(script))));
+                body.extend(change.continues.then(|| ("continue".to_string(), json!(true))));
                 body.extend(change.parallelism.map(|number| ("parallelism".to_string(), json!(number))));
                 body.extend(change.stop.map(|stop| ("stop".to_string(), json!(stop.name()))));
                 client.call(Method::PATCH, &path(name)?, Some(&Value::Object(body))).await

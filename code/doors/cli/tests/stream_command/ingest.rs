@@ -42,14 +42,22 @@ impl Drop for Running {
 }
 
 /// A server.
-struct Server {
+pub(crate) struct Server {
     process: Running,
     address: String,
 }
 
 impl Server {
+    /// Sends a request that succeeds, with header lines, each with its end.
+    pub(crate) fn ok(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<Value> {
+        match send_bytes(&self.address, method, path, headers, body)? {
+            (200, answer) => Ok(answer),
+            (status, answer) => Err(format!("{method} {path}: {status} {answer}").into()),
+        }
+    }
+
     /// Starts a server that keeps streams in `folder`.
-    fn start(folder: &Path) -> Result<Self> {
+    pub(crate) fn start(folder: &Path) -> Result<Self> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_buzz"))
             .args(["serve", "--listen", "127.0.0.1:0", "--postgres", "127.0.0.1:0", "--streams"])
             .arg(folder.join("streams"))
@@ -79,14 +87,19 @@ impl Server {
 
 /// Sends a request and returns the status and the body of the response.
 fn send(address: &str, method: &str, path: &str, key: Option<&str>, body: &str) -> Result<(u16, Value)> {
-    let mut stream = TcpStream::connect(address)?;
     let key = key.map(|key| format!("Idempotency-Key: {key}\r\n")).unwrap_or_default();
+    send_bytes(address, method, path, &key, body.as_bytes())
+}
+
+fn send_bytes(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<(u16, Value)> {
+    let mut stream = TcpStream::connect(address)?;
     let length = body.len();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {KEY}\r\n{key}\
-         Content-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {KEY}\r\n{headers}\
+         Content-Length: {length}\r\n\r\n"
     )?;
+    stream.write_all(body)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or("the response has no head")?;

@@ -8,6 +8,7 @@
 
 mod buckets;
 mod changes;
+mod continued;
 mod counts;
 mod delta;
 mod dialect;
@@ -16,11 +17,13 @@ mod files;
 mod ingest;
 mod jobs;
 mod names;
+mod pushed_tables;
 mod served;
 mod sinks;
 mod state;
 mod support;
 mod time;
+mod timers;
 mod tutorial;
 
 use buzz_testkit::shared_data;
@@ -76,6 +79,8 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("state::from_epoch_goes_back", state::from_epoch),
         Trial::test("state::other_script_is_another_version", state::other_script),
         Trial::test("state::state_of_closed_windows_is_dropped", state::bounded_state),
+        Trial::test("continued::script_goes_on_with_offsets_and_state", continued::offsets_and_state),
+        Trial::test("time::timers_fire_once_over_restarts", timers::fire_once),
         Trial::test("state::comment_is_no_other_version", state::same_statements),
         Trial::test("state::rows_before_another_script_are_published", state::rows_before_another_script),
         Trial::test("state::rows_that_fail_stop_the_run_or_are_skipped", state::failing_rows),
@@ -136,6 +141,9 @@ fn own_trials() -> Vec<Trial> {
 /// Returns the tests of servers that take rows and run pipelines.
 fn trials_of_servers() -> Vec<Trial> {
     vec![
+        Trial::test("tables::declared_stream_is_a_table", pushed_tables::declared),
+        Trial::test("tables::bad_rows_are_left_out_as_declared", pushed_tables::bad_rows_and_no_declaration),
+        Trial::test("continued::pipelines_go_on_with_another_script", continued::pipelines),
         Trial::test("ingest::kills_of_servers_and_pipelines_change_no_row", ingest::kills),
         Trial::test("ingest::runs_go_on_after_rows_of_two_servers", ingest::runs_go_on),
         Trial::test("ingest::example_joins_two_streams", ingest::example_joins),

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use buzz_epoch::SourceColumn;
+use buzz_connect::parse_duration;
+use buzz_epoch::{RETENTION, SourceColumn};
 use buzz_protocol::{QueryError, Result};
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -19,7 +20,7 @@ pub(super) const DECLARATION_BYTES_MAX: usize = 256 << 10;
 const DEPTH_MAX: usize = 50;
 
 /// Options that a declaration may have. `connector` and `type` say what it is, those of time are the pipelines'.
-const OPTIONS: [&str; 3] = ["connector", "type", "bad_data"];
+const OPTIONS: [&str; 4] = ["connector", "type", "bad_data", RETENTION];
 
 /// A stream as it is declared. The default declares nothing.
 #[derive(Debug, Default)]
@@ -133,6 +134,11 @@ fn options(given: &CreateTableOptions) -> Result<BTreeMap<String, String>> {
             return Err(QueryError::invalid(format!("option `{key}` is `{value}`; use {}", values.join(" or "))));
         }
     }
+    if let Some(text) = options.get(RETENTION)
+        && parse_duration(text).is_none_or(|nanos| nanos <= 0)
+    {
+        return Err(QueryError::invalid(format!("option `{RETENTION}` is `{text}`; use a duration such as '30 days'")));
+    }
     Ok(options)
 }
 
@@ -207,6 +213,8 @@ mod tests {
             ("CREATE TABLE other (a INT)", "the path names `clicks`"),
             ("CREATE TABLE clicks (a INT) WITH (connector = 'kafka')", "`connector` is `kafka`"),
             ("CREATE TABLE clicks (a INT) WITH (late = 'side')", "option `late`"),
+            ("CREATE TABLE clicks (a INT) WITH (retention = 'long')", "option `retention` is `long`"),
+            ("CREATE TABLE clicks (a INT) WITH (retention = '0s')", "option `retention` is `0s`"),
             ("CREATE TABLE clicks (a NONSENSE)", "column `a` has type NONSENSE"),
             ("CREATE TABLE clicks (a INT DEFAULT 3)", "`DEFAULT 3` of column `a`"),
             ("CREATE TABLE clicks (a INT, A TEXT)", "column `a` is declared twice"),

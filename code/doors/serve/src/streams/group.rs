@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
-use buzz_connect::{BadData, stream_bad_data, stream_columns};
-use buzz_epoch::{PARTS_MAX, Part, Segment, SourceLog, SystemClock};
+use buzz_connect::{BadData, parse_duration, stream_bad_data, stream_columns};
+use buzz_epoch::{PARTS_MAX, Part, RETENTION, Segment, SourceLog, SourceSpec, SystemClock};
 use buzz_protocol::{ErrorKind, QueryError, Result};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -22,6 +22,9 @@ const GROUP_BYTES: usize = 8 << 20;
 
 /// Time after which sealing is tried again when it failed.
 const SEAL_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Time between two removals of old rows.
+const TRIM_EVERY: Duration = Duration::from_secs(60);
 
 /// Time after which the log is read again before a segment is named.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -86,6 +89,10 @@ impl Stream {
         let counts = Arc::new(Counts::default());
         let writing = write(log.clone(), Arc::clone(&counts), waiting, settings.group_for);
         let sealing = seal(log.clone(), Arc::clone(&counts), settings.seal_after);
+        if let Some(retention) = retention(log.spec())? {
+            let (stop, log) = (stopping.clone(), log.clone());
+            tokio::spawn(async move { stop.run_until_cancelled(trim(log, retention)).await });
+        }
         let (stop, stop_sealing) = (stopping.clone(), stopping.clone());
         tokio::spawn(async move { stop.run_until_cancelled(writing).await });
         tokio::spawn(async move { stop_sealing.run_until_cancelled(sealing).await });
@@ -230,6 +237,30 @@ async fn seal(log: SourceLog, counts: Arc<Counts>, seal_after: Duration) {
             tracing::warn!(%error, "segments were not sealed");
             sleep(SEAL_AGAIN_AFTER).await;
             counts.kept.notify_one();
+        }
+    }
+}
+
+/// Returns the time for which rows are kept, if they are not kept for ever.
+///
+/// # Errors
+/// `Data` if the time in the declaration is not valid.
+fn retention(spec: &SourceSpec) -> Result<Option<Duration>> {
+    let Some(text) = spec.options.get(RETENTION) else { return Ok(None) };
+    match parse_duration(text).and_then(|nanos| u64::try_from(nanos).ok()) {
+        Some(nanos) => Ok(Some(Duration::from_nanos(nanos))),
+        None => Err(QueryError::data(format!("the stream declares retention `{text}`, which is no duration"))),
+    }
+}
+
+/// Removes rows that are older than `retention`, and that no pipeline needs.
+async fn trim(log: SourceLog, retention: Duration) {
+    let retention_ms = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+    loop {
+        sleep(TRIM_EVERY).await;
+        let trimmed = async { log.trim(retention_ms, log.needed().await?, &SystemClock).await };
+        if let Err(error) = trimmed.await {
+            tracing::warn!(%error, "old rows of a stream were not removed");
         }
     }
 }

@@ -333,5 +333,6 @@ async fn shown(name: &str, log: &SourceLog, open: Option<&Arc<Stream>>) -> Resul
         "unsealed_bytes": open.map(|stream| stream.unsealed_bytes()).unwrap_or_default(),
         "declaration": Some(&spec.ddl).filter(|ddl| !ddl.is_empty()),
         "columns": spec.columns,
+        "retention": spec.options.get(buzz_epoch::RETENTION),
     }))
 }

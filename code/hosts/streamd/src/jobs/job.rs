@@ -191,6 +191,7 @@ impl Job {
             name: self.wanted.log.clone(),
             parallelism: self.wanted.parallelism,
             from_epoch: None,
+            continues: self.wanted.continues,
         };
         let mut runner = tokio::select! {
             biased;

@@ -4,10 +4,11 @@
 //! [`SILENT_BEATS`], measured by the clock of the one who looks, any other server may create the next document. A server that
 //! was only slow sees that at its next epoch at the latest: of two records of one epoch, one is created.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use buzz_epoch::EpochLog;
 use buzz_protocol::{Result, now_ms};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -21,6 +22,8 @@ use crate::jobs::wanted::Wanted;
 use crate::live::{Figures, Live};
 use crate::process::Process;
 use crate::run::Order;
+use crate::start::forget_readers;
+use crate::thread;
 
 /// Signs of life that a server may miss before others take its pipelines.
 const SILENT_BEATS: u32 = 5;
@@ -163,6 +166,7 @@ impl Keeper {
         }
         let mut status = Status { wanted: n, server: self.server.clone(), ..status };
         if wanted.deleted {
+            self.forget_readers(&wanted).await;
             self.registry.delete_log(&wanted.log).await?;
             status = Status { wanted: n, state: JobState::Deleted, ..Default::default() };
             self.own.lock().remove(id);
@@ -172,6 +176,21 @@ impl Keeper {
             status.add(Level::Info, "stopped");
         }
         self.write(&entry, status).await
+    }
+
+    /// Notes in the streams of a pipeline that is deleted that it reads them no more. A failure keeps their rows.
+    async fn forget_readers(&self, wanted: &Wanted) {
+        let (store, root) = (Arc::clone(&self.registry.store), self.registry.root.clone());
+        let (name, process) = (wanted.log.clone(), self.process.clone());
+        let forget = move || async move {
+            let Some(log) = EpochLog::existing(store, root, &name).await? else { return Ok(()) };
+            let spec = &log.manifest().spec;
+            let id = spec.options.get("id").cloned().unwrap_or_default();
+            forget_readers(&spec.script, &id, &BTreeSet::new(), &process).await
+        };
+        if let Err(error) = thread::run("forget", forget).await {
+            tracing::warn!(%error, pipeline = wanted.log, "streams keep the rows that a deleted pipeline has not read");
+        }
     }
 
     /// Looks after a run of this server. Returns true if there is one that goes on.

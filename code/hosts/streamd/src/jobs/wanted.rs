@@ -85,6 +85,8 @@ pub struct Wanted {
     pub stop: Stop,
     /// The run before ends at once.
     pub abandons: bool,
+    /// The script goes on after the offsets of the one before.
+    pub continues: bool,
     /// The pipeline, its state and its epochs are deleted.
     pub deleted: bool,
     /// The time of its creation, in milliseconds since 1970.
@@ -109,8 +111,11 @@ pub struct New {
 /// A change of a pipeline. What is `None` stays.
 #[derive(Debug, Clone, Default)]
 pub struct Change {
-    /// Another script: a new version of the pipeline, which starts without state.
+    /// Another script: a new version of the pipeline, which starts without state, unless it continues.
     pub script: Option<String>,
+    /// The other script goes on after the offsets of sources that it declares like the one before, with the state of
+    /// statements that have not changed.
+    pub continues: bool,
     /// Another number of workers.
     pub parallelism: Option<u64>,
     /// Another length of an epoch, in microseconds.
@@ -127,6 +132,9 @@ impl Wanted {
         let mut wanted = Self { abandons: change.abandons, ..self.clone() };
         if let Some(script) = &change.script {
             wanted.script = checked_script(script)?;
+            wanted.continues = change.continues;
+        } else if change.continues {
+            return Err(QueryError::invalid("only another script can continue; set `query` too"));
         }
         if let Some(parallelism) = change.parallelism {
             wanted.parallelism = Some(checked_parallelism(parallelism)?);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use buzz_catalog::Table;
+use buzz_protocol::FileFormat;
 use buzz_storage::QueryStores;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -46,6 +47,9 @@ pub(super) async fn add_tags(tables: &mut [Table], stores: &QueryStores) -> Tags
 
 /// Adds the tags of one table. Returns true if all its files are settled, or the reason why there are no tags.
 async fn add_tags_of(table: &mut Table, stores: &QueryStores) -> Result<bool, String> {
+    if matches!(table.format, FileFormat::Segments(_)) {
+        return Err("is a stream, whose log may name more rows at any time".to_string());
+    }
     // Objects of a bucket have tags that are made of their contents.
     let by_time = table.store.scheme() != "s3";
     let asked: Vec<usize> =

@@ -283,6 +283,8 @@ fn of_slice(table: &Table, file: &DataFile, slice: &Slice, sampled: &Sampled) ->
         }
         // The lines of a part are one request. Its columns are found at the start of the file.
         FileFormat::Csv(_) if slice.range.is_some() => Some(Read { bytes: slice.bytes, requests: 2 }),
-        FileFormat::Csv(_) | FileFormat::Json(_) => Some(Read { bytes: slice.bytes, requests: 1 }),
+        FileFormat::Csv(_) | FileFormat::Json(_) | FileFormat::Segments(_) => {
+            Some(Read { bytes: slice.bytes, requests: 1 })
+        }
     }
 }

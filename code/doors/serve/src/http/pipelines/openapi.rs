@@ -109,6 +109,8 @@ fn schemas() -> Value {
     let object = |required: &[&str], properties: Value| json!({"type": "object", "required": required, "properties": properties, "additionalProperties": false});
     let udfs = json!({"type": ["array", "null"], "maxItems": 0});
     let text = || json!({"type": "string"});
+    let name = json!({"type": "string", "minLength": 1, "maxLength": 100, "pattern": "^[A-Za-z0-9_.-]*[A-Za-z0-9][A-Za-z0-9_.-]*$"});
+    let script = json!({"type": "string", "minLength": 1, "maxLength": 1 << 20});
     let optional = |kind: &str| json!({"type": [kind, "null"]});
     let workers = json!({"type": ["integer", "null"], "minimum": 1, "maximum": 1024});
     let epoch = json!({"type": ["integer", "null"], "minimum": 10_000, "maximum": 86_400_000_000_u64});
@@ -120,13 +122,14 @@ fn schemas() -> Value {
         "Validation": {"type": "object", "required": ["graph", "errors"]},
         "Failure": {"type": "object", "required": ["error"]},
         "PipelinePost": object(&["name", "query"], json!({
-            "name": text(), "query": text(), "udfs": udfs, "parallelism": workers,
+            "name": name, "query": script, "udfs": udfs, "parallelism": workers,
             "checkpointIntervalMicros": epoch, "preview": {"enum": [false, null]},
         })),
-        "QueryPost": object(&["query"], json!({"query": text(), "udfs": udfs})),
-        "PreviewPost": object(&["query"], json!({"query": text(), "udfs": udfs, "enableSinks": optional("boolean")})),
+        "QueryPost": object(&["query"], json!({"query": script, "udfs": udfs})),
+        "PreviewPost": object(&["query"], json!({"query": script, "udfs": udfs, "enableSinks": optional("boolean")})),
         "PipelinePatch": object(&[], json!({
             "parallelism": workers, "checkpointIntervalMicros": epoch, "stop": stop, "query": optional("string"),
+            "continue": optional("boolean"),
         })),
         "SourcePost": object(&["name", "statement"], json!({"name": text(), "statement": text()})),
         "PipelineRestart": object(&[], json!({"force": optional("boolean"), "parallelism": workers})),
