@@ -23,6 +23,14 @@ pub trait Source: fmt::Debug + Send {
 
     /// Returns the position after the rows that were read. A source that is opened with it goes on there.
     fn offset(&self) -> Value;
+
+    /// Deletes what it has kept of rows before `offset`, to which no run goes back any more.
+    ///
+    /// # Errors
+    /// The error of the store. Nothing is lost: a later call deletes the rest.
+    async fn release(&mut self, _offset: &Value) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Rows of one read.

@@ -77,7 +77,13 @@ impl Runner {
         for (name, table) in
             self.planned.sources.keys().filter_map(|name| Some((name, self.planned.script.table(name)?)))
         {
-            let generated = matches!(table.option("connector"), Some("nexmark" | "impulse"));
+            let connector = table.option("connector").unwrap_or_default();
+            if ["sse", "websocket", "polling_http"].contains(&connector) {
+                return Err(QueryError::invalid(format!(
+                    "--until-end never ends: source `{name}` ({connector}) has no end; leave --until-end out"
+                )));
+            }
+            let generated = ["nexmark", "impulse"].contains(&connector);
             let bounded = ["events", "message_count", "runtime"].iter().any(|key| table.option(key).is_some());
             if generated && !bounded {
                 return Err(QueryError::invalid(format!(
