@@ -5,6 +5,7 @@ use std::time::Duration;
 use buzz_protocol::{ErrorKind, QueryError, Result};
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Response};
 use url::Url;
 
@@ -21,6 +22,14 @@ const SHOWN_MAX: usize = 300;
 /// `Internal` if the system has no certificates of authorities.
 pub(crate) fn client() -> Result<Client> {
     build(Client::builder())
+}
+
+/// Makes a client for requests that change something: a redirection could make another request of one.
+///
+/// # Errors
+/// As [`client`].
+pub(crate) fn client_without_redirects() -> Result<Client> {
+    build(Client::builder().redirect(Policy::none()))
 }
 
 fn build(builder: ClientBuilder) -> Result<Client> {

@@ -65,7 +65,7 @@ pub(super) fn received(
 }
 
 /// Reads the option `endpoint`, a URL with one of `schemes`.
-fn endpoint(options: &mut Options, schemes: [&str; 2]) -> Result<Url> {
+pub(super) fn endpoint(options: &mut Options, schemes: [&str; 2]) -> Result<Url> {
     let text = options.required(&["endpoint"])?;
     let url = Url::parse(text.trim()).ok().filter(|url| schemes.contains(&url.scheme()) && url.has_host());
     url.ok_or_else(|| {
@@ -78,7 +78,7 @@ fn endpoint(options: &mut Options, schemes: [&str; 2]) -> Result<Url> {
 }
 
 /// Reads the option `headers`.
-fn headers(options: &mut Options) -> Result<HeaderMap> {
+pub(super) fn headers(options: &mut Options) -> Result<HeaderMap> {
     let table = options.table().to_string();
     options.text(&["headers"]).map_or_else(|| Ok(HeaderMap::new()), |text| parse_headers(&text, &table))
 }
