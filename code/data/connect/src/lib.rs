@@ -16,6 +16,9 @@ mod generated;
 mod impulse;
 mod nexmark;
 
+#[cfg(feature = "kafka")]
+mod kafka;
+
 mod decode;
 mod delta;
 mod files;

@@ -46,6 +46,8 @@ pub struct SourceBatch {
     pub bytes: u64,
     /// Rows that could not be decoded, with the reason.
     pub bad: Vec<BadRow>,
+    /// Rows that are not read yet, if the source knows their number.
+    pub lag: Option<u64>,
     /// Notes for the user, such as the folder that the source waits for. Repeated while they are true.
     pub notes: Vec<String>,
 }

@@ -88,6 +88,9 @@ impl Runner {
             }
             record.metrics.insert("rows_in".to_string(), json!(counts.rows_in));
             record.metrics.insert("rows_of_sources".to_string(), json!(counts.rows_of_sources));
+            if !counts.lag.is_empty() {
+                record.metrics.insert("lag".to_string(), json!(counts.lag));
+            }
             record.metrics.insert("rows_out".to_string(), json!(counts.rows_out));
             record.metrics.insert("state_rows".to_string(), json!(self.state_rows()));
             record.metrics.insert("seconds".to_string(), json!(started.elapsed().as_secs_f64()));

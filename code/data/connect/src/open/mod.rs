@@ -3,6 +3,7 @@
 mod delta;
 mod files;
 mod generators;
+mod kafka;
 mod places;
 mod pushed;
 mod received;
@@ -28,7 +29,7 @@ use crate::source::{BadData, Source};
 
 /// Connectors of sources, for messages.
 const SOURCES: &str = "nexmark, impulse, single_file, filesystem (also parquet, json, csv), delta, http, sse, websocket, \
-     polling_http";
+     polling_http, kafka";
 
 /// A source and its options that the pipeline applies.
 #[derive(Debug)]
@@ -102,6 +103,7 @@ pub async fn open_source(
         }
         "http" => pushed(&mut options, columns, bad_data, place, offset).await?,
         "sse" | "websocket" | "polling_http" => received(&mut options, connector, columns, bad_data, place, offset)?,
+        "kafka" => kafka::source(&mut options, columns, bad_data, place, offset)?,
         "delta" => delta(&mut options, columns, place, offset).await?,
         "" => return Err(QueryError::invalid(format!("table `{name}` has no connector; use one of {SOURCES}"))),
         other => {

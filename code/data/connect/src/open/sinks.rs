@@ -17,14 +17,14 @@ use crate::sink::{Blackhole, Changes, DeltaSink, Files, Folder, SingleFile, Sink
 use crate::web::client_without_redirects;
 
 /// Connectors of sinks, for messages.
-const SINKS: &str = "stdout (also preview, log, web), blackhole, single_file, filesystem (also parquet, json, csv), delta, \
+const SINKS: &str = "stdout (also preview, log, web), blackhole, single_file, filesystem (also parquet, json, csv), delta, kafka, \
      webhook";
 
 /// The format of rows that change.
 const CHANGES_FORMAT: &str = "debezium_json";
 
 /// Connectors that write it, beside those of [`PRINTED`].
-const CHANGES_CONNECTORS: [&str; 4] = ["single_file", "filesystem", "json", "webhook"];
+const CHANGES_CONNECTORS: [&str; 5] = ["single_file", "filesystem", "json", "kafka", "webhook"];
 
 /// Connectors whose rows are printed.
 pub const PRINTED: [&str; 4] = ["stdout", "preview", "log", "web"];
@@ -69,6 +69,7 @@ pub async fn open_sink(
             Arc::new(file)
         }
         "filesystem" | "parquet" | "json" | "csv" => Arc::new(folder(&mut options, connector, place, pipeline).await?),
+        "kafka" => super::kafka::sink(&mut options, pipeline)?,
         "webhook" => Arc::new(webhook(&mut options, pipeline)?),
         "delta" => Arc::new(delta(&mut options, place, pipeline).await?),
         other => {

@@ -119,7 +119,7 @@ pub fn check_columns(sink: &dyn Sink, columns: &Schema) -> Result<()> {
             return Err(QueryError::invalid(
                 "the rows change, since an aggregate without a window has groups that never end; add \
                  tumble(interval '10 seconds'), hop(…) or session(…) to GROUP BY, or write the changes to a table with \
-                 format = 'debezium_json' and connector stdout, single_file, filesystem, json or webhook",
+                 format = 'debezium_json' and connector stdout, single_file, filesystem, json, kafka or webhook",
             ));
         }
         (false, TakesChanges::Only) => {

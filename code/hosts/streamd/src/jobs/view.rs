@@ -11,7 +11,7 @@ use crate::jobs::wanted::Stop;
 const EPOCH_MICROS: u64 = 1_000_000;
 
 /// Connectors: id, title, if it is a source, if it is a sink, and a sentence.
-const CONNECTORS: [(&str, &str, bool, bool, &str); 15] = [
+const CONNECTORS: [(&str, &str, bool, bool, &str); 16] = [
     ("nexmark", "Nexmark", true, false, "Generates the events of an auction house"),
     ("impulse", "Impulse", true, false, "Generates a counter"),
     ("single_file", "Single file", true, true, "One local file"),
@@ -25,6 +25,7 @@ const CONNECTORS: [(&str, &str, bool, bool, &str); 15] = [
     ("websocket", "WebSocket", true, false, "Messages that a server sends by a WebSocket"),
     ("polling_http", "HTTP polling", true, false, "Answers of a server that is polled"),
     ("webhook", "Webhook", false, true, "Requests to a server, one for each row or for several"),
+    ("kafka", "Kafka", true, true, "Records of a topic (if Buzz was built with the feature kafka)"),
     ("blackhole", "Blackhole", false, true, "Drops rows"),
     ("web", "Web", false, true, "Rows that clients follow (stdout, preview and log are the same)"),
 ];
