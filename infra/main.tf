@@ -61,6 +61,8 @@ locals {
     },
     # The network that a stack makes has no route to IPv4 hosts.
     { for name in local.own_network || var.comb_network == "ipv6_only" ? ["AWS_USE_DUALSTACK_ENDPOINT"] : [] : name => "true" },
+    var.traces_endpoint == "" ? {} : { OTEL_EXPORTER_OTLP_ENDPOINT = var.traces_endpoint },
+    var.metrics == "off" ? {} : { BUZZ_METRICS = var.metrics },
     {
       BUZZ_STAGE   = local.stage
       BUZZ_LOG     = var.log_level

@@ -95,6 +95,28 @@ variable "log_level" {
   default     = "info"
 }
 
+variable "traces_endpoint" {
+  description = "Collector of OpenTelemetry (OTLP over HTTP), such as `http://collector.internal:4318`, that functions and combs reach; empty sends no traces."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = var.traces_endpoint == "" || can(regex("^https?://[^/]+", var.traces_endpoint))
+    error_message = "TRACES_ENDPOINT must begin with http:// or https://."
+  }
+}
+
+variable "metrics" {
+  description = "`cloudwatch`: functions and combs write metrics in CloudWatch's embedded format; `off`: none."
+  type        = string
+  default     = "off"
+
+  validation {
+    condition     = contains(["off", "cloudwatch"], var.metrics)
+    error_message = "METRICS can be off or cloudwatch."
+  }
+}
+
 variable "account_concurrency" {
   description = "Functions that the account may run at the same time in this region; 0 if that is not known."
   type        = number

@@ -58,7 +58,32 @@ run "locations" {
   }
 }
 
+run "traces_and_metrics" {
+  variables {
+    traces_endpoint = "http://collector.internal:4318"
+    metrics         = "cloudwatch"
+  }
+  assert {
+    condition     = module.functions.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector.internal:4318" && module.functions.environment["BUZZ_METRICS"] == "cloudwatch"
+    error_message = "programs must know where traces go and that metrics are wanted, got ${jsonencode(module.functions.environment)}"
+  }
+}
+
+run "traces_to_no_place" {
+  command = plan
+  variables {
+    traces_endpoint = "collector.internal:4318"
+    metrics         = "statsd"
+  }
+  expect_failures = [var.traces_endpoint, var.metrics]
+}
+
 run "with_combs" {
+  assert {
+    condition     = !contains(keys(module.functions.environment), "OTEL_EXPORTER_OTLP_ENDPOINT") && !contains(keys(module.functions.environment), "BUZZ_METRICS")
+    error_message = "traces and metrics are off unless a setting asks for them"
+  }
+
   assert {
     condition     = length(module.network) == 1 && output.comb_cluster == "buzz-rust-cluster-dev" && module.functions.environment["AWS_USE_DUALSTACK_ENDPOINT"] == "true"
     error_message = "a stack with combs has a network without a route to IPv4 hosts"

@@ -20,6 +20,8 @@ enum State {
     Forwards,
     /// Connections stay open, and nothing passes.
     Silent,
+    /// Bytes of the client pass, and no answer does.
+    HalfOpen,
     /// Connections are closed, and new ones are refused.
     Cut,
 }
@@ -47,8 +49,8 @@ impl SilentProxy {
                 };
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
-                tokio::spawn(carry(from_client, to_server, state.subscribe()));
-                tokio::spawn(carry(from_server, to_client, state.subscribe()));
+                tokio::spawn(carry(from_client, to_server, &[State::Silent], state.subscribe()));
+                tokio::spawn(carry(from_server, to_client, &[State::Silent, State::HalfOpen], state.subscribe()));
             }
         });
         Ok(proxy)
@@ -59,15 +61,22 @@ impl SilentProxy {
         self.state.send_replace(State::Silent);
     }
 
+    /// Stops forwarding what the server sends; connections stay open, and what the client sends still passes.
+    pub fn lose_answers(&self) {
+        self.state.send_replace(State::HalfOpen);
+    }
+
     /// Closes all connections, and refuses new ones.
     pub fn cut(&self) {
         self.state.send_replace(State::Cut);
     }
 }
 
+/// Carries bytes until the proxy is cut, or until it is in one of the states in which it is `swallowing` this direction.
 async fn carry(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
+    swallowing: &'static [State],
     mut state: watch::Receiver<State>,
 ) {
     let mut buffer = vec![0; 64 << 10];
@@ -77,7 +86,7 @@ async fn carry(
             // The sockets close when both directions have ended.
             _ = state.wait_for(|state| *state == State::Cut) => return,
         };
-        if *state.borrow() == State::Silent {
+        if swallowing.contains(&state.borrow()) {
             // Keeps both sockets open without forwarding, until they are cut or the proxy is dropped.
             _ = state.wait_for(|state| *state == State::Cut).await;
             return;

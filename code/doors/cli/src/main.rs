@@ -20,7 +20,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse_from(prepared(std::env::args_os(), on_terminal));
     // A failure is one message on standard error. The log is off unless `BUZZ_LOG` enables it.
     let filter = EnvFilter::try_from_env("BUZZ_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    _ = buzz_telemetry::start(log, filter, "buzz");
     // The code that catches a panic converts it to an error and reports it.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panic")));
 
@@ -39,5 +40,6 @@ fn main() -> ExitCode {
     let code = runtime.block_on(ask::carry_out(arguments));
     // Waits until operators that spilled have removed their folders, but not for cancelled work that still computes.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    buzz_telemetry::finish();
     code
 }

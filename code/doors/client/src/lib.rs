@@ -20,6 +20,7 @@ use buzz_engine::{
     TableDescription,
 };
 use buzz_protocol::{CatalogEntry, CatalogType, QueryError, QueryId, Result};
+use buzz_telemetry::{TRACEPARENT, span, traced};
 use serde_json::Value;
 
 pub use stack::function_of;
@@ -51,7 +52,9 @@ impl Engine for StackEngine {
 
     fn start_with(&self, question: Question, progress: Arc<Progress>) -> Running {
         let (stack, counted) = (Arc::clone(&self.stack), Arc::clone(&progress));
-        Running::spawn(progress, async move { answer(&stack, &question, &counted).await })
+        let span = span!("ask stack", otel.kind = "client", query_id = %question.id);
+        let answered = async move { answer(&stack, &question, &counted).await };
+        Running::spawn(progress, traced(span, |error: &QueryError| error.kind, answered))
     }
 }
 
@@ -92,7 +95,10 @@ impl StackEngine {
 /// Sends `question`, waits for its answer and downloads its rows.
 async fn answer(stack: &Stack, question: &Question, progress: &Progress) -> Result<Answer> {
     check_places(question)?;
-    let event = ask_event(question)?;
+    let mut event = ask_event(question)?;
+    if let Some(traceparent) = buzz_telemetry::current() {
+        event[TRACEPARENT] = traceparent.into();
+    }
     let query = question.id;
     let message = ask(stack, &event, query, progress).await?;
     progress.warn(message.warnings.iter().cloned());

@@ -8,6 +8,8 @@ use buzz_engine::wire::{AnswerMessage, Ask, Column, OutputPlace};
 use buzz_engine::{Content, Engine, Progress, ProgressReport, Rows, Running, Status, Used};
 use buzz_protocol::{Format, Place, QueryError, QueryId, Requests, Result};
 use buzz_storage::Location;
+use buzz_telemetry::{continue_from, span, traced};
+use buzz_worker::metrics::Measured;
 use serde_json::value::RawValue;
 
 use crate::encode::{Encoded, encode, summary_message};
@@ -29,7 +31,13 @@ const LINK_VALID: Duration = Duration::from_secs(3600);
 
 impl FuseFunction {
     /// Answers `ask`. For an asynchronous query, also writes progress and checks for cancellation.
-    pub(crate) async fn ask(&self, mut ask: Ask, query: QueryId, left: Duration) -> Result<Box<RawValue>> {
+    pub(crate) async fn ask(&self, ask: Ask, query: QueryId, left: Duration) -> Result<Box<RawValue>> {
+        let span = span!("fuse", otel.kind = "server", query_id = %query);
+        continue_from(&span, ask.traceparent.as_deref());
+        traced(span, |error: &QueryError| error.kind, self.ask_in_span(ask, query, left)).await
+    }
+
+    async fn ask_in_span(&self, mut ask: Ask, query: QueryId, left: Duration) -> Result<Box<RawValue>> {
         self.output_place(&ask)?;
         let options = &mut ask.options;
         self.settings.limits.apply(options);
@@ -74,6 +82,8 @@ impl FuseFunction {
             let milliseconds = millis(progress.elapsed());
             let (kind, error) = (error.kind, error.without_values());
             tracing::error!(query_id = %query, %kind, error, milliseconds, "query failed");
+            let bytes = Progress::get(&progress.bytes_scanned);
+            Measured { role: "fuse", query, milliseconds, rows: 0, bytes, failed: Some(kind) }.write();
         }
         outcome
     }
@@ -166,12 +176,16 @@ impl FuseFunction {
             query_id = %query,
             cost_usd = message.summary.cost_usd,
             started_usd = message.summary.started_usd,
+            get_requests = requests.gets,
+            put_requests = requests.puts,
             tasks = answer.summary.tasks,
             bytes_read = answer.summary.bytes_read,
             gb_seconds = message.summary.gb_seconds,
             milliseconds,
             "query answered"
         );
+        let (rows, bytes) = (answer.summary.rows, answer.summary.bytes_read);
+        Measured { role: "fuse", query, milliseconds, rows, bytes, failed: None }.write();
         raw(&message)
     }
 

@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
 /** Bytes of the script. A larger one is an error: each library must be worth its place. */
-const BYTES_MAX = 650_000;
+const BYTES_MAX = 680_000;
 
 const here = dirname(fileURLToPath(import.meta.url));
 const source = (name) => join(here, "src", name);

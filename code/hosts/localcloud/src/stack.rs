@@ -63,6 +63,8 @@ pub struct Stack {
     pub data_locations: Option<Vec<String>>,
     /// Locations to which results may be written; `None` for every bucket.
     pub output_locations: Option<Vec<String>>,
+    /// Additional environment variables of all programs.
+    pub environment: BTreeMap<String, String>,
     /// Additional environment variables of Fuse.
     pub fuse_environment: BTreeMap<String, String>,
 }
@@ -88,6 +90,7 @@ impl Stack {
             log: "info".to_string(),
             data_locations: None,
             output_locations: None,
+            environment: BTreeMap::new(),
             fuse_environment: BTreeMap::new(),
         }
     }
@@ -171,7 +174,8 @@ impl Stack {
 
     fn variables(&self, own: &[(&str, String)]) -> BTreeMap<String, String> {
         let shared = [("BUZZ_STAGE", STAGE.to_string()), ("BUZZ_LOG", self.log.clone())];
-        shared.iter().chain(own).map(|(name, value)| (name.to_string(), value.clone())).collect()
+        let named = shared.iter().chain(own).map(|(name, value)| (name.to_string(), value.clone()));
+        named.chain(self.environment.clone()).collect()
     }
 }
 

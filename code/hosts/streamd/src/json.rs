@@ -30,9 +30,13 @@ fn to_script(text: &str) -> Result<(String, Option<String>)> {
     let stream = query.get("stream").and_then(Value::as_object).ok_or_else(|| {
         QueryError::invalid("the query has no object `stream`; run it with `buzz query`, or add \"stream\": {}")
     })?;
-    known(stream, "stream", &["name", "epoch", "epoch_rows", "parallelism", "on_error", "overflow", "into"])?;
+    known(
+        stream,
+        "stream",
+        &["name", "epoch", "epoch_rows", "parallelism", "on_error", "overflow", "updating_ttl", "into"],
+    )?;
     let mut script = String::new();
-    for key in ["epoch", "epoch_rows", "parallelism", "on_error", "overflow"] {
+    for key in ["epoch", "epoch_rows", "parallelism", "on_error", "overflow", "updating_ttl"] {
         if let Some(value) = given(stream, key) {
             script.push_str(&format!("SET {key} = '{}';\n", escaped(&scalar(value, "stream", key)?)));
         }

@@ -72,6 +72,7 @@ pub(crate) async fn plan(
     let Tables { mut sources, inputs, mut sinks, sink_columns } = tables(&script, process, pipeline_id).await?;
     let workers = process.workers(parallelism, settings.parallelism);
     let pipeline = Pipeline::plan(&script, &inputs, &sink_columns, workers).await?;
+    let pipeline = pipeline.with_updating_ttl(settings.updating_ttl);
     let read = pipeline.sources();
     sources.retain(|name, _| read.contains(name.as_str()));
     let targets: Vec<String> = pipeline.outputs().map(|(into, _)| into.unwrap_or(STDOUT).to_string()).collect();
@@ -146,6 +147,8 @@ pub(crate) struct Settings {
     pub(crate) epoch_rows: usize,
     parallelism: Option<usize>,
     pub(crate) on_error: OnError,
+    /// The time in nanoseconds after which the rows of a key without a window are dropped.
+    updating_ttl: Option<i64>,
 }
 
 /// The treatment of a statement that fails for a value of its rows.
@@ -159,8 +162,13 @@ pub(crate) enum OnError {
 
 impl Settings {
     fn of(script: &Script) -> Result<Self> {
-        let mut settings =
-            Self { epoch_nanos: None, epoch_rows: 1_000_000, parallelism: None, on_error: OnError::Stop };
+        let mut settings = Self {
+            epoch_nanos: None,
+            epoch_rows: 1_000_000,
+            parallelism: None,
+            on_error: OnError::Stop,
+            updating_ttl: None,
+        };
         for (key, text) in &script.settings {
             let wrong = |required: &str| QueryError::invalid(format!("SET {key} = '{text}': {required} is required"));
             let number = || text.parse().ok().filter(|number: &usize| *number > 0);
@@ -178,11 +186,15 @@ impl Settings {
                         _ => return Err(wrong("stop or skip_epoch")),
                     };
                 }
+                "updating_ttl" => {
+                    let nanos = buzz_connect::parse_duration(text).filter(|nanos| *nanos > 0);
+                    settings.updating_ttl = Some(nanos.ok_or_else(|| wrong("a duration such as 1 day or 12 h"))?);
+                }
                 // The planner reads it.
                 "overflow" => {}
                 _ => {
                     return Err(QueryError::invalid(format!(
-                        "SET {key} is unknown; known are epoch, epoch_rows, on_error, overflow, parallelism"
+                        "SET {key} is unknown; known are epoch, epoch_rows, on_error, overflow, parallelism, updating_ttl"
                     )));
                 }
             }

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::environment::Variables;
+use crate::metrics;
 use crate::process::POOL_PERCENT;
 
 /// Percentage of a comb's memory that its inboxes may use for deliveries, across all queries. The memory that neither
@@ -93,6 +94,7 @@ pub async fn run(settings: &CombSettings) -> Result<()> {
     let memory_mb = settings.memory_mb.or_else(container_memory_mb).unwrap_or(4096);
     let memory = memory_mb << 20;
     let comb = Comb::new(Arc::new(TcpNetwork::default()), memory * OPERATOR_PERCENT / 100)?;
+    comb.inboxes().tell_closed(metrics::of_comb);
     comb.inboxes().limit(InboxLimits { memory_bytes: memory * INBOX_PERCENT / 100, queries: QUERIES_MAX });
 
     let listener = listener(settings).await?;

@@ -1,7 +1,7 @@
 //! HBee as a Lambda function: the event is a task, the response is its outcome or its failure.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use buzz_exchange::{InboxNetwork, TcpNetwork};
 use buzz_hbee::HBee;
@@ -10,6 +10,7 @@ use buzz_storage::{Location, QueryStores, Stores};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
+use crate::metrics::Measured;
 use crate::process::{POOL_PERCENT, unpanicked};
 
 /// Time before the deadline at which a task is stopped, so that the failure is still reported with its kind.
@@ -118,7 +119,7 @@ impl HBeeFunction {
             None => deadline_ms,
         };
         let left = Duration::from_millis(end_ms.saturating_sub(buzz_protocol::now_ms())).saturating_sub(MARGIN);
-        let query = task.query;
+        let (query, started) = (task.query, Instant::now());
         let ran = tokio::time::timeout(left, self.run(&task)).await.unwrap_or_else(|_| {
             let whose = if end_ms == deadline_ms {
                 "the HBee function reached its timeout; raise the timeout, or make tasks smaller with the options \
@@ -128,6 +129,7 @@ impl HBeeFunction {
             };
             Err(QueryError::limit(whose).at_task(&task.step, task.task))
         });
+        Measured::of_task(query, u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX), &ran).write();
         let mut outcome = ran.inspect_err(|error| {
             let (kind, error) = (error.kind, error.without_values());
             tracing::error!(query_id = %query, attempt = task.attempt, %kind, error, "task failed");

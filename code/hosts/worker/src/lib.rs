@@ -1,5 +1,5 @@
 //! HBee as a Lambda function ([`hbee`]) and HComb as a Fargate task ([`comb`]), and the modules that every process on
-//! AWS uses: [`log`], [`environment`], [`process`].
+//! AWS uses: [`log`], [`metrics`], [`environment`], [`process`].
 //!
 //! HBees are started by the hundred, so these programs must be small: this crate and its dependencies use neither the
 //! SQL parser, nor catalogs, nor the AWS SDK. Build it on its own (`cargo build --package buzz-worker`) to leave out
@@ -8,6 +8,8 @@
 pub mod log;
 
 pub mod environment;
+
+pub mod metrics;
 
 pub mod process;
 

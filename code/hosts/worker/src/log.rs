@@ -13,8 +13,9 @@ use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
 /// Starts logging at the level in `BUZZ_LOG`, by default `info`. A level alone applies to Buzz, and libraries log only
-/// warnings and errors. Any other value is used as the filter itself, such as `warn,buzz=debug`.
-pub fn start() {
+/// warnings and errors. Any other value is used as the filter itself, such as `warn,buzz=debug`. Spans are sent to a
+/// collector in the name of `service`, if one is named ([`buzz_telemetry::layer`]).
+pub fn start(service: &'static str) {
     let wanted = std::env::var("BUZZ_LOG").unwrap_or_default();
     let filter = EnvFilter::try_new(directives(&wanted)).unwrap_or_else(|error| {
         #[expect(clippy::print_stderr, reason = "there is no log yet")]
@@ -23,9 +24,9 @@ pub fn start() {
         }
         EnvFilter::new(directives("info"))
     });
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).event_format(JsonLines);
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).event_format(JsonLines);
     // A second call keeps the first log, for example in tests that share a process.
-    _ = log.try_init();
+    _ = buzz_telemetry::start(log, filter, service);
     // A panic is converted to an error where it is caught, and reported there.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panic")));
 }

@@ -10,11 +10,15 @@ use buzz_protocol::{
     BUILD_ID, CombAddress, Delivered, DeliveryId, HBeeTask, InlineRows, Partitioning, QueryError, QueryId, QueryToken,
     Result, StageId, TaskIndex,
 };
+use buzz_telemetry::span;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::metrics::Time;
 use datafusion::physical_plan::repartition::BatchPartitioner;
+
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use crate::network::InboxNetwork;
 use crate::objects::{ObjectPlace, ObjectWriter};
@@ -83,6 +87,8 @@ pub struct DeliveryWriter {
     turn: usize,
     rows: Vec<u64>,
     bytes: u64,
+    /// The span of the delivery, from the begin until it is complete or dropped.
+    span: Span,
 }
 
 impl fmt::Debug for DeliveryWriter {
@@ -143,8 +149,7 @@ impl DeliveryWriter {
         destination.batch_size = destination.batch_size.min((BUFFERED_VALUES / buffers).max(64));
         let combs = destination.combs.len();
         let (stage, task, delivery) = (destination.stage, destination.task, DeliveryId::fresh());
-        let writer =
-            |place: &ObjectPlace| ObjectWriter::new(place.object(stage, task, delivery)?, Arc::clone(&schema), count);
+        let writer = |place: &ObjectPlace| ObjectWriter::new(place.object(stage, task, delivery)?, &schema, count);
         let object = destination.objects.as_ref().map(writer).transpose()?;
         Ok(Self {
             by_hash,
@@ -159,6 +164,7 @@ impl DeliveryWriter {
             object,
             rows: vec![0; count],
             bytes: 0,
+            span: span!("deliver", combs, rows = Empty, bytes = Empty),
         })
     }
 
@@ -211,6 +217,8 @@ impl DeliveryWriter {
         for sink in self.sinks.iter_mut().filter_map(Option::take) {
             sink.finish().await?;
         }
+        self.span.record("rows", self.rows.iter().sum::<u64>());
+        self.span.record("bytes", self.bytes);
         let too_large = self.is_too_large();
         let delivered = if let Some(object) = self.object {
             Delivered::Object(object.finish().await?)
@@ -279,6 +287,6 @@ impl DeliveryWriter {
             delivery: self.delivery,
         };
         let inbox = self.network.inbox(address, &self.destination.token).await?;
-        inbox.deliver(header, Arc::clone(&self.schema)).await
+        inbox.deliver(header, Arc::clone(&self.schema)).instrument(self.span.clone()).await
     }
 }

@@ -25,6 +25,7 @@ use arrow_flight::{
 };
 use async_trait::async_trait;
 use buzz_protocol::{BUILD_ID, CombAddress, Place, QueryError, QueryId, QueryToken, Result, StageId};
+use buzz_telemetry::{TRACEPARENT, continued, span, traced};
 use bytes::Bytes;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use futures::stream::BoxStream;
@@ -85,6 +86,10 @@ struct InboxFlight {
 type Answer<T> = std::result::Result<Response<T>, Status>;
 type Answers<T> = BoxStream<'static, std::result::Result<T, Status>>;
 
+fn broken(what: &str) -> QueryError {
+    QueryError::internal(format!("a received delivery has an invalid {what}"))
+}
+
 fn not_served<T>() -> Answer<T> {
     Err(Status::unimplemented("a comb supports deliveries (DoPut) and actions (DoAction) only"))
 }
@@ -101,7 +106,9 @@ impl FlightService for InboxFlight {
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Answer<Self::DoPutStream> {
         let token = shown(request.metadata());
-        self.take_delivery(token, request.into_inner()).await.map_err(|error| to_status(&error))?;
+        let trace = request.metadata().get(TRACEPARENT).and_then(|trace| trace.to_str().ok()).map(str::to_string);
+        let taken = self.take_delivery(token, trace, request.into_inner()).await;
+        taken.map_err(|error| to_status(&error))?;
         let answer = futures::stream::once(async { Ok(PutResult { app_metadata: Bytes::new() }) });
         Ok(Response::new(answer.boxed()))
     }
@@ -152,14 +159,27 @@ impl FlightService for InboxFlight {
 }
 
 impl InboxFlight {
-    async fn take_delivery(&self, token: QueryToken, mut messages: Streaming<FlightData>) -> Result<()> {
-        let broken = |what: &str| QueryError::internal(format!("a received delivery has an invalid {what}"));
+    /// Takes a delivery of a caller with `token`, whose span is `trace`.
+    async fn take_delivery(
+        &self,
+        token: QueryToken,
+        trace: Option<String>,
+        mut messages: Streaming<FlightData>,
+    ) -> Result<()> {
         let first = messages.message().await.map_err(|status| from_status(&status))?;
         let first = first.ok_or_else(|| broken("first message"))?;
         let command = first.flight_descriptor.as_ref().map(|descriptor| descriptor.cmd.clone());
         let header: DeliveryHeader = from_json(&command.ok_or_else(|| broken("descriptor"))?)?;
         self.inboxes.check(header.query, &token)?;
+        let span = continued(
+            trace.as_deref(),
+            || span!("receive", otel.kind = "server", query_id = %header.query, stage = header.stage.0, task = header.task.0),
+        );
+        traced(span, |error: &QueryError| error.kind, self.hold(header, first, messages)).await
+    }
 
+    /// Holds the delivery of `header`, whose first message is `first`.
+    async fn hold(&self, header: DeliveryHeader, first: FlightData, messages: Streaming<FlightData>) -> Result<()> {
         let all = futures::stream::once(async { Ok(first) }).chain(messages.map_err(FlightError::from));
         let mut decoded = FlightDataDecoder::new(all);
         let mut sink: Option<Box<dyn DeliverySink>> = None;
@@ -270,6 +290,9 @@ impl FlightInbox {
         let token = self.token.as_str().parse();
         let token = token.map_err(|_| QueryError::internal("the token is not ASCII"))?;
         request.metadata_mut().insert(TOKEN_HEADER, token);
+        if let Some(traceparent) = buzz_telemetry::current().and_then(|traceparent| traceparent.parse().ok()) {
+            request.metadata_mut().insert(TRACEPARENT, traceparent);
+        }
         Ok(request)
     }
 

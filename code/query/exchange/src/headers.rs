@@ -12,7 +12,8 @@ pub const SESSION_HEADER: &str = "x-buzz-session";
 /// The header of every call to a comb that carries the query's token ([`QueryToken`]).
 pub const TOKEN_HEADER: &str = "x-buzz-token";
 
-/// Returns the headers of reduce calls: the DataFusion configuration `session` and the query's token.
+/// Returns the headers of reduce calls: the DataFusion configuration `session`, the query's token, and the current span, if it
+/// is traced.
 ///
 /// # Errors
 /// `Invalid` if an option contains characters that a header cannot carry.
@@ -24,7 +25,9 @@ pub fn session_headers(session: &BTreeMap<String, String>, token: &QueryToken) -
     let token = HeaderValue::from_str(token.as_str())
         .map_err(|_| QueryError::internal("a token contains characters that a header cannot carry"))?;
     let name = HeaderName::from_static;
-    Ok(HeaderMap::from_iter([(name(SESSION_HEADER), session), (name(TOKEN_HEADER), token)]))
+    let mut headers = HeaderMap::from_iter([(name(SESSION_HEADER), session), (name(TOKEN_HEADER), token)]);
+    buzz_telemetry::in_headers(&mut headers);
+    Ok(headers)
 }
 
 /// Returns the DataFusion configuration that [`session_headers`] wrote into `headers`; empty without it.

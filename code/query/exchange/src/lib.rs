@@ -27,7 +27,7 @@ pub use delivery::{Delivery, DeliveryWriter, Destination};
 pub use exchanged::{ExchangeCount, ExchangeId, Exchanges, Side, below_exchange, lost_in_exchange};
 pub use flight::flight_server;
 pub use headers::{SESSION_HEADER, TOKEN_HEADER, session_headers, session_of};
-pub use inbox::{InboxLimits, Inboxes};
+pub use inbox::{ClosedQuery, InboxLimits, Inboxes};
 pub use inbox_exec::{InboxExec, LeafCodec, unread_stages};
 pub use network::{InboxNetwork, MemoryNetwork, Network, NetworkChannelResolver, TcpNetwork};
 pub use objects::{ObjectOfDelivery, ObjectPlace};

@@ -12,11 +12,13 @@ use buzz_plan::{MapStage, QueryPlan};
 use buzz_protocol::{
     Delivered, DeliveryId, ErrorKind, HBeeTask, InlineRows, QueryError, QueryId, Requests, Result, StageId, TaskOutcome,
 };
+use buzz_telemetry::span;
 use futures::StreamExt;
 use futures::future::Either;
 use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 use crate::attempts::{Attempts, Paid};
 use crate::estimate::check_spent;
@@ -114,16 +116,20 @@ impl Dispatch<'_> {
     /// The first failure of a task that cannot be retried or has no attempts left.
     pub(crate) async fn all(&self) -> Result<(), TaskError> {
         let concurrency = self.concurrency();
-        let of_stage = |stage| (0..MapStage::task_count(stage)).map(move |task| (stage, task));
+        // The span of a stage ends with its last task.
+        let of_stage = |stage| {
+            let span = stage_span(stage);
+            (0..MapStage::task_count(stage)).map(move |task| (stage, task, span.clone()))
+        };
         let mut waiting: VecDeque<_> = self.plan.stages.iter().flat_map(of_stage).collect();
         let mut demand = Demand::of(self);
         let mut running = FuturesUnordered::new();
         loop {
             while running.len() < concurrency
-                && let Some(position) = waiting.iter().position(|(stage, _)| demand.includes(stage.id))
-                && let Some((stage, task)) = waiting.remove(position)
+                && let Some(position) = waiting.iter().position(|(stage, ..)| demand.includes(stage.id))
+                && let Some((stage, task, span)) = waiting.remove(position)
             {
-                running.push(self.one(stage, task));
+                running.push(self.one(stage, task).instrument(span));
             }
             if running.is_empty() && waiting.is_empty() {
                 return Ok(());
@@ -299,10 +305,13 @@ impl Dispatch<'_> {
             Progress::add(&self.progress.refusals, 1);
             Progress::add(&self.progress.retries, 1);
         };
-        let task = HBeeTask { attempt: attempts.next(), ..task.clone() };
+        let attempt = attempts.next();
+        let span = attempt_span(task, attempt);
+        let task = HBeeTask { attempt, trace: span.in_scope(buzz_telemetry::current), ..task.clone() };
         Progress::add(&self.progress.invocations, 1);
         let mut paid = Paid::start(self.progress, &task);
-        let ran = self.host.compute.run(&task, &refused).await;
+        let running = self.host.compute.run(&task, &refused);
+        let ran = buzz_telemetry::traced(span, |error: &QueryError| error.kind, running).await;
         paid.end(&ran);
         ran
     }
@@ -324,6 +333,14 @@ impl Dispatch<'_> {
         let Delivery { delivery, delivered, rows, bytes } = writer.finish().await?;
         Ok(TaskOutcome { delivery, delivered, rows, bytes_delivered: bytes, ..outcome })
     }
+}
+
+fn stage_span(stage: &MapStage) -> Span {
+    span!("stage", stage = stage.id.0, step = stage.step.as_str(), tasks = stage.task_count())
+}
+
+fn attempt_span(task: &HBeeTask, attempt: u32) -> Span {
+    span!("attempt", otel.kind = "client", task = task.task.0, attempt)
 }
 
 async fn accept(task: &HBeeTask, outcome: &mut TaskOutcome, inboxes: &QueryInboxes) -> Result<(), TaskError> {

@@ -34,6 +34,7 @@ use buzz_host::Host;
 use buzz_plan::{Capacity, Explain, QueryPlan, explain, explain_analyzed};
 use buzz_protocol::{CatalogEntry, QueryError, ReducerChoice, Requests, Result};
 use buzz_storage::QueryStores;
+use buzz_telemetry::{span, traced};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -61,7 +62,9 @@ impl Engine for Fuse {
 
     fn start_with(&self, question: Question, progress: Arc<Progress>) -> Running {
         let (fuse, counted) = (self.clone(), Arc::clone(&progress));
-        Running::spawn(progress, async move { fuse.answer(question, &counted).await })
+        let span = span!("query", query_id = %question.id);
+        let answered = async move { fuse.answer(question, &counted).await };
+        Running::spawn(progress, traced(span, |error: &QueryError| error.kind, answered))
     }
 }
 
@@ -88,14 +91,17 @@ impl Fuse {
     async fn opened(&self, question: &Question) -> Result<(Opened, Arc<QueryStores>)> {
         let started = Instant::now();
         let stores = self.host.stores.for_query();
-        let tables = open(question, &stores, buzz_plan::tables_read(&question.query).as_ref()).await?;
+        let opening = async { open(question, &stores, buzz_plan::tables_read(&question.query).as_ref()).await };
+        let tables = traced(span!("open tables"), |error: &QueryError| error.kind, opening).await?;
         Ok((Opened { started, tables, took: started.elapsed() }, stores))
     }
 
     /// Plans the query over its opened tables.
     async fn planned(&self, question: &Question, opened: Opened, stores: &QueryStores) -> Result<QueryPlan> {
         let Opened { started, tables, took } = opened;
-        let mut plan = buzz_plan::plan(question, tables, stores, &self.capacity(question)).await?;
+        let capacity = self.capacity(question);
+        let planning = buzz_plan::plan(question, tables, stores, &capacity);
+        let mut plan = traced(span!("plan"), |error: &QueryError| error.kind, planning).await?;
         plan.requests = stores.requests();
         plan.opened_in = took;
         plan.planned_in = started.elapsed() - took;

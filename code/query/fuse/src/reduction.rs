@@ -12,6 +12,7 @@ use buzz_exchange::{InboxExec, Network, NetworkChannelResolver, unread_stages};
 use buzz_kernel::{guarded_joins, guarded_joins_above, planning_config, session};
 use buzz_plan::{QueryPlan, ReduceStep, TaskStage, divide, reduce_plan, task_stages};
 use buzz_protocol::{CombAddress, QueryError, QueryId, Result, StageId, now};
+use buzz_telemetry::span;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -26,6 +27,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use http::HeaderMap;
 use tokio::sync::oneshot;
+use tracing::{Instrument, Span};
 
 use crate::inboxes::QueryInboxes;
 
@@ -39,6 +41,8 @@ pub(crate) struct Reduction {
     tasks: Option<Tasks>,
     /// Stages that the plan does not read as often as its inboxes expect, because it reads others instead.
     skipped: BTreeSet<StageId>,
+    /// The span of the step, from its preparation until its rows are read.
+    span: Span,
 }
 
 /// A reduce plan that was divided into tasks.
@@ -60,6 +64,7 @@ impl Reduction {
         inboxes: &QueryInboxes,
         network: &Arc<dyn Network>,
     ) -> Result<Self> {
+        let span = span!("reduce", step = step.step.as_str());
         let partitions = inboxes.partitions_per_comb;
         let whole = reduce_plan(step, plan, query, partitions).await?;
         if let Some(own) = &inboxes.own {
@@ -69,9 +74,9 @@ impl Reduction {
                 _ => None,
             };
             let (plan, state) = (guarded_joins(whole)?, own_state(plan, own, partitions)?);
-            return Ok(Self { plan, state, whole_on: None, tasks, skipped: BTreeSet::new() });
+            return Ok(Self { plan, state, whole_on: None, tasks, skipped: BTreeSet::new(), span });
         }
-        let headers = buzz_exchange::session_headers(&plan.session, &inboxes.token)?;
+        let headers = span.in_scope(|| buzz_exchange::session_headers(&plan.session, &inboxes.token))?;
         let channels = NetworkChannelResolver::of_fuse(Arc::clone(network), Arc::clone(&inboxes.exchanges));
         let (passed_on, channels_of_plan) = (headers.clone(), channels.clone());
         let combs = &inboxes.addresses;
@@ -82,11 +87,11 @@ impl Reduction {
         .await?;
         if let [comb] = combs.as_slice() {
             let whole_on = Some((comb.clone(), headers, channels));
-            return Ok(Self { plan: planned, state, whole_on, tasks: None, skipped: BTreeSet::new() });
+            return Ok(Self { plan: planned, state, whole_on, tasks: None, skipped: BTreeSet::new(), span });
         }
         // Fuse runs the operators above the exchanges with the combs. They also see the combs' lack of memory.
         let planned = guarded_joins_above(planned, |node| node.name().starts_with("Network"))?;
-        Ok(Self { plan: planned, state, whole_on: None, tasks: None, skipped: BTreeSet::new() })
+        Ok(Self { plan: planned, state, whole_on: None, tasks: None, skipped: BTreeSet::new(), span })
     }
 
     /// Returns how often the plan reads each stage. A recursion reads the stages below it any number of times.
@@ -141,11 +146,16 @@ impl Reduction {
     /// `Unavailable` if a comb does not respond. The stream fails as the plan does.
     pub(crate) async fn run(self) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         if let Some((comb, headers, channels)) = self.whole_on {
-            return run_on_one(self.plan, &self.state, &comb, headers, &channels).await;
+            let span = self.span;
+            let rows = run_on_one(self.plan, &self.state, &comb, headers, &channels).instrument(span.clone()).await?;
+            let held = rows.inspect(move |_| {
+                let _held = &span;
+            });
+            return Ok(held.boxed());
         }
         let batches = self.plan.execute(0, self.state.task_ctx())?;
         // The plan owns the connections that keep its tasks on the combs alive.
-        let plan = self.plan;
+        let plan = (self.plan, self.span);
         let held = batches.map_err(QueryError::from).inspect(move |_| {
             let _held = &plan;
         });
@@ -168,7 +178,7 @@ impl Tasks {
 }
 
 /// Returns the stage that each leaf of `plan` reads, and how often.
-fn stages_read(plan: &Arc<dyn ExecutionPlan>) -> Vec<(StageId, u32)> {
+pub(crate) fn stages_read(plan: &Arc<dyn ExecutionPlan>) -> Vec<(StageId, u32)> {
     let mut stages = Vec::new();
     let times = if is_recursive(plan) { u32::MAX } else { 1 };
     let visited = plan.apply(|node| {

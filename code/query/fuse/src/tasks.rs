@@ -53,5 +53,6 @@ pub(crate) fn bare_task(plan: &QueryPlan, stage: &MapStage, task: usize) -> Resu
         inline_bytes: 0,
         objects: None,
         inputs: Vec::new(),
+        trace: None,
     })
 }

@@ -13,6 +13,7 @@ use buzz_exchange::{DeliveryWriter, Destination, InboxNetwork, Inboxes, ObjectPl
 use buzz_kernel::{aggregates, decode_fragment, guarded_joins, scalar_functions};
 use buzz_protocol::{BUILD_ID, Evaluation, HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_storage::{QueryStores, Stores, unpanicked};
+use buzz_telemetry::{continued, span, traced};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::registry::FunctionRegistry;
@@ -27,6 +28,8 @@ use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use futures::TryStreamExt;
+use tracing::Span;
+use tracing::field::Empty;
 
 pub mod deletion;
 
@@ -90,8 +93,12 @@ impl HBee {
             ));
             return Err(error.retry_after(Some(OTHER_BUILD_WAIT)));
         }
-        let ran = if task.inputs.is_empty() { self.run_here(task).await } else { self.reduce(task).await };
-        ran.map_err(|error| error.at_task(&task.step, task.task))
+        let span = continued(task.trace.as_deref(), || task_span(task));
+        let running = async {
+            let ran = if task.inputs.is_empty() { self.run_here(task).await } else { self.reduce(task).await };
+            ran.inspect(record).map_err(|error| error.at_task(&task.step, task.task))
+        };
+        traced(span, |error: &QueryError| error.kind, running).await
     }
 
     async fn run_here(&self, task: &HBeeTask) -> Result<TaskOutcome> {
@@ -203,6 +210,28 @@ fn context(runtime: Arc<RuntimeEnv>) -> Result<TaskContext> {
         context.register_udwf(function)?;
     }
     Ok(context)
+}
+
+fn task_span(task: &HBeeTask) -> Span {
+    span!(
+        "task",
+        otel.kind = "server",
+        query_id = %task.query,
+        step = task.step.as_str(),
+        task = task.task.0,
+        attempt = task.attempt,
+        rows_scanned = Empty,
+        bytes_scanned = Empty,
+        requests = Empty,
+    )
+}
+
+/// Adds what a task has read to its span, the current one.
+fn record(outcome: &TaskOutcome) {
+    let span = Span::current();
+    span.record("rows_scanned", outcome.rows_scanned);
+    span.record("bytes_scanned", outcome.bytes_scanned);
+    span.record("requests", outcome.requests.total());
 }
 
 /// Rows and bytes read by the scans of a task.

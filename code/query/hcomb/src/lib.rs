@@ -5,6 +5,7 @@
 //! [`MemoryNetwork`](buzz_exchange::MemoryNetwork) instead.
 
 mod compute;
+mod traced;
 mod unknown;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use buzz_exchange::{
 };
 use buzz_kernel::{MemoryShares, aggregates, guarded_joins, scalar_functions, unpanicked_rows};
 use buzz_protocol::{BUILD_ID, QueryError, QueryToken, Result};
+use buzz_telemetry::of_headers;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionState;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -31,6 +33,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Status};
 
 use compute::OnCompute;
+use traced::traced_rows;
 use unknown::{BoundedIfUnknown, is_known};
 
 pub use compute::ComputeRuntime;
@@ -109,6 +112,7 @@ impl SessionParts {
 
 fn reduce_session(mut ctx: WorkerQueryContext, parts: SessionParts) -> DataFusionResult<SessionState> {
     let token = ctx.headers.get(TOKEN_HEADER).cloned();
+    let trace = of_headers(&ctx.headers).map(str::to_string);
     let shown = QueryToken::shown(token.as_ref().and_then(|token| token.to_str().ok()).unwrap_or_default());
     let runtime = parts.runtime_of(&shown)?;
     let SessionParts { inboxes, network, change, .. } = parts;
@@ -133,7 +137,7 @@ fn reduce_session(mut ctx: WorkerQueryContext, parts: SessionParts) -> DataFusio
         .with_distributed_worker_plan_rewrite_handler(move |event: WorkerPlanRewriteEvent<'_>| {
             let plan = guarded_joins(change(event.plan)?).map_err(QueryError::into_datafusion)?;
             // A broadcast does not notice that its input panics.
-            let plan = below_exchange(plan, unpanicked_rows)?;
+            let plan = below_exchange(plan, |plan| traced_rows(unpanicked_rows(plan), trace.as_deref()))?;
             Ok(WorkerPlanRewriteEventResponse::new(unpanicked_rows(plan)))
         })
         // Sent to the other combs with every request for rows.

@@ -59,6 +59,9 @@ pub struct HBeeTask {
     /// The deliveries that the task reads below `objects`, if its plan is a part of a reduce plan. It has no scans then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<StageInput>,
+    /// The W3C `traceparent` of the attempt, if the query is traced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
 }
 
 /// The input of one scan of the fragment.

@@ -117,9 +117,10 @@ pub fn check_columns(sink: &dyn Sink, columns: &Schema) -> Result<()> {
     match (columns.metadata().contains_key(CHANGES), sink.takes_changes()) {
         (true, TakesChanges::No) => {
             return Err(QueryError::invalid(
-                "the rows change, since an aggregate without a window has groups that never end; add \
-                 tumble(interval '10 seconds'), hop(…) or session(…) to GROUP BY, or write the changes to a table with \
-                 format = 'debezium_json' and connector stdout, single_file, filesystem, json, kafka or webhook",
+                "the rows change, since an aggregate, a join, DISTINCT or OVER without a window is never final; add the \
+                 same tumble(interval '10 seconds'), hop(…) or session(…) to GROUP BY, ON or PARTITION BY, or write the \
+                 changes to a table with format = 'debezium_json' and connector stdout, single_file, filesystem, json, \
+                 kafka or webhook",
             ));
         }
         (false, TakesChanges::Only) => {

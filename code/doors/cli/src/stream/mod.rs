@@ -124,7 +124,7 @@ pub(crate) async fn streams(place: &str) -> Result<StreamsSettings> {
     }
     let stores = Arc::new(crate::compose::stores()).for_query();
     let (store, root) = buzz_streamd::store::open(place, true, &process(&stores, false, 1)?.place).await?;
-    Ok(StreamsSettings::of_bucket(store, root))
+    Ok(StreamsSettings { place: place.to_string(), ..StreamsSettings::of_bucket(store, root) })
 }
 
 /// Prints notes to standard error.

@@ -9,6 +9,8 @@ mod busy;
 
 mod chaos;
 
+mod collected;
+
 mod command;
 
 mod contract;
@@ -77,3 +79,5 @@ mod tables;
 
 mod text;
 mod text_types;
+
+mod traces;

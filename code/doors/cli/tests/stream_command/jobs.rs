@@ -336,7 +336,11 @@ fn described(server: &Server) -> Result {
     for (path, operations) in paths {
         for (method, operation) in operations.as_object().into_iter().flatten() {
             let path = path.trim_start_matches("/api/v1");
-            let path = path.replace("{id}", "none").replace("{job}", "job_none").replace("{epoch}", "1");
+            let path = path
+                .replace("{id}", "none")
+                .replace("{job}", "job_none")
+                .replace("{epoch}", "1")
+                .replace("{name}", "none");
             let body = if operation["requestBody"].is_null() { Value::Null } else { json!({}) };
             let (status, answer) = server.call(&method.to_uppercase(), &path, &body)?;
             let error = answer["error"].as_str().unwrap_or_default();
@@ -347,4 +351,49 @@ fn described(server: &Server) -> Result {
         }
     }
     Ok(())
+}
+
+/// Sources are kept over restarts of the server, and their statements declare tables that pipelines read.
+pub(crate) fn sources() -> Result {
+    let folder = Folder::new()?;
+    let server = Server::start(&folder, &["--streams", &folder.text("streams")])?;
+    expect("the list", &server.ok("GET", "/connection_tables", &Value::Null)?["data"], &json!([]))?;
+    let statement = "CREATE TABLE five WITH (connector = 'impulse', events = '5', real_time = 'false')";
+    let source = json!({"name": "five", "statement": format!(" {statement};\n")});
+    let kept = server.ok("POST", "/connection_tables", &source)?;
+    let expected = json!(["five", "impulse", statement, "source"]);
+    expect("the source", &json!([kept["name"], kept["connector"], kept["statement"], kept["tableType"]]), &expected)?;
+    expect("a second one", &json!(server.call("POST", "/connection_tables", &source)?.0), &json!(409))?;
+    let wrong = [
+        ("Five", statement, "no name of a source"),
+        ("other", statement, "`other`"),
+        ("five", "CREATE TABLE five WITH (connector = 'nonsense')", "nonsense"),
+        ("five", "CREATE VIEW five AS SELECT 1 AS a", "reads no stream"),
+        (
+            "five",
+            "CREATE TABLE five WITH (connector = 'impulse'); CREATE TABLE out WITH (connector = 'blackhole', type = 'sink'); \
+             INSERT INTO out SELECT counter FROM five",
+            "one statement",
+        ),
+    ];
+    for (name, statement, message) in wrong {
+        let (status, error) =
+            server.call("POST", "/connection_tables", &json!({"name": name, "statement": statement}))?;
+        if status != 400 || !error["error"].as_str().unwrap_or_default().contains(message) {
+            return Err(format!("{name}, {statement}: {status} {error}").into());
+        }
+    }
+    server.stop()?;
+
+    let server = Server::start(&folder, &[])?;
+    let listed = server.ok("GET", "/connection_tables", &Value::Null)?;
+    expect("the list", &listed["data"], &json!([kept]))?;
+    let rows = server.preview(&format!("{statement};\nSELECT counter FROM five;"))?;
+    expect("rows", &json!(rows.iter().filter(|(kind, _)| kind == "row").count()), &json!(5))?;
+    expect("removal", &json!(server.call("DELETE", "/connection_tables/five", &Value::Null)?.0), &json!(200))?;
+    for name in ["five", "..%2Fjobs"] {
+        let path = format!("/connection_tables/{name}");
+        expect(name, &json!(server.call("DELETE", &path, &Value::Null)?.0), &json!(404))?;
+    }
+    expect("the list", &server.ok("GET", "/connection_tables", &Value::Null)?["data"], &json!([]))
 }

@@ -29,7 +29,7 @@ fn main() -> Result<(), Error> {
 }
 
 async fn serve() -> Result<(), Error> {
-    log::start();
+    log::start("buzz-fuse");
     let settings = FuseSettings::read(environment)?;
     let (_, access) = access(environment)?;
     let stores = Stores::default().with_access(access);
@@ -58,6 +58,7 @@ async fn serve() -> Result<(), Error> {
     let function = &function;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {
         let answered = function.answer(&event.payload, event.context.deadline).await;
+        buzz_telemetry::flush().await;
         answered.map_err(|error| -> Diagnostic { failed(&error) })
     }))
     .await

@@ -154,23 +154,28 @@ export function forgetKey() {
 
 /** Loads the page again without the statement, the rows and the tables of the user before. */
 function beginAnew() {
-  localStorage.removeItem("buzz.sql");
+  for (const name of ["buzz.sql", "buzz.script", "buzz.sources"]) localStorage.removeItem(name);
   history.replaceState(null, "", location.pathname);
   location.reload();
 }
 
-/** Sends a request and returns the response if it succeeded. */
-export async function send(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Response> {
+/**
+ * Sends a request and returns the response if it succeeded. `path` is below `/v1/`, or begins with `/`. A body that is a text is
+ * sent as it is, another one as JSON.
+ */
+export async function send(method: string, path: string, body?: unknown, signal?: AbortSignal, headers: Record<string, string> = {}): Promise<Response> {
   const sent = key.value;
+  const isText = typeof body === "string";
   let response: Response;
   try {
-    response = await fetch(new URL(`../v1/${path}`, document.baseURI), {
+    response = await fetch(new URL(path.startsWith("/") ? `..${path}` : `../v1/${path}`, document.baseURI), {
       method,
       headers: {
         Authorization: `Bearer ${sent}`,
-        ...(body === undefined ? {} : { "Content-Type": "application/json" }),
+        ...(body === undefined ? {} : { "Content-Type": isText ? "text/plain" : "application/json" }),
+        ...headers,
       },
-      body: body === undefined ? undefined : JSON.stringify(body),
+      body: body === undefined || isText ? body : JSON.stringify(body),
       cache: "no-store",
       signal,
     });
@@ -185,7 +190,8 @@ export async function send(method: string, path: string, body?: unknown, signal?
   const text = await response.text();
   let fault: Fault | undefined;
   try {
-    fault = JSON.parse(text).error;
+    const { error } = JSON.parse(text);
+    fault = typeof error === "string" ? { kind: "Invalid", message: error } : error;
   } catch {
     // Not from Buzz.
   }
@@ -198,11 +204,11 @@ export async function send(method: string, path: string, body?: unknown, signal?
   throw new Failure(fault?.kind ?? "Internal", fault?.message ?? `${response.status} ${text}`, response.status);
 }
 
-async function json<T>(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<T> {
+export async function json<T>(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<T> {
   return (await send(method, path, body, signal)).json();
 }
 
-const part = encodeURIComponent;
+export const part = encodeURIComponent;
 
 /** Explains that an answer is no longer kept. */
 export const EXPIRED = "The server no longer keeps this answer. Run the query again to see its rows.";

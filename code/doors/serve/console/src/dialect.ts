@@ -8,7 +8,7 @@ const KEYWORDS =
   "explain external extract false fetch filter first following for from full group grouping having ilike in inner intersect " +
   "interval into is join last lateral left like limit location natural not null nulls offset on only options or order outer over " +
   "partition partitioned preceding qualify range recursive replace right rollup row rows select semi anti sets show similar some " +
-  "stored table tables then ties to true unbounded union unnest using values view when where window with within zone at time if";
+  "stored table tables then ties to true unbounded union unnest using values view when where window with within zone at time if insert watermark";
 
 const TYPES =
   "array bigint boolean bytea char date decimal double float int integer numeric real smallint struct text time timestamp " +
@@ -18,14 +18,14 @@ const FUNCTIONS: Record<string, string> = {
   abs: "number", approx_distinct: "aggregate", approx_median: "aggregate", approx_percentile_cont: "aggregate",
   array_agg: "aggregate", avg: "aggregate", ceil: "number", coalesce: "any", concat: "text", concat_ws: "text", corr: "aggregate",
   count: "aggregate", cume_dist: "window", current_date: "time", date_bin: "time", date_part: "time", date_trunc: "time",
-  dense_rank: "window", exp: "number", first_value: "window", floor: "number", generate_series: "table", greatest: "any",
+  dense_rank: "window", exp: "number", first_value: "window", floor: "number", generate_series: "table", greatest: "any", hop: "window of a stream",
   lag: "window", last_value: "window", lead: "window", least: "any", length: "text", ln: "number", log: "number", lower: "text",
   lpad: "text", ltrim: "text", make_date: "time", max: "aggregate", md5: "text", median: "aggregate", min: "aggregate",
   now: "time", ntile: "window", nullif: "any", percent_rank: "window", power: "number", random: "number", rank: "window",
   regexp_like: "text", regexp_match: "text", regexp_replace: "text", repeat: "text", reverse: "text", round: "number",
-  row_number: "window", rpad: "text", rtrim: "text", split_part: "text", sqrt: "number", starts_with: "text", stddev: "aggregate",
+  row_number: "window", rpad: "text", rtrim: "text", session: "window of a stream", split_part: "text", sqrt: "number", starts_with: "text", stddev: "aggregate",
   string_agg: "aggregate", strpos: "text", substr: "text", sum: "aggregate", to_char: "time", to_date: "time",
-  to_timestamp: "time", trim: "text", trunc: "number", upper: "text", var_samp: "aggregate",
+  to_timestamp: "time", trim: "text", trunc: "number", tumble: "window of a stream", upper: "text", var_samp: "aggregate",
 };
 
 export const dialect = SQLDialect.define({

@@ -92,7 +92,14 @@ function language(tables: Table[]) {
   return [support, dialect.language.data.of({ autocomplete: columnsOf(tables) }), dialect.language.data.of({ autocomplete: functions })];
 }
 
-export type Actions = { change: (text: string) => void; run: () => void };
+export type Actions = {
+  change: (text: string) => void;
+  run: () => void;
+  /** The name of the editor for those who do not see it. */
+  label?: string;
+  /** The text of an empty editor. */
+  hint?: string;
+};
 
 /** The editor in a page. */
 export class Editor {
@@ -123,9 +130,9 @@ export class Editor {
           syntaxHighlighting(colours),
           look,
           autocompletion({ icons: false }),
-          placeholder("SELECT … FROM a table"),
+          placeholder(actions.hint ?? "SELECT … FROM a table"),
           this.languages.of(language([])),
-          EditorView.contentAttributes.of({ "aria-label": "SQL statement", tabindex: "0", spellcheck: "false", autocapitalize: "off" }),
+          EditorView.contentAttributes.of({ "aria-label": actions.label ?? "SQL statement", tabindex: "0", spellcheck: "false", autocapitalize: "off" }),
           keymap.of([
             { key: "Mod-Enter", run },
             { key: "Shift-Enter", run },
@@ -174,14 +181,17 @@ export class Editor {
     if (!main.empty && state.sliceDoc(main.from, main.to).trim()) {
       return { sql: state.sliceDoc(main.from, main.to), from: main.from };
     }
-    // The tree that is drawn may end before the text does.
-    const tree = ensureSyntaxTree(state, state.doc.length, 1000);
-    if (!tree) return { sql: state.doc.toString(), from: 0 };
-    const statements: { from: number; to: number }[] = [];
-    tree.topNode.getChildren("Statement").forEach((node) => statements.push({ from: node.from, to: node.to }));
+    const statements = this.statements();
     if (statements.length < 2) return { sql: state.doc.toString(), from: 0 };
     const at = statements.find((one) => main.head <= one.to) ?? statements[statements.length - 1];
     return { sql: state.sliceDoc(at.from, at.to).replace(/;\s*$/, ""), from: at.from };
+  }
+
+  /** Returns the places of the statements; none if the text is too long to be parsed in a second. */
+  statements(): { from: number; to: number }[] {
+    // The tree that is drawn may end before the text does.
+    const tree = ensureSyntaxTree(this.view.state, this.view.state.doc.length, 1000);
+    return tree?.topNode.getChildren("Statement").map(({ from, to }) => ({ from, to })) ?? [];
   }
 
   /** Marks the place that `message` names in the statement that starts at `from`; "" removes all marks. */

@@ -11,7 +11,7 @@ const HEIGHT = 78;
 export function PlanGraph({ plan, stages }: { plan: string; stages: Stage[] }) {
   const found = useMemo(() => steps(plan), [plan]);
   const [at, setAt] = useState("");
-  const drawn = useMemo(() => placed(found), [found]);
+  const drawn = useMemo(() => placed(found, WIDTH, HEIGHT), [found]);
   if (found.length === 0) return <pre class="text" tabIndex={0} aria-label="Plan">{plan}</pre>;
   const shown = found.find((step) => step.name === at) ?? found[found.length - 1];
   return (
@@ -69,18 +69,19 @@ function brief(step: Step, stage?: Stage): string {
   return step.facts[0] ?? "";
 }
 
-function placed(found: Step[]) {
+/** Lays out steps from top to bottom, each below those whose rows it reads. */
+export function placed<T extends { name: string; reads: string[] }>(found: T[], width: number, height: number) {
   const graph = new Dagre();
   graph.setGraph({ rankdir: "TB", nodesep: 28, ranksep: 44, marginx: 12, marginy: 12 });
   graph.setDefaultEdgeLabel(() => ({}));
-  for (const step of found) graph.setNode(step.name, { width: WIDTH, height: HEIGHT });
+  for (const step of found) graph.setNode(step.name, { width, height });
   for (const step of found) {
     for (const from of step.reads) if (graph.hasNode(from)) graph.setEdge(from, step.name);
   }
   layout(graph);
   const nodes = found.map((step) => {
     const { x, y } = graph.node(step.name) as { x: number; y: number };
-    return { step, x: x - WIDTH / 2, y: y - HEIGHT / 2 };
+    return { step, x: x - width / 2, y: y - height / 2 };
   });
   const edges = graph.edges().map((edge) => {
     const { points } = graph.edge(edge) as { points: { x: number; y: number }[] };
@@ -94,6 +95,6 @@ function placed(found: Step[]) {
     const middle = points[points.length >> 1];
     return { path, from: edge.v, x: middle.x, y: middle.y };
   });
-  const { width = 0, height = 0 } = graph.graph() as { width?: number; height?: number };
-  return { nodes, edges, width: Math.ceil(width), height: Math.ceil(height) };
+  const size = graph.graph() as { width?: number; height?: number };
+  return { nodes, edges, width: Math.ceil(size.width ?? 0), height: Math.ceil(size.height ?? 0) };
 }

@@ -18,7 +18,8 @@ export function Grid({ rows, label }: { rows: Rows; label: string }) {
   const [copied, setCopied] = useState(false);
   rows.version.value;
 
-  const widths = useMemo(() => measured(rows), [rows]);
+  const widths = useMemo(() => measured(rows), [rows, rows.shape]);
+  const atEnd = useRef(true);
   const number = Math.max(String(rows.count).length * CHARACTER + 22, 44);
   const whole = rows.count * ROW;
   const height = Math.min(whole, HEIGHT_MAX);
@@ -44,8 +45,13 @@ export function Grid({ rows, label }: { rows: Rows; label: string }) {
 
   useEffect(() => {
     setAt({ row: 0, column: 0 });
+    atEnd.current = true;
     if (view.current) view.current.scrollTop = 0;
   }, [rows]);
+
+  useLayoutEffect(() => {
+    if (rows.grows && atEnd.current && view.current) view.current.scrollTop = view.current.scrollHeight;
+  }, [rows.version.value]);
 
   const scrollTo = (row: number, column: number) => {
     const element = view.current!;
@@ -128,7 +134,11 @@ export function Grid({ rows, label }: { rows: Rows; label: string }) {
         aria-rowcount={rows.count + 1}
         aria-colcount={rows.heads.length + 1}
         aria-activedescendant={rows.count > 0 && at.row >= first && at.row <= last ? "cell-at" : undefined}
-        onScroll={(event) => setBox({ top: event.currentTarget.scrollTop, height: event.currentTarget.clientHeight })}
+        onScroll={(event) => {
+          const { scrollTop, clientHeight, scrollHeight } = event.currentTarget;
+          atEnd.current = scrollTop + clientHeight >= scrollHeight - ROW;
+          setBox({ top: scrollTop, height: clientHeight });
+        }}
         onKeyDown={move}
       >
         <div class="heads" role="row" aria-rowindex={1} style={{ width: px(width), height: px(HEAD) }}>
@@ -167,7 +177,7 @@ function shortened(value: string): string {
 /** Returns the width of each column, by its name and its first values. */
 function measured(rows: Rows): number[] {
   return rows.heads.map((head, column) => {
-    let longest = Math.max(head.name.length * 1.12, head.type.length * 0.85);
+    let longest = Math.max(head.name.length * 1.3, head.type.length);
     for (let row = 0; row < Math.min(rows.count, 100); row++) {
       longest = Math.max(longest, (rows.cell(row, column) ?? "NULL").length);
     }

@@ -1,5 +1,6 @@
 import "uplot/dist/uPlot.min.css";
 import "./style.css";
+import "./streams.css";
 // The frame of the pages: navigation, the question for the key, shortcuts.
 import { signal } from "@preact/signals";
 import { render } from "preact";
@@ -7,7 +8,11 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { forgetKey, key, refused, useKey } from "./api";
 import { Ask } from "./ask";
 import { History } from "./history";
+import { PipelinePage } from "./pipeline";
+import { Pipelines } from "./pipelines";
 import { Query } from "./query";
+import { Script } from "./script";
+import { Sources } from "./sources";
 import { readTables } from "./state";
 import { Tables } from "./tables";
 import { dark, toggleTheme } from "./theme";
@@ -21,13 +26,16 @@ const PAGES = [
   { name: "Ask", path: "#/ask" },
   { name: "History", path: "#/history" },
   { name: "Tables", path: "#/tables" },
+  { name: "Sources", path: "#/sources" },
+  { name: "Pipelines", path: "#/pipelines" },
 ];
 
 function Page() {
   const [page, ...rest] = route.value.replace(/^#\/?/, "").split("/");
   const name = decodedPart(rest.join("/"));
   useEffect(() => {
-    const title = { query: "Query", history: "History", tables: name && name !== "+" ? name : "Tables" }[page] ?? "Ask";
+    const named = (list: string) => (name && name !== "+" ? name : list);
+    const title = { query: "Query", history: "History", tables: named("Tables"), sources: named("Sources"), pipelines: named("Pipelines") }[page] ?? "Ask";
     document.title = `${title} · Buzz`;
     // A reader of the page starts at its top.
     if (document.activeElement === document.body) document.querySelector("main")?.scrollTo(0, 0);
@@ -36,6 +44,8 @@ function Page() {
     case "query": return <Query id={name} key={name} />;
     case "history": return <History />;
     case "tables": return <Tables name={name} />;
+    case "sources": return <Sources name={name} />;
+    case "pipelines": return name === "+" ? <Script /> : name ? <PipelinePage id={name} key={name} /> : <Pipelines />;
     default: return <Ask />;
   }
 }
@@ -57,7 +67,7 @@ function App() {
     const pressed = (event: KeyboardEvent) => {
       const path = event.composedPath()[0] as HTMLElement;
       const writing = path.isContentEditable || /^(INPUT|SELECT|TEXTAREA)$/.test(path.tagName);
-      if (event.altKey && /^Digit[123]$/.test(event.code)) {
+      if (event.altKey && /^Digit[1-5]$/.test(event.code)) {
         location.hash = PAGES[Number(event.code.slice(-1)) - 1].path;
         event.preventDefault();
       } else if (event.key === "?" && !writing) {
@@ -119,13 +129,13 @@ function Help({ close }: { close: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null);
   useEffect(() => dialog.current?.showModal(), []);
   const keys = [
-    ["Ctrl or ⌘ + Enter", "run the selection, or the statement at the cursor"],
-    ["Escape", "cancel the query that runs; then Tab leaves the editor"],
+    ["Ctrl or ⌘ + Enter", "run the selection, or the statement at the cursor; preview a script"],
+    ["Escape", "cancel the query or the preview that runs; then Tab leaves the editor"],
     ["Ctrl + Space", "complete a name"],
     ["Ctrl or ⌘ + /", "make a comment"],
     ["Arrows, Page Up and Down, Home, End", "move in the rows; with Ctrl to the first or last"],
     ["Ctrl or ⌘ + C", "copy the value"],
-    ["Alt + 1, 2, 3", "Ask, History, Tables"],
+    ["Alt + 1 to 5", "Ask, History, Tables, Sources, Pipelines"],
     ["?", "this list"],
   ];
   return (

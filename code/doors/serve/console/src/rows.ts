@@ -31,6 +31,10 @@ export interface Rows {
   readonly count: number;
   /** Grows when rows arrive. */
   readonly version: { value: number };
+  /** Grows when there are more columns, or wider ones; rows that have all columns at once have none. */
+  readonly shape?: number;
+  /** True if rows are added at the end, which is kept in view. */
+  readonly grows?: boolean;
   /** Returns the text of a value, null for NULL, undefined if its row has not arrived. */
   cell(row: number, column: number): string | null | undefined;
   /** Fetches the rows from `first` to `last` if they are missing. */

@@ -3,87 +3,12 @@
 // Starts `buzz serve` (BUZZ, by default `buzz`) on the sample table SAMPLE, or uses the server at CONSOLE_URL with CONSOLE_KEY.
 // Chromium is CHROMIUM, or found in PATH; without it the walk is skipped.
 import assert from "node:assert/strict";
-import { spawn, spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-import { chromium } from "playwright-core";
-
-const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-const KEY = process.env.CONSOLE_KEY ?? "a-key-of-the-walk";
+import { accessible, fits, KEY, opened, step, walked, write } from "./common.mjs";
 
 // A query of which each row is joined with each other.
 const LONG =
   "SELECT SUM(sqrt(a.fare_amount * b.fare_amount)) AS s FROM trips a, trips b WHERE a.trip_distance + b.trip_distance > 1";
-
-function found() {
-  for (const name of [process.env.CHROMIUM, "chromium", "chromium-browser", "google-chrome"]) {
-    const path = name && spawnSync("sh", ["-c", 'command -v "$0"', name], { encoding: "utf8" }).stdout.trim();
-    if (path) return path;
-  }
-  return undefined;
-}
-
-/** Starts the server and returns the address of its console. */
-async function served() {
-  if (process.env.CONSOLE_URL) return { url: process.env.CONSOLE_URL, stop: async () => {} };
-  const process_ = spawn(
-    process.env.BUZZ ?? "buzz",
-    ["serve", "--table", `trips=${process.env.SAMPLE}`, "--listen", "127.0.0.1:0", "--postgres", "127.0.0.1:0"],
-    { env: { ...process.env, BUZZ_KEY: KEY }, stdio: ["ignore", "ignore", "pipe"] },
-  );
-  let text = "";
-  const url = await new Promise((resolve, reject) => {
-    process_.stderr.setEncoding("utf8");
-    process_.stderr.on("data", (part) => {
-      text += part;
-      const line = /console: +(\S+)\/console\//.exec(text);
-      if (line) resolve(line[1]);
-    });
-    process_.on("exit", () => reject(new Error(`the server ended: ${text}`)));
-    process_.on("error", reject);
-  });
-  const stop = () =>
-    new Promise((resolve) => {
-      process_.removeAllListeners("exit");
-      process_.on("exit", resolve);
-      process_.kill("SIGTERM");
-    });
-  return { url, stop };
-}
-
-let passed = 0;
-let failed = 0;
-async function step(name, work) {
-  try {
-    await work();
-    passed += 1;
-    console.log(`ok      ${name}`);
-  } catch (error) {
-    failed += 1;
-    console.log(`FAILED  ${name}\n${error.stack ?? error}`);
-  }
-}
-
-/** Fails if axe finds something serious on the page. */
-async function accessible(page, name) {
-  await page.evaluate(AXE);
-  const { violations } = await page.evaluate(() => axe.run(document, { resultTypes: ["violations"] }));
-  const serious = violations.filter((one) => ["serious", "critical"].includes(one.impact));
-  const text = serious.map((one) => `${one.id}: ${one.help}: ${one.nodes.slice(0, 3).map((node) => `${node.html} ${node.failureSummary}`).join(" | ")}`);
-  assert.deepEqual(text, [], name);
-}
-
-/** Fails if the page is wider than the window. */
-async function fits(page, name) {
-  const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-  assert.ok(over <= 0, `${name} is ${over} pixels too wide`);
-}
-
-async function write(page, sql) {
-  await page.click(".cm-content");
-  await page.keyboard.press("ControlOrMeta+a");
-  await page.keyboard.insertText(sql);
-}
 
 async function run(page, sql) {
   await write(page, sql);
@@ -93,28 +18,6 @@ async function run(page, sql) {
     const { query } = document.querySelector(".answer").dataset;
     return query && query !== before;
   }, before);
-}
-
-/** Opens a page of the console in a window with these settings. */
-async function opened(browser, url, settings) {
-  const context = await browser.newContext({ acceptDownloads: true, ...settings });
-  const page = await context.newPage();
-  page.setDefaultTimeout(30_000);
-  const problems = [];
-  page.on("pageerror", (error) => problems.push(`error: ${error.stack ?? error.message}`));
-  page.on("request", (request) => {
-    if (!request.url().startsWith(url) && !request.url().startsWith("blob:")) problems.push(`request: ${request.url()}`);
-  });
-  await page.exposeFunction("violated", (text) => problems.push(`policy: ${text}`));
-  await page.addInitScript(() => {
-    addEventListener("securitypolicyviolation", (event) => {
-      // Chromium itself styles what is typed over a selection in an editor, and reports that it may not.
-      if (event.effectiveDirective === "style-src-attr" && !event.sourceFile) return;
-      const place = `${event.sourceFile}:${event.lineNumber}:${event.columnNumber}`;
-      window.violated(`${event.effectiveDirective} ${event.blockedURI} ${place}`);
-    });
-  });
-  return { context, page, problems };
 }
 
 async function walk(browser, url) {
@@ -329,6 +232,14 @@ async function walk(browser, url) {
     await page.waitForFunction(() => !document.querySelector(".tiles")?.textContent.includes("Walk again"));
   });
 
+  await step("a server without streams and pipelines says how to start it with them", async () => {
+    for (const name of ["Sources", "Pipelines"]) {
+      await page.click(`nav >> text=${name}`);
+      await page.waitForSelector(".blank:has-text('buzz serve --state')");
+      assert.equal(await page.locator("text=Create").count(), 0);
+    }
+  });
+
   await step("the pages are reached by keyboard", async () => {
     await page.keyboard.press("Alt+2");
     await page.waitForSelector("h1:has-text('History')");
@@ -336,6 +247,10 @@ async function walk(browser, url) {
     await page.waitForSelector(".cm-content");
     await page.keyboard.press("Alt+3");
     await page.waitForSelector("h1:has-text('Tables')");
+    await page.keyboard.press("Alt+4");
+    await page.waitForSelector("h1:has-text('Sources')");
+    await page.keyboard.press("Alt+5");
+    await page.waitForSelector("h1:has-text('Pipelines')");
     await page.keyboard.press("?");
     await page.waitForSelector("dialog[open]");
     await accessible(page, "shortcuts");
@@ -390,6 +305,8 @@ async function everyPage(browser, url, name, settings) {
       ["tables", ".tiles"],
       ["tables/trips", "table.list"],
       ["tables/+", ".form"],
+      ["sources", ".blank"],
+      ["pipelines", ".blank"],
     ]) {
       if (path) await page.evaluate((path) => (location.hash = `#/${path}`), path);
       await page.waitForSelector(ready);
@@ -411,22 +328,10 @@ async function everyPage(browser, url, name, settings) {
   });
 }
 
-const executablePath = found();
-if (!executablePath) {
-  console.log("skipped: no Chromium in PATH; install the package chromium, or set CHROMIUM\n0 passed, 0 failed, 1 skipped");
-  process.exit(0);
-}
-const server = await served();
-const browser = await chromium.launch({ executablePath, args: process.getuid?.() === 0 ? ["--no-sandbox"] : [] });
-try {
-  await walk(browser, server.url);
+await walked(async (browser, url) => {
+  await walk(browser, url);
   const desk = { width: 1280, height: 820 };
-  await everyPage(browser, server.url, "in light colours", { viewport: desk, colorScheme: "light" });
-  await everyPage(browser, server.url, "in dark colours", { viewport: desk, colorScheme: "dark" });
-  await everyPage(browser, server.url, "on a phone", { viewport: { width: 390, height: 844 }, hasTouch: true });
-} finally {
-  await browser.close();
-  await server.stop();
-}
-console.log(`${passed} passed, ${failed} failed`);
-process.exit(failed > 0 ? 1 : 0);
+  await everyPage(browser, url, "in light colours", { viewport: desk, colorScheme: "light" });
+  await everyPage(browser, url, "in dark colours", { viewport: desk, colorScheme: "dark" });
+  await everyPage(browser, url, "on a phone", { viewport: { width: 390, height: 844 }, hasTouch: true });
+});

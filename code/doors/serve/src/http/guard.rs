@@ -10,9 +10,11 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use buzz_telemetry::{continued, of_headers, span};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tonic::Status;
+use tracing::Instrument;
 
 use crate::Keys;
 use crate::http::console;
@@ -101,7 +103,9 @@ pub(crate) async fn check(State(gate): State<Gate>, mut request: Request, next: 
         return refused(is_grpc, StatusCode::UNAUTHORIZED, reason);
     };
     request.extensions_mut().insert(User(user));
-    next.run(request).await
+    // Queries continue the trace of a caller that has one.
+    let span = continued(of_headers(request.headers()), || span!("request", otel.kind = "server"));
+    next.run(request).instrument(span).await
 }
 
 fn refused(is_grpc: bool, status: StatusCode, reason: &str) -> Response {

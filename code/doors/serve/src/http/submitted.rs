@@ -8,6 +8,7 @@ use buzz_protocol::{Format, QueryError, QueryId, Result};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use crate::desk::{Answered, Desk, Request};
 use crate::http::rows::{error_json, summary};
@@ -56,14 +57,14 @@ impl Submitted {
             )));
         }
         let (desk, kept) = (Arc::clone(desk), Arc::clone(&self.queries));
-        let work = tokio::spawn(async move {
+        let work = async move {
             let outcome = desk.answer(request).await.map(Arc::new);
             if let Some(query) = kept.lock().get_mut(&id) {
                 query.outcome = Some(outcome);
                 query.used = Instant::now();
             }
-        });
-        let work = Some(AbortOnDropHandle::new(work));
+        };
+        let work = Some(AbortOnDropHandle::new(tokio::spawn(work.in_current_span())));
         queries.insert(
             id,
             Submission { user, format, used: Instant::now(), outcome: None, is_fetched: false, _work: work },

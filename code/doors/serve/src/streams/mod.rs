@@ -55,6 +55,8 @@ pub struct StreamsSettings {
     pub store: Arc<dyn ObjectStore>,
     /// The path of the streams in it.
     pub root: Path,
+    /// The folder or the uri as scripts write it; empty if it is not known.
+    pub place: String,
     /// Minimum time from the start of one segment of a stream to that of the next: requests that come meanwhile share it.
     pub group_for: Duration,
     /// Time from a segment to its sealing, after which pipelines see it.
@@ -70,7 +72,8 @@ impl StreamsSettings {
     /// `Data` if the folder cannot be used.
     pub fn of_folder(folder: &FilePath) -> Result<Self> {
         let settings = Self::of_bucket(synced_folder(folder)?, Path::default());
-        Ok(Self { group_for: Duration::from_millis(10), seal_after: Duration::from_millis(100), ..settings })
+        let place = folder.display().to_string();
+        Ok(Self { place, group_for: Duration::from_millis(10), seal_after: Duration::from_millis(100), ..settings })
     }
 
     /// Keeps streams below `root` of a bucket, where each segment and each sealing costs requests.
@@ -78,6 +81,7 @@ impl StreamsSettings {
         Self {
             store,
             root,
+            place: String::new(),
             group_for: Duration::from_millis(100),
             seal_after: Duration::from_secs(1),
             unsealed_bytes_max: 256 << 20,

@@ -314,7 +314,8 @@ async fn list(State(streams): State<Shared>) -> Answered {
             all.push(shown(&name, &log, open.as_ref()).await.map_err(away)?);
         }
     }
-    Ok(Json(json!({"streams": all})).into_response())
+    let place = Some(&streams.settings.place).filter(|place| !place.is_empty());
+    Ok(Json(json!({"streams": all, "place": place})).into_response())
 }
 
 /// Returns the JSON of a stream.

@@ -94,6 +94,7 @@ async fn rows_of_each_format_are_counted() {
     let names: Vec<&str> = streams.iter().map(|stream| stream["name"].as_str().unwrap()).collect();
     assert_eq!((status, names, &streams[0]["rows"]), (200, vec!["clicks", "views"], &json!(total)));
     assert!(streams[0]["newest"].as_str().unwrap().ends_with('Z'), "{listed}");
+    assert!(listed["place"].as_str().is_some_and(|place| std::path::Path::new(place).is_dir()), "{listed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

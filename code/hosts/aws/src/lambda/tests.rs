@@ -89,6 +89,7 @@ fn task(fragment_bytes: usize) -> HBeeTask {
         inline_bytes: 0,
         objects: None,
         inputs: vec![],
+        trace: None,
     }
 }
 

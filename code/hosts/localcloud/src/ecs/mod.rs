@@ -4,8 +4,8 @@
 //! tasks and the tokens that make `RunTask` idempotent. Each task has its own loopback address, so that all tasks can
 //! listen on the same port.
 //!
-//! Follows <https://docs.aws.amazon.com/AmazonECS/latest/APIReference/>. Differences: reads are consistent with writes;
-//! memory and CPU are not limited; subnets, security groups and roles are ignored; request signatures are not checked.
+//! Follows <https://docs.aws.amazon.com/AmazonECS/latest/APIReference/>. Differences: reads are consistent with writes, or late
+//! by [`Ecs::set_lag`]; memory and CPU are not limited; subnets, security groups and roles are ignored; request signatures are not checked.
 
 mod api;
 mod task;
@@ -84,6 +84,8 @@ struct State {
     /// Tasks that will fail to start.
     failed_starts: usize,
     calls: usize,
+    /// Time from `RunTask` until other calls know the task.
+    lag: Duration,
 }
 
 impl Ecs {
@@ -101,9 +103,19 @@ impl Ecs {
         self.0.state().throttles += count;
     }
 
+    /// Makes lists and descriptions leave out tasks for `lag` after their `RunTask`: the service is eventually consistent.
+    pub fn set_lag(&self, lag: Duration) {
+        self.0.state().lag = lag;
+    }
+
     /// Makes the next `count` tasks stop while they start.
     pub fn fail_starting_next(&self, count: usize) {
         self.0.state().failed_starts += count;
+    }
+
+    /// Takes the faults of [`fail_starting_next`](Self::fail_starting_next) back that have not occurred yet.
+    pub fn fail_starting_no_more(&self) {
+        self.0.state().failed_starts = 0;
     }
 
     /// Stops the processes of all running tasks without ending them. Returns the number of processes.
@@ -119,6 +131,24 @@ impl Ecs {
     /// Kills the processes of all running tasks, as a host failure does. Returns the number of processes.
     pub fn kill_running(&self) -> usize {
         self.signal_running(libc::SIGKILL)
+    }
+
+    /// Kills the processes of all running tasks, as the kernel does if a container exceeds its memory. Returns the number of
+    /// processes.
+    pub fn exceed_memory_running(&self) -> usize {
+        for task in self.0.state().tasks.values_mut().filter(|task| task.status == Status::Running) {
+            task.exceeds_memory();
+        }
+        self.signal_running(libc::SIGKILL)
+    }
+
+    /// Removes the folders for temporary files of all running tasks, as if their disks were lost. Returns the number of
+    /// folders.
+    pub fn lose_disks_running(&self) -> usize {
+        let state = self.0.state();
+        let running = state.tasks.values().filter(|task| task.status == Status::Running);
+        let folders = running.map(|task| self.0.account.scratch.join(format!("task-{}", task.id)));
+        folders.filter(|folder| std::fs::remove_dir_all(folder).is_ok()).count()
     }
 
     /// Sends SIGTERM to all running tasks, as host maintenance does. Returns the number of processes.

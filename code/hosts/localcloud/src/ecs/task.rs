@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -52,9 +52,16 @@ pub(super) struct Task {
     started: Option<SystemTime>,
     stopped: Option<SystemTime>,
     exit_code: Option<i32>,
+    /// True if its container was killed for its use of memory.
+    out_of_memory: bool,
 }
 
 impl Task {
+    /// Returns true if calls that read know the task, which they do `lag` after its creation.
+    pub(super) fn is_known(&self, lag: Duration) -> bool {
+        crate::clock::now().duration_since(self.created).is_ok_and(|age| age >= lag)
+    }
+
     pub(super) fn new(id: String, address: Ipv4Addr, request: &Value) -> Task {
         Task {
             id,
@@ -69,7 +76,14 @@ impl Task {
             started: None,
             stopped: None,
             exit_code: None,
+            out_of_memory: false,
         }
+    }
+
+    /// Marks the task as one whose container the kernel kills for its use of memory.
+    pub(super) fn exceeds_memory(&mut self) {
+        self.out_of_memory = true;
+        self.stop.get_or_insert_with(|| ("EssentialContainerExited", "Essential container in task exited".to_string()));
     }
 
     pub(super) fn desired(&self) -> &'static str {
@@ -130,6 +144,9 @@ impl Task {
         }
         if let Some(code) = self.exit_code {
             container["exitCode"] = json!(code);
+        }
+        if self.out_of_memory {
+            container["reason"] = json!("OutOfMemoryError: Container killed due to memory usage");
         }
         task["containers"] = json!([container]);
         task

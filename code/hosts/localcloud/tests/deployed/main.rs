@@ -16,3 +16,4 @@ mod names;
 mod objects;
 mod queries;
 mod stack;
+mod traces;

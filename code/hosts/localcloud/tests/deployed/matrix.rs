@@ -58,8 +58,8 @@ enum Make {
     Reads(ReadFault, usize),
     /// ECS has no capacity for the next task.
     NoCapacity,
-    /// The next comb stops while it starts.
-    StopsWhileStarting,
+    /// The next combs stop while they start.
+    StopsWhileStarting(usize),
     /// Something happens to all combs after they ran a query, right before the next: their listing is stale.
     CombsBefore(fn(&Deployed) -> usize),
     /// Something happens to all combs while queries run.
@@ -85,6 +85,14 @@ fn stop(deployed: &Deployed) -> usize {
     deployed.cloud.ecs.stop_running()
 }
 
+fn lose_disks(deployed: &Deployed) -> usize {
+    deployed.cloud.ecs.lose_disks_running()
+}
+
+fn exceed_memory(deployed: &Deployed) -> usize {
+    deployed.cloud.ecs.exceed_memory_running()
+}
+
 fn freeze(deployed: &Deployed) -> usize {
     let ecs = deployed.cloud.ecs.clone();
     tokio::spawn(async move {
@@ -101,10 +109,11 @@ fn faults() -> Vec<Row> {
     let refuse = |status, kind| Fault::Refuse(ApiError::new(status, kind, "try again"));
     let unready = refuse(502, "ResourceNotReadyException");
     let nonsense = Fault::Answer("{\"nonsense\": [1, 2]}".to_string());
-    let too_large = refuse(413, "RequestTooLargeException");
+    let too_large = || refuse(413, "RequestTooLargeException");
+    let fails = || refuse(500, "ServiceException");
     // Well before the function times out, also on a slow machine.
     let soon = json!({"straggler_factor": 2});
-    let alone = json!({"straggler_factor": 0});
+    let alone = || json!({"straggler_factor": 0});
     vec![
         ("HBee dies before it starts", Make::Hbees(Fault::DieAtStart, 2), Rows, none()),
         ("HBee dies in the middle", Make::Hbees(Fault::DieAfter(Duration::from_millis(80)), 2), Rows, none()),
@@ -116,16 +125,22 @@ fn faults() -> Vec<Row> {
         ("HBee runs out of memory again", Make::Hbees(Fault::OutOfMemory, ALWAYS), Fails("Limit"), none()),
         ("HBee answers nonsense", Make::Hbees(nonsense, 1), Fails("Internal"), none()),
         ("Lambda: 429", Make::Hbees(Fault::Refuse(ApiError::throttled()), 2), Rows, none()),
-        ("Lambda: 500", Make::Hbees(refuse(500, "ServiceException"), 2), Rows, none()),
+        ("Lambda: 500", Make::Hbees(fails(), 2), Rows, none()),
+        ("Lambda: 500 in every attempt", Make::Hbees(fails(), ALWAYS), Fails("Unavailable"), none()),
         ("Lambda: 502, the function is not ready", Make::Hbees(unready, 2), Rows, none()),
-        ("Lambda: 413", Make::Hbees(too_large, 1), Fails("Internal"), none()),
-        ("Lambda: time-out, without a second attempt", Make::Hbees(Fault::Freeze, 1), Fails("Limit"), alone),
+        ("Lambda: 413", Make::Hbees(too_large(), 1), Fails("Internal"), none()),
+        ("Lambda: 413 in every attempt", Make::Hbees(too_large(), ALWAYS), Fails("Internal"), none()),
+        ("Lambda: time-out, without a second attempt", Make::Hbees(Fault::Freeze, 1), Fails("Limit"), alone()),
+        ("Lambda: every task times out", Make::Hbees(Fault::Freeze, ALWAYS), Fails("Limit"), alone()),
         ("combs are dead, the listing is stale", Make::CombsBefore(kill), Rows, none()),
+        ("combs lose their disks", Make::CombsBefore(lose_disks), Fails("Limit"), json!({"inbox_memory_bytes": 1})),
         ("combs are killed in the middle", Make::CombsMeanwhile(kill), Rows, none()),
         ("combs are stopped in the middle", Make::CombsMeanwhile(stop), Rows, none()),
         ("combs freeze in the middle", Make::CombsMeanwhile(freeze), Rows, none()),
+        ("combs run out of memory", Make::CombsMeanwhile(exceed_memory), Fails("Limit"), none()),
         ("ECS: no capacity", Make::NoCapacity, Either("Unavailable"), none()),
-        ("ECS: a task stops while it starts", Make::StopsWhileStarting, Either("Unavailable"), none()),
+        ("ECS: a task stops while it starts", Make::StopsWhileStarting(1), Either("Unavailable"), none()),
+        ("ECS: every task stops while it starts", Make::StopsWhileStarting(ALWAYS), Fails("Unavailable"), none()),
         ("S3: 503", Make::Reads(ReadFault::Refuse(503, "SlowDown"), 2), Rows, none()),
         ("S3: 403", Make::Reads(ReadFault::Refuse(403, "AccessDenied"), ALWAYS), Fails("Data"), none()),
         ("S3: 404", Make::Reads(ReadFault::Refuse(404, "NoSuchKey"), ALWAYS), Fails("Data"), none()),
@@ -188,11 +203,13 @@ async fn in_turn(
                 deployed.until("the combs stop", |cloud| cloud.ecs.running().is_empty()).await;
                 cloud.ecs.refuse_next(1);
             }
-            Make::StopsWhileStarting => {
+            Make::StopsWhileStarting(count) => {
                 deployed.until("the combs stop", |cloud| cloud.ecs.running().is_empty()).await;
-                cloud.ecs.fail_starting_next(1);
+                cloud.ecs.fail_starting_next(*count);
             }
             Make::CombsBefore(happens) => {
+                // Those of the row or shape before may have the fault.
+                deployed.until("the combs stop", |cloud| cloud.ecs.running().is_empty()).await;
                 assert_answers(&deployed.invoke(&event(sql, options)).await, right);
                 assert!(happens(deployed) > 0, "{place}: no comb runs");
             }
@@ -206,6 +223,7 @@ async fn in_turn(
         assert!(all, "{place}: {left} faults were not made");
         assert_eq!(cloud.lambda.faults_left(FUSE), 0, "{place}");
         cloud.lambda.fail_no_more(HBEE);
+        cloud.ecs.fail_starting_no_more();
         if let Make::Reads(fault, ALWAYS) = make {
             cloud.s3.fail_reads(FILES, *fault, 0);
         }
@@ -240,7 +258,7 @@ async fn at_once(
     };
     let (answers, ()) = tokio::join!(futures::future::join_all(asking), happening);
     let reruns = answers.iter().filter_map(|(answer, _)| answer.as_ref().ok()?["summary"]["reruns"].as_u64());
-    assert!(reruns.sum::<u64>() > 0, "{words}: no query noticed");
+    assert!(reruns.sum::<u64>() > 0 || matches!(expect, Expect::Fails(_)), "{words}: no query noticed");
     let cells = answers.iter().zip(SHAPES).zip(right).map(|(((answer, time), (shape, _)), right)| {
         let outcome = outcome(answer, expect, right, &format!("{words}, {shape}"));
         Cell { outcome, time: *time }

@@ -3,12 +3,14 @@
 //! - `wanted` is what people want of a pipeline, `status` what it does, and `registry` keeps both in the state.
 //! - `keeper` takes pipelines that no server runs; `job` is one run.
 //! - `tail` returns rows of pipelines, from the files of their epochs; `preview` runs a script that keeps nothing.
+//! - `sources` keeps the statements of tables that people want to read in pipelines.
 //! - `view` makes the JSON of the REST interface.
 
 mod job;
 mod keeper;
 mod preview;
 mod registry;
+mod sources;
 mod status;
 mod tail;
 mod view;
@@ -26,9 +28,12 @@ use tokio_util::task::TaskTracker;
 pub use self::preview::Preview;
 pub(crate) use self::registry::token;
 pub use self::registry::{Pipeline, Registry, taken};
+pub use self::sources::KeptSource;
 pub use self::status::{JobState, Level, Message, Status};
 pub use self::tail::{Event, Tail};
-pub use self::view::{checkpoint_groups, checkpoints, connectors, job, job_id, messages, metric_groups, pipeline};
+pub use self::view::{
+    checkpoint_groups, checkpoints, connectors, job, job_id, messages, metric_groups, pipeline, source,
+};
 pub use self::wanted::{Change, New, Stop, Wanted, id_of};
 
 use self::keeper::Keeper;
@@ -195,6 +200,33 @@ impl Jobs {
             Ok(graph(&planned))
         })
         .await
+    }
+
+    /// Returns the sources that are kept, by name.
+    ///
+    /// # Errors
+    /// Errors of the store, and of a document that is not readable.
+    pub async fn sources(&self) -> Result<Vec<KeptSource>> {
+        self.keeper.registry.sources().await
+    }
+
+    /// Checks that `statement` declares table `name`, and keeps it; `None` if there is a source of that name.
+    ///
+    /// # Errors
+    /// `Invalid` if it declares something else, or a table that cannot be read.
+    pub async fn keep_source(&self, name: &str, statement: &str) -> Result<Option<KeptSource>> {
+        let statement = sources::checked(name, statement)?;
+        let graph = self.validate(&format!("{statement};\nSELECT * FROM {name};")).await?;
+        let source = KeptSource::new(name, statement, &graph)?;
+        Ok(self.keeper.registry.keep_source(&source).await?.then_some(source))
+    }
+
+    /// Removes source `name`; pipelines that read it go on. Returns false if it does not exist.
+    ///
+    /// # Errors
+    /// Errors of the store.
+    pub async fn remove_source(&self, name: &str) -> Result<bool> {
+        self.keeper.registry.remove_source(name).await
     }
 
     /// Returns the newest records of a pipeline, the newest first.

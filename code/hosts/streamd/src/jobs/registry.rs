@@ -366,7 +366,7 @@ pub(crate) fn token() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
-fn encode(document: &impl Serialize) -> Result<Bytes> {
+pub(crate) fn encode(document: &impl Serialize) -> Result<Bytes> {
     let bytes = serde_json::to_vec_pretty(document);
     Ok(bytes.map_err(|error| QueryError::internal(format!("a document cannot be encoded: {error}")))?.into())
 }

@@ -4,6 +4,7 @@ use buzz_epoch::Record;
 use serde_json::{Value, json};
 
 use crate::jobs::registry::Pipeline;
+use crate::jobs::sources::KeptSource;
 use crate::jobs::status::{JobState, Level};
 use crate::jobs::wanted::Stop;
 
@@ -221,6 +222,19 @@ fn busy(records: &[Record]) -> Vec<Value> {
         json!({"time": time, "value": (seconds / between).clamp(0.0, 1.0)})
     };
     records.windows(2).map(share).collect()
+}
+
+/// Returns the JSON of a source that is kept.
+pub fn source(source: &KeptSource) -> Value {
+    json!({
+        "id": source.name,
+        "name": source.name,
+        "createdAt": micros(source.created_ms),
+        "connector": source.connector,
+        "tableType": "source",
+        // Arroyo's tables have a configuration of each connector instead.
+        "statement": source.statement,
+    })
 }
 
 /// Returns the JSON of the connectors.

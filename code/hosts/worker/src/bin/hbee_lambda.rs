@@ -15,7 +15,7 @@ fn main() -> Result<(), Error> {
 }
 
 async fn serve() -> Result<(), Error> {
-    log::start();
+    log::start("buzz-hbee");
     let (own, access) = access(environment)?;
     let stores = Stores::default().with_access(access);
     set_regions(&stores, environment)?;
@@ -23,6 +23,7 @@ async fn serve() -> Result<(), Error> {
     let function = &function;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<HBeeEvent>| {
         let ran = function.answer(event.payload, event.context.deadline).await;
+        buzz_telemetry::flush().await;
         Ok::<_, Infallible>(HBeeAnswer::from(ran))
     }))
     .await

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
 }
 
 async fn carry_out() -> ExitCode {
-    log::start();
+    log::start("buzz-hcomb");
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let settings = match CombSettings::read(environment) {
         Ok(settings) => settings,
@@ -33,7 +33,11 @@ async fn carry_out() -> ExitCode {
         }
     };
     let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [] => run(&settings).await,
+        [] => {
+            let ran = run(&settings).await;
+            buzz_telemetry::finish();
+            ran
+        }
         ["health"] => health(&settings).await,
         ["--help" | "-h" | "help"] => {
             println!("{USAGE}");

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use buzz_kernel::{MemoryShares, OpenShare, QueryShare};
-use buzz_protocol::{BUILD_ID, QueryError, QueryId, QueryToken, Result, StageId};
+use buzz_protocol::{BUILD_ID, ErrorKind, QueryError, QueryId, QueryToken, Result, StageId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -44,6 +44,23 @@ pub struct Inboxes {
     /// The memory of the operators; `None` if nothing divides it.
     shares: Option<Arc<MemoryShares>>,
     closed_count: AtomicU64,
+    /// Called with each query that is closed.
+    told: Mutex<Option<fn(&ClosedQuery)>>,
+}
+
+/// The work of a query on a comb, reported when it is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClosedQuery {
+    /// The run of the query.
+    pub query: QueryId,
+    /// Time since it was opened.
+    pub milliseconds: u64,
+    /// Rows of all batches that it received.
+    pub rows: u64,
+    /// Size of these in memory, in bytes.
+    pub bytes: u64,
+    /// Kind of the error with which it ended early, if it did.
+    pub failed: Option<ErrorKind>,
 }
 
 /// The limits of a comb.
@@ -145,6 +162,19 @@ impl Inboxes {
         }
     }
 
+    /// Calls `told` with each query that is closed from now on.
+    pub fn tell_closed(&self, told: fn(&ClosedQuery)) {
+        *self.told.lock() = Some(told);
+    }
+
+    /// Reports that `query` is closed, early if `failed` or an earlier error says so.
+    fn tell(&self, query: QueryId, inbox: &QueryInbox, failed: Option<ErrorKind>) {
+        let told = *self.told.lock();
+        if let Some(told) = told {
+            told(&inbox.closed(query, failed));
+        }
+    }
+
     /// Refuses all new queries from now on.
     pub fn refuse(&self) {
         self.limits.lock().refusing = true;
@@ -177,6 +207,7 @@ impl Inboxes {
         for (query, inbox, reason) in ended {
             tracing::warn!(query_id = %query, %reason, "closing a query that its Fuse has not closed");
             self.closed_count.fetch_add(1, Ordering::Relaxed);
+            self.tell(query, &inbox, Some(reason.kind));
             inbox.end(&reason);
         }
     }
@@ -219,8 +250,9 @@ impl Inboxes {
 
     /// Ends every query with `reason` and removes it, for example when the comb stops.
     pub fn stop(&self, reason: &QueryError) {
-        let queries: Vec<Arc<QueryInbox>> = self.queries.lock().drain().map(|(_, inbox)| inbox).collect();
-        for inbox in queries {
+        let queries: Vec<(QueryId, Arc<QueryInbox>)> = self.queries.lock().drain().collect();
+        for (query, inbox) in queries {
+            self.tell(query, &inbox, Some(reason.kind));
             inbox.end(reason);
         }
     }
@@ -264,6 +296,7 @@ impl InboxService for Arc<Inboxes> {
             pace: (open.flowing && open.paced).then(Arc::default),
             budget: Budget::new(open.memory_bytes, within),
             spill: Arc::new(SpillFile::new(open.disk_bytes)),
+            received: Arc::default(),
             demand: watch::Sender::new(BTreeSet::new()),
         };
         let mut stages = HashMap::new();
@@ -343,6 +376,7 @@ impl InboxService for Arc<Inboxes> {
                 milliseconds = u64::try_from(inbox.opened.elapsed().as_millis()).unwrap_or(u64::MAX),
                 "query closed"
             );
+            self.tell(query, &inbox, None);
             inbox.end(&QueryError::cancelled(format!("query {query} was closed")));
         }
         Ok(())
@@ -361,6 +395,17 @@ impl QueryInbox {
             let seconds = silent.as_secs();
             QueryError::unavailable(format!("the Fuse of the query has not called this comb for {seconds} seconds"))
         })
+    }
+
+    fn closed(&self, query: QueryId, failed: Option<ErrorKind>) -> ClosedQuery {
+        let received = &self.shared.received;
+        ClosedQuery {
+            query,
+            milliseconds: u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX),
+            rows: received.rows.load(Ordering::Relaxed),
+            bytes: received.bytes.load(Ordering::Relaxed),
+            failed: self.stages.values().find_map(|stage| stage.failed()).or(failed),
+        }
     }
 
     fn end(&self, reason: &QueryError) {

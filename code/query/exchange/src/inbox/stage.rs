@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
 use buzz_kernel::decode_schema;
-use buzz_protocol::{BUILD_ID, DeliveryId, QueryError, Result, Segment, StageId, TaskIndex};
+use buzz_protocol::{BUILD_ID, DeliveryId, ErrorKind, QueryError, Result, Segment, StageId, TaskIndex};
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -28,8 +28,17 @@ pub(super) struct Shared {
     pub(super) pace: Option<Arc<Pace>>,
     pub(super) budget: Arc<Budget>,
     pub(super) spill: Arc<SpillFile>,
+    /// Counts of the batches that the query has received.
+    pub(super) received: Arc<Received>,
     /// The stages that are being read.
     pub(super) demand: watch::Sender<BTreeSet<StageId>>,
+}
+
+/// Rows and bytes in memory of the batches that a query has received, also of deliveries that were not accepted.
+#[derive(Debug, Default)]
+pub(super) struct Received {
+    pub(super) rows: AtomicU64,
+    pub(super) bytes: AtomicU64,
 }
 
 /// One stage of one query.
@@ -101,6 +110,11 @@ impl Stage {
     /// Returns the number of tasks with an accepted delivery.
     pub(super) fn accepted_tasks(&self) -> usize {
         self.state.lock().accepted.len()
+    }
+
+    /// Returns the kind of the error with which the stage ended early, if it did.
+    pub(super) fn failed(&self) -> Option<ErrorKind> {
+        self.state.lock().ended.as_ref().map(|error| error.kind)
     }
 
     /// Returns the number of batches that a reader of one partition fetches at the same time.
@@ -200,6 +214,8 @@ impl Stage {
 
     async fn hold(&self, batch: RecordBatch) -> Result<Chunk> {
         let bytes = get_record_batch_memory_size(&batch) as u64;
+        self.shared.received.rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+        self.shared.received.bytes.fetch_add(bytes, Ordering::Relaxed);
         let (data, reserved_bytes) = if self.shared.budget.reserve(bytes) {
             (ChunkData::Memory(batch), bytes)
         } else {

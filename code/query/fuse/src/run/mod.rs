@@ -9,6 +9,7 @@ use buzz_engine::{CombStarts, Progress, RowSink, Summary};
 use buzz_host::Host;
 use buzz_plan::QueryPlan;
 use buzz_protocol::{CombAddress, ErrorKind, QueryError, Result, Transport};
+use buzz_telemetry::{span, traced};
 
 use self::deadline::Deadline;
 pub(crate) use self::deadline::out_of_time;
@@ -54,7 +55,9 @@ async fn run_until_done(
     progress.tasks.store(tasks as u64, std::sync::atomic::Ordering::Relaxed);
     let deadline = Deadline::new(plan, progress);
     let kept = Kept::up_to(plan.options.inbox_memory_bytes / KEPT_PART);
-    let mut reducers = deadline.unless(Reducers::choose(host, plan)).await?;
+    // Starts combs, where they are wanted and missing.
+    let choosing = traced(span!("choose reducers"), |error: &QueryError| error.kind, Reducers::choose(host, plan));
+    let mut reducers = deadline.unless(choosing).await?;
     count_starts(host, progress, counted);
     let in_process = plan.options.transport == Transport::Memory && matches!(reducers, Reducers::Combs(_));
     let mut flowing = in_process && host.compute.runs_once();
@@ -64,7 +67,10 @@ async fn run_until_done(
     let mut query = progress.next_run();
     loop {
         let run = Run { host, plan, query, reducers: &reducers, flowing, deadline: &deadline, kept: &kept };
-        let RunError { error, again } = match run.once(sink).await {
+        let span =
+            span!("run", run_id = %query, reruns = Progress::get(&progress.reruns), combs = reducers.addresses().len());
+        let running = traced(span, |failed: &RunError| failed.error.kind, run.once(sink));
+        let RunError { error, again } = match running.await {
             Ok(summary) => return Ok(summary),
             Err(failed) => failed,
         };

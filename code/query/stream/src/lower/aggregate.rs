@@ -10,14 +10,12 @@ use datafusion::logical_expr::{Aggregate, Distinct, Expr, ExprSchemable, Logical
 use super::cut::slot_schema;
 use super::flow::{Flow, WindowColumn, local_ends};
 use super::placeholders::window_start;
-use super::{Lowering, Output, SLICE, StageDraft, StageKind, TIME, refused};
+use super::{Lowering, Output, SLICE, StageDraft, StageKind, TIME, changing_window, refused};
 use crate::window::{Part, WindowSpec, slice_udf, time_type, whole_udf};
 
 impl Lowering<'_> {
     pub(super) fn aggregate(&mut self, aggregate: &Aggregate) -> Result<Flow> {
-        let changed = self.changes;
         let mut input = self.lower(&aggregate.input)?;
-        self.check_unchanged(changed, "an aggregate")?;
         if !input.streaming {
             return Ok(Flow::fixed(LogicalPlan::Aggregate(aggregate.clone())));
         }
@@ -35,14 +33,17 @@ impl Lowering<'_> {
             }
         }
         let keys = aggregate.group_expr.iter().map(|expr| input.window_of(expr)).collect::<Result<Vec<_>>>()?;
+        if input.changing {
+            if keys.iter().any(Option::is_some) {
+                return Err(changing_window("GROUP BY with a window"));
+            }
+            return self.changed_aggregate(aggregate, &input);
+        }
         if keys.iter().flatten().any(WindowColumn::is_local) {
             return self.closed_aggregate(aggregate, input, &keys);
         }
         let Some(window) = keys.iter().flatten().find(|key| !key.closed).copied() else {
-            self.changes = true;
-            let (spec, part) = (WindowSpec::Never, Part::Start);
-            let never = WindowColumn { spec, part, closed: false, pending: false, repeated: false };
-            return self.fold(aggregate, input, &vec![None; keys.len()], never);
+            return self.endless(aggregate, input);
         };
         if let Some(other) = keys.iter().flatten().find(|key| !key.closed && key.spec != window.spec) {
             return Err(refused(
@@ -52,6 +53,14 @@ impl Lowering<'_> {
             ));
         }
         self.fold(aggregate, input, &keys, window)
+    }
+
+    /// An aggregate without a window: its groups never end, so its rows change.
+    fn endless(&mut self, aggregate: &Aggregate, input: Flow) -> Result<Flow> {
+        let (spec, part) = (WindowSpec::Never, Part::Start);
+        let never = WindowColumn { spec, part, closed: false, pending: false, repeated: false };
+        let keys = vec![None; aggregate.group_expr.len()];
+        Ok(Flow { changing: true, ..self.fold(aggregate, input, &keys, never)? })
     }
 
     /// An aggregate over closed windows that groups by the window: a batch operator.
@@ -69,7 +78,7 @@ impl Lowering<'_> {
             keys.iter().enumerate().filter_map(|(index, key)| Some((index, (*key)?))).collect();
         let times = local_ends(&windows);
         let plan = LogicalPlan::Aggregate(Aggregate::try_new(Arc::new(input.plan), groups, aggregates)?);
-        Ok(Flow { plan, streaming: true, windows, times, pairs: Vec::new() })
+        Ok(Flow { plan, streaming: true, changing: false, windows, times, pairs: Vec::new() })
     }
 
     /// Cuts a windowed aggregate out of the plan.
@@ -131,7 +140,7 @@ impl Lowering<'_> {
             &names,
         )?;
         let times = local_ends(&windows);
-        Ok(Flow { plan, streaming: true, windows, times, pairs: Vec::new() })
+        Ok(Flow { plan, streaming: true, changing: false, windows, times, pairs: Vec::new() })
     }
 
     pub(super) fn distinct(&mut self, input: &LogicalPlan) -> Result<Flow> {
@@ -140,17 +149,18 @@ impl Lowering<'_> {
             return Ok(Flow::fixed(LogicalPlan::Distinct(Distinct::All(Arc::new(flow.plan)))));
         }
         let columns: Vec<Expr> = (0..flow.width() - 1).map(|index| flow.column(index)).collect();
-        let flow = self.local(flow, &columns)?.ok_or_else(|| {
-            refused(
-                "DISTINCT without a window",
-                "a repetition may come at any later time",
-                "select the window too, or GROUP BY a window",
-            )
-        })?;
+        let local = if flow.changing { None } else { self.local(flow.clone(), &columns)? };
+        let Some(flow) = local else {
+            let aggregate = Aggregate::try_new(Arc::new(flow.plan.clone()), columns, Vec::new())?;
+            return match flow.changing {
+                true => self.changed_aggregate(&aggregate, &flow),
+                false => self.endless(&aggregate, flow),
+            };
+        };
         // Raw rows of a window have different times; the time of the row is the end of its window from here on.
         let groups: Vec<Expr> = (0..flow.width() - 1).map(|index| flow.column(index)).collect();
         let time = max(flow.time()).alias(TIME);
         let plan = LogicalPlan::Aggregate(Aggregate::try_new(Arc::new(flow.plan), groups, vec![time])?);
-        Ok(Flow { plan, streaming: true, windows: flow.windows, times: flow.times, pairs: flow.pairs })
+        Ok(Flow { plan, streaming: true, changing: false, windows: flow.windows, times: flow.times, pairs: flow.pairs })
     }
 }

@@ -56,7 +56,7 @@ impl Lowering<'_> {
         }
         // The rows leave at the end of their window, so their own time is in the past.
         let times = local_ends(&windows);
-        Ok(Flow { plan, streaming: true, windows, times, pairs: Vec::new() })
+        Ok(Flow { plan, streaming: true, changing: false, windows, times, pairs: Vec::new() })
     }
 
     /// Adds a stage and returns the scan of its slot, whose columns have `names` and then [`TIME`].

@@ -36,6 +36,8 @@ pub(super) struct Flow {
     pub(super) plan: LogicalPlan,
     /// False for rows that are the same in every epoch.
     pub(super) streaming: bool,
+    /// The rows are those before and after changes, and the time of each is its place among them.
+    pub(super) changing: bool,
     pub(super) windows: BTreeMap<usize, WindowColumn>,
     /// Columns by which a window function may compute windows.
     pub(super) times: BTreeSet<usize>,
@@ -45,7 +47,14 @@ pub(super) struct Flow {
 
 impl Flow {
     pub(super) fn fixed(plan: LogicalPlan) -> Self {
-        Self { plan, streaming: false, windows: BTreeMap::new(), times: BTreeSet::new(), pairs: Vec::new() }
+        Self {
+            plan,
+            streaming: false,
+            changing: false,
+            windows: BTreeMap::new(),
+            times: BTreeSet::new(),
+            pairs: Vec::new(),
+        }
     }
 
     pub(super) fn width(&self) -> usize {

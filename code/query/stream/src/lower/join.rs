@@ -10,6 +10,7 @@ use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, Join, LogicalPlan, Operator, Projection};
 
 use super::flow::{Flow, WindowColumn, same_epoch};
+use super::rows::check_repeatable;
 use super::{Lowering, TIME, refused};
 
 impl Lowering<'_> {
@@ -17,6 +18,9 @@ impl Lowering<'_> {
         let (mut left, mut right) = (self.lower(&join.left)?, self.lower(&join.right)?);
         let conditions: Vec<&Expr> = join.filter.iter().chain(predicate).flat_map(split_conjunction).collect();
         let filter = conditions.iter().map(|expr| (*expr).clone()).reduce(Expr::and);
+        for side in [&left, &right] {
+            check_repeatable("JOIN … ON", side, filter.as_slice())?;
+        }
         let mut equalities: Vec<(Expr, Expr)> = join.on.clone();
         for condition in &conditions {
             if let Expr::BinaryExpr(binary) = condition
@@ -31,7 +35,11 @@ impl Lowering<'_> {
                 return Ok(Flow::fixed(plan));
             }
             (true, true) => {
-                self.check_join(&mut left, &mut right, &equalities)?;
+                let is_local =
+                    !left.changing && !right.changing && self.check_join(&mut left, &mut right, &equalities)?;
+                if !is_local {
+                    return self.keyed_join(join, filter, (&left, &right), &equalities);
+                }
                 // Two columns of one plan must not have the same name.
                 let times = (left.time(), right.time());
                 left = left.with_time(times.0, "__buzz_time_left")?;
@@ -60,6 +68,7 @@ impl Lowering<'_> {
         let raw = Flow {
             plan,
             streaming: true,
+            changing: left.changing || right.changing,
             windows: joined_schema.windows.clone(),
             times: BTreeSet::new(),
             pairs: Vec::new(),
@@ -89,9 +98,14 @@ impl Lowering<'_> {
         )?))
     }
 
-    /// Checks that rows of both sides with equal windows are emitted in the same epoch, and keeps raw rows until their
-    /// window closes.
-    pub(super) fn check_join(&mut self, left: &mut Flow, right: &mut Flow, equalities: &[(Expr, Expr)]) -> Result<()> {
+    /// Keeps raw rows of both sides until their window closes, if the condition has equal windows, so that rows that
+    /// match are emitted in the same epoch. Returns false if it has none.
+    pub(super) fn check_join(
+        &mut self,
+        left: &mut Flow,
+        right: &mut Flow,
+        equalities: &[(Expr, Expr)],
+    ) -> Result<bool> {
         for (a, b) in equalities {
             let sides = [(a, b), (b, a)];
             for (l, r) in sides {
@@ -109,15 +123,10 @@ impl Lowering<'_> {
                 if !rw.closed {
                     *right = self.buffer(right.clone(), r, rw)?;
                 }
-                return Ok(());
+                return Ok(true);
             }
         }
-        Err(refused(
-            "JOIN of two streams without equal windows in ON",
-            "it would need all rows of both streams for ever",
-            "group both sides by the same window and add it to the condition, as in \
-             `ON a.window = b.window AND …`",
-        ))
+        Ok(false)
     }
 
     /// Puts the time column last and keeps what is known about the columns.
@@ -161,7 +170,7 @@ impl Lowering<'_> {
             }
         }
         let plan = LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(joined.plan))?);
-        Ok(Flow { plan, streaming: true, windows, times, pairs })
+        Ok(Flow { plan, streaming: true, changing: joined.changing, windows, times, pairs })
     }
 }
 

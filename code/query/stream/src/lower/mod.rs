@@ -10,13 +10,18 @@
 //!
 //! **Event time.** The last column of every streaming plan is [`TIME`]. Each rule below keeps it last.
 //!
+//! **Changes.** An operator that is not local keeps its rows by key instead (`keyed`), and emits how its rows change. A
+//! flow says whether its rows change; what they may pass through is a row at a time, or keeps rows by key too.
+//!
 //! `flow` is a lowered plan. `placeholders` handles the window functions in expressions; `rows`, `join`, `aggregate` and
 //! `order` have the rules of the operators; `cut` makes stages.
 
 mod aggregate;
 mod cut;
 mod flow;
+mod interval;
 mod join;
+mod keyed;
 mod order;
 mod placeholders;
 mod rows;
@@ -34,6 +39,9 @@ use crate::window::{Part, WindowSpec, slice_udf};
 
 /// The name of the hidden column of event time.
 pub(crate) const TIME: &str = "__buzz_time";
+
+/// The name of the hidden column of how often a row occurs.
+pub(crate) const COUNT: &str = "__buzz_count";
 
 /// The name of the slice column in the state of a stage.
 pub(crate) const SLICE: &str = "__buzz_slice";
@@ -75,6 +83,35 @@ pub(crate) enum StageKind {
     },
     /// Keeps rows until their window closes. The last column is the slice.
     Buffer,
+    /// Keeps rows by key, each with how often it occurs. The last column of the input is [`TIME`].
+    Rows {
+        /// Columns of the key.
+        keys: Vec<usize>,
+        /// The rows are those before and after changes.
+        changing: bool,
+        /// The time of a row is kept too.
+        timed: bool,
+        /// A row is dropped when the watermark is further ahead of its time, in nanoseconds.
+        reach: Option<i64>,
+    },
+    /// Joins rows that two stages keep: the pairs of which at least one row is new.
+    Pairs {
+        /// The stages that keep the rows.
+        inputs: [usize; 2],
+        /// Columns of the left input; the last two of each input are the time and how often the row occurs.
+        left: usize,
+        /// Columns of the key in the slot.
+        keys: Vec<usize>,
+        /// Rows may be taken away again.
+        changing: bool,
+    },
+    /// Computes the rows of the keys that change again, and emits the difference to what it had emitted.
+    Recompute {
+        /// The stages that keep the rows.
+        inputs: Vec<usize>,
+        /// Columns of the key in the slot.
+        keys: Vec<usize>,
+    },
 }
 
 /// A stage before physical planning.
@@ -116,23 +153,15 @@ pub(crate) fn lower(
 ) -> Result<Lowered> {
     // Hopping windows are first planned by slices. If the statement reads the window before it groups by it, each row
     // is repeated per window instead.
-    let attempt = |repeat| Lowering {
-        sources,
-        prefix,
-        repeat,
-        needs_repeat: false,
-        on_close,
-        changes: false,
-        stages: Vec::new(),
-    };
+    let attempt = |repeat| Lowering { sources, prefix, repeat, needs_repeat: false, on_close, stages: Vec::new() };
     let mut lowering = attempt(false);
     let mut lowered = lowering.statement(plan);
     if lowered.is_err() && lowering.needs_repeat {
         lowering = attempt(true);
         lowered = lowering.statement(plan);
     }
-    let (above, timed) = lowered?;
-    Ok(Lowered { above, timed, changes: lowering.changes, stages: lowering.stages })
+    let (above, timed, changes) = lowered?;
+    Ok(Lowered { above, timed, changes, stages: lowering.stages })
 }
 
 struct Lowering<'a> {
@@ -144,26 +173,26 @@ struct Lowering<'a> {
     needs_repeat: bool,
     /// Keeps rows until the watermark has passed them.
     on_close: bool,
-    /// An aggregate without a window was lowered: rows above it change.
-    changes: bool,
     stages: Vec<StageDraft>,
 }
 
 impl Lowering<'_> {
-    /// Lowers a whole statement. Returns its plan, and true if the last column of it is the time.
-    fn statement(&mut self, plan: &LogicalPlan) -> Result<(LogicalPlan, bool)> {
+    /// Lowers a whole statement. Returns its plan, true if the last column of it is the time, and true if its rows change.
+    fn statement(&mut self, plan: &LogicalPlan) -> Result<(LogicalPlan, bool, bool)> {
         let mut flow = self.lower(plan)?;
         if !flow.streaming {
             return Err(QueryError::invalid("the statement reads no stream; run it with `buzz sql`"));
         }
-        if self.on_close && self.changes {
+        if self.on_close && flow.changing {
             return Err(refused(
-                "EMIT ON WINDOW CLOSE of an aggregate without a window",
-                "its groups never end, so its rows are never final",
+                "EMIT ON WINDOW CLOSE of an aggregate or a join without a window",
+                "its rows may always change, so they are never final",
                 "add tumble(interval '10 seconds'), hop(…) or session(…) to GROUP BY",
             ));
         }
-        if self.on_close && self.stages.is_empty() {
+        if self.on_close
+            && self.stages.iter().all(|stage| matches!(stage.kind, StageKind::Rows { .. } | StageKind::Pairs { .. }))
+        {
             // A window of a microsecond closes when the watermark has passed it.
             let spec = WindowSpec::Hop { slide: 1_000, width: 1_000 };
             let window = WindowColumn { spec, part: Part::Start, closed: false, pending: false, repeated: false };
@@ -176,39 +205,18 @@ impl Lowering<'_> {
         // Rows of closed windows are put in the order of their windows, unless the statement orders them.
         let timed = !self.stages.is_empty() && !matches!(plan, LogicalPlan::Sort(_));
         let columns: Vec<Expr> = (0..flow.width() - usize::from(!timed)).map(|index| flow.column(index)).collect();
-        Ok((LogicalPlanBuilder::from(flow.plan).project(columns)?.build()?, timed))
+        Ok((LogicalPlanBuilder::from(flow.plan).project(columns)?.build()?, timed, flow.changing))
     }
 
     fn lower(&mut self, plan: &LogicalPlan) -> Result<Flow> {
         for expr in plan.expressions() {
             check_expression(&expr)?;
         }
-        let changed = self.changes;
         let flow = self.operator(plan)?;
-        // The input of an aggregate, and the join below a filter, were checked where they were lowered.
-        let passes = matches!(
-            plan,
-            LogicalPlan::Projection(_)
-                | LogicalPlan::Filter(_)
-                | LogicalPlan::SubqueryAlias(_)
-                | LogicalPlan::Aggregate(_)
-        );
-        if !passes || !flow.windows.is_empty() {
-            self.check_unchanged(changed, operator_name(plan).as_str())?;
+        if flow.changing && !flow.windows.is_empty() {
+            return Err(changing_window("a window"));
         }
         Ok(flow)
-    }
-
-    /// Fails if what was lowered since `before`, the value of `changes`, has rows that change.
-    fn check_unchanged(&self, before: bool, operator: &str) -> Result<()> {
-        if self.changes && !before {
-            return Err(refused(
-                &format!("{operator} of an aggregate without a window"),
-                "its rows change, and only a SELECT with WHERE may read rows that change",
-                "add tumble(interval '10 seconds'), hop(…) or session(…) to GROUP BY",
-            ));
-        }
-        Ok(())
     }
 
     fn operator(&mut self, plan: &LogicalPlan) -> Result<Flow> {
@@ -235,6 +243,9 @@ impl Lowering<'_> {
             LogicalPlan::Unnest(unnest) => self.unnest(unnest),
             LogicalPlan::Sort(sort) => self.sort(sort),
             LogicalPlan::Limit(limit) => {
+                if let LogicalPlan::Sort(sort) = limit.input.as_ref() {
+                    return self.first_rows(limit, sort);
+                }
                 let flow = self.lower(&limit.input)?;
                 if !flow.streaming {
                     return Ok(Flow::fixed(plan.clone()));
@@ -242,7 +253,7 @@ impl Lowering<'_> {
                 Err(refused(
                     "LIMIT",
                     "a stream has no end, so the first rows of all windows are not known",
-                    "use ROW_NUMBER() OVER (PARTITION BY window ORDER BY …) in a subquery and filter on it",
+                    "add ORDER BY, or use ROW_NUMBER() OVER (PARTITION BY window ORDER BY …) in a subquery and filter on it",
                 ))
             }
             other => Err(refused(
@@ -258,9 +269,17 @@ fn operator_name(plan: &LogicalPlan) -> String {
     match plan {
         LogicalPlan::Join(_) => "JOIN".to_string(),
         LogicalPlan::Union(_) => "UNION".to_string(),
-        LogicalPlan::Projection(_) => "a window".to_string(),
         other => other.display().to_string().split([':', ' ']).next().unwrap_or("the operator").to_string(),
     }
+}
+
+/// Returns the error for a window of rows that change.
+fn changing_window(clause: &str) -> QueryError {
+    refused(
+        &format!("{clause} of rows that change"),
+        "a window closes once, and its rows could change later",
+        "group by the window below, before the aggregate or the join whose rows change",
+    )
 }
 
 /// Returns an error that names a clause, the reason, and a remedy.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use buzz_protocol::{QueryError, Result};
-use datafusion::logical_expr::{Expr, LogicalPlan, Projection, Sort, Window, WindowFunctionDefinition};
+use datafusion::logical_expr::{Expr, LogicalPlan, Projection, Sort, Window};
 
 use super::flow::Flow;
 use super::{Lowering, TIME, refused};
@@ -14,23 +14,19 @@ impl Lowering<'_> {
         if !input.streaming {
             return Ok(Flow::fixed(LogicalPlan::Window(window.clone())));
         }
-        let mut flow = input;
+        let mut partitions = Vec::new();
         for expr in &window.window_expr {
             let Expr::WindowFunction(function) = expr.clone().unalias_nested().data else {
                 return Err(QueryError::internal("a window operator has other expressions"));
             };
-            let name = match &function.fun {
-                WindowFunctionDefinition::AggregateUDF(function) => function.name().to_string(),
-                WindowFunctionDefinition::WindowUDF(function) => function.name().to_string(),
-            };
-            let keys = function.params.partition_by.clone();
-            flow = self.local(flow, &keys)?.ok_or_else(|| {
-                refused(
-                    &format!("{name}() OVER without a window in PARTITION BY"),
-                    "its partitions never end",
-                    "add the window of tumble, hop or session to PARTITION BY",
-                )
-            })?;
+            partitions.push(function.params.partition_by);
+        }
+        if input.changing || !all_windowed(&input, &partitions)? {
+            return self.keyed_window(window, &input, &partitions);
+        }
+        let mut flow = input;
+        for keys in &partitions {
+            flow = self.local(flow, keys)?.ok_or_else(|| QueryError::internal("a partition with a window has none"))?;
         }
         self.plain("OVER", &window.window_expr, &flow)?;
         let time = flow.time();
@@ -42,7 +38,7 @@ impl Lowering<'_> {
         let mut exprs: Vec<Expr> = (0..width + added).filter(|&i| i != width - 1).map(|i| joined.column(i)).collect();
         exprs.push(time.alias(TIME));
         let plan = LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(joined.plan))?);
-        Ok(Flow { plan, streaming: true, windows: flow.windows, times: flow.times, pairs: flow.pairs })
+        Ok(Flow { plan, streaming: true, changing: false, windows: flow.windows, times: flow.times, pairs: flow.pairs })
     }
 
     pub(super) fn sort(&mut self, sort: &Sort) -> Result<Flow> {
@@ -58,7 +54,7 @@ impl Lowering<'_> {
             return Err(refused(
                 "ORDER BY",
                 "a stream has no end, so its rows cannot be sorted as a whole",
-                "order by the window first (ascending), or remove ORDER BY",
+                "order by the window first (ascending), add LIMIT, or remove ORDER BY",
             ));
         }
         let exprs: Vec<Expr> = sort.expr.iter().map(|sort| sort.expr.clone()).collect();
@@ -66,4 +62,16 @@ impl Lowering<'_> {
         let plan = LogicalPlan::Sort(Sort { expr: sort.expr.clone(), input: Arc::new(flow.plan.clone()), fetch: None });
         Ok(Flow { plan, ..flow })
     }
+}
+
+/// Returns true if each list of keys has a window.
+fn all_windowed(flow: &Flow, partitions: &[Vec<Expr>]) -> Result<bool> {
+    for keys in partitions {
+        let windows = keys.iter().map(|key| flow.window_of(key)).collect::<Result<Vec<_>>>()?;
+        // The start of a closed session does not determine the epoch.
+        if !windows.iter().flatten().any(|window| window.is_local() || !window.closed) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use buzz_protocol::{QueryError, Result};
-use datafusion::common::JoinType;
+use datafusion::common::{JoinType, ScalarValue};
 use datafusion::datasource::provider_as_source;
-use datafusion::logical_expr::{Expr, Filter, LogicalPlan, LogicalPlanBuilder, Projection, TableScan, Union, Unnest};
+use datafusion::logical_expr::{
+    Expr, Filter, LogicalPlan, LogicalPlanBuilder, Projection, TableScan, Union, Unnest, lit,
+};
 
 use super::flow::Flow;
 use super::{Lowering, TIME, refused, source_feed};
@@ -24,7 +26,7 @@ impl Lowering<'_> {
             LogicalPlanBuilder::scan(scan.table_name.clone(), provider_as_source(Arc::new(feed)), None)?.build()?;
         let time = source.time_column.as_ref().and_then(|time| source.schema.index_of(time).ok());
         let times = time.into_iter().collect();
-        Ok(Flow { plan, streaming: true, windows: BTreeMap::new(), times, pairs: Vec::new() })
+        Ok(Flow { plan, streaming: true, changing: false, windows: BTreeMap::new(), times, pairs: Vec::new() })
     }
 
     pub(super) fn projection(&mut self, projection: &Projection) -> Result<Flow> {
@@ -32,6 +34,7 @@ impl Lowering<'_> {
         if !input.streaming {
             return Ok(Flow::fixed(LogicalPlan::Projection(projection.clone())));
         }
+        check_repeatable("SELECT", &input, &projection.expr)?;
         let names: Vec<_> = projection.schema.iter().map(|(q, f)| (q.cloned(), f.name().clone())).collect();
         let (mut exprs, mut windows, mut times, mut pairs) = (Vec::new(), BTreeMap::new(), BTreeSet::new(), Vec::new());
         let mut positions: BTreeMap<usize, usize> = BTreeMap::new();
@@ -76,7 +79,7 @@ impl Lowering<'_> {
         let time = time.unwrap_or_else(|| input.time());
         exprs.push(time.alias(TIME));
         let plan = LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(input.plan))?);
-        Ok(Flow { plan, streaming: true, windows, times, pairs })
+        Ok(Flow { plan, streaming: true, changing: input.changing, windows, times, pairs })
     }
 
     pub(super) fn filter(&mut self, filter: &Filter) -> Result<Flow> {
@@ -84,15 +87,13 @@ impl Lowering<'_> {
         if let LogicalPlan::Join(join) = filter.input.as_ref()
             && join.join_type == JoinType::Inner
         {
-            let changed = self.changes;
-            let flow = self.join(join, Some(&filter.predicate))?;
-            self.check_unchanged(changed, "a join")?;
-            return Ok(flow);
+            return self.join(join, Some(&filter.predicate));
         }
         let input = self.lower(&filter.input)?;
         if !input.streaming {
             return Ok(Flow::fixed(LogicalPlan::Filter(filter.clone())));
         }
+        check_repeatable("WHERE", &input, std::slice::from_ref(&filter.predicate))?;
         self.plain("WHERE", std::slice::from_ref(&filter.predicate), &input)?;
         let plan = LogicalPlan::Filter(Filter::try_new(filter.predicate.clone(), Arc::new(input.plan))?);
         Ok(Flow { plan, ..input })
@@ -119,9 +120,15 @@ impl Lowering<'_> {
         }
         let mut times = flows[0].times.clone();
         times.retain(|index| flows.iter().all(|flow| flow.times.contains(index)));
-        let inputs = flows.into_iter().map(|flow| Arc::new(flow.plan)).collect();
+        let changing = flows.iter().any(|flow| flow.changing);
+        let flows = flows.into_iter().map(|flow| match changing && !flow.changing {
+            // Each row is new, without a row before it.
+            true => flow.with_time(lit(ScalarValue::TimestampNanosecond(Some(-1), None)), TIME),
+            false => Ok(flow),
+        });
+        let inputs = flows.map(|flow| Ok(Arc::new(flow?.plan))).collect::<Result<Vec<_>>>()?;
         let plan = LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?);
-        Ok(Flow { plan, streaming: true, windows, times, pairs: Vec::new() })
+        Ok(Flow { plan, streaming: true, changing, windows, times, pairs: Vec::new() })
     }
 
     pub(super) fn unnest(&mut self, unnest: &Unnest) -> Result<Flow> {
@@ -146,6 +153,19 @@ impl Lowering<'_> {
                 times.insert(index);
             }
         }
-        Ok(Flow { plan: LogicalPlan::Unnest(node), streaming: true, windows, times, pairs: Vec::new() })
+        let plan = LogicalPlan::Unnest(node);
+        Ok(Flow { plan, streaming: true, changing: flow.changing, windows, times, pairs: Vec::new() })
     }
+}
+
+/// Refuses expressions whose values differ each time over rows that change: the row that takes one away would be another.
+pub(super) fn check_repeatable(clause: &str, input: &Flow, exprs: &[Expr]) -> Result<()> {
+    if input.changing && exprs.iter().any(Expr::is_volatile) {
+        return Err(refused(
+            &format!("{clause} with a function such as random() or a window over rows that change"),
+            "a row could not be taken away again",
+            "use it below the aggregate or the join whose rows change",
+        ));
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, StructArray, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, StructArray, UInt32Array, new_null_array};
 use arrow::buffer::NullBuffer;
 use arrow::compute::{concat_batches, take};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimestampNanosecondType};
@@ -60,6 +60,20 @@ pub(super) fn in_pairs(batches: &[RecordBatch], schema: &SchemaRef) -> Result<Ve
     }
     let columns = vec![rows_at(&all, before, schema)?, rows_at(&all, after, schema)?, Arc::new(StringArray::from(ops))];
     Ok(vec![RecordBatch::try_new(Arc::clone(schema), columns)?])
+}
+
+/// Returns final rows as changes: each row is new.
+pub(super) fn as_new(batches: &[RecordBatch], schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
+    let DataType::Struct(fields) = schema.field(0).data_type() else {
+        return Err(QueryError::internal("changes have other columns"));
+    };
+    let new = batches.iter().map(|batch| {
+        let after: ArrayRef = Arc::new(StructArray::try_new(fields.clone(), batch.columns().to_vec(), None)?);
+        let ops: ArrayRef = Arc::new(StringArray::from(vec!["c"; batch.num_rows()]));
+        let before = new_null_array(schema.field(0).data_type(), batch.num_rows());
+        Ok(RecordBatch::try_new(Arc::clone(schema), vec![before, after, ops])?)
+    });
+    new.collect()
 }
 
 /// Returns the rows of `all` at `indices` as structs, null where there is none.

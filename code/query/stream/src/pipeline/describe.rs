@@ -6,6 +6,7 @@ use std::sync::Arc;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 
 use super::Pipeline;
+use crate::window::WindowSpec;
 
 impl Pipeline {
     /// Describes the plan for `buzz stream check`.
@@ -22,17 +23,23 @@ impl Pipeline {
             let into = statement.into.as_deref().unwrap_or("standard output");
             text.push_str(&format!("statement into {into}, reads {}\n", list(&statement.sources)));
             for stage in &statement.stages {
-                text.push_str(&format!(
-                    "  map (HBee, no state): reads {}, computes partial rows\n  keep (HComb, {}): {}\n    state: {}\n",
-                    list(feeds_of(&stage.input())),
-                    stage.slot,
-                    stage.clause,
-                    stage.kept()
-                ));
+                let (slot, clause, kept) = (&stage.slot, &stage.clause, stage.kept());
+                let reads = list(feeds_of(&stage.input()));
+                let kind = match (stage.is_keyed(), stage.keeps_rows()) {
+                    (true, _) => format!("  compute (HComb, {slot}): {clause}, reads {reads}"),
+                    (false, true) => format!("  map (HBee, no state): reads {reads}\n  keep (HComb, {slot}): {clause}"),
+                    (false, false) => format!(
+                        "  map (HBee, no state): reads {reads}, computes partial rows\n  keep (HComb, {slot}): {clause}"
+                    ),
+                };
+                text.push_str(&format!("{kind}\n    state: {kept}\n"));
             }
             let kind = match (statement.stages.is_empty(), statement.changes) {
                 (true, _) => "map (HBee, no state)",
                 (false, true) => "changes (HComb, no state)",
+                (false, false) if statement.stages.iter().all(|stage| stage.spec == WindowSpec::Never) => {
+                    "new rows (HComb, no state)"
+                }
                 (false, false) => "closed windows (HComb, no state)",
             };
             text.push_str(&format!("  {kind}: reads {}, emits rows\n", list(feeds_of(&statement.above))));

@@ -160,6 +160,18 @@ impl Pipeline {
         Self { part_rows, ..self }
     }
 
+    /// Sets the time in nanoseconds after which the rows of a key without a window are dropped if nothing touches the key.
+    #[must_use]
+    pub fn with_updating_ttl(mut self, ttl: Option<i64>) -> Self {
+        for stage in self.statements.iter_mut().flat_map(|statement| &mut statement.stages) {
+            // No epoch has run, so nothing else holds the stage.
+            if let Some(stage) = Arc::get_mut(stage) {
+                stage.ttl = ttl;
+            }
+        }
+        self
+    }
+
     /// Returns the empty state.
     pub fn start(&self) -> State {
         let stages = self.statements.iter().map(|statement| {
@@ -230,7 +242,7 @@ impl Pipeline {
         }
         let context = self.context.task_ctx();
         for (index, statement) in self.statements.iter().enumerate() {
-            let advance = self.advance(state, index, emits);
+            let advance = self.advance(state, index, (input.now, emits));
             let rows = statement.run(index, &mut state.stages[index], &feeds, advance, &context, &mut output);
             output.rows[index] = rows.await?;
             state.watermarks[index] = advance.watermark;
@@ -269,12 +281,12 @@ impl Pipeline {
     }
 
     /// Returns the step of event time of a statement.
-    fn advance(&self, state: &State, statement: usize, emits: bool) -> Advance {
+    fn advance(&self, state: &State, statement: usize, (now, emits): (i64, bool)) -> Advance {
         let before = state.watermarks[statement];
         let sources = &self.statements[statement].sources;
         let marks = sources.iter().map(|name| state.sources[name].watermark.unwrap_or(i64::MIN));
         let watermark = marks.min().unwrap_or(END_OF_TIME).max(before);
-        Advance { before, watermark, emits }
+        Advance { before, watermark, emits, now }
     }
 
     /// Returns the rows of a source of which all windows were closed in at least one stage that reads it. `watermarks`
@@ -356,7 +368,8 @@ impl Pipeline {
                 let end = stage.spec.closed_after(time);
                 until = until.max(end);
                 // Its rows have the last moment of their window.
-                times.insert(stage.slot.clone(), end.saturating_sub(1));
+                let has_window = stage.spec != WindowSpec::Never;
+                times.insert(stage.slot.clone(), end.saturating_sub(i64::from(has_window)));
             }
             Some(until)
         };

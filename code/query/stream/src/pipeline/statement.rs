@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
 use buzz_plan::dialect;
@@ -13,17 +13,20 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 
-use super::changes::{in_pairs, schema_of_changes};
+use super::changes::{as_new, in_pairs, schema_of_changes};
 use super::columns::{Target, into_columns};
 use super::source::{SourceInput, source_of};
 use super::views::logical;
 use super::{EpochOutput, StageDelta, StageId};
 use crate::feed::{Rows, names, run, with_rows};
-use crate::lower::{SourceScan, lower};
+use crate::lower::{SourceScan, StageDraft, lower};
 use crate::ranks::{limit_ranks, ranked};
-use crate::script::{Output, Script};
-use crate::stage::{Advance, Stage, StageState, Top};
-use crate::window::{REACH_MAX, duration};
+use crate::script::{Emission, Output, Script};
+use crate::stage::{Advance, KeyedRows, Stage, StageState, Top, recompute};
+use crate::window::{REACH_MAX, WindowSpec, duration};
+
+/// The format of sinks that take rows that change.
+const CHANGES_FORMAT: &str = "debezium_json";
 
 /// Rows of a batch that are put in order.
 const ORDERED_ROWS_MAX: usize = 8192;
@@ -41,6 +44,8 @@ pub(super) struct Statement {
     timed: bool,
     /// The rows of `above` are those before and after changes.
     pub(super) changes: bool,
+    /// The rows are final, and the sink takes changes: each row is a new one.
+    creates: bool,
     /// The columns without the time; of changes, what [`schema_of_changes`] returns.
     pub(super) schema: SchemaRef,
     /// The columns that later statements with the same table must have, unless it declares some.
@@ -68,10 +73,17 @@ impl Statement {
         let plan = logical(context, sources.script, &output.query).await?;
         let plan = into_columns(plan, &output.columns, target)?;
         let target = Target::of(&plan);
-        let lowered = lower(&plan, sources.scans, &index.to_string(), output.on_close)?;
+        let lowered = lower(&plan, sources.scans, &index.to_string(), output.emission == Emission::OnClose)?;
+        let changes_are_asked = output.emission == Emission::Changes;
+        if changes_are_asked && !lowered.changes && stages_have_windows(&lowered.stages) {
+            return Err(QueryError::invalid(
+                "EMIT CHANGES of windows is not supported: their rows are emitted once, when they close; remove it, or remove \
+                 the window from GROUP BY",
+            ));
+        }
         let mut stages = Vec::new();
-        for draft in &lowered.stages {
-            stages.push(Stage::plan(draft, &context.state()).await?);
+        for (number, draft) in lowered.stages.iter().enumerate() {
+            stages.push(Stage::plan(draft, number, &context.state()).await?);
         }
         let reach = reach(&stages)?;
         let mut read = BTreeSet::new();
@@ -92,7 +104,10 @@ impl Statement {
             let columns: Vec<usize> = (0..schema.fields().len() - 1).collect();
             schema = Arc::new(schema.project(&columns)?);
         }
-        if lowered.changes {
+        let table = output.into.as_deref().and_then(|into| sources.script.table(into));
+        let takes_changes = table.and_then(|table| table.option("format")) == Some(CHANGES_FORMAT);
+        let creates = !lowered.changes && (takes_changes || changes_are_asked);
+        if lowered.changes || creates {
             schema = schema_of_changes(&schema);
         }
         Ok(Self {
@@ -103,6 +118,7 @@ impl Statement {
             above,
             timed: lowered.timed,
             changes: lowered.changes,
+            creates,
             schema,
             target,
         })
@@ -119,26 +135,52 @@ impl Statement {
         output: &mut EpochOutput,
     ) -> Result<Vec<RecordBatch>> {
         let mut feeds = feeds.clone();
-        for (number, (stage, kept)) in self.stages.iter().zip(state).enumerate() {
-            let delta =
-                if reads_rows(&stage.input(), &feeds) { stage.delta(&feeds, context).await? } else { Rows::new() };
-            let rows = stage.keyed(&delta.concat())?;
-            let closed = stage.fold(kept, &rows, advance, context).await?;
-            if !rows.is_empty() {
-                let stage = StageId { statement: index, stage: number };
-                output.deltas.push(StageDelta { stage, before: advance.before, batches: rows });
+        // Changes of rows that are kept by key, until the stage that computes with them has those of all its inputs.
+        let mut changes = BTreeMap::new();
+        for (number, stage) in self.stages.iter().enumerate() {
+            let mut added: Vec<(usize, Vec<KeyedRows>)> = Vec::new();
+            if stage.is_keyed() {
+                let done = recompute(&self.stages, number, state, &mut changes, advance, context).await?;
+                for (number, rows) in done.stored {
+                    added.push((number, self.stages[number].keyed(&[rows])?));
+                }
+                feeds.insert(stage.slot.clone(), vec![done.rows]);
+            } else {
+                let reads = reads_rows(&stage.input(), &feeds);
+                let delta = if reads { stage.delta(&feeds, context).await? } else { Rows::new() };
+                if stage.keeps_rows() {
+                    changes.insert(number, stage.changes_of(&delta.concat(), advance)?);
+                } else {
+                    let delta = delta.into_iter().flatten().map(|rows| stage.touched_at(rows, advance.now));
+                    let rows = stage.keyed(&delta.collect::<Result<Vec<_>>>()?)?;
+                    let closed = stage.fold(&mut state[number], &rows, advance, context).await?;
+                    feeds.insert(stage.slot.clone(), closed);
+                    added.push((number, rows));
+                }
             }
-            feeds.insert(stage.slot.clone(), closed);
+            for (stage, batches) in added.into_iter().filter(|(_, batches)| !batches.is_empty()) {
+                let stage = StageId { statement: index, stage };
+                output.deltas.push(StageDelta { stage, before: advance.before, batches });
+            }
+        }
+        for (stage, kept) in self.stages.iter().zip(state) {
+            stage.expire(kept, advance)?;
         }
         if !advance.emits || !reads_rows(&self.above, &feeds) {
             return Ok(Vec::new());
         }
         let rows = run(with_rows(&self.above, &feeds)?, context).await?;
         let rows: Vec<RecordBatch> = rows.into_iter().flatten().collect();
-        match (self.changes, self.timed) {
-            (true, _) => in_pairs(&rows, &self.schema),
-            (false, true) => in_time_order(&rows, &self.schema),
-            (false, false) => Ok(rows),
+        if self.changes {
+            return in_pairs(&rows, &self.schema);
+        }
+        let rows = match self.timed {
+            true => in_time_order(&rows)?,
+            false => rows,
+        };
+        match self.creates {
+            true => as_new(&rows, &self.schema),
+            false => Ok(rows),
         }
     }
 }
@@ -162,15 +204,13 @@ fn set_tops(stages: &mut [Stage], above: &Arc<dyn ExecutionPlan>) {
 }
 
 /// Puts rows in the order of their last column, a time, and removes it. Rows of one time stay in their order.
-fn in_time_order(batches: &[RecordBatch], schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
+fn in_time_order(batches: &[RecordBatch]) -> Result<Vec<RecordBatch>> {
     let mut places: Vec<(i64, usize, usize)> = Vec::new();
     let mut rows = Vec::with_capacity(batches.len());
     for (number, batch) in batches.iter().enumerate() {
         let times = batch.column(batch.num_columns() - 1).as_primitive::<TimestampNanosecondType>();
         places.extend(times.iter().enumerate().map(|(row, time)| (time.unwrap_or(i64::MIN), number, row)));
-        let columns = batch.columns()[..batch.num_columns() - 1].to_vec();
-        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        rows.push(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?);
+        rows.push(batch.project(&(0..batch.num_columns() - 1).collect::<Vec<_>>())?);
     }
     if places.is_sorted_by_key(|(time, ..)| *time) {
         return Ok(rows);
@@ -196,6 +236,10 @@ fn reach(stages: &[Stage]) -> Result<i64> {
         )));
     }
     Ok(reach)
+}
+
+fn stages_have_windows(stages: &[StageDraft]) -> bool {
+    stages.iter().any(|stage| stage.spec != WindowSpec::Never)
 }
 
 fn reads_rows(plan: &Arc<dyn ExecutionPlan>, feeds: &BTreeMap<String, Rows>) -> bool {

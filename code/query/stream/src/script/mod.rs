@@ -64,8 +64,20 @@ pub struct Output {
     pub columns: Vec<String>,
     /// Its query.
     pub query: Box<Query>,
-    /// `EMIT ON WINDOW CLOSE` was given.
-    pub on_close: bool,
+    /// When its rows are emitted.
+    pub emission: Emission,
+}
+
+/// When the rows of a statement are emitted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Emission {
+    /// When they are known: those of windows when these close, others in each epoch.
+    #[default]
+    Default,
+    /// `EMIT ON WINDOW CLOSE`: rows without a window when the watermark has passed them.
+    OnClose,
+    /// `EMIT CHANGES`: as changes in each epoch.
+    Changes,
 }
 
 impl Script {
@@ -143,11 +155,11 @@ impl Script {
     fn add(&mut self, pieces: Vec<Piece<'_>>) -> Result<()> {
         check_windows(&pieces)?;
         let mut pieces = window_arguments(pieces);
-        let on_close = take_emit(&mut pieces)?;
+        let emission = take_emit(&mut pieces);
         let words = words(&pieces, 4);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words.as_slice() {
-            ["CREATE", "SINK", ..] => return self.create_sink(pieces, on_close),
+            ["CREATE", "SINK", ..] => return self.create_sink(pieces, emission),
             ["CREATE", "TABLE" | "SOURCE", ..] | ["CREATE", "UNBOUNDED" | "TEMPORARY", ..] => {
                 return self.create_table(pieces);
             }
@@ -165,15 +177,15 @@ impl Script {
         }
         let text = join(&pieces);
         let parsed = parse(&text)?;
-        self.statement(parsed, on_close, &text)
+        self.statement(parsed, emission, &text)
     }
 
-    fn statement(&mut self, statement: Statement, on_close: bool, text: &str) -> Result<()> {
+    fn statement(&mut self, statement: Statement, emission: Emission, text: &str) -> Result<()> {
         match statement {
             Statement::Query(query) => {
-                self.statements.push(Output { into: None, columns: Vec::new(), query: windows(query)?, on_close });
+                self.statements.push(Output { into: None, columns: Vec::new(), query: windows(query)?, emission });
             }
-            Statement::Insert(insert) if insert.source.is_some() => self.insert(insert, on_close)?,
+            Statement::Insert(insert) if insert.source.is_some() => self.insert(insert, emission)?,
             Statement::CreateView(view) => {
                 let name = view.name.0.last().and_then(|part| part.as_ident()).map(normal).unwrap_or_default();
                 let columns = view.columns.iter().map(|column| normal(&column.name)).collect();
@@ -213,7 +225,7 @@ impl Script {
         Ok(())
     }
 
-    fn insert(&mut self, insert: Insert, on_close: bool) -> Result<()> {
+    fn insert(&mut self, insert: Insert, emission: Emission) -> Result<()> {
         check_insert(&insert)?;
         let Insert { table, columns, source: Some(query), .. } = insert else {
             return Err(QueryError::invalid("INSERT without rows is not supported; write INSERT INTO … SELECT"));
@@ -223,7 +235,7 @@ impl Script {
         };
         let into = name.0.last().and_then(|part| part.as_ident()).map(normal);
         let columns = columns.iter().filter_map(|name| name.0.last().and_then(|part| part.as_ident())).map(normal);
-        self.statements.push(Output { into, columns: columns.collect(), query: windows(query)?, on_close });
+        self.statements.push(Output { into, columns: columns.collect(), query: windows(query)?, emission });
         Ok(())
     }
 }
@@ -312,7 +324,10 @@ mod tests {
             query.starts_with("SELECT 'it''s' FROM (SELECT *, get_field(tumble(ts, INTERVAL '10' SECOND)"),
             "{query}"
         );
-        assert!(script.statements[0].on_close);
+        assert_eq!(script.statements[0].emission, Emission::OnClose);
+        let script = Script::parse("SELECT emit, k FROM p EMIT CHANGES").expect("the script is complete");
+        assert_eq!(script.statements[0].emission, Emission::Changes);
+        assert_eq!(script.statements[0].query.to_string(), "SELECT emit, k FROM p");
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! Clauses that are taken out of the tokens of a statement: `WITH (key = value, …)` and `EMIT ON WINDOW CLOSE`.
+//! Clauses that are taken out of the tokens of a statement: `WITH (key = value, …)` and `EMIT …`.
 
 use std::collections::BTreeMap;
 
 use buzz_protocol::{QueryError, Result};
 use datafusion::sql::sqlparser::tokenizer::Token;
 
+use super::Emission;
 use super::tokens::{Piece, bare, is_blank, join, words};
 
 /// Values of options by their key.
@@ -77,24 +78,21 @@ pub(super) fn take_options(pieces: Vec<Piece<'_>>) -> Result<(Vec<Piece<'_>>, Op
     Ok((rest, Some(options)))
 }
 
-/// Removes `EMIT ON WINDOW CLOSE`.
-pub(super) fn take_emit(pieces: &mut Vec<Piece<'_>>) -> Result<bool> {
+/// Removes `EMIT ON WINDOW CLOSE` and `EMIT CHANGES`.
+pub(super) fn take_emit(pieces: &mut Vec<Piece<'_>>) -> Emission {
     let upper = |piece: &Piece<'_>| match &piece.token {
         Token::Word(word) => word.value.to_uppercase(),
         _ => String::new(),
     };
-    let Some(at) = pieces.iter().rposition(|piece| upper(piece) == "EMIT") else { return Ok(false) };
+    let Some(at) = pieces.iter().rposition(|piece| upper(piece) == "EMIT") else { return Emission::Default };
     let tail = words(&pieces[at..], usize::MAX);
-    match tail.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["EMIT", "ON", "WINDOW", "CLOSE", ..] => {
-            let close = pieces[at..].iter().position(|piece| upper(piece) == "CLOSE").unwrap_or_default() + at;
-            pieces.drain(at..=close);
-            Ok(true)
-        }
-        ["EMIT", "CHANGES", ..] => Err(QueryError::invalid(
-            "EMIT CHANGES is not supported: rows are emitted when their window closes; remove it",
-        )),
+    let (last, emission) = match tail.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["EMIT", "ON", "WINDOW", "CLOSE", ..] => ("CLOSE", Emission::OnClose),
+        ["EMIT", "CHANGES", ..] => ("CHANGES", Emission::Changes),
         // A column named emit.
-        _ => Ok(false),
-    }
+        _ => return Emission::Default,
+    };
+    let end = pieces[at..].iter().position(|piece| upper(piece) == last).unwrap_or_default() + at;
+    pieces.drain(at..=end);
+    emission
 }

@@ -35,7 +35,7 @@ impl TableDefinition {
 
 impl Script {
     /// `CREATE SINK s AS SELECT … WITH (…)` and `CREATE SINK s FROM t WITH (…)`.
-    pub(super) fn create_sink(&mut self, pieces: Vec<Piece<'_>>, on_close: bool) -> Result<()> {
+    pub(super) fn create_sink(&mut self, pieces: Vec<Piece<'_>>, emission: super::Emission) -> Result<()> {
         let bad = || {
             QueryError::invalid("CREATE SINK requires a name, AS SELECT … or FROM table, and WITH (connector = '…', …)")
         };
@@ -57,7 +57,7 @@ impl Script {
         let Statement::Query(query) = parse(&statement)? else { return Err(bad()) };
         options.insert("type".to_string(), "sink".to_string());
         self.tables.push(TableDefinition { name: name.clone(), options, ..TableDefinition::default() });
-        self.statements.push(Output { into: Some(name), columns: Vec::new(), query: windows(query)?, on_close });
+        self.statements.push(Output { into: Some(name), columns: Vec::new(), query: windows(query)?, emission });
         Ok(())
     }
 

@@ -15,13 +15,13 @@ use datafusion::physical_plan::aggregates::AggregateMode;
 use datafusion::physical_plan::collect;
 
 use super::Stage;
-use super::fold::{Fold, above_last};
+use super::fold::{Fold, above_last, with_slice};
 use super::keyed::hashes;
-use super::state::StatePart;
+use super::state::{StatePart, times};
 use crate::lower::Output;
 
 /// The largest number of changes of a key group in an epoch.
-const CHANGES_MAX: usize = 1 << 40;
+pub(super) const CHANGES_MAX: usize = 1 << 40;
 
 impl Stage {
     /// Adds `delta` to the groups, and returns the rows of those that change: each before and after. The time of a row is
@@ -43,20 +43,33 @@ impl Stage {
         if changed.is_empty() {
             return Ok(Vec::new());
         }
-        let before = part.sessions.take(&changed)?;
+        let mut before = part.sessions.take(&changed)?;
         let mut rows = before.clone();
+        if let Some(now) = self.time_of(fold, &delta) {
+            before = before.iter().map(|rows| self.alive(rows, now, i64::MIN)).collect::<Result<_>>()?;
+            // The slice is the time at which the key was touched last. Rows that come together have one.
+            rows = before.iter().map(|rows| with_slice(rows, fold.window_index, now)).collect::<Result<_>>()?;
+        }
         rows.extend(delta);
         let reduced = self.aggregate(fold, AggregateMode::PartialReduce, &rows)?;
         let after = concat_batches(&self.state_schema, &collect(reduced, Arc::clone(context)).await?)?;
         let mut emitted = Vec::new();
         if emits {
-            let first = i64::from(part.groups.start) * (2 * CHANGES_MAX as i64);
+            let first = self.first_place() + i64::from(part.groups.start) * (2 * CHANGES_MAX as i64);
             let old = self.finals(fold, &before, context).await?;
             let new = self.finals(fold, std::slice::from_ref(&after), context).await?;
             emitted = self.changes(fold, old.as_ref(), new.as_ref(), first)?;
         }
         part.sessions.add(after, &keys)?;
         Ok(emitted)
+    }
+
+    /// Returns the time of the epoch that added `delta`, if keys expire. The rows of a whole state have several.
+    fn time_of(&self, fold: &Fold, delta: &[RecordBatch]) -> Option<i64> {
+        self.ttl?;
+        let mut times = delta.iter().flat_map(|rows| times(rows, fold.window_index).values());
+        let first = times.next().copied()?;
+        times.all(|&time| time == first).then_some(first)
     }
 
     /// Finishes state rows; `None` if there are none.

@@ -124,7 +124,7 @@ impl Stage {
         advance: Advance,
         context: &Arc<TaskContext>,
     ) -> Result<Vec<RecordBatch>> {
-        let Advance { before, watermark, emits } = advance;
+        let Advance { before, watermark, emits, .. } = advance;
         let slice_width = self.spec.slice();
         // The first window that contains a slice, and the first one that is open.
         let first_with = |slice: i64| ceil(slice.saturating_add(slice_width).saturating_sub(width), slide);

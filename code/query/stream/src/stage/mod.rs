@@ -5,12 +5,16 @@
 //!
 //! `keyed` puts rows in the order of their key groups, and `state` are the rows that are kept; `fold` aggregates windows, of
 //! which `blocks` brings together those with many slices and `top` keeps the best rows; `session` aggregates sessions, which
-//! are found by key in `sessions`; `changes` aggregates without windows.
+//! are found by key in `sessions`; `changes` aggregates without windows. `counted` keeps rows by key, of which `recompute`
+//! computes other operators without windows, and `expiry` drops those of keys that nothing touches.
 
 mod blocks;
 mod changes;
+mod counted;
+mod expiry;
 mod fold;
 mod keyed;
+mod recompute;
 mod session;
 mod sessions;
 mod state;
@@ -34,6 +38,8 @@ pub(crate) use self::changes::{Comparable, row_bytes};
 use self::fold::{Fold, aggregate_of, phases};
 pub use self::keyed::{KEY_GROUPS, KeyedRows};
 pub(crate) use self::keyed::{keyed, with_schema};
+pub(crate) use self::recompute::recompute;
+use self::recompute::{Keyed, keyed_stage};
 use self::session::sessions;
 pub(crate) use self::state::StageState;
 use self::state::{StatePart, by_slice, take_closed, times};
@@ -62,6 +68,10 @@ pub(crate) struct Stage {
     work: Work,
     /// The rows of each window that are read.
     pub(crate) top: Option<Top>,
+    /// Its place in the statement.
+    number: usize,
+    /// The time after which the rows of a key that nothing touches are dropped, in nanoseconds.
+    pub(crate) ttl: Option<i64>,
 }
 
 /// A step of event time.
@@ -73,21 +83,27 @@ pub(crate) struct Advance {
     pub(crate) watermark: i64,
     /// The rows of windows that close are returned. Otherwise they are not computed.
     pub(crate) emits: bool,
+    /// The time of the epoch, in nanoseconds since 1970.
+    pub(crate) now: i64,
 }
 
 #[derive(Debug)]
 enum Work {
     Fold(Fold),
     Buffer,
+    Keyed(Keyed),
 }
 
 impl Stage {
-    /// Plans `draft`.
+    /// Plans `draft`, stage `number` of its statement.
     ///
     /// # Errors
-    /// `Invalid` if an aggregate function has no partial state.
-    pub(crate) async fn plan(draft: &StageDraft, state: &SessionState) -> Result<Self> {
+    /// `Invalid` if an aggregate function has no partial state, or rows to be kept cannot be compared.
+    pub(crate) async fn plan(draft: &StageDraft, number: usize, state: &SessionState) -> Result<Self> {
         let physical = dialect::physical(state, &draft.below).await?;
+        if let Some(stage) = keyed_stage(draft, &physical, number)? {
+            return Ok(stage);
+        }
         let StageKind::Fold { window_index, outputs, exact } = &draft.kind else {
             let state_schema = physical.schema();
             return Ok(Self {
@@ -99,6 +115,8 @@ impl Stage {
                 below: physical,
                 work: Work::Buffer,
                 top: None,
+                number,
+                ttl: None,
             });
         };
         let (partial, last) = phases(&physical)?.ok_or_else(|| {
@@ -129,6 +147,8 @@ impl Stage {
             }),
             below: partial,
             top: None,
+            number,
+            ttl: None,
         })
     }
 
@@ -139,10 +159,21 @@ impl Stage {
 
     /// Describes the state for `buzz stream check`.
     pub(crate) fn kept(&self) -> String {
+        let end = match self.ttl {
+            Some(ttl) => format!("until nothing touches the key for {}", crate::window::duration(ttl)),
+            None => "without end".to_string(),
+        };
         match (&self.work, self.spec) {
+            (Work::Keyed(Keyed::Rows { reach: Some(reach), .. }), _) => {
+                let reach = crate::window::duration(reach.saturating_sub(1).max(0));
+                format!("rows by key, until the watermark is {reach} ahead of them")
+            }
+            (Work::Keyed(Keyed::Rows { .. }), _) => format!("rows by key, {end}"),
+            (Work::Keyed(Keyed::Pairs { .. }), _) => "nothing".to_string(),
+            (Work::Keyed(Keyed::Recompute { .. }), _) => format!("the rows that it emitted by key, {end}"),
             (Work::Buffer, spec) => format!("rows, until their window of {spec} closes"),
             (Work::Fold(_), WindowSpec::Session { .. }) => "one row per key and open session".to_string(),
-            (Work::Fold(_), WindowSpec::Never) => "one row per key, without end".to_string(),
+            (Work::Fold(_), WindowSpec::Never) => format!("one row per key, {end}"),
             (Work::Fold(fold), WindowSpec::Hop { width, .. }) => {
                 let slice = if fold.exact { width } else { self.spec.slice() };
                 let slice = crate::window::duration(slice);
@@ -175,6 +206,7 @@ impl Stage {
         match &self.work {
             Work::Fold(fold) => (0..fold.groups).filter(|index| *index != fold.window_index).collect(),
             Work::Buffer => Vec::new(),
+            Work::Keyed(keyed) => keyed.keys().to_vec(),
         }
     }
 
@@ -182,7 +214,7 @@ impl Stage {
     pub(crate) fn is_window(&self, index: usize) -> bool {
         match &self.work {
             Work::Fold(fold) => matches!(fold.outputs.get(index), Some(Output::Window(_))),
-            Work::Buffer => false,
+            Work::Buffer | Work::Keyed(_) => false,
         }
     }
 
@@ -240,7 +272,7 @@ impl Stage {
         advance: Advance,
         context: &Arc<TaskContext>,
     ) -> Result<Vec<RecordBatch>> {
-        let Advance { before, watermark, emits } = advance;
+        let Advance { before, watermark, emits, .. } = advance;
         match (&self.work, self.spec) {
             (Work::Buffer, WindowSpec::Hop { width, .. }) => {
                 let slice = self.state_schema.fields().len() - 1;
@@ -274,7 +306,7 @@ impl Stage {
                 self.close_sessions(state, fold, (gap, delta), advance, context).await
             }
             (Work::Fold(fold), WindowSpec::Never) => self.change(state, fold, (delta, emits), context).await,
-            (Work::Buffer, WindowSpec::Session { .. } | WindowSpec::Never) => {
+            (Work::Buffer, WindowSpec::Session { .. } | WindowSpec::Never) | (Work::Keyed(_), _) => {
                 Err(QueryError::internal("a stage without windows of rows keeps raw rows"))
             }
         }
@@ -316,7 +348,7 @@ impl Stage {
             return None;
         }
         let (index, exact) = match &self.work {
-            Work::Buffer => (self.state_schema.fields().len() - 1, true),
+            Work::Buffer | Work::Keyed(_) => (self.state_schema.fields().len() - 1, true),
             // The last column of a session's state is the time of its last row.
             Work::Fold(_) if matches!(self.spec, WindowSpec::Session { .. }) => {
                 (self.state_schema.fields().len() - 1, false)
@@ -359,10 +391,13 @@ impl Stage {
         context: &Arc<TaskContext>,
     ) -> Result<()> {
         let rows = rows.iter().map(|batch| with_schema(&self.state_schema, batch)).collect::<Result<Vec<_>>>()?;
+        if matches!(self.work, Work::Keyed(_)) {
+            return self.merge_stored(state, &rows);
+        }
         let rows = self.keyed(&rows)?;
         // Drops what was closed before these rows came, then adds the rows.
         self.forget(state, before, context).await?;
-        self.fold(state, &rows, Advance { before, watermark: before, emits: false }, context).await?;
+        self.fold(state, &rows, Advance { before, watermark: before, emits: false, now: 0 }, context).await?;
         Ok(())
     }
 
@@ -373,7 +408,10 @@ impl Stage {
         watermark: i64,
         context: &Arc<TaskContext>,
     ) -> Result<()> {
-        self.fold(state, &[], Advance { before: i64::MIN, watermark, emits: false }, context).await?;
+        if matches!(self.work, Work::Keyed(_)) {
+            return Ok(());
+        }
+        self.fold(state, &[], Advance { before: i64::MIN, watermark, emits: false, now: 0 }, context).await?;
         Ok(())
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct StageState {
     pub(super) workers: usize,
     /// State rows above which a part is divided.
     part_rows: usize,
+    /// The time at which rows of expired keys were removed last.
+    pub(super) swept: i64,
 }
 
 /// State rows of a range of key groups: by slice, or those of sessions.
@@ -84,7 +86,7 @@ impl StageState {
         let workers = workers.max(1);
         let parts = ranges(&(0..KEY_GROUPS as u32), workers);
         let parts = parts.into_iter().map(|groups| StatePart::new(groups, (part_rows / 4).max(1))).collect();
-        Self { parts, workers, part_rows }
+        Self { parts, workers, part_rows, swept: i64::MIN }
     }
 
     /// Divides the parts that have too many rows, with those that `added` counts. `keys` are the columns of the key.

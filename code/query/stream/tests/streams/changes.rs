@@ -1,4 +1,4 @@
-//! Aggregates without a window: the changes of all epochs, applied one after the other, are the rows of the batch statement.
+//! Aggregates and joins without a window: the changes of all epochs, applied one after the other, are the rows of the batch statement.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StructArray};
 use arrow::datatypes::Field;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use buzz_connect::{Generator, Nexmark};
+use buzz_protocol::CHANGES;
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
 use rand::rngs::StdRng;
@@ -28,7 +29,7 @@ const STATEMENTS: &[&str] = &[
 ];
 
 /// Rows as texts, with how often each occurs.
-type Counted = BTreeMap<String, i64>;
+pub(crate) type Counted = BTreeMap<String, i64>;
 
 fn add(rows: &ArrayRef, times: i64, counted: &mut Counted) {
     let options = FormatOptions::default().with_null("NULL");
@@ -42,7 +43,17 @@ fn add(rows: &ArrayRef, times: i64, counted: &mut Counted) {
 /// Applies changes to no rows. Fails if an operation does not fit its rows, or a row is taken away that does not exist.
 fn applied(changes: &[RecordBatch]) -> Counted {
     let mut counted = Counted::new();
+    apply(changes, &mut counted);
+    counted
+}
+
+/// Applies changes to rows. Rows that do not change are new ones.
+pub(crate) fn apply(changes: &[RecordBatch], counted: &mut Counted) {
     for batch in changes {
+        if !batch.schema().metadata().contains_key(CHANGES) {
+            add(&nullable(batch), 1, counted);
+            continue;
+        }
         let (before, after, ops) = (batch.column(0), batch.column(1), batch.column(2).as_string::<i32>());
         for row in 0..batch.num_rows() {
             let op = match (before.is_valid(row), after.is_valid(row)) {
@@ -52,30 +63,33 @@ fn applied(changes: &[RecordBatch]) -> Counted {
                 (false, false) => "nothing",
             };
             assert_eq!(ops.value(row), op);
-            add(&before.slice(row, 1), -1, &mut counted);
-            add(&after.slice(row, 1), 1, &mut counted);
+            add(&before.slice(row, 1), -1, counted);
+            add(&after.slice(row, 1), 1, counted);
             assert!(counted.values().all(|count| *count > 0), "a row was taken away that does not exist");
         }
     }
-    counted
+}
+
+/// Returns rows as structs, all of whose fields may be null.
+fn nullable(batch: &RecordBatch) -> ArrayRef {
+    let schema = batch.schema();
+    let fields = schema.fields().iter().map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
+    let columns = fields.zip(batch.columns().iter().cloned()).collect::<Vec<(Arc<Field>, ArrayRef)>>();
+    Arc::new(StructArray::from(columns))
 }
 
 /// The rows of plain DataFusion over all rows.
-async fn batch(statement: &str, rows: RecordBatch) -> Counted {
+pub(crate) async fn batch(statement: &str, rows: RecordBatch) -> Counted {
     let context = SessionContext::new();
     for rule in ["single_distinct_aggregation_to_group_by", "extract_leaf_expressions", "push_down_leaf_projections"] {
         context.remove_optimizer_rule(rule);
     }
     let table = MemTable::try_new(rows.schema(), vec![vec![rows]]).expect("the schema is that of the rows");
     context.register_table("nexmark", Arc::new(table)).expect("the name is new");
-    let frame = context.sql(statement).await.expect("it can be planned");
+    let frame = context.sql(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
     let mut counted = Counted::new();
-    for batch in frame.collect().await.expect("it runs") {
-        let schema = batch.schema();
-        let fields = schema.fields().iter().map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
-        let columns = fields.zip(batch.columns().iter().cloned()).collect::<Vec<(Arc<Field>, ArrayRef)>>();
-        let rows: ArrayRef = Arc::new(StructArray::from(columns));
-        add(&rows, 1, &mut counted);
+    for batch in frame.collect().await.unwrap_or_else(|error| panic!("{statement}: {error}")) {
+        add(&nullable(&batch), 1, &mut counted);
     }
     counted
 }
@@ -116,24 +130,19 @@ async fn group_that_does_not_change_is_not_emitted_again() {
 }
 
 #[tokio::test]
-async fn operators_above_changes_are_refused() {
+async fn operators_that_cannot_follow_rows_that_change_are_refused() {
     let nexmark = Nexmark { rate: 100.0, seed: 1, disorder_nanos: 0, keys: 0, hot_percent: 0 };
     let counts = "(SELECT bid.auction AS auction, count(*) AS n FROM nexmark GROUP BY 1)";
     let windows =
         "(SELECT tumble(interval '2 seconds') AS w, bid.auction AS auction, count(*) AS n FROM nexmark GROUP BY 1, 2)";
     for statement in [
-        format!("SELECT max(n) FROM {counts}"),
-        format!("SELECT n, count(*) FROM {counts} GROUP BY n"),
         format!("SELECT count(*), tumble(interval '2 seconds') AS w FROM {counts} GROUP BY w"),
         format!("SELECT n, tumble(interval '2 seconds') AS w FROM {counts}"),
-        format!("SELECT DISTINCT n FROM {counts}"),
         format!("SELECT n FROM {counts} ORDER BY n"),
         format!("SELECT n FROM {counts} LIMIT 3"),
-        format!("SELECT n FROM {counts} UNION ALL SELECT bid.auction FROM nexmark"),
-        format!("SELECT n, row_number() OVER (ORDER BY n) FROM {counts}"),
-        format!("SELECT a.n FROM {counts} AS a JOIN {windows} AS b ON a.auction = b.auction"),
-        format!("SELECT a.n FROM {counts} AS a, (VALUES (1)) AS v(k) WHERE a.n = v.k"),
-        format!("SELECT a.n FROM {counts} AS a JOIN (VALUES (1)) AS v(k) ON a.n = v.k"),
+        format!("SELECT n, random() FROM {counts}"),
+        format!("SELECT a.n FROM {counts} AS a JOIN {windows} AS b ON a.auction < b.auction"),
+        format!("SELECT n FROM {counts} EMIT ON WINDOW CLOSE"),
     ] {
         match run_nexmark(&statement, &nexmark, 10, &[]).await {
             Ok(_) => panic!("{statement} runs"),

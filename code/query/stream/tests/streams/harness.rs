@@ -47,21 +47,34 @@ pub(crate) async fn run(
     sources: &BTreeMap<String, (RecordBatch, SourceInput)>,
     cuts: &[Cut],
 ) -> Result<Vec<RecordBatch>> {
+    Ok(run_epochs(script, sources, cuts, None).await?.concat())
+}
+
+/// As [`run`], with the rows of each epoch. An epoch takes a second of the clock; keys without a window expire after `ttl`
+/// nanoseconds.
+pub(crate) async fn run_epochs(
+    script: &str,
+    sources: &BTreeMap<String, (RecordBatch, SourceInput)>,
+    cuts: &[Cut],
+    ttl: Option<i64>,
+) -> Result<Vec<Vec<RecordBatch>>> {
     let script = Script::parse(script)?;
     let inputs: BTreeMap<String, SourceInput> =
         sources.iter().map(|(name, (_, input))| (name.clone(), input.clone())).collect();
     let sinks = BTreeMap::new();
-    let mut pipeline = Pipeline::plan(&script, &inputs, &sinks, 1).await?.with_part_rows(part_rows(cuts));
+    let mut pipeline = Pipeline::plan(&script, &inputs, &sinks, 1).await?;
+    pipeline = pipeline.with_part_rows(part_rows(cuts)).with_updating_ttl(ttl);
     let mut state = pipeline.start();
     let mut files: Vec<StoredState> = Vec::new();
     let mut output = Vec::new();
-    let mut at = 0;
+    let (mut at, mut now) = (0, 0);
     let total = sources.values().map(|(rows, _)| rows.num_rows()).max().unwrap_or_default();
     let rest = Cut { events: usize::MAX, reload: None, snapshot: false };
     for cut in cuts.iter().chain([&rest]) {
         if let Some(workers) = cut.reload {
             let (times, watermarks) = (state.sources, state.watermarks);
-            pipeline = Pipeline::plan(&script, &inputs, &sinks, workers).await?.with_part_rows(part_rows(cuts));
+            pipeline = Pipeline::plan(&script, &inputs, &sinks, workers).await?;
+            pipeline = pipeline.with_part_rows(part_rows(cuts)).with_updating_ttl(ttl);
             state = pipeline.start();
             (state.sources, state.watermarks) = (times, watermarks);
             let schemas: BTreeMap<StageId, _> = pipeline.stages().collect();
@@ -72,7 +85,8 @@ pub(crate) async fn run(
             pipeline.restored(&mut state).await?;
         }
         let count = cut.events.min(total - at);
-        let mut input = EpochInput::default();
+        now += 1_000_000_000;
+        let mut input = EpochInput { now, ..Default::default() };
         for (name, (rows, _)) in sources {
             let from = at.min(rows.num_rows());
             let part = rows.slice(from, count.min(rows.num_rows() - from));
@@ -84,7 +98,7 @@ pub(crate) async fn run(
         }
         at += count;
         let epoch = pipeline.epoch(&mut state, &input).await?;
-        output.extend(epoch.rows.into_iter().next_back().into_iter().flatten());
+        output.push(epoch.rows.into_iter().next_back().unwrap_or_default());
         let schemas: BTreeMap<StageId, _> = pipeline.stages().collect();
         for delta in epoch.deltas {
             let bytes = state_file::encode(&schemas[&delta.stage], delta.before, &delta.batches)?;

@@ -6,3 +6,4 @@ mod differential;
 mod harness;
 mod rows;
 mod statements;
+mod updating;

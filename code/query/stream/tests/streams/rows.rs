@@ -118,30 +118,13 @@ async fn statements_that_mix_windows_are_refused() {
     let grouped =
         "(SELECT bid.auction AS auction, count(*) AS n, tumble(interval '2 seconds') AS w FROM nexmark GROUP BY 1, w)";
     let cases = [
-        (
-            format!("SELECT max(n) FROM (SELECT auction, sum(n) AS n FROM {grouped} GROUP BY auction)"),
-            "without a window",
-        ),
-        (
-            format!("SELECT a.n, b.n FROM {grouped} a JOIN {grouped} b ON a.auction = b.auction"),
-            "without equal windows",
-        ),
         (format!("SELECT a.n, b.n FROM {grouped} a, {grouped} b WHERE a.w <> b.w"), "without equal windows"),
-        (format!("SELECT *, row_number() OVER (ORDER BY n) FROM {grouped}"), "PARTITION BY"),
-        (format!("SELECT *, row_number() OVER (PARTITION BY auction ORDER BY n) FROM {grouped}"), "PARTITION BY"),
-        (format!("SELECT DISTINCT auction FROM {grouped}"), "DISTINCT"),
         (format!("SELECT * FROM {grouped} ORDER BY n"), "ORDER BY"),
         (format!("SELECT * FROM {grouped} LIMIT 3"), "LIMIT"),
         (format!("SELECT * FROM {grouped} WHERE n > (SELECT avg(n) FROM {grouped})"), "subquery"),
         (format!("SELECT * FROM {grouped} WHERE auction IN (SELECT auction.id FROM nexmark)"), "subquery"),
         (
-            "SELECT n.bid FROM nexmark n JOIN nexmark m ON n.bid.auction = m.auction.id".to_string(),
-            "without equal windows",
-        ),
-        (
-            "SELECT a.w FROM (SELECT tumble(interval '2 seconds') w, count(*) FROM nexmark GROUP BY w) a JOIN \
-             (SELECT tumble(interval '4 seconds') w, count(*) FROM nexmark GROUP BY w) b ON a.w.start = b.w.start"
-                .to_string(),
+            "SELECT n.bid FROM nexmark n JOIN nexmark m ON n.bid.auction < m.auction.id".to_string(),
             "without equal windows",
         ),
         ("SELECT session(interval '1 second') FROM nexmark".to_string(), "session()"),
@@ -150,7 +133,6 @@ async fn statements_that_mix_windows_are_refused() {
             "WATERMARK FOR",
         ),
         ("SELECT count(*), now() FROM nexmark GROUP BY tumble(interval '1 second')".to_string(), "now()"),
-        ("SELECT bid.auction FROM nexmark UNION SELECT auction.id FROM nexmark".to_string(), "DISTINCT"),
         (
             "SELECT bid.auction, count(*) FROM nexmark GROUP BY ROLLUP (bid.auction, tumble(interval '1 second'))"
                 .to_string(),

@@ -66,6 +66,8 @@ pub struct Ask {
     pub explain: bool,
     /// Warnings about the request.
     pub warnings: Vec<String>,
+    /// The W3C `traceparent` of the caller, whose trace the query continues.
+    pub traceparent: Option<String>,
 }
 
 /// Place and format of a result in storage.
@@ -138,6 +140,8 @@ struct Envelope {
     format: Option<String>,
     #[serde(default)]
     explain: bool,
+    #[serde(default)]
+    traceparent: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -209,6 +213,7 @@ impl Ask {
             format: None,
             explain: false,
             warnings,
+            traceparent: None,
         })
     }
 
@@ -284,8 +289,8 @@ impl Envelope {
         let output = self.output.map(RawOutput::checked).transpose()?;
         let format = self.format.as_deref().map(str::parse).transpose();
         let format = format.map_err(|error: QueryError| error.at("event in `format`"))?;
-        let Envelope { query_id, later, encoding, explain, .. } = self;
-        Ok(Ask { id: query_id, query, options, later, output, encoding, format, explain, warnings })
+        let Envelope { query_id, later, encoding, explain, traceparent, .. } = self;
+        Ok(Ask { id: query_id, query, options, later, output, encoding, format, explain, warnings, traceparent })
     }
 }
 

@@ -34,7 +34,11 @@ pub(crate) enum Fault {
     StoreOtherRange,
     FileReplaced,
     NetworkCut,
+    NetworkHalfOpen,
+    FuseNetworkSilent,
     HbeeNetworkSilent,
+    CombsNetworkSilent,
+    StoreSilent,
     Cancelled,
     OutOfTime,
 }
@@ -83,7 +87,11 @@ pub(crate) fn faults() -> Vec<(Fault, &'static str, Expect)> {
         (Fault::StoreOtherRange, "store: another range", Rows),
         (Fault::FileReplaced, "store: object changed after planning", Fails(ErrorKind::Data)),
         (Fault::NetworkCut, "network to the combs is cut", Rows),
+        (Fault::NetworkHalfOpen, "network to the combs is half open: no answer passes", Rows),
+        (Fault::FuseNetworkSilent, "network between Fuse and the combs is silent", Rows),
         (Fault::HbeeNetworkSilent, "network between an HBee and the combs is silent", Rows),
+        (Fault::CombsNetworkSilent, "network between the combs is silent", Rows),
+        (Fault::StoreSilent, "network between an HBee and the store is silent", Rows),
         (Fault::Cancelled, "Fuse: cancelled", Fails(ErrorKind::Cancelled)),
         (Fault::OutOfTime, "Fuse: out of time", Fails(ErrorKind::Limit)),
     ]

@@ -1,5 +1,6 @@
 //! A host whose parts make one fault, and count what runs.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -23,6 +24,9 @@ use crate::tables::{rides, write_file};
 /// File whose task meets the faults of HBees and stores.
 const FILE: &str = "part-3";
 
+/// Time until a response that never comes.
+const SILENT: Duration = Duration::from_secs(3600);
+
 /// Rows of each file before it is replaced.
 const REPLACED_ROWS: usize = 77;
 
@@ -39,6 +43,8 @@ pub(crate) struct Trouble {
     pub(crate) cancel: Notify,
     combs: Arc<LocalCombs>,
     proxies: Mutex<Vec<SilentProxy>>,
+    /// The way of Fuse to combs behind proxies of its own, and that of Fuse and HBees to combs whose proxies are between combs.
+    pub(crate) routes: Mutex<HashMap<CombAddress, CombAddress>>,
     /// A fragment of another query.
     stranger: Option<HBeeTask>,
     /// Folder of the table, and the rows of its replaced file once it is replaced.
@@ -64,6 +70,22 @@ impl Trouble {
             self.meet();
         }
         first
+    }
+
+    /// Returns the address under which Fuse, or an HBee, reaches the comb at `address`.
+    pub(crate) fn route(&self, address: &CombAddress) -> CombAddress {
+        self.routes.lock().get(address).unwrap_or(address).clone()
+    }
+
+    /// Returns the address under which Fuse reaches the comb at `address`. Puts a proxy between, if the fault is there.
+    pub(crate) async fn route_of_fuse(&self, address: &CombAddress) -> CombAddress {
+        let is_new = self.fault == Fault::FuseNetworkSilent && !self.routes.lock().contains_key(address);
+        if is_new {
+            let (addresses, proxies) = proxied(std::slice::from_ref(address)).await;
+            self.proxies.lock().extend(proxies);
+            self.routes.lock().extend(std::iter::once(address.clone()).zip(addresses));
+        }
+        self.route(address)
     }
 
     /// Loses all combs.
@@ -117,6 +139,7 @@ impl Troubled {
             cancel: Notify::new(),
             combs: Arc::clone(&host.combs),
             proxies: Mutex::default(),
+            routes: Mutex::default(),
             stranger,
             rides: dir.join("rides"),
             replaced: Mutex::default(),
@@ -204,6 +227,7 @@ impl TroubledCompute {
             Fault::StoreTruncates => Some((StoreFault::Truncated, 1)),
             Fault::StoreBreaksOff => Some((StoreFault::Broken, 1)),
             Fault::StoreOtherRange => Some((StoreFault::OtherRange, 1)),
+            Fault::StoreSilent => Some((StoreFault::Slow(SILENT), 1)),
             Fault::HbeeDiesReading => Some((StoreFault::Slow(Duration::from_secs(1)), 1)),
             _ => None,
         };
@@ -283,6 +307,10 @@ impl TroubledCompute {
                 let (combs, _open) = silent(&task.combs).await;
                 self.inner.run(&HBeeTask { combs, ..task.clone() }, refused).await
             }
+            Fault::CombsNetworkSilent => {
+                let combs = task.combs.iter().map(|comb| trouble.route(comb)).collect();
+                self.inner.run(&HBeeTask { combs, ..task.clone() }, refused).await
+            }
             _ => run().await,
         }
     }
@@ -316,7 +344,17 @@ impl Compute for TroubledCompute {
         let outcome = self.troubled(task, refused).await;
         match trouble.fault {
             Fault::CombsDieAfterDelivery if trouble.first() => trouble.kill_combs(),
-            Fault::CombsFreeze if trouble.first() => trouble.proxies.lock().iter().for_each(SilentProxy::fall_silent),
+            Fault::CombsFreeze | Fault::CombsNetworkSilent if trouble.first() => {
+                trouble.proxies.lock().iter().for_each(SilentProxy::fall_silent);
+            }
+            Fault::FuseNetworkSilent if trouble.first() => {
+                // A new connection passes.
+                trouble.routes.lock().clear();
+                trouble.proxies.lock().iter().for_each(SilentProxy::fall_silent);
+            }
+            Fault::NetworkHalfOpen if trouble.first() => {
+                trouble.proxies.lock().iter().for_each(SilentProxy::lose_answers);
+            }
             Fault::NetworkCut if trouble.first() => trouble.proxies.lock().iter().for_each(SilentProxy::cut),
             _ => {}
         }
@@ -347,9 +385,13 @@ impl Combs for TroubledCombs {
                 self.trouble.meet();
                 Err(QueryError::unavailable("no comb can be started"))
             }
-            Fault::CombsFreeze | Fault::NetworkCut => {
-                let (addresses, proxies) = proxied(&self.inner.ready(count).await?).await;
+            Fault::CombsFreeze | Fault::NetworkCut | Fault::NetworkHalfOpen | Fault::CombsNetworkSilent => {
+                let combs = self.inner.ready(count).await?;
+                let (addresses, proxies) = proxied(&combs).await;
                 *self.trouble.proxies.lock() = proxies;
+                if self.trouble.fault == Fault::CombsNetworkSilent {
+                    self.trouble.routes.lock().extend(addresses.iter().cloned().zip(combs));
+                }
                 Ok(addresses)
             }
             _ => self.inner.ready(count).await,

@@ -34,7 +34,7 @@ pub(crate) struct TroubledNetwork {
 #[async_trait]
 impl InboxNetwork for TroubledNetwork {
     async fn inbox(&self, address: &CombAddress, token: &QueryToken) -> Result<Arc<dyn InboxService>> {
-        let inner = self.inner.inbox(address, token).await?;
+        let inner = self.inner.inbox(&self.trouble.route_of_fuse(address).await, token).await?;
         Ok(Arc::new(TroubledInbox { inner, trouble: Arc::clone(&self.trouble) }))
     }
 }
@@ -42,11 +42,11 @@ impl InboxNetwork for TroubledNetwork {
 #[async_trait]
 impl Network for TroubledNetwork {
     async fn build(&self, address: &CombAddress) -> Result<String> {
-        self.inner.build(address).await
+        self.inner.build(&self.trouble.route_of_fuse(address).await).await
     }
 
     async fn worker(&self, address: &CombAddress) -> Result<Box<dyn WorkerChannel>> {
-        self.inner.worker(address).await
+        self.inner.worker(&self.trouble.route_of_fuse(address).await).await
     }
 }
 

@@ -43,6 +43,15 @@ pub(super) struct PostPreview {
     pub(super) enable_sinks: Option<bool>,
 }
 
+/// A source to keep.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct PostSource {
+    pub(super) name: String,
+    /// CREATE TABLE of this name.
+    pub(super) statement: String,
+}
+
 /// A change of a pipeline.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -1,18 +1,19 @@
 //! Pipelines by REST, with the paths and the JSON of Arroyo's version 1.
 //!
-//! `asked` has the bodies of requests, `output` sends rows as server-sent events, and `openapi` describes
-//! the routes. What a pipeline is, and its JSON, is in
+//! `asked` has the bodies of requests, `output` sends rows as server-sent events, `sources` keeps tables to read, and
+//! `openapi` describes the routes. What a pipeline is, and its JSON, is in
 //! `buzz-streamd`.
 
 mod asked;
 mod openapi;
 mod output;
+mod sources;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, extract::rejection::QueryRejection};
 use buzz_protocol::QueryError;
 use buzz_streamd::Jobs;
@@ -76,6 +77,8 @@ pub(super) fn routes<S>(shared: &Shared) -> Router<S> {
         .route("/ping", get(async || Json("Pong")))
         .route("/connectors", get(async || answer(jobs::connectors())))
         .route("/openapi.json", get(async || answer(openapi::document())))
+        .route("/connection_tables", get(sources::list).post(sources::keep))
+        .route("/connection_tables/{name}", delete(sources::remove))
         .route("/jobs", get(all_jobs))
         .route("/pipelines", get(list).post(create))
         .route("/pipelines/validate_query", post(validate))

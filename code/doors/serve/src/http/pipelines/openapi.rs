@@ -5,9 +5,12 @@ use serde_json::{Map, Value, json};
 /// A route: method, path below [`super::PATH`], summary, schema of the body, and schema of the answer.
 type Route = (&'static str, &'static str, &'static str, Option<&'static str>, &'static str);
 
-const ROUTES: [Route; 18] = [
+const ROUTES: [Route; 21] = [
     ("get", "/ping", "Answers", None, "Text"),
     ("get", "/connectors", "Lists the connectors", None, "Collection"),
+    ("get", "/connection_tables", "Lists the sources that are kept", None, "Collection"),
+    ("post", "/connection_tables", "Keeps a source", Some("SourcePost"), "Collection"),
+    ("delete", "/connection_tables/{name}", "Removes a source that is kept", None, "Empty"),
     ("get", "/jobs", "Lists the jobs of all pipelines", None, "Collection"),
     ("get", "/pipelines", "Lists the pipelines", None, "Collection"),
     ("post", "/pipelines", "Creates and starts a pipeline", Some("PipelinePost"), "Pipeline"),
@@ -125,6 +128,7 @@ fn schemas() -> Value {
         "PipelinePatch": object(&[], json!({
             "parallelism": workers, "checkpointIntervalMicros": epoch, "stop": stop, "query": optional("string"),
         })),
+        "SourcePost": object(&["name", "statement"], json!({"name": text(), "statement": text()})),
         "PipelineRestart": object(&[], json!({"force": optional("boolean"), "parallelism": workers})),
     })
 }
