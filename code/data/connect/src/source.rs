@@ -32,6 +32,14 @@ pub trait Source: fmt::Debug + Send {
     async fn note_reader(&mut self, _reader: &str, _offset: Option<&Value>) -> Result<()> {
         Ok(())
     }
+
+    /// Deletes what it has kept of rows before `offset`, to which no run goes back any more.
+    ///
+    /// # Errors
+    /// The error of the store. Nothing is lost: a later call deletes the rest.
+    async fn release(&mut self, _offset: &Value) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Rows of one read.
@@ -47,6 +55,8 @@ pub struct SourceBatch {
     pub bytes: u64,
     /// Rows that could not be decoded, with the reason.
     pub bad: Vec<BadRow>,
+    /// Rows that are not read yet, if the source knows their number.
+    pub lag: Option<u64>,
     /// Notes for the user, such as the folder that the source waits for. Repeated while they are true.
     pub notes: Vec<String>,
 }

@@ -46,11 +46,12 @@
 //! - [`Target`] and [`publish_pending`] bring output into tables outside, once.
 //! - [`SourceLog`] keeps rows that are pushed by others, and leaves out requests that were repeated. [`SourceLog::trim`] removes
 //!   old ones.
+//! - [`Feed`] keeps messages that are received from a place without offsets.
 //! - [`Sequence`] keeps documents that replace each other, such as what is wanted of a pipeline and who runs it.
 //! - [`groups_of`] divides state among combs.
 //! - [`Clock`] is the time, which a test moves.
 //!
-//! Decisions are functions over values; only `log`, `outbox`, `source` and `object` call the store. The tests run all
+//! Decisions are functions over values; only `log`, `outbox`, `source`, `feed` and `object` call the store. The tests run all
 //! of it in a simulator (`simulator`) that dies at each call.
 
 mod record;
@@ -70,6 +71,8 @@ mod garbage;
 mod outbox;
 
 mod segment;
+
+mod feed;
 
 mod sequence;
 
@@ -92,10 +95,11 @@ mod simulator;
 mod tests;
 
 pub use clock::{Clock, SystemClock, VirtualClock};
+pub use feed::{Feed, Received};
 pub use garbage::Keep;
 pub use groups::{files_of, groups_of};
 pub use log::{Commit, DELETES_MAX, EpochLog, LISTED_RECORDS_MAX, OUTPUT_SWEEP_EPOCHS};
-pub use names::{NAME_BYTES_MAX, epoch_of};
+pub use names::{NAME_BYTES_MAX, epoch_of, inbox_folder};
 pub use object::{LISTED_MAX, OBJECT_BYTES_MAX, read as read_object};
 pub use outbox::{Pending, Target, publish_pending, span_of};
 pub use pipeline::{Continued, KEY_GROUPS_MAX, Manifest, PipelineSpec, SCRIPT_BYTES_MAX, Span, VERSIONS_MAX};

@@ -4,6 +4,7 @@
 //! ```text
 //! <root>/sources/<source>/{source.json, inbox/<part>/<uuid7>, log/<n>.json, starts/<n>.json, readers/<reader>.json}
 //! <root>/pipelines/<pipeline>/latest.json
+//! <root>/pipelines/<pipeline>/inbox/<source>/<n>.json
 //! <root>/pipelines/<pipeline>/v<k>/{pipeline.json, epochs/<e>.json}
 //! <root>/pipelines/<pipeline>/v<k>/state/<stage>/<e>-<uuid>.<ext>
 //! <root>/pipelines/<pipeline>/v<k>/output/<sink>/<e>-<uuid>.<ext>
@@ -26,6 +27,11 @@ pub const NAME_BYTES_MAX: usize = 128;
 
 pub(crate) fn pipeline_folder(root: &Path, pipeline: &str) -> Path {
     root.clone().join("pipelines").join(pipeline)
+}
+
+/// Returns the folder of the messages that a pipeline has received for its table `source`.
+pub fn inbox_folder(root: &Path, pipeline: &str, source: &str) -> Path {
+    pipeline_folder(root, pipeline).join("inbox").join(source)
 }
 
 pub(crate) fn source_folder(root: &Path, source: &str) -> Path {

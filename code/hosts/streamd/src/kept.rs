@@ -73,7 +73,7 @@ fn named_rows(script: &Script) -> Vec<String> {
 }
 
 fn statement(output: &Output) -> String {
-    format!("{:?} {:?} {} {}", output.into, output.columns, output.emission, output.query)
+    format!("{:?} {:?} {:?} {}", output.into, output.columns, output.emission, output.query)
 }
 
 #[cfg(test)]

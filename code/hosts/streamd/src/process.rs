@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use buzz_connect::{PRINTED, Place, Sink, open_sink};
+use buzz_connect::{Inbox, PRINTED, Place, Sink, open_sink};
 use buzz_protocol::{QueryError, Result};
 use buzz_storage::QueryStores;
 use buzz_stream::TableDefinition;
@@ -62,8 +62,15 @@ impl Process {
     ) -> Result<Self> {
         let base = std::env::current_dir()
             .map_err(|error| QueryError::invalid(format!("the working directory is not available: {error}")))?;
-        let place = Place { base, stores: Arc::clone(stores), until_end };
+        let place = Place { base, stores: Arc::clone(stores), until_end, inbox: None };
         Ok(Self { place, threads, notes, printed: Printed::Terminal })
+    }
+
+    /// Returns this process with the place of the messages that sources of a pipeline receive.
+    pub(crate) fn with_inbox(&self, inbox: Inbox) -> Self {
+        let mut process = self.clone();
+        process.place.inbox = Some(inbox);
+        process
     }
 
     /// Returns the number of workers: the one that is given, that of the script, or that of threads.

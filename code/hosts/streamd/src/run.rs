@@ -90,7 +90,8 @@ pub async fn run(run: &Run, process: &Process, interrupted: impl Future<Output =
         Some(uri) => {
             let (store, root) = store::open(uri, run.sync, &process.place).await?;
             let (name, parallelism, from_epoch) = (run.name.clone(), run.parallelism, run.from_epoch);
-            let opening = Opening { store, root, name, parallelism, from_epoch, continues: run.continues };
+            let remote = store::is_remote(uri);
+            let opening = Opening { store, root, remote, name, parallelism, from_epoch, continues: run.continues };
             stateful(&run.script, &opening, process).await?
         }
     };

@@ -78,7 +78,13 @@ impl Runner {
         for (name, table) in
             self.planned.sources.keys().filter_map(|name| Some((name, self.planned.script.table(name)?)))
         {
-            let generated = matches!(table.option("connector"), Some("nexmark" | "impulse"));
+            let connector = table.option("connector").unwrap_or_default();
+            if ["sse", "websocket", "polling_http"].contains(&connector) {
+                return Err(QueryError::invalid(format!(
+                    "--until-end never ends: source `{name}` ({connector}) has no end; leave --until-end out"
+                )));
+            }
+            let generated = ["nexmark", "impulse"].contains(&connector);
             let bounded = ["events", "message_count", "runtime"].iter().any(|key| table.option(key).is_some());
             if generated && !bounded {
                 return Err(QueryError::invalid(format!(
@@ -185,7 +191,11 @@ impl Runner {
         self.log.is_some()
             && self.planned.sources.iter().any(|(name, opened)| {
                 let table = self.planned.script.table(name);
-                let is_latest = table.and_then(|table| table.option("start")) == Some("latest");
+                let option = |name: &str| table.and_then(|table| table.option(name));
+                let is_latest = match option("connector") {
+                    Some("kafka") => option("source.offset").or(option("start")) != Some("earliest"),
+                    _ => option("start") == Some("latest"),
+                };
                 let stored = self.record.sources.get(name).and_then(|stored| stored.get("offset"));
                 is_latest && stored.is_none_or(Value::is_null) && !opened.source.offset().is_null()
             })
@@ -290,6 +300,9 @@ impl Runner {
                 if idle { batch.partitions.iter().map(|(name, _)| name.clone()).collect() } else { BTreeSet::new() };
             notes.extend(batch.notes.into_iter().map(|note| (name.clone(), note)));
             read.more |= batch.more;
+            if let Some(lag) = batch.lag {
+                read.counts.lag.insert(name.clone(), lag);
+            }
             read.ended &= batch.ended;
             read.counts.rows_in += rows;
             read.counts.rows_of_sources.insert(name.clone(), rows);

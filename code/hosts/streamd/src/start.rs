@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use buzz_connect::Inbox;
 use buzz_epoch::{Continued, EpochLog, Pending, PipelineSpec, publish_pending};
 use buzz_protocol::{QueryError, Result};
 use buzz_stream::{KEY_GROUPS, Pipeline, Script, StageId, TableDefinition};
@@ -26,6 +27,8 @@ pub(crate) struct Opening {
     pub(crate) store: Arc<dyn ObjectStore>,
     /// The folder of the state.
     pub(crate) root: Path,
+    /// The store is a bucket.
+    pub(crate) remote: bool,
     /// The name of the pipeline in the state.
     pub(crate) name: String,
     /// Replaces the number of workers of the script.
@@ -38,7 +41,9 @@ pub(crate) struct Opening {
 
 /// Opens the pipeline of `text` in its state, and loads its newest epoch.
 pub(crate) async fn stateful(text: &str, opening: &Opening, process: &Process) -> Result<Runner> {
-    let Opening { store, root, name, parallelism, from_epoch, continues } = opening.clone();
+    let Opening { store, root, remote, name, parallelism, from_epoch, continues } = opening.clone();
+    let inbox = Inbox { store: Arc::clone(&store), root: root.clone(), pipeline: name.clone(), remote };
+    let process = &process.with_inbox(inbox);
     let existing = EpochLog::existing(Arc::clone(&store), root.clone(), &name).await?;
     // The id names files in targets. A pipeline that is created by two processes at once has the id of the winner, so it
     // is read back.

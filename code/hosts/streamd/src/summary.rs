@@ -23,6 +23,8 @@ pub(crate) struct Counts {
     pub(crate) rows_out: u64,
     /// Rows that were read, by source.
     pub(crate) rows_of_sources: BTreeMap<String, u64>,
+    /// Rows that are not read yet, of the sources that know their number.
+    pub(crate) lag: BTreeMap<String, u64>,
     /// Late rows by source.
     pub(crate) late: BTreeMap<String, u64>,
     /// Rows that could not be decoded or have no event time, by source.

@@ -3,8 +3,10 @@
 mod delta;
 mod files;
 mod generators;
+mod kafka;
 mod places;
 mod pushed;
+mod received;
 mod sinks;
 
 use std::collections::BTreeMap;
@@ -19,13 +21,15 @@ use self::files::files;
 use self::generators::generated;
 pub use self::places::{OpenTable, check_places};
 use self::pushed::pushed;
+use self::received::received;
 pub use self::sinks::{PRINTED, open_sink};
 use crate::options::Options;
 use crate::place::Place;
 use crate::source::{BadData, Source};
 
 /// Connectors of sources, for messages.
-const SOURCES: &str = "nexmark, impulse, single_file, filesystem (also parquet, json, csv), delta, http";
+const SOURCES: &str = "nexmark, impulse, single_file, filesystem (also parquet, json, csv), delta, http, sse, websocket, \
+     polling_http, kafka";
 
 /// A source and its options that the pipeline applies.
 #[derive(Debug)]
@@ -98,6 +102,8 @@ pub async fn open_source(
             files(&mut options, connector, columns, bad_data, place, offset).await?
         }
         "http" => pushed(&mut options, columns, bad_data, place, offset).await?,
+        "sse" | "websocket" | "polling_http" => received(&mut options, connector, columns, bad_data, place, offset)?,
+        "kafka" => kafka::source(&mut options, columns, bad_data, place, offset)?,
         "delta" => delta(&mut options, columns, place, offset).await?,
         "" => return Err(QueryError::invalid(format!("table `{name}` has no connector; use one of {SOURCES}"))),
         other => {

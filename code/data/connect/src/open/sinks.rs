@@ -10,19 +10,21 @@ use buzz_storage::Location;
 use object_store::ObjectStore;
 
 use super::files::format_name;
+use super::received::{endpoint, headers};
 use crate::options::Options;
 use crate::place::Place;
-use crate::sink::{Blackhole, Changes, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, WriteFormat};
+use crate::sink::{Blackhole, Changes, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, Webhook, WriteFormat};
+use crate::web::client_without_redirects;
 
 /// Connectors of sinks, for messages.
-const SINKS: &str =
-    "stdout (also preview, log, web), blackhole, single_file, filesystem (also parquet, json, csv), delta";
+const SINKS: &str = "stdout (also preview, log, web), blackhole, single_file, filesystem (also parquet, json, csv), delta, kafka, \
+     webhook";
 
 /// The format of rows that change.
 const CHANGES_FORMAT: &str = "debezium_json";
 
 /// Connectors that write it, beside those of [`PRINTED`].
-const CHANGES_CONNECTORS: [&str; 3] = ["single_file", "filesystem", "json"];
+const CHANGES_CONNECTORS: [&str; 5] = ["single_file", "filesystem", "json", "kafka", "webhook"];
 
 /// Connectors whose rows are printed.
 pub const PRINTED: [&str; 4] = ["stdout", "preview", "log", "web"];
@@ -67,6 +69,8 @@ pub async fn open_sink(
             Arc::new(file)
         }
         "filesystem" | "parquet" | "json" | "csv" => Arc::new(folder(&mut options, connector, place, pipeline).await?),
+        "kafka" => super::kafka::sink(&mut options, pipeline)?,
+        "webhook" => Arc::new(webhook(&mut options, pipeline)?),
         "delta" => Arc::new(delta(&mut options, place, pipeline).await?),
         other => {
             return Err(QueryError::invalid(format!(
@@ -123,6 +127,26 @@ async fn delta(options: &mut Options, place: &Place, pipeline: &str) -> Result<D
         partition_by: partition_by(options),
         pipeline: pipeline.to_string(),
         opened: OnceLock::new(),
+    })
+}
+
+fn webhook(options: &mut Options, pipeline: &str) -> Result<Webhook> {
+    let table = options.table().to_string();
+    if let Some(format) = options.text(&["format"]).filter(|format| format != "json") {
+        return Err(QueryError::invalid(format!(
+            "format `{format}` of table `{table}` cannot be sent to a webhook; use json or debezium_json"
+        )));
+    }
+    let rows_per_request = options.number(&["rows_per_request"])?.unwrap_or(1);
+    if rows_per_request == 0 {
+        return Err(QueryError::invalid(format!("option `rows_per_request` of table `{table}` must be above zero")));
+    }
+    Ok(Webhook {
+        client: client_without_redirects()?,
+        endpoint: endpoint(options, ["http", "https"])?,
+        headers: headers(options)?,
+        rows_per_request,
+        id: format!("{pipeline}-{table}"),
     })
 }
 

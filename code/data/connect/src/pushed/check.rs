@@ -108,7 +108,10 @@ fn json(body: &[u8], columns: Option<&SchemaRef>, bad_data: BadData) -> Result<C
 }
 
 /// Returns the objects of a text of JSON values, which are objects or arrays of objects.
-fn objects(body: &[u8]) -> Result<Vec<&str>> {
+///
+/// # Errors
+/// `Data`, with the line, if the text is not JSON, or a value is no object.
+pub(crate) fn objects(body: &[u8]) -> Result<Vec<&str>> {
     let wrong = |error: &serde_json::Error, before: usize| {
         let reason = error.to_string();
         let reason = reason.split(" at line ").next().unwrap_or_default();

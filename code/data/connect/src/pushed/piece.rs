@@ -56,6 +56,14 @@ pub(super) fn pieces(segment: &Segment, sealed: &Sealed, by_producer: bool, sche
     Ok(pieces.into_iter().flat_map(Piece::divided).collect())
 }
 
+/// Decodes JSON objects, of which each begins a line.
+///
+/// # Errors
+/// `Data` if one does not fit and `bad_data` says so.
+pub(crate) fn decode_objects(lines: Bytes, schema: &SchemaRef, bad_data: BadData) -> Result<Decoded> {
+    Piece { format: PushFormat::Json, partition: SHARED.to_string(), bytes: lines }.decode(schema, bad_data)
+}
+
 /// Rows of one format and one partition.
 #[derive(Debug)]
 pub(super) struct Piece {

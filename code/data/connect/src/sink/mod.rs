@@ -6,6 +6,7 @@ mod encode;
 mod folder;
 mod single_file;
 mod stdout;
+mod webhook;
 
 use std::fmt;
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub use self::encode::{WriteFormat, encode_lines};
 pub use self::folder::{Files, Folder};
 pub use self::single_file::SingleFile;
 pub use self::stdout::Stdout;
+pub use self::webhook::Webhook;
 
 /// Takes the rows of epochs.
 #[async_trait]
@@ -117,7 +119,8 @@ pub fn check_columns(sink: &dyn Sink, columns: &Schema) -> Result<()> {
             return Err(QueryError::invalid(
                 "the rows change, since an aggregate, a join, DISTINCT or OVER without a window is never final; add the \
                  same tumble(interval '10 seconds'), hop(…) or session(…) to GROUP BY, ON or PARTITION BY, or write the \
-                 changes to a table with format = 'debezium_json' and connector stdout, single_file, filesystem or json",
+                 changes to a table with format = 'debezium_json' and connector stdout, single_file, filesystem, json, \
+                 kafka or webhook",
             ));
         }
         (false, TakesChanges::Only) => {

@@ -188,6 +188,7 @@ impl Job {
         let opening = Opening {
             store: Arc::clone(&at.registry.store),
             root: at.registry.root.clone(),
+            remote: at.registry.is_remote,
             name: self.wanted.log.clone(),
             parallelism: self.wanted.parallelism,
             from_epoch: None,

@@ -12,7 +12,7 @@ use crate::jobs::wanted::Stop;
 const EPOCH_MICROS: u64 = 1_000_000;
 
 /// Connectors: id, title, if it is a source, if it is a sink, and a sentence.
-const CONNECTORS: [(&str, &str, bool, bool, &str); 11] = [
+const CONNECTORS: [(&str, &str, bool, bool, &str); 16] = [
     ("nexmark", "Nexmark", true, false, "Generates the events of an auction house"),
     ("impulse", "Impulse", true, false, "Generates a counter"),
     ("single_file", "Single file", true, true, "One local file"),
@@ -22,6 +22,11 @@ const CONNECTORS: [(&str, &str, bool, bool, &str); 11] = [
     ("parquet", "Parquet files", true, true, "Parquet files in a folder or a bucket"),
     ("delta", "Delta Lake", true, true, "Rows that are added to a Delta Lake table"),
     ("http", "Streams", true, false, "Rows that clients push to a stream of a server"),
+    ("sse", "Server-sent events", true, false, "Events that a server sends by HTTP"),
+    ("websocket", "WebSocket", true, false, "Messages that a server sends by a WebSocket"),
+    ("polling_http", "HTTP polling", true, false, "Answers of a server that is polled"),
+    ("webhook", "Webhook", false, true, "Requests to a server, one for each row or for several"),
+    ("kafka", "Kafka", true, true, "Records of a topic (if Buzz was built with the feature kafka)"),
     ("blackhole", "Blackhole", false, true, "Drops rows"),
     ("web", "Web", false, true, "Rows that clients follow (stdout, preview and log are the same)"),
 ];

@@ -7,7 +7,7 @@ use crate::jobs::wanted::Stop;
 
 async fn open(folder: &std::path::Path) -> Registry {
     let stores = Arc::new(Stores::default()).for_query();
-    let place = Place { base: folder.to_path_buf(), stores: Arc::clone(&stores), until_end: false };
+    let place = Place { base: folder.to_path_buf(), stores: Arc::clone(&stores), until_end: false, inbox: None };
     Registry::open(&folder.display().to_string(), &place).await.unwrap()
 }
 

@@ -1,0 +1,97 @@
+//! The cluster of a topic: settings of its clients, and their errors.
+
+use std::time::Duration;
+
+use buzz_protocol::{QueryError, Result};
+use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+/// Maximum time of a request.
+pub(super) const REQUEST_MAX: Duration = Duration::from_secs(30);
+
+/// Settings of clients that decide about correctness, so no option may change them.
+const OWN: [&str; 9] = [
+    "bootstrap.servers",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "auto.offset.reset",
+    "group.id",
+    "isolation.level",
+    "transactional.id",
+];
+
+/// The cluster of a topic.
+#[derive(Debug, Clone)]
+pub(crate) struct Cluster {
+    /// Addresses of brokers, as `host:port, host:port`.
+    pub(crate) servers: String,
+    /// Further settings of librdkafka. Some are secret.
+    settings: Vec<(String, String)>,
+    /// The topic.
+    pub(crate) topic: String,
+}
+
+impl Cluster {
+    /// Makes a cluster with further settings of librdkafka, for table `table`.
+    ///
+    /// # Errors
+    /// `Invalid` if a setting is one that Buzz makes.
+    pub(crate) fn new(table: &str, servers: String, topic: String, settings: Vec<(String, String)>) -> Result<Self> {
+        if let Some((name, _)) = settings.iter().find(|(name, _)| OWN.contains(&name.as_str())) {
+            return Err(QueryError::invalid(format!(
+                "option `client_configs.{name}` of table `{table}` is set by Buzz, which needs it to read and write each \
+                 record once; remove it"
+            )));
+        }
+        Ok(Self { servers, settings, topic })
+    }
+
+    /// Returns the settings of a client.
+    pub(super) fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.servers).set("client.id", "buzz");
+        for (name, value) in &self.settings {
+            config.set(name, value);
+        }
+        config
+    }
+
+    /// Returns an error of a client as one that names the topic and says what to do.
+    pub(super) fn failed(&self, doing: &str, error: &KafkaError) -> QueryError {
+        let text = format!("topic `{}` at {}: {doing}: {error}", self.topic, self.servers);
+        match error {
+            KafkaError::ClientConfig(_, reason, name, _) => QueryError::invalid(format!(
+                "option `client_configs.{name}` is not accepted: {reason}; correct or remove it"
+            )),
+            KafkaError::ClientCreation(reason) => {
+                QueryError::invalid(format!("no client of Kafka can be made: {reason}; correct `client_configs`"))
+            }
+            _ => match error.rdkafka_error_code() {
+                Some(
+                    RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::GroupAuthorizationFailed
+                    | RDKafkaErrorCode::ClusterAuthorizationFailed
+                    | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
+                    | RDKafkaErrorCode::SaslAuthenticationFailed
+                    | RDKafkaErrorCode::InvalidTopic,
+                ) => QueryError::data(format!("{text}; correct `topic` or `client_configs`, or give the rights")),
+                Some(RDKafkaErrorCode::MessageSizeTooLarge) => QueryError::data(format!(
+                    "{text}; make the rows smaller, or raise `client_configs.message.max.bytes` and max.message.bytes of the \
+                     topic"
+                )),
+                _ => QueryError::unavailable(text),
+            },
+        }
+    }
+}
+
+/// Runs what blocks in a thread for that.
+///
+/// # Errors
+/// Errors of `work`; `Internal` if it panics.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| QueryError::internal(format!("a client of Kafka stopped: {error}")))?
+}
