@@ -38,6 +38,7 @@ mod statement;
 mod steps;
 mod table;
 mod trees;
+mod verbs;
 mod views;
 pub mod visit;
 mod wire;
