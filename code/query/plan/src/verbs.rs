@@ -61,7 +61,8 @@ pub(crate) fn with_hint(error: QueryError, sql: &str) -> QueryError {
         return QueryError::invalid(message);
     }
     let verb = first.split(|letter: char| !letter.is_alphabetic()).next().unwrap_or_default().to_uppercase();
-    if REMEDIES.iter().any(|(verbs, _)| verbs.contains(&verb.as_str())) {
+    // CREATE VIEW and CREATE EXTERNAL TABLE exist, so the parser says what is wrong with them.
+    if verb != "CREATE" && REMEDIES.iter().any(|(verbs, _)| verbs.contains(&verb.as_str())) {
         return QueryError::invalid(not_a_query(&verb));
     }
     let found = error.message.split_once("found: ").and_then(|(_, rest)| rest.split_whitespace().next());
@@ -94,6 +95,7 @@ mod tests {
             ("DELETE FROM t", "DELETE is not a query; Buzz only reads, write a SELECT"),
             ("\\d t", "`\\d` is not SQL; commands that begin with it work in `buzz shell`"),
             (".tables", "`.tables` is not SQL"),
+            ("CREATE VIEW v AS SELEC 1", "SQL syntax: "),
             ("SELEC 1", "did you mean SELECT?"),
             ("SELECT * FORM t", "did you mean FROM?"),
             ("SELECT a FROM t WHERE a = 1 GRUOP BY a", "did you mean GROUP?"),
