@@ -369,7 +369,7 @@ mod tests {
                 "id,name\n1,\"a\nb\"\n1,2,3\n",
                 with,
                 false,
-                "line 4: row `1,2,3` does not fit: it has more than 2 values, but there are 2 columns",
+                "line 4: row `1,2,3` does not fit: it has 3 values, but there are 2 columns",
             ),
             ("id,name\n1,a\n,b\n", with, true, "line 3: column `id` is NULL"),
             ("id,id\n1,2\n", with, false, "column `id` twice"),
