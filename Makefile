@@ -85,10 +85,18 @@ local-cloud: programs ## Start a local S3, Lambda and ECS with Buzz deployed on 
 local-cloud-query: programs ## Run QUERY (default: the taxi example) on the local cloud and print its rows
 	@$(LOCAL_CLOUD) run $(LOCAL_CLOUD_OPTIONS) -- $(BUZZ) query $(QUERY) --stack local --format $(FORMAT)
 
+# Tests of stacks mostly wait for functions and containers. They run beside the others, and are printed after them.
+BESIDE := deployed
+
 test: aws-cli ## Run all tests
 	@echo "building and running the tests; the first time compiles DataFusion, 35 to 50 minutes on two cores …" >&2
 	cargo build --workspace --bins
-	cargo test --workspace --lib --bins --tests --no-fail-fast
+	cargo test --workspace --lib --bins --tests --no-run
+	@others="$$(python3 code/testkit/targets.py --without $(BESIDE))" || exit; log=$$(mktemp); \
+	  cargo test --workspace $(BESIDE:%=--test %) --no-fail-fast > $$log 2>&1 & beside=$$!; \
+	  trap 'kill $$beside 2> /dev/null; rm -f $$log' EXIT; trap 'exit 130' INT TERM; status=0; \
+	  cargo test --workspace --lib --bins $$others --no-fail-fast || status=1; \
+	  echo "waiting for $(BESIDE) …" >&2; wait $$beside || status=1; cat $$log; exit $$status
 	cargo test --workspace --doc
 	@$(MAKE) --no-print-directory test-python
 
@@ -230,10 +238,20 @@ bench: bench-tools release ## Compare with plain DataFusion and DuckDB; BENCH_RU
 	$(BENCH)/bin/python code/testkit/bench/tpch.py --bin $(MEASURED) --scale $(or $(TPCH_SCALE),1) \
 		--folder $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1) --runs $(or $(BENCH_RUNS),3)
 
-.PHONY: bench-cloud
-bench-cloud: deployed ## Measure a stack's programs on the local cloud; writes docs/FIGURES.md; BENCH_RUNS=5 BINARIES=folder
+.PHONY: bench-cloud bench-width tpch-cloud
+bench-cloud: bench-tools deployed ## Measure a stack's programs on the local cloud; writes docs/FIGURES.md; BENCH_RUNS=5 TPCH_SCALE=1 BINARIES=folder
+	@mkdir -p $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1)
+	@[ -e $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1)/lineitem.parquet ] || $(BENCH)/bin/tpchgen-cli parquet \
+		-s $(or $(TPCH_SCALE),1) --output-dir $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1)
 	python3 code/testkit/bench/cloud.py --bin $(DEPLOYED) --build small --sample $(SAMPLE) \
-		--runs $(or $(BENCH_RUNS),5) --output docs/FIGURES.md
+		--tpch $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1) --runs $(or $(BENCH_RUNS),5) --output docs/FIGURES.md
+
+bench-width: bench-tools deployed ## Count the tasks that run at once over TLS and HTTP/2 with 128 streams on a connection; TASKS=900 BINARIES=folder
+	@$(BENCH)/bin/python -c 'import h2' 2> /dev/null || $(BENCH)/bin/pip install --quiet h2==4.4.1
+	$(BENCH)/bin/python code/testkit/bench/dispatch.py --bin $(DEPLOYED) --sample $(SAMPLE) --tasks $(or $(TASKS),900)
+
+tpch-cloud: programs aws-cli ## Compare TPC-H on a local cloud without combs with plain DataFusion; TPCH_SCALE=0.1
+	BUZZ_TPCH_SCALE=$(or $(TPCH_SCALE),0.1) cargo test --workspace --test deployed -- --nocapture objects::tpch_runs_without_combs
 
 STREAM_TOOLS := $(BENCH)/stream-tools
 stream-tools:

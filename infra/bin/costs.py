@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Prints the cost of a stack: per day (DAYS=7), of the last queries, and while idle. Computed from the functions'
-metrics, the combs' logs, the stored bytes and list prices. Excludes credits, free tiers and taxes."""
+metrics, the logs of combs and of queries, the stored bytes and list prices. Excludes credits, free tiers and taxes."""
 
 import csv
 import datetime
@@ -61,8 +61,18 @@ def comb_seconds(stage, start):
     return seconds
 
 
-def per_day(stage, days):
-    """Yields rows (day, calls of Fuse, GB-seconds, hours of combs, dollars), newest last."""
+def requests_per_day(asked):
+    """Returns the S3 requests of queries by day: the counts of GET and of PUT. A query that failed counts until it failed."""
+    requests = {}
+    for timestamp, _, fields in asked:
+        day = datetime.datetime.fromtimestamp(timestamp / 1000, datetime.timezone.utc).strftime("%Y-%m-%d")
+        gets, puts = requests.get(day, (0, 0))
+        requests[day] = (gets + int(fields.get("get_requests") or 0), puts + int(fields.get("put_requests") or 0))
+    return requests
+
+
+def per_day(stage, days, requests):
+    """Yields rows (day, calls of Fuse, GB-seconds, hours of combs, S3 requests, dollars), newest last."""
     today = datetime.datetime.now(datetime.timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
     start, end = today - datetime.timedelta(days=days - 1), today + datetime.timedelta(days=1)
     fuse, hbee = function_name("fuse", stage), function_name("hbee", stage)
@@ -83,8 +93,10 @@ def per_day(stage, days):
         gb_seconds = sum(sums[name, "Duration"].get(day, 0) / 1000 * told[name]["MemorySize"] / 1024 for name in told)
         invocations = sum(sums[name, "Invocations"].get(day, 0) for name in told)
         hours = combs.get(day, 0) / 3600
+        gets, puts = requests.get(day, (0, 0))
         dollars = gb_seconds * GB_SECOND[processor] + invocations * INVOCATION + hours * comb_hour
-        yield day, sums[fuse, "Invocations"].get(day, 0), gb_seconds, hours, dollars
+        dollars += (gets * prices["s3_get_1000"] + puts * prices["s3_put_1000"]) / 1000
+        yield day, sums[fuse, "Invocations"].get(day, 0), gb_seconds, hours, gets + puts, dollars
 
 
 def queries(stage, start):
@@ -128,16 +140,16 @@ def main():
     if not days.isdigit() or not 1 <= int(days) <= 90:
         fail(f"DAYS is `{days}`; it can be 1 to 90")
     days = int(days)
-    print(f"stage {stage}, {region}; list prices of {prices_of(region)[0]}, autumn 2026, without free tiers, requests and transfer\n")
-
-    print("day          calls   GB-seconds   comb hours      dollars")
-    total = 0.0
-    for day, calls, gb_seconds, hours, dollars in per_day(stage, days):
-        total += dollars
-        print(f"{day} {calls:7.0f} {gb_seconds:12.1f} {hours:12.2f} {dollars:12.4f}")
-    print(f"{'':44}{total:13.4f}\n")
+    print(f"stage {stage}, {region}; list prices of {prices_of(region)[0]}, autumn 2026, without free tiers and transfer\n")
 
     asked = sorted(queries(stage, datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=days)), key=lambda row: row[0])
+    print("day          calls   GB-seconds   comb hours  S3 requests      dollars")
+    total = 0.0
+    for day, calls, gb_seconds, hours, requests, dollars in per_day(stage, days, requests_per_day(asked)):
+        total += dollars
+        print(f"{day} {calls:7.0f} {gb_seconds:12.1f} {hours:12.2f} {requests:12d} {dollars:12.4f}")
+    print(f"{'':57}{total:13.4f}\n")
+
     print(f"{len(asked)} queries; the last ones:")
     for timestamp, outcome, fields in asked[-10:]:
         time = datetime.datetime.fromtimestamp(timestamp / 1000, datetime.timezone.utc)

@@ -77,6 +77,9 @@ check_program() { # FILE STATIC?
     if [ -n "$needed" ] && [ "$(printf '%s\nGLIBC_2.34\n' "$needed" | sort -V | tail -n 1)" != GLIBC_2.34 ]; then
         fail "\`$1\` needs $needed; Amazon Linux 2023 has GLIBC_2.34"
     fi
+    if grep -aq '[0-9]+df55' "$1"; then
+        echo "warning: \`$1\` was built without \`BUZZ_BUILD\`: programs of two deployments do not recognise that they differ. \`make package\` without BINARIES sets it" >&2
+    fi
 }
 
 hash_of() { # FILE…: prints the hash of the concatenated contents

@@ -20,6 +20,7 @@ MODULES = ROOT / "infra" / "modules"
 SDK_SOURCES = ["code/hosts/aws/src", "code/doors/lambda/src", "code/doors/client/src"]
 ROLE_OF = {
     "code/hosts/aws/src/lambda.rs": "fuse",
+    "code/hosts/aws/src/lambda/connections.rs": "fuse",
     "code/hosts/aws/src/combs.rs": "fuse",
     "code/hosts/aws/src/combs/tasks.rs": "fuse",
     "code/doors/lambda/src/function.rs": "fuse",

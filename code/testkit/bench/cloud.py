@@ -7,7 +7,6 @@ event. Run it on an idle machine.
 """
 import argparse
 import asyncio
-import contextlib
 import datetime
 import gzip
 import json
@@ -23,7 +22,9 @@ import time
 import urllib.request
 
 import dispatch
+import shaped
 from lambda_stand_in import Function
+from local_cloud import local_cloud
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.join(HERE, "../../..")
@@ -43,23 +44,6 @@ def table(head, rows):
 
 
 # The example query.
-
-
-@contextlib.contextmanager
-def local_cloud(programs, sample, folder):
-    """Starts a local cloud without warm instances or combs, and yields its endpoint."""
-    command = [os.path.join(programs, "localcloud"), "serve", "--port", "0", "--folder", folder, "--programs", programs]
-    command += ["--comb-start-delay", str(COMB_START_DELAY), "--upload", f"{sample}={SAMPLE_PLACE}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        said = process.stdout.readline()
-        found = re.search(r"http://\S+", said)
-        if not found:
-            sys.exit(f"the local cloud did not start: {said}")
-        yield found.group()
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def ask(endpoint, reducer):
@@ -82,7 +66,8 @@ def phases(programs, sample, runs):
     for reducer in ("inline", "comb"):
         cold, warm = [], []
         for _ in range(runs):
-            with tempfile.TemporaryDirectory() as folder, local_cloud(programs, sample, folder) as endpoint:
+            options = ["--comb-start-delay", str(COMB_START_DELAY), "--upload", f"{sample}={SAMPLE_PLACE}"]
+            with tempfile.TemporaryDirectory() as folder, local_cloud(programs, folder, *options) as endpoint:
                 cold.append(ask(endpoint, reducer))
                 warm += [ask(endpoint, reducer) for _ in range(5)]
         for name, measured in (("cold", cold), ("warm", warm)):
@@ -173,6 +158,9 @@ def report(arguments, log):
     say("dispatch: done")
     intake_rows = intake(programs, sample)
     phase_rows, summary = phases(programs, sample, runs)
+    with tempfile.TemporaryDirectory() as folder:
+        shaped_rows = shaped.measure(programs, sample, folder, arguments.tpch, runs)
+    say("shaped store: done")
     return f"""# Figures of a deployed Buzz, on one machine
 
 Measured on {datetime.date.today():%d %B %Y} on {machine()}, {arguments.build} build,
@@ -189,6 +177,12 @@ Combs start {COMB_START_DELAY} seconds after the request, as on Fargate. Millise
 {table(["", "caller waits", "start of Fuse, call", "open", "plan", "wait for combs, answer", "run"], phase_rows)}
 
 *Cold*: no process runs when the query arrives. *Run* includes the start of HBees, the tasks and the reduction.
+
+## Statements on a store that is as slow as S3
+
+{shaped.ABOUT}
+
+{table(shaped.HEAD, shaped_rows)}
 
 ## Dispatch
 
@@ -222,6 +216,7 @@ def main():
     parser.add_argument("--bin", required=True, help="folder of the programs")
     parser.add_argument("--sample", required=True, help="folder of the sample table; created if it does not exist")
     parser.add_argument("--runs", type=int, default=5, help="repetitions of each measurement")
+    parser.add_argument("--tpch", help="folder of the Parquet files of TPC-H, one for each table or folders; left out without it")
     parser.add_argument("--build", help="name of the build profile; by default the name of the folder")
     parser.add_argument("--output", help="output file; by default standard output")
     arguments = parser.parse_args()

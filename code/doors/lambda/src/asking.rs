@@ -166,6 +166,8 @@ impl FuseFunction {
             query_id = %query,
             cost_usd = message.summary.cost_usd,
             started_usd = message.summary.started_usd,
+            get_requests = requests.gets,
+            put_requests = requests.puts,
             tasks = answer.summary.tasks,
             bytes_read = answer.summary.bytes_read,
             gb_seconds = message.summary.gb_seconds,

@@ -79,11 +79,7 @@ impl LambdaCompute {
     /// Opens a connection to the service, so that the first task does not wait for it. Nothing runs. A failure is only
     /// logged; the first task will report it.
     pub async fn connect(&self) {
-        let leased = self.first.lease();
-        let call = leased.client.invoke().function_name(&self.function.function);
-        if let Err(error) = call.invocation_type(InvocationType::DryRun).send().await {
-            tracing::warn!(function = self.function.function, %error, "the function cannot be invoked yet");
-        }
+        self.first.connect(&self.function.function).await;
     }
 
     /// Waits until the payload of `task` may be in memory, beside those of the calls that run.
@@ -117,7 +113,7 @@ impl LambdaCompute {
         let mut wait = WAIT_FIRST;
         loop {
             let connections = if task.attempt > 1 { &self.again } else { &self.first };
-            let leased = connections.lease();
+            let leased = connections.lease(function).await;
             let call = leased.client.invoke().function_name(function).payload(payload.clone());
             let error = match call.invocation_type(InvocationType::RequestResponse).send().await {
                 Ok(answer) => {

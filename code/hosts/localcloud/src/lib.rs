@@ -19,6 +19,11 @@ pub mod s3;
 pub mod stack;
 pub mod upload;
 
+/// Decides at random, true in `percent` of 100 cases.
+pub(crate) fn by_chance(percent: u8) -> bool {
+    percent > 0 && rand::random::<f64>() * 100.0 < f64::from(percent)
+}
+
 pub(crate) use account::Account;
 pub use account::{ACCESS_KEY, ACCOUNT, REGION, SECRET_KEY, client_environment};
 pub use cloud::{LocalCloud, Setup};

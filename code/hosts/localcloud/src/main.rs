@@ -77,6 +77,15 @@ struct CloudArguments {
     /// Maximum MB of one response of a bucket in a second, about 50 on S3; 0 sets no limit.
     #[arg(long, default_value_t = 0, value_name = "MB")]
     s3_rate: u64,
+    /// Percentage of the requests to buckets that are refused with 503 SlowDown.
+    #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    s3_refuse: u8,
+    /// Percentage of the invocations that are refused with 429.
+    #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    lambda_refuse: u8,
+    /// Seconds from RunTask until ListTasks and DescribeTasks know the task; some seconds on ECS.
+    #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
+    ecs_lag: f64,
     /// Seconds from RunTask to the start of a comb's program; 15 to 25 on Fargate.
     #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
     comb_start_delay: f64,
@@ -171,7 +180,10 @@ async fn start(arguments: &CloudArguments, (address, port): (IpAddr, u16)) -> Re
     cloud.s3.set_shape(Shape {
         first_byte: Duration::try_from_secs_f64(arguments.s3_first_byte)?,
         bytes_per_second: NonZeroU64::new(arguments.s3_rate.saturating_mul(1_000_000)),
+        refused_percent: arguments.s3_refuse,
     });
+    cloud.lambda.refuse(arguments.lambda_refuse);
+    cloud.ecs.set_lag(Duration::try_from_secs_f64(arguments.ecs_lag)?);
     Ok(cloud)
 }
 

@@ -143,8 +143,7 @@ impl DeliveryWriter {
         destination.batch_size = destination.batch_size.min((BUFFERED_VALUES / buffers).max(64));
         let combs = destination.combs.len();
         let (stage, task, delivery) = (destination.stage, destination.task, DeliveryId::fresh());
-        let writer =
-            |place: &ObjectPlace| ObjectWriter::new(place.object(stage, task, delivery)?, Arc::clone(&schema), count);
+        let writer = |place: &ObjectPlace| ObjectWriter::new(place.object(stage, task, delivery)?, &schema, count);
         let object = destination.objects.as_ref().map(writer).transpose()?;
         Ok(Self {
             by_hash,

@@ -8,10 +8,11 @@ use std::io::Cursor;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::CompressionType;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
+use buzz_kernel::nullable;
 use buzz_protocol::{DeliveryId, QueryError, Requests, Result, Segment, StageId, TaskIndex, delivery_object};
 use buzz_storage::{Location, QueryStores, SegmentRange, SegmentWriter, read_segment};
 use datafusion::common::utils::memory::get_record_batch_memory_size;
@@ -131,14 +132,15 @@ struct Gathered {
 }
 
 impl ObjectWriter {
-    /// Begins the object of a delivery of rows with `schema` to `partitions` partitions. Sends no request.
+    /// Begins the object of a delivery of rows with `schema` to `partitions` partitions. Sends no request. Columns may have
+    /// nulls: the inbox that reads the rows decides if its stage allows them.
     ///
     /// # Errors
     /// `Internal` if the rows cannot be compressed.
-    pub(crate) fn new(object: ObjectOfDelivery, schema: SchemaRef, partitions: usize) -> Result<Self> {
+    pub(crate) fn new(object: ObjectOfDelivery, schema: &Schema, partitions: usize) -> Result<Self> {
         let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
         let gathered = (0..partitions).map(|_| None).collect();
-        Ok(Self { object, schema, options, gathered, upload: None, segments: Vec::new() })
+        Ok(Self { object, schema: nullable(schema), options, gathered, upload: None, segments: Vec::new() })
     }
 
     /// Appends a batch to `partition`.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, DictionaryArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray};
-use arrow::datatypes::{Int32Type, Schema, SchemaRef};
+use arrow::datatypes::{Field, Int32Type, Schema, SchemaRef};
 use buzz_exchange::{
     Commit, Delivery, DeliveryHeader, DeliveryWriter, Destination, InboxService, Inboxes, MemoryNetwork, ObjectPlace,
     OpenQuery, StageSpec,
@@ -191,6 +191,21 @@ async fn many_rows_are_written_in_several_rounds() {
     assert!(segments(&delivery).len() > PARTITIONS, "{:?}", segments(&delivery));
     exchange.accept(0, &delivery).await;
     assert_eq!(ids(&exchange.read_all().await.unwrap()), (0..60_000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn nulls_in_columns_that_were_declared_without_are_kept() {
+    // An operator may declare less than its rows have: `kind` has nulls.
+    let rows = batch(0..3000);
+    let strict: Vec<Field> =
+        rows.schema().fields().iter().map(|field| field.as_ref().clone().with_nullable(false)).collect();
+    let exchange = Exchange::open(1, &rows.schema()).await;
+    let delivery = exchange.deliver(0, vec![0], std::slice::from_ref(&rows), Arc::new(Schema::new(strict))).await;
+    exchange.accept(0, &delivery).await;
+    let read = exchange.read_all().await.unwrap();
+    assert_eq!(ids(&read), (0..3000).collect::<Vec<_>>());
+    let nulls: usize = read.iter().map(|batch| batch.column(2).logical_null_count()).sum();
+    assert_eq!(nulls, 1000);
 }
 
 #[tokio::test]

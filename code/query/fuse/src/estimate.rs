@@ -1,5 +1,7 @@
 //! Estimates of plans: the resources of a run, and their cost. Checks them against the limits of the query.
 
+mod exchange;
+
 use std::time::Duration;
 
 use buzz_engine::{Between, CombStarts, Cost, Estimate, Progress, Used};
@@ -7,7 +9,7 @@ use buzz_host::Host;
 use buzz_plan::{QueryPlan, Read, Reads};
 use buzz_protocol::{QueryError, ReducerChoice, Requests, Result, human_bytes};
 
-use crate::reducers::Reducers;
+use self::exchange::{Exchange, exchange};
 
 /// Maximum time to read footers for an estimate, within the time of the query. Beyond it, files count as a whole.
 const READ_MAX: Duration = Duration::from_secs(20);
@@ -18,7 +20,7 @@ pub(crate) async fn estimate(host: &Host, plan: &QueryPlan, progress: &Progress)
     let left = plan.options.timeout().saturating_sub(plan.opened_in + plan.planned_in);
     let reads = tokio::time::timeout(READ_MAX.min(left), Reads::by_footers(plan, &stores)).await;
     progress.add_requests(stores.requests());
-    of_reads(host, plan, &reads.unwrap_or_else(|_| Reads::of_whole_files(plan)))
+    of_reads(host, plan, &reads.unwrap_or_else(|_| Reads::of_whole_files(plan))).await
 }
 
 /// Checks the limits of `plan` before it runs: its bytes and the low bound of its cost. Footers are read only if the sizes of
@@ -31,7 +33,7 @@ pub(crate) async fn check_limits(host: &Host, plan: &QueryPlan, progress: &Progr
     if bytes_max == 0 && cost_max.is_none() {
         return Ok(());
     }
-    let most = of_reads(host, plan, &Reads::of_whole_files(plan));
+    let most = of_reads(host, plan, &Reads::of_whole_files(plan)).await;
     if check(plan, &most).is_ok() {
         return Ok(());
     }
@@ -87,14 +89,15 @@ pub(crate) fn check_spent(host: &Host, plan: &QueryPlan, progress: &Progress) ->
 }
 
 /// Estimates a run of `plan` whose tasks read `reads`.
-fn of_reads(host: &Host, plan: &QueryPlan, reads: &Reads) -> Estimate {
+async fn of_reads(host: &Host, plan: &QueryPlan, reads: &Reads) -> Estimate {
     let Read { bytes, requests } = reads.total();
-    let requests = plan.requests + Requests::of_gets(requests) + Reducers::exchange_requests(host, plan);
-    let run = Run::of(host, plan, reads, requests);
+    let requests = plan.requests + Requests::of_gets(requests);
+    let (exchanges, expected) = exchange(host, plan, bytes).await;
+    let run = Run::of(host, plan, reads, requests, &exchanges);
     Estimate {
         bytes,
-        requests: requests.total(),
-        tasks: reads.tasks.len() as u64,
+        requests: (requests + expected.requests).total(),
+        tasks: (reads.tasks.len() as u64).saturating_add(expected.tasks()),
         seconds: Between { low: run.low.seconds, high: run.high.seconds },
         dollars: Between { low: run.low.dollars(host), high: run.high.dollars(host) },
     }
@@ -125,7 +128,7 @@ enum Combs {
 }
 
 impl Run {
-    fn of(host: &Host, plan: &QueryPlan, reads: &Reads, requests: Requests) -> Self {
+    fn of(host: &Host, plan: &QueryPlan, reads: &Reads, requests: Requests, exchanges: &Between<Exchange>) -> Self {
         let concurrency = match plan.options.concurrency {
             0 => host.compute.concurrency(),
             chosen => chosen,
@@ -137,33 +140,56 @@ impl Run {
             false => (Combs::None, Combs::None),
         };
         let start = host.combs.start_seconds();
-        let bound = |of: fn(&Between<f64>) -> f64, combs: Combs| {
-            let times: Vec<f64> = tasks.iter().map(of).collect();
-            Bound::of(plan, requests, &times, concurrency, combs, of(&start))
+        let read = reads.total().bytes;
+        let bound = |of: fn(&Between<f64>) -> f64, combs: Combs, exchange: &Exchange| {
+            // The rows of each stage are at most those that were read.
+            let reducing = |&tasks: &u64| (tasks, of(&pace.seconds(read / tasks.max(1))));
+            let work = Work {
+                mapping: tasks.iter().map(of).collect(),
+                reducing: exchange.stages.iter().map(reducing).collect(),
+                requests: requests + exchange.requests,
+                concurrency,
+            };
+            Bound::of(plan, &work, combs, of(&start))
         };
-        Self { low: bound(|span| span.low, low), high: bound(|span| span.high, high) }
+        Self { low: bound(|span| span.low, low, &exchanges.low), high: bound(|span| span.high, high, &exchanges.high) }
     }
 }
 
+/// The tasks and requests of a run at one bound.
+struct Work {
+    /// Seconds of each task that reads files.
+    mapping: Vec<f64>,
+    /// Number of tasks of each stage that reduces, and seconds of each of them. The stages run one after the other.
+    reducing: Vec<(u64, f64)>,
+    requests: Requests,
+    /// Maximum number of tasks that run at the same time.
+    concurrency: usize,
+}
+
 impl Bound {
-    /// Makes a bound of a run whose tasks take `times` seconds, at most `concurrency` of them at once, and whose combs start in
-    /// `start` seconds.
-    fn of(plan: &QueryPlan, requests: Requests, times: &[f64], concurrency: usize, combs: Combs, start: f64) -> Self {
-        let all: f64 = times.iter().sum();
-        let longest = times.iter().copied().fold(0.0, f64::max);
-        let mapping = longest.max(all / concurrency.max(1) as f64);
+    /// Makes a bound of a run that does `work`, and whose combs start in `start` seconds.
+    fn of(plan: &QueryPlan, work: &Work, combs: Combs, start: f64) -> Self {
+        let concurrency = work.concurrency.max(1);
+        let all: f64 = work.mapping.iter().sum();
+        let longest = work.mapping.iter().copied().fold(0.0, f64::max);
+        let mapping = longest.max(all / concurrency as f64);
+        let reducing: f64 =
+            work.reducing.iter().map(|&(tasks, seconds)| tasks.div_ceil(concurrency as u64) as f64 * seconds).sum();
+        let of_reducing: f64 = work.reducing.iter().map(|&(tasks, seconds)| tasks as f64 * seconds).sum();
         let start = if combs == Combs::Started { start } else { 0.0 };
         let planning = (plan.opened_in + plan.planned_in).as_secs_f64();
-        let seconds = planning + start + mapping;
+        let seconds = planning + start + mapping + reducing;
         let count = if combs == Combs::None { 0 } else { plan.comb_count as u64 };
         let started = if combs == Combs::Started { count } else { 0 };
+        let reduce_tasks: u64 = work.reducing.iter().map(|(tasks, _)| tasks).sum();
         let used = Used {
-            task_milliseconds: milliseconds(all),
-            invocations: times.len() as u64,
+            task_milliseconds: milliseconds(all + of_reducing),
+            invocations: (work.mapping.len() as u64).saturating_add(reduce_tasks),
             fuse_milliseconds: milliseconds(seconds),
             comb_milliseconds: count.saturating_mul(milliseconds(mapping)),
             starts: CombStarts { combs: started, milliseconds: started.saturating_mul(milliseconds(start)) },
-            requests,
+            requests: work.requests,
         };
         Self { seconds, used }
     }
@@ -197,6 +223,10 @@ mod tests {
 
     /// Returns seconds and used milliseconds of tasks of 1, 2 and 3 seconds.
     fn bound(concurrency: usize, combs: Combs) -> Bound {
+        bound_with(concurrency, combs, Vec::new())
+    }
+
+    fn bound_with(concurrency: usize, combs: Combs, reducing: Vec<(u64, f64)>) -> Bound {
         let plan = QueryPlan {
             options: buzz_protocol::Options::default(),
             stages: Vec::new(),
@@ -213,7 +243,8 @@ mod tests {
             planned_in: Duration::from_millis(200),
             part_reuse: buzz_plan::PartReuse::Off,
         };
-        Bound::of(&plan, Requests::of_gets(7), &[1.0, 2.0, 3.0], concurrency, combs, 10.0)
+        let work = Work { mapping: vec![1.0, 2.0, 3.0], reducing, requests: Requests::of_gets(7), concurrency };
+        Bound::of(&plan, &work, combs, 10.0)
     }
 
     #[test]
@@ -223,6 +254,14 @@ mod tests {
         let used = bound(3, Combs::None).used;
         assert_eq!((used.task_milliseconds, used.invocations, used.fuse_milliseconds), (6000, 3, 3500));
         assert_eq!((used.comb_milliseconds, used.starts.combs, used.requests.gets), (0, 0, 7));
+    }
+
+    #[test]
+    fn tasks_that_reduce_run_stage_by_stage_after_the_others() {
+        let bound = bound_with(3, Combs::None, vec![(4, 0.5), (1, 2.0)]);
+        assert!((bound.seconds - (3.5 + 2.0 * 0.5 + 2.0)).abs() < 1e-9, "{bound:?}");
+        assert_eq!((bound.used.task_milliseconds, bound.used.invocations), (10_000, 8));
+        assert_eq!(bound.used.fuse_milliseconds, 6500);
     }
 
     #[test]

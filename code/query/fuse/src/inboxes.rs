@@ -85,7 +85,7 @@ impl QueryInboxes {
     ) -> Result<(), (QueryError, Vec<usize>)> {
         let maps = plan.stages.iter().map(|stage| (stage.id, &stage.step, &stage.schema, stage.tasks.len()));
         let steps = plan.reduces.iter().filter_map(|step| Some((step.target?, &step.step, &step.schema, 1)));
-        let of_tasks = tasks.iter().map(|stage| (stage.id, &stage.step, &stage.schema, stage.partitions));
+        let of_tasks = tasks.iter().map(|stage| (stage.id, &stage.step, &stage.schema, stage.tasks));
         let stages: Vec<StageSpec> = maps
             .chain(steps)
             .chain(of_tasks)

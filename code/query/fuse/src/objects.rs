@@ -1,13 +1,14 @@
 //! The objects of one run: those that were accepted, the tasks that read them, and their removal.
 
-use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use buzz_exchange::ObjectPlace;
 use buzz_plan::TaskStage;
 use buzz_protocol::{
-    BUILD_ID, DeliveredObject, HBeeTask, Partitioning, QueryError, QueryId, Result, Segment, StageId, StageInput,
-    TaskIndex,
+    BUILD_ID, DeliveredObject, HBeeTask, Partitioning, QueryError, QueryId, Result, Segment, StageId, TaskIndex,
 };
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
@@ -46,9 +47,19 @@ impl Delivered {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Returns the objects of `stage` with rows of `partition`, and their segments of it.
-    fn of_partition(&self, stage: StageId, partition: u32) -> Vec<DeliveredObject> {
-        self.partitions.lock().get(&(stage, partition)).cloned().unwrap_or_default()
+    /// Returns the objects of `stage` with rows of `partitions`, and their segments of them.
+    fn of_partitions(&self, stage: StageId, partitions: Range<u32>) -> Vec<DeliveredObject> {
+        let delivered = self.partitions.lock();
+        let objects = partitions.filter_map(|partition| delivered.get(&(stage, partition))).flatten();
+        let mut found: BTreeMap<TaskIndex, DeliveredObject> = BTreeMap::new();
+        for object in objects {
+            match found.entry(object.task) {
+                Entry::Vacant(none) => _ = none.insert(object.clone()),
+                // One delivery of a task is accepted.
+                Entry::Occupied(mut known) => known.get_mut().segments.extend(&object.segments),
+            }
+        }
+        found.into_values().collect()
     }
 }
 
@@ -59,29 +70,24 @@ impl Dispatch<'_> {
     /// The first failure of a task that cannot be retried or has no attempts left.
     pub(crate) async fn reduce(&self, stages: &[TaskStage]) -> Result<(), TaskError> {
         for stage in stages {
-            let inputs = stage.inputs();
-            let inputs = &inputs;
-            let running = (0..stage.partitions).map(|partition| async move {
-                let task = self.reduce_task(stage, inputs, partition)?;
-                self.run_and_accept(task).await
-            });
+            let running =
+                (0..stage.tasks).map(|task| async move { self.run_and_accept(self.reduce_task(stage, task)?).await });
             futures::stream::iter(running).buffer_unordered(self.concurrency()).try_collect::<()>().await?;
         }
         Ok(())
     }
 
-    /// Makes the task of one partition of `stage`, which reads `inputs`.
-    fn reduce_task(&self, stage: &TaskStage, inputs: &[StageInput], partition: usize) -> Result<HBeeTask> {
-        let number = u32::try_from(partition).map_err(|_| QueryError::internal("a stage with 2^32 partitions"))?;
+    /// Makes the task `task` of `stage`, which reads the objects that were accepted.
+    fn reduce_task(&self, stage: &TaskStage, task: usize) -> Result<HBeeTask> {
+        let number = u32::try_from(task).map_err(|_| QueryError::internal("a stage with 2^32 tasks"))?;
         let (inboxes, plan) = (self.inboxes, self.plan);
         let Some(place) = &inboxes.objects else {
             return Err(QueryError::internal("tasks reduce a query that has no objects"));
         };
-        let of_partition = |input: &StageInput| StageInput {
-            partition: number,
-            deliveries: inboxes.delivered.of_partition(input.stage, number),
-            ..input.clone()
-        };
+        let mut inputs = stage.inputs(task)?;
+        for input in &mut inputs {
+            input.deliveries = inboxes.delivered.of_partitions(input.stage, input.partitions.clone());
+        }
         let partitioning = match stage.keys.as_slice() {
             [] => Partitioning::RoundRobin { count: stage.partitions },
             keys => Partitioning::Hash { columns: keys.to_vec(), count: stage.partitions },
@@ -95,7 +101,7 @@ impl Dispatch<'_> {
             step: stage.step.clone(),
             task: TaskIndex(number),
             attempt: 1,
-            fragment: stage.fragment(partition)?,
+            fragment: stage.fragment(task)?,
             scans: Vec::new(),
             evaluations: Vec::new(),
             session: plan.session.clone(),
@@ -103,7 +109,7 @@ impl Dispatch<'_> {
             combs: Vec::new(),
             inline_bytes: 0,
             objects: Some(place.root().to_string()),
-            inputs: inputs.iter().map(of_partition).collect(),
+            inputs,
         })
     }
 }

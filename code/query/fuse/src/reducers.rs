@@ -5,9 +5,7 @@ use std::collections::HashMap;
 
 use buzz_host::Host;
 use buzz_plan::{MapStage, QueryPlan, is_cut_alike};
-use buzz_protocol::{
-    CombAddress, ErrorKind, InlineRows, ReducerChoice, Requests, Result, StageId, TaskIndex, TaskOutcome,
-};
+use buzz_protocol::{CombAddress, ErrorKind, InlineRows, ReducerChoice, Result, StageId, TaskIndex, TaskOutcome};
 use parking_lot::Mutex;
 
 /// Bytes of files for each partition of the rows that are exchanged through objects.
@@ -114,20 +112,21 @@ impl Reducers {
         Ok(Self::Objects { partitions })
     }
 
-    /// Returns the requests for objects that a run of `plan` is expected to make, if its rows are expected to go through objects: each
-    /// task writes one, whose ranges are read, and Fuse lists them to remove them.
-    pub(crate) fn exchange_requests(host: &Host, plan: &QueryPlan) -> Requests {
+    /// Returns the number of partitions of the rows of `plan` if they are expected to go through objects in a bucket. In one process,
+    /// objects are files, and requests for them are not counted.
+    pub(crate) async fn expected_partitions(host: &Host, plan: &QueryPlan) -> Option<usize> {
         let by_objects = match plan.options.reducer {
             ReducerChoice::Objects => true,
-            ReducerChoice::Auto => plan.fuse_only.is_none() && !plan.expects_few_rows() && host.objects.is_for_all(),
+            ReducerChoice::Auto => plan.fuse_only.is_none() && !plan.expects_few_rows(),
             ReducerChoice::Comb | ReducerChoice::Inline => false,
         };
-        let tasks = plan.task_count() as u64;
-        // In one process, objects are files, and requests for them are not counted.
-        if !by_objects || tasks == 0 || !host.objects.is_for_all() {
-            return Requests::default();
+        if !by_objects || !host.objects.is_for_all() {
+            return None;
         }
-        Requests { gets: tasks.saturating_mul(partitions_of(plan) as u64), puts: tasks + 1 }
+        match Self::objects(plan).await {
+            Ok(Self::Objects { partitions }) => Some(partitions),
+            _ => None,
+        }
     }
 
     /// Describes the choice for the first run of `plan`, as far as it is known before the run, for `EXPLAIN`.

@@ -168,7 +168,7 @@ impl Tasks {
 }
 
 /// Returns the stage that each leaf of `plan` reads, and how often.
-fn stages_read(plan: &Arc<dyn ExecutionPlan>) -> Vec<(StageId, u32)> {
+pub(crate) fn stages_read(plan: &Arc<dyn ExecutionPlan>) -> Vec<(StageId, u32)> {
     let mut stages = Vec::new();
     let times = if is_recursive(plan) { u32::MAX } else { 1 };
     let visited = plan.apply(|node| {

@@ -37,7 +37,7 @@ impl Stragglers {
         let factor = Some(plan.options.straggler_factor).filter(|factor| enabled && *factor > 0);
         let times = |stage: &MapStage| StageTimes::of(MapStage::task_count(stage));
         let maps = plan.stages.iter().map(|stage| (stage.id, times(stage)));
-        let reduces = reduce.iter().map(|stage| (stage.id, StageTimes::of(stage.partitions)));
+        let reduces = reduce.iter().map(|stage| (stage.id, StageTimes::of(stage.tasks)));
         Self { factor, stages: maps.chain(reduces).collect() }
     }
 

@@ -1,4 +1,4 @@
-//! Runs a task without files: a part of a reduce plan, over one partition of the deliveries of earlier stages.
+//! Runs a task without files: a part of a reduce plan, over partitions of the deliveries of earlier stages.
 //!
 //! The deliveries are objects in storage. They are put into inboxes of the task's own, which read them by range.
 
@@ -9,7 +9,7 @@ use buzz_exchange::{
     Commit, DeliveryHeader, InboxService, Inboxes, LeafCodec, ObjectPlace, OpenQuery, StageSpec, unread_stages,
 };
 use buzz_kernel::{decode_plan, guarded_joins, unpanicked_rows};
-use buzz_protocol::{BUILD_ID, HBeeTask, QueryError, Result, StageInput, TaskIndex, TaskOutcome};
+use buzz_protocol::{BUILD_ID, HBeeTask, QueryError, Result, Segment, StageInput, TaskIndex, TaskOutcome};
 
 use crate::{HBee, evaluate};
 
@@ -71,14 +71,14 @@ async fn open(task: &HBeeTask, place: &ObjectPlace) -> Result<Arc<Inboxes>> {
     };
     inboxes.open(open).await?;
     for input in &task.inputs {
-        // Within this task, the deliveries have other numbers: those without rows of its partition are left out.
+        // Within this task, the deliveries have other numbers: those without rows of its partitions are left out.
         for (position, delivered) in (0..).zip(&input.deliveries) {
             let (stage, delivery) = (input.stage, delivered.delivery);
             let (build, position) = (BUILD_ID.to_string(), TaskIndex(position));
             let header = DeliveryHeader { build, query: task.query, stage, task: position, delivery };
             let object = place.object(stage, delivered.task, delivery)?;
             inboxes.hold_object(&header, &object, &delivered.segments)?;
-            let rows = vec![delivered.segments.iter().map(|segment| segment.rows).sum()];
+            let rows = rows_of(input, &delivered.segments)?;
             inboxes.commit(task.query, vec![Commit { stage, task: position, delivery, rows }]).await?;
         }
     }
@@ -89,13 +89,29 @@ async fn open(task: &HBeeTask, place: &ObjectPlace) -> Result<Arc<Inboxes>> {
 fn spec(input: &StageInput) -> Result<StageSpec> {
     let tasks = u32::try_from(input.deliveries.len())
         .map_err(|_| QueryError::internal("a stage has more than 2^32 deliveries"))?;
-    let partition = input.partition as usize;
     Ok(StageSpec {
         stage: input.stage,
         step: input.step.clone(),
         schema: input.schema.clone(),
-        partitions: partition..partition + 1,
+        partitions: input.partitions.start as usize..input.partitions.end as usize,
         tasks,
         readers: input.readers,
     })
+}
+
+/// Returns the rows of `segments` by partition that the task reads of `input`.
+fn rows_of(input: &StageInput, segments: &[Segment]) -> Result<Vec<u64>> {
+    let mut rows = vec![0_u64; input.partitions.len()];
+    for segment in segments {
+        let place =
+            segment.partition.checked_sub(input.partitions.start).and_then(|place| rows.get_mut(place as usize));
+        let sum = place.ok_or_else(|| {
+            QueryError::internal(format!(
+                "partition {} of step `{}` is not for this task",
+                segment.partition, input.step
+            ))
+        })?;
+        *sum = sum.saturating_add(segment.rows);
+    }
+    Ok(rows)
 }

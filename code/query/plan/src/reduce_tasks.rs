@@ -1,17 +1,20 @@
 //! Divides a reduce plan into stages of tasks, for functions that exchange rows through objects.
 //!
 //! The parts of the plan that compute each partition on its own, up to the next exchange, become stages: partial and final
-//! aggregates, partitioned joins, windows. Each partition of a stage is a task, which reads that partition of the stages
-//! below and delivers its rows by the keys of the exchange above. Fuse runs what is left, over the last stages.
+//! aggregates, joins, windows. Each partition of a stage is a task, which reads that partition of the stages below and delivers
+//! its rows by the keys of the exchange above. The input that a join collects is a stage of one task (`collected`). Fuse runs
+//! what is left, over the last stages.
+
+mod collected;
 
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use buzz_exchange::{InboxExec, LeafCodec};
-use buzz_kernel::{encode_plan, encode_schema};
+use buzz_kernel::{encode_plan, encode_schema, nullable};
 use buzz_protocol::{QueryError, QueryId, Result, StageId, StageInput};
 use bytes::Bytes;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TransformedResult};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
@@ -27,12 +30,13 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, Distribution, ExecutionPlan, Partitioning, ReplaceChildrenOptions,
 };
 
+use self::collected::leaves;
 use crate::cut::{divided_alike, in_order, is_window};
 use crate::trees::Tree;
 
 type PlanNode = Arc<dyn ExecutionPlan>;
 
-/// A part of a reduce plan, of which each partition is a task.
+/// A part of a reduce plan that tasks run.
 #[derive(Debug)]
 pub struct TaskStage {
     /// Its id in messages between the roles.
@@ -41,44 +45,67 @@ pub struct TaskStage {
     pub step: String,
     /// Columns by which delivered rows are hash-partitioned; empty for round-robin.
     pub keys: Vec<usize>,
-    /// Schema of the rows that it delivers.
+    /// Schema of the rows that it delivers. Any column may be null.
     pub schema: SchemaRef,
-    /// Number of its partitions, of which each is a task, and of those that it delivers to.
+    /// Number of its tasks: one for each of its partitions, or a single one.
+    pub tasks: usize,
+    /// Number of the partitions that it delivers to.
     pub partitions: usize,
     plan: PlanNode,
 }
 
 impl TaskStage {
-    /// Encodes the plan of the task of `partition`, whose leaves read that partition.
+    /// Encodes the plan of the task `task`, whose leaves read that partition, or all of them.
     ///
     /// # Errors
     /// `Internal` if an operator has no encoding.
-    pub fn fragment(&self, partition: usize) -> Result<Bytes> {
+    pub fn fragment(&self, task: usize) -> Result<Bytes> {
+        let whole: Vec<StageId> =
+            leaves(&self.plan).into_iter().filter_map(|(inbox, whole)| whole.then(|| inbox.stage())).collect();
         let one = Arc::clone(&self.plan).rewrite_up(&mut |node| match node.downcast_ref::<InboxExec>() {
-            Some(inbox) => Ok(Transformed::yes(Arc::new(inbox.over(partition..partition + 1)) as PlanNode)),
-            None => Ok(Transformed::no(node)),
+            Some(inbox) if !whole.contains(&inbox.stage()) => {
+                Ok(Transformed::yes(Arc::new(inbox.over(task..task + 1)) as PlanNode))
+            }
+            _ => Ok(Transformed::no(node)),
         });
         encode_plan(one.data()?, &LeafCodec)
             .map_err(|error| QueryError::internal(format!("a part of a reduce plan cannot be encoded: {error}")))
     }
 
-    /// Returns the stages that its plan reads, without deliveries and for partition 0.
-    pub fn inputs(&self) -> Vec<StageInput> {
+    /// Returns the stages that the plan of the task `task` reads, without deliveries.
+    ///
+    /// # Errors
+    /// `Internal` if a partition does not fit a message.
+    pub fn inputs(&self, task: usize) -> Result<Vec<StageInput>> {
+        let number = |partition: usize| {
+            u32::try_from(partition).map_err(|_| QueryError::internal("a stage with 2^32 partitions"))
+        };
         let mut inputs: Vec<StageInput> = Vec::new();
-        for inbox in inboxes(&self.plan) {
-            match inputs.iter_mut().find(|input| input.stage == inbox.stage()) {
-                Some(input) => input.readers += 1,
-                None => inputs.push(StageInput {
-                    stage: inbox.stage(),
-                    step: inbox.step().to_string(),
-                    schema: encode_schema(&inbox.schema()).into(),
-                    partition: 0,
-                    readers: 1,
-                    deliveries: Vec::new(),
-                }),
+        for (inbox, whole) in leaves(&self.plan) {
+            if let Some(input) = inputs.iter_mut().find(|input| input.stage == inbox.stage()) {
+                input.readers += 1;
+                continue;
             }
+            let read = if whole { inbox.partitions() } else { task..task + 1 };
+            inputs.push(StageInput {
+                stage: inbox.stage(),
+                step: inbox.step().to_string(),
+                schema: encode_schema(&inbox.schema()).into(),
+                partitions: number(read.start)?..number(read.end)?,
+                readers: 1,
+                deliveries: Vec::new(),
+            });
         }
-        inputs
+        Ok(inputs)
+    }
+
+    /// Checks if a stage is read as a whole by one leaf and by partition by another, which no inbox of a task allows.
+    fn reads_in_two_ways(&self) -> bool {
+        let leaves = leaves(&self.plan);
+        let other = |(inbox, whole): &(InboxExec, bool)| {
+            leaves.iter().any(|(other, alike)| other.stage() == inbox.stage() && alike != whole)
+        };
+        leaves.iter().any(other)
     }
 }
 
@@ -101,21 +128,10 @@ pub fn task_stages(
     let mut divider = Divider { query, first, partitions, stages: Vec::new() };
     let rest = divider.node(plan)?;
     // A plan that cannot be encoded is run by Fuse as a whole.
-    if divider.stages.iter().any(|stage| stage.fragment(0).is_err()) {
+    if divider.stages.iter().any(|stage| stage.reads_in_two_ways() || stage.fragment(0).is_err()) {
         return Ok(whole());
     }
     Ok((rest, divider.stages))
-}
-
-/// Returns the leaves of `plan` that read stages.
-fn inboxes(plan: &PlanNode) -> Vec<InboxExec> {
-    let mut found = Vec::new();
-    let visited = plan.each(&mut |node| {
-        found.extend(node.downcast_ref::<InboxExec>().cloned());
-        Ok(TreeNodeRecursion::Continue)
-    });
-    debug_assert!(visited.is_ok(), "a visitor that never fails");
-    found
 }
 
 struct Divider {
@@ -138,6 +154,7 @@ impl Divider {
         if let Some((input, keys)) = self.exchanged(&node) {
             return self.stage(&input, keys);
         }
+        let node = self.collected(node)?;
         self.merged(node)
     }
 
@@ -184,15 +201,25 @@ impl Divider {
         with_children(&node, vec![input])
     }
 
-    /// Makes `plan` a stage and returns the leaf that reads it.
+    /// Makes `plan` a stage of one task for each partition, and returns the leaf that reads it.
     fn stage(&mut self, plan: &PlanNode, keys: Vec<usize>) -> DataFusionResult<PlanNode> {
+        self.stage_of(plan, keys, self.partitions)
+    }
+
+    /// Makes `plan`, which has one partition, a stage of a single task, and returns the leaf that reads it.
+    fn stage_of_one(&mut self, plan: &PlanNode, keys: Vec<usize>) -> DataFusionResult<PlanNode> {
+        self.stage_of(plan, keys, 1)
+    }
+
+    fn stage_of(&mut self, plan: &PlanNode, keys: Vec<usize>, tasks: usize) -> DataFusionResult<PlanNode> {
         let number = u32::try_from(self.stages.len()).ok().and_then(|number| self.first.0.checked_add(number));
         let number = number.ok_or_else(|| QueryError::internal("a plan with 2^32 stages").into_datafusion())?;
-        let (id, step, schema) = (StageId(number), format!("reduce_{number}"), plan.schema());
-        let partitions = 0..self.partitions;
-        let inbox = InboxExec::divided_by(keys.clone(), self.query, id, step.clone(), partitions, Arc::clone(&schema));
-        let plan = Arc::clone(plan);
-        self.stages.push(TaskStage { id, step, keys, schema, partitions: self.partitions, plan });
+        // What operators declare changes when they are divided and encoded; nulls that never occur are harmless.
+        let (id, step, schema) = (StageId(number), format!("reduce_{number}"), nullable(&plan.schema()));
+        let (plan, partitions) = (Arc::clone(plan), self.partitions);
+        let inbox =
+            InboxExec::divided_by(keys.clone(), self.query, id, step.clone(), 0..partitions, Arc::clone(&schema));
+        self.stages.push(TaskStage { id, step, keys, schema, tasks, partitions, plan });
         Ok(Arc::new(inbox))
     }
 
@@ -200,6 +227,9 @@ impl Divider {
     fn is_of_tasks(&self, node: &PlanNode) -> bool {
         if let Some(inbox) = node.downcast_ref::<InboxExec>() {
             return inbox.partitions() == (0..self.partitions);
+        }
+        if self.is_collected(node) {
+            return true;
         }
         let counted = node.properties().partitioning.partition_count() == self.partitions;
         let needs = node.input_distribution_requirements();
@@ -251,77 +281,4 @@ fn with_children(node: &PlanNode, children: Vec<PlanNode>) -> DataFusionResult<P
 }
 
 #[cfg(test)]
-mod tests {
-    use arrow::datatypes::{DataType, Field, Schema};
-    use buzz_kernel::{decode_plan, planning_config};
-    use buzz_protocol::Options;
-    use datafusion::execution::TaskContext;
-    use datafusion::physical_plan::displayable;
-    use datafusion::prelude::SessionContext;
-
-    use super::*;
-    use crate::table::{InboxTable, InboxTarget};
-
-    const PARTITIONS: usize = 4;
-
-    /// Divides the plan of `sql` over the stages `a` (1) and `b` (2), each with the columns `k` and `v`. Returns the rest and the
-    /// stages.
-    async fn divided(sql: &str) -> (String, Vec<TaskStage>, Arc<TaskContext>) {
-        let query = QueryId::fresh();
-        let target = InboxTarget { query, partitions: PARTITIONS };
-        let config = planning_config(&Options::default(), PARTITIONS).unwrap().with_extension(Arc::new(target));
-        let ctx = SessionContext::new_with_config(config);
-        let schema = Arc::new(Schema::new(["k", "v"].map(|name| Field::new(name, DataType::Int64, true)).to_vec()));
-        for (name, stage) in [("a", 1), ("b", 2)] {
-            let (stage, step) = (StageId(stage), name.to_string());
-            ctx.register_table(name, Arc::new(InboxTable { stage, step, schema: Arc::clone(&schema) })).unwrap();
-        }
-        let plan = ctx.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
-        let (rest, stages) = task_stages(&plan, query, StageId(3), PARTITIONS).unwrap();
-        (displayable(rest.as_ref()).indent(false).to_string(), stages, ctx.task_ctx())
-    }
-
-    fn read(stage: &TaskStage) -> Vec<u32> {
-        stage.inputs().iter().map(|input| input.stage.0).collect()
-    }
-
-    #[tokio::test]
-    async fn joins_and_aggregates_become_stages_that_read_the_ones_before() {
-        let sql = "SELECT a.k, SUM(b.v) AS v FROM a JOIN b ON a.k = b.k GROUP BY a.k ORDER BY v";
-        let (rest, stages, _) = divided(sql).await;
-        // Both sides are exchanged by the key, and then joined and grouped.
-        assert_eq!(stages.iter().map(|stage| stage.id.0).collect::<Vec<_>>(), [3, 4, 5], "{rest}");
-        assert_eq!((read(&stages[0]), read(&stages[1])), (vec![1], vec![2]));
-        assert_eq!((stages[0].keys.len(), stages[1].keys.len(), stages[2].keys.len()), (1, 1, 0));
-        let mut last = read(&stages[2]);
-        last.sort_unstable();
-        assert_eq!(last, [3, 4]);
-        assert!(!rest.contains("JoinExec") && !rest.contains("AggregateExec"), "{rest}");
-        assert!(rest.contains("SortExec") && rest.contains("step=reduce_5"), "{rest}");
-    }
-
-    #[tokio::test]
-    async fn task_reads_one_partition_of_each_input() {
-        let (_, stages, ctx) = divided("SELECT k, COUNT(*) AS n FROM a GROUP BY k").await;
-        let last = stages.last().expect("a stage of groups");
-        for partition in 0..PARTITIONS {
-            let plan = decode_plan(&last.fragment(partition).unwrap(), &ctx, &LeafCodec).unwrap();
-            assert_eq!(plan.properties().partitioning.partition_count(), 1);
-            for inbox in inboxes(&plan) {
-                assert_eq!(inbox.partitions(), partition..partition + 1);
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn operators_that_need_all_rows_stay_at_fuse() {
-        let (rest, stages, _) = divided("SELECT k, ROW_NUMBER() OVER (ORDER BY v) AS n FROM a").await;
-        assert!(stages.is_empty() && rest.contains("WindowAggExec"), "{rest}");
-        // Rows that are only passed on make no task.
-        let (rest, stages, _) = divided("SELECT k FROM a UNION ALL SELECT v FROM b").await;
-        assert!(stages.is_empty() && rest.contains("step=a"), "{rest}");
-        // Each task has its part of a top-k, and Fuse the rest.
-        let (rest, stages, _) = divided("SELECT k, COUNT(*) AS n FROM a GROUP BY k ORDER BY n DESC, k LIMIT 3").await;
-        assert!(!stages.is_empty() && rest.contains("TopK(fetch=3)"), "{rest}");
-    }
-}
+mod tests;

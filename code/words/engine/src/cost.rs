@@ -26,7 +26,7 @@ pub struct Estimate {
     pub bytes: u64,
     /// Requests to buckets, of planning and of all tasks.
     pub requests: u64,
-    /// Tasks of all map stages.
+    /// Tasks: those that read files, and those that are expected to reduce rows in objects.
     pub tasks: u64,
     /// Seconds from the question to the answer.
     pub seconds: Between<f64>,

@@ -1,5 +1,7 @@
 //! Rows that are exchanged through objects: the places of deliveries, and what a task reads of them.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -40,11 +42,11 @@ pub struct StageInput {
     /// Schema of its rows, as an Arrow IPC flatbuffer.
     #[serde(with = "base64_bytes")]
     pub schema: Bytes,
-    /// The partition that the task reads.
-    pub partition: u32,
+    /// The partitions that the task reads: one, or all.
+    pub partitions: Range<u32>,
     /// Number of leaves of the task's plan that read the stage.
     pub readers: u32,
-    /// The deliveries with rows of the partition.
+    /// The deliveries with rows of these partitions.
     pub deliveries: Vec<DeliveredObject>,
 }
 

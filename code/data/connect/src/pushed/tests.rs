@@ -202,6 +202,19 @@ async fn rows_of_another_kind_do_not_take_others_with_them() {
 }
 
 #[tokio::test]
+async fn rows_are_judged_without_their_neighbours() {
+    let store = Arc::new(InMemory::new());
+    let log = log(&store).await;
+    push(&log, &[("", JSON, "", b"{\"id\":1}\n"), ("", JSON, "", b"{\"other\":1}\n")]).await;
+    let mut source = source(&store);
+    source.bad_data = BadData::Drop;
+    let read = source.read(10, 0).await.expect("bad rows are dropped");
+    assert_eq!((ids(&read), read.bad.len()), (vec![1], 1));
+    let error = self::source(&store).read(10, 0).await.expect_err("a row is bad");
+    assert!(error.to_string().contains("none of the table's columns; it has `other`"), "{error}");
+}
+
+#[tokio::test]
 async fn stream_that_does_not_exist_is_waited_for_or_named() {
     let store = Arc::new(InMemory::new());
     let mut waiting = source(&store);

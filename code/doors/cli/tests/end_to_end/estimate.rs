@@ -8,7 +8,7 @@ use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray}
 use async_trait::async_trait;
 use buzz_engine::{Cost, Engine, Estimate, Summary, Used, Want};
 use buzz_fuse::Fuse;
-use buzz_host::{Compute, Host, Refused};
+use buzz_host::{Compute, Host, ObjectRoot, Refused};
 use buzz_local::{LocalCompute, LocalHost};
 use buzz_protocol::{ErrorKind, HBeeTask, QueryError, Result, TaskOutcome};
 use buzz_storage::{Location, Stores};
@@ -121,6 +121,28 @@ async fn bytes_requests_and_tasks_are_within_20_percent_of_a_run() {
         estimates.push(estimate.bytes);
     }
     assert!(estimates[2] * 10 < estimates[0], "pages are left out: {estimates:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_go_through_objects_are_estimated_too() {
+    let bucket = bucket().await;
+    let query = statement(1, "SELECT id % 100 AS g, COUNT(*) AS n FROM notes GROUP BY 1", &CATALOGS);
+    let mut estimates = Vec::new();
+    // Fuse reads them; tasks reduce them.
+    for memory in ["inbox_memory_bytes=64MiB", "inbox_memory_bytes=1"] {
+        let place = Location::parse("s3://lake/exchange", Path::new("/")).unwrap();
+        let fuse = Fuse::new(Host { objects: Arc::new(ObjectRoot::at(place)), ..reading(&bucket).host() });
+        let sets = ["reducer=objects", "tasks=6", memory];
+        let (question, _) = question(&query, Path::new("/"), &sets);
+        let planned = fuse.start(question.with_want(Want::Plan)).answer().await.unwrap();
+        let estimate = planned.summary.estimate.expect("a plan has an estimate");
+        let ran = ask_fuse(&fuse, &query, Path::new("/"), &sets).await.unwrap().summary;
+        assert_eq!((estimate.tasks, ran.objects > 0), (ran.tasks, true), "{memory}: {ran:?}");
+        assert_near(&format!("requests with {memory}"), estimate.requests, ran.requests.total());
+        estimates.push((estimate.tasks, estimate.requests));
+    }
+    let [by_fuse, by_tasks] = estimates.as_slice() else { panic!("{estimates:?}") };
+    assert!(by_tasks.0 > by_fuse.0 && by_tasks.1 > by_fuse.1, "{estimates:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

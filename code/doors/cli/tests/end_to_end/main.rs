@@ -9,6 +9,8 @@ mod busy;
 
 mod chaos;
 
+mod collected;
+
 mod command;
 
 mod contract;

@@ -117,6 +117,7 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("files::each_file_is_read_once_over_runs", files::files_over_runs),
         Trial::test("files::rolled_sink_has_files_of_several_epochs", files::rolled_sink),
         Trial::test("state::file_of_others_stays_as_it_is", state::file_of_others),
+        Trial::test("sinks::empty_texts_of_partitions_are_not_recorded", sinks::empty_partitions),
         Trial::test("sinks::rows_have_the_columns_of_the_sink", sinks::columns),
         Trial::test("sinks::what_cannot_be_written_is_refused_by_check", sinks::refused),
         Trial::test("sinks::times_keep_their_zone", sinks::zones),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::{Folder, Result, same, succeeds};
+use crate::support::{Folder, Result, fails, same, succeeds};
 
 /// Several INSERT into one sink have its columns in its order, in all formats.
 pub(crate) fn columns() -> Result {
@@ -188,4 +188,37 @@ pub(crate) fn zones() -> Result {
     let mut out: Vec<&str> = out.lines().collect();
     out.sort_unstable();
     if out == zoned { Ok(()) } else { Err(format!("{out:?}").into()) }
+}
+
+/// An empty text in a partition column is an error before its epoch is recorded, so a corrected script goes on.
+pub(crate) fn empty_partitions() -> Result {
+    let folder = Folder::new()?;
+    for connector in ["parquet", "delta"] {
+        let script = |key: &str| {
+            format!(
+                "CREATE TABLE nexmark WITH (connector='nexmark', events='500', real_time='false');\n\
+                 CREATE TABLE lake WITH (connector='{connector}', path='{}', partition_by='k', type='sink');\n\
+                 INSERT INTO lake SELECT {key} AS k, bid.price AS price FROM nexmark WHERE bid IS NOT NULL;",
+                folder.text(connector)
+            )
+        };
+        let path = folder.write("s.sql", &script("replace(bid.channel, 'Google', '')"))?.display().to_string();
+        let state = folder.text(&format!("{connector}-state"));
+        let error = fails(&["run", &path, "--until-end", "--state", &state])?;
+        if !error.contains("column `k` of option `partition_by` has an empty text") || !error.contains("nullif(k, '')")
+        {
+            return Err(error.into());
+        }
+        folder.write("s.sql", &script("nullif(replace(bid.channel, 'Google', ''), '')"))?;
+        succeeds(&["run", &path, "--until-end", "--state", &state])?;
+    }
+    let binary = format!(
+        "CREATE TABLE nexmark WITH (connector='nexmark', events='500', real_time='false');\n\
+         CREATE TABLE lake WITH (connector='delta', path='{}', partition_by='k', type='sink');\n\
+         INSERT INTO lake SELECT arrow_cast(bid.channel, 'Binary') AS k, bid.price AS price FROM nexmark;",
+        folder.text("binary")
+    );
+    let path = folder.write("binary.sql", &binary)?.display().to_string();
+    let error = fails(&["check", &path])?;
+    if error.contains("column `k` of option `partition_by`") { Ok(()) } else { Err(error.into()) }
 }

@@ -161,6 +161,7 @@ fn list_tasks(shared: &Shared, request: &Value) -> Result<Value> {
     let mut found: Vec<&Task> = state
         .tasks
         .values()
+        .filter(|task| task.is_known(state.lag))
         .filter(|task| task.desired() == desired)
         .filter(|_| family.is_none_or(|family| family == shared.definition.family))
         .filter(|task| started_by.is_none_or(|by| task.started_by.as_deref() == Some(by)))
@@ -191,7 +192,7 @@ fn describe_tasks(shared: &Shared, request: &Value) -> Result<Value> {
     let state = shared.state();
     let (mut tasks, mut failures) = (Vec::new(), Vec::new());
     for arn in wanted.iter().filter_map(Value::as_str) {
-        match state.tasks.get(short_id(arn)) {
+        match state.tasks.get(short_id(arn)).filter(|task| task.is_known(state.lag)) {
             Some(task) => tasks.push(task.describe(shared)),
             None => failures.push(json!({"arn": arn, "reason": "MISSING"})),
         }

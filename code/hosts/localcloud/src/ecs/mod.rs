@@ -4,8 +4,8 @@
 //! tasks and the tokens that make `RunTask` idempotent. Each task has its own loopback address, so that all tasks can
 //! listen on the same port.
 //!
-//! Follows <https://docs.aws.amazon.com/AmazonECS/latest/APIReference/>. Differences: reads are consistent with writes;
-//! memory and CPU are not limited; subnets, security groups and roles are ignored; request signatures are not checked.
+//! Follows <https://docs.aws.amazon.com/AmazonECS/latest/APIReference/>. Differences: reads are consistent with writes, or late
+//! by [`Ecs::set_lag`]; memory and CPU are not limited; subnets, security groups and roles are ignored; request signatures are not checked.
 
 mod api;
 mod task;
@@ -84,6 +84,8 @@ struct State {
     /// Tasks that will fail to start.
     failed_starts: usize,
     calls: usize,
+    /// Time from `RunTask` until other calls know the task.
+    lag: Duration,
 }
 
 impl Ecs {
@@ -99,6 +101,11 @@ impl Ecs {
     /// Rejects the next `count` calls of any action because of their rate.
     pub fn throttle_next(&self, count: usize) {
         self.0.state().throttles += count;
+    }
+
+    /// Makes lists and descriptions leave out tasks for `lag` after their `RunTask`: the service is eventually consistent.
+    pub fn set_lag(&self, lag: Duration) {
+        self.0.state().lag = lag;
     }
 
     /// Makes the next `count` tasks stop while they start.

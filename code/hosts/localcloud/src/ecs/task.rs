@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -55,6 +55,11 @@ pub(super) struct Task {
 }
 
 impl Task {
+    /// Returns true if calls that read know the task, which they do `lag` after its creation.
+    pub(super) fn is_known(&self, lag: Duration) -> bool {
+        crate::clock::now().duration_since(self.created).is_ok_and(|age| age >= lag)
+    }
+
     pub(super) fn new(id: String, address: Ipv4Addr, request: &Value) -> Task {
         Task {
             id,

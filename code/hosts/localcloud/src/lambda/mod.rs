@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -85,6 +85,8 @@ pub struct Lambda {
     spawner: Spawner,
     functions: Arc<HashMap<String, Arc<Deployed>>>,
     capacity: Arc<Semaphore>,
+    /// Percentage of the invocations that are refused.
+    refused_percent: Arc<AtomicU8>,
 }
 
 /// A function and its warm instances.
@@ -115,7 +117,7 @@ impl Lambda {
         };
         let functions = functions.into_iter().map(|function| (function.name.clone(), Arc::new(deployed(function))));
         let (functions, capacity) = (Arc::new(functions.collect()), Arc::new(Semaphore::new(concurrency)));
-        Lambda { account, spawner, functions, capacity }
+        Lambda { account, spawner, functions, capacity, refused_percent: Arc::default() }
     }
 
     /// Injects `fault` into the next `count` invocations of `function`.
@@ -208,8 +210,16 @@ impl Lambda {
         self.functions.get(function).expect("the function exists").versions.lock().latest()
     }
 
+    /// Refuses `percent` of the invocations from now on with 429, chosen at random, as an account does that others use too.
+    pub fn refuse(&self, percent: u8) {
+        self.refused_percent.store(percent, Ordering::Relaxed);
+    }
+
     /// Takes a permit for one invocation. Returns `None` if the concurrency of the account is used up.
     fn room(&self) -> Option<OwnedSemaphorePermit> {
+        if crate::by_chance(self.refused_percent.load(Ordering::Relaxed)) {
+            return None;
+        }
         Arc::clone(&self.capacity).try_acquire_owned().ok()
     }
 

@@ -77,6 +77,7 @@ impl S3 {
     /// Handles one request.
     pub(crate) async fn answer(&self, request: Request<Body>) -> Response<Body> {
         match self.faults.next(&request) {
+            None if self.shape.lock().refuses() => fault::refusal(503, "SlowDown"),
             None => self.serve(request).await,
             Some(ReadFault::Slow(delay)) => {
                 tokio::time::sleep(delay).await;

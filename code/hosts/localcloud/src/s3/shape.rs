@@ -1,4 +1,4 @@
-//! Makes responses of buckets take as long as on S3.
+//! Makes responses of buckets take as long as on S3, and refuses some, as S3 does under load.
 
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
@@ -14,9 +14,16 @@ pub struct Shape {
     pub first_byte: Duration,
     /// Maximum bytes of one response in a second; S3 gives 50 to 90 MiB. `None` sets no limit.
     pub bytes_per_second: Option<NonZeroU64>,
+    /// Percentage of the requests that are refused with 503 and `SlowDown`, chosen at random.
+    pub refused_percent: u8,
 }
 
 impl Shape {
+    /// Decides if the next request is refused.
+    pub(super) fn refuses(self) -> bool {
+        crate::by_chance(self.refused_percent)
+    }
+
     /// Returns the time after the first byte at which `bytes` may have been sent.
     fn due(self, bytes: u64) -> Duration {
         self.bytes_per_second.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(bytes as f64 / rate.get() as f64))
@@ -62,7 +69,8 @@ mod tests {
         let bytes: Vec<Vec<u8>> = (0..5_u8).map(|fill| vec![fill; 1000]).collect();
         let frames = futures::stream::iter(bytes.clone().into_iter().map(Ok::<_, std::io::Error>));
         let first_byte = Duration::from_millis(1);
-        let shape = Shape { first_byte, bytes_per_second: NonZeroU64::new(1_000_000) };
+        let bytes_per_second = NonZeroU64::new(1_000_000);
+        let shape = Shape { first_byte, bytes_per_second, ..Shape::default() };
         let shaped = shape.applied(Response::new(Body::from_stream(frames))).await;
         let read = axum::body::to_bytes(shaped.into_body(), usize::MAX).await.unwrap();
         assert_eq!(read, bytes.concat());

@@ -14,8 +14,10 @@ use serde_json::json;
 use crate::common;
 use crate::stack::{Deployed, GROUPS, LARGE, ask, assert_answers, assert_same, deploy, plain};
 
-/// Scale factor of the tables of TPC-H.
-const SCALE: f64 = 0.01;
+/// Returns the scale factor of the tables of TPC-H: 0.01, or that of `BUZZ_TPCH_SCALE`.
+fn scale() -> f64 {
+    std::env::var("BUZZ_TPCH_SCALE").map_or(0.01, |scale| scale.parse().expect("`BUZZ_TPCH_SCALE` is not a number"))
+}
 
 /// Number of files of each table of TPC-H with as many rows.
 const FILES: usize = 4;
@@ -101,7 +103,7 @@ async fn tpch_runs_without_combs() {
 
 /// Writes table `name` of TPC-H into some files of `folder`.
 fn write_table(folder: &Path, name: &str) {
-    let (schema, batches) = tpch_table(name, SCALE).unwrap();
+    let (schema, batches) = tpch_table(name, scale()).unwrap();
     std::fs::create_dir_all(folder).unwrap();
     let share = batches.len().div_ceil(FILES).max(1);
     for (number, batches) in batches.chunks(share).enumerate() {

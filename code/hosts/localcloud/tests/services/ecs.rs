@@ -162,3 +162,18 @@ async fn aws_cli_runs_and_lists_tasks() {
     let listed = cloud.aws(&["ecs", "list-tasks", "--cluster", "cluster", "--family", "family"]).await.unwrap();
     assert!(listed.contains(":task/cluster/"), "{listed}");
 }
+
+#[tokio::test]
+async fn tasks_are_known_after_the_lag() {
+    let cloud = start(Sizes::default()).await;
+    let client = cloud.ecs().await;
+    cloud.cloud.ecs.set_lag(Duration::from_secs(3600));
+    let started = run(&client).send().await.unwrap();
+    let arn = started.tasks()[0].task_arn().unwrap();
+    let described = client.describe_tasks().cluster("cluster").tasks(arn).send().await.unwrap();
+    assert_eq!((described.tasks().len(), described.failures()[0].reason()), (0, Some("MISSING")));
+    assert_eq!(list(&client, DesiredStatus::Running).await, 0);
+    cloud.cloud.ecs.set_lag(Duration::ZERO);
+    assert_eq!(list(&client, DesiredStatus::Running).await, 1);
+    describe(&client, arn).await;
+}

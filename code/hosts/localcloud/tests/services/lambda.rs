@@ -310,3 +310,13 @@ async fn versions_keep_their_settings_and_the_alias_names_one_of_them() {
         assert_eq!(refused, Err((404, "ResourceNotFoundException".to_string())), "{gone}");
     }
 }
+
+#[tokio::test]
+async fn part_of_the_invocations_is_refused() {
+    let cloud = start(Sizes::default()).await;
+    cloud.cloud.lambda.refuse(100);
+    let refused = api_error(invoke(&cloud, &json!({})).await);
+    assert_eq!(refused, (429, "TooManyRequestsException".to_string()));
+    cloud.cloud.lambda.refuse(0);
+    answer(&cloud, json!({})).await;
+}

@@ -1,13 +1,15 @@
 //! The semantics of S3 on which Buzz relies.
 
-use buzz_localcloud::SECRET_KEY;
+use buzz_localcloud::s3::Shape;
 use buzz_localcloud::upload::{Uploaded, client, upload};
+use buzz_localcloud::{ACCESS_KEY, REGION, SECRET_KEY};
 use bytes_of::bytes;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
 use object_store::signer::Signer;
 use object_store::{
-    Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion, WriteMultipart,
+    Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig, UpdateVersion,
+    WriteMultipart,
 };
 
 use crate::clients::{Cloud, Sizes, start};
@@ -184,4 +186,24 @@ async fn aws_cli_copies_objects_and_reads_bucket_region() {
     assert!(head.contains(r#""BucketRegion": "us-east-2""#), "{head}");
     let refused = cloud.aws(&["s3api", "head-object", "--bucket", "bucket", "--key", "nothing"]).await.unwrap_err();
     assert!(refused.contains("404"), "{refused}");
+}
+
+#[tokio::test]
+async fn part_of_the_requests_is_refused() {
+    let cloud = start(Sizes::default()).await;
+    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+    let builder =
+        AmazonS3Builder::new().with_bucket_name("bucket").with_endpoint(&cloud.cloud.endpoint).with_retry(retry);
+    let builder = builder.with_access_key_id(ACCESS_KEY).with_secret_access_key(SECRET_KEY).with_allow_http(true);
+    let store = builder.with_region(REGION).build().unwrap();
+    store.put(&"a".into(), "x".into()).await.unwrap();
+    cloud.cloud.s3.set_shape(Shape { refused_percent: 100, ..Shape::default() });
+    let refused = store.get(&"a".into()).await.unwrap_err().to_string();
+    assert!(refused.contains("SlowDown") || refused.contains("503"), "{refused}");
+    cloud.cloud.s3.set_shape(Shape { refused_percent: 50, ..Shape::default() });
+    let mut read = 0;
+    for _ in 0..64 {
+        read += usize::from(store.get(&"a".into()).await.is_ok());
+    }
+    assert!((1..64).contains(&read), "{read} of 64");
 }

@@ -260,7 +260,7 @@ async fn work_by_tasks(dispatch: &Dispatch<'_>, reduction: Reduction, sink: &mut
     }
     let delivered = Progress::get(&progress.bytes_delivered);
     let reduction = if delivered > plan.options.inbox_memory_bytes {
-        let tasks: usize = reduction.task_stages().iter().map(|stage| stage.partitions).sum();
+        let tasks: usize = reduction.task_stages().iter().map(|stage| stage.tasks).sum();
         tracing::info!(query_id = %query, delivered, tasks, "tasks reduce the rows");
         Progress::add(&progress.tasks, tasks as u64);
         // A delivery that is lost, which is `Unavailable`, is made again by another run.
