@@ -138,7 +138,7 @@ impl Rows<'_> {
         let batches = match record.fault {
             Some(fault) => Err(fault.to_string()),
             None => self.decode(record.text).map_err(|error| {
-                number_as_time(self.format, self.schema, record.text).unwrap_or_else(|| error.to_string())
+                number_as_time(self.format, self.schema, record.text).unwrap_or_else(|| reason_of(&error))
             }),
         };
         match batches {
@@ -164,6 +164,17 @@ impl Rows<'_> {
             Format::Csv { delimiter, .. } => decode_csv(self.schema, self.names, *delimiter, lines),
             Format::Parquet | Format::Arrow => Err(QueryError::internal("a binary format has no lines")),
         }
+    }
+}
+
+/// Returns the reason for which a row is bad: the decoder's message, without the number that the line has in the part that was decoded.
+fn reason_of(error: &QueryError) -> String {
+    let text = error.to_string();
+    let counts = text.strip_prefix("Csv error: incorrect number of fields for line ");
+    let counts = counts.and_then(|rest| rest.split_once(", expected ")?.1.split_once(" got "));
+    match counts {
+        Some((wanted, found)) => format!("it has {found} values, but there are {wanted} columns"),
+        None => text.strip_prefix("Json error: ").map(str::to_string).unwrap_or(text),
     }
 }
 

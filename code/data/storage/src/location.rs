@@ -25,6 +25,10 @@ impl fmt::Display for Location {
     }
 }
 
+/// The remedy for places on web servers.
+const NO_WEB: &str =
+    "files are not read from web servers; download it, or give a pipe that is read once, such as `<(curl -sSf URL)`";
+
 impl Location {
     /// Parses `uri`: an `s3://` or `file://` URI, or a path, which is relative to `base` unless it is absolute. Opens
     /// nothing.
@@ -50,6 +54,7 @@ impl Location {
                 let path = Path::parse(key.trim_end_matches('/')).map_err(|error| bad(error.to_string()))?;
                 Ok(Location { store, path })
             }
+            Some(("http" | "https", _)) => Err(bad(NO_WEB.to_string())),
             Some((scheme, _)) => Err(bad(format!("the scheme `{scheme}://` is not supported; use a path or s3://"))),
             None if uri.is_empty() => Err(bad("it is empty".to_string())),
             None => Self::local(&base.join(uri)).map_err(bad),
@@ -120,6 +125,7 @@ mod tests {
         assert_eq!(place("file:///data/t").unwrap(), "/data/t");
         assert_eq!(place("s3://bucket/a/b/").unwrap(), "s3://bucket/a/b");
         assert!(place("ftp://host/x").unwrap_err().contains("the scheme `ftp://` is not supported"));
+        assert!(place("https://host/x.csv").unwrap_err().contains("not read from web servers"));
         assert!(place("").unwrap_err().contains("it is empty"));
         assert_eq!(place("s3://bucket/a@b:c.parquet").unwrap(), "s3://bucket/a@b:c.parquet");
         for keyed in ["s3://KEY:SECRET@bucket/a", "s3a://KEY@bucket/a", "s3://KEY:SEC/RET@bucket/a", "s3://KEY:SECRET"]

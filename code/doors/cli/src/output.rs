@@ -1,17 +1,24 @@
 //! The destination of the rows: standard output, a file or a device.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use buzz_engine::Rows;
-use buzz_protocol::{Format, QueryError, Result};
+use buzz_protocol::{Format, QueryError, Result, now};
 use buzz_results::format::{WriteError, plain, write_within};
 use buzz_results::{Cut, Incoming, Layout, Written, not_writable, written};
 use tempfile::NamedTempFile;
 
 use crate::interrupt::{Interrupt, Interruptible};
 use crate::terminal::{note, quiet_when_closed, terminal_size};
+
+/// The start of the names of files that are not complete.
+const UNFINISHED: &str = ".buzz-output-";
+
+/// Time since the last change after which an unfinished file without a lock belongs to no command.
+const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 
 /// The destination of rows.
 #[derive(Debug)]
@@ -40,6 +47,9 @@ impl Output {
             return Ok(Output::at(Place::Stdout));
         };
         let bad = |why: &dyn std::fmt::Display| not_writable(path, why);
+        if path.to_str().is_some_and(|path| path.contains("://")) {
+            return Err(bad(&"rows are written to files of this machine; name one, and copy it"));
+        }
         if path.is_dir() {
             return Err(bad(&"the path is a folder"));
         }
@@ -53,11 +63,14 @@ impl Output {
         if !folder.exists() {
             return Err(bad(&format!("folder `{}` does not exist", folder.display())));
         }
+        remove_abandoned(folder);
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".buzz-output-");
+        builder.prefix(UNFINISHED);
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let file = builder.tempfile_in(folder).map_err(|error| bad(&plain(&error)))?;
+        // Where the disk has no locks, no file is removed either.
+        drop(file.as_file().try_lock());
         // A file that only its owner can read stays one.
         if let Ok(replaced) = path.metadata() {
             file.as_file().set_permissions(replaced.permissions()).map_err(|error| bad(&plain(&error)))?;
@@ -166,6 +179,20 @@ fn kept(file: NamedTempFile, path: &Path, interrupt: &Interrupt) -> Result<()> {
     file.as_file().sync_all().map_err(|error| bad(&error))?;
     interrupt.check().map_err(|error| bad(&error))?;
     file.persist(path).map(|_| ()).map_err(|error| bad(&error.error))
+}
+
+/// Removes unfinished files in `folder` of commands that were killed. A running command holds a lock on its file, and takes it at once after
+/// it has made the file. What cannot be removed stays.
+fn remove_abandoned(folder: &Path) {
+    let entries = folder.read_dir().into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(UNFINISHED))) {
+        let changed = entry.metadata().ok().filter(Metadata::is_file).and_then(|found| found.modified().ok());
+        let age = changed.and_then(|changed| now().duration_since(changed).ok());
+        let file = age.filter(|age| *age > ABANDONED_AFTER).and_then(|_| File::open(entry.path()).ok());
+        if file.is_some_and(|file| file.try_lock().is_ok()) {
+            drop(std::fs::remove_file(entry.path()));
+        }
+    }
 }
 
 /// Returns the folder of a file.
@@ -292,6 +319,33 @@ mod tests {
         Output::open(Some(&path)).unwrap().write_text("new").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn files_of_killed_commands_are_removed_and_those_of_running_ones_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let unfinished = |name: &str, age: Duration| {
+            let path = dir.path().join(format!("{UNFINISHED}{name}"));
+            let file = File::create(&path).unwrap();
+            file.set_modified(now() - age).unwrap();
+            (path, file)
+        };
+        let (killed, _) = unfinished("killed", ABANDONED_AFTER * 2);
+        let (slow, held) = unfinished("slow", ABANDONED_AFTER * 2);
+        held.lock().unwrap();
+        let (young, _) = unfinished("young", Duration::ZERO);
+        let other = dir.path().join("buzz-output-x");
+        std::fs::write(&other, "").unwrap();
+        let output = Output::open(Some(&dir.path().join("rows.csv"))).unwrap();
+        assert_eq!([killed.exists(), slow.exists(), young.exists(), other.exists()], [false, true, true, true]);
+        let Place::File(file, _) = &output.place else { panic!("{output:?}") };
+        assert!(File::open(file.path()).unwrap().try_lock().is_err());
+    }
+
+    #[test]
+    fn place_in_a_bucket_is_refused() {
+        let error = Output::open(Some(Path::new("s3://bucket/rows.csv"))).unwrap_err();
+        assert!(error.message.contains("files of this machine"), "{error}");
     }
 
     #[test]

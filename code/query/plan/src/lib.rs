@@ -39,6 +39,7 @@ mod statement;
 mod steps;
 mod table;
 mod trees;
+mod verbs;
 mod views;
 pub mod visit;
 mod wire;

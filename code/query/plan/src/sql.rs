@@ -12,7 +12,7 @@ use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 
-use crate::{chains, columns, params, scalar, standard, wire};
+use crate::{chains, columns, params, scalar, standard, verbs, wire};
 
 /// The mark that some editors put at the start of a file.
 const BYTE_ORDER_MARK: char = '\u{feff}';
@@ -26,7 +26,9 @@ pub(crate) fn parse_query(sql: &str) -> Result<Statement> {
 pub(crate) fn parse_statement(sql: &str) -> Result<Statement> {
     let sql = sql.trim_start_matches(BYTE_ORDER_MARK);
     chains::check_length(sql)?;
-    let mut statements = DFParser::parse_sql_with_dialect(sql, &GenericDialect {})?;
+    verbs::check_numbers(sql)?;
+    let parsed = DFParser::parse_sql_with_dialect(sql, &GenericDialect {});
+    let mut statements = parsed.map_err(|error| verbs::with_hint(error.into(), sql))?;
     let statement = statements.pop_front().ok_or_else(|| QueryError::invalid("the SQL is empty; write a SELECT"))?;
     if !statements.is_empty() {
         return Err(QueryError::invalid(format!(
@@ -49,12 +51,14 @@ pub(crate) fn check_query(statement: Statement) -> Result<Statement> {
         },
         other => verb(other),
     };
-    Err(QueryError::invalid(format!("{verb} is not a query; Buzz only reads, write a SELECT")))
+    Err(QueryError::invalid(verbs::not_a_query(&verb)))
 }
 
 /// Returns the first word of a statement, in upper case.
 fn verb(statement: &impl std::fmt::Display) -> String {
-    statement.to_string().split_whitespace().next().unwrap_or_default().to_uppercase()
+    let text = statement.to_string();
+    let end = text.find(|letter: char| !letter.is_alphabetic()).unwrap_or(text.len());
+    text[..end].to_uppercase()
 }
 
 /// Returns the plan of `statement`, first as written, then optimized.

@@ -4,6 +4,7 @@ use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 
 use crate::QueryError;
+use crate::dialects::explained;
 use crate::error::{column_not_found, from_arrow, from_external, from_io};
 use crate::store_error::from_object_store;
 
@@ -48,9 +49,12 @@ pub(crate) fn from_datafusion(error: &DataFusionError) -> QueryError {
             "SQL syntax: {}",
             plain(&parser.to_string()).trim_start_matches("sql parser error: ")
         )),
-        DataFusionError::Plan(message) | DataFusionError::Configuration(message) => QueryError::invalid(plain(message)),
+        DataFusionError::Plan(message) | DataFusionError::Configuration(message) => {
+            QueryError::invalid(explained(&plain(message), message.lines().skip(1)))
+        }
         DataFusionError::NotImplemented(message) => {
-            QueryError::invalid(format!("not supported by the SQL engine: {}", plain(message)))
+            let message = explained(&plain(message), std::iter::empty());
+            QueryError::invalid(format!("not supported by the SQL engine: {message}"))
         }
         DataFusionError::ResourcesExhausted(message) => QueryError::out_of_memory(exhausted(message)),
         DataFusionError::ParquetError(source) => QueryError::data(format!("not readable Parquet: {source}")),
@@ -76,6 +80,10 @@ fn plain(message: &str) -> String {
     let mut line = whole.as_str();
     for prefix in ["Internal error: ", "Error during planning: ", "Execution error: "] {
         line = line.trim_start_matches(prefix);
+    }
+    if line.starts_with("Physical plan does not support logical expression WindowFunction") {
+        return "a window function stands in SELECT, QUALIFY and ORDER BY only; write QUALIFY instead of WHERE, or a subquery"
+            .to_string();
     }
     let line = without_dump(line);
     match line.strip_prefix("Physical plan does not support logical expression OuterReferenceColumn") {
@@ -161,6 +169,9 @@ mod tests {
         let outer =
             "Physical plan does not support logical expression OuterReferenceColumn(Field { name: \"id\" }, Column {})";
         assert!(plain(outer).contains("write it as a join"));
+        let window =
+            "Physical plan does not support logical expression WindowFunction(WindowFunction { fun: RowNumber })";
+        assert!(plain(window).contains("write QUALIFY"));
         assert_eq!(plain("a (b) {c}"), "a (b) {c}");
     }
 

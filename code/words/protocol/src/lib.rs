@@ -14,6 +14,8 @@ pub mod catalog;
 mod clock;
 #[cfg(feature = "datafusion")]
 mod datafusion_error;
+#[cfg(feature = "datafusion")]
+mod dialects;
 pub mod error;
 pub mod format;
 mod human;

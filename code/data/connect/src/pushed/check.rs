@@ -368,7 +368,12 @@ mod tests {
         assert_eq!(checked("1,a\n2,b\n", without, true, BadData::Fail).expect("the rows fit").rows, 2);
         let cases = [
             ("id,name\n1,a\nx,b\n", with, true, "line 3: row `x,b` does not fit"),
-            ("id,name\n1,\"a\nb\"\n1,2,3\n", with, false, "line 4: row `1,2,3` does not fit"),
+            (
+                "id,name\n1,\"a\nb\"\n1,2,3\n",
+                with,
+                false,
+                "line 4: row `1,2,3` does not fit: it has 3 values, but there are 2 columns",
+            ),
             ("id,name\n1,a\n,b\n", with, true, "line 3: column `id` is NULL"),
             ("id,id\n1,2\n", with, false, "column `id` twice"),
             ("1,a\n2,b\n", with, true, "header=absent"),

@@ -25,6 +25,25 @@ pub(super) fn compression_of(head: &[u8]) -> Compression {
     magics.iter().find(|(magic, _)| head.starts_with(magic)).map_or(Compression::None, |(_, found)| *found)
 }
 
+/// Checks that `head`, the start of a file whose name or catalog entry says `compression`, is not that of something else. Files of zstd
+/// may begin with frames to skip.
+///
+/// # Errors
+/// `Data`, with the ways to say what the file is.
+pub(super) fn check_start(compression: Compression, head: &[u8]) -> Result<()> {
+    let found = compression_of(head);
+    if head.len() < MAGIC_BYTES || found == compression || compression == Compression::Zstd {
+        return Ok(());
+    }
+    let begins = match found {
+        Compression::None => "is not compressed".to_string(),
+        other => format!("is compressed with {other}"),
+    };
+    Err(QueryError::data(format!(
+        "not readable {compression}: the file {begins}; give it the ending of what it is, or set `compression` in the catalog entry"
+    )))
+}
+
 /// Returns the text of a whole file, which is decompressed if its first bytes are those of gzip, zstd, bzip2 or xz.
 ///
 /// # Errors
@@ -112,6 +131,9 @@ mod tests {
             let text: Vec<Bytes> = decompressed(compression, bytes.boxed()).try_collect().await.unwrap();
             assert_eq!(text.concat(), b"a\nb\n", "{compression:?}");
             assert_eq!(compression_of(&file), compression);
+            check_start(compression, &file).unwrap();
+            let other = check_start(compression, b"id,name\n1,a\n");
+            assert_eq!(other.is_err(), compression != Compression::Zstd, "{other:?}");
             assert_eq!(plain_text(file.clone().into()).await.unwrap().as_ref(), b"a\nb\n", "{compression:?}");
             let cut = futures::stream::iter([Ok(Bytes::copy_from_slice(&file[..file.len() - 9]))]);
             let error = decompressed(compression, cut.boxed()).try_collect::<Vec<_>>().await.unwrap_err();

@@ -18,7 +18,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
 
-use super::compression::{MAGIC_BYTES, compression_of, decompressed};
+use super::compression::{MAGIC_BYTES, check_start, compression_of, decompressed};
 use super::csv::{
     column_names, first_record_end, first_record_start, is_blank, separator_line, without_separator_line,
 };
@@ -216,16 +216,27 @@ pub(super) struct Text {
     pub(super) is_plain: bool,
 }
 
+/// The mark in the header of a tar archive, and its place.
+const TAR_MAGIC: &[u8] = b"ustar";
+const TAR_MAGIC_AT: usize = 257;
+
 /// Decompresses and decodes the `bytes` of a whole file. Detects its compression if the name does not tell it.
 pub(super) async fn text_of(mut bytes: Pieces, format: &FileFormat, path: &str) -> Result<Text> {
     let mut compression = format.compression(path);
-    if compression == Compression::None && format.detects_compression() {
+    if compression != Compression::None || format.detects_compression() {
         let (head, again) = peeked(bytes, MAGIC_BYTES).await?;
         bytes = again;
-        compression = compression_of(&head);
+        match compression {
+            Compression::None => compression = compression_of(&head),
+            named => check_start(named, &head)?,
+        }
     }
     let given = format.encoding().map(encoding).transpose()?.flatten();
-    let (is_decoded, text) = as_utf8(decompressed(compression, bytes), given).await?;
+    let (head, text) = peeked(decompressed(compression, bytes), TAR_MAGIC_AT + TAR_MAGIC.len()).await?;
+    if head.get(TAR_MAGIC_AT..).is_some_and(|magic| magic.starts_with(TAR_MAGIC)) {
+        return Err(QueryError::data("it is a tar archive; unpack it, and read its files"));
+    }
+    let (is_decoded, text) = as_utf8(text, given).await?;
     Ok(Text { text, is_plain: compression == Compression::None && !is_decoded })
 }
 

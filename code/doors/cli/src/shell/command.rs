@@ -74,6 +74,15 @@ impl fmt::Display for Pager {
     }
 }
 
+/// Commands of the shells of DuckDB, PostgreSQL and SQLite, and what to do instead.
+const OTHERS: [(&[&str], &str); 5] = [
+    (&[".mode", "\\pset", "\\a", "\\x"], "write .format table, json, ndjson or csv"),
+    (&[".headers", ".header", "\\H"], "rows of csv and tables have a header"),
+    (&[".import", ".open", "\\copy", "\\c", "\\connect"], "write .table NAME=PLACE to read a file"),
+    (&[".output", ".once", "\\o", "\\g"], "run `buzz sql … --output FILE` to write one"),
+    (&["\\l", "\\dn", "\\dv", "\\df", ".databases", ".dbinfo"], "write .tables"),
+];
+
 /// Returns true if `text` is a command and not SQL.
 pub(super) fn is_command(text: &str) -> bool {
     let text = text.trim_start();
@@ -121,7 +130,10 @@ pub(super) fn parse(text: &str) -> Result<Command> {
         })),
         ".read" | "\\i" => Command::Read(PathBuf::from(required()?)),
         _ => {
-            let help = name_help(name, NAMES.into_iter());
+            let help = match OTHERS.iter().find(|(names, _)| names.contains(&name)) {
+                Some((_, instead)) => format!("; {instead}"),
+                None => name_help(name, NAMES.into_iter()),
+            };
             return Err(QueryError::invalid(format!(
                 "command `{name}` does not exist{help}; .help lists the commands"
             )));
@@ -149,6 +161,8 @@ mod tests {
         assert_eq!(parse("quit;").unwrap(), Command::Quit);
         for (text, words) in [
             (".tabels", "command `.tabels` does not exist; did you mean `.tables`?"),
+            (".mode csv", "command `.mode` does not exist; write .format table, json"),
+            ("\\copy t to x", "command `\\copy` does not exist; write .table NAME=PLACE"),
             (".table", ".table needs an argument"),
             (".table x", "not of the form NAME=URI"),
             (".set task=1", "did you mean `tasks`?"),

@@ -299,3 +299,25 @@ async fn json_array_that_is_cut_off_is_an_error() {
     write(dir, "whole.json", format!("[{}]", objects.join(",\n")));
     assert_eq!(rows(dir, "SELECT count(a) FROM t", json!({"uri": "whole.json"})).await, ["20000"]);
 }
+
+/// An archive has texts in it, whose first line would be a row of nonsense.
+#[tokio::test]
+async fn archive_and_wrong_ending_are_named() {
+    let dir = tempdir().unwrap();
+    let dir = dir.path();
+    let mut archive = vec![0; 512];
+    archive[..5].copy_from_slice(b"a.csv");
+    archive[257..262].copy_from_slice(b"ustar");
+    archive.extend(b"id,name\n1,a\n");
+    archive.resize(2048, 0);
+    for name in ["a.tar", "a.csv"] {
+        write(dir, name, &archive);
+        let text = error(dir, "SELECT * FROM t", json!({"uri": name})).await;
+        assert!(text.contains(name) && text.contains("it is a tar archive; unpack it"), "{text}");
+    }
+    write(dir, "plain.csv.gz", "id,name\n1,a\n");
+    let text = error(dir, "SELECT * FROM t", json!({"uri": "plain.csv.gz"})).await;
+    assert!(text.contains("not readable gzip: the file is not compressed; give it the ending"), "{text}");
+    let entry = json!({"uri": "plain.csv.gz", "type": "Csv", "compression": "none"});
+    assert_eq!(rows(dir, "SELECT * FROM t", entry).await, ["1 | a"]);
+}

@@ -246,6 +246,11 @@ fn format_of(headers: &HeaderMap) -> Answered<PushFormat> {
         match (name, value.trim_matches('"')) {
             ("charset", "utf-8" | "utf8" | "us-ascii") | ("header", "present") => {}
             ("header", "absent") => header = false,
+            ("header", other) => {
+                return Err(unsupported(format!(
+                    "header `{other}` is not understood; send `header=present` or `header=absent`"
+                )));
+            }
             ("charset", other) => return Err(unsupported(format!("charset `{other}` is not supported; send UTF-8"))),
             _ => {}
         }

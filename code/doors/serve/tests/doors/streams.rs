@@ -137,6 +137,7 @@ async fn bad_requests_say_what_is_wrong_and_keep_nothing() {
         (vec![], "{\"id\":1}\n{\"id\":\n", 422, "line 3: the text is not JSON"),
         (vec![], "7", 422, "line 1: `7` is not a JSON object"),
         (kind("text/csv"), "id,name\n1,a\n1,2,3\n", 422, "line 3: row `1,2,3`"),
+        (kind("text/csv; header=no"), "1,a\n", 415, "header `no` is not understood"),
         (kind("text/csv; header=absent"), "1,a\n", 422, "the stream declares none"),
         (kind("application/vnd.apache.arrow.stream"), "{\"id\":1}", 422, "the Arrow IPC stream cannot be read"),
         (kind("application/xml"), "<id>1</id>", 415, "`Content-Type: application/xml` is not supported"),

@@ -13,7 +13,8 @@ use datafusion::execution::registry::FunctionRegistry;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArgumentClause, FunctionArguments, GroupByExpr, GroupByWithModifier, Join, JoinConstraint,
-    JoinOperator, Query, Select, SelectItem, TableFactor, TableSampleKind, Value, Visitor, WildcardAdditionalOptions,
+    JoinOperator, Query, Select, SelectFlavor, SelectItem, TableFactor, TableSampleKind, Value, Visitor,
+    WildcardAdditionalOptions,
 };
 
 use crate::visit::visit;
@@ -38,8 +39,13 @@ pub(super) fn check_query(query: &Query) -> Result<()> {
     Ok(())
 }
 
-/// Checks the clauses of `select`, and writes `GROUP BY a, b WITH ROLLUP` as `GROUP BY ROLLUP (a, b)`.
+/// Checks the clauses of `select`, writes `GROUP BY a, b WITH ROLLUP` as `GROUP BY ROLLUP (a, b)`, and `FROM t` alone as
+/// `SELECT * FROM t`.
 pub(super) fn check_select(select: &mut Select) -> Result<()> {
+    if select.flavor == SelectFlavor::FromFirstNoSelect {
+        select.flavor = SelectFlavor::Standard;
+        select.projection = vec![SelectItem::Wildcard(WildcardAdditionalOptions::default())];
+    }
     if let Some(condition) = &select.prewhere {
         return refused(format!("PREWHERE {condition}"), "write the condition in WHERE");
     }

@@ -3,6 +3,7 @@
 //! DataFusion reads the date alone if the parts of the time do not make one: `to_timestamp('01/02/2024 10 PM', '%d/%m/%Y %I %p')`
 //! is midnight, as the minute is missing.
 
+use arrow::datatypes::DataType;
 use buzz_protocol::QueryError;
 use chrono::format::{Fixed, Item, Numeric, StrftimeItems};
 use datafusion::common::tree_node::Transformed;
@@ -18,6 +19,29 @@ const PARSERS: [&str; 6] = [
     "to_timestamp_nanos",
     "to_unixtime",
 ];
+
+/// Checks the format of `to_char`, which is that of strftime: the letters of other engines, as in `YYYY-MM`, would be the result.
+///
+/// # Errors
+/// `Invalid` if the format of a date or time has letters and no `%`.
+pub(super) fn check_printed(expression: &Expr, schema: &DFSchema) -> Result<()> {
+    let Expr::ScalarFunction(call) = expression else { return Ok(()) };
+    let [value, format] = call.args.as_slice() else { return Ok(()) };
+    if call.name() != "to_char" || !value.get_type(schema)?.is_temporal() {
+        return Ok(());
+    }
+    let is_of_durations = matches!(value.get_type(schema)?, DataType::Duration(_) | DataType::Interval(_));
+    match literal(format) {
+        Some(text)
+            if !is_of_durations && !text.contains('%') && text.contains(|letter: char| letter.is_alphabetic()) =>
+        {
+            let error =
+                format!("the format `{text}` has no `%`; write formats as in strftime, such as `%Y-%m-%d %H:%M`");
+            Err(QueryError::invalid(error).into_datafusion())
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Reads the minute 0 if a format has an hour but no minute. Formats that are no literals stay as they are.
 ///
@@ -92,6 +116,24 @@ fn lacks_minute(format: &str) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn format_of_other_engines_is_an_error() {
+        let schema = DFSchema::empty();
+        let printed = |value: ScalarValue, format: &str| {
+            let call = datafusion::functions::datetime::to_char().call(vec![lit(value), lit(format)]);
+            check_printed(&call, &schema).map_err(|error| error.to_string())
+        };
+        let error = printed(ScalarValue::Date32(Some(0)), "YYYY-MM").unwrap_err();
+        assert!(error.contains("the format `YYYY-MM` has no `%`"), "{error}");
+        for (value, format) in [
+            (ScalarValue::Date32(Some(0)), "%Y-%m"),
+            (ScalarValue::Date32(Some(0)), "--"),
+            (ScalarValue::DurationSecond(Some(1)), "pretty"),
+        ] {
+            printed(value, format).unwrap();
+        }
+    }
 
     #[test]
     fn only_hours_without_minutes_lack_one() {

@@ -145,6 +145,7 @@ fn one(expression: Expr, schema: &DFSchema, zone: Option<&str>) -> DataFusionRes
     };
     let mut result = sibling(simplified::flat(expression), &|inner| patterns::translated(inner, schema))?;
     result = sibling(result, &|inner| intervals::by_length(inner, schema))?;
+    formats::check_printed(&result.data, schema)?;
     result = sibling(result, &|inner| formats::complete(inner, schema))?;
     result = sibling(result, &|inner| windows::within(inner, &|window| windows::in_groups(window, schema)))?;
     result = sibling(result, &|inner| decimals::comparable(inner, schema))?;

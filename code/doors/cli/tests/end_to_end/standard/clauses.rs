@@ -24,6 +24,8 @@ async fn everyday_clauses_are_accepted() {
         ("SELECT DISTINCT a, count(*) OVER (PARTITION BY a) AS n FROM t LIMIT 30", &["1 | 2", "2 | 1", "NULL | 2", "3 | 3"]),
         ("SELECT id, row_number() OVER (ORDER BY struct(id)) FROM t WHERE id < 3", &["1 | 1", "2 | 2"]),
         ("SELECT id, sum(b) OVER (ORDER BY struct(a)) FROM t WHERE a < 3", &["1 | 2", "2 | 2", "3 | 2"]),
+        ("FROM u ORDER BY v LIMIT 1", &["NULL | none"]),
+        ("WITH q AS (FROM u) FROM q", &["1 | one", "2 | two", "2 | zwei", "NULL | none"]),
         ("SELECT count(*) FROM t GROUP BY GROUPING SETS (())", &["8"]),
         ("SELECT count(*), 1 FROM t WHERE id > 99 GROUP BY ()", &["0 | 1"]),
         ("WITH RECURSIVE r(i, s) AS (SELECT 0, 0 UNION ALL SELECT i + 1, s + i FROM r WHERE i < 4) SELECT max(s) FROM r", &["6"]),
@@ -146,6 +148,14 @@ async fn unsupported_clauses_are_named_without_the_parsed_statement() {
     for (sql, words) in [
         ("SELECT t.id FROM t, LATERAL (SELECT v FROM u WHERE u.k = t.id LIMIT 1) l", "write it as a join"),
         ("SELECT s FROM t ORDER BY s COLLATE \"de_DE\"", "texts are compared byte by byte"),
+        ("SELECT id FROM t WHERE row_number() OVER (ORDER BY id) = 1", "write QUALIFY"),
+        ("SELECT rank() FROM t", "function `rank` needs a window"),
+        ("SELECT to_char(day, 'YYYY-MM') FROM d", "the format `YYYY-MM` has no `%`"),
+        ("SELECT date_diff('day', day, day) FROM d", "function `date_diff` does not exist; write `day2 - day1`"),
+        ("SELECT id FROM other.t", "tables have no schema but `public`: write FROM t"),
+        ("SELECT TOP 2 id FROM t", "write `LIMIT n`"),
+        ("SELECT a, count(*) FROM t", "column `t.a` stands neither in GROUP BY"),
+        ("SELECT id FROM t WHERE id > 1_000", "`1_000` is no number; write 1000"),
     ] {
         let error = ask(&statement(1, sql, &TABLES), dir.path(), &[]).await.expect_err(sql);
         let message = error.to_string();
