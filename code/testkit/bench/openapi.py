@@ -39,7 +39,7 @@ def main():
                 sys.exit("the server has ended:\n" + (pathlib.Path(folder) / "server.log").read_text())
         finally:
             server.kill()
-    sys.exit(max(failed))
+    sys.exit(1 if any(failed) else 0)
 
 
 if __name__ == "__main__":

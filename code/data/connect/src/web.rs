@@ -13,6 +13,9 @@ use url::Url;
 pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// Maximum number of redirections of a request.
+const REDIRECTIONS_MAX: usize = 10;
+
 /// Maximum number of characters of an answer in a message.
 const SHOWN_MAX: usize = 300;
 
@@ -21,7 +24,15 @@ const SHOWN_MAX: usize = 300;
 /// # Errors
 /// `Internal` if the system has no certificates of authorities.
 pub(crate) fn client() -> Result<Client> {
-    build(Client::builder())
+    // Another server must not get the headers, of which some are secret.
+    let same_host = Policy::custom(|attempt| {
+        let to = attempt.url();
+        let is_same = attempt.previous().last().is_some_and(|from| {
+            from.origin() == to.origin() || (from.host_str() == to.host_str() && to.scheme() == "https")
+        });
+        if is_same && attempt.previous().len() <= REDIRECTIONS_MAX { attempt.follow() } else { attempt.stop() }
+    });
+    build(Client::builder().redirect(same_host).referer(false))
 }
 
 /// Makes a client for requests that change something: a redirection could make another request of one.
@@ -125,11 +136,15 @@ pub(crate) async fn accepted(url: &Url, mut response: Response) -> Result<Respon
     }
     let headers = response.headers().clone();
     let mut body = Vec::new();
-    while body.len() < 4 * SHOWN_MAX
-        && let Ok(Some(chunk)) = response.chunk().await
-    {
-        body.extend_from_slice(&chunk);
-    }
+    // An answer may have no end.
+    let reading = async {
+        while body.len() < 4 * SHOWN_MAX
+            && let Ok(Some(chunk)) = response.chunk().await
+        {
+            body.extend_from_slice(&chunk);
+        }
+    };
+    let _ = tokio::time::timeout(CONNECT_MAX, reading).await;
     Err(refused(url, status, &headers, &String::from_utf8_lossy(&body)))
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use buzz_protocol::{QueryError, Result};
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::names;
 use crate::object::{self, Created};
 use crate::rules::Rules;
+
+/// Maximum number of batches that one call deletes.
+const DELETED_MAX: usize = 100_000;
 
 /// A batch of messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -91,12 +95,16 @@ impl Feed {
     /// Returns the numbers of the first and the last batch; `None` if there is none.
     ///
     /// # Errors
-    /// The error of the store; `Limit` if there are more than [`LISTED_MAX`](crate::LISTED_MAX).
+    /// The error of the store.
     pub async fn ends(&self) -> Result<Option<(u64, u64)>> {
-        let listed = object::list(&self.store, &self.folder, None).await?;
-        let mut numbers = listed.iter().filter_map(number_of);
-        let Some(first) = numbers.next() else { return Ok(None) };
-        Ok(Some((first, numbers.next_back().unwrap_or(first))))
+        let mut listed = self.store.list(Some(&self.folder));
+        let mut ends: Option<(u64, u64)> = None;
+        while let Some(found) = listed.try_next().await? {
+            if let Some(n) = number_of(&found.location) {
+                ends = Some(ends.map_or((n, n), |(first, last)| (first.min(n), last.max(n))));
+            }
+        }
+        Ok(ends)
     }
 
     /// Creates batch `n`, which follows `n` - 1. Returns false if another process has created it.
@@ -123,10 +131,9 @@ impl Feed {
     /// # Errors
     /// The error of the store.
     pub async fn delete_before(&self, n: u64) -> Result<()> {
-        let listed = object::list(&self.store, &self.folder, None).await?;
-        let newest = listed.iter().filter_map(number_of).next_back().unwrap_or(0);
-        let is_old = |path: &Path| number_of(path).is_some_and(|number| number < n && number < newest);
-        let old = listed.into_iter().filter(is_old).collect();
+        let Some((first, newest)) = self.ends().await? else { return Ok(()) };
+        // A later call deletes the rest.
+        let old = (first..n.min(newest)).take(DELETED_MAX).map(|n| self.path(n)).collect();
         object::delete(&self.store, old).await?;
         Ok(())
     }

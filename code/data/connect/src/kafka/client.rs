@@ -9,8 +9,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 /// Maximum time of a request.
 pub(super) const REQUEST_MAX: Duration = Duration::from_secs(30);
 
-/// Settings of clients that decide about correctness, so no option may change them.
-const OWN: [&str; 9] = [
+/// Settings of clients that decide about correctness, or load programs, so no option may change them.
+const OWN: [&str; 12] = [
     "bootstrap.servers",
     "enable.auto.commit",
     "enable.auto.offset.store",
@@ -19,6 +19,9 @@ const OWN: [&str; 9] = [
     "auto.offset.reset",
     "group.id",
     "isolation.level",
+    "metadata.broker.list",
+    "plugin.library.paths",
+    "ssl.engine.location",
     "transactional.id",
 ];
 
@@ -41,8 +44,8 @@ impl Cluster {
     pub(crate) fn new(table: &str, servers: String, topic: String, settings: Vec<(String, String)>) -> Result<Self> {
         if let Some((name, _)) = settings.iter().find(|(name, _)| OWN.contains(&name.as_str())) {
             return Err(QueryError::invalid(format!(
-                "option `client_configs.{name}` of table `{table}` is set by Buzz, which needs it to read and write each \
-                 record once; remove it"
+                "option `client_configs.{name}` of table `{table}` is set by Buzz, since it decides whether each record \
+                 counts once, or what runs in this process; remove it"
             )));
         }
         Ok(Self { servers, settings, topic })

@@ -19,7 +19,7 @@ use crate::received::sse::Sse;
 use crate::received::websocket::WebSocket;
 use crate::received::{Kept, MessageFormat, ReceivedSource};
 use crate::source::BadData;
-use crate::web::{client, parse_headers};
+use crate::web::{client, parse_headers, shown};
 
 /// Time for which messages are collected before they are kept, in a folder and in a bucket, where each batch is a request.
 const LINGER: Duration = Duration::from_millis(50);
@@ -67,11 +67,14 @@ pub(super) fn received(
 /// Reads the option `endpoint`, a URL with one of `schemes`.
 pub(super) fn endpoint(options: &mut Options, schemes: [&str; 2]) -> Result<Url> {
     let text = options.required(&["endpoint"])?;
-    let url = Url::parse(text.trim()).ok().filter(|url| schemes.contains(&url.scheme()) && url.has_host());
+    let parsed = Url::parse(text.trim()).ok();
+    // A wrong one may have secrets too.
+    let given = parsed.as_ref().map_or_else(|| "no URL".to_string(), |url| format!("`{}`", shown(url)));
+    let url = parsed.filter(|url| schemes.contains(&url.scheme()) && url.has_host());
     url.ok_or_else(|| {
         let [one, two] = schemes;
         QueryError::invalid(format!(
-            "option `endpoint` of table `{}` is `{text}`; use a URL that begins with {one}:// or {two}://",
+            "option `endpoint` of table `{}` is {given}; use a URL that begins with {one}:// or {two}://",
             options.table()
         ))
     })

@@ -38,10 +38,7 @@ pub(crate) fn decode(
     let mut set_aside = |message: &Bytes, reason: String| {
         let text = String::from_utf8_lossy(message).into_owned();
         if bad_data == BadData::Fail {
-            let shown: String = text.chars().take(SHOWN_MAX).collect();
-            return Err(QueryError::data(format!(
-                "message `{shown}` cannot be decoded: {reason}; set bad_data = 'drop' to leave out such messages"
-            )));
+            return Err(undecodable(&text, &reason));
         }
         bad.push(BadRow { text, reason });
         Ok(())
@@ -58,7 +55,15 @@ pub(crate) fn decode(
                     Err(error) => set_aside(message, error.message)?,
                 }
             }
-            if lines.is_empty() { Decoded::default() } else { decode_objects(lines.into(), schema, bad_data)? }
+            // Each row is judged alone: what comes with it is chance.
+            let decoded = match lines.is_empty() {
+                true => Decoded::default(),
+                false => decode_objects(lines.into(), schema, BadData::Drop)?,
+            };
+            if let (BadData::Fail, Some(BadRow { text, reason })) = (bad_data, decoded.bad.first()) {
+                return Err(undecodable(text, reason));
+            }
+            decoded
         }
         MessageFormat::RawString => {
             let mut texts = Vec::with_capacity(messages.len());
@@ -73,6 +78,13 @@ pub(crate) fn decode(
     };
     decoded.bad.append(&mut bad);
     Ok(decoded)
+}
+
+fn undecodable(message: &str, reason: &str) -> QueryError {
+    let shown: String = message.chars().take(SHOWN_MAX).collect();
+    QueryError::data(format!(
+        "message `{shown}` cannot be decoded: {reason}; set bad_data = 'drop' to leave out such messages"
+    ))
 }
 
 /// Returns a batch with `texts` as the only column of `schema`.

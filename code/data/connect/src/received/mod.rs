@@ -26,6 +26,9 @@ pub(crate) use self::decode::{MessageFormat, decode};
 use self::receiver::{Connection, Progress, Receiver};
 use crate::source::{BadData, Source, SourceBatch};
 
+/// Bytes of unread messages in memory above which a connection waits.
+const UNREAD_BYTES_MAX: u64 = 256 << 20;
+
 /// Bytes of messages after which a read ends.
 const READ_BYTES_MAX: u64 = 64 << 20;
 
@@ -109,6 +112,7 @@ impl ReceivedSource {
                 progress: Arc::clone(&self.progress),
                 linger: self.kept.linger,
                 by: uuid::Uuid::new_v4().to_string(),
+                unread_max: if self.kept.outlives { u64::MAX } else { UNREAD_BYTES_MAX },
             };
             self.receiver.spawn(receiver.run());
         }
@@ -156,12 +160,24 @@ impl Source for ReceivedSource {
         };
         let Some((first, newest)) = ends else { return error.map_or(Ok(read), Err) };
         let mut next = self.next.unwrap_or(first);
+        if next > newest.saturating_add(1) {
+            return Err(QueryError::data(format!(
+                "batch {} of the messages of {} was read before and does not exist any more; restore it, or start the \
+                 pipeline under another name",
+                next - 1,
+                self.connection.place()
+            )));
+        }
         let mut count = 0;
         while count < rows && read.bytes < READ_BYTES_MAX && next <= newest {
             count += self.read_batch(next, first, &mut read).await?;
             next += 1;
         }
         self.next = Some(next);
+        {
+            let mut progress = self.progress.lock();
+            progress.unread = progress.unread.saturating_sub(read.bytes);
+        }
         if !self.kept.outlives {
             self.kept.feed.delete_before(next).await?;
         }

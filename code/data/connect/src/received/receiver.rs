@@ -93,6 +93,8 @@ pub(super) struct Progress {
     pub(super) error: Option<QueryError>,
     /// No messages follow.
     pub(super) finished: bool,
+    /// Bytes of messages that are kept and were not read.
+    pub(super) unread: u64,
 }
 
 /// Receives the messages of one table.
@@ -105,6 +107,8 @@ pub(super) struct Receiver {
     pub(super) linger: Duration,
     /// Identifies the receiver.
     pub(super) by: String,
+    /// Bytes of unread messages above which the connection waits.
+    pub(super) unread_max: u64,
 }
 
 /// The end of a session.
@@ -180,7 +184,7 @@ impl Receiver {
     async fn connect(&self, mut outlet: Outlet) -> Result<()> {
         let mut after = waits();
         loop {
-            let before = outlet.count;
+            let (before, started) = (outlet.count, Instant::now());
             let mut asked = None;
             match self.connection.receive(&mut outlet).await {
                 Ok(Ended::Finished) => return Ok(()),
@@ -191,7 +195,8 @@ impl Receiver {
                 }
                 Err(error) => return Err(error),
             }
-            if outlet.count > before {
+            // A server may close quiet connections.
+            if outlet.count > before || started.elapsed() > RETRY_AFTER_MAX {
                 after = waits();
             }
             let wait = after.next().unwrap_or(RETRY_AFTER_MAX);
@@ -213,6 +218,9 @@ impl Receiver {
                 batch.messages.push(message);
                 batch.position = position;
             }
+            while self.progress.lock().unread > self.unread_max {
+                sleep(RETRY_AFTER).await;
+            }
             if !self.append(n, &batch).await {
                 return false;
             }
@@ -230,6 +238,7 @@ impl Receiver {
                     let mut progress = self.progress.lock();
                     let first = progress.ends.map_or(n, |(first, _)| first);
                     progress.ends = Some((first, n));
+                    progress.unread += batch.messages.iter().map(|message| message.len() as u64).sum::<u64>();
                     progress.trouble = None;
                     return true;
                 }

@@ -7,7 +7,7 @@ use buzz_protocol::{QueryError, Result};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::HeaderMap;
-use tokio::time::{Instant, interval_at, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::connect_async_with_config;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -73,6 +73,7 @@ impl Connection for WebSocket {
             socket.send(Message::text(text.clone())).await.map_err(|error| self.failed(error))?;
         }
         let mut pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         loop {
             let message = tokio::select! {
@@ -85,7 +86,6 @@ impl Connection for WebSocket {
                     continue;
                 }
             };
-            heard = Instant::now();
             match message {
                 Some(Ok(Message::Text(text))) => out.send(text.into()).await?,
                 Some(Ok(Message::Binary(bytes))) => out.send(bytes).await?,
@@ -93,6 +93,8 @@ impl Connection for WebSocket {
                 Some(Ok(Message::Close(_)) | Err(Error::ConnectionClosed)) | None => return Ok(Ended::Closed),
                 Some(Err(error)) => return Err(self.failed(error)),
             }
+            // Time in which messages waited to be kept is not silence of the server.
+            heard = Instant::now();
         }
     }
 }

@@ -20,7 +20,7 @@ export async function* events(response: Response): AsyncGenerator<ServerEvent> {
           event = { id: event.id, name: "message", data: "" };
           continue;
         }
-        const [, field, content] = /^([^:]*):? ?(.*)$/.exec(line)!;
+        const [, field, content] = /^([^:]*):? ?(.*)$/s.exec(line)!;
         if (field === "data") event.data += event.data ? `\n${content}` : content;
         else if (field === "event") event.name = content;
         else if (field === "id") event.id = content;

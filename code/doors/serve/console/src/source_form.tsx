@@ -102,11 +102,15 @@ function Form({ connector, back }: { connector: Connector; back: () => void }) {
     ["connector", connector.id],
     ...(isStream ? [["path", path]] : []),
     ...shape.options.map(({ name }) => [name, values[name]]),
-    ...more.split("\n").map((line) => line.split("=").map((part) => part.trim().replace(/^'|',?$/g, ""))).filter(([key, value]) => key && value !== undefined),
+    ...more
+      .split("\n")
+      .filter((line) => line.includes("="))
+      .map((line) => [line.slice(0, line.indexOf("=")), line.slice(line.indexOf("=") + 1)].map((part) => part.trim().replace(/^'|',?$/g, "")))
+      .filter(([key]) => key),
   ].filter(([, value]) => value !== "");
   const body = [given, watermark].filter(Boolean).join(",\n  ");
   const isReady = Boolean(name && (!mustDeclare || given) && (!isStream || path) && shape.options.every((option) => !option.required || values[option.name]));
-  const statement = `CREATE TABLE ${quoted(name || "name")}${body && ` (\n  ${body}\n)`} WITH (${options.map(([key, value]) => `${key} = ${text(value)}`).join(", ")})`;
+  const statement = `CREATE TABLE ${quoted(name || "name")}${body && ` (\n  ${body}\n)`} WITH (${options.map(([key, value]) => `${/^\w+$/.test(key) ? key : text(key)} = ${text(value)}`).join(", ")})`;
   const submit = async (event: Event) => {
     event.preventDefault();
     setBusy(true);

@@ -107,7 +107,7 @@ impl Door {
         if self.pipelines.as_ref().is_some_and(|pipelines| pipelines.can_change) {
             return Ok(jobs);
         }
-        let message = "clients may not change pipelines of this server, since a script reads and writes every file and \
+        let message = "clients may not change pipelines of this server, since a script reaches every address, file and \
                        bucket that the server can; start it with --names change to allow it";
         Err(Fault { status: StatusCode::FORBIDDEN, message: message.to_string() })
     }
