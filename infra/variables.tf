@@ -101,7 +101,7 @@ variable "traces_endpoint" {
   default     = ""
 
   validation {
-    condition     = var.traces_endpoint == "" || can(regex("^https?://[^/]+", var.traces_endpoint))
+    condition     = var.traces_endpoint == "" || can(regex("^https?://[^/@]+(/.*)?$", var.traces_endpoint))
     error_message = "TRACES_ENDPOINT must begin with http:// or https://."
   }
 }

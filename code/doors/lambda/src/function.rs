@@ -132,7 +132,12 @@ impl FuseFunction {
     async fn note_asked(&self, query: QueryId, event: &Value) -> Result<()> {
         let place = self.results.of_query(query, "asked")?;
         let mut hash = DefaultHasher::new();
-        event.to_string().hash(&mut hash);
+        let mut request = event.clone();
+        if let Some(fields) = request.as_object_mut() {
+            // Each try of a traced caller has its own.
+            fields.remove("traceparent");
+        }
+        request.to_string().hash(&mut hash);
         let asked = format!("{:016x}", hash.finish());
         // Two invocations may ask at the same time.
         let first = self.results.first(&place, Bytes::from(asked.clone())).await?;

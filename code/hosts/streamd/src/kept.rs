@@ -32,7 +32,7 @@ impl Kept {
             && meaning(before) == meaning(now)
             && named_rows(before) == named_rows(now);
         let pairs = before.statements.iter().zip(&now.statements);
-        let first = pairs.take_while(|(one, other)| statement(one) == statement(other)).count();
+        let first = pairs.take_while(|(one, other)| statement(before, one) == statement(now, other)).count();
         // Statements that only name rows have no stages of their own.
         let named = now.statements[..first].iter().filter(|output| is_named(now, output)).count();
         Self { tables, statements: if equal { first - named } else { 0 } }
@@ -69,11 +69,15 @@ fn is_named(script: &Script, output: &Output) -> bool {
 }
 
 fn named_rows(script: &Script) -> Vec<String> {
-    script.statements.iter().filter(|output| is_named(script, output)).map(statement).collect()
+    let named = script.statements.iter().filter(|output| is_named(script, output));
+    named.map(|output| statement(script, output)).collect()
 }
 
-fn statement(output: &Output) -> String {
-    format!("{:?} {:?} {:?} {}", output.into, output.columns, output.emission, output.query)
+/// Returns the text of a statement, with the columns of its table, to which its rows are brought.
+fn statement(script: &Script, output: &Output) -> String {
+    let table = output.into.as_deref().and_then(|into| script.table(into));
+    let columns: Vec<String> = table.into_iter().flat_map(|table| &table.columns).map(ToString::to_string).collect();
+    format!("{:?} {:?} {columns:?} {:?} {}", output.into, output.columns, output.emission, output.query)
 }
 
 #[cfg(test)]

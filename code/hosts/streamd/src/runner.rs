@@ -13,6 +13,7 @@ use buzz_protocol::{ErrorKind, QueryError, Result};
 use buzz_stream::{END_OF_TIME, EpochInput, EpochOutput, LeftOut, SourceRows, SourceTime, StageId, State, state_file};
 use serde_json::Value;
 
+use crate::commit::KEPT_EPOCHS;
 use crate::live::Live;
 use crate::outbox::targets;
 use crate::plan::{OnError, Planned, open_table};
@@ -127,12 +128,15 @@ impl Runner {
         Err(QueryError::unavailable("another process runs this pipeline faster than its state can be loaded; stop one"))
     }
 
-    /// Notes in the sources which of their rows the newest epoch still needs.
+    /// Notes in the sources which of their rows the epochs that are kept still need.
     pub(crate) async fn note_readers(&mut self) -> Result<()> {
         let Some(log) = &self.log else { return Ok(()) };
         let id = log.manifest().spec.options.get("id").cloned().unwrap_or_default();
+        // A run may go back to the oldest of these.
+        let oldest = log.list(KEPT_EPOCHS).await?.pop();
+        let oldest = oldest.as_ref().unwrap_or(&self.record);
         for (name, opened) in &mut self.planned.sources {
-            let stored = self.record.sources.get(name).and_then(|stored| stored.get("offset"));
+            let stored = oldest.sources.get(name).and_then(|stored| stored.get("offset"));
             opened.source.note_reader(&reader(&id, name), Some(stored.unwrap_or(&Value::Null))).await?;
         }
         Ok(())

@@ -64,7 +64,7 @@ pub(crate) async fn stateful(text: &str, opening: &Opening, process: &Process) -
     };
     let other = existing.as_ref().filter(|log| log.manifest().spec.has_other_script(&spec));
     if let Some(before) = other {
-        finish(before, process).await;
+        finish(before, continues, process).await?;
     }
     let left = other.map(|log| log.manifest().spec.script.clone());
     let mut log = match other.filter(|_| continues) {
@@ -107,8 +107,8 @@ pub(crate) async fn stateful(text: &str, opening: &Opening, process: &Process) -
 
 /// Brings rows of a version that another one replaces into its sinks: those that a process that was killed, or the end of
 /// a span of time, has left in the state. A failure is a warning, since a sink that cannot be reached may be the reason for
-/// the new script.
-async fn finish(before: &EpochLog, process: &Process) {
+/// the new script; unless that one `continues` after the rows.
+async fn finish(before: &EpochLog, continues: bool, process: &Process) -> Result<()> {
     let publish = async {
         let spec = &before.manifest().spec;
         let Some(newest) = before.newest().await?.filter(|record| record.epoch > 0) else { return Ok(()) };
@@ -119,8 +119,14 @@ async fn finish(before: &EpochLog, process: &Process) {
     };
     if let Err(error) = publish.await {
         let version = before.manifest().version;
-        process.notes.warn(&format!("rows of version {version} could not be brought into their sinks: {error}"));
+        let lost = format!("rows of version {version} could not be brought into their sinks");
+        if continues {
+            // They are not read again.
+            return Err(error.at(format!("{lost}, and --continue would leave them out")));
+        }
+        process.notes.warn(&format!("{lost}: {error}"));
     }
+    Ok(())
 }
 
 /// Moves the pipeline of `before` to the script of `spec`, which goes on after its offsets. Says what it keeps.

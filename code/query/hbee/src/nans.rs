@@ -96,8 +96,11 @@ pub(crate) fn of_projection(projection: &ProjectionExprs, schema: &Schema) -> Re
 }
 
 fn formed(node: Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<Transformed<Arc<dyn PhysicalExpr>>> {
-    let field = node.downcast_ref::<Column>().and_then(|column| schema.fields().get(column.index()));
-    if !field.is_some_and(|field| matches!(field.data_type(), DataType::Float32 | DataType::Float64)) {
+    let of_nested = |call: &ScalarFunctionExpr| matches!(call.name(), "get_field" | "array_element");
+    let is_read =
+        node.downcast_ref::<Column>().is_some() || node.downcast_ref::<ScalarFunctionExpr>().is_some_and(of_nested);
+    let is_double = |data_type: DataType| matches!(data_type, DataType::Float32 | DataType::Float64);
+    if !is_read || !node.data_type(schema).is_ok_and(is_double) {
         return Ok(Transformed::no(node));
     }
     let call = ScalarFunctionExpr::try_new(one_nan(), vec![node], schema, Arc::new(ConfigOptions::default()))?;

@@ -90,7 +90,8 @@ impl TaskStage {
             inputs.push(StageInput {
                 stage: inbox.stage(),
                 step: inbox.step().to_string(),
-                schema: encode_schema(&inbox.schema()).into(),
+                // The rows of map tasks may have nulls that their plan does not declare.
+                schema: encode_schema(&nullable(&inbox.schema())).into(),
                 partitions: number(read.start)?..number(read.end)?,
                 readers: 1,
                 deliveries: Vec::new(),

@@ -118,6 +118,8 @@ pub struct PushedSource {
     is_checked: bool,
     /// Partitions that had rows.
     partitions: BTreeSet<String>,
+    /// The reader, if it is noted only with its first position.
+    unnoted: Option<String>,
 }
 
 impl PushedSource {
@@ -138,6 +140,7 @@ impl PushedSource {
             sealed: None,
             is_checked: false,
             partitions: BTreeSet::new(),
+            unnoted: None,
         }
     }
 
@@ -293,6 +296,12 @@ impl Source for PushedSource {
             return Ok(read);
         };
         let mut at = self.begin(&log).await?;
+        if let Some(reader) = &self.unnoted {
+            if log.may_be_trimmed() {
+                log.need(reader, at.entry).await?;
+            }
+            self.unnoted = None;
+        }
         let mut by_partition = BTreeMap::new();
         let mut count = 0;
         while count < rows && read.bytes < READ_BYTES_MAX {
@@ -332,12 +341,21 @@ impl Source for PushedSource {
         if self.log.is_none() {
             self.log = self.root.log(&self.stream).await?;
         }
-        let Some(log) = self.log.clone().filter(SourceLog::may_be_trimmed) else { return Ok(()) };
+        let Some(log) = self.log.clone() else {
+            self.unnoted = offset.map(|_| reader.to_string());
+            return Ok(());
+        };
+        if !log.may_be_trimmed() {
+            return Ok(());
+        }
         let Some(offset) = offset else { return log.forget(reader).await };
         match offset.get("entry").and_then(Value::as_u64) {
             Some(entry) => log.need(reader, entry).await,
             None if self.start == PushedStart::Earliest => log.need(reader, log.first().await?).await,
-            None => Ok(()),
+            None => {
+                self.unnoted = Some(reader.to_string());
+                Ok(())
+            }
         }
     }
 

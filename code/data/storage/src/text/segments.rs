@@ -215,7 +215,8 @@ fn lossless(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
         ))
     };
     let made = cast_with_options(column, to, &strict).map_err(|error| lossy(&error.to_string()))?;
-    if from.is_numeric() && to.is_numeric() && cast(&made, from)?.as_ref() != column.as_ref() {
+    let is_alike = from.is_numeric() && to.is_numeric() || from.is_temporal() && to.is_temporal();
+    if is_alike && cast(&made, from)?.as_ref() != column.as_ref() {
         return Err(lossy("a value would change"));
     }
     Ok(made)

@@ -5,6 +5,7 @@
 //! first call over each client is one that runs nothing, and the others wait for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_sdk_lambda::Client;
@@ -17,6 +18,9 @@ use crate::clients::PAUSE_MS;
 
 /// Maximum number of calls over one connection at the same time.
 pub(super) const CALLS_PER_CONNECTION: usize = 100;
+
+/// Maximum time for which calls wait until their connection is open.
+const OPENED_WITHIN: Duration = Duration::from_secs(5);
 
 /// The clients of one process.
 #[derive(Debug)]
@@ -55,8 +59,10 @@ impl Leased {
     async fn open(&self, function: &str) {
         let open = || async {
             let call = self.client.invoke().function_name(function).invocation_type(InvocationType::DryRun);
-            if let Err(error) = call.send().await {
-                tracing::warn!(function, %error, "the function cannot be invoked yet");
+            match tokio::time::timeout(OPENED_WITHIN, call.send()).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::warn!(function, %error, "the function cannot be invoked yet"),
+                Err(_) => tracing::warn!(function, "Lambda does not answer; calls no longer wait for its first answer"),
             }
         };
         self.opened.get_or_init(open).await;

@@ -29,14 +29,18 @@ pub(super) fn by_value(mut expression: Expr, schema: &DFSchema) -> Result<Transf
             compared(left, of_left, schema)? | compared(right, of_right, schema)?
         }
         Expr::Between(Between { expr, low, high, .. }) => {
-            nan_formed(expr, schema)? | nan_formed(low, schema)? | nan_formed(high, schema)?
+            let with_nan = is_nan(low) || is_nan(high);
+            compared(expr, with_nan, schema)? | nan_formed(low, schema)? | nan_formed(high, schema)?
         }
-        Expr::AggregateFunction(call) if matches!(call.func.name(), "min" | "max") => {
-            each_nan_formed(&mut call.params.args, schema)?
+        // A later rule compares the arguments of `grouping` with the keys.
+        Expr::AggregateFunction(call) if call.func.name() != "grouping" => {
+            let mut changed = each_nan_formed(&mut call.params.args, schema)?;
+            for key in &mut call.params.order_by {
+                changed |= nan_formed(&mut key.expr, schema)?;
+            }
+            changed
         }
-        Expr::ScalarFunction(call) if matches!(call.name(), "greatest" | "least") => {
-            each_nan_formed(&mut call.args, schema)?
-        }
+        Expr::ScalarFunction(call) if keeps_values(call.name()) => each_nan_formed(&mut call.args, schema)?,
         Expr::ScalarFunction(call) if call.name() == "nullif" => match of_nullif(call, schema)? {
             Some(replaced) => {
                 expression = replaced;
@@ -54,6 +58,22 @@ pub(super) fn by_value(mut expression: Expr, schema: &DFSchema) -> Result<Transf
         _ => false,
     };
     Ok(Transformed::new_transformed(expression, changed))
+}
+
+/// Returns true if the function compares its arguments, or keeps them in a list or a struct, of which values are read later as
+/// those of files are.
+fn keeps_values(function: &str) -> bool {
+    matches!(
+        function,
+        "greatest"
+            | "least"
+            | "make_array"
+            | "struct"
+            | "named_struct"
+            | "array_append"
+            | "array_prepend"
+            | "array_repeat"
+    )
 }
 
 fn is_double(expression: &Expr, schema: &DFSchema) -> Result<bool> {
@@ -191,7 +211,7 @@ fn of_case(case: &mut Case, schema: &DFSchema) -> Result<bool> {
 
 fn of_window(window: &mut WindowFunction, schema: &DFSchema) -> Result<bool> {
     let params = &mut window.params;
-    let mut changed = false;
+    let mut changed = each_nan_formed(&mut params.args, schema)?;
     for key in &mut params.partition_by {
         changed |= formed(key, schema)?;
     }
@@ -221,7 +241,7 @@ fn of_nullif(call: &ScalarFunction, schema: &DFSchema) -> Result<Option<Expr>> {
     Ok(Some(null_if().call(vec![as_double(first, &of_first), as_double(second, &of_second)])))
 }
 
-/// Gives the doubles of a list one form if it has a zero, or other items than constants.
+/// Gives the doubles of a list one form if it has a zero, a NaN, or other items than constants.
 fn of_list(list: &InList, schema: &DFSchema) -> Result<Option<Expr>> {
     if !list.list.iter().all(|item| matches!(item, Expr::Literal(..))) {
         let mut list = list.clone();
@@ -237,13 +257,17 @@ fn of_list(list: &InList, schema: &DFSchema) -> Result<Option<Expr>> {
         Expr::Literal(ScalarValue::Int64(Some(value)), _) => *value == 0,
         _ => false,
     };
-    if !list.list.iter().any(is_zero) || !is_double(&list.expr, schema)? {
+    if !list.list.iter().any(|item| is_zero(item) || is_nan(item)) || !is_double(&list.expr, schema)? {
         return Ok(None);
     }
     let mut list = list.clone();
     formed(&mut list.expr, schema)?;
-    for item in list.list.iter_mut().filter(|item| is_zero(item)) {
-        *item = Expr::Literal(ScalarValue::Float64(Some(0.0)), None);
+    for item in &mut list.list {
+        if is_zero(item) {
+            *item = Expr::Literal(ScalarValue::Float64(Some(0.0)), None);
+        } else if is_nan(item) {
+            *item = Expr::Literal(ScalarValue::Float64(Some(f64::NAN)), None);
+        }
     }
     Ok(Some(Expr::InList(list)))
 }

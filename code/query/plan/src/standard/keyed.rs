@@ -33,6 +33,13 @@ pub(super) fn rows(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             Ok(Transformed::new_transformed(LogicalPlan::Sort(sort), changed))
         }
         LogicalPlan::Projection(projection) => Ok(doubles::projected(projection)?.update_data(LogicalPlan::Projection)),
+        LogicalPlan::Values(mut values) => {
+            let (mut changed, schema) = (false, DFSchema::empty());
+            for value in values.values.iter_mut().flatten() {
+                changed |= doubles::nan_formed(value, &schema)?;
+            }
+            Ok(Transformed::new_transformed(LogicalPlan::Values(values), changed))
+        }
         LogicalPlan::Join(join) => joined(join),
         LogicalPlan::Union(union) => times::of_one_unit(union),
         LogicalPlan::Aggregate(aggregate) => lifted::above_aggregate(aggregate, &grouped),

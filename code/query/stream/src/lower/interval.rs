@@ -1,5 +1,6 @@
 //! Interval joins: conditions on the event times of both sides bound how long a row can find partners.
 
+use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
@@ -21,6 +22,8 @@ pub(super) struct Bounds {
 struct Moment {
     is_left: bool,
     plus: i64,
+    /// The unit of the column in nanoseconds.
+    unit: i64,
 }
 
 impl Bounds {
@@ -79,9 +82,11 @@ fn moment(left: &Flow, right: &Flow, expr: &Expr) -> Option<Moment> {
         Expr::Alias(alias) => moment(left, right, &alias.expr),
         Expr::Column(column) => {
             let is_time = |flow: &Flow| flow.index_of(column).is_some_and(|index| flow.times.contains(&index));
+            let unit =
+                |flow: &Flow| flow.index_of(column).map(|index| unit_of(flow.plan.schema().field(index).data_type()));
             match (is_time(left), is_time(right)) {
-                (true, false) => Some(Moment { is_left: true, plus: 0 }),
-                (false, true) => Some(Moment { is_left: false, plus: 0 }),
+                (true, false) => Some(Moment { is_left: true, plus: 0, unit: unit(left)? }),
+                (false, true) => Some(Moment { is_left: false, plus: 0, unit: unit(right)? }),
                 _ => None,
             }
         }
@@ -91,6 +96,10 @@ fn moment(left: &Flow, right: &Flow, expr: &Expr) -> Option<Moment> {
                 (None, Some(time)) if *op == Operator::Plus => (time, interval(a)?),
                 _ => return None,
             };
+            // A sum is cut to the unit of the column.
+            if nanos % time.unit != 0 {
+                return None;
+            }
             let plus = match op {
                 Operator::Plus => time.plus.checked_add(nanos)?,
                 Operator::Minus => time.plus.checked_sub(nanos)?,
@@ -99,6 +108,17 @@ fn moment(left: &Flow, right: &Flow, expr: &Expr) -> Option<Moment> {
             Some(Moment { plus, ..time })
         }
         _ => None,
+    }
+}
+
+/// Returns the unit of times of `data_type`, in nanoseconds.
+fn unit_of(data_type: &DataType) -> i64 {
+    match data_type {
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => 1,
+        DataType::Timestamp(TimeUnit::Microsecond, _) => 1_000,
+        DataType::Timestamp(TimeUnit::Millisecond, _) | DataType::Date64 => 1_000_000,
+        DataType::Timestamp(TimeUnit::Second, _) => 1_000_000_000,
+        _ => DAY,
     }
 }
 

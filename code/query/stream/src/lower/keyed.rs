@@ -16,6 +16,7 @@ use datafusion::logical_expr::{
 use super::cut::slot_schema;
 use super::flow::Flow;
 use super::interval::Bounds;
+use super::placeholders::check_expression;
 use super::rows::check_repeatable;
 use super::{COUNT, Lowering, StageDraft, StageKind, TIME, refused};
 use crate::feed::FeedTable;
@@ -77,6 +78,9 @@ impl Lowering<'_> {
             return Ok(Flow::fixed(LogicalPlan::Limit(limit.clone())));
         }
         let order: Vec<Expr> = sort.expr.iter().map(|sort| sort.expr.clone()).collect();
+        for expr in &order {
+            check_expression(expr)?;
+        }
         self.plain("ORDER BY", &order, &input)?;
         let kept = self.keep(&input, &[], None)?;
         let sorted = LogicalPlan::Sort(Sort { input: Arc::new(kept.scan), ..sort.clone() });

@@ -31,7 +31,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use buzz_protocol::{QueryError, Result};
-use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, LogicalPlanBuilder, SubqueryAlias, lit};
+use datafusion::logical_expr::{
+    Distinct, Expr, Limit, LogicalPlan, LogicalPlanBuilder, Projection, SubqueryAlias, lit,
+};
 
 use self::flow::{Flow, WindowColumn};
 use self::placeholders::check_expression;
@@ -242,26 +244,37 @@ impl Lowering<'_> {
             LogicalPlan::Union(union) => self.union(union),
             LogicalPlan::Unnest(unnest) => self.unnest(unnest),
             LogicalPlan::Sort(sort) => self.sort(sort),
-            LogicalPlan::Limit(limit) => {
-                if let LogicalPlan::Sort(sort) = limit.input.as_ref() {
-                    return self.first_rows(limit, sort);
-                }
-                let flow = self.lower(&limit.input)?;
-                if !flow.streaming {
-                    return Ok(Flow::fixed(plan.clone()));
-                }
-                Err(refused(
-                    "LIMIT",
-                    "a stream has no end, so the first rows of all windows are not known",
-                    "add ORDER BY, or use ROW_NUMBER() OVER (PARTITION BY window ORDER BY …) in a subquery and filter on it",
-                ))
-            }
+            LogicalPlan::Limit(limit) => self.limit(limit),
             other => Err(refused(
                 &operator_name(other),
                 "it is not supported over streams",
                 "remove it, or run the statement as a batch query",
             )),
         }
+    }
+
+    fn limit(&mut self, limit: &Limit) -> Result<Flow> {
+        match limit.input.as_ref() {
+            LogicalPlan::Sort(sort) => return self.first_rows(limit, sort),
+            // Columns that only the order reads are left out above it.
+            LogicalPlan::Projection(projection) if matches!(projection.input.as_ref(), LogicalPlan::Sort(_)) => {
+                let first = Limit { input: Arc::clone(&projection.input), ..limit.clone() };
+                let first = Arc::new(LogicalPlan::Limit(first));
+                let exprs = projection.expr.clone();
+                let projection = Projection::try_new_with_schema(exprs, first, Arc::clone(&projection.schema))?;
+                return self.lower(&LogicalPlan::Projection(projection));
+            }
+            _ => {}
+        }
+        let flow = self.lower(&limit.input)?;
+        if !flow.streaming {
+            return Ok(Flow::fixed(LogicalPlan::Limit(limit.clone())));
+        }
+        Err(refused(
+            "LIMIT",
+            "a stream has no end, so the first rows of all windows are not known",
+            "add ORDER BY, or use ROW_NUMBER() OVER (PARTITION BY window ORDER BY …) in a subquery and filter on it",
+        ))
     }
 }
 

@@ -11,6 +11,7 @@ use datafusion::logical_expr::{
 };
 
 use super::flow::Flow;
+use super::placeholders::check_expression;
 use super::{Lowering, TIME, refused, source_feed};
 use crate::feed::FeedTable;
 use crate::window::{Part, WindowSpec};
@@ -87,6 +88,9 @@ impl Lowering<'_> {
         if let LogicalPlan::Join(join) = filter.input.as_ref()
             && join.join_type == JoinType::Inner
         {
+            for expr in filter.input.expressions() {
+                check_expression(&expr)?;
+            }
             return self.join(join, Some(&filter.predicate));
         }
         let input = self.lower(&filter.input)?;

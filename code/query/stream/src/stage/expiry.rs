@@ -12,7 +12,7 @@ use super::counted::{HIDDEN, touched_times};
 use super::fold::with_slice;
 use super::recompute::Keyed;
 use super::state::{StageState, times};
-use super::{Advance, Stage, Work};
+use super::{Advance, END_OF_TIME, Stage, Work};
 use crate::window::WindowSpec;
 
 /// A part of the time to live, after which expired rows are looked for.
@@ -74,7 +74,9 @@ impl Stage {
             None => touched.collect(),
             Some(reach) => {
                 let times = times(rows, rows.num_columns() - HIDDEN).values().iter();
-                let partners = times.map(|time| time.saturating_add(reach) >= watermark);
+                // When all sources have ended, the rows of a later run may still be partners.
+                let has_ended = watermark == END_OF_TIME;
+                let partners = times.map(|time| has_ended || time.saturating_add(reach) >= watermark);
                 touched.zip(partners).map(|(touched, partners)| touched && partners).collect()
             }
         }
