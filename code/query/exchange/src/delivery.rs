@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::BatchCoalescer;
 use arrow::datatypes::SchemaRef;
+use buzz_kernel::nullable;
 use buzz_protocol::{
     BUILD_ID, CombAddress, Delivered, DeliveryId, HBeeTask, InlineRows, Partitioning, QueryError, QueryId, QueryToken,
     Result, StageId, TaskIndex,
@@ -142,6 +143,8 @@ impl DeliveryWriter {
     /// # Errors
     /// `Internal` when a partitioning key is not a column of `schema`.
     pub fn new(network: Arc<dyn InboxNetwork>, mut destination: Destination, schema: SchemaRef) -> Result<Self> {
+        // In objects, columns may have nulls that their plan does not declare.
+        let schema = if destination.objects.is_some() { nullable(&schema) } else { schema };
         let by_hash = by_hash(&destination.partitioning, &schema)?;
         let count = destination.partitioning.count();
         // Each partition has a buffer of a whole batch for each column.

@@ -150,7 +150,7 @@ fn missing_function<'a>(name: &str, mut more: impl Iterator<Item = &'a str>) -> 
     let proposed = more.find_map(|line| between(line, "Did you mean '", "'"));
     match proposed.and_then(|proposed| nearest(name, [proposed])) {
         Some(near) => format!("{missing}; did you mean `{near}`?"),
-        None => format!("{missing}; SQL has the functions of DataFusion"),
+        None => format!("{missing}; check its name; docs/limits.md names the dialect of SQL"),
     }
 }
 
@@ -168,7 +168,10 @@ mod tests {
         assert_eq!(function("rank"), "function `rank` needs a window; write `rank(…) OVER (ORDER BY …)`");
         assert_eq!(function("typeof"), "function `typeof` does not exist; it is called `arrow_typeof`");
         assert_eq!(function("to_dat"), "function `to_dat` does not exist; did you mean `to_date`?");
-        assert_eq!(function("soundex"), "function `soundex` does not exist; SQL has the functions of DataFusion");
+        assert_eq!(
+            function("soundex"),
+            "function `soundex` does not exist; check its name; docs/limits.md names the dialect of SQL"
+        );
     }
 
     #[test]

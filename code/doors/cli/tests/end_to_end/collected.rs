@@ -27,7 +27,7 @@ const JOINS: [&str; 13] = [
     "SELECT v FROM large l WHERE NOT EXISTS (SELECT 1 FROM small s WHERE s.k = l.k)",
     "SELECT w FROM small s WHERE EXISTS (SELECT 1 FROM large l WHERE s.k = l.k)",
     "SELECT w FROM small s WHERE NOT EXISTS (SELECT 1 FROM large l WHERE s.k = l.k)",
-    "SELECT v, v IN (SELECT k FROM small WHERE k IS NOT NULL) AS found FROM large WHERE v < 300",
+    "SELECT v FROM large WHERE v IN (SELECT k FROM small WHERE k IS NOT NULL) OR v > 1500",
     "SELECT s.w, l.v FROM small s JOIN large l ON s.k > l.k",
     "SELECT s.w, l.v FROM small s CROSS JOIN large l WHERE l.v < 50",
     "SELECT l.v, t.n FROM large l JOIN (SELECT AVG(v) AS n FROM large) t ON l.v > t.n",

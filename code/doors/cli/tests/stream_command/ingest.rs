@@ -51,7 +51,7 @@ impl Server {
     /// Sends a request that succeeds, with header lines, each with its end.
     pub(crate) fn ok(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<Value> {
         match send_bytes(&self.address, method, path, headers, body)? {
-            (200, answer) => Ok(answer),
+            (200 | 201, answer) => Ok(answer),
             (status, answer) => Err(format!("{method} {path}: {status} {answer}").into()),
         }
     }
