@@ -3,7 +3,7 @@
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow::ipc::writer::StreamWriter;
-use buzz_epoch::{Part, SourceColumn, SourceSpec};
+use buzz_epoch::{Part, RETENTION, SourceColumn, SourceSpec};
 use object_store::memory::InMemory;
 
 use super::*;
@@ -20,14 +20,17 @@ fn root(store: &Arc<InMemory>) -> StreamsRoot {
 }
 
 async fn log(store: &Arc<InMemory>) -> SourceLog {
+    let spec = SourceSpec { format: "json".to_string(), columns: columns(), ..SourceSpec::default() };
+    SourceLog::open(store.clone(), Path::from("root"), STREAM, &spec).await.expect("memory does not fail")
+}
+
+fn columns() -> Vec<SourceColumn> {
     let column = |name: &str, data_type: &str| SourceColumn {
         name: name.to_string(),
         data_type: data_type.to_string(),
         required: false,
     };
-    let columns = vec![column("id", "Int64"), column("name", "Utf8")];
-    let spec = SourceSpec { format: "json".to_string(), columns, ..SourceSpec::default() };
-    SourceLog::open(store.clone(), Path::from("root"), STREAM, &spec).await.expect("memory does not fail")
+    vec![column("id", "Int64"), column("name", "Utf8")]
 }
 
 fn source(store: &Arc<InMemory>) -> PushedSource {
@@ -249,4 +252,20 @@ async fn log_that_lost_what_was_read_is_an_error() {
     let error = source.read(10, 0).await.expect_err("the log is shorter");
     assert!(error.message.contains("entry 4 of the log of stream `clicks`"), "{error}");
     source.resume(&json!({"next": 5})).expect_err("it is an offset of a generator");
+}
+
+#[tokio::test]
+async fn reader_of_a_stream_that_does_not_exist_yet_is_noted_with_its_first_read() {
+    let store = Arc::new(InMemory::new());
+    let mut waiting = source(&store);
+    waiting.note_reader("p", Some(&Value::Null)).await.expect("there is nothing to note");
+    let options = [(RETENTION.to_string(), "1 day".to_string())].into();
+    let spec = SourceSpec { format: "json".to_string(), columns: columns(), options, ..SourceSpec::default() };
+    let log = SourceLog::open(store.clone(), Path::from("root"), STREAM, &spec).await.expect("memory does not fail");
+    push(&log, &[("", JSON, "", b"{\"id\":1}\n")]).await;
+    assert_eq!(log.needed().await.expect("memory does not fail"), u64::MAX);
+    assert_eq!(ids(&waiting.read(10, 0).await.expect("the rows are read")), [1]);
+    assert_eq!(log.needed().await.expect("memory does not fail"), 1);
+    waiting.note_reader("p", None).await.expect("the note is removed");
+    assert_eq!(log.needed().await.expect("memory does not fail"), u64::MAX);
 }

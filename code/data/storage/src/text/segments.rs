@@ -124,7 +124,7 @@ impl TextOpener {
         // Runs of records, the next one last.
         let mut open = vec![records.as_slice()];
         while let Some(run) = open.pop().filter(|run| !run.is_empty()) {
-            let text: Vec<u8> = std::iter::once(&head).chain(run).flat_map(|record| lined(record)).collect();
+            let text: Vec<u8> = std::iter::once(&head).chain(run).flat_map(lined).collect();
             match self.decoded(rows.format, text.into()).await {
                 Ok(decoded) => batches.extend(decoded),
                 Err(error) if is_bad(&error) && run.len() > 1 => {

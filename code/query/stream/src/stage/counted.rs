@@ -80,7 +80,8 @@ pub(super) fn added_up(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Re
     let all = concat_batches(schema, batches)?;
     let compared: Vec<usize> = (0..all.num_columns() - 2).collect();
     let rows = Comparable::new(&all, &compared)?.rows(&all)?;
-    let (mut places, mut found): (HashMap<&[u8], usize>, Vec<(u32, i64, i64)>) = (HashMap::new(), Vec::new());
+    let mut places: HashMap<&[u8], usize> = HashMap::new();
+    let mut found: Vec<(u32, i64, i64)> = Vec::new();
     for (row, (&count, &time)) in counts(&all).iter().zip(touched_times(&all)).enumerate() {
         let place = *places.entry(row_bytes(rows.as_ref(), row)).or_insert_with(|| {
             found.push((row as u32, i64::MIN, 0));

@@ -167,7 +167,7 @@ async fn key_that_nothing_touches_expires_in_all_processes_at_the_same_epoch() {
             for (ttl, last) in [(Some(3_000_000_000), forgets), (None, remembers)] {
                 let epochs = run_epochs(statement, &sources, &cuts, ttl).await.expect("it runs");
                 let changes: Vec<Vec<String>> = epochs.iter().map(|rows| texts(rows)).collect();
-                let found = changes.iter().flatten().filter(|row| row.contains("k: 1")).next_back();
+                let found = changes.iter().flatten().rfind(|row| row.contains("k: 1"));
                 assert_eq!(found.map(String::as_str), Some(last), "{statement}, with {ttl:?}");
                 if ttl.is_some() {
                     results.push(changes);

@@ -28,7 +28,6 @@ fn doubles() -> TempDir {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nan_is_one_value_and_the_greatest() {
-    let made = "(SELECT id, x, CASE WHEN id = 1 THEN 0.0 / (x - 1) WHEN id = 4 THEN x - 1 ELSE -y END AS z FROM f)";
     check_on(
         &doubles(),
         &[("f", "Parquet", "f")],
@@ -66,9 +65,35 @@ async fn nan_is_one_value_and_the_greatest() {
             ("SELECT id FROM (SELECT id, x FROM f ORDER BY x, id LIMIT 4) q", &["6", "4", "1", "5"]),
             ("SELECT id FROM f WHERE s.x < 5", &["1", "4", "6"]),
             ("SELECT id, s.x < 5 FROM f WHERE id = 3", &["3 | false"]),
+            (
+                "SELECT id, s.x < 5, l[1] < 5 FROM f",
+                &[
+                    "1 | true | true",
+                    "2 | false | false",
+                    "3 | false | false",
+                    "4 | true | true",
+                    "5 | false | false",
+                    "6 | true | true",
+                    "7 | NULL | NULL",
+                ],
+            ),
+            ("SELECT median(-y) > 5 FROM f WHERE id = 1", &["true"]),
+            ("SELECT count(*) FROM (SELECT max(-y) OVER () AS m FROM f WHERE id IN (1, 3)) q WHERE m > 5", &["2"]),
             ("SELECT id FROM (SELECT id, UNNEST(l) AS v FROM f) q WHERE v > 5", &["2", "3", "5"]),
             ("SELECT id, greatest(x, 0.0) > 5 FROM f WHERE id IN (3, 5)", &["3 | true", "5 | true"]),
-            // NaN that a statement computes.
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nan_that_a_statement_computes_is_the_greatest() {
+    let made = "(SELECT id, x, CASE WHEN id = 1 THEN 0.0 / (x - 1) WHEN id = 4 THEN x - 1 ELSE -y END AS z FROM f)";
+    check_on(
+        &doubles(),
+        &[("f", "Parquet", "f")],
+        &[],
+        &[
             (&format!("SELECT id FROM {made} q WHERE z > 5"), &["1", "2", "5", "6", "7"]),
             (&format!("SELECT id FROM {made} q WHERE z < 5"), &["3", "4"]),
             ("SELECT id FROM f WHERE -y < 5", &["3", "4"]),
@@ -89,6 +114,40 @@ async fn nan_is_one_value_and_the_greatest() {
                 "SELECT 0.0::DOUBLE / 0 > 5, 0.0::DOUBLE / 0 = CAST('NaN' AS DOUBLE), -('NaN'::DOUBLE) < 5",
                 &["true | true | false"],
             ),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nan_is_found_in_files_whose_bounds_do_not_count_it() {
+    let dir = tempdir().unwrap();
+    let x: ArrayRef = Arc::new(Float64Array::from(vec![1.0, 2.0, 4.0, -f64::NAN.abs()]));
+    table(dir.path(), "g", &batch(vec![("id", Arc::new(Int64Array::from_iter_values(1..=4))), ("x", x)]));
+    check_on(
+        &dir,
+        &[("g", "Parquet", "g")],
+        &[],
+        &[
+            ("SELECT id FROM g WHERE x IN ('NaN')", &["4"]),
+            ("SELECT id FROM g WHERE x IN ('NaN', '9')", &["4"]),
+            ("SELECT id FROM g WHERE x BETWEEN 'NaN'::DOUBLE AND 'NaN'::DOUBLE", &["4"]),
+            ("SELECT id FROM g WHERE x BETWEEN 5 AND 'NaN'::DOUBLE", &["4"]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nan_that_a_statement_builds_into_values_is_the_greatest() {
+    check_on(
+        &tempdir().unwrap(),
+        &[],
+        &[],
+        &[
+            ("SELECT count(*) FROM (VALUES (1.0), (0.0 / 0.0), (3.0)) AS t(a) WHERE a > 2", &["2"]),
+            ("SELECT [0.0 / 0.0][1] > 1, named_struct('a', 0.0 / 0.0)['a'] > 1", &["true | true"]),
+            ("SELECT count(*) FROM UNNEST([1.0, 0.0 / 0.0, 3.0]) AS t(u) WHERE u > 2", &["2"]),
         ],
     )
     .await;
