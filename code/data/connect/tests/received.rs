@@ -264,7 +264,7 @@ async fn answers_that_have_changed_are_read() {
     let store = Arc::new(InMemory::new());
     let mut source = open(&store, &options, None).await;
     assert_eq!(read(&mut source, 4).await.expect("the server answers").values[..4], [0, 1, 2, 3]);
-    // Those that were kept meanwhile come too; none is there twice.
+    // Messages that were kept meanwhile come too; none is there twice.
     let offset = source.source.offset();
     drop(source);
     let mut source = open(&store, &options, Some(&offset)).await;

@@ -126,7 +126,7 @@ impl SourceLog {
         let next = Start { first, from: start.first, segments, by: self.unique() };
         let bytes = serde_json::to_vec(&next)
             .map_err(|error| QueryError::internal(format!("the beginning of a log cannot be encoded: {error}")))?;
-        // What was read is certain only if no other process has trimmed meanwhile.
+        // The entries that were read are certain only if no other process has trimmed meanwhile.
         if !starts.sequence.create(n + 1, bytes.into()).await? {
             return Ok(deleted);
         }

@@ -36,7 +36,7 @@ pub(crate) fn graph(planned: &Planned) -> Value {
         let kept: Vec<String> = stages.map(|(stage, _)| stage.to_string()).collect();
         let (operator, workers) = match kept.len() {
             0 => ("map", 1),
-            _ => ("windows", planned.workers),
+            _ => ("stateful", planned.workers),
         };
         let description = match kept.len() {
             0 => format!("statement {}", index + 1),

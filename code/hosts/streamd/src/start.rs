@@ -142,7 +142,7 @@ async fn continued(before: &EpochLog, spec: &PipelineSpec, planned: &Planned, pr
     let started = log.newest().await?.unwrap_or_default();
     let with_state: BTreeSet<&str> = started.state.iter().map(|file| file.stage.as_str()).collect();
     let list = |names: Vec<&str>| if names.is_empty() { "none".to_string() } else { names.join(", ") };
-    let (gone_on, anew): (Vec<&str>, Vec<&str>) =
+    let (gone_on, again): (Vec<&str>, Vec<&str>) =
         planned.sources.keys().map(String::as_str).partition(|name| started.sources.contains_key(*name));
     let (kept, dropped): (Vec<&str>, Vec<&str>) =
         stages.values().map(String::as_str).partition(|name| with_state.contains(name));
@@ -153,7 +153,7 @@ async fn continued(before: &EpochLog, spec: &PipelineSpec, planned: &Planned, pr
         log.manifest().version,
         before.manifest().version,
         list(gone_on),
-        list(anew),
+        list(again),
         list(kept),
         list(dropped),
     ));

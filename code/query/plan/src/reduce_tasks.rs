@@ -215,7 +215,7 @@ impl Divider {
     fn stage_of(&mut self, plan: &PlanNode, keys: Vec<usize>, tasks: usize) -> DataFusionResult<PlanNode> {
         let number = u32::try_from(self.stages.len()).ok().and_then(|number| self.first.0.checked_add(number));
         let number = number.ok_or_else(|| QueryError::internal("a plan with 2^32 stages").into_datafusion())?;
-        // What operators declare changes when they are divided and encoded; nulls that never occur are harmless.
+        // Declarations of operators change when they are divided and encoded; nulls that never occur are harmless.
         let (id, step, schema) = (StageId(number), format!("reduce_{number}"), nullable(&plan.schema()));
         let (plan, partitions) = (Arc::clone(plan), self.partitions);
         let inbox =

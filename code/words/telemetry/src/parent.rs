@@ -47,7 +47,7 @@ pub fn continued(traceparent: Option<&str>, make: impl FnOnce() -> Span) -> Span
 /// Runs `work` in `span`, and marks the span as failed with the kind that `kind` returns of its error.
 ///
 /// # Errors
-/// Those of `work`.
+/// The error of `work`.
 pub async fn traced<T, E, K: std::fmt::Display>(
     span: Span,
     kind: impl Fn(&E) -> K,

@@ -171,7 +171,7 @@ impl Receiver {
             // Only if another process was faster: the connection, which has the sender, goes on.
             _ = &mut keeping => Ok(Session::Lost),
             ended = &mut connecting => {
-                // What came before the end is kept first.
+                // Messages before the end are kept first.
                 if !keeping.await {
                     return Ok(Session::Lost);
                 }

@@ -1,11 +1,8 @@
-// A pipeline as a graph: rows flow downwards from sources to sinks. A click on a node shows its figures.
+// A pipeline as a graph from sources to sinks. A click on a node shows its figures.
 import { useMemo, useState } from "preact/hooks";
+import { Drawing } from "./drawing";
 import type { Flow, Node, Point, Rates, StageState } from "./flows";
-import { bytes, count, counted, px } from "./format";
-import { placed } from "./graph";
-
-const WIDTH = 216;
-const HEIGHT = 78;
+import { bytes, count, counted } from "./format";
 
 /** Shares of the time in which epochs compute, from which on a pipeline is close to its limit, or behind. */
 const BUSY = 0.7;
@@ -21,48 +18,26 @@ const TITLES: Record<string, string> = {
 
 export function FlowGraph({ flow, rates, states }: { flow: Flow; rates?: Rates[]; states?: StageState[] }) {
   const steps = useMemo(() => stepsOf(flow), [JSON.stringify(flow)]);
-  const drawn = useMemo(() => placed(steps, WIDTH, HEIGHT), [steps]);
   const [at, setAt] = useState("");
   if (steps.length === 0) return <p class="empty">The graph is drawn when the pipeline has started.</p>;
   const shown = steps.find((step) => step.name === at) ?? steps.find(({ node }) => !/^(source|sink):/.test(node.operator)) ?? steps[0];
   const points = (node: string, metric: string) => pointsOf(rates, node, metric);
   return (
     <div class="plan flow">
-      <div class="scroll" tabIndex={0} role="group" aria-label="Graph of the pipeline">
-        <div class="canvas" style={{ width: px(drawn.width), height: px(drawn.height) }}>
-          <svg width={drawn.width} height={drawn.height} aria-hidden="true">
-            <defs>
-              <marker id="head" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" orient="auto">
-                <path d="M0 0.5 L7 4 L0 7.5 z" />
-              </marker>
-            </defs>
-            {drawn.edges.map(({ path, from, x, y }) => {
-              const rate = mean(points(from, "messages_sent"));
-              return (
-                <g>
-                  <path class={`edge${rate ? " moves" : ""}`} d={path} marker-end="url(#head)" />
-                  {rate !== undefined && <text class="edge-rows" x={x + 8} y={y + 4}>{perSecond(rate)}</text>}
-                </g>
-              );
-            })}
-          </svg>
-          {drawn.nodes.map(({ step, x, y }) => {
-            const pressure = mean(points(step.name, "backpressure"));
-            return (
-              <button
-                class={`step ${kindOf(step.node)} ${level(pressure)}`}
-                style={{ left: px(x), top: px(y), width: px(WIDTH), height: px(HEIGHT) }}
-                aria-pressed={step === shown}
-                onClick={() => setAt(step.name)}
-              >
-                <b>{titleOf(step.node)}</b>
-                <span>{subtitleOf(step.node)}</span>
-                <small>{pressure === undefined ? brief(step.node) : `${Math.round(pressure * 100)} % busy${level(pressure) === "behind" ? ": it cannot keep up" : ""}`}</small>
-              </button>
-            );
-          })}
-        </div>
-      </div>
+      <Drawing
+        label="Graph of the pipeline"
+        steps={steps}
+        shown={shown}
+        choose={setAt}
+        rows={(name) => {
+          const rate = mean(points(name, "messages_sent"));
+          return { text: rate === undefined ? undefined : perSecond(rate), moves: Boolean(rate) };
+        }}
+        box={({ name, node }) => {
+          const pressure = mean(points(name, "backpressure"));
+          return { kind: `${kindOf(node)} ${level(pressure)}`, lines: [titleOf(node), subtitleOf(node), pressure === undefined ? brief(node) : busy(pressure)] };
+        }}
+      />
       <div class="about">
         <h3>{titleOf(shown.node)} <span class="muted">{subtitleOf(shown.node)}</span></h3>
         {rates && (
@@ -146,6 +121,10 @@ function level(pressure: number | undefined): string {
   return pressure === undefined || pressure < BUSY ? "" : pressure < BEHIND ? "busy" : "behind";
 }
 
+function busy(pressure: number): string {
+  return `${Math.round(pressure * 100)} % busy${level(pressure) === "behind" ? ": it cannot keep up" : ""}`;
+}
+
 function kindOf({ operator }: Node): string {
   return operator.startsWith("source:") ? "map" : operator.startsWith("sink:") ? "sink" : "reduce";
 }
@@ -156,7 +135,7 @@ function titleOf({ operator, description }: Node): string {
   const [kind, connector] = operator.split(":");
   if (kind === "sink" && WEB.test(connector)) return "Outputs";
   if (kind === "source" || kind === "sink") return description;
-  return operator === "map" ? "Map" : "Windows";
+  return operator === "map" ? "Map" : "Stateful";
 }
 
 function subtitleOf({ operator, description }: Node): string {

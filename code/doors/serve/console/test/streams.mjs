@@ -158,12 +158,12 @@ async function tutorial(browser, url) {
 
   await step("the nodes of its graph show their rates", async () => {
     await page.waitForSelector(".edge-rows:has-text('rows/s')");
-    for (const [name, metrics] of [["nexmark_100", ["Rows out", "Back-pressure"]], ["Windows", ["Rows in", "Rows out"]], ["Outputs", ["Rows in"]]]) {
+    for (const [name, metrics] of [["nexmark_100", ["Rows out", "Back-pressure"]], ["Stateful", ["Rows in", "Rows out"]], ["Outputs", ["Rows in"]]]) {
       await page.click(`.plan .step:has-text('${name}')`);
       await page.waitForSelector(`.about h3:has-text('${name}')`);
       for (const metric of metrics) await page.waitForSelector(`.spark:has-text('${metric}')`);
     }
-    await page.click(".plan .step:has-text('Windows')");
+    await page.click(".plan .step:has-text('Stateful')");
     await page.waitForSelector(".about li:has-text('of state')");
   });
 

@@ -208,7 +208,7 @@ async fn in_turn(
                 cloud.ecs.fail_starting_next(*count);
             }
             Make::CombsBefore(happens) => {
-                // Those of the row or shape before may have the fault.
+                // Combs of the row or shape before may have the fault.
                 deployed.until("the combs stop", |cloud| cloud.ecs.running().is_empty()).await;
                 assert_answers(&deployed.invoke(&event(sql, options)).await, right);
                 assert!(happens(deployed) > 0, "{place}: no comb runs");

@@ -161,7 +161,7 @@ fn may_have_sign(value: &Expr, schema: &DFSchema) -> Result<bool> {
         }
         Expr::ScalarFunction(call) => match call.name() {
             "coalesce" | "nvl" | "greatest" | "least" => any(&mut call.args.iter())?,
-            // What nested values have was read from files.
+            // Nested values were read from files, or made of formed ones.
             "get_field" | "array_element" | "buzz_double" | "buzz_nan" => false,
             _ => true,
         },

@@ -135,7 +135,7 @@ impl Statement {
         output: &mut EpochOutput,
     ) -> Result<Vec<RecordBatch>> {
         let mut feeds = feeds.clone();
-        // Changes of rows that are kept by key, until the stage that computes with them has those of all its inputs.
+        // Changes of rows that are kept by key, until all inputs of the stage that computes with them are done.
         let mut changes = BTreeMap::new();
         for (number, stage) in self.stages.iter().enumerate() {
             let mut added: Vec<(usize, Vec<KeyedRows>)> = Vec::new();
