@@ -1,4 +1,4 @@
-//! Aggregates without a window, whose rows change.
+//! Statements without a window: aggregates, whose rows change, and joins, which keep their rows.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -67,4 +67,35 @@ pub(crate) fn sinks() -> Result {
     }
     let described = succeeds(&["check", &path])?;
     if described.contains("state: one row per key, without end") { Ok(()) } else { Err(described.into()) }
+}
+
+/// A row waits for a partner that comes in a later run, although the sources have ended in between.
+pub(crate) fn partners_of_later_runs() -> Result {
+    let folder = Folder::new()?;
+    for side in ["a", "b"] {
+        std::fs::create_dir_all(folder.path(side))?;
+    }
+    folder.write("a/1.json", "{\"k\":1,\"ts\":\"2026-01-01T12:00:00\"}\n{\"k\":1,\"ts\":\"2026-01-01T10:00:00\"}\n")?;
+    folder.write("b/1.json", "{\"k\":2,\"ts\":\"2026-01-01T12:00:00\"}\n")?;
+    let table = |name: &str| {
+        format!(
+            "CREATE TABLE {name} (k BIGINT, ts TIMESTAMP, WATERMARK FOR ts) WITH (connector='json', path='{}');",
+            folder.text(name)
+        )
+    };
+    let text = format!(
+        "{}{}CREATE TABLE out WITH (connector='single_file', path='{}', type='sink'); INSERT INTO out SELECT a.ts AS a, b.ts AS b \
+         FROM a JOIN b ON a.k = b.k AND b.ts BETWEEN a.ts AND a.ts + INTERVAL '1 hour';",
+        table("a"),
+        table("b"),
+        folder.text("out.json")
+    );
+    let path = folder.write("s.sql", &text)?.display().to_string();
+    let state = folder.text("state");
+    succeeds(&["run", &path, "--until-end", "--state", &state])?;
+    folder.write("b/2.json", "{\"k\":1,\"ts\":\"2026-01-01T12:10:00\"}\n")?;
+    succeeds(&["run", &path, "--until-end", "--state", &state])?;
+    let found = std::fs::read_to_string(folder.path("out.json"))?;
+    let expected = "{\"a\":\"2026-01-01T12:00:00\",\"b\":\"2026-01-01T12:10:00\"}\n";
+    if found == expected { Ok(()) } else { Err(found.into()) }
 }

@@ -127,6 +127,7 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("sinks::what_cannot_be_written_is_refused_by_check", sinks::refused),
         Trial::test("sinks::times_keep_their_zone", sinks::zones),
         Trial::test("changes::counts_change_over_kills_and_runs", changes::over_kills),
+        Trial::test("changes::rows_find_partners_of_later_runs", changes::partners_of_later_runs),
         Trial::test("changes::need_a_sink_that_takes_them", changes::sinks),
         Trial::test("delta::appended_rows_are_read_once", delta::appended_rows),
         Trial::test("delta::sink_gets_each_epoch_once", delta::sink),
