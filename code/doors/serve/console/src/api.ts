@@ -154,7 +154,7 @@ export function forgetKey() {
 
 /** Loads the page again without the statement, the rows and the tables of the user before. */
 function beginAnew() {
-  for (const name of ["buzz.sql", "buzz.script", "buzz.sources"]) localStorage.removeItem(name);
+  for (const name of ["buzz.sql", "buzz.script"]) localStorage.removeItem(name);
   history.replaceState(null, "", location.pathname);
   location.reload();
 }

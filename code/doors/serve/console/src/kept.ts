@@ -5,16 +5,11 @@ import { Failure } from "./api";
 import { flows, hasState, type Kept, type Stream } from "./flows";
 import { quoted } from "./format";
 
-const STORED = "buzz.sources";
-
 export const sources = signal<Kept[]>([]);
 export const streams = signal<Stream[]>([]);
 export const place = signal("");
 export const sourcesRead = signal(false);
 export const sourcesFault = signal("");
-
-/** True if the server cannot keep sources, and this browser does. */
-export const keptHere = signal(false);
 
 /** Reads the sources and the streams again. */
 export async function readSources() {
@@ -26,12 +21,7 @@ export async function readSources() {
       .sources()
       .then((found) => (sources.value = found))
       .catch((error) => {
-        if (error instanceof Failure && error.status === 404) {
-          keptHere.value = true;
-          sources.value = here();
-        } else {
-          faults.push((error as Error).message);
-        }
+        if (!(error instanceof Failure && error.status === 404)) faults.push((error as Error).message);
       }),
     flows
       .streams()
@@ -47,37 +37,17 @@ export async function readSources() {
   sourcesRead.value = true;
 }
 
-/** Keeps a source: at the server, or in this browser if the server cannot. */
-export async function keep(name: string, connector: string, statement: string) {
+/** Keeps a source beside the pipelines. */
+export async function keep(name: string, statement: string) {
   if (!hasState.value) throw new Error("The server keeps no sources. Start it with --state FOLDER.");
-  if (!keptHere.value) {
-    await flows.keep(name, statement);
-  } else {
-    const { errors } = await flows.validate(`${statement};\nSELECT * FROM ${quoted(name)};`);
-    if (errors.length > 0) throw new Error(errors.join("\n"));
-    if (here().some((source) => source.name === name)) throw new Error(`Source ${name} exists. Remove it, or choose another name.`);
-    store([...here(), { name, connector, statement }]);
-  }
+  await flows.keep(name, statement);
   await readSources();
 }
 
 /** Removes a source that is kept. */
 export async function forget(name: string) {
-  if (keptHere.value) store(here().filter((source) => source.name !== name));
-  else await flows.forget(name);
+  await flows.forget(name);
   await readSources();
-}
-
-function here(): Kept[] {
-  try {
-    return JSON.parse(localStorage.getItem(STORED) ?? "[]");
-  } catch {
-    return [];
-  }
-}
-
-function store(kept: Kept[]) {
-  localStorage.setItem(STORED, JSON.stringify(kept.sort((one, other) => one.name.localeCompare(other.name))));
 }
 
 /** Returns the statement of a stream as a source. Its columns are those that the stream declares, if it does. */

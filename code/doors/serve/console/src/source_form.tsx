@@ -118,7 +118,7 @@ function Form({ connector, back }: { connector: Connector; back: () => void }) {
     try {
       // The stream has the columns, and each source of it has what the stream cannot have: an event time and options.
       if (isStream && given) await flows.declare(name, `CREATE TABLE ${quoted(name)} (${given}) WITH (connector = 'http')`);
-      if (!isStream || hasState.value) await keep(name, connector.id, statement);
+      if (!isStream || hasState.value) await keep(name, statement);
       await readSources();
       location.hash = `#/sources/${encodeURIComponent(name)}`;
     } catch (error) {

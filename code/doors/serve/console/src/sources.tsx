@@ -1,6 +1,6 @@
 // The pages of sources: those that are kept and the streams of the server, one with its rows, and a form that adds one.
 import { useEffect, useState } from "preact/hooks";
-import { columnsOf, forget, keptHere, place, readable, readSources, sources, sourcesFault, sourcesRead, streams, streamStatement } from "./kept";
+import { columnsOf, forget, place, readable, readSources, sources, sourcesFault, sourcesRead, streams, streamStatement } from "./kept";
 import { hasState, hasStreams, type Kept, type Stream } from "./flows";
 import { bytes, counted, quoted } from "./format";
 import { Grid } from "./grid";
@@ -38,7 +38,6 @@ export function Sources({ name }: { name: string }) {
         {sources.value.map((source) => <li key={source.name}><Tile source={source} stream={streams.value.find(({ name }) => name === source.name)} /></li>)}
         {others.map((stream) => <li key={stream.name}><Tile stream={stream} /></li>)}
       </ul>
-      {keptHere.value && sources.value.length > 0 && <p class="note">These sources are kept in this browser.</p>}
     </div>
   );
 }
