@@ -11,12 +11,11 @@ use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
 use arrow::json::ReaderBuilder as JsonReaderBuilder;
 use buzz_protocol::{QueryError, Result};
-use buzz_storage::text::{Syntax, as_texts, exact_batch, has_infinity};
+use buzz_storage::text::{Syntax, as_texts, check_capitals, exact_batch, has_infinity};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
-use crate::names::check_capitals;
 use crate::records::{Record, records};
 use crate::source::{BadData, BadRow};
 

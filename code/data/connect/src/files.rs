@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use buzz_protocol::{QueryError, Result};
-use buzz_storage::text::plain_text;
+use buzz_storage::text::{check_capitals, plain_text};
 use bytes::Bytes;
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::decode::{Decoded, Format, csv_names, decode_file, decode_lines, file_schema, foreign_keys};
 use crate::listing::{Key, Listing, key};
-use crate::names::{check_capitals, first_keys};
+use crate::names::first_keys;
 use crate::partition::{self, own_columns, with_partitions};
 use crate::records::{csv_header_end, csv_start, cut, records};
 use crate::source::{BadData, BadRow, Source, SourceBatch};

@@ -8,13 +8,14 @@ use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::ipc::reader::StreamReader;
 use buzz_protocol::{QueryError, Result};
+use buzz_storage::text::check_capitals;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::format::PushFormat;
 use super::frames::check_frames;
 use crate::decode::{Decoded, csv_names, decode_file, decode_lines, foreign_keys};
-use crate::names::{check_capitals, first_keys};
+use crate::names::first_keys;
 use crate::open::nullable;
 use crate::records::{csv_header_end, csv_start, records};
 use crate::source::BadData;

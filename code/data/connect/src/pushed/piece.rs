@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use arrow::datatypes::SchemaRef;
 use buzz_epoch::{Sealed, Segment};
 use buzz_protocol::{QueryError, Result};
+use buzz_storage::text::{check_capitals, foreign_row};
 use bytes::Bytes;
 
 use super::check::{check_header, csv_header};
 use super::format::PushFormat;
 use crate::decode::{Decoded, decode_file, decode_lines, foreign_keys};
-use crate::names::{check_capitals, first_keys};
+use crate::names::first_keys;
 use crate::records::{cut, records};
 use crate::source::{BadData, BadRow};
 
@@ -122,7 +123,7 @@ impl Piece {
         let format = self.format.decoder();
         let (mut fitting, mut bad) = (Vec::with_capacity(self.bytes.len()), Vec::new());
         for record in records(&format, &self.bytes) {
-            match unfit(schema, record.text) {
+            match foreign_row(schema, record.text) {
                 Some(reason) => bad.push(BadRow { text: record.row(), reason }),
                 None => fitting.extend_from_slice(record.text),
             }

@@ -30,6 +30,8 @@ mod times;
 
 mod segments;
 
+mod keys;
+
 mod sample;
 
 use std::fmt;
@@ -55,6 +57,7 @@ pub use compression::plain_text;
 pub use csv::column_names;
 pub use encoding::encoding;
 pub use exact::{Syntax, as_texts, exact_batch, exact_values, float, has_infinity};
+pub use keys::{check_capitals, foreign_row};
 pub use members::Members;
 pub use sample::{Sample, sample};
 pub use segments::{CountedRows, RowFormat, RowsOfRequest};

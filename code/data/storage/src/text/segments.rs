@@ -17,6 +17,7 @@ use object_store::ObjectStoreExt;
 use serde_json::value::RawValue;
 
 use super::csv::first_record_end;
+use super::keys::foreign_row;
 use super::open::{Batches, TextOpener, once};
 
 /// The format of the rows of a request.
@@ -106,9 +107,27 @@ impl TextOpener {
         }
         // A row is bad whichever of its columns are wanted.
         let all = TextOpener { wanted: Arc::clone(&self.columns), ..self.clone() };
-        let batches = all.good_rows(rows).await?;
+        let fitting = match rows.format {
+            RowFormat::Json => all.with_columns(&rows.bytes),
+            RowFormat::Csv { .. } | RowFormat::Arrow => rows.bytes.clone(),
+        };
+        if fitting.is_empty() {
+            return Ok(Vec::new());
+        }
+        let batches = all.good_rows(&RowsOfRequest { bytes: fitting, ..rows.clone() }).await?;
         let wanted = batches.iter().map(|batch| by_name(batch, &self.wanted));
         wanted.collect()
+    }
+
+    /// Returns the JSON rows that have columns of the table.
+    fn with_columns(&self, rows: &Bytes) -> Bytes {
+        let (_, records) = records(RowFormat::Json, rows);
+        let known: usize = records.iter().map(Bytes::len).sum();
+        let mut records: Vec<Bytes> = records;
+        // The decoder judges what is no JSON.
+        records.push(rows.slice(known..));
+        records.retain(|record| foreign_row(&self.columns, record).is_none());
+        records.concat().into()
     }
 
     /// Decodes the rows that fit the columns.

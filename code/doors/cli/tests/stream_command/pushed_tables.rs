@@ -8,7 +8,7 @@ use arrow::ipc::writer::StreamWriter;
 use serde_json::{Value, json};
 
 use crate::ingest::Server;
-use crate::support::{Folder, Result};
+use crate::support::{Folder, Result, succeeds};
 
 /// Runs a statement on the stream `name`, with more arguments, and returns the exit's success, its rows and its messages.
 fn sql(folder: &Folder, name: &str, more: &[&str], sql: &str) -> Result<(bool, Vec<Value>, String)> {
@@ -108,7 +108,7 @@ pub(crate) fn bad_rows_and_no_declaration() -> Result {
         "POST",
         "/v1/streams/loose",
         "",
-        b"{\"id\":1,\"n\":1}\n{\"id\":2,\"n\":\"x\"}\n{\"id\":3,\"n\":3}\n{\"id\":4.5}\n",
+        b"{\"id\":1,\"n\":1}\n{\"id\":2,\"n\":\"x\"}\n{\"id\":3,\"n\":3}\n{\"id\":4.5}\n{\"other\":8}\n{\"ID\":9,\"n\":9}\n",
     )?;
     server.ok("POST", "/v1/streams/loose", "Content-Type: text/csv\r\n", b"id,n\n5,5\n6,y\n7,7\n")?;
     server.ok("POST", "/v1/streams/free", "", b"{\"a\":1,\"b\":\"x\"}\n{\"a\":2.5}\n")?;
@@ -123,6 +123,14 @@ pub(crate) fn bad_rows_and_no_declaration() -> Result {
         ("SELECT sum(n) AS n FROM t", json!([{"n": 16}])),
     ] {
         expect(&folder, "loose", &[], statement, &expected)?;
+    }
+    // As a pipeline reads them.
+    let stream = ddl.replace("'http'", &format!("'http', path = '{}'", folder.text("streams")));
+    let path = folder.write("loose.sql", &format!("{stream};\nSELECT id FROM loose;"))?.display().to_string();
+    let mut ids: Vec<String> = succeeds(&["run", &path, "--until-end"])?.lines().map(str::to_string).collect();
+    ids.sort();
+    if ids != ["{\"id\":1}", "{\"id\":3}", "{\"id\":5}", "{\"id\":7}"] {
+        return Err(format!("a pipeline reads {ids:?}").into());
     }
     let expected =
         json!([{"a": 1.0, "b": "x", "c": null}, {"a": 2.5, "b": null, "c": null}, {"a": 3.0, "b": null, "c": true}]);
