@@ -7,12 +7,12 @@ use std::path::Path;
 use arrow::datatypes::{Field, Schema};
 use arrow::ipc::reader::StreamReader;
 use buzz_epoch::{Sealed, SourceLog};
-use buzz_protocol::{CatalogEntry, ColumnSpec, CsvFormat, FileFormat, QueryError, Result, SegmentsFormat};
+use buzz_protocol::{CatalogEntry, ColumnSpec, CsvFormat, ErrorKind, FileFormat, QueryError, Result, SegmentsFormat};
 use buzz_storage::text::{RowFormat, Sample};
 use buzz_storage::{Location, QueryStores};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use object_store::{ObjectStoreExt, path::Path as StorePath};
+use object_store::path::Path as StorePath;
 
 use crate::infer::{Inferred, csv_columns, merged};
 use crate::infer_json::json_columns;
@@ -39,11 +39,13 @@ fn divided(path: &StorePath) -> Option<(StorePath, String)> {
 
 /// Returns true if `place` is the folder of a stream.
 pub(crate) async fn is_stream(place: &Location, stores: &QueryStores) -> Result<bool> {
-    if divided(&place.path).is_none() {
-        return Ok(false);
+    let Some((root, name)) = divided(&place.path) else { return Ok(false) };
+    match SourceLog::existing(stores.store(&place.store)?, root, &name).await {
+        Ok(found) => Ok(found.is_some()),
+        // The folder has a name that no stream can have.
+        Err(error) if error.kind == ErrorKind::Invalid => Ok(false),
+        Err(error) => Err(error),
     }
-    let store = stores.store(&place.store)?;
-    Ok(store.head(&place.path.clone().join("source.json")).await.is_ok())
 }
 
 /// Opens the stream that `entry` names, as its log is now. Rows that are kept and not sealed yet are not in it.

@@ -24,20 +24,12 @@ pub trait Source: fmt::Debug + Send {
     /// Returns the position after the rows that were read. A source that is opened with it goes on there.
     fn offset(&self) -> Value;
 
-    /// Notes, beside the rows, that `reader` needs those after `offset`, or from its start on if that is null, so that they are
-    /// not removed; or, with `None`, that it reads no more. Sources that never remove rows do nothing.
+    /// Notes that `reader` needs the rows after `offset`, or all rows if it is null; `None`: it reads no more. Rows before may be
+    /// deleted, at once if no one else reads them. Does nothing for sources that keep no rows.
     ///
     /// # Errors
     /// Errors of the store.
     async fn note_reader(&mut self, _reader: &str, _offset: Option<&Value>) -> Result<()> {
-        Ok(())
-    }
-
-    /// Deletes what it has kept of rows before `offset`, to which no run goes back any more.
-    ///
-    /// # Errors
-    /// The error of the store. Nothing is lost: a later call deletes the rest.
-    async fn release(&mut self, _offset: &Value) -> Result<()> {
         Ok(())
     }
 }

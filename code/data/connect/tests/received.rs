@@ -165,7 +165,7 @@ async fn events_are_read_once_over_connections_and_restarts() {
     assert_eq!((again.values, again.ended), (vec![1, 2, 3, 4, 6, 7], true));
     // Released batches are deleted, but for the last batch, which has the position.
     let newest = source.source.offset();
-    source.source.release(&newest).await.expect("memory does not fail");
+    source.source.note_reader("p", Some(&newest)).await.expect("memory does not fail");
     let mut source = open(&store, &options, None).await;
     assert_eq!(read(&mut source, 1000).await.expect("the server answers").values, [7]);
 }

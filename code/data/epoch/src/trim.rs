@@ -55,7 +55,7 @@ pub(crate) struct Starts {
 }
 
 impl Starts {
-    /// Makes those of the source in `folder`.
+    /// Opens the beginnings of the source in `folder`.
     pub(crate) fn new(store: Arc<dyn ObjectStore>, folder: &Path) -> Self {
         Self { sequence: Sequence::new(store, folder.clone().join("starts")), known: Mutex::new((0, 1)) }
     }
@@ -133,9 +133,9 @@ impl SourceLog {
         Ok(deleted + self.sweep(&next).await?)
     }
 
-    /// Deletes what `start` names, unless that was done before.
+    /// Deletes the objects that `start` names, unless they are deleted.
     async fn sweep(&self, start: &Start) -> Result<u64> {
-        // It is deleted last.
+        // The last entry is deleted last: while it exists, the deletion is incomplete.
         let last = self.entry_path(start.first - 1);
         if start.first <= start.from || !object::exists(self.store(), &last).await? {
             return Ok(0);
@@ -149,7 +149,7 @@ impl SourceLog {
     /// Notes that `reader` needs entry `entry` and those after it.
     ///
     /// # Errors
-    /// `Invalid` if the reader's name is none of a file; errors of the store.
+    /// `Invalid` if the reader's name cannot be that of a file; errors of the store.
     pub async fn need(&self, reader: &str, entry: u64) -> Result<()> {
         names::check("reader", reader)?;
         let bytes = serde_json::json!({"entry": entry}).to_string();
@@ -157,7 +157,7 @@ impl SourceLog {
         Ok(())
     }
 
-    /// Notes that `reader` reads no more.
+    /// Removes the note of `reader`.
     ///
     /// # Errors
     /// The error of the store.

@@ -109,21 +109,8 @@ impl Runner {
             let keep = Keep { records: KEPT_EPOCHS, published: self.record.published.clone() };
             log.collect_garbage_except(&keep).await?;
             self.note_readers().await?;
-            self.release(&log).await?;
         }
         Ok(true)
-    }
-
-    /// Lets sources delete what no epoch goes back to.
-    async fn release(&mut self, log: &EpochLog) -> Result<()> {
-        let oldest = (self.record.epoch + 1).saturating_sub(KEPT_EPOCHS as u64);
-        let Some(oldest) = log.record(oldest).await? else { return Ok(()) };
-        for (name, opened) in &mut self.planned.sources {
-            if let Some(offset) = oldest.sources.get(name).and_then(|stored| stored.get("offset")) {
-                opened.source.release(offset).await?;
-            }
-        }
-        Ok(())
     }
 
     /// Writes what the epoch added to the state, or the whole state of a stage if it has many files.

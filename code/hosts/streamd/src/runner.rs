@@ -1,7 +1,6 @@
 //! A pipeline that runs: its state, its newest epoch, and one step.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -327,10 +326,11 @@ impl Runner {
 
 /// Returns the name under which pipeline `id` reads `table`.
 pub(crate) fn reader(id: &str, table: &str) -> String {
-    let mut hasher = DefaultHasher::new();
-    (id, table).hash(&mut hasher);
+    // FNV-1a: the name is stored, and the hashes of the standard library may change with its version.
+    let add = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = format!("{id}/{table}").bytes().fold(0xcbf2_9ce4_8422_2325, add);
     let token = id.rsplit('-').next().unwrap_or_default();
-    format!("{token}-{:016x}", hasher.finish())
+    format!("{token}-{hash:016x}")
 }
 
 /// The rows of one read of all sources.

@@ -129,7 +129,7 @@ async fn finish(before: &EpochLog, continues: bool, process: &Process) -> Result
     Ok(())
 }
 
-/// Moves the pipeline of `before` to the script of `spec`, which goes on after its offsets. Says what it keeps.
+/// Moves the pipeline of `before` to the script of `spec`, which goes on after its offsets. Prints which offsets and state it keeps.
 async fn continued(before: &EpochLog, spec: &PipelineSpec, planned: &Planned, process: &Process) -> Result<EpochLog> {
     let old = Script::parse(&before.manifest().spec.script)?;
     let kept = Kept::of(&old, &planned.script);
@@ -160,7 +160,7 @@ async fn continued(before: &EpochLog, spec: &PipelineSpec, planned: &Planned, pr
     Ok(log)
 }
 
-/// Notes, in the sources of the script `text`, that pipeline `id` reads them no more, except those in `but`.
+/// Removes the notes of pipeline `id` from the sources of the script `text`, except those in `but`.
 ///
 /// # Errors
 /// Errors of the script, and of the stores of its sources.

@@ -117,11 +117,11 @@ impl Dispatch<'_> {
     pub(crate) async fn all(&self) -> Result<(), TaskError> {
         let concurrency = self.concurrency();
         // The span of a stage ends with its last task.
-        let of_stage = |stage| {
-            let span = stage_span(stage);
-            (0..MapStage::task_count(stage)).map(move |task| (stage, task, span.clone()))
-        };
-        let mut waiting: VecDeque<_> = self.plan.stages.iter().flat_map(of_stage).collect();
+        let stages = self.plan.stages.iter().flat_map(|stage| {
+            let span = stage_span(stage.id, &stage.step, stage.task_count());
+            (0..stage.task_count()).map(move |task| (stage, task, span.clone()))
+        });
+        let mut waiting: VecDeque<_> = stages.collect();
         let mut demand = Demand::of(self);
         let mut running = FuturesUnordered::new();
         loop {
@@ -335,8 +335,9 @@ impl Dispatch<'_> {
     }
 }
 
-fn stage_span(stage: &MapStage) -> Span {
-    span!("stage", stage = stage.id.0, step = stage.step.as_str(), tasks = stage.task_count())
+/// Makes the span of a stage.
+pub(crate) fn stage_span(id: StageId, step: &str, tasks: usize) -> Span {
+    span!("stage", stage = id.0, step = step, tasks = tasks)
 }
 
 fn attempt_span(task: &HBeeTask, attempt: u32) -> Span {

@@ -10,13 +10,13 @@ use buzz_plan::TaskStage;
 use buzz_protocol::{
     BUILD_ID, DeliveredObject, HBeeTask, Partitioning, QueryError, QueryId, Result, Segment, StageId, TaskIndex,
 };
-use buzz_telemetry::span;
+
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use tracing::Instrument;
 
-use crate::dispatch::{Dispatch, TaskError};
+use crate::dispatch::{Dispatch, TaskError, stage_span};
 
 /// The objects that were accepted.
 #[derive(Debug, Default)]
@@ -72,7 +72,7 @@ impl Dispatch<'_> {
     /// The first failure of a task that cannot be retried or has no attempts left.
     pub(crate) async fn reduce(&self, stages: &[TaskStage]) -> Result<(), TaskError> {
         for stage in stages {
-            let of_stage = &span!("stage", stage = stage.id.0, step = stage.step.as_str(), tasks = stage.tasks);
+            let of_stage = &stage_span(stage.id, &stage.step, stage.tasks);
             let running = (0..stage.tasks).map(|task| {
                 let work = async move { self.run_and_accept(self.reduce_task(stage, task)?).await };
                 work.instrument(of_stage.clone())

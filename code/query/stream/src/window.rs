@@ -22,7 +22,7 @@ use datafusion::logical_expr::{
 const WINDOWS_PER_ROW_MAX: i64 = 10_000;
 
 /// A day in nanoseconds.
-const DAY: i64 = 86_400_000_000_000;
+pub(crate) const DAY: i64 = 86_400_000_000_000;
 
 /// Maximum length of a window in nanoseconds: 100 years. Times are 64-bit nanoseconds from 1677 to 2262.
 const WIDTH_MAX: i64 = 36_500 * DAY;
@@ -254,7 +254,7 @@ pub(crate) fn window_call(expr: &Expr) -> Result<Option<WindowCall>> {
 }
 
 /// Returns the nanoseconds of an interval, which may be more than a window can have.
-fn interval_literal(expr: &Expr) -> Option<Result<i128>> {
+pub(crate) fn interval_literal(expr: &Expr) -> Option<Result<i128>> {
     let days = |days: i32| i128::from(days) * i128::from(DAY);
     let variable = || Err(QueryError::invalid("a window of months has no fixed length; use days"));
     match expr {

@@ -79,7 +79,7 @@ impl Cluster {
                     | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
                     | RDKafkaErrorCode::SaslAuthenticationFailed
                     | RDKafkaErrorCode::InvalidTopic,
-                ) => QueryError::data(format!("{text}; correct `topic` or `client_configs`, or give the rights")),
+                ) => QueryError::data(format!("{text}; correct `topic` or `client_configs`, or grant the permissions")),
                 Some(RDKafkaErrorCode::MessageSizeTooLarge) => QueryError::data(format!(
                     "{text}; make the rows smaller, or raise `client_configs.message.max.bytes` and max.message.bytes of the \
                      topic"
@@ -90,11 +90,15 @@ impl Cluster {
     }
 }
 
-/// Runs what blocks in a thread for that.
+/// Starts `work` at once on a thread for blocking calls. The future returns its result.
 ///
 /// # Errors
 /// Errors of `work`; `Internal` if it panics.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| QueryError::internal(format!("a client of Kafka stopped: {error}")))?
+pub(super) fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> impl Future<Output = Result<T>> {
+    let done = tokio::task::spawn_blocking(work);
+    async move {
+        done.await.unwrap_or_else(|error| Err(QueryError::internal(format!("a client of Kafka stopped: {error}"))))
+    }
 }

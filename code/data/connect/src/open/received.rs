@@ -69,7 +69,7 @@ pub(super) fn endpoint(options: &mut Options, schemes: [&str; 2]) -> Result<Url>
     let text = options.required(&["endpoint"])?;
     let parsed = Url::parse(text.trim()).ok();
     // A wrong one may have secrets too.
-    let given = parsed.as_ref().map_or_else(|| "no URL".to_string(), |url| format!("`{}`", shown(url)));
+    let given = parsed.as_ref().map_or_else(|| "not a URL".to_string(), |url| format!("`{}`", shown(url)));
     let url = parsed.filter(|url| schemes.contains(&url.scheme()) && url.has_host());
     url.ok_or_else(|| {
         let [one, two] = schemes;

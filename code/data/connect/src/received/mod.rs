@@ -194,8 +194,8 @@ impl Source for ReceivedSource {
         self.next.map_or(Value::Null, |next| json!({"batch": next}))
     }
 
-    async fn release(&mut self, offset: &Value) -> Result<()> {
-        match offset.get("batch").and_then(Value::as_u64) {
+    async fn note_reader(&mut self, _reader: &str, offset: Option<&Value>) -> Result<()> {
+        match offset.and_then(|offset| offset.get("batch")?.as_u64()) {
             Some(batch) => self.kept.feed.delete_before(batch).await,
             None => Ok(()),
         }

@@ -126,7 +126,7 @@ fn waits() -> impl Iterator<Item = Duration> {
 }
 
 impl Receiver {
-    /// Receives until no messages follow, or an error that no other try mends.
+    /// Receives until the stream ends, or with an error that another try does not mend.
     pub(super) async fn run(self) {
         let mut waits = waits();
         loop {

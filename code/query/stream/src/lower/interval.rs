@@ -1,14 +1,11 @@
 //! Interval joins: conditions on the event times of both sides bound how long a row can find partners.
 
 use arrow::datatypes::{DataType, TimeUnit};
-use datafusion::common::ScalarValue;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
 
 use super::flow::Flow;
-
-/// Nanoseconds of a day. Event times have no time zone, so all days have as many.
-const DAY: i64 = 86_400_000_000_000;
+use crate::window::{DAY, interval_literal};
 
 /// Bounds of the time of the left row minus that of the right row, in nanoseconds.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -124,15 +121,5 @@ fn unit_of(data_type: &DataType) -> i64 {
 
 /// Returns the nanoseconds of an interval that has no months.
 fn interval(expr: &Expr) -> Option<i64> {
-    let Expr::Literal(value, _) = expr else { return None };
-    match value {
-        ScalarValue::IntervalMonthDayNano(Some(value)) if value.months == 0 => {
-            i64::from(value.days).checked_mul(DAY)?.checked_add(value.nanoseconds)
-        }
-        ScalarValue::IntervalDayTime(Some(value)) => {
-            let millis = i64::from(value.milliseconds).checked_mul(1_000_000)?;
-            i64::from(value.days).checked_mul(DAY)?.checked_add(millis)
-        }
-        _ => None,
-    }
+    i64::try_from(interval_literal(expr)?.ok()?).ok()
 }
