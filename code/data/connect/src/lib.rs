@@ -46,9 +46,7 @@ pub use nexmark::Nexmark;
 pub use open::{OpenSource, OpenTable, PRINTED, check_places, nullable, open_sink, open_source};
 pub use options::{Options, parse_duration};
 pub use place::{Inbox, Place};
-pub use pushed::{
-    CheckedRows, PushFormat, PushedSource, PushedStart, StreamsRoot, check_rows, stream_bad_data, stream_columns,
-};
+pub use pushed::{CheckedRows, PushedSource, PushedStart, StreamsRoot, check_rows, stream_bad_data, stream_columns};
 pub use sink::{
     Blackhole, Changes, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, TakesChanges, Webhook, WriteFormat,
     Written, check_columns, encode_lines,

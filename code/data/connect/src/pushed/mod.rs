@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 
 pub(crate) use self::check::objects;
 pub use self::check::{CheckedRows, check_rows};
-pub use self::format::{PushFormat, stream_bad_data, stream_columns};
+pub use self::format::{stream_bad_data, stream_columns};
 pub(crate) use self::piece::decode_objects;
 use self::piece::{SHARED, pieces};
 use crate::source::{BadData, Source, SourceBatch};
