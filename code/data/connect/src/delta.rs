@@ -328,6 +328,10 @@ impl Source for DeltaSource {
         Ok(read)
     }
 
+    fn starts_at_newest(&self) -> bool {
+        self.start == DeltaStart::Latest
+    }
+
     fn offset(&self) -> Value {
         match self.at {
             None => Value::Null,

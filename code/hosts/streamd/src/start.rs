@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use buzz_connect::Inbox;
+use buzz_connect::{Inbox, keeps_rows};
 use buzz_epoch::{Continued, EpochLog, Pending, PipelineSpec, publish_pending};
 use buzz_protocol::{QueryError, Result};
 use buzz_stream::{KEY_GROUPS, Pipeline, Script, StageId, TableDefinition};
@@ -166,8 +166,8 @@ async fn continued(before: &EpochLog, spec: &PipelineSpec, planned: &Planned, pr
 /// Errors of the script, and of the stores of its sources.
 pub(crate) async fn forget_readers(text: &str, id: &str, but: &BTreeSet<String>, process: &Process) -> Result<()> {
     let script = Script::parse(text)?;
-    let is_stream = |table: &&TableDefinition| table.option("connector") == Some("http") && !but.contains(&table.name);
-    for table in script.tables.iter().filter(is_stream) {
+    let is_left = |table: &&TableDefinition| keeps_rows(&table.options) && !but.contains(&table.name);
+    for table in script.tables.iter().filter(is_left) {
         let mut opened = open_table(&script, &table.name, &process.place, None).await?;
         opened.source.note_reader(&reader(id, &table.name), None).await?;
     }

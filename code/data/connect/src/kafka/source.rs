@@ -259,6 +259,10 @@ impl Source for KafkaSource {
         fetched.map(|()| read)
     }
 
+    fn starts_at_newest(&self) -> bool {
+        self.start == Start::Latest
+    }
+
     fn offset(&self) -> Value {
         if !self.is_placed {
             return Value::Null;

@@ -116,6 +116,12 @@ pub async fn open_source(
     Ok(OpenSource { source, time_column, delay, idle_timeout, max_drift, bad_data, late_side })
 }
 
+/// Returns true if the source of a table with `options` keeps rows until its readers need them no more, so that those must be
+/// noted ([`Source::note_reader`]) and forgotten.
+pub fn keeps_rows(options: &BTreeMap<String, String>) -> bool {
+    options.get("connector").is_some_and(|connector| connector == "http")
+}
+
 /// Returns the columns of a schema as they are read: without constraints on nulls, which a source cannot promise.
 pub fn nullable(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()))

@@ -359,6 +359,10 @@ impl Source for PushedSource {
         }
     }
 
+    fn starts_at_newest(&self) -> bool {
+        self.start == PushedStart::Latest
+    }
+
     fn offset(&self) -> Value {
         match self.at {
             None => Value::Null,

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 pub(crate) use self::decode::{MessageFormat, decode};
 use self::receiver::{Connection, Progress, Receiver};
-use crate::source::{BadData, Source, SourceBatch};
+use crate::source::{BadData, End, Source, SourceBatch};
 
 /// Bytes of unread messages in memory above which a connection waits.
 const UNREAD_BYTES_MAX: u64 = 256 << 20;
@@ -188,6 +188,10 @@ impl Source for ReceivedSource {
             Some(error) if count == 0 && !read.more => Err(error),
             _ => Ok(read),
         }
+    }
+
+    fn end(&self) -> End {
+        End::Never
     }
 
     fn offset(&self) -> Value {
