@@ -22,6 +22,7 @@ use std::time::Duration;
 use buzz_connect::Blackhole;
 use buzz_epoch::Record;
 use buzz_protocol::{QueryError, Result};
+use buzz_stream::Script;
 use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
@@ -216,8 +217,9 @@ impl Jobs {
     /// `Invalid` if it declares something else, or a table that cannot be read.
     pub async fn keep_source(&self, name: &str, statement: &str) -> Result<Option<KeptSource>> {
         let statement = sources::checked(name, statement)?;
-        let graph = self.validate(&format!("{statement};\nSELECT * FROM {name};")).await?;
-        let source = KeptSource::new(name, statement, &graph)?;
+        let script = format!("{statement};\nSELECT * FROM {name};");
+        self.validate(&script).await?;
+        let source = KeptSource::new(name, statement, &Script::parse(&script)?)?;
         Ok(self.keeper.registry.keep_source(&source).await?.then_some(source))
     }
 

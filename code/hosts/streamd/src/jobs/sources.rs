@@ -8,10 +8,10 @@
 
 use buzz_epoch::read_object;
 use buzz_protocol::{QueryError, Result, now_ms};
+use buzz_stream::Script;
 use object_store::path::Path;
 use object_store::{Error, ObjectStoreExt, PutMode, PutOptions};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::jobs::registry::{Registry, encode};
 
@@ -38,22 +38,19 @@ pub struct KeptSource {
 }
 
 impl KeptSource {
-    /// Makes a source of `statement`. `graph` is the graph of the statement and `SELECT *` of the table.
+    /// Makes a source of `statement`. `script` is the statement and `SELECT *` of the table.
     ///
     /// # Errors
     /// `Invalid` if the statement declares something else.
-    pub(crate) fn new(name: &str, statement: String, graph: &Value) -> Result<Self> {
-        let nodes = graph.get("nodes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let text = |node: &Value, key: &str| node.get(key).and_then(Value::as_str).map(str::to_string);
-        let found = nodes.iter().find(|node| text(node, "description").as_deref() == Some(name));
-        let connector = found.and_then(|node| text(node, "operator")?.strip_prefix("source:").map(str::to_string));
-        // A source, a statement and what it prints to.
-        let (Some(connector), 3) = (connector, nodes.len()) else {
+    pub(crate) fn new(name: &str, statement: String, script: &Script) -> Result<Self> {
+        let connector = script.only_table(name).and_then(|table| table.option("connector"));
+        // A second statement would be another SELECT or INSERT.
+        let Some(connector) = connector.filter(|_| script.statements.len() == 1) else {
             return Err(QueryError::invalid(format!(
                 "a source is one statement CREATE TABLE {name} with a connector that is read; leave out others"
             )));
         };
-        Ok(Self { name: name.to_string(), connector, statement, created_ms: now_ms() })
+        Ok(Self { name: name.to_string(), connector: connector.to_string(), statement, created_ms: now_ms() })
     }
 }
 
@@ -141,24 +138,31 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
-    fn graph(more: &[&str]) -> Value {
-        let node = |operator: &str, description: &str| json!({"operator": operator, "description": description});
-        let mut nodes = vec![node("source:nexmark", "bids"), node("sink:stdout", "stdout"), node("map", "statement 1")];
-        nodes.extend(more.iter().map(|name| node("sink:single_file", name)));
-        json!({"nodes": nodes, "edges": []})
+    fn source(name: &str, statement: &str) -> Result<KeptSource> {
+        let script = Script::parse(&format!("{statement};\nSELECT * FROM {name};")).unwrap();
+        KeptSource::new(name, statement.to_string(), &script)
     }
 
     #[test]
     fn source_is_one_declaration() {
-        let source = KeptSource::new("bids", "CREATE TABLE bids …".into(), &graph(&[])).unwrap();
-        assert_eq!((source.name.as_str(), source.connector.as_str()), ("bids", "nexmark"));
-        for (name, graph) in [("bids", graph(&["out"])), ("other", graph(&[])), ("bids", Value::Null)] {
-            let error = KeptSource::new(name, String::new(), &graph).unwrap_err();
-            assert!(error.message.contains(&format!("CREATE TABLE {name}")), "{error}");
+        let declared = "CREATE TABLE bids (a INT) WITH (connector = 'nexmark', type = 'source')";
+        let found = source("bids", declared).unwrap();
+        assert_eq!((found.name.as_str(), found.connector.as_str()), ("bids", "nexmark"));
+        assert_eq!(found.statement, declared);
+        let other = "CREATE TABLE out WITH (connector = 'stdout', type = 'sink')";
+        for (name, statement) in [
+            ("bids", format!("{declared}; {other}")),
+            ("bids", format!("{declared}; {other}; INSERT INTO out SELECT a FROM bids")),
+            ("bids", format!("{declared}; SELECT a FROM bids")),
+            ("bids", format!("{declared}; CREATE VIEW v AS SELECT a FROM bids")),
+            ("bids", format!("{declared}; SET parallelism = '2'")),
+            ("bids", "CREATE TABLE bids (a INT)".to_string()),
+            ("other", declared.to_string()),
+        ] {
+            let error = source(name, &statement).expect_err(&statement);
+            assert!(error.message.contains(&format!("CREATE TABLE {name}")), "{statement}: {error}");
         }
     }
 
