@@ -43,7 +43,7 @@ pub use generate::Generator;
 pub use generated::GeneratedSource;
 pub use impulse::Impulse;
 pub use nexmark::Nexmark;
-pub use open::{OpenSource, OpenTable, PRINTED, check_places, keeps_rows, nullable, open_sink, open_source};
+pub use open::{OpenSource, OpenTable, PRINTED, check_places, keeps_rows, open_sink, open_source};
 pub use options::{Options, parse_duration};
 pub use place::{Inbox, Place};
 pub use pushed::{CheckedRows, PushedSource, PushedStart, StreamsRoot, check_rows, stream_bad_data, stream_columns};

@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use buzz_connect::{
-    BadData, OpenSource, OpenTable, Place, Sink, Stdout, WriteFormat, check_columns, check_places, nullable,
-    open_source,
+    BadData, OpenSource, OpenTable, Place, Sink, Stdout, WriteFormat, check_columns, check_places, open_source,
 };
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{QueryError, Result, nullable};
 use buzz_stream::{Pipeline, Script, SourceInput, TableDefinition, declared_columns};
 use serde_json::Value;
 

@@ -23,6 +23,7 @@ mod identifier;
 pub mod ids;
 pub mod inline;
 mod nearest;
+mod nullable;
 pub mod object_rows;
 mod option_bounds;
 pub mod options;
@@ -41,7 +42,7 @@ pub use catalog::{
     BucketOptions, CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, JsonFormat, NO_USER_INFO,
     SegmentsFormat, split_version, without_user_info,
 };
-pub use clock::{now, now_ms};
+pub use clock::{milliseconds, now, now_ms};
 pub use error::{ErrorKind, QueryError, Result, panic_message};
 pub use format::{FORMATS, Format};
 pub use human::human_bytes;
@@ -49,6 +50,7 @@ pub use identifier::identifier;
 pub use ids::{CombAddress, DeliveryId, QueryId, QueryToken, StageId, TaskIndex};
 pub use inline::InlineRows;
 pub use nearest::nearest;
+pub use nullable::nullable;
 pub use object_rows::{DeliveredObject, Segment, StageInput, delivery_object, exchange_of};
 pub use options::{JoinOrder, KeyFilters, Options, Overflow, ReducerChoice, Transport, Usd};
 pub use place::Place;
@@ -78,3 +80,6 @@ pub const THREAD_STACK_BYTES: usize = 16 << 20;
 /// Marks, as a key in the metadata of a schema, rows of a continuous query that change earlier ones: they have the columns
 /// `before`, `after` and `op`.
 pub const CHANGES: &str = "buzz.changes";
+
+/// The format of a sink that takes such rows.
+pub const CHANGES_FORMAT: &str = "debezium_json";

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::ipc::reader::StreamReader;
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{QueryError, Result, nullable};
 use buzz_storage::text::{RowFormat, check_capitals};
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -16,7 +16,6 @@ use super::format::decoder;
 use super::frames::check_frames;
 use crate::decode::{Decoded, csv_names, decode_file, decode_lines, foreign_keys};
 use crate::names::first_keys;
-use crate::open::nullable;
 use crate::records::{csv_header_end, csv_start, records};
 use crate::source::BadData;
 
