@@ -11,7 +11,9 @@ use arrow::datatypes::{DataType, Field, Schema};
 use buzz_engine::{
     Answer, Content, Engine, Estimate, Progress, ProgressReport, Question, RowSink, Rows, Summary, Want,
 };
-use buzz_protocol::{CatalogEntry, ErrorKind, Format, Options, Param, Query, QueryBody, QueryError, QueryId, Result};
+use buzz_protocol::{
+    CatalogEntry, ErrorKind, Format, Options, Param, Query, QueryBody, QueryError, QueryId, Result, milliseconds,
+};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -95,7 +97,7 @@ impl Counts {
                 self.succeeded.fetch_add(1, Ordering::Relaxed);
                 self.rows.fetch_add(summary.rows, Ordering::Relaxed);
                 self.bytes_read.fetch_add(summary.bytes_read, Ordering::Relaxed);
-                let milliseconds = u64::try_from(summary.total.as_millis()).unwrap_or(u64::MAX);
+                let milliseconds = milliseconds(summary.total);
                 self.milliseconds.fetch_add(milliseconds, Ordering::Relaxed);
                 let cost = summary.cost_usd.unwrap_or_default() + summary.started_usd.unwrap_or_default();
                 let micros = (cost * 1e6).round();

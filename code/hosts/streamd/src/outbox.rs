@@ -11,7 +11,7 @@ use arrow::ipc::reader::StreamReader;
 use async_trait::async_trait;
 use buzz_connect::{Sink, Written};
 use buzz_epoch::{EpochLog, OutputFile, Target};
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{QueryError, Result, milliseconds};
 
 /// A sink that takes its rows from files of the log.
 pub(crate) struct Outbox {
@@ -41,7 +41,7 @@ pub(crate) fn targets<'a>(
 
 /// Returns the span of time in milliseconds whose epochs a sink takes together; 0 if it takes each alone.
 pub(crate) fn span_ms(sink: &Arc<dyn Sink>) -> u64 {
-    sink.roll().map_or(0, |span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+    sink.roll().map_or(0, milliseconds)
 }
 
 #[async_trait]

@@ -8,7 +8,7 @@ use buzz_engine::{Progress, Reused, RowSink, Summary};
 use buzz_exchange::{Commit, DeliveryWriter, Destination, ObjectPlace};
 use buzz_host::Host;
 use buzz_plan::QueryPlan;
-use buzz_protocol::{Delivered, ErrorKind, Place, QueryError, QueryId, Result, StageId, TaskIndex};
+use buzz_protocol::{Delivered, ErrorKind, Place, QueryError, QueryId, Result, StageId, TaskIndex, milliseconds};
 use futures::TryStreamExt;
 
 use super::deadline::Deadline;
@@ -141,7 +141,7 @@ impl Run<'_> {
             retries = Progress::get(&progress.retries),
             stragglers = Progress::get(&progress.stragglers),
             failed = failed.map(tracing::field::display),
-            milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            milliseconds = milliseconds(started.elapsed()),
             "the run has ended"
         );
     }
