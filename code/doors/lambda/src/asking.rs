@@ -34,7 +34,7 @@ impl FuseFunction {
     pub(crate) async fn ask(&self, ask: Ask, query: QueryId, left: Duration) -> Result<Box<RawValue>> {
         let span = span!("fuse", otel.kind = "server", query_id = %query);
         continue_from(&span, ask.traceparent.as_deref());
-        traced(span, |error: &QueryError| error.kind, self.ask_in_span(ask, query, left)).await
+        traced(span, self.ask_in_span(ask, query, left)).await
     }
 
     async fn ask_in_span(&self, mut ask: Ask, query: QueryId, left: Duration) -> Result<Box<RawValue>> {

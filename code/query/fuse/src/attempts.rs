@@ -1,7 +1,6 @@
 //! Counts the attempts of tasks, and the time that is paid for.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use buzz_engine::{Attempt, Fate, Progress};
 use buzz_protocol::{HBeeTask, Result, TaskOutcome, milliseconds};

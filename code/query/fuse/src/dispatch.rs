@@ -311,7 +311,7 @@ impl Dispatch<'_> {
         Progress::add(&self.progress.invocations, 1);
         let mut paid = Paid::start(self.progress, &task);
         let running = self.host.compute.run(&task, &refused);
-        let ran = buzz_telemetry::traced(span, |error: &QueryError| error.kind, running).await;
+        let ran = buzz_telemetry::traced(span, running).await;
         paid.end(&ran);
         ran
     }

@@ -64,7 +64,7 @@ impl Engine for Fuse {
         let (fuse, counted) = (self.clone(), Arc::clone(&progress));
         let span = span!("query", query_id = %question.id);
         let answered = async move { fuse.answer(question, &counted).await };
-        Running::spawn(progress, traced(span, |error: &QueryError| error.kind, answered))
+        Running::spawn(progress, traced(span, answered))
     }
 }
 
@@ -92,7 +92,7 @@ impl Fuse {
         let started = Instant::now();
         let stores = self.host.stores.for_query();
         let opening = async { open(question, &stores, buzz_plan::tables_read(&question.query).as_ref()).await };
-        let tables = traced(span!("open tables"), |error: &QueryError| error.kind, opening).await?;
+        let tables = traced(span!("open tables"), opening).await?;
         Ok((Opened { started, tables, took: started.elapsed() }, stores))
     }
 
@@ -101,7 +101,7 @@ impl Fuse {
         let Opened { started, tables, took } = opened;
         let capacity = self.capacity(question);
         let planning = buzz_plan::plan(question, tables, stores, &capacity);
-        let mut plan = traced(span!("plan"), |error: &QueryError| error.kind, planning).await?;
+        let mut plan = traced(span!("plan"), planning).await?;
         plan.requests = stores.requests();
         plan.opened_in = took;
         plan.planned_in = started.elapsed() - took;

@@ -102,7 +102,7 @@ impl HBee {
             let ran = if task.inputs.is_empty() { self.run_here(task).await } else { self.reduce(task).await };
             ran.inspect(record).map_err(|error| error.at_task(&task.step, task.task))
         };
-        traced(span, |error: &QueryError| error.kind, running).await
+        traced(span, running).await
     }
 
     async fn run_here(&self, task: &HBeeTask) -> Result<TaskOutcome> {

@@ -9,7 +9,8 @@ use buzz_engine::{CombStarts, Progress, RowSink, Summary};
 use buzz_host::Host;
 use buzz_plan::QueryPlan;
 use buzz_protocol::{CombAddress, ErrorKind, QueryError, Result, Transport};
-use buzz_telemetry::{span, traced};
+use buzz_telemetry::{failed, span, traced};
+use tracing::Instrument;
 
 use self::deadline::Deadline;
 pub(crate) use self::deadline::out_of_time;
@@ -56,7 +57,7 @@ async fn run_until_done(
     let deadline = Deadline::new(plan, progress);
     let kept = Kept::up_to(plan.options.inbox_memory_bytes / KEPT_PART);
     // Starts combs, where they are wanted and missing.
-    let choosing = traced(span!("choose reducers"), |error: &QueryError| error.kind, Reducers::choose(host, plan));
+    let choosing = traced(span!("choose reducers"), Reducers::choose(host, plan));
     let mut reducers = deadline.unless(choosing).await?;
     count_starts(host, progress, counted);
     let in_process = plan.options.transport == Transport::Memory && matches!(reducers, Reducers::Combs(_));
@@ -69,11 +70,11 @@ async fn run_until_done(
         let run = Run { host, plan, query, reducers: &reducers, flowing, deadline: &deadline, kept: &kept };
         let span =
             span!("run", run_id = %query, reruns = Progress::get(&progress.reruns), combs = reducers.addresses().len());
-        let running = traced(span, |failed: &RunError| failed.error.kind, run.once(sink));
-        let RunError { error, again } = match running.await {
+        let RunError { error, again } = match run.once(sink).instrument(span.clone()).await {
             Ok(summary) => return Ok(summary),
-            Err(failed) => failed,
+            Err(error) => error,
         };
+        failed(&span, error.kind);
         match again {
             Again::Held if flowing => {
                 flowing = false;
