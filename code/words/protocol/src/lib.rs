@@ -7,7 +7,7 @@
 //! This crate compiles without DataFusion, so that a client of a stack is small. The feature `datafusion` adds the
 //! conversions between [`QueryError`] and DataFusion's errors, and `sql` what needs a SQL parser: the length of a statement.
 //!
-//! Read in this order: [`query`], [`catalog`], [`options`], [`task`], [`inline`], [`ids`], [`error`].
+//! Read in this order: [`query`], [`catalog`], [`file_format`], [`options`], [`task`], [`inline`], [`ids`], [`error`].
 
 pub mod base64_bytes;
 pub mod catalog;
@@ -17,6 +17,7 @@ mod datafusion_error;
 #[cfg(feature = "datafusion")]
 mod dialects;
 pub mod error;
+pub mod file_format;
 pub mod format;
 mod human;
 mod identifier;
@@ -39,11 +40,11 @@ pub mod task;
 mod temporary;
 
 pub use catalog::{
-    BucketOptions, CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, JsonFormat, NO_USER_INFO,
-    SegmentsFormat, split_version, without_user_info,
+    BucketOptions, CatalogEntry, CatalogType, ColumnSpec, NO_USER_INFO, split_version, without_user_info,
 };
 pub use clock::{milliseconds, now, now_ms};
 pub use error::{ErrorKind, QueryError, Result, panic_message};
+pub use file_format::{Compression, CsvFormat, FileFormat, JsonFormat, SegmentsFormat};
 pub use format::{FORMATS, Format};
 pub use human::human_bytes;
 pub use identifier::identifier;
