@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::history::{ATTEMPTS_MAX, History};
-use crate::kept::{Kept, Places};
+use crate::kept::{Places, Reservation};
 use crate::names::Names;
 use crate::planner;
 use crate::queue::{Queue, Slot};
@@ -153,7 +153,7 @@ pub(crate) struct Answered {
     /// Warnings.
     pub(crate) warnings: Vec<String>,
     /// Counts this answer among those that are kept.
-    _kept: Kept,
+    _kept: Reservation,
 }
 
 impl Answered {
@@ -313,7 +313,7 @@ impl Desk {
 
     /// Waits for a slot, and for a place in which the answer is kept. Who waits for one of them does not hold up others: a slot
     /// is passed on before the wait for a place, and a query that waits for its first slot has no place.
-    async fn admitted(&self, user: &str) -> Result<(Slot, Kept)> {
+    async fn admitted(&self, user: &str) -> Result<(Slot, Reservation)> {
         let slot = self.queue.slot(user).await?;
         if let Some(kept) = self.kept.free(user) {
             return Ok((slot, kept));

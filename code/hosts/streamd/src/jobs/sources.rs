@@ -1,10 +1,10 @@
-//! Sources that people keep beside pipelines: statements that declare a table, under its name.
+//! Sources that people save beside pipelines: statements that declare a table, under its name.
 //!
 //! ```text
 //! <root>/sources/<name>.json
 //! ```
 //!
-//! A pipeline has the statements of its sources in its own script, so nothing that runs depends on a source that is kept.
+//! A pipeline has the statements of its sources in its own script, so nothing that runs depends on a saved source.
 
 use buzz_epoch::read_object;
 use buzz_protocol::{QueryError, Result, now_ms};
@@ -24,9 +24,9 @@ const NAME_BYTES_MAX: usize = 63;
 /// Maximum length of the statement of a source.
 const STATEMENT_BYTES_MAX: usize = 64 << 10;
 
-/// A source that is kept.
+/// A saved source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeptSource {
+pub struct SavedSource {
     /// The name of the table.
     pub name: String,
     /// Its connector.
@@ -37,7 +37,7 @@ pub struct KeptSource {
     pub created_ms: u64,
 }
 
-impl KeptSource {
+impl SavedSource {
     /// Makes a source of `statement`. `script` is the statement and `SELECT *` of the table.
     ///
     /// # Errors
@@ -84,9 +84,9 @@ impl Registry {
     ///
     /// # Errors
     /// Errors of the store, and of a document that is not readable.
-    pub async fn sources(&self) -> Result<Vec<KeptSource>> {
+    pub async fn sources(&self) -> Result<Vec<SavedSource>> {
         let listed = self.store.list_with_delimiter(Some(&self.root.clone().join("sources"))).await?;
-        let mut sources: Vec<KeptSource> = Vec::new();
+        let mut sources: Vec<SavedSource> = Vec::new();
         for object in listed.objects {
             let Some(bytes) = read_object(&self.store, &object.location).await? else { continue };
             let source = serde_json::from_slice(&bytes).map_err(|error| {
@@ -98,11 +98,11 @@ impl Registry {
         Ok(sources)
     }
 
-    /// Keeps `source`. Returns false if there is one of its name.
+    /// Saves `source`. Returns false if there is one of its name.
     ///
     /// # Errors
     /// Errors of the store; `Limit` if there are too many.
-    pub async fn keep_source(&self, source: &KeptSource) -> Result<bool> {
+    pub async fn save_source(&self, source: &SavedSource) -> Result<bool> {
         let folder = self.root.clone().join("sources");
         if self.store.list_with_delimiter(Some(&folder)).await?.objects.len() >= SOURCES_MAX {
             return Err(QueryError::limit(format!("the state has {SOURCES_MAX} sources, the maximum; remove some")));
@@ -140,9 +140,9 @@ impl Registry {
 mod tests {
     use super::*;
 
-    fn source(name: &str, statement: &str) -> Result<KeptSource> {
+    fn source(name: &str, statement: &str) -> Result<SavedSource> {
         let script = Script::parse(&format!("{statement};\nSELECT * FROM {name};")).unwrap();
-        KeptSource::new(name, statement.to_string(), &script)
+        SavedSource::new(name, statement.to_string(), &script)
     }
 
     #[test]

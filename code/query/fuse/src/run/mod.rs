@@ -15,7 +15,7 @@ use tracing::Instrument;
 use self::deadline::Deadline;
 pub(crate) use self::deadline::out_of_time;
 use self::once::{Again, Run, RunError};
-use crate::reducers::{Kept, Reducers};
+use crate::reducers::{Reducers, TaskCache};
 
 /// Divisor of `inbox_memory_bytes`: the share in which Fuse keeps rows in case combs must take over.
 const KEPT_PART: u64 = 3;
@@ -55,7 +55,7 @@ async fn run_until_done(
     let tasks: usize = plan.stages.iter().map(|stage| stage.tasks.len()).sum();
     progress.tasks.store(tasks as u64, std::sync::atomic::Ordering::Relaxed);
     let deadline = Deadline::new(plan, progress);
-    let kept = Kept::up_to(plan.options.inbox_memory_bytes / KEPT_PART);
+    let kept = TaskCache::up_to(plan.options.inbox_memory_bytes / KEPT_PART);
     // Starts combs, where they are wanted and missing.
     let choosing = traced(span!("choose reducers"), Reducers::choose(host, plan));
     let mut reducers = deadline.unless(choosing).await?;

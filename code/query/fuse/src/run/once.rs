@@ -14,7 +14,7 @@ use futures::TryStreamExt;
 use super::deadline::Deadline;
 use crate::dispatch::{Dispatch, TaskError};
 use crate::inboxes::{OpenInboxes, QueryInboxes};
-use crate::reducers::{Kept, Reducers};
+use crate::reducers::{Reducers, TaskCache};
 use crate::reduction::Reduction;
 use crate::reuse::Parts;
 use crate::stragglers::Stragglers;
@@ -62,7 +62,7 @@ pub(super) struct Run<'a> {
     pub(super) flowing: bool,
     pub(super) deadline: &'a Deadline<'a>,
     /// Rows that an earlier run kept, or that this run keeps for a later one.
-    pub(super) kept: &'a Kept,
+    pub(super) kept: &'a TaskCache,
 }
 
 impl Run<'_> {

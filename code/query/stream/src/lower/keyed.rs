@@ -23,7 +23,7 @@ use crate::feed::FeedTable;
 use crate::window::{WindowSpec, time_type};
 
 /// A flow whose rows a stage keeps by key.
-struct Kept {
+struct KeyedInput {
     stage: usize,
     /// Reads the rows that are kept: the columns of the flow, computed keys and, of a join of new rows, the time and the
     /// number of each.
@@ -36,7 +36,7 @@ struct Kept {
     visible: usize,
 }
 
-impl Kept {
+impl KeyedInput {
     fn width(&self) -> usize {
         self.scan.schema().fields().len()
     }
@@ -225,7 +225,7 @@ impl Lowering<'_> {
 
     /// Adds a stage that keeps the rows of `flow` by `keys`. With `counted`, the rows that are read have their number
     /// and, if it is true, their time; otherwise, equal rows are read as often as they occur.
-    fn keep(&mut self, flow: &Flow, keys: &[Expr], counted: Option<bool>) -> Result<Kept> {
+    fn keep(&mut self, flow: &Flow, keys: &[Expr], counted: Option<bool>) -> Result<KeyedInput> {
         let visible = flow.width() - 1;
         for index in 0..visible {
             self.materialized(flow, index)?;
@@ -291,7 +291,7 @@ impl Lowering<'_> {
             schema: slot_schema(types.into_iter()),
             clause,
         });
-        Ok(Kept { stage: number, scan, keys: positions, used, visible })
+        Ok(KeyedInput { stage: number, scan, keys: positions, used, visible })
     }
 }
 

@@ -9,14 +9,14 @@ const SETTINGS_OF_RUNS: [&str; 4] = ["epoch", "epoch_rows", "on_error", "paralle
 
 /// The part of a script that it has in common with the one before.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(crate) struct Unchanged {
     /// Tables that are declared alike.
     pub(crate) tables: BTreeSet<String>,
     /// The first statements, as many as have equal text, and read equal declarations.
     pub(crate) statements: usize,
 }
 
-impl Kept {
+impl Unchanged {
     /// Compares `now` with `before`. A statement is only counted if all declarations that it could read are equal: calls of
     /// functions are part of its text, views and the names of rows are compared as a whole.
     pub(crate) fn of(before: &Script, now: &Script) -> Self {
@@ -92,7 +92,7 @@ mod tests {
 
     fn kept(before: &str, now: &str) -> (Vec<String>, usize) {
         let parse = |text: &str| Script::parse(text).expect("the script is valid");
-        let kept = Kept::of(&parse(before), &parse(now));
+        let kept = Unchanged::of(&parse(before), &parse(now));
         (kept.tables.into_iter().collect(), kept.statements)
     }
 
