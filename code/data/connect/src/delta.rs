@@ -106,7 +106,7 @@ impl DeltaSource {
         })
     }
 
-    /// Goes on from an offset.
+    /// Resumes from an offset.
     ///
     /// # Errors
     /// `Data` if the offset is not one of a Delta table.

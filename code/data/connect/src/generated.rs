@@ -32,7 +32,7 @@ pub struct GeneratedSource {
 }
 
 impl GeneratedSource {
-    /// Goes on from an offset.
+    /// Resumes from an offset.
     ///
     /// # Errors
     /// `Data` if the offset is not one of a generator.

@@ -158,9 +158,9 @@ mod tests {
             parse_headers("Authorization: Bearer a:b, Accept: text/html, text/plain,X-A:1", "t").expect("fits");
         let values = ["authorization", "accept", "x-a"].map(|name| headers[name].to_str().expect("it is text"));
         assert_eq!(values, ["Bearer a:b", "text/html, text/plain", "1"]);
-        let error = parse_headers("secret", "t").expect_err("it is no header").message;
+        let error = parse_headers("secret", "t").expect_err("it is not a header").message;
         assert!(error.contains("`headers` of table `t`") && !error.contains("secret"), "{error}");
-        assert!(parse_headers("A: b\u{7}", "t").expect_err("it is no value").message.contains("`A`"));
+        assert!(parse_headers("A: b\u{7}", "t").expect_err("it is not a value").message.contains("`A`"));
     }
 
     #[test]

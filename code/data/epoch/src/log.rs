@@ -199,7 +199,7 @@ impl EpochLog {
     /// # Errors
     /// `Data` if the file is missing although `epoch` is the newest: the store has lost it.
     pub async fn read(&self, epoch: u64, path: &str) -> Result<Option<Bytes>> {
-        let parsed = Path::parse(path).map_err(|error| QueryError::data(format!("`{path}` is no path: {error}")))?;
+        let parsed = Path::parse(path).map_err(|error| QueryError::data(format!("`{path}` is not a path: {error}")))?;
         match self.get(&parsed).await? {
             Some(bytes) => Ok(Some(bytes)),
             None if self.superseded(epoch).await? => Ok(None),

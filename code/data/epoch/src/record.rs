@@ -160,7 +160,7 @@ impl Record {
     /// Decodes the record in `path`.
     ///
     /// # Errors
-    /// `Data` if the object is no record.
+    /// `Data` if the object is not a record.
     pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<Record> {
         decode(path, bytes)
     }
@@ -176,7 +176,7 @@ impl Record {
             if !valid {
                 let epoch = self.epoch;
                 return Err(QueryError::internal(format!(
-                    "the record of epoch {epoch} names `{path}`, which is no file of this or an earlier epoch in \
+                    "the record of epoch {epoch} names `{path}`, which is not a file of this or an earlier epoch in \
                      `{folder}`"
                 )));
             }

@@ -112,7 +112,7 @@ impl Segment {
     /// Returns the parts of `runs` in the segment `object`, which is in `path`, each with its bytes.
     ///
     /// # Errors
-    /// `Data` if the object is no segment, or does not have these parts.
+    /// `Data` if the object is not a segment, or does not have these parts.
     pub fn runs(path: &Path, object: &Bytes, runs: &[RowRun]) -> Result<Vec<(Part, Bytes)>> {
         let segment = Self::decode(path, object)?;
         let is_wanted =
@@ -149,7 +149,7 @@ impl Segment {
     /// Decodes the segment in `path`.
     ///
     /// # Errors
-    /// `Data` if the object is no segment.
+    /// `Data` if the object is not a segment.
     pub(crate) fn decode(path: &Path, bytes: &Bytes) -> Result<Segment> {
         let end = header_end(path, bytes)?;
         let parts = parts(path, bytes.get(..end).ok_or_else(|| damaged(path))?)?;
@@ -174,7 +174,7 @@ pub(crate) fn parts(path: &Path, bytes: &[u8]) -> Result<Vec<Part>> {
 }
 
 fn damaged(path: &Path) -> QueryError {
-    QueryError::data(format!("`{path}` is no segment, or only a part of one; restore it"))
+    QueryError::data(format!("`{path}` is not a segment, or only a part of one; restore it"))
 }
 
 #[cfg(test)]

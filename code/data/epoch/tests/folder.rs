@@ -81,7 +81,7 @@ async fn copies_renames_and_uploads_in_parts_are_whole_objects() {
     store.copy(&a, &b).await.unwrap();
     assert!(matches!(store.copy_if_not_exists(&a, &b).await, Err(Error::AlreadyExists { .. })));
     assert!(matches!(store.copy(&Path::from("none"), &b).await, Err(Error::NotFound { .. })));
-    // The copy is no link: replacing or changing one leaves the other.
+    // The copy is not a link: replacing or changing one leaves the other.
     store.put(&a, "2".into()).await.unwrap();
     assert_eq!(text(&store, "x/b").await, "1");
     store.rename(&a, &c).await.unwrap();

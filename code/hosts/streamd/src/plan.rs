@@ -153,7 +153,7 @@ pub(crate) struct Settings {
 /// The treatment of a statement that fails for a value of its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnError {
-    /// The run ends with the error. A run with state can go on from the epoch before.
+    /// The run ends with the error. A run with state can resume from the epoch before.
     Stop,
     /// The rows of the epoch are left out.
     SkipEpoch,

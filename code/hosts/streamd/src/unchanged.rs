@@ -45,7 +45,7 @@ fn declaration(table: &TableDefinition) -> String {
     format!("{columns:?} {:?} {:?} {:?}", table.generated, table.watermark, table.options)
 }
 
-/// Returns the tables that statements read: those that none writes to, and that are no sinks.
+/// Returns the tables that statements read: those that none writes to, and that are not sinks.
 fn sources(script: &Script) -> BTreeSet<String> {
     let written: BTreeSet<&str> = script.statements.iter().filter_map(|output| output.into.as_deref()).collect();
     let read =

@@ -134,7 +134,7 @@ fn subscriptions(options: &mut Options) -> Result<Vec<String>> {
     if let Some(list) = options.text(&["subscription_messages"]) {
         let list: Vec<String> = serde_json::from_str(&list).map_err(|error| {
             QueryError::invalid(format!(
-                "option `subscription_messages` of table `{}` is no JSON array of texts: {error}; write several as \
+                "option `subscription_messages` of table `{}` is not a JSON array of texts: {error}; write several as \
                  `subscription_messages[0]`, `subscription_messages[1]`",
                 options.table()
             ))

@@ -110,7 +110,7 @@ fn json(body: &[u8], columns: Option<&SchemaRef>, bad_data: BadData) -> Result<C
 /// Returns the objects of a text of JSON values, which are objects or arrays of objects.
 ///
 /// # Errors
-/// `Data`, with the line, if the text is not JSON, or a value is no object.
+/// `Data`, with the line, if the text is not JSON, or a value is not an object.
 pub(crate) fn objects(body: &[u8]) -> Result<Vec<&str>> {
     let wrong = |error: &serde_json::Error, before: usize| {
         let reason = error.to_string();

@@ -144,7 +144,7 @@ impl PushedSource {
         }
     }
 
-    /// Goes on from an offset.
+    /// Resumes from an offset.
     ///
     /// # Errors
     /// `Data` if the offset is not one of a stream.

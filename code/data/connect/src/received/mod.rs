@@ -89,7 +89,7 @@ impl ReceivedSource {
         }
     }
 
-    /// Goes on from an offset.
+    /// Resumes from an offset.
     ///
     /// # Errors
     /// `Data` if the offset is not one of received messages.

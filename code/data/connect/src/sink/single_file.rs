@@ -59,7 +59,7 @@ impl Progress {
 }
 
 impl SingleFile {
-    /// Checks that the file can be created: its folder exists, it is no folder itself, and its rows, if it has some, are
+    /// Checks that the file can be created: its folder exists, it is not a folder itself, and its rows, if it has some, are
     /// those of a pipeline.
     ///
     /// # Errors

@@ -255,7 +255,7 @@ async fn other_script_continues_the_offsets_and_the_state_that_are_named() {
     let bytes = second.read(4, &start.state[0].path).await.unwrap().unwrap();
     assert_eq!(&bytes[..], b"3 by a");
     assert!(start.state[0].path.contains("/v2/") && start.outputs.is_empty());
-    // The state of another script is no epoch to go back to.
+    // The state of another script is not an epoch to go back to.
     assert!(second.rewind(3).await.unwrap_err().message.contains("does not exist"));
     run(&second, 5..=6).await;
     // Of state with other fields, nothing is kept.

@@ -135,7 +135,7 @@ impl TextOpener {
         let (_, records) = records(RowFormat::Json, rows);
         let known: usize = records.iter().map(Bytes::len).sum();
         let mut records: Vec<Bytes> = records;
-        // The decoder judges what is no JSON.
+        // The decoder judges what is not JSON.
         records.push(rows.slice(known..));
         records.retain(|record| foreign_row(&self.columns, record).is_none());
         records.concat().into()

@@ -66,7 +66,7 @@ pub(crate) fn checked(name: &str, statement: &str) -> Result<String> {
         || name.starts_with(|char: char| char.is_ascii_digit())
     {
         return Err(QueryError::invalid(format!(
-            "`{}` is no name of a source; use 1 to {NAME_BYTES_MAX} lower-case letters, digits and `_`, and no digit at the start",
+            "`{}` is not a valid name of a source; use 1 to {NAME_BYTES_MAX} lower-case letters, digits and `_`, and no digit at the start",
             name.chars().take(NAME_BYTES_MAX).collect::<String>()
         )));
     }
@@ -120,7 +120,7 @@ impl Registry {
     /// # Errors
     /// Errors of the store.
     pub async fn remove_source(&self, name: &str) -> Result<bool> {
-        // Anything else is no name of a file.
+        // Anything else is not the name of a file.
         if checked(name, "").is_err() || read_object(&self.store, &self.source(name)).await?.is_none() {
             return Ok(false);
         }
@@ -173,7 +173,7 @@ mod tests {
             "CREATE TABLE nexmark_100 (a INT)"
         );
         for name in ["", "1a", "A", "a b", "../a", "é", &"a".repeat(64)] {
-            assert!(checked(name, "").unwrap_err().message.contains("no name of a source"), "{name}");
+            assert!(checked(name, "").unwrap_err().message.contains("not a valid name of a source"), "{name}");
         }
         assert!(checked("a", &"x".repeat((64 << 10) + 1)).is_err());
     }

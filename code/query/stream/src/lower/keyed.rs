@@ -102,7 +102,7 @@ impl Lowering<'_> {
             return Err(refused(
                 "JOIN of two streams without equal windows or another equality in ON",
                 "each new row would be compared with all rows of the other stream for ever",
-                "add an equality of columns of both that have the same type and are no floats, such as `ON a.id = b.id \
+                "add an equality of columns of both that have the same type and are not floats, such as `ON a.id = b.id \
                  AND …`, or group both sides by the same window and add that",
             ));
         }
