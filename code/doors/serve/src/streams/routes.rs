@@ -320,8 +320,7 @@ async fn list(State(streams): State<Shared>) -> Answered {
             all.push(shown(&name, &log, open.as_ref()).await.map_err(away)?);
         }
     }
-    let place = Some(&streams.settings.place).filter(|place| !place.is_empty());
-    Ok(Json(json!({"streams": all, "place": place})).into_response())
+    Ok(Json(json!({"streams": all, "place": streams.settings.place})).into_response())
 }
 
 /// Returns the JSON of a stream.
