@@ -53,7 +53,7 @@ impl Target for Outbox {
     async fn publish(&self, epoch: u64, files: &[OutputFile], log: &EpochLog) -> Result<()> {
         let mut rows = Vec::new();
         for file in files {
-            let Some(bytes) = log.read(epoch, &file.path).await? else {
+            let Some(bytes) = log.read(epoch, &file.path, &file.sum).await? else {
                 return Err(QueryError::data(format!("output `{}` was deleted before it was published", file.path)));
             };
             for batch in StreamReader::try_new(Cursor::new(bytes), None)? {

@@ -146,7 +146,7 @@ impl Runner {
         let schemas: BTreeMap<StageId, _> = self.planned.pipeline.stages().collect();
         for file in &self.record.state {
             let stage: StageId = file.stage.parse()?;
-            let Some(bytes) = log.read(self.record.epoch, &file.path).await? else { return Ok(false) };
+            let Some(bytes) = log.read(self.record.epoch, &file.path, &file.sum).await? else { return Ok(false) };
             let schema = schemas.get(&stage);
             let schema = schema.ok_or_else(|| QueryError::data(format!("the script has no stage {stage}")))?;
             let (before, batches) = state_file::decode(schema, bytes).map_err(|error| error.at(file.path.as_str()))?;

@@ -9,6 +9,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use async_trait::async_trait;
 use buzz_protocol::{QueryError, Result};
+use buzz_storage::is_disk_full;
 use serde_json::{Value, json};
 
 use super::encode::check_format;
@@ -166,7 +167,9 @@ impl SingleFile {
     }
 
     fn failed(&self, error: &io::Error) -> QueryError {
-        QueryError::data(format!("file `{}` is not writable: {error}", self.path.display()))
+        let text = format!("file `{}` is not writable: {error}", self.path.display());
+        // What a try has written is cut off by the next one.
+        if is_disk_full(error) { QueryError::unavailable(text) } else { QueryError::data(text) }
     }
 
     /// Replaces the file beside the target in one step, and only when the new one is on the disk.
