@@ -93,6 +93,9 @@ impl Runner {
             }
             record.metrics.insert("rows_out".to_string(), json!(counts.rows_out));
             record.metrics.insert("state_rows".to_string(), json!(self.state_rows()));
+            if !self.planned.lookups.is_empty() {
+                record.metrics.insert("lookups".to_string(), json!(self.looked_up()));
+            }
             record.metrics.insert("seconds".to_string(), json!(started.elapsed().as_secs_f64()));
             if let Some(skipped) = &counts.skipped {
                 record.metrics.insert("skipped".to_string(), json!(skipped));

@@ -2,7 +2,8 @@
 //!
 //! - [`run()`] is the loop of one script. `start` opens a pipeline in its state, `runner` runs an epoch, and `commit` ends it:
 //!   state files, the record, and the rows in the sinks (`publish`, `outbox`). `summary` counts.
-//! - `plan` turns a script into a pipeline with its sources and sinks, which it finds in a [`Process`].
+//! - `plan` turns a script into a pipeline with its sources and sinks, which it finds in a [`Process`]; `lookup` has the
+//!   tables that are looked up.
 //! - `json` translates the JSON form of a query to a script; `unique` refuses keys that it has twice.
 //! - `store` is where state is kept.
 //! - `jobs` keeps the pipelines of a server: [`Jobs`]. `live` has their figures, `graph` their stages, and `thread` their threads.
@@ -13,6 +14,7 @@ pub mod jobs;
 mod json;
 mod kept;
 mod live;
+mod lookup;
 mod notes;
 mod outbox;
 mod plan;

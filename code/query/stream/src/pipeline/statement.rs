@@ -19,7 +19,7 @@ use super::source::{SourceInput, source_of};
 use super::views::logical;
 use super::{EpochOutput, StageDelta, StageId};
 use crate::feed::{Rows, names, run, with_rows};
-use crate::lower::{SourceScan, StageDraft, lower};
+use crate::lower::{SourceScan, StageDraft, is_lookup_feed, lower};
 use crate::ranks::{limit_ranks, ranked};
 use crate::script::{Emission, Output, Script};
 use crate::stage::{Advance, KeyedRows, Stage, StageState, Top, recompute};
@@ -88,6 +88,8 @@ impl Statement {
         let reach = reach(&stages)?;
         let mut read = BTreeSet::new();
         collect_sources(&plan, &mut read);
+        // Looked-up rows have no event time, so they do not hold back the watermark.
+        read.retain(|name| !sources.scans.get(name).is_some_and(|scan| scan.is_lookup));
         if let Some(side) = read.iter().find(|name| !sources.inputs.contains_key(*name)) {
             if !stages.is_empty() {
                 return Err(QueryError::invalid(format!(
@@ -242,8 +244,10 @@ fn stages_have_windows(stages: &[StageDraft]) -> bool {
     stages.iter().any(|stage| stage.spec != WindowSpec::Never)
 }
 
+/// Returns true if `plan` reads new rows. Looked-up rows alone emit nothing.
 fn reads_rows(plan: &Arc<dyn ExecutionPlan>, feeds: &BTreeMap<String, Rows>) -> bool {
-    names(plan).iter().any(|name| feeds.get(name).is_some_and(|rows| rows.iter().any(|part| !part.is_empty())))
+    let has_rows = |name: &String| feeds.get(name).is_some_and(|rows| rows.iter().any(|part| !part.is_empty()));
+    names(plan).iter().any(|name| !is_lookup_feed(name) && has_rows(name))
 }
 
 fn collect_sources(plan: &LogicalPlan, found: &mut BTreeSet<String>) {
@@ -275,6 +279,7 @@ mod tests {
             delay: 0,
             late_side: false,
             bad_side: false,
+            is_lookup: false,
         };
         let script = Script::parse(select).expect("it is a script");
         let inputs = BTreeMap::from([("bids".to_string(), input)]);

@@ -28,6 +28,7 @@ pub(crate) fn input_of(batch: &RecordBatch, time: Option<&str>, delay: i64) -> S
         delay,
         late_side: false,
         bad_side: false,
+        is_lookup: false,
     }
 }
 
