@@ -24,7 +24,7 @@ const REFRESH: &str = "lookup_refresh";
 /// The option of the bytes that a table may have.
 const MAX_BYTES: &str = "lookup_max_bytes";
 
-/// Bytes that a table may have unless [`MAX_BYTES`] says otherwise.
+/// Bytes that a table may have if [`MAX_BYTES`] is not set.
 const MAX_BYTES_DEFAULT: usize = 256 << 20;
 
 /// Rows that are read at once.
@@ -107,7 +107,7 @@ impl Lookup {
         let mut source = opened(table, place).await?.source;
         let found = rows_of(source.as_mut(), self.max_bytes, now).await?;
         let count: usize = found.rows.iter().map(RecordBatch::num_rows).sum();
-        self.note = json!({"rows": count, "at_ms": now / 1_000_000, "version": position(&source.offset())});
+        self.note = json!({"rows": count, "at_ms": now / 1_000_000, "position": position(&source.offset())});
         self.read = Some(Instant::now());
         Ok(found)
     }
@@ -189,7 +189,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Returns the last read of each table that is looked up: rows, time and version.
+    /// Returns the last read of each table that is looked up: rows, time and position.
     pub(crate) fn looked_up(&self) -> BTreeMap<&str, &Value> {
         self.planned.lookups.iter().map(|(name, lookup)| (name.as_str(), &lookup.note)).collect()
     }

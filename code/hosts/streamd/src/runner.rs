@@ -179,6 +179,7 @@ impl Runner {
         }
         counts.rows_out = count(output.rows.iter().flatten());
         counts.late = output.late.iter().map(|(name, batches)| (name.clone(), count(batches))).collect();
+        counts.late.extend(output.late_pairs.iter().map(|(stage, pairs)| (stage.to_string(), *pairs)));
         // Without rows in the state, a later watermark changes nothing that a record must keep.
         let unmoved = state_rows == 0 || watermarks == self.state.watermarks;
         let idle = counts.rows_in == 0 && counts.rows_out == 0 && counts.bad.is_empty() && unmoved;

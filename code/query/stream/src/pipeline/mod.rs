@@ -10,6 +10,7 @@ mod changes;
 mod columns;
 mod declaration;
 mod describe;
+mod late;
 mod lookup;
 mod session;
 mod source;
@@ -20,14 +21,14 @@ mod views;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampNanosecondType};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use buzz_protocol::{Options, Overflow, QueryError, Result};
 use datafusion::prelude::SessionContext;
 
 use self::columns::Target;
 use self::declaration::prepare;
+use self::late::late_rows;
 use self::lookup::lookups;
 use self::session::session;
 use self::source::{BAD, LATE, Source, bad_rows, spread};
@@ -85,6 +86,8 @@ pub struct EpochOutput {
     pub deltas: Vec<StageDelta>,
     /// Late rows by source: rows of which all windows were closed in at least one stage.
     pub late: BTreeMap<String, Vec<RecordBatch>>,
+    /// Number of late pairs by the stage that joins them: pairs of rows of which all windows were closed in at least one stage.
+    pub late_pairs: BTreeMap<StageId, u64>,
     /// Rows that are left out because they have no event time, windows that do not fit into time, or NULL in a column that
     /// is NOT NULL, by source: the text and the reason.
     pub unfit: BTreeMap<String, Vec<(String, String)>>,
@@ -309,22 +312,7 @@ impl Pipeline {
             let reading = statement.stages.iter().filter(|stage| names(&stage.input()).contains(&feed));
             specs.extend(reading.map(|stage| (stage.spec, before)));
         }
-        let Some(newest) = specs.iter().map(|(_, before)| *before).max() else { return Ok(Vec::new()) };
-        let mut late = Vec::new();
-        for batch in rows.iter().flatten() {
-            let times = batch.column(batch.num_columns() - 1).as_primitive::<TimestampNanosecondType>();
-            if times.null_count() == 0 && times.values().iter().all(|&time| time >= newest) {
-                continue;
-            }
-            let is_late = |time: i64| {
-                specs.iter().any(|&(spec, before)| spec.last_end(time).is_some_and(|end| spec.is_closed(end, before)))
-            };
-            let mask: BooleanArray = times.iter().map(|time| Some(time.is_some_and(is_late))).collect();
-            if mask.true_count() > 0 {
-                late.push(filter_record_batch(batch, &mask)?);
-            }
-        }
-        Ok(late)
+        late_rows(rows.iter().flatten(), &specs)
     }
 
     /// Returns all state rows of a stage.

@@ -15,6 +15,7 @@ use datafusion::prelude::SessionContext;
 
 use super::changes::{as_new, in_pairs, schema_of_changes};
 use super::columns::{Target, into_columns};
+use super::late::late_rows;
 use super::source::{SourceInput, source_of};
 use super::views::logical;
 use super::{EpochOutput, StageDelta, StageId};
@@ -146,6 +147,10 @@ impl Statement {
                 for (number, rows) in done.stored {
                     added.push((number, self.stages[number].keyed(&[rows])?));
                 }
+                let late = self.late_pairs(stage, &done.rows, advance)?;
+                if late > 0 {
+                    output.late_pairs.insert(StageId { statement: index, stage: number }, late);
+                }
                 feeds.insert(stage.slot.clone(), vec![done.rows]);
             } else {
                 let reads = reads_rows(&stage.input(), &feeds);
@@ -184,6 +189,21 @@ impl Statement {
             true => as_new(&rows, &self.schema),
             false => Ok(rows),
         }
+    }
+}
+
+impl Statement {
+    /// Returns the number of `rows` of `stage`, if it joins final rows, that are late for a stage which reads them. A join gives rows
+    /// of the past: a pair has the time of its newer row, which may be late itself.
+    fn late_pairs(&self, stage: &Stage, rows: &[RecordBatch], advance: Advance) -> Result<u64> {
+        if advance.before == i64::MIN || rows.is_empty() {
+            return Ok(0);
+        }
+        let reads =
+            |other: &&Arc<Stage>| other.spec != WindowSpec::Never && names(&other.input()).contains(&stage.slot);
+        let specs: Vec<_> = self.stages.iter().filter(reads).map(|other| (other.spec, advance.before)).collect();
+        let late = late_rows(rows, &specs)?;
+        Ok(late.iter().map(|batch| batch.num_rows() as u64).sum())
     }
 }
 
