@@ -101,6 +101,7 @@ impl Planned {
         for (into, sink, columns) in self.outputs() {
             check_columns(sink.as_ref(), &columns).map_err(|error| error.at(into))?;
         }
+        self.check_views()?;
         let read = self.sources.keys().chain(self.lookups.keys());
         let names = self.sinks.keys().map(|name| (name, true)).chain(read.map(|name| (name, false)));
         let tables: Vec<OpenTable<'_>> = names

@@ -146,7 +146,7 @@ impl Runner {
     /// Returns false if a file was deleted because newer epochs exist.
     async fn load_state(&mut self, log: &EpochLog) -> Result<bool> {
         let schemas: BTreeMap<StageId, _> = self.planned.pipeline.stages().collect();
-        for file in &self.record.state {
+        for file in self.record.state.iter().filter(|file| !file.is_of_view()) {
             let stage: StageId = file.stage.parse()?;
             let Some(bytes) = log.read(self.record.epoch, &file.path).await? else { return Ok(false) };
             let schema = schemas.get(&stage);

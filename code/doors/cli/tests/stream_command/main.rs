@@ -16,6 +16,7 @@ mod engines;
 mod files;
 mod ingest;
 mod jobs;
+mod lookup;
 mod names;
 mod pushed_tables;
 mod served;
@@ -25,6 +26,7 @@ mod support;
 mod time;
 mod timers;
 mod tutorial;
+mod views;
 
 use buzz_testkit::shared_data;
 use libtest_mimic::{Arguments, Trial};
@@ -131,6 +133,11 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("changes::need_a_sink_that_takes_them", changes::sinks),
         Trial::test("delta::appended_rows_are_read_once", delta::appended_rows),
         Trial::test("delta::sink_gets_each_epoch_once", delta::sink),
+        Trial::test("lookup::each_row_finds_its_names_once_over_kills", lookup::over_kills),
+        Trial::test("lookup::tables_of_all_kinds_are_read_at_the_start", lookup::kinds_of_tables),
+        Trial::test("lookup::tables_that_cannot_be_looked_up_are_errors", lookup::refused),
+        Trial::test("views::rows_equal_batch_over_kills", views::equal_batch),
+        Trial::test("views::going_back_and_other_scripts_have_their_rows", views::versions),
         Trial::test("dialect::statements_equal_batch", dialect::equal_batch),
         Trial::test("dialect::overflow_is_an_error_as_in_batch", dialect::overflow_is_an_error),
         Trial::test("check::names_stages_and_state", tutorial::check_names_stages),
