@@ -1,5 +1,6 @@
 //! Materialized views of pipelines: their files are those that the record of the newest epoch names.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -40,7 +41,7 @@ fn rooted(root: &StorePath, path: &str) -> Result<StorePath> {
 fn divided(path: &StorePath) -> Option<Divided> {
     let mut parts: VecDeque<_> = path.parts().collect();
     let name = |part: object_store::path::PathPart<'_>| {
-        percent_decode_str(part.as_ref()).decode_utf8().ok().map(|name| name.into_owned())
+        percent_decode_str(part.as_ref()).decode_utf8().ok().map(Cow::into_owned)
     };
     let view = name(parts.pop_back()?)?;
     let views = parts.pop_back()?;
@@ -49,7 +50,8 @@ fn divided(path: &StorePath) -> Option<Divided> {
     ([pipelines.as_ref(), views.as_ref()] == FOLDERS).then(|| (parts.into_iter().collect(), pipeline, view))
 }
 
-/// Opens the epochs of the pipeline with the view at `place`. Returns the folder of the state and the name of the view too; `None` if it is no place of a view, or the pipeline does not exist.
+/// Opens the epochs of the pipeline with the view at `place`. Returns the folder of the state and the name of the view too; `None` if it
+/// is no place of a view, or the pipeline does not exist.
 async fn log(place: &Location, stores: &QueryStores) -> Result<Option<(EpochLog, StorePath, String)>> {
     let Some((root, pipeline, view)) = divided(&place.path) else { return Ok(None) };
     match EpochLog::existing(stores.store(&place.store)?, root.clone(), &pipeline).await {

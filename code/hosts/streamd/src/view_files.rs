@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::{BooleanArray, RecordBatch, new_null_array};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::row::{OwnedRow, RowConverter, SortField};
@@ -23,10 +23,10 @@ pub(crate) struct Missing {
 }
 
 impl Missing {
-    /// Checks that rows with `columns` can be looked for.
+    /// Checks that rows with `columns`, which can all be NULL, can be kept and looked for.
     ///
     /// # Errors
-    /// `Invalid`, which names a column whose values cannot be compared.
+    /// `Invalid` if the values of a column cannot be compared, or Parquet does not have its type.
     pub(crate) fn check(columns: &SchemaRef) -> Result<()> {
         let fields = fields_of(columns).into_iter().zip(columns.fields());
         let unfit = fields.into_iter().find(|(field, _)| !RowConverter::supports_fields(std::slice::from_ref(field)));
@@ -36,7 +36,12 @@ impl Missing {
                 field.name(),
                 field.data_type()
             ))),
-            None => Ok(()),
+            // Parquet refuses some types only when a row has them.
+            None => {
+                let nulls = columns.fields().iter().map(|field| new_null_array(field.data_type(), 1));
+                let row = RecordBatch::try_new(Arc::clone(columns), nulls.collect())?;
+                encode(&[row], columns).map(|_| ())
+            }
         }
     }
 
@@ -143,7 +148,7 @@ fn typed(batch: &RecordBatch, columns: &SchemaRef) -> Result<RecordBatch> {
 #[cfg(test)]
 mod tests {
     use arrow::array::{ArrayRef, AsArray, Float64Array, StringArray};
-    use arrow::datatypes::Float64Type;
+    use arrow::datatypes::{DataType, Field, Float64Type, IntervalUnit, TimeUnit};
 
     use super::*;
 
@@ -167,6 +172,17 @@ mod tests {
         assert_eq!((values, missing.len()), (vec![1.0, 1.5, 2.0], 1));
         assert!(missing.without(vec![rows(&[Some("b")], &[1.0])]).expect("the types can be compared").is_empty());
         assert!(missing.is_empty());
+    }
+
+    #[test]
+    fn types_that_cannot_be_kept_are_refused() {
+        let columns = |data_type: DataType| Arc::new(Schema::new(vec![Field::new("c", data_type, true)]));
+        for data_type in [DataType::UInt64, DataType::Timestamp(TimeUnit::Nanosecond, None), DataType::Date32] {
+            Missing::check(&columns(data_type)).expect("it can be kept");
+        }
+        let error = Missing::check(&columns(DataType::Interval(IntervalUnit::MonthDayNano)));
+        let error = error.expect_err("Parquet does not have it").to_string();
+        assert!(error.contains("cannot be kept as Parquet"), "{error}");
     }
 
     #[test]

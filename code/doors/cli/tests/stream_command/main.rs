@@ -40,6 +40,7 @@ fn main() {
     let absent = data.is_none();
     let data = data.unwrap_or_default();
     let mut trials = own_trials();
+    trials.extend(trials_of_tables());
     trials.extend(trials_of_servers());
     for name in engines::ARROYO {
         let data = data.join("arroyo");
@@ -67,6 +68,17 @@ fn main() {
     let data = data.join("risingwave");
     trials.push(Trial::test("risingwave::time_window", move || engines::time_window(&data)).with_ignored_flag(absent));
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// Returns the tests of tables that are looked up, and of views that are read as tables.
+fn trials_of_tables() -> Vec<Trial> {
+    vec![
+        Trial::test("lookup::each_row_finds_its_names_once_over_kills", lookup::over_kills),
+        Trial::test("lookup::tables_of_all_kinds_are_read_at_the_start", lookup::kinds_of_tables),
+        Trial::test("lookup::tables_that_cannot_be_looked_up_are_errors", lookup::refused),
+        Trial::test("views::rows_equal_batch_over_kills", views::equal_batch),
+        Trial::test("views::going_back_and_other_scripts_have_their_rows", views::versions),
+    ]
 }
 
 /// Returns the tests that need no data of others.
@@ -133,11 +145,6 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("changes::need_a_sink_that_takes_them", changes::sinks),
         Trial::test("delta::appended_rows_are_read_once", delta::appended_rows),
         Trial::test("delta::sink_gets_each_epoch_once", delta::sink),
-        Trial::test("lookup::each_row_finds_its_names_once_over_kills", lookup::over_kills),
-        Trial::test("lookup::tables_of_all_kinds_are_read_at_the_start", lookup::kinds_of_tables),
-        Trial::test("lookup::tables_that_cannot_be_looked_up_are_errors", lookup::refused),
-        Trial::test("views::rows_equal_batch_over_kills", views::equal_batch),
-        Trial::test("views::going_back_and_other_scripts_have_their_rows", views::versions),
         Trial::test("dialect::statements_equal_batch", dialect::equal_batch),
         Trial::test("dialect::overflow_is_an_error_as_in_batch", dialect::overflow_is_an_error),
         Trial::test("check::names_stages_and_state", tutorial::check_names_stages),
