@@ -48,7 +48,7 @@ pub use options::{Options, parse_duration};
 pub use place::{Inbox, Place};
 pub use pushed::{CheckedRows, PushedSource, PushedStart, StreamsRoot, check_rows, stream_bad_data, stream_columns};
 pub use sink::{
-    Blackhole, Changes, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, TakesChanges, Webhook, WriteFormat,
-    Written, check_columns, encode_lines,
+    Blackhole, Changes, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, TakesChanges, ViewSink, Webhook,
+    WriteFormat, Written, check_columns, encode_lines,
 };
 pub use source::{BadData, BadRow, End, Source, SourceBatch};

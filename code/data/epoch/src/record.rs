@@ -83,6 +83,21 @@ pub struct StateFile {
     pub level: u32,
 }
 
+/// The beginning of the names of the stages of materialized views.
+const VIEW_STAGE: &str = "view-";
+
+/// Returns the stage whose state files are the rows of materialized view `view`.
+pub fn view_stage(view: &str) -> String {
+    format!("{VIEW_STAGE}{view}")
+}
+
+impl StateFile {
+    /// Returns true if the file has rows of a materialized view.
+    pub fn is_of_view(&self) -> bool {
+        self.stage.starts_with(VIEW_STAGE)
+    }
+}
+
 /// A file with rows for one sink.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -188,6 +203,12 @@ impl Record {
             }
         }
         Ok(())
+    }
+
+    /// Returns the files that have the rows of materialized view `view`, the oldest first.
+    pub fn view_files(&self, view: &str) -> impl Iterator<Item = &StateFile> {
+        let stage = view_stage(view);
+        self.state.iter().filter(move |file| file.stage == stage)
     }
 
     /// Returns the paths of the state files.

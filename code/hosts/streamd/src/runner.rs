@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::commit::KEPT_EPOCHS;
 use crate::live::Live;
+use crate::lookup::Lookup;
 use crate::outbox::targets;
 use crate::plan::{OnError, Planned, open_table};
 use crate::publish::Held;
@@ -101,6 +102,7 @@ impl Runner {
         // A file that a record names may be deleted meanwhile if another process has gone on.
         for _ in 0..8 {
             self.state = self.planned.pipeline.start();
+            self.planned.lookups.values_mut().for_each(Lookup::forget);
             self.record = log.newest().await?.unwrap_or_default();
             let names: Vec<String> = self.planned.sources.keys().cloned().collect();
             for name in names {
@@ -144,7 +146,7 @@ impl Runner {
     /// Returns false if a file was deleted because newer epochs exist.
     async fn load_state(&mut self, log: &EpochLog) -> Result<bool> {
         let schemas: BTreeMap<StageId, _> = self.planned.pipeline.stages().collect();
-        for file in &self.record.state {
+        for file in self.record.state.iter().filter(|file| !file.is_of_view()) {
             let stage: StageId = file.stage.parse()?;
             let Some(bytes) = log.read(self.record.epoch, &file.path, &file.sum).await? else { return Ok(false) };
             let schema = schemas.get(&stage);
@@ -161,6 +163,8 @@ impl Runner {
         let started = Instant::now();
         let now = SystemClock.now_ms().saturating_mul(1_000_000);
         let Read { input, mut counts, more, ended } = self.read(now).await?;
+        // After the rows of the epoch, so that rows which were added to a table before them are found.
+        self.look_up(now).await?;
         let (watermarks, state_rows) = (self.state.watermarks.clone(), self.state_rows());
         let output = self.epoch(&input, &mut counts).await?;
         for (name, rows) in &output.unfit {
@@ -175,6 +179,7 @@ impl Runner {
         }
         counts.rows_out = count(output.rows.iter().flatten());
         counts.late = output.late.iter().map(|(name, batches)| (name.clone(), count(batches))).collect();
+        counts.late.extend(output.late_pairs.iter().map(|(stage, pairs)| (stage.to_string(), *pairs)));
         // Without rows in the state, a later watermark changes nothing that a record must keep.
         let unmoved = state_rows == 0 || watermarks == self.state.watermarks;
         let idle = counts.rows_in == 0 && counts.rows_out == 0 && counts.bad.is_empty() && unmoved;
@@ -352,7 +357,7 @@ fn is_ahead(own: &SourceTime, slowest: i64, max_drift: i64) -> bool {
 }
 
 /// Returns an offset as a text, without the files that were read before.
-fn position(offset: &Value) -> String {
+pub(crate) fn position(offset: &Value) -> String {
     let mut offset = offset.clone();
     if let Value::Object(parts) = &mut offset {
         parts.remove("read");

@@ -55,11 +55,26 @@ pub(crate) struct SourceScan {
     pub(crate) schema: SchemaRef,
     /// The column that holds the event time, if a single column does.
     pub(crate) time_column: Option<String>,
+    /// Its rows are looked up. It has no [`TIME`].
+    pub(crate) is_lookup: bool,
 }
 
 /// Returns the name of the feed of source `name`.
 pub(crate) fn source_feed(name: &str) -> String {
     format!("source {name}")
+}
+
+/// The beginning of the names of feeds of looked-up rows.
+const LOOKUP: &str = "lookup ";
+
+/// Returns the name of the feed of table `name`, which is looked up.
+pub(crate) fn lookup_feed(name: &str) -> String {
+    format!("{LOOKUP}{name}")
+}
+
+/// Returns true if `feed` has looked-up rows.
+pub(crate) fn is_lookup_feed(feed: &str) -> bool {
+    feed.starts_with(LOOKUP)
 }
 
 /// The source of a column of a closed window.
