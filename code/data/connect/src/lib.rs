@@ -5,7 +5,7 @@
 //!
 //! Read in this order: [`Source`] and [`Sink`] are the traits; `generated`, with the generators `nexmark` and `impulse`,
 //! `files` (in the order of `listing`), `delta` and `pushed` (the log of rows that clients send) are the sources, and `received` has those without offsets, whose messages
-//! are kept first; `records` divides texts, `decode` reads formats,
+//! are kept first; `records` divides texts, `decode` reads formats, `debezium` rows that change and `avro` those with schemas of their own,
 //! `names` compares columns with those of a file, `partition` has the columns in paths; `sink` has the sinks; `open` makes a
 //! source or a sink of a table's options, in a [`Place`], and checks that places do not meet.
 
@@ -19,6 +19,8 @@ mod nexmark;
 #[cfg(feature = "kafka")]
 mod kafka;
 
+mod avro;
+mod debezium;
 mod decode;
 mod delta;
 mod files;

@@ -66,7 +66,8 @@ impl Cluster {
         let text = format!("topic `{}` at {}: {doing}: {error}", self.topic, self.servers);
         match error {
             KafkaError::ClientConfig(_, reason, name, _) => QueryError::invalid(format!(
-                "option `client_configs.{name}` is not accepted: {reason}; correct or remove it"
+                "setting `{name}` of the client is not accepted: {reason}; correct or remove `client_configs.{name}` or the \
+                 options of `auth`"
             )),
             KafkaError::ClientCreation(reason) => {
                 QueryError::invalid(format!("no client of Kafka can be made: {reason}; correct `client_configs`"))

@@ -9,4 +9,4 @@ mod source;
 
 pub(crate) use self::client::Cluster;
 pub(crate) use self::sink::{CommitMode, KafkaSink};
-pub(crate) use self::source::{KafkaSource, Start};
+pub(crate) use self::source::{KafkaSource, RecordFormat, Start};

@@ -1,5 +1,7 @@
 //! Opens sources and sinks, from the options of a table.
 
+#[cfg(any(feature = "kafka", test))]
+mod auth;
 mod delta;
 mod files;
 mod generators;

@@ -50,6 +50,11 @@ fn main() {
         let test = move || engines::arroyo_changes(&data, name);
         trials.push(Trial::test(format!("arroyo_changes::{name}"), test).with_ignored_flag(absent));
     }
+    for name in engines::ARROYO_DEBEZIUM {
+        let data = data.join("arroyo");
+        let test = move || engines::arroyo_debezium(&data, name);
+        trials.push(Trial::test(format!("arroyo_debezium::{name}"), test).with_ignored_flag(absent));
+    }
     for (name, message) in engines::ARROYO_REFUSED {
         let data = data.join("arroyo");
         let test = move || engines::arroyo_refused(&data, name, message);
@@ -126,6 +131,7 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("sinks::rows_have_the_columns_of_the_sink", sinks::columns),
         Trial::test("sinks::what_cannot_be_written_is_refused_by_check", sinks::refused),
         Trial::test("sinks::times_keep_their_zone", sinks::zones),
+        Trial::test("changes::changes_that_were_written_are_read_back", changes::read_back),
         Trial::test("changes::counts_change_over_kills_and_runs", changes::over_kills),
         Trial::test("changes::rows_find_partners_of_later_runs", changes::partners_of_later_runs),
         Trial::test("changes::need_a_sink_that_takes_them", changes::sinks),
