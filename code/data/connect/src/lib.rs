@@ -45,7 +45,10 @@ pub use generate::Generator;
 pub use generated::GeneratedSource;
 pub use impulse::Impulse;
 pub use nexmark::Nexmark;
-pub use open::{OpenSource, OpenTable, PRINTED, check_places, nullable, open_sink, open_source};
+pub use open::{
+    OpenSource, OpenTable, PRINTED, PROFILE, check_connection, check_places, nullable, open_sink, open_source,
+    profile_config, profile_options,
+};
 pub use options::{Options, parse_duration};
 pub use place::{Inbox, Place};
 pub use pushed::{

@@ -4,7 +4,7 @@
 //!   state files, the record, and the rows in the sinks (`publish`, `outbox`). `summary` counts.
 //! - `plan` turns a script into a pipeline with its sources and sinks, which it finds in a [`Process`].
 //! - `json` translates the JSON form of a query to a script; `unique` refuses keys that it has twice.
-//! - `store` is where state is kept.
+//! - `store` is where state is kept. `profiles` keeps settings that tables refer to by name.
 //! - `jobs` keeps the pipelines of a server: [`Jobs`]. `live` has their figures, `graph` their stages, and `thread` their threads.
 
 mod commit;
@@ -17,6 +17,7 @@ mod notes;
 mod outbox;
 mod plan;
 mod process;
+mod profiles;
 mod publish;
 mod run;
 mod runner;
@@ -31,4 +32,5 @@ pub use json::script_of;
 pub use live::Figures;
 pub use notes::Notes;
 pub use process::{MakeSink, Printed, Process};
+pub use profiles::{Profile, Profiles};
 pub use run::{Run, describe, existing, run};

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use buzz_connect::{
-    BadData, OpenSource, OpenTable, Place, Sink, Stdout, WriteFormat, check_columns, check_places, nullable,
-    open_source,
+    BadData, OpenSource, OpenTable, Sink, Stdout, WriteFormat, check_columns, check_places, nullable, open_source,
 };
 use buzz_protocol::{QueryError, Result};
 use buzz_stream::{Pipeline, Script, SourceInput, TableDefinition, declared_columns};
 use serde_json::Value;
 
 use crate::process::{Printed, Process};
+use crate::profiles::options_of;
 
 /// The sink of a SELECT without INSERT.
 pub(crate) const STDOUT: &str = "stdout";
@@ -42,14 +42,15 @@ pub(crate) struct Planned {
 pub(crate) async fn open_table(
     script: &Script,
     name: &str,
-    place: &Place,
+    process: &Process,
     offset: Option<&Value>,
 ) -> Result<OpenSource> {
     let table = script.table(name);
     let table =
         table.ok_or_else(|| QueryError::invalid(format!("table `{name}` is not declared; add CREATE TABLE")))?;
     let columns = declared_columns(table).await?.map(|schema| read_columns(table, &schema));
-    open_source(name, &table.options, columns, place, offset).await
+    let options = options_of(process.profiles.as_ref(), table).await?;
+    open_source(name, &options, columns, &process.place, offset).await
 }
 
 /// Returns the columns that a source must return: those that no expression computes.
@@ -243,7 +244,7 @@ async fn tables(script: &Script, process: &Process, pipeline_id: &str) -> Result
                 )));
             }
             (false, false) => {
-                let opened = open_table(script, name, &process.place, None).await;
+                let opened = open_table(script, name, process, None).await;
                 let opened = opened.map_err(|error| error.at(format!("table {name}")))?;
                 let input = SourceInput {
                     schema: opened.source.schema(),

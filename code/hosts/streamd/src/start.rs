@@ -168,7 +168,7 @@ pub(crate) async fn forget_readers(text: &str, id: &str, but: &BTreeSet<String>,
     let script = Script::parse(text)?;
     let is_stream = |table: &&TableDefinition| table.option("connector") == Some("http") && !but.contains(&table.name);
     for table in script.tables.iter().filter(is_stream) {
-        let mut opened = open_table(&script, &table.name, &process.place, None).await?;
+        let mut opened = open_table(&script, &table.name, process, None).await?;
         opened.source.note_reader(&reader(id, &table.name), None).await?;
     }
     Ok(())

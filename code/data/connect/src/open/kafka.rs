@@ -1,5 +1,6 @@
 //! Opens topics of Kafka, from the options of a table.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
@@ -43,22 +44,30 @@ fn missing(options: &Options) -> QueryError {
     QueryError::invalid(format!("connector kafka of table `{}` {NO_CLIENT}", options.table()))
 }
 
+/// Connects to a cluster.
+///
+/// # Errors
+/// `Invalid`, since this build has no client of Kafka.
+#[cfg(not(feature = "kafka"))]
+pub(super) fn check(_: &BTreeMap<String, String>) -> std::future::Ready<Result<String>> {
+    std::future::ready(Err(QueryError::invalid(format!("connector kafka {NO_CLIENT}"))))
+}
+
 #[cfg(not(feature = "kafka"))]
 const NO_CLIENT: &str = "is not in this build of Buzz; build one that has it: `cargo build --features kafka --bin buzz`, which \
                          needs a C compiler and make";
 
 #[cfg(feature = "kafka")]
-pub(super) use with_kafka::{sink, source};
+pub(super) use with_kafka::{check, sink, source};
 
 #[cfg(feature = "kafka")]
 mod with_kafka {
     use buzz_protocol::QueryError;
-
     use url::Url;
 
-    use super::{Arc, BadData, Connected, Options, Place, Result, Schema, Sink, Value};
+    use super::{Arc, BTreeMap, BadData, Connected, Options, Place, Result, Schema, Sink, Value};
     use crate::avro::{Login, Registry};
-    use crate::kafka::{Cluster, CommitMode, KafkaSink, KafkaSource, RecordFormat, Start};
+    use crate::kafka::{Cluster, CommitMode, KafkaSink, KafkaSource, RecordFormat, Start, brokers};
     use crate::open::auth::client_settings;
     use crate::open::files::follows;
     use crate::open::received::message_format;
@@ -71,6 +80,19 @@ mod with_kafka {
         let topic = options.required(&["topic"])?;
         let settings = client_settings(options)?;
         Cluster::new(&table, servers, topic, settings)
+    }
+
+    /// Connects to a cluster with the options of a connection profile. Returns what answered.
+    ///
+    /// # Errors
+    /// `Invalid` if an option is wrong or missing; `Unavailable` or `Data` if no broker answers, or refuses.
+    pub(in super::super) async fn check(options: &BTreeMap<String, String>) -> Result<String> {
+        let mut options = Options::new("profile", options);
+        let servers = options.required(&["bootstrap_servers"])?;
+        let settings = client_settings(&mut options)?;
+        registry(&mut options)?;
+        options.finish()?;
+        brokers(Cluster::new("profile", servers, String::new(), settings)?).await
     }
 
     /// Reads the options of a registry of schemas; `None` if none is named.

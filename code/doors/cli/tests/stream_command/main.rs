@@ -17,6 +17,7 @@ mod files;
 mod ingest;
 mod jobs;
 mod names;
+mod profiles;
 mod pushed_tables;
 mod served;
 mod sinks;
@@ -162,6 +163,7 @@ fn trials_of_servers() -> Vec<Trial> {
         Trial::test("jobs::scripts_are_replaced_and_deleted", jobs::replaced),
         Trial::test("jobs::rows_are_followed", jobs::followed),
         Trial::test("jobs::wrong_requests_are_refused", jobs::refused),
+        Trial::test("jobs::profiles_are_settings_of_tables_and_show_no_secrets", profiles::kept_and_read),
         Trial::test("jobs::sources_are_kept", jobs::sources),
         Trial::test("jobs::state_in_a_bucket", buckets::pipelines),
         Trial::test("jobs::store_that_is_away_loses_no_row", buckets::store_away),
