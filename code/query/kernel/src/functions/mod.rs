@@ -17,6 +17,7 @@ mod spans;
 mod sum;
 mod truncation;
 mod wide_sum;
+mod zones;
 
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ pub use patterns::{like_pattern, similar_pattern};
 pub use single_row::single_row;
 pub use spans::{interval_length, interval_part};
 pub use sum::{checked_sum, wrapping_sum};
+pub use zones::in_zone;
 
 use self::mended::mended_functions;
 use crate::bounded::bounded_functions;
@@ -52,6 +54,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         null_if(),
         one_form(),
         one_nan(),
+        in_zone(),
     ];
     arithmetic.into_iter().chain(intervals).chain(others).chain(mended_functions()).chain(bounded_functions()).collect()
 }
