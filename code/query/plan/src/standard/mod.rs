@@ -8,6 +8,7 @@ mod casts;
 mod clauses;
 mod correlated;
 mod decimals;
+mod distinct;
 mod doubles;
 mod equalities;
 mod formats;
