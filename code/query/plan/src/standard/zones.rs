@@ -31,7 +31,7 @@ pub(super) fn in_zone(expression: Expr, schema: &DFSchema) -> Result<Transformed
     Ok(Transformed::yes(function().call(vec![inner.as_ref().clone(), like, or_null])))
 }
 
-/// Gives such a cast of `expression` the unit of the time, or microseconds for a date: `AT TIME ZONE` makes nanoseconds, which end in
+/// Gives a cast of `expression` to a zone the unit of the time, or microseconds for a date: `AT TIME ZONE` makes nanoseconds, which end in
 /// 2262, and the type of rows with the year 9999 would not hold them.
 pub(super) fn of_own_unit(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let Expr::Cast(cast) = &expression else { return Ok(Transformed::no(expression)) };
@@ -40,7 +40,7 @@ pub(super) fn of_own_unit(expression: Expr, schema: &DFSchema) -> Result<Transfo
     };
     let unit = match type_of(&cast.expr, schema)? {
         _ if is_utc(zone) => TimeUnit::Nanosecond,
-        DataType::Timestamp(unit, None) => unit,
+        DataType::Timestamp(unit, _) => unit,
         DataType::Date32 | DataType::Date64 => TimeUnit::Microsecond,
         _ => TimeUnit::Nanosecond,
     };

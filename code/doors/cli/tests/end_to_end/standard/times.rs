@@ -239,4 +239,12 @@ async fn times_without_a_zone_are_read_in_one() {
         ],
     )
     .await;
+    // `z` is 06:00, 12:00 and 18:00 of 2024-07-01 in UTC; Denver is six hours behind.
+    let denver = "CAST(z AT TIME ZONE 'America/Denver' AS TIMESTAMP)";
+    check(&[], &[
+        (&format!("SELECT id FROM d WHERE {denver} < TIMESTAMP '2024-07-01 07:00:00'"), &["1", "2"]),
+        (&format!("SELECT id FROM d WHERE {denver} IN (TIMESTAMP '2024-07-01 06:00:00', TIMESTAMP '2024-07-01 18:00:00')"), &["2"]),
+        ("SELECT id FROM d WHERE z AT TIME ZONE 'America/Denver' < '2024-07-01 07:00:00'", &["1", "2"]),
+    ])
+    .await;
 }
