@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use buzz_connect::{
-    BadData, OpenSource, OpenTable, Place, Sink, Stdout, WriteFormat, check_columns, check_places, open_source,
+    BadData, OpenSource, OpenTable, Sink, Stdout, WriteFormat, check_columns, check_places, open_source,
 };
 use buzz_protocol::{QueryError, Result, nullable};
 use buzz_stream::{Pipeline, Script, SourceInput, TableDefinition, declared_columns};

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, StructArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use buzz_connect::nullable;
-use buzz_epoch::{EpochLog, Record, StateFile, view_stage};
-use buzz_protocol::{CHANGES, QueryError, Result};
+use buzz_epoch::{EpochLog, Record, StateFile, sum, view_stage};
+use buzz_protocol::{CHANGES, QueryError, Result, nullable};
 use buzz_stream::{KEY_GROUPS, MATERIALIZED_VIEW};
 
 use crate::plan::Planned;
@@ -171,7 +170,7 @@ impl View<'_> {
     }
 
     async fn read(&self, file: &StateFile) -> Result<Vec<RecordBatch>> {
-        let bytes = self.log.read(self.before, &file.path).await?;
+        let bytes = self.log.read(self.before, &file.path, &file.sum).await?;
         // Another process has gone on, so the record of this epoch will be refused.
         let bytes = bytes.ok_or_else(|| {
             QueryError::unavailable("another process runs this pipeline and has deleted older rows; stop one of them")
@@ -208,6 +207,7 @@ impl View<'_> {
                 rows: part.iter().map(|batch| batch.num_rows() as u64).sum(),
                 bytes: bytes.len() as u64,
                 level: 0,
+                sum: sum(&bytes),
             });
             self.log.put(&path, bytes).await?;
         }

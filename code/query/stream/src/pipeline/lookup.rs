@@ -73,7 +73,7 @@ pub(super) async fn lookups(
         }
         let feed = FeedTable { name: lookup_feed(name), schema: Arc::clone(&visible) };
         context.register_table(quoted(name), Arc::new(feed))?;
-        scans.insert(name.clone(), SourceScan { schema: visible, time_column: None, is_lookup: true });
+        scans.insert(name.clone(), SourceScan { schema: visible, time_column: None, is_lookup: true, changing: false });
         lookups.insert(name.clone(), source);
     }
     Ok(lookups)
