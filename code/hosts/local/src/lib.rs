@@ -215,7 +215,7 @@ impl LocalCombs {
         let (served, operators) = (comb.clone(), compute.handle().clone());
         connections.spawn(async move {
             let outcome = match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => serve(served, listener, operators, std::future::pending()).await,
+                Ok(listener) => serve(served, listener, None, operators, std::future::pending()).await,
                 Err(error) => Err(failed(error)),
             };
             if let Err(error) = outcome {

@@ -16,4 +16,5 @@ mod names;
 mod objects;
 mod queries;
 mod stack;
+mod tls;
 mod traces;
