@@ -10,10 +10,11 @@ use futures::StreamExt;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use crate::files::Target;
-use crate::{files, parquet_files, stream, text_files};
+use crate::{files, parquet_files, stream, text_files, view};
 
 /// Detects the catalog type of `uri`, in this order:
-/// 1. `Stream` if it is the folder of a stream, `sources/NAME`; `DeltaLake` if it contains a `_delta_log`.
+/// 1. `Stream` if it is the folder of a stream, `sources/NAME`, or the place of a materialized view,
+///    `pipelines/PIPELINE/views/NAME`; `DeltaLake` if it contains a `_delta_log`.
 /// 2. `Static` if it is a `.json` file with one object that lists `files`.
 /// 3. The type of its file name extension (`.csv`, `.tsv`, `.jsonl`, `.json` and so on, also compressed). For a folder,
 ///    the type to which most bytes of its files belong.
@@ -31,7 +32,7 @@ pub(crate) async fn kind_of(uri: &str, base: &Path, stores: &QueryStores) -> Res
         let found = files::find(uri, &[], base, stores).await?.files;
         return kind_of_files(&found, &place, &store).await;
     }
-    if stream::is_stream(&place, stores).await? {
+    if stream::is_stream(&place, stores).await? || view::is_view(&place, stores).await? {
         return Ok(CatalogType::Stream);
     }
     let found = store.list(Some(&place.join("_delta_log")?.path)).next().await;

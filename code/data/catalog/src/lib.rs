@@ -1,6 +1,6 @@
 //! Catalogs: open the table of a catalog entry as a [`Table`], which has a schema and a list of files.
 //!
-//! Delta Lake tables, folders of Parquet, CSV or JSON, streams, and `Static` lists differ only in how they find that list. All
+//! Delta Lake tables, folders of Parquet, CSV or JSON, streams, materialized views of pipelines, and `Static` lists differ only in how they find that list. All
 //! later steps (pruning, splitting, reading) share one code path.
 
 use std::collections::HashMap;
@@ -42,6 +42,8 @@ mod static_list;
 mod stream;
 
 mod values;
+
+mod view;
 
 pub use self::delta::{AppendedFile, DeltaColumns, DeltaCommit, DeltaTarget, delta_commit, delta_version_after};
 pub use self::hive::{partition_folders, partition_type};
@@ -152,7 +154,10 @@ async fn open_kind(entry: &CatalogEntry, base: &Path, stores: &QueryStores) -> R
         CatalogType::Parquet => parquet_files::open(entry, base, stores).await?,
         CatalogType::Csv | CatalogType::Json => text_files::open(entry, base, stores).await?,
         CatalogType::Static => static_list::open(&entry.uri, base, stores).await?,
-        CatalogType::Stream => stream::open(entry, base, stores).await?,
+        CatalogType::Stream => match view::open(entry, base, stores).await? {
+            Some(view) => view,
+            None => stream::open(entry, base, stores).await?,
+        },
         CatalogType::View => return Err(QueryError::internal("a view has no files to open")),
         CatalogType::Auto => return Err(QueryError::internal("a catalog entry is opened before its type is known")),
     };

@@ -24,7 +24,7 @@ use crate::text_files;
 pub(crate) use crate::files::PARQUET_ENDS as ENDS;
 
 /// Maximum number of footers that are read concurrently.
-const FOOTERS_AT_ONCE: usize = 32;
+pub(crate) const FOOTERS_AT_ONCE: usize = 32;
 
 /// Maximum number of files for which all footers are read before a query is planned. For more files, reading the
 /// footers costs more time and memory than their statistics save.
@@ -146,7 +146,7 @@ pub(crate) fn with_partitions(schema: Schema, partitions: &hive::Partitions) -> 
     (Schema::new(columns.collect::<Vec<_>>()), warnings)
 }
 
-async fn read_footer(
+pub(crate) async fn read_footer(
     store: Arc<dyn ObjectStore>,
     root: &Location,
     object: ObjectMeta,

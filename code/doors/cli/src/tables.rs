@@ -74,7 +74,12 @@ pub(crate) fn from_working_directory(entry: CatalogEntry) -> CatalogEntry {
     }
     // For a glob, checks the folder before the first special character.
     let plain = uri.find(['*', '?', '[']).map(|at| uri[..at].rsplit_once('/').map_or(".", |(folder, _)| folder));
-    let exists = Path::new(uri).exists() || plain.is_some_and(|folder| Path::new(folder).exists());
+    // No folder has the name of a materialized view, but its pipeline has one.
+    let views = Path::new(uri).parent().filter(|folder| folder.ends_with("views"));
+    let pipeline = views.and_then(Path::parent);
+    let exists = Path::new(uri).exists()
+        || plain.is_some_and(|folder| Path::new(folder).exists())
+        || pipeline.is_some_and(Path::exists);
     match std::path::absolute(uri) {
         Ok(absolute) if exists => CatalogEntry { uri: absolute.display().to_string(), ..entry },
         _ => entry,

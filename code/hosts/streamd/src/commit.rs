@@ -1,11 +1,11 @@
 //! The end of an epoch: files of state and output, the record that makes them visible, and the rows in the sinks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use arrow::ipc::writer::StreamWriter;
-use buzz_epoch::{Commit, EpochLog, Keep, OutputFile, Record, StateFile};
+use buzz_epoch::{Commit, EpochLog, Keep, OutputFile, Record, StateFile, sum};
 use buzz_protocol::{QueryError, Result};
 use buzz_stream::{EpochOutput, state_file};
 use bytes::Bytes;
@@ -74,14 +74,21 @@ impl Runner {
         }
         if let Some(log) = self.log.clone() {
             self.write_state(&log, &mut record, output).await?;
-            for (sink, batches) in &rows {
+            self.write_views(&log, &mut record, &rows).await?;
+            let views: BTreeSet<&str> = self.planned.views().map(|(name, _)| name).collect();
+            for (sink, batches) in rows.iter().filter(|(sink, _)| !views.contains(sink.as_str())) {
                 let mut files = Vec::new();
                 // Statements may have other columns, so each schema is a file.
                 for part in batches.chunk_by(|a, b| a.schema() == b.schema()) {
                     let path = log.output_path(sink, record.epoch, "arrow");
                     let bytes = encode_rows(part)?;
                     let count = part.iter().map(|batch| batch.num_rows() as u64).sum();
-                    files.push(OutputFile { path: path.to_string(), rows: count, bytes: bytes.len() as u64 });
+                    files.push(OutputFile {
+                        path: path.to_string(),
+                        rows: count,
+                        bytes: bytes.len() as u64,
+                        sum: sum(&bytes),
+                    });
                     log.put(&path, bytes).await?;
                 }
                 record.outputs.insert(sink.to_string(), files);
@@ -93,6 +100,9 @@ impl Runner {
             }
             record.metrics.insert("rows_out".to_string(), json!(counts.rows_out));
             record.metrics.insert("state_rows".to_string(), json!(self.state_rows()));
+            if !self.planned.lookups.is_empty() {
+                record.metrics.insert("lookups".to_string(), json!(self.looked_up()));
+            }
             record.metrics.insert("seconds".to_string(), json!(started.elapsed().as_secs_f64()));
             if let Some(skipped) = &counts.skipped {
                 record.metrics.insert("skipped".to_string(), json!(skipped));
@@ -148,6 +158,7 @@ impl Runner {
                 slices: pipeline.ends(stage, &batches),
                 rows: batches.iter().map(|batch| batch.num_rows() as u64).sum(),
                 bytes: bytes.len() as u64,
+                sum: sum(&bytes),
                 level: 0,
             });
             log.put(&path, bytes).await?;

@@ -1,8 +1,10 @@
 //! Runs continuous queries in a process: a script until it ends, or the jobs of a server.
 //!
 //! - [`run()`] is the loop of one script. `start` opens a pipeline in its state, `runner` runs an epoch, and `commit` ends it:
-//!   state files, the record, and the rows in the sinks (`publish`, `outbox`). `summary` counts.
-//! - `plan` turns a script into a pipeline with its sources and sinks, which it finds in a [`Process`].
+//!   state files, the record, and the rows in the sinks (`publish`, `outbox`). `views` keeps the rows
+//!   of materialized views in the state, in the files of `view_files`. `summary` counts.
+//! - `plan` turns a script into a pipeline with its sources and sinks, which it finds in a [`Process`]; `lookup` has the
+//!   tables that are looked up.
 //! - `json` translates the JSON form of a query to a script; `unique` refuses keys that it has twice.
 //! - `store` is where state is kept.
 //! - `jobs` keeps the pipelines of a server: [`Jobs`]. `live` has their figures, `graph` their stages, and `thread` their threads.
@@ -11,8 +13,8 @@ mod commit;
 mod graph;
 pub mod jobs;
 mod json;
-mod kept;
 mod live;
+mod lookup;
 mod notes;
 mod outbox;
 mod plan;
@@ -24,7 +26,10 @@ mod start;
 pub mod store;
 mod summary;
 mod thread;
+mod unchanged;
 mod unique;
+mod view_files;
+mod views;
 
 pub use jobs::Jobs;
 pub use json::script_of;

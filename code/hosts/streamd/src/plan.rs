@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use buzz_connect::{
-    BadData, OpenSource, OpenTable, Place, Sink, Stdout, WriteFormat, check_columns, check_places, nullable,
-    open_source,
+    BadData, OpenSource, OpenTable, Place, Sink, Stdout, WriteFormat, check_columns, check_places, open_source,
 };
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{QueryError, Result, nullable};
 use buzz_stream::{Pipeline, Script, SourceInput, TableDefinition, declared_columns};
 use serde_json::Value;
 
+use crate::lookup::{LOOKUP, Lookup};
 use crate::process::{Printed, Process};
 
 /// The sink of a SELECT without INSERT.
@@ -31,6 +31,8 @@ pub(crate) struct Planned {
     /// Number of workers that hold state.
     pub(crate) workers: usize,
     pub(crate) sources: BTreeMap<String, OpenSource>,
+    /// The tables that are looked up.
+    pub(crate) lookups: BTreeMap<String, Lookup>,
     pub(crate) sinks: BTreeMap<String, Arc<dyn Sink>>,
     /// The sink of each statement.
     pub(crate) targets: Vec<String>,
@@ -53,7 +55,7 @@ pub(crate) async fn open_table(
 }
 
 /// Returns the columns that a source must return: those that no expression computes.
-fn read_columns(table: &TableDefinition, schema: &Schema) -> Schema {
+pub(crate) fn read_columns(table: &TableDefinition, schema: &Schema) -> Schema {
     let fields: Vec<_> =
         schema.fields().iter().filter(|field| !table.generated.contains_key(field.name())).cloned().collect();
     nullable(&Schema::new(fields)).as_ref().clone()
@@ -69,12 +71,15 @@ pub(crate) async fn plan(
 ) -> Result<Planned> {
     let script = Script::parse(text)?;
     let settings = Settings::of(&script)?;
-    let Tables { mut sources, inputs, mut sinks, sink_columns } = tables(&script, process, pipeline_id).await?;
+    let Tables { mut sources, mut lookups, inputs, mut sinks, sink_columns } =
+        tables(&script, process, pipeline_id).await?;
     let workers = process.workers(parallelism, settings.parallelism);
     let pipeline = Pipeline::plan(&script, &inputs, &sink_columns, workers).await?;
     let pipeline = pipeline.with_updating_ttl(settings.updating_ttl);
     let read = pipeline.sources();
     sources.retain(|name, _| read.contains(name.as_str()));
+    let looked_up = pipeline.lookups();
+    lookups.retain(|name, _| looked_up.contains(name.as_str()));
     let targets: Vec<String> = pipeline.outputs().map(|(into, _)| into.unwrap_or(STDOUT).to_string()).collect();
     if targets.iter().any(|target| target == STDOUT) && !sinks.contains_key(STDOUT) {
         let sink = match &process.printed {
@@ -83,7 +88,8 @@ pub(crate) async fn plan(
         };
         sinks.insert(STDOUT.to_string(), sink);
     }
-    let planned = Planned { script, pipeline, workers, sources, sinks, targets, settings, process: process.clone() };
+    let process = process.clone();
+    let planned = Planned { script, pipeline, workers, sources, lookups, sinks, targets, settings, process };
     planned.check()?;
     Ok(planned)
 }
@@ -94,7 +100,9 @@ impl Planned {
         for (into, sink, columns) in self.outputs() {
             check_columns(sink.as_ref(), &columns).map_err(|error| error.at(into))?;
         }
-        let names = self.sinks.keys().map(|name| (name, true)).chain(self.sources.keys().map(|name| (name, false)));
+        self.check_views()?;
+        let read = self.sources.keys().chain(self.lookups.keys());
+        let names = self.sinks.keys().map(|name| (name, true)).chain(read.map(|name| (name, false)));
         let tables: Vec<OpenTable<'_>> = names
             .filter_map(|(name, is_sink)| {
                 let options = &self.script.table(name)?.options;
@@ -154,7 +162,7 @@ pub(crate) struct Settings {
 /// The treatment of a statement that fails for a value of its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnError {
-    /// The run ends with the error. A run with state can go on from the epoch before.
+    /// The run ends with the error. A run with state can resume from the epoch before.
     Stop,
     /// The rows of the epoch are left out.
     SkipEpoch,
@@ -212,6 +220,7 @@ impl Settings {
 /// The opened tables of a script.
 struct Tables {
     sources: BTreeMap<String, OpenSource>,
+    lookups: BTreeMap<String, Lookup>,
     inputs: BTreeMap<String, SourceInput>,
     sinks: BTreeMap<String, Arc<dyn Sink>>,
     /// Columns of the sinks that declare some.
@@ -223,26 +232,33 @@ async fn tables(script: &Script, process: &Process, pipeline_id: &str) -> Result
     let written: BTreeSet<&str> = script.statements.iter().filter_map(|output| output.into.as_deref()).collect();
     let mut tables = Tables {
         sources: BTreeMap::new(),
+        lookups: BTreeMap::new(),
         inputs: BTreeMap::new(),
         sinks: BTreeMap::new(),
         sink_columns: BTreeMap::new(),
     };
     for table in script.tables.iter().filter(|table| table.option("connector").is_some()) {
         let name = table.name.as_str();
-        match (is_sink(table, &written)?, written.contains(name)) {
-            (true, false) => continue,
-            (true, true) => {
+        match (role(table, &written)?, written.contains(name)) {
+            (Role::Sink, false) => continue,
+            (Role::Sink, true) => {
                 tables.sinks.insert(name.to_string(), process.sink(table, pipeline_id).await?);
                 if let Some(columns) = declared_columns(table).await? {
                     tables.sink_columns.insert(name.to_string(), nullable(&columns));
                 }
             }
-            (false, true) => {
+            (Role::Source | Role::Lookup, true) => {
                 return Err(QueryError::invalid(format!(
                     "INSERT INTO {name}: the table is a source; declare type = 'sink'"
                 )));
             }
-            (false, false) => {
+            (Role::Lookup, false) => {
+                let opened = Lookup::open(table, &process.place).await;
+                let (lookup, input) = opened.map_err(|error| error.at(format!("table {name}")))?;
+                tables.inputs.insert(name.to_string(), input);
+                tables.lookups.insert(name.to_string(), lookup);
+            }
+            (Role::Source, false) => {
                 let opened = open_table(script, name, &process.place, None).await;
                 let opened = opened.map_err(|error| error.at(format!("table {name}")))?;
                 let input = SourceInput {
@@ -251,6 +267,7 @@ async fn tables(script: &Script, process: &Process, pipeline_id: &str) -> Result
                     delay: opened.delay,
                     late_side: opened.late_side,
                     bad_side: opened.bad_data == BadData::Side,
+                    is_lookup: false,
                 };
                 tables.inputs.insert(name.to_string(), input);
                 tables.sources.insert(name.to_string(), opened);
@@ -265,15 +282,28 @@ async fn tables(script: &Script, process: &Process, pipeline_id: &str) -> Result
     }
 }
 
-/// Returns true if `table` is written to: by its option `type`, or because a statement inserts into it.
-fn is_sink(table: &TableDefinition, written: &BTreeSet<&str>) -> Result<bool> {
+/// The use of a table.
+#[derive(Debug, Clone, Copy)]
+enum Role {
+    /// Its rows are a stream.
+    Source,
+    /// Its rows are looked up.
+    Lookup,
+    /// It is written to.
+    Sink,
+}
+
+/// Returns the use of `table`: by its option `type`, or because a statement inserts into it.
+fn role(table: &TableDefinition, written: &BTreeSet<&str>) -> Result<Role> {
     match table.option("type") {
-        Some("sink") => Ok(true),
-        Some("source") => Ok(false),
+        Some("sink") => Ok(Role::Sink),
+        Some("source") => Ok(Role::Source),
+        Some(LOOKUP) => Ok(Role::Lookup),
         Some(other) => Err(QueryError::invalid(format!(
-            "option `type` of table `{}` is `{other}`; use source or sink",
+            "option `type` of table `{}` is `{other}`; use source, lookup or sink",
             table.name
         ))),
-        None => Ok(written.contains(table.name.as_str())),
+        None if written.contains(table.name.as_str()) => Ok(Role::Sink),
+        None => Ok(Role::Source),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
-use buzz_connect::{BadData, OpenSource};
+use buzz_connect::{BadData, End, OpenSource};
 use buzz_epoch::{Clock, EpochLog, Pending, Record, SystemClock, publish_pending};
 use buzz_protocol::{ErrorKind, QueryError, Result};
 use buzz_stream::{END_OF_TIME, EpochInput, EpochOutput, LeftOut, SourceRows, SourceTime, StageId, State, state_file};
@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::commit::KEPT_EPOCHS;
 use crate::live::Live;
+use crate::lookup::Lookup;
 use crate::outbox::targets;
 use crate::plan::{OnError, Planned, open_table};
 use crate::publish::Held;
@@ -75,21 +76,21 @@ impl Runner {
 
     /// Fails if a source has no end.
     pub(crate) fn check_ends(&self) -> Result<()> {
-        for (name, table) in
-            self.planned.sources.keys().filter_map(|name| Some((name, self.planned.script.table(name)?)))
-        {
-            let connector = table.option("connector").unwrap_or_default();
-            if ["sse", "websocket", "polling_http"].contains(&connector) {
-                return Err(QueryError::invalid(format!(
-                    "--until-end never ends: source `{name}` ({connector}) has no end; leave --until-end out"
-                )));
-            }
-            let generated = ["nexmark", "impulse"].contains(&connector);
-            let bounded = ["events", "message_count", "runtime"].iter().any(|key| table.option(key).is_some());
-            if generated && !bounded {
-                return Err(QueryError::invalid(format!(
-                    "--until-end never ends: source `{name}` is endless; set events = '1000' in its CREATE TABLE"
-                )));
+        for (name, opened) in &self.planned.sources {
+            match opened.source.end() {
+                End::Reached => {}
+                End::Option(option) => {
+                    return Err(QueryError::invalid(format!(
+                        "--until-end never ends: source `{name}` is endless; set {option} in its CREATE TABLE"
+                    )));
+                }
+                End::Never => {
+                    let connector = self.planned.script.table(name).and_then(|table| table.option("connector"));
+                    return Err(QueryError::invalid(format!(
+                        "--until-end never ends: source `{name}` ({}) has no end; leave --until-end out",
+                        connector.unwrap_or_default()
+                    )));
+                }
             }
         }
         Ok(())
@@ -101,6 +102,7 @@ impl Runner {
         // A file that a record names may be deleted meanwhile if another process has gone on.
         for _ in 0..8 {
             self.state = self.planned.pipeline.start();
+            self.planned.lookups.values_mut().for_each(Lookup::forget);
             self.record = log.newest().await?.unwrap_or_default();
             let names: Vec<String> = self.planned.sources.keys().cloned().collect();
             for name in names {
@@ -144,9 +146,9 @@ impl Runner {
     /// Returns false if a file was deleted because newer epochs exist.
     async fn load_state(&mut self, log: &EpochLog) -> Result<bool> {
         let schemas: BTreeMap<StageId, _> = self.planned.pipeline.stages().collect();
-        for file in &self.record.state {
+        for file in self.record.state.iter().filter(|file| !file.is_of_view()) {
             let stage: StageId = file.stage.parse()?;
-            let Some(bytes) = log.read(self.record.epoch, &file.path).await? else { return Ok(false) };
+            let Some(bytes) = log.read(self.record.epoch, &file.path, &file.sum).await? else { return Ok(false) };
             let schema = schemas.get(&stage);
             let schema = schema.ok_or_else(|| QueryError::data(format!("the script has no stage {stage}")))?;
             let (before, batches) = state_file::decode(schema, bytes).map_err(|error| error.at(file.path.as_str()))?;
@@ -161,6 +163,8 @@ impl Runner {
         let started = Instant::now();
         let now = SystemClock.now_ms().saturating_mul(1_000_000);
         let Read { input, mut counts, more, ended } = self.read(now).await?;
+        // After the rows of the epoch, so that rows which were added to a table before them are found.
+        self.look_up(now).await?;
         let (watermarks, state_rows) = (self.state.watermarks.clone(), self.state_rows());
         let output = self.epoch(&input, &mut counts).await?;
         for (name, rows) in &output.unfit {
@@ -175,6 +179,7 @@ impl Runner {
         }
         counts.rows_out = count(output.rows.iter().flatten());
         counts.late = output.late.iter().map(|(name, batches)| (name.clone(), count(batches))).collect();
+        counts.late.extend(output.late_pairs.iter().map(|(stage, pairs)| (stage.to_string(), *pairs)));
         // Without rows in the state, a later watermark changes nothing that a record must keep.
         let unmoved = state_rows == 0 || watermarks == self.state.watermarks;
         let idle = counts.rows_in == 0 && counts.rows_out == 0 && counts.bad.is_empty() && unmoved;
@@ -193,14 +198,10 @@ impl Runner {
     fn has_first_position(&self) -> bool {
         self.log.is_some()
             && self.planned.sources.iter().any(|(name, opened)| {
-                let table = self.planned.script.table(name);
-                let option = |name: &str| table.and_then(|table| table.option(name));
-                let is_latest = match option("connector") {
-                    Some("kafka") => option("source.offset").or(option("start")) != Some("earliest"),
-                    _ => option("start") == Some("latest"),
-                };
                 let stored = self.record.sources.get(name).and_then(|stored| stored.get("offset"));
-                is_latest && stored.is_none_or(Value::is_null) && !opened.source.offset().is_null()
+                opened.source.starts_at_newest()
+                    && stored.is_none_or(Value::is_null)
+                    && !opened.source.offset().is_null()
             })
     }
 
@@ -356,7 +357,7 @@ fn is_ahead(own: &SourceTime, slowest: i64, max_drift: i64) -> bool {
 }
 
 /// Returns an offset as a text, without the files that were read before.
-fn position(offset: &Value) -> String {
+pub(crate) fn position(offset: &Value) -> String {
     let mut offset = offset.clone();
     if let Value::Object(parts) = &mut offset {
         parts.remove("read");

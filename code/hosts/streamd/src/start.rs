@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use buzz_connect::Inbox;
-use buzz_epoch::{Continued, EpochLog, Pending, PipelineSpec, publish_pending};
+use buzz_connect::{Inbox, keeps_rows};
+use buzz_epoch::{Continued, EpochLog, Pending, PipelineSpec, publish_pending, view_stage};
 use buzz_protocol::{QueryError, Result};
-use buzz_stream::{KEY_GROUPS, Pipeline, Script, StageId, TableDefinition};
+use buzz_stream::{KEY_GROUPS, Script, StageId, TableDefinition};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
-use crate::kept::Kept;
 use crate::outbox::targets;
 use crate::plan::{Planned, STDOUT, open_table, plan, sinks_of};
 use crate::process::Process;
 use crate::runner::{Runner, reader};
+use crate::unchanged::Unchanged;
 
 /// Records that are read to find the sinks that have rows.
 const RECORDS_READ_MAX: usize = 1000;
@@ -60,7 +60,7 @@ pub(crate) async fn stateful(text: &str, opening: &Opening, process: &Process) -
         options: BTreeMap::from([("id".to_string(), id.clone())]),
         key_groups: KEY_GROUPS as u32,
         build: env!("CARGO_PKG_VERSION").to_string(),
-        fingerprints: fingerprints(&planned.pipeline),
+        fingerprints: fingerprints(&planned),
     };
     let other = existing.as_ref().filter(|log| log.manifest().spec.has_other_script(&spec));
     if let Some(before) = other {
@@ -132,12 +132,14 @@ async fn finish(before: &EpochLog, continues: bool, process: &Process) -> Result
 /// Moves the pipeline of `before` to the script of `spec`, which goes on after its offsets. Prints which offsets and state it keeps.
 async fn continued(before: &EpochLog, spec: &PipelineSpec, planned: &Planned, process: &Process) -> Result<EpochLog> {
     let old = Script::parse(&before.manifest().spec.script)?;
-    let kept = Kept::of(&old, &planned.script);
+    let kept = Unchanged::of(&old, &planned.script);
     let names = |stage: StageId| stage.to_string();
     let stages: BTreeMap<StageId, String> = planned.pipeline.stages().map(|(stage, _)| (stage, names(stage))).collect();
     let of_kept = stages.iter().filter(|(stage, _)| stage.statement < kept.statements);
     let sources = planned.sources.keys().filter(|name| kept.tables.contains(*name)).cloned().collect();
-    let asked = Continued { sources, stages: of_kept.map(|(_, name)| name.clone()).collect() };
+    let mut asked = Continued { sources, stages: of_kept.map(|(_, name)| name.clone()).collect() };
+    let statements = planned.targets.iter().take(kept.statements);
+    asked.stages.extend(statements.map(|target| view_stage(target)));
     let log = before.continue_with(spec, &asked).await?;
     let started = log.newest().await?.unwrap_or_default();
     let with_state: BTreeSet<&str> = started.state.iter().map(|file| file.stage.as_str()).collect();
@@ -166,8 +168,8 @@ async fn continued(before: &EpochLog, spec: &PipelineSpec, planned: &Planned, pr
 /// Errors of the script, and of the stores of its sources.
 pub(crate) async fn forget_readers(text: &str, id: &str, but: &BTreeSet<String>, process: &Process) -> Result<()> {
     let script = Script::parse(text)?;
-    let is_stream = |table: &&TableDefinition| table.option("connector") == Some("http") && !but.contains(&table.name);
-    for table in script.tables.iter().filter(is_stream) {
+    let is_left = |table: &&TableDefinition| keeps_rows(&table.options) && !but.contains(&table.name);
+    for table in script.tables.iter().filter(is_left) {
         let mut opened = open_table(&script, &table.name, &process.place, None).await?;
         opened.source.note_reader(&reader(id, &table.name), None).await?;
     }
@@ -192,10 +194,11 @@ pub(crate) fn new_id(name: &str) -> String {
 }
 
 /// Describes the state of each stage: a build that computes other state must not read it.
-fn fingerprints(pipeline: &Pipeline) -> BTreeMap<String, String> {
+fn fingerprints(planned: &Planned) -> BTreeMap<String, String> {
     let fields = |schema: arrow::datatypes::SchemaRef| {
         let fields: Vec<String> = schema.fields().iter().map(|field| field.data_type().to_string()).collect();
         fields.join(", ")
     };
-    pipeline.stages().map(|(stage, schema)| (stage.to_string(), fields(schema))).collect()
+    let stages = planned.pipeline.stages().map(|(stage, schema)| (stage.to_string(), fields(schema)));
+    stages.chain(planned.views().map(|(view, schema)| (view_stage(view), fields(schema)))).collect()
 }

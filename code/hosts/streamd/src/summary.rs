@@ -25,7 +25,7 @@ pub(crate) struct Counts {
     pub(crate) rows_of_sources: BTreeMap<String, u64>,
     /// Rows that are not read yet, of the sources that know their number.
     pub(crate) lag: BTreeMap<String, u64>,
-    /// Late rows by source.
+    /// Late rows by source, and late pairs by the stage that joins them.
     pub(crate) late: BTreeMap<String, u64>,
     /// Rows that could not be decoded or have no event time, by source.
     pub(crate) bad: BTreeMap<String, u64>,

@@ -18,6 +18,6 @@ pub use pipeline::{
     EpochInput, EpochOutput, LeftOut, Pipeline, SourceInput, SourceRows, SourceTime, StageDelta, StageId, State,
     declared_columns,
 };
-pub use script::{Emission, Output, Script, TableDefinition, View};
+pub use script::{Emission, MATERIALIZED_VIEW, Output, Script, TableDefinition, View};
 pub use stage::{END_OF_TIME, KEY_GROUPS, KeyedRows};
 pub use window::WindowSpec;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{CHANGES_FORMAT, QueryError, Result};
 use buzz_storage::Location;
 use object_store::ObjectStore;
 
@@ -13,18 +13,20 @@ use super::files::format_name;
 use super::received::{endpoint, headers};
 use crate::options::Options;
 use crate::place::Place;
-use crate::sink::{Blackhole, Changes, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, Webhook, WriteFormat};
+use crate::sink::{
+    Blackhole, Changes, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, ViewSink, Webhook, WriteFormat,
+};
 use crate::web::client_without_redirects;
 
 /// Connectors of sinks, for messages.
 const SINKS: &str = "stdout (also preview, log, web), blackhole, single_file, filesystem (also parquet, json, csv), delta, kafka, \
      webhook";
 
-/// The format of rows that change.
-const CHANGES_FORMAT: &str = "debezium_json";
-
-/// Connectors that write it, beside those of [`PRINTED`].
+/// Connectors that write [`CHANGES_FORMAT`], beside those of [`PRINTED`].
 const CHANGES_CONNECTORS: [&str; 5] = ["single_file", "filesystem", "json", "kafka", "webhook"];
+
+/// The connector of materialized views, which scripts do not name.
+const VIEW: &str = "materialized_view";
 
 /// Connectors whose rows are printed.
 pub const PRINTED: [&str; 4] = ["stdout", "preview", "log", "web"];
@@ -53,6 +55,7 @@ pub async fn open_sink(
     let mut options = Options::new(name, options);
     let sink: Arc<dyn Sink> = match connector {
         "blackhole" => Arc::new(Blackhole),
+        VIEW => Arc::new(ViewSink { has_state: place.inbox.is_some() }),
         printed if PRINTED.contains(&printed) => Arc::new(Stdout::new(text_format(&mut options)?)),
         "single_file" => {
             let path = options.required(&["path", "uri"])?;

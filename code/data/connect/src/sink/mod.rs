@@ -6,6 +6,7 @@ mod encode;
 mod folder;
 mod single_file;
 mod stdout;
+mod view;
 mod webhook;
 
 use std::fmt;
@@ -23,6 +24,7 @@ pub use self::encode::{WriteFormat, encode_lines};
 pub use self::folder::{Files, Folder};
 pub use self::single_file::SingleFile;
 pub use self::stdout::Stdout;
+pub use self::view::ViewSink;
 pub use self::webhook::Webhook;
 
 /// Takes the rows of epochs.

@@ -37,7 +37,7 @@ fn commit(table: &Path, version: u64, actions: &[Value]) -> Result {
 }
 
 /// Creates a table partitioned by day, with two rows in version 0.
-fn create(table: &Path) -> Result {
+pub(crate) fn create(table: &Path) -> Result {
     let field = |name: &str, kind: &str| json!({"name": name, "type": kind, "nullable": true, "metadata": {}});
     let schema = json!({"type": "struct", "fields": [field("id", "long"), field("day", "string")]}).to_string();
     let first = added(table, "mon", "a", &[1, 2], true)?;
@@ -54,7 +54,7 @@ fn create(table: &Path) -> Result {
 }
 
 /// The rows of a table, as sorted JSON lines with their keys in order.
-fn table_rows(path: &str) -> Result<Vec<String>> {
+pub(crate) fn table_rows(path: &str) -> Result<Vec<String>> {
     let output = Command::new(env!("CARGO_BIN_EXE_buzz"))
         .args(["sql", "SELECT * FROM t", "--format", "ndjson", "--table"])
         .arg(format!("t={path}"))

@@ -16,6 +16,7 @@ mod engines;
 mod files;
 mod ingest;
 mod jobs;
+mod lookup;
 mod names;
 mod pushed_tables;
 mod served;
@@ -25,6 +26,7 @@ mod support;
 mod time;
 mod timers;
 mod tutorial;
+mod views;
 
 use buzz_testkit::shared_data;
 use libtest_mimic::{Arguments, Trial};
@@ -38,6 +40,7 @@ fn main() {
     let absent = data.is_none();
     let data = data.unwrap_or_default();
     let mut trials = own_trials();
+    trials.extend(trials_of_tables());
     trials.extend(trials_of_servers());
     for name in engines::ARROYO {
         let data = data.join("arroyo");
@@ -65,6 +68,17 @@ fn main() {
     let data = data.join("risingwave");
     trials.push(Trial::test("risingwave::time_window", move || engines::time_window(&data)).with_ignored_flag(absent));
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// Returns the tests of tables that are looked up, and of views that are read as tables.
+fn trials_of_tables() -> Vec<Trial> {
+    vec![
+        Trial::test("lookup::each_row_finds_its_names_once_over_kills", lookup::over_kills),
+        Trial::test("lookup::tables_of_all_kinds_are_read_at_the_start", lookup::kinds_of_tables),
+        Trial::test("lookup::tables_that_cannot_be_looked_up_are_errors", lookup::refused),
+        Trial::test("views::rows_equal_batch_over_kills", views::equal_batch),
+        Trial::test("views::going_back_and_other_scripts_have_their_rows", views::versions),
+    ]
 }
 
 /// Returns the tests that need no data of others.

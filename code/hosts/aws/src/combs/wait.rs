@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
-use buzz_protocol::{CombAddress, ErrorKind, QueryError, Result};
+use buzz_protocol::{CombAddress, ErrorKind, QueryError, Result, milliseconds};
 use tokio::time::Instant;
 
 use super::tasks::CombTask;
@@ -82,7 +82,7 @@ pub(super) struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let waited = self.wait.since.iter().map(|since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let waited = self.wait.since.iter().map(|since| milliseconds(since.elapsed()));
         self.combs.started_ms.fetch_add(waited.fold(0, u64::saturating_add), Ordering::Relaxed);
     }
 }

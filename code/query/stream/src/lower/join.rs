@@ -1,4 +1,4 @@
-//! Joins: of two streams by equal windows, and of a stream with a constant table.
+//! Joins: of two streams by equal windows, and of a stream with a constant table or one that is looked up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -59,6 +59,14 @@ impl Lowering<'_> {
                         "use an INNER JOIN, or a LEFT JOIN with the stream on the left",
                     ));
                 }
+                let (stream, table) = if stream_left { (&left, &right) } else { (&right, &left) };
+                if stream.changing && self.looks_up(&table.plan) {
+                    return Err(refused(
+                        "JOIN of rows that change with a lookup table",
+                        "the table may have other rows when a row is taken back than when it was emitted",
+                        "join the stream with the table in a subquery, below the aggregate or the join whose rows change",
+                    ));
+                }
             }
         }
         let all: Vec<Expr> = conditions.iter().map(|expr| (*expr).clone()).collect();
@@ -77,6 +85,17 @@ impl Lowering<'_> {
         let read: Vec<Expr> = on.into_iter().flat_map(|(l, r)| [l, r]).chain(all).collect();
         self.plain("JOIN … ON", &read, &raw)?;
         self.keep_join(join.join_type, &left, &right, raw, &equalities)
+    }
+
+    /// Returns true if `plan` reads a lookup table.
+    fn looks_up(&self, plan: &LogicalPlan) -> bool {
+        let is_lookup = match plan {
+            LogicalPlan::TableScan(scan) => {
+                self.sources.get(scan.table_name.table()).is_some_and(|source| source.is_lookup)
+            }
+            _ => false,
+        };
+        is_lookup || plan.inputs().into_iter().any(|input| self.looks_up(input))
     }
 
     pub(super) fn rebuild_join(

@@ -55,11 +55,26 @@ pub(crate) struct SourceScan {
     pub(crate) schema: SchemaRef,
     /// The column that holds the event time, if a single column does.
     pub(crate) time_column: Option<String>,
+    /// Its rows are looked up. It has no [`TIME`].
+    pub(crate) is_lookup: bool,
 }
 
 /// Returns the name of the feed of source `name`.
 pub(crate) fn source_feed(name: &str) -> String {
     format!("source {name}")
+}
+
+/// The beginning of the names of feeds of looked-up rows.
+const LOOKUP: &str = "lookup ";
+
+/// Returns the name of the feed of table `name`, which is looked up.
+pub(crate) fn lookup_feed(name: &str) -> String {
+    format!("{LOOKUP}{name}")
+}
+
+/// Returns true if `feed` has looked-up rows.
+pub(crate) fn is_lookup_feed(feed: &str) -> bool {
+    feed.starts_with(LOOKUP)
 }
 
 /// The source of a column of a closed window.
@@ -85,7 +100,14 @@ pub(crate) enum StageKind {
     },
     /// Keeps rows until their window closes. The last column is the slice.
     Buffer,
-    /// Keeps rows by key, each with how often it occurs. The last column of the input is [`TIME`].
+    /// Keeps rows by key, or computes rows from what others keep.
+    Keyed(Keyed),
+}
+
+/// A stage that keeps rows by key, or computes rows from what others keep.
+#[derive(Debug, Clone)]
+pub(crate) enum Keyed {
+    /// Keeps the rows of its input, each with how often it occurs. The last column of the input is [`TIME`].
     Rows {
         /// Columns of the key.
         keys: Vec<usize>,
@@ -107,13 +129,22 @@ pub(crate) enum StageKind {
         /// Rows may be taken away again.
         changing: bool,
     },
-    /// Computes the rows of the keys that change again, and emits the difference to what it had emitted.
+    /// Computes the rows of the keys that change again, and emits the difference to what it had emitted, its state.
     Recompute {
         /// The stages that keep the rows.
         inputs: Vec<usize>,
         /// Columns of the key in the slot.
         keys: Vec<usize>,
     },
+}
+
+impl Keyed {
+    /// Returns the columns of the key.
+    pub(crate) fn keys(&self) -> &[usize] {
+        match self {
+            Self::Rows { keys, .. } | Self::Pairs { keys, .. } | Self::Recompute { keys, .. } => keys,
+        }
+    }
 }
 
 /// A stage before physical planning.
@@ -192,9 +223,9 @@ impl Lowering<'_> {
                 "add tumble(interval '10 seconds'), hop(…) or session(…) to GROUP BY",
             ));
         }
-        if self.on_close
-            && self.stages.iter().all(|stage| matches!(stage.kind, StageKind::Rows { .. } | StageKind::Pairs { .. }))
-        {
+        let joins =
+            |stage: &StageDraft| matches!(stage.kind, StageKind::Keyed(Keyed::Rows { .. } | Keyed::Pairs { .. }));
+        if self.on_close && self.stages.iter().all(joins) {
             // A window of a microsecond closes when the watermark has passed it.
             let spec = WindowSpec::Hop { slide: 1_000, width: 1_000 };
             let window = WindowColumn { spec, part: Part::Start, closed: false, pending: false, repeated: false };

@@ -22,6 +22,9 @@ impl Lowering<'_> {
         let source = self.sources.get(name).ok_or_else(|| {
             QueryError::invalid(format!("table `{name}` is not a source of this script; add CREATE TABLE {name} (…)"))
         })?;
+        if source.is_lookup {
+            return Ok(Flow::fixed(LogicalPlan::TableScan(scan.clone())));
+        }
         let feed = FeedTable { name: source_feed(name), schema: Arc::clone(&source.schema) };
         let plan =
             LogicalPlanBuilder::scan(scan.table_name.clone(), provider_as_source(Arc::new(feed)), None)?.build()?;

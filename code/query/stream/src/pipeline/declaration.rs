@@ -164,7 +164,7 @@ impl<'a> Declaration<'a> {
             (mark, mark_text, time_column) = (Some(physical(cast(expr, time_type()))?), text, Some(name));
         }
         let time_name = time_column.clone().unwrap_or_default();
-        let scan = SourceScan { schema: Arc::clone(&schema), time_column };
+        let scan = SourceScan { schema: Arc::clone(&schema), time_column, is_lookup: false };
         let required = self.required.clone();
         let source = Source { columns, schema, required, mark, mark_text, time_name, reach: 0 };
         Ok(Prepared { source, scan, visible })

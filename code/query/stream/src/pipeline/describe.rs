@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use arrow::datatypes::Schema;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 
 use super::Pipeline;
@@ -13,11 +14,11 @@ impl Pipeline {
     pub fn describe(&self, plans: bool) -> String {
         let mut text = String::new();
         for (name, source) in &self.sources {
-            let columns: Vec<String> = source.schema.fields()[..source.schema.fields().len() - 1]
-                .iter()
-                .map(|field| format!("{} {}", field.name(), field.data_type()))
-                .collect();
-            text.push_str(&format!("source {name} ({})\n  watermark: {}\n", columns.join(", "), source.mark_text));
+            let columns = columns(&source.visible());
+            text.push_str(&format!("source {name} ({columns})\n  watermark: {}\n", source.mark_text));
+        }
+        for (name, table) in &self.lookups {
+            text.push_str(&format!("lookup table {name} ({})\n", columns(&table.visible())));
         }
         for statement in &self.statements {
             let into = statement.into.as_deref().unwrap_or("standard output");
@@ -51,6 +52,11 @@ impl Pipeline {
         }
         text
     }
+}
+
+/// Returns the names and types of columns.
+fn columns(schema: &Schema) -> String {
+    list(schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())))
 }
 
 fn list<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {

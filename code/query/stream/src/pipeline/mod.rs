@@ -3,13 +3,15 @@
 //! Nothing here reads or writes: the caller brings the rows of an epoch and takes the rows that come out, with what must
 //! be stored so that another process can go on.
 //!
-//! `declaration` prepares sources, whose rows `source` brings into an epoch; `views` and `statement` plan, and `columns`
+//! `declaration` prepares sources, whose rows `source` brings into an epoch, and `lookup` the tables that are looked up; `views` and `statement` plan, and `columns`
 //! brings rows to the columns of their table; `changes` pairs rows that change; `state` is what is kept between epochs.
 
 mod changes;
 mod columns;
 mod declaration;
 mod describe;
+mod late;
+mod lookup;
 mod session;
 mod source;
 mod state;
@@ -19,14 +21,15 @@ mod views;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampNanosecondType};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use buzz_protocol::{Options, Overflow, QueryError, Result};
 use datafusion::prelude::SessionContext;
 
 use self::columns::Target;
 use self::declaration::prepare;
+use self::late::late_rows;
+use self::lookup::lookups;
 use self::session::session;
 use self::source::{BAD, LATE, Source, bad_rows, spread};
 pub use self::source::{SourceInput, SourceRows};
@@ -47,6 +50,8 @@ pub struct Pipeline {
     /// State rows above which a part of a stage is divided.
     part_rows: usize,
     sources: BTreeMap<String, Source>,
+    /// Tables that are looked up.
+    lookups: BTreeMap<String, Source>,
     statements: Vec<Statement>,
 }
 
@@ -81,6 +86,8 @@ pub struct EpochOutput {
     pub deltas: Vec<StageDelta>,
     /// Late rows by source: rows of which all windows were closed in at least one stage.
     pub late: BTreeMap<String, Vec<RecordBatch>>,
+    /// Number of late pairs by the stage that joins them: pairs of rows of which all windows were closed in at least one stage.
+    pub late_pairs: BTreeMap<StageId, u64>,
     /// Rows that are left out because they have no event time, windows that do not fit into time, or NULL in a column that
     /// is NOT NULL, by source: the text and the reason.
     pub unfit: BTreeMap<String, Vec<(String, String)>>,
@@ -112,7 +119,8 @@ impl Pipeline {
         let context = session(parallelism, overflow(script)?)?;
         let mut prepared = BTreeMap::new();
         let mut scans = BTreeMap::new();
-        for (name, input) in inputs {
+        let lookups = lookups(&context, script, inputs, &mut scans).await?;
+        for (name, input) in inputs.iter().filter(|(_, input)| !input.is_lookup) {
             let table = script.table(name);
             let source =
                 prepare(&context, name, table, input).await.map_err(|error| error.at(format!("table {name}")))?;
@@ -121,7 +129,8 @@ impl Pipeline {
                 register(&context, &side, Arc::clone(&schema))?;
                 let mut fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone()).collect();
                 fields.push(Field::new(TIME, time_type(), true));
-                scans.insert(side, SourceScan { schema: Arc::new(Schema::new(fields)), time_column: None });
+                let schema = Arc::new(Schema::new(fields));
+                scans.insert(side, SourceScan { schema, time_column: None, is_lookup: false });
             }
             prepared.insert(name.clone(), source.source);
             scans.insert(name.clone(), source.scan);
@@ -150,7 +159,8 @@ impl Pipeline {
             }
             statements.push(planned);
         }
-        Ok(Self { context, parallelism: parallelism.max(1), part_rows: PART_ROWS, sources: prepared, statements })
+        let parallelism = parallelism.max(1);
+        Ok(Self { context, parallelism, part_rows: PART_ROWS, sources: prepared, lookups, statements })
     }
 
     /// Sets the number of state rows above which a part of a stage is divided into parts with fewer key groups. A window
@@ -181,6 +191,7 @@ impl Pipeline {
             stages: stages.collect(),
             sources: self.sources.keys().map(|name| (name.clone(), SourceTime::default())).collect(),
             watermarks: vec![i64::MIN; self.statements.len()],
+            lookups: BTreeMap::new(),
         }
     }
 
@@ -221,7 +232,7 @@ impl Pipeline {
 
     async fn run(&self, state: &mut State, input: &EpochInput, emits: bool) -> Result<EpochOutput> {
         let mut output = EpochOutput { rows: vec![Vec::new(); self.statements.len()], ..Default::default() };
-        let mut feeds: BTreeMap<String, Rows> = BTreeMap::new();
+        let mut feeds: BTreeMap<String, Rows> = state.lookups.clone();
         for (name, source) in &self.sources {
             let rows = input.sources.get(name);
             let time = state.sources.entry(name.clone()).or_default();
@@ -301,22 +312,7 @@ impl Pipeline {
             let reading = statement.stages.iter().filter(|stage| names(&stage.input()).contains(&feed));
             specs.extend(reading.map(|stage| (stage.spec, before)));
         }
-        let Some(newest) = specs.iter().map(|(_, before)| *before).max() else { return Ok(Vec::new()) };
-        let mut late = Vec::new();
-        for batch in rows.iter().flatten() {
-            let times = batch.column(batch.num_columns() - 1).as_primitive::<TimestampNanosecondType>();
-            if times.null_count() == 0 && times.values().iter().all(|&time| time >= newest) {
-                continue;
-            }
-            let is_late = |time: i64| {
-                specs.iter().any(|&(spec, before)| spec.last_end(time).is_some_and(|end| spec.is_closed(end, before)))
-            };
-            let mask: BooleanArray = times.iter().map(|time| Some(time.is_some_and(is_late))).collect();
-            if mask.true_count() > 0 {
-                late.push(filter_record_batch(batch, &mask)?);
-            }
-        }
-        Ok(late)
+        late_rows(rows.iter().flatten(), &specs)
     }
 
     /// Returns all state rows of a stage.

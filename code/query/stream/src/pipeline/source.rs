@@ -32,6 +32,9 @@ pub struct SourceInput {
     pub late_side: bool,
     /// Rows that could not be decoded can be read as table `<name>__bad`.
     pub bad_side: bool,
+    /// The table is looked up: its rows come from [`Pipeline::look_up`](super::Pipeline::look_up), and are the same for all rows
+    /// of an epoch.
+    pub is_lookup: bool,
 }
 
 /// Suffix of the table of late rows.

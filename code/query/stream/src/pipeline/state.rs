@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use buzz_protocol::{QueryError, Result};
 
+use crate::feed::Rows;
 use crate::stage::StageState;
 
 /// The state of a pipeline between two epochs.
@@ -14,6 +15,8 @@ pub struct State {
     pub sources: BTreeMap<String, SourceTime>,
     /// The watermark of each statement, in nanoseconds.
     pub watermarks: Vec<i64>,
+    /// Rows of lookup tables by their feed.
+    pub(super) lookups: BTreeMap<String, Rows>,
 }
 
 /// The progress of the event time of a source.

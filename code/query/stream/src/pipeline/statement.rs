@@ -7,7 +7,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
 use buzz_plan::dialect;
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{CHANGES_FORMAT, QueryError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
@@ -15,18 +15,16 @@ use datafusion::prelude::SessionContext;
 
 use super::changes::{as_new, in_pairs, schema_of_changes};
 use super::columns::{Target, into_columns};
+use super::late::late_rows;
 use super::source::{SourceInput, source_of};
 use super::views::logical;
 use super::{EpochOutput, StageDelta, StageId};
 use crate::feed::{Rows, names, run, with_rows};
-use crate::lower::{SourceScan, StageDraft, lower};
+use crate::lower::{SourceScan, StageDraft, is_lookup_feed, lower};
 use crate::ranks::{limit_ranks, ranked};
 use crate::script::{Emission, Output, Script};
 use crate::stage::{Advance, KeyedRows, Stage, StageState, Top, recompute};
 use crate::window::{REACH_MAX, WindowSpec, duration};
-
-/// The format of sinks that take rows that change.
-const CHANGES_FORMAT: &str = "debezium_json";
 
 /// Rows of a batch that are put in order.
 const ORDERED_ROWS_MAX: usize = 8192;
@@ -88,6 +86,8 @@ impl Statement {
         let reach = reach(&stages)?;
         let mut read = BTreeSet::new();
         collect_sources(&plan, &mut read);
+        // Looked-up rows have no event time, so they do not hold back the watermark.
+        read.retain(|name| !sources.scans.get(name).is_some_and(|scan| scan.is_lookup));
         if let Some(side) = read.iter().find(|name| !sources.inputs.contains_key(*name)) {
             if !stages.is_empty() {
                 return Err(QueryError::invalid(format!(
@@ -144,6 +144,10 @@ impl Statement {
                 for (number, rows) in done.stored {
                     added.push((number, self.stages[number].keyed(&[rows])?));
                 }
+                let late = self.late_pairs(stage, &done.rows, advance)?;
+                if late > 0 {
+                    output.late_pairs.insert(StageId { statement: index, stage: number }, late);
+                }
                 feeds.insert(stage.slot.clone(), vec![done.rows]);
             } else {
                 let reads = reads_rows(&stage.input(), &feeds);
@@ -182,6 +186,21 @@ impl Statement {
             true => as_new(&rows, &self.schema),
             false => Ok(rows),
         }
+    }
+}
+
+impl Statement {
+    /// Returns the number of `rows` of `stage`, if it joins final rows, that are late for a stage which reads them. A join gives rows
+    /// of the past: a pair has the time of its newer row, which may be late itself.
+    fn late_pairs(&self, stage: &Stage, rows: &[RecordBatch], advance: Advance) -> Result<u64> {
+        if advance.before == i64::MIN || rows.is_empty() {
+            return Ok(0);
+        }
+        let reads =
+            |other: &&Arc<Stage>| other.spec != WindowSpec::Never && names(&other.input()).contains(&stage.slot);
+        let specs: Vec<_> = self.stages.iter().filter(reads).map(|other| (other.spec, advance.before)).collect();
+        let late = late_rows(rows, &specs)?;
+        Ok(late.iter().map(|batch| batch.num_rows() as u64).sum())
     }
 }
 
@@ -242,8 +261,10 @@ fn stages_have_windows(stages: &[StageDraft]) -> bool {
     stages.iter().any(|stage| stage.spec != WindowSpec::Never)
 }
 
+/// Returns true if `plan` reads new rows. Looked-up rows alone emit nothing.
 fn reads_rows(plan: &Arc<dyn ExecutionPlan>, feeds: &BTreeMap<String, Rows>) -> bool {
-    names(plan).iter().any(|name| feeds.get(name).is_some_and(|rows| rows.iter().any(|part| !part.is_empty())))
+    let has_rows = |name: &String| feeds.get(name).is_some_and(|rows| rows.iter().any(|part| !part.is_empty()));
+    names(plan).iter().any(|name| !is_lookup_feed(name) && has_rows(name))
 }
 
 fn collect_sources(plan: &LogicalPlan, found: &mut BTreeSet<String>) {
@@ -275,6 +296,7 @@ mod tests {
             delay: 0,
             late_side: false,
             bad_side: false,
+            is_lookup: false,
         };
         let script = Script::parse(select).expect("it is a script");
         let inputs = BTreeMap::from([("bids".to_string(), input)]);

@@ -18,13 +18,15 @@ use std::collections::BTreeMap;
 use buzz_plan::dialect::check_length;
 use buzz_plan::visit::visit_mut;
 use buzz_protocol::{QueryError, Result};
-use datafusion::sql::sqlparser::ast::{Expr, Insert, ObjectType, OnInsert, Query, Set, Statement, TableObject};
+use datafusion::sql::sqlparser::ast::{
+    CreateTableOptions, Expr, Insert, ObjectType, OnInsert, Query, Set, Statement, TableObject,
+};
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use self::functions::{Calls, Macro, function};
 use self::options::take_emit;
 use self::relations::{check_windows, window_arguments, windows};
-pub use self::table::TableDefinition;
+pub use self::table::{MATERIALIZED_VIEW, TableDefinition};
 use self::tokens::{Piece, canonical, is_blank, join, normal, parse, pieces, shorten, without_comments, words};
 
 /// A parsed script.
@@ -126,6 +128,13 @@ impl Script {
         self.tables.iter().find(|table| table.name == name)
     }
 
+    /// Returns table `name` if the script declares it and nothing else: no other table, view, function or setting.
+    pub fn only_table(&self, name: &str) -> Option<&TableDefinition> {
+        let is_alone =
+            self.tables.len() == 1 && self.views.is_empty() && self.functions.is_empty() && self.settings.is_empty();
+        self.table(name).filter(|_| is_alone)
+    }
+
     /// Replaces calls of functions by their bodies.
     fn expand_functions(&mut self) -> Result<()> {
         if self.functions.is_empty() {
@@ -142,7 +151,9 @@ impl Script {
     }
 
     fn check_names(&self) -> Result<()> {
-        let mut names: Vec<&str> = self.tables.iter().map(|table| table.name.as_str()).collect();
+        // A materialized view is a view too.
+        let tables = self.tables.iter().filter(|table| table.option("connector") != Some(MATERIALIZED_VIEW));
+        let mut names: Vec<&str> = tables.map(|table| table.name.as_str()).collect();
         names.extend(self.views.iter().map(|view| view.name.as_str()));
         for (index, name) in names.iter().enumerate() {
             if names[..index].contains(name) {
@@ -162,12 +173,6 @@ impl Script {
             ["CREATE", "SINK", ..] => return self.create_sink(pieces, emission),
             ["CREATE", "TABLE" | "SOURCE", ..] | ["CREATE", "UNBOUNDED" | "TEMPORARY", ..] => {
                 return self.create_table(pieces);
-            }
-            ["CREATE", "MATERIALIZED", ..] | ["CREATE", "OR", "REPLACE", "MATERIALIZED"] => {
-                return Err(QueryError::invalid(
-                    "CREATE MATERIALIZED VIEW is not supported yet; write CREATE TABLE … WITH (connector = 'parquet', \
-                     type = 'sink', path = '…') and INSERT INTO it, or CREATE VIEW for a name only",
-                ));
             }
             ["CREATE", "FUNCTION", ..] => {
                 self.functions.push(function(&pieces)?);
@@ -189,6 +194,15 @@ impl Script {
             Statement::CreateView(view) => {
                 let name = view.name.0.last().and_then(|part| part.as_ident()).map(normal).unwrap_or_default();
                 let columns = view.columns.iter().map(|column| normal(&column.name)).collect();
+                if view.materialized {
+                    if !matches!(view.options, CreateTableOptions::None) {
+                        return Err(QueryError::invalid(format!(
+                            "options of materialized view `{name}` are not supported: its rows are kept in the state; remove \
+                             WITH (…)"
+                        )));
+                    }
+                    self.materialized_view(&name, emission)?;
+                }
                 self.views.push(View { name, columns, query: windows(view.query)? });
             }
             Statement::Set(Set::SingleAssignment { variable, values, .. }) => {
@@ -331,6 +345,28 @@ mod tests {
     }
 
     #[test]
+    fn materialized_view_is_a_view_and_a_table_that_it_is_inserted_into() {
+        let script = Script::parse(
+            "CREATE OR REPLACE MATERIALIZED VIEW \"V\" (a) AS SELECT k FROM p EMIT ON WINDOW CLOSE; \
+             CREATE MATERIALIZED VIEW w AS SELECT a FROM \"V\"",
+        )
+        .expect("the script is complete");
+        assert_eq!(script.table("V").and_then(|table| table.option("connector")), Some(MATERIALIZED_VIEW));
+        assert_eq!((script.views[0].name.as_str(), script.views[0].columns.as_slice()), ("V", &["a".to_string()][..]));
+        let statement = &script.statements[0];
+        assert_eq!((statement.into.as_deref(), statement.emission), (Some("V"), Emission::OnClose));
+        assert_eq!(statement.query.to_string(), "SELECT * FROM \"V\"");
+        assert_eq!(script.statements[1].query.to_string(), "SELECT * FROM \"w\"");
+        for (twice, message) in [
+            ("CREATE VIEW v AS SELECT 1; CREATE MATERIALIZED VIEW v AS SELECT 2", "`v` is declared twice"),
+            ("CREATE TABLE v (k INT); CREATE MATERIALIZED VIEW v AS SELECT 2", "`v` is declared twice"),
+        ] {
+            let error = Script::parse(twice).expect_err("the names are equal").to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
     fn clauses_that_a_sink_cannot_follow_are_refused() {
         for (statement, clause) in [
             ("INSERT OVERWRITE TABLE o SELECT k FROM p", "INSERT OVERWRITE"),
@@ -346,7 +382,6 @@ mod tests {
                 "`DEFAULT 7` of column `n` of table `p`",
             ),
             ("CREATE TABLE p (k INT, CHECK (k > 0)) WITH (connector = 'json')", "`CHECK (k > 0)` of table `p`"),
-            ("CREATE OR REPLACE MATERIALIZED VIEW v AS SELECT k FROM p", "CREATE MATERIALIZED VIEW"),
         ] {
             let error = Script::parse(statement).expect_err("the clause is refused").to_string();
             assert!(error.contains(&format!("{clause} is not supported")), "{statement}: {error}");

@@ -33,7 +33,23 @@ impl TableDefinition {
     }
 }
 
+/// The connector of materialized views.
+pub const MATERIALIZED_VIEW: &str = "materialized_view";
+
 impl Script {
+    /// Adds the table with the rows of view `name`, and the statement that inserts them.
+    pub(super) fn materialized_view(&mut self, name: &str, emission: super::Emission) -> Result<()> {
+        let quoted = Ident::with_quote('"', name);
+        let Statement::Query(query) = parse(&format!("SELECT * FROM {quoted}"))? else {
+            return Err(QueryError::internal("a SELECT is no query"));
+        };
+        let options = [("connector", MATERIALIZED_VIEW), ("type", "sink")];
+        let options = options.map(|(key, value)| (key.to_string(), value.to_string())).into();
+        self.tables.push(TableDefinition { name: name.to_string(), options, ..TableDefinition::default() });
+        self.statements.push(Output { into: Some(name.to_string()), columns: Vec::new(), query, emission });
+        Ok(())
+    }
+
     /// `CREATE SINK s AS SELECT … WITH (…)` and `CREATE SINK s FROM t WITH (…)`.
     pub(super) fn create_sink(&mut self, pieces: Vec<Piece<'_>>, emission: super::Emission) -> Result<()> {
         let bad = || {

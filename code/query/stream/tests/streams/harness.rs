@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use buzz_connect::{Generator, Nexmark};
 use buzz_protocol::Result;
-use buzz_stream::{EpochInput, Pipeline, Script, SourceInput, SourceRows, StageId, state_file};
+use buzz_stream::{EpochInput, Pipeline, Script, SourceInput, SourceRows, StageId, State, state_file};
 use bytes::Bytes;
 
 /// One epoch of a run.
@@ -28,6 +28,7 @@ pub(crate) fn input_of(batch: &RecordBatch, time: Option<&str>, delay: i64) -> S
         delay,
         late_side: false,
         bad_side: false,
+        is_lookup: false,
     }
 }
 
@@ -50,6 +51,21 @@ pub(crate) async fn run(
     Ok(run_epochs(script, sources, cuts, None).await?.concat())
 }
 
+/// Looks up the tables of `sources` that are looked up.
+fn look_up(
+    pipeline: &Pipeline,
+    state: &mut State,
+    sources: &BTreeMap<String, (RecordBatch, SourceInput)>,
+) -> Result<()> {
+    for name in pipeline.lookups() {
+        let half = sources[name].0.num_rows() / 2;
+        let batches =
+            vec![sources[name].0.slice(0, half), sources[name].0.slice(half, sources[name].0.num_rows() - half)];
+        assert!(pipeline.look_up(state, name, batches, 0)?.is_empty(), "no row of {name} is bad");
+    }
+    Ok(())
+}
+
 /// As [`run`], with the rows of each epoch. An epoch takes a second of the clock; keys without a window expire after `ttl`
 /// nanoseconds.
 pub(crate) async fn run_epochs(
@@ -65,10 +81,16 @@ pub(crate) async fn run_epochs(
     let mut pipeline = Pipeline::plan(&script, &inputs, &sinks, 1).await?;
     pipeline = pipeline.with_part_rows(part_rows(cuts)).with_updating_ttl(ttl);
     let mut state = pipeline.start();
+    look_up(&pipeline, &mut state, sources)?;
     let mut files: Vec<StoredState> = Vec::new();
     let mut output = Vec::new();
     let (mut at, mut now) = (0, 0);
-    let total = sources.values().map(|(rows, _)| rows.num_rows()).max().unwrap_or_default();
+    let total = sources
+        .values()
+        .filter(|(_, input)| !input.is_lookup)
+        .map(|(rows, _)| rows.num_rows())
+        .max()
+        .unwrap_or_default();
     let rest = Cut { events: usize::MAX, reload: None, snapshot: false };
     for cut in cuts.iter().chain([&rest]) {
         if let Some(workers) = cut.reload {
@@ -76,6 +98,7 @@ pub(crate) async fn run_epochs(
             pipeline = Pipeline::plan(&script, &inputs, &sinks, workers).await?;
             pipeline = pipeline.with_part_rows(part_rows(cuts)).with_updating_ttl(ttl);
             state = pipeline.start();
+            look_up(&pipeline, &mut state, sources)?;
             (state.sources, state.watermarks) = (times, watermarks);
             let schemas: BTreeMap<StageId, _> = pipeline.stages().collect();
             for file in &files {
@@ -87,7 +110,7 @@ pub(crate) async fn run_epochs(
         let count = cut.events.min(total - at);
         now += 1_000_000_000;
         let mut input = EpochInput { now, ..Default::default() };
-        for (name, (rows, _)) in sources {
+        for (name, (rows, _)) in sources.iter().filter(|(_, (_, input))| !input.is_lookup) {
             let from = at.min(rows.num_rows());
             let part = rows.slice(from, count.min(rows.num_rows() - from));
             let half = part.num_rows() / 2;

@@ -4,6 +4,7 @@ mod changes;
 mod dialect;
 mod differential;
 mod harness;
+mod lookup;
 mod rows;
 mod statements;
 mod updating;
