@@ -255,7 +255,8 @@ bench-cloud: bench-tools deployed ## Measure a stack's programs on the local clo
 	@mkdir -p $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1)
 	@[ -e $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1)/lineitem.parquet ] || $(BENCH)/bin/tpchgen-cli parquet \
 		-s $(or $(TPCH_SCALE),1) --output-dir $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1)
-	python3 code/testkit/bench/cloud.py --bin $(DEPLOYED) --build small --sample $(SAMPLE) \
+	@$(BENCH)/bin/python -c 'import h2' 2> /dev/null || $(BENCH)/bin/pip install --quiet h2==4.4.1
+	$(BENCH)/bin/python code/testkit/bench/cloud.py --bin $(DEPLOYED) --build small --sample $(SAMPLE) \
 		--tpch $(BENCH)/tpch-sf$(or $(TPCH_SCALE),1) --runs $(or $(BENCH_RUNS),5) --output docs/FIGURES.md
 
 bench-width: bench-tools deployed ## Count the tasks that run at once over TLS and HTTP/2 with 128 streams on a connection; TASKS=900 BINARIES=folder

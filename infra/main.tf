@@ -55,6 +55,13 @@ locals {
     disk_gb             = local.settings.comb_disk_gb
   }])
 
+  comb_rights = one([for combs in module.combs : {
+    cluster_arn  = combs.cluster_arn
+    cluster_name = combs.cluster_name
+    family       = combs.family
+    role_arns    = combs.role_arns
+  }])
+
   # Environment variables of functions and combs.
   environment = merge(
     length(var.bucket_regions) == 0 ? {} : {
@@ -83,6 +90,7 @@ module "network" {
   zones        = local.settings.zones
   comb_network = var.comb_network
   comb_port    = local.settings.comb_port
+  roles        = module.functions.roles
 }
 
 module "storage" {
@@ -139,8 +147,10 @@ module "functions" {
     BUZZ_OUTPUT_LOCATIONS = jsonencode(var.output_locations)
   })
 
-  network = local.own_network ? local.made_network : local.given_network
-  combs   = local.combs
+  network     = local.own_network ? local.made_network : local.given_network
+  in_network  = local.own_network || local.given_network != null
+  combs       = local.combs
+  comb_rights = local.comb_rights
 
   fuse = {
     zip       = var.fuse_zip

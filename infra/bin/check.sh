@@ -14,21 +14,23 @@ if command -v shellcheck >/dev/null; then
 else
     say "shell scripts: skipped: shellcheck is not installed"
 fi
-if ! command -v terraform >/dev/null; then
-    say "infrastructure: skipped: terraform is not installed"
+# TF=tofu takes OpenTofu in place of Terraform, as the verbs do.
+: "${TF:=terraform}"
+if ! command -v "$TF" >/dev/null; then
+    say "infrastructure: skipped: $TF is not installed"
     exit 0
 fi
 cd infra
-terraform fmt -check -recursive . || fail "the files above are not formatted: \`terraform fmt -recursive infra\`"
+"$TF" fmt -check -recursive . || fail "the files above are not formatted: \`$TF fmt -recursive infra\`"
 
 # A data folder of its own, since that of deployments is configured with a backend.
 export TF_DATA_DIR=$PWD/.terraform/check TF_WORKSPACE=dev
 mkdir -p .terraform
 search_plugins
 find_plugins
-terraform init -backend=false ${plugins[@]+"${plugins[@]}"} -no-color >"$TF_DATA_DIR.log" 2>&1 || {
+"$TF" init -backend=false ${plugins[@]+"${plugins[@]}"} -no-color >"$TF_DATA_DIR.log" 2>&1 || {
     cat "$TF_DATA_DIR.log" >&2
-    fail "terraform init failed"
+    fail "$TF init failed"
 }
-terraform validate -no-color
-terraform test -no-color
+"$TF" validate -no-color
+"$TF" test -no-color

@@ -133,6 +133,10 @@ for COMB_NETWORK in ${KINDS:-none public_ipv4 ipv6_only private_ipv4}; do
     [ "$left" = 0 ] || fail "$left task definitions are left"
     left=$(aws lambda list-functions --query 'length(Functions)' --output text)
     [ "$left" = 0 ] || fail "$left functions are left"
+    # Lambda needs the roles to give back its interfaces in the subnets.
+    awk '/aws_subnet.functions.*Destruction complete/ { subnet = NR }
+        /aws_iam_role(_policy)?[.](function|fuse|hbee).*Destruction complete/ { if (!role) role = NR }
+        END { exit !(subnet < role) }' "$work/destroy.log" || fail "roles of functions were deleted before their subnets"
     tail -n 1 "$work/destroy.log" >&2
     rm -rf "$PWD/infra/.terraform/$STAGE" "$IMAGE_ARCHIVE"
 done

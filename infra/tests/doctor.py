@@ -2,6 +2,7 @@
 """Runs `make doctor` with a stand-in for the AWS command line: in good health, and once per fault that it must find. Needs neither an
 account nor a network."""
 
+import ast
 import contextlib
 import io
 import json
@@ -9,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +66,10 @@ KEY = "arn:aws:kms:us-east-2:123456789012:key/1"
 ENCRYPTED = {"ServerSideEncryptionConfiguration": {"Rules": [{"ApplyServerSideEncryptionByDefault": {"KMSMasterKeyID": KEY}}]}}
 DENIED = "An error occurred (AccessDenied) when calling the operation: Access Denied"
 
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/ci/deploy"
+SESSION = {"Account": ACCOUNT, "Arn": f"arn:aws:sts::{ACCOUNT}:assumed-role/deploy/me"}
+CUT = "data:text/csv,id%2Ctext%0A"
+
 # What is wrong, the rules and the settings that make it so, and the begin and a part of the line that must report it.
 FAULTS = [
     ("no credentials", [(["sts"], "Unable to locate credentials")], {}, "FAIL  credentials:", "set DEPLOY_PROFILE"),
@@ -102,6 +108,26 @@ FAULTS = [
     ("an exchange with a wrong row", [(["lambda invoke", "JOIN"], answered(GROUPS[1:]))], {}, "FAIL  exchange:", "wrong answer"),
     ("no link for a large result", [(["lambda invoke", "generate_series"], answered([]))], {}, "FAIL  result:", "KeyError"),
     ("a query that never starts", [(["lambda invoke", '"watch"'], failed("Unavailable", "query one has not reported progress"))], {}, "FAIL  later:", "has not reported progress"),
+    ("an old Python", [], {"OLD_PYTHON": "1"}, "FAIL  tools:", "Python is version 3.8.1; install 3.9"),
+    ("no AWS command line", [], {"MISSING": "aws"}, "FAIL  tools:", "`aws` is missing"),
+    ("no Rust", [], {"BINARIES": ""}, "FAIL  tools:", "`cargo` is missing"),
+    ("no right to ask for quotas", [(["service-quotas"], DENIED)], COMBS, "warn  quotas:", "look at L-3032A538"),
+    ("a role that may too little", [(["sts"], SESSION), (["get-role", "--role-name deploy"], {"Role": {"Arn": ROLE}}), (["simulate", f"--policy-source-arn {ROLE}"], {"denied": ["lambda:CreateAlias"]})], {}, "FAIL  rights:", f"{ROLE} may not lambda:CreateAlias"),
+    ("a role that cannot be read", [(["sts"], SESSION), (["get-role"], DENIED), (["simulate", f"--policy-source-arn arn:aws:iam::{ACCOUNT}:role/deploy "], {"denied": ["lambda:CreateAlias"]})], {}, "FAIL  rights:", "may not lambda:CreateAlias"),
+    ("a data bucket that does not answer", [(["head-bucket", "lake"], "Could not connect")], {}, "FAIL  buckets:", "lake of DATA_LOCATIONS: Could not connect; correct DATA_LOCATIONS"),
+    ("a data location without scheme", [], {"DATA_LOCATIONS": "lake/trips"}, "FAIL  buckets:", "DATA_LOCATIONS has `lake/trips`"),
+    ("a data bucket elsewhere that is named", [(["get-bucket-location", "lake"], {"LocationConstraint": "EU"})], {"BUCKET_REGIONS": "lake=eu-west-1"}, "warn  buckets:", "deploy there, or accept that"),
+    ("a missing bucket for results", [(["head-bucket", "reports"], "An error occurred (404): Not Found")], {}, "FAIL  buckets:", "reports of OUTPUT_LOCATIONS does not exist"),
+    ("a state bucket that does not answer", [(["head-bucket", "buzz-rust-state-"], "Could not connect")], {}, "FAIL  buckets:", "check REGION and the credentials"),
+    ("an update that failed", [(["get-function-configuration", "--qualifier"], {"State": "Active", "LastUpdateStatus": "Failed", "LastUpdateStatusReason": "no image"})], {}, "FAIL  function:", "is Active, no image"),
+    ("results that are nowhere", [(["get-function-configuration", "--qualifier"], {"Environment": {"Variables": {}}})], {}, "FAIL  function:", "its results are at ``"),
+    ("a stack without HBees", [(["lambda invoke", "COUNT(*) AS n, SUM(id)"], answered([{"n": 1000, "total": 500500}], summary={"tasks": 0}))], {}, "FAIL  hbee:", "no HBee ran"),
+    ("no room for combs", [(["lambda invoke", "JOIN"], failed("Unavailable", "You have reached the limit of vCPU"))], {}, "FAIL  exchange:", "raise the quota of Fargate"),
+    ("an image that combs cannot fetch", [(["lambda invoke", "JOIN"], failed("Unavailable", "CannotPullContainerError"))], {}, "FAIL  exchange:", "try COMB_NETWORK=public_ipv4"),
+    ("HBees of another build", [(["lambda invoke", "Parquet", "SUM(id)"], failed("Internal", "a task of build a reached build b"))], {}, "FAIL  hbee:", "are of different builds"),
+    ("a call that is not allowed", [(["lambda invoke", "SELECT 1"], DENIED)], {}, "FAIL  fuse:", "compare the roles"),
+    ("a result that is cut off", [(["lambda invoke", "generate_series"], answered(None, output={"url": CUT, "bytes": 6_000_000}))], {}, "FAIL  result:", "wrong answer 1 instead of 150001"),
+    ("a query that never ends", [(["lambda invoke", '"watch"'], {"StatusCode": 200, "payload": {"status": "running"}})], {"PATIENCE": "0"}, "FAIL  later:", "timed out; look at `make logs ROLE=fuse`: a part of AWS"),
     ("a bucket that takes no object", [(["s3 cp"], DENIED)], {}, "FAIL  bucket:", "AccessDenied"),
 ]  # fmt: skip
 
@@ -132,13 +158,42 @@ def call(rules, arguments):
     return answer, None
 
 
+def calls_of(module):
+    """Yields the place of each line that a module reports as a fault: its file, and the first and last line of the call."""
+    for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("bad", "warn", "skip"):
+            yield module.__file__, node.lineno, node.end_lineno
+
+
+class Recorded(doctor.Report):
+    """A report that remembers which lines of the doctor reported a fault."""
+
+    places = set()
+
+    def line(self, mark, what, said, to_do=""):
+        caller = sys._getframe(2)
+        self.places.add((caller.f_code.co_filename, caller.f_lineno))
+        super().line(mark, what, said, to_do)
+
+
+def untested():
+    """Returns the places of the faults that no test has made the doctor report."""
+    places = [place for module in (doctor, doctor_before, doctor_after) for place in calls_of(module)]
+    reported = lambda file, begin, end: any(name == file and begin <= line <= end for name, line in Recorded.places)
+    return [f"{Path(file).name}:{begin}: no test makes this fault" for file, begin, end in places if not reported(file, begin, end)]
+
+
 def run(csv, rules, settings):
     """Runs the doctor. Returns its lines and its exit code."""
+    old = settings.get("OLD_PYTHON")
+    doctor_before.sys = types.SimpleNamespace(version_info=(3, 8, 1), version="3.8.1 (default)") if old else sys
+    doctor_after.PATIENCE = int(settings.get("PATIENCE", 120))
+    doctor.Report = Recorded
     rules = [*rules, *healthy(csv)]
     for module in (doctor_before, doctor_after):
         module.aws_or_error = lambda *arguments, **_: call(rules, arguments)
     numbers = lambda text: tuple(int(number) for number in text.split("."))
-    doctor_before.version_of = lambda program, *_: (VERSIONS[program], numbers(VERSIONS[program])) if program in VERSIONS else None
+    doctor_before.version_of = lambda program, *_: (VERSIONS[program], numbers(VERSIONS[program])) if program in VERSIONS and program != settings.get("MISSING") else None
     doctor_after.PAUSE = 0
     os.environ.clear()
     os.environ.update({**SETTINGS, **settings})
@@ -199,6 +254,23 @@ def main():
                 problems.append(f"{what}: no line `{begin} … {part}` in {lines}")
             if code != (1 if begin.startswith("FAIL") else 0):
                 problems.append(f"{what}: exit {code} after {lines}")
+        for settings, begin in (({"WHEN": "after"}, "ok    function:"), ({"WHEN": "before"}, "ok    tools:")):
+            lines, code = run(csv, [], settings)
+            if code or not lines[0].startswith(begin):
+                problems.append(f"{settings}: exit {code}, {lines}")
+        lines, code = run(csv, [], {"WHEN": "soon"})
+        if code != 1 or lines:
+            problems.append(f"a part that does not exist: exit {code}, {lines}")
+        # What is in order although it looks otherwise.
+        for rules, settings, line in (
+            ([(["AWSServiceRoleForECS"], "NoSuchEntity")], COMBS, "ok    rights: `make deploy` will make ECS's service role"),
+            ([(["get-bucket-encryption", "lake"], ENCRYPTED)], {"DATA_KMS_KEYS": KEY}, "ok    buckets: s3://lake/trips/ is readable"),
+            ([(["head-bucket", "buzz-rust-dev-"], {})], {}, f"ok    buckets: buzz-rust-dev-{ACCOUNT}-us-east-2 exists (the stack's)"),
+        ):
+            lines, code = run(csv, rules, settings)
+            if code or line not in lines:
+                problems.append(f"no line `{line}` in {lines}")
+        problems += untested()
         problems += filter(None, [command_line(folder, path)])
     for problem in problems:
         print(f"error: doctor: {problem}", file=sys.stderr)

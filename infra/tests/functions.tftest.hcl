@@ -43,6 +43,13 @@ variables {
     idle_s              = 300
     disk_gb             = 20
   }
+  comb_rights = {
+    cluster_arn  = "arn:aws:ecs:us-east-2:123456789012:cluster/buzz-rust-cluster-dev"
+    cluster_name = "buzz-rust-cluster-dev"
+    family       = "buzz-rust-hcomb-dev"
+    role_arns    = ["arn:aws:iam::123456789012:role/comb", "arn:aws:iam::123456789012:role/execution"]
+  }
+  in_network       = true
   limits           = { BUZZ_MAX_SCAN_BYTES = "", BUZZ_MAX_COST_USD = "0.50" }
   read_data        = [{ Sid = "ReadData", Effect = "Allow", Action = ["s3:GetObject"], Resource = ["arn:aws:s3:::lake/*"] }]
   read_results     = [{ Sid = "ReadResults", Effect = "Allow", Action = ["s3:GetObject"], Resource = ["arn:aws:s3:::buzz/results/*"] }]
@@ -166,7 +173,7 @@ run "what_fuse_may_do" {
     error_message = "all that Fuse may do with tasks is within its cluster"
   }
   assert {
-    condition     = jsonencode([for s in jsondecode(aws_iam_role_policy.fuse.policy).Statement : [s.Resource, s.Condition.StringEquals["iam:PassedToService"]] if contains(s.Action, "iam:PassRole")]) == jsonencode([[var.combs.role_arns, "ecs-tasks.amazonaws.com"]])
+    condition     = jsonencode([for s in jsondecode(aws_iam_role_policy.fuse.policy).Statement : [s.Resource, s.Condition.StringEquals["iam:PassedToService"]] if contains(s.Action, "iam:PassRole")]) == jsonencode([[var.comb_rights.role_arns, "ecs-tasks.amazonaws.com"]])
     error_message = "Fuse passes both roles of a comb, to ECS, and no other"
   }
   assert {
@@ -202,6 +209,9 @@ run "without_combs" {
   variables {
     network = null
     combs   = null
+
+    comb_rights = null
+    in_network  = false
   }
   module {
     source = "./modules/functions"

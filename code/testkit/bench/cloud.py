@@ -32,6 +32,7 @@ QUERY = os.path.join(ROOT, "code/examples/query-delta-taxi.json")
 SAMPLE_PLACE = "s3://cloudfuse-taxi-data/delta-tables/nyc-taxi-daily"
 COMB_START_DELAY = 20
 TASKS = 500
+WIDE_TASKS = 900
 
 
 def say(text):
@@ -142,6 +143,22 @@ def intake(programs, sample):
     return rows
 
 
+def width(programs, sample, log):
+    """Returns a paragraph about the tasks that run at the same time, as on AWS; nothing without the package `h2`."""
+    try:
+        found = asyncio.run(dispatch.width(programs, sample, log, WIDE_TASKS))
+    except ModuleNotFoundError as error:
+        say(f"width: left out: {error}")
+        return ""
+    say("width: done")
+    most, connections, seconds, used, issued = found
+    return f"""
+Against an HTTPS server with 128 HTTP/2 streams on each connection, as Lambda has (`make bench-width`), **{most} of {WIDE_TASKS} tasks** that take
+a second each ran at the same time, over {connections} connections. The query took {seconds:.1f} s with planning; Fuse's processor time is
+{1000 * used:.0f} ms, of which planning takes {1000 * (used - issued):.0f} ms.
+"""
+
+
 def machine():
     with open("/proc/meminfo", encoding="utf-8") as file:
         gigabytes = int(re.search(r"MemTotal:\s+(\d+)", file.read()).group(1)) / (1 << 20)
@@ -156,6 +173,7 @@ def report(arguments, log):
     start_rows = asyncio.run(starts(programs, 4 * runs + 1, log))
     asked, planned = asyncio.run(dispatch.measure(programs, sample, log, TASKS, runs))
     say("dispatch: done")
+    wide = width(programs, sample, log)
     intake_rows = intake(programs, sample)
     phase_rows, summary = phases(programs, sample, runs)
     with tempfile.TemporaryDirectory() as folder:
@@ -190,7 +208,7 @@ Fuse's processor time (user and system) for a query of {TASKS} tasks, with an HB
 {1000 * asked:.0f} ms, of which planning takes {1000 * planned:.0f} ms. The remaining **{1000 * (asked - planned):.0f} ms \
 for {TASKS} invocations** are spent on creating, serializing, signing and sending tasks, reading outcomes with rows,
 committing them, and the final reduction.
-
+{wide}
 ## Intake of a comb
 
 Rows of the sample are delivered over loopback, with Arrow Flight, to the inbox of a comb, which stores and commits

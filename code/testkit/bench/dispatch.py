@@ -62,7 +62,7 @@ async def deployed(bin_folder, sample, log, tasks, seconds=0, tls=False):
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         table = put_table(folder, "trips", [one_file(sample)] * tasks)
         cloud = stack.enter_context(local_cloud(bin_folder, folder))
-        reached = KEYS | {"AWS_ENDPOINT_URL": cloud, "BUZZ_RESULTS": f"s3://{BUCKET}/results/"}
+        reached = KEYS | {"AWS_ENDPOINT_URL_S3": cloud, "BUZZ_RESULTS": f"s3://{BUCKET}/results/"}
         hbee = await Function.start(os.path.join(bin_folder, "hbee_lambda"), 2048, reached, log)
         function = InstantFunction(hbee, seconds)
         if tls:
@@ -141,6 +141,9 @@ def main():
     )
     if most < arguments.at_once:
         sys.exit(f"error: fewer than {arguments.at_once} tasks ran at the same time")
+    # First and second attempts have connections of their own, with 100 calls on each.
+    if connections > 2 * -(-arguments.tasks // 100):
+        sys.exit(f"error: {connections} connections for {arguments.tasks} tasks, of which 100 share one")
 
 
 if __name__ == "__main__":

@@ -22,3 +22,10 @@ output "environment" {
   description = "Variables that both functions have."
   value       = var.environment
 }
+
+output "roles" {
+  description = "The roles of the functions and their policies, which must exist as long as network interfaces."
+  value       = [for role in aws_iam_role.function : role.id]
+
+  depends_on = [aws_iam_role_policy.fuse, aws_iam_role_policy.hbee]
+}

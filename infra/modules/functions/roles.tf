@@ -1,4 +1,5 @@
-# Permissions of the functions. Each action is required by a call in the code; infra/tests/permissions.py checks this.
+# Permissions of the functions. They depend on no network: a network is deleted before them, since Lambda removes the interfaces of
+# a deleted function with its role. Each action is required by a call in the code; infra/tests/permissions.py checks this.
 
 locals {
   trust = jsonencode({
@@ -35,7 +36,7 @@ locals {
       Resource  = ["*"]
       Condition = { ArnEquals = { "lambda:SourceFunctionArn" = arn } }
     },
-  ] : statement if var.network != null] }
+  ] : statement if var.in_network] }
 
   basics = { for role in keys(local.arns) : role => concat(local.interfaces[role], [{
     Sid      = "WriteLog"
@@ -70,7 +71,7 @@ resource "aws_iam_role_policy" "fuse" {
         Action   = ["lambda:InvokeFunction"]
         Resource = flatten([for arn in values(local.arns) : [arn, "${arn}:*"]])
       },
-      ], flatten([for combs in var.combs[*] : [
+      ], flatten([for combs in var.comb_rights[*] : [
         {
           Sid       = "StartCombs"
           Effect    = "Allow"

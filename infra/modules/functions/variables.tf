@@ -105,6 +105,21 @@ variable "combs" {
   })
 }
 
+variable "comb_rights" {
+  description = "What Fuse may start and pass to combs; null for a stack without combs."
+  type = object({
+    cluster_arn  = string
+    cluster_name = string
+    family       = string
+    role_arns    = list(string)
+  })
+}
+
+variable "in_network" {
+  description = "True if functions are in a network, in which Lambda makes interfaces."
+  type        = bool
+}
+
 variable "limits" {
   description = "Limits of queries that set none, by variable of Fuse; empty for none."
   type        = map(string)

@@ -49,6 +49,8 @@ resource "aws_subnet" "functions" {
   map_public_ip_on_launch         = false
 
   tags = { Name = "${var.name}-functions-${local.zones[count.index]}" }
+
+  depends_on = [var.roles]
 }
 
 resource "aws_route_table" "functions" {

@@ -7,6 +7,8 @@ resource "aws_security_group" "functions" {
   vpc_id      = aws_vpc.main.id
 
   tags = { Name = "${var.name}-functions" }
+
+  depends_on = [var.roles]
 }
 
 resource "aws_security_group" "combs" {

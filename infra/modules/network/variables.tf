@@ -32,3 +32,9 @@ variable "comb_port" {
   description = "TCP port on which combs listen."
   type        = number
 }
+
+variable "roles" {
+  description = "Roles of the functions. They are deleted after the network: Lambda needs them to remove its interfaces."
+  type        = list(string)
+  default     = []
+}

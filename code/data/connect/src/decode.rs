@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::records::{Record, records};
 use crate::source::{BadData, BadRow};
+use crate::{avro, debezium};
 
 /// The format of rows in files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,18 +35,27 @@ pub enum Format {
         /// The character between two fields.
         delimiter: u8,
     },
+    /// JSON objects as in `Json`, of which each is a change of a row.
+    DebeziumJson,
     /// One text per line, in a column `value`.
     RawString,
     /// Parquet.
     Parquet,
     /// An Arrow IPC stream or file.
     Arrow,
+    /// An object container file of Avro.
+    Avro,
 }
 
 impl Format {
+    /// Returns true for formats whose records are JSON objects, which may span lines.
+    pub(crate) fn has_objects(&self) -> bool {
+        matches!(self, Self::Json { unstructured: false } | Self::DebeziumJson)
+    }
+
     /// Returns true for formats in which a file can be divided at the ends of records.
     pub(crate) fn has_lines(&self) -> bool {
-        matches!(self, Self::Json { .. } | Self::Csv { .. } | Self::RawString)
+        matches!(self, Self::Json { .. } | Self::DebeziumJson | Self::Csv { .. } | Self::RawString)
     }
 }
 
@@ -85,6 +95,10 @@ pub(crate) fn decode_lines(
     lines: &[u8],
     bad_data: BadData,
 ) -> Result<Decoded> {
+    if *format == Format::DebeziumJson {
+        let decoded = debezium::decode_records(schema, lines)?;
+        return if bad_data == BadData::Fail { debezium::all_good(decoded) } else { Ok(decoded) };
+    }
     let rows = Rows { format, schema, names };
     // Only quotes make a fault that the decoder does not find.
     let is_quoted = matches!(format, Format::Csv { .. }) && lines.contains(&b'"');
@@ -136,9 +150,7 @@ impl Rows<'_> {
         };
         let batches = match record.fault {
             Some(fault) => Err(fault.to_string()),
-            None => self.decode(record.text).map_err(|error| {
-                number_as_time(self.format, self.schema, record.text).unwrap_or_else(|| reason_of(&error))
-            }),
+            None => self.decode(record.text).map_err(|error| row_fault(self.format, self.schema, record.text, &error)),
         };
         match batches {
             Ok(batches) => decoded.batches.extend(batches),
@@ -161,9 +173,15 @@ impl Rows<'_> {
             }
             Format::Json { unstructured: false } => decode_json(self.schema, lines),
             Format::Csv { delimiter, .. } => decode_csv(self.schema, self.names, *delimiter, lines),
-            Format::Parquet | Format::Arrow => Err(QueryError::internal("a binary format has no lines")),
+            Format::DebeziumJson => Err(QueryError::internal("changes are decoded by themselves")),
+            Format::Parquet | Format::Arrow | Format::Avro => Err(QueryError::internal("a binary format has no lines")),
         }
     }
+}
+
+/// Returns the reason why `record`, for which the decoder had `error`, is bad.
+pub(crate) fn row_fault(format: &Format, schema: &Schema, record: &[u8], error: &QueryError) -> String {
+    number_as_time(format, schema, record).unwrap_or_else(|| reason_of(error))
 }
 
 /// Returns the reason for which a row is bad: the decoder's message, without the number that the line has in the part that was decoded.
@@ -262,7 +280,7 @@ fn number_as_time(format: &Format, schema: &Schema, record: &[u8]) -> Option<Str
 /// Decodes JSON objects. Arrow's decoder cuts the fractions of numbers in columns of integers and decimals, takes a number
 /// that is too large for infinity, and takes a number in a column of timestamps for nanoseconds. So timestamps are decoded
 /// as texts, and columns with doubtful numbers are decoded a second time.
-fn decode_json(schema: &SchemaRef, lines: &[u8]) -> Result<Vec<RecordBatch>> {
+pub(crate) fn decode_json(schema: &SchemaRef, lines: &[u8]) -> Result<Vec<RecordBatch>> {
     let reader = JsonReaderBuilder::new(as_texts(schema, is_time)).with_batch_size(BATCH_ROWS);
     let read = reader.build(Cursor::new(lines))?.collect::<Result<Vec<RecordBatch>, ArrowError>>()?;
     let has_integers = as_texts(schema, DataType::is_integer) != *schema;
@@ -346,19 +364,34 @@ pub(crate) fn decode_file(format: &Format, schema: &SchemaRef, bytes: Bytes) -> 
             FileReader::try_new(Cursor::new(bytes), None)?.collect::<Result<_, _>>()?
         }
         Format::Arrow => StreamReader::try_new(Cursor::new(bytes), None)?.collect::<Result<_, _>>()?,
+        Format::Avro => avro::file_batches(&bytes)?,
         _ => return Err(QueryError::internal("a text format is decoded by lines")),
     };
     if let Some(first) = batches.first() {
-        let file = first.schema();
-        let names: Vec<&str> = file.fields().iter().map(|field| field.name().as_str()).collect();
-        check_capitals(schema, names.iter().copied())?;
-        if !schema.fields().is_empty() && !names.iter().any(|name| schema.field_with_name(name).is_ok()) {
-            // Every value would be null.
-            let names = names.join("`, `");
-            return Err(QueryError::data(format!("the file has none of the table's columns; it has `{names}`")));
-        }
+        check_fits(&first.schema(), schema, "the file")?;
     }
     batches.iter().map(|batch| as_schema(batch, schema)).collect()
+}
+
+/// Checks that the columns of `what` are among those of the table: otherwise every value would be null.
+fn check_fits(own: &Schema, schema: &Schema, what: &str) -> Result<()> {
+    let names: Vec<&str> = own.fields().iter().map(|field| field.name().as_str()).collect();
+    check_capitals(schema, names.iter().copied())?;
+    if !schema.fields().is_empty() && !names.iter().any(|name| schema.field_with_name(name).is_ok()) {
+        let names = names.join("`, `");
+        return Err(QueryError::data(format!("{what} has none of the table's columns; it has `{names}`")));
+    }
+    Ok(())
+}
+
+/// Returns the rows of messages with the columns of `schema`, by name.
+///
+/// # Errors
+/// `Data` if none of the columns is there, or a value does not fit.
+#[cfg(any(feature = "kafka", test))]
+pub(crate) fn fitted(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    check_fits(&rows.schema(), schema, "the message")?;
+    as_schema(rows, schema)
 }
 
 /// Returns the columns of a Parquet or Arrow file.
@@ -370,6 +403,7 @@ pub(crate) fn file_schema(format: &Format, bytes: Bytes) -> Result<SchemaRef> {
         }
         Format::Arrow if bytes.starts_with(b"ARROW1") => Ok(FileReader::try_new(Cursor::new(bytes), None)?.schema()),
         Format::Arrow => Ok(StreamReader::try_new(Cursor::new(bytes), None)?.schema()),
+        Format::Avro => avro::file_schema(&bytes),
         _ => Err(QueryError::internal("a text file has no schema")),
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! Read in this order: [`Source`] and [`Sink`] are the traits; `generated`, with the generators `nexmark` and `impulse`,
 //! `files` (in the order of `listing`), `delta` and `pushed` (the log of rows that clients send) are the sources, and `received` has those without offsets, whose messages
-//! are kept first; `records` divides texts, `decode` reads formats,
+//! are kept first; `records` divides texts, `decode` reads formats, `debezium` rows that change and `avro` those with schemas of their own,
 //! `names` compares columns with those of a file, `partition` has the columns in paths; `sink` has the sinks; `open` makes a
 //! source or a sink of a table's options, in a [`Place`], and checks that places do not meet.
 
@@ -19,6 +19,8 @@ mod nexmark;
 #[cfg(feature = "kafka")]
 mod kafka;
 
+mod avro;
+mod debezium;
 mod decode;
 mod delta;
 mod files;
@@ -43,7 +45,10 @@ pub use generate::Generator;
 pub use generated::GeneratedSource;
 pub use impulse::Impulse;
 pub use nexmark::Nexmark;
-pub use open::{OpenSource, OpenTable, PRINTED, check_places, keeps_rows, open_sink, open_source};
+pub use open::{
+    OpenSource, OpenTable, PRINTED, PROFILE, check_connection, check_places, keeps_rows, open_sink, open_source,
+    profile_config, profile_options,
+};
 pub use options::{Options, parse_duration};
 pub use place::{Inbox, Place};
 pub use pushed::{CheckedRows, PushedSource, PushedStart, StreamsRoot, check_rows, stream_bad_data, stream_columns};

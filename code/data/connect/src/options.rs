@@ -42,7 +42,7 @@ impl Options {
     }
 
     /// Returns the options whose names begin with `prefix`, without it.
-    #[cfg(feature = "kafka")]
+    #[cfg(any(feature = "kafka", test))]
     pub fn prefixed(&mut self, prefix: &str) -> Vec<(String, String)> {
         let given = self.values.iter().filter(|(key, _)| key.starts_with(prefix));
         self.read.extend(given.clone().map(|(key, _)| key.clone()));

@@ -65,14 +65,14 @@ impl<'a> Iterator for Records<'a> {
                     let (end, fault) = csv_record(self.rest, *delimiter);
                     (end, fault, false)
                 }
-                Format::Json { unstructured: false } => self.json_record(),
+                format if format.has_objects() => self.json_record(),
                 _ => (line_end(self.rest, 0), None, false),
             };
             let (text, rest) = self.rest.split_at(end);
             self.rest = rest;
             let is_blank = match self.format {
                 Format::Csv { .. } => is_empty_line(text),
-                Format::Json { unstructured: false } => text.iter().all(u8::is_ascii_whitespace),
+                format if format.has_objects() => text.iter().all(u8::is_ascii_whitespace),
                 _ => text == b"\n",
             };
             if !is_blank {
@@ -213,7 +213,7 @@ pub(crate) fn cut(format: &Format, text: &[u8], size: usize) -> usize {
             }
             end
         }
-        Format::Json { unstructured: false } => {
+        format if format.has_objects() => {
             let mut end = size;
             loop {
                 end = line_end(text, end);

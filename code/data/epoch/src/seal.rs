@@ -127,6 +127,17 @@ pub struct SealedRows {
     pub part: Part,
 }
 
+/// Digests of the rows that were sealed with a key.
+#[derive(Debug, Default)]
+pub struct SentRows(HashMap<u128, u64>);
+
+impl SentRows {
+    /// Returns the digest of the rows that were sealed with `key`; `None` if it is not known.
+    pub fn digest_of(&self, key: &str) -> Option<u64> {
+        self.0.get(&digest(key)).copied()
+    }
+}
+
 /// A segment in the inbox that no entry names.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
@@ -146,8 +157,8 @@ pub(crate) struct Index {
     named: BTreeSet<String>,
     /// It was made of all entries whose keys decide.
     has_keys: bool,
-    /// The time at which a key was sealed last, by its digest.
-    keys: HashMap<u128, i64>,
+    /// The time at which a key was sealed last, and the digest of its rows if that is known, by the digest of the key.
+    keys: HashMap<u128, (i64, Option<u64>)>,
     /// The keys in the order of their time.
     oldest: VecDeque<(i64, u128)>,
 }
@@ -181,9 +192,9 @@ impl Index {
         self.totals = entry.totals;
         for segment in &entry.segments {
             self.named.insert(segment.segment.clone());
-            for key in segment.rows.iter().filter_map(|rows| rows.part.key.as_ref()) {
-                let key = digest(key);
-                self.keys.insert(key, entry.at_ms);
+            for part in segment.rows.iter().map(|rows| &rows.part) {
+                let Some(key) = part.key.as_deref().map(digest) else { continue };
+                self.keys.insert(key, (entry.at_ms, part.digest));
                 self.oldest.push_back((entry.at_ms, key));
             }
         }
@@ -193,10 +204,16 @@ impl Index {
             && (at_ms < horizon_ms || self.oldest.len() > KEYS_MAX)
         {
             self.oldest.pop_front();
-            if self.keys.get(&key) == Some(&at_ms) {
+            if self.keys.get(&key).is_some_and(|(last_ms, _)| *last_ms == at_ms) {
                 self.keys.remove(&key);
             }
         }
+    }
+
+    /// Returns the digests of the rows of the last `count` keys.
+    pub(crate) fn sent(&self, count: usize) -> SentRows {
+        let last = self.oldest.iter().rev().take(count);
+        SentRows(last.filter_map(|(_, key)| Some((*key, self.keys.get(key)?.1?))).collect())
     }
 
     /// Returns the time of the newest entry that was applied; 0 if there is none.
@@ -254,7 +271,7 @@ impl Index {
                 from += part.rows;
                 let new = part.key.as_deref().map(digest).is_none_or(|key| {
                     let sealed =
-                        self.keys.get(&key).is_some_and(|at| *at >= at_ms.saturating_sub(times.dedup_horizon_ms));
+                        self.keys.get(&key).is_some_and(|(at, _)| *at >= at_ms.saturating_sub(times.dedup_horizon_ms));
                     !sealed && fresh.insert(key)
                 });
                 if new || !rules.deduplicates() {
@@ -330,6 +347,19 @@ mod tests {
         index.apply(&entry, TIMES);
         let entry = next(&index, 5100, vec![found(5090, &[part("c", 1), part("d", 4), part("c", 1)])]);
         assert_eq!((entry.n, counted(&entry), entry.repeated), (2, vec![(1, 4)], 2));
+    }
+
+    #[test]
+    fn last_keys_have_the_digests_of_their_rows() {
+        let mut index = Index::default();
+        let sent = |key: &str, digest: Option<u64>| Part { digest, ..part(key, 1) };
+        let parts = [sent("a", Some(1)), sent("b", None), sent("c", Some(3)), sent("a", Some(9))];
+        let entry = next(&index, 5000, vec![found(4990, &parts)]);
+        index.apply(&entry, TIMES);
+        let of = |sent: &SentRows| ["a", "b", "c", "z"].map(|key| sent.digest_of(key));
+        // The rows that count are those that came first.
+        assert_eq!(of(&index.sent(10)), [Some(1), None, Some(3), None]);
+        assert_eq!(of(&index.sent(1)), [None, None, Some(3), None]);
     }
 
     #[test]

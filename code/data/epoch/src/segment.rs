@@ -35,6 +35,10 @@ pub struct Part {
     /// The idempotency key of the request. Rows of a key that was sealed before are left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// The digest of the rows of a request with a key, by which other rows with the same key are noticed. Earlier versions kept
+    /// none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<u64>,
     /// The producer, which has a watermark of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub producer: Option<String>,
@@ -51,6 +55,14 @@ pub struct Part {
     /// The largest event time in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_us: Option<i64>,
+}
+
+impl Part {
+    /// Returns true if `other` is the same request. An earlier version has sealed it without its digest.
+    fn is(&self, other: &Self) -> bool {
+        let without_digest = |part: &Self| Self { digest: None, ..part.clone() };
+        self == other || without_digest(self) == without_digest(other)
+    }
 }
 
 /// Rows of one or more requests.
@@ -108,7 +120,7 @@ impl Segment {
     /// # Errors
     /// `Data` if the segment does not have these parts.
     pub fn counted(&self, sealed: &Sealed) -> Result<Vec<(&Part, Bytes)>> {
-        let is_wanted = |rows: &&SealedRows, row: u64, part: &Part| rows.from == row && rows.part == *part;
+        let is_wanted = |rows: &&SealedRows, row: u64, part: &Part| rows.from == row && rows.part.is(part);
         self.selected(&sealed.segment, &mut sealed.rows.iter(), &is_wanted)
     }
 
@@ -193,6 +205,7 @@ mod tests {
     fn segment() -> Segment {
         let part = Part {
             key: Some("k".into()),
+            digest: Some(u64::MAX),
             producer: Some("p".into()),
             format: Some("csv".into()),
             rows: 2,
@@ -210,6 +223,15 @@ mod tests {
     fn segment_survives_encoding() {
         let bytes = segment().encode("s").unwrap();
         assert_eq!(Segment::decode(&Path::from("s"), &bytes).unwrap(), segment());
+    }
+
+    #[test]
+    fn segment_without_digests_is_readable() {
+        let header = br#"{"parts":[{"key":"k","rows":1,"bytes":2}]}"#;
+        let length = u32::try_from(header.len()).unwrap().to_le_bytes();
+        let bytes = Bytes::from([MAGIC, &length, header, b"a\n"].concat());
+        let part = Part { key: Some("k".into()), rows: 1, bytes: 2, ..Default::default() };
+        assert_eq!(Segment::decode(&Path::from("s"), &bytes).unwrap().parts, [part]);
     }
 
     #[test]

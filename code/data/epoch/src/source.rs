@@ -16,7 +16,7 @@ use crate::names;
 use crate::object::{self, Created, READS_AT_ONCE};
 use crate::record::{check_number, decode};
 use crate::rules::Rules;
-use crate::seal::{ENTRY_SEGMENTS_MAX, Entry, Found, Index, Sealed, Times};
+use crate::seal::{ENTRY_SEGMENTS_MAX, Entry, Found, Index, Sealed, SentRows, Times};
 use crate::search::Search;
 use crate::segment::{self, HEADER_READ_BYTES, Segment};
 use crate::trim::{RETENTION, Starts};
@@ -228,6 +228,19 @@ impl SourceLog {
     pub async fn seal_all(&self, clock: &dyn Clock) -> Result<()> {
         while let Some((_, true)) = self.seal_some(clock).await? {}
         Ok(())
+    }
+
+    /// Returns the digests of the rows that were sealed with the last `count` keys, of those within the time of repetitions.
+    ///
+    /// # Errors
+    /// The error of the store.
+    pub async fn sent(&self, count: usize) -> Result<SentRows> {
+        let mut known = self.shared.index.lock().await;
+        let index = self.catch_up(&mut known).await?;
+        if !index.has_keys() {
+            *index = self.load(true).await?;
+        }
+        Ok(index.sent(count))
     }
 
     /// Creates the next entry. Returns it, and true if segments of the same listing must wait for the one after it.

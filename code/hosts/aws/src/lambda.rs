@@ -69,10 +69,12 @@ impl LambdaCompute {
     /// Creates a client that invokes `function`. The read timeout of `sdk` must exceed the function's timeout.
     /// Oversized payloads are passed through `results`. The cost of queries depends on the `sizes` of the stack.
     pub fn new(sdk: &SdkConfig, function: HBeeSettings, results: Results, sizes: Sizes) -> Self {
-        let concurrency = concurrency(function.concurrency, descriptors_max(), calls_per_connection(sdk));
+        let own_url = std::env::var("AWS_ENDPOINT_URL_LAMBDA").ok();
+        let shared_by = calls_per_connection(sdk, own_url.as_deref());
+        let concurrency = concurrency(function.concurrency, descriptors_max(), shared_by);
         let invocations = Arc::new(Semaphore::new(concurrency));
         let payloads = Semaphore::new(PAYLOADS_KIB_MAX as usize);
-        let (first, again) = (Connections::new(sdk), Connections::new(sdk));
+        let (first, again) = (Connections::new(sdk, shared_by), Connections::new(sdk, shared_by));
         Self { first, again, function, results, sizes, invocations, payloads, concurrency }
     }
 
@@ -211,9 +213,11 @@ fn concurrency(wanted: usize, descriptors: Option<usize>, calls_per_connection: 
     wanted.min(descriptors.map_or(usize::MAX, free)).max(1)
 }
 
-/// Returns the calls that share a connection. Without TLS, as to the local cloud, HTTP/1.1 has a connection for each.
-fn calls_per_connection(sdk: &SdkConfig) -> usize {
-    if sdk.endpoint_url().is_some_and(|url| url.starts_with("http://")) { 1 } else { CALLS_PER_CONNECTION }
+/// Returns the calls that share a connection. Without TLS, as to the local cloud, HTTP/1.1 has a connection for each. `own_url` is
+/// the endpoint that is set for Lambda alone; it precedes that of all services, which may be another kind of server.
+fn calls_per_connection(sdk: &SdkConfig, own_url: Option<&str>) -> usize {
+    let url = own_url.filter(|url| !url.is_empty()).or(sdk.endpoint_url());
+    if url.is_some_and(|url| url.starts_with("http://")) { 1 } else { CALLS_PER_CONNECTION }
 }
 
 /// Returns the approximate bytes of the payload of `task`.

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::connections::Connections;
+use crate::keys::{Keys, Session};
+
 /// Region of all resources.
 pub const REGION: &str = "us-east-2";
 /// The account number.
 pub const ACCOUNT: &str = "123456789012";
-/// Access key of the key pair that S3 accepts.
+/// Access key of the lasting key pair that S3 accepts.
 pub const ACCESS_KEY: &str = "AKIALOCAL";
-/// Secret key of the key pair.
+/// Secret key of the lasting key pair.
 pub const SECRET_KEY: &str = "local-secret";
 
 /// The account of one local cloud.
@@ -21,12 +24,17 @@ pub(crate) struct Account {
     pub(crate) logs: PathBuf,
     /// Folder of the temporary files of processes; deleted with the local cloud.
     pub(crate) scratch: PathBuf,
+    /// Temporary keys.
+    pub(crate) keys: Keys,
+    /// Open connections to the endpoint.
+    pub(crate) connections: Connections,
 }
 
 impl Account {
-    /// Returns the environment variables that every process gets.
-    pub(crate) fn environment(&self) -> BTreeMap<String, String> {
+    /// Returns the environment variables that every process gets, with the keys of `session`.
+    pub(crate) fn environment(&self, session: &Session) -> BTreeMap<String, String> {
         let mut environment = client_environment(&self.endpoint);
+        environment.extend(session.environment());
         let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_string());
         environment.insert("PATH".to_string(), path);
         environment.insert("LANG".to_string(), "en_US.UTF-8".to_string());

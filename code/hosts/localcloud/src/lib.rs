@@ -12,7 +12,9 @@ mod account;
 mod body;
 mod clock;
 mod cloud;
+mod connections;
 pub mod ecs;
+mod keys;
 pub mod lambda;
 mod process;
 pub mod s3;
@@ -27,3 +29,5 @@ pub(crate) fn by_chance(percent: u8) -> bool {
 pub(crate) use account::Account;
 pub use account::{ACCESS_KEY, ACCOUNT, REGION, SECRET_KEY, client_environment};
 pub use cloud::{LocalCloud, Setup};
+pub use connections::Freeze;
+pub use keys::Keys;

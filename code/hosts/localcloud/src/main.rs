@@ -11,10 +11,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use buzz_localcloud::ecs::AddressKind;
-use buzz_localcloud::s3::Shape;
+use buzz_localcloud::s3::{Bandwidth, Shape};
 use buzz_localcloud::stack::{BUCKET, FUSE, STAGE, Stack};
 use buzz_localcloud::upload::upload;
-use buzz_localcloud::{LocalCloud, client_environment};
+use buzz_localcloud::{Freeze, LocalCloud, client_environment};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -77,6 +77,21 @@ struct CloudArguments {
     /// Maximum MB of one response of a bucket in a second, about 50 on S3; 0 sets no limit.
     #[arg(long, default_value_t = 0, value_name = "MB")]
     s3_rate: u64,
+    /// Maximum MB between buckets and one function in a second, after --function-burst; about 79 on Lambda; 0 sets no limit.
+    #[arg(long, default_value_t = 0, value_name = "MB")]
+    function_rate: u64,
+    /// MB between buckets and one function that pass at once.
+    #[arg(long, default_value_t = 315, value_name = "MB")]
+    function_burst: u64,
+    /// Maximum MB between buckets and all functions together in a second, as in one network; 0 sets no limit.
+    #[arg(long, default_value_t = 0, value_name = "MB")]
+    functions_rate: u64,
+    /// Fate of the connections of a function to the services while it is frozen.
+    #[arg(long, value_enum, default_value_t = Freeze::Keep, value_name = "FATE")]
+    freeze_connections: Freeze,
+    /// Name of this machine in the endpoint, such as localhost, in place of its address.
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
     /// Percentage of the requests to buckets that are refused with 503 SlowDown.
     #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     s3_refuse: u8,
@@ -166,6 +181,7 @@ async fn start(arguments: &CloudArguments, (address, port): (IpAddr, u16)) -> Re
     let stack = Stack {
         address,
         port,
+        host: arguments.host.clone(),
         hbee_memory_mb: arguments.hbee_memory,
         concurrency: arguments.concurrency,
         comb_start_delay: Duration::try_from_secs_f64(arguments.comb_start_delay)?,
@@ -177,12 +193,19 @@ async fn start(arguments: &CloudArguments, (address, port): (IpAddr, u16)) -> Re
     };
     let cloud = LocalCloud::start(stack.setup()).await?;
     upload_all(&cloud.endpoint, &arguments.uploads).await?;
+    let megabytes = |count: u64| count.saturating_mul(1_000_000);
+    let bandwidth = |rate, burst| {
+        NonZeroU64::new(megabytes(rate)).map(|per_second| Bandwidth { burst: megabytes(burst), per_second })
+    };
     cloud.s3.set_shape(Shape {
         first_byte: Duration::try_from_secs_f64(arguments.s3_first_byte)?,
-        bytes_per_second: NonZeroU64::new(arguments.s3_rate.saturating_mul(1_000_000)),
+        bytes_per_second: NonZeroU64::new(megabytes(arguments.s3_rate)),
+        per_function: bandwidth(arguments.function_rate, arguments.function_burst),
+        of_functions: bandwidth(arguments.functions_rate, 0),
         refused_percent: arguments.s3_refuse,
     });
     cloud.lambda.refuse(arguments.lambda_refuse);
+    cloud.lambda.set_freeze(arguments.freeze_connections);
     cloud.ecs.set_lag(Duration::try_from_secs_f64(arguments.ecs_lag)?);
     Ok(cloud)
 }

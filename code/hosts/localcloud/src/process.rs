@@ -4,7 +4,7 @@
 //! as long as its [`Spawner`]. Children also end if the local cloud itself is killed. The only unsafe code of the crate
 //! is in this module.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -176,6 +176,15 @@ impl Process {
         }
     }
 
+    /// Returns the local ports of the TCP connections of the process.
+    pub(crate) fn ports(&self) -> Vec<u16> {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{}/net/{name}", self.pid)).unwrap_or_default();
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.pid)).into_iter().flatten().flatten();
+        let links = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok());
+        let own: HashSet<String> = links.filter_map(|link| inode(&link.to_string_lossy())).collect();
+        ["tcp", "tcp6"].iter().flat_map(|name| ports(&read(name), &own)).collect()
+    }
+
     /// Returns the private memory of the process in bytes, which counts against a function's memory size. Program code
     /// is not included, since the kernel can evict it and read it again.
     pub(crate) fn memory_bytes(&self) -> u64 {
@@ -188,6 +197,21 @@ impl Process {
     }
 }
 
+/// Returns the inode of a descriptor's link, such as `socket:[4711]`, if it is a socket.
+fn inode(link: &str) -> Option<String> {
+    Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_string())
+}
+
+/// Returns the local ports of the sockets with the inodes `own` in `table`, which has the format of `/proc/net/tcp`.
+fn ports(table: &str, own: &HashSet<String>) -> Vec<u16> {
+    let port = |line: &str| {
+        let mut fields = line.split_whitespace();
+        let port = u16::from_str_radix(fields.nth(1)?.rsplit(':').next()?, 16).ok()?;
+        own.contains(fields.nth(7)?).then_some(port)
+    };
+    table.lines().filter_map(port).collect()
+}
+
 /// Formats `status` as Go's runtime does, which Lambda uses: `exit status 1`, `signal: killed`.
 pub(crate) fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
@@ -197,5 +221,21 @@ pub(crate) fn describe(status: ExitStatus) -> String {
         (None, Some(libc::SIGSEGV)) => "signal: segmentation fault".to_string(),
         (None, Some(libc::SIGTERM)) => "signal: terminated".to_string(),
         (None, signal) => format!("signal: {}", signal.unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_those_of_the_own_sockets() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
+                     0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0\n   \
+                     1: 0100007F:D431 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 20 4\n";
+        assert_eq!(inode("socket:[4712]").as_deref(), Some("4712"));
+        assert_eq!((inode("pipe:[4712]"), inode("/dev/null")), (None, None));
+        assert_eq!(ports(table, &["4712".to_string()].into()), [0xD431]);
+        assert_eq!(ports(table, &HashSet::new()), [0_u16; 0]);
     }
 }

@@ -37,6 +37,8 @@ pub struct Stack {
     pub address: IpAddr,
     /// Port of the endpoint; 0 selects a free port.
     pub port: u16,
+    /// Name of this machine in the endpoint; by default its address.
+    pub host: Option<String>,
     /// Memory of Fuse in MB.
     pub fuse_memory_mb: u64,
     /// Timeout of the Fuse function.
@@ -77,6 +79,7 @@ impl Stack {
             folder: folder.to_path_buf(),
             address: Ipv4Addr::LOCALHOST.into(),
             port: 0,
+            host: None,
             fuse_memory_mb: 3008,
             fuse_timeout: Duration::from_secs(900),
             hbee_memory_mb: 2048,
@@ -122,6 +125,7 @@ impl Stack {
         };
         Setup {
             listen: (self.address, self.port).into(),
+            host: self.host.clone(),
             folder: self.folder.clone(),
             buckets: vec![BUCKET.to_string(), EXAMPLE_BUCKET.to_string()],
             functions: vec![

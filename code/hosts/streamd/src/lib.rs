@@ -6,7 +6,7 @@
 //! - `plan` turns a script into a pipeline with its sources and sinks, which it finds in a [`Process`]; `lookup` has the
 //!   tables that are looked up.
 //! - `json` translates the JSON form of a query to a script; `unique` refuses keys that it has twice.
-//! - `store` is where state is kept.
+//! - `store` is where state is kept. `profiles` keeps settings that tables refer to by name.
 //! - `jobs` keeps the pipelines of a server: [`Jobs`]. `live` has their figures, `graph` their stages, and `thread` their threads.
 
 mod commit;
@@ -19,6 +19,7 @@ mod notes;
 mod outbox;
 mod plan;
 mod process;
+mod profiles;
 mod publish;
 mod run;
 mod runner;
@@ -36,4 +37,5 @@ pub use json::script_of;
 pub use live::Figures;
 pub use notes::Notes;
 pub use process::{MakeSink, Printed, Process};
+pub use profiles::{Profile, Profiles};
 pub use run::{Run, describe, existing, run};

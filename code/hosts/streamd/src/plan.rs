@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::lookup::{LOOKUP, Lookup};
 use crate::process::{Printed, Process};
+use crate::profiles::options_of;
 
 /// The sink of a SELECT without INSERT.
 pub(crate) const STDOUT: &str = "stdout";
@@ -44,14 +45,15 @@ pub(crate) struct Planned {
 pub(crate) async fn open_table(
     script: &Script,
     name: &str,
-    place: &Place,
+    process: &Process,
     offset: Option<&Value>,
 ) -> Result<OpenSource> {
     let table = script.table(name);
     let table =
         table.ok_or_else(|| QueryError::invalid(format!("table `{name}` is not declared; add CREATE TABLE")))?;
     let columns = declared_columns(table).await?.map(|schema| read_columns(table, &schema));
-    open_source(name, &table.options, columns, place, offset).await
+    let options = options_of(process.profiles.as_ref(), table).await?;
+    open_source(name, &options, columns, &process.place, offset).await
 }
 
 /// Returns the columns that a source must return: those that no expression computes.
@@ -259,7 +261,7 @@ async fn tables(script: &Script, process: &Process, pipeline_id: &str) -> Result
                 tables.lookups.insert(name.to_string(), lookup);
             }
             (Role::Source, false) => {
-                let opened = open_table(script, name, &process.place, None).await;
+                let opened = open_table(script, name, process, None).await;
                 let opened = opened.map_err(|error| error.at(format!("table {name}")))?;
                 let input = SourceInput {
                     schema: opened.source.schema(),

@@ -10,6 +10,7 @@ use buzz_storage::QueryStores;
 use buzz_stream::TableDefinition;
 
 use crate::notes::Notes;
+use crate::profiles::{Profiles, options_of};
 
 /// Makes the sink of a table, from its name.
 pub type MakeSink = Arc<dyn Fn(&str) -> Arc<dyn Sink> + Send + Sync>;
@@ -46,6 +47,8 @@ pub struct Process {
     pub notes: Arc<dyn Notes>,
     /// The place of rows that are printed.
     pub printed: Printed,
+    /// The connection profiles of the state, if there is one.
+    pub(crate) profiles: Option<Profiles>,
 }
 
 impl Process {
@@ -63,12 +66,14 @@ impl Process {
         let base = std::env::current_dir()
             .map_err(|error| QueryError::invalid(format!("the working directory is not available: {error}")))?;
         let place = Place { base, stores: Arc::clone(stores), until_end, inbox: None };
-        Ok(Self { place, threads, notes, printed: Printed::Terminal })
+        Ok(Self { place, threads, notes, printed: Printed::Terminal, profiles: None })
     }
 
-    /// Returns this process with the place of the messages that sources of a pipeline receive.
+    /// Returns this process with the place of the messages that sources of a pipeline receive, and with the connection profiles of
+    /// its state.
     pub(crate) fn with_inbox(&self, inbox: Inbox) -> Self {
         let mut process = self.clone();
+        process.profiles = Some(Profiles::new(Arc::clone(&inbox.store), &inbox.root));
         process.place.inbox = Some(inbox);
         process
     }
@@ -81,7 +86,8 @@ impl Process {
     /// Opens the sink of `table`. `pipeline_id` identifies the pipeline that writes.
     pub(crate) async fn sink(&self, table: &TableDefinition, pipeline_id: &str) -> Result<Arc<dyn Sink>> {
         // Opened even if another one takes its place, since its options may be wrong.
-        let sink = open_sink(&table.name, &table.options, &self.place, pipeline_id).await?;
+        let options = options_of(self.profiles.as_ref(), table).await?;
+        let sink = open_sink(&table.name, &options, &self.place, pipeline_id).await?;
         let is_printed = table.option("connector").is_some_and(|connector| PRINTED.contains(&connector));
         Ok(match &self.printed {
             Printed::Everything(make) => make(&table.name),

@@ -108,7 +108,7 @@ impl Runner {
             for name in names {
                 let stored = self.record.sources.get(&name).cloned();
                 let offset = stored.as_ref().and_then(|stored| stored.get("offset"));
-                let opened = open_table(&self.planned.script, &name, &self.planned.process.place, offset).await?;
+                let opened = open_table(&self.planned.script, &name, &self.planned.process, offset).await?;
                 self.planned.sources.insert(name.clone(), opened);
                 if let Some(stored) = stored {
                     self.state.sources.insert(name, time_of(&stored)?);

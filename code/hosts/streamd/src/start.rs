@@ -170,7 +170,7 @@ pub(crate) async fn forget_readers(text: &str, id: &str, but: &BTreeSet<String>,
     let script = Script::parse(text)?;
     let is_left = |table: &&TableDefinition| keeps_rows(&table.options) && !but.contains(&table.name);
     for table in script.tables.iter().filter(is_left) {
-        let mut opened = open_table(&script, &table.name, &process.place, None).await?;
+        let mut opened = open_table(&script, &table.name, process, None).await?;
         opened.source.note_reader(&reader(id, &table.name), None).await?;
     }
     Ok(())

@@ -16,7 +16,7 @@ mod yielding;
 pub use codec::{decode_fragment, decode_plan, decode_schema, encode_fragment, encode_plan, encode_schema};
 pub use early::may_end_before;
 pub use functions::{
-    Arithmetic, aggregates, checked, checked_sum, hidden, instant, instant_in, interval_key, interval_length,
+    Arithmetic, aggregates, checked, checked_sum, hidden, in_zone, instant, instant_in, interval_key, interval_length,
     interval_of_key, interval_part, is_checked, like_pattern, multiply_interval, null_if, one_form, one_nan,
     round_time, rounded_time, scalar_functions, similar_pattern, single_row, unit_nanoseconds, with_one_nan,
     wrapping_sum,

@@ -4,6 +4,8 @@
 //! The join has no check: a subquery of several rows would multiply the rows of the query. And DataFusion rewrites only the
 //! subqueries of projections and filters.
 
+use std::collections::HashSet;
+
 use buzz_kernel::single_row;
 use buzz_protocol::Result;
 use datafusion::common::Column;
@@ -17,16 +19,19 @@ use datafusion::logical_expr::{Expr, FetchType, LogicalPlan, LogicalPlanBuilder,
 use crate::trees::{PlanTree, Tree};
 
 /// Puts a check above each uncorrelated scalar subquery of `plan` that may return more than one row. DataFusion itself
-/// rejects correlated ones that are not aggregates.
+/// rejects correlated ones that are not aggregates. Gives another name to the column of a subquery if the rows that it is joined with
+/// have one of this name, as in `SELECT sum(x) / (SELECT sum(x) FROM t) FROM t WHERE …`.
 ///
 /// # Errors
 /// `Internal` when the rewritten plan is inconsistent.
 pub(crate) fn checked(plan: LogicalPlan) -> Result<LogicalPlan> {
     let checked = plan.rewrite_all_up(&mut |node| {
         let names = NamePreserver::new(&node);
+        let taken = unqualified_names(&node);
         node.rewrite_expressions(&mut |expression| {
             let name = names.save(&expression);
-            Ok(expression.rewrite_up(&mut subquery)?.update_data(|expression| name.restore(expression)))
+            let checked = expression.rewrite_up(&mut |inner| subquery(inner, &taken))?;
+            Ok(checked.update_data(|expression| name.restore(expression)))
         })
     })?;
     Ok(checked.data)
@@ -87,14 +92,38 @@ fn with_projection(node: LogicalPlan, count: &mut usize) -> DataFusionResult<Tra
     Ok(Transformed::yes(node))
 }
 
-fn subquery(expression: Expr) -> DataFusionResult<Transformed<Expr>> {
-    match expression {
-        Expr::ScalarSubquery(inner) if inner.outer_ref_columns.is_empty() && !is_single_row(&inner.subquery) => {
-            let plan = with_check(inner.subquery.as_ref().clone())?;
-            Ok(Transformed::yes(Expr::ScalarSubquery(Subquery { subquery: plan.into(), ..inner })))
-        }
-        other => Ok(Transformed::no(other)),
+/// Returns the names of the columns that the inputs of `node` have without a relation.
+fn unqualified_names(node: &LogicalPlan) -> HashSet<String> {
+    let inputs = node.inputs();
+    let columns = inputs.iter().flat_map(|input| input.schema().iter());
+    columns.filter(|(relation, _)| relation.is_none()).map(|(_, field)| field.name().clone()).collect()
+}
+
+fn subquery(expression: Expr, taken: &HashSet<String>) -> DataFusionResult<Transformed<Expr>> {
+    let Expr::ScalarSubquery(inner) = expression else { return Ok(Transformed::no(expression)) };
+    let is_taken = taken.contains(inner.subquery.schema().field(0).name());
+    let is_single = is_single_row(&inner.subquery);
+    if !inner.outer_ref_columns.is_empty() || is_single && !is_taken {
+        return Ok(Transformed::no(Expr::ScalarSubquery(inner)));
     }
+    let mut plan = inner.subquery.as_ref().clone();
+    if !is_single {
+        plan = with_check(plan)?;
+    }
+    if is_taken {
+        let value = Expr::from(plan.schema().qualified_field(0));
+        plan = LogicalPlanBuilder::from(plan).project(vec![value.alias(free_name(taken))])?.build()?;
+    }
+    Ok(Transformed::yes(Expr::ScalarSubquery(Subquery { subquery: plan.into(), ..inner })))
+}
+
+/// Returns a name that is not `taken`.
+fn free_name(taken: &HashSet<String>) -> String {
+    let mut name = "buzz_scalar".to_string();
+    while taken.contains(&name) {
+        name.push('_');
+    }
+    name
 }
 
 /// Returns a plan with the only row of `plan`: null if it has none. The plan fails if there are more rows.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use buzz_protocol::{QueryError, Result};
 use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 /// Maximum time of a request.
@@ -63,14 +64,16 @@ impl Cluster {
 
     /// Returns an error of a client as one that names the topic and says what to do.
     pub(super) fn failed(&self, doing: &str, error: &KafkaError) -> QueryError {
-        let text = format!("topic `{}` at {}: {doing}: {error}", self.topic, self.servers);
+        let topic = if self.topic.is_empty() { String::new() } else { format!("topic `{}` at ", self.topic) };
+        let text = format!("{topic}{}: {doing}: {error}", self.servers);
         match error {
             KafkaError::ClientConfig(_, reason, name, _) => QueryError::invalid(format!(
-                "option `client_configs.{name}` is not accepted: {reason}; correct or remove it"
+                "setting `{name}` of the client is not accepted: {reason}; correct or remove `client_configs.{name}` or the \
+                 options of `auth`"
             )),
-            KafkaError::ClientCreation(reason) => {
-                QueryError::invalid(format!("no client of Kafka can be made: {reason}; correct `client_configs`"))
-            }
+            KafkaError::ClientCreation(reason) => QueryError::invalid(format!(
+                "no client of Kafka can be made: {reason}; correct `client_configs` or the options of `auth`"
+            )),
             _ => match error.rdkafka_error_code() {
                 Some(
                     RDKafkaErrorCode::TopicAuthorizationFailed
@@ -88,6 +91,21 @@ impl Cluster {
             },
         }
     }
+}
+
+/// Connects to a cluster, and returns how many brokers it has.
+///
+/// # Errors
+/// `Unavailable` if none answers, `Invalid` or `Data` if a setting is wrong or the client is refused.
+pub(crate) async fn brokers(cluster: Cluster) -> Result<String> {
+    blocking(move || {
+        let client: Result<BaseConsumer, KafkaError> = cluster.config().create();
+        let client = client.map_err(|error| cluster.failed("connecting", &error))?;
+        let metadata = client.fetch_metadata(None, REQUEST_MAX);
+        let metadata = metadata.map_err(|error| cluster.failed("asking for its brokers", &error))?;
+        Ok(format!("{} answers; the cluster has {} brokers", cluster.servers, metadata.brokers().len()))
+    })
+    .await
 }
 
 /// Starts `work` at once on a thread for blocking calls. The future returns its result.

@@ -7,6 +7,6 @@ mod client;
 mod sink;
 mod source;
 
-pub(crate) use self::client::Cluster;
+pub(crate) use self::client::{Cluster, brokers};
 pub(crate) use self::sink::{CommitMode, KafkaSink};
-pub(crate) use self::source::{KafkaSource, Start};
+pub(crate) use self::source::{KafkaSource, RecordFormat, Start};

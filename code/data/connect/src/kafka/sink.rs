@@ -116,7 +116,7 @@ impl KafkaSink {
             let keys = self.key.as_ref().map(|key| texts(batch, key)).transpose()?;
             let key = |row: usize| keys.as_ref().and_then(|keys| keys[row].clone());
             match self.format {
-                MessageFormat::Json => {
+                MessageFormat::Json | MessageFormat::DebeziumJson => {
                     let lines = encode_lines(WriteFormat::Json, true, std::slice::from_ref(batch))?;
                     let lines = lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
                     records.extend(lines.enumerate().map(|(row, line)| (key(row), Some(line.to_vec()))));

@@ -15,6 +15,8 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
 use super::client::{Cluster, REQUEST_MAX, blocking};
+use crate::avro::{self, Registry, Schemas, schema_id};
+use crate::decode::Decoded;
 use crate::received::{MessageFormat, decode};
 use crate::source::{BadData, Source, SourceBatch};
 
@@ -37,13 +39,38 @@ pub(crate) enum Start {
     Latest,
 }
 
+/// The format of records.
+#[derive(Debug, Clone)]
+pub(crate) enum RecordFormat {
+    /// Each record is a message.
+    Messages(MessageFormat),
+    /// Each record is a row in Avro, behind the id of its schema in a registry.
+    Avro(Arc<Registry>),
+}
+
+/// Decodes records, with what that needs.
+#[derive(Clone)]
+enum Decoder {
+    Messages(MessageFormat),
+    Avro(Arc<Schemas>),
+}
+
+impl Decoder {
+    fn decode(&self, records: &[Bytes], schema: &SchemaRef, bad_data: BadData) -> Result<Decoded> {
+        match self {
+            Self::Messages(format) => decode(records, schema, *format, bad_data),
+            Self::Avro(schemas) => avro::decode(records, schema, schemas, bad_data),
+        }
+    }
+}
+
 /// Reads the records of a topic.
 pub(crate) struct KafkaSource {
     pub(crate) cluster: Cluster,
     /// The group of the consumer, for rights of the cluster. No offsets are committed.
     pub(crate) group: String,
     pub(crate) schema: SchemaRef,
-    pub(crate) format: MessageFormat,
+    pub(crate) format: RecordFormat,
     pub(crate) bad_data: BadData,
     pub(crate) start: Start,
     /// Waits for new records instead of ending.
@@ -85,7 +112,7 @@ struct Polled {
 
 impl KafkaSource {
     /// Makes a source that follows a topic.
-    pub(crate) fn new(cluster: Cluster, group: String, schema: SchemaRef, format: MessageFormat) -> Self {
+    pub(crate) fn new(cluster: Cluster, group: String, schema: SchemaRef, format: RecordFormat) -> Self {
         Self {
             cluster,
             group,
@@ -189,6 +216,17 @@ impl KafkaSource {
         Ok(None)
     }
 
+    /// Returns the decoder of `records`, with the schemas that these name.
+    async fn decoder(&self, records: &BTreeMap<i32, Vec<Bytes>>) -> Result<Decoder> {
+        Ok(match &self.format {
+            RecordFormat::Messages(format) => Decoder::Messages(*format),
+            RecordFormat::Avro(registry) => {
+                let ids: BTreeSet<u32> = records.values().flatten().filter_map(|record| schema_id(record)).collect();
+                Decoder::Avro(Arc::new(registry.schemas(ids).await?))
+            }
+        })
+    }
+
     /// Returns the number of records that are not read, at the last look.
     fn lag(&self) -> u64 {
         let behind =
@@ -218,10 +256,11 @@ impl KafkaSource {
         let polled = blocking(move || poll(&consumer, &cluster, rows, at_end, partitions)).await?;
         read.notes.extend(polled.trouble);
         read.bytes = polled.bytes;
+        let decoder = self.decoder(&polled.records).await?;
         let mut decoding = Vec::new();
         for (partition, records) in polled.records {
-            let (schema, format, bad_data) = (Arc::clone(&self.schema), self.format, self.bad_data);
-            decoding.push((partition, blocking(move || decode(&records, &schema, format, bad_data))));
+            let (schema, decoder, bad_data) = (Arc::clone(&self.schema), decoder.clone(), self.bad_data);
+            decoding.push((partition, blocking(move || decoder.decode(&records, &schema, bad_data))));
         }
         let mut batches = BTreeMap::new();
         for (partition, decoded) in decoding {
@@ -286,8 +325,10 @@ fn watermarks(consumer: &BaseConsumer, cluster: &Cluster) -> Result<BTreeMap<i32
         }
         for partition in topic.partitions() {
             let ends = consumer.fetch_watermarks(&cluster.topic, partition.id(), REQUEST_MAX);
-            let ends = ends.map_err(|error| cluster.failed("looking for its offsets", &error))?;
-            found.insert(partition.id(), ends);
+            let (low, high) = ends.map_err(|error| cluster.failed("looking for its offsets", &error))?;
+            // Brokers may answer -1 for a partition without records, and an end before the start once records are deleted.
+            let low = low.max(0);
+            found.insert(partition.id(), (low, high.max(low)));
         }
     }
     Ok(found)

@@ -8,6 +8,7 @@ use buzz_storage::Location;
 use serde_json::Value;
 
 use super::Connected;
+use crate::debezium::changing;
 use crate::decode::Format;
 use crate::files::{FileSource, first_schema};
 use crate::options::Options;
@@ -36,7 +37,10 @@ pub(super) async fn files(
             options.table()
         )));
     }
-    let schema = columns.clone().map_or_else(|| Arc::new(Schema::empty()), Arc::new);
+    let mut schema = columns.clone().map_or_else(|| Arc::new(Schema::empty()), Arc::new);
+    if format == Format::DebeziumJson {
+        schema = changing(&schema);
+    }
     let mut source = FileSource::new(store, location.path.clone(), format, schema);
     source.root = root_of(&location);
     source.folder = connector != "single_file";
@@ -66,6 +70,15 @@ pub(super) fn root_of(location: &Location) -> String {
 pub(super) fn format_name(options: &mut Options, connector: &str) -> Result<String> {
     let given = options.text(&["format"]);
     match connector {
+        "json" if given.as_deref() == Some("debezium_json") => Ok("debezium_json".to_string()),
+        "parquet" | "json" | "csv" if given.as_deref().is_some_and(|given| given != connector) => {
+            Err(QueryError::invalid(format!(
+                "table `{}` has connector = '{connector}' and another `format`, `{}`; remove the format, or use \
+                 connector = 'filesystem'",
+                options.table(),
+                given.unwrap_or_default()
+            )))
+        }
         "parquet" | "json" | "csv" => Ok(connector.to_string()),
         _ => given.ok_or_else(|| {
             QueryError::invalid(format!("table `{}` has no `format`; use json, csv or parquet", options.table()))
@@ -87,15 +100,12 @@ fn read_format(options: &mut Options, connector: &str) -> Result<Format> {
         "raw_string" => Format::RawString,
         "parquet" => Format::Parquet,
         "arrow" => Format::Arrow,
-        "debezium_json" => {
-            return Err(QueryError::invalid(format!(
-                "format debezium_json of table `{}` is not supported: its rows change earlier ones; use json",
-                options.table()
-            )));
-        }
+        "avro" => Format::Avro,
+        "debezium_json" => Format::DebeziumJson,
         other => {
             return Err(QueryError::invalid(format!(
-                "format `{other}` of table `{}` is not supported; use json, csv, parquet, arrow or raw_string",
+                "format `{other}` of table `{}` is not supported; use json, debezium_json, csv, parquet, arrow, avro or \
+                 raw_string",
                 options.table()
             )));
         }

@@ -1,5 +1,6 @@
 //! Opens topics of Kafka, from the options of a table.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
@@ -40,22 +41,34 @@ pub(super) fn sink(options: &mut Options, _: &str) -> Result<Arc<dyn Sink>> {
 
 #[cfg(not(feature = "kafka"))]
 fn missing(options: &Options) -> QueryError {
-    QueryError::invalid(format!(
-        "connector kafka of table `{}` is not in this build of Buzz; build one that has it: `cargo build --features kafka \
-         --bin buzz`, which needs a C compiler and make",
-        options.table()
-    ))
+    QueryError::invalid(format!("connector kafka of table `{}` {NO_CLIENT}", options.table()))
 }
 
+/// Connects to a cluster.
+///
+/// # Errors
+/// `Invalid`, since this build has no client of Kafka.
+#[cfg(not(feature = "kafka"))]
+pub(super) fn check(_: &BTreeMap<String, String>) -> std::future::Ready<Result<String>> {
+    std::future::ready(Err(QueryError::invalid(format!("connector kafka {NO_CLIENT}"))))
+}
+
+#[cfg(not(feature = "kafka"))]
+const NO_CLIENT: &str = "is not in this build of Buzz; build one that has it: `cargo build --features kafka --bin buzz`, which \
+                         needs a C compiler and make";
+
 #[cfg(feature = "kafka")]
-pub(super) use with_kafka::{sink, source};
+pub(super) use with_kafka::{check, sink, source};
 
 #[cfg(feature = "kafka")]
 mod with_kafka {
     use buzz_protocol::QueryError;
+    use url::Url;
 
-    use super::{Arc, BadData, Connected, Options, Place, Result, Schema, Sink, Value};
-    use crate::kafka::{Cluster, CommitMode, KafkaSink, KafkaSource, Start};
+    use super::{Arc, BTreeMap, BadData, Connected, Options, Place, Result, Schema, Sink, Value};
+    use crate::avro::{Login, Registry};
+    use crate::kafka::{Cluster, CommitMode, KafkaSink, KafkaSource, RecordFormat, Start, brokers};
+    use crate::open::auth::client_settings;
     use crate::open::files::follows;
     use crate::open::received::message_format;
     use crate::received::MessageFormat;
@@ -65,7 +78,58 @@ mod with_kafka {
         let table = options.table().to_string();
         let servers = options.required(&["bootstrap_servers"])?;
         let topic = options.required(&["topic"])?;
-        Cluster::new(&table, servers, topic, options.prefixed("client_configs."))
+        let settings = client_settings(options)?;
+        Cluster::new(&table, servers, topic, settings)
+    }
+
+    /// Connects to a cluster with the options of a connection profile. Returns what answered.
+    ///
+    /// # Errors
+    /// `Invalid` if an option is wrong or missing; `Unavailable` or `Data` if no broker answers, or refuses.
+    pub(in super::super) async fn check(options: &BTreeMap<String, String>) -> Result<String> {
+        let mut options = Options::new("profile", options);
+        let servers = options.required(&["bootstrap_servers"])?;
+        let settings = client_settings(&mut options)?;
+        registry(&mut options)?;
+        options.finish()?;
+        brokers(Cluster::new("profile", servers, String::new(), settings)?).await
+    }
+
+    /// Reads the options of a registry of schemas; `None` if none is named.
+    fn registry(options: &mut Options) -> Result<Option<Registry>> {
+        let url = options.text(&["schema_registry.url", "schema_registry.endpoint"]);
+        let user = options.text(&["schema_registry.user", "schema_registry.username", "schema_registry.api_key"]);
+        let password = options.text(&["schema_registry.password", "schema_registry.api_secret"]);
+        let Some(url) = url else { return Ok(None) };
+        let wrong = || {
+            QueryError::invalid(format!(
+                "option `schema_registry.url` of table `{}` is no URL that begins with http:// or https://",
+                options.table()
+            ))
+        };
+        let url = Url::parse(url.trim()).ok().filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
+        Registry::new(url.ok_or_else(wrong)?, user.map(|user| Login { user, password })).map(Some)
+    }
+
+    /// Reads the option `format`, and returns it with the columns of the rows.
+    fn record_format(options: &mut Options, columns: Option<Schema>) -> Result<(RecordFormat, Arc<Schema>)> {
+        let registry = registry(options)?;
+        if options.text(&["format"]).as_deref() != Some("avro") {
+            let (format, schema) = message_format(options, columns)?;
+            return Ok((RecordFormat::Messages(format), schema));
+        }
+        let table = options.table();
+        let columns = columns.filter(|columns| !columns.fields().is_empty()).ok_or_else(|| {
+            QueryError::invalid(format!(
+                "table `{table}` has no columns; declare the fields of its schema in CREATE TABLE"
+            ))
+        })?;
+        let registry = registry.ok_or_else(|| {
+            QueryError::invalid(format!(
+                "table `{table}` has format = 'avro' and no `schema_registry.url`, where the schemas of its records are; add it"
+            ))
+        })?;
+        Ok((RecordFormat::Avro(Arc::new(registry)), Arc::new(columns)))
     }
 
     /// Opens a topic as a source.
@@ -78,7 +142,7 @@ mod with_kafka {
     ) -> Result<Connected> {
         let cluster = cluster(options)?;
         let group = options.text(&["source.group_id"]).unwrap_or_else(|| format!("buzz-{}", options.table()));
-        let (format, schema) = message_format(options, columns)?;
+        let (format, schema) = record_format(options, columns)?;
         let mut source = KafkaSource::new(cluster, group, schema, format);
         source.bad_data = bad_data;
         source.follow = follows(options, true)? && !place.until_end;
@@ -96,6 +160,8 @@ mod with_kafka {
     pub(in super::super) fn sink(options: &mut Options, pipeline: &str) -> Result<Arc<dyn Sink>> {
         let table = options.table().to_string();
         let cluster = cluster(options)?;
+        // A connection profile may have one for sources.
+        registry(options)?;
         let format = match options.text(&["format"]).as_deref() {
             None | Some("json") => MessageFormat::Json,
             Some("raw_string") => MessageFormat::RawString,

@@ -1,10 +1,13 @@
 //! Opens sources and sinks, from the options of a table.
 
+#[cfg(any(feature = "kafka", test))]
+mod auth;
 mod delta;
 mod files;
 mod generators;
 mod kafka;
 mod places;
+mod profile;
 mod pushed;
 mod received;
 mod sinks;
@@ -19,6 +22,7 @@ use self::delta::delta;
 use self::files::files;
 use self::generators::generated;
 pub use self::places::{OpenTable, check_places};
+pub use self::profile::{PROFILE, check_connection, profile_config, profile_options};
 use self::pushed::pushed;
 use self::received::received;
 pub use self::sinks::{PRINTED, open_sink};

@@ -12,6 +12,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::Connected;
+use crate::debezium::changing;
 use crate::options::Options;
 use crate::place::Place;
 use crate::received::polling::Polling;
@@ -93,7 +94,10 @@ pub(super) fn message_format(options: &mut Options, columns: Option<Schema>) -> 
         (None | Some("json"), Some(columns)) if !columns.fields().is_empty() => {
             Ok((MessageFormat::Json, Arc::new(columns)))
         }
-        (None | Some("json"), _) => Err(QueryError::invalid(format!(
+        (Some("debezium_json"), Some(columns)) if !columns.fields().is_empty() => {
+            Ok((MessageFormat::DebeziumJson, changing(&columns)))
+        }
+        (None | Some("json" | "debezium_json"), _) => Err(QueryError::invalid(format!(
             "table `{table}` has no columns; declare the keys of its JSON objects in CREATE TABLE, or set \
              format = 'raw_string'"
         ))),
@@ -108,7 +112,7 @@ pub(super) fn message_format(options: &mut Options, columns: Option<Schema>) -> 
             ))),
         },
         (Some(other), _) => Err(QueryError::invalid(format!(
-            "format `{other}` of table `{table}` is not supported for messages; use json or raw_string"
+            "format `{other}` of table `{table}` is not supported for messages; use json, debezium_json or raw_string"
         ))),
     }
 }

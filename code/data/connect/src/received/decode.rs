@@ -8,6 +8,7 @@ use arrow::datatypes::SchemaRef;
 use buzz_protocol::{QueryError, Result};
 use bytes::Bytes;
 
+use crate::debezium::decode_changes;
 use crate::decode::Decoded;
 use crate::pushed::{decode_objects, objects};
 use crate::source::{BadData, BadRow};
@@ -20,6 +21,8 @@ const SHOWN_MAX: usize = 200;
 pub(crate) enum MessageFormat {
     /// JSON objects, or arrays of them: each object is a row.
     Json,
+    /// As `Json`, of which each object is a change of a row.
+    DebeziumJson,
     /// A message is a row, whose only column has its text.
     RawString,
 }
@@ -60,6 +63,20 @@ pub(crate) fn decode(
                 true => Decoded::default(),
                 false => decode_objects(lines.into(), schema, BadData::Drop)?,
             };
+            if let (BadData::Fail, Some(BadRow { text, reason })) = (bad_data, decoded.bad.first()) {
+                return Err(undecodable(text, reason));
+            }
+            decoded
+        }
+        MessageFormat::DebeziumJson => {
+            let mut changes = Vec::with_capacity(messages.len());
+            for message in messages {
+                match objects(message) {
+                    Ok(objects) => changes.extend(objects),
+                    Err(error) => set_aside(message, error.message)?,
+                }
+            }
+            let decoded = decode_changes(schema, changes)?;
             if let (BadData::Fail, Some(BadRow { text, reason })) = (bad_data, decoded.bad.first()) {
                 return Err(undecodable(text, reason));
             }
@@ -106,7 +123,7 @@ mod tests {
 
     fn decoded(messages: &[&[u8]], format: MessageFormat, bad_data: BadData) -> Result<Decoded> {
         let field = match format {
-            MessageFormat::Json => Field::new("n", DataType::Int64, true),
+            MessageFormat::Json | MessageFormat::DebeziumJson => Field::new("n", DataType::Int64, true),
             MessageFormat::RawString => Field::new("value", DataType::Utf8, true),
         };
         let messages: Vec<Bytes> = messages.iter().map(|message| Bytes::copy_from_slice(message)).collect();

@@ -39,6 +39,7 @@ async fn server_over(folder: &Path) -> LocalCloud {
     };
     let setup = Setup {
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        host: None,
         folder: folder.join("cloud"),
         buckets: vec!["lake".to_string(), "sea".to_string()],
         functions: Vec::new(),
@@ -154,6 +155,26 @@ async fn credentials_are_read_from_the_aws_profile() {
     assert!(told(&signed_on).contains("aws sso login"), "{}", told(&signed_on));
     let absent = lake.count("Parquet", "s3://lake/tables/rides", &lake.reached(), &[("AWS_PROFILE", "none")]).await;
     assert!(told(&absent).contains("credentials"), "{}", told(&absent));
+}
+
+/// Keys that are valid for a minute are renewed before each request, since they could expire during it.
+#[tokio::test(flavor = "multi_thread")]
+async fn temporary_credentials_are_renewed_before_they_expire() {
+    let lake = lake().await;
+    let variables = lake.cloud.renewing_environment();
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let sql =
+        ["sql", "SELECT COUNT(*) AS n, SUM(id) AS s FROM t", "--table", "t=s3://lake/tables/rides", "--format", "csv"];
+    assert_eq!(rows(&lake.buzz(&sql, &variables).await), "n,s\n60,1770\n");
+    assert_eq!(lake.cloud.keys.fetched(), 1, "keys that are valid for hours are fetched once");
+
+    lake.cloud.keys.set_valid(Duration::from_secs(60));
+    assert_eq!(rows(&lake.buzz(&sql, &variables).await), "n,s\n60,1770\n");
+    assert!(lake.cloud.keys.fetched() > 2, "{} times", lake.cloud.keys.fetched());
+
+    lake.cloud.keys.set_valid(Duration::ZERO);
+    let expired = told(&lake.buzz(&sql, &variables).await);
+    assert!(expired.contains("ExpiredToken"), "{expired}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

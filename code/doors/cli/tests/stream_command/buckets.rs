@@ -42,6 +42,7 @@ impl Bucket {
         };
         let setup = Setup {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            host: None,
             folder: folder.path("cloud"),
             buckets: vec!["lake".to_string()],
             functions: Vec::new(),

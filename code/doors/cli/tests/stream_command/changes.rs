@@ -99,3 +99,49 @@ pub(crate) fn partners_of_later_runs() -> Result {
     let expected = "{\"a\":\"2026-01-01T12:00:00\",\"b\":\"2026-01-01T12:10:00\"}\n";
     if found == expected { Ok(()) } else { Err(found.into()) }
 }
+
+/// Changes that a sink has written are a source: passed on and aggregated again, straight and over restarts, they add up to
+/// the same rows. A window over them is refused, and so is a row that did not come.
+pub(crate) fn read_back() -> Result {
+    let folder = Folder::new()?;
+    let path = folder.write("s.sql", &script(&folder, ", format='debezium_json'", ""))?.display().to_string();
+    succeeds(&["run", &path, "--until-end"])?;
+    let written = applied(&folder.path("out.json"))?;
+    let source = |query: &str, out: &str| {
+        format!(
+            "CREATE TABLE changes (a BIGINT, n BIGINT, price BIGINT) WITH (connector='single_file', path='{}', \
+             format='debezium_json');\n\
+             CREATE TABLE out WITH (connector='single_file', path='{}', type='sink', format='debezium_json');\n\
+             SET epoch_rows = 50;\nINSERT INTO out {query};",
+            folder.text("out.json"),
+            folder.text(out)
+        )
+    };
+    let again = folder.write("again.sql", &source("SELECT * FROM changes", "again.json"))?.display().to_string();
+    succeeds(&["run", &again, "--until-end"])?;
+    same("passed on", &written, &applied(&folder.path("again.json"))?)?;
+    let sums = "SELECT a % 7 AS k, sum(n) AS n, max(price) AS price FROM changes GROUP BY 1";
+    let state = folder.text("state");
+    let summed = folder.write("sums.sql", &source(sums, "sums.json"))?.display().to_string();
+    succeeds(&["run", &summed, "--until-end", "--state", &state, "--parallelism", "2", "--epochs", "3"])?;
+    succeeds(&["run", &summed, "--until-end", "--state", &state, "--parallelism", "3"])?;
+    let direct = "CREATE TABLE out WITH (connector='single_file', path='PATH', type='sink', format='debezium_json');\n\
+                  INSERT INTO out SELECT bid.auction % 50 % 7 AS k, count(*) AS n, max(bid.price) AS price FROM nexmark \
+                  WHERE bid IS NOT NULL GROUP BY 1;";
+    let direct = direct.replace("PATH", &folder.text("direct.json"));
+    let generator =
+        "CREATE TABLE nexmark WITH (connector='nexmark', event_rate='1000', events='20000', real_time='false');";
+    let path = folder.write("direct.sql", &format!("{generator}\n{direct}"))?.display().to_string();
+    succeeds(&["run", &path, "--until-end"])?;
+    same("aggregated", &applied(&folder.path("direct.json"))?, &applied(&folder.path("sums.json"))?)?;
+
+    let window = source("SELECT count(*) AS n, tumble(interval '1 second') AS w FROM changes GROUP BY w", "w.json");
+    let error = fails(&["check", &folder.write("w.sql", &window)?.display().to_string()])?;
+    if !error.contains("a window closes once, and its rows could change later") {
+        return Err(error.into());
+    }
+    folder.write("out.json", "{\"before\":{\"a\":1,\"n\":2},\"after\":null,\"op\":\"d\"}\n")?;
+    let gone = folder.write("gone.sql", &source(sums, "gone.json"))?.display().to_string();
+    let error = fails(&["run", &gone, "--until-end"])?;
+    if error.contains("a row is taken away that did not come before") { Ok(()) } else { Err(error.into()) }
+}

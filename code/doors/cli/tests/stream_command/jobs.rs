@@ -43,7 +43,7 @@ fn check_counter(folder: &Folder, name: &str) -> Result {
     if counted == EVENTS { Ok(()) } else { Err(format!("{name}: windows have {counted} rows").into()) }
 }
 
-fn expect(what: &str, found: &Value, expected: &Value) -> Result {
+pub(crate) fn expect(what: &str, found: &Value, expected: &Value) -> Result {
     if found == expected { Ok(()) } else { Err(format!("{what} is {found} instead of {expected}").into()) }
 }
 

@@ -18,6 +18,7 @@ mod ingest;
 mod jobs;
 mod lookup;
 mod names;
+mod profiles;
 mod pushed_tables;
 mod served;
 mod sinks;
@@ -52,6 +53,11 @@ fn main() {
         let data = data.join("arroyo");
         let test = move || engines::arroyo_changes(&data, name);
         trials.push(Trial::test(format!("arroyo_changes::{name}"), test).with_ignored_flag(absent));
+    }
+    for name in engines::ARROYO_DEBEZIUM {
+        let data = data.join("arroyo");
+        let test = move || engines::arroyo_debezium(&data, name);
+        trials.push(Trial::test(format!("arroyo_debezium::{name}"), test).with_ignored_flag(absent));
     }
     for (name, message) in engines::ARROYO_REFUSED {
         let data = data.join("arroyo");
@@ -140,6 +146,7 @@ fn own_trials() -> Vec<Trial> {
         Trial::test("sinks::rows_have_the_columns_of_the_sink", sinks::columns),
         Trial::test("sinks::what_cannot_be_written_is_refused_by_check", sinks::refused),
         Trial::test("sinks::times_keep_their_zone", sinks::zones),
+        Trial::test("changes::changes_that_were_written_are_read_back", changes::read_back),
         Trial::test("changes::counts_change_over_kills_and_runs", changes::over_kills),
         Trial::test("changes::rows_find_partners_of_later_runs", changes::partners_of_later_runs),
         Trial::test("changes::need_a_sink_that_takes_them", changes::sinks),
@@ -170,6 +177,7 @@ fn trials_of_servers() -> Vec<Trial> {
         Trial::test("jobs::scripts_are_replaced_and_deleted", jobs::replaced),
         Trial::test("jobs::rows_are_followed", jobs::followed),
         Trial::test("jobs::wrong_requests_are_refused", jobs::refused),
+        Trial::test("jobs::profiles_are_settings_of_tables_and_show_no_secrets", profiles::kept_and_read),
         Trial::test("jobs::sources_are_kept", jobs::sources),
         Trial::test("jobs::state_in_a_bucket", buckets::pipelines),
         Trial::test("jobs::store_that_is_away_loses_no_row", buckets::store_away),

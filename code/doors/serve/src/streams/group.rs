@@ -10,12 +10,12 @@ use buzz_epoch::{PARTS_MAX, Part, RETENTION, Segment, SourceLog, SourceSpec, Sys
 use buzz_protocol::{ErrorKind, QueryError, Result};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::StreamsSettings;
-use super::repeats::Repeats;
+use super::repeats::{KEYS_MAX, Repeats};
 
 /// Bytes of a segment after which further requests are in the next one.
 const GROUP_BYTES: usize = 8 << 20;
@@ -39,6 +39,8 @@ pub(super) struct Stream {
     /// The treatment of rows that do not fit them.
     pub(super) bad_data: BadData,
     pub(super) repeats: Mutex<Repeats>,
+    /// Set once the keys of the log are known.
+    looked: OnceCell<()>,
     queue: mpsc::UnboundedSender<Waiting>,
     counts: Arc<Counts>,
     unsealed_bytes_max: usize,
@@ -104,6 +106,7 @@ impl Stream {
             columns,
             bad_data,
             repeats: Mutex::default(),
+            looked: OnceCell::new(),
             queue,
             counts,
             unsealed_bytes_max: settings.unsealed_bytes_max,
@@ -154,6 +157,21 @@ impl Stream {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let Counts { kept_rows, kept_bytes, refused, .. } = &*self.counts;
         [load(kept_rows), load(kept_bytes), load(refused), self.unsealed_bytes()]
+    }
+
+    /// Reads, at the first call, the keys of requests that this server or others have kept before.
+    ///
+    /// # Errors
+    /// Errors of the store. The next call reads again.
+    pub(super) async fn look(&self) -> Result<()> {
+        let looking = || async {
+            // A server that was killed may have left segments, whose keys count.
+            self.seal().await?;
+            let sent = self.log.sent(KEYS_MAX).await?;
+            self.repeats.lock().note_sent(sent);
+            Ok(())
+        };
+        self.looked.get_or_try_init(looking).await.map(|()| ())
     }
 
     /// Seals all segments that are kept.

@@ -2,15 +2,15 @@
 //!
 //! The log leaves out repeated rows in any case, also those that another server took.
 
-use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use buzz_connect::CheckedRows;
+use buzz_epoch::SentRows;
+use ring::digest::{Context, SHA256};
 
 /// Maximum number of keys.
-const KEYS_MAX: usize = 100_000;
+pub(super) const KEYS_MAX: usize = 100_000;
 
 /// Time for which a key is known here. The log leaves out the rows of a repeated request for longer, and decides afterwards.
 const KNOWN_FOR: Duration = Duration::from_secs(12 * 3600);
@@ -47,16 +47,24 @@ pub(super) enum Repeat {
 /// Answers by the keys of their requests.
 #[derive(Debug, Default)]
 pub(super) struct Repeats {
+    /// The rows of requests that the log had when the stream was opened.
+    sent: SentRows,
     answers: HashMap<String, (u64, Instant, Answer)>,
     oldest: VecDeque<String>,
 }
 
 impl Repeats {
-    /// Returns what is known about `key`, with which rows of the digest `digest` were sent.
+    /// Takes the rows of requests that the log has.
+    pub(super) fn note_sent(&mut self, sent: SentRows) {
+        self.sent = sent;
+    }
+
+    /// Returns what is known about `key`, with which rows of the digest `digest` were sent. A request that only the log has is
+    /// new: its rows are kept again, and the log leaves them out.
     pub(super) fn find(&self, key: &str, digest: u64) -> Repeat {
-        match self.answers.get(key) {
+        match self.answers.get(key).filter(|(_, noted, _)| noted.elapsed() <= KNOWN_FOR) {
+            None if self.sent.digest_of(key).is_some_and(|known| known != digest) => Repeat::Other,
             None => Repeat::New,
-            Some((_, noted, _)) if noted.elapsed() > KNOWN_FOR => Repeat::New,
             Some((known, _, answer)) if *known == digest => Repeat::Same(answer.clone()),
             Some(_) => Repeat::Other,
         }
@@ -75,12 +83,13 @@ impl Repeats {
     }
 }
 
-/// Returns a digest of the rows of a request.
+/// Returns a digest of the rows of a request. It is stored, so it stays the same in all versions.
 pub(super) fn digest(format: &str, body: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    format.hash(&mut hasher);
-    body.hash(&mut hasher);
-    hasher.finish()
+    let mut context = Context::new(&SHA256);
+    context.update(format.as_bytes());
+    context.update(&[0]);
+    context.update(body);
+    context.finish().as_ref().iter().take(8).fold(0_u64, |digest, byte| digest << 8 | u64::from(*byte))
 }
 
 #[cfg(test)]
@@ -98,5 +107,12 @@ mod tests {
         assert_eq!(repeats.find("1", digest("json", b"a")), Repeat::Same(answer(1)));
         assert_eq!(repeats.find("1", digest("csv", b"a")), Repeat::Other);
         assert_eq!(repeats.answers.len(), repeats.oldest.len());
+    }
+
+    #[test]
+    fn digest_stays_the_same() {
+        // The first bytes of SHA-256 of `json`, a zero byte and `a`.
+        assert_eq!(digest("json", b"a"), 0xe067_12f1_5f5b_89e7);
+        assert_ne!(digest("jsona", b""), digest("json", b"a"));
     }
 }

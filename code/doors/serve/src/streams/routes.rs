@@ -117,8 +117,11 @@ async fn push(State(streams): State<Shared>, Path(name): Path<String>, request: 
     let body = receive(body, BODY_BYTES_MAX).await?;
     // Rows that are refused create no stream.
     let before = streams.existing(&name).await.map_err(away)?;
-    let digest = key.as_ref().map(|_| digest(format.name(), &body)).unwrap_or_default();
-    if let Some(answer) = repeated(before.as_ref(), key.as_ref(), digest)? {
+    let digest = key.as_ref().map(|_| digest(format.name(), &body));
+    if let (Some(stream), Some(_)) = (&before, &key) {
+        stream.look().await.map_err(away)?;
+    }
+    if let Some(answer) = repeated(before.as_ref(), key.as_ref().zip(digest))? {
         return Ok(answered(&name, &answer));
     }
     let mut rows = checked(before.clone(), body.clone(), format).await?;
@@ -139,6 +142,7 @@ async fn push(State(streams): State<Shared>, Path(name): Path<String>, request: 
         stream.check_room()?;
         let part = Part {
             key: key.clone(),
+            digest,
             producer,
             format: (format != RowFormat::Json).then(|| format.name().to_string()),
             rows: rows.rows,
@@ -147,7 +151,7 @@ async fn push(State(streams): State<Shared>, Path(name): Path<String>, request: 
         };
         stream.keep(part, rows.bytes, memory).await?;
     }
-    if let Some(key) = key {
+    if let Some((key, digest)) = key.zip(digest) {
         stream.repeats.lock().note(key, digest, answer.clone());
     }
     Ok(answered(&name, &answer))
@@ -157,8 +161,8 @@ async fn push(State(streams): State<Shared>, Path(name): Path<String>, request: 
 ///
 /// # Errors
 /// A failure if it was sent with other rows.
-fn repeated(stream: Option<&Arc<Stream>>, key: Option<&String>, digest: u64) -> Answered<Option<Answer>> {
-    let (Some(stream), Some(key)) = (stream, key) else { return Ok(None) };
+fn repeated(stream: Option<&Arc<Stream>>, sent: Option<(&String, u64)>) -> Answered<Option<Answer>> {
+    let (Some(stream), Some((key, digest))) = (stream, sent) else { return Ok(None) };
     match stream.repeats.lock().find(key, digest) {
         Repeat::New => Ok(None),
         Repeat::Same(answer) => Ok(Some(answer)),

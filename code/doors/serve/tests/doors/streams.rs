@@ -112,7 +112,13 @@ async fn repeated_request_has_the_same_answer_and_counts_once() {
     // Another server knows the key from the log.
     let second = served(folder.path()).await;
     assert_eq!(post(&second, &key("a"), "{\"id\":1}\n{\"id\":2}\n").await, answer);
+    let (status, error) = post(&second, &key("a"), "{\"id\":3}\n").await;
+    assert_eq!((status, message(&error).contains("key `a` was used for other rows")), (422, true), "{error}");
     post(&second, &key("b"), "{\"id\":4}\n").await;
+    // One that starts at once knows keys of rows that are not sealed.
+    let third = served(folder.path()).await;
+    let (status, error) = post(&third, &key("b"), "{\"id\":3}\n").await;
+    assert_eq!((status, message(&error).contains("key `b` was used for other rows")), (422, true), "{error}");
     // Rows without a key are new rows.
     for _ in 0..2 {
         post(&second, &[], "{\"id\":5}\n").await;

@@ -13,7 +13,6 @@ use aws_sdk_lambda::types::InvocationType;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use super::calls_per_connection;
 use crate::clients::PAUSE_MS;
 
 /// Maximum number of calls over one connection at the same time.
@@ -26,6 +25,8 @@ const OPENED_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Connections {
     sdk: SdkConfig,
+    /// Calls that can share one connection.
+    shared_by: usize,
     pool: Mutex<Pool>,
 }
 
@@ -70,16 +71,16 @@ impl Leased {
 }
 
 impl Connections {
-    /// Makes no connection yet. The first call over each opens it.
-    pub(super) fn new(sdk: &SdkConfig) -> Self {
-        Self { sdk: sdk.clone(), pool: Mutex::default() }
+    /// Makes no connection yet. The first call over each opens it, if it can be `shared_by` several calls.
+    pub(super) fn new(sdk: &SdkConfig, shared_by: usize) -> Self {
+        Self { sdk: sdk.clone(), shared_by, pool: Mutex::default() }
     }
 
     /// Returns a client for one call of `function`: the first with less than [`CALLS_PER_CONNECTION`], or a new one. Its connection
     /// is open, if calls share it.
     pub(super) async fn lease(&self, function: &str) -> Leased {
         let leased = self.lease_at(buzz_protocol::now_ms());
-        if calls_per_connection(&self.sdk) > 1 {
+        if self.shared_by > 1 {
             leased.open(function).await;
         }
         leased
@@ -134,7 +135,7 @@ mod tests {
 
     fn connections() -> Connections {
         let sdk = SdkConfig::builder().behavior_version(aws_config::BehaviorVersion::latest());
-        Connections::new(&sdk.region(aws_config::Region::new("us-east-2")).build())
+        Connections::new(&sdk.region(aws_config::Region::new("us-east-2")).build(), CALLS_PER_CONNECTION)
     }
 
     #[tokio::test]
@@ -191,7 +192,7 @@ mod tests {
                 tokio::spawn(answer(socket, Arc::clone(&of_server)));
             }
         });
-        let connections = Connections::new(&sdk(&url).await);
+        let connections = Connections::new(&sdk(&url).await, 1);
         let call = async |now_ms| {
             let leased = connections.lease_at(now_ms);
             let call = leased.client.invoke().function_name("hbee").invocation_type(InvocationType::DryRun);
@@ -201,6 +202,25 @@ mod tests {
         call(1000 + PAUSE_MS).await.unwrap();
         died.store(true, Ordering::SeqCst);
         call(1001 + 2 * PAUSE_MS).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn calls_that_begin_together_open_one_connection() {
+        for (shared_by, wanted) in [(CALLS_PER_CONNECTION, 1), (1, 0)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let accepted = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&accepted);
+            tokio::spawn(async move {
+                while let Ok((socket, _)) = listener.accept().await {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    tokio::spawn(answer(socket, Arc::default()));
+                }
+            });
+            let connections = Connections::new(&sdk(&url).await, shared_by);
+            let leased = futures::future::join_all((0..10).map(|_| connections.lease("hbee"))).await;
+            assert_eq!((leased.len(), accepted.load(Ordering::SeqCst)), (10, wanted));
+        }
     }
 
     #[tokio::test]
@@ -215,7 +235,7 @@ mod tests {
                 tokio::spawn(answer(socket, Arc::default()));
             }
         });
-        let connections = Connections::new(&sdk(&url).await);
+        let connections = Connections::new(&sdk(&url).await, 1);
         let leased: Vec<Leased> = (0..10).map(|_| connections.lease_at(1000)).collect();
         futures::future::join_all(leased.iter().map(|leased| leased.open("hbee"))).await;
         assert_eq!((connections.open(), accepted.load(Ordering::SeqCst)), (vec![10], 1));

@@ -291,11 +291,14 @@ fn file_descriptors_limit_the_concurrency() {
     assert_eq!(concurrency(900, None, 1), 900);
     // Calls to AWS share connections.
     assert_eq!(concurrency(5000, Some(1024), CALLS_PER_CONNECTION), 5000);
-    let at = |url: Option<&str>| {
+    let at = |url: Option<&str>, own: Option<&str>| {
         let mut sdk = SdkConfig::builder();
         sdk.set_endpoint_url(url.map(str::to_string));
-        calls_per_connection(&sdk.build())
+        calls_per_connection(&sdk.build(), own)
     };
-    assert_eq!((at(None), at(Some("http://127.0.0.1:1")), at(Some("https://lambda"))), (100, 1, 100));
+    let (plain, tls) = (Some("http://127.0.0.1:1"), Some("https://lambda"));
+    assert_eq!((at(None, None), at(plain, None), at(tls, None)), (100, 1, 100));
+    // The endpoint of Lambda alone precedes that of all services.
+    assert_eq!((at(plain, tls), at(tls, plain), at(plain, Some(""))), (100, 1, 1));
     assert!(descriptors_max().is_some_and(|most| most >= 64));
 }

@@ -5,7 +5,8 @@
 //! listen on the same port.
 //!
 //! Follows <https://docs.aws.amazon.com/AmazonECS/latest/APIReference/>. Differences: reads are consistent with writes, or late
-//! by [`Ecs::set_lag`]; memory and CPU are not limited; subnets, security groups and roles are ignored; request signatures are not checked.
+//! by [`Ecs::set_lag`]; memory and CPU are not limited; subnets, security groups and roles are ignored; request signatures are not
+//! checked, but session tokens are; a task has its keys in variables, and they are not renewed.
 
 mod api;
 mod task;

@@ -224,7 +224,7 @@ fn program(shared: &Shared, id: &str) -> Option<std::io::Result<Program>> {
         let logs = account.logs.join(&definition.family);
         fs::create_dir_all(&folder)?;
         fs::create_dir_all(&logs)?;
-        let mut environment = account.environment();
+        let mut environment = account.environment(&account.keys.issue());
         environment.insert("TMPDIR".to_string(), folder.display().to_string());
         environment.insert(definition.listen_variable.clone(), task.address.to_string());
         environment.extend(definition.environment.clone());

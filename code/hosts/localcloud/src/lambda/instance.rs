@@ -15,6 +15,7 @@ use super::runtime_api::{Event, RESPONSE_BYTES_MAX, RuntimeApi, Said};
 use super::versions::Version;
 use super::{Fault, Outcome};
 use crate::Account;
+use crate::keys::Session;
 use crate::process::{Process, Program, Spawner, describe};
 
 /// Duration of the init phase that does not count against the first invocation's timeout.
@@ -33,6 +34,8 @@ pub(super) struct Instance {
     process: Process,
     api: RuntimeApi,
     version: Version,
+    /// The keys of the process. The service does not renew them; it starts another process.
+    session: Session,
     /// Working directory and temporary files of the process; deleted with the instance.
     _folder: TempDir,
     log: PathBuf,
@@ -61,7 +64,8 @@ impl Instance {
         let id = Uuid::new_v4().simple().to_string();
         let log = logs.join(format!("{id}.log"));
 
-        let mut environment = account.environment();
+        let session = account.keys.issue();
+        let mut environment = account.environment(&session);
         let task_root = function.bootstrap.parent().map(|path| path.display().to_string()).unwrap_or_default();
         environment.extend(
             [
@@ -91,6 +95,7 @@ impl Instance {
             process,
             api,
             version: version.clone(),
+            session,
             _folder: folder,
             log,
             started: Instant::now(),
@@ -103,6 +108,16 @@ impl Instance {
     /// Returns the version that the process runs.
     pub(super) fn version(&self) -> &Version {
         &self.version
+    }
+
+    /// Returns true if the keys of the process remain valid for an invocation of any duration.
+    pub(super) fn has_valid_keys(&self) -> bool {
+        self.session.is_valid_for(self.version.function.timeout)
+    }
+
+    /// Returns the local ports of the connections of the process.
+    pub(super) fn ports(&self) -> Vec<u16> {
+        self.process.ports()
     }
 
     /// Runs one event and returns its outcome: a response, an error, a crash or a timeout.

@@ -8,7 +8,7 @@
 //! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>. Differences:
 //! - Memory is measured ten times a second, so a short peak above the memory size is not detected.
 //! - CPU is not allocated by memory size.
-//! - Request signatures are not checked.
+//! - Request signatures are not checked; session tokens are.
 //! - An `Event` without capacity waits in memory, for an unlimited time.
 
 mod api;
@@ -29,6 +29,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Account;
+use crate::connections::Freeze;
 use crate::process::Spawner;
 pub use api::ApiError;
 pub(crate) use api::answer;
@@ -87,6 +88,8 @@ pub struct Lambda {
     capacity: Arc<Semaphore>,
     /// Percentage of the invocations that are refused.
     refused_percent: Arc<AtomicU8>,
+    /// Fate of the connections of an instance that is frozen.
+    freeze: Arc<Mutex<Freeze>>,
 }
 
 /// A function and its warm instances.
@@ -117,7 +120,7 @@ impl Lambda {
         };
         let functions = functions.into_iter().map(|function| (function.name.clone(), Arc::new(deployed(function))));
         let (functions, capacity) = (Arc::new(functions.collect()), Arc::new(Semaphore::new(concurrency)));
-        Lambda { account, spawner, functions, capacity, refused_percent: Arc::default() }
+        Lambda { account, spawner, functions, capacity, refused_percent: Arc::default(), freeze: Arc::default() }
     }
 
     /// Injects `fault` into the next `count` invocations of `function`.
@@ -215,6 +218,20 @@ impl Lambda {
         self.refused_percent.store(percent, Ordering::Relaxed);
     }
 
+    /// Sets what happens from now on to the connections of an instance to the services while it is frozen.
+    pub fn set_freeze(&self, freeze: Freeze) {
+        *self.freeze.lock() = freeze;
+    }
+
+    /// Keeps a frozen instance for the next invocations. Its connections may die meanwhile.
+    fn keep(&self, deployed: &Deployed, instance: Instance) {
+        let freeze = *self.freeze.lock();
+        if freeze != Freeze::Keep {
+            self.account.connections.end(&instance.ports(), freeze);
+        }
+        deployed.keep(instance);
+    }
+
     /// Takes a permit for one invocation. Returns `None` if the concurrency of the account is used up.
     fn room(&self) -> Option<OwnedSemaphorePermit> {
         if crate::by_chance(self.refused_percent.load(Ordering::Relaxed)) {
@@ -243,12 +260,12 @@ impl Lambda {
         };
         let outcome = instance.invoke(payload, fault.as_ref()).await;
         if instance.settle_shortly().await {
-            deployed.keep(instance);
+            self.keep(deployed, instance);
         } else if instance.lives() {
-            let deployed = Arc::clone(deployed);
+            let (lambda, deployed) = (self.clone(), Arc::clone(deployed));
             tokio::spawn(async move {
                 if instance.settle().await {
-                    deployed.keep(instance);
+                    lambda.keep(&deployed, instance);
                 }
             });
         }
@@ -261,9 +278,10 @@ impl Deployed {
         self.faults.lock().pop_front()
     }
 
-    /// Takes the most recently used instance of `version`, if one is idle.
+    /// Takes the most recently used instance of `version`, if one is idle. Ends those whose keys expire.
     fn warm(&self, version: &Version) -> Option<Instance> {
         let mut idle = self.idle.lock();
+        idle.retain(Instance::has_valid_keys);
         let found = idle.iter().rposition(|instance| instance.version() == version)?;
         Some(idle.remove(found))
     }

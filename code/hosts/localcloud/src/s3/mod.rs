@@ -5,8 +5,9 @@
 //! objects.
 //!
 //! Differences from the service: a key cannot be both an object and the prefix of other keys; file names limit keys to
-//! about 160 bytes; there are no versions, no lifecycle rules and no access rules besides the one key pair.
+//! about 160 bytes; there are no versions, no lifecycle rules and no access rules: every key may do everything.
 
+mod bandwidth;
 mod fault;
 mod locks;
 mod preconditions;
@@ -19,15 +20,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::http::header::CONTENT_LENGTH;
 use axum::http::{Request, Response, StatusCode};
 use parking_lot::Mutex;
-use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 
+pub use bandwidth::Bandwidth;
+use bandwidth::Meter;
 use fault::Faults;
 pub use fault::ReadFault;
+use shape::Metered;
 pub use shape::Shape;
 use store::Store;
+
+use crate::Keys;
+use crate::keys::Refusal;
 
 /// An S3 server over one folder.
 #[derive(Clone)]
@@ -35,6 +42,8 @@ pub struct S3 {
     service: S3Service,
     faults: Faults,
     shape: Arc<Mutex<Shape>>,
+    keys: Keys,
+    meter: Arc<Mutex<Meter>>,
 }
 
 impl std::fmt::Debug for S3 {
@@ -44,18 +53,20 @@ impl std::fmt::Debug for S3 {
 }
 
 impl S3 {
-    /// Opens a server over `folder` and creates missing `buckets`. Requests must be signed with the key pair.
+    /// Opens a server over `folder` and creates missing `buckets`. Requests must be signed with the lasting key pair or
+    /// with temporary ones of `keys`.
     ///
     /// # Errors
     /// When the folder cannot be created or read.
-    pub(crate) fn open(folder: &Path, buckets: &[String], region: &str, keys: (&str, &str)) -> io::Result<S3> {
+    pub(crate) fn open(folder: &Path, buckets: &[String], region: &str, keys: &Keys) -> io::Result<S3> {
         for bucket in buckets {
             fs::create_dir_all(folder.join(bucket))?;
         }
         let store = Store::open(folder, region)?;
         let mut builder = S3ServiceBuilder::new(store);
-        builder.set_auth(SimpleAuth::from_single(keys.0, keys.1));
-        Ok(S3 { service: builder.build(), faults: Faults::default(), shape: Arc::default() })
+        builder.set_auth(keys.clone());
+        let service = builder.build();
+        Ok(S3 { service, faults: Faults::default(), shape: Arc::default(), keys: keys.clone(), meter: Arc::default() })
     }
 
     /// Injects `fault` into the next `count` reads of objects whose path contains `word`. Earlier ones that have not
@@ -76,22 +87,30 @@ impl S3 {
 
     /// Handles one request.
     pub(crate) async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let function = match self.keys.judge(request.headers(), request.uri()) {
+            Ok(function) => function,
+            Err(Refusal::Expired) => return fault::refusal(400, "ExpiredToken"),
+            Err(Refusal::Invalid) => return fault::refusal(400, "InvalidToken"),
+        };
+        let metered = Metered { meter: Arc::clone(&self.meter), function };
         match self.faults.next(&request) {
             None if self.shape.lock().refuses() => fault::refusal(503, "SlowDown"),
-            None => self.serve(request).await,
+            None => self.serve(request, metered).await,
             Some(ReadFault::Slow(delay)) => {
                 tokio::time::sleep(delay).await;
-                self.serve(request).await
+                self.serve(request, metered).await
             }
             Some(ReadFault::Refuse(status, code)) => fault::refusal(status, code),
-            Some(ReadFault::Truncated) => fault::first_half(self.serve(request).await).await,
+            Some(ReadFault::Truncated) => fault::first_half(self.serve(request, metered).await).await,
         }
     }
 
-    async fn serve(&self, request: Request<Body>) -> Response<Body> {
+    async fn serve(&self, request: Request<Body>, metered: Metered) -> Response<Body> {
         let shape = *self.shape.lock();
+        let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        metered.pass(length.unwrap_or(0), shape).await;
         match self.service.call(request.map(s3s::Body::http_body_unsync)).await {
-            Ok(response) => shape.applied(response.map(Body::new)).await,
+            Ok(response) => shape.applied(response.map(Body::new), metered).await,
             Err(error) => {
                 tracing::warn!(?error, "S3 request failed");
                 let mut response = Response::new(Body::empty());

@@ -13,6 +13,7 @@ mod faults;
 mod jobs;
 mod matrix;
 mod names;
+mod network;
 mod objects;
 mod queries;
 mod stack;

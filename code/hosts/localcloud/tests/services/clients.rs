@@ -28,6 +28,7 @@ pub(crate) struct Sizes {
     pub(crate) environment: BTreeMap<String, String>,
     pub(crate) start_delay: Duration,
     pub(crate) address: AddressKind,
+    pub(crate) host: Option<String>,
 }
 
 impl Default for Sizes {
@@ -39,6 +40,7 @@ impl Default for Sizes {
             environment: BTreeMap::new(),
             start_delay: Duration::ZERO,
             address: AddressKind::Ipv4,
+            host: None,
         }
     }
 }
@@ -58,6 +60,7 @@ pub(crate) async fn start(sizes: Sizes) -> Cloud {
     };
     let setup = Setup {
         listen: ([127, 0, 0, 1], 0).into(),
+        host: sizes.host,
         folder: folder.path().to_path_buf(),
         buckets: vec!["bucket".to_string()],
         functions: vec![function],

@@ -4,6 +4,7 @@ mod clients;
 #[path = "../common/mod.rs"]
 mod common;
 mod ecs;
+mod keys;
 mod lambda;
 mod processes;
 mod s3;

@@ -27,13 +27,13 @@ use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
 pub use self::preview::Preview;
-pub(crate) use self::registry::token;
 pub use self::registry::{Pipeline, Registry, taken};
+pub(crate) use self::registry::{encode, token};
 pub use self::sources::SavedSource;
 pub use self::status::{JobState, Level, Message, Status};
 pub use self::tail::{Event, Tail};
 pub use self::view::{
-    checkpoint_groups, checkpoints, connectors, job, job_id, messages, metric_groups, pipeline, source,
+    checkpoint_groups, checkpoints, connectors, job, job_id, messages, metric_groups, pipeline, profile, source,
 };
 pub use self::wanted::{Change, New, Stop, Wanted, id_of};
 
@@ -44,6 +44,7 @@ use crate::live::Figures;
 use crate::notes::Silent;
 use crate::plan::plan;
 use crate::process::{Printed, Process};
+use crate::profiles::Profiles;
 use crate::thread;
 
 /// Interval of signs of life, with state in a folder and in a bucket.
@@ -86,6 +87,7 @@ impl Jobs {
             notes: Arc::new(Silent),
             // Epochs keep the rows of all sinks, so nothing else is to do.
             printed: Printed::Elsewhere(Arc::new(|_| Arc::new(Blackhole))),
+            profiles: Some(Profiles::new(Arc::clone(&registry.store), &registry.root)),
             ..process
         };
         let keeper = Arc::new(Keeper::new(registry, process, registry::token(), beat));
@@ -229,6 +231,12 @@ impl Jobs {
     /// Errors of the store.
     pub async fn remove_source(&self, name: &str) -> Result<bool> {
         self.keeper.registry.remove_source(name).await
+    }
+
+    /// Returns the connection profiles of the state.
+    pub fn profiles(&self) -> Profiles {
+        let registry = &self.keeper.registry;
+        Profiles::new(Arc::clone(&registry.store), &registry.root)
     }
 
     /// Returns the newest records of a pipeline, the newest first.

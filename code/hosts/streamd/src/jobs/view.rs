@@ -1,5 +1,6 @@
 //! JSON of the REST interface, with the names that Arroyo's version 1 has. Times are microseconds since 1970.
 
+use buzz_connect::profile_config;
 use buzz_epoch::Record;
 use serde_json::{Value, json};
 
@@ -7,6 +8,7 @@ use crate::jobs::registry::Pipeline;
 use crate::jobs::sources::SavedSource;
 use crate::jobs::status::{JobState, Level};
 use crate::jobs::wanted::Stop;
+use crate::profiles::Profile;
 
 /// Length of an epoch in microseconds, of a pipeline that has not run yet.
 const EPOCH_MICROS: u64 = 1_000_000;
@@ -234,6 +236,18 @@ pub fn source(source: &SavedSource) -> Value {
         "tableType": "source",
         // Arroyo's tables have a configuration of each connector instead.
         "statement": source.statement,
+    })
+}
+
+/// Returns the JSON of a connection profile, without what is secret.
+pub fn profile(profile: &Profile) -> Value {
+    json!({
+        "id": profile.name,
+        "name": profile.name,
+        "createdAt": micros(profile.created_ms),
+        "connector": profile.connector,
+        "description": profile.options.get("bootstrap_servers").cloned().unwrap_or_default(),
+        "config": profile_config(&profile.connector, &profile.options),
     })
 }
 

@@ -147,7 +147,7 @@ impl ScalarUDFImpl for InstantIn {
 }
 
 /// Returns the nanoseconds by which a local time in `zone` is ahead of UTC. Times beyond the range of the calendar have none.
-fn offset(local: i128, zone: Tz) -> i128 {
+pub(super) fn offset(local: i128, zone: Tz) -> i128 {
     let seconds = i64::try_from(local.div_euclid(SECOND)).ok();
     let Some(time) = seconds.and_then(|seconds| DateTime::from_timestamp(seconds, 0)) else { return 0 };
     let time = time.naive_utc();
@@ -199,7 +199,7 @@ pub(super) fn instants(times: &dyn Array) -> Result<Decimal128Array> {
 }
 
 /// Returns the nanoseconds since 1970 of each time in `times`.
-fn nanoseconds(times: &dyn Array) -> Result<impl Iterator<Item = Option<i128>>> {
+pub(super) fn nanoseconds(times: &dyn Array) -> Result<impl Iterator<Item = Option<i128>>> {
     let Some(unit) = unit_nanoseconds(times.data_type()) else {
         return internal_err!("a value of type {} is not a date or timestamp", times.data_type());
     };

@@ -18,6 +18,7 @@ mod spans;
 mod sum;
 mod truncation;
 mod wide_sum;
+mod zones;
 
 use std::sync::Arc;
 
@@ -34,6 +35,7 @@ pub use patterns::{like_pattern, similar_pattern};
 pub use single_row::single_row;
 pub use spans::{interval_length, interval_part};
 pub use sum::{checked_sum, wrapping_sum};
+pub use zones::in_zone;
 
 use self::extremes::extremes;
 use self::mended::mended_functions;
@@ -54,6 +56,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         null_if(),
         one_form(),
         one_nan(),
+        in_zone(),
     ];
     arithmetic.into_iter().chain(intervals).chain(others).chain(mended_functions()).chain(bounded_functions()).collect()
 }

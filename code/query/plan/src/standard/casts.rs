@@ -12,6 +12,7 @@ use datafusion::logical_expr::{Cast, Expr, TryCast};
 
 use super::operands::compared;
 use super::overflow::type_of;
+use super::zones::is_utc;
 
 /// Hides the casts of `expression` that must not move to the other side of a comparison.
 pub(super) fn kept(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
@@ -45,8 +46,10 @@ fn stays(operand: &Expr, schema: &DFSchema) -> Result<bool> {
 
 /// Checks if a cast gives several values of a type the same value, or fails for some.
 fn narrows(from: &DataType, to: &DataType) -> bool {
-    if let (DataType::Timestamp(..), DataType::Timestamp(..)) = (from, to) {
-        return unit_nanoseconds(from) < unit_nanoseconds(to);
+    if let (DataType::Timestamp(_, own), DataType::Timestamp(_, other)) = (from, to) {
+        // The number of a timestamp without a zone is that of a local time.
+        let is_local = own.is_some() != other.is_some() && !own.iter().chain(other).all(|zone| is_utc(zone));
+        return is_local || unit_nanoseconds(from) < unit_nanoseconds(to);
     }
     match (digits(from), digits(to)) {
         (Some((whole, scale)), Some((to_whole, to_scale))) => {
@@ -100,8 +103,11 @@ mod tests {
     fn casts_to_fewer_values_narrow() {
         use DataType::{Decimal128, Int8, Int32, Int64, Timestamp, UInt8, UInt32, UInt64, Utf8};
         let (seconds, micros) = (Timestamp(TimeUnit::Second, None), Timestamp(TimeUnit::Microsecond, None));
+        let micros_in = |zone: &str| Timestamp(TimeUnit::Microsecond, Some(zone.into()));
         for (from, to) in [
             (micros.clone(), seconds.clone()),
+            (micros_in("America/Denver"), micros.clone()),
+            (micros.clone(), micros_in("+02:00")),
             (Int64, Int32),
             (Int32, UInt32),
             (UInt64, Int64),
@@ -114,6 +120,8 @@ mod tests {
             assert!(narrows(&from, &to), "{from} to {to}");
         }
         for (from, to) in [
+            (micros_in("UTC"), micros.clone()),
+            (micros_in("America/Denver"), micros_in("UTC")),
             (seconds, micros),
             (Int32, Int64),
             (UInt8, Int32),

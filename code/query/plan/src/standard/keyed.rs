@@ -18,6 +18,9 @@ use super::intervals::{Kind, have_lengths, is_interval, key, length, ordered, re
 use super::operands::type_of;
 use super::{doubles, instants, lifted, times};
 
+/// The function that tells which keys a grouping set lacks.
+const GROUPING: &str = "grouping";
+
 /// Sorts, joins and groups the rows of `node` by the lengths of intervals, and by the values of doubles.
 pub(super) fn rows(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     match node {
@@ -122,11 +125,13 @@ fn grouped(aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {
     let parts: Vec<Expr> = grouping_set_to_exprlist(&aggregate.group_expr)?.into_iter().cloned().collect();
     let forms = parts.iter().map(|part| Form::of(part, aggregate.input.schema())).collect::<Result<Vec<_>>>()?;
     let has_sets = matches!(aggregate.group_expr.as_slice(), [Expr::GroupingSet(_)]);
-    if forms.iter().all(|form| *form == Form::Itself) || asks_for_sets(&aggregate) {
+    // A rewritten key has a name, which the argument of `grouping` lacks.
+    let is_named = asks_for_sets(&aggregate) && parts.iter().any(|part| matches!(part, Expr::Alias(_)));
+    if forms.iter().all(|form| *form == Form::Itself) && !is_named {
         return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
     }
-    let Aggregate { input, group_expr, mut aggr_expr, schema, .. } = aggregate;
-    let (mut keys, mut columns) = (Vec::new(), Vec::new());
+    let Aggregate { input, group_expr, aggr_expr: outputs, schema, .. } = aggregate;
+    let (mut keys, mut columns, mut aggr_expr) = (Vec::new(), Vec::new(), Vec::new());
     for (index, (part, (relation, field))) in parts.iter().zip(schema.iter()).enumerate() {
         let value = part.clone().unalias();
         let column = match forms[index] {
@@ -153,7 +158,10 @@ fn grouped(aggregate: Aggregate) -> Result<Transformed<LogicalPlan>> {
     }
     // A later rule adds the number of the grouping set to aggregates that need it.
     let others = schema.iter().skip(forms.len()).filter(|(_, field)| field.name() != Aggregate::INTERNAL_GROUPING_ID);
-    columns.extend(others.map(|(relation, field)| Expr::Column(Column::new(relation.cloned(), field.name()))));
+    let others: Vec<Column> = others.map(|(relation, field)| Column::new(relation.cloned(), field.name())).collect();
+    let outputs = outputs.into_iter().zip(&others).map(|(output, name)| asked_of(output, name, &parts, &keys));
+    aggr_expr.splice(0..0, outputs);
+    columns.extend(others.into_iter().map(Expr::Column));
     let groups = if has_sets { in_sets(group_expr, &parts, &keys)? } else { keys };
     let grouped = Aggregate::try_new(input, groups, aggr_expr)?;
     let projection = Projection::try_new(columns, Arc::new(LogicalPlan::Aggregate(grouped)))?;
@@ -166,11 +174,28 @@ fn computed(name: String) -> Expr {
 
 /// Checks if `aggregate` has `grouping(key)`, which a later rule compares with its keys.
 fn asks_for_sets(aggregate: &Aggregate) -> bool {
-    let is_grouping = |output: &Expr| match output.clone().unalias() {
-        Expr::AggregateFunction(function) => function.func.name() == "grouping",
+    aggregate.aggr_expr.iter().any(|output| match output.clone().unalias() {
+        Expr::AggregateFunction(function) => function.func.name() == GROUPING,
         _ => false,
-    };
-    aggregate.aggr_expr.iter().any(is_grouping)
+    })
+}
+
+/// Replaces the `parts` in the arguments of `output`, if it is `grouping(…)`, by the `keys` with the same indexes, and gives it the
+/// name of its column `name` again.
+fn asked_of(output: Expr, name: &Column, parts: &[Expr], keys: &[Expr]) -> Expr {
+    let mut asked = output.clone().unalias();
+    let Expr::AggregateFunction(function) = &mut asked else { return output };
+    if function.func.name() != GROUPING {
+        return output;
+    }
+    for arg in &mut function.params.args {
+        let value = arg.clone().unalias();
+        let index = parts.iter().position(|part| part.clone().unalias() == value);
+        if let Some(key) = index.and_then(|index| keys.get(index)) {
+            *arg = key.clone();
+        }
+    }
+    asked.alias_qualified(name.relation.clone(), name.name.as_str())
 }
 
 /// Replaces the `parts` of grouping sets by the `keys` with the same indexes.

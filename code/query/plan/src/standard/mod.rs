@@ -8,6 +8,7 @@ mod casts;
 mod clauses;
 mod correlated;
 mod decimals;
+mod distinct;
 mod doubles;
 mod equalities;
 mod formats;
@@ -37,6 +38,7 @@ mod times;
 mod unnest;
 mod using;
 mod windows;
+mod zones;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -149,6 +151,7 @@ fn one(expression: Expr, schema: &DFSchema, zone: Option<&str>) -> DataFusionRes
     result = sibling(result, &|inner| formats::complete(inner, schema))?;
     result = sibling(result, &|inner| windows::within(inner, &|window| windows::in_groups(window, schema)))?;
     result = sibling(result, &|inner| decimals::comparable(inner, schema))?;
+    result = sibling(result, &|inner| zones::of_own_unit(inner, schema))?;
     result = sibling(result, &|inner| times::comparable(inner, schema, zone))?;
     result = sibling(result, &|inner| instants::exact(inner, schema))?;
     result = sibling(result, &|inner| windows::within(inner, &|window| doubles::by_value(window, schema)))?;

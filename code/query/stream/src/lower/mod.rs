@@ -57,6 +57,8 @@ pub(crate) struct SourceScan {
     pub(crate) time_column: Option<String>,
     /// Its rows are looked up. It has no [`TIME`].
     pub(crate) is_lookup: bool,
+    /// Its rows are those before and after changes, and [`TIME`] is the place of each among them.
+    pub(crate) changing: bool,
 }
 
 /// Returns the name of the feed of source `name`.
@@ -235,8 +237,8 @@ impl Lowering<'_> {
         for index in 0..flow.width() - 1 {
             self.materialized(&flow, index)?;
         }
-        // Rows of closed windows are put in the order of their windows, unless the statement orders them.
-        let timed = !self.stages.is_empty() && !matches!(plan, LogicalPlan::Sort(_));
+        // Rows of closed windows are put in the order of their windows, unless the statement orders them; changes in theirs.
+        let timed = (flow.changing || !self.stages.is_empty()) && !matches!(plan, LogicalPlan::Sort(_));
         let columns: Vec<Expr> = (0..flow.width() - usize::from(!timed)).map(|index| flow.column(index)).collect();
         Ok((LogicalPlanBuilder::from(flow.plan).project(columns)?.build()?, timed, flow.changing))
     }
@@ -322,7 +324,8 @@ fn changing_window(clause: &str) -> QueryError {
     refused(
         &format!("{clause} of rows that change"),
         "a window closes once, and its rows could change later",
-        "group by the window below, before the aggregate or the join whose rows change",
+        "group by the window below, before the aggregate or the join whose rows change; those of a table with \
+         format = 'debezium_json' always change, so aggregate them without a window",
     )
 }
 

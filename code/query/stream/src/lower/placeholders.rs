@@ -7,7 +7,7 @@ use datafusion::functions::core::expr_fn::get_field;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlanBuilder, lit};
 
 use super::flow::{Flow, WindowColumn};
-use super::{Lowering, refused};
+use super::{Lowering, changing_window, refused};
 use crate::window::{Part, WindowCall, WindowSpec, time_type, window_call, window_type, window_udf, windows_udf};
 
 impl Lowering<'_> {
@@ -52,6 +52,7 @@ impl Lowering<'_> {
                                 .transpose()
                                 .unwrap_or_default())
                         }
+                        _ if input.changing => Err(changing_window("a window")),
                         _ => Err(refused(
                             &format!("a window by `{time}`"),
                             "windows follow the event time of their source",

@@ -30,7 +30,8 @@ impl Lowering<'_> {
             LogicalPlanBuilder::scan(scan.table_name.clone(), provider_as_source(Arc::new(feed)), None)?.build()?;
         let time = source.time_column.as_ref().and_then(|time| source.schema.index_of(time).ok());
         let times = time.into_iter().collect();
-        Ok(Flow { plan, streaming: true, changing: false, windows: BTreeMap::new(), times, pairs: Vec::new() })
+        let (windows, changing) = (BTreeMap::new(), source.changing);
+        Ok(Flow { plan, streaming: true, changing, windows, times, pairs: Vec::new() })
     }
 
     pub(super) fn projection(&mut self, projection: &Projection) -> Result<Flow> {

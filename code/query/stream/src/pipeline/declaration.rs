@@ -10,7 +10,7 @@ use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::logical_expr::{Expr, ExprSchemable, cast, lit};
 use datafusion::prelude::SessionContext;
 
-use super::source::{Source, SourceInput};
+use super::source::{Source, SourceInput, is_changing};
 use super::views::{declared_columns, quoted};
 use crate::lower::{SourceScan, TIME};
 use crate::script::TableDefinition;
@@ -66,7 +66,13 @@ impl<'a> Declaration<'a> {
         let is_required = |(_, field): &(usize, &FieldRef)| !field.is_nullable();
         let required = declared.iter().flat_map(|columns| columns.fields().iter().enumerate().filter(is_required));
         let required = required.map(|(index, _)| index).collect();
-        let visible = declared.unwrap_or_else(|| input.schema.as_ref().clone());
+        let visible = match declared {
+            Some(columns) => columns,
+            None if is_changing(&input.schema) => {
+                Schema::new(input.schema.fields()[..input.schema.fields().len().saturating_sub(1)].to_vec())
+            }
+            None => input.schema.as_ref().clone(),
+        };
         let mut columns: Vec<(Expr, Field)> = Vec::new();
         for field in visible.fields() {
             let expr = match table.and_then(|table| table.generated.get(field.name())) {
@@ -149,6 +155,20 @@ impl<'a> Declaration<'a> {
         Ok((cast(time.clone(), time_type()) - delay, format!("{name} - {}", duration(nanos))))
     }
 
+    /// Checks that rows that change have no event time: the row before a change would have one that has passed.
+    fn check_untimed(&self) -> Result<()> {
+        let declares = self.table.is_some_and(|table| table.watermark.is_some())
+            || self.option(&["event_time_field", "event_time", "watermark_field"]).is_some();
+        if declares {
+            return Err(QueryError::invalid(format!(
+                "table `{}` has rows that change, so it cannot have an event time: a window closes once, and its rows could \
+                 change later; remove WATERMARK FOR, event_time_field and watermark_field",
+                self.name
+            )));
+        }
+        Ok(())
+    }
+
     fn source(&self) -> Result<Prepared> {
         let state = self.context.state();
         let physical = |expr: Expr| dialect::physical_expression(&state, expr, &self.raw);
@@ -158,15 +178,22 @@ impl<'a> Declaration<'a> {
         fields.push(Field::new(TIME, time_type(), true));
         let schema = Arc::new(Schema::new(fields));
         let (mut mark, mut mark_text, mut time_column) = (None, "time of arrival".to_string(), None);
-        if let Some((name, time)) = self.time()? {
+        let changing = is_changing(&self.input.schema);
+        if changing {
+            self.check_untimed()?;
+            let place =
+                self.raw.fields().last().ok_or_else(|| QueryError::internal("rows that change have no place"))?;
+            columns.push(physical(Expr::Column(Column::new(Some(self.name), place.name())))?);
+        } else if let Some((name, time)) = self.time()? {
             let (expr, text) = self.mark(&name, &time)?;
             columns.push(physical(cast(time, time_type()))?);
             (mark, mark_text, time_column) = (Some(physical(cast(expr, time_type()))?), text, Some(name));
         }
         let time_name = time_column.clone().unwrap_or_default();
-        let scan = SourceScan { schema: Arc::clone(&schema), time_column, is_lookup: false };
+        let scan = SourceScan { schema: Arc::clone(&schema), time_column, is_lookup: false, changing };
         let required = self.required.clone();
-        let source = Source { columns, schema, required, mark, mark_text, time_name, reach: 0 };
+        let first_place = changing.then_some(0);
+        let source = Source { columns, schema, required, mark, mark_text, time_name, reach: 0, first_place };
         Ok(Prepared { source, scan, visible })
     }
 }

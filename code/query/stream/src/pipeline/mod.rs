@@ -43,6 +43,9 @@ use crate::script::Script;
 use crate::stage::{Advance, END_OF_TIME, KeyedRows, PART_ROWS, StageState};
 use crate::window::{WindowSpec, time_type};
 
+/// Places for the changes of a source in an epoch.
+const SOURCE_PLACES: i64 = 1 << 42;
+
 /// A planned script.
 pub struct Pipeline {
     context: SessionContext,
@@ -122,15 +125,18 @@ impl Pipeline {
         let lookups = lookups(&context, script, inputs, &mut scans).await?;
         for (name, input) in inputs.iter().filter(|(_, input)| !input.is_lookup) {
             let table = script.table(name);
-            let source =
+            let mut source =
                 prepare(&context, name, table, input).await.map_err(|error| error.at(format!("table {name}")))?;
+            if let Some(place) = &mut source.source.first_place {
+                *place = first_place(prepared.len());
+            }
             register(&context, name, source.visible)?;
             for (side, schema) in sides(name, input, &source.source) {
                 register(&context, &side, Arc::clone(&schema))?;
                 let mut fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone()).collect();
                 fields.push(Field::new(TIME, time_type(), true));
                 let schema = Arc::new(Schema::new(fields));
-                scans.insert(side, SourceScan { schema, time_column: None, is_lookup: false });
+                scans.insert(side, SourceScan { schema, time_column: None, is_lookup: false, changing: false });
             }
             prepared.insert(name.clone(), source.source);
             scans.insert(name.clone(), source.scan);
@@ -426,6 +432,12 @@ impl Pipeline {
         }
         Ok(())
     }
+}
+
+/// Returns the place of the first change of source `number` in an epoch. Those of stages are not negative, and -1 is that of final
+/// rows that UNION puts among changes.
+fn first_place(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX).saturating_add(2).saturating_mul(-SOURCE_PLACES)
 }
 
 /// Returns the treatment of numbers that do not fit their type: an error, unless the script sets another.

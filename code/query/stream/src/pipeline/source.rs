@@ -8,9 +8,9 @@ use arrow::array::{
 };
 use arrow::buffer::NullBuffer;
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{Schema, SchemaRef, TimestampNanosecondType};
+use arrow::datatypes::{Int64Type, Schema, SchemaRef, TimestampNanosecondType};
 use arrow::util::display::array_value_to_string;
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{CHANGES, QueryError, Result};
 use datafusion::physical_expr::PhysicalExpr;
 
 use super::SourceTime;
@@ -57,6 +57,9 @@ pub(super) struct Source {
     pub(super) time_name: String,
     /// Distance between the time of a row and the farthest start or end of its windows, in nanoseconds.
     pub(super) reach: i64,
+    /// The place of its first change among those of an epoch, if its rows change. The last one of `columns` then computes the place
+    /// of a row in its batch.
+    pub(super) first_place: Option<i64>,
 }
 
 /// The rows that a source read for an epoch.
@@ -177,6 +180,7 @@ impl Source {
         let mut prepared = Prepared { batches: Vec::new(), unfit: Vec::new() };
         let no_rows = SourceRows::default();
         let rows = rows.unwrap_or(&no_rows);
+        let mut next_place = self.first_place;
         for (partition, batches) in &rows.partitions {
             let seen = time.partitions.entry(partition.clone()).or_insert(i64::MIN);
             for batch in batches {
@@ -190,9 +194,13 @@ impl Source {
                     columns = self.evaluate(kept)?;
                     prepared.unfit.extend_from_slice(unfit);
                 }
-                let times: ArrayRef = match &self.mark {
-                    None => Arc::new(TimestampNanosecondArray::from_value(now, batch.num_rows())),
-                    Some(mark) => {
+                let times: ArrayRef = match (&self.mark, &mut next_place) {
+                    (_, Some(next)) => {
+                        let places = columns.pop().ok_or_else(|| QueryError::internal("a source has no columns"))?;
+                        moved(&places, next)
+                    }
+                    (None, None) => Arc::new(TimestampNanosecondArray::from_value(now, batch.num_rows())),
+                    (Some(mark), None) => {
                         let marks = mark.evaluate(batch)?.into_array(batch.num_rows())?;
                         let marks = marks.as_primitive::<TimestampNanosecondType>();
                         let times = columns.pop().ok_or_else(|| QueryError::internal("a source has no columns"))?;
@@ -229,13 +237,33 @@ impl Source {
     }
 }
 
+/// Returns the places of the rows of a batch behind `next`, the place of the next change of the epoch, and moves that.
+fn moved(places: &ArrayRef, next: &mut i64) -> ArrayRef {
+    let places = places.as_primitive::<Int64Type>();
+    let moved =
+        TimestampNanosecondArray::from_iter_values(places.values().iter().map(|place| next.saturating_add(*place)));
+    if let Some(last) = arrow::compute::max(places) {
+        // Two changes have places of their own, also if the last row is one before a change.
+        *next = next.saturating_add((last | 1).saturating_add(1));
+    }
+    Arc::new(moved)
+}
+
 /// Rows that are kept, and others as text with a reason.
 type Fitting = (RecordBatch, Vec<(String, String)>);
+
+/// Returns true for the columns of a source whose rows change: each row has a place among the changes of its batch in the last
+/// column, twice the number of the change, and one more for the row after it.
+pub(super) fn is_changing(columns: &Schema) -> bool {
+    columns.metadata().contains_key(CHANGES)
+}
 
 /// Returns the columns of a row as text.
 fn row_text(batch: &RecordBatch, row: usize) -> Result<String> {
     let mut columns = Vec::with_capacity(batch.num_columns());
-    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+    let schema = batch.schema();
+    let shown = schema.fields().len() - usize::from(is_changing(&schema));
+    for (field, column) in schema.fields().iter().zip(batch.columns()).take(shown) {
         columns.push(format!("{}: {}", field.name(), array_value_to_string(column, row)?));
     }
     Ok(columns.join(", "))

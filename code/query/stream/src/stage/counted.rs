@@ -151,7 +151,7 @@ impl Stage {
     /// which are those of `delta`.
     ///
     /// # Errors
-    /// `Internal` if a row is taken away that the state does not have.
+    /// `Data` if a row is taken away that the state does not have.
     pub(super) fn merge(
         &self,
         state: &mut StageState,
@@ -187,7 +187,11 @@ impl Stage {
             let (indices, times) = ((0..after.num_rows() as u32).collect(), vec![now; after.num_rows()]);
             after = with_counts(&after, indices, times, counts(&after).to_vec())?;
         } else if counts(&after).iter().any(|count| *count < 0) {
-            return Err(QueryError::internal(format!("{}: a row is taken away that does not exist", self.slot)));
+            return Err(QueryError::data(format!(
+                "{}: a row is taken away that did not come before; read the changes from their start, each once, and let \
+                 `before` have the whole row (of PostgreSQL: ALTER TABLE … REPLICA IDENTITY FULL)",
+                self.clause
+            )));
         }
         self.give(state, &after)?;
         let stored = self.with_marks(delta, &before, now)?;

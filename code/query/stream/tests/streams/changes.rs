@@ -41,7 +41,7 @@ fn add(rows: &ArrayRef, times: i64, counted: &mut Counted) {
 }
 
 /// Applies changes to no rows. Fails if an operation does not fit its rows, or a row is taken away that does not exist.
-fn applied(changes: &[RecordBatch]) -> Counted {
+pub(crate) fn applied(changes: &[RecordBatch]) -> Counted {
     let mut counted = Counted::new();
     apply(changes, &mut counted);
     counted

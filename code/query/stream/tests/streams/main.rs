@@ -1,6 +1,7 @@
 //! Tests of continuous queries on batches in memory.
 
 mod changes;
+mod changing;
 mod dialect;
 mod differential;
 mod harness;

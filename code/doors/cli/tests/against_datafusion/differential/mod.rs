@@ -164,6 +164,7 @@ async fn tried(query: &Select, host: &LocalHost, turn: usize, all: &Tables) -> V
             Verdict::Refused
         }
         Verdict::Answered(error) if is_fault_of_plain(&error) => Verdict::Refused,
+        Verdict::Differs(_) if query.filters_a_total() => Verdict::Refused,
         verdict => verdict,
     }
 }

@@ -171,6 +171,44 @@ impl Select {
         all
     }
 
+    /// Checks if a SELECT of the query filters by a subquery only, without a column of its own, and one aggregates all rows. Plain
+    /// DataFusion moves such a condition below the aggregate, which has a row also without rows: `SELECT c FROM (SELECT COUNT(*) AS c
+    /// FROM t) x WHERE 1 = (SELECT MAX(k) FROM u)` returns 0 instead of nothing.
+    pub(crate) fn filters_a_total(&self) -> bool {
+        self.any(&Select::filters_by_subqueries) && self.any(&Select::has_total)
+    }
+
+    /// Checks if a SELECT of the query, other than those in expressions, has a property.
+    fn any(&self, has: &dyn Fn(&Select) -> bool) -> bool {
+        let relations = self.from.iter().chain(self.joins.iter().map(|join| &join.relation));
+        let subqueries = relations.filter_map(|relation| match relation {
+            Relation::Sub { select, .. } => Some(select.as_ref()),
+            Relation::Named { .. } | Relation::Function { .. } => None,
+        });
+        let with = self.with.iter().map(|(_, select)| select);
+        let others = self.set.iter().map(|(_, other)| other.as_ref());
+        has(self) || subqueries.chain(with).chain(others).any(|select| select.any(has))
+    }
+
+    fn filters_by_subqueries(&self) -> bool {
+        let relations = self.from.iter().chain(self.joins.iter().map(|join| &join.relation));
+        let marks: Vec<String> = relations.map(|relation| format!("{}.", relation.alias())).collect();
+        let conditions = self.filters.iter().chain(&self.having);
+        let mut subqueries = conditions.filter(|condition| condition.contains("(SELECT "));
+        subqueries.any(|condition| !marks.iter().any(|mark| condition.contains(mark)))
+    }
+
+    /// Checks if one row of an aggregate is over all rows.
+    fn has_total(&self) -> bool {
+        let is_aggregate = |item: &String| {
+            ["COUNT(", "SUM(", "MIN(", "MAX(", "AVG(", "STDDEV", "VAR_", "MEDIAN("]
+                .iter()
+                .any(|call| item.starts_with(call))
+                && !item.contains(" OVER ")
+        };
+        !self.grouping.is_empty() || self.group.is_empty() && self.items.iter().any(|(item, _)| is_aggregate(item))
+    }
+
     fn with_smaller_parts(&self) -> Vec<Select> {
         let mut all = Vec::new();
         for (index, (_, inner)) in self.with.iter().enumerate() {

@@ -172,3 +172,16 @@ async fn unsupported_clauses_are_named_without_the_parsed_statement() {
     )
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn distinct_rows_are_ordered_by_what_they_are_computed_by() {
+    let first = |sql: &str| format!("SELECT * FROM ({sql} LIMIT 2) q");
+    check(&[], &[
+        (&first("SELECT DISTINCT upper(left(s, 1)) FROM t WHERE s <> '' ORDER BY upper(left(s, 1)) DESC"), &["H", "A"]),
+        (&first("SELECT DISTINCT b % 3 AS r, a IS NULL AS n FROM t ORDER BY a IS NULL DESC, B % 3"), &["1 | true", "2 | true"]),
+        (&first("SELECT DISTINCT extract(year FROM day) FROM d ORDER BY extract(year FROM day)"), &["1650", "2024"]),
+        (&first("SELECT DISTINCT b + 1 FROM t ORDER BY b + 1 DESC"), &["9", "8"]),
+        (&first("SELECT DISTINCT a, count(*) OVER (PARTITION BY a) FROM t ORDER BY count(*) OVER (PARTITION BY a) DESC, a"), &["3 | 3", "1 | 2"]),
+    ])
+    .await;
+}

@@ -78,3 +78,21 @@ async fn the_longest_and_the_shortest_interval_are_by_length() {
     ])
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grouping_sets_that_are_told_apart_group_by_values() {
+    let mixed = "CASE WHEN id = 1 THEN INTERVAL '1 day' ELSE id * INTERVAL '12 hours' END";
+    let lengths = format!("(SELECT id, a, {mixed} AS i FROM t WHERE id < 4) x");
+    let zeros = "(SELECT id, a, CASE WHEN id = 1 THEN -0.0::DOUBLE WHEN id = 2 THEN 0.0::DOUBLE ELSE 0e0 / 0e0 * (id - 5) END AS z FROM t WHERE id < 5) x";
+    check(&[], &[
+        (&format!("SELECT i, count(*), grouping(i) FROM {lengths} GROUP BY ROLLUP (i)"), &["24 hours | 2 | 0", "36 hours | 1 | 0", "NULL | 3 | 1"]),
+        (&format!("SELECT count(*), grouping(i) AS g, grouping(a), grouping(i, a) FROM {lengths} GROUP BY GROUPING SETS ((i), (i, a), ())"), &["2 | 0 | 1 | 1", "1 | 0 | 1 | 1", "2 | 0 | 0 | 0", "1 | 0 | 0 | 0", "3 | 1 | 1 | 3"]),
+        (&format!("SELECT count(*), grouping(a, i) FROM {lengths} GROUP BY CUBE (i, a) HAVING grouping(i) = 1"), &["2 | 1", "1 | 1", "3 | 3"]),
+        (&format!("SELECT count(*), grouping(z) FROM {zeros} GROUP BY ROLLUP (z)"), &["2 | 0", "2 | 0", "4 | 1"]),
+        (&format!("SELECT i, grouping(i) FROM {lengths} GROUP BY i"), &["24 hours | 0", "36 hours | 0"]),
+        (&format!("SELECT i > INTERVAL '1 day', count(*), grouping(i > INTERVAL '1 day') FROM {lengths} GROUP BY ROLLUP (i > INTERVAL '1 day')"), &["false | 2 | 0", "true | 1 | 0", "NULL | 3 | 1"]),
+        ("SELECT count(*), grouping(s SIMILAR TO 'hel%') FROM t WHERE s <> '' GROUP BY ROLLUP (s SIMILAR TO 'hel%')", &["2 | 0", "4 | 0", "6 | 1"]),
+        (&format!("SELECT max(i), grouping(i) + 1 FROM {lengths} GROUP BY ROLLUP (i) ORDER BY grouping(i), max(i)"), &["1 days | 1", "36 hours | 1", "36 hours | 2"]),
+    ])
+    .await;
+}

@@ -1,6 +1,7 @@
 //! `IN`, `EXISTS`, `ANY` and `ALL` with subqueries, and set operations.
 
 use super::check;
+use crate::common::{ask, statement};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn membership_knows_three_values_in_every_place() {
@@ -103,4 +104,25 @@ async fn any_and_all_know_three_values_in_every_place() {
         ("SELECT id FROM t WHERE id * INTERVAL '12 hours' > ALL (SELECT k * INTERVAL '1 day' FROM u WHERE k IS NOT NULL)", &["5", "6", "7", "8"]),
     ])
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scalar_subqueries_may_compute_what_the_query_computes() {
+    check(&[], &[
+        ("SELECT sum(id) * 100 / (SELECT sum(id) FROM t) FROM t WHERE a = 3", &["50"]),
+        ("SELECT a, max(b), (SELECT max(b) FROM t WHERE a = 1) FROM t WHERE a < 3 GROUP BY a", &["1 | 2 | 2", "2 | 0 | 2"]),
+        ("SELECT max(b) - (SELECT max(b) FROM t) FROM t", &["0"]),
+        ("SELECT a FROM t GROUP BY a HAVING max(b) = (SELECT max(b) FROM t)", &["NULL"]),
+        ("SELECT a FROM t GROUP BY a HAVING max(b) = (SELECT max(b) FROM t WHERE a > 0) AND min(b) = (SELECT min(b) FROM t)", &["3"]),
+        ("SELECT m FROM (SELECT max(b) AS m FROM t) q WHERE m = (SELECT max(b) AS m FROM t)", &["8"]),
+        ("SELECT id FROM (SELECT id FROM t UNION ALL SELECT k FROM u) q WHERE id = (SELECT max(k) AS id FROM u)", &["2", "2", "2"]),
+        ("SELECT k FROM (SELECT k FROM u UNION SELECT a FROM t) q WHERE k = (SELECT k FROM u WHERE v = 'one')", &["1"]),
+        ("SELECT a, sum(b) OVER () - (SELECT sum(b) FROM t) AS d FROM t WHERE id < 2", &["1 | -26"]),
+        ("SELECT a, max(b) FROM t WHERE a > 1 GROUP BY a ORDER BY max(b) - (SELECT max(b) FROM t) LIMIT 1", &["2 | 0"]),
+    ])
+    .await;
+    let dir = super::tables();
+    let several = "SELECT sum(k) FROM u HAVING sum(k) > (SELECT k FROM u)";
+    let error = ask(&statement(1, several, &super::TABLES), dir.path(), &[]).await.unwrap_err();
+    assert!(error.to_string().contains("more than one row"), "{error}");
 }

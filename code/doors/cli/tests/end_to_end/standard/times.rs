@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Date32Array, Int64Array, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
+    ArrayRef, Date32Array, Int64Array, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+    TimestampNanosecondArray,
 };
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, TimeUnit};
 use buzz_protocol::ErrorKind;
 
 use tempfile::{TempDir, tempdir};
@@ -196,6 +199,52 @@ async fn times_beyond_nanoseconds_are_truncated_and_put_in_bins() {
         ("SELECT id FROM d WHERE date_bin(INTERVAL '1 month', ms) = TIMESTAMP '9999-12-01' OR date_bin(INTERVAL '1 hour', ts, TIMESTAMP '2000-01-01 00:30:00') = TIMESTAMP '1650-05-30 23:30:00'", &["1", "3"]),
         ("SELECT date_bin(INTERVAL '1 year', day) FROM d", &["9999-01-01T00:00:00", "2024-01-01T00:00:00", "1650-01-01T00:00:00"]),
         ("SELECT date_bin(CAST(NULL AS INTERVAL), ts) FROM d WHERE id = 1", &["NULL"]),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_without_a_zone_are_read_in_one() {
+    let dir = tempdir().unwrap();
+    let local = ["2024-07-01 12:00:00", "2024-11-03 01:30:00", "2024-03-10 02:30:00", "9999-12-31 00:00:00"];
+    let times = cast(&StringArray::from(local.to_vec()), &DataType::Timestamp(TimeUnit::Microsecond, None)).unwrap();
+    let days: ArrayRef = Arc::new(Date32Array::from(vec![Some(19_905), Some(20_030), None, None]));
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(1..=4));
+    table(dir.path(), "l", &batch(vec![("id", ids), ("ts", times), ("day", days)]));
+    let utc = |zoned: &str| format!("CAST(arrow_cast({zoned}, 'Timestamp(Microsecond, Some(\"UTC\"))') AS VARCHAR)");
+    let there = "(ts AT TIME ZONE 'America/New_York')";
+    check_on(&dir, &[("l", "Parquet", "l")], &["time_zone=UTC"], &[
+        // The clock showed 01:30 twice, and skipped 02:30.
+        (
+            &format!("SELECT {} FROM l", utc(there)),
+            &["2024-07-01T16:00:00Z", "2024-11-03T06:30:00Z", "2024-03-10T07:30:00Z", "9999-12-31T05:00:00Z"],
+        ),
+        (&format!("SELECT id FROM l WHERE {there} = TIMESTAMPTZ '2024-07-01 16:00:00+00:00'"), &["1"]),
+        (&format!("SELECT id FROM l WHERE {there} < TIMESTAMPTZ '2024-07-01 15:00:00+00:00'"), &["3"]),
+        (&format!("SELECT id FROM l WHERE {there} IN (TIMESTAMPTZ '2024-11-03 06:30:00+00:00', TIMESTAMPTZ '2024-07-01 12:00:00+00:00')"), &["2"]),
+        (&format!("SELECT id FROM l WHERE {there} BETWEEN '2024-11-03 06:00:00+00:00' AND '2024-11-03 07:00:00+00:00'"), &["2"]),
+        ("SELECT id FROM l WHERE id < 4 AND CAST(ts AT TIME ZONE 'UTC' AS TIMESTAMP) = TIMESTAMP '2024-07-01 12:00:00'", &["1"]),
+        (&format!("SELECT id FROM l WHERE id < 4 AND CAST({there} AS TIMESTAMP) = TIMESTAMP '2024-07-01 12:00:00'"), &["1"]),
+        (&format!("SELECT {} FROM l WHERE id < 3", utc("(day AT TIME ZONE 'America/New_York')")), &["2024-07-01T04:00:00Z", "2024-11-03T04:00:00Z"]),
+    ])
+    .await;
+    check_on(
+        &dir,
+        &[("l", "Parquet", "l")],
+        &["time_zone=America/New_York"],
+        &[
+            ("SELECT id FROM l WHERE CAST(ts AS TIMESTAMPTZ) = TIMESTAMPTZ '2024-07-01 16:00:00+00:00'", &["1"]),
+            ("SELECT count(CAST(ts AS TIMESTAMPTZ)) FROM l WHERE id < 4", &["3"]),
+            ("SELECT count(TRY_CAST(ts AS TIMESTAMPTZ)) FROM l WHERE id < 4", &["3"]),
+        ],
+    )
+    .await;
+    // `z` is 06:00, 12:00 and 18:00 of 2024-07-01 in UTC; Denver is six hours behind.
+    let denver = "CAST(z AT TIME ZONE 'America/Denver' AS TIMESTAMP)";
+    check(&[], &[
+        (&format!("SELECT id FROM d WHERE {denver} < TIMESTAMP '2024-07-01 07:00:00'"), &["1", "2"]),
+        (&format!("SELECT id FROM d WHERE {denver} IN (TIMESTAMP '2024-07-01 06:00:00', TIMESTAMP '2024-07-01 18:00:00')"), &["2"]),
+        ("SELECT id FROM d WHERE z AT TIME ZONE 'America/Denver' < '2024-07-01 07:00:00'", &["1", "2"]),
     ])
     .await;
 }

@@ -52,6 +52,15 @@ pub(super) struct PostSource {
     pub(super) statement: String,
 }
 
+/// A connection profile to keep. Some of its settings are secret.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct PostProfile {
+    pub(super) name: String,
+    pub(super) connector: String,
+    pub(super) config: Value,
+}
+
 /// A change of a pipeline.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -164,6 +173,20 @@ fn whole<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<u64>,
 /// `Invalid`, with the place and the field.
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     serde_json::from_slice(body).map_err(|error| QueryError::invalid(format!("the body is not valid: {error}")))
+}
+
+/// Parses the body of a request that has secrets, which the error must not repeat.
+///
+/// # Errors
+/// `Invalid`, with the place.
+pub(super) fn read_secret<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
+    serde_json::from_slice(body).map_err(|error| {
+        QueryError::invalid(format!(
+            "the body is not valid at line {} column {}; send {{\"name\": …, \"connector\": …, \"config\": {{…}}}}",
+            error.line(),
+            error.column()
+        ))
+    })
 }
 
 /// Parses the body of a request that may have none.

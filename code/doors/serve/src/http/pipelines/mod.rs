@@ -1,12 +1,13 @@
 //! Pipelines by REST, with the paths and the JSON of Arroyo's version 1.
 //!
-//! `asked` has the bodies of requests, `output` sends rows as server-sent events, `sources` keeps tables to read, and
-//! `openapi` describes the routes. What a pipeline is, and its JSON, is in
+//! `asked` has the bodies of requests, `output` sends rows as server-sent events, `sources` keeps tables to read, `profiles`
+//! settings of servers, and `openapi` describes the routes. What a pipeline is, and its JSON, is in
 //! `buzz-streamd`.
 
 mod asked;
 mod openapi;
 mod output;
+mod profiles;
 mod sources;
 
 use axum::Router;
@@ -79,6 +80,9 @@ pub(super) fn routes<S>(shared: &Shared) -> Router<S> {
         .route("/openapi.json", get(async || answer(openapi::document())))
         .route("/connection_tables", get(sources::list).post(sources::keep))
         .route("/connection_tables/{name}", delete(sources::remove))
+        .route("/connection_profiles", get(profiles::list).post(profiles::keep))
+        .route("/connection_profiles/test", post(profiles::test))
+        .route("/connection_profiles/{name}", delete(profiles::remove))
         .route("/jobs", get(all_jobs))
         .route("/pipelines", get(list).post(create))
         .route("/pipelines/validate_query", post(validate))

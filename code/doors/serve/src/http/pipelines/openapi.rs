@@ -5,12 +5,16 @@ use serde_json::{Map, Value, json};
 /// A route: method, path below [`super::PATH`], summary, schema of the body, and schema of the answer.
 type Route = (&'static str, &'static str, &'static str, Option<&'static str>, &'static str);
 
-const ROUTES: [Route; 21] = [
+const ROUTES: [Route; 25] = [
     ("get", "/ping", "Answers", None, "Text"),
     ("get", "/connectors", "Lists the connectors", None, "Collection"),
     ("get", "/connection_tables", "Lists the sources that are kept", None, "Collection"),
     ("post", "/connection_tables", "Keeps a source", Some("SourcePost"), "Collection"),
     ("delete", "/connection_tables/{name}", "Removes a source that is kept", None, "Empty"),
+    ("get", "/connection_profiles", "Lists the connection profiles, without secrets", None, "Collection"),
+    ("post", "/connection_profiles", "Keeps a connection profile", Some("ProfilePost"), "Collection"),
+    ("post", "/connection_profiles/test", "Connects once with settings", Some("ProfilePost"), "Collection"),
+    ("delete", "/connection_profiles/{name}", "Removes a connection profile", None, "Empty"),
     ("get", "/jobs", "Lists the jobs of all pipelines", None, "Collection"),
     ("get", "/pipelines", "Lists the pipelines", None, "Collection"),
     ("post", "/pipelines", "Creates and starts a pipeline", Some("PipelinePost"), "Pipeline"),
@@ -109,6 +113,7 @@ fn schemas() -> Value {
     let object = |required: &[&str], properties: Value| json!({"type": "object", "required": required, "properties": properties, "additionalProperties": false});
     let udfs = json!({"type": ["array", "null"], "maxItems": 0});
     let text = || json!({"type": "string"});
+    let profile_name = json!({"type": "string", "minLength": 1, "maxLength": 63, "pattern": "^[A-Za-z0-9_-]+$"});
     let name = json!({"type": "string", "minLength": 1, "maxLength": 100, "pattern": "^[A-Za-z0-9_.-]*[A-Za-z0-9][A-Za-z0-9_.-]*$"});
     let script = json!({"type": "string", "minLength": 1, "maxLength": 1 << 20});
     let optional = |kind: &str| json!({"type": [kind, "null"]});
@@ -132,6 +137,10 @@ fn schemas() -> Value {
             "continue": optional("boolean"),
         })),
         "SourcePost": object(&["name", "statement"], json!({"name": text(), "statement": text()})),
+        "ProfilePost": object(&["name", "connector", "config"], json!({
+            "name": profile_name, "connector": {"enum": ["kafka", "sse", "websocket", "polling_http", "webhook"]},
+            "config": {"type": "object"},
+        })),
         "PipelineRestart": object(&[], json!({"force": optional("boolean"), "parallelism": workers})),
     })
 }
