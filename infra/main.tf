@@ -48,6 +48,7 @@ locals {
     security_group_ids  = local.own_network ? [module.network[0].comb_security_group_id] : var.comb_security_groups
     network             = var.comb_network
     port                = local.settings.comb_port
+    tls                 = var.comb_tls
     cpu                 = local.settings.comb_cpu
     memory_mb           = local.settings.comb_memory_mb
     idle_s              = local.settings.comb_idle_s
@@ -123,6 +124,8 @@ module "combs" {
   idle_s       = local.settings.comb_idle_s
   log_days     = local.settings.log_days
   environment  = local.environment
+
+  record_certificates = var.comb_tls ? module.storage.record_certificates : []
 }
 
 module "functions" {

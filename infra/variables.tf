@@ -29,6 +29,12 @@ variable "comb_network" {
   }
 }
 
+variable "comb_tls" {
+  description = "True if functions and combs talk to combs with TLS. Each comb makes a certificate of its own, which it records in the stack's bucket."
+  type        = bool
+  default     = false
+}
+
 variable "data_locations" {
   description = "Locations that the stack may read: `s3://bucket/prefix/`, `s3://bucket/key`, or `s3://bucket` for a whole bucket. Nothing else is readable."
   type        = list(string)

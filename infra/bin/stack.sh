@@ -120,6 +120,7 @@ init() { # `known`: fails unless the stack exists
 
     export TF_VAR_region=$REGION TF_VAR_arch=$ARCH TF_VAR_comb_network=$COMB_NETWORK TF_VAR_log_level=${LOG_LEVEL:-info}
     export TF_VAR_traces_endpoint=${TRACES_ENDPOINT:-} TF_VAR_metrics=${METRICS:-off}
+    export TF_VAR_comb_tls=${COMB_TLS:-false}
     TF_VAR_data_locations=$(json_list "${DATA_LOCATIONS:-}")
     TF_VAR_output_locations=$(json_list "${OUTPUT_LOCATIONS:-}")
     TF_VAR_data_kms_keys=$(json_list "${DATA_KMS_KEYS:-}")

@@ -26,7 +26,7 @@ for _ in $(seq 100); do
 done
 
 # Removes the user's own settings and credentials.
-for name in $(compgen -e | grep -E '^(AWS_|TF_VAR_|DATA_|OUTPUT_|BACKEND_|DEPLOY_PROFILE|COMB_NETWORK|BUCKET_REGIONS|NAME_PREFIX|TAGS|ROLE_PATH|PERMISSIONS_BOUNDARY|FUNCTION_|TF$)' || true); do unset "$name"; done
+for name in $(compgen -e | grep -E '^(AWS_|TF_VAR_|DATA_|OUTPUT_|BACKEND_|DEPLOY_PROFILE|COMB_NETWORK|COMB_TLS|BUCKET_REGIONS|NAME_PREFIX|TAGS|ROLE_PATH|PERMISSIONS_BOUNDARY|FUNCTION_|TF$)' || true); do unset "$name"; done
 export AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=secret AWS_ENDPOINT_URL=http://127.0.0.1:$port
 export AWS_EC2_METADATA_DISABLED=true AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null
 export STAGE=dev REGION=us-east-2 AWS_DEFAULT_REGION=us-east-2 AUTO_APPROVE=1 ALLOW_DIRTY=1 BUILD_VERSION=try DATA_LOCATIONS='s3://lake/trips/ s3://rates' OUTPUT_LOCATIONS=s3://reports/daily/

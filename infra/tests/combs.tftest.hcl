@@ -65,6 +65,10 @@ run "public_ipv4" {
     error_message = "the repository's name is part of the contract with users"
   }
   assert {
+    condition     = length(aws_iam_role_policy.comb) == 0
+    error_message = "without TLS a comb may do nothing"
+  }
+  assert {
     condition     = one(aws_ecs_cluster.combs.setting).value == "disabled"
     error_message = "Container Insights costs while idle"
   }
@@ -101,6 +105,20 @@ run "what_ecs_may_do" {
   assert {
     condition     = jsondecode(aws_iam_role.comb.assume_role_policy).Statement[0].Condition.StringEquals["aws:SourceAccount"] == "123456789012" && aws_iam_role.execution.assume_role_policy == aws_iam_role.comb.assume_role_policy
     error_message = "ECS may take the roles for this account only"
+  }
+}
+
+run "what_a_comb_may_do" {
+  variables {
+    record_certificates = [{ Sid = "RecordCertificate", Effect = "Allow", Action = ["s3:PutObject"], Resource = ["arn:aws:s3:::buzz/results/combs/certificates/*"] }]
+  }
+  module {
+    source = "./modules/combs"
+  }
+
+  assert {
+    condition     = jsonencode([for s in jsondecode(aws_iam_role_policy.comb[0].policy).Statement : [s.Action, s.Resource]]) == jsonencode([[["s3:PutObject"], ["arn:aws:s3:::buzz/results/combs/certificates/*"]]])
+    error_message = "a comb may record its certificate and do nothing else: ${aws_iam_role_policy.comb[0].policy}"
   }
 }
 

@@ -37,6 +37,7 @@ variables {
     security_group_ids  = ["sg-combs"]
     network             = "public_ipv4"
     port                = 3333
+    tls                 = true
     cpu                 = 2048
     memory_mb           = 4096
     idle_s              = 300
@@ -94,6 +95,7 @@ run "functions" {
       BUZZ_COMB_SECURITY_GROUPS  = "sg-combs"
       BUZZ_COMB_NETWORK          = "public_ipv4"
       BUZZ_COMB_PORT             = "3333"
+      BUZZ_COMB_TLS              = "true"
       BUZZ_COMB_VCPUS            = "2"
       BUZZ_COMB_MEMORY_MB        = "4096"
       BUZZ_COMB_IDLE_SECONDS     = "300"

@@ -63,7 +63,7 @@ STORE_SOURCES = {
         "code/data/registry/src", "code/hosts/aws/src/results.rs", "code/doors/lambda/src",
     ],
     "hbee": ["code/hosts/worker/src/hbee.rs", "code/query/hbee/src", "code/data/storage/src"],
-    "comb": ["code/query/hcomb/src", "code/query/exchange/src", "code/hosts/worker/src/comb.rs"],
+    "comb": ["code/query/hcomb/src", "code/query/exchange/src", "code/hosts/worker/src/comb.rs", "code/hosts/worker/src/certificate.rs"],
 }
 
 # S3 returns 404 for a missing object only with the permission to list; otherwise 403.
@@ -163,6 +163,7 @@ def allowed():
         "var.read_tasks": actions(block(storage, 'output "read_tasks"')),
         "var.exchange": actions(block(storage, 'output "exchange"')),
         "var.remove_exchanged": actions(block(storage, 'output "remove_exchanged"')),
+        "var.record_certificates": actions(block(storage, 'output "record_certificates"')),
         "var.write_results": actions(block(storage, 'output "write_results"')),
         "local.basics": actions(functions[functions.index("interface_actions = [") : functions.index("resource ")]),
     }

@@ -69,6 +69,16 @@ run "traces_and_metrics" {
   }
 }
 
+run "tls_to_combs" {
+  variables {
+    comb_tls = true
+  }
+  assert {
+    condition     = module.combs[0].records_certificates
+    error_message = "combs that use TLS must be allowed to record their certificates"
+  }
+}
+
 run "traces_to_no_place" {
   command = plan
   variables {
@@ -84,6 +94,10 @@ run "with_combs" {
     error_message = "traces and metrics are off unless a setting asks for them"
   }
 
+  assert {
+    condition     = !module.combs[0].records_certificates
+    error_message = "TLS is an option, and combs without it have no permissions"
+  }
   assert {
     condition     = length(module.network) == 1 && output.comb_cluster == "buzz-rust-cluster-dev" && module.functions.environment["AWS_USE_DUALSTACK_ENDPOINT"] == "true"
     error_message = "a stack with combs has a network without a route to IPv4 hosts"

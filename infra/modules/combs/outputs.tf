@@ -23,6 +23,11 @@ output "role_arns" {
   value       = [aws_iam_role.comb.arn, aws_iam_role.execution.arn]
 }
 
+output "records_certificates" {
+  description = "True if combs may record certificates."
+  value       = length(aws_iam_role_policy.comb) > 0
+}
+
 output "repository_url" {
   description = "URL of the image repository; null if an image is given."
   value       = one(aws_ecr_repository.combs[*].repository_url)

@@ -1,5 +1,5 @@
-# Two roles. With the execution role, ECS starts a comb. The task role of the program has no permissions: a comb only
-# processes the data that it receives.
+# Two roles. With the execution role, ECS starts a comb. The task role of the program has no permissions, since a comb only
+# processes the data that it receives; with TLS, it may record its certificate.
 
 locals {
   trust = jsonencode({
@@ -22,6 +22,17 @@ resource "aws_iam_role" "comb" {
   permissions_boundary = var.role.boundary
   description          = "What a comb's program may do"
   assume_role_policy   = local.trust
+}
+
+resource "aws_iam_role_policy" "comb" {
+  count = length(var.record_certificates) > 0 ? 1 : 0
+
+  name = "record-certificate"
+  role = aws_iam_role.comb.id
+  policy = jsonencode({
+    Version   = "2012-10-17"
+    Statement = var.record_certificates
+  })
 }
 
 resource "aws_iam_role" "execution" {

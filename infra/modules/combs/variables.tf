@@ -87,6 +87,17 @@ variable "log_days" {
   type        = number
 }
 
+variable "record_certificates" {
+  description = "Policy statements for combs that use TLS: record their certificate; empty without TLS."
+  type = list(object({
+    Sid      = string
+    Effect   = string
+    Action   = list(string)
+    Resource = list(string)
+  }))
+  default = []
+}
+
 variable "environment" {
   description = "Variables that functions and combs share."
   type        = map(string)

@@ -14,6 +14,7 @@ locals {
     BUZZ_COMB_SECURITY_GROUPS = join(",", var.combs.security_group_ids)
     BUZZ_COMB_NETWORK         = var.combs.network
     BUZZ_COMB_PORT            = tostring(var.combs.port)
+    BUZZ_COMB_TLS             = tostring(var.combs.tls)
     BUZZ_COMB_VCPUS           = tostring(var.combs.cpu / 1024)
     BUZZ_COMB_MEMORY_MB       = tostring(var.combs.memory_mb)
     BUZZ_COMB_IDLE_SECONDS    = tostring(var.combs.idle_s)

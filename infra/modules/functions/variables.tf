@@ -97,6 +97,7 @@ variable "combs" {
     security_group_ids  = list(string)
     network             = string
     port                = number
+    tls                 = bool
     cpu                 = number
     memory_mb           = number
     idle_s              = number

@@ -48,6 +48,16 @@ output "remove_exchanged" {
   }]
 }
 
+output "record_certificates" {
+  description = "Policy statements for combs that use TLS: write the fingerprint of their certificate, and read nothing."
+  value = [{
+    Sid      = "RecordCertificate"
+    Effect   = "Allow"
+    Action   = ["s3:PutObject"]
+    Resource = ["arn:${var.partition}:s3:::${var.bucket}/results/combs/certificates/*"]
+  }]
+}
+
 output "read_results" {
   description = "Policy statements for Fuse's own objects: read below `results/`, and get 404 for missing objects. Fuse does not let a query read there."
   value = [

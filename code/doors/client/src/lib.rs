@@ -278,6 +278,27 @@ mod tests {
         assert_eq!((fuse.asked.load(Ordering::Relaxed), fuse.watched.load(Ordering::Relaxed)), (1, 2));
     }
 
+    /// Fuse on a network that was cut without closing connections: they open, and nothing comes back.
+    #[tokio::test]
+    async fn network_that_is_cut_while_a_query_runs_fails_it_in_time_and_says_how_to_find_it() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let keys = SharedCredentialsProvider::new(Credentials::new("AK", "SK", None, None, "test"));
+        // Longer than the time for which the watching is repeated.
+        let sdk = sdk(Duration::from_secs(3), Some(&url)).await.into_builder().credentials_provider(keys);
+        let sdk = sdk.region(aws_config::Region::new("us-east-2")).build();
+        let stack = Stack::new(&sdk, "fuse".to_string()).repeating_for(Duration::from_secs(1));
+        let engine = StackEngine { stack: Arc::new(stack) };
+
+        let (query, _) = Query::parse(r#"{"sql": "SELECT 1", "catalogs": []}"#, "query").unwrap();
+        let question = Question::new(query, "/");
+        let id = question.id;
+        let error = engine.start(question).answer().await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+        let found = format!("query {id} may still run; invoke Fuse with `{{\"watch\": \"{id}\"}}`");
+        assert!(error.message.contains("did not answer within 1 seconds") && error.message.contains(&found), "{error}");
+    }
+
     #[test]
     fn local_paths_are_refused_before_anything_is_sent() {
         let check = |kind, uri: &str| {

@@ -30,6 +30,8 @@ const FAILURES_IN_A_ROW: usize = 3;
 pub(crate) struct Stack {
     client: Client,
     function: String,
+    /// Longest time in which an idempotent call is repeated.
+    repeated_for: Duration,
 }
 
 /// The state of a query.
@@ -67,7 +69,13 @@ enum Failure {
 impl Stack {
     /// Makes a client of the stack whose Fuse is `function`, which `sdk` reaches.
     pub(crate) fn new(sdk: &SdkConfig, function: String) -> Self {
-        Self { client: Client::new(sdk), function }
+        Self { client: Client::new(sdk), function, repeated_for: REPEATED_FOR }
+    }
+
+    /// Repeats idempotent calls for `time` only.
+    #[cfg(test)]
+    pub(crate) fn repeating_for(self, time: Duration) -> Self {
+        Self { repeated_for: time, ..self }
     }
 
     /// Sends `event`, an envelope with a query, and waits for its answer.
@@ -140,10 +148,17 @@ impl Stack {
     /// Invokes Fuse with an idempotent event and retries for up to [`REPEATED_FOR`]. A function that fails with
     /// `Unavailable` is retried up to [`FAILURES_IN_A_ROW`] times.
     async fn repeated<T: for<'de> Deserialize<'de>>(&self, event: &Value) -> Result<T, Failure> {
-        let deadline = Instant::now() + REPEATED_FOR;
+        let deadline = Instant::now() + self.repeated_for;
         let mut failures = 0;
         loop {
-            match self.invoke_once(event).await {
+            // A network that is cut without closing the connection would be noticed later, by the read timeout.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(invoked) = tokio::time::timeout(left, self.invoke_once(event)).await else {
+                let seconds = self.repeated_for.as_secs();
+                let text = format!("function {} did not answer within {seconds} seconds", self.function);
+                return Err(Failure::Call(QueryError::unavailable(text)));
+            };
+            match invoked {
                 Err((Failure::Call(error), _))
                     if error.kind == ErrorKind::Unavailable && Instant::now() + REPEATED_AFTER < deadline =>
                 {
@@ -256,7 +271,7 @@ mod tests {
         let sdk =
             buzz_aws::clients::sdk(Duration::from_secs(5), Some(&url)).await.into_builder().credentials_provider(keys);
         let sdk = sdk.region(aws_config::Region::new("us-east-2")).build();
-        Stack { client: Client::new(&sdk), function: "fuse".to_string() }
+        Stack { client: Client::new(&sdk), function: "fuse".to_string(), repeated_for: REPEATED_FOR }
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@
 //! a conditional write increments once when its task is found stopped.
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,16 +16,20 @@ use async_trait::async_trait;
 use buzz_engine::{Between, CombStarts};
 use buzz_exchange::Network;
 use buzz_host::Combs;
-use buzz_protocol::{BUILD_ID, CombAddress, ErrorKind, QueryError, Result, milliseconds};
+use buzz_protocol::{BUILD_ID, CombAddress, QueryError, Result};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::combs::certificates::Certificates;
 use crate::combs::tasks::{CombTask, Tasks};
+use crate::combs::wait::{Fleet, Wait, Waiting};
 use crate::price::COMB_START_SECONDS;
 use crate::results::Results;
 use crate::settings::CombSettings;
 
+mod certificates;
 pub mod tasks;
+mod wait;
 
 /// First and longest interval between two looks at tasks that are starting. ECS limits the rate of such calls.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -52,6 +56,7 @@ pub struct FargateCombs {
     settings: CombSettings,
     tasks: Arc<dyn Tasks>,
     results: Results,
+    certificates: Certificates,
     network: Arc<dyn Network>,
     /// Identifies this stack, build and kind of comb in tokens and in the paths of the generations.
     fleet: String,
@@ -76,6 +81,7 @@ impl FargateCombs {
         Self {
             settings,
             tasks,
+            certificates: Certificates::new(results.clone()),
             results,
             network,
             fleet,
@@ -92,11 +98,7 @@ impl FargateCombs {
         let (live, dead) = self.tasks.find(started).await?;
         fleet.dead = dead;
         let checks = live.into_iter().map(|task| async {
-            let address = task.address(&self.settings);
-            let health = match &address {
-                Some(address) if task.is_running() => self.health(address).await,
-                _ => Health::Coming,
-            };
+            let (address, health) = self.check(&task).await;
             (task, address, health)
         });
         for (task, address, health) in futures::future::join_all(checks).await {
@@ -113,6 +115,32 @@ impl FargateCombs {
         }
         fleet.ready.sort_by_key(|(slot, address)| (*slot, address.to_string()));
         Ok(fleet)
+    }
+
+    /// Returns the address of the comb of `task`, which names its certificate if it uses TLS, and its health.
+    async fn check(&self, task: &CombTask) -> (Option<CombAddress>, Health) {
+        let Some(address) = task.address(&self.settings).filter(|_| task.is_running()) else {
+            return (task.address(&self.settings), Health::Coming);
+        };
+        // The setting was changed while the comb runs.
+        if task.certificate.is_some() != self.settings.tls {
+            return (Some(address), Health::NotForUs);
+        }
+        if !self.settings.tls {
+            let health = self.health(&address).await;
+            return (Some(address), health);
+        }
+        match self.certificates.pinned(task, &address).await {
+            Ok(Some(pinned)) => {
+                let health = self.health(&pinned).await;
+                (Some(pinned), health)
+            }
+            Ok(None) => (Some(address), Health::Coming),
+            Err(error) => {
+                tracing::warn!(%error, task = task.arn, "the certificate of a comb is not known");
+                (Some(address), Health::Coming)
+            }
+        }
     }
 
     async fn health(&self, address: &CombAddress) -> Health {
@@ -143,7 +171,11 @@ impl FargateCombs {
         for _ in 0..DEAD_MAX {
             let generation = self.results.generation(&self.fleet, slot).await.map_err(place)?;
             let token = client_token(&self.fleet, slot, generation);
-            let task = self.tasks.run(&token, &started_by(slot)).await.map_err(place)?;
+            let certificate = match self.settings.tls {
+                true => Some(self.results.certificate(&token)?.to_string()),
+                false => None,
+            };
+            let task = self.tasks.run(&token, &started_by(slot), certificate.as_deref()).await.map_err(place)?;
             if !task.is_over() {
                 return Ok((task.arn, generation));
             }
@@ -233,90 +265,12 @@ impl FargateCombs {
     }
 }
 
-/// The state of the tasks at one look.
-#[derive(Debug, Default)]
-struct Fleet {
-    /// Slots with a live task.
-    slots: HashSet<usize>,
-    /// Combs that answered with this build, ordered by slot.
-    ready: Vec<(usize, CombAddress)>,
-    /// Tasks that do not answer yet.
-    coming: Vec<(CombTask, Option<CombAddress>)>,
-    /// Stopped tasks, of those that [`Wait::known`] returns.
-    dead: Vec<CombTask>,
-}
-
 enum Health {
     Ready,
     /// Does not answer yet.
     Coming,
     /// Has another build, or recently rejected a query.
     NotForUs,
-}
-
-/// The state of one wait for combs.
-#[derive(Debug, Default)]
-struct Wait {
-    /// ARN and generation of each task started here, by slot. The list of ECS lags behind.
-    started: BTreeMap<usize, (String, u64)>,
-    /// Number of stopped tasks of each slot.
-    dead: HashMap<usize, usize>,
-    /// Times at which combs were started here.
-    since: Vec<Instant>,
-    /// First time that a running task did not answer, by ARN.
-    silent: HashMap<String, Instant>,
-    /// The last refusal of ECS.
-    refused: Option<QueryError>,
-}
-
-impl Wait {
-    /// Records that ECS refused a call.
-    ///
-    /// # Errors
-    /// `error` itself if a later call would fail as well.
-    fn refused(&mut self, error: QueryError) -> Result<()> {
-        if error.kind != ErrorKind::Unavailable {
-            return Err(error);
-        }
-        tracing::warn!(%error, "ECS refused a call, retrying");
-        self.refused = Some(error);
-        Ok(())
-    }
-
-    /// Returns the ARNs of the tasks started here.
-    fn known(&self) -> HashSet<String> {
-        self.started.values().map(|(arn, _)| arn.clone()).collect()
-    }
-
-    /// Counts the tasks that may still become ready. Excludes tasks that run for [`SILENT_MAX`] without an answer.
-    fn coming(&mut self, fleet: &Fleet) -> usize {
-        // A task that just started may not be listed yet.
-        let listed =
-            |slot: &usize, arn: &str| fleet.slots.contains(slot) || fleet.dead.iter().any(|task| task.arn == arn);
-        let mut count = self.started.iter().filter(|(slot, (arn, _))| !listed(slot, arn)).count();
-        for (task, _) in &fleet.coming {
-            if !task.is_running() {
-                count += 1;
-                continue;
-            }
-            let since = *self.silent.entry(task.arn.clone()).or_insert_with(Instant::now);
-            count += usize::from(since.elapsed() < SILENT_MAX);
-        }
-        count
-    }
-}
-
-/// A wait for combs. The time for which those were waited for that it started counts also if it is cancelled.
-struct Waiting<'a> {
-    combs: &'a FargateCombs,
-    wait: Wait,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        let waited = self.wait.since.iter().map(|since| milliseconds(since.elapsed()));
-        self.combs.started_ms.fetch_add(waited.fold(0, u64::saturating_add), Ordering::Relaxed);
-    }
 }
 
 #[async_trait]
@@ -396,7 +350,7 @@ impl Combs for NoCombs {
 fn fleet(stage: &str, settings: &CombSettings) -> String {
     let mut hasher = DefaultHasher::new();
     (stage, BUILD_ID, &settings.cluster, &settings.task_definition).hash(&mut hasher);
-    (&settings.subnets, &settings.security_groups, settings.network).hash(&mut hasher);
+    (&settings.subnets, &settings.security_groups, settings.network, settings.tls).hash(&mut hasher);
     format!("{:012x}", hasher.finish() >> 16)
 }
 

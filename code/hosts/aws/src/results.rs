@@ -11,6 +11,7 @@
 //! queries/<query id>/tasks/…          a task that does not fit into an invocation
 //! queries/<run id>/tasks/ended        exists once no outcome of a run counts any more
 //! combs/<fleet>/<slot>.json           current generation of a slot
+//! combs/certificates/<token>.json     fingerprint of the certificate of the comb that was started by a token
 //! names.json                          the stack's registry of names
 //! answers/<key>                       an answer, or the rows of a task, that are kept for other queries
 //! ```
@@ -67,6 +68,14 @@ impl Results {
     /// `Internal` if it is not a valid path.
     pub fn answers(&self) -> Result<Location> {
         self.place("answers")
+    }
+
+    /// Returns the location in which the comb that is started by `token` records its certificate.
+    ///
+    /// # Errors
+    /// `Internal` if `token` is not a valid name.
+    pub fn certificate(&self, token: &str) -> Result<Location> {
+        self.place(&format!("combs/certificates/{token}.json"))
     }
 
     fn place(&self, key: &str) -> Result<Location> {

@@ -111,6 +111,8 @@ pub struct CombSettings {
     pub network: CombNetwork,
     /// TCP port of a comb.
     pub port: u16,
+    /// True if combs are reached with TLS.
+    pub tls: bool,
     /// Maximum time to wait for combs that start.
     pub start_max: Duration,
     /// vCPUs of one comb.
@@ -154,6 +156,7 @@ impl FuseSettings {
             security_groups: variables.list("BUZZ_COMB_SECURITY_GROUPS"),
             network: variables.optional("BUZZ_COMB_NETWORK", CombNetwork::PublicIpv4),
             port: variables.optional("BUZZ_COMB_PORT", 3333),
+            tls: variables.optional("BUZZ_COMB_TLS", false),
             start_max: Duration::from_secs(variables.optional("BUZZ_COMB_START_SECONDS", 180)),
             vcpus: variables.optional("BUZZ_COMB_VCPUS", 2.0),
             memory_mb: variables.optional("BUZZ_COMB_MEMORY_MB", 4096),

@@ -215,7 +215,7 @@ impl LocalCombs {
         let (served, operators) = (comb.clone(), compute.handle().clone());
         connections.spawn(async move {
             let outcome = match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => serve(served, listener, operators, std::future::pending()).await,
+                Ok(listener) => serve(served, listener, None, operators, std::future::pending()).await,
                 Err(error) => Err(failed(error)),
             };
             if let Err(error) = outcome {
@@ -251,6 +251,14 @@ impl LocalCombs {
     }
 }
 
+impl Drop for LocalCombs {
+    /// Ends the combs. A comb knows the network and the network the comb, so both would stay, with the comb's folder for spilled
+    /// rows.
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 impl Drop for RunningComb {
     fn drop(&mut self) {
         match self.server.take() {
@@ -266,6 +274,17 @@ mod tests {
     use buzz_testkit::check_combs;
 
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn combs_in_memory_end_with_their_host() {
+        let options = Options { transport: Transport::Memory, ..Options::default() };
+        let host = LocalHost::new(Arc::default(), &options, 2).unwrap();
+        host.combs.ready(2).await.unwrap();
+        let inboxes: Vec<_> = host.combs.combs().iter().map(|comb| Arc::downgrade(comb.inboxes())).collect();
+        assert!(inboxes.len() == 2 && inboxes.iter().all(|inboxes| inboxes.upgrade().is_some()));
+        drop(host);
+        assert!(inboxes.iter().all(|inboxes| inboxes.upgrade().is_none()));
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn local_combs_keep_the_contract() {

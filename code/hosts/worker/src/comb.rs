@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use buzz_exchange::{InboxLimits, Network, TcpNetwork};
 use buzz_hcomb::{Comb, ComputeRuntime, serve};
 use buzz_protocol::{BUILD_ID, CombAddress, QueryError, Result};
+use buzz_storage::Location;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::certificate::{CERTIFICATE_VARIABLE, RecordedCertificate, fingerprint_file, recorded_fingerprint};
 use crate::environment::Variables;
 use crate::metrics;
 use crate::process::POOL_PERCENT;
@@ -44,6 +46,8 @@ pub struct CombSettings {
     pub idle: Duration,
     /// Memory of the container in MiB; detected if `None`.
     pub memory_mb: Option<u64>,
+    /// Location of the object in which the comb records its certificate. Without one, it does not use TLS.
+    pub certificate: Option<Location>,
 }
 
 impl CombSettings {
@@ -59,6 +63,7 @@ impl CombSettings {
             port: variables.optional("BUZZ_COMB_PORT", 3333),
             idle: Duration::from_secs(variables.optional("BUZZ_COMB_IDLE_SECONDS", 300)),
             memory_mb: Some(memory_mb).filter(|memory| *memory > 0),
+            certificate: variables.optional_location(CERTIFICATE_VARIABLE),
         };
         variables.checked(settings)
     }
@@ -89,7 +94,8 @@ fn is_missing_family(error: &std::io::Error) -> bool {
 /// Serves a comb until it has been idle for `settings.idle`, or the process receives SIGTERM or SIGINT.
 ///
 /// # Errors
-/// `Unavailable` if the port cannot be bound, `Internal` if there is no directory for temporary files.
+/// `Unavailable` if the port cannot be bound, `Internal` if there is no directory for temporary files; as
+/// [`RecordedCertificate::fresh`] if it must use TLS.
 pub async fn run(settings: &CombSettings) -> Result<()> {
     let memory_mb = settings.memory_mb.or_else(container_memory_mb).unwrap_or(4096);
     let memory = memory_mb << 20;
@@ -99,13 +105,21 @@ pub async fn run(settings: &CombSettings) -> Result<()> {
 
     let listener = listener(settings).await?;
     let place = listener.local_addr().map(|place| place.to_string()).unwrap_or_default();
-    tracing::info!(place, memory_mb, idle_seconds = settings.idle.as_secs(), build = BUILD_ID, "serving");
+    let recorded = match &settings.certificate {
+        Some(place) => Some(RecordedCertificate::fresh(place, &fingerprint_file()).await?),
+        None => None,
+    };
+    let certificate = recorded.as_ref().map(|recorded| recorded.certificate().clone());
+    let tls = certificate.is_some();
+    tracing::info!(place, memory_mb, idle_seconds = settings.idle.as_secs(), tls, build = BUILD_ID, "serving");
 
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let compute = ComputeRuntime::start(std::thread::available_parallelism().map_or(1, usize::from))?;
-    let mut served = tokio::spawn(serve(comb.clone(), listener, compute.handle().clone(), async move {
-        _ = stopped.await;
-    }));
+    let (served_comb, operators) = (comb.clone(), compute.handle().clone());
+    let mut served = tokio::spawn(async move {
+        let stopped = async { _ = stopped.await };
+        serve(served_comb, listener, certificate.as_ref(), operators, stopped).await
+    });
     let terminated = terminated()?;
     tokio::select! {
         served = &mut served => return served.unwrap_or_else(|_| Err(QueryError::internal("a comb's server panicked"))),
@@ -165,8 +179,12 @@ pub async fn health(settings: &CombSettings) -> Result<()> {
     };
     let address = format!("http://{host}:{}", settings.port);
     let url = address.parse().map_err(|_| QueryError::invalid(format!("`{address}` is not a valid address")))?;
+    let comb = match &settings.certificate {
+        Some(_) => recorded_fingerprint(&fingerprint_file())?.pinned(&CombAddress(url))?,
+        None => CombAddress(url),
+    };
     let network = TcpNetwork::default();
-    let build = tokio::time::timeout(HEALTH_TIMEOUT, network.build(&CombAddress(url))).await;
+    let build = tokio::time::timeout(HEALTH_TIMEOUT, network.build(&comb)).await;
     match build.unwrap_or_else(|_| Err(QueryError::unavailable("the comb does not respond"))) {
         Ok(build) if build == BUILD_ID => Ok(()),
         Ok(build) => Err(QueryError::unavailable(format!("{address} runs build {build}; expected {BUILD_ID}"))),

@@ -99,14 +99,14 @@ impl<'a> Variables<'a> {
     /// Reads a required variable that is a location. Records a problem and returns the root if it is missing or invalid.
     pub fn location(&mut self, name: &str) -> Location {
         let text = self.required(name);
-        let root = || Location::parse("/", Path::new("/")).expect("the root is a valid location");
-        if text.is_empty() {
-            return root();
-        }
-        Location::parse(&text, Path::new("/")).unwrap_or_else(|error| {
-            self.problem(format!("{name}: {error}"));
-            root()
-        })
+        let place = if text.is_empty() { None } else { self.optional_location(name) };
+        place.unwrap_or_else(|| Location::parse("/", Path::new("/")).expect("the root is a valid location"))
+    }
+
+    /// Reads an optional variable that is a location. Records a problem and returns `None` if it is invalid.
+    pub fn optional_location(&mut self, name: &str) -> Option<Location> {
+        let text = self.value(name)?;
+        Location::parse(&text, Path::new("/")).map_err(|error| self.problem(format!("{name}: {error}"))).ok()
     }
 
     /// Reads an optional variable that is a JSON list of locations.

@@ -1,4 +1,4 @@
-//! HBee as a Lambda function ([`hbee`]) and HComb as a Fargate task ([`comb`]), and the modules that every process on
+//! HBee as a Lambda function ([`hbee`]) and HComb as a Fargate task ([`comb`], [`certificate`]), and the modules that every process on
 //! AWS uses: [`log`], [`metrics`], [`environment`], [`process`].
 //!
 //! HBees are started by the hundred, so these programs must be small: this crate and its dependencies use neither the
@@ -14,5 +14,7 @@ pub mod metrics;
 pub mod process;
 
 pub mod hbee;
+
+pub mod certificate;
 
 pub mod comb;

@@ -7,7 +7,7 @@
 //!
 //! Read in this order: `service` (the interface), `delivery` (the sending side), `inbox` (the holding side),
 //! `inbox_exec` (the reading side), `plan_codec` (its encoding), `exchanged` (rows between combs), `objects` (deliveries
-//! through storage), then `network`, `connections`, `flight`, `status` and `headers` (the transport).
+//! through storage), then `network`, `connections`, `tls`, `flight`, `status` and `headers` (the transport).
 
 mod connections;
 mod delivery;
@@ -22,6 +22,7 @@ mod plan_codec;
 mod service;
 mod spill;
 mod status;
+mod tls;
 
 pub use delivery::{Delivery, DeliveryWriter, Destination};
 pub use exchanged::{ExchangeCount, ExchangeId, Exchanges, Side, below_exchange, lost_in_exchange};
@@ -33,3 +34,4 @@ pub use network::{InboxNetwork, MemoryNetwork, Network, NetworkChannelResolver, 
 pub use objects::{ObjectOfDelivery, ObjectPlace};
 pub use plan_codec::{InboxCodec, keys_can_be_sent};
 pub use service::{Commit, DeliveryHeader, DeliverySink, InboxService, OpenQuery, StageSpec};
+pub use tls::{CombCertificate, CombStream, Fingerprint, incoming};

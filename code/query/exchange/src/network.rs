@@ -29,6 +29,7 @@ use crate::inbox::Inboxes;
 use crate::plan_codec::encode_request;
 use crate::service::InboxService;
 use crate::status::from_worker;
+use crate::tls::{Fingerprint, PinnedConnector};
 
 /// Connects to the inboxes of combs, which is all that an HBee needs. Code without a [`Network`] does not depend on the
 /// reduce engine.
@@ -265,6 +266,7 @@ impl WorkerChannel for RemoteWorker {
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// Timeout of the answer to a keep-alive ping.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Timeout of a new connection, with its TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Remote combs. Keeps one connection per comb, opened on first use and shared by all calls.
@@ -279,21 +281,33 @@ impl TcpNetwork {
         if let Some(channel) = channels.get(address) {
             return Ok(channel.clone());
         }
-        let endpoint = Endpoint::from_shared(address.to_string())
-            .map_err(|error| QueryError::internal(format!("`{address}` is not a valid comb address: {error}")))?;
-        let channel = endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(8 << 20)
-            .initial_connection_window_size(32 << 20)
-            .tcp_nodelay(true)
-            .executor(OnConnections)
-            .connect_lazy();
+        let channel = connected_lazily(address)?;
         channels.insert(address.clone(), channel.clone());
         Ok(channel)
     }
+}
+
+/// Returns a channel to the comb at `address`, which connects when it is first used. An address that names the certificate of
+/// its comb is reached with TLS.
+fn connected_lazily(address: &CombAddress) -> Result<Channel> {
+    let fingerprint = Fingerprint::of_address(address)?;
+    let mut url = address.0.clone();
+    url.set_fragment(None);
+    let endpoint = Endpoint::from_shared(url.to_string())
+        .map_err(|error| QueryError::internal(format!("`{address}` is not a valid comb address: {error}")))?;
+    let endpoint = endpoint
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(32 << 20)
+        .executor(OnConnections);
+    Ok(match fingerprint {
+        None => endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect_lazy(),
+        Some(fingerprint) => {
+            endpoint.connect_with_connector_lazy(PinnedConnector::new(address, fingerprint, CONNECT_TIMEOUT)?)
+        }
+    })
 }
 
 #[async_trait]

@@ -61,7 +61,9 @@ impl SpillFile {
                 self.bytes_max
             )));
         }
-        let full = |error: std::io::Error| QueryError::not_spilled("the inbox cannot spill", &error);
+        let full = |error: std::io::Error| {
+            QueryError::not_spilled("the inbox cannot spill", Some("inbox_memory_bytes"), &error)
+        };
         let file = match self.file.get() {
             Some(file) => file,
             None => {

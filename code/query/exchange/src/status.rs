@@ -19,12 +19,25 @@ pub(crate) fn from_status(status: &Status) -> QueryError {
     if let Ok(error) = serde_json::from_slice(status.details()) {
         return error;
     }
-    let message = format!("a comb did not respond: {}", status.message());
+    let message = format!("a comb did not respond: {}", told(status));
     // A status with a source was made on this side, from an error of the connection.
     if is_lost(status.code()) || status.source().is_some() {
         QueryError::unavailable(message)
     } else {
         QueryError::internal(format!("a comb rejected a call ({}): {}", status.code(), status.message()))
+    }
+}
+
+/// Returns the message of `status` with its first cause, which the message of a broken connection leaves out.
+fn told(status: &Status) -> String {
+    let message = status.message();
+    let mut first = status.source();
+    while let Some(cause) = first.and_then(|error| error.source()) {
+        first = Some(cause);
+    }
+    match first.map(ToString::to_string) {
+        Some(cause) if !message.contains(&cause) => format!("{message}: {cause}"),
+        _ => message.to_string(),
     }
 }
 

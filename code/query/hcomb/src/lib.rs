@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buzz_exchange::{
-    InboxCodec, Inboxes, Network, NetworkChannelResolver, TOKEN_HEADER, below_exchange, flight_server, session_of,
+    CombCertificate, InboxCodec, Inboxes, Network, NetworkChannelResolver, TOKEN_HEADER, below_exchange, flight_server,
+    incoming, session_of,
 };
 use buzz_kernel::{MemoryShares, aggregates, guarded_joins, scalar_functions, unpanicked_rows};
 use buzz_protocol::{BUILD_ID, QueryError, QueryToken, Result};
@@ -29,7 +30,6 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Status};
 
 use compute::OnCompute;
@@ -151,18 +151,17 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves a comb on `listener` until `shutdown` resolves. Operators run on `compute`, so that this runtime always
-/// answers keep-alive pings.
+/// answers keep-alive pings. With a `certificate`, all callers must use TLS.
 ///
 /// # Errors
 /// `Unavailable` if the socket fails.
 pub async fn serve(
     comb: Comb,
     listener: TcpListener,
+    certificate: Option<&CombCertificate>,
     compute: Handle,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    // The server's own option does not apply to a socket that is passed in. Without this, small responses wait 40 ms.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let inboxes = Arc::clone(&comb.inboxes);
     let worker = comb.worker.into_worker_server();
     let known = move |call: Request<()>| {
@@ -181,7 +180,7 @@ pub async fn serve(
             inboxes: Arc::clone(&comb.inboxes),
         })
         .add_service(OnCompute { inner: InterceptedService::new(worker, known), compute })
-        .serve_with_incoming_shutdown(incoming, shutdown)
+        .serve_with_incoming_shutdown(incoming(listener, certificate), shutdown)
         .await;
     served.map_err(|error| QueryError::unavailable(format!("a comb cannot serve: {error}")))
 }

@@ -97,7 +97,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = CombAddress(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
         let compute = ComputeRuntime::start(1).unwrap();
-        tokio::spawn(serve(comb, listener, compute.handle().clone(), std::future::pending()));
+        tokio::spawn(serve(comb, listener, None, compute.handle().clone(), std::future::pending()));
 
         let large = "x".repeat(3 * UNKNOWN_CALL_BYTES_MAX);
         let (query, token) = (QueryId::fresh(), QueryToken::fresh());

@@ -196,7 +196,7 @@ impl Read for ReadAt {
 }
 
 fn not_kept(error: std::io::Error) -> QueryError {
-    QueryError::not_spilled("the result cannot be kept", &error)
+    QueryError::not_spilled("the result cannot be kept", None, &error)
 }
 
 impl RowSink for Rows {

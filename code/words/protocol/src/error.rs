@@ -213,7 +213,7 @@ impl From<object_store::Error> for QueryError {
 /// Converts an error of reading. Decompressors and streams wrap the error of the store.
 pub(crate) fn from_io(source: &io::Error) -> QueryError {
     if crate::temporary::is_full(source) {
-        return QueryError::not_spilled("rows that exceed the memory cannot be written", source);
+        return QueryError::not_spilled("rows that exceed the memory cannot be written", Some("memory_bytes"), source);
     }
     let cause = source.get_ref().and_then(|inner| known_cause(inner));
     cause.or_else(|| connection_error(source)).unwrap_or_else(|| QueryError::data(source.to_string()))

@@ -33,6 +33,8 @@ mod files;
 
 mod folders;
 
+mod full_disk;
+
 mod flowing;
 
 mod inline;

@@ -9,8 +9,12 @@ use aws_config::retry::RetryConfig;
 use aws_sdk_ecs::Client;
 use aws_sdk_ecs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ecs::operation::run_task::RunTaskError;
-use aws_sdk_ecs::types::{AssignPublicIp, AwsVpcConfiguration, DesiredStatus, LaunchType, NetworkConfiguration, Task};
+use aws_sdk_ecs::types::{
+    AssignPublicIp, AwsVpcConfiguration, ContainerOverride, DesiredStatus, KeyValuePair, LaunchType,
+    NetworkConfiguration, Task, TaskOverride,
+};
 use buzz_protocol::{CombAddress, ErrorKind, QueryError, Result};
+use buzz_worker::certificate::CERTIFICATE_VARIABLE;
 use url::Url;
 
 use crate::clients::{Renewed, short_timeouts};
@@ -37,6 +41,8 @@ pub struct CombTask {
     pub ipv6: Option<String>,
     /// Reason for the stop, if the task stopped.
     pub stopped_reason: Option<String>,
+    /// Location in which its comb records its certificate, if it was started to use TLS.
+    pub certificate: Option<String>,
 }
 
 impl CombTask {
@@ -68,6 +74,12 @@ impl CombTask {
     /// Describes the most likely reason why the comb does not answer.
     pub fn why_not(&self, address: &Option<CombAddress>) -> String {
         match address {
+            Some(address) if self.is_running() && self.certificate.is_some() && address.0.scheme() == "http" => {
+                format!(
+                    "a comb runs at {address} and has not recorded its certificate; its role must be allowed to write below \
+                 results/combs/certificates/"
+                )
+            }
             Some(address) if self.is_running() => format!(
                 "a comb runs at {address} and does not answer; its security group must allow that port from the \
                  function's security group"
@@ -90,8 +102,27 @@ impl From<&Task> for CombTask {
             ipv4: interfaces().find_map(|interface| interface.private_ipv4_address()).map(str::to_string),
             ipv6: interfaces().find_map(|interface| interface.ipv6_address()).map(str::to_string),
             stopped_reason: stopped_reason(task),
+            certificate: certificate(task),
         }
     }
+}
+
+/// Name of the container in the task definition.
+const CONTAINER: &str = "hcomb";
+
+/// Returns the location in which the comb of `task` records its certificate, as the call that started it said.
+fn certificate(task: &Task) -> Option<String> {
+    let containers = task.overrides()?.container_overrides();
+    let mut variables = containers.iter().flat_map(|container| container.environment());
+    let variable = variables.find(|variable| variable.name() == Some(CERTIFICATE_VARIABLE))?;
+    variable.value().map(str::to_string)
+}
+
+/// Returns the changes of the task definition that let a comb record its certificate in `location`.
+fn with_certificate(location: &str) -> TaskOverride {
+    let variable = KeyValuePair::builder().name(CERTIFICATE_VARIABLE).value(location).build();
+    let container = ContainerOverride::builder().name(CONTAINER).environment(variable).build();
+    TaskOverride::builder().container_overrides(container).build()
 }
 
 /// Joins the stop reason of the task with that of its container, which is more specific.
@@ -117,11 +148,12 @@ pub trait Tasks: fmt::Debug + Send + Sync {
     /// `Unavailable` if ECS does not answer, `Invalid` if the call is not allowed.
     async fn find(&self, known: &HashSet<String>) -> Result<(Vec<CombTask>, Vec<CombTask>)>;
 
-    /// Starts a task, or returns the one that was started with the same `token`, even if it has stopped.
+    /// Starts a task, or returns the one that was started with the same `token`, even if it has stopped. Its comb uses TLS
+    /// and records its certificate in `certificate`, if that is given.
     ///
     /// # Errors
     /// `Unavailable` if there is no capacity or no answer, `Invalid` if the call is not allowed.
-    async fn run(&self, token: &str, started_by: &str) -> Result<CombTask>;
+    async fn run(&self, token: &str, started_by: &str, certificate: Option<&str>) -> Result<CombTask>;
 }
 
 /// [`Tasks`] on Amazon ECS.
@@ -191,7 +223,7 @@ impl Tasks for EcsTasks {
         ))
     }
 
-    async fn run(&self, token: &str, started_by: &str) -> Result<CombTask> {
+    async fn run(&self, token: &str, started_by: &str, certificate: Option<&str>) -> Result<CombTask> {
         let public_ip = match self.settings.network {
             CombNetwork::PublicIpv4 => AssignPublicIp::Enabled,
             CombNetwork::PrivateIpv4 | CombNetwork::Ipv6Only => AssignPublicIp::Disabled,
@@ -211,6 +243,7 @@ impl Tasks for EcsTasks {
             .client_token(token)
             .started_by(started_by)
             .launch_type(LaunchType::Fargate)
+            .set_overrides(certificate.map(with_certificate))
             .platform_version("LATEST")
             .network_configuration(NetworkConfiguration::builder().awsvpc_configuration(network).build());
         let started = match call.send().await {

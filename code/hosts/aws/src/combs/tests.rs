@@ -1,5 +1,5 @@
 use buzz_exchange::{InboxNetwork, InboxService, MemoryNetwork};
-use buzz_protocol::QueryToken;
+use buzz_protocol::{ErrorKind, QueryToken};
 use buzz_storage::{Location, Stores};
 use buzz_testkit::check_combs;
 use datafusion_distributed::{Worker, WorkerChannel};
@@ -16,6 +16,7 @@ fn settings() -> CombSettings {
         security_groups: vec!["sg-1".to_string()],
         network: CombNetwork::PublicIpv4,
         port: 3333,
+        tls: false,
         start_max: Duration::from_secs(60),
         vcpus: 2.0,
         memory_mb: 4096,
@@ -35,6 +36,7 @@ fn client_tokens_fit_64_characters_and_differ_between_fleets_and_slots() {
     assert_eq!(usual, fleet_of(&|settings| settings.port = 1));
     assert_ne!(usual, fleet_of(&|settings| settings.task_definition.push('1')));
     assert_ne!(usual, fleet_of(&|settings| settings.network = CombNetwork::Ipv6Only));
+    assert_ne!(usual, fleet_of(&|settings| settings.tls = true));
     assert_ne!(usual, fleet("prod", &settings()));
 
     let token = client_token(&usual, 63, u64::MAX);
@@ -140,7 +142,7 @@ impl Tasks for FakeTasks {
         Ok((live, over.into_iter().filter(|task| known.contains(&task.arn)).collect()))
     }
 
-    async fn run(&self, token: &str, started_by: &str) -> Result<CombTask> {
+    async fn run(&self, token: &str, started_by: &str, certificate: Option<&str>) -> Result<CombTask> {
         self.check_accepts(1)?;
         let mut state = self.state.lock();
         if let Some(known) = state.iter().find(|fake| fake.token == token) {
@@ -151,6 +153,7 @@ impl Tasks for FakeTasks {
             last_status: "PENDING".to_string(),
             desired_status: "RUNNING".to_string(),
             started_by: started_by.to_string(),
+            certificate: certificate.map(str::to_string),
             ..CombTask::default()
         };
         state.push(FakeTask { token: token.to_string(), task: task.clone(), looks: 0 });
@@ -304,4 +307,75 @@ async fn fate_is_a_limit_error_only_for_a_comb_that_ran_out_of_memory() {
     let fate = combs.fate(&ready[1]).await.unwrap();
     assert_eq!(fate.kind.to_string(), "Limit");
     assert!(fate.message.contains("ran out of memory (OutOfMemoryError"), "{fate}");
+}
+
+/// Writes `text` as the fingerprint of the first task's certificate.
+async fn record(tasks: &FakeTasks, results: &Results, text: &str) {
+    let task = tasks.state.lock()[0].task.clone();
+    let place = Location::parse(&task.certificate.unwrap(), std::path::Path::new("/")).unwrap();
+    results.put_json(&place, &serde_json::json!({"sha256": text})).await.unwrap();
+}
+
+#[tokio::test]
+async fn comb_with_tls_is_used_once_its_certificate_is_recorded() {
+    let (tasks, results) = (FakeTasks::new(0), results());
+    let network = Arc::clone(&tasks.network) as Arc<dyn Network>;
+    let secure = CombSettings { tls: true, start_max: Duration::from_secs(3), ..settings() };
+    let fuse =
+        || FargateCombs::new("dev", secure.clone(), Arc::clone(&tasks) as _, results.clone(), Arc::clone(&network));
+    let error = fuse().ready(1).await.unwrap_err();
+    assert!(error.message.contains("has not recorded its certificate"), "{error}");
+    assert_eq!(tasks.started(), 1);
+    let place = tasks.state.lock()[0].task.certificate.clone().unwrap();
+    assert!(
+        place.starts_with("s3://bucket/results/combs/certificates/buzz-") && place.ends_with("-0-0.json"),
+        "{place}"
+    );
+
+    record(&tasks, &results, "no fingerprint").await;
+    assert!(fuse().warm(1).await.unwrap().is_empty());
+
+    let digits = "ab".repeat(32);
+    record(&tasks, &results, &digits).await;
+    let pinned = CombAddress(format!("https://10.0.0.0:3333/#{digits}").parse().unwrap());
+    assert!(fuse().warm(1).await.unwrap().is_empty(), "no comb with this certificate answers");
+    tasks.network.add(pinned.clone(), Arc::default(), Worker::default());
+    assert_eq!(fuse().warm(1).await.unwrap(), [pinned]);
+}
+
+#[tokio::test]
+async fn comb_that_records_its_certificate_elsewhere_is_not_used() {
+    let (tasks, results) = (FakeTasks::new(0), results());
+    let network = Arc::clone(&tasks.network) as Arc<dyn Network>;
+    let secure = CombSettings { tls: true, start_max: Duration::ZERO, ..settings() };
+    let combs = FargateCombs::new("dev", secure, Arc::clone(&tasks) as _, results.clone(), network);
+    _ = combs.ready(1).await.unwrap_err();
+    // A comb answers with the certificate that these objects name.
+    let digits = "ab".repeat(32);
+    let pinned = CombAddress(format!("https://10.0.0.0:3333/#{digits}").parse().unwrap());
+    tasks.network.add(pinned, Arc::default(), Worker::default());
+    for name in ["names.json", "combs/certificates/names.json"] {
+        let uri = format!("s3://bucket/results/{name}");
+        let place = Location::parse(&uri, std::path::Path::new("/")).unwrap();
+        results.put_json(&place, &serde_json::json!({"sha256": digits})).await.unwrap();
+    }
+    for foreign in ["s3://bucket/results/names.json", "s3://other/results/combs/certificates/names.json", "", "names"] {
+        tasks.state.lock()[0].task.certificate = Some(foreign.to_string());
+        for _ in 0..3 {
+            assert!(combs.warm(1).await.unwrap().is_empty(), "{foreign}");
+        }
+    }
+    tasks.state.lock()[0].task.certificate = Some("s3://bucket/results/combs/certificates/names.json".to_string());
+    assert_eq!(combs.warm(1).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn combs_of_another_setting_of_tls_are_not_used() {
+    let (tasks, results) = (FakeTasks::new(0), results());
+    let plain = fuse(&tasks, &results).ready(1).await.unwrap();
+    let network = Arc::clone(&tasks.network) as Arc<dyn Network>;
+    let secure = CombSettings { tls: true, ..settings() };
+    let combs = FargateCombs::new("dev", secure, Arc::clone(&tasks) as _, results.clone(), network);
+    assert!(combs.warm(1).await.unwrap().is_empty());
+    assert_eq!(fuse(&tasks, &results).warm(1).await.unwrap(), plain);
 }

@@ -17,4 +17,5 @@ mod network;
 mod objects;
 mod queries;
 mod stack;
+mod tls;
 mod traces;

@@ -16,7 +16,8 @@ usage: hcomb          serves a comb
        hcomb health   exits with code 0 if the comb on this machine is healthy
 
 variables: BUZZ_COMB_PORT (3333), BUZZ_COMB_LISTEN ([::]), BUZZ_COMB_IDLE_SECONDS (300),
-           BUZZ_COMB_MEMORY_MB (memory of the container), BUZZ_LOG (info)";
+           BUZZ_COMB_MEMORY_MB (memory of the container), BUZZ_LOG (info),
+           BUZZ_COMB_CERTIFICATE (an object for the certificate of TLS; without it, no TLS)";
 
 fn main() -> ExitCode {
     run_main(carry_out)
