@@ -141,6 +141,26 @@ pub(crate) async fn with_streams(streams: StreamsSettings) -> Served {
     start_with(fuse(), Vec::new(), None, BOUNDS, Path::new("/"), Some(streams)).await
 }
 
+/// Starts a server with the table `trips`, which has two rows.
+pub(crate) async fn with_trips() -> Served {
+    let folder = tempfile::tempdir().unwrap();
+    let columns: Vec<(&str, ArrayRef, bool)> = vec![
+        ("payment_type", Arc::new(StringArray::from(vec!["CASH", "Credit"])), true),
+        (
+            "pickup_at",
+            Arc::new(TimestampMicrosecondArray::from(vec![1_300_000_000_000_000, 1_400_000_000_000_000])),
+            true,
+        ),
+        ("fare_amount", Arc::new(Float32Array::from(vec![7.5, 8.25])), true),
+    ];
+    let trips = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+    write(&folder.path().join("trips.parquet"), &trips);
+    let tables = vec![CatalogEntry::new("trips", CatalogType::Parquet, "trips.parquet")];
+    let mut served = start(fuse(), tables, None, BOUNDS, folder.path()).await;
+    served._folder = Some(folder);
+    served
+}
+
 async fn start(
     engine: Arc<dyn Engine>,
     tables: Vec<CatalogEntry>,

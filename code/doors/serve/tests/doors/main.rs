@@ -10,4 +10,5 @@ mod names;
 mod postgres;
 mod postgres_bytes;
 mod postgres_catalog;
+mod postgres_tools;
 mod streams;
