@@ -18,7 +18,7 @@ use buzz_local::LocalHost;
 use buzz_protocol::catalog::{CatalogEntry, CatalogType};
 use buzz_protocol::{Options, Result};
 use buzz_registry::{Named, Registry};
-use buzz_serve::{Bounds, Keys, RegistrySettings, Settings, Stopped, StreamsSettings};
+use buzz_serve::{Bounds, HistoryFile, Keys, RegistrySettings, Settings, Stopped, StreamsSettings};
 use buzz_storage::Stores;
 use parquet::arrow::ArrowWriter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -138,7 +138,7 @@ pub(crate) async fn endless(bounds: Bounds) -> Served {
 
 /// Starts a server that keeps streams.
 pub(crate) async fn with_streams(streams: StreamsSettings) -> Served {
-    start_with(fuse(), Vec::new(), None, BOUNDS, Path::new("/"), Some(streams)).await
+    start_with(fuse(), Vec::new(), None, BOUNDS, Path::new("/"), Some(streams), None).await
 }
 
 /// Starts a server with the table `trips`, which has two rows.
@@ -161,6 +161,15 @@ pub(crate) async fn with_trips() -> Served {
     served
 }
 
+/// Starts a server that keeps its history in the file `history` of `folder`, and knows a table `numbers`.
+pub(crate) async fn with_history(folder: &Path) -> Served {
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100));
+    write(&folder.join("numbers.parquet"), &RecordBatch::try_from_iter([("n", numbers)]).unwrap());
+    let tables = vec![CatalogEntry::new("numbers", CatalogType::Parquet, "numbers.parquet")];
+    let history = HistoryFile::open(&folder.join("history")).unwrap();
+    start_with(fuse(), tables, None, BOUNDS, folder, None, Some(history)).await
+}
+
 async fn start(
     engine: Arc<dyn Engine>,
     tables: Vec<CatalogEntry>,
@@ -168,7 +177,7 @@ async fn start(
     bounds: Bounds,
     base: &Path,
 ) -> Served {
-    start_with(engine, tables, registry, bounds, base, None).await
+    start_with(engine, tables, registry, bounds, base, None, None).await
 }
 
 async fn start_with(
@@ -178,6 +187,7 @@ async fn start_with(
     bounds: Bounds,
     base: &Path,
     streams: Option<StreamsSettings>,
+    history: Option<HistoryFile>,
 ) -> Served {
     let any = "127.0.0.1:0".parse().unwrap();
     let settings = Settings {
@@ -193,6 +203,7 @@ async fn start_with(
         keys: Keys::one(KEY).unwrap(),
         streams,
         pipelines: None,
+        history,
     };
     let server = buzz_serve::bind(engine, settings).await.unwrap();
     let (http, postgres) = (server.http_address().unwrap(), server.postgres_address().unwrap());

@@ -3,6 +3,7 @@
 mod common;
 mod console;
 mod flight;
+mod history;
 mod http;
 mod limits;
 mod mcp;
