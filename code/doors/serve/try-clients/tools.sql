@@ -213,6 +213,10 @@ select i.CONSTRAINT_SCHEMA || '_' || i.CONSTRAINT_NAME as INDEX_NAME, ii.COLUMN_
 select "$Table"."payment_type" as "payment_type", "$Table"."fare_amount" as "fare_amount" from "public"."trips" "$Table" limit 3;
 select "rows"."payment_type" as "payment_type", count(1) as "a0", sum("rows"."fare_amount") as "a1" from "public"."trips" "rows" group by "payment_type" limit 1000001;
 
+-- Tool: ADBC driver for PostgreSQL
+SELECT oid, typname, typreceive, typbasetype, typrelid, typarray FROM pg_catalog.pg_type
+  WHERE (typreceive != 0 OR typsend != 0) AND typtype != 'r' AND typreceive::TEXT != 'array_recv';
+
 -- Tool: DataGrip
 select current_database() as a, current_schemas(false) as b;
 select round(extract(epoch from pg_postmaster_start_time() at time zone 'UTC')) as startup_time;

@@ -15,7 +15,7 @@ use datafusion::scalar::ScalarValue;
 use crate::desk::{CATALOG, SCHEMA};
 use crate::names::NamedTable;
 use crate::pg_catalog::tables::{OWNER_OID, PG_CATALOG_OID, SCHEMA_OID};
-use crate::pg_catalog::{PG_CATALOG, Session, receivers, texts};
+use crate::pg_catalog::{PG_CATALOG, Session, texts};
 use crate::postgres::session::VERSION;
 use crate::postgres::types;
 
@@ -317,8 +317,7 @@ fn about_names(functions: &mut Functions, named: &[NamedTable]) {
             other => other.to_string(),
         }))
     });
-    functions
-        .add("regother_in", DataType::UInt32, |args| oid(text_of(args.first()).map(|name| receivers::oid_of(&name))));
+    functions.add("regother_in", DataType::UInt32, |args| oid(text_of(args.first()).map(|_| 0)));
     functions.add("regother_out", DataType::Utf8, |args| text(oid_of(args.first()).map(|oid| oid.to_string())));
     functions.add("quote_ident", DataType::Utf8, |args| text(text_of(args.first()).map(|name| quoted(&name))));
     functions.add("array_to_string", DataType::Utf8, |args| {

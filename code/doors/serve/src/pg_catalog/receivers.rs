@@ -5,41 +5,34 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{Ident, ObjectName, Statement, TableAlias, TableFactor, VisitMut, VisitorMut};
 
-use crate::pg_catalog::PG_CATALOG;
 use crate::pg_catalog::tables::{V, t};
 use crate::postgres::types;
 use crate::scan;
 
-/// The table that stands for `pg_proc` in such a statement, and its columns.
+/// The table that stands for `pg_proc` in such a statement, and its columns. A function has its name for an OID, as columns of
+/// `pg_type` refer to it.
 pub(super) const TABLE: &str = "buzz_receivers";
-pub(super) const COLUMNS: &str = "oid:o proname:t";
+pub(super) const COLUMNS: &str = "oid:t proname:t";
 
-/// OIDs of the functions of all arrays.
-pub(super) const ARRAY_IN: u32 = 750;
-pub(super) const ARRAY_RECV: u32 = 2400;
+/// Columns of `pg_type` that refer to functions.
+const REFERRING: [&str; 4] = ["typinput", "typoutput", "typreceive", "typsend"];
 
-/// First OIDs of the functions of other types; that of the type is added.
-const OTHERS_IN: u32 = 100_000;
-const OTHERS_RECV: u32 = 200_000;
-
-/// Returns the OIDs of the functions by which texts and bytes of type `oid` are received.
-pub(super) fn of_type(oid: u32, is_array: bool) -> (u32, u32) {
-    if is_array { (ARRAY_IN, ARRAY_RECV) } else { (OTHERS_IN + oid, OTHERS_RECV + oid) }
+/// Checks if `column` refers to a function.
+pub(super) fn is_reference(column: &str) -> bool {
+    REFERRING.contains(&column)
 }
 
-/// Returns the OID of the function `name`, with or without its schema; 0 if it is not known.
-pub(super) fn oid_of(name: &str) -> u32 {
-    match name.trim_start_matches(PG_CATALOG).trim_start_matches('.') {
-        "array_in" => ARRAY_IN,
-        "array_recv" => ARRAY_RECV,
-        _ => 0,
-    }
+/// Returns the function of all arrays that `name` is, with or without its schema.
+pub(super) fn array_function(name: &str) -> Option<&str> {
+    let bare = name.strip_prefix("pg_catalog.").unwrap_or(name);
+    ["array_in", "array_out", "array_recv", "array_send"].contains(&bare).then_some(bare)
 }
 
 /// Returns the rows of the table.
 pub(super) fn rows() -> Vec<Vec<V>> {
-    let of_types = types::all().map(|(oid, _, _, name)| vec![V::Oid(OTHERS_RECV + oid), t(&format!("{name}recv"))]);
-    std::iter::once(vec![V::Oid(ARRAY_RECV), t("array_recv")]).chain(of_types).collect()
+    let of_types = types::all().map(|(_, _, _, name)| format!("{name}recv"));
+    let names = std::iter::once("array_recv".to_string()).chain(of_types);
+    names.map(|name| vec![t(&name), t(&name)]).collect()
 }
 
 /// Lets `statement`, whose text is `sql`, read the table if it asks how types are received.

@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::ast::{
     TableFactor, Value, VisitMut, VisitorMut,
 };
 
-use crate::pg_catalog::{INFORMATION_SCHEMA, PG_CATALOG, Session, empty, patterns};
+use crate::pg_catalog::{INFORMATION_SCHEMA, PG_CATALOG, Session, empty, patterns, receivers};
 
 /// The function with which Grafana takes the search path apart, in FROM.
 pub(super) const SPLIT_FUNCTION: &str = "string_to_array";
@@ -142,9 +142,12 @@ impl VisitorMut for Rewriter {
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         match expr {
             Expr::Collate { expr: inner, .. } => *expr = inner.as_ref().clone(),
-            Expr::BinaryOp { op, .. } => {
+            Expr::BinaryOp { left, op, right } => {
                 if let Some(plain) = operator(op) {
                     *op = plain;
+                }
+                if matches!(op, BinaryOperator::Eq | BinaryOperator::NotEq) && is_function(left) && is_zero(right) {
+                    **right = text("-");
                 }
             }
             Expr::Cast { expr: inner, data_type, .. } => {
@@ -196,6 +199,15 @@ fn array_of(query: &Query) -> Expr {
         query.order_by = None;
     }
     Expr::Subquery(Box::new(query))
+}
+
+/// Checks if `expr` is a column that refers to a function.
+fn is_function(expr: &Expr) -> bool {
+    matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_)) && receivers::is_reference(&empty::name(expr))
+}
+
+fn is_zero(expr: &Expr) -> bool {
+    matches!(expr, Expr::Value(value) if matches!(&value.value, Value::Number(number, _) if number == "0"))
 }
 
 /// Makes an aggregate of a scalar subquery, which DataFusion requires of one that refers to the rows around it. It has at most
@@ -330,6 +342,10 @@ fn cast(expr: &Expr, data_type: &DataType) -> Option<Expr> {
         })
     };
     match name.as_str() {
+        "regproc" if literal(expr).is_some_and(|name| receivers::array_function(name).is_some()) => {
+            literal(expr).and_then(receivers::array_function).map(text)
+        }
+        "regproc" if literal(expr).is_none() => plain(DataType::Varchar(None)),
         "regclass" | "regtype" | "regnamespace" | "regrole" | "regproc" | "regprocedure" | "regoper" | "regconfig" => {
             let direction = if literal(expr).is_some() { "in" } else { "out" };
             let known = if ["regclass", "regtype", "regnamespace"].contains(&name.as_str()) {

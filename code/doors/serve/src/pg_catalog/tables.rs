@@ -51,8 +51,8 @@ const ATTRIBUTE: &str = "attrelid:o attname:t atttypid:o attstattarget:i attlen:
     attidentity:t attgenerated:t attisdropped:b attislocal:b attinhcount:i attcollation:o attacl:t attoptions:t \
     attfdwoptions:t attmissingval:t";
 const TYPE: &str = "oid:o typname:t typnamespace:o typowner:o typlen:s typbyval:b typtype:t typcategory:t \
-    typispreferred:b typisdefined:b typdelim:t typrelid:o typsubscript:t typelem:o typarray:o typinput:o typoutput:t \
-    typreceive:o typsend:t typmodin:t typmodout:t typanalyze:t typalign:t typstorage:t typnotnull:b typbasetype:o \
+    typispreferred:b typisdefined:b typdelim:t typrelid:o typsubscript:t typelem:o typarray:o typinput:t typoutput:t \
+    typreceive:t typsend:t typmodin:t typmodout:t typanalyze:t typalign:t typstorage:t typnotnull:b typbasetype:o \
     typtypmod:i typndims:i typcollation:o typdefaultbin:t typdefault:t typacl:t";
 const DATABASE: &str = "oid:o datname:t datdba:o encoding:i datlocprovider:t datistemplate:b datallowconn:b \
     datconnlimit:i datfrozenxid:o datminmxid:o dattablespace:o datcollate:t datctype:t daticulocale:t \
@@ -305,9 +305,9 @@ fn attributes(named: &NamedTable) -> Vec<Vec<V>> {
 
 fn type_rows() -> Vec<Vec<V>> {
     let row = |oid: u32, name: &str, size: i16, category: &str, element: u32, array: u32| {
-        let own = |end: &str| t(&format!("{name}{end}"));
+        // All arrays share their functions.
+        let own = |end: &str| t(&if category == "A" { format!("array_{end}") } else { format!("{name}{end}") });
         let collation = if name == "text" { 100 } else { 0 };
-        let (input, receive) = receivers::of_type(oid, category == "A");
         vec![
             V::Oid(oid),
             t(name),
@@ -324,9 +324,9 @@ fn type_rows() -> Vec<Vec<V>> {
             t("-"),
             V::Oid(element),
             V::Oid(array),
-            V::Oid(input),
+            own("in"),
             own("out"),
-            V::Oid(receive),
+            own("recv"),
             own("send"),
             t("-"),
             t("-"),

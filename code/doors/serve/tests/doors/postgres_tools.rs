@@ -70,6 +70,10 @@ async fn npgsql_learns_the_types() {
     // That of JDBC.
     let sql = "SELECT typinput = 'pg_catalog.array_in'::regproc AS is_array FROM pg_type WHERE oid IN (23, 1007) ORDER BY oid";
     assert_eq!(texts(&client, sql).await, [row(&["f"]), row(&["t"])]);
+    // That of ADBC's driver for PostgreSQL.
+    let sql = "SELECT oid, typreceive FROM pg_type WHERE (typreceive != 0 OR typsend != 0) AND typreceive::TEXT != 'array_recv' \
+               AND oid IN (23, 1007)";
+    assert_eq!(texts(&client, sql).await, [row(&["23", "int4recv"])]);
     assert!(texts(&client, "SELECT p.oid, p.proname FROM pg_proc p").await.is_empty());
 }
 
