@@ -3,6 +3,15 @@
 use crate::common::{client, with_trips};
 use crate::postgres::texts;
 
+#[tokio::test(flavor = "multi_thread")]
+async fn superset_filters_by_time() {
+    let served = with_trips().await;
+    let client = client(&served).await;
+    let sql = "SELECT count(*) FROM trips WHERE pickup_at >= TO_TIMESTAMP('2011-03-13 07:06:40.000000', 'YYYY-MM-DD HH24:MI:SS.US') \
+               AND pickup_at < TO_DATE('2014-01-01', 'YYYY-MM-DD')";
+    assert_eq!(texts(&client, sql).await, [row(&["1"])]);
+}
+
 /// The statements, which `make try-clients` sends too.
 const TOOLS: &str = include_str!("../../try-clients/tools.sql");
 
