@@ -91,8 +91,8 @@ say "Fuse's zip, alone in its root folder, answers a query"
 
 serve "$HBEE_ZIP" AWS_ENDPOINT_URL=http://127.0.0.1:9
 answer=$(invoke "$port" '{"task": {"no": "task"}}')
-[[ $answer == *errorType* ]] || { cat "$work"/*.log >&2; fail "the HBee did not refuse what is no task: $answer"; }
-say "the HBee's zip, alone in its root folder, refuses what is no task: $answer"
+[[ $answer == *errorType* ]] || { cat "$work"/*.log >&2; fail "the HBee did not refuse what is not a task: $answer"; }
+say "the HBee's zip, alone in its root folder, refuses what is not a task: $answer"
 
 tool=$(image_tool)
 [ "$tool" != buildah ] || fail "images are started with podman or docker"

@@ -3,7 +3,7 @@
 
 It looks for answers that the description does not have, for failures of the server, and for requests that fit the description and
 are refused, or the other way round. A text that fits the description need not be SQL, so of the routes that take a script,
-refused requests are no fault. The stream of rows, which has no end, is left out.
+refused requests are not a fault. The stream of rows, which has no end, is left out.
 """
 
 import argparse

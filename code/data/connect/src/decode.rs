@@ -178,7 +178,7 @@ fn reason_of(error: &QueryError) -> String {
 }
 
 /// Returns the keys of the first rows of a JSON file if none of these rows has a column of `own`: every value would be
-/// null. Records that are no objects are left to the decoder.
+/// null. Records that are not objects are left to the decoder.
 pub(crate) fn foreign_keys(own: &Schema, bytes: &[u8]) -> Option<String> {
     let mut keys: Vec<String> = Vec::new();
     for record in records(&Format::Json { unstructured: false }, bytes).take(FOREIGN_ROWS) {
@@ -381,7 +381,7 @@ fn parquet_error(error: parquet::errors::ParquetError) -> QueryError {
 /// Casts a column of a file to the type of `field`.
 ///
 /// # Errors
-/// `Data` if a value has no equal in that type: 3.9 is no integer, and 300 no TINYINT.
+/// `Data` if a value has no equal in that type: 3.9 is not an integer, and 300 is not a TINYINT.
 fn whole(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
     let (from, to) = (column.data_type(), field.data_type());
     let strict = CastOptions { safe: false, ..CastOptions::default() };

@@ -106,7 +106,7 @@ impl DeltaSource {
         })
     }
 
-    /// Goes on from an offset.
+    /// Resumes from an offset.
     ///
     /// # Errors
     /// `Data` if the offset is not one of a Delta table.
@@ -326,6 +326,10 @@ impl Source for DeltaSource {
         read.more = count >= rows;
         read.partitions = vec![("0".to_string(), batches)];
         Ok(read)
+    }
+
+    fn starts_at_newest(&self) -> bool {
+        self.start == DeltaStart::Latest
     }
 
     fn offset(&self) -> Value {

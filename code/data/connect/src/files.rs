@@ -102,7 +102,7 @@ impl FileSource {
         }
     }
 
-    /// Goes on from an offset.
+    /// Resumes from an offset.
     ///
     /// # Errors
     /// `Data` if the offset is not one of files.

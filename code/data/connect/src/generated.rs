@@ -9,7 +9,7 @@ use buzz_protocol::{QueryError, Result};
 use serde_json::{Value, json};
 
 use crate::generate::Generator;
-use crate::source::{Source, SourceBatch};
+use crate::source::{End, Source, SourceBatch};
 
 /// Events that one task generates.
 const CHUNK: u64 = 65_536;
@@ -32,7 +32,7 @@ pub struct GeneratedSource {
 }
 
 impl GeneratedSource {
-    /// Goes on from an offset.
+    /// Resumes from an offset.
     ///
     /// # Errors
     /// `Data` if the offset is not one of a generator.
@@ -84,6 +84,10 @@ impl Source for GeneratedSource {
         let ended = self.count.is_some_and(|count| self.next >= count);
         let partitions = vec![("0".to_string(), batches)];
         Ok(SourceBatch { partitions, ended, more: full && !ended, ..Default::default() })
+    }
+
+    fn end(&self) -> End {
+        if self.count.is_some() { End::Reached } else { End::Option("events = '1000'") }
     }
 
     fn offset(&self) -> Value {

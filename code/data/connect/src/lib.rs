@@ -43,14 +43,12 @@ pub use generate::Generator;
 pub use generated::GeneratedSource;
 pub use impulse::Impulse;
 pub use nexmark::Nexmark;
-pub use open::{OpenSource, OpenTable, PRINTED, check_places, nullable, open_sink, open_source};
+pub use open::{OpenSource, OpenTable, PRINTED, check_places, keeps_rows, open_sink, open_source};
 pub use options::{Options, parse_duration};
 pub use place::{Inbox, Place};
-pub use pushed::{
-    CheckedRows, PushFormat, PushedSource, PushedStart, StreamsRoot, check_rows, stream_bad_data, stream_columns,
-};
+pub use pushed::{CheckedRows, PushedSource, PushedStart, StreamsRoot, check_rows, stream_bad_data, stream_columns};
 pub use sink::{
     Blackhole, Changes, DeltaSink, Files, Folder, SingleFile, Sink, Stdout, TakesChanges, Webhook, WriteFormat,
     Written, check_columns, encode_lines,
 };
-pub use source::{BadData, BadRow, Source, SourceBatch};
+pub use source::{BadData, BadRow, End, Source, SourceBatch};

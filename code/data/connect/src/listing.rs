@@ -76,7 +76,7 @@ pub(crate) struct Listing {
 }
 
 impl Listing {
-    /// Goes on from an offset. `last` is the file that was read last, and `partly` is true if it was read in part. Returns
+    /// Resumes from an offset. `last` is the file that was read last, and `partly` is true if it was read in part. Returns
     /// `None` if the offset is broken.
     pub(crate) fn resume(&mut self, offset: &Value, last: Option<&Key>, partly: bool) -> Option<()> {
         let Some(read) = offset.get("read") else {
@@ -227,7 +227,7 @@ mod tests {
         Ok((unread.iter().map(|file| file.location.to_string()).collect(), notes))
     }
 
-    /// Returns a listing that goes on from the offset of `listing`.
+    /// Returns a listing that resumes from the offset of `listing`.
     fn restarted(listing: &Listing) -> Listing {
         let (floor, read) = listing.offset();
         let mut again = Listing::default();

@@ -91,20 +91,28 @@ impl Options {
         Ok(Some(parsed))
     }
 
+    /// Returns the value of an option that has one of a few: that of the name in `choices` that is given, or `default`.
+    ///
+    /// # Errors
+    /// `Invalid` if it has another one; the message names all.
+    pub fn choice<T: Copy>(&mut self, keys: &[&str], default: T, choices: &[(&str, T)]) -> Result<T> {
+        let Some(text) = self.text(keys) else { return Ok(default) };
+        match choices.iter().find(|(name, _)| *name == text) {
+            Some((_, value)) => Ok(*value),
+            None => Err(self.wrong(keys[0], &text, &one_of(choices))),
+        }
+    }
+
+    fn wrong(&self, key: &str, text: &str, known: &str) -> QueryError {
+        QueryError::invalid(format!("option `{key}` of table `{}` is `{text}`; use {known}", self.table))
+    }
+
     /// Returns a yes or no.
     ///
     /// # Errors
     /// `Invalid` if the value is neither `true` nor `false`.
     pub fn flag(&mut self, keys: &[&str], default: bool) -> Result<bool> {
-        match self.text(keys).as_deref() {
-            None => Ok(default),
-            Some("true") => Ok(true),
-            Some("false") => Ok(false),
-            Some(other) => Err(QueryError::invalid(format!(
-                "option `{}` of table `{}` is `{other}`; use true or false",
-                keys[0], self.table
-            ))),
-        }
+        self.choice(keys, default, &[("true", true), ("false", false)])
     }
 
     /// Fails if an option was given that nothing reads, or under two names.
@@ -126,6 +134,15 @@ impl Options {
                 self.read.iter().cloned().collect::<Vec<_>>().join(", ")
             ))),
         }
+    }
+}
+
+/// Lists the names of `choices`: `a, b or c`.
+fn one_of<T>(choices: &[(&str, T)]) -> String {
+    let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+    match names.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        _ => names.concat(),
     }
 }
 
@@ -165,6 +182,19 @@ mod tests {
                 None
             ]
         );
+    }
+
+    #[test]
+    fn choice_is_one_of_the_named_values() {
+        let values = BTreeMap::from([("late".to_string(), "side".to_string()), ("mode".to_string(), "x".to_string())]);
+        let mut options = Options::new("t", &values);
+        let choices = [("fail", 1), ("drop", 2), ("side", 3)];
+        assert_eq!(options.choice(&["late"], 1, &choices).expect("it is known"), 3);
+        assert_eq!(options.choice(&["bad"], 2, &choices).expect("it is not given"), 2);
+        let error = options.choice(&["mode"], 1, &choices).expect_err("it is unknown").to_string();
+        assert!(error.contains("option `mode` of table `t` is `x`; use fail, drop or side"), "{error}");
+        let error = options.choice(&["mode"], 1, &choices[..2]).expect_err("it is unknown").to_string();
+        assert!(error.contains("use fail or drop"), "{error}");
     }
 
     #[test]

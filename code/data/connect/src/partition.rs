@@ -27,7 +27,7 @@ pub(crate) fn fields(folder: &Path, file: &Path) -> Result<Vec<Field>> {
 /// `Data` if a value does not fit the type of its column.
 pub(crate) fn values(schema: &Schema, folder: Option<&Path>, file: &str) -> Result<Vec<(usize, ScalarValue)>> {
     let Some(folder) = folder else { return Ok(Vec::new()) };
-    let path = Path::parse(file).map_err(|error| QueryError::internal(format!("`{file}` is no path: {error}")))?;
+    let path = Path::parse(file).map_err(|error| QueryError::internal(format!("`{file}` is not a path: {error}")))?;
     let mut values = Vec::new();
     for (name, text) in partition_folders(folder.parts().count(), &path)? {
         let Ok(index) = schema.index_of(&name) else { continue };

@@ -282,7 +282,7 @@ mod tests {
         let text = "{\"a\":1}\n\n {\"a\":\n  [{\"b\":2},\n{\"b\":3}]\n}\n{\"a\":4} {\"a\":5}\n";
         let expected = ["{\"a\":1}", " {\"a\":\n  [{\"b\":2},\n{\"b\":3}]\n}", "{\"a\":4} {\"a\":5}"];
         assert_eq!(rows(&JSON, text), good(&expected));
-        // The lines of an object that is not complete are no rows, and the next object is one.
+        // The lines of an object that is not complete are not rows, and the next object is one.
         let found: Vec<_> = records(&JSON, b"nothing\n{\"a\":\n  {\"a\":9},\n{\"a\":1}\n{\"a\":1e400}\n")
             .map(|record| (record.row(), record.fault.is_none() && !record.alone))
             .collect();

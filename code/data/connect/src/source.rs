@@ -24,6 +24,16 @@ pub trait Source: fmt::Debug + Send {
     /// Returns the position after the rows that were read. A source that is opened with it goes on there.
     fn offset(&self) -> Value;
 
+    /// Returns when the rows end if the source is read until its end.
+    fn end(&self) -> End {
+        End::Reached
+    }
+
+    /// Returns true if the first read begins behind the rows that exist, so that its position is part of the answer.
+    fn starts_at_newest(&self) -> bool {
+        false
+    }
+
     /// Notes that `reader` needs the rows after `offset`, or all rows if it is null; `None`: it reads no more. Rows before may be
     /// deleted, at once if no one else reads them. Does nothing for sources that keep no rows.
     ///
@@ -32,6 +42,17 @@ pub trait Source: fmt::Debug + Send {
     async fn note_reader(&mut self, _reader: &str, _offset: Option<&Value>) -> Result<()> {
         Ok(())
     }
+}
+
+/// The end of a source's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It is reached.
+    Reached,
+    /// There is none, unless an option sets it; such an option, as written in `WITH (…)`.
+    Option(&'static str),
+    /// There is none.
+    Never,
 }
 
 /// Rows of one read.

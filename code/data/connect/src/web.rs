@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use buzz_protocol::{ErrorKind, QueryError, Result};
-use http::header::RETRY_AFTER;
+use buzz_protocol::{ErrorKind, QueryError, Result, now_ms};
+use chrono::DateTime;
+use http::header::{LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Response};
@@ -117,12 +118,29 @@ pub(crate) fn refused(url: &Url, status: StatusCode, headers: &HeaderMap, body: 
     let answered = format!("{} answers {status}{said}", shown(url));
     let is_passing = status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429);
     if !is_passing {
-        return QueryError::new(ErrorKind::Data, format!("{answered}; correct `endpoint` or `headers`"));
+        let to = headers.get(LOCATION).filter(|_| status.is_redirection()).and_then(|to| to.to_str().ok());
+        let to = to.and_then(|to| url.join(to).ok()).map(|to| format!(" to {}", shown(&to))).unwrap_or_default();
+        let remedy = match status {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                "make requests smaller, as by a lower `rows_per_request`, or correct `endpoint`"
+            }
+            _ => "correct `endpoint` or `headers`",
+        };
+        return QueryError::new(ErrorKind::Data, format!("{answered}{to}; {remedy}"));
     }
     let mut error = QueryError::unavailable(answered);
-    let seconds = headers.get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.trim().parse().ok());
-    error.retry_after = seconds.map(Duration::from_secs);
+    error.retry_after = headers.get(RETRY_AFTER).and_then(|after| wait_of(after.to_str().ok()?.trim(), now_ms()));
     error
+}
+
+/// Returns the time to wait that a server asks for at `now`, in milliseconds since 1970: a number of seconds, or the date at
+/// which it answers again. `None` if it is neither.
+fn wait_of(text: &str, now: u64) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = DateTime::parse_from_rfc2822(text).ok()?.timestamp_millis();
+    Some(Duration::from_millis(u64::try_from(until).unwrap_or_default().saturating_sub(now)))
 }
 
 /// Returns `response` if its status says that the request was successful.
@@ -158,15 +176,35 @@ mod tests {
             parse_headers("Authorization: Bearer a:b, Accept: text/html, text/plain,X-A:1", "t").expect("fits");
         let values = ["authorization", "accept", "x-a"].map(|name| headers[name].to_str().expect("it is text"));
         assert_eq!(values, ["Bearer a:b", "text/html, text/plain", "1"]);
-        let error = parse_headers("secret", "t").expect_err("it is no header").message;
+        let error = parse_headers("secret", "t").expect_err("it is not a header").message;
         assert!(error.contains("`headers` of table `t`") && !error.contains("secret"), "{error}");
-        assert!(parse_headers("A: b\u{7}", "t").expect_err("it is no value").message.contains("`A`"));
+        assert!(parse_headers("A: b\u{7}", "t").expect_err("it is not a value").message.contains("`A`"));
     }
 
     #[test]
     fn messages_have_no_secrets_of_a_url() {
         let url: Url = "https://user:word@host/path?token=1".parse().expect("it is a URL");
         assert_eq!(shown(&url), "https://host/path");
+    }
+
+    #[test]
+    fn server_asks_for_a_time_to_wait_by_seconds_or_a_date() {
+        let now = 784_111_777_000;
+        let seconds = |text| wait_of(text, now).map(|wait| wait.as_secs());
+        assert_eq!(seconds("7"), Some(7));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:40 GMT"), Some(3));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:00 GMT"), Some(0), "it has passed");
+        assert_eq!((seconds("Thu, 01 Jan 1900 00:00:00 GMT"), seconds("soon"), seconds("-1")), (Some(0), None, None));
+    }
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        let url: Url = "http://host/rows".parse().expect("it is a URL");
+        let headers = HeaderMap::from_iter([(LOCATION, HeaderValue::from_static("/other?token=1"))]);
+        let moved = refused(&url, StatusCode::TEMPORARY_REDIRECT, &headers, "").message;
+        assert!(moved.contains("307 Temporary Redirect to http://host/other; correct `endpoint`"), "{moved}");
+        let large = refused(&url, StatusCode::PAYLOAD_TOO_LARGE, &HeaderMap::new(), "").message;
+        assert!(large.contains("`rows_per_request`"), "{large}");
     }
 
     #[test]

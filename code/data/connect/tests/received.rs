@@ -23,8 +23,9 @@ use futures::{SinkExt, StreamExt, stream};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_tungstenite::accept_async;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -237,6 +238,39 @@ async fn messages_of_a_web_socket_are_read_over_connections() {
         seen.push(subscriptions.recv().await.expect("it was sent"));
     }
     assert_eq!(seen, ["a", "b", "a", "b", "a", "b"]);
+}
+
+#[tokio::test]
+async fn web_socket_that_pings_and_reads_nothing_fills_no_memory() {
+    const PINGS: usize = 400_000;
+    let socket = TcpSocket::new_v4().expect("there is a socket");
+    socket.set_recv_buffer_size(64 << 10).expect("it is a size");
+    socket.bind("127.0.0.1:0".parse().expect("it is an address")).expect("a port is free");
+    let listener = socket.listen(1).expect("it listens");
+    let address = format!("ws://{}", listener.local_addr().expect("it has an address"));
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("a client connects");
+        let mut socket = accept_async(stream).await.expect("it is a WebSocket");
+        for _ in 0..PINGS {
+            socket.feed(Message::Ping(vec![b'x'; 120].into())).await.expect("the client reads");
+        }
+        socket.feed(Message::Ping(Bytes::from_static(b"last"))).await.expect("the client reads");
+        socket.send(Message::text("{\"n\": 1}")).await.expect("the client reads");
+        let mut answers = 0;
+        while let Some(Ok(Message::Pong(answer))) = socket.next().await {
+            answers += 1;
+            if answer == "last" {
+                break;
+            }
+        }
+        (answers, socket)
+    });
+    let options = [("connector", "websocket"), ("endpoint", address.as_str())];
+    let mut source = open(&Arc::new(InMemory::new()), &options, None).await;
+    assert_eq!(read(&mut source, 1).await.expect("the server answers").values, [1]);
+    let (answers, _) = timeout(WAIT_MAX, server).await.expect("it gets the last answer").expect("it ends");
+    // Some are in buffers of the system.
+    assert!((1..PINGS / 2).contains(&answers), "{answers} of {PINGS} pings are answered");
 }
 
 /// Returns each number twice, and an error before the third one.

@@ -104,7 +104,7 @@ pub use object::{LISTED_MAX, OBJECT_BYTES_MAX, read as read_object};
 pub use outbox::{Pending, Target, publish_pending, span_of};
 pub use pipeline::{Continued, KEY_GROUPS_MAX, Manifest, PipelineSpec, SCRIPT_BYTES_MAX, Span, VERSIONS_MAX};
 pub use record::{
-    INLINE_BYTES_MAX, Moved, OutputFile, RECORD_BYTES_MAX, Record, StateFile, TIMERS_MAX, Timer, TimerTime, due,
+    INLINE_BYTES_MAX, Moved, OutputFile, RECORD_BYTES_MAX, Record, StateFile, TIMERS_MAX, Timer, TimerTime, due, sum,
 };
 pub use seal::{ENTRY_PARTS_MAX, ENTRY_SEGMENTS_MAX, Entry, KEYS_MAX, Sealed, SealedRows, Times, Totals};
 pub use segment::{KEY_BYTES_MAX, PARTS_MAX, Part, SEGMENT_BYTES_MAX, Segment};

@@ -16,7 +16,7 @@ use crate::garbage::{self, Keep};
 use crate::names;
 use crate::object::{self, Created, READS_AT_ONCE};
 use crate::pipeline::{self, Change, Continued, Manifest, PipelineSpec, VERSIONS_MAX};
-use crate::record::{Moved, Record, decode};
+use crate::record::{Moved, Record, check_number, check_sum, decode};
 use crate::rules::Rules;
 use crate::search::Search;
 
@@ -193,15 +193,16 @@ impl EpochLog {
         object::read(&self.shared.place.store, path).await
     }
 
-    /// Reads a file that the record of `epoch` names; `None` if the file is missing because newer epochs exist and
-    /// garbage collection has deleted it. Load the newest epoch then.
+    /// Reads a file that the record of `epoch` names, with its [`sum`](crate::sum); `None` if the file is missing because
+    /// newer epochs exist and garbage collection has deleted it. Load the newest epoch then.
     ///
     /// # Errors
-    /// `Data` if the file is missing although `epoch` is the newest: the store has lost it.
-    pub async fn read(&self, epoch: u64, path: &str) -> Result<Option<Bytes>> {
-        let parsed = Path::parse(path).map_err(|error| QueryError::data(format!("`{path}` is no path: {error}")))?;
+    /// `Data` if the file has other bytes than were written, or is missing although `epoch` is the newest: the store has
+    /// lost it.
+    pub async fn read(&self, epoch: u64, path: &str, sum: &str) -> Result<Option<Bytes>> {
+        let parsed = Path::parse(path).map_err(|error| QueryError::data(format!("`{path}` is not a path: {error}")))?;
         match self.get(&parsed).await? {
-            Some(bytes) => Ok(Some(bytes)),
+            Some(bytes) => check_sum(path, sum, &bytes).map(|()| Some(bytes)),
             None if self.superseded(epoch).await? => Ok(None),
             None => Err(QueryError::data(format!(
                 "`{path}`, which epoch {epoch} names, does not exist; restore it, or go back with `--from-epoch`"
@@ -466,7 +467,11 @@ impl EpochLog {
         }
         let path = names::record(&self.shared.folder, version, epoch);
         match object::read(&self.shared.place.store, &path).await? {
-            Some(bytes) => Ok(Some(Record::decode(&path, &bytes)?)),
+            Some(bytes) => {
+                let record = Record::decode(&path, &bytes)?;
+                check_number(&path, epoch, record.epoch)?;
+                Ok(Some(record))
+            }
             None => Ok(None),
         }
     }

@@ -76,6 +76,9 @@ pub struct StateFile {
     pub rows: u64,
     /// Size in bytes.
     pub bytes: u64,
+    /// The [`sum`] of the bytes; empty if an earlier build wrote the file.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sum: String,
     /// Number of compactions that the rows went through.
     pub level: u32,
 }
@@ -90,6 +93,9 @@ pub struct OutputFile {
     pub rows: u64,
     /// Size in bytes.
     pub bytes: u64,
+    /// The [`sum`] of the bytes; empty if an earlier build wrote the file.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sum: String,
 }
 
 /// A timer of one key. It is fired and removed by the same record, so it fires once.
@@ -160,7 +166,7 @@ impl Record {
     /// Decodes the record in `path`.
     ///
     /// # Errors
-    /// `Data` if the object is no record.
+    /// `Data` if the object is not a record.
     pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<Record> {
         decode(path, bytes)
     }
@@ -176,7 +182,7 @@ impl Record {
             if !valid {
                 let epoch = self.epoch;
                 return Err(QueryError::internal(format!(
-                    "the record of epoch {epoch} names `{path}`, which is no file of this or an earlier epoch in \
+                    "the record of epoch {epoch} names `{path}`, which is not a file of this or an earlier epoch in \
                      `{folder}`"
                 )));
             }
@@ -193,6 +199,33 @@ impl Record {
     pub(crate) fn output_paths(&self) -> impl Iterator<Item = &str> {
         self.outputs.values().flatten().map(|file| file.path.as_str())
     }
+}
+
+/// Returns a text of 32 letters that is another one for other bytes.
+pub fn sum(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex()[..32].to_string()
+}
+
+/// Checks that the file in `path` has the bytes that were written, by their [`sum`]. An empty one fits all bytes.
+///
+/// # Errors
+/// `Data`, which names the path.
+pub(crate) fn check_sum(path: &str, expected: &str, bytes: &[u8]) -> Result<()> {
+    if expected.is_empty() || sum(bytes) == expected {
+        return Ok(());
+    }
+    Err(QueryError::data(format!("`{path}` does not have the bytes that were written; restore it")))
+}
+
+/// Checks that the object in `path` has the number of its name.
+///
+/// # Errors
+/// `Data`, which names the path.
+pub(crate) fn check_number(path: &Path, expected: u64, found: u64) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(QueryError::data(format!("`{path}` has the content of number {found}; restore it")))
 }
 
 /// Decodes the JSON object in `path`.
@@ -222,6 +255,17 @@ mod tests {
         assert_eq!(Record::decode(&Path::from("x"), &bytes).unwrap(), record);
         assert_eq!(record.encode().unwrap(), bytes);
         assert!(Record::decode(&Path::from("epochs/3.json"), b"{").unwrap_err().message.contains("epochs/3.json"));
+    }
+
+    #[test]
+    fn other_bytes_have_another_sum() {
+        let whole = sum(b"rows");
+        check_sum("state/1", &whole, b"rows").unwrap();
+        check_sum("state/1", "", b"rows of an earlier build").unwrap();
+        for damaged in [&b"row"[..], b"rowt", b""] {
+            let error = check_sum("state/1", &whole, damaged).unwrap_err().message;
+            assert!(error.contains("`state/1` does not have the bytes"), "{error}");
+        }
     }
 
     #[test]

@@ -64,15 +64,18 @@ pub struct Segment {
 
 #[derive(Serialize, Deserialize)]
 struct Header {
+    /// The name of the segment; empty if an earlier build wrote it.
+    #[serde(default)]
+    name: String,
     parts: Vec<Part>,
 }
 
 impl Segment {
-    /// Encodes the segment and checks its bounds.
+    /// Encodes the segment `name` and checks its bounds.
     ///
     /// # Errors
     /// `Limit`, which names the bound.
-    pub(crate) fn encode(&self) -> Result<Bytes> {
+    pub(crate) fn encode(&self, name: &str) -> Result<Bytes> {
         let texts = self.parts.iter().flat_map(|part| [&part.key, &part.producer, &part.format]).flatten();
         let bounds = [
             ("bytes", self.payload.len(), SEGMENT_BYTES_MAX),
@@ -90,7 +93,7 @@ impl Segment {
                 )));
             }
         }
-        let header = serde_json::to_vec(&Header { parts: self.parts.clone() })
+        let header = serde_json::to_vec(&Header { name: name.to_string(), parts: self.parts.clone() })
             .map_err(|error| QueryError::internal(format!("the header of a segment cannot be encoded: {error}")))?;
         let mut bytes = BytesMut::with_capacity(PREFIX + header.len() + self.payload.len());
         bytes.put_slice(MAGIC);
@@ -112,7 +115,7 @@ impl Segment {
     /// Returns the parts of `runs` in the segment `object`, which is in `path`, each with its bytes.
     ///
     /// # Errors
-    /// `Data` if the object is no segment, or does not have these parts.
+    /// `Data` if the object is not a segment, or does not have these parts.
     pub fn runs(path: &Path, object: &Bytes, runs: &[RowRun]) -> Result<Vec<(Part, Bytes)>> {
         let segment = Self::decode(path, object)?;
         let is_wanted =
@@ -149,7 +152,7 @@ impl Segment {
     /// Decodes the segment in `path`.
     ///
     /// # Errors
-    /// `Data` if the object is no segment.
+    /// `Data` if the object is not a segment.
     pub(crate) fn decode(path: &Path, bytes: &Bytes) -> Result<Segment> {
         let end = header_end(path, bytes)?;
         let parts = parts(path, bytes.get(..end).ok_or_else(|| damaged(path))?)?;
@@ -170,11 +173,14 @@ pub(crate) fn header_end(path: &Path, bytes: &[u8]) -> Result<usize> {
 /// Decodes the parts from the bytes of a whole header.
 pub(crate) fn parts(path: &Path, bytes: &[u8]) -> Result<Vec<Part>> {
     let header: Header = decode(path, &bytes[PREFIX..])?;
+    if !header.name.is_empty() && path.filename() != Some(header.name.as_str()) {
+        return Err(QueryError::data(format!("`{path}` has the rows of segment `{}`; restore it", header.name)));
+    }
     Ok(header.parts)
 }
 
 fn damaged(path: &Path) -> QueryError {
-    QueryError::data(format!("`{path}` is no segment, or only a part of one; restore it"))
+    QueryError::data(format!("`{path}` is not a segment, or only a part of one; restore it"))
 }
 
 #[cfg(test)]
@@ -202,7 +208,7 @@ mod tests {
 
     #[test]
     fn segment_survives_encoding() {
-        let bytes = segment().encode().unwrap();
+        let bytes = segment().encode("s").unwrap();
         assert_eq!(Segment::decode(&Path::from("s"), &bytes).unwrap(), segment());
     }
 
@@ -225,7 +231,7 @@ mod tests {
 
     #[test]
     fn damaged_segment_is_an_error_at_each_length() {
-        let bytes = segment().encode().unwrap();
+        let bytes = segment().encode("s").unwrap();
         let whole = bytes.len() - segment().payload.len();
         for length in 0..whole {
             let error = Segment::decode(&Path::from("inbox/s"), &bytes.slice(..length)).unwrap_err();
@@ -237,6 +243,15 @@ mod tests {
     }
 
     #[test]
+    fn segment_under_the_name_of_another_is_an_error() {
+        let bytes = segment().encode("s").unwrap();
+        let error = Segment::decode(&Path::from("inbox/t"), &bytes).unwrap_err().message;
+        assert!(error.contains("`inbox/t` has the rows of segment `s`"), "{error}");
+        let unnamed = segment().encode("").unwrap();
+        assert_eq!(Segment::decode(&Path::from("inbox/t"), &unnamed).unwrap(), segment(), "an earlier build wrote it");
+    }
+
+    #[test]
     fn segment_beyond_a_bound_is_rejected() {
         let long = Part { key: Some("x".repeat(KEY_BYTES_MAX + 1)), ..Default::default() };
         for segment in [
@@ -244,7 +259,7 @@ mod tests {
             Segment { parts: vec![Part::default(); PARTS_MAX + 1], ..Default::default() },
             Segment { parts: vec![long], ..Default::default() },
         ] {
-            assert_eq!(segment.encode().unwrap_err().kind, ErrorKind::Limit);
+            assert_eq!(segment.encode("s").unwrap_err().kind, ErrorKind::Limit);
         }
     }
 }

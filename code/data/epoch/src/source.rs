@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use crate::clock::{Clock, Ids};
 use crate::names;
 use crate::object::{self, Created, READS_AT_ONCE};
-use crate::record::decode;
+use crate::record::{check_number, decode};
 use crate::rules::Rules;
 use crate::seal::{ENTRY_SEGMENTS_MAX, Entry, Found, Index, Sealed, Times};
 use crate::search::Search;
@@ -194,10 +194,10 @@ impl SourceLog {
     /// sealing may already have passed its name. After any error but `Limit`, the rows may be sealed nevertheless:
     /// repeat the requests with the same idempotency keys.
     pub async fn append(&self, segment: &Segment, clock: &dyn Clock) -> Result<String> {
-        let bytes = segment.encode()?;
         let started = clock.now_ms();
         let named_ms = started.max(self.shared.newest_ms.load(Ordering::SeqCst));
         let name = self.shared.ids.next_at(named_ms).to_string();
+        let bytes = segment.encode(&name)?;
         self.shared.store.put(&self.segment_path(&name), bytes.into()).await?;
         let took = clock.now_ms() - started;
         let max = self.shared.spec.times.append_ms_max;
@@ -384,7 +384,11 @@ impl SourceLog {
     pub(crate) async fn read_entry(&self, n: u64) -> Result<Option<Entry>> {
         let path = self.entry_path(n);
         match object::read(&self.shared.store, &path).await? {
-            Some(bytes) => Ok(Some(decode(&path, &bytes)?)),
+            Some(bytes) => {
+                let entry: Entry = decode(&path, &bytes)?;
+                check_number(&path, n, entry.n)?;
+                Ok(Some(entry))
+            }
             None => Ok(None),
         }
     }

@@ -81,7 +81,7 @@ async fn copies_renames_and_uploads_in_parts_are_whole_objects() {
     store.copy(&a, &b).await.unwrap();
     assert!(matches!(store.copy_if_not_exists(&a, &b).await, Err(Error::AlreadyExists { .. })));
     assert!(matches!(store.copy(&Path::from("none"), &b).await, Err(Error::NotFound { .. })));
-    // The copy is no link: replacing or changing one leaves the other.
+    // The copy is not a link: replacing or changing one leaves the other.
     store.put(&a, "2".into()).await.unwrap();
     assert_eq!(text(&store, "x/b").await, "1");
     store.rename(&a, &c).await.unwrap();
@@ -180,7 +180,7 @@ async fn coordinate(store: Arc<dyn ObjectStore>, id: &str, until: u64) {
         }
         let mut sum = 0;
         if let Some(file) = before.state.first() {
-            let Some(bytes) = log.read(before.epoch, &file.path).await.unwrap() else { continue };
+            let Some(bytes) = log.read(before.epoch, &file.path, &file.sum).await.unwrap() else { continue };
             sum = std::str::from_utf8(&bytes).unwrap().parse().unwrap();
         }
         let epoch = before.epoch + 1;
@@ -198,7 +198,7 @@ async fn coordinate(store: Arc<dyn ObjectStore>, id: &str, until: u64) {
             }],
             outputs: BTreeMap::from([(
                 "out".to_string(),
-                vec![OutputFile { path: output.to_string(), rows: 1, bytes: 1 }],
+                vec![OutputFile { path: output.to_string(), rows: 1, bytes: 1, ..Default::default() }],
             )]),
             ..Default::default()
         };
@@ -216,7 +216,7 @@ async fn check(store: &Arc<dyn ObjectStore>, epochs: u64) {
     let log = EpochLog::existing(store.clone(), Path::from(""), "p").await.unwrap().unwrap();
     let newest = log.newest().await.unwrap().unwrap();
     assert_eq!(newest.epoch, epochs);
-    let sum = log.read(epochs, &newest.state[0].path).await.unwrap().unwrap();
+    let sum = log.read(epochs, &newest.state[0].path, "").await.unwrap().unwrap();
     assert_eq!(sum, (epochs * (epochs + 1) / 2).to_string());
     let mut output = BTreeSet::new();
     for record in log.records(1, epochs, usize::MAX).await.unwrap() {

@@ -53,7 +53,7 @@ const OPTIONS: [(&str, &str); 15] = [
     ("requester_pays", "storage.requester_pays"),
 ];
 
-/// Returns the change that `sql` makes; `None` if it is no statement about names.
+/// Returns the change that `sql` makes; `None` if it is not a statement about names.
 ///
 /// # Errors
 /// `Invalid` if the statement is wrong, or has a part that is not supported.

@@ -27,7 +27,7 @@ pub use location::Location;
 pub use segments::{SegmentRange, SegmentWriter, read_segment};
 pub use several::{SEVERAL_STORES, full_path, is_in_bucket, path_among_stores, several_stores};
 pub use stores::{QueryStores, Stores};
-pub use synced::synced_folder;
+pub use synced::{is_disk_full, synced_folder};
 pub use unchanged::UnchangedStore;
 
 /// Retries of a request before the store counts as unavailable, and the time that all of them may take.

@@ -46,7 +46,10 @@ const STORE: &str = "LocalFileSystem";
 /// # Errors
 /// `Data` if the folder cannot be created or read.
 pub fn synced_folder(path: &FilePath) -> buzz_protocol::Result<Arc<dyn ObjectStore>> {
-    let failed = |error: io::Error| QueryError::data(format!("folder `{}` cannot be used: {error}", path.display()));
+    let failed = |error: io::Error| {
+        let text = format!("folder `{}` cannot be used: {error}", path.display());
+        if is_disk_full(&error) { QueryError::unavailable(text) } else { QueryError::data(text) }
+    };
     let staged = path.join(STAGED);
     fs::create_dir_all(&staged).map_err(failed)?;
     let path = path.canonicalize().map_err(failed)?;
@@ -176,8 +179,19 @@ fn sync_folder(folder: &FilePath) -> io::Result<()> {
 }
 
 fn failed(action: &str, path: &FilePath, error: io::Error) -> Error {
-    let source = io::Error::new(error.kind(), format!("cannot {action} `{}`: {error}", path.display()));
-    Error::Generic { store: STORE, source: source.into() }
+    let text = format!("cannot {action} `{}`: {error}", path.display());
+    let source = match is_disk_full(&error) {
+        // Callers that try again go on when there is space.
+        true => QueryError::unavailable(format!("{text}; free some space")).into(),
+        false => io::Error::new(error.kind(), text).into(),
+    };
+    Error::Generic { store: STORE, source }
+}
+
+/// Returns true if nothing was written because the disk or the quota of its user is full: another try succeeds when there is
+/// space.
+pub fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Runs `work` on a thread that may wait for the disk; on this one outside of Tokio.
@@ -318,5 +332,27 @@ impl MultipartUpload for Upload {
     async fn abort(&mut self) -> Result<()> {
         self.staged = None;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use buzz_protocol::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn full_disk_is_unavailable_and_other_faults_are_not() {
+        let error =
+            |kind: io::ErrorKind| QueryError::from(failed("write", FilePath::new("/state/1.json"), kind.into()));
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            let error = error(kind);
+            assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+            assert!(
+                error.message.contains("cannot write `/state/1.json`") && error.message.contains("free"),
+                "{error}"
+            );
+        }
+        assert_eq!(error(io::ErrorKind::ReadOnlyFilesystem).kind, ErrorKind::Data);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use buzz_engine::{Attempt, Fate, Summary};
-use buzz_protocol::{QueryError, QueryId, TaskIndex, human_bytes};
+use buzz_protocol::{QueryError, QueryId, TaskIndex, human_bytes, milliseconds};
 
 /// Attempts that a page describes. A stack returns fewer.
 pub(crate) const ATTEMPTS_MAX: usize = 20_000;
@@ -19,7 +19,7 @@ const STYLE: &str = include_str!("timeline.css");
 pub(crate) fn page(query: QueryId, summary: &Summary, failure: Option<&QueryError>) -> String {
     let attempts = &summary.timeline.attempts;
     let last = attempts.iter().map(|attempt| attempt.end_ms).max().unwrap_or_default();
-    let scale = Scale { total_ms: last.max(ms(summary.total)).max(1) };
+    let scale = Scale { total_ms: last.max(milliseconds(summary.total)).max(1) };
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
          content=\"width=device-width, initial-scale=1\"><title>Buzz query {query}</title>\n<style>{STYLE}</style></head>\n\
@@ -59,7 +59,7 @@ fn totals(summary: &Summary) -> String {
         combs => format!("{combs} combs"),
     };
     let facts = [
-        ("time", Some(seconds(ms(summary.total)))),
+        ("time", Some(seconds(milliseconds(summary.total)))),
         ("rows", Some(summary.rows.to_string())),
         ("tasks", Some(summary.tasks.to_string())),
         ("files", Some(format!("{} of {}", summary.files_read, summary.files_found))),
@@ -80,7 +80,8 @@ fn totals(summary: &Summary) -> String {
 
 /// Draws the phases, which follow each other.
 fn phases(summary: &Summary, scale: &Scale) -> String {
-    let (open, plan, run) = (ms(summary.opened_in), ms(summary.planned_in), ms(summary.ran_in));
+    let (open, plan, run) =
+        (milliseconds(summary.opened_in), milliseconds(summary.planned_in), milliseconds(summary.ran_in));
     let mut bars = String::new();
     let mut start = 0;
     for (name, time) in [("open tables", open), ("plan", plan), ("run", run)] {
@@ -188,10 +189,6 @@ impl Scale {
         });
         format!("<div class=\"axis\" aria-hidden=\"true\">{}</div>", marks.collect::<String>())
     }
-}
-
-fn ms(time: std::time::Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn seconds(ms: u64) -> String {

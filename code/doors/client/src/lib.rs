@@ -54,7 +54,7 @@ impl Engine for StackEngine {
         let (stack, counted) = (Arc::clone(&self.stack), Arc::clone(&progress));
         let span = span!("ask stack", otel.kind = "client", query_id = %question.id);
         let answered = async move { answer(&stack, &question, &counted).await };
-        Running::spawn(progress, traced(span, |error: &QueryError| error.kind, answered))
+        Running::spawn(progress, traced(span, answered))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use buzz_aws::price::Sizes;
 use buzz_engine::wire::{AnswerMessage, Ask, Column, OutputPlace};
 use buzz_engine::{Content, Engine, Progress, ProgressReport, Rows, Running, Status, Used};
-use buzz_protocol::{Format, Place, QueryError, QueryId, Requests, Result};
+use buzz_protocol::{Format, Place, QueryError, QueryId, Requests, Result, milliseconds};
 use buzz_storage::Location;
 use buzz_telemetry::{continue_from, span, traced};
 use buzz_worker::metrics::Measured;
@@ -34,7 +34,7 @@ impl FuseFunction {
     pub(crate) async fn ask(&self, ask: Ask, query: QueryId, left: Duration) -> Result<Box<RawValue>> {
         let span = span!("fuse", otel.kind = "server", query_id = %query);
         continue_from(&span, ask.traceparent.as_deref());
-        traced(span, |error: &QueryError| error.kind, self.ask_in_span(ask, query, left)).await
+        traced(span, self.ask_in_span(ask, query, left)).await
     }
 
     async fn ask_in_span(&self, mut ask: Ask, query: QueryId, left: Duration) -> Result<Box<RawValue>> {
@@ -79,7 +79,7 @@ impl FuseFunction {
             }
         };
         if let Err(error) = &outcome {
-            let milliseconds = millis(progress.elapsed());
+            let milliseconds = milliseconds(progress.elapsed());
             let (kind, error) = (error.kind, error.without_values());
             tracing::error!(query_id = %query, %kind, error, milliseconds, "query failed");
             let bytes = Progress::get(&progress.bytes_scanned);
@@ -158,7 +158,7 @@ impl FuseFunction {
             Some(Encoded::Arrow(text)) => (None, Some(text)),
             None => (None, None),
         };
-        let milliseconds = millis(progress.elapsed());
+        let milliseconds = milliseconds(progress.elapsed());
         let message = AnswerMessage {
             status: "answered".to_string(),
             query_id: query,
@@ -219,8 +219,4 @@ impl FuseFunction {
         let url = self.results.link(&place, LINK_VALID).await?;
         Ok(OutputPlace { uri: place.to_string(), format: format.to_string(), url, bytes })
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

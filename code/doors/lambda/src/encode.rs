@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use buzz_aws::price::Sizes;
 use buzz_engine::wire::{Encoding, Phases, SummaryMessage};
 use buzz_engine::{Rows, Summary, Used};
-use buzz_protocol::{Format, QueryError, Result};
+use buzz_protocol::{Format, QueryError, Result, milliseconds};
 use buzz_results::{WriteError, format};
 use serde_json::value::RawValue;
 
@@ -19,7 +19,6 @@ const ATTEMPTS_MAX: usize = 2_000;
 /// Makes the summary message of a query that took `total_ms` and used `used` of a stack of these `sizes`.
 pub(crate) fn summary_message(summary: &Summary, used: &Used, sizes: &Sizes, total_ms: u64) -> SummaryMessage {
     let cost = sizes.cost(used);
-    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     SummaryMessage {
         files_found: summary.files_found,
         files_read: summary.files_read,
@@ -36,9 +35,9 @@ pub(crate) fn summary_message(summary: &Summary, used: &Used, sizes: &Sizes, tot
         objects: summary.objects,
         rows_delivered: summary.rows_delivered,
         milliseconds: Phases {
-            open: ms(summary.opened_in),
-            plan: ms(summary.planned_in),
-            run: ms(summary.ran_in),
+            open: milliseconds(summary.opened_in),
+            plan: milliseconds(summary.planned_in),
+            run: milliseconds(summary.ran_in),
             total: total_ms,
         },
         timeline: summary.timeline.clone().at_most(ATTEMPTS_MAX),

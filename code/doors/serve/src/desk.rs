@@ -11,13 +11,15 @@ use arrow::datatypes::{DataType, Field, Schema};
 use buzz_engine::{
     Answer, Content, Engine, Estimate, Progress, ProgressReport, Question, RowSink, Rows, Summary, Want,
 };
-use buzz_protocol::{CatalogEntry, ErrorKind, Format, Options, Param, Query, QueryBody, QueryError, QueryId, Result};
+use buzz_protocol::{
+    CatalogEntry, ErrorKind, Format, Options, Param, Query, QueryBody, QueryError, QueryId, Result, milliseconds,
+};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::history::{ATTEMPTS_MAX, History};
-use crate::kept::{Kept, Places};
+use crate::kept::{Places, Reservation};
 use crate::names::Names;
 use crate::planner;
 use crate::queue::{Queue, Slot};
@@ -95,7 +97,7 @@ impl Counts {
                 self.succeeded.fetch_add(1, Ordering::Relaxed);
                 self.rows.fetch_add(summary.rows, Ordering::Relaxed);
                 self.bytes_read.fetch_add(summary.bytes_read, Ordering::Relaxed);
-                let milliseconds = u64::try_from(summary.total.as_millis()).unwrap_or(u64::MAX);
+                let milliseconds = milliseconds(summary.total);
                 self.milliseconds.fetch_add(milliseconds, Ordering::Relaxed);
                 let cost = summary.cost_usd.unwrap_or_default() + summary.started_usd.unwrap_or_default();
                 let micros = (cost * 1e6).round();
@@ -151,7 +153,7 @@ pub(crate) struct Answered {
     /// Warnings.
     pub(crate) warnings: Vec<String>,
     /// Counts this answer among those that are kept.
-    _kept: Kept,
+    _kept: Reservation,
 }
 
 impl Answered {
@@ -311,7 +313,7 @@ impl Desk {
 
     /// Waits for a slot, and for a place in which the answer is kept. Who waits for one of them does not hold up others: a slot
     /// is passed on before the wait for a place, and a query that waits for its first slot has no place.
-    async fn admitted(&self, user: &str) -> Result<(Slot, Kept)> {
+    async fn admitted(&self, user: &str) -> Result<(Slot, Reservation)> {
         let slot = self.queue.slot(user).await?;
         if let Some(kept) = self.kept.free(user) {
             return Ok((slot, kept));

@@ -80,7 +80,7 @@ impl Bytes {
 
 /// The place of an answer that is kept, and its bytes. Dropping it frees both.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct Reservation {
     user: String,
     bytes: u64,
     budget: Arc<Bytes>,
@@ -88,7 +88,7 @@ pub(crate) struct Kept {
     _all: OwnedSemaphorePermit,
 }
 
-impl Kept {
+impl Reservation {
     /// Takes the `bytes` of the answer, and waits up to [`KEPT_WITHIN`] until they are free.
     ///
     /// # Errors
@@ -120,7 +120,7 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.budget.give_back(&self.user, self.bytes);
     }
@@ -157,12 +157,12 @@ impl Places {
         is_full || self.bytes.of(user) > self.bytes.all_max / 4
     }
 
-    fn kept(&self, user: &str, own: OwnedSemaphorePermit, all: OwnedSemaphorePermit) -> Kept {
-        Kept { user: user.to_string(), bytes: 0, budget: Arc::clone(&self.bytes), _own: own, _all: all }
+    fn kept(&self, user: &str, own: OwnedSemaphorePermit, all: OwnedSemaphorePermit) -> Reservation {
+        Reservation { user: user.to_string(), bytes: 0, budget: Arc::clone(&self.bytes), _own: own, _all: all }
     }
 
     /// Takes a place for an answer of `user`, if one is free.
-    pub(crate) fn free(&self, user: &str) -> Option<Kept> {
+    pub(crate) fn free(&self, user: &str) -> Option<Reservation> {
         let own = self.of(user).try_acquire_owned().ok()?;
         let all = Arc::clone(&self.all).try_acquire_owned().ok()?;
         Some(self.kept(user, own, all))
@@ -172,7 +172,7 @@ impl Places {
     ///
     /// # Errors
     /// `Limit` if none is free in this time.
-    pub(crate) async fn wait(&self, user: &str) -> Result<Kept> {
+    pub(crate) async fn wait(&self, user: &str) -> Result<Reservation> {
         let (own, all) = (self.of(user), Arc::clone(&self.all));
         let both = async { Some((own.acquire_owned().await.ok()?, all.acquire_owned().await.ok()?)) };
         match tokio::time::timeout(KEPT_WITHIN, both).await {

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use buzz_engine::{Between, CombStarts};
 use buzz_exchange::Network;
 use buzz_host::Combs;
-use buzz_protocol::{BUILD_ID, CombAddress, ErrorKind, QueryError, Result};
+use buzz_protocol::{BUILD_ID, CombAddress, ErrorKind, QueryError, Result, milliseconds};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -314,7 +314,7 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let waited = self.wait.since.iter().map(|since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let waited = self.wait.since.iter().map(|since| milliseconds(since.elapsed()));
         self.combs.started_ms.fetch_add(waited.fold(0, u64::saturating_add), Ordering::Relaxed);
     }
 }

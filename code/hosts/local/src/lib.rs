@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use buzz_exchange::{MemoryNetwork, Network, TcpNetwork};
 use buzz_hbee::HBee;
 use buzz_hcomb::{Comb, ComputeRuntime, PlanChange, serve};
-use buzz_host::{Combs, Compute, Host, KeptObjects, ObjectRoot, Refused};
+use buzz_host::{Combs, Compute, Host, ObjectRoot, Refused, ResultCache};
 use buzz_protocol::{CombAddress, HBeeTask, Options, QueryError, Result, THREAD_STACK_BYTES, TaskOutcome, Transport};
 use buzz_storage::Stores;
 use parking_lot::Mutex;
@@ -29,7 +29,7 @@ pub struct LocalHost {
     /// The place of exchanged objects: a temporary folder.
     pub objects: Arc<ObjectRoot>,
     /// Results of earlier queries, for the option `reuse`.
-    pub kept: Option<Arc<KeptObjects>>,
+    pub cache: Option<Arc<ResultCache>>,
 }
 
 impl LocalHost {
@@ -68,13 +68,13 @@ impl LocalHost {
         };
         let compute = LocalCompute { hbee: Arc::new(hbee), threads };
         let objects = Arc::new(ObjectRoot::temporary());
-        Ok(LocalHost { stores, compute: Arc::new(compute), combs: Arc::new(combs), network, objects, kept: None })
+        Ok(LocalHost { stores, compute: Arc::new(compute), combs: Arc::new(combs), network, objects, cache: None })
     }
 
     /// Has the results of queries kept in `folder`, with the option `reuse`.
     #[must_use]
     pub fn keeping_in(mut self, folder: PathBuf) -> Self {
-        self.kept = Some(Arc::new(KeptObjects::in_folder(folder)));
+        self.cache = Some(Arc::new(ResultCache::in_folder(folder)));
         self
     }
 
@@ -86,7 +86,7 @@ impl LocalHost {
             combs: Arc::clone(&self.combs) as _,
             network: Arc::clone(&self.network),
             objects: Arc::clone(&self.objects),
-            kept: self.kept.clone(),
+            cache: self.cache.clone(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use arrow::ipc::writer::StreamWriter;
-use buzz_epoch::{Commit, EpochLog, Keep, OutputFile, Record, StateFile};
+use buzz_epoch::{Commit, EpochLog, Keep, OutputFile, Record, StateFile, sum};
 use buzz_protocol::{QueryError, Result};
 use buzz_stream::{EpochOutput, state_file};
 use bytes::Bytes;
@@ -81,7 +81,12 @@ impl Runner {
                     let path = log.output_path(sink, record.epoch, "arrow");
                     let bytes = encode_rows(part)?;
                     let count = part.iter().map(|batch| batch.num_rows() as u64).sum();
-                    files.push(OutputFile { path: path.to_string(), rows: count, bytes: bytes.len() as u64 });
+                    files.push(OutputFile {
+                        path: path.to_string(),
+                        rows: count,
+                        bytes: bytes.len() as u64,
+                        sum: sum(&bytes),
+                    });
                     log.put(&path, bytes).await?;
                 }
                 record.outputs.insert(sink.to_string(), files);
@@ -148,6 +153,7 @@ impl Runner {
                 slices: pipeline.ends(stage, &batches),
                 rows: batches.iter().map(|batch| batch.num_rows() as u64).sum(),
                 bytes: bytes.len() as u64,
+                sum: sum(&bytes),
                 level: 0,
             });
             log.put(&path, bytes).await?;

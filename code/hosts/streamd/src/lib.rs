@@ -11,7 +11,6 @@ mod commit;
 mod graph;
 pub mod jobs;
 mod json;
-mod kept;
 mod live;
 mod notes;
 mod outbox;
@@ -24,6 +23,7 @@ mod start;
 pub mod store;
 mod summary;
 mod thread;
+mod unchanged;
 mod unique;
 
 pub use jobs::Jobs;

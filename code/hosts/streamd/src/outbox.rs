@@ -11,7 +11,7 @@ use arrow::ipc::reader::StreamReader;
 use async_trait::async_trait;
 use buzz_connect::{Sink, Written};
 use buzz_epoch::{EpochLog, OutputFile, Target};
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{QueryError, Result, milliseconds};
 
 /// A sink that takes its rows from files of the log.
 pub(crate) struct Outbox {
@@ -41,7 +41,7 @@ pub(crate) fn targets<'a>(
 
 /// Returns the span of time in milliseconds whose epochs a sink takes together; 0 if it takes each alone.
 pub(crate) fn span_ms(sink: &Arc<dyn Sink>) -> u64 {
-    sink.roll().map_or(0, |span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+    sink.roll().map_or(0, milliseconds)
 }
 
 #[async_trait]
@@ -53,7 +53,7 @@ impl Target for Outbox {
     async fn publish(&self, epoch: u64, files: &[OutputFile], log: &EpochLog) -> Result<()> {
         let mut rows = Vec::new();
         for file in files {
-            let Some(bytes) = log.read(epoch, &file.path).await? else {
+            let Some(bytes) = log.read(epoch, &file.path, &file.sum).await? else {
                 return Err(QueryError::data(format!("output `{}` was deleted before it was published", file.path)));
             };
             for batch in StreamReader::try_new(Cursor::new(bytes), None)? {

@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use buzz_connect::{
-    BadData, OpenSource, OpenTable, Place, Sink, Stdout, WriteFormat, check_columns, check_places, nullable,
-    open_source,
+    BadData, OpenSource, OpenTable, Place, Sink, Stdout, WriteFormat, check_columns, check_places, open_source,
 };
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{QueryError, Result, nullable};
 use buzz_stream::{Pipeline, Script, SourceInput, TableDefinition, declared_columns};
 use serde_json::Value;
 
@@ -154,7 +153,7 @@ pub(crate) struct Settings {
 /// The treatment of a statement that fails for a value of its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnError {
-    /// The run ends with the error. A run with state can go on from the epoch before.
+    /// The run ends with the error. A run with state can resume from the epoch before.
     Stop,
     /// The rows of the epoch are left out.
     SkipEpoch,

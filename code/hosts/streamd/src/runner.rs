@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
-use buzz_connect::{BadData, OpenSource};
+use buzz_connect::{BadData, End, OpenSource};
 use buzz_epoch::{Clock, EpochLog, Pending, Record, SystemClock, publish_pending};
 use buzz_protocol::{ErrorKind, QueryError, Result};
 use buzz_stream::{END_OF_TIME, EpochInput, EpochOutput, LeftOut, SourceRows, SourceTime, StageId, State, state_file};
@@ -75,21 +75,21 @@ impl Runner {
 
     /// Fails if a source has no end.
     pub(crate) fn check_ends(&self) -> Result<()> {
-        for (name, table) in
-            self.planned.sources.keys().filter_map(|name| Some((name, self.planned.script.table(name)?)))
-        {
-            let connector = table.option("connector").unwrap_or_default();
-            if ["sse", "websocket", "polling_http"].contains(&connector) {
-                return Err(QueryError::invalid(format!(
-                    "--until-end never ends: source `{name}` ({connector}) has no end; leave --until-end out"
-                )));
-            }
-            let generated = ["nexmark", "impulse"].contains(&connector);
-            let bounded = ["events", "message_count", "runtime"].iter().any(|key| table.option(key).is_some());
-            if generated && !bounded {
-                return Err(QueryError::invalid(format!(
-                    "--until-end never ends: source `{name}` is endless; set events = '1000' in its CREATE TABLE"
-                )));
+        for (name, opened) in &self.planned.sources {
+            match opened.source.end() {
+                End::Reached => {}
+                End::Option(option) => {
+                    return Err(QueryError::invalid(format!(
+                        "--until-end never ends: source `{name}` is endless; set {option} in its CREATE TABLE"
+                    )));
+                }
+                End::Never => {
+                    let connector = self.planned.script.table(name).and_then(|table| table.option("connector"));
+                    return Err(QueryError::invalid(format!(
+                        "--until-end never ends: source `{name}` ({}) has no end; leave --until-end out",
+                        connector.unwrap_or_default()
+                    )));
+                }
             }
         }
         Ok(())
@@ -146,7 +146,7 @@ impl Runner {
         let schemas: BTreeMap<StageId, _> = self.planned.pipeline.stages().collect();
         for file in &self.record.state {
             let stage: StageId = file.stage.parse()?;
-            let Some(bytes) = log.read(self.record.epoch, &file.path).await? else { return Ok(false) };
+            let Some(bytes) = log.read(self.record.epoch, &file.path, &file.sum).await? else { return Ok(false) };
             let schema = schemas.get(&stage);
             let schema = schema.ok_or_else(|| QueryError::data(format!("the script has no stage {stage}")))?;
             let (before, batches) = state_file::decode(schema, bytes).map_err(|error| error.at(file.path.as_str()))?;
@@ -193,14 +193,10 @@ impl Runner {
     fn has_first_position(&self) -> bool {
         self.log.is_some()
             && self.planned.sources.iter().any(|(name, opened)| {
-                let table = self.planned.script.table(name);
-                let option = |name: &str| table.and_then(|table| table.option(name));
-                let is_latest = match option("connector") {
-                    Some("kafka") => option("source.offset").or(option("start")) != Some("earliest"),
-                    _ => option("start") == Some("latest"),
-                };
                 let stored = self.record.sources.get(name).and_then(|stored| stored.get("offset"));
-                is_latest && stored.is_none_or(Value::is_null) && !opened.source.offset().is_null()
+                opened.source.starts_at_newest()
+                    && stored.is_none_or(Value::is_null)
+                    && !opened.source.offset().is_null()
             })
     }
 

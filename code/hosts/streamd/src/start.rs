@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use buzz_connect::Inbox;
+use buzz_connect::{Inbox, keeps_rows};
 use buzz_epoch::{Continued, EpochLog, Pending, PipelineSpec, publish_pending};
 use buzz_protocol::{QueryError, Result};
 use buzz_stream::{KEY_GROUPS, Pipeline, Script, StageId, TableDefinition};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
-use crate::kept::Kept;
 use crate::outbox::targets;
 use crate::plan::{Planned, STDOUT, open_table, plan, sinks_of};
 use crate::process::Process;
 use crate::runner::{Runner, reader};
+use crate::unchanged::Unchanged;
 
 /// Records that are read to find the sinks that have rows.
 const RECORDS_READ_MAX: usize = 1000;
@@ -132,7 +132,7 @@ async fn finish(before: &EpochLog, continues: bool, process: &Process) -> Result
 /// Moves the pipeline of `before` to the script of `spec`, which goes on after its offsets. Prints which offsets and state it keeps.
 async fn continued(before: &EpochLog, spec: &PipelineSpec, planned: &Planned, process: &Process) -> Result<EpochLog> {
     let old = Script::parse(&before.manifest().spec.script)?;
-    let kept = Kept::of(&old, &planned.script);
+    let kept = Unchanged::of(&old, &planned.script);
     let names = |stage: StageId| stage.to_string();
     let stages: BTreeMap<StageId, String> = planned.pipeline.stages().map(|(stage, _)| (stage, names(stage))).collect();
     let of_kept = stages.iter().filter(|(stage, _)| stage.statement < kept.statements);
@@ -166,8 +166,8 @@ async fn continued(before: &EpochLog, spec: &PipelineSpec, planned: &Planned, pr
 /// Errors of the script, and of the stores of its sources.
 pub(crate) async fn forget_readers(text: &str, id: &str, but: &BTreeSet<String>, process: &Process) -> Result<()> {
     let script = Script::parse(text)?;
-    let is_stream = |table: &&TableDefinition| table.option("connector") == Some("http") && !but.contains(&table.name);
-    for table in script.tables.iter().filter(is_stream) {
+    let is_left = |table: &&TableDefinition| keeps_rows(&table.options) && !but.contains(&table.name);
+    for table in script.tables.iter().filter(is_left) {
         let mut opened = open_table(&script, &table.name, &process.place, None).await?;
         opened.source.note_reader(&reader(id, &table.name), None).await?;
     }

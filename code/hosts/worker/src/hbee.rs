@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use buzz_exchange::{InboxNetwork, TcpNetwork};
 use buzz_hbee::HBee;
-use buzz_protocol::{ErrorKind, HBeeTask, QueryError, QueryId, Result, TaskOutcome, exchange_of};
+use buzz_protocol::{ErrorKind, HBeeTask, QueryError, QueryId, Result, TaskOutcome, exchange_of, milliseconds};
 use buzz_storage::{Location, QueryStores, Stores};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
@@ -129,7 +129,7 @@ impl HBeeFunction {
             };
             Err(QueryError::limit(whose).at_task(&task.step, task.task))
         });
-        Measured::of_task(query, u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX), &ran).write();
+        Measured::of_task(query, milliseconds(started.elapsed()), &ran).write();
         let mut outcome = ran.inspect_err(|error| {
             let (kind, error) = (error.kind, error.without_values());
             tracing::error!(query_id = %query, attempt = task.attempt, %kind, error, "task failed");

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::BatchCoalescer;
 use arrow::datatypes::SchemaRef;
-use buzz_kernel::nullable;
 use buzz_protocol::{
     BUILD_ID, CombAddress, Delivered, DeliveryId, HBeeTask, InlineRows, Partitioning, QueryError, QueryId, QueryToken,
-    Result, StageId, TaskIndex,
+    Result, StageId, TaskIndex, nullable,
 };
 use buzz_telemetry::span;
 use datafusion::common::utils::memory::get_record_batch_memory_size;

@@ -175,7 +175,7 @@ impl InboxFlight {
             trace.as_deref(),
             || span!("receive", otel.kind = "server", query_id = %header.query, stage = header.stage.0, task = header.task.0),
         );
-        traced(span, |error: &QueryError| error.kind, self.hold(header, first, messages)).await
+        traced(span, self.hold(header, first, messages)).await
     }
 
     /// Holds the delivery of `header`, whose first message is `first`.

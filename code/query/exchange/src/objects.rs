@@ -12,8 +12,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::CompressionType;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
-use buzz_kernel::nullable;
-use buzz_protocol::{DeliveryId, QueryError, Requests, Result, Segment, StageId, TaskIndex, delivery_object};
+use buzz_protocol::{DeliveryId, QueryError, Requests, Result, Segment, StageId, TaskIndex, delivery_object, nullable};
 use buzz_storage::{Location, QueryStores, SegmentRange, SegmentWriter, read_segment};
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 

@@ -1,10 +1,9 @@
 //! Counts the attempts of tasks, and the time that is paid for.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use buzz_engine::{Attempt, Fate, Progress};
-use buzz_protocol::{HBeeTask, Result, TaskOutcome};
+use buzz_protocol::{HBeeTask, Result, TaskOutcome, milliseconds};
 
 /// Attempts of one task.
 #[derive(Debug, Default)]
@@ -78,8 +77,4 @@ impl Drop for Paid<'_> {
         Progress::add(&self.progress.task_milliseconds, self.attempt.worked_ms.unwrap_or(waited));
         self.progress.attempt_ended(|| self.attempt.clone());
     }
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

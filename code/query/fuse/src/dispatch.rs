@@ -23,7 +23,7 @@ use tracing::{Instrument, Span};
 use crate::attempts::{Attempts, Paid};
 use crate::estimate::check_spent;
 use crate::inboxes::QueryInboxes;
-use crate::reducers::Kept;
+use crate::reducers::TaskCache;
 use crate::reuse::{Part, Parts, to_fuse};
 use crate::stragglers::Stragglers;
 use crate::tasks::make_task;
@@ -98,7 +98,7 @@ pub(crate) struct Dispatch<'a> {
     pub(crate) inboxes: &'a QueryInboxes,
     pub(crate) progress: &'a Progress,
     /// Rows that an earlier run kept, or that this run keeps for a later one.
-    pub(crate) kept: &'a Kept,
+    pub(crate) kept: &'a TaskCache,
     /// True if batches are read as they arrive, so that each task has one attempt only.
     pub(crate) flowing: bool,
     /// True if combs take over when the rows exceed what Fuse can hold.
@@ -311,7 +311,7 @@ impl Dispatch<'_> {
         Progress::add(&self.progress.invocations, 1);
         let mut paid = Paid::start(self.progress, &task);
         let running = self.host.compute.run(&task, &refused);
-        let ran = buzz_telemetry::traced(span, |error: &QueryError| error.kind, running).await;
+        let ran = buzz_telemetry::traced(span, running).await;
         paid.end(&ran);
         ran
     }

@@ -39,7 +39,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::collected::Collected;
-use crate::reuse::{Decision, KeptAnswer};
+use crate::reuse::{CachedAnswer, Decision};
 
 /// Files that a description of tables lists, of all tables together.
 const FILES_LISTED: usize = 256;
@@ -64,7 +64,7 @@ impl Engine for Fuse {
         let (fuse, counted) = (self.clone(), Arc::clone(&progress));
         let span = span!("query", query_id = %question.id);
         let answered = async move { fuse.answer(question, &counted).await };
-        Running::spawn(progress, traced(span, |error: &QueryError| error.kind, answered))
+        Running::spawn(progress, traced(span, answered))
     }
 }
 
@@ -92,7 +92,7 @@ impl Fuse {
         let started = Instant::now();
         let stores = self.host.stores.for_query();
         let opening = async { open(question, &stores, buzz_plan::tables_read(&question.query).as_ref()).await };
-        let tables = traced(span!("open tables"), |error: &QueryError| error.kind, opening).await?;
+        let tables = traced(span!("open tables"), opening).await?;
         Ok((Opened { started, tables, took: started.elapsed() }, stores))
     }
 
@@ -101,7 +101,7 @@ impl Fuse {
         let Opened { started, tables, took } = opened;
         let capacity = self.capacity(question);
         let planning = buzz_plan::plan(question, tables, stores, &capacity);
-        let mut plan = traced(span!("plan"), |error: &QueryError| error.kind, planning).await?;
+        let mut plan = traced(span!("plan"), planning).await?;
         plan.requests = stores.requests();
         plan.opened_in = took;
         plan.planned_in = started.elapsed() - took;
@@ -121,7 +121,7 @@ impl Fuse {
         let (mut opened, stores) = self.opened(question).await?;
         let decision = Decision::of(&self.host, question, &mut opened.tables, &stores).await;
         if let Some(answer) = decision.answer().await {
-            return Ok((Begun::Kept { answer, requests: stores.requests(), opened_in: opened.took }, decision));
+            return Ok((Begun::Cached { answer, requests: stores.requests(), opened_in: opened.took }, decision));
         }
         // Without a place for parts, tasks are made as usual.
         question.options.reuse = matches!(decision, Decision::On(_));
@@ -160,9 +160,9 @@ impl Fuse {
         let begun = in_time(question.options.timeout(), self.kept_or_planned(&mut question));
         let (begun, reuse) = progress.unless_stopped(begun).await?;
         let (content, summary) = match begun {
-            Begun::Kept { answer, requests, opened_in } => {
+            Begun::Cached { answer, requests, opened_in } => {
                 progress.add_requests(requests);
-                let content = progress.unless_stopped(kept_content(&answer, &question, progress)).await?;
+                let content = progress.unless_stopped(cached_content(&answer, &question, progress)).await?;
                 let reused = Reused { answer: true, tasks: 0 };
                 (content, Summary { rows: answer.rows(), reused, opened_in, ..Summary::default() })
             }
@@ -239,7 +239,7 @@ struct Opened {
 /// The begin of a query.
 enum Begun {
     /// Its answer was kept.
-    Kept { answer: KeptAnswer, requests: Requests, opened_in: Duration },
+    Cached { answer: CachedAnswer, requests: Requests, opened_in: Duration },
     /// It must run.
     Planned(Box<QueryPlan>),
 }
@@ -253,7 +253,7 @@ async fn in_time<T>(timeout: Duration, planning: impl Future<Output = Result<T>>
 }
 
 /// Returns the rows of a kept answer, or passes them to the sink of `question`.
-async fn kept_content(answer: &KeptAnswer, question: &Question, progress: &Progress) -> Result<Content> {
+async fn cached_content(answer: &CachedAnswer, question: &Question, progress: &Progress) -> Result<Content> {
     progress.warn(answer.warnings().iter().cloned());
     if let Want::Rows(format) = question.want {
         buzz_results::format::check(&answer.schema, format)?;

@@ -188,18 +188,18 @@ fn partitions_of(plan: &QueryPlan) -> usize {
 
 /// Rows that Fuse keeps in case the query is rerun on combs. Then only the tasks whose rows are not kept run again.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct TaskCache {
     bytes_max: u64,
-    tasks: Mutex<KeptTasks>,
+    tasks: Mutex<CachedTasks>,
 }
 
 #[derive(Debug, Default)]
-struct KeptTasks {
+struct CachedTasks {
     by_task: HashMap<(StageId, TaskIndex), (TaskOutcome, InlineRows)>,
     bytes: u64,
 }
 
-impl Kept {
+impl TaskCache {
     /// Makes an empty store of at most `bytes_max` bytes.
     pub(crate) fn up_to(bytes_max: u64) -> Self {
         Self { bytes_max, tasks: Mutex::default() }

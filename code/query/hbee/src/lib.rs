@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use arrow::datatypes::SchemaRef;
 use buzz_exchange::{DeliveryWriter, Destination, InboxNetwork, Inboxes, ObjectPlace};
 use buzz_kernel::{aggregates, decode_fragment, guarded_joins, scalar_functions};
-use buzz_protocol::{BUILD_ID, Evaluation, HBeeTask, QueryError, Result, TaskOutcome};
+use buzz_protocol::{BUILD_ID, Evaluation, HBeeTask, QueryError, Result, TaskOutcome, milliseconds};
 use buzz_storage::{QueryStores, Stores, unpanicked};
 use buzz_telemetry::{continued, span, traced};
 use datafusion::datasource::source::DataSourceExec;
@@ -102,7 +102,7 @@ impl HBee {
             let ran = if task.inputs.is_empty() { self.run_here(task).await } else { self.reduce(task).await };
             ran.inspect(record).map_err(|error| error.at_task(&task.step, task.task))
         };
-        traced(span, |error: &QueryError| error.kind, running).await
+        traced(span, running).await
     }
 
     async fn run_here(&self, task: &HBeeTask) -> Result<TaskOutcome> {
@@ -149,7 +149,7 @@ impl HBee {
             rows_scanned: read.rows,
             bytes_scanned: read.bytes,
             requests: stores.requests() + objects.map(|objects| objects.requests()).unwrap_or_default(),
-            milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            milliseconds: milliseconds(started.elapsed()),
         })
     }
 

@@ -9,7 +9,9 @@ use buzz_exchange::{
     Commit, DeliveryHeader, InboxService, Inboxes, LeafCodec, ObjectPlace, OpenQuery, StageSpec, unread_stages,
 };
 use buzz_kernel::{decode_plan, guarded_joins, unpanicked_rows};
-use buzz_protocol::{BUILD_ID, HBeeTask, QueryError, Result, Segment, StageInput, TaskIndex, TaskOutcome};
+use buzz_protocol::{
+    BUILD_ID, HBeeTask, QueryError, Result, Segment, StageInput, TaskIndex, TaskOutcome, milliseconds,
+};
 
 use crate::{HBee, evaluate};
 
@@ -40,7 +42,7 @@ impl HBee {
             rows_scanned: 0,
             bytes_scanned: 0,
             requests: place.requests() + objects.map(|objects| objects.requests()).unwrap_or_default(),
-            milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            milliseconds: milliseconds(started.elapsed()),
         })
     }
 

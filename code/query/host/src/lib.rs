@@ -4,7 +4,7 @@
 //! [`Network`] reaches them. Stores are the fourth part, and the place of exchanged objects the fifth. Everything above
 //! takes a [`Host`] and does not know which one it is.
 
-mod kept;
+mod cache;
 mod objects;
 mod seams;
 
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use buzz_exchange::Network;
 use buzz_storage::Stores;
 
-pub use kept::{KeptObjects, KeyHash};
+pub use cache::{KeyHash, ResultCache};
 pub use objects::ObjectRoot;
 pub use seams::{Combs, Compute, Pace, Refused};
 
@@ -29,7 +29,7 @@ pub struct Host {
     /// Reaches the combs.
     pub network: Arc<dyn Network>,
     /// Results of earlier queries, for the option `reuse`. `None` if there is no place for them.
-    pub kept: Option<Arc<KeptObjects>>,
+    pub cache: Option<Arc<ResultCache>>,
     /// The place of the objects through which tasks may deliver rows.
     pub objects: Arc<ObjectRoot>,
 }

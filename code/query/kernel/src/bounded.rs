@@ -249,7 +249,7 @@ impl Numbers {
         }
     }
 
-    /// Returns the bytes of the texts of `arg`. `None` if they are no texts.
+    /// Returns the bytes of the texts of `arg`. `None` if they are not texts.
     fn of_bytes(arg: &ColumnarValue) -> Option<Self> {
         match arg {
             ColumnarValue::Scalar(value) => Some(Self::One(Some(i64::try_from(value.try_as_str()??.len()).ok()?))),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Fields, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::convert::IpcSchemaEncoder;
 use arrow::ipc::writer::DictionaryTracker;
 use buzz_protocol::{QueryError, Result};
@@ -54,12 +54,6 @@ pub fn encode_fragment(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
 pub fn decode_fragment(bytes: &[u8], ctx: &TaskContext) -> Result<Arc<dyn ExecutionPlan>> {
     physical_plan_from_bytes_with_proto_converter(bytes, ctx, &DefaultPhysicalExtensionCodec {}, &Operators::default())
         .map_err(|error| QueryError::internal(format!("the plan of this task cannot be decoded: {error}")))
-}
-
-/// Returns `schema` with columns that may all be null: rows of operators that declare too little fit it as well.
-pub fn nullable(schema: &Schema) -> SchemaRef {
-    let fields = schema.fields().iter().map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
-    Arc::new(Schema::new_with_metadata(fields.collect::<Fields>(), schema.metadata().clone()))
 }
 
 /// Encodes a schema as an Arrow IPC flatbuffer.

@@ -13,7 +13,7 @@ mod session;
 mod shares;
 mod yielding;
 
-pub use codec::{decode_fragment, decode_plan, decode_schema, encode_fragment, encode_plan, encode_schema, nullable};
+pub use codec::{decode_fragment, decode_plan, decode_schema, encode_fragment, encode_plan, encode_schema};
 pub use early::may_end_before;
 pub use functions::{
     Arithmetic, aggregates, checked, checked_sum, hidden, instant, instant_in, interval_key, interval_length,

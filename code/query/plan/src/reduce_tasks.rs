@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use buzz_exchange::{InboxExec, LeafCodec};
-use buzz_kernel::{encode_plan, encode_schema, nullable};
-use buzz_protocol::{QueryError, QueryId, Result, StageId, StageInput};
+use buzz_kernel::{encode_plan, encode_schema};
+use buzz_protocol::{QueryError, QueryId, Result, StageId, StageInput, nullable};
 use bytes::Bytes;
 use datafusion::common::tree_node::{Transformed, TransformedResult};
 use datafusion::error::Result as DataFusionResult;

@@ -1,4 +1,4 @@
-//! Errors of statements that are no queries, and of words that are none of SQL.
+//! Errors of statements that are not queries, and of words that are none of SQL.
 
 use buzz_protocol::{QueryError, Result, nearest};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
@@ -46,7 +46,7 @@ pub(crate) fn check_numbers(sql: &str) -> Result<()> {
             && word.value.starts_with('_')
         {
             let (written, plain) = (format!("{number}{word}"), format!("{number}{}", word.value.replace('_', "")));
-            return Err(QueryError::invalid(format!("`{written}` is no number; write {plain}")));
+            return Err(QueryError::invalid(format!("`{written}` is not a number; write {plain}")));
         }
     }
     Ok(())
@@ -90,7 +90,7 @@ mod tests {
             ("SET x = 1", "SET is not a query; Buzz only reads, set options outside"),
             ("USE lake", "write FROM t"),
             ("TABLE t", "write SELECT * FROM t"),
-            ("SELECT 1_000", "`1_000` is no number; write 1000"),
+            ("SELECT 1_000", "`1_000` is not a number; write 1000"),
             ("SELECT a FROM t WHERE b > 10_000.5", "write 10000"),
             ("DELETE FROM t", "DELETE is not a query; Buzz only reads, write a SELECT"),
             ("\\d t", "`\\d` is not SQL; commands that begin with it work in `buzz shell`"),

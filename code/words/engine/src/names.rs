@@ -42,7 +42,7 @@ pub enum NameChange {
         /// The kind that the entry must have; `None` for any.
         #[serde(default)]
         kind: Option<NameKind>,
-        /// True if it is no error that the name does not exist.
+        /// True if it is not an error that the name does not exist.
         #[serde(default)]
         if_exists: bool,
     },

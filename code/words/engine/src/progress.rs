@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use buzz_protocol::{QueryError, QueryId, Requests, Result, StageId, TaskIndex, TaskOutcome};
+use buzz_protocol::{QueryError, QueryId, Requests, Result, StageId, TaskIndex, TaskOutcome, milliseconds};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -182,7 +182,7 @@ impl Progress {
         Used {
             task_milliseconds: Self::get(&self.task_milliseconds),
             invocations: Self::get(&self.invocations),
-            fuse_milliseconds: u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX),
+            fuse_milliseconds: milliseconds(self.elapsed()),
             comb_milliseconds: Self::get(&self.comb_milliseconds),
             starts: CombStarts {
                 combs: Self::get(&self.combs_started),
@@ -312,7 +312,7 @@ impl Progress {
             rows_scanned: Self::get(&self.rows_scanned),
             bytes_scanned: Self::get(&self.bytes_scanned),
             retries: Self::get(&self.retries),
-            milliseconds: u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX),
+            milliseconds: milliseconds(self.elapsed()),
             written_ms: 0,
         }
     }

@@ -7,7 +7,7 @@
 //! This crate compiles without DataFusion, so that a client of a stack is small. The feature `datafusion` adds the
 //! conversions between [`QueryError`] and DataFusion's errors, and `sql` what needs a SQL parser: the length of a statement.
 //!
-//! Read in this order: [`query`], [`catalog`], [`options`], [`task`], [`inline`], [`ids`], [`error`].
+//! Read in this order: [`query`], [`catalog`], [`file_format`], [`options`], [`task`], [`inline`], [`ids`], [`error`].
 
 pub mod base64_bytes;
 pub mod catalog;
@@ -17,12 +17,14 @@ mod datafusion_error;
 #[cfg(feature = "datafusion")]
 mod dialects;
 pub mod error;
+pub mod file_format;
 pub mod format;
 mod human;
 mod identifier;
 pub mod ids;
 pub mod inline;
 mod nearest;
+mod nullable;
 pub mod object_rows;
 mod option_bounds;
 pub mod options;
@@ -38,17 +40,18 @@ pub mod task;
 mod temporary;
 
 pub use catalog::{
-    BucketOptions, CatalogEntry, CatalogType, ColumnSpec, Compression, CsvFormat, FileFormat, JsonFormat, NO_USER_INFO,
-    SegmentsFormat, split_version, without_user_info,
+    BucketOptions, CatalogEntry, CatalogType, ColumnSpec, NO_USER_INFO, split_version, without_user_info,
 };
-pub use clock::{now, now_ms};
+pub use clock::{milliseconds, now, now_ms};
 pub use error::{ErrorKind, QueryError, Result, panic_message};
+pub use file_format::{Compression, CsvFormat, FileFormat, JsonFormat, SegmentsFormat};
 pub use format::{FORMATS, Format};
 pub use human::human_bytes;
 pub use identifier::identifier;
 pub use ids::{CombAddress, DeliveryId, QueryId, QueryToken, StageId, TaskIndex};
 pub use inline::InlineRows;
 pub use nearest::nearest;
+pub use nullable::nullable;
 pub use object_rows::{DeliveredObject, Segment, StageInput, delivery_object, exchange_of};
 pub use options::{JoinOrder, KeyFilters, Options, Overflow, ReducerChoice, Transport, Usd};
 pub use place::Place;
@@ -78,3 +81,6 @@ pub const THREAD_STACK_BYTES: usize = 16 << 20;
 /// Marks, as a key in the metadata of a schema, rows of a continuous query that change earlier ones: they have the columns
 /// `before`, `after` and `op`.
 pub const CHANGES: &str = "buzz.changes";
+
+/// The format of a sink that takes such rows.
+pub const CHANGES_FORMAT: &str = "debezium_json";

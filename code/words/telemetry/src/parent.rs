@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use buzz_protocol::{ErrorKind, Result};
 use http::{HeaderMap, HeaderValue};
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::TraceContextExt;
@@ -44,16 +45,12 @@ pub fn continued(traceparent: Option<&str>, make: impl FnOnce() -> Span) -> Span
     span
 }
 
-/// Runs `work` in `span`, and marks the span as failed with the kind that `kind` returns of its error.
+/// Runs `work` in `span`, and marks the span as failed with the kind of its error.
 ///
 /// # Errors
 /// The error of `work`.
-pub async fn traced<T, E, K: std::fmt::Display>(
-    span: Span,
-    kind: impl Fn(&E) -> K,
-    work: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
-    work.instrument(span.clone()).await.inspect_err(|error| failed(&span, kind(error)))
+pub async fn traced<T>(span: Span, work: impl Future<Output = Result<T>>) -> Result<T> {
+    work.instrument(span.clone()).await.inspect_err(|error| failed(&span, error.kind))
 }
 
 /// Adds the `traceparent` of the current span to `headers`, if it is traced.
@@ -70,7 +67,7 @@ pub fn of_headers(headers: &HeaderMap) -> Option<&str> {
 
 /// Marks `span`, made by [`span!`](crate::span!), as failed with an error of `kind`. The message may have values of rows and
 /// is left out.
-pub fn failed(span: &Span, kind: impl std::fmt::Display) {
+pub fn failed(span: &Span, kind: ErrorKind) {
     span.record("error.type", tracing::field::display(kind));
     span.record("otel.status_code", "ERROR");
 }

@@ -15,12 +15,12 @@ use deltalake::protocol::SaveMode;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
 use url::Url;
 
 use super::hint::TrueHints;
-use super::log::know_scheme;
+use super::log::{CachedTable, know_scheme};
 use super::{failure, protocol};
 
 /// Attempts to append, each after the table was read again.
@@ -34,13 +34,7 @@ pub struct DeltaTarget {
     root: Url,
     application: String,
     /// The version that was read or written last.
-    kept: Mutex<Option<Kept>>,
-}
-
-/// A version of a table, and its commit. If that has changed, the table was replaced.
-struct Kept {
-    table: DeltaTable,
-    commit: ObjectMeta,
+    kept: Mutex<Option<CachedTable>>,
 }
 
 impl fmt::Debug for DeltaTarget {
@@ -168,7 +162,7 @@ impl DeltaTarget {
     /// Loads the newest version; `None` if there is no log. After the first time, only newer commits are read.
     async fn load(&self) -> Result<Option<DeltaTable>> {
         let kept = self.kept.lock().take();
-        if let Some(Kept { mut table, commit }) = kept
+        if let Some(CachedTable { mut table, commit }) = kept
             && self.store.head(&commit.location).await.is_ok_and(|found| found == commit)
             // If it fails, reading the whole log gives the reason.
             && unpanicked(table.update_incremental(None)).await?.is_ok()
@@ -189,7 +183,7 @@ impl DeltaTarget {
     async fn keep(&self, table: &DeltaTable) -> Result<()> {
         let commit = self.log_path(&format!("/{:020}.json", table.version().unwrap_or_default()))?;
         if let Ok(commit) = self.store.head(&commit).await {
-            let kept = Kept { table: table.clone(), commit };
+            let kept = CachedTable { table: table.clone(), commit };
             *self.kept.lock() = Some(kept);
         }
         Ok(())
@@ -237,6 +231,7 @@ fn in_order_of(table: &DeltaTable, rows: &RecordBatch) -> Result<RecordBatch> {
 #[cfg(test)]
 mod tests {
     use arrow::array::{ArrayRef, Int64Array};
+    use object_store::ObjectMeta;
     use object_store::memory::InMemory;
 
     use super::*;

@@ -13,11 +13,11 @@ use url::Url;
 use super::failure::{in_table, query_error};
 use super::hint::TrueHints;
 
-/// A snapshot cached for the next query, and the commit file of its version. If that file has changed, the table was
+/// A snapshot cached for the next query or write, and the commit file of its version. If that file has changed, the table was
 /// replaced and the snapshot is invalid.
-struct Kept {
-    table: DeltaTable,
-    commit: ObjectMeta,
+pub(super) struct CachedTable {
+    pub(super) table: DeltaTable,
+    pub(super) commit: ObjectMeta,
 }
 
 /// Loads the newest version. If this process has a valid snapshot, only newer commits are read.
@@ -28,7 +28,7 @@ pub(super) async fn newest(place: &Location, store: &Arc<dyn ObjectStore>, store
     // A snapshot keeps the store that it was loaded from, so the key includes the store's options.
     let key = format!("delta {place} {:?}", stores.known_options(&place.store));
     let mut table = None;
-    if let Some(kept) = stores.kept::<Kept>(&key)
+    if let Some(kept) = stores.kept::<CachedTable>(&key)
         && store.head(&kept.commit.location).await.is_ok_and(|commit| commit == kept.commit)
     {
         let mut newer = kept.table.clone();
@@ -43,7 +43,7 @@ pub(super) async fn newest(place: &Location, store: &Arc<dyn ObjectStore>, store
     };
     let commit = place.join(&format!("_delta_log/{:020}.json", table.version().unwrap_or_default()))?;
     if let Ok(commit) = store.head(&commit.path).await {
-        stores.keep(&key, Kept { table: table.clone(), commit });
+        stores.keep(&key, CachedTable { table: table.clone(), commit });
     }
     Ok(table)
 }

@@ -199,7 +199,7 @@ impl Open {
             return Ok(());
         }
         let failed = |doing: &'static str| move |error: KafkaError| cluster.failed(doing, &error);
-        let offset = i64::try_from(epoch).map_err(|_| QueryError::limit(format!("epoch {epoch} is no offset")))?;
+        let offset = i64::try_from(epoch).map_err(|_| QueryError::limit(format!("epoch {epoch} is not an offset")))?;
         self.producer.begin_transaction().map_err(failed("beginning a transaction"))?;
         let written = self.send(cluster, records).and_then(|()| {
             let offsets = marker_list(cluster, Offset::Offset(offset))?;

@@ -105,7 +105,7 @@ impl KafkaSource {
         }
     }
 
-    /// Goes on from an offset.
+    /// Resumes from an offset.
     ///
     /// # Errors
     /// `Data` if the offset is not one of a topic.
@@ -259,6 +259,10 @@ impl Source for KafkaSource {
         fetched.map(|()| read)
     }
 
+    fn starts_at_newest(&self) -> bool {
+        self.start == Start::Latest
+    }
+
     fn offset(&self) -> Value {
         if !self.is_placed {
             return Value::Null;
@@ -309,7 +313,7 @@ fn poll(
                 polled.at_end.remove(&partition);
                 polled.next.insert(partition, message.offset().saturating_add(1));
                 polled.count += 1;
-                // A record without a value marks a deletion, and is no row.
+                // A record without a value marks a deletion, and is not a row.
                 if let Some(payload) = message.payload() {
                     polled.bytes += payload.len() as u64;
                     polled.records.entry(partition).or_default().push(Bytes::copy_from_slice(payload));

@@ -31,16 +31,7 @@ pub(super) async fn delta(
             ))
         })?),
     };
-    let skips_removals = match options.text(&["removals"]).as_deref() {
-        None | Some("fail") => false,
-        Some("skip") => true,
-        Some(other) => {
-            return Err(QueryError::invalid(format!(
-                "option `removals` of table `{}` is `{other}`; use fail or skip",
-                options.table()
-            )));
-        }
-    };
+    let skips_removals = options.choice(&["removals"], false, &[("fail", false), ("skip", true)])?;
     let (location, _) = place.open(&path).await?;
     let mut source = DeltaSource::open(location, Arc::clone(&place.stores), columns).await?;
     source.start = start;

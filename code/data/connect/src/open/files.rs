@@ -53,15 +53,8 @@ pub(super) async fn files(
 
 /// Returns true if the option `mode` says that new files are waited for.
 pub(super) fn follows(options: &mut Options, default: bool) -> Result<bool> {
-    match options.text(&["mode"]).as_deref() {
-        None => Ok(default),
-        Some("follow" | "continuous") => Ok(true),
-        Some("bounded" | "once") => Ok(false),
-        Some(other) => Err(QueryError::invalid(format!(
-            "option `mode` of table `{}` is `{other}`; use bounded or follow",
-            options.table()
-        ))),
-    }
+    let modes = [("bounded", false), ("follow", true), ("once", false), ("continuous", true)];
+    options.choice(&["mode"], default, &modes)
 }
 
 /// Returns what stands before paths of the store of `location` in messages.

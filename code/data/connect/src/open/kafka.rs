@@ -76,25 +76,16 @@ mod with_kafka {
         place: &Place,
         offset: Option<&Value>,
     ) -> Result<Connected> {
-        let wrong = |options: &Options, name: &str, text: &str, known: &str| {
-            QueryError::invalid(format!("option `{name}` of table `{}` is `{text}`; use {known}", options.table()))
-        };
         let cluster = cluster(options)?;
         let group = options.text(&["source.group_id"]).unwrap_or_else(|| format!("buzz-{}", options.table()));
         let (format, schema) = message_format(options, columns)?;
         let mut source = KafkaSource::new(cluster, group, schema, format);
         source.bad_data = bad_data;
         source.follow = follows(options, true)? && !place.until_end;
-        source.start = match options.text(&["source.offset", "start"]).as_deref() {
-            Some("earliest") => Start::Earliest,
-            None | Some("latest") => Start::Latest,
-            Some(other) => return Err(wrong(options, "source.offset", other, "earliest or latest")),
-        };
-        source.committed = match options.text(&["source.read_mode"]).as_deref() {
-            None | Some("read_committed") => true,
-            Some("read_uncommitted") => false,
-            Some(other) => return Err(wrong(options, "source.read_mode", other, "read_committed or read_uncommitted")),
-        };
+        let starts = [("earliest", Start::Earliest), ("latest", Start::Latest)];
+        source.start = options.choice(&["source.offset", "start"], Start::Latest, &starts)?;
+        let modes = [("read_committed", true), ("read_uncommitted", false)];
+        source.committed = options.choice(&["source.read_mode"], true, &modes)?;
         if let Some(offset) = offset {
             source.resume(offset)?;
         }
@@ -114,15 +105,8 @@ mod with_kafka {
                 )));
             }
         };
-        let mode = match options.text(&["sink.commit_mode"]).as_deref() {
-            None | Some("exactly_once") => CommitMode::ExactlyOnce,
-            Some("at_least_once") => CommitMode::AtLeastOnce,
-            Some(other) => {
-                return Err(QueryError::invalid(format!(
-                    "option `sink.commit_mode` of table `{table}` is `{other}`; use exactly_once or at_least_once"
-                )));
-            }
-        };
+        let modes = [("exactly_once", CommitMode::ExactlyOnce), ("at_least_once", CommitMode::AtLeastOnce)];
+        let mode = options.choice(&["sink.commit_mode"], CommitMode::ExactlyOnce, &modes)?;
         let mut sink = KafkaSink::new(cluster, format!("buzz-{pipeline}-{table}"), format, mode);
         sink.key = options.text(&["sink.key_field", "key_field"]);
         Ok(Arc::new(sink))

@@ -10,9 +10,8 @@ mod received;
 mod sinks;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::Schema;
 use buzz_protocol::{QueryError, Result};
 use serde_json::Value;
 
@@ -79,23 +78,9 @@ pub async fn open_source(
     let mut options = Options::new(name, options);
     let idle_timeout = options.duration(&["idle_timeout"])?;
     let max_drift = options.duration(&["max_drift"])?;
-    let bad_data = match options.text(&["bad_data"]).as_deref() {
-        None | Some("fail") => BadData::Fail,
-        Some("drop") => BadData::Drop,
-        Some("side") => BadData::Side,
-        Some(other) => {
-            return Err(QueryError::invalid(format!(
-                "option `bad_data` of table `{name}` is `{other}`; use fail, drop or side"
-            )));
-        }
-    };
-    let late_side = match options.text(&["late"]).as_deref() {
-        None | Some("drop") => false,
-        Some("side") => true,
-        Some(other) => {
-            return Err(QueryError::invalid(format!("option `late` of table `{name}` is `{other}`; use drop or side")));
-        }
-    };
+    let treatments = [("fail", BadData::Fail), ("drop", BadData::Drop), ("side", BadData::Side)];
+    let bad_data = options.choice(&["bad_data"], BadData::Fail, &treatments)?;
+    let late_side = options.choice(&["late"], false, &[("drop", false), ("side", true)])?;
     let Connected { source, time_column, delay } = match connector {
         "nexmark" | "impulse" => generated(&mut options, columns, connector, place, offset)?,
         "single_file" | "filesystem" | "parquet" | "json" | "csv" => {
@@ -116,7 +101,8 @@ pub async fn open_source(
     Ok(OpenSource { source, time_column, delay, idle_timeout, max_drift, bad_data, late_side })
 }
 
-/// Returns the columns of a schema as they are read: without constraints on nulls, which a source cannot promise.
-pub fn nullable(schema: &Schema) -> SchemaRef {
-    Arc::new(Schema::new(schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()))
+/// Returns true if the source of a table with `options` keeps rows until its readers need them no more, so that those must be
+/// noted ([`Source::note_reader`]) and forgotten.
+pub fn keeps_rows(options: &BTreeMap<String, String>) -> bool {
+    options.get("connector").is_some_and(|connector| connector == "http")
 }

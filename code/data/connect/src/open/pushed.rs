@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 use buzz_epoch::SourceLog;
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{QueryError, Result, nullable};
 use serde_json::Value;
 
+use super::Connected;
 use super::files::follows;
-use super::{Connected, nullable};
 use crate::options::Options;
 use crate::place::Place;
 use crate::pushed::{PushedSource, PushedStart, StreamsRoot, stream_columns};
@@ -34,15 +34,8 @@ pub(super) async fn pushed(
     }
     let follow = follows(options, true)?;
     let by_producer = options.flag(&["producers"], false)?;
-    let start = match options.text(&["start"]).as_deref() {
-        None | Some("earliest") => PushedStart::Earliest,
-        Some("latest") => PushedStart::Latest,
-        Some(other) => {
-            return Err(QueryError::invalid(format!(
-                "option `start` of table `{table}` is `{other}`; use earliest or latest"
-            )));
-        }
-    };
+    let starts = [("earliest", PushedStart::Earliest), ("latest", PushedStart::Latest)];
+    let start = options.choice(&["start"], PushedStart::Earliest, &starts)?;
     let (location, store) = place.open(&written).await?;
     let folder = (location.store.scheme() == "file").then(|| PathBuf::from(format!("/{}", location.path)));
     let root = StreamsRoot { store: Arc::clone(&store), path: location.path.clone(), folder, written };

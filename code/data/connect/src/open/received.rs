@@ -17,7 +17,7 @@ use crate::place::Place;
 use crate::received::polling::Polling;
 use crate::received::sse::Sse;
 use crate::received::websocket::WebSocket;
-use crate::received::{Kept, MessageFormat, ReceivedSource};
+use crate::received::{MessageFormat, MessageStore, ReceivedSource};
 use crate::source::BadData;
 use crate::web::{client, parse_headers, shown};
 
@@ -44,19 +44,19 @@ pub(super) fn received(
     let endpoint = endpoint(options, schemes)?;
     let headers = headers(options)?;
     let (format, schema) = message_format(options, columns)?;
-    let kept = kept(options.table(), place);
+    let store = message_store(options.table(), place);
     let mut source = match connector {
         "sse" => {
             let events = options.text(&["events"]).unwrap_or_default();
             let events = events.split(',').map(|event| event.trim().to_string()).filter(|event| !event.is_empty());
             let sse = Sse { client: client()?, endpoint, headers, events: events.collect() };
-            ReceivedSource::new(sse, kept, schema, format, bad_data)
+            ReceivedSource::new(sse, store, schema, format, bad_data)
         }
         "websocket" => {
             let subscribe = subscriptions(options)?;
-            ReceivedSource::new(WebSocket { endpoint, headers, subscribe }, kept, schema, format, bad_data)
+            ReceivedSource::new(WebSocket { endpoint, headers, subscribe }, store, schema, format, bad_data)
         }
-        _ => ReceivedSource::new(polling(options, endpoint, headers)?, kept, schema, format, bad_data),
+        _ => ReceivedSource::new(polling(options, endpoint, headers)?, store, schema, format, bad_data),
     };
     if let Some(offset) = offset {
         source.resume(offset)?;
@@ -114,14 +114,16 @@ pub(super) fn message_format(options: &mut Options, columns: Option<Schema>) -> 
 }
 
 /// Returns the place of the messages of `table`: the inbox of the pipeline, or memory if it has no state.
-fn kept(table: &str, place: &Place) -> Kept {
+fn message_store(table: &str, place: &Place) -> MessageStore {
     match &place.inbox {
-        Some(inbox) => Kept {
+        Some(inbox) => MessageStore {
             feed: Feed::new(Arc::clone(&inbox.store), inbox.folder(table)),
             outlives: true,
             linger: if inbox.remote { LINGER_REMOTE } else { LINGER },
         },
-        None => Kept { feed: Feed::new(Arc::new(InMemory::new()), table.into()), outlives: false, linger: LINGER },
+        None => {
+            MessageStore { feed: Feed::new(Arc::new(InMemory::new()), table.into()), outlives: false, linger: LINGER }
+        }
     }
 }
 
@@ -132,7 +134,7 @@ fn subscriptions(options: &mut Options) -> Result<Vec<String>> {
     if let Some(list) = options.text(&["subscription_messages"]) {
         let list: Vec<String> = serde_json::from_str(&list).map_err(|error| {
             QueryError::invalid(format!(
-                "option `subscription_messages` of table `{}` is no JSON array of texts: {error}; write several as \
+                "option `subscription_messages` of table `{}` is not a JSON array of texts: {error}; write several as \
                  `subscription_messages[0]`, `subscription_messages[1]`",
                 options.table()
             ))

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{CHANGES_FORMAT, QueryError, Result};
 use buzz_storage::Location;
 use object_store::ObjectStore;
 
@@ -20,10 +20,7 @@ use crate::web::client_without_redirects;
 const SINKS: &str = "stdout (also preview, log, web), blackhole, single_file, filesystem (also parquet, json, csv), delta, kafka, \
      webhook";
 
-/// The format of rows that change.
-const CHANGES_FORMAT: &str = "debezium_json";
-
-/// Connectors that write it, beside those of [`PRINTED`].
+/// Connectors that write [`CHANGES_FORMAT`], beside those of [`PRINTED`].
 const CHANGES_CONNECTORS: [&str; 5] = ["single_file", "filesystem", "json", "kafka", "webhook"];
 
 /// Connectors whose rows are printed.

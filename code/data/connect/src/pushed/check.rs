@@ -7,16 +7,15 @@ use std::sync::Arc;
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::ipc::reader::StreamReader;
-use buzz_protocol::{QueryError, Result};
-use buzz_storage::text::check_capitals;
+use buzz_protocol::{QueryError, Result, nullable};
+use buzz_storage::text::{RowFormat, check_capitals};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::format::PushFormat;
+use super::format::decoder;
 use super::frames::check_frames;
 use crate::decode::{Decoded, csv_names, decode_file, decode_lines, foreign_keys};
 use crate::names::first_keys;
-use crate::open::nullable;
 use crate::records::{csv_header_end, csv_start, records};
 use crate::source::BadData;
 
@@ -58,15 +57,15 @@ pub struct CheckedRows {
 /// `Data`, with the line and the reason.
 pub fn check_rows(
     body: &Bytes,
-    format: PushFormat,
+    format: RowFormat,
     columns: Option<&SchemaRef>,
     bad_data: BadData,
 ) -> Result<CheckedRows> {
     let body = body.slice(csv_start(body)..);
     match format {
-        PushFormat::Json => json(&body, columns, bad_data),
-        PushFormat::Csv { header } => csv(&body, header, columns, bad_data),
-        PushFormat::Arrow => arrow(&body, columns),
+        RowFormat::Json => json(&body, columns, bad_data),
+        RowFormat::Csv { header } => csv(&body, header, columns, bad_data),
+        RowFormat::Arrow => arrow(&body, columns),
     }
 }
 
@@ -98,7 +97,7 @@ fn json(body: &[u8], columns: Option<&SchemaRef>, bad_data: BadData) -> Result<C
     if let Some(keys) = foreign_keys(columns, &checked.bytes) {
         return Err(QueryError::data(format!("no row has one of the stream's columns; they have {keys}")));
     }
-    let decoded = decode_lines(&PushFormat::Json.decoder(), &nullable(columns), &[], &checked.bytes, BadData::Drop)?;
+    let decoded = decode_lines(&decoder(RowFormat::Json), &nullable(columns), &[], &checked.bytes, BadData::Drop)?;
     let place = |text: &str| {
         let object = objects.iter().find(|object| **object == text);
         object.map(|object| line_of(body, offset_of(body, object.as_bytes())))
@@ -111,7 +110,7 @@ fn json(body: &[u8], columns: Option<&SchemaRef>, bad_data: BadData) -> Result<C
 /// Returns the objects of a text of JSON values, which are objects or arrays of objects.
 ///
 /// # Errors
-/// `Data`, with the line, if the text is not JSON, or a value is no object.
+/// `Data`, with the line, if the text is not JSON, or a value is not an object.
 pub(crate) fn objects(body: &[u8]) -> Result<Vec<&str>> {
     let wrong = |error: &serde_json::Error, before: usize| {
         let reason = error.to_string();
@@ -152,7 +151,7 @@ fn object<'a>(value: &'a RawValue, body: &[u8]) -> Result<&'a str> {
 }
 
 fn csv(body: &Bytes, header: bool, columns: Option<&SchemaRef>, bad_data: BadData) -> Result<CheckedRows> {
-    let format = PushFormat::Csv { header };
+    let format = RowFormat::Csv { header };
     let (start, names) = match (header, columns) {
         (true, _) => csv_header(body)?,
         (false, Some(columns)) => (0, columns.fields().iter().map(|field| field.name().clone()).collect()),
@@ -170,7 +169,7 @@ fn csv(body: &Bytes, header: bool, columns: Option<&SchemaRef>, bad_data: BadDat
     let texts = || Schema::new(names.iter().map(|name| Field::new(name, DataType::Utf8, true)).collect::<Vec<_>>());
     let schema = columns.cloned().unwrap_or_else(|| Arc::new(texts()));
     let lines = body.slice(start..);
-    let decoder = format.decoder();
+    let decoder = decoder(format);
     let rows = records(&decoder, &lines).count() as u64;
     check_values(rows, &schema)?;
     let decoded = decode_lines(&decoder, &nullable(&schema), &names, &lines, BadData::Drop)?;
@@ -224,7 +223,7 @@ fn arrow(body: &Bytes, columns: Option<&SchemaRef>) -> Result<CheckedRows> {
     let checked = CheckedRows { bytes: body.clone(), rows, bad: 0, first_bad: None };
     if let Some(columns) = columns {
         check_values(rows, columns)?;
-        let batches = decode_file(&PushFormat::Arrow.decoder(), &nullable(columns), body.clone())?;
+        let batches = decode_file(&decoder(RowFormat::Arrow), &nullable(columns), body.clone())?;
         if let Some((row, name)) = first_null(&batches, columns) {
             return Err(QueryError::data(format!("row {}: {}", row + 1, missing(&name))));
         }
@@ -303,12 +302,12 @@ mod tests {
         Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("name", DataType::Utf8, true)]))
     }
 
-    fn checked(body: &'static str, format: PushFormat, declared: bool, bad_data: BadData) -> Result<CheckedRows> {
+    fn checked(body: &'static str, format: RowFormat, declared: bool, bad_data: BadData) -> Result<CheckedRows> {
         let columns = columns();
         check_rows(&Bytes::from_static(body.as_bytes()), format, declared.then_some(&columns), bad_data)
     }
 
-    fn error(body: &'static str, format: PushFormat, declared: bool) -> String {
+    fn error(body: &'static str, format: RowFormat, declared: bool) -> String {
         checked(body, format, declared, BadData::Fail).expect_err("the rows are refused").message
     }
 
@@ -321,12 +320,12 @@ mod tests {
             "[{\"id\":1}] {\"id\":2}",
         ];
         for body in bodies {
-            let rows = checked(body, PushFormat::Json, true, BadData::Fail).expect("the rows fit");
+            let rows = checked(body, RowFormat::Json, true, BadData::Fail).expect("the rows fit");
             assert_eq!((&rows.bytes[..], rows.rows, rows.bad), (&b"{\"id\":1}\n{\"id\":2}\n"[..], 2, 0), "{body}");
         }
-        let object = checked("{\n \"id\": 1\n}", PushFormat::Json, true, BadData::Fail).expect("it fits");
+        let object = checked("{\n \"id\": 1\n}", RowFormat::Json, true, BadData::Fail).expect("it fits");
         assert_eq!((&object.bytes[..], object.rows), (&b"{\n \"id\": 1\n}\n"[..], 1));
-        assert_eq!(checked("[]\n", PushFormat::Json, true, BadData::Fail).expect("no rows").rows, 0);
+        assert_eq!(checked("[]\n", RowFormat::Json, true, BadData::Fail).expect("no rows").rows, 0);
     }
 
     #[test]
@@ -343,7 +342,7 @@ mod tests {
             ("{\"user\":1}\n", true, "they have `user`"),
         ];
         for (body, declared, message) in cases {
-            let error = error(body, PushFormat::Json, declared);
+            let error = error(body, RowFormat::Json, declared);
             assert!(error.contains(message), "{body}: {error}");
         }
     }
@@ -352,7 +351,7 @@ mod tests {
     fn rows_that_do_not_fit_are_counted_where_readers_treat_them() {
         let body = "{\"id\":1}\n{\"id\":2.5}\n{\"name\":\"a\"}\n";
         for bad_data in [BadData::Drop, BadData::Side] {
-            let rows = checked(body, PushFormat::Json, true, bad_data).expect("they are kept");
+            let rows = checked(body, RowFormat::Json, true, bad_data).expect("they are kept");
             assert_eq!((rows.rows, rows.bad, &rows.bytes[..]), (3, 2, body.as_bytes()));
             assert!(rows.first_bad.expect("one is named").starts_with("line 2: "));
         }
@@ -360,7 +359,7 @@ mod tests {
 
     #[test]
     fn csv_rows_are_kept_as_they_came() {
-        let (with, without) = (PushFormat::Csv { header: true }, PushFormat::Csv { header: false });
+        let (with, without) = (RowFormat::Csv { header: true }, RowFormat::Csv { header: false });
         let body = "id,name\r\n1,a\r\n2,\"b\nc\"\r\n";
         for declared in [true, false] {
             let rows = checked(body, with, declared, BadData::Fail).expect("the rows fit");

@@ -1,60 +1,21 @@
 //! Formats of the rows that a request pushes to a stream, and the columns that its declaration names.
 
-use std::str::FromStr;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use buzz_epoch::SourceSpec;
 use buzz_protocol::{QueryError, Result};
+use buzz_storage::text::RowFormat;
 
 use crate::decode::Format;
 use crate::source::BadData;
 
-/// The format of the rows of a request, which are kept as they came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PushFormat {
-    /// JSON objects, of which each begins a line.
-    Json,
-    /// CSV, with or without the names of its columns in the first line.
-    Csv {
-        /// The first line has the names.
-        header: bool,
-    },
-    /// An Arrow IPC stream.
-    Arrow,
-}
-
-impl PushFormat {
-    /// Returns the name under which a log keeps the format.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Json => "json",
-            Self::Csv { header: true } => "csv",
-            Self::Csv { header: false } => "csv_without_header",
-            Self::Arrow => "arrow",
-        }
-    }
-
-    /// Returns the format in which records are divided and decoded.
-    pub(crate) fn decoder(self) -> Format {
-        match self {
-            Self::Json => Format::Json { unstructured: false },
-            Self::Csv { header } => Format::Csv { header, delimiter: b',' },
-            Self::Arrow => Format::Arrow,
-        }
-    }
-}
-
-impl FromStr for PushFormat {
-    type Err = QueryError;
-
-    fn from_str(name: &str) -> Result<Self> {
-        let known = [Self::Json, Self::Csv { header: true }, Self::Csv { header: false }, Self::Arrow];
-        known.into_iter().find(|format| format.name() == name).ok_or_else(|| {
-            QueryError::data(format!(
-                "rows are kept in format `{name}`, which this version does not know; use a newer one"
-            ))
-        })
+/// Returns the format in which records of `format` are divided and decoded.
+pub(crate) fn decoder(format: RowFormat) -> Format {
+    match format {
+        RowFormat::Json => Format::Json { unstructured: false },
+        RowFormat::Csv { header } => Format::Csv { header, delimiter: b',' },
+        RowFormat::Arrow => Format::Arrow,
     }
 }
 
@@ -98,14 +59,6 @@ mod tests {
     use buzz_epoch::SourceColumn;
 
     use super::*;
-
-    #[test]
-    fn format_survives_its_name() {
-        for format in [PushFormat::Json, PushFormat::Csv { header: true }, PushFormat::Csv { header: false }] {
-            assert_eq!(format.name().parse::<PushFormat>().expect("the name is known"), format);
-        }
-        assert!("avro".parse::<PushFormat>().expect_err("it is unknown").message.contains("`avro`"));
-    }
 
     #[test]
     fn declared_types_are_read_back() {

@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 
 pub(crate) use self::check::objects;
 pub use self::check::{CheckedRows, check_rows};
-pub use self::format::{PushFormat, stream_bad_data, stream_columns};
+pub use self::format::{stream_bad_data, stream_columns};
 pub(crate) use self::piece::decode_objects;
 use self::piece::{SHARED, pieces};
 use crate::source::{BadData, Source, SourceBatch};
@@ -144,7 +144,7 @@ impl PushedSource {
         }
     }
 
-    /// Goes on from an offset.
+    /// Resumes from an offset.
     ///
     /// # Errors
     /// `Data` if the offset is not one of a stream.
@@ -357,6 +357,10 @@ impl Source for PushedSource {
                 Ok(())
             }
         }
+    }
+
+    fn starts_at_newest(&self) -> bool {
+        self.start == PushedStart::Latest
     }
 
     fn offset(&self) -> Value {

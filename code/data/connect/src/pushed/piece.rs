@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use arrow::datatypes::SchemaRef;
 use buzz_epoch::{Sealed, Segment};
 use buzz_protocol::{QueryError, Result};
-use buzz_storage::text::{check_capitals, foreign_row};
+use buzz_storage::text::{RowFormat, check_capitals, foreign_row};
 use bytes::Bytes;
 
 use super::check::{check_header, csv_header};
-use super::format::PushFormat;
+use super::format::decoder;
 use crate::decode::{Decoded, decode_file, decode_lines, foreign_keys};
 use crate::names::first_keys;
 use crate::records::{cut, records};
@@ -28,15 +28,15 @@ pub(super) fn pieces(segment: &Segment, sealed: &Sealed, by_producer: bool, sche
     let mut joined: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     let json = |partition: &str, bytes: Bytes| {
         let partition = partition.to_string();
-        Piece { format: PushFormat::Json, partition, bytes }
+        Piece { format: RowFormat::Json, partition, bytes }
     };
     for (part, bytes) in segment.counted(sealed)? {
-        let format: PushFormat = part.format.as_deref().unwrap_or(PushFormat::Json.name()).parse()?;
+        let format = RowFormat::of(part.format.as_deref())?;
         let partition = match &part.producer {
             Some(producer) if by_producer => format!("producer {producer}"),
             _ => SHARED.to_string(),
         };
-        if format != PushFormat::Json {
+        if format != RowFormat::Json {
             pieces.push(Piece { format, partition, bytes });
             continue;
         }
@@ -62,13 +62,13 @@ pub(super) fn pieces(segment: &Segment, sealed: &Sealed, by_producer: bool, sche
 /// # Errors
 /// `Data` if one does not fit and `bad_data` says so.
 pub(crate) fn decode_objects(lines: Bytes, schema: &SchemaRef, bad_data: BadData) -> Result<Decoded> {
-    Piece { format: PushFormat::Json, partition: SHARED.to_string(), bytes: lines }.decode(schema, bad_data)
+    Piece { format: RowFormat::Json, partition: SHARED.to_string(), bytes: lines }.decode(schema, bad_data)
 }
 
 /// Rows of one format and one partition.
 #[derive(Debug)]
 pub(super) struct Piece {
-    format: PushFormat,
+    format: RowFormat,
     pub(super) partition: String,
     pub(super) bytes: Bytes,
 }
@@ -76,12 +76,12 @@ pub(super) struct Piece {
 impl Piece {
     /// Divides a large text at the ends of objects.
     fn divided(self) -> Vec<Piece> {
-        if self.format != PushFormat::Json {
+        if self.format != RowFormat::Json {
             return vec![self];
         }
         let (mut rest, mut pieces) = (self.bytes.clone(), Vec::new());
         while !rest.is_empty() {
-            let bytes = rest.split_to(cut(&self.format.decoder(), &rest, PIECE_BYTES));
+            let bytes = rest.split_to(cut(&decoder(self.format), &rest, PIECE_BYTES));
             pieces.push(Piece { format: self.format, partition: self.partition.clone(), bytes });
         }
         pieces
@@ -92,21 +92,21 @@ impl Piece {
     /// # Errors
     /// `Data` if one does not fit and `bad_data` says so.
     pub(super) fn decode(&self, schema: &SchemaRef, bad_data: BadData) -> Result<Decoded> {
-        let format = self.format.decoder();
+        let format = decoder(self.format);
         let decoded = match self.format {
             // They are rows of several requests, and none decides about another.
-            PushFormat::Json if bad_data != BadData::Fail => return self.decode_fitting(schema),
-            PushFormat::Json => match unfit(schema, &self.bytes) {
+            RowFormat::Json if bad_data != BadData::Fail => return self.decode_fitting(schema),
+            RowFormat::Json => match unfit(schema, &self.bytes) {
                 None => return decode_lines(&format, schema, &[], &self.bytes, bad_data),
                 Some(reason) => Err(reason),
             },
-            PushFormat::Csv { header } => match self.csv_names(header, schema) {
+            RowFormat::Csv { header } => match self.csv_names(header, schema) {
                 Ok((start, names)) => {
                     return decode_lines(&format, schema, &names, &self.bytes.slice(start..), bad_data);
                 }
                 Err(error) => Err(error.message),
             },
-            PushFormat::Arrow => decode_file(&format, schema, self.bytes.clone()).map_err(|error| error.message),
+            RowFormat::Arrow => decode_file(&format, schema, self.bytes.clone()).map_err(|error| error.message),
         };
         match decoded {
             Ok(batches) => Ok(Decoded { batches, bad: Vec::new() }),
@@ -120,7 +120,7 @@ impl Piece {
 
     /// Decodes the JSON rows that have columns of the table, and sets the others aside.
     fn decode_fitting(&self, schema: &SchemaRef) -> Result<Decoded> {
-        let format = self.format.decoder();
+        let format = decoder(self.format);
         let (mut fitting, mut bad) = (Vec::with_capacity(self.bytes.len()), Vec::new());
         for record in records(&format, &self.bytes) {
             match foreign_row(schema, record.text) {
@@ -145,12 +145,12 @@ impl Piece {
 
     /// Returns all rows as bad ones.
     fn all_bad(&self, reason: &str) -> Vec<BadRow> {
-        if self.format == PushFormat::Arrow {
+        if self.format == RowFormat::Arrow {
             let text = format!("(an Arrow IPC stream of {} bytes)", self.bytes.len());
             return vec![BadRow { text, reason: reason.to_string() }];
         }
-        let header = usize::from(self.format == PushFormat::Csv { header: true });
-        let format = self.format.decoder();
+        let header = usize::from(self.format == RowFormat::Csv { header: true });
+        let format = decoder(self.format);
         let bad = records(&format, &self.bytes).skip(header);
         bad.map(|record| BadRow { text: record.row(), reason: reason.to_string() }).collect()
     }

@@ -4,6 +4,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow::ipc::writer::StreamWriter;
 use buzz_epoch::{Part, RETENTION, SourceColumn, SourceSpec};
+use buzz_storage::text::RowFormat;
 use object_store::memory::InMemory;
 
 use super::*;
@@ -38,7 +39,7 @@ fn source(store: &Arc<InMemory>) -> PushedSource {
 }
 
 /// A request: its key, format, producer and rows.
-type Request<'a> = (&'a str, PushFormat, &'a str, &'a [u8]);
+type Request<'a> = (&'a str, RowFormat, &'a str, &'a [u8]);
 
 async fn push(log: &SourceLog, requests: &[Request<'_>]) {
     let mut segment = Segment::default();
@@ -75,9 +76,9 @@ fn ids(read: &SourceBatch) -> Vec<i64> {
     batches.flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
 }
 
-const JSON: PushFormat = PushFormat::Json;
-const CSV: PushFormat = PushFormat::Csv { header: true };
-const BARE: PushFormat = PushFormat::Csv { header: false };
+const JSON: RowFormat = RowFormat::Json;
+const CSV: RowFormat = RowFormat::Csv { header: true };
+const BARE: RowFormat = RowFormat::Csv { header: false };
 
 #[tokio::test]
 async fn rows_of_each_format_are_read_once() {
@@ -88,7 +89,7 @@ async fn rows_of_each_format_are_read_once() {
         ("a", JSON, "", b"{\"id\":1}\n{\"id\":2}\n"),
         ("b", JSON, "", b"{\"id\":3}\n"),
         ("c", CSV, "", b"name,id\nx,4\n"),
-        ("d", PushFormat::Arrow, "", &sent),
+        ("d", RowFormat::Arrow, "", &sent),
         ("e", BARE, "", b"7,y\n"),
     ];
     push(&log, &requests).await;
@@ -167,7 +168,7 @@ async fn rows_that_do_not_fit_are_treated_as_the_table_says() {
         ("", JSON, "", b"{\"id\":1}\n{\"id\":2.5}\n{\"id\":3}\n"),
         ("", CSV, "", b"other\n4\n"),
         ("", CSV, "", b"id\n5\nx\n"),
-        ("", PushFormat::Arrow, "", &sent[..sent.len() / 2]),
+        ("", RowFormat::Arrow, "", &sent[..sent.len() / 2]),
     ];
     push(&log, &requests).await;
     let mut source = source(&store);

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 pub(crate) use self::decode::{MessageFormat, decode};
 use self::receiver::{Connection, Progress, Receiver};
-use crate::source::{BadData, Source, SourceBatch};
+use crate::source::{BadData, End, Source, SourceBatch};
 
 /// Bytes of unread messages in memory above which a connection waits.
 const UNREAD_BYTES_MAX: u64 = 256 << 20;
@@ -35,9 +35,9 @@ const READ_BYTES_MAX: u64 = 64 << 20;
 /// The partition of all messages.
 const PARTITION: &str = "0";
 
-/// The place of kept messages.
+/// The store of the messages that count.
 #[derive(Debug, Clone)]
-pub(crate) struct Kept {
+pub(crate) struct MessageStore {
     pub(crate) feed: Feed,
     /// Batches outlive the process; otherwise they are deleted once they are read.
     pub(crate) outlives: bool,
@@ -48,7 +48,7 @@ pub(crate) struct Kept {
 /// Reads the messages that its receiver keeps.
 pub(crate) struct ReceivedSource {
     connection: Arc<dyn Connection>,
-    kept: Kept,
+    store: MessageStore,
     schema: SchemaRef,
     format: MessageFormat,
     bad_data: BadData,
@@ -72,14 +72,14 @@ impl ReceivedSource {
     /// Makes a source. Nothing is received before its first read.
     pub(crate) fn new(
         connection: impl Connection + 'static,
-        kept: Kept,
+        store: MessageStore,
         schema: SchemaRef,
         format: MessageFormat,
         bad_data: BadData,
     ) -> Self {
         Self {
             connection: Arc::new(connection),
-            kept,
+            store,
             schema,
             format,
             bad_data,
@@ -89,7 +89,7 @@ impl ReceivedSource {
         }
     }
 
-    /// Goes on from an offset.
+    /// Resumes from an offset.
     ///
     /// # Errors
     /// `Data` if the offset is not one of received messages.
@@ -108,11 +108,11 @@ impl ReceivedSource {
         if self.receiver.is_empty() && self.progress.lock().ends.is_none() {
             let receiver = Receiver {
                 connection: Arc::clone(&self.connection),
-                feed: self.kept.feed.clone(),
+                feed: self.store.feed.clone(),
                 progress: Arc::clone(&self.progress),
-                linger: self.kept.linger,
+                linger: self.store.linger,
                 by: uuid::Uuid::new_v4().to_string(),
-                unread_max: if self.kept.outlives { u64::MAX } else { UNREAD_BYTES_MAX },
+                unread_max: if self.store.outlives { u64::MAX } else { UNREAD_BYTES_MAX },
             };
             self.receiver.spawn(receiver.run());
         }
@@ -120,7 +120,7 @@ impl ReceivedSource {
 
     /// Reads and decodes batch `n` into `read`. Returns the number of its rows.
     async fn read_batch(&self, n: u64, first: u64, read: &mut SourceBatch) -> Result<usize> {
-        let Some(batch) = self.kept.feed.read(n).await? else {
+        let Some(batch) = self.store.feed.read(n).await? else {
             return Err(QueryError::data(format!(
                 "batch {n} of the messages of {} does not exist, and those from {first} on do; restore it, or start the \
                  pipeline under another name",
@@ -178,8 +178,8 @@ impl Source for ReceivedSource {
             let mut progress = self.progress.lock();
             progress.unread = progress.unread.saturating_sub(read.bytes);
         }
-        if !self.kept.outlives {
-            self.kept.feed.delete_before(next).await?;
+        if !self.store.outlives {
+            self.store.feed.delete_before(next).await?;
         }
         read.more = next <= newest;
         read.ended = finished && !read.more;
@@ -190,13 +190,17 @@ impl Source for ReceivedSource {
         }
     }
 
+    fn end(&self) -> End {
+        End::Never
+    }
+
     fn offset(&self) -> Value {
         self.next.map_or(Value::Null, |next| json!({"batch": next}))
     }
 
     async fn note_reader(&mut self, _reader: &str, offset: Option<&Value>) -> Result<()> {
         match offset.and_then(|offset| offset.get("batch")?.as_u64()) {
-            Some(batch) => self.kept.feed.delete_before(batch).await,
+            Some(batch) => self.store.feed.delete_before(batch).await,
             None => Ok(()),
         }
     }

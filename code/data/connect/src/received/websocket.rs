@@ -7,11 +7,12 @@ use buzz_protocol::{QueryError, Result};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::HeaderMap;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
-use tokio_tungstenite::connect_async_with_config;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 use url::Url;
 
 use super::receiver::{Connection, Ended, MESSAGE_BYTES_MAX, Outlet};
@@ -20,6 +21,9 @@ use crate::web::{CONNECT_MAX, refused, shown};
 /// Time between two pings, and time after which a server that answers none counts as stopped.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const SILENT_MAX: Duration = Duration::from_secs(90);
+
+/// Bytes of answers to the pings of a server that it has not read, above which further pings are not answered.
+const UNSENT_MAX: usize = 1 << 20;
 
 /// Messages of a server.
 #[derive(Debug)]
@@ -31,6 +35,24 @@ pub(crate) struct WebSocket {
 }
 
 impl WebSocket {
+    fn limits(&self) -> WebSocketConfig {
+        let longest = self.subscribe.iter().map(String::len).max().unwrap_or_default();
+        WebSocketConfig::default()
+            .max_message_size(Some(MESSAGE_BYTES_MAX))
+            .max_frame_size(Some(MESSAGE_BYTES_MAX))
+            .max_write_buffer_size(UNSENT_MAX + longest)
+    }
+
+    fn late(&self) -> QueryError {
+        QueryError::unavailable(format!("{} does not answer in time", shown(&self.endpoint)))
+    }
+
+    /// Sends a message to a server that may read nothing.
+    async fn send(&self, socket: &mut WebSocketStream<MaybeTlsStream<TcpStream>>, message: Message) -> Result<()> {
+        let sent = timeout(CONNECT_MAX, socket.send(message)).await;
+        sent.map_err(|_| self.late())?.map_err(|error| self.failed(error))
+    }
+
     fn failed(&self, error: Error) -> QueryError {
         match error {
             Error::Http(answer) => {
@@ -63,14 +85,10 @@ impl Connection for WebSocket {
             // Two libraries of cryptography are linked, so one must be chosen. An error says that it was.
             let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         }
-        let limits = WebSocketConfig::default()
-            .max_message_size(Some(MESSAGE_BYTES_MAX))
-            .max_frame_size(Some(MESSAGE_BYTES_MAX));
-        let connected = timeout(CONNECT_MAX, connect_async_with_config(request, Some(limits), true)).await;
-        let late = |_| QueryError::unavailable(format!("{} does not answer in time", shown(&self.endpoint)));
-        let (mut socket, _) = connected.map_err(late)?.map_err(|error| self.failed(error))?;
+        let connected = timeout(CONNECT_MAX, connect_async_with_config(request, Some(self.limits()), true)).await;
+        let (mut socket, _) = connected.map_err(|_| self.late())?.map_err(|error| self.failed(error))?;
         for text in &self.subscribe {
-            socket.send(Message::text(text.clone())).await.map_err(|error| self.failed(error))?;
+            self.send(&mut socket, Message::text(text.clone())).await?;
         }
         let mut pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -82,7 +100,7 @@ impl Connection for WebSocket {
                     if heard.elapsed() > SILENT_MAX {
                         return Err(QueryError::unavailable(format!("{} is silent", shown(&self.endpoint))));
                     }
-                    socket.send(Message::Ping(Bytes::new())).await.map_err(|error| self.failed(error))?;
+                    self.send(&mut socket, Message::Ping(Bytes::new())).await?;
                     continue;
                 }
             };

@@ -9,6 +9,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use async_trait::async_trait;
 use buzz_protocol::{QueryError, Result};
+use buzz_storage::is_disk_full;
 use serde_json::{Value, json};
 
 use super::encode::check_format;
@@ -59,7 +60,7 @@ impl Progress {
 }
 
 impl SingleFile {
-    /// Checks that the file can be created: its folder exists, it is no folder itself, and its rows, if it has some, are
+    /// Checks that the file can be created: its folder exists, it is not a folder itself, and its rows, if it has some, are
     /// those of a pipeline.
     ///
     /// # Errors
@@ -166,7 +167,9 @@ impl SingleFile {
     }
 
     fn failed(&self, error: &io::Error) -> QueryError {
-        QueryError::data(format!("file `{}` is not writable: {error}", self.path.display()))
+        let text = format!("file `{}` is not writable: {error}", self.path.display());
+        // What a try has written is cut off by the next one.
+        if is_disk_full(error) { QueryError::unavailable(text) } else { QueryError::data(text) }
     }
 
     /// Replaces the file beside the target in one step, and only when the new one is on the disk.

@@ -58,7 +58,7 @@ impl Webhook {
         let kind = if self.rows_per_request == 1 { "application/json" } else { "application/x-ndjson" };
         let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
         headers.extend(self.headers.clone());
-        let key = HeaderValue::from_str(key).map_err(|_| QueryError::internal("a key is no header"))?;
+        let key = HeaderValue::from_str(key).map_err(|_| QueryError::internal("a key is not a header"))?;
         headers.insert("idempotency-key", key);
         let request = self.client.post(self.endpoint.clone()).headers(headers).timeout(REQUEST_MAX).body(body);
         let response = request.send().await.map_err(|error| unreachable(&self.endpoint, &error))?;

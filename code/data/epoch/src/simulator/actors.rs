@@ -324,7 +324,7 @@ async fn fold(
     let mut counts: BTreeMap<(u64, u64), (u64, u64)> = BTreeMap::new();
     let mut timers: BTreeSet<Timer> = BTreeSet::new();
     for file in files_of(&before.state, STAGE, groups.clone()) {
-        let Some(bytes) = log.read(before.epoch, &file.path).await? else { return Ok(false) };
+        let Some(bytes) = log.read(before.epoch, &file.path, &file.sum).await? else { return Ok(false) };
         let rows: Rows = serde_json::from_slice(&bytes).expect("the file was written by this program");
         for (window, key, count, sum) in rows.counts {
             if groups.contains(&group_of(key)) {
@@ -362,7 +362,7 @@ async fn fold(
     if !rows.is_empty() {
         let path = log.output_path(SINK, record.epoch, "json");
         log.put(&path, encode(&rows)).await?;
-        let file = OutputFile { path: path.to_string(), rows: rows.len() as u64, bytes: 0 };
+        let file = OutputFile { path: path.to_string(), rows: rows.len() as u64, ..Default::default() };
         record.outputs.entry(SINK.to_string()).or_default().push(file);
         if world.mutant == Some(Mutant::RowsBeforeRecord) {
             world.sink.lock().rows.extend(rows);

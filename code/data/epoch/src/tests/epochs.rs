@@ -37,7 +37,7 @@ async fn written(log: &EpochLog, epoch: u64, by: &str) -> Record {
     for path in [&state, &output] {
         log.put(path, Bytes::from(format!("{epoch} by {by}"))).await.unwrap();
     }
-    let file = OutputFile { path: output.to_string(), rows: 1, bytes: 1 };
+    let file = OutputFile { path: output.to_string(), rows: 1, bytes: 1, ..Default::default() };
     Record {
         epoch,
         by: by.into(),
@@ -120,6 +120,25 @@ async fn lost_record_is_an_error_and_not_an_epoch_without_output() {
 }
 
 #[tokio::test]
+async fn record_under_the_number_of_another_and_changed_file_are_errors() {
+    let (store, log) = opened().await;
+    run(&log, 1..=3).await;
+    let path = log.newest().await.unwrap().unwrap().state[0].path.clone();
+    let sum = crate::sum(b"3 by a");
+    assert!(log.read(3, &path, &sum).await.unwrap().is_some());
+    store.put(&Path::from(path.as_str()), "2 by a".into()).await.unwrap();
+    let error = log.read(3, &path, &sum).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Data && error.message.contains(&path), "{error}");
+    let record = |epoch: u64| Path::from(format!("root/pipelines/p/v1/epochs/{epoch:020}.json"));
+    store.copy(&record(1), &record(3)).await.unwrap();
+    let error = match open(&store, "a").await {
+        Ok(log) => log.newest().await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(error.kind == ErrorKind::Data && error.message.contains(record(3).as_ref()), "{error}");
+}
+
+#[tokio::test]
 async fn lost_manifest_is_an_error_and_not_a_new_pipeline() {
     let (store, log) = opened().await;
     run(&log, 1..=2).await;
@@ -145,13 +164,13 @@ async fn missing_file_means_superseded_if_a_newer_record_exists_and_corrupt_othe
     let (store, log) = opened().await;
     run(&log, 1..=1).await;
     let path = log.newest().await.unwrap().unwrap().state[0].path.clone();
-    assert!(log.read(1, &path).await.unwrap().is_some());
+    assert!(log.read(1, &path, "").await.unwrap().is_some());
     store.delete(&Path::from(path.as_str())).await.unwrap();
-    let error = log.read(1, &path).await.unwrap_err();
+    let error = log.read(1, &path, "").await.unwrap_err();
     assert!(error.kind == ErrorKind::Data && error.message.contains(&path), "{error}");
     let other = open(&store, "a").await.unwrap();
     run(&other, 2..=2).await;
-    assert_eq!(log.read(1, &path).await.unwrap(), None);
+    assert_eq!(log.read(1, &path, "").await.unwrap(), None);
     assert!(log.superseded(1).await.unwrap() && !log.superseded(2).await.unwrap());
 }
 
@@ -222,8 +241,8 @@ async fn rewound_pipeline_continues_from_the_state_of_its_epoch() {
     // The state is a copy that the first version cannot delete.
     log.collect_garbage(1).await.unwrap();
     assert_eq!(files(&store, "root/pipelines/p/v1/state").await, [5]);
-    assert_eq!(next.read(3, "root/pipelines/p/v1/state/deleted").await.unwrap(), None);
-    assert_eq!(next.read(6, &start.state[0].path).await.unwrap().unwrap(), "3 by a");
+    assert_eq!(next.read(3, "root/pipelines/p/v1/state/deleted", "").await.unwrap(), None);
+    assert_eq!(next.read(6, &start.state[0].path, "").await.unwrap().unwrap(), "3 by a");
     run(&next, 7..=8).await;
     let epochs: Vec<u64> = next.list(10).await.unwrap().iter().map(|record| record.epoch).collect();
     assert_eq!(epochs, [8, 7, 6, 3, 2, 1]);
@@ -252,10 +271,10 @@ async fn other_script_continues_the_offsets_and_the_state_that_are_named() {
     let second = log.continue_with(&spec("b"), &named(&["events", "other"], &["count"])).await.unwrap();
     let start = second.newest().await.unwrap().unwrap();
     assert_eq!((start.epoch, &start.sources["events"]), (4, &3.into()));
-    let bytes = second.read(4, &start.state[0].path).await.unwrap().unwrap();
+    let bytes = second.read(4, &start.state[0].path, "").await.unwrap().unwrap();
     assert_eq!(&bytes[..], b"3 by a");
     assert!(start.state[0].path.contains("/v2/") && start.outputs.is_empty());
-    // The state of another script is no epoch to go back to.
+    // The state of another script is not an epoch to go back to.
     assert!(second.rewind(3).await.unwrap_err().message.contains("does not exist"));
     run(&second, 5..=6).await;
     // Of state with other fields, nothing is kept.
@@ -282,7 +301,7 @@ async fn move_that_was_interrupted_is_finished_by_the_next_start() {
     let next = open(&store, "a").await.unwrap();
     assert_eq!(next.manifest().version, 2);
     let start = next.newest().await.unwrap().unwrap();
-    assert_eq!(next.read(3, &start.state[0].path).await.unwrap().unwrap(), "1 by a");
+    assert_eq!(next.read(3, &start.state[0].path, "").await.unwrap().unwrap(), "1 by a");
 }
 
 /// A target that fails before or after it has published an epoch.

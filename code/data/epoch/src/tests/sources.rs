@@ -85,6 +85,26 @@ async fn damaged_segment_and_changed_declaration_are_named() {
 }
 
 #[tokio::test]
+async fn segment_and_entry_under_the_names_of_others_are_errors() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let (log, clock) = (source(&store).await, VirtualClock::new(1_000_000));
+    for n in 1..=2 {
+        log.append(&segment(&[&n.to_string()]), &clock).await.unwrap();
+        assert_eq!(log.seal(&clock).await.unwrap().unwrap().n, n);
+        clock.advance(10);
+    }
+    let names =
+        [log.append(&segment(&["3"]), &clock).await.unwrap(), log.append(&segment(&["4"]), &clock).await.unwrap()];
+    let [one, other] = names.each_ref().map(|name| log.segment_path(name));
+    store.copy(&one, &other).await.unwrap();
+    let error = log.seal(&clock).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Data && error.message.contains(other.as_ref()), "{error}");
+    store.copy(&log.entry_path(1), &log.entry_path(2)).await.unwrap();
+    let error = source(&store).await.entries().await.unwrap_err();
+    assert!(error.kind == ErrorKind::Data && error.message.contains(log.entry_path(2).as_ref()), "{error}");
+}
+
+#[tokio::test]
 async fn entries_have_sums_of_the_rows_that_count() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let (log, clock) = (source(&store).await, VirtualClock::new(1_000_000));

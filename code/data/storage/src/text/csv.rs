@@ -71,7 +71,7 @@ pub fn column_names(csv: &CsvFormat, head: &[u8]) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Returns the length of a first line such as `sep=;`, which tells Excel the delimiter and is no data. Without one, it is 0.
+/// Returns the length of a first line such as `sep=;`, which tells Excel the delimiter and is not data. Without one, it is 0.
 pub(super) fn separator_line(text: &[u8]) -> usize {
     match text.strip_prefix(b"sep=") {
         Some([b'\r' | b'\n', ..]) => 0,

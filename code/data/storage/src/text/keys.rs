@@ -28,7 +28,7 @@ pub fn check_capitals<'a>(own: &Schema, file: impl IntoIterator<Item = &'a str>)
 }
 
 /// Returns the reason why the JSON object `row` would have null in all columns of `own`, or in one that it spells with other
-/// capital letters. A row that is no object is left to the decoder.
+/// capital letters. A row that is not an object is left to the decoder.
 pub fn foreign_row(own: &Schema, row: &[u8]) -> Option<String> {
     let keys: BTreeMap<String, IgnoredAny> = serde_json::from_slice(row).ok()?;
     if let Err(error) = check_capitals(own, keys.keys().map(String::as_str)) {

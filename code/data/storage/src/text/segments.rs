@@ -20,12 +20,12 @@ use super::csv::first_record_end;
 use super::keys::foreign_row;
 use super::open::{Batches, TextOpener, once};
 
-/// The format of the rows of a request.
+/// The format of the rows of a request, which are kept as they came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowFormat {
-    /// JSON objects.
+    /// JSON objects, of which each begins a line.
     Json,
-    /// CSV, with or without the names of the columns in the first line.
+    /// CSV, with or without the names of its columns in the first line.
     Csv {
         /// The first line has the names.
         header: bool,
@@ -35,20 +35,31 @@ pub enum RowFormat {
 }
 
 impl RowFormat {
+    /// Returns the name under which a log keeps the format.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Csv { header: true } => "csv",
+            Self::Csv { header: false } => "csv_without_header",
+            Self::Arrow => "arrow",
+        }
+    }
+
     /// Returns the format that a log keeps under `name`; JSON without one.
     ///
     /// # Errors
     /// `Data` if it is unknown.
     pub fn of(name: Option<&str>) -> Result<Self> {
-        match name {
-            None | Some("json") => Ok(Self::Json),
-            Some("csv") => Ok(Self::Csv { header: true }),
-            Some("csv_without_header") => Ok(Self::Csv { header: false }),
-            Some("arrow") => Ok(Self::Arrow),
-            Some(other) => Err(QueryError::data(format!(
-                "rows are kept in format `{other}`, which this version does not know; use a newer one"
-            ))),
-        }
+        let Some(name) = name else {
+            return Ok(Self::Json);
+        };
+        let known = [Self::Json, Self::Csv { header: true }, Self::Csv { header: false }, Self::Arrow];
+        known.into_iter().find(|format| format.name() == name).ok_or_else(|| {
+            QueryError::data(format!(
+                "rows are kept in format `{name}`, which this version does not know; use a newer one"
+            ))
+        })
     }
 }
 
@@ -124,7 +135,7 @@ impl TextOpener {
         let (_, records) = records(RowFormat::Json, rows);
         let known: usize = records.iter().map(Bytes::len).sum();
         let mut records: Vec<Bytes> = records;
-        // The decoder judges what is no JSON.
+        // The decoder judges what is not JSON.
         records.push(rows.slice(known..));
         records.retain(|record| foreign_row(&self.columns, record).is_none());
         records.concat().into()
@@ -260,6 +271,11 @@ mod tests {
     #[test]
     fn unknown_formats_are_named() {
         assert_eq!(RowFormat::of(None).expect("it is known"), RowFormat::Json);
+        for format in
+            [RowFormat::Json, RowFormat::Csv { header: true }, RowFormat::Csv { header: false }, RowFormat::Arrow]
+        {
+            assert_eq!(RowFormat::of(Some(format.name())).expect("the name is known"), format);
+        }
         assert!(RowFormat::of(Some("avro")).expect_err("it is not known").message.contains("`avro`"));
     }
 }

@@ -129,7 +129,7 @@ pub(crate) async fn streams(place: &str) -> Result<StreamsSettings> {
     }
     let stores = Arc::new(crate::compose::stores()).for_query();
     let (store, root) = buzz_streamd::store::open(place, true, &process(&stores, false, 1)?.place).await?;
-    Ok(StreamsSettings { place: place.to_string(), ..StreamsSettings::of_bucket(store, root) })
+    Ok(StreamsSettings::of_bucket(store, root, place.to_string()))
 }
 
 /// Prints notes to standard error.

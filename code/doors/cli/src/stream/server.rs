@@ -38,7 +38,7 @@ impl Client {
     /// Makes a client of the server at `url`, with the key in `BUZZ_KEY`.
     pub(super) fn new(url: &str) -> Result<Self> {
         if !(url.starts_with("http://") || url.starts_with("https://")) {
-            return Err(QueryError::invalid(format!("`{url}` is no address; write http://127.0.0.1:8642")));
+            return Err(QueryError::invalid(format!("`{url}` is not an address; write http://127.0.0.1:8642")));
         }
         let key = std::env::var("BUZZ_KEY").map_err(|_| {
             QueryError::invalid("the server requires its key; set BUZZ_KEY to the key that it printed at its start")

@@ -227,7 +227,7 @@ impl Asked {
                 Way::Turned => &written.turned,
                 Way::Mixed => &written.mixed,
             };
-            let path = folder.to_str().ok_or_else(|| DataFusionError::Plan("a path that is no text".to_string()))?;
+            let path = folder.to_str().ok_or_else(|| DataFusionError::Plan("a path that is not text".to_string()))?;
             let name = TableReference::bare(name.as_str());
             ctx.register_parquet(name, format!("{path}/"), ParquetReadOptions::default()).await?;
         }

@@ -209,7 +209,7 @@ fn external_table(text: &str) -> Option<CreateExternalTable> {
     }
 }
 
-/// Returns the tables that `text` names; none if it is no SQL.
+/// Returns the tables that `text` names; none if it is not SQL.
 fn references(text: &str) -> Vec<TableReference> {
     let statement = DFParser::parse_sql(text).ok().and_then(|mut statements| statements.pop_front());
     let found = statement.and_then(|statement| resolve_table_references(&statement, true).ok());

@@ -170,7 +170,7 @@ async fn schema_that_does_not_fit_a_value_is_an_error() {
     }
     let schema = json!([{"name": "a", "type": "Decimal128(10, 2)"}]);
     let bounded = answer(dir, "SELECT max(a) FROM t", json!({"uri": "d", "schema": schema})).await;
-    assert!(bounded.unwrap_err().message.starts_with("`9.9999` is not"), "a bound is no value of another type");
+    assert!(bounded.unwrap_err().message.starts_with("`9.9999` is not"), "a bound is not a value of another type");
     let schema = json!([{"name": "a", "type": "Int64"}]);
     folder(dir, "whole", &[("a", floats(&[1.0, -0.0]))]);
     assert_eq!(rows(dir, "SELECT a FROM t", json!({"uri": "whole", "schema": schema})).await, ["0", "1"]);

@@ -35,7 +35,7 @@ const STATEMENTS: [&str; 7] = [
     // A condition that fails for rows that another condition excludes.
     "SELECT COUNT(*) FROM sold s JOIN stock t ON s.item = t.item
         JOIN days d ON s.day = d.day AND t.day = d.day AND 1000 / (s.day - d.day + 1) > 0 WHERE d.year = 3",
-    // A relation without a key, and conditions that are no equalities.
+    // A relation without a key, and conditions that are not equalities.
     "SELECT COUNT(*) FROM sold s CROSS JOIN (SELECT day FROM days WHERE day < 2) o JOIN stock t ON s.item = t.item
         JOIN days d ON s.day = d.day AND t.day = d.day AND t.item >= o.day AND o.day <= d.day WHERE d.year = 3",
 ];

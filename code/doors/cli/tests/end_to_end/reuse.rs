@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use buzz_engine::{Content, Engine, Question, Reused, Want};
 use buzz_fuse::Fuse;
-use buzz_host::{Host, KeptObjects};
+use buzz_host::{Host, ResultCache};
 use buzz_testkit::sorted_text;
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
@@ -51,8 +51,8 @@ impl Lab {
     }
 
     fn engine(&self, sets: &[&str]) -> Fuse {
-        let kept = Some(Arc::new(KeptObjects::in_folder(self.kept())));
-        Fuse::new(Host { kept, ..host(sets).host() })
+        let cache = Some(Arc::new(ResultCache::in_folder(self.kept())));
+        Fuse::new(Host { cache, ..host(sets).host() })
     }
 
     /// Runs a query with `reuse` and without, and checks that both have the same rows.

@@ -282,7 +282,7 @@ pub(crate) fn refused() -> Result {
         (post(json!({"name": "x", "query": script, "workers": 3})), 400, "unknown field `workers`"),
         (post(json!({"name": "x", "query": "SELEC 1"})), 400, "SELEC"),
         (post(json!({"name": "x", "query": "SELECT a FROM t"})), 400, "`t`"),
-        (post(json!({"name": "///", "query": script})), 400, "is no name of a pipeline"),
+        (post(json!({"name": "///", "query": script})), 400, "is not a valid name of a pipeline"),
         (post(json!({"name": "x", "query": script, "parallelism": 0})), 400, "from 1 to 1024"),
         (post(json!({"name": "x", "query": script, "checkpointIntervalMicros": 1})), 400, "an epoch of 1 microseconds"),
         (post(json!({"name": "x", "query": script, "udfs": [{}]})), 400, "udfs"),
@@ -365,7 +365,7 @@ pub(crate) fn sources() -> Result {
     expect("the source", &json!([kept["name"], kept["connector"], kept["statement"], kept["tableType"]]), &expected)?;
     expect("a second one", &json!(server.call("POST", "/connection_tables", &source)?.0), &json!(409))?;
     let wrong = [
-        ("Five", statement, "no name of a source"),
+        ("Five", statement, "not a valid name of a source"),
         ("other", statement, "`other`"),
         ("five", "CREATE TABLE five WITH (connector = 'nonsense')", "nonsense"),
         ("five", "CREATE VIEW five AS SELECT 1 AS a", "reads no stream"),

@@ -12,7 +12,7 @@ use buzz_aws::results::Results;
 use buzz_aws::settings::FuseSettings;
 use buzz_exchange::{Network, TcpNetwork};
 use buzz_fuse::Fuse;
-use buzz_host::{Combs, Host, KeptObjects, ObjectRoot};
+use buzz_host::{Combs, Host, ObjectRoot, ResultCache};
 use buzz_lambda::FuseFunction;
 use buzz_storage::Stores;
 use buzz_worker::environment::{access, environment, set_regions};
@@ -52,8 +52,8 @@ async fn serve() -> Result<(), Error> {
 
     let objects = Arc::new(ObjectRoot::at(settings.results.clone()));
     let answers = results.answers()?;
-    let kept = Some(Arc::new(KeptObjects::in_store(results.store(&answers)?, answers.path)));
-    let fuse = Fuse::new(Host { stores, compute, combs, network, objects, kept });
+    let cache = Some(Arc::new(ResultCache::in_store(results.store(&answers)?, answers.path)));
+    let fuse = Fuse::new(Host { stores, compute, combs, network, objects, cache });
     let function = FuseFunction::new(Arc::new(fuse), results, settings, &sdk)?;
     let function = &function;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {

@@ -7,6 +7,7 @@ import { bytes, count, counted, dollars, milliseconds, quoted, range, seconds } 
 import { Grid } from "./grid";
 import { FORMATS, save } from "./save";
 import { ask, cancel, canChange, readTables, run, setSql, sqlText, tables, tablesFault, tablesRead, type Run } from "./state";
+import { Tabs } from "./tabs";
 
 const editor: { current: Editor | null } = { current: null };
 
@@ -303,26 +304,7 @@ function Answer({ now }: { now: Run | null }) {
   return (
     <section class="answer" aria-label="Answer" data-query={now.id}>
       <div class="bar top">
-        <div class="tabs" role="tablist" aria-label="View of the answer">
-          {(["rows", "chart"] as Tab[]).map((one) => (
-            <button
-              role="tab"
-              id={`tab-${one}`}
-              aria-selected={tab === one}
-              aria-controls="view"
-              tabIndex={tab === one ? 0 : -1}
-              onClick={() => setTab(one)}
-              onKeyDown={(event) => {
-                if (event.key !== "ArrowRight" && event.key !== "ArrowLeft") return;
-                const next = one === "rows" ? "chart" : "rows";
-                setTab(next);
-                document.getElementById(`tab-${next}`)?.focus();
-              }}
-            >
-              {one === "rows" ? "Rows" : "Chart"}
-            </button>
-          ))}
-        </div>
+        <Tabs label="View of the answer" panel="view" names={[["rows", "Rows"], ["chart", "Chart"]]} now={tab} choose={setTab} />
         <p class="facts" role="status">
           <b>{counted(rows.count, "row")}</b>
           {summary && (

@@ -1,38 +1,14 @@
 // The page of the queries that the user ran.
-import { useEffect, useState } from "preact/hooks";
-import { api, type Listed } from "./api";
+import { useState } from "preact/hooks";
+import { api } from "./api";
 import { bytes, count, dollars, moment, seconds } from "./format";
+import { useRead } from "./poll";
 import { setSql } from "./state";
 
 export function History() {
-  const [queries, setQueries] = useState<Listed[] | null>(null);
-  const [fault, setFault] = useState("");
   const [word, setWord] = useState("");
-
-  useEffect(() => {
-    let timer = 0;
-    let left = false;
-    const read = async () => {
-      try {
-        const answer = await api.history();
-        if (left) return;
-        setQueries(answer.queries);
-        setFault("");
-        const busy = answer.queries.some((query) => query.state === "running" || query.state === "waiting");
-        timer = window.setTimeout(read, busy ? 700 : 4000);
-      } catch (error) {
-        if (!left) {
-          setFault((error as Error).message);
-          timer = window.setTimeout(read, 4000);
-        }
-      }
-    };
-    void read();
-    return () => {
-      left = true;
-      clearTimeout(timer);
-    };
-  }, []);
+  const { found: answer, fault } = useRead(api.history, (answer) => (answer?.queries.some(({ state }) => state === "running" || state === "waiting") ? 700 : 4000), []);
+  const queries = answer?.queries;
 
   const found = (queries ?? []).filter((query) => query.sql.toLowerCase().includes(word.toLowerCase()));
   const priced = found.some((query) => query.summary && query.summary.cost_usd !== null);
@@ -44,7 +20,7 @@ export function History() {
           <input type="search" placeholder="Find in statements" aria-label="Find in statements" value={word} onInput={(event) => setWord(event.currentTarget.value)} />
         )}
       </header>
-      {fault && <p class="fault big" role="alert">{fault}</p>}
+      {fault && <p class="fault big" role="alert">{fault.message}</p>}
       {!queries && !fault && <p class="empty" role="status">Reading …</p>}
       {queries?.length === 0 && <p class="empty">No queries yet. <a href="#/ask">Ask something</a>.</p>}
       {queries && queries.length > 0 && found.length === 0 && <p class="empty">No statement has “{word}”.</p>}

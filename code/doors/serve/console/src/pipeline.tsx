@@ -1,65 +1,52 @@
 // The page of one pipeline: its figures, its graph, its rows, epochs and messages, and what can be done with it.
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { Failure } from "./api";
 import { Actions } from "./actions";
 import { FlowGraph, perSecond } from "./flow";
-import { flows, type Checkpoint, type Job, type Message, type Pipeline, type Rates, type StageState } from "./flows";
+import { flows, type Checkpoint, type Message, type Pipeline, type Rates, type StageState } from "./flows";
 import { bytes, count, counted, moment, seconds } from "./format";
-import { chipOf, useRates, type Rated } from "./pipelines";
-import { useRepeated } from "./poll";
+import { chipOf, useRates } from "./pipelines";
+import { useRead } from "./poll";
+import { Crumbs, Tabs } from "./tabs";
 import { Tail } from "./tail";
 import { Fact } from "./timeline";
 
 const PAUSE = 1500;
-const TABS = ["graph", "rows", "epochs", "messages", "script"] as const;
-type Tab = (typeof TABS)[number];
-const NAMES: Record<Tab, string> = { graph: "Graph", rows: "Outputs", epochs: "Checkpoints", messages: "Messages", script: "Script" };
+type Tab = "graph" | "rows" | "epochs" | "messages" | "script";
+const TABS: [Tab, string][] = [["graph", "Graph"], ["rows", "Outputs"], ["epochs", "Checkpoints"], ["messages", "Messages"], ["script", "Script"]];
 
 export function PipelinePage({ id }: { id: string }) {
-  const [pipeline, setPipeline] = useState<Pipeline | null>(null);
-  const [job, setJob] = useState<Job | undefined>();
-  const [figures, setFigures] = useState<Rated | undefined>();
-  const [fault, setFault] = useState("");
-  const [gone, setGone] = useState(false);
   const [tab, setTab] = useState<Tab>("graph");
-  const [again, setAgain] = useState(0);
   const rated = useRates();
-  useRepeated(
+  const { found, fault, again } = useRead(
     async (signal) => {
-      try {
-        const [found, own, counts] = await Promise.all([flows.pipeline(id, signal), flows.job(id, signal), flows.figures(signal)]);
-        setPipeline(found);
-        setJob(own);
-        setFigures(rated(counts, new Map([[id, found.checkpointIntervalMicros / 1e6]])).get(id));
-        setFault("");
-      } catch (error) {
-        if (signal.aborted) return;
-        setGone(error instanceof Failure && error.status === 404);
-        setFault((error as Error).message);
-      }
+      const [pipeline, job, counts] = await Promise.all([flows.pipeline(id, signal), flows.job(id, signal), flows.figures(signal)]);
+      return { pipeline, job, figures: rated(counts, new Map([[id, pipeline.checkpointIntervalMicros / 1e6]])).get(id) };
     },
-    PAUSE,
-    [id, again],
+    () => PAUSE,
+    [id],
   );
-  const crumbs = <nav class="crumbs" aria-label="Place"><a href="#/pipelines">Pipelines</a> <span aria-hidden="true">/</span> {pipeline?.name ?? id}</nav>;
-  if (!pipeline || gone) {
+  const pipeline = found?.pipeline;
+  const crumbs = <Crumbs list="Pipelines" name={pipeline?.name ?? id} />;
+  if (!pipeline || (fault instanceof Failure && fault.status === 404)) {
     return (
       <div class="page">
         {crumbs}
         <h1>{pipeline?.name ?? id}</h1>
-        {fault ? <p class="fault big" role="alert">{fault}</p> : <p class="empty" role="status">Reading …</p>}
+        {fault ? <p class="fault big" role="alert">{fault.message}</p> : <p class="empty" role="status">Reading …</p>}
       </div>
     );
   }
+  const { job, figures } = found;
   const runs = pipeline.state === "Running";
   return (
     <div class="page flow-page">
       {crumbs}
       <header class="title">
         <h1>{pipeline.name} <span class={`chip ${chipOf(pipeline.state)}`} role="status">{pipeline.state.toLowerCase()}</span></h1>
-        <Actions pipeline={pipeline} changed={() => setAgain(again + 1)} />
+        <Actions pipeline={pipeline} changed={again} />
       </header>
-      {fault && <p class="fault big" role="alert">{fault}</p>}
+      {fault && <p class="fault big" role="alert">{fault.message}</p>}
       {pipeline.error && (
         <div class="fault big" role="alert">
           <strong>{pipeline.state === "Failed" ? "It has failed" : "It waits, and tries again"}</strong>
@@ -83,27 +70,7 @@ export function PipelinePage({ id }: { id: string }) {
         {job?.startTime && <span>{runs ? "since" : "began"} {moment(job.startTime / 1000)}</span>}
         {runs && !figures?.running && <span>run by another server</span>}
       </p>
-      <div class="tabs" role="tablist" aria-label="Parts of the pipeline">
-        {TABS.map((one, index) => (
-          <button
-            role="tab"
-            id={`tab-${one}`}
-            aria-selected={tab === one}
-            aria-controls="part"
-            tabIndex={tab === one ? 0 : -1}
-            onClick={() => setTab(one)}
-            onKeyDown={(event) => {
-              const step = event.key === "ArrowRight" ? 1 : event.key === "ArrowLeft" ? TABS.length - 1 : 0;
-              if (!step) return;
-              const next = TABS[(index + step) % TABS.length];
-              setTab(next);
-              document.getElementById(`tab-${next}`)?.focus();
-            }}
-          >
-            {NAMES[one]}
-          </button>
-        ))}
-      </div>
+      <Tabs label="Parts of the pipeline" panel="part" names={TABS} now={tab} choose={setTab} />
       <div id="part" role="tabpanel" aria-labelledby={`tab-${tab}`} class="part" tabIndex={tab === "rows" ? undefined : 0}>
         {tab === "graph" && <GraphPart pipeline={pipeline} />}
         {tab === "rows" && <Tail id={id} key={`${id} ${job?.runId}`} />}
@@ -115,48 +82,26 @@ export function PipelinePage({ id }: { id: string }) {
   );
 }
 
-/** Returns what `read` returned last, read again and again, and the fault of the last time. */
-function useRead<T>(read: (signal: AbortSignal) => Promise<T>, pause: number, when: unknown[]): [T | undefined, string] {
-  const [found, setFound] = useState<T | undefined>();
-  const [fault, setFault] = useState("");
-  useEffect(() => setFound(undefined), when);
-  useRepeated(
-    async (signal) => {
-      try {
-        const answer = await read(signal);
-        if (signal.aborted) return;
-        setFound(answer as T & ({} | null));
-        setFault("");
-      } catch (error) {
-        if (!signal.aborted) setFault((error as Error).message);
-      }
-    },
-    pause,
-    when,
-  );
-  return [found, fault];
-}
-
 function GraphPart({ pipeline }: { pipeline: Pipeline }) {
-  const [found, fault] = useRead<{ rates: Rates[]; states: StageState[] }>(
+  const { found, fault } = useRead<{ rates: Rates[]; states: StageState[] }>(
     async (signal) => {
       const [rates, [newest]] = await Promise.all([flows.rates(pipeline.id, signal), flows.checkpoints(pipeline.id, signal)]);
       return { rates, states: newest ? await flows.states(pipeline.id, newest.epoch, signal).catch(() => []) : [] };
     },
-    2000,
+    () => 2000,
     [pipeline.id],
   );
   return (
     <>
-      {fault && <p class="fault" role="alert">{fault}</p>}
+      {fault && <p class="fault" role="alert">{fault.message}</p>}
       <FlowGraph flow={pipeline.graph} rates={found?.rates} states={found?.states} />
     </>
   );
 }
 
 function Epochs({ id, runs }: { id: string; runs: boolean }) {
-  const [found, fault] = useRead<Checkpoint[]>((signal) => flows.checkpoints(id, signal), runs ? 2000 : 10_000, [id, runs]);
-  if (fault) return <p class="fault" role="alert">{fault}</p>;
+  const { found, fault } = useRead<Checkpoint[]>((signal) => flows.checkpoints(id, signal), () => (runs ? 2000 : 10_000), [id, runs]);
+  if (fault) return <p class="fault" role="alert">{fault.message}</p>;
   if (!found) return <p class="empty" role="status">Reading …</p>;
   if (found.length === 0) return <p class="empty">No epoch has ended yet.</p>;
   return (
@@ -199,8 +144,8 @@ function watermark(value: number | null): string {
 }
 
 function Messages({ id }: { id: string }) {
-  const [found, fault] = useRead<Message[]>((signal) => flows.messages(id, signal), 3000, [id]);
-  if (fault) return <p class="fault" role="alert">{fault}</p>;
+  const { found, fault } = useRead<Message[]>((signal) => flows.messages(id, signal), () => 3000, [id]);
+  if (fault) return <p class="fault" role="alert">{fault.message}</p>;
   if (!found) return <p class="empty" role="status">Reading …</p>;
   if (found.length === 0) return <p class="empty">No messages.</p>;
   return (

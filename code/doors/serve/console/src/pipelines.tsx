@@ -1,9 +1,9 @@
 // The list of pipelines: what each does, how many rows it reads and writes, and how far it is behind.
-import { useRef, useState } from "preact/hooks";
-import { hasState, flows, type Figures, type Pipeline } from "./flows";
+import { useRef } from "preact/hooks";
+import { hasState, flows, type Figures } from "./flows";
 import { perSecond } from "./flow";
 import { counted, seconds } from "./format";
-import { useRepeated } from "./poll";
+import { useRead } from "./poll";
 import { edited } from "./scripts";
 import { StartSo } from "./sources";
 
@@ -43,24 +43,16 @@ function apart(since: (name: string) => number, span: number, epoch: number): nu
 }
 
 export function Pipelines() {
-  const [pipelines, setPipelines] = useState<Pipeline[] | null>(null);
-  const [figures, setFigures] = useState(new Map<string, Rated>());
-  const [fault, setFault] = useState("");
   const rated = useRates();
-  useRepeated(
+  const { found, fault } = useRead(
     async (signal) => {
-      try {
-        const [found, counts] = await Promise.all([flows.pipelines(signal), flows.figures(signal)]);
-        setPipelines(found);
-        setFigures(rated(counts, new Map(found.map((one) => [one.id, one.checkpointIntervalMicros / 1e6]))));
-        setFault("");
-      } catch (error) {
-        if (!signal.aborted) setFault((error as Error).message);
-      }
+      const [pipelines, counts] = await Promise.all([flows.pipelines(signal), flows.figures(signal)]);
+      return { pipelines, figures: rated(counts, new Map(pipelines.map((one) => [one.id, one.checkpointIntervalMicros / 1e6]))) };
     },
-    PAUSE,
+    () => PAUSE,
     [],
   );
+  const pipelines = found?.pipelines;
   if (!hasState.value) return <div class="page"><h1>Pipelines</h1><StartSo /></div>;
   return (
     <div class="page">
@@ -68,7 +60,7 @@ export function Pipelines() {
         <h1>Pipelines</h1>
         <a class="button primary" href="#/pipelines/+" onClick={() => (edited.value = "")}>Create pipeline</a>
       </header>
-      {fault && <p class="fault big" role="alert">{fault}</p>}
+      {fault && <p class="fault big" role="alert">{fault.message}</p>}
       {!pipelines && !fault && <p class="empty" role="status">Reading …</p>}
       {pipelines?.length === 0 && (
         <div class="blank">
@@ -78,7 +70,7 @@ export function Pipelines() {
       )}
       <ol class="cards flows">
         {pipelines?.map((pipeline) => {
-          const own = figures.get(pipeline.id);
+          const own = found!.figures.get(pipeline.id);
           const runs = pipeline.state === "Running" || pipeline.state === "Rescaling";
           return (
             <li key={pipeline.id} class={pipeline.state}>

@@ -4,34 +4,15 @@ import { api, type Summary, type Work } from "./api";
 import { Bar } from "./ask";
 import { bytes, count, counted, dollars, moment, seconds } from "./format";
 import { PlanGraph } from "./graph";
+import { useRead } from "./poll";
 import { setSql } from "./state";
 import { Fact, Timeline } from "./timeline";
 
 export function Query({ id }: { id: string }) {
-  const [work, setWork] = useState<Work | null>(null);
-  const [fault, setFault] = useState("");
+  const [failed, setFailed] = useState("");
   const [plan, setPlan] = useState<{ text: string; fault: string } | null>(null);
-  const [again, setAgain] = useState(0);
-
-  useEffect(() => {
-    const stop = new AbortController();
-    let timer = 0;
-    const read = async () => {
-      try {
-        const found = await api.work(id, 5000, stop.signal);
-        setWork(found);
-        setFault("");
-        if (found.state === "running" || found.state === "waiting") timer = window.setTimeout(read, 400);
-      } catch (error) {
-        if (!stop.signal.aborted) setFault((error as Error).message);
-      }
-    };
-    void read();
-    return () => {
-      stop.abort();
-      clearTimeout(timer);
-    };
-  }, [id, again]);
+  const isOpen = (work?: Work) => work?.state === "running" || work?.state === "waiting";
+  const { found: work, fault, again } = useRead((signal) => api.work(id, 5000, signal), (work) => (isOpen(work) ? 400 : null), [id]);
 
   const sql = work?.sql;
   useEffect(() => {
@@ -43,12 +24,12 @@ export function Query({ id }: { id: string }) {
       .catch((error) => setPlan({ text: "", fault: error.message }));
   }, [sql]);
 
-  if (fault) {
+  if (fault || failed) {
     return (
       <div class="page">
         <h1>Query</h1>
-        <p class="fault big" role="alert">{fault}</p>
-        <p><button onClick={() => setAgain(again + 1)}>Try again</button> <a href="#/history">History</a></p>
+        <p class="fault big" role="alert">{failed || fault?.message}</p>
+        <p><button onClick={() => { setFailed(""); again(); }}>Try again</button> <a href="#/history">History</a></p>
       </div>
     );
   }
@@ -65,8 +46,8 @@ export function Query({ id }: { id: string }) {
         </p>
         <div class="do">
           <button onClick={() => { setSql(work.sql); location.hash = "#/ask"; }}>Open in the editor</button>
-          {(work.state === "running" || work.state === "waiting") && (
-            <button class="stop" onClick={() => void api.remove(work.id).then(() => setAgain(again + 1)).catch((error) => setFault(error.message))}>Cancel</button>
+          {isOpen(work) && (
+            <button class="stop" onClick={() => void api.remove(work.id).then(again).catch((error) => setFailed(error.message))}>Cancel</button>
           )}
         </div>
       </header>

@@ -10,6 +10,7 @@ import { usePreview } from "./preview";
 import { edited, keepScript, script } from "./scripts";
 import { StartSo } from "./sources";
 import { StartDialog } from "./start";
+import { Tabs } from "./tabs";
 
 /** Milliseconds after the last key, after which a script is checked. */
 const CHECK_AFTER = 400;
@@ -108,16 +109,7 @@ export function Script() {
           ) : (
             <>
               <div class="bar top">
-                <div class="tabs" role="tablist" aria-label="View">
-                  {(["rows", "graph"] as const).map((one) => (
-                    <button role="tab" id={`tab-${one}`} aria-selected={tab === one} aria-controls="view" tabIndex={tab === one ? 0 : -1} onClick={() => setTab(one)} onKeyDown={(event) => {
-                      if (event.key !== "ArrowRight" && event.key !== "ArrowLeft") return;
-                      const next = one === "rows" ? "graph" : "rows";
-                      setTab(next);
-                      document.getElementById(`tab-${next}`)?.focus();
-                    }}>{one === "rows" ? "Rows" : "Graph"}</button>
-                  ))}
-                </div>
+                <Tabs label="View" panel="view" names={[["rows", "Rows"], ["graph", "Graph"]]} now={tab} choose={setTab} />
                 {tab === "rows" && now && <p class="facts" role="status"><Arrived now={now} /></p>}
               </div>
               {now?.fault && tab === "rows" && <p class="fault big" role="alert">{shifted(now.fault, before.current)}</p>}

@@ -5,6 +5,7 @@ import { quoted } from "./format";
 import { Grid } from "./grid";
 import { keep, place, readSources, text } from "./kept";
 import { usePreview } from "./preview";
+import { Crumbs } from "./tabs";
 
 /** An option of a connector. Without `required` it may be left empty. */
 type Option = { name: string; label: string; hint?: string; value?: string; values?: string[]; required?: boolean };
@@ -58,7 +59,7 @@ export function AddSource() {
   }, []);
   return (
     <div class="page">
-      <nav class="crumbs" aria-label="Place"><a href="#/sources">Sources</a> <span aria-hidden="true">/</span> create</nav>
+      <Crumbs list="Sources" name="create" />
       <h1>{chosen ? chosen.name : "Create source"}</h1>
       {fault && <p class="fault big" role="alert">{fault}</p>}
       {chosen ? (

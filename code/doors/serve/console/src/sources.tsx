@@ -7,6 +7,7 @@ import { Grid } from "./grid";
 import { usePreview, type Preview } from "./preview";
 import { setScript } from "./scripts";
 import { AddSource } from "./source_form";
+import { Crumbs } from "./tabs";
 
 /** Rows after which a sample ends. */
 const SAMPLE = 100;
@@ -76,7 +77,7 @@ function One({ name }: { name: string }) {
   const [removing, setRemoving] = useState(false);
   const [fault, setFault] = useState("");
   const { now, start, end } = usePreview(SAMPLE);
-  const head = <nav class="crumbs" aria-label="Place"><a href="#/sources">Sources</a> <span aria-hidden="true">/</span> {name}</nav>;
+  const head = <Crumbs list="Sources" name={name} />;
   if (!source && !stream) {
     return <div class="page">{head}<h1>{name}</h1><p class="fault big" role="alert">Source {name} does not exist. It may have been removed.</p></div>;
   }

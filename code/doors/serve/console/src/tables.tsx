@@ -5,6 +5,7 @@ import { bytes, count, counted, quoted } from "./format";
 import { Grid } from "./grid";
 import { decoded, Whole } from "./rows";
 import { canChange, readTables, setSql, tables, tablesFault, tablesRead } from "./state";
+import { Crumbs, Tabs } from "./tabs";
 
 const SAMPLE = 200;
 
@@ -50,6 +51,7 @@ export function Tables({ name }: { name: string }) {
 }
 
 type View = "columns" | "rows" | "files";
+const NAMES: [View, string][] = [["columns", "Columns"], ["rows", "Sample rows"], ["files", "Files"]];
 
 function One({ name }: { name: string }) {
   const [table, setTable] = useState<Table | null>(null);
@@ -71,10 +73,10 @@ function One({ name }: { name: string }) {
       setFault((error as Error).message);
     }
   };
-  const views: View[] = table?.view ? ["columns", "rows"] : ["columns", "rows", "files"];
+  const views = table?.view ? NAMES.slice(0, 2) : NAMES;
   return (
     <div class="page">
-      <nav class="crumbs" aria-label="Place"><a href="#/tables">Tables</a> <span aria-hidden="true">/</span> {name}</nav>
+      <Crumbs list="Tables" name={name} />
       <header class="title">
         <h1>{name}</h1>
         <div class="do">
@@ -103,27 +105,7 @@ function One({ name }: { name: string }) {
           </p>
           {!table.view && <p class="where"><code>{table.uri}</code></p>}
           {table.warnings?.map((warning) => <p class="warning">{warning}</p>)}
-          <div class="tabs" role="tablist" aria-label="Parts of the table">
-            {views.map((one, at) => (
-              <button
-                role="tab"
-                id={`tab-${one}`}
-                aria-selected={view === one}
-                aria-controls="part"
-                tabIndex={view === one ? 0 : -1}
-                onClick={() => setView(one)}
-                onKeyDown={(event) => {
-                  const step = event.key === "ArrowRight" ? 1 : event.key === "ArrowLeft" ? views.length - 1 : 0;
-                  if (!step) return;
-                  const next = views[(at + step) % views.length];
-                  setView(next);
-                  document.getElementById(`tab-${next}`)?.focus();
-                }}
-              >
-                {{ columns: "Columns", rows: "Sample rows", files: "Files" }[one]}
-              </button>
-            ))}
-          </div>
+          <Tabs label="Parts of the table" panel="part" names={views} now={view} choose={setView} />
           <div id="part" role="tabpanel" aria-labelledby={`tab-${view}`} tabIndex={view === "rows" ? undefined : 0} class="part">
             {view === "columns" && <Columns table={table} />}
             {view === "rows" && <Sample name={name} />}
@@ -256,7 +238,7 @@ function Add() {
   };
   return (
     <div class="page">
-      <nav class="crumbs" aria-label="Place"><a href="#/tables">Tables</a> <span aria-hidden="true">/</span> add</nav>
+      <Crumbs list="Tables" name="add" />
       <h1>Add a table</h1>
       {!canChange.value && <p class="warning">This server does not change names. Start it with <code>--names change</code>.</p>}
       <form class="form" onSubmit={(event) => void add(event)}>

@@ -249,7 +249,7 @@ fn retention(spec: &SourceSpec) -> Result<Option<Duration>> {
     let Some(text) = spec.options.get(RETENTION) else { return Ok(None) };
     match parse_duration(text).and_then(|nanos| u64::try_from(nanos).ok()) {
         Some(nanos) => Ok(Some(Duration::from_nanos(nanos))),
-        None => Err(QueryError::data(format!("the stream declares retention `{text}`, which is no duration"))),
+        None => Err(QueryError::data(format!("the stream declares retention `{text}`, which is not a duration"))),
     }
 }
 

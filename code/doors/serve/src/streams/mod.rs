@@ -55,7 +55,7 @@ pub struct StreamsSettings {
     pub store: Arc<dyn ObjectStore>,
     /// The path of the streams in it.
     pub root: Path,
-    /// The folder or the uri as scripts write it; empty if it is not known.
+    /// The folder or the uri as scripts write it.
     pub place: String,
     /// Minimum time from the start of one segment of a stream to that of the next: requests that come meanwhile share it.
     pub group_for: Duration,
@@ -71,17 +71,16 @@ impl StreamsSettings {
     /// # Errors
     /// `Data` if the folder cannot be used.
     pub fn of_folder(folder: &FilePath) -> Result<Self> {
-        let settings = Self::of_bucket(synced_folder(folder)?, Path::default());
-        let place = folder.display().to_string();
-        Ok(Self { place, group_for: Duration::from_millis(10), seal_after: Duration::from_millis(100), ..settings })
+        let settings = Self::of_bucket(synced_folder(folder)?, Path::default(), folder.display().to_string());
+        Ok(Self { group_for: Duration::from_millis(10), seal_after: Duration::from_millis(100), ..settings })
     }
 
-    /// Keeps streams below `root` of a bucket, where each segment and each sealing costs requests.
-    pub fn of_bucket(store: Arc<dyn ObjectStore>, root: Path) -> Self {
+    /// Keeps streams below `root` of a bucket, where each segment and each sealing costs requests. Scripts write `place`.
+    pub fn of_bucket(store: Arc<dyn ObjectStore>, root: Path, place: String) -> Self {
         Self {
             store,
             root,
-            place: String::new(),
+            place,
             group_for: Duration::from_millis(100),
             seal_after: Duration::from_secs(1),
             unsealed_bytes_max: 256 << 20,

@@ -8,9 +8,10 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use buzz_connect::{BadData, CheckedRows, PushFormat, check_rows};
+use buzz_connect::{BadData, CheckedRows, check_rows};
 use buzz_epoch::{KEY_BYTES_MAX, Part, SourceLog, SourceSpec};
 use buzz_protocol::{ErrorKind, QueryError, Result};
+use buzz_storage::text::RowFormat;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
@@ -139,7 +140,7 @@ async fn push(State(streams): State<Shared>, Path(name): Path<String>, request: 
         let part = Part {
             key: key.clone(),
             producer,
-            format: (format != PushFormat::Json).then(|| format.name().to_string()),
+            format: (format != RowFormat::Json).then(|| format.name().to_string()),
             rows: rows.rows,
             bytes: rows.bytes.len() as u64,
             ..Part::default()
@@ -178,7 +179,7 @@ fn answered(stream: &str, answer: &Answer) -> Response {
 }
 
 /// Checks rows in a thread of their own. A decoder that panics has met rows that it cannot read.
-async fn checked(stream: Option<Arc<Stream>>, body: Bytes, format: PushFormat) -> Answered<CheckedRows> {
+async fn checked(stream: Option<Arc<Stream>>, body: Bytes, format: RowFormat) -> Answered<CheckedRows> {
     let check = move || {
         let stream = stream.as_ref();
         let columns = stream.and_then(|stream| stream.columns.as_ref());
@@ -231,7 +232,7 @@ fn text_of(headers: &HeaderMap, name: &str) -> Answered<Option<String>> {
 }
 
 /// Returns the format of the rows of a request.
-fn format_of(headers: &HeaderMap) -> Answered<PushFormat> {
+fn format_of(headers: &HeaderMap) -> Answered<RowFormat> {
     let unsupported = |message: String| Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
     if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
         let encoding = String::from_utf8_lossy(encoding.as_bytes());
@@ -256,9 +257,9 @@ fn format_of(headers: &HeaderMap) -> Answered<PushFormat> {
         }
     }
     match kind {
-        "text/csv" | "application/csv" => Ok(PushFormat::Csv { header }),
-        "application/vnd.apache.arrow.stream" => Ok(PushFormat::Arrow),
-        kind if JSON_TYPES.contains(&kind) => Ok(PushFormat::Json),
+        "text/csv" | "application/csv" => Ok(RowFormat::Csv { header }),
+        "application/vnd.apache.arrow.stream" => Ok(RowFormat::Arrow),
+        kind if JSON_TYPES.contains(&kind) => Ok(RowFormat::Json),
         other => Err(unsupported(format!(
             "`Content-Type: {other}` is not supported; send application/x-ndjson, application/json, text/csv or \
              application/vnd.apache.arrow.stream"
@@ -319,8 +320,7 @@ async fn list(State(streams): State<Shared>) -> Answered {
             all.push(shown(&name, &log, open.as_ref()).await.map_err(away)?);
         }
     }
-    let place = Some(&streams.settings.place).filter(|place| !place.is_empty());
-    Ok(Json(json!({"streams": all, "place": place})).into_response())
+    Ok(Json(json!({"streams": all, "place": streams.settings.place})).into_response())
 }
 
 /// Returns the JSON of a stream.

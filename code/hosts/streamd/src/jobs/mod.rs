@@ -22,13 +22,14 @@ use std::time::Duration;
 use buzz_connect::Blackhole;
 use buzz_epoch::Record;
 use buzz_protocol::{QueryError, Result};
+use buzz_stream::Script;
 use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
 pub use self::preview::Preview;
 pub(crate) use self::registry::token;
 pub use self::registry::{Pipeline, Registry, taken};
-pub use self::sources::KeptSource;
+pub use self::sources::SavedSource;
 pub use self::status::{JobState, Level, Message, Status};
 pub use self::tail::{Event, Tail};
 pub use self::view::{
@@ -202,23 +203,24 @@ impl Jobs {
         .await
     }
 
-    /// Returns the sources that are kept, by name.
+    /// Returns the saved sources, by name.
     ///
     /// # Errors
     /// Errors of the store, and of a document that is not readable.
-    pub async fn sources(&self) -> Result<Vec<KeptSource>> {
+    pub async fn sources(&self) -> Result<Vec<SavedSource>> {
         self.keeper.registry.sources().await
     }
 
-    /// Checks that `statement` declares table `name`, and keeps it; `None` if there is a source of that name.
+    /// Checks that `statement` declares table `name`, and saves it; `None` if there is a source of that name.
     ///
     /// # Errors
     /// `Invalid` if it declares something else, or a table that cannot be read.
-    pub async fn keep_source(&self, name: &str, statement: &str) -> Result<Option<KeptSource>> {
+    pub async fn save_source(&self, name: &str, statement: &str) -> Result<Option<SavedSource>> {
         let statement = sources::checked(name, statement)?;
-        let graph = self.validate(&format!("{statement};\nSELECT * FROM {name};")).await?;
-        let source = KeptSource::new(name, statement, &graph)?;
-        Ok(self.keeper.registry.keep_source(&source).await?.then_some(source))
+        let script = format!("{statement};\nSELECT * FROM {name};");
+        self.validate(&script).await?;
+        let source = SavedSource::new(name, statement, &Script::parse(&script)?)?;
+        Ok(self.keeper.registry.save_source(&source).await?.then_some(source))
     }
 
     /// Removes source `name`; pipelines that read it go on. Returns false if it does not exist.

@@ -152,7 +152,7 @@ impl Registry {
     /// # Errors
     /// Errors of the store, and of documents that are not readable.
     pub async fn get(&self, id: &str) -> Result<Option<Pipeline>> {
-        // Anything else is no name of a folder.
+        // Anything else is not the name of a folder.
         if id_of(id).ok().as_deref() != Some(id) {
             return Ok(None);
         }

@@ -1,17 +1,17 @@
-//! Sources that people keep beside pipelines: statements that declare a table, under its name.
+//! Sources that people save beside pipelines: statements that declare a table, under its name.
 //!
 //! ```text
 //! <root>/sources/<name>.json
 //! ```
 //!
-//! A pipeline has the statements of its sources in its own script, so nothing that runs depends on a source that is kept.
+//! A pipeline has the statements of its sources in its own script, so nothing that runs depends on a saved source.
 
 use buzz_epoch::read_object;
 use buzz_protocol::{QueryError, Result, now_ms};
+use buzz_stream::Script;
 use object_store::path::Path;
 use object_store::{Error, ObjectStoreExt, PutMode, PutOptions};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::jobs::registry::{Registry, encode};
 
@@ -24,9 +24,9 @@ const NAME_BYTES_MAX: usize = 63;
 /// Maximum length of the statement of a source.
 const STATEMENT_BYTES_MAX: usize = 64 << 10;
 
-/// A source that is kept.
+/// A saved source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeptSource {
+pub struct SavedSource {
     /// The name of the table.
     pub name: String,
     /// Its connector.
@@ -37,23 +37,20 @@ pub struct KeptSource {
     pub created_ms: u64,
 }
 
-impl KeptSource {
-    /// Makes a source of `statement`. `graph` is the graph of the statement and `SELECT *` of the table.
+impl SavedSource {
+    /// Makes a source of `statement`. `script` is the statement and `SELECT *` of the table.
     ///
     /// # Errors
     /// `Invalid` if the statement declares something else.
-    pub(crate) fn new(name: &str, statement: String, graph: &Value) -> Result<Self> {
-        let nodes = graph.get("nodes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let text = |node: &Value, key: &str| node.get(key).and_then(Value::as_str).map(str::to_string);
-        let found = nodes.iter().find(|node| text(node, "description").as_deref() == Some(name));
-        let connector = found.and_then(|node| text(node, "operator")?.strip_prefix("source:").map(str::to_string));
-        // A source, a statement and what it prints to.
-        let (Some(connector), 3) = (connector, nodes.len()) else {
+    pub(crate) fn new(name: &str, statement: String, script: &Script) -> Result<Self> {
+        let connector = script.only_table(name).and_then(|table| table.option("connector"));
+        // A second statement would be another SELECT or INSERT.
+        let Some(connector) = connector.filter(|_| script.statements.len() == 1) else {
             return Err(QueryError::invalid(format!(
                 "a source is one statement CREATE TABLE {name} with a connector that is read; leave out others"
             )));
         };
-        Ok(Self { name: name.to_string(), connector, statement, created_ms: now_ms() })
+        Ok(Self { name: name.to_string(), connector: connector.to_string(), statement, created_ms: now_ms() })
     }
 }
 
@@ -69,7 +66,7 @@ pub(crate) fn checked(name: &str, statement: &str) -> Result<String> {
         || name.starts_with(|char: char| char.is_ascii_digit())
     {
         return Err(QueryError::invalid(format!(
-            "`{}` is no name of a source; use 1 to {NAME_BYTES_MAX} lower-case letters, digits and `_`, and no digit at the start",
+            "`{}` is not a valid name of a source; use 1 to {NAME_BYTES_MAX} lower-case letters, digits and `_`, and no digit at the start",
             name.chars().take(NAME_BYTES_MAX).collect::<String>()
         )));
     }
@@ -87,9 +84,9 @@ impl Registry {
     ///
     /// # Errors
     /// Errors of the store, and of a document that is not readable.
-    pub async fn sources(&self) -> Result<Vec<KeptSource>> {
+    pub async fn sources(&self) -> Result<Vec<SavedSource>> {
         let listed = self.store.list_with_delimiter(Some(&self.root.clone().join("sources"))).await?;
-        let mut sources: Vec<KeptSource> = Vec::new();
+        let mut sources: Vec<SavedSource> = Vec::new();
         for object in listed.objects {
             let Some(bytes) = read_object(&self.store, &object.location).await? else { continue };
             let source = serde_json::from_slice(&bytes).map_err(|error| {
@@ -101,11 +98,11 @@ impl Registry {
         Ok(sources)
     }
 
-    /// Keeps `source`. Returns false if there is one of its name.
+    /// Saves `source`. Returns false if there is one of its name.
     ///
     /// # Errors
     /// Errors of the store; `Limit` if there are too many.
-    pub async fn keep_source(&self, source: &KeptSource) -> Result<bool> {
+    pub async fn save_source(&self, source: &SavedSource) -> Result<bool> {
         let folder = self.root.clone().join("sources");
         if self.store.list_with_delimiter(Some(&folder)).await?.objects.len() >= SOURCES_MAX {
             return Err(QueryError::limit(format!("the state has {SOURCES_MAX} sources, the maximum; remove some")));
@@ -123,7 +120,7 @@ impl Registry {
     /// # Errors
     /// Errors of the store.
     pub async fn remove_source(&self, name: &str) -> Result<bool> {
-        // Anything else is no name of a file.
+        // Anything else is not the name of a file.
         if checked(name, "").is_err() || read_object(&self.store, &self.source(name)).await?.is_none() {
             return Ok(false);
         }
@@ -141,24 +138,31 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
-    fn graph(more: &[&str]) -> Value {
-        let node = |operator: &str, description: &str| json!({"operator": operator, "description": description});
-        let mut nodes = vec![node("source:nexmark", "bids"), node("sink:stdout", "stdout"), node("map", "statement 1")];
-        nodes.extend(more.iter().map(|name| node("sink:single_file", name)));
-        json!({"nodes": nodes, "edges": []})
+    fn source(name: &str, statement: &str) -> Result<SavedSource> {
+        let script = Script::parse(&format!("{statement};\nSELECT * FROM {name};")).unwrap();
+        SavedSource::new(name, statement.to_string(), &script)
     }
 
     #[test]
     fn source_is_one_declaration() {
-        let source = KeptSource::new("bids", "CREATE TABLE bids …".into(), &graph(&[])).unwrap();
-        assert_eq!((source.name.as_str(), source.connector.as_str()), ("bids", "nexmark"));
-        for (name, graph) in [("bids", graph(&["out"])), ("other", graph(&[])), ("bids", Value::Null)] {
-            let error = KeptSource::new(name, String::new(), &graph).unwrap_err();
-            assert!(error.message.contains(&format!("CREATE TABLE {name}")), "{error}");
+        let declared = "CREATE TABLE bids (a INT) WITH (connector = 'nexmark', type = 'source')";
+        let found = source("bids", declared).unwrap();
+        assert_eq!((found.name.as_str(), found.connector.as_str()), ("bids", "nexmark"));
+        assert_eq!(found.statement, declared);
+        let other = "CREATE TABLE out WITH (connector = 'stdout', type = 'sink')";
+        for (name, statement) in [
+            ("bids", format!("{declared}; {other}")),
+            ("bids", format!("{declared}; {other}; INSERT INTO out SELECT a FROM bids")),
+            ("bids", format!("{declared}; SELECT a FROM bids")),
+            ("bids", format!("{declared}; CREATE VIEW v AS SELECT a FROM bids")),
+            ("bids", format!("{declared}; SET parallelism = '2'")),
+            ("bids", "CREATE TABLE bids (a INT)".to_string()),
+            ("other", declared.to_string()),
+        ] {
+            let error = source(name, &statement).expect_err(&statement);
+            assert!(error.message.contains(&format!("CREATE TABLE {name}")), "{statement}: {error}");
         }
     }
 
@@ -169,7 +173,7 @@ mod tests {
             "CREATE TABLE nexmark_100 (a INT)"
         );
         for name in ["", "1a", "A", "a b", "../a", "é", &"a".repeat(64)] {
-            assert!(checked(name, "").unwrap_err().message.contains("no name of a source"), "{name}");
+            assert!(checked(name, "").unwrap_err().message.contains("not a valid name of a source"), "{name}");
         }
         assert!(checked("a", &"x".repeat((64 << 10) + 1)).is_err());
     }

@@ -167,6 +167,6 @@ impl Tail {
 /// Returns rows as lines of JSON.
 pub(crate) fn lines(batches: &[RecordBatch]) -> Result<Vec<String>> {
     let bytes = encode_lines(WriteFormat::Json, true, batches)?;
-    let text = String::from_utf8(bytes).map_err(|error| QueryError::internal(format!("JSON is no text: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|error| QueryError::internal(format!("JSON is not text: {error}")))?;
     Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_string).collect())
 }

@@ -4,7 +4,7 @@ use buzz_epoch::Record;
 use serde_json::{Value, json};
 
 use crate::jobs::registry::Pipeline;
-use crate::jobs::sources::KeptSource;
+use crate::jobs::sources::SavedSource;
 use crate::jobs::status::{JobState, Level};
 use crate::jobs::wanted::Stop;
 
@@ -225,7 +225,7 @@ fn busy(records: &[Record]) -> Vec<Value> {
 }
 
 /// Returns the JSON of a source that is kept.
-pub fn source(source: &KeptSource) -> Value {
+pub fn source(source: &SavedSource) -> Value {
     json!({
         "id": source.name,
         "name": source.name,

@@ -186,7 +186,7 @@ pub fn id_of(name: &str) -> Result<String> {
     let id: String = name.chars().map(|char| if is_plain(char) { char } else { '-' }).collect();
     if id.is_empty() || id.len() > NAME_BYTES_MAX || !id.contains(|char: char| char.is_ascii_alphanumeric()) {
         return Err(QueryError::invalid(format!(
-            "`{}` is no name of a pipeline; use 1 to {NAME_BYTES_MAX} letters, digits, `_`, `-` and `.`",
+            "`{}` is not a valid name of a pipeline; use 1 to {NAME_BYTES_MAX} letters, digits, `_`, `-` and `.`",
             name.chars().take(NAME_BYTES_MAX).collect::<String>()
         )));
     }
@@ -239,7 +239,7 @@ mod tests {
             assert_eq!(id_of(name).unwrap(), id);
         }
         for name in ["", " ", "..", "///", &"x".repeat(101)] {
-            assert!(id_of(name).unwrap_err().message.contains("is no name of a pipeline"), "{name}");
+            assert!(id_of(name).unwrap_err().message.contains("is not a valid name of a pipeline"), "{name}");
         }
     }
 

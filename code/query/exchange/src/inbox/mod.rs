@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use buzz_kernel::{MemoryShares, OpenShare, QueryShare};
-use buzz_protocol::{BUILD_ID, ErrorKind, QueryError, QueryId, QueryToken, Result, StageId};
+use buzz_protocol::{BUILD_ID, ErrorKind, QueryError, QueryId, QueryToken, Result, StageId, milliseconds};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -373,7 +373,7 @@ impl InboxService for Arc<Inboxes> {
                 query_id = %query,
                 tasks = inbox.stages.values().map(|stage| stage.accepted_tasks()).sum::<usize>(),
                 spilled_bytes = inbox.shared.spill.bytes(),
-                milliseconds = u64::try_from(inbox.opened.elapsed().as_millis()).unwrap_or(u64::MAX),
+                milliseconds = milliseconds(inbox.opened.elapsed()),
                 "query closed"
             );
             self.tell(query, &inbox, None);
@@ -401,7 +401,7 @@ impl QueryInbox {
         let received = &self.shared.received;
         ClosedQuery {
             query,
-            milliseconds: u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX),
+            milliseconds: milliseconds(self.opened.elapsed()),
             rows: received.rows.load(Ordering::Relaxed),
             bytes: received.bytes.load(Ordering::Relaxed),
             failed: self.stages.values().find_map(|stage| stage.failed()).or(failed),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 /// The rows of an answer, and its warnings.
 #[derive(Debug)]
-pub(crate) struct KeptAnswer {
+pub(crate) struct CachedAnswer {
     pub(crate) schema: SchemaRef,
     pub(crate) batches: Vec<RecordBatch>,
     head: Head,
@@ -25,7 +25,7 @@ struct Head {
     warnings: Vec<String>,
 }
 
-impl KeptAnswer {
+impl CachedAnswer {
     /// Makes the answer of `rows`.
     ///
     /// # Errors
@@ -108,12 +108,12 @@ mod tests {
             let mut rows = Rows::new();
             rows.start(batch.schema()).unwrap();
             batches.iter().for_each(|batch| rows.write(batch.clone()).unwrap());
-            let answer = KeptAnswer::of(&rows, vec!["a warning".to_string()]).unwrap();
+            let answer = CachedAnswer::of(&rows, vec!["a warning".to_string()]).unwrap();
             let bytes = answer.encoded().unwrap();
-            let again = KeptAnswer::decoded(&Bytes::from(bytes.clone())).unwrap();
+            let again = CachedAnswer::decoded(&Bytes::from(bytes.clone())).unwrap();
             assert_eq!((again.schema, again.batches), (batch.schema(), batches));
             assert_eq!((again.head.rows, again.head.warnings.len()), (answer.rows(), 1));
-            assert!(KeptAnswer::decoded(&Bytes::from(bytes[..7].to_vec())).is_none());
+            assert!(CachedAnswer::decoded(&Bytes::from(bytes[..7].to_vec())).is_none());
         }
     }
 }

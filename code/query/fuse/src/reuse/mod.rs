@@ -13,12 +13,12 @@ use std::sync::{Arc, LazyLock};
 
 use buzz_catalog::Table;
 use buzz_engine::{Question, Rows, Want};
-use buzz_host::{Host, KeptObjects, KeyHash};
+use buzz_host::{Host, KeyHash, ResultCache};
 use buzz_plan::{NormalText, PartReuse, QueryPlan, changing_word, normal_text};
 use buzz_protocol::{BUILD_ID, Overflow, Result};
 use buzz_storage::QueryStores;
 
-pub(crate) use self::answers::KeptAnswer;
+pub(crate) use self::answers::CachedAnswer;
 pub(crate) use self::parts::{Part, Parts, to_fuse};
 use self::tags::{Tags, add_tags};
 
@@ -39,7 +39,7 @@ pub(crate) enum Decision {
 /// The place and the key of the answer of a question.
 #[derive(Debug)]
 pub(crate) struct Reuse {
-    place: Arc<KeptObjects>,
+    place: Arc<ResultCache>,
     /// Key of the answer.
     key: String,
     /// False if a file was written just now: it may be written again without a new tag.
@@ -58,7 +58,7 @@ impl Decision {
         if !question.options.reuse {
             return Self::Off;
         }
-        let Some(place) = &host.kept else {
+        let Some(place) = &host.cache else {
             return Self::Not("there is no folder for it; set BUZZ_ANSWERS to one".to_string());
         };
         if let Some(word) = changing_word(&question.query) {
@@ -87,9 +87,9 @@ impl Decision {
     }
 
     /// Returns the kept answer, if there is one and the question asks for rows.
-    pub(crate) async fn answer(&self) -> Option<KeptAnswer> {
+    pub(crate) async fn answer(&self) -> Option<CachedAnswer> {
         match self {
-            Self::On(reuse) if !reuse.explains => KeptAnswer::decoded(&reuse.place.get(&reuse.key).await?),
+            Self::On(reuse) if !reuse.explains => CachedAnswer::decoded(&reuse.place.get(&reuse.key).await?),
             _ => None,
         }
     }
@@ -118,7 +118,7 @@ impl Decision {
         let kept = async {
             // An answer without tasks is planned as fast as it is found.
             if let Some(rows) = rows.filter(|_| reuse.may_keep && !plan.stages.is_empty()) {
-                let answer = KeptAnswer::of(rows, plan.warnings.clone())?;
+                let answer = CachedAnswer::of(rows, plan.warnings.clone())?;
                 reuse.place.put(&reuse.key, &answer.encoded()?).await?;
             }
             reuse.place.trim(reuse.bytes_max).await

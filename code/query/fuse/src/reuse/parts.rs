@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use buzz_host::{Host, KeptObjects};
+use buzz_host::{Host, ResultCache};
 use buzz_plan::{MapStage, PartReuse, QueryPlan};
 use buzz_protocol::{HBeeTask, InlineRows, Result};
 
@@ -32,14 +32,14 @@ const OF_THE_RUN: [&str; 12] = [
 /// The partial aggregates that a run uses and keeps.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Parts<'a> {
-    place: Option<&'a KeptObjects>,
+    place: Option<&'a ResultCache>,
     keeps: bool,
 }
 
 impl<'a> Parts<'a> {
     /// Makes the parts of a run of `plan`.
     pub(crate) fn of(host: &'a Host, plan: &QueryPlan) -> Self {
-        let place = host.kept.as_deref().filter(|_| plan.part_reuse != PartReuse::Off);
+        let place = host.cache.as_deref().filter(|_| plan.part_reuse != PartReuse::Off);
         Self { place, keeps: plan.part_reuse == PartReuse::UseAndKeep }
     }
 
@@ -53,7 +53,7 @@ impl<'a> Parts<'a> {
 /// The rows of one task.
 #[derive(Debug)]
 pub(crate) struct Part<'a> {
-    place: &'a KeptObjects,
+    place: &'a ResultCache,
     key: String,
     keeps: bool,
 }
@@ -113,7 +113,7 @@ fn part_key(task: &HBeeTask) -> Option<String> {
 ///
 /// # Errors
 /// `Internal` if a task cannot be made.
-pub(super) async fn found(place: &Arc<KeptObjects>, plan: &QueryPlan) -> Result<Vec<(String, usize, usize)>> {
+pub(super) async fn found(place: &Arc<ResultCache>, plan: &QueryPlan) -> Result<Vec<(String, usize, usize)>> {
     let mut stages = Vec::new();
     for stage in plan.stages.iter().filter(|stage| stage.keeps_parts) {
         let mut found = 0;

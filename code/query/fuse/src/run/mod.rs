@@ -9,12 +9,13 @@ use buzz_engine::{CombStarts, Progress, RowSink, Summary};
 use buzz_host::Host;
 use buzz_plan::QueryPlan;
 use buzz_protocol::{CombAddress, ErrorKind, QueryError, Result, Transport};
-use buzz_telemetry::{span, traced};
+use buzz_telemetry::{failed, span, traced};
+use tracing::Instrument;
 
 use self::deadline::Deadline;
 pub(crate) use self::deadline::out_of_time;
 use self::once::{Again, Run, RunError};
-use crate::reducers::{Kept, Reducers};
+use crate::reducers::{Reducers, TaskCache};
 
 /// Divisor of `inbox_memory_bytes`: the share in which Fuse keeps rows in case combs must take over.
 const KEPT_PART: u64 = 3;
@@ -54,9 +55,9 @@ async fn run_until_done(
     let tasks: usize = plan.stages.iter().map(|stage| stage.tasks.len()).sum();
     progress.tasks.store(tasks as u64, std::sync::atomic::Ordering::Relaxed);
     let deadline = Deadline::new(plan, progress);
-    let kept = Kept::up_to(plan.options.inbox_memory_bytes / KEPT_PART);
+    let kept = TaskCache::up_to(plan.options.inbox_memory_bytes / KEPT_PART);
     // Starts combs, where they are wanted and missing.
-    let choosing = traced(span!("choose reducers"), |error: &QueryError| error.kind, Reducers::choose(host, plan));
+    let choosing = traced(span!("choose reducers"), Reducers::choose(host, plan));
     let mut reducers = deadline.unless(choosing).await?;
     count_starts(host, progress, counted);
     let in_process = plan.options.transport == Transport::Memory && matches!(reducers, Reducers::Combs(_));
@@ -69,11 +70,11 @@ async fn run_until_done(
         let run = Run { host, plan, query, reducers: &reducers, flowing, deadline: &deadline, kept: &kept };
         let span =
             span!("run", run_id = %query, reruns = Progress::get(&progress.reruns), combs = reducers.addresses().len());
-        let running = traced(span, |failed: &RunError| failed.error.kind, run.once(sink));
-        let RunError { error, again } = match running.await {
+        let RunError { error, again } = match run.once(sink).instrument(span.clone()).await {
             Ok(summary) => return Ok(summary),
-            Err(failed) => failed,
+            Err(error) => error,
         };
+        failed(&span, error.kind);
         match again {
             Again::Held if flowing => {
                 flowing = false;

@@ -8,13 +8,13 @@ use buzz_engine::{Progress, Reused, RowSink, Summary};
 use buzz_exchange::{Commit, DeliveryWriter, Destination, ObjectPlace};
 use buzz_host::Host;
 use buzz_plan::QueryPlan;
-use buzz_protocol::{Delivered, ErrorKind, Place, QueryError, QueryId, Result, StageId, TaskIndex};
+use buzz_protocol::{Delivered, ErrorKind, Place, QueryError, QueryId, Result, StageId, TaskIndex, milliseconds};
 use futures::TryStreamExt;
 
 use super::deadline::Deadline;
 use crate::dispatch::{Dispatch, TaskError};
 use crate::inboxes::{OpenInboxes, QueryInboxes};
-use crate::reducers::{Kept, Reducers};
+use crate::reducers::{Reducers, TaskCache};
 use crate::reduction::Reduction;
 use crate::reuse::Parts;
 use crate::stragglers::Stragglers;
@@ -62,7 +62,7 @@ pub(super) struct Run<'a> {
     pub(super) flowing: bool,
     pub(super) deadline: &'a Deadline<'a>,
     /// Rows that an earlier run kept, or that this run keeps for a later one.
-    pub(super) kept: &'a Kept,
+    pub(super) kept: &'a TaskCache,
 }
 
 impl Run<'_> {
@@ -141,7 +141,7 @@ impl Run<'_> {
             retries = Progress::get(&progress.retries),
             stragglers = Progress::get(&progress.stragglers),
             failed = failed.map(tracing::field::display),
-            milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            milliseconds = milliseconds(started.elapsed()),
             "the run has ended"
         );
     }

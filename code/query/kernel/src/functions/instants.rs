@@ -201,7 +201,7 @@ pub(super) fn instants(times: &dyn Array) -> Result<Decimal128Array> {
 /// Returns the nanoseconds since 1970 of each time in `times`.
 fn nanoseconds(times: &dyn Array) -> Result<impl Iterator<Item = Option<i128>>> {
     let Some(unit) = unit_nanoseconds(times.data_type()) else {
-        return internal_err!("a value of type {} is no date or timestamp", times.data_type());
+        return internal_err!("a value of type {} is not a date or timestamp", times.data_type());
     };
     let counts = cast(&cast_days(times)?, &DataType::Int64)?;
     let counts: Vec<Option<i64>> = counts.as_primitive::<Int64Type>().iter().collect();
@@ -218,7 +218,9 @@ fn cast_days(times: &dyn Array) -> Result<ArrayRef> {
 }
 
 fn rounded(times: &dyn Array, to: &DataType, up: bool) -> Result<ArrayRef> {
-    let Some(unit) = unit_nanoseconds(to) else { return internal_err!("a value of type {to} is no date or timestamp") };
+    let Some(unit) = unit_nanoseconds(to) else {
+        return internal_err!("a value of type {to} is not a date or timestamp");
+    };
     let unit = i128::from(unit);
     let round = |instant: i128| {
         let before = instant.div_euclid(unit);

@@ -4,6 +4,7 @@
 mod arithmetic;
 mod bins;
 mod doubles;
+mod extremes;
 mod hidden;
 mod instants;
 mod interval_keys;
@@ -34,6 +35,7 @@ pub use single_row::single_row;
 pub use spans::{interval_length, interval_part};
 pub use sum::{checked_sum, wrapping_sum};
 
+use self::extremes::extremes;
 use self::mended::mended_functions;
 use crate::bounded::bounded_functions;
 
@@ -58,5 +60,5 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
 
 /// Returns the aggregates.
 pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
-    vec![checked_sum(), wrapping_sum()]
+    [checked_sum(), wrapping_sum()].into_iter().chain(extremes()).collect()
 }

@@ -43,7 +43,7 @@ pub(super) fn check_printed(expression: &Expr, schema: &DFSchema) -> Result<()> 
     }
 }
 
-/// Reads the minute 0 if a format has an hour but no minute. Formats that are no literals stay as they are.
+/// Reads the minute 0 if a format has an hour but no minute. Formats that are not literals stay as they are.
 ///
 /// # Errors
 /// `Invalid` if a format has parts of a time but no hour that they belong to.

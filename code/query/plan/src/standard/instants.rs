@@ -66,7 +66,7 @@ impl Time {
         Some(Self { expr: expr.clone(), data_type, unit, is_constant, literal, was_widened: false })
     }
 
-    /// Returns `expr` as an operand. `None` if it is no date or timestamp.
+    /// Returns `expr` as an operand. `None` if it is not a date or timestamp.
     fn operand(expr: &Expr, schema: &DFSchema) -> Result<Option<Self>> {
         let Some(mut time) = Self::of(expr, type_of(expr, schema)?) else { return Ok(None) };
         while !time.is_constant

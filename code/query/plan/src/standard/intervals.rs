@@ -177,7 +177,7 @@ fn is_extreme(name: &str) -> bool {
     matches!(name, "min" | "max")
 }
 
-/// Replaces the arguments of `min` or `max` by numbers with the order of lengths. Returns false if they are no intervals.
+/// Replaces the arguments of `min` or `max` by numbers with the order of lengths. Returns false if they are not intervals.
 fn keyed_args(args: &mut [Expr], schema: &DFSchema) -> Result<bool> {
     let [arg] = args else { return Ok(false) };
     // Other types of intervals have months or days only, and are in their order.
@@ -211,7 +211,7 @@ fn of_subquery(membership: &mut InSubquery, schema: &DFSchema) -> Result<bool> {
     let [column] = columns.as_slice() else { return Ok(false) };
     let item = Expr::Column(column.clone());
     let kind = Kind::of(&item.get_type(plan.schema().as_ref())?);
-    // Texts of a subquery are left as they are: one that is no interval would fail the query.
+    // Texts of a subquery are left as they are: one that is not an interval would fail the query.
     if kind == Kind::Text || !have_lengths(&[Kind::of(&membership.expr.get_type(schema)?), kind]) {
         return Ok(false);
     }

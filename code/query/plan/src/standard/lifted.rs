@@ -12,7 +12,7 @@ use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Projection, Window}
 
 use crate::trees::Tree;
 
-/// Computes the outputs of `window` that are no window functions in a projection above it.
+/// Computes the outputs of `window` that are not window functions in a projection above it.
 pub(super) fn above_window(window: Window) -> Result<Transformed<LogicalPlan>> {
     let is_function = |expression: &Expr| matches!(expression, Expr::WindowFunction(_));
     if window.window_expr.iter().all(|output| is_function(inner(output))) {
@@ -25,7 +25,7 @@ pub(super) fn above_window(window: Window) -> Result<Transformed<LogicalPlan>> {
     Ok(Transformed::yes(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(below))?)))
 }
 
-/// Computes the outputs of `aggregate` that are no aggregates in a projection above what `complete` makes of it.
+/// Computes the outputs of `aggregate` that are not aggregates in a projection above what `complete` makes of it.
 pub(super) fn above_aggregate(
     aggregate: Aggregate,
     complete: &dyn Fn(Aggregate) -> Result<Transformed<LogicalPlan>>,

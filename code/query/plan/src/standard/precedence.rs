@@ -27,7 +27,7 @@ pub(crate) fn reassociated(expression: &mut Expr) {
 
 /// Does the same, and returns true if `expression` has become another one.
 ///
-/// A right operand with AND is no fault by itself: chains of AND are balanced after this.
+/// A right operand with AND is not a fault by itself: chains of AND are balanced after this.
 fn settled(expression: &mut Expr) -> bool {
     let Some(limit) = limit(expression) else { return false };
     let is_distinct = matches!(expression, Expr::IsDistinctFrom(..) | Expr::IsNotDistinctFrom(..));

@@ -18,12 +18,12 @@ use super::flow::Flow;
 use super::interval::Bounds;
 use super::placeholders::check_expression;
 use super::rows::check_repeatable;
-use super::{COUNT, Lowering, StageDraft, StageKind, TIME, refused};
+use super::{COUNT, Keyed, Lowering, StageDraft, StageKind, TIME, refused};
 use crate::feed::FeedTable;
 use crate::window::{WindowSpec, time_type};
 
 /// A flow whose rows a stage keeps by key.
-struct Kept {
+struct KeyedInput {
     stage: usize,
     /// Reads the rows that are kept: the columns of the flow, computed keys and, of a join of new rows, the time and the
     /// number of each.
@@ -36,7 +36,7 @@ struct Kept {
     visible: usize,
 }
 
-impl Kept {
+impl KeyedInput {
     fn width(&self) -> usize {
         self.scan.schema().fields().len()
     }
@@ -102,7 +102,7 @@ impl Lowering<'_> {
             return Err(refused(
                 "JOIN of two streams without equal windows or another equality in ON",
                 "each new row would be compared with all rows of the other stream for ever",
-                "add an equality of columns of both that have the same type and are no floats, such as `ON a.id = b.id \
+                "add an equality of columns of both that have the same type and are not floats, such as `ON a.id = b.id \
                  AND …`, or group both sides by the same window and add that",
             ));
         }
@@ -160,7 +160,7 @@ impl Lowering<'_> {
         let l = self.keep(left, left_keys, Some(!changing))?;
         let r = self.keep(right, right_keys, Some(!changing))?;
         let (left_width, width) = (l.width(), l.width() + r.width());
-        let kind = StageKind::Pairs { inputs: [l.stage, r.stage], left: left_width, keys: l.keys, changing };
+        let keyed = Keyed::Pairs { inputs: [l.stage, r.stage], left: left_width, keys: l.keys, changing };
         if !changing {
             let bounds = Bounds::of(left, right, filter.as_ref());
             self.expire_rows(l.stage, bounds.left());
@@ -170,12 +170,12 @@ impl Lowering<'_> {
         let hidden = [left_width - 2, left_width - 1, width - 2, width - 1];
         let columns: Vec<usize> = (0..width).filter(|index| !hidden.contains(index)).collect();
         let visible = (0..l.visible).chain(left_width - 2..left_width - 2 + r.visible).collect();
-        self.slot(kind, plan, &columns, visible, (clause, changing))
+        self.slot(keyed, plan, &columns, visible, (clause, changing))
     }
 
     /// Lets the rows of a stage expire when the watermark is `after` nanoseconds ahead of them.
     fn expire_rows(&mut self, stage: usize, after: Option<i64>) {
-        if let StageKind::Rows { reach, .. } = &mut self.stages[stage].kind {
+        if let StageKind::Keyed(Keyed::Rows { reach, .. }) = &mut self.stages[stage].kind {
             *reach = after;
         }
     }
@@ -191,13 +191,13 @@ impl Lowering<'_> {
         clause: String,
     ) -> Result<Flow> {
         let columns: Vec<usize> = (0..plan.schema().fields().len()).collect();
-        self.slot(StageKind::Recompute { inputs, keys }, plan, &columns, visible, (clause, true))
+        self.slot(Keyed::Recompute { inputs, keys }, plan, &columns, visible, (clause, true))
     }
 
     /// Adds a stage whose slot has `columns` of `plan`, of which operators above see `visible`.
     fn slot(
         &mut self,
-        kind: StageKind,
+        keyed: Keyed,
         plan: LogicalPlan,
         columns: &[usize],
         visible: Vec<usize>,
@@ -207,8 +207,14 @@ impl Lowering<'_> {
         let slot = slot_schema(columns.iter().map(|&index| schema.field(index).data_type().clone()));
         let named = columns.iter().map(|&index| schema.qualified_field(index));
         let names: Vec<(Option<TableReference>, String)> = named.map(|(q, f)| (q.cloned(), f.name().clone())).collect();
-        let draft =
-            StageDraft { slot: String::new(), spec: WindowSpec::Never, kind, below: plan, schema: slot, clause };
+        let draft = StageDraft {
+            slot: String::new(),
+            spec: WindowSpec::Never,
+            kind: StageKind::Keyed(keyed),
+            below: plan,
+            schema: slot,
+            clause,
+        };
         let all = Flow::fixed(self.cut(draft, &names)?);
         let mut exprs: Vec<Expr> = visible.into_iter().map(|index| all.column(index)).collect();
         exprs.push(all.time().alias(TIME));
@@ -219,7 +225,7 @@ impl Lowering<'_> {
 
     /// Adds a stage that keeps the rows of `flow` by `keys`. With `counted`, the rows that are read have their number
     /// and, if it is true, their time; otherwise, equal rows are read as often as they occur.
-    fn keep(&mut self, flow: &Flow, keys: &[Expr], counted: Option<bool>) -> Result<Kept> {
+    fn keep(&mut self, flow: &Flow, keys: &[Expr], counted: Option<bool>) -> Result<KeyedInput> {
         let visible = flow.width() - 1;
         for index in 0..visible {
             self.materialized(flow, index)?;
@@ -275,17 +281,17 @@ impl Lowering<'_> {
         self.stages.push(StageDraft {
             slot,
             spec: WindowSpec::Never,
-            kind: StageKind::Rows {
+            kind: StageKind::Keyed(Keyed::Rows {
                 keys: positions.clone(),
                 changing: flow.changing,
                 timed: counted == Some(true),
                 reach: None,
-            },
+            }),
             below: LogicalPlanBuilder::from(flow.plan.clone()).project(below)?.build()?,
             schema: slot_schema(types.into_iter()),
             clause,
         });
-        Ok(Kept { stage: number, scan, keys: positions, used, visible })
+        Ok(KeyedInput { stage: number, scan, keys: positions, used, visible })
     }
 }
 

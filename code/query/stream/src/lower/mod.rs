@@ -85,7 +85,14 @@ pub(crate) enum StageKind {
     },
     /// Keeps rows until their window closes. The last column is the slice.
     Buffer,
-    /// Keeps rows by key, each with how often it occurs. The last column of the input is [`TIME`].
+    /// Keeps rows by key, or computes rows from what others keep.
+    Keyed(Keyed),
+}
+
+/// A stage that keeps rows by key, or computes rows from what others keep.
+#[derive(Debug, Clone)]
+pub(crate) enum Keyed {
+    /// Keeps the rows of its input, each with how often it occurs. The last column of the input is [`TIME`].
     Rows {
         /// Columns of the key.
         keys: Vec<usize>,
@@ -107,13 +114,22 @@ pub(crate) enum StageKind {
         /// Rows may be taken away again.
         changing: bool,
     },
-    /// Computes the rows of the keys that change again, and emits the difference to what it had emitted.
+    /// Computes the rows of the keys that change again, and emits the difference to what it had emitted, its state.
     Recompute {
         /// The stages that keep the rows.
         inputs: Vec<usize>,
         /// Columns of the key in the slot.
         keys: Vec<usize>,
     },
+}
+
+impl Keyed {
+    /// Returns the columns of the key.
+    pub(crate) fn keys(&self) -> &[usize] {
+        match self {
+            Self::Rows { keys, .. } | Self::Pairs { keys, .. } | Self::Recompute { keys, .. } => keys,
+        }
+    }
 }
 
 /// A stage before physical planning.
@@ -192,9 +208,9 @@ impl Lowering<'_> {
                 "add tumble(interval '10 seconds'), hop(…) or session(…) to GROUP BY",
             ));
         }
-        if self.on_close
-            && self.stages.iter().all(|stage| matches!(stage.kind, StageKind::Rows { .. } | StageKind::Pairs { .. }))
-        {
+        let joins =
+            |stage: &StageDraft| matches!(stage.kind, StageKind::Keyed(Keyed::Rows { .. } | Keyed::Pairs { .. }));
+        if self.on_close && self.stages.iter().all(joins) {
             // A window of a microsecond closes when the watermark has passed it.
             let spec = WindowSpec::Hop { slide: 1_000, width: 1_000 };
             let window = WindowColumn { spec, part: Part::Start, closed: false, pending: false, repeated: false };

@@ -7,7 +7,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
 use buzz_plan::dialect;
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{CHANGES_FORMAT, QueryError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
@@ -24,9 +24,6 @@ use crate::ranks::{limit_ranks, ranked};
 use crate::script::{Emission, Output, Script};
 use crate::stage::{Advance, KeyedRows, Stage, StageState, Top, recompute};
 use crate::window::{REACH_MAX, WindowSpec, duration};
-
-/// The format of sinks that take rows that change.
-const CHANGES_FORMAT: &str = "debezium_json";
 
 /// Rows of a batch that are put in order.
 const ORDERED_ROWS_MAX: usize = 8192;

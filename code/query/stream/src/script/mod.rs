@@ -126,6 +126,13 @@ impl Script {
         self.tables.iter().find(|table| table.name == name)
     }
 
+    /// Returns table `name` if the script declares it and nothing else: no other table, view, function or setting.
+    pub fn only_table(&self, name: &str) -> Option<&TableDefinition> {
+        let is_alone =
+            self.tables.len() == 1 && self.views.is_empty() && self.functions.is_empty() && self.settings.is_empty();
+        self.table(name).filter(|_| is_alone)
+    }
+
     /// Replaces calls of functions by their bodies.
     fn expand_functions(&mut self) -> Result<()> {
         if self.functions.is_empty() {

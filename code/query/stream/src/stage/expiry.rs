@@ -10,9 +10,9 @@ use buzz_protocol::Result;
 
 use super::counted::{HIDDEN, touched_times};
 use super::fold::with_slice;
-use super::recompute::Keyed;
 use super::state::{StageState, times};
 use super::{Advance, END_OF_TIME, Stage, Work};
+use crate::lower::Keyed;
 use crate::window::WindowSpec;
 
 /// A part of the time to live, after which expired rows are looked for.

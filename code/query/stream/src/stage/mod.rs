@@ -38,14 +38,14 @@ pub(crate) use self::changes::{Comparable, row_bytes};
 use self::fold::{Fold, aggregate_of, phases};
 pub use self::keyed::{KEY_GROUPS, KeyedRows};
 pub(crate) use self::keyed::{keyed, with_schema};
+use self::recompute::keyed_stage;
 pub(crate) use self::recompute::recompute;
-use self::recompute::{Keyed, keyed_stage};
 use self::session::sessions;
 pub(crate) use self::state::StageState;
 use self::state::{StatePart, by_slice, take_closed, times};
 pub(crate) use self::top::Top;
 use crate::feed::{Rows, run, with_rows};
-use crate::lower::{Output, SLICE, StageDraft, StageKind};
+use crate::lower::{Keyed, Output, SLICE, StageDraft, StageKind};
 use crate::window::WindowSpec;
 
 /// State rows above which a part is divided: the hash table of their keys fits into the second cache of a core.

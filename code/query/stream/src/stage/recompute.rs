@@ -19,27 +19,8 @@ use super::keyed::hashes;
 use super::state::StageState;
 use super::{Advance, Stage, Work};
 use crate::feed::{Rows, run, with_rows};
-use crate::lower::{StageDraft, StageKind};
+use crate::lower::{Keyed, StageDraft, StageKind};
 use crate::window::WindowSpec;
-
-/// A stage that keeps rows by key, or computes rows from what others keep.
-#[derive(Debug)]
-pub(super) enum Keyed {
-    /// Keeps the rows of its input, of which each may expire when the watermark is `reach` nanoseconds ahead of it.
-    Rows { keys: Vec<usize>, changing: bool, timed: bool, reach: Option<i64> },
-    /// Joins the rows of two stages. The left one has `left` columns.
-    Pairs { inputs: [usize; 2], left: usize, keys: Vec<usize>, changing: bool },
-    /// Computes the rows of keys again. Its state is what it emitted.
-    Recompute { inputs: Vec<usize>, keys: Vec<usize> },
-}
-
-impl Keyed {
-    pub(super) fn keys(&self) -> &[usize] {
-        match self {
-            Self::Rows { keys, .. } | Self::Pairs { keys, .. } | Self::Recompute { keys, .. } => keys,
-        }
-    }
-}
 
 /// The result of an operator in an epoch.
 pub(crate) struct Recomputed {
@@ -58,18 +39,15 @@ pub(super) fn keyed_stage(
     physical: &Arc<dyn ExecutionPlan>,
     number: usize,
 ) -> Result<Option<Stage>> {
-    let work = match draft.kind.clone() {
-        StageKind::Rows { keys, changing, timed, reach } => Keyed::Rows { keys, changing, timed, reach },
-        StageKind::Pairs { inputs, left, keys, changing } => Keyed::Pairs { inputs, left, keys, changing },
-        StageKind::Recompute { inputs, keys } => Keyed::Recompute { inputs, keys },
-        StageKind::Fold { .. } | StageKind::Buffer => return Ok(None),
+    let StageKind::Keyed(keyed) = &draft.kind else {
+        return Ok(None);
     };
     let fields = draft.schema.fields();
     let visible: Vec<&Field> = fields[..fields.len() - 1].iter().map(AsRef::as_ref).collect();
     let planned = physical.schema();
     // Of rows that are kept, the time follows; pairs have hidden columns in between.
     let same = |(slot, planned): (&&Field, &Arc<Field>)| slot.data_type() == planned.data_type();
-    if !matches!(work, Keyed::Pairs { .. }) && !visible.iter().zip(planned.fields()).all(same) {
+    if !matches!(keyed, Keyed::Pairs { .. }) && !visible.iter().zip(planned.fields()).all(same) {
         return Err(QueryError::internal(format!("{}: the plan of a stage has other types", draft.clause)));
     }
     for field in &visible {
@@ -89,7 +67,7 @@ pub(super) fn keyed_stage(
         schema: Arc::clone(&draft.schema),
         state_schema: counted_schema(&visible),
         below: Arc::clone(physical),
-        work: Work::Keyed(work),
+        work: Work::Keyed(keyed.clone()),
         top: None,
         number,
         ttl: None,

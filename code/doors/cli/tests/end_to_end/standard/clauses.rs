@@ -155,7 +155,7 @@ async fn unsupported_clauses_are_named_without_the_parsed_statement() {
         ("SELECT id FROM other.t", "tables have no schema but `public`: write FROM t"),
         ("SELECT TOP 2 id FROM t", "write `LIMIT n`"),
         ("SELECT a, count(*) FROM t", "column `t.a` stands neither in GROUP BY"),
-        ("SELECT id FROM t WHERE id > 1_000", "`1_000` is no number; write 1000"),
+        ("SELECT id FROM t WHERE id > 1_000", "`1_000` is not a number; write 1000"),
     ] {
         let error = ask(&statement(1, sql, &TABLES), dir.path(), &[]).await.expect_err(sql);
         let message = error.to_string();

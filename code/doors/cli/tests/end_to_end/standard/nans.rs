@@ -78,6 +78,14 @@ async fn nan_is_one_value_and_the_greatest() {
                 ],
             ),
             ("SELECT median(-y) > 5 FROM f WHERE id = 1", &["true"]),
+            (
+                "SELECT id % 3, CAST(max(x) AS VARCHAR), CAST(min(x) AS VARCHAR) FROM f GROUP BY id % 3",
+                &["0 | NaN | -inf", "1 | 1.0 | -0.0", "2 | NaN | inf"],
+            ),
+            (
+                "SELECT id, CAST(max(x) AS VARCHAR), CAST(min(x) AS VARCHAR) FROM f WHERE id > 4 GROUP BY id",
+                &["5 | inf | inf", "6 | -inf | -inf", "7 | NULL | NULL"],
+            ),
             ("SELECT count(*) FROM (SELECT max(-y) OVER () AS m FROM f WHERE id IN (1, 3)) q WHERE m > 5", &["2"]),
             ("SELECT id FROM (SELECT id, UNNEST(l) AS v FROM f) q WHERE v > 5", &["2", "3", "5"]),
             ("SELECT id, greatest(x, 0.0) > 5 FROM f WHERE id IN (3, 5)", &["3 | true", "5 | true"]),

@@ -154,7 +154,7 @@ fn whole<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<u64>,
     };
     match number.as_u64().or_else(of_double) {
         Some(number) => Ok(Some(number)),
-        None => Err(D::Error::custom(format!("`{number}` is no whole number from 0 on"))),
+        None => Err(D::Error::custom(format!("`{number}` is not a whole number from 0 on"))),
     }
 }
 
@@ -191,7 +191,7 @@ mod tests {
         }
         assert_eq!(parallelism("null"), Ok(None));
         for text in ["1.5", "-1", "1e300"] {
-            assert!(parallelism(text).unwrap_err().contains("no whole number"), "{text}");
+            assert!(parallelism(text).unwrap_err().contains("not a whole number"), "{text}");
         }
     }
 

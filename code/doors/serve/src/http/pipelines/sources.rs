@@ -1,4 +1,4 @@
-//! Sources that are kept beside pipelines, at the path of Arroyo's connection tables.
+//! Sources that are saved beside pipelines, at the path of Arroyo's connection tables.
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -20,12 +20,12 @@ pub(super) async fn list(State(door): State<Door>) -> Answer {
 /// Keeps a source, after its statement was planned.
 pub(super) async fn keep(State(door): State<Door>, body: Bytes) -> Answer {
     let asked = read::<PostSource>(&body)?;
-    let kept = door.changed()?.keep_source(&asked.name, &asked.statement).await?;
+    let saved = door.changed()?.save_source(&asked.name, &asked.statement).await?;
     let taken = || Fault {
         status: StatusCode::CONFLICT,
         message: format!("source `{}` exists; remove it, or choose another name", asked.name),
     };
-    Ok(answer(jobs::source(&kept.ok_or_else(taken)?)))
+    Ok(answer(jobs::source(&saved.ok_or_else(taken)?)))
 }
 
 /// Removes a source. Pipelines that read it go on.

@@ -45,7 +45,7 @@ impl KeyHash {
 }
 
 /// Objects that are kept under keys. They are whole or missing, also while several processes write them.
-pub struct KeptObjects {
+pub struct ResultCache {
     root: Root,
     /// True if an object was kept since the last trim.
     written: AtomicBool,
@@ -58,17 +58,17 @@ enum Root {
     Store(Arc<dyn ObjectStore>, Path),
 }
 
-impl fmt::Debug for KeptObjects {
+impl fmt::Debug for ResultCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = match &self.root {
             Root::Folder(folder) => folder.display().to_string(),
             Root::Store(_, prefix) => prefix.to_string(),
         };
-        f.debug_tuple("KeptObjects").field(&place).finish()
+        f.debug_tuple("ResultCache").field(&place).finish()
     }
 }
 
-impl KeptObjects {
+impl ResultCache {
     /// Keeps objects in `folder`, which only its owner can read. It is made when it is needed.
     pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
         Self { root: Root::Folder(folder.into()), written: AtomicBool::new(false) }
@@ -216,8 +216,8 @@ mod tests {
     async fn objects_are_kept_in_a_folder_and_in_a_store() {
         let dir = tempdir().unwrap();
         let folder = dir.path().join("a/b");
-        let store = KeptObjects::in_store(Arc::new(InMemory::new()), Path::from("stack/answers"));
-        for kept in [KeptObjects::in_folder(&folder), store] {
+        let store = ResultCache::in_store(Arc::new(InMemory::new()), Path::from("stack/answers"));
+        for kept in [ResultCache::in_folder(&folder), store] {
             assert_eq!((kept.get("k").await, kept.has("k").await), (None, false));
             kept.put("k", b"first").await.unwrap();
             kept.put("k", b"second").await.unwrap();
@@ -236,7 +236,7 @@ mod tests {
     #[tokio::test]
     async fn damaged_objects_are_missing() {
         let dir = tempdir().unwrap();
-        let kept = KeptObjects::in_folder(dir.path());
+        let kept = ResultCache::in_folder(dir.path());
         kept.put("k", b"some bytes").await.unwrap();
         let whole = std::fs::read(dir.path().join("k")).unwrap();
         for length in 0..whole.len() {
@@ -256,7 +256,7 @@ mod tests {
     #[tokio::test]
     async fn oldest_objects_are_removed_first() {
         let dir = tempdir().unwrap();
-        let kept = KeptObjects::in_folder(dir.path());
+        let kept = ResultCache::in_folder(dir.path());
         let now = std::time::Duration::from_secs(1_700_000_000);
         for (number, key) in ["c", "a", "b"].into_iter().enumerate() {
             kept.put(key, &[0; 60]).await.unwrap();
@@ -273,13 +273,13 @@ mod tests {
         kept.put("b", &[0; 60]).await.unwrap();
         kept.trim(0).await.unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        KeptObjects::in_folder(dir.path().join("missing")).trim(0).await.unwrap();
+        ResultCache::in_folder(dir.path().join("missing")).trim(0).await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn objects_are_whole_while_several_write_them() {
         let dir = tempdir().unwrap();
-        let kept = Arc::new(KeptObjects::in_folder(dir.path()));
+        let kept = Arc::new(ResultCache::in_folder(dir.path()));
         let write = |value: u8| {
             let kept = Arc::clone(&kept);
             tokio::spawn(async move {

@@ -9,14 +9,14 @@ const SETTINGS_OF_RUNS: [&str; 4] = ["epoch", "epoch_rows", "on_error", "paralle
 
 /// The part of a script that it has in common with the one before.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(crate) struct Unchanged {
     /// Tables that are declared alike.
     pub(crate) tables: BTreeSet<String>,
     /// The first statements, as many as have equal text, and read equal declarations.
     pub(crate) statements: usize,
 }
 
-impl Kept {
+impl Unchanged {
     /// Compares `now` with `before`. A statement is only counted if all declarations that it could read are equal: calls of
     /// functions are part of its text, views and the names of rows are compared as a whole.
     pub(crate) fn of(before: &Script, now: &Script) -> Self {
@@ -45,7 +45,7 @@ fn declaration(table: &TableDefinition) -> String {
     format!("{columns:?} {:?} {:?} {:?}", table.generated, table.watermark, table.options)
 }
 
-/// Returns the tables that statements read: those that none writes to, and that are no sinks.
+/// Returns the tables that statements read: those that none writes to, and that are not sinks.
 fn sources(script: &Script) -> BTreeSet<String> {
     let written: BTreeSet<&str> = script.statements.iter().filter_map(|output| output.into.as_deref()).collect();
     let read =
@@ -92,7 +92,7 @@ mod tests {
 
     fn kept(before: &str, now: &str) -> (Vec<String>, usize) {
         let parse = |text: &str| Script::parse(text).expect("the script is valid");
-        let kept = Kept::of(&parse(before), &parse(now));
+        let kept = Unchanged::of(&parse(before), &parse(now));
         (kept.tables.into_iter().collect(), kept.statements)
     }
 
