@@ -152,11 +152,25 @@ test-console: local-sample ## Walk through the console in Chromium; skipped with
 CLIENTS := $(CARGO_TARGET_DIR)/clients
 
 .PHONY: try-clients
-try-clients: build ## Ask `buzz serve` with psql, psycopg, asyncpg, SQLAlchemy, ADBC and MCP; installs them from PyPI
+try-clients: build ## Ask `buzz serve` with psql, psycopg, asyncpg, SQLAlchemy, ADBC, polars, pandas and MCP from PyPI; ALL=1 adds pgcli and dbt
 	@[ -x $(CLIENTS)/bin/python ] || python3 -m venv $(CLIENTS)
 	@$(CLIENTS)/bin/pip install --quiet --disable-pip-version-check 'psycopg[binary]' psycopg2-binary asyncpg SQLAlchemy \
-	  adbc-driver-flightsql adbc-driver-manager pyarrow mcp
+	  adbc-driver-flightsql adbc-driver-manager pyarrow mcp polars pandas $(if $(ALL),pgcli 'dbt-core==1.10.*' 'dbt-postgres==1.9.*')
 	@$(CLIENTS)/bin/python code/doors/serve/try-clients/clients.py --buzz $(BUZZ)
+
+DOOR_TOOLS := $(BENCH)/door-tools
+
+.PHONY: door-tools bench-doors load-doors
+door-tools:
+	@[ -x $(DOOR_TOOLS)/bin/python ] || python3 -m venv $(DOOR_TOOLS)
+	@$(DOOR_TOOLS)/bin/python -c 'import adbc_driver_flightsql, psycopg, pyarrow' 2> /dev/null || \
+	  $(DOOR_TOOLS)/bin/pip install --quiet --disable-pip-version-check 'psycopg[binary]' adbc-driver-flightsql adbc-driver-manager pyarrow
+
+bench-doors: release door-tools local-sample ## Measure what each door of a server costs beside `buzz sql`; BENCH_RUNS=5 BINARIES=folder
+	$(DOOR_TOOLS)/bin/python code/testkit/bench/doors.py --buzz $(MEASURED)/buzz --sample $(SAMPLE) --runs $(or $(BENCH_RUNS),5)
+
+load-doors: build door-tools ## Let 50 clients of 3 users ask a server, and check rows, shares and memory; SECONDS=60 CLIENTS=50
+	$(DOOR_TOOLS)/bin/python code/testkit/bench/doors_load.py --buzz $(BUZZ) --seconds $(or $(SECONDS),60) --clients $(or $(CLIENTS),50)
 
 .PHONY: aws-cli
 aws-cli: ## Install the aws command that the tests use, if it is missing

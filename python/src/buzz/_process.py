@@ -73,7 +73,7 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env={**os.environ, "BUZZ_KEY": self.key},
+            env={**os.environ, "BUZZ_KEY": self.key, "BUZZ_HISTORY": ""},
             start_new_session=True,
         )
         self._stop = weakref.finalize(self, _stop, self._process, os.getpid())

@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{StackArguments, assignment, table_uri};
 use crate::terminal::{note, warn};
-use crate::{names, question};
+use crate::{kept, names, question};
 
 /// Queries that run at the same time: in this process, where they share its memory, and on a stack.
 pub(crate) const RUNNING_LOCAL: usize = 2;
@@ -81,6 +81,15 @@ pub struct ServeArguments {
     #[arg(long, value_name = "URI")]
     state: Option<String>,
 
+    /// Keep the ended queries of the console's history in this file, without rows and parameters [default: one for the working
+    /// directory, in the folder for the state of programs].
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
+
+    /// Forget the history when the server stops.
+    #[arg(long, conflicts_with = "history")]
+    no_history: bool,
+
     /// Set an option of all queries, such as memory_bytes=2GiB; can be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
     sets: Vec<String>,
@@ -139,6 +148,10 @@ async fn serve(arguments: ServeArguments, threads: usize) -> Result<Stopped> {
         Some(uri) => Some(Pipelines { jobs: crate::stream::jobs(uri, threads).await?, can_change }),
         None => None,
     };
+    let history = match arguments.no_history {
+        true => None,
+        false => kept::history(arguments.history.as_deref(), &base)?,
+    };
     let settings = Settings {
         tables,
         registry: Some(RegistrySettings { registry, read_again_after: read_again_after(is_remote), can_change }),
@@ -152,6 +165,7 @@ async fn serve(arguments: ServeArguments, threads: usize) -> Result<Stopped> {
         keys,
         streams,
         pipelines,
+        history,
     };
     let server = bound(engine, settings).await?;
     let stop = stopped()?;

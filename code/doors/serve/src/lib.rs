@@ -37,6 +37,7 @@ use buzz_engine::Engine;
 use buzz_protocol::Result;
 
 pub use desk::Bounds;
+pub use history::HistoryFile;
 pub use keys::Keys;
 pub use listen::{Server, Stopped};
 pub use mcp::{McpSettings, serve_stdio};
@@ -45,6 +46,7 @@ pub use settings::{Pipelines, Settings, Tls, read_keys};
 pub use streams::StreamsSettings;
 
 use crate::desk::Desk;
+use crate::history::History;
 use crate::names::Names;
 
 /// Maximum time for connections to end after the server was stopped.
@@ -54,9 +56,13 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// `Invalid` if a table, an address or the certificate cannot be used.
-pub async fn bind(engine: Arc<dyn Engine>, settings: Settings) -> Result<Server> {
+pub async fn bind(engine: Arc<dyn Engine>, mut settings: Settings) -> Result<Server> {
     let (tables, registry) = (settings.tables.clone(), settings.registry.clone());
     let names = Names::new(Arc::clone(&engine), settings.base.clone(), tables, registry)?;
-    let desk = Arc::new(Desk::new(engine, names, settings.options.clone(), settings.bounds));
+    let mut desk = Desk::new(engine, names, settings.options.clone(), settings.bounds);
+    if let Some(file) = settings.history.take() {
+        desk.history = History::kept_in(file)?;
+    }
+    let desk = Arc::new(desk);
     listen::bind(desk, settings).await
 }

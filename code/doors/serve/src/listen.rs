@@ -11,7 +11,7 @@ use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring::default_provider;
@@ -200,10 +200,25 @@ impl Server {
             }
         };
         let connections = tokio::time::timeout(STOP_WITHIN, shared.tracker.wait());
-        match tokio::join!(connections, pipelines) {
-            (Ok(()), ()) => Stopped::Completely,
-            (Err(_), ()) => Stopped::InPart,
+        let (connections, ()) = tokio::join!(connections, pipelines);
+        close_history(&shared.desk).await;
+        match connections {
+            Ok(()) => Stopped::Completely,
+            Err(_) => Stopped::InPart,
         }
+    }
+}
+
+/// Waits up to ten seconds until the ended queries are written. The thread does not hold up the end of the process.
+async fn close_history(desk: &Arc<Desk>) {
+    let (sender, closed) = oneshot::channel();
+    let desk = Arc::clone(desk);
+    std::thread::spawn(move || {
+        desk.history.close();
+        _ = sender.send(());
+    });
+    if tokio::time::timeout(STOP_WITHIN, closed).await.is_err() {
+        tracing::warn!("the history may lack the last queries, because its disk does not answer");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The queue: bounds the queries that run and wait, and shares the slots fairly among users.
 //!
-//! A free slot goes to the waiting user with the fewest running queries; among them, to the query that has waited longest.
+//! A free slot goes to the waiting user with the fewest running queries; among them, to the one whose last slot is the longest ago, and
+//! of this one to the query that has waited longest. So users take turns, however many queries each of them sends.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -8,6 +9,9 @@ use std::sync::Arc;
 use buzz_protocol::{QueryError, Result};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+
+/// Users whose last slot is remembered while they have no query.
+const REMEMBERED_MAX: usize = 1_000;
 
 /// A queue for slots. Its clones share the slots.
 #[derive(Debug, Clone)]
@@ -22,6 +26,9 @@ struct State {
     /// Number of slots that each user has.
     running: HashMap<String, usize>,
     running_total: usize,
+    /// Number of the last slot of each user.
+    last: HashMap<String, u64>,
+    slots_given: u64,
     waiting: VecDeque<Waiter>,
     next_number: u64,
 }
@@ -72,6 +79,12 @@ impl State {
     fn take(&mut self, user: &str) {
         self.running_total += 1;
         *self.running.entry(user.to_string()).or_default() += 1;
+        self.slots_given += 1;
+        if self.last.len() >= REMEMBERED_MAX {
+            let running = &self.running;
+            self.last.retain(|user, _| running.contains_key(user));
+        }
+        self.last.insert(user.to_string(), self.slots_given);
     }
 
     /// Removes the waiters that get a slot now.
@@ -79,7 +92,9 @@ impl State {
         let mut granted = Vec::new();
         while self.running_total < self.slots {
             let running = |waiter: &Waiter| self.running.get(&waiter.user).copied().unwrap_or(0);
-            let next = (0..self.waiting.len()).min_by_key(|index| (running(&self.waiting[*index]), *index));
+            let last = |waiter: &Waiter| self.last.get(&waiter.user).copied().unwrap_or(0);
+            let order = |index: &usize| self.waiting.get(*index).map(|waiter| (running(waiter), last(waiter), *index));
+            let next = (0..self.waiting.len()).min_by_key(order);
             let Some(waiter) = next.and_then(|index| self.waiting.remove(index)) else { break };
             self.take(&waiter.user);
             granted.push((waiter.wake, Slot { user: waiter.user, state: Arc::clone(shared) }));
@@ -109,6 +124,8 @@ impl Queue {
                 waiting_max,
                 running: HashMap::new(),
                 running_total: 0,
+                last: HashMap::new(),
+                slots_given: 0,
                 waiting: VecDeque::new(),
                 next_number: 0,
             })),
@@ -171,6 +188,31 @@ mod tests {
         assert!(third.as_mut().now_or_never().is_none());
         drop(bobs);
         third.as_mut().now_or_never().expect("the last one is next").unwrap();
+    }
+
+    #[tokio::test]
+    async fn users_take_turns_however_many_queries_each_sends() {
+        let queue = Queue::new(1, 100);
+        let mut held = queue.slot("ann").await.unwrap();
+        let ask = |user: &'static str| {
+            let queue = queue.clone();
+            let mut waiting = Box::pin(async move { queue.slot(user).await });
+            assert!(waiting.as_mut().now_or_never().is_none());
+            (user, waiting)
+        };
+        let mut waiting: Vec<_> = std::iter::repeat_n("ann", 10).chain(["bob", "cem"]).map(ask).collect();
+        let mut served = Vec::new();
+        for _ in 0..9 {
+            drop(held);
+            let next =
+                waiting.iter_mut().enumerate().find_map(|(index, (_, slot))| Some((index, slot.now_or_never()?)));
+            let (index, slot) = next.expect("one is next");
+            held = slot.unwrap();
+            let (user, _) = waiting.remove(index);
+            served.push(user);
+            waiting.push(ask(user));
+        }
+        assert_eq!(served, ["bob", "cem", "ann"].repeat(3));
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use buzz_protocol::{CatalogEntry, Options, QueryError, Result};
 use buzz_streamd::Jobs;
 
-use crate::{Bounds, Keys, RegistrySettings, StreamsSettings};
+use crate::{Bounds, HistoryFile, Keys, RegistrySettings, StreamsSettings};
 
 /// The settings of a server.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub struct Settings {
     pub streams: Option<StreamsSettings>,
     /// The pipelines that the server runs, if any.
     pub pipelines: Option<Pipelines>,
+    /// The file in which ended queries are kept for the next server, if any.
+    pub history: Option<HistoryFile>,
 }
 
 /// The pipelines of a server.

@@ -3,8 +3,9 @@
 
     clients.py --buzz PATH
 
-Starts `buzz serve` on a table that it writes with pyarrow. Uses psycopg, psycopg2, asyncpg, SQLAlchemy, ADBC and the client of
-the Model Context Protocol (which also starts `buzz mcp`), and psql if it is installed. Prints one line per client and exits with 1 if one differs.
+Starts `buzz serve` on tables that it writes with pyarrow. Uses psycopg, psycopg2, asyncpg, SQLAlchemy, ADBC, polars, pandas and the
+client of the Model Context Protocol (which also starts `buzz mcp`), psql, pgcli and dbt if they are installed, and sends the statements of
+further tools in tools.sql. Prints one line per client and exits with 1 if one differs.
 """
 
 import argparse
@@ -65,6 +66,13 @@ def table():
     return pa.table(arrays, names=[name for name, *_ in COLUMNS])
 
 
+def trips():
+    """Returns the table that the statements of tools read."""
+    times = [datetime.datetime(2011, 3, 13, 7, 6, 40), datetime.datetime(2014, 5, 13, 16, 53, 20)]
+    columns = {"payment_type": ["CASH", "Credit"], "pickup_at": pa.array(times, pa.timestamp("us")), "fare_amount": [7.5, 8.25]}
+    return pa.table(columns)
+
+
 def expected():
     """Returns the first row as clients of PostgreSQL return it."""
     return [value if python is None else python for _, _, value, python in COLUMNS]
@@ -84,17 +92,21 @@ def check(client, got, want):
     assert len(got) == len(want), f"{client}: {len(got)} columns instead of {len(want)}"
 
 
+TABLES = ["kinds", "numbers", "trips"]
+
+
 class Server:
-    """A server on the table `kinds`."""
+    """A server on the tables `kinds`, `numbers` and `trips`."""
 
     def __init__(self, buzz, folder):
         self.buzz, self.folder = buzz, folder
         pq.write_table(table(), folder / "kinds.parquet")
         pq.write_table(pa.table({"n": pa.array(range(1_000_000), pa.int64())}), folder / "numbers.parquet")
-        entries = [{"name": name, "uri": f"{name}.parquet"} for name in ("kinds", "numbers")]
+        pq.write_table(trips(), folder / "trips.parquet")
+        entries = [{"name": name, "uri": f"{name}.parquet"} for name in TABLES]
         (folder / "buzz.json").write_text(json.dumps({"catalogs": entries}))
         command = [buzz, "serve", "--listen", "127.0.0.1:0", "--postgres", "127.0.0.1:0"]
-        environment = {**os.environ, "BUZZ_KEY": KEY}
+        environment = {**os.environ, "BUZZ_KEY": KEY, "BUZZ_HISTORY": ""}
         self.process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
         greeting = ""
         while "PostgreSQL:" not in greeting:
@@ -214,7 +226,8 @@ def sqlalchemy(server):
     for driver in ("psycopg", "psycopg2"):
         engine = sqlalchemy.create_engine(server.url.replace("postgresql:", f"postgresql+{driver}:"))
         inspector = sqlalchemy.inspect(engine)
-        assert sorted(inspector.get_table_names()) == ["kinds", "numbers"], inspector.get_table_names()
+        assert sorted(inspector.get_table_names()) == TABLES, inspector.get_table_names()
+        assert inspector.get_schema_names() == ["information_schema", "public"], inspector.get_schema_names()
         columns = {column["name"]: column["type"] for column in inspector.get_columns("kinds")}
         assert list(columns) == [name for name, *_ in COLUMNS]
         assert str(columns["price"]) == "NUMERIC(38, 2)" and str(columns["at_utc"]) == "TIMESTAMP", columns
@@ -242,7 +255,7 @@ def adbc(server):
             assert cursor.fetch_arrow_table()["n"].to_pylist() == list(range(1_000_000))
             objects = connection.adbc_get_objects(depth="columns").read_all().to_pylist()
             tables = objects[0]["catalog_db_schemas"][0]["db_schema_tables"]
-            assert [one["table_name"] for one in tables] == ["kinds", "numbers"], tables
+            assert [one["table_name"] for one in tables] == TABLES, tables
             assert len(tables[0]["table_columns"]) == len(COLUMNS)
             assert connection.adbc_get_table_schema("kinds") == table().schema
             assert cursor.adbc_execute_schema(ALL) == table().schema
@@ -277,7 +290,7 @@ def mcp(server):
         tools = (await client.list_tools()).tools
         assert [tool.name for tool in tools] == ["list_tables", "describe_table", "estimate", "query"], tools
         listed = await client.call_tool("list_tables", {})
-        assert [one["name"] for one in listed.structured_content["tables"]] == ["kinds", "numbers"], listed
+        assert [one["name"] for one in listed.structured_content["tables"]] == TABLES, listed
         described = await client.call_tool("describe_table", {"name": "kinds"})
         assert [one["name"] for one in described.structured_content["columns"]] == [name for name, *_ in COLUMNS], described
         estimate = await client.call_tool("estimate", {"sql": SLOW})
@@ -332,8 +345,8 @@ def psql(server):
         return done.stdout
 
     listed = run(r"\d")
-    assert "public | kinds" in listed and "(2 rows)" in listed, listed
-    for family in (r"\dt", r"\dt+", r"\d+", r"\l", r"\dn", r"\du", r"\dv", r"\di", r"\df", r"\dT", r"\d numbers", r"\conninfo"):
+    assert "public | kinds" in listed and "(3 rows)" in listed, listed
+    for family in (r"\dt", r"\dp", r"\dt+", r"\d+", r"\l", r"\dn", r"\du", r"\dv", r"\di", r"\df", r"\dT", r"\d numbers", r"\conninfo"):
         run(family)
     described = run(r"\d kinds")
     assert re.search(r"price +\| numeric\(38,2\)", described) and re.search(r"at_utc +\| timestamp with time zone", described), described
@@ -354,6 +367,90 @@ def psql(server):
     return None
 
 
+def tools(server):
+    """Sends the statements of tools that cannot be installed here."""
+    import psycopg
+
+    statements, tool, lines = [], "", []
+    for line in (Path(__file__).parent / "tools.sql").read_text().splitlines():
+        if line.startswith("-- Tool: "):
+            tool = line.removeprefix("-- Tool: ")
+        elif line and not line.startswith("--"):
+            lines.append(line)
+            if line.endswith(";"):
+                statements.append((tool, "\n".join(lines)))
+                lines = []
+    failed = []
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        for tool, sql in statements:
+            try:
+                connection.execute(sql, prepare=False)
+            except psycopg.Error as error:
+                failed.append(f"{tool}: {error}: {sql}")
+    assert not failed, "\n".join(failed)
+
+
+def frames(server):
+    """Reads with polars and pandas, through Flight SQL and PostgreSQL."""
+    import pandas
+    import polars
+    import sqlalchemy
+    from adbc_driver_flightsql import dbapi
+
+    sql = "SELECT payment_type, pickup_at, fare_amount FROM trips ORDER BY payment_type"
+    with dbapi.connect(f"grpc://{server.http}", db_kwargs={"username": "ann", "password": KEY}, autocommit=True) as connection:
+        assert polars.read_database(sql, connection).to_arrow().to_pylist() == trips().to_pylist()
+        assert pandas.read_sql(sql, connection)["fare_amount"].tolist() == [7.5, 8.25]
+    engine = sqlalchemy.create_engine(server.url.replace("postgresql:", "postgresql+psycopg:"))
+    frame = pandas.read_sql(sql, engine)
+    assert frame["payment_type"].tolist() == ["CASH", "Credit"] and frame["pickup_at"].iloc[0].year == 2011, frame
+
+
+def pgcli(server):
+    """Completes names and runs the backslash commands as pgcli does."""
+    try:
+        from pgcli.pgexecute import PGExecute
+        from pgspecial.main import PGSpecial
+    except ImportError:
+        return "not installed"
+    executor, special = PGExecute("buzz", "ann", KEY, server.host, server.port, None), PGSpecial()
+    assert [name for _, name in executor.tables()] == TABLES, list(executor.tables())
+    assert len([one for one in executor.table_columns() if one[1] == "kinds"]) == len(COLUMNS)
+    for names in (executor.search_path, executor.schemata, executor.views, executor.view_columns, executor.databases, executor.foreignkeys,
+                  executor.functions, executor.datatypes):
+        list(names() or [])
+    for command in (r"\d", r"\d kinds", r"\dt+", r"\l", r"\du", r"\dn", r"\df", r"\dv", r"\di", r"\dx", r"\dT", r"\dp", r"\db", r"\dm", r"\ds"):
+        for _, rows, *_ in executor.run(command, special):
+            list(rows or [])
+    return None
+
+
+def dbt(server):
+    """Checks the connection, shows rows, tests a source and writes the catalog with dbt."""
+    program = Path(sys.executable).with_name("dbt")
+    if not program.exists():
+        return "not installed"
+    project = server.folder / "dbt"
+    (project / "models").mkdir(parents=True)
+    (project / "dbt_project.yml").write_text("name: tried\nversion: '1.0'\nprofile: tried\nmodel-paths: [models]\n")
+    output = {"type": "postgres", "host": server.host, "port": int(server.port), "user": "ann", "password": KEY, "dbname": "buzz",
+              "schema": "public", "threads": 2}
+    (project / "profiles.yml").write_text(json.dumps({"tried": {"target": "dev", "outputs": {"dev": output}}}))
+    columns = [{"name": "payment_type", "tests": ["not_null", "unique"]}]
+    sources = [{"name": "public", "tables": [{"name": "trips", "columns": columns}]}]
+    (project / "models/sources.yml").write_text(json.dumps({"version": 2, "sources": sources}))
+    environment = {**os.environ, "DBT_SEND_ANONYMOUS_USAGE_STATS": "0", "DO_NOT_TRACK": "1"}
+    shown = ["show", "--inline", "select * from {{ source('public', 'trips') }}"]
+    for arguments in (["debug"], shown, ["test"], ["docs", "generate"]):
+        done = subprocess.run([program, "--no-use-colors", *arguments], cwd=project, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"dbt {arguments[0]}: {done.stdout[-2000:]}{done.stderr[-500:]}"
+        assert arguments is not shown or "Credit" in done.stdout, done.stdout
+    catalog = json.loads((project / "target/catalog.json").read_text())
+    found = catalog["sources"]["source.tried.public.trips"]["columns"]
+    assert {name: column["type"] for name, column in found.items()}["payment_type"] == "text", found
+    return None
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--buzz", required=True)
@@ -361,7 +458,7 @@ def main():
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         server = Server(os.path.abspath(arguments.buzz), Path(folder))
-        for client in (psql, psycopg3, psycopg2, asyncpg, sqlalchemy, adbc, mcp):
+        for client in (psql, psycopg3, psycopg2, asyncpg, sqlalchemy, adbc, frames, mcp, tools, pgcli, dbt):
             try:
                 note = client(server)
                 print(f"{client.__name__}: {note or 'ok'}")

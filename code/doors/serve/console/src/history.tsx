@@ -22,7 +22,7 @@ export function History() {
       </header>
       {fault && <p class="fault big" role="alert">{fault.message}</p>}
       {!queries && !fault && <p class="empty" role="status">Reading …</p>}
-      {queries?.length === 0 && <p class="empty">No queries since the server started. <a href="#/ask">Ask something</a>.</p>}
+      {queries?.length === 0 && <p class="empty">No queries yet. <a href="#/ask">Ask something</a>.</p>}
       {queries && queries.length > 0 && found.length === 0 && <p class="empty">No statement has “{word}”.</p>}
       <ol class="cards">
         {found.map((query) => (

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::Array;
 use arrow::datatypes::DataType;
@@ -15,7 +15,7 @@ use datafusion::scalar::ScalarValue;
 use crate::desk::{CATALOG, SCHEMA};
 use crate::names::NamedTable;
 use crate::pg_catalog::tables::{OWNER_OID, PG_CATALOG_OID, SCHEMA_OID};
-use crate::pg_catalog::{PG_CATALOG, Session};
+use crate::pg_catalog::{PG_CATALOG, Session, texts};
 use crate::postgres::session::VERSION;
 use crate::postgres::types;
 
@@ -101,7 +101,7 @@ impl ScalarUDFImpl for Simple {
     }
 }
 
-fn text_of(value: Option<&ScalarValue>) -> Option<String> {
+pub(super) fn text_of(value: Option<&ScalarValue>) -> Option<String> {
     value?.try_as_str().flatten().map(str::to_string)
 }
 
@@ -120,7 +120,7 @@ fn oid_of(value: Option<&ScalarValue>) -> Option<u32> {
     number_of(value).and_then(|number| u32::try_from(number).ok())
 }
 
-fn text(value: Option<String>) -> ScalarValue {
+pub(super) fn text(value: Option<String>) -> ScalarValue {
     ScalarValue::Utf8(value)
 }
 
@@ -137,7 +137,7 @@ fn bare(name: &str) -> String {
     }
 }
 
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     let is_plain = name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')
         && name
             .chars()
@@ -151,14 +151,17 @@ pub(super) fn all(named: &[NamedTable], session: &Session) -> Vec<ScalarUDF> {
     constants(&mut functions, session);
     about_names(&mut functions, named);
     about_settings(&mut functions, session);
+    texts::add(&mut functions);
     functions.0
 }
 
+/// The functions, one after the other.
 #[derive(Default)]
-struct Functions(Vec<ScalarUDF>);
+pub(super) struct Functions(Vec<ScalarUDF>);
 
 impl Functions {
-    fn add(
+    /// Adds a function of any values that returns `returns`.
+    pub(super) fn add(
         &mut self,
         name: &'static str,
         returns: DataType,
@@ -238,9 +241,18 @@ fn constants(functions: &mut Functions, session: &Session) {
     let zeros = ["pg_backend_pid", "pg_my_temp_schema", "inet_server_port", "inet_client_port", "txid_current"];
     functions.constant(&zeros, &ScalarValue::Int32(Some(0)));
     functions.constant(
-        &["pg_relation_size", "pg_total_relation_size", "pg_table_size", "pg_indexes_size", "pg_database_size"],
+        &[
+            "pg_relation_size",
+            "pg_total_relation_size",
+            "pg_table_size",
+            "pg_indexes_size",
+            "pg_database_size",
+            "pg_stat_get_numscans",
+        ],
         &ScalarValue::Int64(Some(0)),
     );
+    let start = ScalarValue::TimestampMicrosecond(Some(started_micros()), Some("UTC".into()));
+    functions.constant(&["pg_postmaster_start_time"], &start);
     let texts = |names: &[&str]| {
         let names: Vec<ScalarValue> = names.iter().map(|name| ScalarValue::Utf8(Some((*name).to_string()))).collect();
         ScalarValue::List(ScalarValue::new_list_nullable(&names, &DataType::Utf8))
@@ -250,6 +262,12 @@ fn constants(functions: &mut Functions, session: &Session) {
         Some(ScalarValue::Boolean(Some(true))) => with.clone(),
         _ => without.clone(),
     });
+}
+
+/// Returns the time of the first question about the server, in microseconds since 1970.
+fn started_micros() -> i64 {
+    static STARTED_MS: LazyLock<u64> = LazyLock::new(buzz_protocol::now_ms);
+    i64::try_from(*STARTED_MS).map_or(i64::MAX, |milliseconds| milliseconds.saturating_mul(1000))
 }
 
 fn about_names(functions: &mut Functions, named: &[NamedTable]) {
@@ -314,6 +332,10 @@ fn about_names(functions: &mut Functions, named: &[NamedTable]) {
             // Lists of privileges are nulls of type text.
             other => text_of(other),
         })
+    });
+    functions.add("array_lower", DataType::Int64, |args| match args.first() {
+        Some(ScalarValue::List(list)) if list.is_valid(0) && list.value_length(0) > 0 => ScalarValue::Int64(Some(1)),
+        _ => ScalarValue::Int64(None),
     });
     // `generate_series` takes numbers of 64 bits only.
     functions.add("array_upper", DataType::Int64, |args| {

@@ -24,6 +24,9 @@ const COLUMNS: &str = "table_catalog:t table_schema:t table_name:t column_name:t
     is_identity:t identity_generation:t identity_start:t identity_increment:t identity_maximum:t identity_minimum:t \
     identity_cycle:t is_generated:t generation_expression:t is_updatable:t";
 
+const CHARACTER_SETS: &str = "character_set_catalog:t character_set_schema:t character_set_name:t \
+    character_repertoire:t form_of_use:t default_collate_catalog:t default_collate_schema:t default_collate_name:t";
+
 /// Tables that never have rows.
 const EMPTY: [(&str, &str); 9] = [
     ("views", "table_catalog:t table_schema:t table_name:t view_definition:t check_option:t is_updatable:t"),
@@ -75,11 +78,16 @@ pub(super) fn all(named: &[NamedTable]) -> Result<Vec<(&'static str, RecordBatch
         ("tables", batch(TABLES, &tables)?),
         ("schemata", batch(SCHEMATA, &schemata)?),
         ("columns", batch(COLUMNS, &columns)?),
+        ("character_sets", batch(CHARACTER_SETS, &[character_set()])?),
     ];
     for (name, columns) in EMPTY {
         all.push((name, batch(columns, &[])?));
     }
     Ok(all)
+}
+
+fn character_set() -> Vec<V> {
+    vec![V::Null, V::Null, t("UTF8"), t("UCS"), t("UTF8"), t(CATALOG), t(PG_CATALOG), t("C")]
 }
 
 fn table(named: &NamedTable) -> Vec<V> {

@@ -11,9 +11,12 @@ mod functions;
 mod information;
 mod keywords;
 mod literal;
+mod patterns;
+mod receivers;
 mod rewrite;
 mod shown;
 mod tables;
+mod texts;
 mod typeinfo;
 
 use std::collections::BTreeMap;
@@ -105,6 +108,8 @@ impl Catalog {
             Some(schema) => [PG_CATALOG, INFORMATION_SCHEMA].contains(&schema),
             None => entries.entry(relation.table()).is_err() && tables::is_known(relation.table()),
         };
+        let relations: Vec<_> =
+            relations.into_iter().filter(|relation| relation.table() != rewrite::SPLIT_FUNCTION).collect();
         let own = relations.iter().filter(is_own).count();
         if relations.is_empty() && !bare::is_about_server(sql) {
             return Ok(Route::Engine);
@@ -128,7 +133,7 @@ impl Catalog {
         }
         let null = |token: &scan::Token| (token.kind == Kind::Parameter).then(|| "NULL".to_string());
         let sql = scan::replaced(sql, |_, token| null(token));
-        let prepared = self.prepared(&sql)?;
+        let prepared = self.prepared(&sql, session)?;
         let schema = match prepared {
             Prepared::Empty(schema) => schema,
             Prepared::Statement(statement) => {
@@ -149,7 +154,7 @@ impl Catalog {
             return Ok((typeinfo::schema(), vec![typeinfo::rows(sql)?]));
         }
         let run = async {
-            let statement = match self.prepared(sql)? {
+            let statement = match self.prepared(sql, session)? {
                 Prepared::Empty(schema) => return Ok((schema, Vec::new())),
                 Prepared::Statement(statement) => statement,
             };
@@ -164,12 +169,13 @@ impl Catalog {
         tokio::time::timeout(WITHIN, run).await.unwrap_or_else(late)
     }
 
-    fn prepared(&self, sql: &str) -> Result<Prepared, PgError> {
+    fn prepared(&self, sql: &str, session: &Session) -> Result<Prepared, PgError> {
         let mut statement = parse(sql).map_err(|error| PgError::syntax(error.to_string()))?;
+        receivers::rewrite(&mut statement, sql);
         if let Some(schema) = empty::columns(&statement) {
             return Ok(Prepared::Empty(schema));
         }
-        rewrite::rewrite(&mut statement);
+        rewrite::rewrite(&mut statement, session);
         Ok(Prepared::Statement(DFStatement::Statement(Box::new(statement))))
     }
 
@@ -223,7 +229,8 @@ fn parse(sql: &str) -> Result<Statement, QueryError> {
     }
 }
 
-/// Returns the schema in which rows are sent. Times have microseconds, as in PostgreSQL.
+/// Returns the schema in which rows are sent. Times have microseconds, as in PostgreSQL, and names have no spaces that
+/// [`rewrite`] added.
 fn plain(schema: &Schema) -> SchemaRef {
     let schema = planner::plain_schema(schema);
     let fields = schema.fields().iter().map(|field| match field.data_type() {
@@ -234,6 +241,10 @@ fn plain(schema: &Schema) -> SchemaRef {
             Field::new(field.name(), DataType::Time64(TimeUnit::Microsecond), true)
         }
         _ => field.as_ref().clone(),
+    });
+    let fields = fields.map(|field| {
+        let name = field.name().trim_end().to_string();
+        field.with_name(name)
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }

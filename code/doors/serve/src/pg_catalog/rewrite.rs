@@ -8,14 +8,32 @@ use datafusion::sql::sqlparser::ast::{
     TableFactor, Value, VisitMut, VisitorMut,
 };
 
-use crate::pg_catalog::{INFORMATION_SCHEMA, PG_CATALOG, empty};
+use crate::pg_catalog::{INFORMATION_SCHEMA, PG_CATALOG, Session, empty, patterns, receivers};
 
-/// Rewrites `statement`.
-pub(super) fn rewrite(statement: &mut Statement) {
+/// The function with which Grafana takes the search path apart, in FROM.
+pub(super) const SPLIT_FUNCTION: &str = "string_to_array";
+
+/// Rewrites `statement` of `session`.
+pub(super) fn rewrite(statement: &mut Statement, session: &Session) {
     if let Statement::Query(query) = statement {
         name_columns(&mut query.body);
     }
-    _ = statement.visit(&mut Rewriter::default());
+    _ = statement.visit(&mut Rewriter { search_path: search_path(session), ..Rewriter::default() });
+}
+
+/// Returns the schemas of the search path, as Grafana finds them: `"$user"` is the user.
+fn search_path(session: &Session) -> Vec<Expr> {
+    let path = session.settings.get("search_path").map_or("", String::as_str);
+    let schemas = path.split(',').map(|schema| match schema.trim() {
+        "\"$user\"" => text(&session.user),
+        schema => text(schema),
+    });
+    schemas.collect()
+}
+
+/// Checks if `query` takes the search path apart, for a comparison with each schema.
+fn is_search_path(query: &Query) -> bool {
+    query.to_string().to_lowercase().contains("string_to_array(current_setting('search_path')")
 }
 
 /// Gives the columns of the statement the names that PostgreSQL gives them.
@@ -30,12 +48,25 @@ fn name_columns(set: &mut SetExpr) {
                     *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
                 }
             }
+            // A column that `*` selects too has a name of its own.
+            if select.projection.iter().any(is_wildcard) {
+                for item in &mut select.projection {
+                    if let SelectItem::UnnamedExpr(expr @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_))) = item {
+                        let alias = Ident::with_quote('"', format!("{} ", empty::name(expr)));
+                        *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+                    }
+                }
+            }
             unique(&mut select.projection);
         }
         SetExpr::Query(query) => name_columns(&mut query.body),
         SetExpr::SetOperation { left, .. } => name_columns(left),
         _ => {}
     }
+}
+
+fn is_wildcard(item: &SelectItem) -> bool {
+    matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..))
 }
 
 /// Adds a space to a name that was given before: DataFusion requires unique names, and clients read columns by number.
@@ -69,12 +100,19 @@ struct Rewriter {
     compared: Vec<String>,
     /// Addresses of these subqueries.
     kept: Vec<usize>,
+    /// The schemas of the search path.
+    search_path: Vec<Expr>,
 }
 
 impl VisitorMut for Rewriter {
     type Break = ();
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::InSubquery { expr: schema, subquery, negated } = expr
+            && is_search_path(subquery)
+        {
+            *expr = Expr::InList { expr: schema.clone(), list: self.search_path.clone(), negated: *negated };
+        }
         if let Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } = expr
             && let Expr::Subquery(query) = right.as_ref()
         {
@@ -104,9 +142,12 @@ impl VisitorMut for Rewriter {
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         match expr {
             Expr::Collate { expr: inner, .. } => *expr = inner.as_ref().clone(),
-            Expr::BinaryOp { op, .. } => {
+            Expr::BinaryOp { left, op, right } => {
                 if let Some(plain) = operator(op) {
                     *op = plain;
+                }
+                if matches!(op, BinaryOperator::Eq | BinaryOperator::NotEq) && is_function(left) && is_zero(right) {
+                    **right = text("-");
                 }
             }
             Expr::Cast { expr: inner, data_type, .. } => {
@@ -116,18 +157,26 @@ impl VisitorMut for Rewriter {
             }
             Expr::Function(function) => {
                 without_schema(&mut function.name);
-                let is_empty_array = match &function.args {
-                    FunctionArguments::Subquery(query) => empty::is_empty(query),
-                    _ => false,
-                };
-                if is_empty_array {
-                    *expr = null();
+                if let FunctionArguments::Subquery(query) = &function.args {
+                    *expr = if empty::is_empty(query) { null() } else { array_of(query) };
                 }
             }
             Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } => {
                 if let Some(list) = elements(right) {
                     *expr = Expr::InList { expr: left.clone(), list, negated: true };
                 }
+            }
+            Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => {
+                patterns::escape_with_backslashes(pattern, escape_char);
+            }
+            Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } if literal(right).is_some() => {
+                if let Some(list) = elements(right) {
+                    *expr = Expr::InList { expr: left.clone(), list, negated: false };
+                }
+            }
+            // The transaction that wrote a row: the first one.
+            Expr::CompoundIdentifier(parts) if parts.last().is_some_and(|last| last.value == "xmin") => {
+                *expr = Expr::Value(Value::Number("1".to_string(), false).into());
             }
             Expr::Subquery(query) if empty::is_empty(query) => *expr = null(),
             Expr::Subquery(query) if !self.kept.contains(&std::ptr::from_ref(query.as_ref()).addr()) => single(query),
@@ -137,6 +186,28 @@ impl VisitorMut for Rewriter {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Returns the array of the rows of `query`, for `ARRAY(SELECT …)`. Their order is not kept.
+fn array_of(query: &Query) -> Expr {
+    let mut query = query.clone();
+    if let SetExpr::Select(select) = query.body.as_mut()
+        && let [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] =
+            select.projection.as_mut_slice()
+    {
+        *expr = call("array_agg", vec![expr.clone()]);
+        query.order_by = None;
+    }
+    Expr::Subquery(Box::new(query))
+}
+
+/// Checks if `expr` is a column that refers to a function.
+fn is_function(expr: &Expr) -> bool {
+    matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_)) && receivers::is_reference(&empty::name(expr))
+}
+
+fn is_zero(expr: &Expr) -> bool {
+    matches!(expr, Expr::Value(value) if matches!(&value.value, Value::Number(number, _) if number == "0"))
 }
 
 /// Makes an aggregate of a scalar subquery, which DataFusion requires of one that refers to the rows around it. It has at most
@@ -166,7 +237,11 @@ fn elements(expr: &Expr) -> Option<Vec<Expr>> {
     match expr {
         Expr::Nested(inner) => elements(inner),
         Expr::Array(array) if !array.elem.is_empty() => Some(array.elem.clone()),
-        _ => None,
+        // Its type is that of the other side, a text.
+        _ => match array(literal(expr)?, &DataType::Text) {
+            Expr::Array(array) if !array.elem.is_empty() => Some(array.elem),
+            _ => None,
+        },
     }
 }
 
@@ -267,6 +342,10 @@ fn cast(expr: &Expr, data_type: &DataType) -> Option<Expr> {
         })
     };
     match name.as_str() {
+        "regproc" if literal(expr).is_some_and(|name| receivers::array_function(name).is_some()) => {
+            literal(expr).and_then(receivers::array_function).map(text)
+        }
+        "regproc" if literal(expr).is_none() => plain(DataType::Varchar(None)),
         "regclass" | "regtype" | "regnamespace" | "regrole" | "regproc" | "regprocedure" | "regoper" | "regconfig" => {
             let direction = if literal(expr).is_some() { "in" } else { "out" };
             let known = if ["regclass", "regtype", "regnamespace"].contains(&name.as_str()) {

@@ -10,7 +10,7 @@ use buzz_protocol::QueryError;
 
 use crate::desk::{CATALOG, SCHEMA};
 use crate::names::NamedTable;
-use crate::pg_catalog::{INFORMATION_SCHEMA, PG_CATALOG, Session};
+use crate::pg_catalog::{INFORMATION_SCHEMA, PG_CATALOG, Session, receivers};
 use crate::planner::plain_schema;
 use crate::postgres::error::PgError;
 use crate::postgres::types::{self, PgType};
@@ -70,7 +70,7 @@ const TABLES: &str =
 const DESCRIBED: &str = "objoid:o classoid:o objsubid:i description:t";
 
 /// Tables that never have rows.
-const EMPTY: [(&str, &str); 46] = [
+const EMPTY: [(&str, &str); 49] = [
     // Every column has the default collation.
     (
         "pg_collation",
@@ -150,7 +150,7 @@ const EMPTY: [(&str, &str); 46] = [
         "pg_proc",
         "oid:o proname:t pronamespace:o proowner:o prolang:o procost:f prorows:f provariadic:o prokind:t prosecdef:b \
          proleakproof:b proisstrict:b proretset:b provolatile:t proparallel:t pronargs:s pronargdefaults:s \
-         prorettype:o proargtypes:a proallargtypes:a proargmodes:t proargnames:t prosrc:t probin:t proconfig:t proacl:t",
+         prorettype:o proargtypes:a proallargtypes:a proargmodes:t proargnames:t proargdefaults:t prosqlbody:t prosrc:t probin:t proconfig:t proacl:t",
     ),
     ("pg_language", "oid:o lanname:t lanowner:o lanispl:b lanpltrusted:b"),
     ("pg_views", "schemaname:t viewname:t viewowner:t definition:t"),
@@ -159,11 +159,14 @@ const EMPTY: [(&str, &str); 46] = [
     ("pg_stat_activity", "datid:o datname:t pid:i usename:t application_name:t state:t query:t backend_type:t"),
     ("pg_stat_user_tables", "relid:o schemaname:t relname:t seq_scan:i n_live_tup:i"),
     ("pg_locks", "locktype:t database:o relation:o pid:i mode:t granted:b"),
+    ("pg_stat_ssl", "pid:i ssl:b version:t cipher:t bits:i client_dn:t client_serial:t issuer_dn:t"),
+    ("pg_timezone_names", "name:t abbrev:t utc_offset:t is_dst:b"),
+    ("pg_timezone_abbrevs", "abbrev:t utc_offset:t is_dst:b"),
     ("pg_prepared_xacts", "transaction:o gid:t owner:t database:t"),
 ];
 
 /// Names of the tables that have rows.
-const FILLED: [&str; 11] = [
+const FILLED: [&str; 12] = [
     "pg_namespace",
     "pg_class",
     "pg_attribute",
@@ -175,6 +178,7 @@ const FILLED: [&str; 11] = [
     "pg_tablespace",
     "pg_settings",
     "pg_tables",
+    receivers::TABLE,
 ];
 
 /// Checks if `name` is a table of the catalog.
@@ -204,6 +208,7 @@ pub(super) fn all(named: &[NamedTable], session: &Session) -> Result<Vec<(&'stat
         ),
         ("pg_settings", batch(SETTINGS, &session.settings.iter().map(setting).collect::<Vec<_>>())?),
         ("pg_tables", batch(TABLES, &named.iter().filter(|named| !named.is_view).map(table).collect::<Vec<_>>())?),
+        (receivers::TABLE, batch(receivers::COLUMNS, &receivers::rows())?),
     ];
     for (name, columns) in EMPTY {
         tables.push((name, batch(columns, &[])?));
@@ -300,7 +305,8 @@ fn attributes(named: &NamedTable) -> Vec<Vec<V>> {
 
 fn type_rows() -> Vec<Vec<V>> {
     let row = |oid: u32, name: &str, size: i16, category: &str, element: u32, array: u32| {
-        let own = |end: &str| t(&format!("{name}{end}"));
+        // All arrays share their functions.
+        let own = |end: &str| t(&if category == "A" { format!("array_{end}") } else { format!("{name}{end}") });
         let collation = if name == "text" { 100 } else { 0 };
         vec![
             V::Oid(oid),

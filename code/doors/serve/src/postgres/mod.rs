@@ -17,6 +17,7 @@ mod params;
 mod rows;
 pub(crate) mod session;
 mod statement;
+mod templates;
 pub(crate) mod types;
 mod value;
 mod wire;

@@ -2,6 +2,7 @@
 
 use crate::postgres::copy::{self, CopyFormat};
 use crate::postgres::error::PgError;
+use crate::postgres::templates;
 use crate::scan::{self, Kind, Token};
 
 type Result<T> = std::result::Result<T, PgError>;
@@ -149,7 +150,9 @@ pub(super) fn statement(sql: &str) -> Result<Statement> {
             let (query, format) = copy::parse(sql)?;
             Statement::Copy { query, format }
         }
-        "select" | "with" | "values" | "table" | "explain" | "describe" | "desc" => Statement::Query(sql.to_string()),
+        "select" | "with" | "values" | "table" | "explain" | "describe" | "desc" => {
+            Statement::Query(templates::translated(sql))
+        }
         "create" | "drop" => return change(&mut reader, verb == "create"),
         "insert" | "update" | "delete" | "merge" | "alter" | "truncate" | "grant" | "revoke" | "comment" | "vacuum"
         | "analyze" | "reindex" | "cluster" | "refresh" | "call" | "do" | "lock" | "notify" | "import" | "security" => {

@@ -18,7 +18,7 @@ use buzz_local::LocalHost;
 use buzz_protocol::catalog::{CatalogEntry, CatalogType};
 use buzz_protocol::{Options, Result};
 use buzz_registry::{Named, Registry};
-use buzz_serve::{Bounds, Keys, RegistrySettings, Settings, Stopped, StreamsSettings};
+use buzz_serve::{Bounds, HistoryFile, Keys, RegistrySettings, Settings, Stopped, StreamsSettings};
 use buzz_storage::Stores;
 use parquet::arrow::ArrowWriter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -138,7 +138,36 @@ pub(crate) async fn endless(bounds: Bounds) -> Served {
 
 /// Starts a server that keeps streams.
 pub(crate) async fn with_streams(streams: StreamsSettings) -> Served {
-    start_with(fuse(), Vec::new(), None, BOUNDS, Path::new("/"), Some(streams)).await
+    start_with(fuse(), Vec::new(), None, BOUNDS, Path::new("/"), Some(streams), None).await
+}
+
+/// Starts a server with the table `trips`, which has two rows.
+pub(crate) async fn with_trips() -> Served {
+    let folder = tempfile::tempdir().unwrap();
+    let columns: Vec<(&str, ArrayRef, bool)> = vec![
+        ("payment_type", Arc::new(StringArray::from(vec!["CASH", "Credit"])), true),
+        (
+            "pickup_at",
+            Arc::new(TimestampMicrosecondArray::from(vec![1_300_000_000_000_000, 1_400_000_000_000_000])),
+            true,
+        ),
+        ("fare_amount", Arc::new(Float32Array::from(vec![7.5, 8.25])), true),
+    ];
+    let trips = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+    write(&folder.path().join("trips.parquet"), &trips);
+    let tables = vec![CatalogEntry::new("trips", CatalogType::Parquet, "trips.parquet")];
+    let mut served = start(fuse(), tables, None, BOUNDS, folder.path()).await;
+    served._folder = Some(folder);
+    served
+}
+
+/// Starts a server that keeps its history in the file `history` of `folder`, and knows a table `numbers`.
+pub(crate) async fn with_history(folder: &Path) -> Served {
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100));
+    write(&folder.join("numbers.parquet"), &RecordBatch::try_from_iter([("n", numbers)]).unwrap());
+    let tables = vec![CatalogEntry::new("numbers", CatalogType::Parquet, "numbers.parquet")];
+    let history = HistoryFile::open(&folder.join("history")).unwrap();
+    start_with(fuse(), tables, None, BOUNDS, folder, None, Some(history)).await
 }
 
 async fn start(
@@ -148,7 +177,7 @@ async fn start(
     bounds: Bounds,
     base: &Path,
 ) -> Served {
-    start_with(engine, tables, registry, bounds, base, None).await
+    start_with(engine, tables, registry, bounds, base, None, None).await
 }
 
 async fn start_with(
@@ -158,6 +187,7 @@ async fn start_with(
     bounds: Bounds,
     base: &Path,
     streams: Option<StreamsSettings>,
+    history: Option<HistoryFile>,
 ) -> Served {
     let any = "127.0.0.1:0".parse().unwrap();
     let settings = Settings {
@@ -173,6 +203,7 @@ async fn start_with(
         keys: Keys::one(KEY).unwrap(),
         streams,
         pipelines: None,
+        history,
     };
     let server = buzz_serve::bind(engine, settings).await.unwrap();
     let (http, postgres) = (server.http_address().unwrap(), server.postgres_address().unwrap());

@@ -71,6 +71,7 @@ async fn address_that_others_reach_requires_tls() {
         keys: Keys::one(crate::common::KEY).unwrap(),
         streams: None,
         pipelines: None,
+        history: None,
     };
     let bound = buzz_serve::bind(std::sync::Arc::new(buzz_fuse::Fuse::new(engine.host())), settings).await;
     let error = bound.expect_err("it is refused").to_string();

@@ -3,6 +3,7 @@
 mod common;
 mod console;
 mod flight;
+mod history;
 mod http;
 mod limits;
 mod mcp;
@@ -10,4 +11,5 @@ mod names;
 mod postgres;
 mod postgres_bytes;
 mod postgres_catalog;
+mod postgres_tools;
 mod streams;

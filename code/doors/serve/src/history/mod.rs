@@ -1,14 +1,18 @@
-//! The queries of each user, running and ended, while the server runs.
+//! The queries of each user, running and ended. Ended ones are also those of earlier servers, if a [`HistoryFile`] is kept.
+
+mod file;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use buzz_engine::{Progress, StageSummary, Summary, Timeline};
-use buzz_protocol::{QueryError, QueryId};
+use buzz_protocol::{QueryError, QueryId, Result};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+pub use self::file::HistoryFile;
+use self::file::{Line, Writer};
 use crate::http::rows;
 
 /// Queries of one user that are kept.
@@ -31,6 +35,8 @@ const WARNINGS_MAX: usize = 20;
 #[derive(Debug, Default)]
 pub(crate) struct History {
     records: Mutex<VecDeque<Record>>,
+    /// Writes ended queries, if they are kept in a file.
+    writer: Mutex<Option<Writer>>,
 }
 
 #[derive(Debug)]
@@ -50,17 +56,37 @@ enum State {
     Ended(Box<Ended>),
 }
 
+/// The work of a query that succeeded, or the error of one that failed.
+type Outcome = std::result::Result<Value, Value>;
+
 #[derive(Debug)]
 struct Ended {
     seconds: f64,
-    /// The work, or the error and the work until then.
-    outcome: Result<Value, Value>,
+    outcome: Outcome,
     warnings: Vec<String>,
     stages: Vec<Value>,
     timeline: Timeline,
 }
 
 impl History {
+    /// Makes the history that is kept in `file`, with the queries in it.
+    ///
+    /// # Errors
+    /// `Internal` if the system refuses a thread.
+    pub(crate) fn kept_in(file: HistoryFile) -> Result<Self> {
+        let (lines, writer) = file.into_parts()?;
+        let records = lines.into_iter().map(Record::of_line).collect();
+        Ok(Self { records: Mutex::new(records), writer: Mutex::new(Some(writer)) })
+    }
+
+    /// Waits until all ended queries are written. Those that end later are not.
+    pub(crate) fn close(&self) {
+        let writer = self.writer.lock().take();
+        if let Some(writer) = writer {
+            writer.close();
+        }
+    }
+
     /// Adds the query `id`, which waits for a slot.
     pub(crate) fn asked(&self, id: QueryId, user: &str, sql: &str) {
         let record = Record {
@@ -123,7 +149,11 @@ impl History {
     fn change(&self, id: QueryId, change: impl FnOnce(&mut Record)) {
         let mut records = self.records.lock();
         let Some(record) = records.iter_mut().rev().find(|record| record.id == id) else { return };
+        let had_ended = matches!(record.state, State::Ended(_));
         change(record);
+        if let (false, Some(line), Some(writer)) = (had_ended, record.line(), self.writer.lock().as_ref()) {
+            writer.add(line);
+        }
         let with_attempts = records.iter_mut().filter_map(|record| match &mut record.state {
             State::Ended(ended) if !ended.timeline.is_empty() => Some(&mut ended.timeline),
             _ => None,
@@ -155,7 +185,34 @@ impl Record {
         user.is_none_or(|user| self.user == user)
     }
 
-    fn end(&mut self, outcome: Result<Value, Value>, warnings: &[String], stages: Vec<Value>, timeline: Timeline) {
+    /// Returns the query of a line, which has ended.
+    fn of_line(line: Line) -> Self {
+        let Line { id, user, sql, started_ms, seconds, summary, error, warnings, stages } = line;
+        let outcome = match error {
+            Some(error) => Err(error),
+            None => Ok(summary.unwrap_or_default()),
+        };
+        let ended = Ended { seconds, outcome, warnings, stages, timeline: Timeline::default() };
+        Self { id, user, sql, started_ms, started: Instant::now(), state: State::Ended(Box::new(ended)) }
+    }
+
+    /// Returns the line of a query that has ended.
+    fn line(&self) -> Option<Line> {
+        let State::Ended(ended) = &self.state else { return None };
+        Some(Line {
+            id: self.id,
+            user: self.user.clone(),
+            sql: self.sql.clone(),
+            started_ms: self.started_ms,
+            seconds: ended.seconds,
+            summary: ended.outcome.as_ref().ok().cloned(),
+            error: ended.outcome.as_ref().err().cloned(),
+            warnings: ended.warnings.clone(),
+            stages: ended.stages.clone(),
+        })
+    }
+
+    fn end(&mut self, outcome: Outcome, warnings: &[String], stages: Vec<Value>, timeline: Timeline) {
         self.state = State::Ended(Box::new(Ended {
             seconds: self.started.elapsed().as_secs_f64(),
             outcome,
@@ -304,6 +361,34 @@ mod tests {
         let first = history.detailed(done, None, 1).unwrap();
         assert_eq!((first["attempts"].as_array().unwrap().len(), &first["attempts_left_out"]), (1, &json!(1)));
         assert_eq!(history.list(None).len(), 3);
+    }
+
+    #[test]
+    fn next_history_of_a_file_has_the_ended_queries() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("history");
+        let first = History::kept_in(HistoryFile::open(&place).unwrap()).unwrap();
+        let done = succeeded(&first, "ann", "SELECT 1", 2);
+        let lost = QueryId::fresh();
+        first.asked(lost, "ann", "SELECT 2");
+        first.failed(lost, &QueryError::data("file `a` is broken"));
+        first.failed(lost, &QueryError::cancelled("the client went away"));
+        first.asked(QueryId::fresh(), "ann", "SELECT 3");
+        first.close();
+        let left = QueryId::fresh();
+        first.asked(left, "ann", "SELECT 4");
+        first.failed(left, &QueryError::data("too late"));
+        drop(first);
+        let next = History::kept_in(HistoryFile::open(&place).unwrap()).unwrap();
+        let listed = next.list(Some("ann"));
+        let ids: Vec<&Value> = listed.iter().map(|query| &query["id"]).collect();
+        assert_eq!(ids, [&json!(lost), &json!(done)], "those that ended before the close, each once");
+        assert_eq!(listed[0]["error"]["message"], "file `a` is broken");
+        let detailed = next.detailed(done, Some("ann"), ATTEMPTS_MAX).unwrap();
+        assert_eq!((&detailed["summary"]["rows"], &detailed["warnings"]), (&json!(7), &json!(["slow"])));
+        assert_eq!((&detailed["state"], &detailed["attempts"]), (&json!("succeeded"), &json!([])));
+        assert!(next.detailed(done, Some("bob"), 1).is_none());
+        next.close();
     }
 
     #[test]
