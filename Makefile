@@ -96,8 +96,8 @@ local-cloud: programs ## Start a local S3, Lambda and ECS with Buzz deployed on 
 local-cloud-query: programs ## Run QUERY (default: the taxi example) on the local cloud and print its rows
 	@$(LOCAL_CLOUD) run $(LOCAL_CLOUD_OPTIONS) -- $(BUZZ) query $(QUERY) --stack local --format $(FORMAT)
 
-# Tests of stacks mostly wait for functions and containers. They run beside the others, and are printed after them.
-BESIDE := deployed
+# These mostly wait, for functions, containers and faults. They run beside the others, and are printed after them.
+BESIDE := end_to_end deployed
 
 test: aws-cli ## Run all tests
 	@echo "building and running the tests; the first time compiles DataFusion, 35 to 50 minutes on two cores …" >&2
