@@ -3,7 +3,9 @@
 use std::io::Cursor;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, ListArray, RecordBatch, RecordBatchOptions, StringArray, StructArray, new_null_array,
+};
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::csv::ReaderBuilder as CsvReaderBuilder;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -237,7 +239,7 @@ fn may_have_fractions(lines: &[u8]) -> bool {
 }
 
 fn is_time(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Timestamp(..))
+    matches!(data_type, DataType::Timestamp(..) | DataType::Time32(_) | DataType::Time64(_))
 }
 
 fn is_whole_or_decimal(data_type: &DataType) -> bool {
@@ -252,7 +254,7 @@ fn is_float_or_decimal(data_type: &DataType) -> bool {
 fn number_as_time(format: &Format, schema: &Schema, record: &[u8]) -> Option<String> {
     fn holds_number(value: &Value, data_type: &DataType) -> bool {
         match (value, data_type) {
-            (Value::Number(_), DataType::Timestamp(..)) => true,
+            (Value::Number(_), DataType::Timestamp(..) | DataType::Time32(_) | DataType::Time64(_)) => true,
             (Value::Object(object), DataType::Struct(fields)) => fields
                 .iter()
                 .any(|field| object.get(field.name()).is_some_and(|value| holds_number(value, field.data_type()))),
@@ -271,7 +273,7 @@ fn number_as_time(format: &Format, schema: &Schema, record: &[u8]) -> Option<Str
     let field = schema.fields().iter().find(|field| holds(row.get(field.name()), field))?;
     let name = field.name();
     Some(format!(
-        "column `{name}` has a timestamp, but the value is a number, {}, whose unit is not known; declare the number as \
+        "column `{name}` has a time, but the value is a number, {}, whose unit is not known; declare the number as \
          BIGINT and compute the time, as in `at TIMESTAMP AS to_timestamp_millis({name})`",
         row[name.as_str()]
     ))
@@ -425,6 +427,33 @@ fn whole(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
             field.name()
         ))
     };
+    match (from, to) {
+        (DataType::Union(..), _) => {
+            return Err(QueryError::data(format!(
+                "column `{}` is a union of several types in the file, which a table cannot declare; leave the column out",
+                field.name()
+            )));
+        }
+        (DataType::List(_), DataType::List(item)) => {
+            let lists = column.as_list::<i32>();
+            let (values, offsets) = (whole(lists.values(), item)?, lists.offsets().clone());
+            return Ok(Arc::new(ListArray::try_new(Arc::clone(item), offsets, values, lists.nulls().cloned())?));
+        }
+        (DataType::Struct(_), DataType::Struct(fields)) => {
+            let rows = column.as_struct();
+            let parts = fields.iter().map(|part| match rows.column_by_name(part.name()) {
+                Some(found) => whole(found, part),
+                None => Err(lossy(&format!("it has no field `{}` in the file", part.name()))),
+            });
+            let parts = parts.collect::<Result<Vec<_>>>()?;
+            let nulls = rows.nulls().cloned();
+            return Ok(Arc::new(StructArray::try_new_with_length(fields.clone(), parts, nulls, rows.len())?));
+        }
+        (_, DataType::Timestamp(..) | DataType::Time32(_) | DataType::Time64(_)) if from.is_numeric() => {
+            return Err(lossy("the unit of the number is not known"));
+        }
+        _ => {}
+    }
     let made = cast_with_options(column, to, &strict).map_err(|error| lossy(&error.to_string()))?;
     if from.is_numeric() && to.is_numeric() && cast(&made, from)?.as_ref() != column.as_ref() {
         return Err(lossy("a value would change"));
@@ -448,8 +477,8 @@ fn as_schema(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::AsArray;
-    use arrow::datatypes::{Decimal128Type, Int64Type, TimeUnit, TimestampNanosecondType};
+    use arrow::array::{Int32Array, Int64Array};
+    use arrow::datatypes::{Decimal128Type, Float64Type, Int64Type, TimeUnit, TimestampNanosecondType};
 
     use super::*;
 
@@ -532,6 +561,38 @@ mod tests {
         let times = good.batches[0].column(4).as_primitive::<TimestampNanosecondType>();
         assert_eq!(times.value(0), 1_704_067_200_000_000_000);
         assert!(good.bad[0].reason.contains("AS to_timestamp_millis(at)"), "{:?}", good.bad);
+    }
+
+    #[test]
+    fn value_of_a_file_that_would_change_is_an_error() {
+        let list = |numbers: Vec<f64>| -> ArrayRef {
+            let numbers = numbers.into_iter().map(Some).collect::<Vec<_>>();
+            Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>([Some(numbers), None]))
+        };
+        let integers = Field::new("c", DataType::new_list(DataType::Int64, true), true);
+        let made = whole(&list(vec![3.0, 4.0]), &integers).expect("the numbers are whole");
+        let first = made.as_list::<i32>().value(0);
+        assert_eq!((first.as_primitive::<Int64Type>().values().as_ref(), made.is_null(1)), ([3, 4].as_slice(), true));
+        let point: ArrayRef = Arc::new(StructArray::from(vec![
+            (Arc::new(Field::new("x", DataType::Int32, true)), Arc::new(Int32Array::from(vec![1])) as ArrayRef),
+            (Arc::new(Field::new("y", DataType::Int32, true)), Arc::new(Int32Array::from(vec![2])) as ArrayRef),
+        ]));
+        let fields = |names: [&str; 2]| {
+            let fields = names.map(|name| Field::new(name, DataType::Int64, true));
+            Field::new("c", DataType::Struct(fields.to_vec().into()), true)
+        };
+        let turned = whole(&point, &fields(["y", "x"])).expect("fields are found by name");
+        assert_eq!(turned.as_struct().column(0).as_primitive::<Int64Type>().value(0), 2);
+        let millis: ArrayRef = Arc::new(Int64Array::from(vec![1_704_067_200_000]));
+        for (column, field, reason) in [
+            (list(vec![3.9]), integers, "a value would change"),
+            (point, fields(["a", "b"]), "it has no field `a`"),
+            (Arc::clone(&millis), Field::new("c", DataType::Timestamp(TimeUnit::Nanosecond, None), true), "the unit"),
+            (millis, Field::new("c", DataType::Time64(TimeUnit::Nanosecond), true), "the unit"),
+        ] {
+            let error = whole(&column, &field).expect_err(reason).to_string();
+            assert!(error.contains(reason), "{error}");
+        }
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl PipelineSpec {
     }
 
     /// Returns what keeps `start` from reading the state of `self`, one sentence part each.
-    pub(crate) fn state_differences(&self, start: &PipelineSpec) -> Vec<String> {
+    pub fn state_differences(&self, start: &PipelineSpec) -> Vec<String> {
         let mut differences = Vec::new();
         if self.key_groups != start.key_groups {
             differences.push(format!("{} key groups instead of {}", start.key_groups, self.key_groups));

@@ -133,6 +133,10 @@ impl FargateCombs {
         match self.certificates.pinned(task, &address).await {
             Ok(Some(pinned)) => {
                 let health = self.health(&pinned).await;
+                // The record may be that of an earlier comb, which was started by the same token.
+                if matches!(health, Health::Coming) {
+                    self.certificates.forget(task);
+                }
                 (Some(pinned), health)
             }
             Ok(None) => (Some(address), Health::Coming),

@@ -74,7 +74,10 @@ impl Runner {
         }
         if let Some(log) = self.log.clone() {
             self.write_state(&log, &mut record, output).await?;
-            self.write_views(&log, &mut record, &rows).await?;
+            if let Err(error) = self.write_views(&log, &mut record, &rows).await {
+                // The record of this epoch would be refused, so nothing is lost.
+                return if log.superseded(self.record.epoch).await? { Ok(false) } else { Err(error) };
+            }
             let views: BTreeSet<&str> = self.planned.views().map(|(name, _)| name).collect();
             for (sink, batches) in rows.iter().filter(|(sink, _)| !views.contains(sink.as_str())) {
                 let mut files = Vec::new();

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::DataType;
 use buzz_connect::{BadData, OpenSource, Place, Source, open_source, parse_duration};
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{CHANGES, QueryError, Result};
 use buzz_stream::{Script, SourceInput, TableDefinition, declared_columns};
 use serde_json::{Value, json};
 
@@ -81,6 +82,12 @@ impl Lookup {
             Some(text) => text.trim().parse().map_err(|_| wrong(MAX_BYTES, "a number of bytes"))?,
         };
         let opened = opened(table, place).await?;
+        if opened.source.schema().metadata().contains_key(CHANGES) {
+            return Err(QueryError::invalid(
+                "rows that change cannot be looked up, since the rows before each change would be found too; remove \
+                 type = 'lookup', or look up a table that has each row once",
+            ));
+        }
         let input = SourceInput {
             schema: opened.source.schema(),
             time_column: None,
@@ -142,6 +149,14 @@ async fn rows_of(source: &mut dyn Source, max_bytes: usize, now: i64) -> Result<
         for batch in read.partitions.into_iter().flat_map(|(_, batches)| batches) {
             for column in batch.columns() {
                 bytes = bytes.saturating_add(column.to_data().get_slice_memory_size()?);
+                let views = match column.data_type() {
+                    DataType::Utf8View => column.as_string_view().views(),
+                    DataType::BinaryView => column.as_binary_view().views(),
+                    _ => continue,
+                };
+                // The length is in the low half of a view; up to 12 bytes are in the view itself.
+                let lengths = views.iter().map(|view| (*view & 0xffff_ffff) as usize).filter(|length| *length > 12);
+                bytes = bytes.saturating_add(lengths.sum());
             }
             rows.push(batch);
         }
@@ -173,7 +188,17 @@ impl Runner {
             let Some(table) = planned.script.table(name) else { continue };
             let place = format!("lookup table {name}");
             let found = lookup.read(table, &planned.process.place, now).await;
-            let Found { rows, mut bad } = found.map_err(|error| error.at(place.as_str()))?;
+            let found = match found {
+                Ok(found) => found,
+                Err(error) if lookup.read.is_some() => {
+                    // The next read may succeed.
+                    lookup.read = Some(Instant::now());
+                    planned.process.notes.warn(&format!("{place}: the rows of the read before are used: {error}"));
+                    continue;
+                }
+                Err(error) => return Err(error.at(place.as_str())),
+            };
+            let Found { rows, mut bad } = found;
             let unfit = planned.pipeline.look_up(&mut self.state, name, rows, now);
             bad.extend(unfit.map_err(|error| error.at(place.as_str()))?);
             let Some((text, reason)) = bad.first() else { continue };

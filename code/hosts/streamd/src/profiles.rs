@@ -83,7 +83,7 @@ fn check_name(name: &str) -> Result<()> {
         return Ok(());
     }
     Err(QueryError::invalid(format!(
-        "`{}` is no name of a connection profile; use 1 to {NAME_BYTES_MAX} letters, digits, `_` and `-`",
+        "`{}` is not a valid name of a connection profile; use 1 to {NAME_BYTES_MAX} letters, digits, `_` and `-`",
         name.chars().take(NAME_BYTES_MAX).collect::<String>()
     )))
 }
@@ -176,10 +176,11 @@ impl Profiles {
     }
 }
 
-/// Returns the options of `table` with those of the connection profile that it refers to. Its own ones come first.
+/// Returns the options of `table` with those of the connection profile that it refers to.
 ///
 /// # Errors
-/// `Invalid` if the profile does not exist, or is one of another connector; errors of the store.
+/// `Invalid` if the profile does not exist, is one of another connector, or has another value of an option of the table; errors
+/// of the store.
 pub(crate) async fn options_of(
     profiles: Option<&Profiles>,
     table: &TableDefinition,
@@ -200,6 +201,12 @@ pub(crate) async fn options_of(
     let mut options = table.options.clone();
     options.remove(PROFILE);
     for (option, value) in profile.options {
+        if table.options.get(&option).is_some_and(|own| *own != value) {
+            return Err(of(format!(
+                "sets `{option}`, and so does the table, which could send the secrets of the profile to another server; remove \
+                 the option from one of them"
+            )));
+        }
         options.entry(option).or_insert(value);
     }
     Ok(options)
@@ -222,21 +229,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn table_has_the_options_of_its_profile_behind_its_own() {
+    async fn table_has_its_options_and_those_of_its_profile() {
         let profiles = profiles();
         let config = json!({"endpoint": "http://h/", "headers": "Authorization: Bearer abc"});
         let profile = Profile::new("api", "sse", &config).unwrap();
         assert!(profiles.keep(&profile).await.unwrap() && !profiles.keep(&profile).await.unwrap());
         assert_eq!(profiles.list().await.unwrap(), [profile.clone()]);
-        let own = table(&[("connector", "sse"), ("connection_profile", "api"), ("endpoint", "http://other/")]);
+        let own = table(&[("connector", "sse"), ("connection_profile", "api"), ("idle_timeout", "10s")]);
         let found = options_of(Some(&profiles), &own).await.unwrap();
-        let expected =
-            table(&[("connector", "sse"), ("endpoint", "http://other/"), ("headers", "Authorization: Bearer abc")]);
+        let expected = table(&[
+            ("connector", "sse"),
+            ("endpoint", "http://h/"),
+            ("headers", "Authorization: Bearer abc"),
+            ("idle_timeout", "10s"),
+        ]);
+        let other = table(&[("connector", "sse"), ("connection_profile", "api"), ("endpoint", "http://other/")]);
         assert_eq!(found, expected.options);
         let plain = table(&[("connector", "sse")]);
         assert_eq!(options_of(None, &plain).await.unwrap(), plain.options);
         for (profiles, table, reason) in [
             (None, &own, "is not known without a state"),
+            (Some(&profiles), &other, "sets `endpoint`, and so does the table"),
             (Some(&profiles), &table(&[("connector", "sse"), ("connection_profile", "../x")]), "does not exist"),
             (Some(&profiles), &table(&[("connector", "webhook"), ("connection_profile", "api")]), "of connector sse"),
         ] {
@@ -251,8 +264,8 @@ mod tests {
     fn wrong_profiles_are_errors_without_their_values() {
         let config = json!({"headers": "A: secret", "more": "secret"});
         let cases = [
-            ("a b", "sse", json!({}), "no name of a connection profile"),
-            ("", "sse", json!({}), "no name of a connection profile"),
+            ("a b", "sse", json!({}), "not a valid name of a connection profile"),
+            ("", "sse", json!({}), "not a valid name of a connection profile"),
             ("a", "nexmark", json!({}), "connector `nexmark`"),
             ("a", "sse", config, "`more`"),
             ("a", "sse", json!({"headers": ["secret"]}), "`headers`"),

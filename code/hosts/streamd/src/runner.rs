@@ -183,7 +183,7 @@ impl Runner {
         // Without rows in the state, a later watermark changes nothing that a record must keep.
         let unmoved = state_rows == 0 || watermarks == self.state.watermarks;
         let idle = counts.rows_in == 0 && counts.rows_out == 0 && counts.bad.is_empty() && unmoved;
-        if !idle || self.has_first_position() {
+        if !idle || self.has_first_position() || self.lacks_view() {
             if !self.commit(&output, &counts, now / 1_000_000, started).await? {
                 return Ok(Step::Lost);
             }
@@ -203,6 +203,11 @@ impl Runner {
                     && stored.is_none_or(Value::is_null)
                     && !opened.source.offset().is_null()
             })
+    }
+
+    /// Returns true if the newest epoch has no files of a materialized view, which cannot be read then.
+    fn lacks_view(&self) -> bool {
+        self.log.is_some() && self.planned.views().any(|(name, _)| self.record.view_files(name).next().is_none())
     }
 
     /// Returns the number of rows in the state.

@@ -69,16 +69,17 @@ pub(crate) async fn stateful(text: &str, opening: &Opening, process: &Process) -
     let left = other.map(|log| log.manifest().spec.script.clone());
     let mut log = match other.filter(|_| continues) {
         Some(before) => continued(before, &spec, &planned, process).await?,
-        None => EpochLog::open(store, root, &name, &spec).await?,
+        None => opened(existing.as_ref().filter(|_| other.is_none()), &spec, opening).await?,
     };
     let (before, now) = (existing.map(|log| log.manifest().version), log.manifest().version);
+    let changed = left.is_some();
     if let Some(text) = left {
         let still: BTreeSet<String> = planned.sources.keys().cloned().collect();
         if let Err(error) = forget_readers(&text, &id, &still, process).await {
             process.notes.warn(&format!("streams that are not read any more keep their rows: {error}"));
         }
     }
-    if let Some(before) = before.filter(|before| *before < now && !continues) {
+    if let Some(before) = before.filter(|before| *before < now && changed && !continues) {
         process.notes.warn(&format!(
             "the statements of `{name}` have changed: version {now} starts without state and reads its sources from the \
              start, so rows that version {before} wrote may be written again; another --name keeps both, and --continue \
@@ -103,6 +104,16 @@ pub(crate) async fn stateful(text: &str, opening: &Opening, process: &Process) -
     let mut runner = Runner::new(planned, Some(log));
     runner.load().await?;
     Ok(runner)
+}
+
+/// Opens the log of a pipeline. A start from epoch 0 reads no state, so it need not fit that of `existing`, which has the same
+/// script.
+async fn opened(existing: Option<&EpochLog>, spec: &PipelineSpec, opening: &Opening) -> Result<EpochLog> {
+    let differs = |log: &&EpochLog| !log.manifest().spec.state_differences(spec).is_empty();
+    match existing.filter(|_| opening.from_epoch == Some(0)).filter(differs) {
+        Some(before) => before.next_version(spec, Some(0)).await,
+        None => EpochLog::open(Arc::clone(&opening.store), opening.root.clone(), &opening.name, spec).await,
+    }
 }
 
 /// Brings rows of a version that another one replaces into its sinks: those that a process that was killed, or the end of
@@ -138,16 +149,33 @@ async fn continued(before: &EpochLog, spec: &PipelineSpec, planned: &Planned, pr
     let of_kept = stages.iter().filter(|(stage, _)| stage.statement < kept.statements);
     let sources = planned.sources.keys().filter(|name| kept.tables.contains(*name)).cloned().collect();
     let mut asked = Continued { sources, stages: of_kept.map(|(_, name)| name.clone()).collect() };
-    let statements = planned.targets.iter().take(kept.statements);
-    asked.stages.extend(statements.map(|target| view_stage(target)));
+    let stored = &before.manifest().spec.fingerprints;
+    for (index, target) in planned.targets.iter().take(kept.statements).enumerate() {
+        let view = view_stage(target);
+        if !spec.fingerprints.contains_key(&view) {
+            continue;
+        }
+        let own = stages.iter().filter(|(stage, _)| stage.statement == index).map(|(_, name)| name.clone());
+        let own: Vec<String> = own.chain([view]).collect();
+        // A view and the stages that its rows come from are kept together, or none of them.
+        let fits = own.iter().all(|name| stored.get(name) == spec.fingerprints.get(name));
+        for name in own {
+            if fits {
+                asked.stages.insert(name);
+            } else {
+                asked.stages.remove(&name);
+            }
+        }
+    }
     let log = before.continue_with(spec, &asked).await?;
     let started = log.newest().await?.unwrap_or_default();
     let with_state: BTreeSet<&str> = started.state.iter().map(|file| file.stage.as_str()).collect();
     let list = |names: Vec<&str>| if names.is_empty() { "none".to_string() } else { names.join(", ") };
     let (gone_on, again): (Vec<&str>, Vec<&str>) =
         planned.sources.keys().map(String::as_str).partition(|name| started.sources.contains_key(*name));
+    let views: Vec<String> = planned.views().map(|(view, _)| view_stage(view)).collect();
     let (kept, dropped): (Vec<&str>, Vec<&str>) =
-        stages.values().map(String::as_str).partition(|name| with_state.contains(name));
+        stages.values().chain(&views).map(String::as_str).partition(|name| with_state.contains(name));
     process.notes.warn(&format!(
         "the statements of `{}` have changed: version {} goes on after the offsets of version {} for sources: {}; reads from \
          the start: {}; stages that keep their state: {}; that start without state: {}",
@@ -200,5 +228,10 @@ fn fingerprints(planned: &Planned) -> BTreeMap<String, String> {
         fields.join(", ")
     };
     let stages = planned.pipeline.stages().map(|(stage, schema)| (stage.to_string(), fields(schema)));
-    stages.chain(planned.views().map(|(view, schema)| (view_stage(view), fields(schema)))).collect()
+    // Readers find the columns of a view by name.
+    let named = |schema: arrow::datatypes::SchemaRef| {
+        let fields = schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type()));
+        fields.collect::<Vec<String>>().join(", ")
+    };
+    stages.chain(planned.views().map(|(view, schema)| (view_stage(view), named(schema)))).collect()
 }

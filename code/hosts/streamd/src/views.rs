@@ -11,7 +11,7 @@ use buzz_epoch::{EpochLog, Record, StateFile, sum, view_stage};
 use buzz_protocol::{CHANGES, QueryError, Result, nullable};
 use buzz_stream::{KEY_GROUPS, MATERIALIZED_VIEW};
 
-use crate::plan::Planned;
+use crate::plan::{OnError, Planned};
 use crate::runner::Runner;
 use crate::view_files::{Missing, decode, encode};
 
@@ -68,10 +68,16 @@ impl Runner {
     ) -> Result<()> {
         for (name, columns) in self.planned.views() {
             let files = self.record.view_files(name).cloned().collect();
-            let mut view = View { name, columns, log, before: self.record.epoch, files };
+            let skips = self.planned.settings.on_error == OnError::SkipEpoch;
+            let mut view = View { name, columns, log, before: self.record.epoch, files, skips, unmatched: 0 };
             let emitted = rows.get(name).map_or(&[][..], Vec::as_slice);
             let changed = view.change(record.epoch, emitted).await;
             changed.map_err(|error| error.at(format!("materialized view {name}")))?;
+            if view.unmatched > 0 {
+                let text =
+                    format!("{} rows are taken away that did not come before; they are left out", view.unmatched);
+                self.planned.process.notes.warn(&format!("materialized view {name}: {text}"));
+            }
             record.state.append(&mut view.files);
         }
         Ok(())
@@ -87,6 +93,10 @@ struct View<'a> {
     before: u64,
     /// Files with the rows, the oldest first.
     files: Vec<StateFile>,
+    /// Rows that are taken away and did not come before are left out. Otherwise they are an error.
+    skips: bool,
+    /// The number of these rows.
+    unmatched: usize,
 }
 
 impl View<'_> {
@@ -110,10 +120,12 @@ impl View<'_> {
                 files.remove(number);
             }
         }
-        if !missing.is_empty() {
+        self.unmatched = missing.len();
+        if self.unmatched > 0 && !self.skips {
             return Err(QueryError::data(format!(
-                "{} rows that are taken back are not among its rows; start the pipeline with --from-epoch 0",
-                missing.len()
+                "{} rows are taken away that did not come before; read the changes from their start, each once, and let \
+                 `before` have the whole row (of PostgreSQL: ALTER TABLE … REPLICA IDENTITY FULL)",
+                self.unmatched
             )));
         }
         files.retain(|file| file.rows > 0 || added.is_empty());

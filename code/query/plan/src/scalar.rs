@@ -102,12 +102,13 @@ fn unqualified_names(node: &LogicalPlan) -> HashSet<String> {
 fn subquery(expression: Expr, taken: &HashSet<String>) -> DataFusionResult<Transformed<Expr>> {
     let Expr::ScalarSubquery(inner) = expression else { return Ok(Transformed::no(expression)) };
     let is_taken = taken.contains(inner.subquery.schema().field(0).name());
-    let is_single = is_single_row(&inner.subquery);
-    if !inner.outer_ref_columns.is_empty() || is_single && !is_taken {
+    // DataFusion itself checks correlated ones.
+    let needs_check = inner.outer_ref_columns.is_empty() && !is_single_row(&inner.subquery);
+    if !needs_check && !is_taken {
         return Ok(Transformed::no(Expr::ScalarSubquery(inner)));
     }
     let mut plan = inner.subquery.as_ref().clone();
-    if !is_single {
+    if needs_check {
         plan = with_check(plan)?;
     }
     if is_taken {

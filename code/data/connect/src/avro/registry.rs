@@ -15,6 +15,9 @@ use crate::web::{client, refused, shown, unreachable};
 /// Maximum time of a request.
 const REQUEST_MAX: Duration = Duration::from_secs(30);
 
+/// Schemas that the registry does not have and that the records of one read may name.
+const MISSING_MAX: usize = 100;
+
 /// Maximum length of a schema.
 const SCHEMA_BYTES_MAX: usize = 4 << 20;
 
@@ -68,7 +71,7 @@ impl Registry {
     /// # Errors
     /// `Unavailable` if the registry does not answer, `Data` if it refuses.
     pub(crate) async fn schemas(&self, ids: impl IntoIterator<Item = u32>) -> Result<Schemas> {
-        let mut found = Schemas::new();
+        let (mut found, mut missing) = (Schemas::new(), 0_usize);
         for id in ids {
             if found.contains_key(&id) {
                 continue;
@@ -81,6 +84,15 @@ impl Registry {
             // What is missing may come.
             if schema.is_ok() {
                 self.known.lock().insert(id, schema.clone());
+            } else {
+                missing += 1;
+                if missing > MISSING_MAX {
+                    return Err(QueryError::data(format!(
+                        "the records of one read name more than {MISSING_MAX} schemas that {} does not have; check that they \
+                         begin with a zero byte and the id of their schema, and correct `schema_registry.url`",
+                        shown(&self.url)
+                    )));
+                }
             }
             found.insert(id, schema);
         }

@@ -123,6 +123,7 @@ pub fn profile_config(connector: &str, options: &BTreeMap<String, String>) -> Va
         let text = match (is_shown, Url::parse(value)) {
             (false, _) => HIDDEN.to_string(),
             (true, Ok(url)) if url.has_host() => shown(&url),
+            (true, _) if ["endpoint", "schema_registry.url"].contains(&option.as_str()) => HIDDEN.to_string(),
             (true, _) => value.clone(),
         };
         if group.is_empty() {

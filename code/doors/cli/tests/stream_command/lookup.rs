@@ -136,6 +136,10 @@ pub(crate) fn refused() -> Result {
             format!("{columns} WITH (connector='json', path='{names}', type='lookup', late='side')"),
             "remove them from a table with type = 'lookup'",
         ),
+        (
+            format!("{columns} WITH (connector='json', path='{names}', type='lookup', format='debezium_json')"),
+            "rows that change cannot be looked up",
+        ),
         ("names WITH (connector='nexmark', type='lookup')".to_string(), "connector `nexmark` cannot be looked up"),
         (format!("{columns} WITH (connector='json', path='{names}', lookup_refresh='start')"), "lookup_refresh"),
     ] {

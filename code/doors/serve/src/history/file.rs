@@ -166,15 +166,19 @@ impl Log {
 
     fn add(&mut self, line: &Line) -> io::Result<()> {
         if self.lines >= LINES_MAX {
-            let kept = self.read()?;
+            let kept = match self.read() {
+                Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+                read => read?,
+            };
             self.write_again(&kept)?;
         }
-        let mut bytes = if self.is_torn { b"\n".to_vec() } else { Vec::new() };
+        // Opened each time: someone may have removed it.
+        let mut file = OpenOptions::new().append(true).create(true).mode(OWNER_ONLY).open(&self.place)?;
+        let mut bytes = if self.is_torn && file.metadata()?.len() > 0 { b"\n".to_vec() } else { Vec::new() };
         serde_json::to_writer(&mut bytes, line)?;
         bytes.push(b'\n');
         self.is_torn = true;
-        // Opened each time: someone may have removed it.
-        OpenOptions::new().append(true).create(true).mode(OWNER_ONLY).open(&self.place)?.write_all(&bytes)?;
+        file.write_all(&bytes)?;
         self.is_torn = false;
         self.lines += 1;
         Ok(())
@@ -183,7 +187,7 @@ impl Log {
     /// Reads the queries that are kept. Lines that are incomplete are left out.
     fn read(&self) -> io::Result<Vec<Line>> {
         if !fs::metadata(&self.place)?.is_file() {
-            return Err(io::Error::other("it is no file"));
+            return Err(io::Error::other("it is not a file"));
         }
         let mut file = File::open(&self.place)?;
         let mut begin = Vec::new();
@@ -195,7 +199,15 @@ impl Log {
         file.seek(SeekFrom::Start(bytes.saturating_sub(READ_BYTES_MAX)))?;
         let mut lines = Vec::new();
         for line in BufReader::new(file.take(READ_BYTES_MAX)).split(b'\n') {
-            lines.extend(serde_json::from_slice::<Line>(&line?));
+            let line = line?;
+            match serde_json::from_slice::<Line>(&line) {
+                Ok(line) => lines.push(line),
+                Err(_) if serde_json::from_slice::<serde::de::IgnoredAny>(&line).is_ok() => {
+                    return Err(io::Error::other("it has something else in it"));
+                }
+                // It is incomplete.
+                Err(_) => {}
+            }
         }
         Ok(bounded(lines))
     }
@@ -319,7 +331,12 @@ mod tests {
         let error = HistoryFile::open(&other).unwrap_err().to_string();
         assert!(error.contains("it has something else in it"), "{error}");
         assert_eq!(fs::read_to_string(&other).unwrap(), "{\"catalogs\": []}");
+        let rows = folder.path().join("events.ndjson");
+        fs::write(&rows, "{\"id\":\"a\",\"v\":1}\n").unwrap();
+        let error = HistoryFile::open(&rows).unwrap_err().to_string();
+        assert!(error.contains("it has something else in it"), "{error}");
+        assert_eq!(fs::read_to_string(&rows).unwrap(), "{\"id\":\"a\",\"v\":1}\n");
         let error = HistoryFile::open(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("it is no file"), "{error}");
+        assert!(error.contains("it is not a file"), "{error}");
     }
 }

@@ -4,7 +4,9 @@ use datafusion::sql::sqlparser::ast::{Expr, Value, ValueWithSpan};
 
 /// Writes the texts of `pattern` with backslashes instead of the character of ESCAPE, and removes ESCAPE.
 pub(super) fn escape_with_backslashes(pattern: &mut Expr, escape_char: &mut Option<ValueWithSpan>) {
-    if let Some(escape) = escape_character(escape_char.as_ref()) {
+    if let Some(escape) = escape_character(escape_char.as_ref())
+        && is_text(pattern)
+    {
         with_backslashes(pattern, escape);
         *escape_char = None;
     }
@@ -44,6 +46,16 @@ fn with_backslashes(pattern: &mut Expr, escape: char) {
             }
         }
         _ => {}
+    }
+}
+
+/// Checks if a pattern is made of texts only.
+fn is_text(pattern: &Expr) -> bool {
+    match pattern {
+        Expr::BinaryOp { left, right, .. } => is_text(left) && is_text(right),
+        Expr::Nested(inner) | Expr::Cast { expr: inner, .. } => is_text(inner),
+        Expr::Value(value) => matches!(&value.value, Value::SingleQuotedString(_) | Value::Null),
+        _ => false,
     }
 }
 

@@ -33,7 +33,9 @@ fn search_path(session: &Session) -> Vec<Expr> {
 
 /// Checks if `query` takes the search path apart, for a comparison with each schema.
 fn is_search_path(query: &Query) -> bool {
-    query.to_string().to_lowercase().contains("string_to_array(current_setting('search_path')")
+    let text = query.to_string().to_lowercase();
+    // The subquery itself, and not one around it.
+    text.matches("select ").count() == 1 && text.contains("string_to_array(current_setting('search_path')")
 }
 
 /// Gives the columns of the statement the names that PostgreSQL gives them.

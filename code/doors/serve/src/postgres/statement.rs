@@ -148,7 +148,7 @@ pub(super) fn statement(sql: &str) -> Result<Statement> {
         "close" => Statement::CloseCursor(if reader.next_is("all") { None } else { Some(reader.name()?) }),
         "copy" => {
             let (query, format) = copy::parse(sql)?;
-            Statement::Copy { query, format }
+            Statement::Copy { query: templates::translated(&query), format }
         }
         "select" | "with" | "values" | "table" | "explain" | "describe" | "desc" => {
             Statement::Query(templates::translated(sql))
@@ -277,7 +277,7 @@ fn declare(reader: &mut Reader<'_>) -> Result<Statement> {
     if has_hold && !reader.next_is("hold") {
         return Err(reader.wrong());
     }
-    let query = if reader.next_is("for") { reader.rest().to_string() } else { String::new() };
+    let query = if reader.next_is("for") { templates::translated(reader.rest()) } else { String::new() };
     if query.is_empty() { Err(reader.wrong()) } else { Ok(Statement::Declare { name, query }) }
 }
 

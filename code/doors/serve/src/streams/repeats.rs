@@ -12,8 +12,8 @@ use ring::digest::{Context, SHA256};
 /// Maximum number of keys.
 pub(super) const KEYS_MAX: usize = 100_000;
 
-/// Time for which a key is known here. The log leaves out the rows of a repeated request for longer, and decides afterwards.
-const KNOWN_FOR: Duration = Duration::from_secs(12 * 3600);
+/// Time for which a key is known here: as long as the log leaves out the rows of a repeated request.
+const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,7 @@ pub(super) enum Repeat {
 pub(super) struct Repeats {
     /// The rows of requests that the log had when the stream was opened.
     sent: SentRows,
+    looked: Option<Instant>,
     answers: HashMap<String, (u64, Instant, Answer)>,
     oldest: VecDeque<String>,
 }
@@ -56,14 +57,15 @@ pub(super) struct Repeats {
 impl Repeats {
     /// Takes the rows of requests that the log has.
     pub(super) fn note_sent(&mut self, sent: SentRows) {
-        self.sent = sent;
+        (self.sent, self.looked) = (sent, Some(Instant::now()));
     }
 
     /// Returns what is known about `key`, with which rows of the digest `digest` were sent. A request that only the log has is
     /// new: its rows are kept again, and the log leaves them out.
     pub(super) fn find(&self, key: &str, digest: u64) -> Repeat {
+        let sent = self.looked.filter(|looked| looked.elapsed() <= KNOWN_FOR).and_then(|_| self.sent.digest_of(key));
         match self.answers.get(key).filter(|(_, noted, _)| noted.elapsed() <= KNOWN_FOR) {
-            None if self.sent.digest_of(key).is_some_and(|known| known != digest) => Repeat::Other,
+            None if sent.is_some_and(|known| known != digest) => Repeat::Other,
             None => Repeat::New,
             Some((known, _, answer)) if *known == digest => Repeat::Same(answer.clone()),
             Some(_) => Repeat::Other,

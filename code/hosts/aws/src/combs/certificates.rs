@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::combs::tasks::CombTask;
 use crate::results::Results;
 
-/// The certificates of one stack's combs. Each is read once.
+/// The certificates of one stack's combs. Each is read until its comb answers, and then kept.
 #[derive(Debug)]
 pub(super) struct Certificates {
     results: Results,
@@ -22,6 +22,11 @@ impl Certificates {
     /// Creates the certificates that combs record below `results`.
     pub(super) fn new(results: Results) -> Self {
         Self { results, known: Mutex::default() }
+    }
+
+    /// Forgets the certificate of `task`, which is read again at the next look.
+    pub(super) fn forget(&self, task: &CombTask) {
+        self.known.lock().remove(&task.arn);
     }
 
     /// Returns the address of the comb of `task`, which is at `address`, with the certificate that it recorded. Returns `None`

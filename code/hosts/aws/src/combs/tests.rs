@@ -379,3 +379,22 @@ async fn combs_of_another_setting_of_tls_are_not_used() {
     assert!(combs.warm(1).await.unwrap().is_empty());
     assert_eq!(fuse(&tasks, &results).warm(1).await.unwrap(), plain);
 }
+
+#[tokio::test]
+async fn record_of_an_earlier_comb_is_not_kept() {
+    let (tasks, results) = (FakeTasks::new(0), results());
+    let network = Arc::clone(&tasks.network) as Arc<dyn Network>;
+    let secure = CombSettings { tls: true, start_max: Duration::ZERO, ..settings() };
+    let combs = FargateCombs::new("dev", secure, Arc::clone(&tasks) as _, results.clone(), network);
+    _ = combs.ready(1).await.unwrap_err();
+    // ECS forgets a token after its task has ended, and starts another task by it.
+    record(&tasks, &results, &"cd".repeat(32)).await;
+    for _ in 0..3 {
+        assert!(combs.warm(1).await.unwrap().is_empty());
+    }
+    let digits = "ab".repeat(32);
+    record(&tasks, &results, &digits).await;
+    let pinned = CombAddress(format!("https://10.0.0.0:3333/#{digits}").parse().unwrap());
+    tasks.network.add(pinned.clone(), Arc::default(), Worker::default());
+    assert_eq!(combs.warm(1).await.unwrap(), [pinned]);
+}

@@ -14,6 +14,18 @@ use super::operands::compared;
 use super::overflow::type_of;
 use super::zones::is_utc;
 
+/// Makes a cast of a function that the optimizer would make one of, after the rules of this module.
+pub(super) fn plain(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let Expr::ScalarFunction(call) = &expression else { return Ok(Transformed::no(expression)) };
+    let is_try = matches!(call.name(), "arrow_try_cast" | "try_cast_to_type");
+    if !is_try && !matches!(call.name(), "arrow_cast" | "cast_to_type") {
+        return Ok(Transformed::no(expression));
+    }
+    let [value, _] = call.args.as_slice() else { return Ok(Transformed::no(expression)) };
+    let (value, to) = (Box::new(value.clone()), type_of(&expression, schema)?);
+    Ok(Transformed::yes(if is_try { Expr::TryCast(TryCast::new(value, to)) } else { Expr::Cast(Cast::new(value, to)) }))
+}
+
 /// Hides the casts of `expression` that must not move to the other side of a comparison.
 pub(super) fn kept(expression: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     compared(expression, &|operands| {

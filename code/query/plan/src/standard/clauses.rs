@@ -13,7 +13,7 @@ use datafusion::execution::registry::FunctionRegistry;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArgumentClause, FunctionArguments, GroupByExpr, GroupByWithModifier, Join, JoinConstraint,
-    JoinOperator, Query, Select, SelectFlavor, SelectItem, TableFactor, TableSampleKind, Value, Visitor,
+    JoinOperator, Query, Select, SelectFlavor, SelectItem, SetExpr, TableFactor, TableSampleKind, Value, Visitor,
     WildcardAdditionalOptions,
 };
 
@@ -204,6 +204,16 @@ fn aggregate_clause(function: &Function) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// Checks that a scalar subquery has a column.
+pub(super) fn check_scalar(expression: &Expr) -> Result<()> {
+    let Expr::Subquery(query) = expression else { return Ok(()) };
+    let SetExpr::Select(select) = query.body.as_ref() else { return Ok(()) };
+    if select.projection.is_empty() && select.flavor != SelectFlavor::FromFirstNoSelect {
+        return Err(QueryError::invalid(format!("the subquery `{query}` has no column; write one after its SELECT")));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ fn expression(item: &SelectItem) -> Option<&Expr> {
 
 /// Checks if two texts are the same expression: in any case, if nothing in them is quoted.
 fn is_same(left: &str, right: &str) -> bool {
-    left == right || !left.contains(['\'', '"', '`']) && left.eq_ignore_ascii_case(right)
+    left == right || !left.contains(['\'', '"', '`', '$']) && left.eq_ignore_ascii_case(right)
 }
 
 #[cfg(test)]
@@ -61,6 +61,7 @@ mod tests {
             ("SELECT DISTINCT upper(a) AS a FROM t ORDER BY upper(a)", "ORDER BY 1"),
             ("SELECT DISTINCT s LIKE 'a' FROM t ORDER BY s LIKE 'A'", "ORDER BY s LIKE 'A'"),
             ("SELECT DISTINCT *, a + 1 FROM t ORDER BY a + 1", "ORDER BY a + 1"),
+            ("SELECT DISTINCT s = $$a$$, s = $$A$$ FROM t ORDER BY s = $$A$$", "ORDER BY 2"),
             ("SELECT DISTINCT a + 1 FROM t ORDER BY a + 2", "ORDER BY a + 2"),
             ("SELECT a + 1 FROM t ORDER BY a + 1", "ORDER BY a + 1"),
         ] {

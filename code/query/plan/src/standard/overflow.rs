@@ -17,8 +17,9 @@ use datafusion::optimizer::AnalyzerRule;
 use super::{casts, operands, zones};
 use crate::trees::{PlanTree, Tree};
 
-/// Hides casts as [`casts::kept`] does, and replaces those to a time zone as [`zones::in_zone`] does. Replaces `+`, `-` and `*` of integers and of the longest decimals by functions that fail on overflow. Runs after the
-/// types of operands are known. `sum` fails by itself; if overflow wraps, another function replaces it.
+/// Hides casts as [`casts::kept`] does, also those that [`casts::plain`] makes, and replaces those to a time zone as
+/// [`zones::in_zone`] does. Replaces `+`, `-` and `*` of integers and of the longest decimals by functions that fail on overflow.
+/// Runs after the types of operands are known. `sum` fails by itself; if overflow wraps, another function replaces it.
 #[derive(Debug)]
 pub(super) struct Overflow {
     /// Overflow wraps around.
@@ -34,10 +35,11 @@ impl AnalyzerRule for Overflow {
             };
             let names = NamePreserver::new(&node);
             let replaced = |inner| {
-                let zoned = zones::in_zone(inner, &schema)?;
+                let plain = casts::plain(inner, &schema)?;
+                let zoned = zones::in_zone(plain.data, &schema)?;
                 let inner = casts::kept(zoned.data, &schema)?;
                 let checked = if self.wraps { wrapping(inner.data) } else { checking(inner.data, &schema)? };
-                let changed = zoned.transformed || inner.transformed || checked.transformed;
+                let changed = plain.transformed || zoned.transformed || inner.transformed || checked.transformed;
                 Ok(Transformed::new_transformed(checked.data, changed))
             };
             node.rewrite_expressions(&mut |expression| with_names(expression, &names, &replaced))

@@ -115,6 +115,7 @@ impl VisitorMut for Syntax {
 
     fn pre_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<QueryError> {
         // Expressions that stand alone are not balanced, which does this for those of statements.
+        flow(clauses::check_scalar(expression))?;
         precedence::reassociated(expression);
         frames::bounded(expression);
         flow(named_windows::check(expression))

@@ -160,6 +160,16 @@ impl Script {
                 return Err(QueryError::invalid(format!("`{name}` is declared twice; rename one of them")));
             }
         }
+        for view in self.tables.iter().filter(|table| table.option("connector") == Some(MATERIALIZED_VIEW)) {
+            let inserts = self.statements.iter().filter(|output| output.into.as_ref() == Some(&view.name)).count();
+            if inserts != 1 || !self.views.iter().any(|known| known.name == view.name) {
+                return Err(QueryError::invalid(format!(
+                    "`{}` is a materialized view, which has the rows of its SELECT only; declare it by CREATE MATERIALIZED VIEW, \
+                     with UNION ALL in place of INSERT INTO",
+                    view.name
+                )));
+            }
+        }
         Ok(())
     }
 

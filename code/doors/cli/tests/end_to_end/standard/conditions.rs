@@ -27,6 +27,7 @@ async fn simplified_conditions_keep_nulls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn patterns_are_those_of_the_standard() {
     check(&[], &[
+        ("SELECT id FROM t WHERE arrow_cast(a / 2.0, 'Int64') = 1", &["3", "5", "6", "7"]),
         ("SELECT id FROM t WHERE s SIMILAR TO 'hel%'", &["1", "2"]),
         ("SELECT id FROM t WHERE s SIMILAR TO 'a.c'", &["3"]),
         ("SELECT id FROM t WHERE s SIMILAR TO 'a_c'", &["3", "4"]),

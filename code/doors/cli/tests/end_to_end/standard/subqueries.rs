@@ -119,10 +119,15 @@ async fn scalar_subqueries_may_compute_what_the_query_computes() {
         ("SELECT k FROM (SELECT k FROM u UNION SELECT a FROM t) q WHERE k = (SELECT k FROM u WHERE v = 'one')", &["1"]),
         ("SELECT a, sum(b) OVER () - (SELECT sum(b) FROM t) AS d FROM t WHERE id < 2", &["1 | -26"]),
         ("SELECT a, max(b) FROM t WHERE a > 1 GROUP BY a ORDER BY max(b) - (SELECT max(b) FROM t) LIMIT 1", &["2 | 0"]),
+        ("SELECT a, count(1), (SELECT count(1) FROM u WHERE u.k = t.a) FROM t WHERE a < 4 GROUP BY a", &["1 | 2 | 1", "2 | 1 | 2", "3 | 3 | 0"]),
+        ("SELECT a FROM t WHERE a < 4 GROUP BY a HAVING sum(1) > (SELECT sum(1) FROM u WHERE u.k = t.a)", &["1"]),
     ])
     .await;
     let dir = super::tables();
     let several = "SELECT sum(k) FROM u HAVING sum(k) > (SELECT k FROM u)";
     let error = ask(&statement(1, several, &super::TABLES), dir.path(), &[]).await.unwrap_err();
     assert!(error.to_string().contains("more than one row"), "{error}");
+    let empty = "SELECT (SELECT FROM u) FROM t";
+    let error = ask(&statement(1, empty, &super::TABLES), dir.path(), &[]).await.unwrap_err();
+    assert!(error.to_string().contains("has no column; write one after its SELECT"), "{error}");
 }

@@ -213,6 +213,7 @@ async fn times_without_a_zone_are_read_in_one() {
     table(dir.path(), "l", &batch(vec![("id", ids), ("ts", times), ("day", days)]));
     let utc = |zoned: &str| format!("CAST(arrow_cast({zoned}, 'Timestamp(Microsecond, Some(\"UTC\"))') AS VARCHAR)");
     let there = "(ts AT TIME ZONE 'America/New_York')";
+    let zoned = |value: &str| format!("arrow_cast({value}, 'Timestamp(Microsecond, Some(\"America/New_York\"))')");
     check_on(&dir, &[("l", "Parquet", "l")], &["time_zone=UTC"], &[
         // The clock showed 01:30 twice, and skipped 02:30.
         (
@@ -220,6 +221,7 @@ async fn times_without_a_zone_are_read_in_one() {
             &["2024-07-01T16:00:00Z", "2024-11-03T06:30:00Z", "2024-03-10T07:30:00Z", "9999-12-31T05:00:00Z"],
         ),
         (&format!("SELECT id FROM l WHERE {there} = TIMESTAMPTZ '2024-07-01 16:00:00+00:00'"), &["1"]),
+        (&format!("SELECT id FROM l WHERE {} = {}", zoned("ts"), zoned("'2024-07-01T16:00:00Z'")), &["1"]),
         (&format!("SELECT id FROM l WHERE {there} < TIMESTAMPTZ '2024-07-01 15:00:00+00:00'"), &["3"]),
         (&format!("SELECT id FROM l WHERE {there} IN (TIMESTAMPTZ '2024-11-03 06:30:00+00:00', TIMESTAMPTZ '2024-07-01 12:00:00+00:00')"), &["2"]),
         (&format!("SELECT id FROM l WHERE {there} BETWEEN '2024-11-03 06:00:00+00:00' AND '2024-11-03 07:00:00+00:00'"), &["2"]),
