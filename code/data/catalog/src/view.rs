@@ -90,6 +90,12 @@ pub(crate) async fn open(entry: &CatalogEntry, base: &Path, stores: &QueryStores
         let (store, place, path) = (Arc::clone(&store), place.clone(), rooted(&root, &file.path));
         async move {
             let object = store.head(&path?).await?;
+            if object.size != file.bytes {
+                return Err(QueryError::data(format!(
+                    "`{}` has {} bytes, and {} were written; restore it, or go back with --from-epoch",
+                    object.location, object.size, file.bytes
+                )));
+            }
             Ok::<_, QueryError>((object.clone(), read_footer(store, &place, object).await?))
         }
     });

@@ -3,16 +3,14 @@
 use std::io::Cursor;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, ListArray, RecordBatch, RecordBatchOptions, StringArray, StructArray, new_null_array,
-};
-use arrow::compute::{CastOptions, cast, cast_with_options};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, new_null_array};
 use arrow::csv::ReaderBuilder as CsvReaderBuilder;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
 use arrow::json::ReaderBuilder as JsonReaderBuilder;
 use buzz_protocol::{QueryError, Result};
+use buzz_storage::lossless;
 use buzz_storage::text::{Syntax, as_texts, check_capitals, exact_batch, has_infinity};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -414,60 +412,12 @@ fn parquet_error(error: parquet::errors::ParquetError) -> QueryError {
     QueryError::data(format!("the Parquet file is not readable: {error}"))
 }
 
-/// Casts a column of a file to the type of `field`.
-///
-/// # Errors
-/// `Data` if a value has no equal in that type: 3.9 is not an integer, and 300 is not a TINYINT.
-fn whole(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
-    let (from, to) = (column.data_type(), field.data_type());
-    let strict = CastOptions { safe: false, ..CastOptions::default() };
-    let lossy = |reason: &str| {
-        QueryError::data(format!(
-            "column `{}` has type {from} in the file and {to} in the table, and {reason}; declare the type of the file",
-            field.name()
-        ))
-    };
-    match (from, to) {
-        (DataType::Union(..), _) => {
-            return Err(QueryError::data(format!(
-                "column `{}` is a union of several types in the file, which a table cannot declare; leave the column out",
-                field.name()
-            )));
-        }
-        (DataType::List(_), DataType::List(item)) => {
-            let lists = column.as_list::<i32>();
-            let (values, offsets) = (whole(lists.values(), item)?, lists.offsets().clone());
-            return Ok(Arc::new(ListArray::try_new(Arc::clone(item), offsets, values, lists.nulls().cloned())?));
-        }
-        (DataType::Struct(_), DataType::Struct(fields)) => {
-            let rows = column.as_struct();
-            let parts = fields.iter().map(|part| match rows.column_by_name(part.name()) {
-                Some(found) => whole(found, part),
-                None => Err(lossy(&format!("it has no field `{}` in the file", part.name()))),
-            });
-            let parts = parts.collect::<Result<Vec<_>>>()?;
-            let nulls = rows.nulls().cloned();
-            return Ok(Arc::new(StructArray::try_new_with_length(fields.clone(), parts, nulls, rows.len())?));
-        }
-        (_, DataType::Timestamp(..) | DataType::Time32(_) | DataType::Time64(_)) if from.is_numeric() => {
-            return Err(lossy("the unit of the number is not known"));
-        }
-        _ => {}
-    }
-    let made = cast_with_options(column, to, &strict).map_err(|error| lossy(&error.to_string()))?;
-    if from.is_numeric() && to.is_numeric() && cast(&made, from)?.as_ref() != column.as_ref() {
-        return Err(lossy("a value would change"));
-    }
-    Ok(made)
-}
-
 /// Returns the columns of `schema` by name, cast to its types. A column that the file lacks is null.
 fn as_schema(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let mut columns = Vec::with_capacity(schema.fields().len());
     for field in schema.fields() {
         columns.push(match batch.column_by_name(field.name()) {
-            Some(column) if column.data_type() == field.data_type() => Arc::clone(column),
-            Some(column) => whole(column, field)?,
+            Some(column) => lossless(column, field)?,
             None => new_null_array(field.data_type(), batch.num_rows()),
         });
     }
@@ -477,8 +427,8 @@ fn as_schema(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Int32Array, Int64Array};
-    use arrow::datatypes::{Decimal128Type, Float64Type, Int64Type, TimeUnit, TimestampNanosecondType};
+    use arrow::array::AsArray;
+    use arrow::datatypes::{Decimal128Type, Int64Type, TimeUnit, TimestampNanosecondType};
 
     use super::*;
 
@@ -561,38 +511,6 @@ mod tests {
         let times = good.batches[0].column(4).as_primitive::<TimestampNanosecondType>();
         assert_eq!(times.value(0), 1_704_067_200_000_000_000);
         assert!(good.bad[0].reason.contains("AS to_timestamp_millis(at)"), "{:?}", good.bad);
-    }
-
-    #[test]
-    fn value_of_a_file_that_would_change_is_an_error() {
-        let list = |numbers: Vec<f64>| -> ArrayRef {
-            let numbers = numbers.into_iter().map(Some).collect::<Vec<_>>();
-            Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>([Some(numbers), None]))
-        };
-        let integers = Field::new("c", DataType::new_list(DataType::Int64, true), true);
-        let made = whole(&list(vec![3.0, 4.0]), &integers).expect("the numbers are whole");
-        let first = made.as_list::<i32>().value(0);
-        assert_eq!((first.as_primitive::<Int64Type>().values().as_ref(), made.is_null(1)), ([3, 4].as_slice(), true));
-        let point: ArrayRef = Arc::new(StructArray::from(vec![
-            (Arc::new(Field::new("x", DataType::Int32, true)), Arc::new(Int32Array::from(vec![1])) as ArrayRef),
-            (Arc::new(Field::new("y", DataType::Int32, true)), Arc::new(Int32Array::from(vec![2])) as ArrayRef),
-        ]));
-        let fields = |names: [&str; 2]| {
-            let fields = names.map(|name| Field::new(name, DataType::Int64, true));
-            Field::new("c", DataType::Struct(fields.to_vec().into()), true)
-        };
-        let turned = whole(&point, &fields(["y", "x"])).expect("fields are found by name");
-        assert_eq!(turned.as_struct().column(0).as_primitive::<Int64Type>().value(0), 2);
-        let millis: ArrayRef = Arc::new(Int64Array::from(vec![1_704_067_200_000]));
-        for (column, field, reason) in [
-            (list(vec![3.9]), integers, "a value would change"),
-            (point, fields(["a", "b"]), "it has no field `a`"),
-            (Arc::clone(&millis), Field::new("c", DataType::Timestamp(TimeUnit::Nanosecond, None), true), "the unit"),
-            (millis, Field::new("c", DataType::Time64(TimeUnit::Nanosecond), true), "the unit"),
-        ] {
-            let error = whole(&column, &field).expect_err(reason).to_string();
-            assert!(error.contains(reason), "{error}");
-        }
     }
 
     #[test]

@@ -363,7 +363,7 @@ impl Source for FileSource {
             if self.current.is_none() && !self.open_next(now, &mut read.notes).await? {
                 if !self.follow && self.last.is_none() {
                     return Err(QueryError::data(format!(
-                        "`{}{}` has no files; check the option `path`, or follow the folder without --until-end",
+                        "`{}{}` has no files; check the option `path`, or follow the folder: without --until-end, and not as a lookup table",
                         self.root, self.path
                     )));
                 }

@@ -4,9 +4,8 @@ use std::fmt;
 use std::io::Cursor;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::compute::{CastOptions, cast, cast_with_options};
-use arrow::datatypes::{Field, SchemaRef};
+use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamReader;
 use buzz_protocol::{CsvFormat, ErrorKind, JsonFormat, QueryError, Result, SegmentsFormat};
 use bytes::Bytes;
@@ -19,6 +18,7 @@ use serde_json::value::RawValue;
 use super::csv::first_record_end;
 use super::keys::foreign_row;
 use super::open::{Batches, TextOpener, once};
+use crate::lossless;
 
 /// The format of the rows of a request, which are kept as they came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,30 +226,12 @@ fn lined(record: &Bytes) -> impl Iterator<Item = u8> {
 /// `Data` if a value has no equal in that type.
 fn by_name(batch: &RecordBatch, wanted: &SchemaRef) -> Result<RecordBatch> {
     let columns = wanted.fields().iter().map(|field| match batch.column_by_name(field.name()) {
-        Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
         Some(column) => lossless(column, field),
         None => Ok(new_null_array(field.data_type(), batch.num_rows())),
     });
     let columns = columns.collect::<Result<Vec<_>>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok(RecordBatch::try_new_with_options(Arc::clone(wanted), columns, &options)?)
-}
-
-fn lossless(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
-    let (from, to) = (column.data_type(), field.data_type());
-    let strict = CastOptions { safe: false, ..CastOptions::default() };
-    let lossy = |reason: &str| {
-        QueryError::data(format!(
-            "column `{}` came as {from}, and the stream has it as {to}: {reason}; declare the type in which it comes",
-            field.name()
-        ))
-    };
-    let made = cast_with_options(column, to, &strict).map_err(|error| lossy(&error.to_string()))?;
-    let is_alike = from.is_numeric() && to.is_numeric() || from.is_temporal() && to.is_temporal();
-    if is_alike && cast(&made, from)?.as_ref() != column.as_ref() {
-        return Err(lossy("a value would change"));
-    }
-    Ok(made)
 }
 
 #[cfg(test)]

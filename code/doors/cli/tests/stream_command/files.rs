@@ -107,8 +107,8 @@ pub(crate) fn file_schema_must_fit() -> Result {
     };
     let cases = [
         ("c BIGINT", "has none of the table's columns; it has `a`, `b`"),
-        ("b BIGINT", "column `b` has type Float64 in the file and Int64 in the table, and a value would change"),
-        ("a TINYINT", "column `a` has type Int64 in the file and Int8 in the table"),
+        ("b BIGINT", "column `b` comes as Float64, and the table has it as Int64: a value would change"),
+        ("a TINYINT", "column `a` comes as Int64, and the table has it as Int8"),
     ];
     for (columns, words) in cases {
         let error = run(columns)?;

@@ -1,4 +1,4 @@
-//! The function `buzz_in_zone(time, like, try)`, which reads a date or a time without a zone as one in the zone of a type.
+//! The function `buzz_in_zone(time, like, try, zone)`, which reads a date or a time without a zone as one in the zone of a type.
 //!
 //! It replaces a cast. Arrow's cast fails at a time that the clock of the zone shows twice or skips, and the optimizer takes it for
 //! one that keeps the number of a timestamp: it would compare that number, of a local time, with an instant.
@@ -19,13 +19,13 @@ use datafusion::logical_expr::{
 use super::instants::{nanoseconds, offset, unit_nanoseconds};
 use super::spans::computed;
 
-/// Returns the function `buzz_in_zone(time, like, try)`. `like` is a literal of a type of timestamps with a zone, which is the type of
+/// Returns the function `buzz_in_zone(time, like, try, zone)`. `like` is a literal of a type of timestamps with a zone, which is the type of
 /// the result; `time` is a date or a timestamp without a zone. Of two such times in the zone it is the later one, and a time that the
 /// zone skips is read with the offset before. A time beyond the range of the type is null if the literal `try` is true, otherwise
-/// an error.
+/// an error. `zone` repeats the zone of `like`: expressions that differ in the zone of a literal only are equal for the optimizer.
 pub fn in_zone() -> Arc<ScalarUDF> {
     static FUNCTION: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| {
-        Arc::new(ScalarUDF::new_from_impl(InZone { signature: Signature::any(3, Volatility::Immutable) }))
+        Arc::new(ScalarUDF::new_from_impl(InZone { signature: Signature::any(4, Volatility::Immutable) }))
     });
     Arc::clone(&FUNCTION)
 }
@@ -46,21 +46,21 @@ impl ScalarUDFImpl for InZone {
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
         match types {
-            [_, like, _] => Ok(like.clone()),
-            _ => internal_err!("buzz_in_zone takes a time, a value of the type and a truth value"),
+            [_, like, _, _] => Ok(like.clone()),
+            _ => internal_err!("buzz_in_zone takes a time, a value of the type, a truth value and a zone"),
         }
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
-        let [time, like, _] = args.arg_fields else {
-            return internal_err!("buzz_in_zone takes a time, a value of the type and a truth value");
+        let [time, like, _, _] = args.arg_fields else {
+            return internal_err!("buzz_in_zone takes a time, a value of the type, a truth value and a zone");
         };
         Ok(Arc::new(Field::new(self.name(), like.data_type().clone(), time.is_nullable() || like.is_nullable())))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let [time, like, ColumnarValue::Scalar(ScalarValue::Boolean(Some(or_null)))] = args.args.as_slice() else {
-            return internal_err!("buzz_in_zone takes a time, a value of the type and a truth value");
+        let [time, like, ColumnarValue::Scalar(ScalarValue::Boolean(Some(or_null))), _] = args.args.as_slice() else {
+            return internal_err!("buzz_in_zone takes a time, a value of the type, a truth value and a zone");
         };
         computed(time, |array| zoned(array, &like.data_type(), *or_null))
     }

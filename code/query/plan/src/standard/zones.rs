@@ -3,8 +3,10 @@
 //! DataFusion fails at a time that the clock of the zone shows twice or skips. Beside a literal, its optimizer drops the cast and
 //! compares the local time as if it were one in UTC.
 
+use arrow::array::timezone::Tz;
 use arrow::datatypes::{DataType, TimeUnit};
 use buzz_kernel::in_zone as function;
+use buzz_protocol::QueryError;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
@@ -26,9 +28,15 @@ pub(super) fn in_zone(expression: Expr, schema: &DFSchema) -> Result<Transformed
     {
         return Ok(Transformed::no(expression));
     }
+    if zone.parse::<Tz>().is_err() {
+        let text = format!("time zone `{zone}` does not exist; use a zone such as Europe/Paris or +02:00");
+        return Err(QueryError::invalid(text).into_datafusion());
+    }
     let like = Expr::Literal(ScalarValue::try_from(to)?, None);
     let or_null = Expr::Literal(ScalarValue::Boolean(Some(or_null)), None);
-    Ok(Transformed::yes(function().call(vec![inner.as_ref().clone(), like, or_null])))
+    // Literals of two zones are equal for the optimizer.
+    let name = Expr::Literal(ScalarValue::Utf8(Some(zone.to_string())), None);
+    Ok(Transformed::yes(function().call(vec![inner.as_ref().clone(), like, or_null, name])))
 }
 
 /// Gives a cast of `expression` to a zone the unit of the time, or microseconds for a date: `AT TIME ZONE` makes nanoseconds, which end in

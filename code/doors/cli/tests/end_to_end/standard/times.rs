@@ -222,6 +222,10 @@ async fn times_without_a_zone_are_read_in_one() {
         ),
         (&format!("SELECT id FROM l WHERE {there} = TIMESTAMPTZ '2024-07-01 16:00:00+00:00'"), &["1"]),
         (&format!("SELECT id FROM l WHERE {} = {}", zoned("ts"), zoned("'2024-07-01T16:00:00Z'")), &["1"]),
+        (
+            &format!("SELECT {}, {} FROM l WHERE id = 1", utc(there), utc("(ts AT TIME ZONE 'Asia/Tokyo')")),
+            &["2024-07-01T16:00:00Z | 2024-07-01T03:00:00Z"],
+        ),
         (&format!("SELECT id FROM l WHERE {there} < TIMESTAMPTZ '2024-07-01 15:00:00+00:00'"), &["3"]),
         (&format!("SELECT id FROM l WHERE {there} IN (TIMESTAMPTZ '2024-11-03 06:30:00+00:00', TIMESTAMPTZ '2024-07-01 12:00:00+00:00')"), &["2"]),
         (&format!("SELECT id FROM l WHERE {there} BETWEEN '2024-11-03 06:00:00+00:00' AND '2024-11-03 07:00:00+00:00'"), &["2"]),
