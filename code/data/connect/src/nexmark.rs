@@ -9,6 +9,7 @@ use arrow::array::{
 };
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use buzz_protocol::without_hidden_values;
 
 use crate::generate::{Generator, event_time, mix};
 
@@ -293,8 +294,10 @@ impl Generator for Nexmark {
         let person = StructArray::new(person_fields(), self.person_columns(&range, &times), is(0));
         let auction = StructArray::new(auction_fields(), self.auction_columns(&range, &times, expires), is(1));
         let bid = StructArray::new(bid_fields(), self.bid_columns(&range, &times), is(2));
-        let columns: Vec<ArrayRef> =
-            vec![self.numbers(&range, kind), Arc::new(person), Arc::new(auction), Arc::new(bid), times];
+        let plain = |rows: StructArray| -> ArrayRef {
+            without_hidden_values(&(Arc::new(rows) as ArrayRef)).expect("the fields can be null")
+        };
+        let columns = vec![self.numbers(&range, kind), plain(person), plain(auction), plain(bid), times];
         RecordBatch::try_new(self.schema(), columns).expect("the columns have the types of the schema")
     }
 

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, StructArray, new_null_array};
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field};
-use buzz_protocol::{QueryError, Result};
+use buzz_protocol::{QueryError, Result, without_hidden_values};
 
-/// Casts a column to the type of `field`. Fields of structs are found by name, and those that it lacks are null.
+/// Casts a column to the type of `field`. Fields of structs are found by name, and those that it lacks are null. Null structs hide
+/// no values.
 ///
 /// # Errors
 /// `Data` if a value has no equal in that type: 3.9 is not an integer, 300 is not a TINYINT, a time of day is not part of a date,
 /// and a number is not a time, since its unit is not known.
 pub fn lossless(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
+    let column = &without_hidden_values(column)?;
     let (from, to) = (column.data_type(), field.data_type());
     let lossy = |reason: &str| {
         QueryError::data(format!(
@@ -46,7 +48,10 @@ pub fn lossless(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
     }
     let strict = CastOptions { safe: false, ..CastOptions::default() };
     let made = cast_with_options(column, to, &strict).map_err(|error| lossy(&error.to_string()))?;
-    if !is_text(from) && !is_text(to) && cast(&made, from).map_err(|error| lossy(&error.to_string()))? != *column {
+    if !is_text(from)
+        && !is_text(to)
+        && cast(&made, from).map_err(|error| lossy(&error.to_string()))?.as_ref() != column.as_ref()
+    {
         return Err(lossy("a value would change"));
     }
     Ok(made)

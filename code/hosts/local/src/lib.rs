@@ -246,7 +246,9 @@ impl LocalCombs {
         let killed: Vec<RunningComb> = self.running.lock().drain(..).collect();
         for running in killed {
             self.memory.remove(&running.address);
+            let comb = running.comb.clone();
             drop(running);
+            comb.remove_spilled();
         }
     }
 }

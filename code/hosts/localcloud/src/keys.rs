@@ -83,11 +83,6 @@ impl Session {
         ]
         .map(|(name, value)| (name.to_string(), value.clone()))
     }
-
-    /// Returns true if the keys are valid for at least `time`.
-    pub(crate) fn is_valid_for(&self, time: Duration) -> bool {
-        self.until > crate::clock::now() + time
-    }
 }
 
 impl Keys {
@@ -116,6 +111,12 @@ impl Keys {
             "Token": session.token,
             "Expiration": DateTime::<Utc>::from(session.until).to_rfc3339_opts(SecondsFormat::Secs, true),
         })
+    }
+
+    /// Returns true if the keys of `session` are valid for at least `time`.
+    pub(crate) fn are_valid(&self, session: &Session, time: Duration) -> bool {
+        let state = self.0.lock();
+        state.sessions.get(&session.access_key).is_some_and(|known| known.until > crate::clock::now() + time)
     }
 
     /// Returns the number of keys that clients have fetched from the endpoint for containers.

@@ -46,6 +46,7 @@ pub type PlanChange = Arc<dyn Fn(Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc
 pub struct Comb {
     inboxes: Arc<Inboxes>,
     worker: Worker,
+    runtime: Arc<RuntimeEnv>,
 }
 
 impl std::fmt::Debug for Comb {
@@ -70,18 +71,30 @@ impl Comb {
     pub fn changing_plans(network: Arc<dyn Network>, memory_bytes: u64, change: PlanChange) -> Result<Comb> {
         let inboxes = Arc::new(Inboxes::sharing(MemoryShares::new(memory_bytes)));
         let runtime = RuntimeEnvBuilder::new().build_arc()?;
-        let parts = SessionParts { inboxes: Arc::clone(&inboxes), network, change, runtime };
+        let parts = SessionParts { inboxes: Arc::clone(&inboxes), network, change, runtime: Arc::clone(&runtime) };
         let session = move |ctx: WorkerQueryContext| {
             let parts = parts.clone();
             async move { reduce_session(ctx, parts) }
         };
         let worker = Worker::from_session_builder(session).with_version(BUILD_ID);
-        Ok(Comb { inboxes, worker })
+        Ok(Comb { inboxes, worker, runtime })
     }
 
     /// Returns the inboxes, which receive deliveries.
     pub fn inboxes(&self) -> &Arc<Inboxes> {
         &self.inboxes
+    }
+
+    /// Removes the folders with rows that operators spilled. The comb must have ended. Its plans are in a cache, which frees them
+    /// at its leisure and so keeps the folders beyond the end of a process.
+    pub fn remove_spilled(&self) {
+        for folder in self.runtime.disk_manager.temp_dir_paths() {
+            if let Err(error) = std::fs::remove_dir_all(&folder)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, folder = %folder.display(), "a folder with spilled rows is left");
+            }
+        }
     }
 
     /// Returns the worker, which runs reduce plans.

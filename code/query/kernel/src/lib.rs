@@ -18,8 +18,8 @@ pub use early::may_end_before;
 pub use functions::{
     Arithmetic, aggregates, checked, checked_sum, hidden, in_zone, instant, instant_in, interval_key, interval_length,
     interval_of_key, interval_part, is_checked, like_pattern, multiply_interval, null_if, one_form, one_nan,
-    round_time, rounded_time, scalar_functions, similar_pattern, single_row, unit_nanoseconds, with_one_nan,
-    wrapping_sum,
+    plain_struct, round_time, rounded_time, scalar_functions, similar_pattern, single_row, unit_nanoseconds,
+    with_one_nan, wrapping_sum,
 };
 pub use guard::{Guard, guarded, guarded_joins, guarded_joins_above, unpanicked_rows};
 pub use roundtrip::lost_on_the_wire;

@@ -35,6 +35,7 @@ mod spelling;
 #[cfg(feature = "sql")]
 mod sql_length;
 mod store_error;
+mod structs;
 mod table_text;
 pub mod task;
 mod temporary;
@@ -61,6 +62,7 @@ pub use spelling::names_in_table;
 #[cfg(feature = "sql")]
 pub use sql_length::SqlLength;
 pub use store_error::{StoreAnswer, StoreSilent};
+pub use structs::without_hidden_values;
 pub use task::{
     ColumnMapping, DeletionVector, Delivered, Evaluation, FileSlice, HBeeTask, Partitioning, RowRun, ScanSpec,
     StoreRoot, TaskFile, TaskOutcome,

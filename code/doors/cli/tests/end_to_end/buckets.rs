@@ -277,7 +277,7 @@ async fn unreadable_bucket_error_names_the_cause() {
         ("DeltaLake", "s3://lake/nothing", lake.reached(), &KEYS, &["there is no Delta table at s3://lake/nothing"]),
         ("DeltaLake", days, lake.reached(), &wrong_secret, &["no permission", "SignatureDoesNotMatch", refused]),
         ("Parquet", rides, lake.reached(), &wrong_secret, &["no permission", "SignatureDoesNotMatch", refused]),
-        ("Parquet", rides, lake.reached(), &wrong_key, &["no permission", "NotSignedUp", refused]),
+        ("Parquet", rides, lake.reached(), &wrong_key, &["no permission", "InvalidAccessKeyId", refused]),
         ("DeltaLake", days, lake.reached(), &[], &["there are no credentials", "AWS_PROFILE"]),
         ("DeltaLake", days, with("anonymous", json!(true)), &KEYS, &["no permission", "AccessDenied"]),
         ("Parquet", rides, with("anonymous", json!(true)), &[], &["no permission", "AccessDenied"]),

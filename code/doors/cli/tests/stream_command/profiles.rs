@@ -22,7 +22,7 @@ pub(crate) fn kept_and_read() -> Result {
     let tried = server.ok("POST", "/connection_profiles/test", &profile)?;
     expect("the test", &json!([tried["error"], tried["done"]]), &json!([false, true]))?;
     for (body, message) in [
-        (json!({"name": "a b", "connector": "sse", "config": {}}), "no name of a connection profile"),
+        (json!({"name": "a b", "connector": "sse", "config": {}}), "not a valid name of a connection profile"),
         (json!({"name": "a", "connector": "sse", "config": {"more": "word"}}), "`more` is unknown"),
         (json!({"name": "a", "connector": "word", "config": {"headers": 1}, "x": "word"}), "not valid at line"),
     ] {

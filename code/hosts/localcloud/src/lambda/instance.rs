@@ -15,7 +15,7 @@ use super::runtime_api::{Event, RESPONSE_BYTES_MAX, RuntimeApi, Said};
 use super::versions::Version;
 use super::{Fault, Outcome};
 use crate::Account;
-use crate::keys::Session;
+use crate::keys::{Keys, Session};
 use crate::process::{Process, Program, Spawner, describe};
 
 /// Duration of the init phase that does not count against the first invocation's timeout.
@@ -36,6 +36,7 @@ pub(super) struct Instance {
     version: Version,
     /// The keys of the process. The service does not renew them; it starts another process.
     session: Session,
+    keys: Keys,
     /// Working directory and temporary files of the process; deleted with the instance.
     _folder: TempDir,
     log: PathBuf,
@@ -96,6 +97,7 @@ impl Instance {
             api,
             version: version.clone(),
             session,
+            keys: account.keys.clone(),
             _folder: folder,
             log,
             started: Instant::now(),
@@ -112,7 +114,7 @@ impl Instance {
 
     /// Returns true if the keys of the process remain valid for an invocation of any duration.
     pub(super) fn has_valid_keys(&self) -> bool {
-        self.session.is_valid_for(self.version.function.timeout)
+        self.keys.are_valid(&self.session, self.version.function.timeout)
     }
 
     /// Returns the local ports of the connections of the process.

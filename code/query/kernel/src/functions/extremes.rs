@@ -273,12 +273,14 @@ mod tests {
             {
                 let expected = floats(expected.into_iter(), &data_type);
                 let (mut whole, mut merged) = (groups(function, &data_type), groups(function, &data_type));
+                let mut known = 0;
                 for rows in ROWS.chunks(3) {
                     let indices: Vec<usize> = rows.iter().map(|(group, _)| *group).collect();
+                    known = indices.iter().fold(known, |known, group| known.max(group + 1));
                     let values = [floats(rows.iter().map(|(_, value)| *value), &data_type)];
-                    whole.update_batch(&values, &indices, None, EXPECTED.len()).unwrap();
+                    whole.update_batch(&values, &indices, None, known).unwrap();
                     let state = whole.convert_to_state(&values, None).unwrap();
-                    merged.merge_batch(&state, &indices, EXPECTED.len()).unwrap();
+                    merged.merge_batch(&state, &indices, known).unwrap();
                 }
                 let mut restored = groups(function, &data_type);
                 let state = merged.state(EmitTo::All).unwrap();

@@ -15,6 +15,7 @@ mod patterns;
 mod rounding;
 mod single_row;
 mod spans;
+mod structs;
 mod sum;
 mod truncation;
 mod wide_sum;
@@ -34,6 +35,7 @@ pub use null_if::null_if;
 pub use patterns::{like_pattern, similar_pattern};
 pub use single_row::single_row;
 pub use spans::{interval_length, interval_part};
+pub use structs::plain_struct;
 pub use sum::{checked_sum, wrapping_sum};
 pub use zones::in_zone;
 
@@ -57,6 +59,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         one_form(),
         one_nan(),
         in_zone(),
+        plain_struct(),
     ];
     arithmetic.into_iter().chain(intervals).chain(others).chain(mended_functions()).chain(bounded_functions()).collect()
 }

@@ -14,7 +14,7 @@ use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, WindowFunctionDefinition};
 use datafusion::optimizer::AnalyzerRule;
 
-use super::{casts, operands, zones};
+use super::{casts, fields, operands, zones};
 use crate::trees::{PlanTree, Tree};
 
 /// Hides casts as [`casts::kept`] does, also those that [`casts::plain`] makes, and replaces those to a time zone as
@@ -34,12 +34,18 @@ impl AnalyzerRule for Overflow {
                 inputs => merge_schema(inputs),
             };
             let names = NamePreserver::new(&node);
+            let stored = fields::stored(&node);
             let replaced = |inner| {
-                let plain = casts::plain(inner, &schema)?;
+                let masked = fields::masked(inner, &schema, &stored)?;
+                let plain = casts::plain(masked.data, &schema)?;
                 let zoned = zones::in_zone(plain.data, &schema)?;
                 let inner = casts::kept(zoned.data, &schema)?;
                 let checked = if self.wraps { wrapping(inner.data) } else { checking(inner.data, &schema)? };
-                let changed = plain.transformed || zoned.transformed || inner.transformed || checked.transformed;
+                let changed = masked.transformed
+                    || plain.transformed
+                    || zoned.transformed
+                    || inner.transformed
+                    || checked.transformed;
                 Ok(Transformed::new_transformed(checked.data, changed))
             };
             node.rewrite_expressions(&mut |expression| with_names(expression, &names, &replaced))

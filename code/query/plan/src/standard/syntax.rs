@@ -14,7 +14,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
 use super::using::{Sides, ambiguous_columns, constraint};
-use super::{clauses, distinct, frames, named_windows, names, numbers, precedence, shadowing};
+use super::{clauses, distinct, frames, named_windows, names, numbers, ordered, precedence, shadowing};
 use crate::visit::visit_mut;
 
 /// Rewrites `statement`. Most statements stay as they are.
@@ -82,6 +82,7 @@ impl VisitorMut for Syntax {
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<QueryError> {
         self.orders.pop();
         names::ordered_by_output(query);
+        ordered::named_apart(query);
         distinct::ordered_by_position(query);
         self.shadowing.end(query);
         ControlFlow::Continue(())
