@@ -234,7 +234,7 @@ mod tests {
         let config = json!({"endpoint": "http://h/", "headers": "Authorization: Bearer abc"});
         let profile = Profile::new("api", "sse", &config).unwrap();
         assert!(profiles.keep(&profile).await.unwrap() && !profiles.keep(&profile).await.unwrap());
-        assert_eq!(profiles.list().await.unwrap(), [profile.clone()]);
+        assert_eq!(profiles.list().await.unwrap(), std::slice::from_ref(&profile));
         let own = table(&[("connector", "sse"), ("connection_profile", "api"), ("idle_timeout", "10s")]);
         let found = options_of(Some(&profiles), &own).await.unwrap();
         let expected = table(&[

@@ -164,7 +164,7 @@ mod tests {
         let all = rows(&[Some("a"), None, Some("a"), Some("a"), Some("")], &[1.0, 2.0, 1.0, 1.5, 2.0]);
         let wanted = rows(&[Some("a"), None, Some("b")], &[1.0, 2.0, 1.0]);
         let mut missing = Missing::of(&all.schema(), &[wanted]).expect("the types can be compared");
-        let encoded = encode(&[all.clone()], &all.schema()).expect("Parquet has the types");
+        let encoded = encode(std::slice::from_ref(&all), &all.schema()).expect("Parquet has the types");
         let decoded = decode(encoded, &all.schema()).expect("it was encoded");
         let rest = missing.without(decoded).expect("the types can be compared");
         let values: Vec<f64> =

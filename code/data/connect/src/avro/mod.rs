@@ -264,7 +264,7 @@ pub(crate) mod tests {
         ];
         let tags = [encoded(2), text("a"), text("b"), encoded(0)].concat();
         let rest = [text(UUID), encoded(1), text("Rome"), encoded(0), tags, 0.5_f64.to_le_bytes().to_vec()];
-        [vec![encoded(id), name, price].concat(), times.concat(), rest.concat()].concat()
+        [[encoded(id), name, price].concat(), times.concat(), rest.concat()].concat()
     }
 
     /// The columns of a table for [`WIDE`], in another order and with one that the schema lacks.

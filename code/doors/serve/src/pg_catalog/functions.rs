@@ -179,6 +179,31 @@ impl Functions {
     }
 }
 
+/// Functions that return null.
+const NULLS: [&str; 21] = [
+    "pg_get_expr",
+    "pg_get_constraintdef",
+    "pg_get_indexdef",
+    "pg_get_viewdef",
+    "pg_get_ruledef",
+    "pg_get_triggerdef",
+    "pg_get_functiondef",
+    "pg_get_function_arguments",
+    "pg_get_function_result",
+    "pg_get_function_identity_arguments",
+    "pg_get_partkeydef",
+    "pg_get_serial_sequence",
+    "pg_get_statisticsobjdef_columns",
+    "obj_description",
+    "col_description",
+    "shobj_description",
+    "inet_server_addr",
+    "inet_client_addr",
+    "pg_tablespace_location",
+    "pg_advisory_unlock_all",
+    "pg_notify",
+];
+
 fn constants(functions: &mut Functions, session: &Session) {
     let text = |value: &str| ScalarValue::Utf8(Some(value.to_string()));
     let user = text(&session.user);
@@ -214,30 +239,7 @@ fn constants(functions: &mut Functions, session: &Session) {
         "pg_advisory_unlock",
     ];
     functions.constant(&no, &ScalarValue::Boolean(Some(false)));
-    let nulls = [
-        "pg_get_expr",
-        "pg_get_constraintdef",
-        "pg_get_indexdef",
-        "pg_get_viewdef",
-        "pg_get_ruledef",
-        "pg_get_triggerdef",
-        "pg_get_functiondef",
-        "pg_get_function_arguments",
-        "pg_get_function_result",
-        "pg_get_function_identity_arguments",
-        "pg_get_partkeydef",
-        "pg_get_serial_sequence",
-        "pg_get_statisticsobjdef_columns",
-        "obj_description",
-        "col_description",
-        "shobj_description",
-        "inet_server_addr",
-        "inet_client_addr",
-        "pg_tablespace_location",
-        "pg_advisory_unlock_all",
-        "pg_notify",
-    ];
-    functions.constant(&nulls, &ScalarValue::Utf8(None));
+    functions.constant(&NULLS, &ScalarValue::Utf8(None));
     let zeros = ["pg_backend_pid", "pg_my_temp_schema", "inet_server_port", "inet_client_port", "txid_current"];
     functions.constant(&zeros, &ScalarValue::Int32(Some(0)));
     functions.constant(

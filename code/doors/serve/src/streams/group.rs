@@ -171,7 +171,7 @@ impl Stream {
             self.repeats.lock().note_sent(sent);
             Ok(())
         };
-        self.looked.get_or_try_init(looking).await.map(|()| ())
+        self.looked.get_or_try_init(looking).await.copied()
     }
 
     /// Seals all segments that are kept.
