@@ -25,18 +25,33 @@ pub fn lossless(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
     if from == to {
         return Ok(Arc::clone(column));
     }
+    let inside = |error: QueryError| error.at(format!("column {}", field.name()));
     match (from, to) {
         (DataType::Null, _) => return Ok(new_null_array(to, column.len())),
+        // Not all types can be cast back to these.
+        (DataType::Dictionary(_, values), _) if !matches!(to, DataType::Dictionary(..)) => {
+            return lossless(&cast(column, values)?, field);
+        }
+        (DataType::RunEndEncoded(_, values), _) if !matches!(to, DataType::RunEndEncoded(..)) => {
+            return lossless(&cast(column, values.data_type())?, field);
+        }
+        // The number of a time with a zone is that of its instant, whatever the zone is.
+        (DataType::Timestamp(unit, Some(zone)), DataType::Timestamp(..)) if zone.as_ref() != "UTC" => {
+            return lossless(&cast(column, &DataType::Timestamp(*unit, Some("UTC".into())))?, field);
+        }
         (DataType::Union(..), _) => return Err(lossy("no type has values of several types; leave the column out")),
         (DataType::List(_), DataType::List(item)) => {
             let lists = column.as_list::<i32>();
-            let (values, offsets) = (lossless(lists.values(), item)?, lists.offsets().clone());
+            let (values, offsets) = (lossless(lists.values(), item).map_err(inside)?, lists.offsets().clone());
             return Ok(Arc::new(ListArray::try_new(Arc::clone(item), offsets, values, lists.nulls().cloned())?));
         }
         (DataType::Struct(_), DataType::Struct(fields)) => {
             let rows = column.as_struct();
+            if !fields.is_empty() && fields.iter().all(|part| rows.column_by_name(part.name()).is_none()) {
+                return Err(lossy("it has none of the fields"));
+            }
             let parts = fields.iter().map(|part| match rows.column_by_name(part.name()) {
-                Some(found) => lossless(found, part),
+                Some(found) => lossless(found, part).map_err(inside),
                 None => Ok(new_null_array(part.data_type(), rows.len())),
             });
             let parts = parts.collect::<Result<Vec<_>>>()?;
@@ -48,10 +63,9 @@ pub fn lossless(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
     }
     let strict = CastOptions { safe: false, ..CastOptions::default() };
     let made = cast_with_options(column, to, &strict).map_err(|error| lossy(&error.to_string()))?;
-    if !is_text(from)
-        && !is_text(to)
-        && cast(&made, from).map_err(|error| lossy(&error.to_string()))?.as_ref() != column.as_ref()
-    {
+    // Intervals can only be cast to the widest of their types.
+    let is_exact = is_text(from) || is_text(to) || matches!((from, to), (DataType::Interval(_), DataType::Interval(_)));
+    if !is_exact && cast(&made, from).map_err(|error| lossy(&error.to_string()))?.as_ref() != column.as_ref() {
         return Err(lossy("a value would change"));
     }
     Ok(made)
@@ -117,6 +131,7 @@ mod tests {
             (numbers(300), DataType::Int8, "Can't cast value 300"),
             (numbers(2), DataType::Boolean, "a value would change"),
             (noon, DataType::Date32, "a value would change"),
+            (point(), DataType::Struct(vec![field(DataType::Int64)].into()), "none of the fields"),
         ] {
             let error = lossless(&column, &field(to.clone())).expect_err(reason).to_string();
             assert!(error.contains(reason), "{to}: {error}");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::DataType;
 use buzz_connect::{BadData, OpenSource, Place, Source, open_source, parse_duration};
-use buzz_protocol::{CHANGES, QueryError, Result};
+use buzz_protocol::{CHANGES, ErrorKind, QueryError, Result};
 use buzz_stream::{Script, SourceInput, TableDefinition, declared_columns};
 use serde_json::{Value, json};
 
@@ -190,7 +190,9 @@ impl Runner {
             let found = lookup.read(table, &planned.process.place, now).await;
             let found = match found {
                 Ok(found) => found,
-                Err(error) if lookup.read.is_some() => {
+                Err(error)
+                    if lookup.read.is_some() && matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Data) =>
+                {
                     // The next read may succeed.
                     lookup.read = Some(Instant::now());
                     planned.process.notes.warn(&format!("{place}: the rows of the read before are used: {error}"));

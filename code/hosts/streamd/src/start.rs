@@ -71,7 +71,7 @@ pub(crate) async fn stateful(text: &str, opening: &Opening, process: &Process) -
         Some(before) => continued(before, &spec, &planned, process).await?,
         None => opened(existing.as_ref().filter(|_| other.is_none()), &spec, opening).await?,
     };
-    let (before, now) = (existing.map(|log| log.manifest().version), log.manifest().version);
+    let (before, now) = (existing.as_ref().map(|log| log.manifest().version), log.manifest().version);
     let changed = left.is_some();
     if let Some(text) = left {
         let still: BTreeSet<String> = planned.sources.keys().cloned().collect();
@@ -87,7 +87,7 @@ pub(crate) async fn stateful(text: &str, opening: &Opening, process: &Process) -
         ));
     }
     if let Some(epoch) = from_epoch {
-        let received = received_after(&log, epoch).await?;
+        let received = received_after(existing.as_ref().filter(|_| !changed).unwrap_or(&log), epoch).await?;
         log = log.rewind(epoch).await?;
         for (sink, newest) in received.iter().filter(|(sink, _)| *sink != STDOUT) {
             process.notes.warn(&format!(

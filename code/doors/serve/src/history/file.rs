@@ -187,7 +187,7 @@ impl Log {
     /// Reads the queries that are kept. Lines that are incomplete are left out.
     fn read(&self) -> io::Result<Vec<Line>> {
         if !fs::metadata(&self.place)?.is_file() {
-            return Err(io::Error::other("it is a folder; name a file"));
+            return Err(io::Error::other("it is a folder or a device; name a file"));
         }
         let mut file = File::open(&self.place)?;
         let mut begin = Vec::new();
@@ -337,6 +337,6 @@ mod tests {
         assert!(error.contains("it has something else in it"), "{error}");
         assert_eq!(fs::read_to_string(&rows).unwrap(), "{\"id\":\"a\",\"v\":1}\n");
         let error = HistoryFile::open(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("it is a folder; name a file"), "{error}");
+        assert!(error.contains("it is a folder or a device; name a file"), "{error}");
     }
 }

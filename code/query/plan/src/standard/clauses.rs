@@ -209,7 +209,15 @@ fn aggregate_clause(function: &Function) -> Option<&'static str> {
 /// Checks that a scalar subquery has a column.
 pub(super) fn check_scalar(expression: &Expr) -> Result<()> {
     let Expr::Subquery(query) = expression else { return Ok(()) };
-    let SetExpr::Select(select) = query.body.as_ref() else { return Ok(()) };
+    let mut body = query.body.as_ref();
+    let select = loop {
+        match body {
+            SetExpr::Select(select) => break select,
+            SetExpr::Query(inner) => body = inner.body.as_ref(),
+            SetExpr::SetOperation { left, .. } => body = left.as_ref(),
+            _ => return Ok(()),
+        }
+    };
     if select.projection.is_empty() && select.flavor != SelectFlavor::FromFirstNoSelect {
         return Err(QueryError::invalid(format!("the subquery `{query}` has no column; write one after its SELECT")));
     }

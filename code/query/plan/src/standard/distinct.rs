@@ -25,7 +25,7 @@ pub(super) fn ordered_by_position(query: &mut Query) {
 
 /// Returns the position, from 1, of the column of `list` that is computed as `ordered` is. `None` if there is none, if columns before it
 /// cannot be counted, or if the planner finds it by its name.
-fn position(ordered: &Expr, list: &[SelectItem]) -> Option<usize> {
+pub(super) fn position(ordered: &Expr, list: &[SelectItem]) -> Option<usize> {
     if matches!(ordered, Expr::Value(_) | Expr::Identifier(_) | Expr::CompoundIdentifier(_)) {
         return None;
     }

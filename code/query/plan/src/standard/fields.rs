@@ -8,11 +8,13 @@ use std::collections::HashSet;
 use arrow::datatypes::DataType;
 use buzz_kernel::plain_struct;
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{Column, DFSchema};
+use datafusion::common::{Column, DFSchema, JoinType};
+use datafusion::datasource::source_as_provider;
 use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use super::overflow::type_of;
+use crate::table::InboxTable;
 
 /// Returns the structs that the expressions of `node` may read as a table has them.
 pub(super) fn stored(node: &LogicalPlan) -> HashSet<Column> {
@@ -31,7 +33,18 @@ pub(super) fn stored(node: &LogicalPlan) -> HashSet<Column> {
 /// Checks if column `index` of `plan` is one of a table.
 fn is_stored(plan: &LogicalPlan, index: usize) -> bool {
     match plan {
-        LogicalPlan::TableScan(_) => true,
+        // The rows of other stages are computed.
+        LogicalPlan::TableScan(scan) => {
+            !scan.table_name.table().starts_with("__slot")
+                && !source_as_provider(&scan.source)
+                    .is_ok_and(|provider| provider.downcast_ref::<InboxTable>().is_some())
+        }
+        LogicalPlan::Union(union) => union.inputs.iter().all(|input| is_stored(input, index)),
+        LogicalPlan::Join(join)
+            if matches!(join.join_type, JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark) =>
+        {
+            is_stored(&join.right, index)
+        }
         LogicalPlan::Projection(projection) => match projection.expr.get(index).map(unaliased) {
             Some(Expr::Column(column)) => projection
                 .input
@@ -67,22 +80,43 @@ fn unaliased(expression: &Expr) -> &Expr {
     }
 }
 
-/// Makes `expression`, if it reads a field of a struct that is not among those that are `stored`, read it without hidden values.
+/// Makes `expression`, if it reads fields of a struct that is not among those that are `stored`, read it without hidden values.
 pub(super) fn masked(expression: Expr, schema: &DFSchema, stored: &HashSet<Column>) -> Result<Transformed<Expr>> {
-    let Expr::ScalarFunction(mut call) = expression else { return Ok(Transformed::no(expression)) };
-    let hides = match call.args.first() {
-        _ if call.name() != "get_field" => false,
-        Some(Expr::Column(column)) => !stored.contains(column),
-        // What the field of a struct without hidden values is, has none.
-        Some(Expr::ScalarFunction(inner)) => !["get_field", "buzz_struct", "named_struct"].contains(&inner.name()),
-        Some(Expr::OuterReferenceColumn(..)) | None => false,
-        Some(_) => true,
-    };
-    match call.args.first_mut() {
-        Some(base) if hides && matches!(type_of(base, schema)?, DataType::Struct(_)) => {
-            *base = plain_struct().call(vec![base.clone()]);
-            Ok(Transformed::yes(Expr::ScalarFunction(call)))
+    match expression {
+        Expr::ScalarFunction(mut call) if call.name() == "get_field" => {
+            let changed = match call.args.first_mut() {
+                Some(base) => mask(base, schema, stored)?,
+                None => false,
+            };
+            Ok(Transformed::new_transformed(Expr::ScalarFunction(call), changed))
         }
-        _ => Ok(Transformed::no(Expr::ScalarFunction(call))),
+        // The planner names so what UNNEST divides into fields.
+        Expr::Alias(mut alias) if alias.name.starts_with("__unnest_placeholder") => {
+            let changed = mask(&mut alias.expr, schema, stored)?;
+            Ok(Transformed::new_transformed(Expr::Alias(alias), changed))
+        }
+        other => Ok(Transformed::no(other)),
     }
+}
+
+/// Removes what `base` hides, if it is a struct that may hide something. Returns true then.
+fn mask(base: &mut Expr, schema: &DFSchema, stored: &HashSet<Column>) -> Result<bool> {
+    let hides = match &*base {
+        Expr::Column(column) => !stored.contains(column),
+        // What the field of a struct without hidden values is, has none.
+        Expr::ScalarFunction(inner) => !["get_field", "buzz_struct"].contains(&inner.name()),
+        Expr::OuterReferenceColumn(..) => false,
+        _ => true,
+    };
+    if !hides {
+        return Ok(false);
+    }
+    let DataType::Struct(fields) = type_of(base, schema)? else { return Ok(false) };
+    // The optimizer replaces a field of these by what it is made of, which may be a struct.
+    let is_made = matches!(&*base, Expr::ScalarFunction(inner) if inner.name() == "named_struct");
+    if is_made && !fields.iter().any(|field| matches!(field.data_type(), DataType::Struct(_))) {
+        return Ok(false);
+    }
+    *base = plain_struct().call(vec![base.clone()]);
+    Ok(true)
 }

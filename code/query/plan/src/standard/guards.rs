@@ -81,7 +81,7 @@ pub(crate) fn conjunction(mut parts: Vec<Expr>) -> Option<Expr> {
 }
 
 /// Functions of Buzz that have a result for every value.
-const NEVER_FAIL: [&str; 4] = ["buzz_instant", "buzz_instant_in", "buzz_double", "buzz_null_if"];
+const NEVER_FAIL: [&str; 5] = ["buzz_instant", "buzz_instant_in", "buzz_double", "buzz_null_if", "buzz_struct"];
 
 /// Checks if `expression` can fail for a value: it divides whole numbers or decimals by something that may be zero,
 /// parses a text, or computes what may overflow.

@@ -28,6 +28,7 @@ async fn simplified_conditions_keep_nulls() {
 async fn patterns_are_those_of_the_standard() {
     check(&[], &[
         ("SELECT id FROM t WHERE arrow_cast(a / 2.0, 'Int64') = 1", &["3", "5", "6", "7"]),
+        ("SELECT named_struct('p', nullif(named_struct('x', id), named_struct('x', 2)))['p']['x'] FROM t WHERE id < 4", &["1", "3", "NULL"]),
         ("SELECT id FROM t WHERE nullif(named_struct('x', id), named_struct('x', 2))['x'] < 4", &["1", "3"]),
         (
             "SELECT (array_agg(CASE WHEN id <> 2 THEN named_struct('x', id) END) OVER (PARTITION BY id))[1]['x'] FROM t WHERE id < 4",

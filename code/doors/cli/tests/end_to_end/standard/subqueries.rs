@@ -119,6 +119,8 @@ async fn scalar_subqueries_may_compute_what_the_query_computes() {
         ("SELECT k FROM (SELECT k FROM u UNION SELECT a FROM t) q WHERE k = (SELECT k FROM u WHERE v = 'one')", &["1"]),
         ("SELECT a, sum(b) OVER () - (SELECT sum(b) FROM t) AS d FROM t WHERE id < 2", &["1 | -26"]),
         ("SELECT a, max(b) FROM t WHERE a > 1 GROUP BY a ORDER BY max(b) - (SELECT max(b) FROM t) LIMIT 1", &["2 | 0"]),
+        ("SELECT DISTINCT (SELECT max(v) FROM u WHERE u.k = t.a) AS m FROM t WHERE a < 3 ORDER BY (SELECT max(v) FROM u WHERE u.k = t.a)", &["one", "zwei"]),
+        ("SELECT count(*) FROM t WHERE a < 4 GROUP BY (SELECT max(v) FROM u WHERE u.k = t.a) ORDER BY (SELECT max(v) FROM u WHERE u.k = t.a)", &["1", "2", "3"]),
         ("SELECT a, max(b) AS m FROM t WHERE a > 1 GROUP BY a ORDER BY max(b) - (SELECT max(b) AS m FROM t) DESC LIMIT 1", &["3 | 7"]),
         ("SELECT a, count(1), (SELECT count(1) FROM u WHERE u.k = t.a) FROM t WHERE a < 4 GROUP BY a", &["1 | 2 | 1", "2 | 1 | 2", "3 | 3 | 0"]),
         ("SELECT a FROM t WHERE a < 4 GROUP BY a HAVING sum(1) > (SELECT sum(1) FROM u WHERE u.k = t.a)", &["1"]),
