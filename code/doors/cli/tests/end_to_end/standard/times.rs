@@ -170,7 +170,7 @@ async fn columns_of_other_units_and_dates_are_compared_exactly_to_the_end_of_tim
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dates_beside_times_with_a_zone_begin_at_its_midnight() {
-    // `z` is 06:00, 12:00 and 18:00 of 2024-07-01 in UTC. Without its zone it is the time in UTC, as the list of a SELECT has it.
+    // `z` is 06:00, 12:00 and 18:00 of 2024-07-01 in UTC; Denver is six hours behind.
     let cases: [(&str, &[&str]); 4] = [
         ("SELECT id FROM d WHERE z >= DATE '2024-07-01'", &["1", "2", "3"]),
         ("SELECT id FROM d WHERE z > DATE '2024-07-01'", &["2", "3"]),
@@ -245,7 +245,7 @@ async fn times_without_a_zone_are_read_in_one() {
         ],
     )
     .await;
-    // `z` is 06:00, 12:00 and 18:00 of 2024-07-01 in UTC; Denver is six hours behind.
+    // `z` is 06:00, 12:00 and 18:00 of 2024-07-01 in UTC. Without its zone it is the time in UTC, as the list of a SELECT has it.
     let denver = "CAST(z AT TIME ZONE 'America/Denver' AS TIMESTAMP)";
     check(&[], &[
         (&format!("SELECT id FROM d WHERE {denver} < TIMESTAMP '2024-07-01 07:00:00'"), &["1"]),
