@@ -192,32 +192,40 @@ async fn in_turn(
     let mut cells = Vec::new();
     for ((shape, sql), right) in SHAPES.iter().zip(right) {
         let place = format!("{words}, {shape}");
-        match make {
-            Make::Hbees(fault, count) => cloud.lambda.fail_next(HBEE, fault, *count),
-            Make::Fuse(fault) => {
-                cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(5)), 10);
-                cloud.lambda.fail_next(FUSE, fault, 1);
+        let mut attempts = 0;
+        let (answer, time) = loop {
+            match make {
+                Make::Hbees(fault, count) => cloud.lambda.fail_next(HBEE, fault, *count),
+                Make::Fuse(fault) => {
+                    cloud.lambda.fail_next(HBEE, &Fault::Slow(Duration::from_secs(5)), 10);
+                    cloud.lambda.fail_next(FUSE, fault, 1);
+                }
+                Make::Reads(fault, count) => cloud.s3.fail_reads(FILES, *fault, *count),
+                Make::NoCapacity => {
+                    deployed.until("the combs stop", |cloud| cloud.ecs.running().is_empty()).await;
+                    cloud.ecs.refuse_next(1);
+                }
+                Make::StopsWhileStarting(count) => {
+                    deployed.until("the combs stop", |cloud| cloud.ecs.running().is_empty()).await;
+                    cloud.ecs.fail_starting_next(*count);
+                }
+                Make::CombsBefore(happens) => {
+                    // Combs of the row or shape before may have the fault.
+                    deployed.until("the combs stop", |cloud| cloud.ecs.running().is_empty()).await;
+                    assert_answers(&deployed.invoke(&event(sql, options)).await, right);
+                    assert!(happens(deployed) > 0, "{place}: no comb runs");
+                }
+                Make::CombsMeanwhile(_) => unreachable!("the shapes run at once"),
             }
-            Make::Reads(fault, count) => cloud.s3.fail_reads(FILES, *fault, *count),
-            Make::NoCapacity => {
-                deployed.until("the combs stop", |cloud| cloud.ecs.running().is_empty()).await;
-                cloud.ecs.refuse_next(1);
+            let started = Instant::now();
+            let answer = deployed.invoke(&event(sql, options)).await;
+            attempts += 1;
+            // On a loaded machine, the combs may have been idle for too long, so that others without the fault came.
+            let is_other = matches!((make, expect, &answer), (Make::CombsBefore(_), Expect::Fails(_), Ok(_)));
+            if !is_other || attempts == 3 {
+                break (answer, started.elapsed());
             }
-            Make::StopsWhileStarting(count) => {
-                deployed.until("the combs stop", |cloud| cloud.ecs.running().is_empty()).await;
-                cloud.ecs.fail_starting_next(*count);
-            }
-            Make::CombsBefore(happens) => {
-                // Combs of the row or shape before may have the fault.
-                deployed.until("the combs stop", |cloud| cloud.ecs.running().is_empty()).await;
-                assert_answers(&deployed.invoke(&event(sql, options)).await, right);
-                assert!(happens(deployed) > 0, "{place}: no comb runs");
-            }
-            Make::CombsMeanwhile(_) => unreachable!("the shapes run at once"),
-        }
-        let started = Instant::now();
-        let answer = deployed.invoke(&event(sql, options)).await;
-        let time = started.elapsed();
+        };
         let left = cloud.lambda.faults_left(HBEE) + cloud.s3.faults_left();
         let all = left == 0 || matches!(make, Make::Fuse(_) | Make::Hbees(_, ALWAYS) | Make::Reads(_, ALWAYS));
         assert!(all, "{place}: {left} faults were not made");
