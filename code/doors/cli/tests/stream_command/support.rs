@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use libtest_mimic::Failed;
 use serde_json::Value;
@@ -44,8 +47,23 @@ impl Folder {
 }
 
 pub(crate) fn buzz(arguments: &[&str]) -> Result<Output> {
-    Ok(Command::new(env!("CARGO_BIN_EXE_buzz")).arg("stream").args(arguments).stdin(Stdio::null()).output()?)
+    let mut command = Command::new(env!("CARGO_BIN_EXE_buzz"));
+    command.arg("stream").args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn()?;
+    let (id, (done, ended)) = (child.id().to_string(), mpsc::channel::<()>());
+    // A command that waits for ever fails its test, and not all tests.
+    thread::spawn(move || {
+        if ended.recv_timeout(COMMAND_MAX) == Err(RecvTimeoutError::Timeout) {
+            _ = Command::new("kill").args(["-9", &id]).status();
+        }
+    });
+    let output = child.wait_with_output()?;
+    drop(done);
+    Ok(output)
 }
+
+/// Maximum time of a command.
+const COMMAND_MAX: Duration = Duration::from_secs(300);
 
 /// Runs `buzz stream` and returns what it prints.
 pub(crate) fn succeeds(arguments: &[&str]) -> Result<String> {
