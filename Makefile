@@ -160,7 +160,7 @@ try-clients: build ## Ask `buzz serve` with psql, psycopg, asyncpg, SQLAlchemy, 
 
 DOOR_TOOLS := $(BENCH)/door-tools
 
-.PHONY: door-tools bench-doors load-doors
+.PHONY: door-tools bench-doors load
 door-tools:
 	@[ -x $(DOOR_TOOLS)/bin/python ] || python3 -m venv $(DOOR_TOOLS)
 	@$(DOOR_TOOLS)/bin/python -c 'import adbc_driver_flightsql, psycopg, pyarrow' 2> /dev/null || \
@@ -169,8 +169,8 @@ door-tools:
 bench-doors: release door-tools local-sample ## Measure what each door of a server costs beside `buzz sql`; BENCH_RUNS=5 BINARIES=folder
 	$(DOOR_TOOLS)/bin/python code/testkit/bench/doors.py --buzz $(MEASURED)/buzz --sample $(SAMPLE) --runs $(or $(BENCH_RUNS),5)
 
-load-doors: build door-tools ## Let 50 clients of 3 users ask a server, and check rows, shares and memory; SECONDS=60 CLIENTS=50
-	$(DOOR_TOOLS)/bin/python code/testkit/bench/doors_load.py --buzz $(BUZZ) --seconds $(or $(SECONDS),60) --clients $(or $(CLIENTS),50)
+load: release door-tools ## Let many clients of 3 users ask a server by each door, and check rows, shares and memory; SECONDS=600 CLIENTS=50 BINARIES=folder
+	$(DOOR_TOOLS)/bin/python code/testkit/bench/load.py --buzz $(MEASURED)/buzz --seconds $(or $(SECONDS),600) --clients $(or $(CLIENTS),50)
 
 .PHONY: aws-cli
 aws-cli: ## Install the aws command that the tests use, if it is missing
@@ -298,10 +298,6 @@ bench-ingest: release ## Measure the rows that a server takes; SECONDS=60 CLIENT
 bench-latency: release ## Measure the time from an event to its row, with epochs of 200 ms; RATES=100,10000 SECONDS=30 BINARIES=folder
 	python3 code/testkit/bench/latency.py --bin $(MEASURED) --folder $(BENCH)/latency --rates $(if $(RATES),$(RATES),100,10000) \
 		--seconds $(or $(SECONDS),30)
-
-load: release ## Query a server with many callers at once, compare each answer, show memory and shares; SECONDS=600 CALLERS=50 BINARIES=folder
-	@[ -d $(SAMPLE) ] || $(MEASURED)/buzz sample $(SAMPLE)
-	python3 code/testkit/bench/load.py --bin $(MEASURED) --sample $(SAMPLE) --seconds $(or $(SECONDS),600) --callers $(or $(CALLERS),50)
 
 soak: release ## Run a server and a pipeline at half the rate that they reach, and show what grows; SECONDS=1800 BINARIES=folder
 	python3 code/testkit/bench/soak.py --bin $(MEASURED) --folder $(BENCH)/soak --seconds $(or $(SECONDS),1800)

@@ -13,18 +13,16 @@ import gzip
 import json
 import os
 import re
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
-from pathlib import Path
 
 import psycopg
 from adbc_driver_flightsql import dbapi
+from served import Server
 
 KEY = "the-key-of-the-benchmark"
 ROWS = 1_000_000
@@ -33,26 +31,11 @@ FIRST = "SELECT vendor_id, fare_amount FROM trips LIMIT 1"
 LARGE = f"SELECT vendor_id, pickup_at, passenger_count, trip_distance, payment_type, fare_amount, total_amount FROM trips LIMIT {ROWS}"
 
 
-class Server:
+class Sample(Server):
     """A server on the sample."""
 
     def __init__(self, buzz, sample, folder):
-        command = [buzz, "serve", "--listen", "127.0.0.1:0", "--postgres", "127.0.0.1:0", "--table", f"trips={sample}"]
-        environment = {**os.environ, "BUZZ_KEY": KEY, "BUZZ_HISTORY": ""}
-        self.process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
-        greeting = ""
-        while "PostgreSQL:" not in greeting:
-            line = self.process.stderr.readline()
-            if not line:
-                sys.exit(f"error: the server ended: {greeting}")
-            greeting += line
-        threading.Thread(target=self.process.stderr.read, daemon=True).start()
-        self.http = re.search(r"HTTP: +http://(\S+)", greeting)[1]
-        self.postgres = re.search(r"PostgreSQL: +(\S+)", greeting)[1]
-
-    def memory(self):
-        """Returns the resident memory in MB."""
-        return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())[1]) / 1024
+        super().__init__(buzz, folder, ["--table", f"trips={sample}"], KEY)
 
     def get(self, path, body=None):
         """Sends a request and returns the body of the response."""
@@ -120,7 +103,7 @@ def main():
     arguments = parser.parse_args()
     buzz, sample = os.path.abspath(arguments.buzz), os.path.abspath(arguments.sample)
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(buzz, sample, folder)
+        server = Sample(buzz, sample, folder)
         try:
             time.sleep(2)
             print(f"memory of an idle server: {server.memory():.0f} MB\n")
@@ -143,8 +126,7 @@ def main():
             packed = sum(len(gzip.compress(body)) for body in bodies)
             print(f"console: {sum(map(len, bodies)) / 1e3:.0f} kB in {len(files)} files, {packed / 1e3:.0f} kB with gzip")
         finally:
-            server.process.send_signal(signal.SIGTERM)
-            server.process.wait(timeout=60)
+            server.stop()
 
 
 if __name__ == "__main__":

@@ -1,192 +1,232 @@
 #!/usr/bin/env python3
-"""Queries a server with many callers at once, compares each answer, and shows memory and the shares of the callers.
+"""Lets 50 clients of 3 users ask one server, and checks that rows are right, users get equal shares and memory stays.
 
-The answers must be those of `buzz sql`, which runs each statement alone. The callers belong to `--users` users; each caller sends its
-next statement when it has the answer of the one before. At even distances a line is printed: answers, memory of the server and
-the longest query. Fails if an answer is wrong, if a query fails, if memory grows from the second quarter to the last by more than
-half, or if one user has less than half of the answers of another.
+    load.py --buzz PATH [--seconds 60] [--clients 50]
+
+Starts `buzz serve` with the key of each user on a table of its own. The clients use HTTP and, if psycopg and ADBC are installed,
+PostgreSQL's protocol and Flight SQL. User `ann` has most clients, so that the others wait behind it if slots are not shared by
+user. Fails on a wrong row, an error other than a refusal, a client that is still waiting at the end, shares that differ by more than
+20 %, or memory that grows by more than a quarter after the first third.
 """
 
 import argparse
+import collections
 import json
 import os
-import pathlib
 import random
-import re
-import secrets
-import signal
-import subprocess
+import sys
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
+from pathlib import Path
 
-from pushed import share
+from served import Server
 
-# Statements with another cost each: a filter, an aggregate, a top-k, a join, a window. Their rows are in one order.
-STATEMENTS = [
-    "SELECT count(*) AS n, sum(fare_amount) AS fares FROM trips WHERE passenger_count = 2",
-    "SELECT payment_type, count(*) AS n, max(trip_distance) AS longest FROM trips GROUP BY payment_type ORDER BY payment_type",
-    "SELECT pickup_at, trip_distance FROM trips ORDER BY trip_distance DESC, pickup_at LIMIT 20",
-    "SELECT a.payment_type, count(*) AS n FROM trips a JOIN (SELECT payment_type, max(trip_distance) AS most FROM trips GROUP BY payment_type) b"
-    " ON a.payment_type = b.payment_type WHERE a.trip_distance > b.most / 2 GROUP BY a.payment_type ORDER BY a.payment_type",
-    "SELECT pickup_at, n FROM (SELECT pickup_at, trip_distance, row_number() OVER (PARTITION BY payment_type ORDER BY trip_distance DESC, pickup_at)"
-    " AS n FROM trips) WHERE n <= 3 ORDER BY pickup_at, n LIMIT 50",
+USERS = ("ann", "bob", "cem")
+ROWS = 20_000
+# Seconds between two lines of progress.
+SHOWN_EVERY = 5
+
+# Statements, and the rows that they must return, as tuples of whole numbers.
+QUESTIONS = [
+    (f"SELECT COUNT(*) AS a, SUM(n) AS b FROM numbers WHERE n < {limit}", [(limit, limit * (limit - 1) // 2)])
+    for limit in (1, 10, 999, 19_999)
+] + [
+    ("SELECT n % 7 AS a, COUNT(*) AS b FROM numbers GROUP BY 1 ORDER BY 1", [(k, len(range(k, ROWS, 7))) for k in range(7)]),
+    ("SELECT n AS a, n * 2 AS b FROM numbers ORDER BY n DESC LIMIT 500", [(n, 2 * n) for n in range(ROWS - 1, ROWS - 501, -1)]),
+    (
+        "SELECT COUNT(*) AS a, MAX(x.n) AS b FROM numbers x JOIN numbers y ON x.n = y.n + 1 WHERE y.n % 3 = 0",
+        [(len(range(0, ROWS - 1, 3)), max(range(0, ROWS - 1, 3)) + 1)],
+    ),
+    (
+        "SELECT k AS a, n AS b FROM (SELECT n % 5 AS k, n, row_number() OVER (PARTITION BY n % 5 ORDER BY n DESC) AS r FROM numbers)"
+        " WHERE r <= 2 ORDER BY n DESC",
+        [(n % 5, n) for n in range(ROWS - 1, ROWS - 11, -1)],
+    ),
 ]
 
 
-class Server:
-    """A process `buzz serve` over one table, with a key for each user."""
+class Refused(Exception):
+    """A refusal, which a client may try again."""
 
-    def __init__(self, buzz, folder, table, users):
-        self.keys = {f"user{number}": secrets.token_hex(16) for number in range(users)}
-        keys = folder / "keys.json"
-        keys.write_text(json.dumps(self.keys))
-        keys.chmod(0o600)
-        log = folder / "server.log"
-        command = [buzz, "serve", "--keys", keys, "--table", table, "--listen", "127.0.0.1:0", "--postgres", "127.0.0.1:0"]
-        environment = {name: value for name, value in os.environ.items() if name != "BUZZ_KEY"}
-        with open(log, "w") as output:
-            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=output, cwd=folder, env=environment)
-        while True:
-            found = re.search(r"^HTTP: +(http://\S+)$", log.read_text(), re.MULTILINE)
-            if found:
-                self.url = found.group(1)
-                return
-            if self.process.poll() is not None:
-                raise SystemExit(log.read_text())
-            time.sleep(0.05)
 
-    def resident(self):
-        """MiB of memory of the process."""
-        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE).group(1)) / 1024
+class Numbers(Server):
+    """A server on a table of numbers, with a key for each user."""
 
-    def stop(self):
-        """Ends the process."""
-        self.process.send_signal(signal.SIGTERM)
+    def __init__(self, buzz, folder):
+        self.keys = {user: f"the-long-key-of-{user}" for user in USERS}
+        (folder / "keys.json").write_text(json.dumps(self.keys))
+        (folder / "numbers.csv").write_text("n\n" + "".join(f"{n}\n" for n in range(ROWS)))
+        super().__init__(buzz, folder, ["--keys", "keys.json", "--table", "numbers=numbers.csv"])
+
+
+def http_door(server, user):
+    """Returns a function that asks by HTTP."""
+
+    def ask(sql):
+        headers = {"Authorization": f"Bearer {server.keys[user]}", "Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://{server.http}/v1/query", json.dumps({"sql": sql}).encode(), headers)
         try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            with urllib.request.urlopen(request, timeout=300) as response:
+                return [tuple(row.values()) for row in json.loads(response.read())]
+        except urllib.error.HTTPError as error:
+            if error.code == 429:
+                raise Refused from error
+            raise AssertionError(f"{error.code} {error.read().decode()}") from error
+
+    return ask
 
 
-class Caller(threading.Thread):
-    """Sends statements of one user until `end`, and counts what it receives."""
+def postgres_door(server, user):
+    """Returns a function that asks by PostgreSQL's protocol."""
+    import psycopg
 
-    def __init__(self, server, user, seed, expected, end):
-        super().__init__()
-        self.server, self.user, self.rng, self.expected, self.end = server, user, random.Random(seed), expected, end
-        self.seconds, self.refused, self.faults = [], 0, []
+    connection = psycopg.connect(f"postgresql://{user}:{server.keys[user]}@{server.postgres}/buzz", autocommit=True)
 
-    def run(self):
-        import http.client
+    def ask(sql):
+        try:
+            return connection.execute(sql).fetchall()
+        except psycopg.errors.ConfigurationLimitExceeded as error:
+            raise Refused from error
 
-        connection = None
-        while time.monotonic() < self.end:
-            sql = self.rng.choice(STATEMENTS)
-            body = json.dumps({"sql": sql, "format": "ndjson"})
-            started = time.monotonic()
+    return ask
+
+
+def flight_door(server, user):
+    """Returns a function that asks by Flight SQL."""
+    from adbc_driver_flightsql import dbapi
+
+    key = {"username": user, "password": server.keys[user]}
+    connection = dbapi.connect(f"grpc://{server.http}", db_kwargs=key, autocommit=True)
+
+    def ask(sql):
+        with connection.cursor() as cursor:
             try:
-                if connection is None:
-                    connection = http.client.HTTPConnection(self.server.url.removeprefix("http://"), timeout=300)
-                headers = {"Authorization": f"Bearer {self.server.keys[self.user]}", "Content-Type": "application/json"}
-                connection.request("POST", "/v1/query", body, headers)
-                response = connection.getresponse()
-                status, answer = response.status, response.read().decode()
-            except OSError as error:
-                self.faults.append(f"{sql}: {error}")
-                connection = None
-                continue
-            if status == 429:
-                self.refused += 1
-                time.sleep(float(response.headers.get("Retry-After") or 0.2))
-            elif status != 200:
-                self.faults.append(f"{sql}: status {status}: {answer[:300]}")
-            elif rows(answer) != self.expected[sql]:
-                self.faults.append(f"{sql}: another answer: {answer[:300]}")
-            else:
-                self.seconds.append(time.monotonic() - started)
+                cursor.execute(sql)
+                return cursor.fetchall()
+            except dbapi.Error as error:
+                if "RESOURCE_EXHAUSTED" in str(error) or "ResourceExhausted" in str(error):
+                    raise Refused from error
+                raise
+
+    return ask
 
 
-def rows(text):
-    """The rows of NDJSON. Sums of floats depend on the order of their addition: they are compared in 9 digits."""
-
-    def value(cell):
-        return float(f"{cell:.9g}") if isinstance(cell, float) else cell
-
-    return [{name: value(cell) for name, cell in json.loads(line).items()} for line in text.splitlines() if line]
-
-
-def alone(buzz, table, sql):
-    """The rows of a statement that runs in a process of its own."""
-    done = subprocess.run([buzz, "sql", sql, "--table", table, "--format", "ndjson"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{sql}: {done.stderr}")
-    return rows(done.stdout)
+def doors():
+    """Returns the doors whose clients are installed."""
+    found = [http_door]
+    for module, door in (("psycopg", postgres_door), ("adbc_driver_flightsql", flight_door)):
+        try:
+            __import__(module)
+            found.append(door)
+        except ImportError:
+            print(f"{door.__name__.split('_')[0]} is left out: {module} is not installed")
+    return found
 
 
-def watch(server, callers, arguments, began):
-    """Prints a line at even distances until the end. Returns the memory by time, in MiB."""
-    memory = []
-    while (left := began + arguments.seconds - time.monotonic()) > 0:
-        time.sleep(min(arguments.every, left))
-        memory.append(server.resident())
-        answers, faults = sum(len(caller.seconds) for caller in callers), sum(len(caller.faults) for caller in callers)
-        longest = max((max(caller.seconds, default=0) for caller in callers), default=0)
-        print(f"{time.monotonic() - began:6.0f} s  {answers:8} answers  {faults} faults  {memory[-1]:6.0f} MiB  longest {longest:5.1f} s", flush=True)
-    return memory
+class Load:
+    """The clients and what they saw."""
+
+    def __init__(self, server, until):
+        self.server, self.until = server, until
+        self.answers, self.by_door = collections.Counter(), collections.Counter()
+        self.refused, self.faults, self.lock = 0, [], threading.Lock()
+
+    def run(self, door, user, seed):
+        """Sends statements until the end."""
+        choose = random.Random(seed)
+        try:
+            ask = door(self.server, user)
+            while time.monotonic() < self.until and not self.faults:
+                sql, expected = choose.choice(QUESTIONS)
+                try:
+                    rows = ask(sql)
+                except Refused:
+                    with self.lock:
+                        self.refused += 1
+                    time.sleep(0.2)
+                    continue
+                with self.lock:
+                    self.answers[user] += 1
+                    self.by_door[door.__name__.removesuffix("_door")] += 1
+                    if [tuple(row) for row in rows] != expected:
+                        self.faults.append(f"{door.__name__}: {sql}: {rows[:3]} …, and not {expected[:3]} …")
+        except Exception as error:  # whatever a client raises is a fault
+            with self.lock:
+                self.faults.append(f"{door.__name__} of {user}: {type(error).__name__}: {error}")
 
 
-def problems_of(callers, memory):
-    """Prints the shares and times. Returns what is not as it must be."""
-    by_user = {}
-    for caller in callers:
-        by_user.setdefault(caller.user, []).append(len(caller.seconds))
-    totals = {user: sum(counts) for user, counts in by_user.items()}
-    counts = sorted(len(caller.seconds) for caller in callers)
-    seconds = sorted(second for caller in callers for second in caller.seconds)
-    print(f"answers by user: {', '.join(f'{user} {total}' for user, total in sorted(totals.items()))}")
-    print(f"answers by caller: {counts[0]} to {counts[-1]}; refused: {sum(caller.refused for caller in callers)}")
-    print(f"seconds: median {share(seconds, 50):.2f}, 99 of 100 below {share(seconds, 99):.2f}, longest {share(seconds, 100):.2f}")
-    problems = [fault for caller in callers for fault in caller.faults][:10]
-    if min(totals.values()) * 2 < max(totals.values()):
-        problems.append("one user has less than half of the answers of another")
-    quarter = len(memory) // 4
-    if quarter and max(memory[-quarter:]) > 1.5 * max(memory[quarter : 2 * quarter]):
-        problems.append(f"memory grows: {max(memory[quarter : 2 * quarter]):.0f} MiB in the second quarter, {max(memory[-quarter:]):.0f} in the last")
-    return problems
+def user_of(number, clients):
+    """Returns the user of a client: the first has six of ten, the others two each."""
+    share = number / clients
+    return USERS[0] if share < 0.6 else USERS[1] if share < 0.8 else USERS[2]
+
+
+def watched(server, load, seconds):
+    """Waits until the end, with a line every few seconds. Returns the memory after a third, and the largest one after that."""
+    began, early, late, shown = time.monotonic(), 0.0, 0.0, 0.0
+    while time.monotonic() < load.until and not load.faults and server.process.poll() is None:
+        time.sleep(1)
+        memory = server.memory()
+        if time.monotonic() - began < seconds / 3:
+            early = max(early, memory)
+        else:
+            late = max(late, memory)
+        if time.monotonic() - shown >= SHOWN_EVERY:
+            shown = time.monotonic()
+            print(f"{shown - began:6.0f} s: {sum(load.answers.values())} answers, {memory:.0f} MB", flush=True)
+    return early, late
+
+
+def problems(load, threads, early, late):
+    """Returns what is wrong."""
+    found = load.faults[:5]
+    waiting = sum(thread.is_alive() for thread in threads)
+    if waiting:
+        found.append(f"{waiting} clients still wait")
+    shares = [load.answers[user] for user in USERS]
+    if max(shares) > 1.2 * min(shares):
+        found.append(f"the users got {shares} answers, which differ by more than 20 %")
+    if late > 1.25 * early:
+        found.append(f"memory grew from {early:.0f} to {late:.0f} MB")
+    return found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bin", required=True, type=pathlib.Path, help="folder of the programs")
-    parser.add_argument("--sample", required=True, type=pathlib.Path, help="folder of the sample table")
-    parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--callers", type=int, default=50)
-    parser.add_argument("--users", type=int, default=5)
-    parser.add_argument("--every", type=float, default=5, help="seconds between two lines")
+    parser.add_argument("--buzz", required=True)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--clients", type=int, default=50)
     arguments = parser.parse_args()
-    buzz, table = (arguments.bin / "buzz").resolve(), f"trips={arguments.sample.resolve()}"
-    expected = {sql: alone(buzz, table, sql) for sql in STATEMENTS}
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(buzz, pathlib.Path(folder), table, arguments.users)
+        server = Numbers(os.path.abspath(arguments.buzz), Path(folder))
         try:
-            began = time.monotonic()
-            callers = [
-                Caller(server, f"user{number % arguments.users}", number, expected, began + arguments.seconds)
-                for number in range(arguments.callers)
+            load = Load(server, time.monotonic() + arguments.seconds)
+            kinds = doors()
+            threads = [
+                threading.Thread(
+                    target=load.run, args=(kinds[number % len(kinds)], user_of(number, arguments.clients), number), daemon=True
+                )
+                for number in range(arguments.clients)
             ]
-            for caller in callers:
-                caller.start()
-            memory = watch(server, callers, arguments, began)
-            for caller in callers:
-                caller.join()
-            problems = problems_of(callers, memory)
+            for thread in threads:
+                thread.start()
+            early, late = watched(server, load, arguments.seconds)
+            for thread in threads:
+                thread.join(max(0.0, load.until + 120 - time.monotonic()))
+            found = problems(load, threads, early, late)
         finally:
-            server.stop()
-    if problems:
-        raise SystemExit("\n".join(["failed:", *problems]))
+            code = server.stop()
+    if code != 0:
+        found.append(f"the server ended with {code}")
+    total = sum(load.answers.values())
+    print(f"answers: {total}, {total / arguments.seconds:.1f} per second; by user {dict(load.answers)}; by door {dict(load.by_door)}")
+    print(f"refused: {load.refused}; memory: {early:.0f} MB in the first third, {late:.0f} MB after it")
+    for problem in found:
+        print(f"error: {problem}")
+    sys.exit(1 if found else 0)
 
 
 if __name__ == "__main__":

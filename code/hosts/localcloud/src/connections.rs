@@ -124,7 +124,7 @@ impl AsyncRead for Connection {
         match self.state() {
             LIVES => Pin::new(&mut self.stream).poll_read(context, buffer),
             CLOSED => Poll::Ready(Err(Self::broken())),
-            // What arrives is lost, but the end of the client is noticed.
+            // Bytes that arrive are lost, but the end of the client is noticed.
             _ => loop {
                 let mut lost = [0; 4096];
                 let mut lost = ReadBuf::new(&mut lost);

@@ -81,7 +81,7 @@ impl Registry {
                 Some(schema) => schema,
                 None => self.read(id).await?,
             };
-            // What is missing may come.
+            // A schema that is missing may come.
             if schema.is_ok() {
                 self.known.lock().insert(id, schema.clone());
             } else {

@@ -168,7 +168,7 @@ impl SingleFile {
 
     fn failed(&self, error: &io::Error) -> QueryError {
         let text = format!("file `{}` is not writable: {error}", self.path.display());
-        // What a try has written is cut off by the next one.
+        // The next try cuts off the bytes of this one.
         if is_disk_full(error) { QueryError::unavailable(text) } else { QueryError::data(text) }
     }
 

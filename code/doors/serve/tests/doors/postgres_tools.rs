@@ -94,7 +94,7 @@ async fn names_are_compared_with_patterns_lists_and_the_search_path() {
     let sql =
         "SELECT nspname FROM pg_catalog.pg_namespace WHERE nspname NOT LIKE 'pg/_' || '%' ESCAPE '/' ORDER BY nspname";
     assert_eq!(texts(&client, sql).await, [row(&["information_schema"]), row(&["public"])]);
-    // Those of pgcli.
+    // Statements of pgcli.
     for kinds in ["'{r,p,f}'", "ARRAY['r', 'p']", "('{r}')"] {
         let sql = format!("SELECT relname FROM pg_class c WHERE c.relkind = ANY({kinds})");
         assert_eq!(texts(&client, &sql).await, [row(&["trips"])], "{kinds}");

@@ -103,7 +103,7 @@ pub(super) fn masked(expression: Expr, schema: &DFSchema, stored: &HashSet<Colum
 fn mask(base: &mut Expr, schema: &DFSchema, stored: &HashSet<Column>) -> Result<bool> {
     let hides = match &*base {
         Expr::Column(column) => !stored.contains(column),
-        // What the field of a struct without hidden values is, has none.
+        // A struct that is read from a struct without hidden values has none.
         Expr::ScalarFunction(inner) => !["get_field", "buzz_struct"].contains(&inner.name()),
         Expr::OuterReferenceColumn(..) => false,
         _ => true,
