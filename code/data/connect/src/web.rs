@@ -113,6 +113,17 @@ pub(crate) fn unreachable(url: &Url, error: &reqwest::Error) -> QueryError {
 /// Returns the error of an answer with `status` and the start of its `body`. Another try may succeed if the server is
 /// overloaded or broken; otherwise the request is wrong.
 pub(crate) fn refused(url: &Url, status: StatusCode, headers: &HeaderMap, body: &str) -> QueryError {
+    let remedy = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            "make requests smaller, as by a lower `rows_per_request`, or correct `endpoint`"
+        }
+        _ => "correct `endpoint` or `headers`",
+    };
+    refused_with(url, status, headers, body, remedy)
+}
+
+/// Returns the error of [`refused`] with the `remedy` of a request that is wrong.
+pub(crate) fn refused_with(url: &Url, status: StatusCode, headers: &HeaderMap, body: &str, remedy: &str) -> QueryError {
     let body: String = body.trim().chars().take(SHOWN_MAX).collect();
     let said = if body.is_empty() { String::new() } else { format!(": {body}") };
     let answered = format!("{} answers {status}{said}", shown(url));
@@ -120,12 +131,6 @@ pub(crate) fn refused(url: &Url, status: StatusCode, headers: &HeaderMap, body: 
     if !is_passing {
         let to = headers.get(LOCATION).filter(|_| status.is_redirection()).and_then(|to| to.to_str().ok());
         let to = to.and_then(|to| url.join(to).ok()).map(|to| format!(" to {}", shown(&to))).unwrap_or_default();
-        let remedy = match status {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                "make requests smaller, as by a lower `rows_per_request`, or correct `endpoint`"
-            }
-            _ => "correct `endpoint` or `headers`",
-        };
         return QueryError::new(ErrorKind::Data, format!("{answered}{to}; {remedy}"));
     }
     let mut error = QueryError::unavailable(answered);

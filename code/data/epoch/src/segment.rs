@@ -58,10 +58,9 @@ pub struct Part {
 }
 
 impl Part {
-    /// Returns true if `other` is the same request. An earlier version has sealed it without its digest.
+    /// Returns true if `other`, a part of a segment, is this sealed one. An earlier version has sealed it without its digest.
     fn is(&self, other: &Self) -> bool {
-        let without_digest = |part: &Self| Self { digest: None, ..part.clone() };
-        self == other || without_digest(self) == without_digest(other)
+        self == other || (self.digest.is_none() && *self == Self { digest: None, ..other.clone() })
     }
 }
 

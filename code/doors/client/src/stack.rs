@@ -145,7 +145,7 @@ impl Stack {
         }
     }
 
-    /// Invokes Fuse with an idempotent event and retries for up to [`REPEATED_FOR`]. A function that fails with
+    /// Invokes Fuse with an idempotent event and retries for as long as `repeated_for`. A function that fails with
     /// `Unavailable` is retried up to [`FAILURES_IN_A_ROW`] times.
     async fn repeated<T: for<'de> Deserialize<'de>>(&self, event: &Value) -> Result<T, Failure> {
         let deadline = Instant::now() + self.repeated_for;

@@ -7,7 +7,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::DataType;
 use buzz_connect::{BadData, OpenSource, Place, Source, open_source, parse_duration};
 use buzz_protocol::{CHANGES, ErrorKind, QueryError, Result};
-use buzz_stream::{Script, SourceInput, TableDefinition, declared_columns};
+use buzz_stream::{SourceInput, TableDefinition, declared_columns};
 use serde_json::{Value, json};
 
 use crate::plan::read_columns;
@@ -38,6 +38,8 @@ pub(crate) struct Lookup {
     refresh: Option<Duration>,
     /// Bytes in memory that its rows may have.
     max_bytes: usize,
+    /// Treatment of rows that cannot be decoded, or do not fit.
+    bad_data: BadData,
     /// The last read, if there was one since the state was loaded.
     read: Option<Instant>,
     /// The last read as records have it.
@@ -96,7 +98,7 @@ impl Lookup {
             bad_side: false,
             is_lookup: true,
         };
-        Ok((Self { refresh, max_bytes, read: None, note: Value::Null }, input))
+        Ok((Self { refresh, max_bytes, bad_data: opened.bad_data, read: None, note: Value::Null }, input))
     }
 
     /// Returns true if the table must be read before the next epoch.
@@ -204,7 +206,7 @@ impl Runner {
             let unfit = planned.pipeline.look_up(&mut self.state, name, rows, now);
             bad.extend(unfit.map_err(|error| error.at(place.as_str()))?);
             let Some((text, reason)) = bad.first() else { continue };
-            if bad_data(&planned.script, name) == BadData::Fail {
+            if lookup.bad_data == BadData::Fail {
                 return Err(QueryError::data(format!(
                     "a row is bad: {reason}; repair it, or set bad_data = 'drop': {text}"
                 ))
@@ -219,13 +221,5 @@ impl Runner {
     /// Returns the last read of each table that is looked up: rows, time and position.
     pub(crate) fn looked_up(&self) -> BTreeMap<&str, &Value> {
         self.planned.lookups.iter().map(|(name, lookup)| (name.as_str(), &lookup.note)).collect()
-    }
-}
-
-/// Returns the treatment of bad rows of table `name`.
-fn bad_data(script: &Script, name: &str) -> BadData {
-    match script.table(name).and_then(|table| table.option("bad_data")) {
-        Some("drop") => BadData::Drop,
-        _ => BadData::Fail,
     }
 }

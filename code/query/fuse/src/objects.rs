@@ -10,7 +10,6 @@ use buzz_plan::TaskStage;
 use buzz_protocol::{
     BUILD_ID, DeliveredObject, HBeeTask, Partitioning, QueryError, QueryId, Result, Segment, StageId, TaskIndex,
 };
-
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 use parking_lot::Mutex;

@@ -101,7 +101,7 @@ fn unqualified_names(node: &LogicalPlan) -> HashSet<String> {
 
 fn subquery(expression: Expr, taken: &HashSet<String>) -> DataFusionResult<Transformed<Expr>> {
     let Expr::ScalarSubquery(inner) = expression else { return Ok(Transformed::no(expression)) };
-    let is_taken = taken.contains(inner.subquery.schema().field(0).name());
+    let is_taken = inner.subquery.schema().fields().first().is_some_and(|field| taken.contains(field.name()));
     // DataFusion itself checks correlated ones.
     let needs_check = inner.outer_ref_columns.is_empty() && !is_single_row(&inner.subquery);
     if !needs_check && !is_taken {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::messages::Schemas;
-use crate::web::{client, refused, shown, unreachable};
+use crate::web::{client, refused_with, shown, unreachable};
 
 /// Maximum time of a request.
 const REQUEST_MAX: Duration = Duration::from_secs(30);
@@ -120,12 +120,8 @@ impl Registry {
             return Ok(Err(format!("the registry at {} has no schema {id}", shown(&self.url))));
         }
         if !status.is_success() {
-            let error = refused(&url, status, &headers, &String::from_utf8_lossy(&body));
-            let message = error.message.replace(
-                "correct `endpoint` or `headers`",
-                "correct `schema_registry.url`, `schema_registry.user` and `schema_registry.password`",
-            );
-            return Err(QueryError { message, ..error });
+            let remedy = "correct `schema_registry.url`, `schema_registry.user` and `schema_registry.password`";
+            return Err(refused_with(&url, status, &headers, &String::from_utf8_lossy(&body), remedy));
         }
         let registered: Registered = serde_json::from_slice(&body).map_err(|error| {
             QueryError::data(format!(

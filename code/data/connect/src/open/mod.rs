@@ -105,8 +105,8 @@ pub async fn open_source(
     Ok(OpenSource { source, time_column, delay, idle_timeout, max_drift, bad_data, late_side })
 }
 
-/// Returns true if the source of a table with `options` keeps rows until its readers need them no more, so that those must be
-/// noted ([`Source::note_reader`]) and forgotten.
+/// Returns true if the source of a table with `options` stores notes of its readers outside of their pipelines, so that these must
+/// be removed ([`Source::note_reader`]).
 pub fn keeps_rows(options: &BTreeMap<String, String>) -> bool {
     options.get("connector").is_some_and(|connector| connector == "http")
 }

@@ -174,6 +174,21 @@ mod tests {
         }
     }
 
+    /// Starts a server that answers until `died`. Returns its URL and the number of connections that it has accepted.
+    async fn server(died: Arc<AtomicBool>) -> (String, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&accepted);
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(answer(socket, Arc::clone(&died)));
+            }
+        });
+        (url, accepted)
+    }
+
     /// Returns the configuration of clients of `url`. A call over a dead connection fails after the time for an answer.
     async fn sdk(url: &str) -> SdkConfig {
         let sdk = clients::sdk(Duration::from_secs(20), Some(url)).await.into_builder();
@@ -207,16 +222,7 @@ mod tests {
     #[tokio::test]
     async fn calls_that_begin_together_open_one_connection() {
         for (shared_by, wanted) in [(CALLS_PER_CONNECTION, 1), (1, 0)] {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let url = format!("http://{}", listener.local_addr().unwrap());
-            let accepted = Arc::new(AtomicUsize::new(0));
-            let count = Arc::clone(&accepted);
-            tokio::spawn(async move {
-                while let Ok((socket, _)) = listener.accept().await {
-                    count.fetch_add(1, Ordering::SeqCst);
-                    tokio::spawn(answer(socket, Arc::default()));
-                }
-            });
+            let (url, accepted) = server(Arc::default()).await;
             let connections = Connections::new(&sdk(&url).await, shared_by);
             let leased = futures::future::join_all((0..10).map(|_| connections.lease("hbee"))).await;
             assert_eq!((leased.len(), accepted.load(Ordering::SeqCst)), (10, wanted));
@@ -225,16 +231,7 @@ mod tests {
 
     #[tokio::test]
     async fn connection_is_opened_by_one_call_that_runs_nothing() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let accepted = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&accepted);
-        tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                count.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(answer(socket, Arc::default()));
-            }
-        });
+        let (url, accepted) = server(Arc::default()).await;
         let connections = Connections::new(&sdk(&url).await, 1);
         let leased: Vec<Leased> = (0..10).map(|_| connections.lease_at(1000)).collect();
         futures::future::join_all(leased.iter().map(|leased| leased.open("hbee"))).await;

@@ -36,17 +36,11 @@ impl AnalyzerRule for Overflow {
             let names = NamePreserver::new(&node);
             let stored = fields::stored(&node);
             let replaced = |inner| {
-                let masked = fields::masked(inner, &schema, &stored)?;
-                let plain = casts::plain(masked.data, &schema)?;
-                let zoned = zones::in_zone(plain.data, &schema)?;
-                let inner = casts::kept(zoned.data, &schema)?;
-                let checked = if self.wraps { wrapping(inner.data) } else { checking(inner.data, &schema)? };
-                let changed = masked.transformed
-                    || plain.transformed
-                    || zoned.transformed
-                    || inner.transformed
-                    || checked.transformed;
-                Ok(Transformed::new_transformed(checked.data, changed))
+                fields::masked(inner, &schema, &stored)?
+                    .transform_data(|inner| casts::plain(inner, &schema))?
+                    .transform_data(|inner| zones::in_zone(inner, &schema))?
+                    .transform_data(|inner| casts::kept(inner, &schema))?
+                    .transform_data(|inner| if self.wraps { Ok(wrapping(inner)) } else { checking(inner, &schema) })
             };
             node.rewrite_expressions(&mut |expression| with_names(expression, &names, &replaced))
         })?;
