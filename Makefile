@@ -149,14 +149,14 @@ test-console: local-sample ## Walk through the console in Chromium; skipped with
 	  BUZZ=$(BUZZ) SAMPLE=$(abspath $(SAMPLE)) node $(CONSOLE)/test/walk.mjs && \
 	  BUZZ=$(BUZZ) SAMPLE=$(abspath $(SAMPLE)) node $(CONSOLE)/test/streams.mjs
 
-CLIENTS := $(CARGO_TARGET_DIR)/clients
+CLIENT_TOOLS := $(CARGO_TARGET_DIR)/clients
 
 .PHONY: try-clients
 try-clients: build ## Ask `buzz serve` with psql, psycopg, asyncpg, SQLAlchemy, ADBC, polars, pandas and MCP from PyPI; ALL=1 adds pgcli and dbt
-	@[ -x $(CLIENTS)/bin/python ] || python3 -m venv $(CLIENTS)
-	@$(CLIENTS)/bin/pip install --quiet --disable-pip-version-check 'psycopg[binary]' psycopg2-binary asyncpg SQLAlchemy \
+	@[ -x $(CLIENT_TOOLS)/bin/python ] || python3 -m venv $(CLIENTS)
+	@$(CLIENT_TOOLS)/bin/pip install --quiet --disable-pip-version-check 'psycopg[binary]' psycopg2-binary asyncpg SQLAlchemy \
 	  adbc-driver-flightsql adbc-driver-manager pyarrow mcp polars pandas $(if $(ALL),pgcli 'dbt-core==1.10.*' 'dbt-postgres==1.9.*')
-	@$(CLIENTS)/bin/python code/doors/serve/try-clients/clients.py --buzz $(BUZZ)
+	@$(CLIENT_TOOLS)/bin/python code/doors/serve/try-clients/clients.py --buzz $(BUZZ)
 
 DOOR_TOOLS := $(BENCH)/door-tools
 
